@@ -1,0 +1,43 @@
+"""Everything that crosses Redis: messages, codec, tensors, keys, errors. No I/O, no torch, no vLLM."""
+
+from schemas.codec import decode, encode
+from schemas.envelope import Envelope
+from schemas.errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
+from schemas.generation_config import GenerationConfig
+from schemas.keys import Keys
+from schemas.messages import (
+    Batch,
+    DeadLetter,
+    ErrorCode,
+    GroupError,
+    GroupResult,
+    Job,
+    Message,
+    PolicyVersion,
+    Sealed,
+)
+from schemas.tensors import Tensor
+
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "DeadLetter",
+    "Envelope",
+    "ErrorCode",
+    "GenerationConfig",
+    "GroupError",
+    "GroupResult",
+    "Job",
+    "Keys",
+    "Message",
+    "NameRefusedError",
+    "PolicyVersion",
+    "RollstreamError",
+    "SchemaError",
+    "Sealed",
+    "Tensor",
+    "WireError",
+    "WireVersionError",
+    "decode",
+    "encode",
+]

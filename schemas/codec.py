@@ -1,0 +1,64 @@
+"""Bytes to a frozen message and back. After `decode` nothing is a dict; what cannot be read keeps its bytes in the error."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+from pydantic import ValidationError
+
+from schemas import wire_limits
+from schemas.errors import ConfigError, NameRefusedError, WireError, WireVersionError
+from schemas.messages import Message
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """One msgpack map. Raises `WireError` when it is larger than a reader would take."""
+    data: bytes = msgpack.packb(message.model_dump(mode="python"))
+    try:
+        wire_limits.check(data)
+    except wire_limits.LimitExceeded as error:
+        raise WireError(type(message).__name__, f"{error}: submit fewer prompts per job", data) from None
+    return data
+
+
+def decode(data: bytes, *models: type[M]) -> M:
+    """The message in `data`, one of `models`, told apart by `kind`.
+
+    Raises `WireError` (and keeps `data` in it) for whatever is not exactly such a message, `WireVersionError` for
+    another wire version, `ConfigError` for a generation config with an unknown name or a value out of bounds.
+    """
+    what = " or ".join(model.__name__ for model in models)
+    fields = _unpack(what, data)
+    version = fields.get("v")
+    if type(version) is not int or version != Message.VERSION:
+        raise WireVersionError(what, version, Message.VERSION, data)
+    model = next((m for m in models if m.model_fields["kind"].default == fields.get("kind")), None)
+    if model is None:
+        raise WireError(what, f"kind {fields.get('kind')!r} is none of the expected", data)
+    try:
+        return model.model_validate(fields)
+    except ConfigError:
+        raise
+    except ValidationError as error:
+        raise WireError(what, _first_problem(error), data) from None
+    except NameRefusedError as error:
+        raise WireError(what, str(error), data) from None
+
+
+def _unpack(what: str, data: bytes) -> dict[str, Any]:
+    try:
+        wire_limits.check(data)
+        fields = msgpack.unpackb(data, use_list=False, strict_map_key=True)
+    except (ValueError, TypeError) as error:  # LimitExceeded, bad UTF-8, unhashable or non-string keys
+        raise WireError(what, f"not a readable msgpack message: {error}", data) from None
+    if not isinstance(fields, dict):
+        raise WireError(what, f"expected a map, got {type(fields).__name__}", data)
+    return fields
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'message'}: {first['msg']}"

@@ -1,0 +1,51 @@
+"""Every error that Rollstream raises descends from `RollstreamError` and says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class RollstreamError(Exception):
+    """Base of every error raised by `schemas`, `producer` and `worker`."""
+
+
+class SchemaError(RollstreamError):
+    """Base of what `schemas` raises."""
+
+
+class ConfigError(SchemaError):
+    """Raised when a generation config has an unknown name or a value out of bounds.
+
+    `field` is the offending name, `value` what was given; the text names the bound or the nearest known name.
+    """
+
+    def __init__(self, field: str, problem: str, value: object = None) -> None:
+        super().__init__(f"generation config: {field}: {problem}")
+        self.field = field
+        self.problem = problem
+        self.value = value
+
+
+class NameRefusedError(SchemaError):
+    """Raised when a policy, batch or adapter name holds characters that a Redis key or a folder must not hold."""
+
+    def __init__(self, what: str, value: object, rule: str) -> None:
+        super().__init__(f"{what} {value!r} is not usable: {rule}")
+        self.what = what
+        self.value = value
+
+
+class WireError(SchemaError):
+    """Raised when bytes are not a valid message. `data` keeps them, `what` names the message that was expected."""
+
+    def __init__(self, what: str, problem: str, data: bytes) -> None:
+        super().__init__(f"{what}: {problem} ({len(data)} bytes)")
+        self.what = what
+        self.problem = problem
+        self.data = data
+
+
+class WireVersionError(WireError):
+    """Raised when a message carries a wire version that this release does not read; `version` is what it carries."""
+
+    def __init__(self, what: str, version: object, expected: int, data: bytes) -> None:
+        super().__init__(what, f"wire version {version!r}, this release reads {expected}: upgrade the older side", data)
+        self.version = version

@@ -1,0 +1,178 @@
+"""A `GenerationConfig` that exists is one that the engine may see: every bound is checked when it is made."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from schemas.errors import ConfigError
+
+MAX_SEED = 2**63 - 2**20
+"""Seeds stay under this, so that seed + sample never leaves the 64 bits that an engine stores."""
+
+LogprobsFlavour = Literal["processed", "raw"]
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, int | str) and not isinstance(value, bool) else value
+
+
+def _as_bias(value: object) -> object:
+    """The wire carries pairs, because msgpack maps with integer keys are refused there."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        return {pair[0]: pair[1] for pair in value}
+    return value
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Penalty = Annotated[Finite, Field(ge=-2, le=2)]
+Bias = Annotated[Finite, Field(ge=-100, le=100)]
+TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple), Field(max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(max_length=64)]
+
+_SAMPLING_ONLY = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "stop_strings", "bad_words", "logit_bias", "allowed_token_ids",
+)  # fmt: skip
+
+
+class GenerationConfig(BaseModel):
+    """How every prompt of a batch is sampled, under Hugging Face's names where it has one.
+
+    Frozen and strict: `1.0` is no integer, `True` is no number. Raises `ConfigError`, which names the field and
+    the bound, or the nearest known name for an unknown one.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    max_new_tokens: int = Field(ge=1, le=2**20)
+    """Tokens a completion may have; with the prompt it must fit the worker's `max_model_len`."""
+    min_new_tokens: int = Field(default=0, ge=0)
+    """EOS and stop ids cannot be sampled before this many tokens."""
+    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
+    """0 is greedy; between 0 and 0.01 is refused, because vLLM silently raises it to 0.01."""
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=-1, lt=2**31)
+    """0 or -1: off."""
+    min_p: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100, allow_inf_nan=False)
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    num_return_sequences: int = Field(default=1, ge=1, le=1024)
+    """Completions a prompt: n."""
+    num_beams: int = Field(default=1, ge=1, le=64)
+    """More than 1: beam search, which returns the best `num_return_sequences` of `num_beams` with their scores."""
+    length_penalty: Finite = 1.0
+    """Beam score = sum of log-probs / length ** length_penalty, length counting the completion with its EOS."""
+    early_stopping: bool | Literal["never"] = False
+    """As in transformers: True stops at `num_beams` finished beams, "never" only when no live beam can still win."""
+    eos_token_id: TokenIds | None = None
+    """One or several; None: those of the worker's model."""
+    stop_token_ids: TokenIds = ()
+    """Further ids that end a completion, `ignore_eos` or not. (vLLM's name.)"""
+    stop_strings: Texts = ()
+    """Texts that end a completion. Its token ids keep what was sampled; needs a tokenizer at the worker."""
+    include_stop_str_in_output: bool = False
+    """Whether the completion's `text` keeps the stop string."""
+    ignore_eos: bool = False
+    bad_words: Texts = ()
+    """Texts that are never sampled; needs a tokenizer at the worker."""
+    logit_bias: Annotated[
+        dict[TokenId, Bias], BeforeValidator(_as_bias), PlainSerializer(lambda bias: tuple(bias.items()))
+    ] = Field(default_factory=dict, max_length=1024)
+    """Token id to a number in [-100, 100] that is added to its logit."""
+    allowed_token_ids: TokenIds | None = Field(default=None, min_length=1)
+    seed: int | None = Field(default=None, ge=0, lt=MAX_SEED)
+    """The same job gives the same tokens on any worker. None: unseeded, which vLLM samples faster."""
+    logprobs: LogprobsFlavour | None = "processed"
+    """Log-probs of the sampled tokens: under the sampling distribution, or the model's raw ones at temperature 1."""
+
+    @property
+    def sequences_per_prompt(self) -> int:
+        """What one prompt costs the engine while it runs."""
+        return max(self.num_return_sequences, self.num_beams)
+
+    @property
+    def processed_equals_raw(self) -> bool:
+        """True when nothing reshapes the model's distribution, so that both flavours are the same numbers."""
+        reshaping = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+                     "min_new_tokens", "bad_words", "logit_bias", "allowed_token_ids")  # fmt: skip
+        return self.temperature in (0.0, 1.0) and not self.changed(reshaping)
+
+    def changed(self, names: tuple[str, ...]) -> list[str]:
+        """Those of `names` whose value is not the default."""
+        fields = type(self).model_fields
+        return [n for n in names if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_error_names_the_field(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            config = handler(values)
+        except ValidationError as error:
+            raise _translate(error) from None
+        _check_together(config)
+        return config
+
+
+def _translate(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "config"
+    problem = f"{first['msg']}, got {_shown(first['input'])}"
+    if first["type"] == "extra_forbidden":
+        known = list(GenerationConfig.model_fields)
+        near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known)}"
+        problem = f"unknown name; {hint}"
+    elif first["type"] == "missing":
+        problem = "is required"
+    return ConfigError(field, problem, first["input"])
+
+
+def _shown(value: object) -> str:
+    text = f"{value!r} ({type(value).__name__})"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_together(config: GenerationConfig) -> None:
+    if 0 < config.temperature < 0.01:
+        raise ConfigError("temperature", "use 0 for greedy or at least 0.01", config.temperature)
+    if config.min_new_tokens > config.max_new_tokens:
+        raise ConfigError("min_new_tokens", f"exceeds max_new_tokens={config.max_new_tokens}", config.min_new_tokens)
+    if config.num_beams > 1:
+        _check_beams(config)
+    elif config.temperature == 0 and config.num_return_sequences > 1:
+        problem = "greedy decoding gives the same completion n times; set temperature > 0 or num_beams"
+        raise ConfigError("num_return_sequences", problem, config.num_return_sequences)
+    elif changed := config.changed(("length_penalty", "early_stopping")):
+        raise ConfigError(changed[0], "only beam search uses it: set num_beams > 1", getattr(config, changed[0]))
+
+
+def _check_beams(config: GenerationConfig) -> None:
+    if config.num_beams < config.num_return_sequences:
+        problem = f"num_beams={config.num_beams} is fewer than num_return_sequences={config.num_return_sequences}"
+        raise ConfigError("num_beams", problem, config.num_beams)
+    if abs(config.length_penalty) > 100 or not math.isfinite(config.length_penalty):
+        raise ConfigError("length_penalty", "must lie in [-100, 100]", config.length_penalty)
+    if changed := config.changed(_SAMPLING_ONLY):
+        problem = "beam search does not sample: leave it at its default or set num_beams=1"
+        raise ConfigError(changed[0], problem, getattr(config, changed[0]))

@@ -1,0 +1,80 @@
+"""No Redis key is spelled anywhere but here; all keys of one partition share a hash tag, so one script may touch them."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+from schemas.errors import NameRefusedError
+
+GROUP = "workers"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
+
+
+def check_name(what: str, value: object) -> str:
+    """`value` if it is safe inside a key and as a folder's name. Raises `NameRefusedError`."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise NameRefusedError(what, value, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
+
+
+def check_adapter(value: object) -> str:
+    """`value` if it reads `name@version`. Raises `NameRefusedError`."""
+    if isinstance(value, str) and _ADAPTER.fullmatch(value):
+        return value
+    raise NameRefusedError("adapter", value, "write name@version, such as math@17")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Every key of one policy. `partitions` is the same number for all its producers and workers."""
+
+    policy: str
+    partitions: int = 1
+
+    def __post_init__(self) -> None:
+        check_name("policy", self.policy)
+        if self.partitions < 1:
+            raise NameRefusedError("partitions", self.partitions, "at least 1")
+
+    def partition(self, batch_id: str) -> int:
+        """crc32, the same in every process (Python's `hash` is salted)."""
+        return zlib.crc32(batch_id.encode()) % self.partitions
+
+    def jobs(self, partition: int) -> str:
+        """Stream of jobs, read by the consumer group `workers`."""
+        return f"{self._tag(partition)}:jobs"
+
+    def dead(self, partition: int) -> str:
+        """Stream of dead letters."""
+        return f"{self._tag(partition)}:dead"
+
+    def results(self, batch_id: str) -> str:
+        """Stream with one entry a group, then one `sealed`."""
+        return f"{self._tag(self.partition(batch_id))}:results:{check_name('batch_id', batch_id)}"
+
+    def ledger(self, batch_id: str) -> str:
+        """Hash: which groups have a result, which jobs were queued, the batch's digest and description."""
+        return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
+
+    def versions(self) -> str:
+        """Stream of published policy versions and adapters."""
+        return f"rs:{{{self.policy}}}:versions"
+
+    def worker(self, consumer: str) -> str:
+        """Hash with a TTL: what one live worker is doing."""
+        return f"rs:{{{self.policy}}}:workers:{consumer}"
+
+    def workers_pattern(self) -> str:
+        """For SCAN: every live worker of the policy."""
+        return f"rs:{{{self.policy}}}:workers:*"
+
+    def blob(self, sha256: str, chunk: int) -> str:
+        """One chunk of an adapter that travels through Redis."""
+        return f"rs:{{{self.policy}}}:blob:{sha256}:{chunk}"
+
+    def _tag(self, partition: int) -> str:
+        return f"rs:{{{self.policy}:{partition}}}"

@@ -1,0 +1,224 @@
+"""Every message that crosses Redis: frozen, strict, one msgpack map each; a new field has a default, a type never changes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from schemas.generation_config import GenerationConfig, LogprobsFlavour
+from schemas.keys import check_adapter, check_name
+from schemas.tensors import Dtype, Tensor
+
+MAX_GROUPS_PER_JOB = 4096
+
+BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
+AdapterName = Annotated[str, AfterValidator(check_adapter)]
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+FinishReason = Literal["stop", "length", "abort", "error"]
+VersionSpan = tuple[Index, Index]
+"""`(version, num_tokens)`: which policy version sampled how many tokens, in order."""
+
+
+class Message(BaseModel):
+    """What all messages share. Readers ignore fields they do not know."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+
+    VERSION: ClassVar[int] = 1
+    v: Literal[1] = 1
+
+
+class Batch(Message):
+    """What a batch is, kept in its ledger so that another process can attach. One per submit."""
+
+    kind: Literal["batch"] = "batch"
+    batch_id: BatchId
+    num_groups: Count
+    num_jobs: Count
+    prompt_width: Index
+    """Columns that prompts are padded to: the width of what was submitted, or the longest ragged prompt."""
+    config: GenerationConfig
+    adapter: AdapterName | None = None
+    submitted_at: float
+    """Unix seconds, the producer's clock."""
+
+
+class Job(Message):
+    """A slice of a batch: the unit of delivery and retry. Prompts travel ragged."""
+
+    kind: Literal["job"] = "job"
+    batch_id: BatchId
+    job: Index
+    first_group: Index
+    num_groups: Count
+    """Groups of the whole batch, not of this job."""
+    prompt_ids: Tensor
+    """int32 (sum of lengths,): the prompts, one after the other."""
+    prompt_lengths: Tensor
+    """int32 (groups of this job,)."""
+    config: GenerationConfig
+    adapter: AdapterName | None = None
+    submitted_at: float
+
+    @model_validator(mode="after")
+    def _lengths_cover_ids(self) -> Self:
+        _expect("prompt_ids", self.prompt_ids, "int32", 1)
+        _expect("prompt_lengths", self.prompt_lengths, "int32", 1)
+        lengths = self.prompt_lengths.numpy()
+        if not 1 <= len(lengths) <= MAX_GROUPS_PER_JOB:
+            raise ValueError(f"a job has 1 to {MAX_GROUPS_PER_JOB} groups, not {len(lengths)}")
+        if lengths.min() < 0 or int(lengths.sum(dtype=np.int64)) != self.prompt_ids.shape[0]:
+            raise ValueError("prompt_lengths do not add up to prompt_ids")
+        if self.first_group + len(lengths) > self.num_groups:
+            raise ValueError("first_group + groups exceeds num_groups")
+        return self
+
+    @property
+    def groups(self) -> range:
+        """Group numbers of this job, counted over the batch."""
+        return range(self.first_group, self.first_group + self.prompt_lengths.shape[0])
+
+    def prompts(self) -> list[NDArray[np.int32]]:
+        """One int32 array a group; empty for an all-zero row."""
+        ends = np.cumsum(self.prompt_lengths.numpy())
+        return np.split(self.prompt_ids.numpy(), ends[:-1])
+
+
+class ErrorCode(StrEnum):
+    """Why a group has no completions. All are faults of the data: trying again gives the same."""
+
+    UNREADABLE_JOB = "unreadable_job"
+    INVALID_CONFIG = "invalid_config"
+    EMPTY_PROMPT = "empty_prompt"
+    TOKEN_OUT_OF_VOCABULARY = "token_out_of_vocabulary"  # noqa: S105 - a sampling token, no secret
+    TOO_LONG = "too_long"
+    UNKNOWN_ADAPTER = "unknown_adapter"
+    ADAPTER_REFUSED = "adapter_refused"
+    NEEDS_TOKENIZER = "needs_tokenizer"
+    ENGINE_REFUSED = "engine_refused"
+
+
+class GroupError(Message):
+    """The answer to a group that cannot be generated."""
+
+    kind: Literal["error"] = "error"
+    batch_id: BatchId
+    group: Index
+    code: ErrorCode
+    field: str
+    """What is at fault: `prompt`, a config's field, `adapter`, `job`."""
+    message: str
+    """What is wrong, where, and what to do."""
+    worker: str
+    prompt: Tensor | None = None
+    """int32 (prompt_len,), where the worker could read it."""
+
+
+class GroupResult(Message):
+    """One prompt and its n completions, padded to the longest of them: L columns."""
+
+    kind: Literal["group"] = "group"
+    batch_id: BatchId
+    group: Index
+    prompt: Tensor
+    """int32 (prompt_len,)"""
+    token_ids: Tensor
+    """int32 (n, L), zeros after a completion's length."""
+    lengths: Tensor
+    """int32 (n,)"""
+    response_mask: Tensor
+    """bit (n, L), true where a token was sampled: column < length."""
+    logprobs: Tensor | None = None
+    """float32 (n, L), zeros after a completion's length."""
+    logprobs_flavour: LogprobsFlavour | None = None
+    finish_reasons: tuple[FinishReason, ...]
+    stop_reasons: tuple[int | str | None, ...]
+    """The stop token id or stop string that ended it; None when cut by length."""
+    texts: tuple[str, ...] | None = None
+    """With `stop_strings` only: the decoded completion, cut as `include_stop_str_in_output` says."""
+    scores: Tensor | None = None
+    """float32 (n,), beam search only."""
+    version_spans: tuple[tuple[VersionSpan, ...], ...]
+    spans_exact: bool = True
+    adapter: AdapterName | None = None
+    worker: str
+    delivery: Count = 1
+    """Which delivery of the job answered."""
+    queued_s: float
+    """Seconds between submit and admission, by two machines' clocks."""
+    generate_s: float
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Self:
+        _expect("prompt", self.prompt, "int32", 1)
+        _expect("token_ids", self.token_ids, "int32", 2)
+        n, width = self.token_ids.shape
+        shapes: list[tuple[str, Tensor | None, Dtype, tuple[int, ...]]] = [
+            ("lengths", self.lengths, "int32", (n,)),
+            ("response_mask", self.response_mask, "bit", (n, width)),
+            ("logprobs", self.logprobs, "float32", (n, width)),
+            ("scores", self.scores, "float32", (n,)),
+        ]
+        for name, tensor, dtype, shape in shapes:
+            if tensor is not None and (tensor.dtype, tensor.shape) != (dtype, shape):
+                raise ValueError(f"{name}: expected {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
+        if {len(self.finish_reasons), len(self.stop_reasons), len(self.version_spans)} != {n}:
+            raise ValueError(f"finish_reasons, stop_reasons and version_spans must have {n} items each")
+        if self.texts is not None and len(self.texts) != n:
+            raise ValueError(f"texts must have {n} items")
+        if (self.logprobs is None) != (self.logprobs_flavour is None):
+            raise ValueError("logprobs and logprobs_flavour come together")
+        if not np.array_equal(np.arange(width) < self.lengths.numpy()[:, None], self.response_mask.numpy()):
+            raise ValueError("response_mask does not follow from lengths")
+        return self
+
+
+class Sealed(Message):
+    """Follows a batch's last group: nothing more will come."""
+
+    kind: Literal["sealed"] = "sealed"
+    batch_id: BatchId
+    num_groups: Count
+
+
+class DeadLetter(Message):
+    """A job given up on, with its bytes, the reason and its history."""
+
+    kind: Literal["dead"] = "dead"
+    policy: str
+    entry_id: str
+    payload: bytes
+    """The stream entry's payload as it was, readable or not."""
+    fields: tuple[tuple[bytes, bytes], ...]
+    """The entry's other fields as they were."""
+    error: str
+    traceback: str = ""
+    deliveries: Count
+    worker: str
+    delivered_at: float
+    """Unix seconds."""
+    buried_at: float
+    """Unix seconds."""
+
+
+class PolicyVersion(Message):
+    """An announcement on the control stream: workers may load this version."""
+
+    kind: Literal["version"] = "version"
+    version: Index
+    source: Literal["checkpoint", "adapter"]
+    location: str
+    """A checkpoint's folder under the worker's allowed root, or an adapter's `name@version`."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    published_at: float
+    """Unix seconds."""
+
+
+def _expect(name: str, tensor: Tensor, dtype: Dtype, ndim: int) -> None:
+    if tensor.dtype != dtype or len(tensor.shape) != ndim:
+        raise ValueError(f"{name}: expected {dtype} with {ndim} dimensions, got {tensor.dtype} {tensor.shape}")

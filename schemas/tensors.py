@@ -1,0 +1,55 @@
+"""A tensor on the wire is `{dtype, shape, data}`: raw little-endian bytes whose length follows from the other two."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Dtype = Literal["int32", "int64", "float32", "bit"]
+
+
+class Tensor(BaseModel):
+    """An array of fixed dtype. `bit` packs eight booleans a byte, little-endian, over the flattened array."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    dtype: Dtype
+    shape: tuple[int, ...] = Field(max_length=3)
+    data: bytes
+
+    @model_validator(mode="after")
+    def _length_follows_from_shape(self) -> Self:
+        if any(size < 0 or size > 2**31 for size in self.shape):
+            raise ValueError(f"shape {self.shape} has a negative or huge side")
+        expected = _num_bytes(self.dtype, self.shape)
+        if len(self.data) != expected:
+            raise ValueError(f"{self.dtype} of shape {self.shape} needs {expected} bytes, got {len(self.data)}")
+        return self
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Self:
+        """Pack `array`; booleans become `bit`. Raises `TypeError` for a dtype that the wire does not carry."""
+        if array.dtype == np.bool_:
+            packed = np.packbits(array.reshape(-1), bitorder="little")
+            return cls.model_construct(dtype="bit", shape=array.shape, data=packed.tobytes())
+        if array.dtype.name not in ("int32", "int64", "float32"):
+            raise TypeError(f"the wire carries int32, int64, float32 and bool, not {array.dtype}")
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return cls.model_construct(dtype=array.dtype.name, shape=array.shape, data=little.tobytes())
+
+    def numpy(self) -> NDArray[Any]:
+        """A read-only view of the bytes (a bool array for `bit`), in `shape`."""
+        if self.dtype == "bit":
+            flat = np.frombuffer(self.data, np.uint8)
+            bits = np.unpackbits(flat, count=math.prod(self.shape), bitorder="little")
+            return bits.astype(np.bool_).reshape(self.shape)
+        return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
+
+
+def _num_bytes(dtype: Dtype, shape: tuple[int, ...]) -> int:
+    count = math.prod(shape)
+    return (count + 7) // 8 if dtype == "bit" else count * np.dtype(dtype).itemsize

@@ -1,0 +1,109 @@
+"""Every setting of a worker, from flags and `ROLLSTREAM_*`; what cannot work is refused before anything starts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.keys import check_name
+
+
+def new_consumer_name() -> str:
+    """Unique a process start, so that a restarted worker is a stranger to the entries of its former self."""
+    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class WorkerSettings(BaseSettings):
+    """Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROLLSTREAM_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="rollstream-worker",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        protected_namespaces=(),
+    )
+
+    policy: str = Field(description="The policy whose queue is served, such as math-7b.")
+    engine: Literal["vllm", "stub"] = Field("vllm", description="stub: made-up tokens, no model; for trying the queue.")
+    model: Path | None = Field(None, description="Folder of the model in Hugging Face's format (vllm only).")
+    tokenizer: Path | None = Field(
+        None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
+    )
+    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL: redis://, rediss:// or unix://.")
+    partitions: int = Field(1, ge=1, le=1024, description="Partitions of the policy; the same at every producer.")
+    consumer: str = Field(
+        default_factory=new_consumer_name, description="Name in the consumer group; default: host, pid and a random tail."
+    )
+    adapter_dir: Path | None = Field(
+        None, description="Folder with one sub-folder name@version for each LoRA adapter that jobs may name."
+    )
+    max_loras: int = Field(4, ge=1, le=64, description="Adapters that may run in one engine batch.")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="Highest rank of an adapter.")
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Of weights and activations.")
+    max_model_len: int | None = Field(None, ge=2, description="Longest prompt + completion; default: the model's.")
+    max_num_seqs: int = Field(256, ge=1, le=65536, description="Sequences the engine runs at once.")
+    kv_cache_bytes: int | None = Field(None, ge=2**20, description="Size of the KV cache; default on a GPU: what is free.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory that vLLM takes.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one engine is spread over.")
+    logprobs_mode: Literal["processed", "raw"] = Field(
+        "processed", description="Log-probs under the sampling distribution, or the model's raw ones."
+    )
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
+    )
+    engine_timeout_s: float = Field(
+        120, gt=0, description="Seconds without an engine step after which it is taken for dead."
+    )
+
+    inflight_sequences: int | None = Field(
+        None, ge=1, description="Sequences admitted at once; default: 1.25 x max_num_seqs."
+    )
+    grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
+    heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
+    result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
+
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: at once.")
+    stub_vocab_size: int = Field(32_000, ge=8, description="Vocabulary of the stub engine.")
+
+    @field_validator("policy", "consumer")
+    @classmethod
+    def _usable_in_keys(cls, value: str) -> str:
+        return check_name("name", value)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.engine == "vllm" and self.model is None:
+            raise ValueError("--model: the vllm engine needs a model folder")
+        for name, folder in (("--model", self.model), ("--adapter-dir", self.adapter_dir)):
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"{name}: {folder} is no folder")
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """All settings for `--print-config` and the start-up log, the Redis password blotted out."""
+        return {**self.model_dump(mode="json"), "redis": without_password(self.redis)}
+
+
+def without_password(url: str) -> str:
+    """`url` with the password replaced by ***."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    location = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
+    return urlunsplit(parts._replace(netloc=location))

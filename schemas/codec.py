@@ -1,4 +1,4 @@
-"""Bytes to a frozen message and back. After `decode` nothing is a dict; what cannot be read keeps its bytes in the error."""
+"""Bytes to a frozen message and back: after `decode` nothing is a dict, and what cannot be read keeps its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's stream entry names its batch and groups beside the payload, so that an unreadable payload still gets answers."""
+"""A job's entry names its batch and groups beside the payload, so that an unreadable payload is still answered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from schemas.messages import MAX_GROUPS_PER_JOB
 
 PAYLOAD = b"payload"
 KIND = b"kind"
+LETTER = b"letter"
 
 
 @dataclass(frozen=True, slots=True)

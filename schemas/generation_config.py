@@ -20,6 +20,9 @@ from pydantic import (
 
 from schemas.errors import ConfigError
 
+MAX_TOKENS_PER_GROUP = 2**22
+"""n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""
+
 MAX_SEED = 2**63 - 2**20
 """Seeds stay under this, so that seed + sample never leaves the 64 bits that an engine stores."""
 
@@ -158,6 +161,9 @@ def _check_together(config: GenerationConfig) -> None:
         raise ConfigError("temperature", "use 0 for greedy or at least 0.01", config.temperature)
     if config.min_new_tokens > config.max_new_tokens:
         raise ConfigError("min_new_tokens", f"exceeds max_new_tokens={config.max_new_tokens}", config.min_new_tokens)
+    if config.sequences_per_prompt * config.max_new_tokens > MAX_TOKENS_PER_GROUP:
+        problem = f"times the sequences of a prompt exceeds {MAX_TOKENS_PER_GROUP}, more than one result can carry"
+        raise ConfigError("max_new_tokens", problem, config.max_new_tokens)
     if config.num_beams > 1:
         _check_beams(config)
     elif config.temperature == 0 and config.num_return_sequences > 1:

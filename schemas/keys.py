@@ -1,4 +1,4 @@
-"""No Redis key is spelled anywhere but here; all keys of one partition share a hash tag, so one script may touch them."""
+"""No Redis key is spelled anywhere but here; one partition's keys share a hash tag, so one script may touch them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Every message that crosses Redis: frozen, strict, one msgpack map each; a new field has a default, a type never changes."""
+"""Every message that crosses Redis: frozen and strict; a new field has a default, a type never changes."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -83,6 +84,7 @@ class Job(Message):
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.prompt_lengths.shape[0])
 
+    @cached_property
     def prompts(self) -> list[NDArray[np.int32]]:
         """One int32 array a group; empty for an all-zero row."""
         ends = np.cumsum(self.prompt_lengths.numpy())
@@ -109,7 +111,8 @@ class GroupError(Message):
     kind: Literal["error"] = "error"
     batch_id: BatchId
     group: Index
-    code: ErrorCode
+    code: str = Field(pattern=r"^[a-z_]{1,64}$")
+    """An `ErrorCode`; a newer worker may know more of them."""
     field: str
     """What is at fault: `prompt`, a config's field, `adapter`, `job`."""
     message: str
@@ -187,15 +190,13 @@ class Sealed(Message):
 
 
 class DeadLetter(Message):
-    """A job given up on, with its bytes, the reason and its history."""
+    """Why and when a job was given up on. Its payload stands beside it in the stream entry, byte for byte."""
 
     kind: Literal["dead"] = "dead"
     policy: str
     entry_id: str
-    payload: bytes
-    """The stream entry's payload as it was, readable or not."""
     fields: tuple[tuple[bytes, bytes], ...]
-    """The entry's other fields as they were."""
+    """The job entry's other fields: at most 16, each cut at 1 KiB."""
     error: str
     traceback: str = ""
     deliveries: Count

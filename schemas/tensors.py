@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["int32", "int64", "float32", "bit"]
+_CARRIED: dict[str, Dtype] = {"int32": "int32", "int64": "int64", "float32": "float32"}
 
 
 class Tensor(BaseModel):
@@ -31,15 +32,16 @@ class Tensor(BaseModel):
         return self
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> Self:
+    def of(cls, array: NDArray[Any]) -> Tensor:
         """Pack `array`; booleans become `bit`. Raises `TypeError` for a dtype that the wire does not carry."""
         if array.dtype == np.bool_:
             packed = np.packbits(array.reshape(-1), bitorder="little")
             return cls.model_construct(dtype="bit", shape=array.shape, data=packed.tobytes())
-        if array.dtype.name not in ("int32", "int64", "float32"):
-            raise TypeError(f"the wire carries int32, int64, float32 and bool, not {array.dtype}")
+        dtype = _CARRIED.get(array.dtype.name)
+        if dtype is None:
+            raise TypeError(f"the wire carries {', '.join(_CARRIED)} and bool, not {array.dtype}")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        return cls.model_construct(dtype=array.dtype.name, shape=array.shape, data=little.tobytes())
+        return cls.model_construct(dtype=dtype, shape=array.shape, data=little.tobytes())
 
     def numpy(self) -> NDArray[Any]:
         """A read-only view of the bytes (a bool array for `bit`), in `shape`."""

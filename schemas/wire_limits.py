@@ -20,7 +20,7 @@ class LimitExceeded(ValueError):
 
 
 def check(data: bytes) -> None:
-    """Walk the headers of one msgpack value. Cost grows with its items, not its bytes: binary bodies are stepped over."""
+    """Walk the headers of one msgpack value, stepping over binary bodies: cost grows with items, not bytes."""
     if len(data) > MAX_BYTES:
         raise LimitExceeded(f"{len(data)} bytes, at most {MAX_BYTES} are read")
     position, seen, open_items = 0, 0, [1]

@@ -1,1 +1,1 @@
-"""The process on a GPU: takes jobs from a Redis stream, generates, publishes each group once. Nothing here is imported by users."""
+"""The process on a GPU: takes jobs from a Redis stream, generates, publishes each group once."""

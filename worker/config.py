@@ -44,7 +44,8 @@ class WorkerSettings(BaseSettings):
     redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL: redis://, rediss:// or unix://.")
     partitions: int = Field(1, ge=1, le=1024, description="Partitions of the policy; the same at every producer.")
     consumer: str = Field(
-        default_factory=new_consumer_name, description="Name in the consumer group; default: host, pid and a random tail."
+        default_factory=new_consumer_name,
+        description="Name in the consumer group; default: host, pid and a random tail.",
     )
     adapter_dir: Path | None = Field(
         None, description="Folder with one sub-folder name@version for each LoRA adapter that jobs may name."
@@ -55,7 +56,9 @@ class WorkerSettings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Of weights and activations.")
     max_model_len: int | None = Field(None, ge=2, description="Longest prompt + completion; default: the model's.")
     max_num_seqs: int = Field(256, ge=1, le=65536, description="Sequences the engine runs at once.")
-    kv_cache_bytes: int | None = Field(None, ge=2**20, description="Size of the KV cache; default on a GPU: what is free.")
+    kv_cache_bytes: int | None = Field(
+        None, ge=2**20, description="Size of the KV cache; default on a GPU: what is free."
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory that vLLM takes.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one engine is spread over.")
     logprobs_mode: Literal["processed", "raw"] = Field(
@@ -75,8 +78,12 @@ class WorkerSettings(BaseSettings):
     heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 
-    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else JSON."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    print_config: bool = Field(False, exclude=True, description="Print the settings as JSON and exit.")
 
     stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: at once.")
     stub_vocab_size: int = Field(32_000, ge=8, description="Vocabulary of the stub engine.")

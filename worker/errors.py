@@ -14,7 +14,7 @@ class SettingsError(WorkerError):
 
 
 class DataError(WorkerError):
-    """Raised when a group cannot be generated on any worker of this queue: answered with a `GroupError`, never retried."""
+    """Raised when a group cannot be generated on any worker: answered with a `GroupError`, never retried."""
 
     def __init__(self, code: ErrorCode, field: str, message: str) -> None:
         super().__init__(message)

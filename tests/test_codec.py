@@ -1,0 +1,242 @@
+"""The wire: what was written once is read for ever, and hostile bytes are one typed error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from schemas import (
+    Batch,
+    ConfigError,
+    DeadLetter,
+    ErrorCode,
+    GenerationConfig,
+    GroupError,
+    GroupResult,
+    Job,
+    Message,
+    PolicyVersion,
+    SchemaError,
+    Sealed,
+    Tensor,
+    WireError,
+    WireVersionError,
+    decode,
+    encode,
+)
+from schemas.wire_limits import MAX_BYTES, MAX_ITEMS
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = GenerationConfig(
+    max_new_tokens=4, temperature=0.5, num_return_sequences=2, eos_token_id=(2, 7), logit_bias={3: -1.5}, seed=11
+)
+
+
+def int32(*values: int) -> Tensor:
+    return Tensor.of(np.array(values, np.int32))
+
+
+MESSAGES: list[Message] = [
+    Batch(
+        batch_id="b-1", num_groups=2, num_jobs=1, prompt_width=3, config=CONFIG, adapter="math@3", submitted_at=1000.5
+    ),
+    Job(
+        batch_id="b-1",
+        job=0,
+        first_group=0,
+        num_groups=2,
+        prompt_ids=int32(5, 6, 7, 8),
+        prompt_lengths=int32(1, 3),
+        config=CONFIG,
+        adapter="math@3",
+        submitted_at=1000.5,
+    ),
+    GroupResult(
+        batch_id="b-1",
+        group=1,
+        prompt=int32(6, 7, 8),
+        token_ids=Tensor.of(np.array([[9, 2, 0], [4, 4, 4]], np.int32)),
+        lengths=int32(2, 3),
+        response_mask=Tensor.of(np.array([[1, 1, 0], [1, 1, 1]], bool)),
+        logprobs=Tensor.of(np.array([[-0.5, -1.0, 0.0], [-2.0, -2.0, -2.0]], np.float32)),
+        logprobs_flavour="processed",
+        finish_reasons=("stop", "length"),
+        stop_reasons=(2, None),
+        version_spans=(((0, 2),), ((0, 1), (1, 2))),
+        adapter="math@3",
+        worker="gpu-1",
+        queued_s=0.25,
+        generate_s=1.5,
+    ),
+    GroupError(
+        batch_id="b-1",
+        group=0,
+        code=ErrorCode.EMPTY_PROMPT.value,
+        field="prompt",
+        message="no token",
+        worker="gpu-1",
+        prompt=int32(),
+    ),
+    Sealed(batch_id="b-1", num_groups=2),
+    DeadLetter(
+        policy="math-7b",
+        entry_id="1-0",
+        fields=((b"batch", b"b-1"),),
+        error="WireError: truncated",
+        deliveries=3,
+        worker="gpu-1",
+        delivered_at=1000.5,
+        buried_at=1001.5,
+    ),
+    PolicyVersion(version=7, source="adapter", location="math@7", sha256="0" * 64, published_at=1000.5),
+]
+
+
+def name(message: Message) -> str:
+    return f"{type(message).__name__}.v{message.v}"
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_a_golden_file_is_read_for_ever(message: Message) -> None:
+    data = (GOLDEN / f"{name(message)}.msgpack").read_bytes()
+
+    assert decode(data, type(message)) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_todays_bytes_are_those_of_the_golden_file(message: Message) -> None:
+    assert encode(message) == (GOLDEN / f"{name(message)}.msgpack").read_bytes()
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_an_unknown_field_of_a_newer_sender_is_ignored(message: Message) -> None:
+    fields = msgpack.unpackb(encode(message))
+
+    assert decode(msgpack.packb({**fields, "of_tomorrow": [1]}), type(message)) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name)
+def test_a_truncated_message_keeps_its_bytes_in_the_error(message: Message) -> None:
+    data = encode(message)[:-1]
+
+    with pytest.raises(WireError) as caught:
+        decode(data, type(message))
+
+    assert caught.value.data == data
+
+
+@pytest.mark.parametrize("version", [0, 2, True, "1", None])
+def test_another_wire_version_is_named(version: object) -> None:
+    fields = {**msgpack.unpackb(encode(MESSAGES[1])), "v": version}
+
+    with pytest.raises(WireVersionError, match="this release reads 1"):
+        decode(msgpack.packb(fields), Job)
+
+
+JOB_CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "group"}, "kind"),
+    ({"kind": {}}, "kind"),
+    ({"prompt_ids": {"dtype": "int64", "shape": [4], "data": b"\0" * 32}}, "int32"),
+    ({"prompt_ids": {"dtype": "int32", "shape": [4], "data": b"\0" * 15}}, "needs 16 bytes"),
+    ({"prompt_ids": {"dtype": "int32", "shape": [2, 2], "data": b"\0" * 16}}, "dimensions"),
+    ({"prompt_ids": {"dtype": "int32", "shape": [-4], "data": b""}}, "negative"),
+    ({"prompt_ids": {"dtype": "object", "shape": [4], "data": b"\0" * 16}}, "dtype"),
+    ({"prompt_ids": [5, 6, 7, 8]}, "prompt_ids"),
+    ({"prompt_lengths": {"dtype": "int32", "shape": [0], "data": b""}}, "groups"),
+    ({"prompt_lengths": {"dtype": "int32", "shape": [1], "data": b"\1\0\0\0"}}, "add up"),
+    ({"first_group": 1}, "exceeds"),
+    ({"first_group": -1}, "first_group"),
+    ({"num_groups": 2.0}, "num_groups"),
+    ({"batch_id": "a b"}, "batch_id"),
+    ({"batch_id": "../x"}, "batch_id"),
+    ({"adapter": "/etc/passwd"}, "adapter"),
+    ({"adapter": "math"}, "name@version"),
+    ({"submitted_at": "now"}, "submitted_at"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), JOB_CHANGES, ids=lambda value: str(value)[:40])
+def test_a_field_that_is_wrong_is_named(change: dict[str, Any], said: str) -> None:
+    fields = {**msgpack.unpackb(encode(MESSAGES[1])), **change}
+
+    with pytest.raises(WireError, match=said):
+        decode(msgpack.packb(fields), Job)
+
+
+def test_an_unknown_config_key_from_another_sender_is_refused() -> None:
+    fields = msgpack.unpackb(encode(MESSAGES[1]))
+    fields["config"]["temperatur"] = 0.5
+
+    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
+        decode(msgpack.packb(fields), Job)
+
+
+def test_a_result_whose_mask_contradicts_its_lengths_is_refused() -> None:
+    fields = msgpack.unpackb(encode(MESSAGES[2]))
+    fields["lengths"] = int32(3, 3).model_dump()
+
+    with pytest.raises(WireError, match="does not follow from lengths"):
+        decode(msgpack.packb(fields), GroupResult)
+
+
+HOSTILE = {
+    "empty": b"",
+    "not msgpack": b"\xc1",
+    "an extension type": b"\xc7\x01\x05x",
+    "a list": b"\x90",
+    "a bomb of nested arrays": b"\x91" * 10_000 + b"\xc0",
+    "a huge declared array": b"\xdd\xff\xff\xff\xff",
+    "a huge declared map": b"\xdf\xff\xff\xff\xff",
+    "a huge declared binary": b"\xc6\xff\xff\xff\xff",
+    "many empty maps": b"\xdd" + (MAX_ITEMS + 1).to_bytes(4, "big") + b"\x80" * (MAX_ITEMS + 1),
+    "trailing bytes": b"\x80\x80",
+    "integer keys": b"\x81\x01\x01",
+    "bad utf-8": b"\x81\xa1\xff\x01",
+    "a map as a key": b"\x81\x80\x01",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_bytes_are_one_typed_error(data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(data, Job)
+
+
+def test_a_payload_over_the_size_ceiling_is_not_parsed() -> None:
+    with pytest.raises(WireError, match="at most"):
+        decode(bytes(MAX_BYTES + 1), Job)
+
+
+VALID = [encode(message) for message in MESSAGES]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(VALID), st.integers(0, 10_000), st.binary(max_size=4))
+@example(VALID[1], 0, b"")
+def test_a_damaged_message_is_a_message_or_a_schema_error(data: bytes, at: int, damage: bytes) -> None:
+    at %= len(data)
+    damaged = data[:at] + damage + data[at + len(damage) :]
+
+    try:
+        message = decode(damaged, *{type(m) for m in MESSAGES})
+    except SchemaError:
+        return
+    assert isinstance(message, Message)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_a_bit_tensor_gives_back_its_booleans(values: list[bool]) -> None:
+    array = np.array(values, bool)
+
+    assert np.array_equal(Tensor.of(array).numpy(), array)
+
+
+def test_a_tensor_of_a_dtype_that_the_wire_does_not_carry_is_refused() -> None:
+    with pytest.raises(TypeError, match="float64"):
+        Tensor.of(np.zeros(2))

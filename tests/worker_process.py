@@ -1,0 +1,91 @@
+"""Worker processes for tests: started as an operator would, waited for by what they report, never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+
+from producer.embedded import die_with_parent
+from schemas import Keys
+
+ROOT = Path(__file__).parent.parent
+
+
+class WorkerProcess:
+    """`python -m worker` in a session of its own, with its log in a file."""
+
+    def __init__(self, redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None) -> None:
+        self.policy = policy
+        self.redis_url = redis_url
+        self._log = tempfile.NamedTemporaryFile(prefix="worker-", suffix=".log")  # noqa: SIM115 - lives as long as the process
+        command = [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.2"]
+        self.process = subprocess.Popen(
+            [*command, "--log-format", "console", "--log-level", "debug", *flags],
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text(errors="replace")
+
+    def wait_until_serving(self, timeout_s: float = 90) -> WorkerProcess:
+        keys = Keys(self.policy)
+        with redis.Redis.from_url(self.redis_url) as client:
+
+            def serving() -> bool:
+                assert self.process.poll() is None, f"worker exited with {self.process.returncode}:\n{self.log}"
+                mine = f"-{self.process.pid}-"
+                found = [key for key in client.scan_iter(keys.workers_pattern()) if mine in key.decode()]
+                return any(client.hget(key, "state") == b"serving" for key in found)
+
+            wait_for(serving, timeout_s, lambda: self.log)
+        return self
+
+    def terminate(self, timeout_s: float = 30) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def end(self) -> None:
+        """Whatever state it is in: the process and all it started are gone after this."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running_worker(redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[WorkerProcess]:
+    """A serving worker; ended in order at the end of the block."""
+    worker = WorkerProcess(redis_url, policy, *flags, env=env)
+    try:
+        worker.wait_until_serving()
+        yield worker
+        if worker.process.poll() is None:
+            worker.terminate()
+    finally:
+        worker.end()
+
+
+def wait_for(state: object, timeout_s: float = 10, explain: object = None) -> None:
+    """Return once `state()` is true; fail with `explain()` when it is not within `timeout_s`."""
+    assert callable(state)
+    deadline = time.monotonic() + timeout_s
+    while not state():
+        if time.monotonic() > deadline:
+            raise AssertionError(explain() if callable(explain) else f"{state} not reached in {timeout_s} s")
+        time.sleep(0.02)

@@ -1,0 +1,14 @@
+"""Write the golden file of a message that has none yet, never touching one: `python -m tests.write_golden`."""
+
+from __future__ import annotations
+
+from schemas import encode
+from tests.test_codec import GOLDEN, MESSAGES, name
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for message in MESSAGES:
+        path = GOLDEN / f"{name(message)}.msgpack"
+        if not path.exists():
+            path.write_bytes(encode(message))
+            print(f"wrote {path.name}")

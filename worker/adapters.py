@@ -1,0 +1,161 @@
+"""An adapter that a request names was found under `--adapter-dir` and fits the model; vLLM checks neither."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from schemas import ErrorCode, NameRefusedError
+from schemas.keys import check_adapter
+from worker.engine import Adapter
+from worker.errors import DataError
+from worker.safetensors_header import HeaderError, TensorHeader, read_header
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+# What vLLM either refuses or, worse, silently ignores (vllm.lora.peft_helper.PEFTHelper).
+_UNSUPPORTED = (
+    "use_dora", "modules_to_save", "lora_bias", "rank_pattern", "alpha_pattern", "trainable_token_indices",
+    "layer_replication",
+)  # fmt: skip
+_FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+Shapes = Mapping[str, frozenset[tuple[int, ...]]]
+"""Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
+
+
+class AdapterDirectory:
+    """The adapters below one folder, `<root>/<name@version>/`: nothing else can be loaded, whatever a job says.
+
+    Each gets an id that no other adapter of this process ever has: vLLM keys adapters by id alone, and an id used
+    twice silently keeps the old weights.
+    """
+
+    def __init__(self, root: Path | None, max_rank: int, model: Path | None) -> None:
+        self._root = root
+        self._max_rank = max_rank
+        self._model = model
+        self._shapes: Shapes | None = None
+        self._ids = itertools.count(1)
+        self._found: dict[str, Adapter] = {}
+
+    def find(self, name: str) -> Adapter:
+        """The adapter `name@version`, checked once.
+
+        Raises `DataError`: `unknown_adapter` where there is none (it may be published later), `adapter_refused` where
+        its config or its tensors do not fit this worker's model and rank.
+        """
+        if name in self._found:
+            return self._found[name]
+        folder = self._folder(name)
+        rank = _check_config(name, folder, self._max_rank)
+        _check_tensors(name, folder, rank, self._model_shapes())
+        self._found[name] = Adapter(name, next(self._ids), folder.resolve())
+        return self._found[name]
+
+    def _folder(self, name: str) -> Path:
+        if self._root is None:
+            problem = f"adapter {name!r}: this worker serves no adapters; start it with --adapter-dir"
+            raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
+        try:
+            folder = self._root / check_adapter(name)
+        except NameRefusedError as error:
+            raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", str(error)) from None
+        if not folder.is_dir():
+            problem = f"adapter {name!r}: the worker's --adapter-dir has no folder of that name; publish it first"
+            raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
+        return folder
+
+    def _model_shapes(self) -> Shapes:
+        if self._shapes is None:
+            self._shapes = {} if self._model is None else _read_shapes(self._model)
+        return self._shapes
+
+
+def _check_config(name: str, folder: Path, max_rank: int) -> int:
+    """The adapter's rank. Raises `DataError` when vLLM could not apply the adapter as PEFT would."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        _refuse(name, f"{CONFIG_FILE} is not readable ({type(error).__name__})")
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        _refuse(name, f"{CONFIG_FILE}: peft_type must be 'LORA'")
+    rank = config.get("r")
+    if type(rank) is not int or rank < 1:
+        _refuse(name, f"{CONFIG_FILE}: r must be a positive integer, not {rank!r}")
+    if rank > max_rank:
+        _refuse(name, f"rank {rank} exceeds the worker's --max-lora-rank {max_rank}")
+    if config.get("bias", "none") != "none":
+        _refuse(name, f"{CONFIG_FILE}: bias={config['bias']!r} is not supported, only 'none'")
+    if unsupported := [field for field in _UNSUPPORTED if config.get(field)]:
+        _refuse(name, f"{CONFIG_FILE}: {unsupported[0]} is not supported")
+    return rank
+
+
+def _check_tensors(name: str, folder: Path, rank: int, model: Shapes) -> None:
+    try:
+        header = read_header(folder / WEIGHTS_FILE)
+    except HeaderError as error:
+        _refuse(name, str(error))
+    if not header:
+        _refuse(name, f"{WEIGHTS_FILE} has no tensors")
+    for tensor, found in header.items():
+        module, _, part = tensor.removesuffix(".weight").rpartition(".")
+        if part not in ("lora_A", "lora_B"):
+            _refuse(name, f"tensor {tensor} is no LoRA weight of a linear layer")
+        _check_shape(name, tensor, found.shape, 0 if part == "lora_A" else 1, rank)
+        if model:
+            _check_fit(name, tensor, found.shape, model.get(_layer(module)), part)
+
+
+def _check_shape(name: str, tensor: str, shape: tuple[int, ...], rank_side: int, rank: int) -> None:
+    if len(shape) != 2 or shape[rank_side] != rank:
+        _refuse(name, f"tensor {tensor} has shape {list(shape)}, which is not of rank {rank}")
+
+
+def _check_fit(
+    name: str, tensor: str, shape: tuple[int, ...], model: frozenset[tuple[int, ...]] | None, part: str
+) -> None:
+    if model is None:
+        _refuse(name, f"tensor {tensor} names a layer that the worker's model does not have")
+    side = 1 if part == "lora_A" else 0
+    if model and shape[side] not in {weight[side] for weight in model}:
+        sizes = " or ".join(str(weight[side]) for weight in sorted(model))
+        _refuse(
+            name, f"tensor {tensor} has shape {list(shape)}, the model's layer needs {sizes}: made for another model"
+        )
+
+
+def _read_shapes(model: Path) -> Shapes:
+    """Shapes of the model's own weights, from its safetensors headers; empty where it has none."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for path in sorted(model.glob("*.safetensors")):
+        try:
+            header = read_header(path)
+        except HeaderError:
+            return {}  # vLLM will say what is wrong with the model itself
+        for tensor, found in header.items():
+            module, _, parameter = tensor.rpartition(".")
+            known = shapes.setdefault(_layer(module), set())
+            if parameter == "weight" and _tells_shape(found):
+                known.add(found.shape)
+    return {layer: frozenset(found) for layer, found in shapes.items()}
+
+
+def _tells_shape(tensor: TensorHeader) -> bool:
+    """A quantised weight is packed: its shape is not (out, in)."""
+    return tensor.dtype in _FLOATS and len(tensor.shape) == 2
+
+
+def _layer(module: str) -> str:
+    """The module's path from its layer number on; what comes before differs between PEFT, checkpoints and vLLM."""
+    before, found, after = module.partition("layers.")
+    return found + after if found else before.rpartition(".")[2]
+
+
+def _refuse(name: str, problem: str) -> NoReturn:
+    raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {name!r}: {problem}")

@@ -1,0 +1,125 @@
+"""A worker is one task group: whichever role fails takes the others down, and the process with them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import structlog
+
+from schemas import Keys
+from worker.adapters import AdapterDirectory
+from worker.admission import Admission
+from worker.config import WorkerSettings
+from worker.connections import connect, wait_for_redis
+from worker.consumer import Consumer
+from worker.engine import Engine
+from worker.errors import EngineDiedError
+from worker.heartbeat import Heartbeat, Report
+from worker.publisher import Publisher
+from worker.rollout import Rollout
+from worker.watchdog import watch
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Consumer, heartbeat and watchdog around one engine."""
+
+    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._blocking = connect(settings.redis)
+        self._commands = connect(settings.redis)
+        keys = Keys(settings.policy, settings.partitions)
+        self._admission = Admission(settings.inflight_sequences or settings.max_num_seqs * 5 // 4)
+        self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
+        adapters = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
+        self._rollout = Rollout(engine, adapters, self._publisher, self._admission)
+        self._consumer = Consumer(
+            self._blocking, self._commands, keys, settings.consumer, self._admission, self._rollout
+        )
+        self._heartbeat = Heartbeat(self._commands, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
+        self._drain = asyncio.timeout(None)
+        self._state = "starting"
+        self._started_at = time.time()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._state} {self._consumer!r} published={self._publisher.counts}>"
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what the grace period allows.
+
+        Raises `SettingsError` before anything was served, `EngineDiedError` when the engine is gone.
+        """
+        try:
+            await wait_for_redis(self._commands, self._settings)
+            await self._engine.start()
+            self._listen_for_signals()
+            await self._serve()
+        except ExceptionGroup as group:
+            raise _first_cause(group) from group
+        finally:
+            self._state = "ended"
+            await self._engine.close()
+            await self._heartbeat.retire()
+            await self._blocking.aclose()
+            await self._commands.aclose()
+
+    async def _serve(self) -> None:
+        self._state = "serving"
+        log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
+        async with asyncio.TaskGroup() as roles:
+            helpers = [
+                roles.create_task(self._heartbeat.run()),
+                roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
+            ]
+            try:
+                async with self._drain:
+                    await self._consumer.run()
+                log.info("drained", published=self._publisher.counts)
+            except TimeoutError:
+                log.warning("grace period over, unfinished jobs stay pending", jobs=self._consumer.jobs)
+            for helper in helpers:
+                helper.cancel()
+
+    def _listen_for_signals(self) -> None:
+        # Until here the default handlers apply: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        if self._admission.closed:
+            log.warning("second signal, ending hard")
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._state = "draining"
+        log.info(
+            "draining", signal=signal.Signals(number).name, grace_s=self._settings.grace_s, jobs=self._consumer.jobs
+        )
+        self._admission.close()
+        self._drain.reschedule(asyncio.get_running_loop().time() + self._settings.grace_s)
+
+    def _report(self) -> Report:
+        return {
+            "state": self._state,
+            "engine": self._settings.engine,
+            "model": self._settings.model.name if self._settings.model else "",
+            "policy_version": 0,
+            "running_groups": self._admission.groups,
+            "running_sequences": self._admission.sequences,
+            "groups_published": self._publisher.counts["published"],
+            "tokens_generated": self._rollout.tokens_generated,
+            "started_at": round(self._started_at, 3),
+        }
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """A dead engine fails every group at once; one error says it all. `EngineDiedError` before anything else."""
+    died = group.subgroup(EngineDiedError)
+    error: BaseException = died or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

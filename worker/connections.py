@@ -1,0 +1,78 @@
+"""No connection retries by itself: only what is known to be safe to send twice is sent twice, by `retrying`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+import structlog
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from worker.config import WorkerSettings, without_password
+from worker.errors import SettingsError
+
+BLOCK_MS = 2_000
+RETRYABLE = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+"""Faults of the machine that pass: worth the same command again, if sending it twice is harmless."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+def connect(url: str) -> Redis:
+    """A lazy client. RESP2, because RESP3 changes the shape of stream replies. Raises `SettingsError` for a bad URL."""
+    try:
+        return Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=5,
+            socket_timeout=BLOCK_MS / 1000 + 5,
+            socket_keepalive=True,
+        )
+    except ValueError as error:
+        raise SettingsError(f"--redis {without_password(url)}: {error}") from None
+
+
+async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
+    """Return once Redis answers. Raises `SettingsError` where waiting cannot help: password, rights, version."""
+    shown = without_password(settings.redis)
+    info = await retrying("connect", _server_info, redis, shown)
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
+        raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
+    log.info("redis connected", redis=shown, version=version)
+
+
+async def _server_info(redis: Redis, shown: str) -> dict[str, object]:
+    try:
+        info: dict[str, object] = await redis.info("server")
+    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
+        raise SettingsError(f"--redis {shown}: {error}") from None
+    return info
+
+
+async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Send `command` until Redis answers it, pausing longer each time. Only for what may be sent twice."""
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await command(*args, **kwargs)
+        except RETRYABLE as error:
+            log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)

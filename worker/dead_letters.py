@@ -1,0 +1,48 @@
+"""What is given up on is kept, with its bytes, the reason and its history, by the holder of the lease alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib import resources
+from itertools import islice
+
+import structlog
+from redis.asyncio import Redis
+
+from schemas import DeadLetter, encode
+from schemas.envelope import PAYLOAD
+from schemas.keys import GROUP
+from worker.connections import retrying
+from worker.lease import Lease
+
+log = structlog.get_logger()
+
+
+class DeadLetters:
+    """Writes to the `dead` stream of the partition that an entry came from."""
+
+    def __init__(self, redis: Redis, policy: str) -> None:
+        self._policy = policy
+        self._script = redis.register_script(resources.files("worker").joinpath("bury.lua").read_bytes())
+
+    async def bury(self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, *, acknowledge: bool) -> None:
+        """Keep the entry. `acknowledge` when it names no batch, so that nobody waits for an answer to it."""
+        now = time.time()
+        others = ((name, value) for name, value in fields.items() if name != PAYLOAD)
+        letter = DeadLetter(
+            policy=self._policy,
+            entry_id=lease.entry_id,
+            fields=tuple((name[:1024], value[:1024]) for name, value in islice(others, 16)),
+            error=f"{type(error).__name__}: {error}",
+            deliveries=lease.delivery,
+            worker=lease.consumer,
+            delivered_at=now,
+            buried_at=now,
+        )
+        keys = [lease.jobs_key, lease.dead_key]
+        args: list[str | int | bytes] = [GROUP, *lease.token(), encode(letter), fields.get(PAYLOAD, b""), int(acknowledge)]
+        outcome = await retrying("bury", self._script, keys=keys, args=args)
+        log.error(
+            "job unreadable, kept as a dead letter", entry=lease.entry_id, error=letter.error, outcome=outcome.decode()
+        )

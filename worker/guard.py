@@ -1,0 +1,90 @@
+"""Nothing that could kill, hang or silently mislead a vLLM engine passes here; pure checks in front of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import ErrorCode, GenerationConfig
+from worker.engine import EngineInfo
+from worker.errors import DataError
+
+
+def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
+    """What ends a completion, sorted: EOS ids (the config's, else the model's; none if ignored) and stop ids."""
+    eos = info.eos_token_ids if config.eos_token_id is None else config.eos_token_id
+    return tuple(sorted({*config.stop_token_ids, *(() if config.ignore_eos else eos)}))
+
+
+def check_config(config: GenerationConfig, info: EngineInfo) -> None:
+    """Whether this engine can serve `config` at all. Raises `DataError` naming the field."""
+    _check_ids("eos_token_id", config.eos_token_id or (), info)
+    _check_ids("stop_token_ids", config.stop_token_ids, info)
+    _check_ids("logit_bias", config.logit_bias, info)
+    _check_ids("allowed_token_ids", config.allowed_token_ids or (), info)
+    _check_tokenizer(config, info)
+    _check_beams(config, info)
+    _check_flavour(config, info)
+
+
+def check_prompt(prompt: NDArray[np.int32], config: GenerationConfig, info: EngineInfo) -> None:
+    """Whether `prompt` (int32, (prompt_len,)) can be generated from under `config`. Raises `DataError`."""
+    if prompt.size == 0:
+        problem = "the prompt has no tokens (its attention mask is all zero): submit at least one"
+        raise DataError(ErrorCode.EMPTY_PROMPT, "prompt", problem)
+    outside = np.flatnonzero((prompt < 0) | (prompt >= info.vocab_size))
+    if outside.size:
+        where = int(outside[0])
+        problem = (
+            f"id {prompt[where]} at position {where} is outside the model's vocabulary of {info.vocab_size} ids: "
+            "tokenise with the model's own tokenizer"
+        )
+        raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, "prompt", problem)
+    if prompt.size + config.max_new_tokens > info.max_model_len:
+        problem = (
+            f"{prompt.size} prompt tokens + max_new_tokens={config.max_new_tokens} exceed the worker's "
+            f"max_model_len={info.max_model_len}: shorten either, or start the worker with a larger --max-model-len"
+        )
+        raise DataError(ErrorCode.TOO_LONG, "prompt", problem)
+
+
+def _check_ids(field: str, ids: Iterable[int], info: EngineInfo) -> None:
+    outside = next((token for token in ids if not 0 <= token < info.vocab_size), None)
+    if outside is not None:
+        problem = f"{field}: id {outside} is outside the model's vocabulary of {info.vocab_size} ids"
+        raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, field, problem)
+
+
+def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:
+    for field in ("stop_strings", "bad_words"):
+        if getattr(config, field) and not info.has_tokenizer:
+            problem = f"{field}: the worker has no tokenizer; start it with --tokenizer, or use token ids"
+            raise DataError(ErrorCode.NEEDS_TOKENIZER, field, problem)
+
+
+def _check_beams(config: GenerationConfig, info: EngineInfo) -> None:
+    """A step of beam search asks for `num_beams` live tokens and every stop id (see `worker.beam`)."""
+    if config.num_beams == 1:
+        return
+    ends = len(stop_ids(config, info))
+    if config.num_beams + ends > info.max_logprobs:
+        problem = (
+            f"num_beams={config.num_beams} and {ends} EOS and stop ids need more than the {info.max_logprobs} "
+            "candidates that the worker's engine gives a step: use fewer of either"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "num_beams", problem)
+    if config.num_beams + ends > info.vocab_size:
+        problem = f"num_beams={config.num_beams} is more than a vocabulary of {info.vocab_size} ids can fill"
+        raise DataError(ErrorCode.INVALID_CONFIG, "num_beams", problem)
+
+
+def _check_flavour(config: GenerationConfig, info: EngineInfo) -> None:
+    if config.logprobs in (None, info.logprobs_flavour) or config.processed_equals_raw:
+        return
+    problem = (
+        f"logprobs={config.logprobs!r} is asked for, the worker's engine gives {info.logprobs_flavour!r}: start the "
+        f"worker with --logprobs-mode {config.logprobs}, or ask for {info.logprobs_flavour!r}"
+    )
+    raise DataError(ErrorCode.INVALID_CONFIG, "logprobs", problem)

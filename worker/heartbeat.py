@@ -1,0 +1,51 @@
+"""Reports what this worker does into a hash with a TTL: who is gone is gone from `rollstream status` too."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+from redis.asyncio import Redis
+from redis.typing import EncodableT, FieldT
+
+from worker.connections import RETRYABLE
+
+Report = Mapping[str, str | int | float]
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
+
+    def __init__(self, redis: Redis, key: str, interval_s: float, report: Callable[[], Report]) -> None:
+        self._redis = redis
+        self._key = key
+        self._interval_s = interval_s
+        self._report = report
+
+    async def run(self) -> None:
+        """Until cancelled. A Redis that is away is no reason to stop."""
+        while True:
+            try:
+                await self.beat()
+            except RETRYABLE as error:
+                log.debug("heartbeat missed", error=str(error))
+            await asyncio.sleep(self._interval_s)
+
+    async def beat(self) -> None:
+        """One report, now."""
+        fields: dict[FieldT, EncodableT] = {"seen_at": round(time.time(), 3)}
+        fields.update(self._report())
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._key, mapping=fields)
+            pipe.expire(self._key, int(3 * self._interval_s) + 1)
+            await pipe.execute()
+
+    async def retire(self) -> None:
+        """Remove the report of a worker that ends in order."""
+        try:
+            await self._redis.delete(self._key)
+        except RETRYABLE as error:
+            log.debug("report left to its TTL", error=str(error))

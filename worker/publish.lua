@@ -1,0 +1,42 @@
+-- Publish one group's answer, once, and only for the holder of the lease. Safe to send again after a lost reply.
+--
+-- KEYS[1] jobs stream      KEYS[2] results stream of the batch      KEYS[3] ledger of the batch
+-- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
+-- ARGV[5] group            ARGV[6] kind       ARGV[7] payload    ARGV[8] payload of `sealed`
+-- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep
+--
+-- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written).
+local holder = ARGV[2] .. '|' .. ARGV[4]
+local token = ARGV[3] .. '|' .. holder
+local field = 'g:' .. ARGV[5]
+
+local winner = redis.call('HGET', KEYS[3], field)
+if winner == token then return 'published' end
+
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if pending.err then
+  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
+  return pending
+end
+if #pending == 0 or pending[1][2] .. '|' .. pending[1][4] ~= holder then return 'fenced' end
+
+local counts = true
+if winner then
+  -- Answered by an earlier delivery of this entry: counted then. By another entry: count it here, once.
+  counts = string.sub(winner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '|'
+    and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
+else
+  redis.call('HSETNX', KEYS[3], 'groups', ARGV[9])
+  redis.call('HSET', KEYS[3], field, token)
+  redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
+  local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
+  if tostring(done) == redis.call('HGET', KEYS[3], 'groups') then
+    redis.call('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])
+    redis.call('EXPIRE', KEYS[2], ARGV[12])
+    redis.call('EXPIRE', KEYS[3], ARGV[12])
+  end
+end
+
+local answered = redis.call('HINCRBY', KEYS[3], 'answered:' .. ARGV[10], counts and 1 or 0)
+if answered >= tonumber(ARGV[11]) then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
+return winner and 'duplicate' or 'published'

@@ -1,0 +1,173 @@
+"""Every admitted group ends in one publish: its completions, or the data error that explains why there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from schemas import Envelope, GroupError, GroupResult, Job, Tensor
+from worker import guard
+from worker.adapters import AdapterDirectory
+from worker.admission import Admission
+from worker.beam import beam_search
+from worker.engine import Adapter, Completion, Engine, GenerateRequest
+from worker.errors import DataError, WorkerError
+from worker.lease import Lease
+from worker.padding import pad_completions
+from worker.publisher import Publisher
+from worker.seeds import prompt_seed
+
+log = structlog.get_logger()
+
+
+class LeaseLostError(WorkerError):
+    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One delivery of a job that this worker has admitted; `job` is the payload or the reason why there is none."""
+
+    lease: Lease
+    envelope: Envelope
+    job: Job | DataError
+
+    @property
+    def sequences(self) -> int:
+        """What the job costs the engine. A job that only gets error answers costs nothing."""
+        if isinstance(self.job, DataError):
+            return 0
+        return len(self.envelope.groups) * self.job.config.sequences_per_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all groups of a job share, checked once."""
+
+    job: Job
+    stop_token_ids: tuple[int, ...]
+    adapter: Adapter | None
+
+
+class Rollout:
+    """Runs admitted jobs on the engine; the groups of a job run and are published independently."""
+
+    def __init__(self, engine: Engine, adapters: AdapterDirectory, publisher: Publisher, admission: Admission) -> None:
+        self._engine = engine
+        self._adapters = adapters
+        self._publisher = publisher
+        self._admission = admission
+        self.tokens_generated = 0
+
+    async def run(self, task: Task) -> None:
+        """Answer every group of `task`, releasing each as it is answered.
+
+        Raises `EngineDiedError` (in an `ExceptionGroup`); unanswered groups then stay pending in Redis.
+        """
+        self._admission.admit(len(task.envelope.groups), task.sequences)
+        plan = await self._plan(task)
+        each = task.sequences // len(task.envelope.groups)
+        try:
+            async with asyncio.TaskGroup() as groups:
+                for group in task.envelope.groups:
+                    answering = groups.create_task(self._answer(task, plan, group))
+                    answering.add_done_callback(lambda _: self._admission.release(1, each))
+        except* LeaseLostError:
+            log.warning(
+                "lease lost, job left to its new owner", entry=task.lease.entry_id, batch=task.envelope.batch_id
+            )
+
+    async def _plan(self, task: Task) -> _Plan | DataError:
+        if isinstance(task.job, DataError):
+            return task.job
+        try:
+            guard.check_config(task.job.config, self._engine.info)
+            adapter = await self._adapter(task.job.adapter)
+        except DataError as error:
+            return error
+        return _Plan(task.job, guard.stop_ids(task.job.config, self._engine.info), adapter)
+
+    async def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        adapter = self._adapters.find(name)
+        await self._engine.load_adapter(adapter)
+        return adapter
+
+    async def _answer(self, task: Task, plan: _Plan | DataError, group: int) -> None:
+        answer: GroupResult | GroupError
+        try:
+            if isinstance(plan, DataError):
+                raise plan
+            answer = await self._generate(task.lease, plan, group)
+        except DataError as error:
+            answer = _group_error(task, group, error)
+        outcome = await self._publisher.publish(task.lease, task.envelope, answer)
+        log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
+        if outcome == "fenced":
+            raise LeaseLostError(f"{task.lease} was fenced")
+
+    async def _generate(self, lease: Lease, plan: _Plan, group: int) -> GroupResult:
+        job, started = plan.job, time.time()
+        prompt = job.prompts[group - job.first_group]
+        guard.check_prompt(prompt, job.config, self._engine.info)
+        request = GenerateRequest(
+            request_id=f"{job.batch_id}/{group}/{lease.delivery}",
+            prompt=prompt.tolist(),
+            config=job.config,
+            stop_token_ids=plan.stop_token_ids,
+            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group),
+            adapter=plan.adapter,
+        )
+        if job.config.num_beams > 1:
+            completions = await beam_search(self._engine, request)
+        else:
+            completions = await self._engine.generate(request)
+        self.tokens_generated += sum(len(c.token_ids) for c in completions)
+        return _group_result(lease, job, group, prompt, completions, started)
+
+
+def _group_result(
+    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], completions: list[Completion], started: float
+) -> GroupResult:
+    texts = [c.text for c in completions if c.text is not None]
+    padded = pad_completions(completions)
+    return GroupResult(
+        batch_id=job.batch_id,
+        group=group,
+        prompt=Tensor.of(prompt),
+        token_ids=padded.token_ids,
+        lengths=padded.lengths,
+        response_mask=padded.response_mask,
+        logprobs=padded.logprobs,
+        logprobs_flavour=job.config.logprobs if padded.logprobs else None,
+        scores=padded.scores,
+        finish_reasons=tuple(c.finish_reason for c in completions),
+        stop_reasons=tuple(c.stop_reason for c in completions),
+        texts=tuple(texts) if len(texts) == len(completions) else None,
+        version_spans=tuple(c.version_spans for c in completions),
+        adapter=job.adapter,
+        worker=lease.consumer,
+        delivery=lease.delivery,
+        queued_s=max(0.0, started - job.submitted_at),
+        generate_s=time.time() - started,
+    )
+
+
+def _group_error(task: Task, group: int, error: DataError) -> GroupError:
+    job = task.job
+    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group])
+    return GroupError(
+        batch_id=task.envelope.batch_id,
+        group=group,
+        code=error.code.value,
+        field=error.field,
+        message=error.message,
+        worker=task.lease.consumer,
+        prompt=prompt,
+    )

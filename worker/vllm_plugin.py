@@ -1,0 +1,106 @@
+"""Runs inside vLLM's own processes: no engine outlives its worker, hangs without a word, or mixes up adapters on the CPU.
+
+The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `register` once in each process that it starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from typing import Any
+
+WORKER_PID = "ROLLSTREAM_WORKER_PID"
+"""Set by the worker that starts vLLM; without it this plugin leaves a vLLM in the same environment alone."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def register() -> None:
+    """Guard this process if a Rollstream worker started it. Safe to call twice."""
+    parent = multiprocessing.parent_process()
+    worker = os.environ.get(WORKER_PID)
+    if worker is None or worker == str(os.getpid()) or parent is None:
+        return
+    _die_with_parent()
+    _leave_interrupts_to_the_worker()
+    _fail_when_the_input_thread_fails()
+    _mask_rows_without_adapter()
+
+
+def _die_with_parent() -> None:
+    """vLLM issues 55510 and 34816: a killed frontend leaves EngineCore and its workers behind for ever."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _leave_interrupts_to_the_worker() -> None:
+    """Ctrl-C reaches every process of a terminal: an engine that obeyed would abort what its worker is draining."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _fail_when_the_input_thread_fails() -> None:
+    """vLLM issues 26139 and 26196: a request that cannot be decoded ends the input thread, and the engine hangs, "healthy".
+
+    With this it is an engine death, which the frontend sees at once.
+    """
+    from vllm.v1.engine import EngineCoreRequestType  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.engine.core import EngineCoreProc  # noqa: PLC0415
+
+    read_requests = EngineCoreProc.process_input_sockets
+    if hasattr(read_requests, "fails_the_engine"):
+        return
+
+    def process_input_sockets(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return read_requests(engine, *args, **kwargs)
+        except BaseException:
+            engine.input_queue.put_nowait((EngineCoreRequestType.EXECUTOR_FAILED, b""))
+            raise
+
+    process_input_sockets.fails_the_engine = True  # type: ignore[attr-defined] # a mark for the second call
+    EngineCoreProc.process_input_sockets = process_input_sockets
+
+
+def _mask_rows_without_adapter() -> None:
+    """vLLM issues 48421 and 49656: on the CPU, index -1 (no adapter) picks the last slot's adapter. Mended in 0.33.
+
+    All three operations are linear in their input, so a row of zeros gets nothing from any adapter.
+    """
+    from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415
+    from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
+
+    if not _mixes_up_rows(lora_ops.bgmv_shrink):
+        return
+    for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
+        masked = _masked(getattr(lora_ops, name))
+        setattr(lora_ops, name, masked)  # for the sgmv_* operations of prefill
+        setattr(punica_cpu, name, masked)  # for decoding
+
+
+def _mixes_up_rows(bgmv_shrink: Any) -> bool:
+    """Whether a row of index -1 comes out changed."""
+    import torch  # noqa: PLC0415 - see above
+
+    row = torch.zeros(1, 1)
+    bgmv_shrink(torch.ones(1, 1), torch.ones(1, 1, 1), row, torch.tensor([-1]))
+    return bool(row.any())
+
+
+def _masked(operation: Any) -> Any:
+    def masked(inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kwargs: Any) -> None:
+        without = indices == -1
+        if without.any():
+            inputs = inputs.masked_fill(without[:, None], 0)
+        operation(inputs, weights, output, indices, *args, **kwargs)
+
+    return masked

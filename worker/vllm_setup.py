@@ -1,0 +1,135 @@
+"""What vLLM is started with: its environment and its arguments, from our settings alone. Imports no vLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, MutableMapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from worker.config import WorkerSettings
+from worker.errors import SettingsError
+
+PLUGIN = "rollstream"
+"""Our entry point in the group `vllm.general_plugins`; see `worker.vllm_plugin`."""
+
+MAX_LOGPROBS = 128
+CPU_KV_CACHE_BYTES = 256 * 2**20
+
+# Read by vLLM while it is imported. `spawn`, because a forked engine would run no plugin and share our sockets.
+_DEFAULTS = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+# 0: the model runs inside EngineCore's process (two processes instead of three, half the start).
+# No compiler: on the CPU eager is as fast, and the first log-probs would wait 14 s for one function.
+_CPU_DEFAULTS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Before vLLM is imported. What the operator has set stays; our plugin joins a list of plugins."""
+    for name, value in _DEFAULTS.items():
+        environment.setdefault(name, value)
+    plugins = environment.get("VLLM_PLUGINS")
+    if plugins is not None and PLUGIN not in plugins.split(","):
+        environment["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}" if plugins else PLUGIN
+
+
+def prepare_cpu_environment(environment: MutableMapping[str, str]) -> list[str]:
+    """Before an engine is made on the CPU; gives the names that had to go.
+
+    VLLM_BATCH_INVARIANT kills an engine on the CPU at its first request: it calls Triton kernels.
+    """
+    for name, value in _CPU_DEFAULTS.items():
+        environment.setdefault(name, value)
+    dropped = environment.pop("VLLM_BATCH_INVARIANT", "0")
+    return [] if dropped in ("", "0") else ["VLLM_BATCH_INVARIANT"]
+
+
+def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
+    """For vLLM's `AsyncEngineArgs`. `settings.engine_args` wins over everything.
+
+    Raises `SettingsError` for a model folder that is none.
+    """
+    model = settings.model
+    if model is None or not (model / "config.json").is_file():
+        raise SettingsError(f"--model: {model} has no config.json: give a folder in Hugging Face's format")
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "dtype": settings.dtype,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_logprobs": MAX_LOGPROBS,
+        "logprobs_mode": f"{settings.logprobs_mode}_logprobs",
+        "disable_log_stats": True,
+        "enable_prefix_caching": True,
+        "skip_tokenizer_init": not _has_tokenizer(settings.tokenizer or model),
+        "tokenizer": None if settings.tokenizer is None else str(settings.tokenizer),
+        "max_model_len": settings.max_model_len,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        **_adapters(settings),
+        **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
+        **settings.engine_args,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def eos_token_ids(model: Path, vocab_size: int) -> tuple[int, ...]:
+    """The model's own: of generation_config.json, else of config.json. Ids outside the vocabulary are left out."""
+    for name in ("generation_config.json", "config.json"):
+        ids = _read_json(model / name).get("eos_token_id")
+        if ids is not None:
+            return tuple(sorted({i for i in (ids if isinstance(ids, list) else [ids]) if 0 <= i < vocab_size}))
+    return ()
+
+
+def check_plugin_installed() -> None:
+    """Raises `SettingsError` when vLLM would not find our plugin: it reads entry points of installed packages only."""
+    if not entry_points(group="vllm.general_plugins", name=PLUGIN):
+        raise SettingsError(
+            "--engine vllm: the distribution rollstream is not installed in this environment, so vLLM would run without "
+            "its plugin: pip install rollstream (or -e . in a checkout)"
+        )
+
+
+def _adapters(settings: WorkerSettings) -> dict[str, Any]:
+    if settings.adapter_dir is None:
+        return {}
+    return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+
+
+def _on_cpu(settings: WorkerSettings) -> dict[str, Any]:
+    return {
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+        # A seeded request whose prefill is cut in chunks kills an engine on the CPU (its generators have no offset).
+        "enable_chunked_prefill": False,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes or CPU_KV_CACHE_BYTES,
+    }
+
+
+def _on_gpu(settings: WorkerSettings) -> dict[str, Any]:
+    return {
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+    }
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

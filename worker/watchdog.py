@@ -1,0 +1,17 @@
+"""An engine that no longer steps is found within `engine_timeout_s`, even one that says it is well."""
+
+from __future__ import annotations
+
+import asyncio
+
+from worker.engine import Engine
+
+
+async def watch(engine: Engine, timeout_s: float) -> None:
+    """Ask for a round trip between two steps, for ever. Raises `EngineDiedError` when the engine does not answer.
+
+    vLLM's own `check_health` passes on an engine whose input thread has died (vLLM issues 26139, 26196).
+    """
+    while True:
+        await engine.check()
+        await asyncio.sleep(min(5.0, timeout_s / 4))

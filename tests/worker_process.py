@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import redis
@@ -69,7 +70,9 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def running_worker(redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None) -> Iterator[WorkerProcess]:
+def running_worker(
+    redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None
+) -> Iterator[WorkerProcess]:
     """A serving worker; ended in order at the end of the block."""
     worker = WorkerProcess(redis_url, policy, *flags, env=env)
     try:
@@ -81,11 +84,16 @@ def running_worker(redis_url: str, policy: str, *flags: str, env: dict[str, str]
         worker.end()
 
 
-def wait_for(state: object, timeout_s: float = 10, explain: object = None) -> None:
+def wait_for(state: Callable[[], bool], timeout_s: float, explain: Callable[[], str]) -> None:
     """Return once `state()` is true; fail with `explain()` when it is not within `timeout_s`."""
-    assert callable(state)
     deadline = time.monotonic() + timeout_s
     while not state():
-        if time.monotonic() > deadline:
-            raise AssertionError(explain() if callable(explain) else f"{state} not reached in {timeout_s} s")
+        assert time.monotonic() < deadline, explain()
         time.sleep(0.02)
+
+
+async def until(state: Callable[[], Awaitable[object]], timeout_s: float = 20) -> None:
+    """Return once `await state()` is true; fail when it is not within `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while not await state():  # noqa: ASYNC110 - the state is another process's
+            await asyncio.sleep(0.02)

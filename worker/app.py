@@ -99,7 +99,7 @@ class Worker:
         log.info(
             "draining", signal=signal.Signals(number).name, grace_s=self._settings.grace_s, jobs=self._consumer.jobs
         )
-        self._admission.close()
+        self._consumer.stop()
         self._drain.reschedule(asyncio.get_running_loop().time() + self._settings.grace_s)
 
     def _report(self) -> Report:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.errors import NameRefusedError
 from schemas.keys import check_name
 
 
@@ -91,7 +92,10 @@ class WorkerSettings(BaseSettings):
     @field_validator("policy", "consumer")
     @classmethod
     def _usable_in_keys(cls, value: str) -> str:
-        return check_name("name", value)
+        try:
+            return check_name("name", value)
+        except NameRefusedError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

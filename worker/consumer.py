@@ -36,6 +36,7 @@ class Consumer:
         self._dead_letters = DeadLetters(commands, keys.policy)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._held: set[str] = set()
+        self._reader: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Consumer {self._name} policy={self._policy} jobs={self.jobs} {self._admission!r}>"
@@ -46,15 +47,31 @@ class Consumer:
         return len(self._held)
 
     async def run(self) -> None:
-        """Take jobs until admission closes, then return once those taken are answered.
+        """Take jobs until `stop`, then return once those taken are answered.
 
         Raises what a job raises, `EngineDiedError` above all, after cancelling the others.
         """
         async with asyncio.TaskGroup() as jobs:
+            self._reader = jobs.create_task(self._take_jobs(jobs))
+
+    def stop(self) -> None:
+        """Read nothing more; what was taken goes on."""
+        self._admission.close()
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _take_jobs(self, jobs: asyncio.TaskGroup) -> None:
+        try:
             await self._create_groups()
             while await self._admission.room():
                 for entry in await self._read():
                     await self._take(jobs, entry)
+        except asyncio.CancelledError:
+            if not self._admission.closed:
+                raise
+            # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
+            for entry in await self._unseen():
+                await self._take(jobs, entry)
 
     async def _read(self) -> list[Entry]:
         try:

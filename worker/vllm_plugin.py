@@ -1,6 +1,6 @@
-"""Runs inside vLLM's own processes: no engine outlives its worker, hangs without a word, or mixes up adapters on the CPU.
+"""Runs inside vLLM's own processes: no engine outlives its worker, hangs unnoticed, or mixes up adapters on the CPU.
 
-The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `register` once in each process that it starts.
+The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `register` in each process it starts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _leave_interrupts_to_the_worker() -> None:
 
 
 def _fail_when_the_input_thread_fails() -> None:
-    """vLLM issues 26139 and 26196: a request that cannot be decoded ends the input thread, and the engine hangs, "healthy".
+    """vLLM issues 26139 and 26196: a request that cannot be decoded ends the input thread, and the engine hangs.
 
     With this it is an engine death, which the frontend sees at once.
     """

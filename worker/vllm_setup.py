@@ -1,4 +1,4 @@
-"""What vLLM is started with: its environment and its arguments, from our settings alone. Imports no vLLM."""
+"""What vLLM is started with, environment and arguments, and what they came to. Pure: imports no vLLM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from schemas.generation_config import LogprobsFlavour
 from worker.config import WorkerSettings
+from worker.engine import EngineInfo
 from worker.errors import SettingsError
 
 PLUGIN = "rollstream"
@@ -17,11 +19,10 @@ PLUGIN = "rollstream"
 MAX_LOGPROBS = 128
 CPU_KV_CACHE_BYTES = 256 * 2**20
 
-# Read by vLLM while it is imported. `spawn`, because a forked engine would run no plugin and share our sockets.
+# Read by vLLM while it is imported.
 _DEFAULTS = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -39,6 +40,8 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
     """Before vLLM is imported. What the operator has set stays; our plugin joins a list of plugins."""
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
+    # vLLM's default on CUDA is fork: such an engine runs no plugin (they are loaded once) and inherits our sockets.
+    environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     plugins = environment.get("VLLM_PLUGINS")
     if plugins is not None and PLUGIN not in plugins.split(","):
         environment["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}" if plugins else PLUGIN
@@ -71,6 +74,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         "logprobs_mode": f"{settings.logprobs_mode}_logprobs",
         "disable_log_stats": True,
         "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
         "skip_tokenizer_init": not _has_tokenizer(settings.tokenizer or model),
         "tokenizer": None if settings.tokenizer is None else str(settings.tokenizer),
         "max_model_len": settings.max_model_len,
@@ -80,6 +84,26 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         **settings.engine_args,
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def read_info(config: Any, settings: WorkerSettings) -> EngineInfo:
+    """From vLLM's `VllmConfig`, which says what the settings came to. Raises `SettingsError`."""
+    model, lora = config.model_config, config.lora_config
+    mode = str(model.logprobs_mode)
+    if mode not in ("processed_logprobs", "raw_logprobs"):
+        raise SettingsError(f"--engine-args: logprobs_mode={mode!r} gives no log-probs")
+    flavour: LogprobsFlavour = "raw" if mode == "raw_logprobs" else "processed"
+    vocab_size = int(model.get_vocab_size())
+    return EngineInfo(
+        vocab_size=vocab_size,
+        max_model_len=int(model.max_model_len),
+        max_num_seqs=int(config.scheduler_config.max_num_seqs),
+        eos_token_ids=() if settings.model is None else eos_token_ids(settings.model, vocab_size),
+        max_logprobs=int(model.max_logprobs),
+        logprobs_flavour=flavour,
+        has_tokenizer=not model.skip_tokenizer_init,
+        max_lora_rank=0 if lora is None else int(lora.max_lora_rank),
+    )
 
 
 def eos_token_ids(model: Path, vocab_size: int) -> tuple[int, ...]:
@@ -95,8 +119,8 @@ def check_plugin_installed() -> None:
     """Raises `SettingsError` when vLLM would not find our plugin: it reads entry points of installed packages only."""
     if not entry_points(group="vllm.general_plugins", name=PLUGIN):
         raise SettingsError(
-            "--engine vllm: the distribution rollstream is not installed in this environment, so vLLM would run without "
-            "its plugin: pip install rollstream (or -e . in a checkout)"
+            "--engine vllm: the distribution rollstream is not installed here, so vLLM would run without its plugin: "
+            "pip install rollstream (or -e . in a checkout)"
         )
 
 

@@ -1,0 +1,88 @@
+"""The demo's worker process: whatever happens to the demo, the worker and its engine end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+
+from producer.embedded import die_with_parent
+from schemas import Keys, RollstreamError
+
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 15
+LOG_TAIL_LINES = 25
+
+
+class WorkerFailedError(RollstreamError):
+    """Raised when the demo's worker ends, or does not serve in time; the text ends with its log."""
+
+    def __init__(self, problem: str, log_tail: str) -> None:
+        super().__init__(f"the worker {problem}; the end of its log:\n{log_tail}")
+        self.log_tail = log_tail
+
+
+@contextlib.contextmanager
+def serving_worker(redis_url: str, policy: str, model: Path, folder: Path) -> Iterator[None]:
+    """`python -m worker` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches only the demo.
+
+    Enters once it serves. Raises `WorkerFailedError`.
+    """
+    log = folder / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
+             "--adapter-dir", str(folder / "adapters"), "--max-num-seqs", "32", "--heartbeat-s", "0.5",
+             "--grace-s", "5"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl and one getppid, no lock is taken
+        )  # fmt: skip
+    try:
+        _wait_until_serving(process, redis_url, policy, log)
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    again = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the engine running
+    try:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        # The worker leads the group: its engine is in it, also one that has not loaded our plugin yet.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        signal.signal(signal.SIGINT, again)
+
+
+def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with redis.Redis.from_url(redis_url) as client:
+        while not _serves(client, policy):
+            if process.poll() is not None:
+                raise WorkerFailedError(f"exited with {process.returncode}", _tail(log))
+            if time.monotonic() > deadline:
+                raise WorkerFailedError(f"did not serve within {START_TIMEOUT_S} s", _tail(log))
+            time.sleep(0.1)
+
+
+def _serves(client: redis.Redis, policy: str) -> bool:
+    reports = client.scan_iter(Keys(policy).workers_pattern())
+    return any(client.hget(report, "state") == b"serving" for report in reports)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])

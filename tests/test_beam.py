@@ -1,0 +1,219 @@
+"""Beam search on a toy model whose log-probs are a table: against an exhaustive search, and rule by rule."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from schemas import ErrorCode, GenerationConfig
+from worker.beam import Search, advance, beam_search
+from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest
+from worker.errors import DataError
+
+VOCAB, EOS = 5, 0
+
+
+class TableEngine:
+    """An engine of `vocab` ids: the next token depends on the last one and the position, nothing else."""
+
+    def __init__(self, seed: int, vocab: int = VOCAB) -> None:
+        generator = np.random.default_rng(seed)
+        logits = generator.normal(scale=1.5, size=(16, vocab, vocab))
+        self.table: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        self.asked: list[tuple[str, int, Adapter | None]] = []
+
+    def logprobs(self, prompt: Sequence[int]) -> NDArray[np.float64]:
+        row: NDArray[np.float64] = self.table[len(prompt) % 16, prompt[-1]]
+        return row
+
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
+    ) -> list[tuple[int, float]]:
+        self.asked.append((request_id, k, adapter))
+        row = self.logprobs(prompt)
+        return [(int(token), float(row[token])) for token in np.argsort(-row)[:k]]
+
+    @property
+    def info(self) -> EngineInfo:
+        raise NotImplementedError
+
+    async def start(self) -> None: ...
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        raise NotImplementedError
+
+    async def load_adapter(self, adapter: Adapter) -> None: ...
+
+    async def check(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def request(stops: tuple[int, ...] = (EOS,), adapter: Adapter | None = None, **fields: Any) -> GenerateRequest:
+    config = GenerationConfig(**{"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3, **fields})
+    return GenerateRequest("r", [1, 2], config, stops, None, adapter)
+
+
+def exhaustive(engine: TableEngine, wanted: GenerateRequest) -> list[tuple[float, tuple[int, ...]]]:
+    """Every completion that ends in a stop id or at the length, best score first."""
+    vocab = engine.table.shape[1]
+    found = []
+    for length in range(1, wanted.config.max_new_tokens + 1):
+        for tokens in itertools.product(range(vocab), repeat=length):
+            stops = [token in wanted.stop_token_ids for token in tokens]
+            ends = stops[-1] or length == wanted.config.max_new_tokens
+            if any(stops[:-1]) or not ends:
+                continue
+            total = sum(engine.logprobs([*wanted.prompt, *tokens[:i]])[token] for i, token in enumerate(tokens))
+            found.append((total / length**wanted.config.length_penalty, tokens))
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("stops", [(), (EOS,), (EOS, 3)])
+async def test_with_beams_enough_it_is_an_exhaustive_search(
+    seed: int, length_penalty: float, stops: tuple[int, ...]
+) -> None:
+    engine = TableEngine(seed)
+    # 64 beams hold every live prefix of 3 tokens over 4 ids, so nothing is pruned before the last step.
+    wanted = request(
+        stops, num_beams=64, num_return_sequences=8, max_new_tokens=3,
+        length_penalty=length_penalty, early_stopping="never",
+    )  # fmt: skip
+
+    found = await beam_search(engine, wanted)
+
+    expected = exhaustive(engine, wanted)[:8]
+    assert [tuple(beam.token_ids) for beam in found] == [tokens for _, tokens in expected]
+    assert [beam.score for beam in found] == pytest.approx([score for score, _ in expected])
+
+
+async def test_beams_say_how_they_ended_and_what_each_token_cost() -> None:
+    engine = TableEngine(3)
+
+    found = await beam_search(engine, request(stops=(EOS, 3), num_beams=8, num_return_sequences=8))
+
+    reasons = {beam.finish_reason for beam in found}
+    assert reasons == {"stop", "length"}
+    for beam in found:
+        tokens = beam.token_ids.tolist()
+        last = tokens[-1] if beam.finish_reason == "stop" else None
+        assert beam.stop_reason == last
+        assert (last in (EOS, 3)) == (beam.finish_reason == "stop")
+        paid = [engine.logprobs([1, 2, *tokens[:i]])[token] for i, token in enumerate(tokens)]
+        assert beam.logprobs is not None
+        assert beam.logprobs == pytest.approx(np.array(paid), abs=1e-6)
+        assert beam.score == pytest.approx(sum(paid) / len(tokens))
+        assert beam.version_spans == ((0, len(tokens)),)
+
+
+async def test_scores_fall_and_no_beam_comes_twice() -> None:
+    found = await beam_search(TableEngine(5), request(num_beams=6, num_return_sequences=6, max_new_tokens=8))
+
+    scores = [beam.score or 0.0 for beam in found]
+    assert scores == sorted(scores, reverse=True)
+    assert len({tuple(beam.token_ids) for beam in found}) == 6
+
+
+async def test_the_best_of_the_beams_are_returned() -> None:
+    all_beams = await beam_search(TableEngine(5), request(num_beams=6, num_return_sequences=6))
+    two = await beam_search(TableEngine(5), request(num_beams=6, num_return_sequences=2))
+
+    assert [beam.token_ids.tolist() for beam in two] == [beam.token_ids.tolist() for beam in all_beams[:2]]
+
+
+async def test_no_stop_id_comes_before_min_new_tokens() -> None:
+    found = await beam_search(TableEngine(1), request(stops=(0, 1, 2), min_new_tokens=3, max_new_tokens=6))
+
+    assert all(not {0, 1, 2} & set(beam.token_ids[:3].tolist()) for beam in found)
+    assert any(beam.finish_reason == "stop" for beam in found)
+
+
+async def test_every_step_asks_with_the_adapter_for_enough_candidates() -> None:
+    engine, adapter = TableEngine(0), Adapter("math@1", 1, Path())
+
+    await beam_search(engine, request(stops=(0, 3), adapter=adapter))
+
+    assert {(k, asked) for _, k, asked in engine.asked} == {(5, adapter)}
+    ids = [request_id for request_id, _, _ in engine.asked]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_poor_end_never_displaces_a_live_beam() -> None:
+    wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
+
+    search = advance(Search(wanted), [[(4, -0.1), (3, -0.2), (EOS, -0.3)]])
+
+    assert search.finished == ()
+    assert [beam.tokens for beam in search.live] == [(4,), (3,)]
+
+
+def test_a_good_end_is_finished_and_two_beams_stay_live() -> None:
+    wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
+
+    search = advance(Search(wanted), [[(4, -0.1), (EOS, -0.2), (3, -0.3)]])
+
+    assert [beam.tokens for _, beam in search.finished] == [(EOS,)]
+    assert [beam.tokens for beam in search.live] == [(4,), (3,)]
+    assert not search.done
+
+
+@pytest.mark.parametrize(("early_stopping", "done"), [(True, True), (False, False), ("never", False)])
+def test_early_stopping_true_stops_at_num_beams_ends(early_stopping: bool | str, done: bool) -> None:
+    wanted = request(num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping)
+    search = advance(Search(wanted), [[(EOS, -3.0), (4, -3.1), (3, -3.2)]])
+    search = advance(search, [[(4, -0.1), (EOS, -0.2), (3, -0.3)], [(4, -9.0), (3, -9.1), (2, -9.2)]])
+
+    assert len(search.finished) == 2
+    assert search.done is done
+
+
+def test_never_goes_on_while_a_longer_beam_could_win() -> None:
+    def searched(early_stopping: bool | str) -> Search:
+        wanted = request(
+            num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping, length_penalty=1.0
+        )
+        search = advance(Search(wanted), [[(EOS, -1.0), (4, -2.0), (3, -2.1)]])
+        return advance(search, [[(EOS, -0.1), (4, -0.5), (3, -0.6)], [(4, -9.0), (3, -9.1), (2, -9.2)]])
+
+    # Worst end: -2.1 / 2. The best live beam, -2.5, ends now at -2.5 / 2 but might at -2.5 / 9.
+    assert searched(False).done
+    assert not searched("never").done
+
+
+def test_ties_go_to_the_better_parent_and_the_lower_id() -> None:
+    wanted = request(num_beams=3, max_new_tokens=9)
+    search = advance(Search(wanted), [[(4, -1.0), (2, -1.0), (3, -1.0)]])
+    assert [beam.tokens for beam in search.live] == [(2,), (3,), (4,)]
+
+    search = advance(search, [[(4, -1.0), (1, -1.0)], [(1, -1.0)], [(1, -1.0)]])
+
+    assert [beam.tokens for beam in search.live] == [(2, 1), (2, 4), (3, 1)]
+
+
+@pytest.mark.parametrize("length_penalty", [-100.0, 100.0])
+async def test_extreme_length_penalties_give_numbers(length_penalty: float) -> None:
+    found = await beam_search(TableEngine(0), request(length_penalty=length_penalty, max_new_tokens=12))
+
+    assert all(beam.score is not None and math.isfinite(beam.score) for beam in found)
+
+
+async def test_an_error_of_the_engine_comes_out_as_it_is() -> None:
+    class Refusing(TableEngine):
+        async def next_tokens(
+            self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
+        ) -> list[tuple[int, float]]:
+            if len(prompt) > 3:
+                raise DataError(ErrorCode.ENGINE_REFUSED, "config", "no")
+            return await super().next_tokens(request_id, prompt, k, adapter)
+
+    with pytest.raises(DataError, match="no"):
+        await beam_search(Refusing(0), request())

@@ -1,0 +1,109 @@
+"""What the guard lets through and what it refuses, with the field that is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas import ErrorCode, GenerationConfig
+from worker.engine import EngineInfo
+from worker.errors import DataError
+from worker.guard import check_config, check_prompt, stop_ids
+
+INFO = EngineInfo(
+    vocab_size=100,
+    max_model_len=50,
+    max_num_seqs=4,
+    eos_token_ids=(2, 3),
+    max_logprobs=20,
+    logprobs_flavour="processed",
+    has_tokenizer=False,
+    max_lora_rank=0,
+)
+
+
+def config(**fields: Any) -> GenerationConfig:
+    return GenerationConfig(**{"max_new_tokens": 8, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "ids"),
+    [
+        ({}, (2, 3)),
+        ({"stop_token_ids": (9, 2)}, (2, 3, 9)),
+        ({"eos_token_id": 7}, (7,)),
+        ({"eos_token_id": ()}, ()),
+        ({"ignore_eos": True}, ()),
+        ({"ignore_eos": True, "eos_token_id": 7, "stop_token_ids": 5}, (5,)),
+    ],
+)
+def test_stop_ids_join_eos_and_stop_ids(fields: dict[str, Any], ids: tuple[int, ...]) -> None:
+    assert stop_ids(config(**fields), INFO) == ids
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"eos_token_id": (0, 99), "stop_token_ids": 98, "logit_bias": {99: -1.0}, "allowed_token_ids": (0, 99)},
+        {"num_return_sequences": 64},
+        {"num_beams": 18},
+        {"logprobs": "raw"},
+        {"logprobs": None, "temperature": 0.5},
+    ],
+)
+def test_a_config_that_the_engine_can_serve_passes(fields: dict[str, Any]) -> None:
+    check_config(config(**fields), INFO)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field", "says"),
+    [
+        ({"eos_token_id": 100}, ErrorCode.TOKEN_OUT_OF_VOCABULARY, "eos_token_id", "id 100 is outside"),
+        ({"stop_token_ids": (1, 100)}, ErrorCode.TOKEN_OUT_OF_VOCABULARY, "stop_token_ids", "of 100 ids"),
+        ({"logit_bias": {500: 1.0}}, ErrorCode.TOKEN_OUT_OF_VOCABULARY, "logit_bias", "id 500"),
+        ({"allowed_token_ids": (100,)}, ErrorCode.TOKEN_OUT_OF_VOCABULARY, "allowed_token_ids", "id 100"),
+        ({"stop_strings": "ab"}, ErrorCode.NEEDS_TOKENIZER, "stop_strings", "--tokenizer"),
+        ({"bad_words": "ab"}, ErrorCode.NEEDS_TOKENIZER, "bad_words", "--tokenizer"),
+        ({"num_beams": 19}, ErrorCode.INVALID_CONFIG, "num_beams", "20 candidates"),
+        ({"logprobs": "raw", "temperature": 0.5}, ErrorCode.INVALID_CONFIG, "logprobs", "--logprobs-mode raw"),
+        ({"logprobs": "raw", "top_p": 0.9}, ErrorCode.INVALID_CONFIG, "logprobs", "ask for 'processed'"),
+    ],
+)
+def test_a_config_that_it_cannot_serve_is_refused_by_field(
+    fields: dict[str, Any], code: ErrorCode, field: str, says: str
+) -> None:
+    with pytest.raises(DataError, match=says) as raised:
+        check_config(config(**fields), INFO)
+
+    assert (raised.value.code, raised.value.field) == (code, field)
+
+
+def test_more_beams_than_the_vocabulary_can_fill_are_refused() -> None:
+    check_config(config(num_beams=6), replace(INFO, vocab_size=8))
+    with pytest.raises(DataError, match="vocabulary of 8"):
+        check_config(config(num_beams=7), replace(INFO, vocab_size=8))
+
+
+@pytest.mark.parametrize("prompt", [[0], [99, 0, 5], list(range(42))])
+def test_a_prompt_within_the_bounds_passes(prompt: list[int]) -> None:
+    check_prompt(np.array(prompt, np.int32), config(), INFO)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "says"),
+    [
+        ([], ErrorCode.EMPTY_PROMPT, "no tokens"),
+        ([5, 100], ErrorCode.TOKEN_OUT_OF_VOCABULARY, "id 100 at position 1 .* 100 ids"),
+        ([5, 6, -1], ErrorCode.TOKEN_OUT_OF_VOCABULARY, "id -1 at position 2"),
+        (list(range(43)), ErrorCode.TOO_LONG, "43 prompt tokens .*max_new_tokens=8 .*max_model_len=50"),
+    ],
+)
+def test_a_bad_prompt_is_refused_with_its_position_and_bound(prompt: list[int], code: ErrorCode, says: str) -> None:
+    with pytest.raises(DataError, match=says) as raised:
+        check_prompt(np.array(prompt, np.int32), config(), INFO)
+
+    assert (raised.value.code, raised.value.field) == (code, "prompt")

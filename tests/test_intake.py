@@ -1,0 +1,78 @@
+"""An entry is a job, or a data error that can answer its groups, or (without an envelope) a dead letter."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import Envelope, ErrorCode, Job, WireError, encode
+from tests.test_codec import MESSAGES
+from worker.errors import DataError
+from worker.intake import open_job
+
+JOB = MESSAGES[1]
+assert isinstance(JOB, Job)
+ENVELOPE = Envelope("b-1", 0, 0, 2, 2)
+
+
+def test_a_payload_that_agrees_with_its_envelope_is_a_job() -> None:
+    assert open_job(ENVELOPE, ENVELOPE.fields(encode(JOB))) == JOB
+
+
+def test_an_envelope_reads_back_what_it_wrote() -> None:
+    assert Envelope.of(ENVELOPE.fields(b"")) == ENVELOPE
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", ErrorCode.UNREADABLE_JOB),
+        (b"\x81", ErrorCode.UNREADABLE_JOB),
+        (msgpack.packb({"v": 9, "kind": "job"}), ErrorCode.UNREADABLE_JOB),
+        (encode(JOB.model_copy(update={"batch_id": "other"})), ErrorCode.UNREADABLE_JOB),
+        (
+            msgpack.packb({**msgpack.unpackb(encode(JOB)), "config": {"max_new_tokens": 0}}),
+            ErrorCode.INVALID_CONFIG,
+        ),
+    ],
+    ids=["empty", "truncated", "wire version", "disagrees", "config"],
+)
+def test_a_payload_that_is_no_job_says_why(payload: bytes, code: ErrorCode) -> None:
+    with pytest.raises(DataError) as caught:
+        open_job(ENVELOPE, ENVELOPE.fields(payload))
+
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"batch", None),
+        (b"batch", b"a/b"),
+        (b"batch", b"\xff"),
+        (b"first", b"-1"),
+        (b"groups", b"0"),
+        (b"groups", b"5000"),
+        (b"total", b"1"),
+        (b"job", b"99999999999999"),
+        (b"job", "\u0663".encode()),
+    ],
+)
+def test_an_entry_without_a_usable_envelope_is_refused(field: bytes, value: bytes | None) -> None:
+    fields = {**ENVELOPE.fields(b"kept"), field: value}
+
+    with pytest.raises(WireError) as caught:
+        Envelope.of({name: content for name, content in fields.items() if content is not None})
+
+    assert caught.value.data == b"kept"
+
+
+@given(st.dictionaries(st.sampled_from([*ENVELOPE.fields(b"")]), st.binary(max_size=12)))
+def test_whatever_an_entry_holds_nothing_else_is_raised(fields: dict[bytes, bytes]) -> None:
+    try:
+        open_job(Envelope.of(fields), fields)
+    except (WireError, DataError):
+        return
+    raise AssertionError("random bytes made a job")

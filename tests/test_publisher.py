@@ -1,0 +1,147 @@
+"""The publish script: one result a group, whoever sends it and however often."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from schemas import Envelope, GroupError, GroupResult, Keys, Sealed, decode
+from schemas.keys import GROUP
+from worker.connections import connect
+from worker.lease import Lease
+from worker.publisher import Publisher
+
+BATCH = "b"
+JOB = Envelope(BATCH, 0, 0, 2, 2)
+
+
+def error(group: int, worker: str = "w1") -> GroupError:
+    return GroupError(batch_id=BATCH, group=group, code="too_long", field="prompt", message="m", worker=worker)
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def keys(policy: str) -> Keys:
+    return Keys(policy)
+
+
+@pytest.fixture
+def publisher(redis: Redis, keys: Keys) -> Publisher:
+    return Publisher(redis, keys, result_ttl_s=100)
+
+
+async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope = JOB) -> Lease:
+    """Queue an entry and have it delivered to `consumer`."""
+    jobs_key = keys.jobs(0)
+    if not await redis.exists(jobs_key):
+        await redis.xgroup_create(jobs_key, GROUP, id="0", mkstream=True)
+    entry_id = await redis.xadd(jobs_key, dict(job.fields(b"")))
+    await redis.xreadgroup(GROUP, consumer, {jobs_key: ">"}, count=1)
+    return Lease(jobs_key, keys.dead(0), entry_id.decode(), consumer, 1)
+
+
+async def take_over(redis: Redis, lease: Lease, consumer: str) -> Lease:
+    """What a recoverer does with an entry whose lease ran out: a second delivery."""
+    await redis.xclaim(lease.jobs_key, GROUP, consumer, 0, [lease.entry_id])
+    return replace(lease, consumer=consumer, delivery=2)
+
+
+async def results(redis: Redis, keys: Keys) -> list[GroupResult | GroupError | Sealed]:
+    entries = await redis.xrange(keys.results(BATCH))
+    return [decode(fields[b"payload"], GroupResult, GroupError, Sealed) for _, fields in entries]  # type: ignore[misc]
+
+
+async def pending(redis: Redis, keys: Keys) -> int:
+    return int((await redis.xpending(keys.jobs(0), GROUP))["pending"])
+
+
+async def test_the_last_group_acknowledges_the_job_and_seals_the_batch(
+    redis: Redis, keys: Keys, publisher: Publisher
+) -> None:
+    lease = await deliver(redis, keys)
+
+    assert await publisher.publish(lease, JOB, error(1)) == "published"
+    assert (await pending(redis, keys), len(await results(redis, keys))) == (1, 1)
+    assert await redis.ttl(keys.results(BATCH)) == -1
+
+    assert await publisher.publish(lease, JOB, error(0)) == "published"
+    assert await pending(redis, keys) == 0
+    assert await results(redis, keys) == [error(1), error(0), Sealed(batch_id=BATCH, num_groups=2)]
+    assert 0 < await redis.ttl(keys.results(BATCH)) <= 100
+    assert 0 < await redis.ttl(keys.ledger(BATCH)) <= 100
+
+
+@pytest.mark.parametrize("group", [0, 1])
+async def test_a_publish_whose_reply_was_lost_is_sent_again_without_effect(
+    redis: Redis, keys: Keys, publisher: Publisher, group: int
+) -> None:
+    lease = await deliver(redis, keys)
+    await publisher.publish(lease, JOB, error(0))
+    await publisher.publish(lease, JOB, error(1))
+
+    assert await publisher.publish(lease, JOB, error(group)) == "published"
+
+    assert len(await results(redis, keys)) == 3
+
+
+async def test_a_worker_that_lost_its_lease_writes_nothing(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+    zombie = await deliver(redis, keys, "zombie")
+    await take_over(redis, zombie, "rescuer")
+
+    assert await publisher.publish(zombie, JOB, error(0, "zombie")) == "fenced"
+
+    assert await results(redis, keys) == []
+    assert not await redis.exists(keys.ledger(BATCH))
+
+
+async def test_an_earlier_delivery_to_the_same_consumer_is_fenced_too(
+    redis: Redis, keys: Keys, publisher: Publisher
+) -> None:
+    first = await deliver(redis, keys)
+    second = await take_over(redis, first, first.consumer)
+
+    assert await publisher.publish(first, JOB, error(0)) == "fenced"
+    assert await publisher.publish(second, JOB, error(0)) == "published"
+
+
+async def test_a_second_delivery_keeps_the_first_answers_and_still_finishes_the_job(
+    redis: Redis, keys: Keys, publisher: Publisher
+) -> None:
+    first = await deliver(redis, keys, "w1")
+    await publisher.publish(first, JOB, error(0, "w1"))
+    second = await take_over(redis, first, "w2")
+
+    assert await publisher.publish(second, JOB, error(0, "w2")) == "duplicate"
+    assert await publisher.publish(second, JOB, error(1, "w2")) == "published"
+
+    assert await results(redis, keys) == [error(0, "w1"), error(1, "w2"), Sealed(batch_id=BATCH, num_groups=2)]
+    assert await pending(redis, keys) == 0
+
+
+async def test_two_entries_that_name_the_same_groups_answer_each_group_once_and_both_end(
+    redis: Redis, keys: Keys, publisher: Publisher
+) -> None:
+    one, other = await deliver(redis, keys, "w1"), await deliver(redis, keys, "w2", replace(JOB, job=1))
+
+    for lease, job in ((one, JOB), (other, replace(JOB, job=1))):
+        for group in (0, 1):
+            await publisher.publish(lease, job, error(group, lease.consumer))
+
+    assert await results(redis, keys) == [error(0, "w1"), error(1, "w1"), Sealed(batch_id=BATCH, num_groups=2)]
+    assert await pending(redis, keys) == 0
+
+
+async def test_an_entry_that_is_gone_with_its_stream_is_fenced(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+    lease = await deliver(redis, keys)
+    await redis.delete(keys.jobs(0))
+
+    assert await publisher.publish(lease, JOB, error(0)) == "fenced"

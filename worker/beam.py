@@ -1,0 +1,155 @@
+"""Beam search over `Engine.next_tokens`, with the results of transformers' `generate(num_beams=...)`.
+
+vLLM's own beam search needs a tokenizer, knows one EOS id and no LoRA, never stops early, and (before 0.33) counts the
+prompt in the length penalty. `advance` is one step, pure; `beam_search` asks the engine between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.messages import FinishReason, VersionSpan
+from worker.engine import Completion, Engine, GenerateRequest
+
+Candidates = Sequence[tuple[int, float]]
+"""(token, log-prob) after one beam, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """A continuation so far; `total` is the sum of `logprobs`."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    total: float = 0.0
+
+    def extended(self, token: int, logprob: float) -> Beam:
+        """One token longer."""
+        return Beam((*self.tokens, token), (*self.logprobs, logprob), self.total + logprob)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where a search stands: `live` beams, best first, and the best `num_beams` `finished` ones with their scores."""
+
+    request: GenerateRequest
+    live: tuple[Beam, ...] = (Beam(),)
+    finished: tuple[tuple[float, Beam], ...] = ()
+
+    @property
+    def candidates_per_beam(self) -> int:
+        """Enough for `num_beams` live beams, even if one parent gives them all and every stop id comes before them."""
+        return self.request.config.num_beams + len(self.request.stop_token_ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens of each live beam."""
+        return len(self.live[0].tokens) if self.live else self.request.config.max_new_tokens
+
+    @property
+    def done(self) -> bool:
+        """No live beam can go on, or none is looked at any more (transformers' `_check_early_stop_heuristic`)."""
+        config = self.request.config
+        if not self.live or self.length >= config.max_new_tokens:
+            return True
+        if len(self.finished) < config.num_beams:
+            return False
+        return config.early_stopping is True or self._best_possible() <= self.finished[-1][0]
+
+    def _best_possible(self) -> float:
+        """A guess for `early_stopping` False (the best live beam ends now); a bound for "never"."""
+        config = self.request.config
+        longest = config.early_stopping == "never" and config.length_penalty > 0
+        return _score(self.live[0].total, config.max_new_tokens if longest else self.length, config.length_penalty)
+
+
+def advance(search: Search, candidates: Sequence[Candidates]) -> Search:
+    """One step: `candidates[i]` follow `search.live[i]`.
+
+    A continuation that ends is finished only if it ranks among the `num_beams` best of all, so that a poor end never
+    displaces a live beam. Ties go to the better parent, then to the lower id.
+    """
+    request, config = search.request, search.request.config
+    ranked = _ranked(search, candidates)
+    ends = [len(beam.tokens) >= config.max_new_tokens or beam.tokens[-1] in request.stop_token_ids for beam in ranked]
+    best = list(zip(ranked, ends, strict=True))[: config.num_beams]
+    ended = [(_score(b.total, len(b.tokens), config.length_penalty), b) for b, end in best if end]
+    finished = sorted([*search.finished, *ended], key=lambda scored: -scored[0])
+    live = [beam for beam, end in zip(ranked, ends, strict=True) if not end]
+    return Search(request, tuple(live[: config.num_beams]), tuple(finished[: config.num_beams]))
+
+
+async def beam_search(engine: Engine, request: GenerateRequest) -> list[Completion]:
+    """The best `num_return_sequences` of `num_beams`, best first, with scores and per-token raw log-probs.
+
+    The score is the sum of log-probs / length ** length_penalty, the length counting a final EOS. Raises `DataError`,
+    `EngineDiedError`; cancelling it aborts what runs in the engine.
+    """
+    search = Search(request)
+    for step in itertools.count():
+        search = advance(search, await _ask(engine, search, step))
+        if search.done:
+            break
+    chosen = search.finished[: request.config.num_return_sequences]
+    return [_completion(request, score, beam) for score, beam in chosen]
+
+
+async def _ask(engine: Engine, search: Search, step: int) -> list[Candidates]:
+    request = search.request
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(
+                    engine.next_tokens(
+                        f"{request.request_id}/{step}.{number}",
+                        [*request.prompt, *beam.tokens],
+                        search.candidates_per_beam,
+                        request.adapter,
+                    )
+                )
+                for number, beam in enumerate(search.live)
+            ]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in asked]
+
+
+def _ranked(search: Search, candidates: Sequence[Candidates]) -> list[Beam]:
+    """All continuations, best first; before `min_new_tokens` those that would end are left out."""
+    too_early = search.length < search.request.config.min_new_tokens
+    banned = search.request.stop_token_ids if too_early else ()
+    found = [
+        (beam.extended(token, logprob), parent)
+        for parent, beam in enumerate(search.live)
+        for token, logprob in candidates[parent]
+        if token not in banned
+    ]
+    found.sort(key=lambda item: (-item[0].total, item[1], item[0].tokens[-1]))
+    return [beam for beam, _ in found]
+
+
+def _score(total: float, length: int, length_penalty: float) -> float:
+    # As exp(-p log n), for n ** p leaves a float's range within the penalties that a config may have.
+    return total * math.exp(min(-length_penalty * math.log(length), 700.0))
+
+
+def _completion(request: GenerateRequest, score: float, beam: Beam) -> Completion:
+    last = beam.tokens[-1]
+    stopped = last in request.stop_token_ids
+    reason: FinishReason = "stop" if stopped else "length"
+    # Version 0, what the worker booted with: `next_tokens` does not say which version answered.
+    spans: tuple[VersionSpan, ...] = ((0, len(beam.tokens)),)
+    return Completion(
+        token_ids=np.asarray(beam.tokens, np.int32),
+        logprobs=None if request.config.logprobs is None else np.asarray(beam.logprobs, np.float32),
+        finish_reason=reason,
+        stop_reason=last if stopped else None,
+        version_spans=spans,
+        score=score,
+    )

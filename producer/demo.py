@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,82 +15,75 @@ from pathlib import Path
 from rich.console import Console
 
 from producer.client import AsyncClient
-from producer.demo_report import report, summary
+from producer.demo_report import Shown, print_report, summary
 from producer.demo_worker import serving_worker
 from producer.embedded import EmbeddedRedis
-from producer.rollout_batch import RolloutBatch, assemble
+from producer.rollout_batch import assemble
 from producer.tiny_model import write_adapter, write_model
-from schemas import GenerationConfig, GroupError, GroupResult
+from schemas import GenerationConfig
 
 POLICY = "demo"
 ADAPTER = "math@1"
 TEXTS = ("two and two is", "the capital of france", "a haiku on rain", "why is the sky blue")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One batch of the demo."""
-
-    title: str
-    rollouts: RolloutBatch
-    answers: list[GroupResult | GroupError]
-    """In submission order."""
-    seconds: float
+BATCH_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class _Step:
+    name: str
     title: str
     config: GenerationConfig
     adapter: str | None = None
 
 
+SAMPLED = GenerationConfig(max_new_tokens=32, num_return_sequences=4, temperature=0.8, seed=7)
+BEAMS = GenerationConfig(max_new_tokens=16, num_beams=4, num_return_sequences=2)
 STEPS = (
-    _Step("sampled, n = 4", GenerationConfig(max_new_tokens=32, num_return_sequences=4, temperature=0.8, seed=7)),
-    _Step(
-        f"the same prompts through the LoRA adapter {ADAPTER}",
-        GenerationConfig(max_new_tokens=32, num_return_sequences=4, temperature=0.8, seed=7),
-        ADAPTER,
-    ),
-    _Step("beam search, the best 2 of 4", GenerationConfig(max_new_tokens=16, num_beams=4, num_return_sequences=2)),
+    _Step("sampled", "sampled at temperature 0.8, n = 4", SAMPLED),
+    _Step("LoRA", f"the same prompts through the LoRA adapter {ADAPTER}", SAMPLED, ADAPTER),
+    _Step("beams", "beam search: the best 2 of 4", BEAMS),
 )
 
 
 def run(*, keep: Path | None = None, json_output: bool = False) -> int:
-    """Run the demo; `keep` is a folder for the model, the adapter and the worker's log. Gives an exit code."""
+    """Run the demo; `keep` is a folder for the model, the adapter and the worker's log. Gives an exit code.
+
+    Raises `RollstreamError` when Redis or the worker cannot be started.
+    """
     console = Console(stderr=True)
     started = time.monotonic()
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rollstream-demo-")))
-        with _step(console, "writing a tiny Qwen2 with random weights and a LoRA adapter"):
+        with _step(console, "writing a tiny random Qwen2 and a LoRA adapter"):
             model = write_model(folder / "model", seed=0)
             write_adapter(folder / "adapters", ADAPTER, model=model, seed=1)
         with _step(console, "starting Redis"):
             server = stack.enter_context(EmbeddedRedis())
-        with _step(console, "starting a worker with vLLM on the CPU (about 20 s)"):
+        with _step(console, "starting a worker with the vLLM engine (20 to 40 s)"):
             stack.enter_context(serving_worker(server.url, POLICY, model, folder))
-        shown = asyncio.run(_batches(server.url, model))
+        batches = asyncio.run(_generate(server.url, model))
+        console.print("ending the worker and Redis")
     if json_output:
-        print(json.dumps([summary(batch.title, batch.rollouts, batch.answers, batch.seconds) for batch in shown]))  # noqa: T201 - what was asked for
+        json.dump([summary(batch) for batch in batches], sys.stdout, indent=2)
+        sys.stdout.write("\n")
     else:
-        for batch in shown:
-            report(Console(), batch.title, batch.rollouts, batch.answers, batch.seconds)
-    console.print(f"all ended, nothing left running; {time.monotonic() - started:.0f} s in all")
+        print_report(Console(), batches)
+    console.print(f"done in {time.monotonic() - started:.0f} s, nothing is left running")
     return 0
 
 
-async def _batches(redis_url: str, model: Path) -> list[Shown]:
+async def _generate(redis_url: str, model: Path) -> list[Shown]:
     prompts = _tokenised(model)
-    shown = []
+    batches = []
     async with AsyncClient(redis_url, policy=POLICY) as client:
         for step in STEPS:
             started = time.monotonic()
             handle = await client.submit(prompts, None, step.config, adapter=step.adapter, prompts_per_job=2)
-            answers = await handle.wait(timeout=120, progress=True)
+            answers = await handle.wait(timeout=BATCH_TIMEOUT_S, progress=True)
             rollouts = assemble(handle.batch, answers)
             in_order = [answers[group] for group in sorted(answers)]
-            shown.append(Shown(step.title, rollouts, in_order, time.monotonic() - started))
-    return shown
+            batches.append(Shown(step.name, step.title, rollouts, in_order, time.monotonic() - started))
+    return batches
 
 
 def _tokenised(model: Path) -> list[list[int]]:

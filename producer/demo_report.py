@@ -1,59 +1,68 @@
-"""What the demo shows of a batch: a table a prompt, and the shape of every tensor in each layout."""
+"""What the demo shows: a table a batch with a line a prompt, then the shape of every tensor in each layout."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from producer.answers import Answer
 from producer.rollout_batch import RolloutBatch
 from schemas import GroupError, GroupResult
 
-Answers = Sequence[GroupResult | GroupError]
+
+@dataclass(frozen=True)
+class Shown:
+    """One batch of the demo."""
+
+    name: str
+    title: str
+    rollouts: RolloutBatch
+    answers: list[Answer]
+    """In submission order."""
+    seconds: float
 
 
-def report(console: Console, title: str, rollouts: RolloutBatch, answers: Answers, seconds: float) -> None:
-    """Print both tables of one batch."""
-    tokens = int(rollouts.response_lengths.sum())
-    flavour = f", log-probs {rollouts.logprobs_flavour}" if rollouts.logprobs_flavour else ""
-    console.rule(f"[bold]{title}")
-    console.print(f"{len(rollouts)} completions, {tokens} tokens in {seconds:.2f} s{flavour}")
-    console.print(_groups(answers))
-    console.print(_shapes(rollouts))
+COLUMNS = ("prompt", "tokens", "lengths", "finish", "log-prob", "score", "ver", "wait s", "run s")
 
 
-def summary(title: str, rollouts: RolloutBatch, answers: Answers, seconds: float) -> dict[str, Any]:
+def print_report(console: Console, batches: Sequence[Shown]) -> None:
+    """All tables; they fit 80 columns."""
+    for batch in batches:
+        tokens = int(batch.rollouts.response_lengths.sum())
+        console.rule(f"[bold]{batch.title}")
+        console.print(f"{len(batch.rollouts)} completions, {tokens} tokens in {batch.seconds:.2f} s")
+        table = Table(*COLUMNS, box=None, padding=(0, 1, 0, 0))
+        for answer in batch.answers:
+            table.add_row(*_cells(answer))
+        console.print(table)
+    console.rule("[bold]tensors")
+    console.print(_shapes(batches))
+    console.print(
+        "log-prob: mean over sampled tokens, under the sampling distribution; policy: the version that sampled"
+    )
+
+
+def summary(batch: Shown) -> dict[str, Any]:
     """The same for a machine: JSON types only."""
     return {
-        "title": title,
-        "seconds": round(seconds, 3),
-        "errors": len(rollouts.errors),
-        "groups": [dict(zip(COLUMNS, _row(answer), strict=True)) for answer in answers],
+        "title": batch.title,
+        "seconds": round(batch.seconds, 3),
+        "errors": len(batch.rollouts.errors),
+        "prompts": [dict(zip(COLUMNS, _cells(answer), strict=True)) for answer in batch.answers],
         "shapes": {
             layout: {name: list(tensor.shape) for name, tensor in tensors.items()}
-            for layout, tensors in _layouts(rollouts).items()
+            for layout, tensors in _layouts(batch.rollouts).items()
         },
     }
 
 
-COLUMNS = (
-    "group", "prompt tokens", "response lengths", "finish reasons", "mean log-prob", "best score", "policy version",
-    "queued s", "generated s",
-)  # fmt: skip
-
-
-def _groups(answers: Answers) -> Table:
-    table = Table(*COLUMNS)
-    for answer in answers:
-        table.add_row(*_row(answer))
-    return table
-
-
-def _row(answer: GroupResult | GroupError) -> list[str]:
+def _cells(answer: Answer) -> list[str]:
     if isinstance(answer, GroupError):
         return [str(answer.group), "", "", f"error: {answer.message}", "", "", "", "", ""]
     reasons = Counter(answer.finish_reasons)
@@ -62,22 +71,30 @@ def _row(answer: GroupResult | GroupError) -> list[str]:
         str(answer.group),
         str(answer.prompt.shape[0]),
         " ".join(str(length) for length in answer.lengths.numpy()),
-        ", ".join(f"{count} {reason}" for reason, count in reasons.items()),
-        ""
-        if answer.logprobs is None
-        else f"{answer.logprobs.numpy().sum() / max(1, answer.lengths.numpy().sum()):.3f}",
+        " ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())),
+        _mean_logprob(answer),
         "" if answer.scores is None else f"{answer.scores.numpy().max():.3f}",
-        " ".join(str(version) for version in versions),
+        " ".join(f"v{version}" for version in versions),
         f"{answer.queued_s:.2f}",
         f"{answer.generate_s:.2f}",
     ]
 
 
-def _shapes(rollouts: RolloutBatch) -> Table:
-    table = Table("layout", "tensor", "shape", "dtype")
-    for layout, tensors in _layouts(rollouts).items():
-        for number, (name, tensor) in enumerate(tensors.items()):
-            table.add_row("" if number else layout, name, str(tuple(tensor.shape)), str(tensor.dtype))
+def _mean_logprob(answer: GroupResult) -> str:
+    tokens = int(answer.lengths.numpy().sum())
+    return "" if answer.logprobs is None or tokens == 0 else f"{answer.logprobs.numpy().sum() / tokens:.3f}"
+
+
+def _shapes(batches: Sequence[Shown]) -> Table:
+    layouts = [_layouts(batch.rollouts) for batch in batches]
+    table = Table("layout", "tensor", "dtype", *(batch.name for batch in batches), box=SIMPLE_HEAD)
+    for layout in layouts[0]:
+        names = dict.fromkeys(name for of_batch in layouts for name in of_batch[layout])
+        for number, name in enumerate(names):
+            tensors = [of_batch[layout].get(name) for of_batch in layouts]
+            dtype = next(str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor is not None)
+            shapes = ["" if tensor is None else "x".join(map(str, tensor.shape)) for tensor in tensors]
+            table.add_row("" if number else layout, name, dtype, *shapes)
         table.add_section()
     return table
 

@@ -20,6 +20,9 @@ START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 15
 LOG_TAIL_LINES = 25
 
+SMALL_MODEL_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""A tiny model gains nothing from a second thread, and threads bound to cores stall whenever something else runs."""
+
 
 class WorkerFailedError(RollstreamError):
     """Raised when the demo's worker ends, or does not serve in time; the text ends with its log."""
@@ -41,6 +44,7 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path) -> It
             [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
              "--adapter-dir", str(folder / "adapters"), "--max-num-seqs", "32", "--heartbeat-s", "0.5",
              "--grace-s", "5"],
+            env={**SMALL_MODEL_ENV, **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

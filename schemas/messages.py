@@ -121,6 +121,12 @@ class GroupError(Message):
     prompt: Tensor | None = None
     """int32 (prompt_len,), where the worker could read it."""
 
+    @model_validator(mode="after")
+    def _prompt_is_flat(self) -> Self:
+        if self.prompt is not None:
+            _expect("prompt", self.prompt, "int32", 1)
+        return self
+
 
 class GroupResult(Message):
     """One prompt and its n completions, padded to the longest of them: L columns."""
@@ -176,7 +182,10 @@ class GroupResult(Message):
             raise ValueError(f"texts must have {n} items")
         if (self.logprobs is None) != (self.logprobs_flavour is None):
             raise ValueError("logprobs and logprobs_flavour come together")
-        if not np.array_equal(np.arange(width) < self.lengths.numpy()[:, None], self.response_mask.numpy()):
+        lengths = self.lengths.numpy()
+        if lengths.min(initial=0) < 0 or lengths.max(initial=0) > width:
+            raise ValueError(f"lengths must lie within 0 and {width}")
+        if not np.array_equal(np.arange(width) < lengths[:, None], self.response_mask.numpy()):
             raise ValueError("response_mask does not follow from lengths")
         return self
 

@@ -107,6 +107,8 @@ def test_roll_holds_the_tokens_and_log_probs_of_every_row(pad: int, fixed: bool,
     rows = data.draw(st.lists(st.tuples(prompts, st.lists(TOKENS, min_size=2, max_size=2)), min_size=1, max_size=3))
     roll = assembled(rows, pad, pad_to_max_new_tokens=fixed).roll()
     expected = [(prompt, completion, i) for prompt, completions in rows for i, completion in enumerate(completions)]
+    assert torch.equal(roll["position_ids"], (roll["attention_mask"].cumsum(-1) - 1).clip(min=0))
+    assert torch.equal(roll["prompt_mask"].long() + roll["response_mask"], roll["attention_mask"])
     for row, (prompt, completion, i) in enumerate(expected):
         width, tokens = roll["input_ids"].shape[1], [*prompt, *completion]
         assert roll["input_ids"][row].tolist() == tokens + [pad] * (width - len(tokens))

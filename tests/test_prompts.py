@@ -1,4 +1,4 @@
-"""Ids where the mask is 1, whatever the input's type and the mask's pattern; what is no prompt is named by row and column."""
+"""Ids where the mask is 1, for every type of input and mask; what is no prompt is named by row and column."""
 
 from __future__ import annotations
 

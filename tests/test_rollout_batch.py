@@ -112,7 +112,11 @@ def test_every_tensor_has_the_documented_dtype_and_shape() -> None:
 
 def test_the_samples_of_a_prompt_are_adjacent_and_in_submission_order() -> None:
     config = GenerationConfig(max_new_tokens=2, num_return_sequences=2)
-    finish_order = {2: result_of(2, [3], [[30], [31]]), 0: result_of(0, [1], [[10], [11]]), 1: result_of(1, [2], [[20], [21]])}
+    finish_order = {
+        2: result_of(2, [3], [[30], [31]]),
+        0: result_of(0, [1], [[10], [11]]),
+        1: result_of(1, [2], [[20], [21]]),
+    }
     rollouts = assemble(batch_of([[1], [2], [3]], config), finish_order)
     assert rollouts.sequences.tolist() == [[1, 10], [1, 11], [2, 20], [2, 21], [3, 30], [3, 31]]
     assert rollouts.group_index.tolist() == [0, 0, 1, 1, 2, 2]
@@ -189,13 +193,16 @@ TOKENS = st.lists(st.integers(0, 4), max_size=5)
 
 @settings(deadline=None)
 @given(st.integers(1, 3), st.integers(0, 4), st.booleans(), st.data())
-def test_rebuilding_rows_from_masks_gives_back_what_was_sampled(n: int, pad: int, fixed: bool, data: st.DataObject) -> None:
+def test_rebuilding_rows_from_masks_gives_back_what_was_sampled(
+    n: int, pad: int, fixed: bool, data: st.DataObject
+) -> None:
     row = st.tuples(TOKENS, st.lists(TOKENS, min_size=n, max_size=n))
     rows = data.draw(st.lists(row, min_size=1, max_size=4))
     rollouts = assembled(rows, pad, pad_to_max_new_tokens=fixed)
     expected = [(prompt, completion) for prompt, completions in rows for completion in completions]
     assert by_masks(rollouts) == expected
     assert torch.equal(rollouts.attention_mask, rollouts.prompt_mask + rollouts.response_mask)
+    assert torch.equal(rollouts.position_ids, (rollouts.attention_mask.cumsum(-1) - 1).clip(min=0))
     outside = rollouts.sequences[rollouts.attention_mask == 0]
     assert (outside == pad).all()
 
@@ -206,6 +213,9 @@ def test_a_large_batch_is_assembled_in_well_under_a_second() -> None:
     one = result_of(0, prompt, completions)
     answers: dict[int, Answer] = {group: one.model_copy(update={"group": group}) for group in range(256)}
     batch = batch_of([prompt] * 256, config)
-    started = time.perf_counter()
-    assemble(batch, answers)
-    assert time.perf_counter() - started < 2  # 0.3 s on an idle core; a loop over tokens takes over 5
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        assemble(batch, answers)
+        seconds.append(time.process_time() - started)
+    assert min(seconds) < 1  # of one core; 0.1 when idle

@@ -1,0 +1,65 @@
+"""One entry of a result stream becomes an answer that assembling can trust, or an error that keeps the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from producer.errors import UnreadableResultError
+from schemas import Batch, GroupError, GroupResult, SchemaError, Sealed, Tensor, decode
+
+Answer: TypeAlias = GroupResult | GroupError
+"""What one group gets: its completions or why there are none."""
+
+_ANSWERS: tuple[type[Answer | Sealed], ...] = (GroupResult, GroupError, Sealed)
+
+
+def read_answer(batch: Batch, entry: bytes, fields: Mapping[bytes, bytes]) -> Answer | Sealed:
+    """Raises `UnreadableResultError` unless the entry is an answer to a group of this very batch."""
+    payload = fields.get(b"payload", b"")
+    try:
+        answer = decode(payload, *_ANSWERS)
+    except SchemaError as error:
+        raise UnreadableResultError(batch.batch_id, shown(entry), str(error), payload) from None
+    problem = _other_batch(batch, answer)
+    if problem is None and not isinstance(answer, Sealed):
+        problem = _unfit_prompt(batch, answer.prompt) or (
+            _unfit_completions(batch, answer) if isinstance(answer, GroupResult) else None
+        )
+    if problem is not None:
+        raise UnreadableResultError(batch.batch_id, shown(entry), problem, payload)
+    return answer
+
+
+def shown(entry: bytes) -> str:
+    """A stream entry's id as text."""
+    return entry.decode("ascii", "backslashreplace")
+
+
+def _other_batch(batch: Batch, answer: Answer | Sealed) -> str | None:
+    if answer.batch_id != batch.batch_id:
+        return f"belongs to batch {answer.batch_id!r}"
+    if isinstance(answer, Sealed):
+        same = answer.num_groups == batch.num_groups
+        return None if same else f"seals {answer.num_groups} groups, the batch has {batch.num_groups}"
+    return None if answer.group < batch.num_groups else f"group {answer.group} of {batch.num_groups}"
+
+
+def _unfit_prompt(batch: Batch, prompt: Tensor | None) -> str | None:
+    if prompt is None:
+        return None
+    if prompt.shape[0] > batch.prompt_width:
+        return f"a prompt of {prompt.shape[0]} tokens, the widest has {batch.prompt_width}"
+    return "a negative token id in the prompt" if prompt.numpy().min(initial=0) < 0 else None
+
+
+def _unfit_completions(batch: Batch, result: GroupResult) -> str | None:
+    n, width = result.token_ids.shape
+    config = batch.config
+    if n != config.num_return_sequences:
+        return f"{n} completions, num_return_sequences is {config.num_return_sequences}"
+    if width > config.max_new_tokens:
+        return f"completions of {width} tokens, max_new_tokens is {config.max_new_tokens}"
+    if (result.logprobs is None) != (config.logprobs is None):
+        return f"logprobs are {'absent' if result.logprobs is None else 'present'}, asked for: {config.logprobs}"
+    return "a negative token id in a completion" if result.token_ids.numpy().min(initial=0) < 0 else None

@@ -1,0 +1,210 @@
+"""The operator's command line: results on stdout, everything for people on stderr, an exit code for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from contextlib import nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from producer.cli_output import exit_codes, follow, output, write
+from producer.client import AsyncClient
+from producer.config_flags import read_config
+from producer.connection import Connection
+from producer.errors import PromptFileError
+from producer.jsonl import load_tokenizer, read_prompts
+from producer.status import Status, queue_table, read_status, worker_table
+from schemas import Keys
+
+RedisUrl = Annotated[
+    str, typer.Option("--redis", envvar="ROLLSTREAM_REDIS", help="Redis URL: redis://, rediss:// or unix://.")
+]
+Policy = Annotated[
+    str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue it is, such as math-7b.")
+]
+Partitions = Annotated[
+    int, typer.Option(envvar="ROLLSTREAM_PARTITIONS", min=1, max=1024, help="The same number as at the workers.")
+]
+Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for results; then exit 4.")]
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+
+app = typer.Typer(
+    name="rollstream",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 some groups failed, 4 timed out, 130 interrupted.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            version = metadata.version("rollstream")
+        except metadata.PackageNotFoundError:
+            version = "(not installed, run from a checkout)"
+        typer.echo(f"rollstream {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def rollstream(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Prompts in, padded rollouts out, over Redis streams.
+
+    Start with `rollstream demo`. Then start a worker, and:
+
+    rollstream submit prompts.jsonl --policy math-7b --max-new-tokens 64 --wait --out results.jsonl
+    """
+
+
+@app.command()
+def demo(
+    keep: Annotated[Path | None, typer.Option(help="Keep the demo's files in this folder.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show real vLLM completions through a Redis of its own, on the CPU, and leave nothing behind."""
+    from producer.demo import run  # noqa: PLC0415 - loads torch
+
+    with exit_codes():
+        raise typer.Exit(run(keep=keep, json_output=json_output))
+
+
+@app.command(
+    epilog="Example: echo '{\"prompt_token_ids\": [1, 2, 3]}' | rollstream submit - --max-new-tokens 16 --wait"
+)
+def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.jsonl", help="One prompt a line; - is stdin."),
+    ],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens a completion may have. Required somewhere.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=JSON", help="Any generation config field: --set temperature=0.7. Repeatable."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Generation config as a JSON object; flags win over it.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")
+    ] = None,
+    batch_id: Annotated[str | None, typer.Option(help="Default: a new one. The same again is a no-op.")] = None,
+    prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
+    tokenizer: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Tokenizer's folder, for rows of text.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results, with a progress bar.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="With --wait: write the results here as JSONL.")
+    ] = None,
+    timeout: Timeout = None,
+) -> None:
+    """Queue the prompts of a JSONL file and print the batch id.
+
+    A row is {"prompt_token_ids": [1, 2, 3]} or, with --tokenizer, {"text": "Two and two is"}.
+
+    Get the results with `rollstream results BATCH_ID --follow`, or wait for them with --wait.
+    """
+    if not wait and (out is not None or timeout is not None):
+        raise typer.BadParameter("--out and --timeout need --wait")
+    with exit_codes():
+        prompts = _read_prompts(file, tokenizer)
+        generation = read_config(config, assignments or [], max_new_tokens)
+
+        async def run() -> int:
+            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
+                handle = await client.submit(
+                    prompts, None, generation, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+                )
+                typer.echo(handle.batch_id)
+                typer.echo(f"{handle.num_groups} prompts queued in {handle.batch.num_jobs} jobs", err=True)
+                if not wait:
+                    return 0
+                with output(out) if out else nullcontext() as results:
+                    return await follow(handle, results, timeout)
+
+        raise typer.Exit(asyncio.run(run()))
+
+
+def _read_prompts(file: Path, tokenizer: Path | None) -> list[list[int]]:
+    tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
+    if str(file) == "-":
+        return read_prompts(sys.stdin, "<stdin>", tokenize)
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            return read_prompts(lines, str(file), tokenize)
+    except OSError as error:
+        raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None
+
+
+@app.command(epilog="Example: rollstream results BATCH_ID --policy math-7b --follow --out results.jsonl")
+def results(
+    batch_id: Annotated[str, typer.Argument(metavar="BATCH_ID", help="What `rollstream submit` printed.")],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    wait: Annotated[bool, typer.Option("--follow", help="Wait for the rest, with a progress bar.")] = False,
+    out: Out = None,
+    timeout: Timeout = None,
+) -> None:
+    """Write a batch's results as JSONL, a line a group, in the order in which they finished.
+
+    Without --follow: what is there now. A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for
+    a group that failed, {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}.
+    """
+    if timeout is not None and not wait:
+        raise typer.BadParameter("--timeout needs --follow")
+    with exit_codes():
+
+        async def run() -> int:
+            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
+                handle = await client.attach(batch_id)
+                with output(out) as lines:
+                    return await follow(handle, lines, timeout) if wait else write(await handle.finished(), lines)
+
+        raise typer.Exit(asyncio.run(run()))
+
+
+@app.command(epilog="Example: rollstream status --policy math-7b")
+def status(
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how long the queue is, how old, and which workers live."""
+    with exit_codes():
+        found = asyncio.run(_status(redis, Keys(policy, partitions)))
+    if json_output:
+        typer.echo(json.dumps(dataclasses.asdict(found)))
+        return
+    console = Console()
+    console.print(queue_table(found))
+    console.print(worker_table(found))
+
+
+async def _status(redis: str, keys: Keys) -> Status:
+    connection = Connection(redis, reconnect_s=5)
+    try:
+        return await read_status(connection, keys)
+    finally:
+        await connection.aclose()

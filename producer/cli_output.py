@@ -1,0 +1,82 @@
+"""Where the command line's results go, and which exit code says how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TextIO
+
+import typer
+
+from producer.answers import Answer
+from producer.errors import ResultTimeoutError
+from producer.handle import BatchHandle
+from producer.jsonl import result_line
+from producer.progress import progress_bar
+from schemas import GroupError, RollstreamError
+
+EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 3, 4, 130
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """One clear line on stderr instead of a traceback, for every fault that is not ours."""
+    try:
+        yield
+    except ResultTimeoutError as error:
+        raise _ended(error, EXIT_TIMED_OUT) from None
+    except BrokenPipeError:
+        raise  # typer ends quietly
+    except (RollstreamError, OSError) as error:
+        raise _ended(error, EXIT_ERROR) from None
+    except KeyboardInterrupt:
+        raise _ended("interrupted", EXIT_INTERRUPTED) from None
+
+
+def _ended(why: object, code: int) -> typer.Exit:
+    typer.echo(f"rollstream: {printable(str(why))}", err=True)
+    return typer.Exit(code)
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def output(file: Path | None) -> AbstractContextManager[TextIO]:
+    """`file`, or stdout, which is left open."""
+    return nullcontext(sys.stdout) if file is None else file.open("w", encoding="utf-8")
+
+
+def write(answers: Iterable[Answer], out: TextIO) -> int:
+    """Write a line a group; the exit code that they deserve."""
+    code = 0
+    for answer in answers:
+        out.write(result_line(answer))
+        code = EXIT_SOME_FAILED if isinstance(answer, GroupError) else code
+    out.flush()
+    return code
+
+
+async def follow(handle: BatchHandle, out: TextIO | None, timeout: float | None) -> int:
+    """Write each group as it finishes, under a progress bar, until the batch is sealed; the exit code.
+
+    Raises `ResultTimeoutError`, with what finished by then written.
+    """
+    code = done = 0
+    try:
+        async with asyncio.timeout(timeout):
+            with progress_bar(handle.batch_id, handle.num_groups) as show:
+                async for answer in handle.groups():
+                    done += 1
+                    code = max(code, EXIT_SOME_FAILED if isinstance(answer, GroupError) else 0)
+                    if out is not None:
+                        out.write(result_line(answer))
+                        out.flush()
+                    show(done)
+    except TimeoutError:
+        raise ResultTimeoutError(handle.batch_id, done, handle.num_groups, timeout or 0) from None
+    return code

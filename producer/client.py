@@ -1,0 +1,144 @@
+"""What a trainer holds: submit a batch of prompts, get it back as tensors, from this process or another."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from functools import partial
+from importlib import resources
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from producer.connection import Connection
+from producer.errors import BatchConflictError, UnknownBatchError, UnreadableResultError
+from producer.handle import BatchHandle
+from producer.prompts import Prompts, Rows
+from producer.rollout_batch import RolloutBatch
+from producer.submission import Submission, split
+from schemas import Batch, ConfigError, GenerationConfig, Keys, SchemaError, decode
+
+_SUBMIT = resources.files("producer").joinpath("submit.lua").read_text()
+
+
+class AsyncClient:
+    """One policy's queue. Use as `async with AsyncClient(url, policy="math-7b") as client`.
+
+    `policy` and `partitions` are those of the workers. Once Redis has answered, it is waited for up to `reconnect_s`
+    seconds whenever it goes away. Raises `NameRefusedError` for a bad policy name and `RedisUnavailableError`
+    for a bad URL; nothing connects before the first call.
+    """
+
+    def __init__(
+        self,
+        redis_url: str = "redis://127.0.0.1:6379/0",
+        *,
+        policy: str,
+        partitions: int = 1,
+        reconnect_s: float = 60.0,
+    ) -> None:
+        self._keys = Keys(policy, partitions)
+        self._connection = Connection(redis_url, reconnect_s)
+
+    async def submit(
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        adapter: str | None = None,
+        batch_id: str | None = None,
+        prompts_per_job: int = 8,
+    ) -> BatchHandle:
+        """Queue B prompts, each to be answered `config.num_return_sequences` times; returns once all are queued.
+
+        `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
+        the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required. `adapter` is
+        `name@version`. Submitting a `batch_id` again with the same content queues only what is not queued yet and
+        returns an equal handle, so a submit that failed half-way is simply repeated.
+
+        Raises `PromptsError`, `ConfigError`, `NameRefusedError` and `WireError` (a job too large) before anything is
+        queued; `BatchConflictError` for other content; `RedisUnavailableError`.
+        """
+        if not isinstance(config, GenerationConfig):
+            raise ConfigError("config", f"is required as a GenerationConfig, got {type(config).__name__}", config)
+        submission = split(
+            Prompts.of(input_ids, attention_mask),
+            config,
+            batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
+            adapter=adapter,
+            prompts_per_job=prompts_per_job,
+            submitted_at=time.time(),
+        )
+        await self._queue(submission)
+        return BatchHandle(self._connection, self._keys, submission.batch)
+
+    async def generate(  # noqa: PLR0913 - a call reads as its keyword arguments
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        adapter: str | None = None,
+        batch_id: str | None = None,
+        prompts_per_job: int = 8,
+        timeout: float | None = None,
+        progress: bool = False,
+        pad_token_id: int = 0,
+        pad_to_max_new_tokens: bool = False,
+    ) -> RolloutBatch:
+        """`submit`, then `BatchHandle.result`. `timeout` counts from when all is queued."""
+        handle = await self.submit(
+            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+        )
+        return await handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
+
+    async def attach(self, batch_id: str) -> BatchHandle:
+        """The handle of a batch that another process or an earlier run submitted.
+
+        Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
+        """
+        key = self._keys.ledger(batch_id)
+        data: Any = await self._connection.call("read the ledger", lambda redis: redis.hget(key, "batch"))
+        if data is None:
+            problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
+            raise UnknownBatchError(batch_id, self._keys.policy, problem)
+        try:
+            batch = decode(data, Batch)
+        except SchemaError as error:
+            raise UnreadableResultError(batch_id, "ledger", str(error), data) from None
+        if batch.batch_id != batch_id:
+            raise UnreadableResultError(batch_id, "ledger", f"describes batch {batch.batch_id!r}", data)
+        return BatchHandle(self._connection, self._keys, batch)
+
+    async def aclose(self) -> None:
+        """Close the connections. Batches go on without us."""
+        await self._connection.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    async def _queue(self, submission: Submission) -> None:
+        batch_id = submission.batch.batch_id
+        keys = [self._keys.jobs(self._keys.partition(batch_id)), self._keys.ledger(batch_id)]
+        for chunk in submission.chunks():
+            calls = [[_SUBMIT, len(keys), *keys, *submission.script_args(*job)] for job in chunk]
+            replies = await self._connection.call("submit", partial(_send, calls=calls))
+            if b"conflict" in replies:
+                raise BatchConflictError(batch_id)
+
+
+async def _send(redis: Redis, calls: list[list[Any]]) -> list[Any]:
+    """One script call a job, in one pipeline. EVAL, not EVALSHA: a restarted Redis has no scripts."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for call in calls:
+            pipeline.execute_command("EVAL", *call)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return replies

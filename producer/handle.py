@@ -1,0 +1,92 @@
+"""A batch under way: its groups as they finish, or all of it in submission order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+
+from producer.answers import Answer
+from producer.connection import Connection
+from producer.errors import ResultTimeoutError
+from producer.progress import progress_bar
+from producer.results_reader import ResultsReader
+from producer.rollout_batch import RolloutBatch, assemble
+from schemas import Batch, GroupError, GroupResult, Keys
+
+
+class BatchHandle:
+    """Made by `AsyncClient.submit` and `attach`. Keeps what it has read, so everything here may be called repeatedly.
+
+    Reading raises `UnreadableResultError`, `UnknownBatchError` once the results expired or were deleted, and
+    `RedisUnavailableError` when Redis stays away longer than the client's `reconnect_s`.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
+        self.batch = batch
+        """What was submitted, but for the prompts."""
+        self._reader = ResultsReader(connection, keys, batch)
+
+    @property
+    def batch_id(self) -> str:
+        """Names the batch, also for `attach` in another process."""
+        return self.batch.batch_id
+
+    @property
+    def num_groups(self) -> int:
+        """Prompts of the batch."""
+        return self.batch.num_groups
+
+    async def groups(self) -> AsyncIterator[GroupResult | GroupError]:
+        """Each group once, as it finishes; ends after the last. Survives reconnects; a second call starts over."""
+        position = 0
+        while position < self.num_groups:
+            await self._reader.wait_beyond(position)
+            for answer in self._reader.answers[position:]:
+                position += 1
+                yield answer
+
+    async def finished(self) -> list[GroupResult | GroupError]:
+        """The groups that have finished by now, in finish order. Does not wait."""
+        await self._reader.read_available()
+        return list(self._reader.answers)
+
+    async def done(self) -> int:
+        """How many groups have finished: one small read, no results travel."""
+        return await self._reader.count_done()
+
+    async def result(
+        self,
+        timeout: float | None = None,
+        progress: bool = False,
+        pad_token_id: int = 0,
+        pad_to_max_new_tokens: bool = False,
+    ) -> RolloutBatch:
+        """Wait for every group; the whole batch in submission order, failed groups in `RolloutBatch.errors`.
+
+        `timeout` in seconds; `progress` draws a bar on stderr; `pad_to_max_new_tokens` fixes the response width to
+        `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again.
+        """
+        answers = await self.wait(timeout, progress)
+        return assemble(self.batch, answers, pad_token_id=pad_token_id, pad_to_max_new_tokens=pad_to_max_new_tokens)
+
+    async def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, Answer]:
+        """Wait as `result` does; the answers by group number, without torch."""
+        bar = progress_bar(self.batch_id, self.num_groups) if progress else nullcontext(lambda _done: None)
+        try:
+            async with asyncio.timeout(timeout):
+                with bar as show:
+                    await self._wait_for_all(show)
+        except TimeoutError:
+            done = len(self._reader.by_group)
+            raise ResultTimeoutError(self.batch_id, done, self.num_groups, timeout or 0) from None
+        return dict(self._reader.by_group)
+
+    async def _wait_for_all(self, show: Callable[[int], None]) -> None:
+        while not self._reader.complete:
+            show(len(self._reader.answers))
+            await self._reader.wait_beyond(len(self._reader.answers))
+        show(self.num_groups)
+
+    def __repr__(self) -> str:
+        return f"<BatchHandle batch_id={self.batch_id} {len(self._reader.by_group)}/{self.num_groups} groups>"

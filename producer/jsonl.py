@@ -1,0 +1,91 @@
+"""Prompts in and results out as JSON lines; whoever wrote a bad line is told its file and number."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from producer.answers import Answer
+from producer.errors import PromptFileError
+from schemas import GroupError, GroupResult
+
+Tokenize = Callable[[str], list[int]]
+
+_SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
+
+
+def read_prompts(lines: Iterable[str], source: str, tokenize: Tokenize | None) -> list[list[int]]:
+    """One prompt a line; empty lines are skipped. Raises `PromptFileError`, which names file and line."""
+    prompts = [
+        _prompt(line, source, number, tokenize) for number, line in enumerate(lines, start=1) if not line.isspace()
+    ]
+    if not prompts:
+        raise PromptFileError(source, None, f"no prompts: {_SHAPE}")
+    return prompts
+
+
+def _prompt(line: str, source: str, number: int, tokenize: Tokenize | None) -> list[int]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise PromptFileError(source, number, f"no JSON ({error})") from None
+    if not isinstance(row, dict) or ("prompt_token_ids" in row) == ("text" in row):
+        raise PromptFileError(source, number, _SHAPE)
+    if "text" in row:
+        if not isinstance(row["text"], str):
+            raise PromptFileError(source, number, '"text" must be a string')
+        if tokenize is None:
+            raise PromptFileError(source, number, "text needs --tokenizer with the folder of the model's tokenizer")
+        return tokenize(row["text"])
+    return _ids(row["prompt_token_ids"], source, number)
+
+
+def _ids(ids: Any, source: str, number: int) -> list[int]:
+    if not isinstance(ids, list) or not all(type(item) is int and 0 <= item < 2**31 for item in ids):
+        raise PromptFileError(source, number, '"prompt_token_ids" must be a list of integers from 0 to 2147483647')
+    return ids
+
+
+def load_tokenizer(folder: Path) -> Tokenize:
+    """The tokenizer of a model's folder, special tokens added as it is configured. Raises `PromptFileError`."""
+    try:
+        from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and only texts need it
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError:
+        raise PromptFileError(str(folder), None, "a tokenizer needs `pip install transformers`") from None
+    except (OSError, ValueError) as error:
+        raise PromptFileError(str(folder), None, f"no tokenizer can be loaded: {error}".splitlines()[0]) from None
+    return lambda text: [int(token) for token in tokenizer.encode(text)]
+
+
+def result_line(answer: Answer) -> str:
+    """One group as one line of ASCII JSON with its newline."""
+    prompt = None if answer.prompt is None else answer.prompt.numpy().tolist()
+    row: dict[str, Any] = {"batch_id": answer.batch_id, "group": answer.group, "prompt_token_ids": prompt}
+    if isinstance(answer, GroupError):
+        row["error"] = {"code": answer.code, "field": answer.field, "message": answer.message}
+    else:
+        row["completions"] = [_completion(answer, sample) for sample in range(answer.token_ids.shape[0])]
+    return json.dumps(row) + "\n"
+
+
+def _completion(result: GroupResult, sample: int) -> dict[str, Any]:
+    length = int(result.lengths.numpy()[sample])
+    return {
+        "token_ids": result.token_ids.numpy()[sample, :length].tolist(),
+        "logprobs": None if result.logprobs is None else _numbers(result.logprobs.numpy()[sample, :length].tolist()),
+        "finish_reason": result.finish_reasons[sample],
+        "stop_reason": result.stop_reasons[sample],
+        "text": None if result.texts is None else result.texts[sample],
+        "score": None if result.scores is None else _numbers([float(result.scores.numpy()[sample])])[0],
+        "version_spans": result.version_spans[sample],
+    }
+
+
+def _numbers(values: list[float]) -> list[float | None]:
+    """JSON has no NaN and no infinity."""
+    return [value if math.isfinite(value) else None for value in values]

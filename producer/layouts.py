@@ -1,0 +1,98 @@
+"""The same rows as ROLL and verl lay them out: their keys, shapes and dtypes, but masks from lengths instead of ids.
+
+R rows, P = `prompt_len`, L = `response_len`, S = P + L. Written against ROLL's `postprocess_generate`
+(roll/utils/functionals.py) and verl's agent loop (verl/experimental/agent_loop/agent_loop.py, `_postprocess`) of
+early 2026. A trainer that wants fixed widths asks for `pad_to_max_new_tokens=True`: L is then `max_new_tokens`, which
+is ROLL's `pad_to_seq_len` with a sequence length of P + `max_new_tokens` and verl's `response_length`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from producer.rollout_batch import RolloutBatch
+
+
+def roll(batch: RolloutBatch) -> dict[str, torch.Tensor]:
+    """What ROLL's `postprocess_generate` puts into its `DataProto`; without log-probs there is no `infer_logprobs`.
+
+    | key | shape | dtype | |
+    | --- | --- | --- | --- |
+    | `prompts` | (R, P) | int64 | left-padded |
+    | `responses` | (R, L) | int64 | right-padded |
+    | `input_ids` | (R, S) | int64 | prompt and response from column 0, padding only on the right |
+    | `attention_mask` | (R, S) | int64 | 1 for the first prompt + response length columns |
+    | `position_ids` | (R, S) | int64 | `clip(cumsum(attention_mask) - 1, 0)` |
+    | `prompt_mask` | (R, S) | bool | |
+    | `response_mask` | (R, S) | int64 | |
+    | `infer_logprobs` | (R, S - 1) | float32 | column t - 1 is of the token in column t; 0 elsewhere |
+
+    `old_log_probs` is no key of a ROLL rollout. ROLL's pipeline computes it with the training engine, in the alignment
+    of `infer_logprobs`, and corrects for the difference between the two (`train_infer_correction`). A trainer without
+    such a pass may use `infer_logprobs` in its place.
+
+    Unlike ROLL's, columns past a row's last token always hold the pad id, and a failed row is kept with its response
+    empty (ROLL asserts on a row without any token): select by `RolloutBatch.errors` before training.
+    """
+    import torch  # noqa: PLC0415 - `import producer` imports no torch
+
+    columns = torch.arange(batch.sequences.shape[1])
+    start = batch.prompt_lengths[:, None]
+    end = start + batch.response_lengths[:, None]
+    attention_mask = (columns < end).long()
+    response_mask = ((columns >= start) & (columns < end)).long()
+    source = columns + (batch.prompt_len - start)
+    moved = batch.sequences.gather(1, source.clamp(max=max(len(columns) - 1, 0)))
+    rows = {
+        "prompts": batch.sequences[:, : batch.prompt_len].clone(),
+        "responses": batch.sequences[:, batch.prompt_len :].clone(),
+        "input_ids": moved.where(attention_mask.bool(), batch.pad_token_id),
+        "attention_mask": attention_mask,
+        "position_ids": columns.minimum((end - 1).clip(min=0)),
+        "prompt_mask": columns < start,
+        "response_mask": response_mask,
+    }
+    if batch.old_log_probs is not None:
+        rows["infer_logprobs"] = _shifted(batch.old_log_probs, response_mask[:, 1:], start)
+    return rows
+
+
+def _shifted(log_probs: torch.Tensor, sampled: torch.Tensor, prompt_lengths: torch.Tensor) -> torch.Tensor:
+    """(R, L) by response column to (R, S - 1) by the column before the token, 0 where `sampled` is 0."""
+    import torch  # noqa: PLC0415 - as above
+
+    if log_probs.shape[1] == 0:
+        return torch.zeros(sampled.shape, dtype=torch.float32)
+    source = torch.arange(1, sampled.shape[1] + 1) - prompt_lengths
+    return log_probs.gather(1, source.clamp(0, log_probs.shape[1] - 1)).where(sampled.bool(), 0.0)
+
+
+def verl(batch: RolloutBatch) -> dict[str, torch.Tensor]:
+    """What verl's agent loop puts into its `DataProto` for one turn of text; without log-probs no `rollout_log_probs`.
+
+    | key | shape | dtype | |
+    | --- | --- | --- | --- |
+    | `prompts` | (R, P) | int64 | left-padded |
+    | `responses` | (R, L) | int64 | right-padded |
+    | `response_mask` | (R, L) | int64 | over the response only; no tool turns here, so it is its attention mask |
+    | `input_ids` | (R, S) | int64 | `prompts` and `responses` side by side |
+    | `attention_mask` | (R, S) | int64 | |
+    | `position_ids` | (R, S) | int64 | `clip(cumsum(attention_mask) - 1, 0)` |
+    | `rollout_log_probs` | (R, L) | float32 | of `responses`, 0.0 in the padding |
+
+    verl computes `old_log_probs` itself, or copies `rollout_log_probs` to it in its bypass mode.
+    """
+    rows = {
+        "prompts": batch.sequences[:, : batch.prompt_len].clone(),
+        "responses": batch.sequences[:, batch.prompt_len :].clone(),
+        "response_mask": batch.response_mask[:, batch.prompt_len :].clone(),
+        "input_ids": batch.sequences.clone(),
+        "attention_mask": batch.attention_mask.clone(),
+        "position_ids": batch.position_ids.clone(),
+    }
+    if batch.old_log_probs is not None:
+        rows["rollout_log_probs"] = batch.old_log_probs.clone()
+    return rows

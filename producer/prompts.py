@@ -1,0 +1,123 @@
+"""Whatever a trainer calls prompts becomes int32 arrays: the ids where the mask is 1, in order. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer.errors import PromptsError
+
+if TYPE_CHECKING:
+    import torch
+
+Rows: TypeAlias = (
+    "torch.Tensor | NDArray[Any] | Sequence[Sequence[int]] | Sequence[NDArray[Any]] | Sequence[torch.Tensor]"
+)
+"""(B, width) as one tensor or array, or B rows of any lengths."""
+
+MAX_ID = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """B prompts without their padding."""
+
+    ids: list[NDArray[np.int32]]
+    """One a row; empty where the mask is all 0, which the worker answers with an error for that row alone."""
+    width: int
+    """Columns of what was given: of the array, or of the longest ragged row."""
+
+    @classmethod
+    def of(cls, input_ids: Rows, attention_mask: Rows | None = None) -> Prompts:
+        """Any integer dtype, any mask of 0 and 1 (padding left, right or in between); no mask: every id is a token.
+
+        Raises `PromptsError`, which names row and column.
+        """
+        rows = _rows("input_ids", input_ids)
+        masks = None if attention_mask is None else _rows("attention_mask", attention_mask)
+        if not rows:
+            raise PromptsError("input_ids", "no prompts: give at least one row")
+        if masks is not None and len(masks) != len(rows):
+            raise PromptsError("attention_mask", f"{len(masks)} rows, but input_ids has {len(rows)}")
+        ids = [_tokens(number, row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
+        return cls(ids, max(len(row) for row in rows))
+
+
+def _rows(what: str, given: object) -> list[NDArray[Any]]:
+    if isinstance(given, Mapping):
+        raise PromptsError(what, "got a mapping: pass its 'input_ids' and 'attention_mask' themselves")
+    array = _array(what, given)
+    if array is not None and array.dtype != np.object_:
+        if array.ndim != 2:
+            raise PromptsError(what, f"shape {array.shape}: expected (prompts, columns)")
+        return list(array)
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray):
+        raise PromptsError(what, f"got {type(given).__name__}: expected a tensor, an array or a list of rows")
+    return [_row(what, number, row) for number, row in enumerate(given)]
+
+
+def _array(what: str, given: object) -> NDArray[Any] | None:
+    """`given` as numpy when it is an array or a torch tensor, on whatever device."""
+    if isinstance(given, np.ndarray):
+        return given
+    if hasattr(given, "detach") and hasattr(given, "cpu"):
+        try:
+            return np.asarray(given.detach().cpu().numpy())
+        except TypeError as error:  # bfloat16
+            raise PromptsError(what, f"{error}: expected integers") from None
+    return None
+
+
+def _row(what: str, number: int, given: object) -> NDArray[Any]:
+    array = _array(what, given)
+    if array is None:
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            raise PromptsError(what, f"got {type(given).__name__}: expected a list of ids", number)
+        kinds = set(map(type, given))
+        if bool in kinds and len(kinds) > 1:  # numpy would make these integers
+            raise PromptsError(what, "booleans and numbers are mixed", number)
+        array = _array_of_list(what, number, given)
+    if array.ndim != 1:
+        raise PromptsError(what, f"shape {array.shape}: expected one dimension a row", number)
+    return array
+
+
+def _array_of_list(what: str, number: int, given: Sequence[Any]) -> NDArray[Any]:
+    if not given:
+        return np.empty(0, np.int64)
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise PromptsError(what, f"not a flat list of numbers ({error})", number) from None
+
+
+def _tokens(number: int, row: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[np.int32]:
+    if row.dtype.kind not in "iu":
+        raise PromptsError("input_ids", f"{_kind(row)}: token ids are integers", number)
+    keep = np.ones(len(row), np.bool_) if mask is None else _keep(number, mask, len(row))
+    bad = keep & ((row < 0) | (row > MAX_ID))
+    if bad.any():
+        column = int(bad.argmax())
+        raise PromptsError("input_ids", f"id {row[column]} is not within 0 to {MAX_ID}; is it padding?", number, column)
+    return row[keep].astype(np.int32)
+
+
+def _keep(number: int, mask: NDArray[Any], width: int) -> NDArray[np.bool_]:
+    if len(mask) != width:
+        raise PromptsError("attention_mask", f"{len(mask)} columns, but input_ids has {width}", number)
+    if mask.dtype.kind not in "biuf":
+        raise PromptsError("attention_mask", f"{_kind(mask)}: expected 0 and 1", number)
+    keep = mask == 1
+    strange = ~keep & (mask != 0)
+    if strange.any():
+        column = int(strange.argmax())
+        raise PromptsError("attention_mask", f"{mask[column]} is neither 0 nor 1", number, column)
+    return np.asarray(keep, np.bool_)
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return "values of several kinds or beyond 64 bits" if array.dtype == np.object_ else f"dtype {array.dtype}"

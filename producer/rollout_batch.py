@@ -1,0 +1,217 @@
+"""All of a batch as tensors, rows in submission order. Every mask follows from lengths, never from pad or EOS ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer import layouts
+from producer.answers import Answer
+from schemas import Batch, GroupError, GroupResult, Tensor
+from schemas.generation_config import LogprobsFlavour
+from schemas.messages import FinishReason, VersionSpan
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RolloutBatch:
+    """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
+
+    P = `prompt_len`, L = `response_len`. A row is a left-padded prompt of P columns, then a right-padded response of
+    L columns. A group that failed keeps its n rows: its prompt where the worker could read it, an empty response,
+    finish reason `error`, and its `GroupError` in `errors`.
+    """
+
+    batch_id: str
+    prompt_len: int
+    """P: columns of the submitted prompts."""
+    response_len: int
+    """L: tokens of the longest response, or `max_new_tokens` if that was asked for."""
+    sequences: torch.Tensor
+    """int64 (R, P + L)"""
+    attention_mask: torch.Tensor
+    """int64 (R, P + L), 1 where there is a token"""
+    position_ids: torch.Tensor
+    """int64 (R, P + L), `clip(cumsum(attention_mask) - 1, 0)`"""
+    prompt_mask: torch.Tensor
+    """int64 (R, P + L), 1 where the token is the prompt's"""
+    response_mask: torch.Tensor
+    """int64 (R, P + L), 1 where the policy sampled the token"""
+    old_log_probs: torch.Tensor | None
+    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None when
+    the config asked for none."""
+    logprobs_flavour: LogprobsFlavour | None
+    """Whether `old_log_probs` are under the sampling distribution (`processed`) or the model's own (`raw`)."""
+    prompt_lengths: torch.Tensor
+    """int64 (R,)"""
+    response_lengths: torch.Tensor
+    """int64 (R,)"""
+    group_index: torch.Tensor
+    """int64 (R,), the prompt's number in what was submitted: row // n"""
+    scores: torch.Tensor | None
+    """float32 (R,), beam search only; NaN in failed rows"""
+    finish_reasons: tuple[FinishReason, ...]
+    """R of `stop`, `length`, `abort`, `error`"""
+    stop_reasons: tuple[int | str | None, ...]
+    """R stop ids or stop strings; None when cut by length or failed"""
+    texts: tuple[str | None, ...]
+    """R decoded completions with `stop_strings`, else None"""
+    version_spans: tuple[tuple[VersionSpan, ...], ...]
+    """R tuples of `(policy version, tokens)`, in order"""
+    spans_exact: bool
+    """False when an engine could not tell where one version ended."""
+    errors: dict[int, GroupError]
+    """Failed groups by their number."""
+    num_return_sequences: int
+    pad_token_id: int
+
+    def roll(self) -> dict[str, torch.Tensor]:
+        """ROLL's right-padded form, see `producer.layouts.roll`."""
+        return layouts.roll(self)
+
+    def verl(self) -> dict[str, torch.Tensor]:
+        """verl's left-padded prompts and right-padded responses, see `producer.layouts.verl`."""
+        return layouts.verl(self)
+
+    def __len__(self) -> int:
+        return len(self.finish_reasons)
+
+    def __repr__(self) -> str:
+        size = f"{len(self)} rows ({len(self) // self.num_return_sequences} prompts x {self.num_return_sequences})"
+        failed = f", {len(self.errors)} failed" if self.errors else ""
+        return f"<RolloutBatch {self.batch_id}: {size}, {self.prompt_len} + {self.response_len} columns{failed}>"
+
+
+def assemble(
+    batch: Batch, answers: Mapping[int, Answer], *, pad_token_id: int = 0, pad_to_max_new_tokens: bool = False
+) -> RolloutBatch:
+    """One `RolloutBatch` from an answer to every group of `batch`. Pure; needs torch."""
+    from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
+
+    results = {group: answer for group, answer in answers.items() if isinstance(answer, GroupResult)}
+    prompt_lengths, response_lengths = _lengths(batch, answers, results)
+    response_len = batch.config.max_new_tokens if pad_to_max_new_tokens else int(response_lengths.max(initial=0))
+    prompt_mask, response_mask = _masks(prompt_lengths, response_lengths, batch.prompt_width, response_len)
+    attention_mask = prompt_mask | response_mask
+    log_probs, scores = _log_probs(batch, results, response_len), _scores(batch, results)
+    n = batch.config.num_return_sequences
+    return RolloutBatch(
+        batch_id=batch.batch_id,
+        prompt_len=batch.prompt_width,
+        response_len=response_len,
+        sequences=from_numpy(_sequences(batch, answers, response_len, pad_token_id)),
+        attention_mask=from_numpy(attention_mask.astype(np.int64)),
+        position_ids=from_numpy(_position_ids(prompt_lengths, response_lengths, batch.prompt_width, response_len)),
+        prompt_mask=from_numpy(prompt_mask.astype(np.int64)),
+        response_mask=from_numpy(response_mask.astype(np.int64)),
+        old_log_probs=None if log_probs is None else from_numpy(log_probs),
+        logprobs_flavour=_flavour(batch, results),
+        prompt_lengths=from_numpy(prompt_lengths),
+        response_lengths=from_numpy(response_lengths),
+        group_index=from_numpy(np.repeat(np.arange(batch.num_groups), n)),
+        scores=None if scores is None else from_numpy(scores),
+        finish_reasons=_by_row(batch, {g: r.finish_reasons for g, r in results.items()}, "error"),
+        stop_reasons=_by_row(batch, {g: r.stop_reasons for g, r in results.items()}, None),
+        texts=_by_row(batch, {g: r.texts or (None,) * n for g, r in results.items()}, None),
+        version_spans=_by_row(batch, {g: r.version_spans for g, r in results.items()}, ()),
+        spans_exact=all(result.spans_exact for result in results.values()),
+        errors={group: answer for group, answer in sorted(answers.items()) if isinstance(answer, GroupError)},
+        num_return_sequences=n,
+        pad_token_id=pad_token_id,
+    )
+
+
+def _rows(batch: Batch, group: int) -> slice:
+    n = batch.config.num_return_sequences
+    return slice(group * n, group * n + n)
+
+
+def _lengths(
+    batch: Batch, answers: Mapping[int, Answer], results: Mapping[int, GroupResult]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True lengths of prompts and responses, (R,) each."""
+    prompts = np.zeros(batch.num_groups * batch.config.num_return_sequences, np.int64)
+    responses = np.zeros_like(prompts)
+    for group, answer in answers.items():
+        prompts[_rows(batch, group)] = 0 if answer.prompt is None else answer.prompt.shape[0]
+    for group, result in results.items():
+        responses[_rows(batch, group)] = result.lengths.numpy()
+    return prompts, responses
+
+
+def _masks(
+    prompt_lengths: NDArray[np.int64], response_lengths: NDArray[np.int64], prompt_len: int, response_len: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Prompt and response mask, (R, P + L) each: columns right before P and right after it."""
+    offset = np.arange(-prompt_len, response_len)
+    prompt_mask = (offset < 0) & (offset >= -prompt_lengths[:, None])
+    response_mask = (offset >= 0) & (offset < response_lengths[:, None])
+    return prompt_mask, response_mask
+
+
+def _position_ids(
+    prompt_lengths: NDArray[np.int64], response_lengths: NDArray[np.int64], prompt_len: int, response_len: int
+) -> NDArray[np.int64]:
+    """`clip(cumsum(attention_mask) - 1, 0)` without the sum: tokens are one run, so positions count from its start."""
+    positions = np.arange(-prompt_len, response_len) + prompt_lengths[:, None]
+    last = np.maximum(prompt_lengths + response_lengths - 1, 0)
+    return np.clip(positions, 0, last[:, None], out=positions)
+
+
+def _sequences(batch: Batch, answers: Mapping[int, Answer], response_len: int, pad_token_id: int) -> NDArray[np.int64]:
+    width = batch.prompt_width
+    shape = (batch.num_groups * batch.config.num_return_sequences, width + response_len)
+    sequences = np.full(shape, pad_token_id, np.int64)
+    for group, answer in answers.items():
+        rows = sequences[_rows(batch, group)]
+        if answer.prompt is not None:
+            rows[:, width - answer.prompt.shape[0] : width] = answer.prompt.numpy()
+        if isinstance(answer, GroupResult):
+            _place(rows[:, width:], answer, answer.token_ids)
+    return sequences
+
+
+def _log_probs(batch: Batch, results: Mapping[int, GroupResult], response_len: int) -> NDArray[np.float32] | None:
+    if batch.config.logprobs is None:
+        return None
+    shape = (batch.num_groups * batch.config.num_return_sequences, response_len)
+    log_probs = np.zeros(shape, np.float32)
+    for group, result in results.items():
+        if result.logprobs is not None:
+            _place(log_probs[_rows(batch, group)], result, result.logprobs)
+    return log_probs
+
+
+def _place(rows: NDArray[Any], result: GroupResult, values: Tensor) -> None:
+    """Write a group's (n, L) values where it has tokens, and leave the padding of `rows` elsewhere."""
+    width = min(values.shape[1], rows.shape[1])
+    np.copyto(rows[:, :width], values.numpy()[:, :width], where=result.response_mask.numpy()[:, :width])
+
+
+def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.float32] | None:
+    if all(result.scores is None for result in results.values()):
+        return None
+    scores = np.full(batch.num_groups * batch.config.num_return_sequences, np.nan, np.float32)
+    for group, result in results.items():
+        if result.scores is not None:
+            scores[_rows(batch, group)] = result.scores.numpy()
+    return scores
+
+
+def _flavour(batch: Batch, results: Mapping[int, GroupResult]) -> LogprobsFlavour | None:
+    """What the workers say. Where they differ both flavours are the same numbers: then what was asked for."""
+    named = {result.logprobs_flavour for result in results.values()}
+    return named.pop() if len(named) == 1 else batch.config.logprobs
+
+
+def _by_row(batch: Batch, of_group: Mapping[int, tuple[T, ...]], failed: T) -> tuple[T, ...]:
+    n = batch.config.num_return_sequences
+    return tuple(item for group in range(batch.num_groups) for item in of_group.get(group, (failed,) * n))

@@ -1,0 +1,155 @@
+"""What an operator asks first: how long the queue is, how old, and who is working. Reads, never writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from rich.table import Table
+from rich.text import Text
+
+from producer.cli_output import printable
+from producer.connection import Connection
+from schemas import Keys
+from schemas.keys import GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One partition's jobs."""
+
+    partition: int
+    entries: int
+    """Jobs in the stream, finished ones that are kept for replay included."""
+    waiting: int | None
+    """Jobs no worker has taken; None where Redis cannot tell (before 7.0)."""
+    pending: int
+    """Jobs taken and not finished."""
+    oldest_waiting_s: float | None
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One live worker, as its heartbeat tells."""
+
+    consumer: str
+    fields: dict[str, str]
+    seen_s_ago: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One policy at one moment."""
+
+    policy: str
+    queues: list[Queue]
+    workers: list[Worker]
+
+
+async def read_status(connection: Connection, keys: Keys) -> Status:
+    """Raises `RedisUnavailableError`."""
+
+    async def read(redis: Redis) -> Status:
+        seconds, micros = await redis.time()
+        now = seconds + micros / 1e6
+        queues = [await _read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
+        return Status(keys.policy, queues, await _read_workers(redis, keys, now))
+
+    return await connection.call("read the status", read)
+
+
+async def _read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Queue:
+    jobs = keys.jobs(partition)
+    entries = await redis.xlen(jobs)
+    group = await _consumer_group(redis, jobs)
+    after = group["last-delivered-id"] if group else b"0-0"
+    oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
+    return Queue(
+        partition=partition,
+        entries=entries,
+        waiting=group.get("lag") if group else entries,
+        pending=group["pending"] if group else 0,
+        oldest_waiting_s=max(0.0, round(now - int(oldest[0][0].split(b"-")[0]) / 1000, 3)) if oldest else None,
+        dead_letters=await redis.xlen(keys.dead(partition)),
+    )
+
+
+async def _consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
+    try:
+        groups: Any = await redis.xinfo_groups(jobs)
+    except ResponseError as error:
+        if "no such key" in str(error):
+            return None
+        raise
+    return next((group for group in groups if group["name"] == GROUP.encode()), None)
+
+
+async def _read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
+    found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
+    prefix = len(keys.workers_pattern()) - 1
+    workers = []
+    for key in found:
+        raw: Any = await redis.hgetall(key)
+        if raw:  # else it expired since the scan
+            fields = {_text(name): _text(value) for name, value in raw.items()}
+            workers.append(Worker(_text(key)[prefix:], fields, _ago(fields.get("seen_at"), now)))
+    return workers
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _ago(moment: str | None, now: float) -> float | None:
+    try:
+        return None if moment is None else max(0.0, round(now - float(moment), 3))
+    except (ValueError, OverflowError):
+        return None
+
+
+def queue_table(status: Status) -> Table:
+    """A row a partition."""
+    table = Table(title=f"policy {status.policy}", title_justify="left")
+    for column in ("partition", "waiting", "oldest waiting", "pending", "jobs kept", "dead letters"):
+        table.add_column(column, justify="right")
+    for queue in status.queues:
+        waiting = "unknown" if queue.waiting is None else str(queue.waiting)
+        counts = (str(queue.pending), str(queue.entries), str(queue.dead_letters))
+        table.add_row(str(queue.partition), waiting, _age(queue.oldest_waiting_s), *counts)
+    return table
+
+
+_WORKER_COLUMNS = {
+    "state": "state",
+    "engine": "engine",
+    "model": "model",
+    "version": "policy_version",
+    "groups": "running_groups",
+    "sequences": "running_sequences",
+    "published": "groups_published",
+    "tokens": "tokens_generated",
+    "adapters": "adapters",
+}
+
+
+def worker_table(status: Status) -> Table:
+    """A row a live worker; what a worker does not tell stays empty."""
+    table = Table(title=f"{len(status.workers)} live workers", title_justify="left")
+    for column in ("worker", *_WORKER_COLUMNS, "seen"):
+        table.add_column(column, overflow="fold")
+    for worker in status.workers:
+        values = [worker.consumer, *(worker.fields.get(name, "") for name in _WORKER_COLUMNS.values())]
+        seen = "" if worker.seen_s_ago is None else f"{_age(worker.seen_s_ago)} ago"
+        table.add_row(*(Text(printable(value)) for value in (*values, seen)))
+    return table
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

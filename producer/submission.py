@@ -1,0 +1,107 @@
+"""A batch becomes jobs and a content digest, away from Redis: the same content, the same digest in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from producer.errors import PromptsError
+from producer.prompts import Prompts
+from schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
+from schemas.messages import MAX_GROUPS_PER_JOB
+
+_CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
+"""Most of a pipeline that is sent, and sent again, in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """All that one submit sends. Made before anything is sent, so that what cannot be sent leaves nothing behind."""
+
+    batch: Batch
+    digest: str
+    """sha256 of prompts, lengths, width, config, adapter and slicing; of no clock."""
+    jobs: list[tuple[Envelope, bytes]]
+
+    def chunks(self) -> Iterator[list[tuple[Envelope, bytes]]]:
+        """The jobs in order, in slices of bounded count and bytes."""
+        chunk: list[tuple[Envelope, bytes]] = []
+        held = 0
+        for envelope, payload in self.jobs:
+            if chunk and (len(chunk) == _CHUNK_JOBS or held + len(payload) > _CHUNK_BYTES):
+                yield chunk
+                chunk, held = [], 0
+            chunk.append((envelope, payload))
+            held += len(payload)
+        yield chunk
+
+    def script_args(self, envelope: Envelope, payload: bytes) -> list[Any]:
+        """ARGV of `submit.lua` for one job."""
+        pairs = [part for pair in envelope.fields(payload).items() for part in pair]
+        return [self.digest, encode(self.batch), self.batch.num_groups, envelope.job, *pairs]
+
+
+def split(
+    prompts: Prompts,
+    config: GenerationConfig,
+    *,
+    batch_id: str,
+    adapter: str | None,
+    prompts_per_job: int,
+    submitted_at: float,
+) -> Submission:
+    """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
+
+    Raises `PromptsError`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`, and `schemas.WireError` for a
+    job larger than a reader takes.
+    """
+    if type(prompts_per_job) is not int or not 1 <= prompts_per_job <= MAX_GROUPS_PER_JOB:
+        raise PromptsError("prompts_per_job", f"{prompts_per_job!r} is not within 1 to {MAX_GROUPS_PER_JOB}")
+    starts = range(0, len(prompts.ids), prompts_per_job)
+    batch = Batch(
+        batch_id=batch_id,
+        num_groups=len(prompts.ids),
+        num_jobs=len(starts),
+        prompt_width=prompts.width,
+        config=config,
+        adapter=adapter,
+        submitted_at=submitted_at,
+    )
+    jobs = [_job(batch, number, first, prompts, prompts_per_job) for number, first in enumerate(starts)]
+    return Submission(batch, _digest(prompts, batch, prompts_per_job), jobs)
+
+
+def _job(batch: Batch, number: int, first: int, prompts: Prompts, prompts_per_job: int) -> tuple[Envelope, bytes]:
+    ids = prompts.ids[first : first + prompts_per_job]
+    job = Job(
+        batch_id=batch.batch_id,
+        job=number,
+        first_group=first,
+        num_groups=batch.num_groups,
+        prompt_ids=Tensor.of(np.concatenate(ids)),
+        prompt_lengths=Tensor.of(_lengths(ids)),
+        config=batch.config,
+        adapter=batch.adapter,
+        submitted_at=batch.submitted_at,
+    )
+    return Envelope(batch.batch_id, number, first, len(ids), batch.num_groups), encode(job)
+
+
+def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int) -> str:
+    config = batch.config.model_dump(mode="json")
+    config["logit_bias"] = sorted(config["logit_bias"])  # a mapping: its order is no content
+    head = [len(prompts.ids), prompts.width, config, batch.adapter, prompts_per_job]
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
+    for ids in prompts.ids:
+        digest.update(ids.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _lengths(ids: list[Any]) -> Any:
+    return np.array([len(row) for row in ids], np.int32)

@@ -1,0 +1,167 @@
+"""The client for trainers without an event loop: the same calls, blocking, on a loop in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any, Self, TypeVar
+
+from producer.client import AsyncClient
+from producer.errors import ClientClosedError
+from producer.handle import BatchHandle
+from producer.prompts import Rows
+from producer.rollout_batch import RolloutBatch
+from schemas import Batch, GenerationConfig, GroupError, GroupResult
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """Works also inside a thread that runs a loop already, such as a Jupyter cell."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rollstream-client", daemon=True)
+        self._thread.start()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Wait for `call`; Ctrl-C cancels it."""
+        if not self.running:
+            call.close()
+            raise ClientClosedError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # no effect on what has ended
+
+    @property
+    def running(self) -> bool:
+        return not self._loop.is_closed()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class BlockingBatchHandle:
+    """`BatchHandle` with blocking calls; see there for what each returns and raises."""
+
+    def __init__(self, handle: BatchHandle, thread: _LoopThread) -> None:
+        self._handle = handle
+        self._thread = thread
+
+    @property
+    def batch(self) -> Batch:
+        """What was submitted, but for the prompts."""
+        return self._handle.batch
+
+    @property
+    def batch_id(self) -> str:
+        """Names the batch, also for `attach` in another process."""
+        return self._handle.batch_id
+
+    @property
+    def num_groups(self) -> int:
+        """Prompts of the batch."""
+        return self._handle.num_groups
+
+    def groups(self) -> Iterator[GroupResult | GroupError]:
+        """Each group once, as it finishes."""
+        groups = self._handle.groups()
+        while (answer := self._thread.run(_next(groups))) is not None:
+            yield answer
+
+    def finished(self) -> list[GroupResult | GroupError]:
+        """The groups that have finished by now, in finish order."""
+        return self._thread.run(self._handle.finished())
+
+    def done(self) -> int:
+        """How many groups have finished."""
+        return self._thread.run(self._handle.done())
+
+    def result(
+        self,
+        timeout: float | None = None,
+        progress: bool = False,
+        pad_token_id: int = 0,
+        pad_to_max_new_tokens: bool = False,
+    ) -> RolloutBatch:
+        """Wait for every group; the whole batch in submission order."""
+        return self._thread.run(self._handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens))
+
+    def __repr__(self) -> str:
+        return repr(self._handle).replace("BatchHandle", "BlockingBatchHandle", 1)
+
+
+async def _next(groups: Any) -> GroupResult | GroupError | None:
+    return await anext(groups, None)
+
+
+class Client:
+    """`AsyncClient` with blocking calls. Use as `with Client(url, policy="math-7b") as client`."""
+
+    def __init__(
+        self,
+        redis_url: str = "redis://127.0.0.1:6379/0",
+        *,
+        policy: str,
+        partitions: int = 1,
+        reconnect_s: float = 60.0,
+    ) -> None:
+        self._client = AsyncClient(redis_url, policy=policy, partitions=partitions, reconnect_s=reconnect_s)
+        self._thread = _LoopThread()
+
+    def submit(
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        adapter: str | None = None,
+        batch_id: str | None = None,
+        prompts_per_job: int = 8,
+    ) -> BlockingBatchHandle:
+        """See `AsyncClient.submit`."""
+        submit = self._client.submit(
+            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+        )
+        return BlockingBatchHandle(self._thread.run(submit), self._thread)
+
+    def generate(  # noqa: PLR0913 - a call reads as its keyword arguments
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        config: GenerationConfig | None = None,
+        *,
+        adapter: str | None = None,
+        batch_id: str | None = None,
+        prompts_per_job: int = 8,
+        timeout: float | None = None,
+        progress: bool = False,
+        pad_token_id: int = 0,
+        pad_to_max_new_tokens: bool = False,
+    ) -> RolloutBatch:
+        """See `AsyncClient.generate`."""
+        handle = self.submit(
+            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+        )
+        return handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
+
+    def attach(self, batch_id: str) -> BlockingBatchHandle:
+        """See `AsyncClient.attach`."""
+        return BlockingBatchHandle(self._thread.run(self._client.attach(batch_id)), self._thread)
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Safe to call twice. Batches go on without us."""
+        if self._thread.running:
+            self._thread.run(self._client.aclose())
+            self._thread.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()

@@ -1,0 +1,79 @@
+"""What a type checker tells a user of `producer`: mypy reads this file, pytest only checks that the names exist."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, assert_type
+
+import producer
+from producer import (
+    AsyncClient,
+    BatchHandle,
+    BlockingBatchHandle,
+    Client,
+    GenerationConfig,
+    GroupError,
+    GroupResult,
+    RolloutBatch,
+)
+from tests.worker_process import ROOT
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+async def async_client(
+    tensor: torch.Tensor, array: NDArray[np.int64], ragged: list[list[int]], config: GenerationConfig
+) -> None:
+    async with AsyncClient("redis://", policy="p") as client:
+        assert_type(client, AsyncClient)
+        assert_type(await client.submit(tensor, tensor, config), BatchHandle)
+        assert_type(
+            await client.submit(array, None, config, adapter="a@1", batch_id="b", prompts_per_job=2), BatchHandle
+        )
+        handle = await client.attach("b")
+        assert_type(await client.generate(ragged, config=config, timeout=5.0, progress=True), RolloutBatch)
+        assert_type(handle.groups(), AsyncIterator[GroupResult | GroupError])
+        assert_type(await handle.finished(), list[GroupResult | GroupError])
+        assert_type(await handle.done(), int)
+        assert_type(await handle.result(timeout=5, pad_token_id=1, pad_to_max_new_tokens=True), RolloutBatch)
+        async for answer in handle.groups():
+            if isinstance(answer, GroupError):
+                assert_type(answer.message, str)
+            else:
+                assert_type(answer, GroupResult)
+
+
+def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
+    with Client("redis://", policy="p", partitions=2) as client:
+        assert_type(client, Client)
+        handle = client.submit(tensor, None, config)
+        assert_type(handle, BlockingBatchHandle)
+        assert_type(client.attach("b"), BlockingBatchHandle)
+        assert_type(handle.groups(), Iterator[GroupResult | GroupError])
+        assert_type(handle.result(), RolloutBatch)
+        assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)
+
+
+def rollout_batch(rollouts: RolloutBatch) -> None:
+    assert_type(rollouts.sequences, "torch.Tensor")
+    assert_type(rollouts.old_log_probs, "torch.Tensor | None")
+    assert_type(rollouts.errors, dict[int, GroupError])
+    assert_type(rollouts.version_spans, tuple[tuple[tuple[int, int], ...], ...])
+    assert_type(rollouts.roll(), "dict[str, torch.Tensor]")
+    assert_type(rollouts.verl(), "dict[str, torch.Tensor]")
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    missing = [name for name in producer.__all__ if not getattr(getattr(producer, name), "__doc__", None)]
+    assert missing == []
+
+
+def test_importing_the_producer_imports_neither_torch_nor_vllm() -> None:
+    code = "import sys, producer; assert not {'torch', 'vllm', 'transformers'} & set(sys.modules), 'heavy import'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_adapter, write_model
 from tests.worker_process import WorkerProcess, running_worker
 
 _numbers = itertools.count()
+
+os.environ.update(SMALL_MODEL_ENV)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -205,17 +204,3 @@ def test_rebuilding_rows_from_masks_gives_back_what_was_sampled(
     assert torch.equal(rollouts.position_ids, (rollouts.attention_mask.cumsum(-1) - 1).clip(min=0))
     outside = rollouts.sequences[rollouts.attention_mask == 0]
     assert (outside == pad).all()
-
-
-def test_a_large_batch_is_assembled_in_well_under_a_second() -> None:
-    config = GenerationConfig(max_new_tokens=1024, num_return_sequences=16)
-    prompt, completions = list(range(256)), [list(range(1000))] * 16
-    one = result_of(0, prompt, completions)
-    answers: dict[int, Answer] = {group: one.model_copy(update={"group": group}) for group in range(256)}
-    batch = batch_of([prompt] * 256, config)
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        assemble(batch, answers)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 1  # of one core; 0.1 when idle

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from pathlib import Path
@@ -146,6 +145,12 @@ async def test_no_eos_before_min_new_tokens(engine: VllmEngine) -> None:
     tokens = found.token_ids.tolist()
     assert (len(tokens), tokens[-1], found.finish_reason) == (6, 2, "stop")
     assert not {2, 9} & set(tokens[:5])
+
+
+async def test_min_new_tokens_bans_nothing_where_nothing_ends(engine: VllmEngine) -> None:
+    (found,) = await generate(engine, logit_bias={2: 100.0}, ignore_eos=True, min_new_tokens=16)
+
+    assert ids([found]) == [[2] * 16]
 
 
 @pytest.mark.parametrize("include", [False, True])
@@ -301,7 +306,7 @@ async def test_beams_are_transformers_beams(
     for beam, expected in zip(found, tokens, strict=True):
         length = len(beam.token_ids)
         assert beam.token_ids.tolist() == expected[:length]
-        assert set(expected[length:]) <= {0}, "transformers' beam is longer"
+        assert set(expected[length:]) <= {stops[0]}, "transformers pads with the first EOS id when pad is 0"
         assert beam.logprobs == pytest.approx(reference(name).logprobs(PROMPT, expected[:length]), abs=1e-4)
     assert [beam.score for beam in found] == pytest.approx(scores, abs=1e-4)
 
@@ -393,24 +398,27 @@ async def test_on_a_tiny_vocabulary_beams_are_an_exhaustive_search(tmp_path: Pat
         assert (engine.info.eos_token_ids, engine.info.has_tokenizer) == ((2, 5), False)
         # 8 ids less 2 that end: 6 beams hold every prefix of one token.
         prompts = [[first, second, 1] for first in range(3) for second in range(3)]
-        searches = (beam_search(engine, request(engine, prompt, num_beams=6, max_new_tokens=2)) for prompt in prompts)
-        found = await asyncio.gather(*searches)
+        cases = [(prompt, length_penalty) for prompt in prompts for length_penalty in (0.0, 1.0)]
+        options: dict[str, Any] = {"num_beams": 6, "max_new_tokens": 2, "early_stopping": "never"}
+        found = await asyncio.gather(
+            *(beam_search(engine, request(engine, p, length_penalty=lp, **options)) for p, lp in cases)
+        )
     finally:
         await engine.close()
 
     best = [beams[0].token_ids.tolist() for beams in found]
-    assert best == [_exhaustive(reference, prompt, 8, 2, {2, 5}) for prompt in prompts]
+    assert best == [_exhaustive(reference, prompt, length_penalty, {2, 5}) for prompt, length_penalty in cases]
     assert {len(tokens) for tokens in best} == {1, 2}
 
 
-def _exhaustive(reference: Reference, prompt: list[int], vocab: int, longest: int, stops: set[int]) -> list[int]:
-    """The completion with the best mean log-prob of all that end in a stop id or at the length."""
+def _exhaustive(reference: Reference, prompt: list[int], length_penalty: float, stops: set[int]) -> list[int]:
+    """The best of all completions over 8 ids that end in a stop id or after two tokens."""
     scored = []
-    for length in range(1, longest + 1):
-        for tokens in itertools.product(range(vocab), repeat=length):
-            ends = tokens[-1] in stops or length == longest
-            if ends and not stops & set(tokens[:-1]):
-                scored.append((float(reference.logprobs(prompt, list(tokens)).mean()), list(tokens)))
+    for tokens in [*itertools.product(range(8)), *itertools.product(range(8), repeat=2)]:
+        ends = tokens[-1] in stops or len(tokens) == 2
+        if ends and not stops & set(tokens[:-1]):
+            total = float(reference.logprobs(prompt, list(tokens)).sum())
+            scored.append((total / len(tokens) ** length_penalty, list(tokens)))
     return max(scored)[1]
 
 
@@ -437,5 +445,5 @@ def _unfinished(engine: VllmEngine) -> int:
 
 async def _until(reached: Callable[[], bool], timeout_s: float = 20) -> None:
     async with asyncio.timeout(timeout_s):
-        while not reached():
+        while not reached():  # noqa: ASYNC110 - vLLM has no event for it
             await asyncio.sleep(0.01)

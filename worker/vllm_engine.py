@@ -6,7 +6,6 @@ vLLM reads its environment while it is imported, hence the order of the first li
 from __future__ import annotations
 
 import asyncio
-import inspect
 import multiprocessing
 import os
 import threading
@@ -163,8 +162,9 @@ class VllmEngine:
             async for latest in self._llm.generate(tokens_input(prompt), params, request_id, lora_request=lora):
                 output = latest
         except asyncio.CancelledError:
-            # vLLM issue 57061: one that is cancelled while it is being added goes on running.
-            await self._llm.abort(request_id)
+            if self._death is None:
+                # vLLM issue 57061: one that is cancelled while it is being added goes on running.
+                await self._llm.abort(request_id)
             raise
         except _REFUSALS as error:
             if self._llm.errored:
@@ -228,14 +228,14 @@ class VllmEngine:
     async def _shut_down(self) -> None:
         """vLLM's own shutdown blocks. In a daemon thread: one that hangs must not keep our process."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        takes_timeout = "timeout" in inspect.signature(self._llm.shutdown).parameters
 
         def shut_down() -> None:
             try:
-                self._llm.shutdown(**({"timeout": SHUTDOWN_S} if takes_timeout else {}))
+                self._llm.shutdown(timeout=SHUTDOWN_S)
             finally:
                 loop.call_soon_threadsafe(ended.set)
 
+        self._llm.output_handler.cancel()  # else it logs the end of its engine as an error
         threading.Thread(target=shut_down, name="vllm-shutdown", daemon=True).start()
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_S + 5):

@@ -15,6 +15,7 @@ from worker.errors import DataError, EngineDiedError
 def sampling_fields(request: GenerateRequest) -> dict[str, Any]:
     """For vLLM's `SamplingParams`. EOS ids go as stop ids, so that vLLM's own idea of EOS never ends a completion."""
     config = request.config
+    may_stop = bool(request.stop_token_ids or config.stop_strings)
     return {
         "n": config.num_return_sequences,
         "temperature": config.temperature,
@@ -25,7 +26,8 @@ def sampling_fields(request: GenerateRequest) -> dict[str, Any]:
         "presence_penalty": config.presence_penalty,
         "frequency_penalty": config.frequency_penalty,
         "max_tokens": config.max_new_tokens,
-        "min_tokens": config.min_new_tokens,
+        # vLLM bans the model's EOS before min_tokens, also where a job ignores it.
+        "min_tokens": config.min_new_tokens if may_stop else 0,
         "ignore_eos": True,
         "stop_token_ids": list(request.stop_token_ids),
         "stop": list(config.stop_strings) or None,

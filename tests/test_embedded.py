@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -133,39 +134,48 @@ def test_a_restart_on_a_port_that_was_taken_meanwhile_says_so() -> None:
             second.start()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_a_parent_killed_without_warning_takes_its_server_along(tmp_path: Path) -> None:
-    program = (
-        "import time; from producer.embedded import EmbeddedRedis\n"
-        "with EmbeddedRedis() as server: print(server.pid, flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody is left to remove the server's folder
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        server_pid = int(parent.stdout.readline())
-        assert not gone(server_pid)
-        parent.kill()
-    until(lambda: gone(server_pid))
-
-
-def test_ctrl_c_in_the_terminal_ends_the_block_not_the_server() -> None:
+@contextlib.contextmanager
+def parent_of_a_server(tmp_path: Path, last_words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that runs a server, prints its pid, and `last_words` at Ctrl-C; with the server's pid."""
     program = (
         "import time; from producer.embedded import EmbeddedRedis\n"
         "with EmbeddedRedis() as server:\n"
         "    try: print(server.pid, flush=True); time.sleep(600)\n"
-        "    except KeyboardInterrupt: server._answers(server.pid) and print('answers', flush=True)"
+        f"    except KeyboardInterrupt: print({last_words}, flush=True)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as parent:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # after a SIGKILL nobody removes the server's folder
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with parent:
         assert parent.stdout is not None
-        server_pid = int(parent.stdout.readline())
+        try:
+            yield parent, int(parent.stdout.readline())
+        finally:
+            parent.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_parent_killed_without_warning_takes_its_server_along(tmp_path: Path) -> None:
+    with parent_of_a_server(tmp_path, "''") as (parent, server_pid):
+        assert not gone(server_pid)
+        parent.kill()
+        until(lambda: gone(server_pid))
+
+
+def test_ctrl_c_in_the_terminal_ends_the_block_not_the_server(tmp_path: Path) -> None:
+    with parent_of_a_server(tmp_path, "server._answers(server.pid)") as (parent, server_pid):
+        assert os.getpgid(server_pid) != parent.pid  # the terminal signals the group in its foreground
         os.killpg(parent.pid, signal.SIGINT)
-        assert parent.stdout.readline() == "answers\n"
-    assert parent.returncode == 0
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "True\n"
+        assert parent.wait(20) == 0
     assert gone(server_pid)
+    assert not any(tmp_path.iterdir())
 
 
 def test_die_with_parent_is_refused_off_the_main_thread() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from pathlib import Path
@@ -330,6 +332,19 @@ async def test_a_cancelled_call_aborts_its_request_in_the_engine(engine: VllmEng
     await engine.check()
 
 
+async def test_an_interrupt_of_the_terminal_leaves_the_engine_to_its_worker(engine: VllmEngine) -> None:
+    call = asyncio.create_task(generate(engine, ignore_eos=True, max_new_tokens=100))
+    await _until(lambda: _unfinished(engine) == 1)
+
+    for process in engine._processes:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+
+    (found,) = await call
+    assert (len(found.token_ids), found.finish_reason) == (100, "length")
+    await engine.check()
+
+
 async def test_spans_carry_the_policy_version(engine: VllmEngine) -> None:
     engine.policy_version = 9
     try:
@@ -391,7 +406,7 @@ async def test_a_folder_without_a_model_is_a_settings_error(tmp_path: Path) -> N
 
 
 async def test_on_a_tiny_vocabulary_beams_are_an_exhaustive_search(tmp_path: Path) -> None:
-    model = write_model(tmp_path, vocab_size=8, eos_token_ids=(2, 5), tokenizer=False, seed=4)
+    model = write_model(tmp_path, vocab_size=8, eos_token_ids=(2, 5), tokenizer=False, seed=5)
     engine, reference = VllmEngine(settings(model)), Reference(model)
     await engine.start()
     try:

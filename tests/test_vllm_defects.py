@@ -1,0 +1,321 @@
+"""One test for each defect of vLLM that kills, hangs or corrupts an engine: ours survives, or is found dead at once."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+
+from producer.tiny_model import write_adapter
+from schemas import ErrorCode, GenerationConfig
+from worker import guard
+from worker.adapters import AdapterDirectory
+from worker.config import WorkerSettings
+from worker.engine import Adapter, Completion, GenerateRequest
+from worker.errors import DataError, EngineDiedError
+from worker.vllm_engine import VllmEngine
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+
+ROOT = Path(__file__).parent.parent
+PROMPT = [5, 6, 7, 8]
+LONG_PROMPT = [(i * 37) % 500 + 3 for i in range(300)]
+
+
+def settings(model: Path, adapters: Path) -> WorkerSettings:
+    return WorkerSettings(
+        policy="test",
+        model=model,
+        adapter_dir=adapters,
+        dtype="float32",
+        kv_cache_bytes=64 * 2**20,
+        max_num_seqs=32,
+        max_loras=3,
+        engine_timeout_s=20,
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
+    """For the defects that it survives. Started under VLLM_BATCH_INVARIANT=1: see defect 12."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_BATCH_INVARIANT", "1")
+        engine = VllmEngine(settings(tiny_model, adapter_dir))
+        await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def doomed(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
+    """For the defects that it does not survive."""
+    engine = VllmEngine(settings(tiny_model, adapter_dir))
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+def request(adapter: Adapter | None = None, prompt: list[int] | None = None, **fields: Any) -> GenerateRequest:
+    config = GenerationConfig(**{"max_new_tokens": 8, "ignore_eos": True, **fields})
+    return GenerateRequest("test", prompt or PROMPT, config, (), config.seed, adapter)
+
+
+async def serves(engine: VllmEngine) -> bool:
+    async with asyncio.timeout(20):
+        return len(await engine.generate(request(num_return_sequences=2))) == 2
+
+
+def tokens(completions: list[Completion]) -> list[list[int]]:
+    return [completion.token_ids.tolist() for completion in completions]
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"max_new_tokens": 5.0},
+    {"max_new_tokens": True},
+    {"num_return_sequences": True},
+    {"top_k": True},
+    {"min_new_tokens": 1.0},
+    {"logit_bias": {6: "x"}},
+    {"allowed_token_ids": (5.0,)},
+    {"temperature": "1"},
+    {"temperature": np.float32(1)},
+]
+
+
+@pytest.mark.parametrize("fields", BAD_FIELDS, ids=str)
+async def test_defect_1_a_wrong_type_never_reaches_the_engine(engine: VllmEngine, fields: dict[str, Any]) -> None:
+    unchecked = GenerationConfig.model_construct(**{"max_new_tokens": 8, **fields})
+
+    with pytest.raises(DataError) as raised:
+        await engine.generate(GenerateRequest("bad", PROMPT, unchecked, (2,), None, None))
+
+    assert raised.value.code == ErrorCode.ENGINE_REFUSED
+    assert await serves(engine)
+
+
+@pytest.mark.parametrize("bad", [{"seed": 1.5}, {"stop": (True,)}, {"prompt": [5.0]}, {"prompt": [5, True]}], ids=str)
+async def test_defect_1_nor_does_a_wrong_seed_stop_id_or_prompt(engine: VllmEngine, bad: dict[str, Any]) -> None:
+    config = GenerationConfig(max_new_tokens=8)
+    wrong = GenerateRequest("bad", bad.get("prompt", PROMPT), config, bad.get("stop", ()), bad.get("seed"), None)
+
+    with pytest.raises(DataError) as raised:
+        await engine.generate(wrong)
+
+    assert raised.value.code == ErrorCode.ENGINE_REFUSED
+    assert await serves(engine)
+
+
+async def test_defect_1_past_the_gate_it_is_an_engine_death_and_no_hang(doomed: VllmEngine) -> None:
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+
+    async def send_past_the_gate() -> None:
+        async for _ in doomed._llm.generate(tokens_input(PROMPT), SamplingParams(seed=1.5), "bad"):
+            pass
+
+    bad = asyncio.create_task(send_past_the_gate())
+    async with asyncio.timeout(15):
+        await asyncio.wait([bad])
+        with pytest.raises(EngineDiedError):
+            await doomed.generate(request())
+        with pytest.raises(EngineDiedError):
+            await doomed.check()
+    assert bad.exception() is not None
+
+
+@pytest.mark.parametrize("prompt", [[5, -1], [5, 512], [2**30]])
+async def test_defect_2_an_id_outside_the_vocabulary_is_stopped_by_the_guard(
+    engine: VllmEngine, prompt: list[int]
+) -> None:
+    with pytest.raises(DataError) as raised:
+        guard.check_prompt(np.array(prompt, np.int32), GenerationConfig(max_new_tokens=8), engine.info)
+
+    assert raised.value.code == ErrorCode.TOKEN_OUT_OF_VOCABULARY
+    assert await engine.generate(request(prompt=[0, engine.info.vocab_size - 1]))
+
+
+@pytest.fixture
+def bad_adapters(tmp_path: Path, tiny_model: Path) -> Path:
+    for name, rank in (("rank@1", 32), ("corrupt@1", 8), ("gone@1", 8)):
+        write_adapter(tmp_path, name, model=tiny_model, seed=1, rank=rank)
+    weights = tmp_path / "corrupt@1" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    return tmp_path
+
+
+async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
+    engine: VllmEngine, tiny_model: Path, bad_adapters: Path
+) -> None:
+    directory = AdapterDirectory(bad_adapters, 16, tiny_model)
+    for name in ("missing@1", "rank@1", "corrupt@1"):
+        with pytest.raises(DataError):
+            directory.find(name)
+
+    # And what slips through there is refused by `add_lora`.
+    for number, name in enumerate(("rank@1", "corrupt@1", "missing@1"), start=50):
+        with pytest.raises(DataError) as raised:
+            await engine.load_adapter(Adapter(name, number, bad_adapters / name))
+        assert raised.value.code == ErrorCode.ADAPTER_REFUSED
+
+    assert await serves(engine)
+
+
+async def test_defect_3_an_adapter_whose_files_vanished_is_refused_before_vllm_reads_them_again(
+    engine: VllmEngine, tiny_model: Path, bad_adapters: Path
+) -> None:
+    adapter = AdapterDirectory(bad_adapters, 16, tiny_model).find("gone@1")
+    adapter = Adapter(adapter.name, 60, adapter.path)
+    await engine.load_adapter(adapter)
+
+    shutil.rmtree(adapter.path)
+
+    with pytest.raises(DataError, match="files are gone"):
+        await engine.load_adapter(adapter)
+    assert await serves(engine)
+
+
+async def test_defect_4_base_rows_among_adapter_rows_stay_base(
+    engine: VllmEngine, tiny_model: Path, adapter_dir: Path
+) -> None:
+    # As many adapters as slots: the last slot, which a base row would fall into, has one.
+    directory = AdapterDirectory(adapter_dir, 16, tiny_model)
+    adapters: list[Adapter | None] = [None, *(directory.find(name) for name in ("math@1", "math@2", "code@1"))]
+    for adapter in adapters:
+        if adapter is not None:
+            await engine.load_adapter(adapter)
+    greedy: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12}
+    alone = [tokens(await engine.generate(request(adapter, **greedy))) for adapter in adapters]
+
+    mixed = await asyncio.gather(*(engine.generate(request(adapter, **greedy)) for adapter in adapters * 4))
+
+    assert [tokens(found) for found in mixed] == alone * 4
+    assert len({str(found) for found in alone}) == 4
+
+
+async def test_defect_5_a_seeded_request_among_long_prefills_is_served(engine: VllmEngine) -> None:
+    prompts = [[(i * j) % 500 + 3 for i in range(900)] for j in range(1, 7)]
+
+    found = await asyncio.gather(*(engine.generate(request(prompt=prompt, seed=1)) for prompt in prompts))
+
+    assert [len(completions) for completions in found] == [1] * 6
+    assert await serves(engine)
+
+
+async def test_defect_8_versions_of_an_adapter_do_not_share_a_cached_prefix(
+    engine: VllmEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    versions = []
+    for number in (1, 2):
+        folder = write_adapter(tmp_path, f"fresh@{number}", model=tiny_model, seed=number + 20)
+        versions.append(Adapter(f"fresh@{number}", 70 + number, folder))
+        await engine.load_adapter(versions[-1])
+
+    async def greedy(adapter: Adapter | None) -> Completion:
+        (found,) = await engine.generate(request(adapter, LONG_PROMPT, temperature=0))
+        return found
+
+    # Twice each, in turn: the second answer comes from the prefix cache, and must be that of its own version.
+    first = [await greedy(adapter) for adapter in (None, *versions)]
+    second = [await greedy(adapter) for adapter in (None, *versions)]
+
+    assert tokens(second) == tokens(first)
+    for before, after in zip(first, second, strict=True):
+        assert after.logprobs == pytest.approx(before.logprobs, abs=1e-5)
+    assert len({tuple(found.token_ids) for found in first}) == 3
+
+
+async def test_defect_9_a_killed_worker_leaves_no_engine(tiny_model: Path) -> None:
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.engine_holder", tiny_model, cwd=ROOT, stdout=PIPE, stderr=DEVNULL
+    )
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"started\n"
+    family = psutil.Process(holder.pid).children(recursive=True)
+    assert any("EngineCore" in process.name() for process in family)
+
+    holder.kill()
+    await holder.wait()
+
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=10)
+    assert alive == []
+
+
+async def test_defect_10_every_call_ends_when_the_engine_is_killed(
+    doomed: VllmEngine, adapter_dir: Path, tiny_model: Path
+) -> None:
+    adapter = AdapterDirectory(adapter_dir, 16, tiny_model).find("math@1")
+    (core,) = _cores(doomed)
+    core.suspend()  # so that the calls below are on their way when it dies
+    calls = [
+        asyncio.create_task(doomed.generate(request(max_new_tokens=900, num_return_sequences=4))),
+        asyncio.create_task(doomed.load_adapter(adapter)),
+        asyncio.create_task(doomed.check()),
+        asyncio.create_task(doomed.next_tokens("next", PROMPT, 4, None)),
+    ]
+    await asyncio.sleep(0)
+
+    core.send_signal(signal.SIGKILL)
+
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(end) for end in ends] == [EngineDiedError] * 4
+        for call in (doomed.generate(request()), doomed.load_adapter(adapter), doomed.check()):
+            with pytest.raises(EngineDiedError):
+                await call
+        await doomed.close()
+        await doomed.close()
+    assert not core.is_running()
+
+
+async def test_defect_10_a_call_under_close_ends_and_no_process_is_left(tiny_model: Path, adapter_dir: Path) -> None:
+    engine = VllmEngine(settings(tiny_model, adapter_dir))
+    await engine.start()
+    (core,) = _cores(engine)
+    call = asyncio.create_task(engine.generate(request(max_new_tokens=900, num_return_sequences=4)))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(30):
+        await engine.close()
+        with pytest.raises(EngineDiedError):
+            await call
+
+    assert not core.is_running()
+
+
+async def test_defect_11_all_children_come_in_the_one_answer(engine: VllmEngine) -> None:
+    # Children that end at very different steps: the ones that were sampled last must not hide the others.
+    wanted = request(num_return_sequences=16, max_new_tokens=64, logit_bias={9: 3.0, 11: 3.0}, seed=5)
+    wanted = GenerateRequest("children", PROMPT, wanted.config, (9, 11), 5, None)
+
+    found = await engine.generate(wanted)
+
+    assert len(found) == 16
+    assert len({len(completion.token_ids) for completion in found}) > 3
+    for completion in found:
+        ended = completion.token_ids[-1] in (9, 11)
+        assert (completion.finish_reason == "stop") == ended
+        assert ended or len(completion.token_ids) == 64
+
+
+async def test_defect_12_batch_invariance_asked_for_on_the_cpu_is_dropped(engine: VllmEngine) -> None:
+    assert "VLLM_BATCH_INVARIANT" not in _environment_of(engine)
+    assert await serves(engine)
+
+
+def _cores(engine: VllmEngine) -> list[psutil.Process]:
+    return [psutil.Process(process.pid) for process in engine._processes]
+
+
+def _environment_of(engine: VllmEngine) -> dict[str, str]:
+    (core,) = _cores(engine)
+    return core.environ()

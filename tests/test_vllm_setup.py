@@ -1,0 +1,110 @@
+"""What vLLM is started with follows from our settings; what the operator set himself stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.config import WorkerSettings
+from worker.errors import SettingsError
+from worker.vllm_setup import (
+    CPU_KV_CACHE_BYTES,
+    engine_arguments,
+    eos_token_ids,
+    prepare_cpu_environment,
+    prepare_environment,
+)
+
+
+def arguments(model: Path, *, on_cpu: bool = True, **fields: Any) -> dict[str, Any]:
+    return engine_arguments(WorkerSettings(policy="test", model=model, **fields), on_cpu=on_cpu)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "expected"),
+    [(None, None), ("", "rollstream"), ("other", "other,rollstream"), ("rollstream,other", "rollstream,other")],
+)
+def test_our_plugin_joins_a_list_of_plugins(plugins: str | None, expected: str | None) -> None:
+    environment = {} if plugins is None else {"VLLM_PLUGINS": plugins}
+
+    prepare_environment(environment)
+
+    assert environment.get("VLLM_PLUGINS") == expected
+
+
+def test_the_operators_environment_stays_but_for_fork() -> None:
+    environment = {"VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_WORKER_MULTIPROC_METHOD": "fork", "TORCH_COMPILE_DISABLE": "0"}
+
+    prepare_environment(environment)
+    prepare_cpu_environment(environment)
+
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert environment["TORCH_COMPILE_DISABLE"] == "0"
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+
+
+@pytest.mark.parametrize(("value", "named"), [("1", ["VLLM_BATCH_INVARIANT"]), ("0", []), (None, [])])
+def test_batch_invariance_is_dropped_on_the_cpu(value: str | None, named: list[str]) -> None:
+    environment = {} if value is None else {"VLLM_BATCH_INVARIANT": value}
+
+    assert prepare_cpu_environment(environment) == named
+    assert "VLLM_BATCH_INVARIANT" not in environment
+
+
+def test_the_cpu_gets_what_only_the_cpu_needs(tiny_model: Path) -> None:
+    on_cpu = arguments(tiny_model)
+    on_gpu = arguments(tiny_model, on_cpu=False, tensor_parallel_size=2)
+
+    assert (on_cpu["enforce_eager"], on_cpu["enable_chunked_prefill"]) == (True, False)
+    assert on_cpu["kv_cache_memory_bytes"] == CPU_KV_CACHE_BYTES
+    assert not {"enforce_eager", "enable_chunked_prefill", "distributed_executor_backend"} & set(on_gpu)
+    assert "kv_cache_memory_bytes" not in on_gpu
+    assert (on_gpu["tensor_parallel_size"], on_gpu["gpu_memory_utilization"]) == (2, 0.9)
+
+
+def test_lora_is_enabled_by_the_adapter_folder(tiny_model: Path, tmp_path: Path) -> None:
+    assert "enable_lora" not in arguments(tiny_model)
+
+    with_lora = arguments(tiny_model, adapter_dir=tmp_path, max_lora_rank=32, max_loras=2)
+
+    assert (with_lora["enable_lora"], with_lora["max_lora_rank"], with_lora["max_loras"]) == (True, 32, 2)
+
+
+def test_the_operators_engine_arguments_win(tiny_model: Path) -> None:
+    assert arguments(tiny_model, engine_args={"max_logprobs": 7, "seed": 3})["max_logprobs"] == 7
+
+
+def test_a_tokenizer_is_used_where_there_is_one(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    assert arguments(tiny_model)["skip_tokenizer_init"] is False
+    assert arguments(tmp_path)["skip_tokenizer_init"] is True
+    assert arguments(tmp_path, tokenizer=tiny_model)["skip_tokenizer_init"] is False
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--model: .* has no config\.json"):
+        arguments(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ({"eos_token_id": [7, 3]}, {"eos_token_id": 5}, (3, 7)),
+        ({}, {"eos_token_id": 5}, (5,)),
+        (None, {"eos_token_id": [5, 900, -1]}, (5,)),
+        (None, {}, ()),
+        ({"eos_token_id": None}, {"eos_token_id": None}, ()),
+    ],
+)
+def test_eos_ids_are_the_models_own_within_its_vocabulary(
+    tmp_path: Path, generation: dict[str, Any] | None, config: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+
+    assert eos_token_ids(tmp_path, 512) == expected

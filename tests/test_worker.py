@@ -1,4 +1,4 @@
-"""The worker process on a real Redis, with the stub engine: what arrives, what is refused, how it ends."""
+"""The worker process on a real Redis, with the stub engine: how it starts, shares a queue, drains and ends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
 
-import msgpack
-import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, GenerationConfig, GroupError, GroupResult
-from schemas import Envelope, Job, Keys, Tensor, encode
+from producer import AsyncClient, GenerationConfig, GroupResult
+from schemas import Keys
 from schemas.keys import GROUP
 from tests.worker_process import ROOT, WorkerProcess, running_worker, until
 from worker.connections import connect
@@ -35,36 +32,6 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(redis_url, policy=policy) as client:
         yield client
-
-
-def job(batch_id: str = "raw", **changes: Any) -> Job:
-    fields: dict[str, Any] = {
-        "batch_id": batch_id,
-        "job": 0,
-        "first_group": 0,
-        "num_groups": 2,
-        "prompt_ids": Tensor.of(np.array([5, 6, 7], np.int32)),
-        "prompt_lengths": Tensor.of(np.array([1, 2], np.int32)),
-        "config": CONFIG,
-        "submitted_at": 0.0,
-    }
-    return Job(**{**fields, **changes})
-
-
-async def push(redis: Redis, policy: str, payload: bytes, batch_id: str = "raw") -> None:
-    """XADD a two-group job with any payload, as another producer might."""
-    await redis.xadd(Keys(policy).jobs(0), dict(Envelope(batch_id, 0, 0, 2, 2).fields(payload)))
-
-
-async def answers(redis: Redis, policy: str, batch_id: str, expected: int) -> list[tuple[bytes, Any]]:
-    """Kinds and unpacked payloads of a batch's results, once there are `expected`."""
-    key = Keys(policy).results(batch_id)
-
-    async def complete() -> bool:
-        return int(await redis.xlen(key)) >= expected
-
-    await until(complete)
-    return [(fields[b"kind"], msgpack.unpackb(fields[b"payload"])) for _, fields in await redis.xrange(key)]
 
 
 async def pending(redis: Redis, policy: str) -> int:
@@ -116,139 +83,6 @@ async def test_the_same_seed_gives_the_same_tokens_however_the_batch_is_cut(
     cut = await client.generate(prompts, None, config, prompts_per_job=1, timeout=20)
 
     assert whole.sequences.equal(cut.sequences)
-
-
-async def test_one_bad_prompt_fails_its_group_alone(stub_worker: WorkerProcess, client: AsyncClient) -> None:
-    prompts = [[5 + row] for row in range(16)]
-    prompts[7] = [1000]
-
-    rollouts = await client.generate(prompts, None, CONFIG, timeout=20)
-
-    assert list(rollouts.errors) == [7]
-    assert rollouts.errors[7].code == "token_out_of_vocabulary"
-    assert "1000" in rollouts.errors[7].message
-    assert sum(reason == "length" for reason in rollouts.finish_reasons) == 15 * 2
-
-
-async def test_an_all_zero_row_fails_alone(stub_worker: WorkerProcess, client: AsyncClient) -> None:
-    ids = np.array([[0, 5, 6], [0, 0, 0], [7, 0, 8]])
-    mask = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 1]])
-
-    rollouts = await client.generate(ids, mask, CONFIG, timeout=20)
-
-    assert {group: error.code for group, error in rollouts.errors.items()} == {1: "empty_prompt"}
-    assert rollouts.sequences[4, :3].tolist() == [0, 7, 8]
-    assert rollouts.prompt_mask[4, :3].tolist() == [0, 1, 1]
-
-
-REFUSED_CONFIGS: list[tuple[dict[str, Any], str, str]] = [
-    ({"max_new_tokens": 4096}, "too_long", "max_model_len"),
-    ({"eos_token_id": (1000,)}, "token_out_of_vocabulary", "eos_token_id"),
-    ({"stop_token_ids": (1000,)}, "token_out_of_vocabulary", "stop_token_ids"),
-    ({"logit_bias": {1000: 1.0}}, "token_out_of_vocabulary", "logit_bias"),
-    ({"allowed_token_ids": (1000,)}, "token_out_of_vocabulary", "allowed_token_ids"),
-    ({"stop_strings": ("x",)}, "needs_tokenizer", "tokenizer"),
-    ({"bad_words": ("x",)}, "needs_tokenizer", "tokenizer"),
-    ({"logprobs": "raw", "temperature": 0.5}, "invalid_config", "--logprobs-mode"),
-]
-
-
-@pytest.mark.parametrize(("changes", "code", "said"), REFUSED_CONFIGS, ids=lambda value: str(value)[:30])
-async def test_what_only_the_worker_can_know_is_refused_by_name_and_the_worker_lives_on(
-    stub_worker: WorkerProcess, client: AsyncClient, changes: dict[str, Any], code: str, said: str
-) -> None:
-    bad = await client.generate([[5], [6]], None, GenerationConfig(**{"max_new_tokens": 5, **changes}), timeout=20)
-    good = await client.generate([[5]], None, CONFIG, timeout=20)
-
-    assert {error.code for error in bad.errors.values()} == {code}
-    assert all(said in error.message for error in bad.errors.values())
-    assert good.errors == {}
-
-
-async def test_an_adapter_is_never_replaced_by_the_base_model(stub_worker: WorkerProcess, client: AsyncClient) -> None:
-    rollouts = await client.generate([[5]], None, CONFIG, adapter="math@3", timeout=20)
-
-    assert rollouts.errors[0].code == "unknown_adapter"
-    assert "--adapter-dir" in rollouts.errors[0].message
-
-
-VALID = encode(job())
-MALFORMED = {
-    "nothing": (b"", "unreadable_job"),
-    "truncated": (VALID[:-3], "unreadable_job"),
-    "trailing bytes": (VALID + b"\0", "unreadable_job"),
-    "not msgpack": (b"\xc1\xc1", "unreadable_job"),
-    "a pickle": (b"\x80\x04\x95\x10\0\0\0\0\0\0\0.", "unreadable_job"),
-    "a bomb": (b"\x91" * 50_000, "unreadable_job"),
-    "wire version 2": (msgpack.packb({**msgpack.unpackb(VALID), "v": 2}), "unreadable_job"),
-    "wrong dtype": (
-        msgpack.packb({**msgpack.unpackb(VALID), "prompt_ids": {"dtype": "int64", "shape": [3], "data": bytes(24)}}),
-        "unreadable_job",
-    ),
-    "wrong shape": (
-        msgpack.packb({**msgpack.unpackb(VALID), "prompt_ids": {"dtype": "int32", "shape": [4], "data": bytes(12)}}),
-        "unreadable_job",
-    ),
-    "another batch inside": (encode(job("other")), "unreadable_job"),
-    "n = 0": (
-        msgpack.packb({**msgpack.unpackb(VALID), "config": {"max_new_tokens": 4, "num_return_sequences": 0}}),
-        "invalid_config",
-    ),
-    "NaN temperature": (
-        msgpack.packb({**msgpack.unpackb(VALID), "config": {"max_new_tokens": 4, "temperature": float("nan")}}),
-        "invalid_config",
-    ),
-    "beams < returns": (
-        msgpack.packb(
-            {
-                **msgpack.unpackb(VALID),
-                "config": {"max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 3},
-            }
-        ),
-        "invalid_config",
-    ),
-    "unknown config key": (
-        msgpack.packb({**msgpack.unpackb(VALID), "config": {"max_new_tokens": 4, "temperatur": 1.0}}),
-        "invalid_config",
-    ),
-}
-
-
-@pytest.mark.parametrize(("payload", "code"), MALFORMED.values(), ids=MALFORMED.keys())
-async def test_a_malformed_job_is_answered_and_the_next_one_served(
-    stub_worker: WorkerProcess, redis: Redis, policy: str, client: AsyncClient, payload: bytes, code: str
-) -> None:
-    await push(redis, policy, payload)
-    found = await answers(redis, policy, "raw", expected=3)
-    good = await client.generate([[5]], None, CONFIG, timeout=20)
-
-    assert [kind for kind, _ in found] == [b"error", b"error", b"sealed"]
-    assert {answer["code"] for kind, answer in found if kind == b"error"} == {code}
-    assert good.errors == {}
-    assert await pending(redis, policy) == 0
-
-
-async def test_an_unreadable_payload_is_kept_byte_for_byte(
-    stub_worker: WorkerProcess, redis: Redis, policy: str
-) -> None:
-    await push(redis, policy, b"\xc1 not msgpack")
-    await answers(redis, policy, "raw", expected=3)
-
-    (_, letter), *_ = await redis.xrange(Keys(policy).dead(0))
-    assert letter[b"payload"] == b"\xc1 not msgpack"
-    assert b"WireError" in letter[b"letter"]
-
-
-async def test_an_entry_that_names_no_batch_becomes_a_dead_letter(
-    stub_worker: WorkerProcess, redis: Redis, policy: str, client: AsyncClient
-) -> None:
-    await redis.xadd(Keys(policy).jobs(0), {"who": "knows", "payload": b"\xff"})
-    await client.generate([[5]], None, CONFIG, timeout=20)
-
-    (_, letter), *_ = await redis.xrange(Keys(policy).dead(0))
-    assert letter[b"payload"] == b"\xff"
-    assert b"'batch' is missing" in letter[b"letter"]
-    assert await pending(redis, policy) == 0
 
 
 async def test_groups_are_published_as_they_finish(redis_url: str, policy: str, client: AsyncClient) -> None:
@@ -380,11 +214,3 @@ def test_help_teaches_every_flag() -> None:
     assert done.returncode == 0
     for flag in ("--policy", "--engine", "--model", "--redis", "--adapter-dir", "--print-config"):
         assert flag in done.stdout
-
-
-async def test_an_error_answer_names_its_worker(stub_worker: WorkerProcess, client: AsyncClient) -> None:
-    handle = await client.submit([[]], None, CONFIG)
-    answer = await anext(aiter(handle.groups()))
-
-    assert isinstance(answer, GroupError)
-    assert f"-{stub_worker.process.pid}-" in answer.worker

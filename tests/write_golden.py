@@ -11,4 +11,3 @@ if __name__ == "__main__":
         path = GOLDEN / f"{name(message)}.msgpack"
         if not path.exists():
             path.write_bytes(encode(message))
-            print(f"wrote {path.name}")

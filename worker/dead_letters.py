@@ -41,7 +41,13 @@ class DeadLetters:
             buried_at=now,
         )
         keys = [lease.jobs_key, lease.dead_key]
-        args: list[str | int | bytes] = [GROUP, *lease.token(), encode(letter), fields.get(PAYLOAD, b""), int(acknowledge)]
+        args: list[str | int | bytes] = [
+            GROUP,
+            *lease.token(),
+            encode(letter),
+            fields.get(PAYLOAD, b""),
+            int(acknowledge),
+        ]
         outcome = await retrying("bury", self._script, keys=keys, args=args)
         log.error(
             "job unreadable, kept as a dead letter", entry=lease.entry_id, error=letter.error, outcome=outcome.decode()

@@ -62,8 +62,8 @@ class Worker:
             raise _first_cause(group) from group
         finally:
             self._state = "ended"
-            await self._engine.close()
             await self._heartbeat.retire()
+            await self._engine.close()
             await self._blocking.aclose()
             await self._commands.aclose()
 
@@ -71,7 +71,7 @@ class Worker:
         self._state = "serving"
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
         async with asyncio.TaskGroup() as roles:
-            helpers = [
+            others = [
                 roles.create_task(self._heartbeat.run()),
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
             ]
@@ -81,8 +81,8 @@ class Worker:
                 log.info("drained", published=self._publisher.counts)
             except TimeoutError:
                 log.warning("grace period over, unfinished jobs stay pending", jobs=self._consumer.jobs)
-            for helper in helpers:
-                helper.cancel()
+            for other in others:
+                other.cancel()
 
     def _listen_for_signals(self) -> None:
         # Until here the default handlers apply: nothing is held yet, and vLLM's processes die with us (vllm_plugin).

@@ -1,0 +1,80 @@
+"""`rollstream demo`: the main job from nothing, and nothing left of it, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.worker_process import ROOT, wait_for
+
+pytestmark = pytest.mark.vllm
+
+
+def demo(*flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "producer", "demo", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def started(processes: Iterable[psutil.Process], what: str) -> bool:
+    """Whether one of `processes` is a `what`, by its name or command line."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if what in f"{process.name()} {' '.join(process.cmdline())}":
+                return True
+    return False
+
+
+def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = demo("--json", "--keep", str(tmp_path))
+    seen: set[psutil.Process] = set()
+
+    def engine_started() -> bool:
+        seen.update(family(process))
+        return started(seen, "EngineCore")
+
+    wait_for(engine_started, 60, lambda: f"processes seen: {seen}")
+    shown, complaints = process.communicate(timeout=100)
+
+    batches = json.loads(shown)
+    assert process.returncode == 0, complaints
+    assert [batch["errors"] for batch in batches] == [0, 0, 0]
+    assert [batch["shapes"]["RolloutBatch"]["sequences"][0] for batch in batches] == [16, 16, 8]
+    assert all(prompt["ver"] == "v0" for batch in batches for prompt in batch["prompts"])
+    assert psutil.wait_procs(seen, timeout=5)[1] == []
+
+
+@pytest.mark.parametrize("moment", ["-m worker", "spawn_main"], ids=["worker starts", "engine starts"])
+def test_ctrl_c_leaves_nothing_behind(moment: str) -> None:
+    process = demo()
+    seen: set[psutil.Process] = set()
+
+    def reached() -> bool:
+        seen.update(family(process))
+        return started(seen, moment)
+
+    wait_for(reached, 60, lambda: f"processes seen: {seen}")
+    seen.update(family(process))
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "Traceback" not in complaints
+    assert psutil.wait_procs(seen, timeout=5)[1] == []

@@ -112,7 +112,7 @@ def _ago(moment: str | None, now: float) -> float | None:
 
 def queue_table(status: Status) -> Table:
     """A row a partition."""
-    table = Table(title=f"policy {status.policy}", title_justify="left")
+    table = _table(f"policy {status.policy}")
     for column in ("partition", "waiting", "oldest waiting", "pending", "jobs kept", "dead letters"):
         table.add_column(column, justify="right")
     for queue in status.queues:
@@ -126,25 +126,30 @@ _WORKER_COLUMNS = {
     "state": "state",
     "engine": "engine",
     "model": "model",
-    "version": "policy_version",
+    "ver": "policy_version",
     "groups": "running_groups",
-    "sequences": "running_sequences",
-    "published": "groups_published",
+    "seqs": "running_sequences",
+    "done": "groups_published",
     "tokens": "tokens_generated",
-    "adapters": "adapters",
 }
 
 
 def worker_table(status: Status) -> Table:
     """A row a live worker; what a worker does not tell stays empty."""
-    table = Table(title=f"{len(status.workers)} live workers", title_justify="left")
-    for column in ("worker", *_WORKER_COLUMNS, "seen"):
+    table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
+    table.add_column("worker", no_wrap=True)
+    for column in (*_WORKER_COLUMNS, "seen ago"):
         table.add_column(column, overflow="fold")
     for worker in status.workers:
         values = [worker.consumer, *(worker.fields.get(name, "") for name in _WORKER_COLUMNS.values())]
-        seen = "" if worker.seen_s_ago is None else f"{_age(worker.seen_s_ago)} ago"
+        seen = "" if worker.seen_s_ago is None else _age(worker.seen_s_ago)
         table.add_row(*(Text(printable(value)) for value in (*values, seen)))
     return table
+
+
+def _table(title: str) -> Table:
+    """No lines between columns: a worker's row fits 80 columns."""
+    return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
 
 
 def _age(seconds: float | None) -> str:

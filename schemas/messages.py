@@ -92,7 +92,7 @@ class Job(Message):
 
 
 class ErrorCode(StrEnum):
-    """Why a group has no completions. All are faults of the data: trying again gives the same."""
+    """Why a group has no completions. All but the last are faults of the data: trying again gives the same."""
 
     UNREADABLE_JOB = "unreadable_job"
     INVALID_CONFIG = "invalid_config"
@@ -103,6 +103,7 @@ class ErrorCode(StrEnum):
     ADAPTER_REFUSED = "adapter_refused"
     NEEDS_TOKENIZER = "needs_tokenizer"
     ENGINE_REFUSED = "engine_refused"
+    TOO_MANY_DELIVERIES = "too_many_deliveries"
 
 
 class GroupError(Message):

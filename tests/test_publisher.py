@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -48,7 +49,7 @@ async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope 
     fields: Any = job.fields(b"")
     entry_id: Any = await redis.xadd(jobs_key, fields)
     await redis.xreadgroup(GROUP, consumer, {jobs_key: ">"}, count=1)
-    return Lease(jobs_key, keys.dead(0), entry_id.decode(), consumer, 1)
+    return Lease(jobs_key, keys.dead(0), entry_id.decode(), consumer, 1, ends_at=math.inf)
 
 
 async def take_over(redis: Redis, lease: Lease, consumer: str) -> Lease:

@@ -20,6 +20,11 @@ class Admission:
         closed = ", closed" if self.closed else ""
         return f"<Admission {self.sequences}/{self.limit} sequences, {self.groups} groups{closed}>"
 
+    @property
+    def has_room(self) -> bool:
+        """Fewer sequences than the limit, and not closed."""
+        return self.sequences < self.limit and not self.closed
+
     async def room(self) -> bool:
         """True once fewer sequences than the limit are admitted; False once admission is closed."""
         await self._wake.wait()

@@ -17,6 +17,7 @@ from worker.consumer import Consumer
 from worker.engine import Engine
 from worker.errors import EngineDiedError
 from worker.heartbeat import Heartbeat, Report
+from worker.lease import Leases
 from worker.publisher import Publisher
 from worker.rollout import Rollout
 from worker.watchdog import watch
@@ -37,8 +38,9 @@ class Worker:
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
         adapters = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
         self._rollout = Rollout(engine, adapters, self._publisher, self._admission)
+        self._leases = Leases(self._commands, settings.lease_s)
         self._consumer = Consumer(
-            self._blocking, self._commands, keys, settings.consumer, self._admission, self._rollout
+            settings, self._blocking, self._commands, self._leases, self._admission, self._rollout
         )
         self._heartbeat = Heartbeat(self._commands, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
         self._drain = asyncio.timeout(None)
@@ -58,7 +60,9 @@ class Worker:
             await self._engine.start()
             self._listen_for_signals()
             await self._serve()
+            await self._consumer.leave(counted=False)
         except ExceptionGroup as group:
+            await self._consumer.leave(counted=True)
             raise _first_cause(group) from group
         finally:
             self._state = "ended"
@@ -74,13 +78,14 @@ class Worker:
             others = [
                 roles.create_task(self._heartbeat.run()),
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
+                roles.create_task(self._leases.run()),
             ]
             try:
                 async with self._drain:
                     await self._consumer.run()
                 log.info("drained", published=self._publisher.counts)
             except TimeoutError:
-                log.warning("grace period over, unfinished jobs stay pending", jobs=self._consumer.jobs)
+                log.warning("grace period over", published=self._publisher.counts)
             for other in others:
                 other.cancel()
 
@@ -96,9 +101,7 @@ class Worker:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._state = "draining"
-        log.info(
-            "draining", signal=signal.Signals(number).name, grace_s=self._settings.grace_s, jobs=self._consumer.jobs
-        )
+        log.info("draining", signal=signal.Signals(number).name, grace_s=self._settings.grace_s, jobs=len(self._leases))
         self._consumer.stop()
         self._drain.reschedule(asyncio.get_running_loop().time() + self._settings.grace_s)
 

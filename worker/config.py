@@ -75,6 +75,10 @@ class WorkerSettings(BaseSettings):
     inflight_sequences: int | None = Field(
         None, ge=1, description="Sequences admitted at once; default: 1.25 x max_num_seqs."
     )
+    lease_s: float = Field(
+        30, ge=0.5, le=3600, description="Seconds after which a silent worker's jobs are taken over; renewed meanwhile."
+    )
+    max_deliveries: int = Field(3, ge=1, le=100, description="Deliveries after which a job is given up on.")
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
     heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")

@@ -1,20 +1,23 @@
-"""Reads a job when the engine has room, and finds again what Redis delivered while the connection broke."""
+"""Takes a job when the engine has room: a new one, one whose reply was lost on the way, or one that another gave up."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 from redis.asyncio import Redis
 
-from schemas import Envelope, Keys, WireError
+from schemas import Envelope, ErrorCode, Keys, WireError
 from worker import streams
 from worker.admission import Admission
-from worker.connections import RETRYABLE, retrying
+from worker.config import WorkerSettings
+from worker.connections import BLOCK_MS, RETRYABLE, retrying
 from worker.dead_letters import DeadLetters
 from worker.errors import DataError
 from worker.intake import open_job
-from worker.lease import Lease
+from worker.lease import Lease, Leases
+from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
 from worker.streams import Entry, GroupMissingError
 
@@ -25,26 +28,32 @@ class Consumer:
     """One name in the consumer group `workers`, over every partition of the policy."""
 
     def __init__(
-        self, blocking: Redis, commands: Redis, keys: Keys, name: str, admission: Admission, rollout: Rollout
+        self,
+        settings: WorkerSettings,
+        blocking: Redis,
+        commands: Redis,
+        leases: Leases,
+        admission: Admission,
+        rollout: Rollout,
     ) -> None:
+        keys = Keys(settings.policy, settings.partitions)
+        self._settings = settings
+        self._name = settings.consumer
         self._blocking = blocking
         self._commands = commands
-        self._policy = keys.policy
-        self._name = name
+        self._leases = leases
         self._admission = admission
         self._rollout = rollout
         self._dead_letters = DeadLetters(commands, keys.policy)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
-        self._held: set[str] = set()
-        self._reader: asyncio.Task[None] | None = None
+        self._recoverer = Recoverer(commands, self._dead_keys, self._name, settings.lease_s, admission, leases)
+        # A lease counts from when the read was sent: a read must not take much of it.
+        self._block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
+        self._sources: list[asyncio.Task[None]] = []
+        self._unfinished: list[Lease] = []
 
     def __repr__(self) -> str:
-        return f"<Consumer {self._name} policy={self._policy} jobs={self.jobs} {self._admission!r}>"
-
-    @property
-    def jobs(self) -> int:
-        """Jobs held, running or waiting for the engine."""
-        return len(self._held)
+        return f"<Consumer {self._name} policy={self._settings.policy} {self._leases!r} {self._admission!r}>"
 
     async def run(self) -> None:
         """Take jobs until `stop`, then return once those taken are answered.
@@ -52,30 +61,53 @@ class Consumer:
         Raises what a job raises, `EngineDiedError` above all, after cancelling the others.
         """
         async with asyncio.TaskGroup() as jobs:
-            self._reader = jobs.create_task(self._take_jobs(jobs))
+            take = partial(self._take, jobs)
+            self._sources = [
+                jobs.create_task(self._take_new(take)),
+                jobs.create_task(self._take_over(take)),
+            ]
 
     def stop(self) -> None:
         """Read nothing more; what was taken goes on."""
         self._admission.close()
-        if self._reader is not None:
-            self._reader.cancel()
+        for source in self._sources:
+            source.cancel()
 
-    async def _take_jobs(self, jobs: asyncio.TaskGroup) -> None:
+    async def leave(self, *, counted: bool) -> None:
+        """Give back what was not finished, and our name; what Redis does not hear of ends with its lease.
+
+        `counted`: the unfinished deliveries are held against their jobs, for one of them may have ended the engine.
+        """
+        try:
+            async with asyncio.timeout(5):
+                await self._leases.give_back(self._unfinished, counted=counted)
+                await self._recoverer.retire()
+        except (*RETRYABLE, TimeoutError) as error:
+            log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
+
+    async def _take_new(self, take: streams.Take) -> None:
         try:
             await self._create_groups()
             while await self._admission.room():
                 for entry in await self._read():
-                    await self._take(jobs, entry)
+                    await take(entry)
         except asyncio.CancelledError:
             if not self._admission.closed:
                 raise
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
             for entry in await self._unseen():
-                await self._take(jobs, entry)
+                await take(entry)
+
+    async def _take_over(self, take: streams.Take) -> None:
+        try:
+            await self._recoverer.run(take)
+        except asyncio.CancelledError:
+            if not self._admission.closed:
+                raise
 
     async def _read(self) -> list[Entry]:
         try:
-            return await streams.read_new(self._blocking, self._name, self._dead_keys)
+            return await streams.read_new(self._blocking, self._name, self._dead_keys, self._block_ms)
         except RETRYABLE as error:
             log.warning("redis does not answer, reading again", error=str(error))
             return await self._unseen()
@@ -93,42 +125,61 @@ class Consumer:
         found: list[Entry] = []
         for jobs_key in self._dead_keys:
             try:
-                pending = await retrying("sweep", streams.pending_ids, self._commands, self._name, jobs_key)
+                pending = await retrying("sweep", streams.pending_of, self._commands, self._name, jobs_key)
             except GroupMissingError:
                 continue
-            for entry_id in pending:
-                if self._held_name(jobs_key, entry_id) not in self._held:
-                    found += await retrying("sweep", streams.read_again, self._commands, jobs_key, entry_id)
+            for entry_id, delivery, taken_at in pending:
+                if (jobs_key, entry_id) not in self._leases:
+                    found += await retrying(
+                        "sweep", streams.read_again, self._commands, jobs_key, entry_id, delivery, taken_at
+                    )
         return found
 
     async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
-        lease = Lease(entry.jobs_key, self._dead_keys[entry.jobs_key], entry.entry_id, self._name, delivery=1)
-        try:
-            task = await self._open(lease, entry)
-        except WireError as error:
-            await self._dead_letters.bury(lease, entry.fields, error, acknowledge=True)
-            return
-        jobs.create_task(self._run(task))
+        lease = Lease(
+            entry.jobs_key,
+            self._dead_keys[entry.jobs_key],
+            entry.entry_id,
+            self._name,
+            entry.delivery,
+            entry.taken_at + self._settings.lease_s,
+        )
+        self._leases.hold(lease)
+        jobs.create_task(self._run(lease, entry))
         # Its first step admits the job's sequences; only then is it known whether there is room for another.
         await asyncio.sleep(0)
 
-    async def _open(self, lease: Lease, entry: Entry) -> Task:
-        envelope = Envelope.of(entry.fields)
+    async def _run(self, lease: Lease, entry: Entry) -> None:
         try:
+            task = await self._open(lease, entry)
+            if task is not None:
+                await self._rollout.run(task)
+        except BaseException:
+            self._unfinished.append(lease)
+            raise
+        finally:
+            self._leases.drop(lease)
+
+    async def _open(self, lease: Lease, entry: Entry) -> Task | None:
+        """The job, ready to run; None when it became a dead letter that nobody waits for."""
+        try:
+            envelope = Envelope.of(entry.fields)
+        except WireError as error:
+            await self._dead_letters.bury(lease, entry.fields, error, acknowledge=True)
+            return None
+        try:
+            self._check_deliveries(lease)
             return Task(lease, envelope, open_job(envelope, entry.fields))
         except DataError as error:
-            if isinstance(error.__cause__, WireError):
-                await self._dead_letters.bury(lease, entry.fields, error.__cause__, acknowledge=False)
+            if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
+                await self._dead_letters.bury(lease, entry.fields, error, acknowledge=False)  # its answers will
             return Task(lease, envelope, error)
 
-    async def _run(self, task: Task) -> None:
-        held = self._held_name(task.lease.jobs_key, task.lease.entry_id)
-        self._held.add(held)
-        try:
-            await self._rollout.run(task)
-        finally:
-            self._held.discard(held)
-
-    @staticmethod
-    def _held_name(jobs_key: str, entry_id: str) -> str:
-        return f"{jobs_key}/{entry_id}"
+    def _check_deliveries(self, lease: Lease) -> None:
+        limit = self._settings.max_deliveries
+        if lease.delivery > limit:
+            problem = (
+                f"given up after {limit} deliveries: each worker that took the job died, hung or lost Redis before it "
+                "was answered; the entry is kept as a dead letter"
+            )
+            raise DataError(ErrorCode.TOO_MANY_DELIVERIES, "job", problem)

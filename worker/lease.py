@@ -1,13 +1,36 @@
-"""A lease is the right to answer one entry; its fencing token is (consumer, delivery count) and Redis checks it."""
+"""A lease is the right to answer one entry; it is renewed while held, and its engine requests end before it does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import islice
+from typing import Any, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+
+from schemas.keys import GROUP
+from worker.connections import RETRYABLE
+from worker.errors import WorkerError
+
+_BATCH = 500
+"""Leases that one script call renews."""
+
+T = TypeVar("T")
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+class LeaseEndedError(WorkerError):
+    """Raised in a group whose lease ran out or was lost while it was being generated: another worker may own it."""
+
+
+@dataclass(eq=False)
 class Lease:
-    """One delivery of one entry to this worker."""
+    """One delivery of one entry to this worker. Its fencing token is (consumer, delivery); Redis checks it."""
 
     jobs_key: str
     dead_key: str
@@ -15,7 +38,133 @@ class Lease:
     consumer: str
     delivery: int
     """1 for a first delivery; Redis counts."""
+    ends_at: float
+    """Monotonic seconds; no later than Redis would let another worker have the entry."""
+    ended: bool = False
+    """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
+    _requests: set[asyncio.Task[Any]] = field(default_factory=set, repr=False)
 
     def token(self) -> tuple[str, str, str]:
         """consumer, entry id and delivery count, in the order that the scripts take them."""
         return self.consumer, self.entry_id, str(self.delivery)
+
+    async def during(self, request: Coroutine[Any, Any, T]) -> T:
+        """The result of `request`, which is cancelled when the lease ends. Raises `LeaseEndedError` then."""
+        if self.ended:
+            request.close()
+            raise LeaseEndedError(f"{self} has ended")
+        running = asyncio.create_task(request)
+        self._requests.add(running)
+        running.add_done_callback(self._requests.discard)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not self.ended or (caller is not None and caller.cancelling()):
+                raise
+            raise LeaseEndedError(f"{self} has ended") from None
+
+    def end(self) -> None:
+        """Abort what runs for it in the engine."""
+        self.ended = True
+        for running in self._requests:
+            running.cancel()
+
+
+class Leases:
+    """Every lease that this worker holds, running or waiting, also while it drains."""
+
+    def __init__(self, redis: Redis, lease_s: float) -> None:
+        self._redis = redis
+        self._lease_s = lease_s
+        self._renew_script = redis.register_script(_script("renew.lua"))
+        self._give_back_script = redis.register_script(_script("give_back.lua"))
+        self._held: set[Lease] = set()
+
+    def __repr__(self) -> str:
+        return f"<Leases held={len(self._held)} of {self._lease_s:g} s>"
+
+    def __contains__(self, entry: tuple[str, str]) -> bool:
+        """Whether the entry (jobs key, entry id) is held."""
+        return any((lease.jobs_key, lease.entry_id) == entry for lease in self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def ended_unpublished(self) -> bool:
+        """True while answers of an ended lease wait for Redis to say whether they still count."""
+        return any(lease.ended for lease in self._held)
+
+    def hold(self, lease: Lease) -> None:
+        """Renew it from now on."""
+        self._held.add(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """It was answered, lost or given back."""
+        self._held.discard(lease)
+
+    async def run(self) -> None:
+        """Renew every third of a lease, and end those that could not be renewed, until cancelled."""
+        async with asyncio.TaskGroup() as roles:
+            roles.create_task(self._renew_for_ever())
+            roles.create_task(self._end_for_ever())
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            for leases in _by_stream(self._held):
+                try:
+                    async with asyncio.timeout(self._lease_s / 3):
+                        await self._renew(leases)
+                except (*RETRYABLE, TimeoutError) as error:
+                    log.warning("leases not renewed", leases=len(leases), error=str(error) or type(error).__name__)
+
+    async def _renew(self, leases: list[Lease]) -> None:
+        sent_at = time.monotonic()
+        args = [part for lease in leases for part in (lease.entry_id, lease.delivery)]
+        lost = await self._renew_script(keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, *args])
+        for lease in leases:
+            if lease.entry_id.encode() not in lost:
+                lease.ends_at = sent_at + self._lease_s
+            elif lease in self._held and not lease.ended:
+                log.warning("lease lost", entry=lease.entry_id)
+                lease.end()
+
+    async def _end_for_ever(self) -> None:
+        while True:
+            self.end_overdue(time.monotonic())
+            await asyncio.sleep(self._lease_s / 20)
+
+    def end_overdue(self, now: float) -> None:
+        """End leases a tenth of their length before another worker could start on them."""
+        for lease in self._held:
+            if not lease.ended and now > lease.ends_at - self._lease_s / 10:
+                log.warning("lease ran out, engine requests aborted", entry=lease.entry_id)
+                lease.end()
+
+    async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
+        """Let any worker take these entries at once; `counted` when this delivery is to be held against the job."""
+        idle_ms = int(1000 * self._lease_s) + 1
+        for chunk in _by_stream(leases):
+            args = [part for lease in chunk for part in (lease.entry_id, lease.delivery)]
+            given = await self._give_back_script(
+                keys=[chunk[0].jobs_key], args=[GROUP, chunk[0].consumer, idle_ms, 0 if counted else 1, *args]
+            )
+            log.info("gave back", jobs=given)
+
+
+def _by_stream(leases: Iterable[Lease]) -> list[list[Lease]]:
+    streams: dict[str, list[Lease]] = {}
+    for lease in leases:
+        streams.setdefault(lease.jobs_key, []).append(lease)
+    chunks = []
+    for of_stream in streams.values():
+        remaining = iter(of_stream)
+        while chunk := list(islice(remaining, _BATCH)):
+            chunks.append(chunk)
+    return chunks
+
+
+def _script(name: str) -> bytes:
+    return resources.files("worker").joinpath(name).read_bytes()

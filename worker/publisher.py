@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
@@ -19,6 +19,7 @@ class Publisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
     def __init__(self, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
+        self._redis = redis
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
@@ -37,6 +38,17 @@ class Publisher:
         outcome = _outcome(reply)
         self.counts[outcome] += 1
         return outcome
+
+    async def unanswered(self, job: Envelope) -> list[int]:
+        """Groups of the job that have no answer in the ledger."""
+        fields = [f"g:{group}" for group in job.groups]
+        known = await retrying("read ledger", _answered, self._redis, self._keys.ledger(job.batch_id), fields)
+        return [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
+
+
+async def _answered(redis: Redis, ledger: str, fields: list[str]) -> list[bytes | None]:
+    answers: Any = await redis.hmget(ledger, fields)
+    return list(answers)
 
 
 def _outcome(reply: bytes) -> Outcome:

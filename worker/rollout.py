@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from worker.admission import Admission
 from worker.beam import beam_search
 from worker.engine import Adapter, Completion, Engine, GenerateRequest
 from worker.errors import DataError, WorkerError
-from worker.lease import Lease
+from worker.lease import Lease, LeaseEndedError
 from worker.padding import pad_completions
 from worker.publisher import Publisher
 from worker.seeds import prompt_seed
@@ -65,16 +66,38 @@ class Rollout:
         self.tokens_generated = 0
 
     async def run(self, task: Task) -> None:
-        """Answer every group of `task`, releasing each as it is answered.
+        """Answer every group of `task` that has no answer, releasing each as it is answered.
 
-        Raises `EngineDiedError` (in an `ExceptionGroup`); unanswered groups then stay pending in Redis.
+        Raises `EngineDiedError` (in an `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
         """
-        self._admission.admit(len(task.envelope.groups), task.sequences)
-        plan = await self._plan(task)
-        each = task.sequences // len(task.envelope.groups)
+        groups = task.envelope.groups
+        self._admission.admit(len(groups), task.sequences)
+        each = task.sequences // len(groups)
+        unreleased = len(groups)
+        try:
+            plan = await task.lease.during(self._plan(task))
+            missing = await self._missing(task)
+            self._admission.release(len(groups) - len(missing), each * (len(groups) - len(missing)))
+            unreleased = 0
+            await self._answer_all(task, plan, missing, each)
+        except LeaseEndedError:
+            log.warning("job left to its next owner", entry=task.lease.entry_id, batch=task.envelope.batch_id)
+        finally:
+            self._admission.release(unreleased, each * unreleased)
+
+    async def _missing(self, task: Task) -> Sequence[int]:
+        """Groups to answer: all at a first delivery, later those that the ledger lacks.
+
+        At least one, for it takes a publish to acknowledge a job whose groups were all answered by another.
+        """
+        if task.lease.delivery == 1:
+            return task.envelope.groups
+        return await self._publisher.unanswered(task.envelope) or task.envelope.groups[:1]
+
+    async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int], each: int) -> None:
         try:
             async with asyncio.TaskGroup() as groups:
-                for group in task.envelope.groups:
+                for group in missing:
                     answering = groups.create_task(self._answer(task, plan, group))
                     answering.add_done_callback(lambda _: self._admission.release(1, each))
         except* LeaseLostError:
@@ -104,9 +127,11 @@ class Rollout:
         try:
             if isinstance(plan, DataError):
                 raise plan
-            answer = await self._generate(task.lease, plan, group)
+            answer = await task.lease.during(self._generate(task.lease, plan, group))
         except DataError as error:
             answer = _group_error(task, group, error)
+        except LeaseEndedError:
+            return  # no answer: whoever takes the job over gives it
         outcome = await self._publisher.publish(task.lease, task.envelope, answer)
         log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":

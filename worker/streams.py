@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from schemas.keys import GROUP
-from worker.connections import BLOCK_MS
 
 
 class GroupMissingError(Exception):
@@ -24,6 +25,14 @@ class Entry:
     jobs_key: str
     entry_id: str
     fields: Mapping[bytes, bytes]
+    delivery: int
+    """Redis' count."""
+    taken_at: float
+    """Monotonic seconds, no later than Redis delivered it: the lease counts from here."""
+
+
+Take = Callable[[Entry], Awaitable[None]]
+"""Receives an entry that is ours."""
 
 
 async def create_group(redis: Redis, jobs_key: str) -> None:
@@ -35,29 +44,57 @@ async def create_group(redis: Redis, jobs_key: str) -> None:
             raise
 
 
-async def read_new(redis: Redis, consumer: str, jobs_keys: Iterable[str]) -> list[Entry]:
-    """At most one undelivered entry of each stream, waiting up to 2 s for the first. Raises `GroupMissingError`."""
+async def read_new(redis: Redis, consumer: str, jobs_keys: Iterable[str], block_ms: int) -> list[Entry]:
+    """At most one undelivered entry of each stream, waiting for the first. Raises `GroupMissingError`."""
     streams: Any = dict.fromkeys(jobs_keys, ">")
-    reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=BLOCK_MS))
-    return [Entry(key.decode(), entry_id.decode(), fields) for key, entries in reply for entry_id, fields in entries]
+    sent_at = time.monotonic()
+    reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=block_ms))
+    return [
+        Entry(key.decode(), entry_id.decode(), fields, 1, sent_at)
+        for key, entries in reply
+        for entry_id, fields in entries
+    ]
 
 
-async def pending_ids(redis: Redis, consumer: str, jobs_key: str) -> list[str]:
-    """Ids on the pending list of `consumer`, without counting as a delivery. Raises `GroupMissingError`."""
+async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[str, int, float]]:
+    """Entry id, delivery count and monotonic time of delivery of what `consumer` holds. Raises `GroupMissingError`."""
+    sent_at = time.monotonic()
     reply: Any = await _unless_missing(redis.xpending_range(jobs_key, GROUP, "-", "+", 1000, consumer))
-    return [item["message_id"].decode() for item in reply]
+    return [
+        (item["message_id"].decode(), item["times_delivered"], sent_at - item["time_since_delivered"] / 1000)
+        for item in reply
+    ]
 
 
-async def read_again(redis: Redis, jobs_key: str, entry_id: str) -> list[Entry]:
+async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:
     """The entry with this id, or nothing when the stream no longer has it."""
     reply: Any = await redis.xrange(jobs_key, entry_id, entry_id)
-    return [Entry(jobs_key, entry_id, fields) for _, fields in reply]
+    return [Entry(jobs_key, entry_id, fields, delivery, taken_at) for _, fields in reply]
+
+
+async def claim(
+    script: AsyncScript, jobs_key: str, consumer: str, idle_ms: int, cursor: bytes, count: int
+) -> tuple[bytes, list[Entry]]:
+    """The next cursor and at most `count` entries whose lease ran out, now ours. Raises `GroupMissingError`."""
+    sent_at = time.monotonic()
+    args: list[str | int | bytes] = [GROUP, consumer, idle_ms, cursor, count]
+    reply: Any = await _unless_missing(script(keys=[jobs_key], args=args))
+    return reply[0], [
+        Entry(jobs_key, entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), delivery, sent_at)
+        for entry_id, delivery, flat in reply[1:]
+    ]
+
+
+async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:
+    """Names of the consumers that hold nothing and asked for nothing for `idle_s` seconds."""
+    reply: Any = await _unless_missing(redis.xinfo_consumers(jobs_key, GROUP))
+    return [item["name"].decode() for item in reply if item["pending"] == 0 and item["idle"] > 1000 * idle_s]
 
 
 async def _unless_missing(command: Any) -> Any:
     try:
         return await command
     except ResponseError as error:
-        if str(error).startswith("NOGROUP"):
+        if "NOGROUP" in str(error) or "no such key" in str(error):
             raise GroupMissingError(str(error)) from None
         raise

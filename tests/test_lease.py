@@ -1,0 +1,82 @@
+"""A lease ends here before it ends in Redis, and what runs for it ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from worker.lease import Lease, LeaseEndedError, Leases
+
+UNUSED = Redis()  # connects to nothing: no command is sent here
+
+
+def lease(ends_at: float) -> Lease:
+    return Lease("jobs", "dead", "1-0", "w1", 1, ends_at)
+
+
+@pytest.mark.parametrize(("now", "ended"), [(80.0, False), (98.9, False), (99.1, True), (200.0, True)])
+def test_a_lease_ends_a_tenth_of_its_length_early(now: float, ended: bool) -> None:
+    leases, held = Leases(UNUSED, lease_s=10), lease(ends_at=100.0)
+    leases.hold(held)
+
+    leases.end_overdue(now)
+
+    assert (held.ended, leases.ended_unpublished) == (ended, ended)
+
+
+def test_a_lease_that_was_answered_ends_nothing() -> None:
+    leases, held = Leases(UNUSED, lease_s=10), lease(ends_at=100.0)
+    leases.hold(held)
+    leases.drop(held)
+
+    leases.end_overdue(200.0)
+
+    assert not held.ended
+    assert ("jobs", "1-0") not in leases
+
+
+async def test_a_request_ends_with_its_lease() -> None:
+    held, started, cancelled = lease(100.0), asyncio.Event(), asyncio.Event()
+
+    async def request() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    running = asyncio.create_task(held.during(request()))
+    await started.wait()
+    held.end()
+
+    with pytest.raises(LeaseEndedError):
+        await running
+    assert cancelled.is_set()
+
+
+async def test_no_request_starts_for_a_lease_that_has_ended() -> None:
+    held = lease(100.0)
+    held.end()
+
+    with pytest.raises(LeaseEndedError):
+        await held.during(asyncio.sleep(0))
+
+
+async def test_a_cancelled_caller_is_cancelled_and_not_told_of_a_lease() -> None:
+    held = lease(100.0)
+    caller = asyncio.create_task(held.during(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+
+    caller.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+def test_its_state_can_be_read() -> None:
+    leases = Leases(UNUSED, lease_s=10)
+    leases.hold(lease(100.0))
+
+    assert repr(leases) == "<Leases held=1 of 10 s>"

@@ -1,0 +1,93 @@
+"""Entries whose lease ran out are taken over, on an idle queue too; leased entries at the head never hide them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from importlib import resources
+
+import structlog
+from redis.asyncio import Redis
+
+from schemas.keys import GROUP
+from worker.admission import Admission
+from worker.connections import RETRYABLE
+from worker.lease import Leases
+from worker.streams import GroupMissingError, Take, claim, idle_consumers
+
+_CLAIMED_AT_ONCE = 8
+_START = b"0-0"
+CONSUMER_IDLE_S = 60
+"""A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
+
+log = structlog.get_logger()
+
+
+class Recoverer:
+    """Sweeps the pending lists of the policy, jittered so that workers do not sweep in step."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        jobs_keys: Iterable[str],
+        consumer: str,
+        lease_s: float,
+        admission: Admission,
+        leases: Leases,
+    ) -> None:
+        self._redis = redis
+        self._consumer = consumer
+        self._lease_s = lease_s
+        self._admission = admission
+        self._leases = leases
+        self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
+        self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
+        self._cursors = dict.fromkeys(jobs_keys, _START)
+
+    async def run(self, take: Take) -> None:
+        """Hand over what is found to `take`, until cancelled."""
+        next_clean_up = time.monotonic() + CONSUMER_IDLE_S
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
+            try:
+                await self._sweep(take)
+                if time.monotonic() > next_clean_up:
+                    await self._remove_dead_consumers()
+                    next_clean_up = time.monotonic() + CONSUMER_IDLE_S
+            except (*RETRYABLE, GroupMissingError) as error:
+                log.debug("sweep put off", error=str(error))
+
+    async def retire(self) -> None:
+        """Remove our own consumer where it holds nothing."""
+        for jobs_key in self._cursors:
+            await self._retire(keys=[jobs_key], args=[GROUP, self._consumer])
+
+    async def _sweep(self, take: Take) -> None:
+        """Every pending list once, from where the last sweep ended, as far as there is room."""
+        for jobs_key in self._cursors:
+            while self._has_room():
+                self._cursors[jobs_key], entries = await claim(
+                    self._claim,
+                    jobs_key,
+                    self._consumer,
+                    int(1000 * self._lease_s),
+                    self._cursors[jobs_key],
+                    _CLAIMED_AT_ONCE,
+                )
+                for entry in entries:
+                    log.info("job taken over", entry=entry.entry_id, delivery=entry.delivery)
+                    await take(entry)
+                if self._cursors[jobs_key] == _START:
+                    break
+
+    def _has_room(self) -> bool:
+        # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.
+        return self._admission.has_room and not self._leases.ended_unpublished
+
+    async def _remove_dead_consumers(self) -> None:
+        for jobs_key in self._cursors:
+            for consumer in await idle_consumers(self._redis, jobs_key, CONSUMER_IDLE_S):
+                if await self._retire(keys=[jobs_key], args=[GROUP, consumer]):
+                    log.info("dead consumer removed", dead=consumer)

@@ -81,6 +81,9 @@ class WorkerSettings(BaseSettings):
     max_deliveries: int = Field(3, ge=1, le=100, description="Deliveries after which a job is given up on.")
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
     heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
+    retention_s: float = Field(
+        86_400, ge=0, description="Seconds that a finished job stays in its stream; what is unfinished always stays."
+    )
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 
     log_format: Literal["auto", "console", "json"] = Field(

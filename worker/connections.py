@@ -55,12 +55,18 @@ async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
         raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
+    eviction = str(info.get("maxmemory_policy", "noeviction"))
+    if eviction != "noeviction":
+        problem = f"maxmemory-policy is {eviction}: under pressure Redis would delete jobs; set it to noeviction"
+        raise SettingsError(f"--redis {shown}: {problem}")
+    if not info.get("aof_enabled"):
+        log.warning("redis has no append-only file: what it holds is gone when it crashes", redis=shown)
     log.info("redis connected", redis=shown, version=version)
 
 
 async def _server_info(redis: Redis, shown: str) -> dict[str, object]:
     try:
-        info: dict[str, object] = await redis.info("server")
+        info: dict[str, object] = await redis.info()
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
         raise SettingsError(f"--redis {shown}: {error}") from None
     return info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 
 import structlog
@@ -16,6 +17,7 @@ from worker.connections import BLOCK_MS, RETRYABLE, retrying
 from worker.dead_letters import DeadLetters
 from worker.errors import DataError
 from worker.intake import open_job
+from worker.janitor import Janitor
 from worker.lease import Lease, Leases
 from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
@@ -47,6 +49,7 @@ class Consumer:
         self._dead_letters = DeadLetters(commands, keys.policy)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._recoverer = Recoverer(commands, self._dead_keys, self._name, settings.lease_s, admission, leases)
+        self._janitor = Janitor(commands, self._dead_keys, settings.retention_s)
         # A lease counts from when the read was sent: a read must not take much of it.
         self._block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._sources: list[asyncio.Task[None]] = []
@@ -64,7 +67,8 @@ class Consumer:
             take = partial(self._take, jobs)
             self._sources = [
                 jobs.create_task(self._take_new(take)),
-                jobs.create_task(self._take_over(take)),
+                jobs.create_task(self._until_stopped(self._recoverer.run(take))),
+                jobs.create_task(self._until_stopped(self._janitor.run())),
             ]
 
     def stop(self) -> None:
@@ -81,7 +85,7 @@ class Consumer:
         try:
             async with asyncio.timeout(5):
                 await self._leases.give_back(self._unfinished, counted=counted)
-                await self._recoverer.retire()
+                await self._janitor.retire(self._name)
         except (*RETRYABLE, TimeoutError) as error:
             log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
 
@@ -98,9 +102,9 @@ class Consumer:
             for entry in await self._unseen():
                 await take(entry)
 
-    async def _take_over(self, take: streams.Take) -> None:
+    async def _until_stopped(self, role: Coroutine[None, None, None]) -> None:
         try:
-            await self._recoverer.run(take)
+            await role
         except asyncio.CancelledError:
             if not self._admission.closed:
                 raise
@@ -172,7 +176,7 @@ class Consumer:
             return Task(lease, envelope, open_job(envelope, entry.fields))
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
-                await self._dead_letters.bury(lease, entry.fields, error, acknowledge=False)  # its answers will
+                await self._dead_letters.bury(lease, entry.fields, error, acknowledge=False)  # its answers do
             return Task(lease, envelope, error)
 
     def _check_deliveries(self, lease: Lease) -> None:

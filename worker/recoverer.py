@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterable
 from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
 
-from schemas.keys import GROUP
 from worker.admission import Admission
 from worker.connections import RETRYABLE
 from worker.lease import Leases
-from worker.streams import GroupMissingError, Take, claim, idle_consumers
+from worker.streams import GroupMissingError, Take, claim
 
 _CLAIMED_AT_ONCE = 8
 _START = b"0-0"
-CONSUMER_IDLE_S = 60
-"""A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
 
 log = structlog.get_logger()
 
@@ -37,32 +33,21 @@ class Recoverer:
         admission: Admission,
         leases: Leases,
     ) -> None:
-        self._redis = redis
         self._consumer = consumer
         self._lease_s = lease_s
         self._admission = admission
         self._leases = leases
         self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
-        self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
     async def run(self, take: Take) -> None:
         """Hand over what is found to `take`, until cancelled."""
-        next_clean_up = time.monotonic() + CONSUMER_IDLE_S
         while True:
             await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
             try:
                 await self._sweep(take)
-                if time.monotonic() > next_clean_up:
-                    await self._remove_dead_consumers()
-                    next_clean_up = time.monotonic() + CONSUMER_IDLE_S
             except (*RETRYABLE, GroupMissingError) as error:
                 log.debug("sweep put off", error=str(error))
-
-    async def retire(self) -> None:
-        """Remove our own consumer where it holds nothing."""
-        for jobs_key in self._cursors:
-            await self._retire(keys=[jobs_key], args=[GROUP, self._consumer])
 
     async def _sweep(self, take: Take) -> None:
         """Every pending list once, from where the last sweep ended, as far as there is room."""
@@ -85,9 +70,3 @@ class Recoverer:
     def _has_room(self) -> bool:
         # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.
         return self._admission.has_room and not self._leases.ended_unpublished
-
-    async def _remove_dead_consumers(self) -> None:
-        for jobs_key in self._cursors:
-            for consumer in await idle_consumers(self._redis, jobs_key, CONSUMER_IDLE_S):
-                if await self._retire(keys=[jobs_key], args=[GROUP, consumer]):
-                    log.info("dead consumer removed", dead=consumer)

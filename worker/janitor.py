@@ -1,0 +1,59 @@
+"""Removes what nobody can want any more: finished jobs past their retention, and names of workers that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from importlib import resources
+
+import structlog
+from redis.asyncio import Redis
+
+from schemas.keys import GROUP
+from worker.connections import RETRYABLE
+from worker.streams import GroupMissingError, idle_consumers
+
+PERIOD_S = 60
+CONSUMER_IDLE_S = 60
+"""A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
+
+log = structlog.get_logger()
+
+
+class Janitor:
+    """Cleans every partition about once a minute; any number of workers may do so at once."""
+
+    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention_s: float) -> None:
+        self._redis = redis
+        self._jobs_keys = list(jobs_keys)
+        self._retention_ms = int(1000 * retention_s)
+        self._trim = redis.register_script(resources.files("worker").joinpath("trim.lua").read_bytes())
+        self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
+
+    async def run(self) -> None:
+        """Until cancelled. A Redis that is away is no reason to stop."""
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
+            for jobs_key in self._jobs_keys:
+                try:
+                    await self.trim(jobs_key)
+                    await self.remove_dead_consumers(jobs_key, CONSUMER_IDLE_S)
+                except (*RETRYABLE, GroupMissingError) as error:
+                    log.debug("cleaning put off", error=str(error))
+
+    async def trim(self, jobs_key: str) -> int:
+        """Entries that went."""
+        trimmed: int = await self._trim(keys=[jobs_key], args=[GROUP, self._retention_ms])
+        return trimmed
+
+    async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:
+        """Those that hold nothing and have been silent for `idle_s` seconds."""
+        for consumer in await idle_consumers(self._redis, jobs_key, idle_s):
+            if await self._retire(keys=[jobs_key], args=[GROUP, consumer]):
+                log.info("dead consumer removed", dead=consumer)
+
+    async def retire(self, consumer: str) -> None:
+        """Remove one consumer where it holds nothing."""
+        for jobs_key in self._jobs_keys:
+            await self._retire(keys=[jobs_key], args=[GROUP, consumer])

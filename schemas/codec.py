@@ -8,7 +8,7 @@ import msgpack
 from pydantic import ValidationError
 
 from schemas import wire_limits
-from schemas.errors import ConfigError, NameRefusedError, WireError, WireVersionError
+from schemas.errors import ConfigError, NameRefusedError, WireError, WireVersionError, shown
 from schemas.messages import Message
 
 M = TypeVar("M", bound=Message)
@@ -37,7 +37,7 @@ def decode(data: bytes, *models: type[M]) -> M:
         raise WireVersionError(what, version, Message.VERSION, data)
     model = next((m for m in models if m.model_fields["kind"].default == fields.get("kind")), None)
     if model is None:
-        raise WireError(what, f"kind {fields.get('kind')!r} is none of the expected", data)
+        raise WireError(what, f"kind {shown(fields.get('kind'))} is none of the expected", data)
     try:
         return model.model_validate(fields)
     except ConfigError:

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from schemas.errors import NameRefusedError, WireError
+from schemas.errors import NameRefusedError, WireError, shown
 from schemas.keys import check_name
 from schemas.messages import MAX_GROUPS_PER_JOB
 
 PAYLOAD = b"payload"
-KIND = b"kind"
-LETTER = b"letter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,6 @@ class Envelope:
 
 
 def _number(text: bytes) -> int:
-    if not (text.isdigit() and len(text) <= 10):
-        raise ValueError(f"{text[:20]!r} is no number")
+    if not (text.isdigit() and len(text) <= 10 and int(text) < 2**31):
+        raise ValueError(f"{shown(text)} is no number below 2**31")
     return int(text)

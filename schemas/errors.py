@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+MAX_TEXT = 500
+
+
+def shown(value: object) -> str:
+    """`value` for an error's text, cut before it is formatted: it may be hostile and of any size."""
+    if isinstance(value, str | bytes):
+        value = value[:80]
+    elif not isinstance(value, int | float | None) or (isinstance(value, int) and value.bit_length() > 128):
+        return f"some {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def cut(text: str) -> str:
+    """At most `MAX_TEXT` characters: an error is copied into every answer of a job."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
 
 class RollstreamError(Exception):
     """Base of every error raised by `schemas`, `producer` and `worker`."""
@@ -18,7 +35,8 @@ class ConfigError(SchemaError):
     """
 
     def __init__(self, field: str, problem: str, value: object = None) -> None:
-        super().__init__(f"generation config: {field}: {problem}")
+        field = field[:100]
+        super().__init__(cut(f"generation config: {field}: {problem}"))
         self.field = field
         self.problem = problem
         self.value = value
@@ -28,7 +46,7 @@ class NameRefusedError(SchemaError):
     """Raised when a policy, batch or adapter name holds characters that a Redis key or a folder must not hold."""
 
     def __init__(self, what: str, value: object, rule: str) -> None:
-        super().__init__(f"{what} {value!r} is not usable: {rule}")
+        super().__init__(f"{what} {shown(value)} is not usable: {rule}")
         self.what = what
         self.value = value
 
@@ -37,7 +55,7 @@ class WireError(SchemaError):
     """Raised when bytes are not a valid message. `data` keeps them, `what` names the message that was expected."""
 
     def __init__(self, what: str, problem: str, data: bytes) -> None:
-        super().__init__(f"{what}: {problem} ({len(data)} bytes)")
+        super().__init__(cut(f"{what}: {problem} ({len(data)} bytes)"))
         self.what = what
         self.problem = problem
         self.data = data
@@ -47,5 +65,7 @@ class WireVersionError(WireError):
     """Raised when a message carries a wire version that this release does not read; `version` is what it carries."""
 
     def __init__(self, what: str, version: object, expected: int, data: bytes) -> None:
-        super().__init__(what, f"wire version {version!r}, this release reads {expected}: upgrade the older side", data)
+        super().__init__(
+            what, f"wire version {shown(version)}, this release reads {expected}: upgrade the older side", data
+        )
         self.version = version

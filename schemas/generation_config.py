@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, shown
 
 MAX_TOKENS_PER_GROUP = 2**22
 """n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""
@@ -77,7 +77,7 @@ class GenerationConfig(BaseModel):
     top_k: int = Field(default=0, ge=-1, lt=2**31)
     """0 or -1: off."""
     min_p: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=100, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     num_return_sequences: int = Field(default=1, ge=1, le=1024)
@@ -139,8 +139,8 @@ class GenerationConfig(BaseModel):
 
 def _translate(error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "config"
-    problem = f"{first['msg']}, got {_shown(first['input'])}"
+    field = ".".join(str(part)[:100] for part in first["loc"]) or "config"
+    problem = f"{first['msg']}, got {shown(first['input'])} ({type(first['input']).__name__})"
     if first["type"] == "extra_forbidden":
         known = list(GenerationConfig.model_fields)
         near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
@@ -149,11 +149,6 @@ def _translate(error: ValidationError) -> ConfigError:
     elif first["type"] == "missing":
         problem = "is required"
     return ConfigError(field, problem, first["input"])
-
-
-def _shown(value: object) -> str:
-    text = f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _check_together(config: GenerationConfig) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_adapter, write_model
 from tests.worker_process import WorkerProcess, running_worker
+from worker.connections import connect
 
 _numbers = itertools.count()
 
@@ -30,6 +32,14 @@ def redis_url() -> Iterator[str]:
 def policy(request: pytest.FixtureRequest) -> str:
     name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:60]
     return f"{name}-{next(_numbers)}"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client as the worker makes it."""
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from producer import AsyncClient, GenerationConfig, GroupError
 from schemas import Envelope, Job, Keys, Tensor, encode
 from schemas.keys import GROUP
 from tests.worker_process import WorkerProcess, running_worker, until
-from worker.connections import connect
 
 POLICY = "bad-jobs"
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
@@ -27,13 +26,6 @@ def worker(redis_url: str) -> Iterator[WorkerProcess]:
     """One for all of this file: whatever a test sends must not harm the next."""
     with running_worker(redis_url, POLICY, "--engine", "stub", "--stub-vocab-size", "1000") as worker:
         yield worker
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
@@ -187,6 +179,65 @@ async def test_a_malformed_job_is_answered_and_the_next_one_served(
     assert all(said in answer["message"] for kind, answer in found if kind == b"error")
     assert good.errors == {}
     assert await pending(redis) == 0
+
+
+HUGE = 20 * 2**20
+ENVELOPES: dict[str, dict[str, Any]] = {
+    "a total beyond 31 bits": {"total": "9999999999"},
+    "a first group beyond 31 bits": {"first": "9999999990", "groups": "1", "total": "9999999999"},
+    "a batch of 20 MB": {"batch": bytes(HUGE)},
+    "twenty thousand fields": {f"field-{number}": "x" for number in range(20_000)},
+}
+
+
+@pytest.mark.parametrize("fields", ENVELOPES.values(), ids=ENVELOPES.keys())
+async def test_an_entry_that_no_producer_wrote_does_not_harm_the_worker(
+    redis: Redis, client: AsyncClient, batch_id: str, fields: dict[str, Any]
+) -> None:
+    entry: dict[Any, Any] = {"batch": batch_id, "job": "0", "first": "0", "groups": "1", "total": "1", "payload": "x"}
+    entry.update(fields)
+    await redis.xadd(Keys(POLICY).jobs(0), entry)
+
+    good = await client.generate([[5]], None, CONFIG, timeout=30)
+
+    assert good.errors == {}
+    await until(lambda: none_pending(redis))
+
+
+async def none_pending(redis: Redis) -> bool:
+    return await pending(redis) == 0
+
+
+async def test_a_huge_bad_value_is_not_repeated_in_every_answer(redis: Redis, batch_id: str) -> None:
+    payload = msgpack.packb({"v": "\0" * HUGE, "kind": "job"})
+    await redis.xadd(Keys(POLICY).jobs(0), dict(Envelope(batch_id, 0, 0, 200, 200).fields(payload)))  # type: ignore[arg-type] # bytes
+
+    found = await answers(redis, batch_id, expected=201)
+
+    assert all(len(answer.get("message", "")) < 1000 for _, answer in found)
+
+
+async def test_a_prompt_of_a_whole_message_is_answered_without_being_repeated(redis: Redis, batch_id: str) -> None:
+    size = 2**24 - 1000
+    ids, lengths = np.zeros(size, np.int32), np.array([0, size], np.int32)
+    await push(redis, batch_id, encode(job(batch_id, prompt_ids=Tensor.of(ids), prompt_lengths=Tensor.of(lengths))))
+
+    found = await answers(redis, batch_id, expected=3)
+
+    assert {answer.get("code") for _, answer in found} == {"empty_prompt", "too_long", None}
+
+
+async def test_a_batch_whose_result_key_is_something_else_is_a_dead_letter(
+    redis: Redis, client: AsyncClient, batch_id: str
+) -> None:
+    await redis.set(Keys(POLICY).results(batch_id), "no stream")
+    await push(redis, batch_id, encode(job(batch_id)))
+
+    good = await client.generate([[5]], None, CONFIG, timeout=20)
+
+    assert good.errors == {}
+    await until(lambda: none_pending(redis))
+    assert b"UnpublishableError" in (await dead_letters(redis))[-1][b"letter"]
 
 
 async def test_a_valid_job_of_another_producer_is_served(redis: Redis, batch_id: str) -> None:

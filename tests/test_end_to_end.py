@@ -127,13 +127,28 @@ async def test_seeds_do_not_depend_on_how_a_batch_is_cut_into_jobs(client: Async
 
 
 async def test_pad_and_eos_ids_are_tokens_like_any_other(client: AsyncClient) -> None:
-    """pad == eos, pad sampled first and in mid-sequence: a mask that looked at ids would be wrong in each row."""
-    config = GenerationConfig(max_new_tokens=6, allowed_token_ids=(PAD,), ignore_eos=True)
+    """pad == eos, sampled first, in mid-sequence and last: a mask that looked at ids would be wrong in such rows."""
+    allowed = dict.fromkeys((EOS, 5, 6), 60.0)
+    config = GenerationConfig(max_new_tokens=6, num_return_sequences=16, logit_bias=allowed, ignore_eos=True, seed=1)
 
-    rollouts = await client.generate(PROMPTS, None, config, timeout=60, pad_token_id=PAD)
+    rollouts = await client.generate(PROMPTS, None, config, timeout=60, pad_token_id=EOS)
 
-    assert responses(rollouts) == [[PAD] * 6] * 4
+    rows = responses(rollouts)
+    assert {len(row) for row in rows} == {6}
+    assert any(row[0] == EOS and row[-1] != EOS for row in rows)
+    assert any(EOS in row[1:-1] and row[-1] != EOS for row in rows)
+    assert any(row[-1] == EOS for row in rows)
     assert set(rollouts.finish_reasons) == {"length"}
+
+
+async def test_rows_that_end_with_an_eos_that_is_also_the_pad_keep_it(client: AsyncClient) -> None:
+    config = GenerationConfig(max_new_tokens=8, num_return_sequences=8, logit_bias={EOS: 4.0}, seed=1)
+
+    rollouts = await client.generate(PROMPTS, None, config, timeout=60, pad_token_id=EOS)
+
+    ended = [row for row, reason in zip(responses(rollouts), rollouts.finish_reasons, strict=True) if reason == "stop"]
+    assert len({len(row) for row in ended}) > 1
+    assert all(row[-1] == EOS and EOS not in row[:-1] for row in ended)
 
 
 async def test_interior_zeros_of_the_mask_are_no_tokens_and_an_all_zero_row_fails_alone(client: AsyncClient) -> None:
@@ -187,6 +202,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"adapter": "math@99"}, "unknown_adapter", "publish it first"),
     ({"adapter": "wide@1"}, "adapter_refused", "rank 64"),
     ({"logprobs": "raw", "temperature": 0.5}, "invalid_config", "--logprobs-mode raw"),
+    ({"allowed_token_ids": (5,), "eos_token_id": (5,), "min_new_tokens": 3}, "invalid_config", "min_new_tokens"),
 ]
 
 
@@ -203,19 +219,20 @@ async def test_bad_input_is_answered_by_name_and_the_engine_serves_the_next_job(
     assert served.errors == {}
 
 
-async def test_an_engine_that_died_ends_its_worker_non_zero_and_leaves_nothing_behind(
+async def test_an_engine_that_no_longer_steps_ends_its_worker_non_zero_and_leaves_nothing_behind(
     redis_url: str, policy: str, tiny_model: Path
 ) -> None:
-    with running_worker(redis_url, policy, "--model", str(tiny_model)) as worker:
+    flags = ("--model", str(tiny_model), "--engine-timeout-s", "2")
+    with running_worker(redis_url, policy, *flags) as worker:
         family = psutil.Process(worker.process.pid).children(recursive=True)
         async with AsyncClient(redis_url, policy=policy) as client:
             await client.submit([[5]], None, GenerationConfig(max_new_tokens=900, ignore_eos=True))
             engine = next(child for child in family if "EngineCore" in child.name())
-            engine.kill()
+            engine.suspend()
             worker.process.wait(30)
 
     assert worker.process.returncode == 3
-    assert "engine died" in worker.log
+    assert "no step in 2 s" in worker.log
     await until(lambda: ended(family))
 
 

@@ -21,7 +21,6 @@ INFO = EngineInfo(
     max_logprobs=20,
     logprobs_flavour="processed",
     has_tokenizer=False,
-    max_lora_rank=0,
 )
 
 

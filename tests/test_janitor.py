@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,15 +9,7 @@ from redis.asyncio import Redis
 
 from schemas import Keys
 from schemas.keys import GROUP
-from worker.connections import connect
 from worker.janitor import Janitor
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

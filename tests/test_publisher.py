@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ from redis.asyncio import Redis
 
 from schemas import Envelope, GroupError, Keys, Sealed, decode
 from schemas.keys import GROUP
-from worker.connections import connect
 from worker.lease import Lease
 from worker.publisher import Publisher
 
@@ -22,13 +20,6 @@ JOB = Envelope(BATCH, 0, 0, 2, 2)
 
 def error(group: int, worker: str = "w1") -> GroupError:
     return GroupError(batch_id=BATCH, group=group, code="too_long", field="prompt", message="m", worker=worker)
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

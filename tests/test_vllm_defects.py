@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -168,18 +167,21 @@ async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
     assert await serves(engine)
 
 
-async def test_defect_3_an_adapter_whose_files_vanished_is_refused_before_vllm_reads_them_again(
-    engine: VllmEngine, tiny_model: Path, bad_adapters: Path
+@pytest.mark.parametrize("harm", ["vanished", "truncated"])
+def test_defect_3_an_adapter_that_changed_is_refused_before_vllm_reads_it_again(
+    tiny_model: Path, tmp_path: Path, harm: str
 ) -> None:
-    adapter = AdapterDirectory(bad_adapters, 16, tiny_model).find("gone@1")
-    adapter = Adapter(adapter.name, 60, adapter.path)
-    await engine.load_adapter(adapter)
+    weights = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1) / "adapter_model.safetensors"
+    directory = AdapterDirectory(tmp_path, 16, tiny_model)
+    directory.find("math@1")
 
-    shutil.rmtree(adapter.path)
+    if harm == "vanished":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
 
-    with pytest.raises(DataError, match="files are gone"):
-        await engine.load_adapter(adapter)
-    assert await serves(engine)
+    with pytest.raises(DataError, match="changed after it was loaded"):
+        directory.find("math@1")
 
 
 async def test_defect_4_base_rows_among_adapter_rows_stay_base(

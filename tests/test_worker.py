@@ -16,16 +16,8 @@ from producer import AsyncClient, GenerationConfig, GroupResult
 from schemas import Keys
 from schemas.keys import GROUP
 from tests.worker_process import ROOT, WorkerProcess, running_worker, until
-from worker.connections import connect
 
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
@@ -184,7 +176,7 @@ def test_print_config_shows_settings_of_flags_and_environment_without_the_passwo
 
     shown = json.loads(done.stdout)
     assert done.returncode == 0
-    assert (shown["max_num_seqs"], shown["redis"]) == (7, "redis://:***@h:1/0")
+    assert (shown["max_num_seqs"], shown["redis"]) == (7, "redis://***@h:1/0")
     assert "secret" not in done.stdout + done.stderr
 
 

@@ -53,7 +53,11 @@ async def _serve(settings: WorkerSettings) -> int:
 def _engine(settings: WorkerSettings) -> Engine:
     if settings.engine == "stub":
         return StubEngine(settings)
-    from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub and --help never pay
+    try:
+        from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub never pays
+    except ModuleNotFoundError as error:
+        hint = "pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU"
+        raise SettingsError(f"--engine vllm: {error}: {hint}") from None
 
     return VllmEngine(settings)
 

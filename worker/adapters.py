@@ -28,6 +28,10 @@ Shapes = Mapping[str, frozenset[tuple[int, ...]]]
 """Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
 
 
+_Stamp = tuple[int, int] | None
+"""Size and modification time of the weights, None when they are gone."""
+
+
 class AdapterDirectory:
     """The adapters below one folder, `<root>/<name@version>/`: nothing else can be loaded, whatever a job says.
 
@@ -41,21 +45,25 @@ class AdapterDirectory:
         self._model = model
         self._shapes: Shapes | None = None
         self._ids = itertools.count(1)
-        self._found: dict[str, Adapter] = {}
+        self._found: dict[str, tuple[Adapter, _Stamp]] = {}
 
     def find(self, name: str) -> Adapter:
-        """The adapter `name@version`, checked once.
+        """The adapter `name@version`, checked once, and still the same file: vLLM reads evicted adapters again.
 
         Raises `DataError`: `unknown_adapter` where there is none (it may be published later), `adapter_refused` where
         its config or its tensors do not fit this worker's model and rank.
         """
         if name in self._found:
-            return self._found[name]
+            adapter, stamp = self._found[name]
+            if _stamp(adapter.path) != stamp:
+                _refuse(name, f"{WEIGHTS_FILE} changed after it was loaded; publish another version under a new name")
+            return adapter
         folder = self._folder(name)
         rank = _check_config(name, folder, self._max_rank)
         _check_tensors(name, folder, rank, self._model_shapes())
-        self._found[name] = Adapter(name, next(self._ids), folder.resolve())
-        return self._found[name]
+        adapter = Adapter(name, next(self._ids), folder.resolve())
+        self._found[name] = adapter, _stamp(adapter.path)
+        return adapter
 
     def _folder(self, name: str) -> Path:
         if self._root is None:
@@ -74,6 +82,14 @@ class AdapterDirectory:
         if self._shapes is None:
             self._shapes = {} if self._model is None else _read_shapes(self._model)
         return self._shapes
+
+
+def _stamp(folder: Path) -> _Stamp:
+    try:
+        status = (folder / WEIGHTS_FILE).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _check_config(name: str, folder: Path, max_rank: int) -> int:

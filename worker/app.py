@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -55,21 +56,20 @@ class Worker:
 
         Raises `SettingsError` before anything was served, `EngineDiedError` when the engine is gone.
         """
-        try:
+        async with AsyncExitStack() as ending:
+            ending.push_async_callback(self._commands.aclose)
+            ending.push_async_callback(self._blocking.aclose)
             await wait_for_redis(self._commands, self._settings)
+            ending.push_async_callback(self._engine.close)
             await self._engine.start()
+            ending.push_async_callback(self._heartbeat.retire)
             self._listen_for_signals()
-            await self._serve()
+            try:
+                await self._serve()
+            except ExceptionGroup as group:
+                await self._consumer.leave(counted=True)
+                raise _first_cause(group) from group
             await self._consumer.leave(counted=False)
-        except ExceptionGroup as group:
-            await self._consumer.leave(counted=True)
-            raise _first_cause(group) from group
-        finally:
-            self._state = "ended"
-            await self._heartbeat.retire()
-            await self._engine.close()
-            await self._blocking.aclose()
-            await self._commands.aclose()
 
     async def _serve(self) -> None:
         self._state = "serving"

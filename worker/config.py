@@ -7,13 +7,13 @@ import secrets
 import socket
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import NameRefusedError
 from schemas.keys import check_name
+from schemas.redis_url import without_password
 
 
 def new_consumer_name() -> str:
@@ -114,14 +114,5 @@ class WorkerSettings(BaseSettings):
         return self
 
     def shown(self) -> dict[str, Any]:
-        """All settings for `--print-config` and the start-up log, the Redis password blotted out."""
+        """All settings for `--print-config`, the Redis password blotted out."""
         return {**self.model_dump(mode="json"), "redis": without_password(self.redis)}
-
-
-def without_password(url: str) -> str:
-    """`url` with the password replaced by ***."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    location = parts.netloc.replace(f":{parts.password}@", ":***@", 1)
-    return urlunsplit(parts._replace(netloc=location))

@@ -12,19 +12,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from worker.config import WorkerSettings, without_password
+from schemas.redis_url import without_password
+from worker.config import WorkerSettings
 from worker.errors import SettingsError
 
 BLOCK_MS = 2_000
-RETRYABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.OutOfMemoryError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-)
-"""Faults of the machine that pass: worth the same command again, if sending it twice is harmless."""
-
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 P = ParamSpec("P")
@@ -72,13 +64,24 @@ async def _server_info(redis: Redis, shown: str) -> dict[str, object]:
     return info
 
 
+def never_passes(error: exceptions.RedisError) -> bool:
+    """Whether the same command fails for ever: the key holds something of another type. (A script wraps the word.)"""
+    return "WRONGTYPE" in str(error)
+
+
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Send `command` until Redis answers it, pausing longer each time. Only for what may be sent twice."""
+    """Send `command` until Redis takes it, pausing longer each time. Only for what may be sent twice.
+
+    A lost link, a failover, a full disk or memory, missing replicas, a changed right: all may be mended while we wait.
+    Raises `RedisError` only for what never passes.
+    """
     pause = _FIRST_PAUSE_S
     while True:
         try:
             return await command(*args, **kwargs)
-        except RETRYABLE as error:
+        except exceptions.RedisError as error:
+            if never_passes(error):
+                raise
             log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

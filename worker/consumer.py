@@ -8,20 +8,24 @@ from functools import partial
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from schemas import Envelope, ErrorCode, Keys, WireError
 from worker import streams
 from worker.admission import Admission
 from worker.config import WorkerSettings
-from worker.connections import BLOCK_MS, RETRYABLE, retrying
+from worker.connections import BLOCK_MS, retrying
 from worker.dead_letters import DeadLetters
-from worker.errors import DataError
+from worker.errors import DataError, SettingsError, UnpublishableError
 from worker.intake import open_job
 from worker.janitor import Janitor
 from worker.lease import Lease, Leases
 from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
 from worker.streams import Entry, GroupMissingError
+
+PAUSE_S = 0.2
+"""Between a failed read and the next: Redis may refuse reads and still answer everything else."""
 
 log = structlog.get_logger()
 
@@ -86,7 +90,7 @@ class Consumer:
             async with asyncio.timeout(5):
                 await self._leases.give_back(self._unfinished, counted=counted)
                 await self._janitor.retire(self._name)
-        except (*RETRYABLE, TimeoutError) as error:
+        except (RedisError, TimeoutError) as error:
             log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
 
     async def _take_new(self, take: streams.Take) -> None:
@@ -112,8 +116,9 @@ class Consumer:
     async def _read(self) -> list[Entry]:
         try:
             return await streams.read_new(self._blocking, self._name, self._dead_keys, self._block_ms)
-        except RETRYABLE as error:
+        except RedisError as error:
             log.warning("redis does not answer, reading again", error=str(error))
+            await asyncio.sleep(PAUSE_S)
             return await self._unseen()
         except GroupMissingError:
             log.warning("consumer group is gone, creating it again at 0")
@@ -122,7 +127,10 @@ class Consumer:
 
     async def _create_groups(self) -> None:
         for jobs_key in self._dead_keys:
-            await retrying("create group", streams.create_group, self._commands, jobs_key)
+            try:
+                await retrying("create group", streams.create_group, self._commands, jobs_key)
+            except RedisError as error:
+                raise SettingsError(f"--policy {self._settings.policy}: {jobs_key} is no stream: {error}") from None
 
     async def _unseen(self) -> list[Entry]:
         """Entries on our own pending list that we do not hold: their reply was lost, and `>` never returns them."""
@@ -130,7 +138,8 @@ class Consumer:
         for jobs_key in self._dead_keys:
             try:
                 pending = await retrying("sweep", streams.pending_of, self._commands, self._name, jobs_key)
-            except GroupMissingError:
+            except (GroupMissingError, RedisError) as error:
+                log.warning("no pending list", key=jobs_key, error=str(error))
                 continue
             for entry_id, delivery, taken_at in pending:
                 if (jobs_key, entry_id) not in self._leases:
@@ -158,6 +167,8 @@ class Consumer:
             task = await self._open(lease, entry)
             if task is not None:
                 await self._rollout.run(task)
+        except UnpublishableError as error:
+            await self._dead_letters.bury(lease, entry.fields, error, acknowledge=True)
         except BaseException:
             self._unfinished.append(lease)
             raise
@@ -177,7 +188,8 @@ class Consumer:
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 await self._dead_letters.bury(lease, entry.fields, error, acknowledge=False)  # its answers do
-            return Task(lease, envelope, error)
+            # Without the traceback and the cause, which hold the payload.
+            return Task(lease, envelope, DataError(error.code, error.field, error.message))
 
     def _check_deliveries(self, lease: Lease) -> None:
         limit = self._settings.max_deliveries

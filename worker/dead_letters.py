@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from schemas import DeadLetter, encode
 from schemas.envelope import PAYLOAD
+from schemas.errors import cut
 from schemas.keys import GROUP
 from worker.connections import retrying
 from worker.lease import Lease
@@ -34,7 +35,7 @@ class DeadLetters:
             policy=self._policy,
             entry_id=lease.entry_id,
             fields=tuple((name[:1024], value[:1024]) for name, value in islice(others, 16)),
-            error=f"{type(error).__name__}: {error}",
+            error=cut(f"{type(error).__name__}: {error}"),
             deliveries=lease.delivery,
             worker=lease.consumer,
             delivered_at=now,

@@ -28,8 +28,6 @@ class EngineInfo:
     """Most candidates that `next_tokens` may be asked for."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
-    max_lora_rank: int
-    """0: the engine was started without LoRA."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schemas import ErrorCode, RollstreamError
+from schemas.errors import cut
 
 
 class WorkerError(RollstreamError):
@@ -17,10 +18,14 @@ class DataError(WorkerError):
     """Raised when a group cannot be generated on any worker: answered with a `GroupError`, never retried."""
 
     def __init__(self, code: ErrorCode, field: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(cut(message))
         self.code = code
-        self.field = field
-        self.message = message
+        self.field = cut(field)
+        self.message = cut(message)
+
+
+class UnpublishableError(WorkerError):
+    """Raised when a key of a batch holds something else, so that Redis never takes its answers: a dead letter."""
 
 
 class EngineDiedError(WorkerError):

@@ -24,6 +24,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_ids("stop_token_ids", config.stop_token_ids, info)
     _check_ids("logit_bias", config.logit_bias, info)
     _check_ids("allowed_token_ids", config.allowed_token_ids or (), info)
+    _check_something_is_left(config, info)
     _check_tokenizer(config, info)
     _check_beams(config, info)
     _check_flavour(config, info)
@@ -55,6 +56,19 @@ def _check_ids(field: str, ids: Iterable[int], info: EngineInfo) -> None:
     if outside is not None:
         problem = f"{field}: id {outside} is outside the model's vocabulary of {info.vocab_size} ids"
         raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, field, problem)
+
+
+def _check_something_is_left(config: GenerationConfig, info: EngineInfo) -> None:
+    """Before `min_new_tokens` stop ids are banned: vLLM samples garbage where no other id is allowed."""
+    if (
+        config.min_new_tokens
+        and config.allowed_token_ids
+        and set(config.allowed_token_ids) <= set(stop_ids(config, info))
+    ):
+        problem = (
+            "every allowed id ends a completion, which min_new_tokens forbids: allow another, or drop min_new_tokens"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "allowed_token_ids", problem)
 
 
 def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:

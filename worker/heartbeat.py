@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from redis.typing import EncodableT, FieldT
-
-from worker.connections import RETRYABLE
 
 Report = Mapping[str, str | int | float]
 log = structlog.get_logger()
@@ -26,12 +25,12 @@ class Heartbeat:
         self._report = report
 
     async def run(self) -> None:
-        """Until cancelled. A Redis that is away is no reason to stop."""
+        """Until cancelled. Nothing that Redis answers is a reason to stop."""
         while True:
             try:
                 await self.beat()
-            except RETRYABLE as error:
-                log.debug("heartbeat missed", error=str(error))
+            except RedisError as error:
+                log.warning("heartbeat missed", error=str(error))
             await asyncio.sleep(self._interval_s)
 
     async def beat(self) -> None:
@@ -47,5 +46,5 @@ class Heartbeat:
         """Remove the report of a worker that ends in order."""
         try:
             await self._redis.delete(self._key)
-        except RETRYABLE as error:
+        except RedisError as error:
             log.debug("report left to its TTL", error=str(error))

@@ -9,9 +9,9 @@ from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
-from worker.connections import RETRYABLE
 from worker.streams import GroupMissingError, idle_consumers
 
 PERIOD_S = 60
@@ -39,8 +39,8 @@ class Janitor:
                 try:
                     await self.trim(jobs_key)
                     await self.remove_dead_consumers(jobs_key, CONSUMER_IDLE_S)
-                except (*RETRYABLE, GroupMissingError) as error:
-                    log.debug("cleaning put off", error=str(error))
+                except (RedisError, GroupMissingError) as error:
+                    log.warning("cleaning put off", error=str(error))
 
     async def trim(self, jobs_key: str) -> int:
         """Entries that went."""

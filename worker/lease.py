@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
-from worker.connections import RETRYABLE
 from worker.errors import WorkerError
 
 _BATCH = 500
@@ -117,7 +117,7 @@ class Leases:
                 try:
                     async with asyncio.timeout(self._lease_s / 3):
                         await self._renew(leases)
-                except (*RETRYABLE, TimeoutError) as error:
+                except (RedisError, TimeoutError) as error:
                     log.warning("leases not renewed", leases=len(leases), error=str(error) or type(error).__name__)
 
     async def _renew(self, leases: list[Lease]) -> None:

@@ -6,10 +6,13 @@ from importlib import resources
 from typing import Any, Literal
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from schemas import Envelope, GroupError, GroupResult, Keys, Sealed, encode
+from schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
+from schemas.errors import cut
 from schemas.keys import GROUP
 from worker.connections import retrying
+from worker.errors import UnpublishableError
 from worker.lease import Lease
 
 Outcome = Literal["published", "duplicate", "fenced"]
@@ -26,15 +29,22 @@ class Publisher:
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
-        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had one."""
+        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had one.
+
+        An answer larger than a reader takes becomes a `GroupError` that says so. Raises `UnpublishableError`.
+        """
         keys = [lease.jobs_key, self._keys.results(job.batch_id), self._keys.ledger(job.batch_id)]
+        payload = _encoded(answer, lease.consumer)
         sealed = encode(Sealed(batch_id=job.batch_id, num_groups=job.num_groups))
         args: list[str | int | bytes] = [
             GROUP, *lease.token(),
-            answer.group, answer.kind, encode(answer), sealed,
+            answer.group, answer.kind, payload, sealed,
             job.num_groups, job.job, job.job_groups, self._result_ttl_s,
         ]  # fmt: skip
-        reply = await retrying("publish", self._script, keys=keys, args=args)
+        try:
+            reply = await retrying("publish", self._script, keys=keys, args=args)
+        except RedisError as error:
+            raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         outcome = _outcome(reply)
         self.counts[outcome] += 1
         return outcome
@@ -49,6 +59,20 @@ class Publisher:
 async def _answered(redis: Redis, ledger: str, fields: list[str]) -> list[bytes | None]:
     answers: Any = await redis.hmget(ledger, fields)
     return list(answers)
+
+
+def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
+    """The answer as bytes, or, where it is more than a reader takes, why there is none."""
+    try:
+        return encode(answer)
+    except WireError as error:
+        problem = f"the answer is too large to send ({error}): ask for fewer or shorter completions a prompt"
+        return encode(
+            GroupError(
+                batch_id=answer.batch_id, group=answer.group, code=ErrorCode.TOO_LONG.value, field="prompt",
+                message=cut(problem), worker=worker,
+            )
+        )  # fmt: skip
 
 
 def _outcome(reply: bytes) -> Outcome:

@@ -9,9 +9,9 @@ from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from worker.admission import Admission
-from worker.connections import RETRYABLE
 from worker.lease import Leases
 from worker.streams import GroupMissingError, Take, claim
 
@@ -46,8 +46,8 @@ class Recoverer:
             await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
             try:
                 await self._sweep(take)
-            except (*RETRYABLE, GroupMissingError) as error:
-                log.debug("sweep put off", error=str(error))
+            except (RedisError, GroupMissingError) as error:
+                log.warning("sweep put off", error=str(error))
 
     async def _sweep(self, take: Take) -> None:
         """Every pending list once, from where the last sweep ended, as far as there is room."""

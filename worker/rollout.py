@@ -17,11 +17,14 @@ from worker.adapters import AdapterDirectory
 from worker.admission import Admission
 from worker.beam import beam_search
 from worker.engine import Adapter, Completion, Engine, GenerateRequest
-from worker.errors import DataError, WorkerError
+from worker.errors import DataError, UnpublishableError, WorkerError
 from worker.lease import Lease, LeaseEndedError
 from worker.padding import pad_completions
 from worker.publisher import Publisher
 from worker.seeds import prompt_seed
+
+MAX_SHOWN_PROMPT = 2**20
+"""Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""
 
 log = structlog.get_logger()
 
@@ -40,10 +43,9 @@ class Task:
 
     @property
     def sequences(self) -> int:
-        """What the job costs the engine. A job that only gets error answers costs nothing."""
-        if isinstance(self.job, DataError):
-            return 0
-        return len(self.envelope.groups) * self.job.config.sequences_per_prompt
+        """What the job is admitted for. One that only gets error answers costs the engine nothing, but memory."""
+        each = 1 if isinstance(self.job, DataError) else self.job.config.sequences_per_prompt
+        return each * len(self.envelope.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Rollout:
     async def run(self, task: Task) -> None:
         """Answer every group of `task` that has no answer, releasing each as it is answered.
 
-        Raises `EngineDiedError` (in an `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
+        Raises `UnpublishableError`, and `EngineDiedError` (in an `ExceptionGroup`). Groups that the lease did not last
+        for stay pending in Redis.
         """
         groups = task.envelope.groups
         self._admission.admit(len(groups), task.sequences)
@@ -95,6 +98,7 @@ class Rollout:
         return await self._publisher.unanswered(task.envelope) or task.envelope.groups[:1]
 
     async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int], each: int) -> None:
+        refused: ExceptionGroup[UnpublishableError] | None = None
         try:
             async with asyncio.TaskGroup() as groups:
                 for group in missing:
@@ -104,6 +108,10 @@ class Rollout:
             log.warning(
                 "lease lost, job left to its new owner", entry=task.lease.entry_id, batch=task.envelope.batch_id
             )
+        except* UnpublishableError as unpublishable:
+            refused = unpublishable
+        if refused is not None:
+            raise UnpublishableError(str(refused.exceptions[0]))
 
     async def _plan(self, task: Task) -> _Plan | DataError:
         if isinstance(task.job, DataError):
@@ -186,7 +194,7 @@ def _group_result(
 
 def _group_error(task: Task, group: int, error: DataError) -> GroupError:
     job = task.job
-    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group])
+    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
     return GroupError(
         batch_id=task.envelope.batch_id,
         group=group,

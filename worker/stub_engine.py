@@ -27,7 +27,6 @@ class StubEngine:
             max_logprobs=128,
             logprobs_flavour=settings.logprobs_mode,
             has_tokenizer=False,
-            max_lora_rank=settings.max_lora_rank if settings.adapter_dir else 0,
         )
 
     @property

@@ -19,7 +19,6 @@ import structlog
 
 from schemas import ErrorCode, GenerationConfig
 from worker import vllm_setup, vllm_translation
-from worker.adapters import WEIGHTS_FILE
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest
 from worker.errors import DataError, EngineDiedError, SettingsError
@@ -132,7 +131,6 @@ class VllmEngine:
 
         A request that names an adapter which vLLM cannot read kills the engine; `add_lora` only refuses it.
         """
-        _check_on_disk(adapter)
         loading = self._adapters.get(adapter.int_id)
         if loading is None:
             loading = self._adapters[adapter.int_id] = asyncio.create_task(self._add_lora(adapter))
@@ -263,10 +261,3 @@ def _refusal(error: BaseException) -> DataError:
 
 def _lora_request(adapter: Adapter) -> Any:
     return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))
-
-
-def _check_on_disk(adapter: Adapter) -> None:
-    """vLLM reads an adapter again after it was evicted, in the middle of a step: one that is gone kills the engine."""
-    if not (adapter.path / WEIGHTS_FILE).is_file():
-        problem = f"adapter {adapter.name!r}: its files are gone from the worker's --adapter-dir"
-        raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", problem)

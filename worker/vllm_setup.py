@@ -88,7 +88,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
 
 def read_info(config: Any, settings: WorkerSettings) -> EngineInfo:
     """From vLLM's `VllmConfig`, which says what the settings came to. Raises `SettingsError`."""
-    model, lora = config.model_config, config.lora_config
+    model = config.model_config
     mode = str(model.logprobs_mode)
     if mode not in ("processed_logprobs", "raw_logprobs"):
         raise SettingsError(f"--engine-args: logprobs_mode={mode!r} gives no log-probs")
@@ -102,7 +102,6 @@ def read_info(config: Any, settings: WorkerSettings) -> EngineInfo:
         max_logprobs=int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
-        max_lora_rank=0 if lora is None else int(lora.max_lora_rank),
     )
 
 

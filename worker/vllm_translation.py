@@ -72,11 +72,17 @@ def candidates(output: Any) -> list[tuple[int, float]]:
 
 def _completion(completion: Any, config: GenerationConfig, policy_version: int) -> Completion:
     token_ids = np.asarray(completion.token_ids, np.int32)
+    logprobs = None if config.logprobs is None else np.asarray(completion.logprobs.logprobs, np.float32)
+    if logprobs is not None and not np.isfinite(logprobs).all():
+        problem = (
+            "a sampled token has no finite log-prob: the config left nothing to sample from, or the weights are bad"
+        )
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", problem)
     # "length" apart, every reason of vLLM's means that something asked for came up: an id, a string, a repetition.
     reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
     return Completion(
         token_ids=token_ids,
-        logprobs=None if config.logprobs is None else np.asarray(completion.logprobs.logprobs, np.float32),
+        logprobs=logprobs,
         finish_reason=reason,
         stop_reason=completion.stop_reason,
         version_spans=((policy_version, len(token_ids)),),

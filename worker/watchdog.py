@@ -1,4 +1,4 @@
-"""An engine that no longer steps is found within `engine_timeout_s`, even one that says it is well."""
+"""An engine that no longer steps is found, also one that says it is well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from worker.engine import Engine
 
 
 async def watch(engine: Engine, timeout_s: float) -> None:
-    """Ask for a round trip between two steps, for ever. Raises `EngineDiedError` when the engine does not answer.
+    """Ask for a round trip between two steps, for ever, a few seconds apart.
+
+    Raises `EngineDiedError` when the engine does not answer within `timeout_s`.
 
     vLLM's own `check_health` passes on an engine whose input thread has died (vLLM issues 26139, 26196).
     """

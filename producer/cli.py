@@ -77,9 +77,9 @@ def demo(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show real vLLM completions through a Redis of its own, on the CPU, and leave nothing behind."""
-    from producer.demo import run  # noqa: PLC0415 - loads torch
-
     with exit_codes():
+        from producer.demo import run  # noqa: PLC0415 - only this command needs it
+
         raise typer.Exit(run(keep=keep, json_output=json_output))
 
 
@@ -148,9 +148,9 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 def _read_prompts(file: Path, tokenizer: Path | None) -> list[list[int]]:
     tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
     if str(file) == "-":
-        return read_prompts(sys.stdin, "<stdin>", tokenize)
+        return read_prompts(sys.stdin.buffer, "<stdin>", tokenize)
     try:
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        with file.open("rb") as lines:
             return read_prompts(lines, str(file), tokenize)
     except OSError as error:
         raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None

@@ -55,8 +55,9 @@ class AsyncClient:
 
         `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
         the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required. `adapter` is
-        `name@version`. Submitting a `batch_id` again with the same content queues only what is not queued yet and
-        returns an equal handle, so a submit that failed half-way is simply repeated.
+        `name@version`. Submitting a `batch_id` again with the same content (prompts, config, `adapter` and
+        `prompts_per_job`) queues only what is not queued yet and returns an equal handle, so a submit that failed
+        half-way is simply repeated.
 
         Raises `PromptsError`, `ConfigError`, `NameRefusedError` and `WireError` (a job too large) before anything is
         queued; `BatchConflictError` for other content; `RedisUnavailableError`.

@@ -24,6 +24,8 @@ def read_config(file: Path | None, assignments: Iterable[str], max_new_tokens: i
 def _of_file(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ConfigError("--config", f"{file}: nested too deeply") from None
     except (ValueError, OSError) as error:
         raise ConfigError("--config", f"{file}: {error}") from None
     if not isinstance(values, dict):
@@ -37,11 +39,13 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise ConfigError("--set", f"{text!r}: write name=value, such as temperature=0.7", text)
     try:
         return name.strip().replace("-", "_"), json.loads(value)
+    except RecursionError:
+        raise ConfigError(name, "nested too deeply") from None
     except ValueError:
         hint = f"the value is no JSON; for a text write --set '{name}=\"{value}\"'"
         raise ConfigError(name, hint, value) from None
 
 
 def _token_id(key: str) -> int | str:
-    """JSON has no integer keys."""
-    return int(key) if key.isascii() and key.isdigit() else key
+    """JSON has no integer keys. No id has more than 10 digits, and `int` refuses thousands of them."""
+    return int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else key

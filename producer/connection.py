@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -13,12 +13,24 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from producer.errors import ClientClosedError, RedisUnavailableError
+from producer.redis_faults import AWAY, fault_of
+from schemas.redis_url import without_password
 
 BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
 
-_PASSING = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, exceptions.TryAgainError)
-_LASTING = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+_SETTINGS: dict[str, Any] = {
+    "protocol": 2,  # RESP3 changes the shape of stream replies
+    "decode_responses": False,
+    "socket_connect_timeout": 5,
+    "socket_timeout": BLOCK_MS / 1000 + 5,
+    "socket_keepalive": True,
+}
+_URL_OPTIONS = frozenset({"db", "username", "password", "client_name", "health_check_interval"})
+_TLS_OPTIONS = frozenset({
+    "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
+    "ssl_check_hostname",
+})  # fmt: skip
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 T = TypeVar("T")
@@ -33,30 +45,35 @@ class Connection:
         self._reached = False
         self._closed = False
         try:
-            self._redis = Redis.from_url(
-                url,
-                protocol=2,  # RESP3 changes the shape of stream replies
-                decode_responses=False,
-                retry=Retry(NoBackoff(), 0),
-                socket_connect_timeout=5,
-                socket_timeout=BLOCK_MS / 1000 + 5,
-                socket_keepalive=True,
-            )
-        except ValueError as error:
-            raise RedisUnavailableError("connect", self.url, f"not a Redis URL ({error})") from None
+            self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
+        except ValueError:  # its text may hold a part of the password
+            advice = "write redis://, rediss:// or unix://, special characters percent-encoded"
+            raise RedisUnavailableError("connect", self.url, "not a Redis URL", advice) from None
+        if strange := _strange_options(url):
+            problem = f"its URL must not set {strange[0][:40]!r}"
+            raise RedisUnavailableError("connect", self.url, problem, f"it may set {', '.join(sorted(_options(url)))}")
 
     async def call(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
 
-        Before the first answer ever nothing is retried, so that a wrong address is reported at once.
+        Before the first answer ever nothing is retried, so that a wrong address is reported at once. A reply that Redis
+        cannot serve just now (loading, out of memory, ...) is waited for like a lost connection.
         Raises `RedisUnavailableError`, `ClientClosedError`.
         """
         if self._closed:
             raise ClientClosedError(f"cannot {what}: the client is closed")
         if not self._reached:
-            await self._once(what, lambda redis: redis.ping())
-            self._reached = True
+            await self._reach(what)
         return await self._until_answered(what, command)
+
+    async def _reach(self, what: str) -> None:
+        try:
+            await self._once(what, lambda redis: redis.ping())
+        except RedisUnavailableError as error:
+            fault = fault_of(error.__cause__)
+            if fault is AWAY or not fault.passes:
+                raise
+        self._reached = True
 
     async def _until_answered(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
@@ -65,7 +82,7 @@ class Connection:
             try:
                 return await self._once(what, command)
             except RedisUnavailableError as error:
-                if not _passes(error.__cause__) or loop.time() + pause > give_up:
+                if not fault_of(error.__cause__).passes or loop.time() + pause > give_up:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -74,7 +91,8 @@ class Connection:
         try:
             return await command(self._redis)
         except exceptions.RedisError as error:
-            raise RedisUnavailableError(what, self.url, str(error) or type(error).__name__) from error
+            problem = str(error) or type(error).__name__
+            raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
 
     async def aclose(self) -> None:
         """Close every socket. Safe to call twice."""
@@ -82,10 +100,10 @@ class Connection:
         await self._redis.aclose()
 
 
-def _passes(error: BaseException | None) -> bool:
-    return isinstance(error, _PASSING) and not isinstance(error, _LASTING)
+def _options(url: str) -> frozenset[str]:
+    return _URL_OPTIONS | _TLS_OPTIONS if urlsplit(url).scheme == "rediss" else _URL_OPTIONS
 
 
-def without_password(url: str) -> str:
-    """`url` as it may be shown: without credentials, without the query that may hold them."""
-    return re.sub(r"^([a-z+]+://)?.*@", r"\1***@", url.partition("?")[0])
+def _strange_options(url: str) -> list[str]:
+    """What redis-py would prefer to our settings, or not know."""
+    return sorted(parse_qs(urlsplit(url).query).keys() - _options(url))

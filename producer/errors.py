@@ -79,11 +79,12 @@ class UnreadableResultError(ProducerError):
 class RedisUnavailableError(ProducerError):
     """Raised when Redis cannot be reached, went away for too long or refuses a command. `url` has no password."""
 
-    def __init__(self, what: str, url: str, problem: str) -> None:
-        super().__init__(f"cannot {what}: Redis at {url}: {problem}; check the address and that the server runs")
+    def __init__(self, what: str, url: str, problem: str, advice: str) -> None:
+        super().__init__(f"cannot {what}: Redis at {url}: {problem}; {advice}")
         self.what = what
         self.url = url
         self.problem = problem
+        self.advice = advice
 
 
 class ClientClosedError(ProducerError):

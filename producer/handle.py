@@ -18,13 +18,15 @@ from schemas import Batch, GroupError, GroupResult, Keys
 class BatchHandle:
     """Made by `AsyncClient.submit` and `attach`. Keeps what it has read, so everything here may be called repeatedly.
 
-    Reading raises `UnreadableResultError`, `UnknownBatchError` once the results expired or were deleted, and
+    Two handles on one batch of one policy are equal. Reading raises `UnreadableResultError` when the batch is sealed
+    and a group has no readable answer, `UnknownBatchError` once the results expired or were deleted, and
     `RedisUnavailableError` when Redis stays away longer than the client's `reconnect_s`.
     """
 
     def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
         self.batch = batch
         """What was submitted, but for the prompts."""
+        self._identity = (keys.policy, batch.batch_id)
         self._reader = ResultsReader(connection, keys, batch)
 
     @property
@@ -87,6 +89,12 @@ class BatchHandle:
             show(len(self._reader.answers))
             await self._reader.wait_beyond(len(self._reader.answers))
         show(self.num_groups)
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity == other._identity if isinstance(other, BatchHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         return f"<BatchHandle batch_id={self.batch_id} {len(self._reader.by_group)}/{self.num_groups} groups>"

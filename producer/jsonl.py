@@ -17,8 +17,8 @@ Tokenize = Callable[[str], list[int]]
 _SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
 
 
-def read_prompts(lines: Iterable[str], source: str, tokenize: Tokenize | None) -> list[list[int]]:
-    """One prompt a line; empty lines are skipped. Raises `PromptFileError`, which names file and line."""
+def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None) -> list[list[int]]:
+    """One prompt a line of UTF-8; empty lines are skipped. Raises `PromptFileError`, which names file and line."""
     prompts = [
         _prompt(line, source, number, tokenize) for number, line in enumerate(lines, start=1) if not line.isspace()
     ]
@@ -27,9 +27,13 @@ def read_prompts(lines: Iterable[str], source: str, tokenize: Tokenize | None) -
     return prompts
 
 
-def _prompt(line: str, source: str, number: int, tokenize: Tokenize | None) -> list[int]:
+def _prompt(line: bytes, source: str, number: int, tokenize: Tokenize | None) -> list[int]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise PromptFileError(source, number, "no UTF-8") from None
+    except RecursionError:
+        raise PromptFileError(source, number, "JSON nested too deeply") from None
     except ValueError as error:
         raise PromptFileError(source, number, f"no JSON ({error})") from None
     if not isinstance(row, dict) or ("prompt_token_ids" in row) == ("text" in row):
@@ -39,8 +43,19 @@ def _prompt(line: str, source: str, number: int, tokenize: Tokenize | None) -> l
             raise PromptFileError(source, number, '"text" must be a string')
         if tokenize is None:
             raise PromptFileError(source, number, "text needs --tokenizer with the folder of the model's tokenizer")
+        if not _is_unicode(row["text"]):
+            raise PromptFileError(source, number, '"text" holds half of a surrogate pair, which no tokenizer takes')
         return tokenize(row["text"])
     return _ids(row["prompt_token_ids"], source, number)
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON may spell what is no character: the escape of a lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ids(ids: Any, source: str, number: int) -> list[int]:

@@ -23,6 +23,8 @@ class ResultsReader:
         self._batch = batch
         self._last_id = b"0-0"
         self._idle_reads = 0
+        self._sealed_by: bytes | None = None
+        self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
         self.answers: list[Answer] = []
         self.by_group: dict[int, Answer] = {}
@@ -35,7 +37,9 @@ class ResultsReader:
     async def wait_beyond(self, known: int) -> None:
         """Return once there are more than `known` answers, or all.
 
-        Raises `UnreadableResultError` (again at each call), `UnknownBatchError` once the batch is gone from Redis.
+        What cannot be read is skipped: only once nothing more will come and a group is still unanswered, the first
+        such entry is raised as `UnreadableResultError`, again at each call. Raises `UnknownBatchError` once the batch
+        is gone from Redis.
         """
         while len(self.answers) <= known and not self.complete:
             async with self._lock:
@@ -43,10 +47,12 @@ class ResultsReader:
                     await self._wait_for_entries()
 
     async def read_available(self) -> None:
-        """Take what the stream holds now."""
+        """Take what the stream holds now. Raises `UnreadableResultError` as `wait_beyond` does."""
         async with self._lock:
             while not self.complete and await self._read(block_ms=None):
                 pass
+            if self._sealed_by is not None and not self.complete:
+                raise self._incomplete(self._sealed_by)
 
     async def count_done(self) -> int:
         """Groups that have an answer, by the batch's ledger: one small read."""
@@ -55,18 +61,22 @@ class ResultsReader:
         done, groups = await self._ledger_counts()
         if not groups:
             raise self._gone("its results expired or were deleted")
-        if not done.isdigit():
+        if not (done.isdigit() and len(done) <= 10):
             raise UnreadableResultError(self._batch.batch_id, "ledger", f"done is {done[:20]!r}", done)
         return int(done)
 
     async def _wait_for_entries(self) -> None:
-        if await self._read(block_ms=BLOCK_MS):
+        if await self._read(block_ms=BLOCK_MS if self._sealed_by is None else None):
             self._idle_reads = 0
             return
+        if self._sealed_by is not None:
+            raise self._incomplete(self._sealed_by)
         self._idle_reads += 1
         if self._idle_reads % _IDLE_READS_BEFORE_CHECK != 0 or await self.count_done() < self._batch.num_groups:
             return
         if not await self._read(block_ms=None):  # what the ledger counts was in the stream before it was counted
+            if self._unreadable is not None:
+                raise self._unreadable.with_traceback(None)
             raise self._gone(f"{len(self.by_group)} of {self._batch.num_groups} results are left, none will come")
 
     async def _read(self, block_ms: int | None) -> bool:
@@ -77,19 +87,29 @@ class ResultsReader:
         )
         entries: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
         for entry, fields in entries:
+            if self.complete:
+                break
+            self._last_id = entry
             self._take(entry, fields)
         return bool(entries)
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
-        answer = read_answer(self._batch, entry, fields)
+        try:
+            answer = read_answer(self._batch, entry, fields)
+        except UnreadableResultError as error:
+            self._unreadable = self._unreadable or error
+            return
         if isinstance(answer, Sealed):
-            if not self.complete:
-                problem = f"sealed with {len(self.by_group)} of {self._batch.num_groups} groups"
-                raise UnreadableResultError(self._batch.batch_id, shown(entry), problem)
+            self._sealed_by = entry
         elif answer.group not in self.by_group:
             self.by_group[answer.group] = answer
             self.answers.append(answer)
-        self._last_id = entry
+
+    def _incomplete(self, sealed_by: bytes) -> UnreadableResultError:
+        if self._unreadable is not None:
+            return self._unreadable.with_traceback(None)  # raised again at each call: it must not grow
+        problem = f"sealed with {len(self.by_group)} of {self._batch.num_groups} groups"
+        return UnreadableResultError(self._batch.batch_id, shown(sealed_by), problem)
 
     async def _ledger_counts(self) -> tuple[bytes, bytes]:
         key = self._keys.ledger(self._batch.batch_id)

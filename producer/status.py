@@ -15,6 +15,9 @@ from producer.connection import Connection
 from schemas import Keys
 from schemas.keys import GROUP
 
+_LATEST_S = 1e11
+"""Unix seconds beyond which `seen_at` is no time, nor are infinity and NaN."""
+
 
 @dataclass(frozen=True, slots=True)
 class Queue:
@@ -105,9 +108,10 @@ def _text(value: bytes) -> str:
 
 def _ago(moment: str | None, now: float) -> float | None:
     try:
-        return None if moment is None else max(0.0, round(now - float(moment), 3))
-    except (ValueError, OverflowError):
+        seen = float(moment or "")
+    except ValueError:
         return None
+    return max(0.0, round(now - seen, 3)) if 0 <= seen < _LATEST_S else None
 
 
 def queue_table(status: Status) -> Table:

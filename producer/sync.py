@@ -92,6 +92,16 @@ class BlockingBatchHandle:
         """Wait for every group; the whole batch in submission order."""
         return self._thread.run(self._handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens))
 
+    def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, GroupResult | GroupError]:
+        """Wait for every group; the answers by group number, without torch."""
+        return self._thread.run(self._handle.wait(timeout, progress))
+
+    def __eq__(self, other: object) -> bool:
+        return self._handle == other._handle if isinstance(other, BlockingBatchHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._handle)
+
     def __repr__(self) -> str:
         return repr(self._handle).replace("BatchHandle", "BlockingBatchHandle", 1)
 

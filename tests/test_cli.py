@@ -28,7 +28,7 @@ class Command:
         self.redis_url = redis_url
         self.env = {"ROLLSTREAM_REDIS": redis_url, "ROLLSTREAM_POLICY": policy}
 
-    def __call__(self, *args: str, stdin: str = "") -> Result:
+    def __call__(self, *args: str, stdin: str | bytes = "") -> Result:
         return CliRunner(env=self.env).invoke(app, list(args), input=stdin)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
@@ -119,6 +119,7 @@ def test_text_rows_are_tokenized_with_the_given_tokenizer(
         ('{"prompt_token_ids": [1, -2]}', "<stdin>:2: \"prompt_token_ids\" must be a list of integers"),
         ('{"prompt_token_ids": [1, true]}', "<stdin>:2: \"prompt_token_ids\" must be a list of integers"),
         ('{"text": 3}', '<stdin>:2: "text" must be a string'),
+        ("[" * 100_000, "<stdin>:2: JSON nested too deeply"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_by_file_and_line(command: Command, row: str, words: str) -> None:
@@ -126,6 +127,27 @@ def test_a_bad_row_is_named_by_file_and_line(command: Command, row: str, words: 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith(f"rollstream: {words}")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [(b'{"text": "\\ud800"}', '"text" holds half of a surrogate pair'), (b'{"text": "caf\xe9"}', "no UTF-8")],
+)
+def test_text_that_no_tokenizer_takes_is_named_by_line(
+    command: Command, tiny_model: Path, row: bytes, words: str
+) -> None:
+    rows = b'{"text": "two"}\n' + row
+    done = command("submit", "-", "--max-new-tokens", "4", "--tokenizer", str(tiny_model), stdin=rows)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"rollstream: <stdin>:2: {words}")
+
+
+def test_a_config_file_nested_too_deeply_is_one_clear_line(command: Command, prompts: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text("[" * 100_000)
+    done = command("submit", prompts, "--config", str(config))
+    assert done.exit_code == 1
+    assert done.stderr == f"rollstream: generation config: --config: {config}: nested too deeply\n"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +159,8 @@ def test_a_bad_row_is_named_by_file_and_line(command: Command, row: str, words: 
         (["--max-new-tokens", "4", "--set", "temperature=NaN"], "temperature"),
         (["--max-new-tokens", "4", "--set", "temperature"], "write name=value"),
         (["--max-new-tokens", "4", "--set", "stop_strings=end"], "--set 'stop_strings=\"end\"'"),
+        (["--max-new-tokens", "4", "--set", "top_k=" + "[" * 100_000], "top_k: nested too deeply"),
+        (["--max-new-tokens", "4", "--set", f'logit_bias={{"{"9" * 5000}": 1}}'], "logit_bias"),
         (["--max-new-tokens", "4", "--config", "/nowhere.json"], "/nowhere.json"),
         (["--max-new-tokens", "4", "--adapter", "math"], "name@version"),
         (["--max-new-tokens", "4", "--prompts-per-job", "0"], "prompts_per_job"),
@@ -340,6 +364,16 @@ def test_a_worker_cannot_send_control_characters_to_the_terminal(command: Comman
     assert "\x1b" not in shown.stdout
 
 
+@pytest.mark.parametrize("moment", ["-inf", "inf", "nan", "1e308", "-1e308", ""])
+def test_a_worker_seen_at_no_time_at_all_is_shown_without(
+    command: Command, redis_url: str, policy: str, moment: str
+) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        server.hset(Keys(policy).worker("w"), mapping={"state": "serving", "seen_at": moment})
+    assert command("status").exit_code == 0
+    assert json.loads(command("status", "--json").stdout)["workers"][0]["seen_s_ago"] is None
+
+
 # The command itself
 
 
@@ -348,6 +382,37 @@ def test_help_teaches_by_example(args: list[str]) -> None:
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0
     assert "rollstream submit" in done.stdout or "Example: rollstream" in done.stdout
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_ctrl_c_while_it_loads_is_quiet() -> None:
+    done = run_python(
+        "import os, signal, sys\n"
+        "class AtNumpy:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'numpy': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, AtNumpy)\n"
+        "from producer.__main__ import main\n"
+        "main()"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("package", ["torch", "safetensors", "tokenizers"])
+def test_a_demo_without_its_packages_says_what_to_install(package: str) -> None:
+    done = run_python(
+        f"import sys; sys.modules['{package}'] = None; sys.argv = ['rollstream', 'demo']\n"
+        "from producer.__main__ import main\n"
+        "main()"
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"rollstream: the demo needs the package {package}: pip install 'rollstream[cpu,embedded]'"
+    )
 
 
 def test_help_and_version_load_neither_torch_nor_vllm() -> None:

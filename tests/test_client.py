@@ -31,11 +31,12 @@ from producer import (
     UnreadableResultError,
     WireError,
 )
-from producer.connection import without_password
 from producer.embedded import EmbeddedRedis
+from producer.redis_faults import fault_of
 from schemas import Envelope, Job, Keys, Sealed, Tensor, decode, encode
+from schemas.redis_url import without_password
 from tests.answers import Answering, error_of, result_of
-from tests.worker_process import WorkerProcess
+from tests.worker_process import WorkerProcess, wait_for
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 PROMPTS = [[1, 2], [3], [4, 5, 6], [7]]
@@ -51,6 +52,25 @@ async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
 def server(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url) as connected:
         yield connected
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Any]:
+    """A server that a test may break."""
+    with EmbeddedRedis() as own, redis.Redis.from_url(own.url) as connected:
+        connected.ping()  # authenticated, also after a password is set
+        yield connected
+
+
+def url_of(server: Any) -> str:
+    return f"redis://127.0.0.1:{server.connection_pool.connection_kwargs['port']}/0"
+
+
+def answers(server: Any) -> bool:
+    try:
+        return bool(server.ping())
+    except redis.ResponseError:
+        return False
 
 
 def entries(server: Any, policy: str, partitions: int = 1) -> list[tuple[Envelope, Job]]:
@@ -90,7 +110,8 @@ async def test_submitting_the_same_content_again_queues_nothing(
     async with AsyncClient(redis_url, policy=policy) as other:
         second = await other.submit(tensor.numpy(), (tensor > 0).numpy(), CONFIG, batch_id="b", prompts_per_job=1)
     assert len(entries(server, policy)) == 2
-    assert second.batch_id == first.batch_id
+    assert (second, hash(second)) == (first, hash(first))
+    assert second != await client.submit(PROMPTS, None, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +289,10 @@ def _changed(handle: BatchHandle, **changes: Any) -> bytes:
     return bytes(msgpack.packb(result(handle, 0).model_dump() | changes))
 
 
+def sealed(handle: BatchHandle) -> bytes:
+    return encode(Sealed(batch_id=handle.batch_id, num_groups=handle.num_groups))
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
@@ -293,23 +318,50 @@ async def test_hostile_results_are_typed_errors_at_every_call(
     client: AsyncClient, redis_url: str, policy: str, payload: Any, words: str
 ) -> None:
     handle = await client.submit(PROMPTS, None, CONFIG)
-    answering(redis_url, policy, handle).write(b"group", payload(handle))
-    for _ in range(2):
-        with pytest.raises(UnreadableResultError, match=words) as caught:
-            await handle.result(timeout=20)
+    worker = answering(redis_url, policy, handle)
+    worker.write(b"group", payload(handle))
+    worker.write(b"sealed", sealed(handle))
+    for call in (handle.result, handle.result, handle.finished, handle.groups().__anext__):
+        async with asyncio.timeout(20):
+            with pytest.raises(UnreadableResultError, match=words) as caught:
+                await call()
     assert caught.value.batch_id == handle.batch_id
 
 
-async def test_what_came_before_a_hostile_result_is_kept(client: AsyncClient, redis_url: str, policy: str) -> None:
+async def test_a_hostile_result_does_not_block_the_others(client: AsyncClient, redis_url: str, policy: str) -> None:
     handle = await client.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
+    worker.write(b"group", b"rubbish")
+    worker.publish(result(handle, 2))
+    assert [answer.group for answer in await handle.finished()] == [2]
+    worker.write(b"sealed", sealed(handle))
+    worker.publish(*(result(handle, group) for group in (0, 3, 1)))
+    assert [answer.group async for answer in handle.groups()] == [2, 0, 3, 1]
+    assert not (await handle.result(timeout=20)).errors
+
+
+async def test_the_first_hostile_result_is_told_once_no_other_will_come(
+    client: AsyncClient, redis_url: str, server: Any, policy: str
+) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    worker, groups = answering(redis_url, policy, handle), handle.groups()
     worker.publish(result(handle, 2))
     worker.write(b"group", b"rubbish")
-    groups = handle.groups()
+    worker.write(b"group", b"more rubbish")
+    assert (await anext(groups)).group == 2
+    with pytest.raises(ResultTimeoutError):
+        await handle.result(timeout=0.3)
+    server.hset(worker.ledger, "done", 4)
     with pytest.raises(UnreadableResultError) as caught:
         await handle.result(timeout=20)
     assert caught.value.data == b"rubbish"
-    assert (await anext(groups)).group == 2
+
+
+async def test_a_count_that_no_worker_writes_is_a_typed_error(client: AsyncClient, server: Any, policy: str) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    server.hset(Keys(policy).ledger(handle.batch_id), "done", "9" * 5000)
+    with pytest.raises(UnreadableResultError, match="entry ledger: done is"):
+        await handle.done()
 
 
 async def test_attaching_to_what_redis_does_not_know_is_refused(client: AsyncClient, server: Any, policy: str) -> None:
@@ -370,9 +422,73 @@ async def test_a_wrong_address_is_reported_at_once_without_the_password(policy: 
     assert "secret" not in str(caught.value)
 
 
-def test_what_is_no_redis_url_is_refused() -> None:
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
+async def test_a_redis_that_cannot_take_writes_is_waited_for(own_redis: Any, policy: str, setting: str) -> None:
+    async with AsyncClient(url_of(own_redis), policy=policy, reconnect_s=30) as client:
+        own_redis.config_set(setting, 1)
+        submitting = asyncio.ensure_future(client.submit(PROMPTS, None, CONFIG))
+        assert not (await asyncio.wait([submitting], timeout=0.5))[0], "gave up while Redis refused writes"
+        own_redis.config_set(setting, 0)
+        assert (await submitting).num_groups == 4
+
+
+async def test_a_busy_redis_is_waited_for_from_the_first_call(own_redis: Any, policy: str) -> None:
+    own_redis.config_set("lua-time-limit", 1)
+    async with AsyncClient(url_of(own_redis), policy=policy, reconnect_s=30) as client:
+        with redis.Redis.from_url(url_of(own_redis)) as looping:
+            endless = asyncio.create_task(asyncio.to_thread(looping.eval, "while true do end", 0))
+            await asyncio.to_thread(wait_for, lambda: not answers(own_redis), 20, lambda: "it was never busy")
+            submitting = asyncio.ensure_future(client.submit(PROMPTS, None, CONFIG))
+            gave_up = (await asyncio.wait([submitting], timeout=0.5))[0]
+            own_redis.script_kill()
+            assert not gave_up
+            assert (await submitting).num_groups == 4
+            assert isinstance((await asyncio.gather(endless, return_exceptions=True))[0], redis.ResponseError)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "user", "advice"),
+    [
+        (lambda server, _: server.config_set("maxmemory", 1), "", "raise its maxmemory"),
+        (lambda server, _: server.config_set("requirepass", "right"), "", "check the user and the password"),
+        (lambda server, _: server.config_set("requirepass", "right"), ":wrong@", "check the user and the password"),
+        (lambda server, _: server.acl_setuser("weak", enabled=True, nopass=True, commands=["+ping"]), "weak:x@",
+         "give this user the command"),
+        (lambda server, keys: server.set(keys.ledger("b"), "x"), "", "something else wrote this policy's keys"),
+    ],
+    ids=["OOM", "no password", "wrong password", "NOPERM", "WRONGTYPE"],
+)  # fmt: skip
+async def test_advice_fits_what_redis_answered(
+    own_redis: Any, policy: str, prepare: Any, user: str, advice: str
+) -> None:
+    prepare(own_redis, Keys(policy))
+    url = url_of(own_redis).replace("redis://", f"redis://{user}")
+    async with AsyncClient(url, policy=policy, reconnect_s=0.1) as client:
+        with pytest.raises(RedisUnavailableError, match=advice):
+            await client.submit(PROMPTS, None, CONFIG, batch_id="b")
+
+
+def test_script_errors_of_an_old_redis_are_told_by_their_code() -> None:
+    old = "Error running script (call to f_12): @user_script:14: @user_script: 14: -OOM command not allowed"
+    assert fault_of(redis.ResponseError(old)) == fault_of(redis.exceptions.OutOfMemoryError("command not allowed"))
+    assert not fault_of(redis.ResponseError("BUSYGROUP Consumer Group name already exists")).passes
+
+
+def test_what_is_no_redis_url_is_refused_without_a_part_of_its_password() -> None:
     with pytest.raises(RedisUnavailableError, match="not a Redis URL"):
         AsyncClient("localhost:6379", policy="p")
+    with pytest.raises(RedisUnavailableError, match="not a Redis URL") as caught:
+        AsyncClient("redis://u:half/secret@h", policy="p")
+    assert "half" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("protocol", "3"), ("decode_responses", "true"), ("socket_timeout", "1"), ("ssl_keyfile", "k"), ("colour", "red")],
+)
+def test_a_url_cannot_change_how_redis_is_spoken_to(option: str, value: str) -> None:
+    with pytest.raises(RedisUnavailableError, match=f"must not set '{option}'; it may set client_name"):
+        AsyncClient(f"redis://127.0.0.1/0?db=1&{option}={value}", policy="p")
 
 
 @pytest.mark.parametrize(
@@ -407,6 +523,8 @@ def test_the_blocking_client_does_the_same(redis_url: str, policy: str) -> None:
         assert [answer.group for answer in handle.groups()] == [2, 0, 3, 1]
         assert client.attach("b").result(timeout=20).response_lengths.tolist() == [1, 1, 1, 1]
         assert handle.done() == len(handle.finished()) == 4
+        assert list(handle.wait(timeout=20)) == [2, 0, 3, 1]
+        assert (client.attach("b"), hash(client.attach("b"))) == (handle, hash(handle))
         assert repr(handle) == "<BlockingBatchHandle batch_id=b 4/4 groups>"
     with pytest.raises(ClientClosedError):
         handle.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,10 +19,14 @@ from tests.worker_process import ROOT, wait_for
 pytestmark = pytest.mark.vllm
 
 
+OF_ANOTHER_WORKER = {"ROLLSTREAM_ENGINE": "none such", "rollstream_max_num_seqs": "-1"}
+
+
 def demo(*flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "producer", "demo", *flags],
         cwd=ROOT,
+        env=os.environ | OF_ANOTHER_WORKER,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

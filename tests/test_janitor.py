@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from schemas import Keys
 from schemas.keys import GROUP
+from worker.admission import Admission
 from worker.janitor import Janitor
 
 
@@ -32,7 +33,7 @@ async def ids(redis: Redis, jobs: str) -> list[str]:
 
 
 async def test_an_entry_that_was_not_delivered_is_never_trimmed(redis: Redis, jobs: str) -> None:
-    await Janitor(redis, [jobs], retention_s=0).trim(jobs)
+    await Janitor(redis, [jobs], 0, Admission(1)).trim(jobs)
 
     assert len(await ids(redis, jobs)) == 5
 
@@ -41,7 +42,7 @@ async def test_a_pending_entry_and_all_after_it_stay(redis: Redis, jobs: str) ->
     await read(redis, jobs, 5)
     await redis.xack(jobs, GROUP, "1-0", "2-0", "4-0", "5-0")
 
-    trimmed = await Janitor(redis, [jobs], retention_s=0).trim(jobs)
+    trimmed = await Janitor(redis, [jobs], 0, Admission(1)).trim(jobs)
 
     assert trimmed == 2
     assert await ids(redis, jobs) == ["3-0", "4-0", "5-0"]
@@ -52,20 +53,20 @@ async def test_finished_entries_go_after_their_retention(redis: Redis, jobs: str
     await read(redis, jobs, 6)
     await redis.xack(jobs, GROUP, *await ids(redis, jobs))
 
-    await Janitor(redis, [jobs], retention_s=1000).trim(jobs)
+    await Janitor(redis, [jobs], 1000, Admission(1)).trim(jobs)
 
     assert len(await ids(redis, jobs)) == 1
 
 
 async def test_a_stream_that_does_not_exist_is_left_alone(redis: Redis, policy: str) -> None:
-    assert await Janitor(redis, [], retention_s=0).trim(Keys(policy).jobs(0)) == 0
+    assert await Janitor(redis, [], 0, Admission(1)).trim(Keys(policy).jobs(0)) == 0
 
 
 async def test_only_silent_consumers_that_hold_nothing_are_removed(redis: Redis, jobs: str) -> None:
     await read(redis, jobs, 1, "holds-one")
     await redis.xgroup_createconsumer(jobs, GROUP, "holds-nothing")
 
-    await Janitor(redis, [jobs], retention_s=0).remove_dead_consumers(jobs, idle_s=-1)
+    await Janitor(redis, [jobs], 0, Admission(1)).remove_dead_consumers(jobs, idle_s=-1)
 
     consumers: Any = await redis.xinfo_consumers(jobs, GROUP)
     assert [consumer["name"] for consumer in consumers] == [b"holds-one"]

@@ -56,6 +56,7 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(client.attach("b"), BlockingBatchHandle)
         assert_type(handle.groups(), Iterator[GroupResult | GroupError])
         assert_type(handle.result(), RolloutBatch)
+        assert_type(handle.wait(5.0), dict[int, GroupResult | GroupError])
         assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)
 
 

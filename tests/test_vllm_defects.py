@@ -168,7 +168,7 @@ async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
 
 
 @pytest.mark.parametrize("harm", ["vanished", "truncated"])
-def test_defect_3_an_adapter_that_changed_is_refused_before_vllm_reads_it_again(
+async def test_defect_3_an_adapter_that_changed_is_refused_before_vllm_reads_it_again(
     tiny_model: Path, tmp_path: Path, harm: str
 ) -> None:
     weights = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1) / "adapter_model.safetensors"

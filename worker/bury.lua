@@ -1,8 +1,9 @@
--- Keep a job that was given up on as a dead letter, only for the holder of the lease; acknowledge it when nobody is left to answer.
+-- Keep a job that was given up on as a dead letter, once, only for the holder of the lease. Without a ledger nobody waits
+-- for an answer: the entry is acknowledged. With one, its error answers do that, and the ledger says that it was kept.
 --
--- KEYS[1] jobs stream      KEYS[2] stream of dead letters
+-- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] ledger of the batch, if there is one
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
--- ARGV[5] dead letter      ARGV[6] payload    ARGV[7] '1' to acknowledge the entry
+-- ARGV[5] dead letter      ARGV[6] payload
 --
 -- Returns 'buried' or 'fenced' (nothing was written).
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
@@ -12,6 +13,7 @@ if pending.err then
 end
 if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
 
+if KEYS[3] and redis.call('HSETNX', KEYS[3], 'dead:' .. ARGV[3], 1) == 0 then return 'buried' end
 redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', ARGV[6])
-if ARGV[7] == '1' then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
+if not KEYS[3] then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
 return 'buried'

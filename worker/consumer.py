@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from functools import partial
 
@@ -50,10 +51,10 @@ class Consumer:
         self._leases = leases
         self._admission = admission
         self._rollout = rollout
-        self._dead_letters = DeadLetters(commands, keys.policy)
+        self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._recoverer = Recoverer(commands, self._dead_keys, self._name, settings.lease_s, admission, leases)
-        self._janitor = Janitor(commands, self._dead_keys, settings.retention_s)
+        self._janitor = Janitor(commands, self._dead_keys, settings.retention_s, admission)
         # A lease counts from when the read was sent: a read must not take much of it.
         self._block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._sources: list[asyncio.Task[None]] = []
@@ -142,11 +143,17 @@ class Consumer:
                 log.warning("no pending list", key=jobs_key, error=str(error))
                 continue
             for entry_id, delivery, taken_at in pending:
-                if (jobs_key, entry_id) not in self._leases:
+                # One whose lease has run out is the recoverers'; one that we gave up on is not unseen.
+                running_out = taken_at + self._settings.lease_s < time.monotonic()
+                if not running_out and not self._knows(jobs_key, entry_id):
                     found += await retrying(
                         "sweep", streams.read_again, self._commands, jobs_key, entry_id, delivery, taken_at
                     )
         return found
+
+    def _knows(self, jobs_key: str, entry_id: str) -> bool:
+        unfinished = ((lease.jobs_key, lease.entry_id) for lease in self._unfinished)
+        return (jobs_key, entry_id) in self._leases or (jobs_key, entry_id) in unfinished
 
     async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
         lease = Lease(
@@ -156,9 +163,16 @@ class Consumer:
             self._name,
             entry.delivery,
             entry.taken_at + self._settings.lease_s,
+            entry.fresh,
         )
+        running = self._run(lease, entry)
+        try:
+            jobs.create_task(running)
+        except RuntimeError:  # the grace period has just ended, and the group with it
+            running.close()
+            self._unfinished.append(lease)
+            return
         self._leases.hold(lease)
-        jobs.create_task(self._run(lease, entry))
         # Its first step admits the job's sequences; only then is it known whether there is room for another.
         await asyncio.sleep(0)
 
@@ -168,7 +182,7 @@ class Consumer:
             if task is not None:
                 await self._rollout.run(task)
         except UnpublishableError as error:
-            await self._dead_letters.bury(lease, entry.fields, error, acknowledge=True)
+            await self._dead_letters.bury(lease, entry.fields, error)
         except BaseException:
             self._unfinished.append(lease)
             raise
@@ -180,14 +194,14 @@ class Consumer:
         try:
             envelope = Envelope.of(entry.fields)
         except WireError as error:
-            await self._dead_letters.bury(lease, entry.fields, error, acknowledge=True)
+            await self._dead_letters.bury(lease, entry.fields, error)
             return None
         try:
             self._check_deliveries(lease)
             return Task(lease, envelope, open_job(envelope, entry.fields))
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
-                await self._dead_letters.bury(lease, entry.fields, error, acknowledge=False)  # its answers do
+                await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
             # Without the traceback and the cause, which hold the payload.
             return Task(lease, envelope, DataError(error.code, error.field, error.message))
 

@@ -10,7 +10,7 @@ from itertools import islice
 import structlog
 from redis.asyncio import Redis
 
-from schemas import DeadLetter, encode
+from schemas import DeadLetter, Keys, encode
 from schemas.envelope import PAYLOAD
 from schemas.errors import cut
 from schemas.keys import GROUP
@@ -23,16 +23,18 @@ log = structlog.get_logger()
 class DeadLetters:
     """Writes to the `dead` stream of the partition that an entry came from."""
 
-    def __init__(self, redis: Redis, policy: str) -> None:
-        self._policy = policy
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._keys = keys
         self._script = redis.register_script(resources.files("worker").joinpath("bury.lua").read_bytes())
 
-    async def bury(self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, *, acknowledge: bool) -> None:
-        """Keep the entry. `acknowledge` when it names no batch, so that nobody waits for an answer to it."""
+    async def bury(
+        self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
+    ) -> None:
+        """Keep the entry. Without a `batch_id` nobody can be answered, and it is acknowledged too."""
         now = time.time()
         others = ((name, value) for name, value in fields.items() if name != PAYLOAD)
         letter = DeadLetter(
-            policy=self._policy,
+            policy=self._keys.policy,
             entry_id=lease.entry_id,
             fields=tuple((name[:1024], value[:1024]) for name, value in islice(others, 16)),
             error=cut(f"{type(error).__name__}: {error}"),
@@ -41,13 +43,12 @@ class DeadLetters:
             delivered_at=now,
             buried_at=now,
         )
-        keys = [lease.jobs_key, lease.dead_key]
+        keys = [lease.jobs_key, lease.dead_key, *([self._keys.ledger(batch_id)] if batch_id else [])]
         args: list[str | int | bytes] = [
             GROUP,
             *lease.token(),
             encode(letter),
             fields.get(PAYLOAD, b""),
-            int(acknowledge),
         ]
         outcome = await retrying("bury", self._script, keys=keys, args=args)
         log.error(

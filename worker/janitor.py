@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
+from worker.admission import Admission
 from worker.streams import GroupMissingError, idle_consumers
 
 PERIOD_S = 60
@@ -24,16 +25,17 @@ log = structlog.get_logger()
 class Janitor:
     """Cleans every partition about once a minute; any number of workers may do so at once."""
 
-    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention_s: float) -> None:
+    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention_s: float, admission: Admission) -> None:
         self._redis = redis
+        self._admission = admission
         self._jobs_keys = list(jobs_keys)
         self._retention_ms = int(1000 * retention_s)
         self._trim = redis.register_script(resources.files("worker").joinpath("trim.lua").read_bytes())
         self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
 
     async def run(self) -> None:
-        """Until cancelled. A Redis that is away is no reason to stop."""
-        while True:
+        """Until admission closes. A Redis that is away is no reason to stop."""
+        while not self._admission.closed:
             await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
             for jobs_key in self._jobs_keys:
                 try:

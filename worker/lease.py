@@ -40,6 +40,8 @@ class Lease:
     """1 for a first delivery; Redis counts."""
     ends_at: float
     """Monotonic seconds; no later than Redis would let another worker have the entry."""
+    fresh: bool = True
+    """The entry was never delivered before, so none of its groups has an answer."""
     ended: bool = False
     """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
     _requests: set[asyncio.Task[Any]] = field(default_factory=set, repr=False)

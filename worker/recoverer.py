@@ -15,7 +15,6 @@ from worker.admission import Admission
 from worker.lease import Leases
 from worker.streams import GroupMissingError, Take, claim
 
-_CLAIMED_AT_ONCE = 8
 _START = b"0-0"
 
 log = structlog.get_logger()
@@ -41,8 +40,11 @@ class Recoverer:
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
     async def run(self, take: Take) -> None:
-        """Hand over what is found to `take`, until cancelled."""
-        while True:
+        """Hand over what is found to `take`, until admission closes.
+
+        Not only until it is cancelled: redis-py may turn a cancellation in mid-reply into an error of its own.
+        """
+        while not self._admission.closed:
             await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
             try:
                 await self._sweep(take)
@@ -53,15 +55,10 @@ class Recoverer:
         """Every pending list once, from where the last sweep ended, as far as there is room."""
         for jobs_key in self._cursors:
             while self._has_room():
-                self._cursors[jobs_key], entries = await claim(
-                    self._claim,
-                    jobs_key,
-                    self._consumer,
-                    int(1000 * self._lease_s),
-                    self._cursors[jobs_key],
-                    _CLAIMED_AT_ONCE,
+                self._cursors[jobs_key], entry = await claim(
+                    self._claim, jobs_key, self._consumer, int(1000 * self._lease_s), self._cursors[jobs_key]
                 )
-                for entry in entries:
+                if entry is not None:
                     log.info("job taken over", entry=entry.entry_id, delivery=entry.delivery)
                     await take(entry)
                 if self._cursors[jobs_key] == _START:

@@ -79,7 +79,7 @@ class Rollout:
         unreleased = len(groups)
         try:
             plan = await task.lease.during(self._plan(task))
-            missing = await self._missing(task)
+            missing = await task.lease.during(self._missing(task))
             self._admission.release(len(groups) - len(missing), each * (len(groups) - len(missing)))
             unreleased = 0
             await self._answer_all(task, plan, missing, each)
@@ -89,11 +89,11 @@ class Rollout:
             self._admission.release(unreleased, each * unreleased)
 
     async def _missing(self, task: Task) -> Sequence[int]:
-        """Groups to answer: all at a first delivery, later those that the ledger lacks.
+        """Groups to answer: those that the ledger lacks.
 
         At least one, for it takes a publish to acknowledge a job whose groups were all answered by another.
         """
-        if task.lease.delivery == 1:
+        if task.lease.fresh:
             return task.envelope.groups
         return await self._publisher.unanswered(task.envelope) or task.envelope.groups[:1]
 

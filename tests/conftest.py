@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from producer import Client
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_adapter, write_model
+from tests.faults import Link, Queue
 from tests.worker_process import WorkerProcess, running_worker
 from worker.connections import connect
 
@@ -40,6 +42,27 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     client = connect(redis_url)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+def client(redis_url: str, policy: str) -> Iterator[Client]:
+    """A blocking client of this test's policy."""
+    with Client(redis_url, policy=policy) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(redis_url: str, policy: str) -> Iterator[Queue]:
+    """What Redis holds of this test's policy."""
+    with Queue(redis_url, policy) as queue:
+        yield queue
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Link]:
+    """A way to the same Redis that can be frozen, cut or made to lose a reply."""
+    with Link(redis_url) as link:
+        yield link
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""Steps that fault tests share: stub workers with short leases, who holds an entry, waiting for what must come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from producer import GenerationConfig
+from tests.faults import Holder, Queue
+from tests.worker_process import WorkerProcess, running_worker, wait_for
+
+LEASE_S = 1.0
+SWEEP_S = 1.0
+"""Most between two sweeps of a recoverer."""
+SLACK_S = 1.0
+"""For two busy cores: what a takeover may take beyond what is promised."""
+TOKENS = 10
+
+
+def tokens(count: int = TOKENS) -> GenerationConfig:
+    return GenerationConfig(max_new_tokens=count, ignore_eos=True)
+
+
+def stub_flags(group_s: float = 0.0, at_once: int = 256, lease_s: float = LEASE_S) -> list[str]:
+    """Groups of `TOKENS` tokens take `group_s` seconds, `at_once` of them at a time."""
+    speed = TOKENS / group_s if group_s else 0
+    return [
+        "--engine", "stub", "--stub-vocab-size", "1000", "--lease-s", str(lease_s),
+        "--stub-tokens-per-s", str(speed), "--max-num-seqs", str(at_once),
+    ]  # fmt: skip
+
+
+def stub(
+    redis_url: str, policy: str, *flags: str, group_s: float = 0.0, at_once: int = 256, lease_s: float = LEASE_S
+) -> contextlib.AbstractContextManager[WorkerProcess]:
+    """A serving stub worker; see `stub_flags`."""
+    return running_worker(redis_url, policy, *stub_flags(group_s, at_once, lease_s), *flags)
+
+
+@contextlib.contextmanager
+def stubs(redis_url: str, policy: str, *flags: str, count: int = 2) -> Iterator[list[WorkerProcess]]:
+    """Several, started side by side; ended in order if nothing went wrong."""
+    workers = [WorkerProcess(redis_url, policy, *flags) for _ in range(count)]
+    try:
+        for worker in workers:
+            worker.wait_until_serving()
+        yield workers
+        running = [worker for worker in workers if worker.process.poll() is None]
+        for worker in running:
+            worker.process.terminate()
+        assert [worker.process.wait(30) for worker in running] == [0] * len(running)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def is_of(consumer: str, worker: WorkerProcess) -> bool:
+    return f"-{worker.process.pid}-" in consumer
+
+
+def kill(worker: WorkerProcess) -> float:
+    """SIGKILL; when it was gone."""
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    return time.monotonic()
+
+
+def log_of(*workers: WorkerProcess) -> str:
+    return "\n---\n".join(worker.log for worker in workers)
+
+
+def holder(queue: Queue) -> Holder | None:
+    """Of the only pending entry."""
+    found = list(queue.holders().values())
+    assert len(found) <= 1, found
+    return found[0] if found else None
+
+
+def holds(worker: WorkerProcess, queue: Queue) -> bool:
+    found = holder(queue)
+    return found is not None and is_of(found.consumer, worker)
+
+
+def wait_until_held(worker: WorkerProcess, queue: Queue, timeout_s: float = 10) -> None:
+    wait_for(lambda: holds(worker, queue), timeout_s, lambda: f"{queue.holders()}\n{worker.log}")
+
+
+def wait_until_one_holds(one: WorkerProcess, two: WorkerProcess, queue: Queue) -> tuple[WorkerProcess, WorkerProcess]:
+    """The worker that has the only entry, and the other."""
+    wait_for(lambda: holds(one, queue) or holds(two, queue), 10, lambda: log_of(one, two))
+    return (one, two) if holds(one, queue) else (two, one)
+
+
+def wait_until_done(queue: Queue, batch_id: str, groups: int, *workers: WorkerProcess, timeout_s: float = 20) -> None:
+    wait_for(
+        lambda: queue.done(batch_id) >= groups,
+        timeout_s,
+        lambda: f"{queue.done(batch_id)} of {groups} groups, pending {queue.holders()}\n{log_of(*workers)}",
+    )
+
+
+def wait_until_logged(worker: WorkerProcess, *texts: str, timeout_s: float = 10) -> None:
+    """Any one of `texts`."""
+    wait_for(lambda: any(text in worker.log for text in texts), timeout_s, lambda: f"no {texts} in\n{worker.log}")
+
+
+def wait_until_drained(worker: WorkerProcess) -> None:
+    """All that it had to log is logged."""
+    assert worker.terminate() == 0, worker.log

@@ -236,15 +236,15 @@ async def test_an_engine_that_no_longer_steps_ends_its_worker_non_zero_and_leave
     await until(lambda: ended(family))
 
 
-async def test_defect_9_a_killed_worker_leaves_no_engine_behind(redis_url: str, policy: str, tiny_model: Path) -> None:
-    with running_worker(redis_url, policy, "--model", str(tiny_model)) as worker:
-        family = psutil.Process(worker.process.pid).children(recursive=True)
-        assert any("EngineCore" in child.name() for child in family)
-
-        os.kill(worker.process.pid, signal.SIGKILL)
-
-        await until(lambda: ended(family))
-
-
 async def ended(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=0)[1]
+
+
+async def test_defect_9_a_killed_worker_leaves_no_engine_behind(worker: WorkerProcess) -> None:
+    """Ends the worker of this file: stays its last test."""
+    family = psutil.Process(worker.process.pid).children(recursive=True)
+    assert any("EngineCore" in child.name() for child in family)
+
+    os.kill(worker.process.pid, signal.SIGKILL)
+
+    await until(lambda: ended(family))

@@ -143,8 +143,12 @@ class VllmEngine:
 
     async def close(self) -> None:
         """End the engine's processes, with SIGKILL if need be; pending calls raise `EngineDiedError`."""
+        already_dead = self._death is not None
         self._die("it was closed")
         async with self._closing:
+            if already_dead:  # a hung engine obeys no shutdown: waiting for it would only delay the takeover
+                for process in self._processes:
+                    process.kill()
             if self._llm is not None:
                 await self._shut_down()
             for process in self._processes:

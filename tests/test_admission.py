@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from schemas import Envelope, ErrorCode
 from worker.admission import Admission
+from worker.errors import DataError
+from worker.lease import Lease
+from worker.rollout import Task
 
 
 async def test_no_job_is_read_while_the_limit_is_reached() -> None:
@@ -34,3 +38,11 @@ async def test_its_state_can_be_read() -> None:
     admission.admit(1, 3)
 
     assert repr(admission) == "<Admission 3/4 sequences, 1 groups>"
+
+
+def test_a_job_that_only_gets_error_answers_is_admitted_for_its_groups() -> None:
+    """Else a worker whose Redis takes no answers would go on reading such jobs until its memory is full."""
+    lease = Lease("jobs", "dead", "1-0", "w1", 1, ends_at=0.0)
+    error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
+
+    assert Task(lease, Envelope("b", 0, 0, 7, 7), error).sequences == 7

@@ -1,0 +1,34 @@
+"""What vLLM says becomes completions only where it can be true."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from schemas import ErrorCode, GenerationConfig
+from worker.errors import DataError
+from worker.vllm_translation import completions
+
+
+def output(logprob: float) -> SimpleNamespace:
+    """A final `RequestOutput` of one token."""
+    flat = SimpleNamespace(logprobs=[logprob])
+    one = SimpleNamespace(index=0, token_ids=[5], logprobs=flat, finish_reason="length", stop_reason=None, text="")
+    return SimpleNamespace(outputs=[one])
+
+
+def test_a_finite_log_prob_is_passed_on() -> None:
+    (found,) = completions(output(-0.5), GenerationConfig(max_new_tokens=1), 0)
+
+    assert found.logprobs is not None
+    assert found.logprobs.tolist() == [-0.5]
+
+
+@pytest.mark.parametrize("logprob", [math.nan, -math.inf])
+def test_a_token_that_nothing_was_left_to_sample_from_is_refused(logprob: float) -> None:
+    with pytest.raises(DataError, match="finite") as caught:
+        completions(output(logprob), GenerationConfig(max_new_tokens=1), 0)
+
+    assert caught.value.code is ErrorCode.ENGINE_REFUSED

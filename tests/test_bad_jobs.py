@@ -240,6 +240,19 @@ async def test_a_batch_whose_result_key_is_something_else_is_a_dead_letter(
     assert b"UnpublishableError" in (await dead_letters(redis))[-1][b"letter"]
 
 
+async def test_an_unreadable_job_whose_ledger_is_something_else_is_a_dead_letter(
+    redis: Redis, client: AsyncClient, batch_id: str
+) -> None:
+    await redis.set(Keys(POLICY).ledger(batch_id), "no hash")
+    await push(redis, batch_id, b"no job")
+
+    good = await client.generate([[5]], None, CONFIG, timeout=20)
+
+    assert good.errors == {}
+    await until(lambda: none_pending(redis))
+    assert (await dead_letters(redis))[-1][b"payload"] == b"no job"
+
+
 async def test_a_valid_job_of_another_producer_is_served(redis: Redis, batch_id: str) -> None:
     await push(redis, batch_id, encode(job(batch_id)))
 

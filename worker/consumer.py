@@ -181,7 +181,7 @@ class Consumer:
             task = await self._open(lease, entry)
             if task is not None:
                 await self._rollout.run(task)
-        except UnpublishableError as error:
+        except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
             await self._dead_letters.bury(lease, entry.fields, error)
         except BaseException:
             self._unfinished.append(lease)

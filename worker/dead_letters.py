@@ -9,6 +9,7 @@ from itertools import islice
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from schemas import DeadLetter, Keys, encode
 from schemas.envelope import PAYLOAD
@@ -50,7 +51,13 @@ class DeadLetters:
             encode(letter),
             fields.get(PAYLOAD, b""),
         ]
-        outcome = await retrying("bury", self._script, keys=keys, args=args)
+        try:
+            outcome = await retrying("bury", self._script, keys=keys, args=args)
+        except RedisError as refusal:
+            if batch_id is not None:
+                raise
+            log.error("dead letter refused, the entry stays pending", entry=lease.entry_id, error=str(refusal))
+            return
         log.error(
             "job unreadable, kept as a dead letter", entry=lease.entry_id, error=letter.error, outcome=outcome.decode()
         )

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from producer.cli_output import exit_codes, follow, output, write
 from producer.client import AsyncClient
 from producer.config_flags import read_config
@@ -23,19 +24,7 @@ from producer.jsonl import load_tokenizer, read_prompts
 from producer.status import Status, queue_table, read_status, worker_table
 from schemas import Keys
 
-RedisUrl = Annotated[
-    str, typer.Option("--redis", envvar="ROLLSTREAM_REDIS", help="Redis URL: redis://, rediss:// or unix://.")
-]
-Policy = Annotated[
-    str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue it is, such as math-7b.")
-]
-Partitions = Annotated[
-    int, typer.Option(envvar="ROLLSTREAM_PARTITIONS", min=1, max=1024, help="The same number as at the workers.")
-]
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for results; then exit 4.")]
-
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 app = typer.Typer(
     name="rollstream",

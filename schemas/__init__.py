@@ -13,6 +13,7 @@ from schemas.messages import (
     GroupResult,
     Job,
     Message,
+    Origin,
     PolicyVersion,
     Sealed,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Keys",
     "Message",
     "NameRefusedError",
+    "Origin",
     "PolicyVersion",
     "RollstreamError",
     "SchemaError",

@@ -64,8 +64,12 @@ class Keys:
         """Stream of published policy versions and adapters."""
         return f"rs:{{{self.policy}}}:versions"
 
+    def control(self) -> str:
+        """Hash of what an operator asked of the whole queue: `paused`."""
+        return f"rs:{{{self.policy}}}:control"
+
     def worker(self, consumer: str) -> str:
-        """Hash with a TTL: what one live worker is doing."""
+        """Hash with a TTL: what one live worker is doing, and `drain` once an operator asked it to."""
         return f"rs:{{{self.policy}}}:workers:{consumer}"
 
     def workers_pattern(self) -> str:

@@ -34,6 +34,20 @@ class Message(BaseModel):
     v: Literal[1] = 1
 
 
+class Origin(BaseModel):
+    """Where a replayed job came from: an entry of the jobs stream, and the batch that it belonged to."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+
+    batch_id: BatchId
+    entry_id: Annotated[str, Field(pattern=r"^\d{1,20}-\d{1,20}$")]
+
+
+Lineage = Annotated[tuple[Origin, ...], Field(max_length=100)]
+"""What a replay repeats, the oldest first: empty for a first run, one `Origin` an attempt after it."""
+Seconds = Annotated[float, Field(gt=0, lt=1e9)]
+
+
 class Batch(Message):
     """What a batch is, kept in its ledger so that another process can attach. One per submit."""
 
@@ -47,6 +61,13 @@ class Batch(Message):
     adapter: AdapterName | None = None
     submitted_at: float
     """Unix seconds, the producer's clock."""
+    lineage: Lineage = ()
+    """Of a replay: the batches that it repeats, each with the entry of its first job."""
+
+    @property
+    def replay_of(self) -> str | None:
+        """The batch that this one replays."""
+        return self.lineage[-1].batch_id if self.lineage else None
 
 
 class Job(Message):
@@ -65,6 +86,13 @@ class Job(Message):
     config: GenerationConfig
     adapter: AdapterName | None = None
     submitted_at: float
+    queue_deadline_s: Seconds | None = None
+    """Longest wait for a worker, by Redis' clock, from the entry's id to its first delivery."""
+    run_deadline_s: Seconds | None = None
+    """Longest run of one delivery, from admission; groups that have no answer by then get an error."""
+    seed_offset: Index = 0
+    """Group g draws the seed of row g + seed_offset: a replayed slice samples as it did in its own batch."""
+    lineage: Lineage = ()
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:
@@ -92,7 +120,7 @@ class Job(Message):
 
 
 class ErrorCode(StrEnum):
-    """Why a group has no completions. All but the last are faults of the data: trying again gives the same."""
+    """Why a group has no completions. Those up to ENGINE_REFUSED are faults of the data: never retried."""
 
     UNREADABLE_JOB = "unreadable_job"
     INVALID_CONFIG = "invalid_config"
@@ -104,6 +132,9 @@ class ErrorCode(StrEnum):
     NEEDS_TOKENIZER = "needs_tokenizer"
     ENGINE_REFUSED = "engine_refused"
     TOO_MANY_DELIVERIES = "too_many_deliveries"
+    CANCELLED = "cancelled"
+    QUEUE_DEADLINE = "queue_deadline"
+    RUN_DEADLINE = "run_deadline"
 
 
 class GroupError(Message):

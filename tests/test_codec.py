@@ -21,6 +21,7 @@ from schemas import (
     GroupResult,
     Job,
     Message,
+    Origin,
     PolicyVersion,
     SchemaError,
     Sealed,
@@ -44,7 +45,14 @@ def int32(*values: int) -> Tensor:
 
 MESSAGES: list[Message] = [
     Batch(
-        batch_id="b-1", num_groups=2, num_jobs=1, prompt_width=3, config=CONFIG, adapter="math@3", submitted_at=1000.5
+        batch_id="b-1",
+        num_groups=2,
+        num_jobs=1,
+        prompt_width=3,
+        config=CONFIG,
+        adapter="math@3",
+        submitted_at=1000.5,
+        lineage=(Origin(batch_id="a", entry_id="1-0"),),
     ),
     Job(
         batch_id="b-1",
@@ -56,6 +64,10 @@ MESSAGES: list[Message] = [
         config=CONFIG,
         adapter="math@3",
         submitted_at=1000.5,
+        queue_deadline_s=60.0,
+        run_deadline_s=9.5,
+        seed_offset=4,
+        lineage=(Origin(batch_id="a", entry_id="1-0"),),
     ),
     GroupResult(
         batch_id="b-1",

@@ -95,6 +95,9 @@ class WorkerSettings(BaseSettings):
 
     stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: at once.")
     stub_vocab_size: int = Field(32_000, ge=8, description="Vocabulary of the stub engine.")
+    stub_poison_token: int | None = Field(
+        None, ge=0, description="A prompt with this token ends the process at once, as one that kills its engine would."
+    )
 
     @field_validator("policy", "consumer")
     @classmethod

@@ -154,7 +154,7 @@ class Rollout:
             prompt=prompt.tolist(),
             config=job.config,
             stop_token_ids=plan.stop_token_ids,
-            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group),
+            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
             adapter=plan.adapter,
         )
         if job.config.num_beams > 1:

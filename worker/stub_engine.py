@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class StubEngine:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s
+        self._poison = settings.stub_poison_token
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
         self._info = EngineInfo(
             vocab_size=settings.stub_vocab_size,
@@ -39,6 +41,8 @@ class StubEngine:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """n completions whose tokens follow from prompt, seed, sample and adapter alone."""
+        if self._poison in request.prompt:
+            os._exit(70)
         samples = range(request.config.num_return_sequences)
         return list(await asyncio.gather(*(self._sample(request, sample) for sample in samples)))
 

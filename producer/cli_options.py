@@ -1,0 +1,21 @@
+"""The options that every command which talks to a queue takes, spelled once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+
+RedisUrl = Annotated[
+    str, typer.Option("--redis", envvar="ROLLSTREAM_REDIS", help="Redis URL: redis://, rediss:// or unix://.")
+]
+Policy = Annotated[
+    str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue it is, such as math-7b.")
+]
+Partitions = Annotated[
+    int, typer.Option(envvar="ROLLSTREAM_PARTITIONS", min=1, max=1024, help="The same number as at the workers.")
+]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for results; then exit 4.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

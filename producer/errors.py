@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schemas import RollstreamError
+from schemas.errors import shown
 
 
 class ProducerError(RollstreamError):
@@ -40,6 +41,25 @@ class BatchConflictError(ProducerError):
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"batch {batch_id!r} was already submitted with other content: choose another batch_id")
         self.batch_id = batch_id
+
+
+class BatchCancelledError(ProducerError):
+    """Raised when jobs of a cancelled batch are submitted; its answers so far are there, more will not come."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(
+            f"batch {batch_id!r} was cancelled: submit under another batch_id, or `attach` to read what was answered"
+        )
+        self.batch_id = batch_id
+
+
+class DeadlineError(ProducerError):
+    """Raised when a deadline is no positive number of seconds; nothing was queued. `name` is the parameter."""
+
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__(f"{name} {shown(value)}: give seconds above 0 and below 1e9, or None for no deadline")
+        self.name = name
+        self.value = value
 
 
 class UnknownBatchError(ProducerError):
@@ -89,3 +109,78 @@ class RedisUnavailableError(ProducerError):
 
 class ClientClosedError(ProducerError):
     """Raised when a client is used after it was closed."""
+
+
+class UnknownWorkerError(ProducerError):
+    """Raised when a worker is named that does not report; nobody was asked anything. `live` are those that do."""
+
+    def __init__(self, workers: list[str], policy: str, live: list[str]) -> None:
+        known = f"live are {', '.join(live)}" if live else "no worker is live"
+        super().__init__(f"no live worker {', '.join(workers)} of policy {policy!r}: {known}")
+        self.workers = workers
+        self.policy = policy
+        self.live = live
+
+
+class NothingToReplayError(ProducerError):
+    """Raised when a selection holds no job that can be queued again; nothing was queued."""
+
+    def __init__(self, selection: str, problem: str) -> None:
+        super().__init__(f"nothing to replay for {selection}: {problem}")
+        self.selection = selection
+        self.problem = problem
+
+
+class PartialBatchError(ProducerError):
+    """Raised when a whole batch was to be replayed and only some of its jobs can be; nothing was queued."""
+
+    def __init__(self, batch_id: str, left: int, total: int, problem: str) -> None:
+        super().__init__(
+            f"batch {batch_id!r}: {total - left} of {total} jobs cannot be replayed: {problem}; "
+            "--partial replays the others"
+        )
+        self.batch_id = batch_id
+        self.left = left
+        self.total = total
+        self.problem = problem
+
+
+class NoStoredResultError(ProducerError):
+    """Raised when a replay cannot be verified, because groups of the original have no result; nothing was queued."""
+
+    def __init__(self, batch_id: str, missing: int, total: int) -> None:
+        super().__init__(
+            f"batch {batch_id!r}: {missing} of {total} groups have no stored result to compare with: they are not "
+            "answered yet, or expired, or were deleted; replay without --verify"
+        )
+        self.batch_id = batch_id
+        self.missing = missing
+        self.total = total
+
+
+class JobGoneError(ProducerError):
+    """Raised when a job went away between being selected and being queued again; what was queued stays queued."""
+
+    def __init__(self, stream: str, entry_id: str) -> None:
+        super().__init__(f"entry {entry_id} of {stream} was trimmed or replaced while it was being replayed")
+        self.stream = stream
+        self.entry_id = entry_id
+
+
+class UnknownLetterError(ProducerError):
+    """Raised when a name is that of no dead letter, or of several."""
+
+    def __init__(self, name: str, policy: str, problem: str) -> None:
+        super().__init__(f"dead letter {shown(name)} of policy {policy!r}: {problem}")
+        self.name = name
+        self.policy = policy
+        self.problem = problem
+
+
+class RequeueRefusedError(ProducerError):
+    """Raised when a dead letter holds no job that could be queued again; it stays."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"dead letter {name} cannot be queued again: {problem}; `rollstream dead show` tells more")
+        self.name = name
+        self.problem = problem

@@ -111,7 +111,8 @@ class Fleet:
 
     def _bury(self, worker: WorkerProcess) -> None:
         code, log = worker.process.returncode, worker.log
-        explained = code != EARLY or "draining" not in log or "second signal" in log
+        # A second signal may also come when all is given back and the interpreter is on its way out.
+        explained = code != EARLY or "draining" not in log or "second signal" in log or "drained" in log
         self.exits[code if explained else UNEXPLAINED] += 1
         self.logs.append(log)
 

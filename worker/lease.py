@@ -43,8 +43,6 @@ class Lease:
     """Monotonic seconds; no later than Redis would let another worker have the entry."""
     taken_at: float = field(default_factory=time.monotonic)
     """Monotonic seconds, no later than Redis delivered it."""
-    fresh: bool = True
-    """The entry was never delivered before, so none of its groups has an answer."""
     ended: bool = False
     """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
     stopped: DataError | None = None
@@ -142,7 +140,8 @@ class Leases:
     async def _renew_for_ever(self) -> None:
         while not cancelled():
             await asyncio.sleep(self._lease_s / 3)
-            for leases in _by_stream(self._held):
+            # One that ended here is not kept from others: its finished answers are sent as soon as Redis is there.
+            for leases in _by_stream(lease for lease in self._held if not lease.ended):
                 try:
                     async with asyncio.timeout(self._lease_s / 3):
                         await self._renew(leases)

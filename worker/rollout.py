@@ -111,6 +111,8 @@ class Rollout:
         try:
             with self._stoppable(task):
                 missing = await lease.during(self._missing(task))
+                if len(missing) == len(groups):
+                    self._check_queue_deadline(task)
                 plan = await self._plan(task)
                 self._admission.release((len(groups) - len(missing)) * task.of_group)
                 unreleased = Load(nbytes=task.nbytes)
@@ -128,13 +130,9 @@ class Rollout:
         """While it runs, `cancel` and its deadlines may stop it."""
         job, lease = task.job, task.lease
         timer = None
-        if isinstance(job, Job):
-            late = waited_too_long(job, lease.entry_id, self._clock.now()) if lease.fresh else None
-            if late is not None:
-                lease.stop(late)
-            if job.run_deadline_s is not None:
-                loop = asyncio.get_running_loop()
-                timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
+        if isinstance(job, Job) and job.run_deadline_s is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
         self._running[lease] = task.envelope.batch_id
         try:
             yield
@@ -142,6 +140,13 @@ class Rollout:
             del self._running[lease]
             if timer is not None:
                 timer.cancel()
+
+    def _check_queue_deadline(self, task: Task) -> None:
+        """Of a job of which nothing was answered yet. One that was given back waits on; a crash was a start."""
+        if isinstance(task.job, Job) and task.lease.delivery == 1:
+            late = waited_too_long(task.job, task.lease.entry_id, self._clock.now())
+            if late is not None:
+                task.lease.stop(late)
 
     async def _missing(self, task: Task) -> Sequence[int]:
         """Groups to answer: those that the ledger lacks. A job of a cancelled batch is stopped before it starts.
@@ -200,6 +205,7 @@ class Rollout:
         except DataError as error:
             answer = group_error(task.lease, task.envelope, task.job, group, error)
         except LeaseEndedError:
+            self._publisher.fenced(task.lease, group)
             return  # no answer: whoever takes the job over gives it
         outcome = await self._publisher.publish(task.lease, task.envelope, answer)
         log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)

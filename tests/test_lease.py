@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -92,7 +93,7 @@ async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, pol
     for _ in range(2):
         await redis.xadd(jobs, {"payload": b""})
     await redis.xreadgroup(GROUP, "w1", {jobs: ">"}, count=2)
-    rows = await redis.xpending_range(jobs, GROUP, "-", "+", 2)
+    rows: Any = await redis.xpending_range(jobs, GROUP, "-", "+", 2)
     leases = Leases(redis, lease_s=0.6)
     kept, ended = (Lease(jobs, "dead", row["message_id"].decode(), "w1", 1, time.monotonic() + 0.6) for row in rows)
     leases.hold(kept)
@@ -108,5 +109,6 @@ async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, pol
 
 
 async def idle_for(redis: Redis, jobs: str, lease: Lease, seconds: float) -> bool:
-    (row,) = await redis.xpending_range(jobs, GROUP, lease.entry_id, lease.entry_id, 1)
+    rows: Any = await redis.xpending_range(jobs, GROUP, lease.entry_id, lease.entry_id, 1)
+    (row,) = rows
     return bool(row["time_since_delivered"] > 1000 * seconds)

@@ -156,8 +156,8 @@ def test_jobs_that_share_a_worker_with_a_poison_job_are_not_given_up_with_it(
 ) -> None:
     flags = ["--max-deliveries", "2", "--stub-poison-token", str(POISON), *stub_flags(group_s=0.3)]
     innocents = [[5 + row] for row in range(4)]
-    batch = client.submit([*innocents, [POISON]], None, tokens(), prompts_per_job=1)
     with stubs(redis_url, policy, *flags, count=3) as workers:
+        batch = client.submit([*innocents, [POISON]], None, tokens(), prompts_per_job=1)
         wait_until_done(queue, batch.batch_id, 5, *workers)
         answers = audit(redis_url, policy, batch.batch_id, 5)
 

@@ -76,6 +76,10 @@ class Keys:
         """For SCAN: every live worker of the policy."""
         return f"rs:{{{self.policy}}}:workers:*"
 
+    def adapter(self, name: str) -> str:
+        """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""
+        return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"
+
     def blob(self, sha256: str, chunk: int) -> str:
         """One chunk of an adapter that travels through Redis."""
         return f"rs:{{{self.policy}}}:blob:{sha256}:{chunk}"

@@ -89,3 +89,61 @@ class RedisUnavailableError(ProducerError):
 
 class ClientClosedError(ProducerError):
     """Raised when a client is used after it was closed."""
+
+
+class AdapterError(ProducerError):
+    """Raised when an adapter cannot be read or sent; nothing was published."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"adapter {name!r}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+class AdapterConflictError(ProducerError):
+    """Raised when `name@version` was already published with other content."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter {name!r} was already published with other content: publish the next version")
+        self.name = name
+
+
+class CheckpointError(ProducerError):
+    """Raised when a checkpoint's folder cannot be published."""
+
+    def __init__(self, folder: str, problem: str) -> None:
+        super().__init__(f"checkpoint {folder}: {problem}")
+        self.folder = folder
+        self.problem = problem
+
+
+class PolicyVersionError(ProducerError):
+    """Raised when a version cannot be published: versions are integers from 1 on and only grow.
+
+    `newest` is the newest one published, None where nothing was; `taken`: this one exists, with other content.
+    """
+
+    def __init__(self, version: object, newest: int | None, *, taken: bool) -> None:
+        why = "it was published with other content" if taken else f"the newest is {newest}"
+        why = why if taken or newest is not None else "a version is an integer from 1 to 2**31 - 1"
+        super().__init__(f"policy version {version!r} cannot be published: {why}; versions only grow")
+        self.version = version
+        self.newest = newest
+        self.taken = taken
+
+
+class VersionTimeoutError(ProducerError):
+    """Raised when too few workers serve a version in time.
+
+    `behind` maps a worker to the version that it serves and why it refused a newer one.
+    """
+
+    def __init__(self, version: int, live: int, behind: dict[str, tuple[int, str]], timeout_s: float) -> None:
+        first = list(behind.items())[:5]
+        told = "; ".join(f"{name} serves {served} {why and f'({why})'}".strip() for name, (served, why) in first)
+        problem = f"version {version} is not served everywhere after {timeout_s:g} s"
+        super().__init__(f"{problem}: {live} live workers; {told}")
+        self.version = version
+        self.live = live
+        self.behind = behind
+        self.timeout_s = timeout_s

@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from producer.errors import (
         BatchConflictError,
         ClientClosedError,
+        GateArgumentError,
+        NotOutstandingError,
         ProducerError,
         PromptFileError,
         PromptsError,
         RedisUnavailableError,
         ResultTimeoutError,
+        RolloutFailedError,
+        SamplesDueError,
+        StalenessError,
         UnknownBatchError,
         UnreadableResultError,
+        VersionNotNewerError,
     )
+    from producer.for_roll import RollStrategy
+    from producer.for_trl import RolloutFunction
+    from producer.for_verl import VerlRollout, VerlRollouts
     from producer.handle import BatchHandle
     from producer.rollout_batch import RolloutBatch
+    from producer.staleness import StalenessGate
     from producer.sync import BlockingBatchHandle, Client
     from schemas import (
         Batch,
@@ -46,19 +56,30 @@ __all__ = [
     "ClientClosedError",
     "ConfigError",
     "ErrorCode",
+    "GateArgumentError",
     "GenerationConfig",
     "GroupError",
     "GroupResult",
     "NameRefusedError",
+    "NotOutstandingError",
     "ProducerError",
     "PromptFileError",
     "PromptsError",
     "RedisUnavailableError",
     "ResultTimeoutError",
+    "RollStrategy",
     "RolloutBatch",
+    "RolloutFailedError",
+    "RolloutFunction",
     "RollstreamError",
+    "SamplesDueError",
+    "StalenessError",
+    "StalenessGate",
     "UnknownBatchError",
     "UnreadableResultError",
+    "VerlRollout",
+    "VerlRollouts",
+    "VersionNotNewerError",
     "WireError",
 ]
 
@@ -78,6 +99,17 @@ _MODULES = {
     "RolloutBatch": "producer.rollout_batch",
     "BlockingBatchHandle": "producer.sync",
     "Client": "producer.sync",
+    "GateArgumentError": "producer.errors",
+    "NotOutstandingError": "producer.errors",
+    "RolloutFailedError": "producer.errors",
+    "SamplesDueError": "producer.errors",
+    "StalenessError": "producer.errors",
+    "VersionNotNewerError": "producer.errors",
+    "StalenessGate": "producer.staleness",
+    "RollStrategy": "producer.for_roll",
+    "RolloutFunction": "producer.for_trl",
+    "VerlRollout": "producer.for_verl",
+    "VerlRollouts": "producer.for_verl",
 }
 
 

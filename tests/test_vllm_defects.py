@@ -297,7 +297,7 @@ async def test_defect_12_batch_invariance_asked_for_on_the_cpu_is_dropped(engine
 
 
 def _cores(engine: VllmEngine) -> list[psutil.Process]:
-    return [psutil.Process(process.pid) for process in engine._processes]
+    return [psutil.Process(pid) for pid in engine._processes.pids]
 
 
 def _environment_of(engine: VllmEngine) -> dict[str, str]:

@@ -72,6 +72,12 @@ class WorkerSettings(BaseSettings):
         120, gt=0, description="Seconds without an engine step after which it is taken for dead."
     )
 
+    swap: Literal["keep", "wait", "abort"] = Field(
+        "keep",
+        description="What new weights do to completions in flight: keep goes on with them, wait lets the completions "
+        "finish first, abort starts them again.",
+    )
+
     inflight_sequences: int | None = Field(
         None, ge=1, description="Sequences admitted at once; default: 1.25 x max_num_seqs."
     )

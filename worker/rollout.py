@@ -184,6 +184,7 @@ def _group_result(
         stop_reasons=tuple(c.stop_reason for c in completions),
         texts=tuple(texts) if len(texts) == len(completions) else None,
         version_spans=tuple(c.version_spans for c in completions),
+        spans_exact=all(c.spans_exact for c in completions),
         adapter=job.adapter,
         worker=lease.consumer,
         delivery=lease.delivery,

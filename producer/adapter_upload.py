@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from producer.connection import Connection
-from producer.errors import AdapterConflictError, AdapterError
+from producer.policy_errors import AdapterConflictError, AdapterError
 from schemas import AdapterManifest, Keys, SchemaError, decode, encode
 
 CHUNK_BYTES = 4 * 2**20

@@ -14,14 +14,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from producer.cli_connection import with_connection
+from producer.cli_dead import dead
+from producer.cli_operate import commands as operating
 from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from producer.cli_output import exit_codes, follow, output, write
+from producer.cli_replay import EPILOG as REPLAY_EPILOG
+from producer.cli_replay import replay
 from producer.client import AsyncClient
 from producer.config_flags import read_config
-from producer.connection import Connection
 from producer.errors import PromptFileError
 from producer.jsonl import load_tokenizer, read_prompts
-from producer.status import Status, queue_table, read_status, worker_table
+from producer.status import queue_table, read_status, worker_table
 from schemas import Keys
 
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
@@ -98,6 +102,12 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     ] = None,
     batch_id: Annotated[str | None, typer.Option(help="Default: a new one. The same again is a no-op.")] = None,
     prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
+    queue_deadline_s: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Answer jobs with an error that wait longer for a worker.")
+    ] = None,
+    run_deadline_s: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Answer groups with an error whose job runs longer.")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Tokenizer's folder, for rows of text.")
     ] = None,
@@ -122,7 +132,14 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         async def run() -> int:
             async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
                 handle = await client.submit(
-                    prompts, None, generation, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+                    prompts,
+                    None,
+                    generation,
+                    adapter=adapter,
+                    batch_id=batch_id,
+                    prompts_per_job=prompts_per_job,
+                    queue_deadline_s=queue_deadline_s,
+                    run_deadline_s=run_deadline_s,
                 )
                 typer.echo(handle.batch_id)
                 typer.echo(f"{handle.num_groups} prompts queued in {handle.batch.num_jobs} jobs", err=True)
@@ -182,7 +199,7 @@ def status(
 ) -> None:
     """Show how long the queue is, how old, and which workers live."""
     with exit_codes():
-        found = asyncio.run(_status(redis, Keys(policy, partitions)))
+        found = with_connection(redis, lambda connection: read_status(connection, Keys(policy, partitions)))
     if json_output:
         typer.echo(json.dumps(dataclasses.asdict(found)))
         return
@@ -191,9 +208,6 @@ def status(
     console.print(worker_table(found))
 
 
-async def _status(redis: str, keys: Keys) -> Status:
-    connection = Connection(redis, reconnect_s=5)
-    try:
-        return await read_status(connection, keys)
-    finally:
-        await connection.aclose()
+app.command("replay", epilog=REPLAY_EPILOG)(replay)
+app.add_typer(operating)
+app.add_typer(dead, name="dead")

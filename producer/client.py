@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from functools import partial
-from importlib import resources
-from typing import Any, Self
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from typing import Self
 
 from producer.connection import Connection
-from producer.errors import BatchConflictError, UnknownBatchError, UnreadableResultError
+from producer.deadlines import Deadlines
 from producer.handle import BatchHandle
+from producer.ledger import read_batch
 from producer.prompts import Prompts, Rows
+from producer.queueing import queue
 from producer.rollout_batch import RolloutBatch
-from producer.submission import Submission, split
-from schemas import Batch, ConfigError, GenerationConfig, Keys, SchemaError, decode
-
-_SUBMIT = resources.files("producer").joinpath("submit.lua").read_text()
+from producer.submission import split
+from schemas import ConfigError, GenerationConfig, Keys
 
 
 class AsyncClient:
@@ -50,6 +45,8 @@ class AsyncClient:
         adapter: str | None = None,
         batch_id: str | None = None,
         prompts_per_job: int = 8,
+        queue_deadline_s: float | None = None,
+        run_deadline_s: float | None = None,
     ) -> BatchHandle:
         """Queue B prompts, each to be answered `config.num_return_sequences` times; returns once all are queued.
 
@@ -59,8 +56,13 @@ class AsyncClient:
         `prompts_per_job`) queues only what is not queued yet and returns an equal handle, so a submit that failed
         half-way is simply repeated.
 
-        Raises `PromptsError`, `ConfigError`, `NameRefusedError` and `WireError` (a job too large) before anything is
-        queued; `BatchConflictError` for other content; `RedisUnavailableError`.
+        A job that no worker took within `queue_deadline_s` seconds of being queued, and groups that are not done
+        `run_deadline_s` seconds after a worker began the job, are answered with an error. None: no deadline. They are
+        no content: what is queued keeps the deadlines that it was queued with.
+
+        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `NameRefusedError` and `WireError` (a job too large)
+        before anything is queued; `BatchConflictError` for other content; `BatchCancelledError` once the batch was
+        cancelled; `RedisUnavailableError`.
         """
         if not isinstance(config, GenerationConfig):
             raise ConfigError("config", f"is required as a GenerationConfig, got {type(config).__name__}", config)
@@ -71,8 +73,9 @@ class AsyncClient:
             adapter=adapter,
             prompts_per_job=prompts_per_job,
             submitted_at=time.time(),
+            deadlines=Deadlines.of(queue_deadline_s, run_deadline_s),
         )
-        await self._queue(submission)
+        await queue(self._connection, self._keys, submission)
         return BatchHandle(self._connection, self._keys, submission.batch)
 
     async def generate(  # noqa: PLR0913 - a call reads as its keyword arguments
@@ -84,6 +87,8 @@ class AsyncClient:
         adapter: str | None = None,
         batch_id: str | None = None,
         prompts_per_job: int = 8,
+        queue_deadline_s: float | None = None,
+        run_deadline_s: float | None = None,
         timeout: float | None = None,
         progress: bool = False,
         pad_token_id: int = 0,
@@ -91,7 +96,14 @@ class AsyncClient:
     ) -> RolloutBatch:
         """`submit`, then `BatchHandle.result`. `timeout` counts from when all is queued."""
         handle = await self.submit(
-            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+            input_ids,
+            attention_mask,
+            config,
+            adapter=adapter,
+            batch_id=batch_id,
+            prompts_per_job=prompts_per_job,
+            queue_deadline_s=queue_deadline_s,
+            run_deadline_s=run_deadline_s,
         )
         return await handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
 
@@ -100,18 +112,7 @@ class AsyncClient:
 
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
-        key = self._keys.ledger(batch_id)
-        data: Any = await self._connection.call("read the ledger", lambda redis: redis.hget(key, "batch"))
-        if data is None:
-            problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
-            raise UnknownBatchError(batch_id, self._keys.policy, problem)
-        try:
-            batch = decode(data, Batch)
-        except SchemaError as error:
-            raise UnreadableResultError(batch_id, "ledger", str(error), data) from None
-        if batch.batch_id != batch_id:
-            raise UnreadableResultError(batch_id, "ledger", f"describes batch {batch.batch_id!r}", data)
-        return BatchHandle(self._connection, self._keys, batch)
+        return BatchHandle(self._connection, self._keys, await read_batch(self._connection, self._keys, batch_id))
 
     async def aclose(self) -> None:
         """Close the connections. Batches go on without us."""
@@ -122,24 +123,3 @@ class AsyncClient:
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
-
-    async def _queue(self, submission: Submission) -> None:
-        batch_id = submission.batch.batch_id
-        keys = [self._keys.jobs(self._keys.partition(batch_id)), self._keys.ledger(batch_id)]
-        for chunk in submission.chunks():
-            calls = [[_SUBMIT, len(keys), *keys, *submission.script_args(*job)] for job in chunk]
-            replies = await self._connection.call("submit", partial(_send, calls=calls))
-            if b"conflict" in replies:
-                raise BatchConflictError(batch_id)
-
-
-async def _send(redis: Redis, calls: list[list[Any]]) -> list[Any]:
-    """One script call a job, in one pipeline. EVAL, not EVALSHA: a restarted Redis has no scripts."""
-    async with redis.pipeline(transaction=False) as pipeline:
-        for call in calls:
-            pipeline.execute_command("EVAL", *call)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-    return replies

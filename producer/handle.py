@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 
 from producer.answers import Answer
+from producer.cancel import cancel_batch
 from producer.connection import Connection
 from producer.errors import ResultTimeoutError
 from producer.progress import progress_bar
@@ -27,6 +28,8 @@ class BatchHandle:
         self.batch = batch
         """What was submitted, but for the prompts."""
         self._identity = (keys.policy, batch.batch_id)
+        self._connection = connection
+        self._keys = keys
         self._reader = ResultsReader(connection, keys, batch)
 
     @property
@@ -56,6 +59,15 @@ class BatchHandle:
     async def done(self) -> int:
         """How many groups have finished: one small read, no results travel."""
         return await self._reader.count_done()
+
+    async def cancel(self) -> int:
+        """Answer every group that has no answer with an error of code `cancelled`; how many those are.
+
+        Works without any worker; workers that run the batch stop. Groups with an answer keep it, so that `result`
+        returns at once, with the cancelled groups in `errors`. 0: the batch was complete, and nothing was changed.
+        Repeat it when it failed half-way. Raises `UnknownBatchError`, `RedisUnavailableError`.
+        """
+        return await cancel_batch(self._connection, self._keys, self.batch)
 
     async def result(
         self,

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from producer.connection import Connection
-from producer.errors import CheckpointError, PolicyVersionError, VersionTimeoutError
+from producer.policy_errors import CheckpointError, PolicyVersionError, VersionTimeoutError
 from schemas import Keys, NameRefusedError, PolicyVersion, SchemaError, decode, encode
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
 from schemas.keys import check_name

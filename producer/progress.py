@@ -11,20 +11,26 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f} groups/s", style="progress.data.speed")
+        return Text(f"{task.speed or 0:.1f} {self._unit}/s", style="progress.data.speed")
 
 
 @contextmanager
-def progress_bar(batch_id: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes the groups done so far."""
+def progress_bar(name: str, total: int | None, unit: str = "groups") -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how many are done so far. `total` None: nobody knows how many there are."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(batch_id[:16], total=total)
+    console = Console(stderr=True)
+    hidden = total is None and not console.is_terminal  # its last line would say nothing
+    with Progress(*columns, console=console, disable=hidden, transient=total is None) as progress:
+        task = progress.add_task(name[:16], total=total)
         yield lambda done: progress.update(task, completed=done)

@@ -54,8 +54,9 @@ _FAULTS = (
     ),
     AWAY,  # after those that redis-py derives from a lost connection
 )
-# Redis 6.2 wraps the reply to a command inside a script: "Error running script (...): @user_script:14: -OOM ..."
-_CODE = re.compile(r"(?:^|: ?-)([A-Z]+) ")
+# Redis 6.2 wraps the reply to a command inside a script: "Error running script (...): @user_script:14: -OOM ...", and
+# "...: @user_script:14: WRONGTYPE ..."
+_CODE = re.compile(r"(?:^|: ?-|@user_script:\d+: )([A-Z]+) ")
 
 
 def fault_of(error: BaseException | None) -> Fault:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from producer.errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
+from producer.policy_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
 
 
 @dataclass(slots=True)

@@ -48,6 +48,9 @@ class Status:
     """One policy at one moment."""
 
     policy: str
+    paused: bool
+    """An operator paused the queue: workers take no new jobs."""
+    paused_s_ago: float | None
     queues: list[Queue]
     workers: list[Worker]
 
@@ -58,13 +61,20 @@ async def read_status(connection: Connection, keys: Keys) -> Status:
     async def read(redis: Redis) -> Status:
         seconds, micros = await redis.time()
         now = seconds + micros / 1e6
-        queues = [await _read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
-        return Status(keys.policy, queues, await _read_workers(redis, keys, now))
+        queues = [await read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
+        return Status(keys.policy, *await read_paused(redis, keys, now), queues, await _read_workers(redis, keys, now))
 
     return await connection.call("read the status", read)
 
 
-async def _read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Queue:
+async def read_paused(redis: Redis, keys: Keys, now: float) -> tuple[bool, float | None]:
+    """Whether the queue is paused, and since how many seconds; `now` by Redis' clock."""
+    paused: Any = await redis.hget(keys.control(), "paused")
+    return (False, None) if paused is None else (True, _ago(_text(paused), now))
+
+
+async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Queue:
+    """One partition; `now` by Redis' clock."""
     jobs = keys.jobs(partition)
     entries = await redis.xlen(jobs)
     group = await _consumer_group(redis, jobs)
@@ -92,14 +102,16 @@ async def _consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
 
 async def _read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
     found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
-    prefix = len(keys.workers_pattern()) - 1
-    workers = []
-    for key in found:
-        raw: Any = await redis.hgetall(key)
-        if raw:  # else it expired since the scan
-            fields = {_text(name): _text(value) for name, value in raw.items()}
-            workers.append(Worker(_text(key)[prefix:], fields, _ago(fields.get("seen_at"), now)))
-    return workers
+    workers = [await read_worker(redis, keys, key, now) for key in found]
+    return [worker for worker in workers if worker is not None]
+
+
+async def read_worker(redis: Redis, keys: Keys, key: bytes, now: float) -> Worker | None:
+    """What the worker with this key reports; None when its report has expired."""
+    raw: Any = await redis.hgetall(key)
+    fields = {_text(name): _text(value) for name, value in raw.items()}
+    consumer = _text(key).removeprefix(keys.worker(""))
+    return Worker(consumer, fields, _ago(fields.get("seen_at"), now)) if raw else None
 
 
 def _text(value: bytes) -> str:
@@ -116,13 +128,15 @@ def _ago(moment: str | None, now: float) -> float | None:
 
 def queue_table(status: Status) -> Table:
     """A row a partition."""
-    table = _table(f"policy {status.policy}")
+    since = "" if status.paused_s_ago is None else f" since {age(status.paused_s_ago)}"
+    paused = f", PAUSED{since}: `rollstream resume` lets workers go on" if status.paused else ""
+    table = _table(f"policy {status.policy}{paused}")
     for column in ("partition", "waiting", "oldest waiting", "pending", "jobs kept", "dead letters"):
         table.add_column(column, justify="right")
     for queue in status.queues:
         waiting = "unknown" if queue.waiting is None else str(queue.waiting)
         counts = (str(queue.pending), str(queue.entries), str(queue.dead_letters))
-        table.add_row(str(queue.partition), waiting, _age(queue.oldest_waiting_s), *counts)
+        table.add_row(str(queue.partition), waiting, age(queue.oldest_waiting_s), *counts)
     return table
 
 
@@ -138,6 +152,12 @@ _WORKER_COLUMNS = {
 }
 
 
+def waiting_jobs(status: Status) -> int | None:
+    """Jobs that no worker has taken; None where Redis cannot tell."""
+    waiting = [queue.waiting for queue in status.queues]
+    return None if None in waiting else sum(count or 0 for count in waiting)
+
+
 def worker_table(status: Status) -> Table:
     """A row a live worker; what a worker does not tell stays empty."""
     table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
@@ -146,7 +166,7 @@ def worker_table(status: Status) -> Table:
         table.add_column(column, overflow="fold")
     for worker in status.workers:
         values = [worker.consumer, *(worker.fields.get(name, "") for name in _WORKER_COLUMNS.values())]
-        seen = "" if worker.seen_s_ago is None else _age(worker.seen_s_ago)
+        seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
         table.add_row(*(Text(printable(value)) for value in (*values, seen)))
     return table
 
@@ -156,7 +176,8 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
 
 
-def _age(seconds: float | None) -> str:
+def age(seconds: float | None) -> str:
+    """For people, in at most two units."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from producer.deadlines import NO_DEADLINES, Deadlines
 from producer.errors import PromptsError
 from producer.prompts import Prompts
 from schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
@@ -54,6 +55,7 @@ def split(
     adapter: str | None,
     prompts_per_job: int,
     submitted_at: float,
+    deadlines: Deadlines = NO_DEADLINES,
 ) -> Submission:
     """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
 
@@ -72,11 +74,13 @@ def split(
         adapter=adapter,
         submitted_at=submitted_at,
     )
-    jobs = [_job(batch, number, first, prompts, prompts_per_job) for number, first in enumerate(starts)]
+    jobs = [_job(batch, number, first, prompts, prompts_per_job, deadlines) for number, first in enumerate(starts)]
     return Submission(batch, _digest(prompts, batch, prompts_per_job), jobs)
 
 
-def _job(batch: Batch, number: int, first: int, prompts: Prompts, prompts_per_job: int) -> tuple[Envelope, bytes]:
+def _job(
+    batch: Batch, number: int, first: int, prompts: Prompts, prompts_per_job: int, deadlines: Deadlines
+) -> tuple[Envelope, bytes]:
     ids = prompts.ids[first : first + prompts_per_job]
     job = Job(
         batch_id=batch.batch_id,
@@ -88,6 +92,8 @@ def _job(batch: Batch, number: int, first: int, prompts: Prompts, prompts_per_jo
         config=batch.config,
         adapter=batch.adapter,
         submitted_at=batch.submitted_at,
+        queue_deadline_s=deadlines.queue_deadline_s,
+        run_deadline_s=deadlines.run_deadline_s,
     )
     return Envelope(batch.batch_id, number, first, len(ids), batch.num_groups), encode(job)
 

@@ -4,9 +4,11 @@
 -- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] job
 -- ARGV[5...] field, value, ... of the job's entry
 --
--- Returns the id of the job's entry, or 'conflict' when the batch id belongs to other content (nothing was written).
+-- Returns the id of the job's entry, or 'conflict' when the batch id belongs to other content, 'cancelled' when the batch
+-- was cancelled (nothing was written).
 local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
+if redis.call('HEXISTS', KEYS[2], 'cancelled') == 1 then return 'cancelled' end
 
 local field = 'job:' .. ARGV[4]
 local queued = redis.call('HGET', KEYS[2], field)

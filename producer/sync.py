@@ -82,6 +82,10 @@ class BlockingBatchHandle:
         """How many groups have finished."""
         return self._thread.run(self._handle.done())
 
+    def cancel(self) -> int:
+        """Answer every group that has no answer with an error of code `cancelled`; how many those are."""
+        return self._thread.run(self._handle.cancel())
+
     def result(
         self,
         timeout: float | None = None,
@@ -133,10 +137,19 @@ class Client:
         adapter: str | None = None,
         batch_id: str | None = None,
         prompts_per_job: int = 8,
+        queue_deadline_s: float | None = None,
+        run_deadline_s: float | None = None,
     ) -> BlockingBatchHandle:
         """See `AsyncClient.submit`."""
         submit = self._client.submit(
-            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+            input_ids,
+            attention_mask,
+            config,
+            adapter=adapter,
+            batch_id=batch_id,
+            prompts_per_job=prompts_per_job,
+            queue_deadline_s=queue_deadline_s,
+            run_deadline_s=run_deadline_s,
         )
         return BlockingBatchHandle(self._thread.run(submit), self._thread)
 
@@ -149,6 +162,8 @@ class Client:
         adapter: str | None = None,
         batch_id: str | None = None,
         prompts_per_job: int = 8,
+        queue_deadline_s: float | None = None,
+        run_deadline_s: float | None = None,
         timeout: float | None = None,
         progress: bool = False,
         pad_token_id: int = 0,
@@ -156,7 +171,14 @@ class Client:
     ) -> RolloutBatch:
         """See `AsyncClient.generate`."""
         handle = self.submit(
-            input_ids, attention_mask, config, adapter=adapter, batch_id=batch_id, prompts_per_job=prompts_per_job
+            input_ids,
+            attention_mask,
+            config,
+            adapter=adapter,
+            batch_id=batch_id,
+            prompts_per_job=prompts_per_job,
+            queue_deadline_s=queue_deadline_s,
+            run_deadline_s=run_deadline_s,
         )
         return handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
 

@@ -81,7 +81,7 @@ def test_an_answer_that_was_under_way_while_the_lease_ran_out_is_fenced(
 ) -> None:
     with stub(link.url, policy, group_s=0.5) as zombie, contextlib.ExitStack() as later:
         batch = client.submit([[5]], None, tokens())
-        wait_until_held(zombie, queue)
+        wait_until_logged(zombie, "job started")
         link.freeze()
         rescuer = later.enter_context(stub(redis_url, policy))
         wait_until_done(queue, batch.batch_id, 1, zombie, rescuer)

@@ -35,11 +35,13 @@ async def async_client(
         assert_type(
             await client.submit(array, None, config, adapter="a@1", batch_id="b", prompts_per_job=2), BatchHandle
         )
+        assert_type(await client.submit(array, None, config, queue_deadline_s=60, run_deadline_s=2.5), BatchHandle)
         handle = await client.attach("b")
         assert_type(await client.generate(ragged, config=config, timeout=5.0, progress=True), RolloutBatch)
         assert_type(handle.groups(), AsyncIterator[GroupResult | GroupError])
         assert_type(await handle.finished(), list[GroupResult | GroupError])
         assert_type(await handle.done(), int)
+        assert_type(await handle.cancel(), int)
         assert_type(await handle.result(timeout=5, pad_token_id=1, pad_to_max_new_tokens=True), RolloutBatch)
         async for answer in handle.groups():
             if isinstance(answer, GroupError):
@@ -56,8 +58,10 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(client.attach("b"), BlockingBatchHandle)
         assert_type(handle.groups(), Iterator[GroupResult | GroupError])
         assert_type(handle.result(), RolloutBatch)
+        assert_type(handle.cancel(), int)
         assert_type(handle.wait(5.0), dict[int, GroupResult | GroupError])
         assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)
+        assert_type(client.generate([[1]], None, config, queue_deadline_s=60, run_deadline_s=2.5), RolloutBatch)
 
 
 def rollout_batch(rollouts: RolloutBatch) -> None:

@@ -46,7 +46,8 @@ async def alone(version: int, checkpoint: Path) -> list[int]:
         await at_once.load_checkpoint(version, checkpoint, "keep")
     (found,) = await at_once.generate(request())
     assert found.version_spans == ((version, LENGTH),)
-    return found.token_ids.tolist()
+    tokens: list[int] = found.token_ids.tolist()
+    return tokens
 
 
 @pytest.mark.parametrize(("mode", "versions"), [("keep", [0, 4]), ("wait", [0]), ("abort", [4])])

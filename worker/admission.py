@@ -1,52 +1,99 @@
-"""The unit of admission is sequences: a job is read when the engine has room, so the backlog stays in Redis."""
+"""A job is read when there is room for its sequences and bytes, and no reason to pause: the backlog stays in Redis."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an admitted job, or a part of one, takes of a worker."""
+
+    groups: int = 0
+    sequences: int = 0
+    """Of the engine's places."""
+    nbytes: int = 0
+    """Of memory, until its answers are in Redis."""
+
+    def __add__(self, other: Load) -> Load:
+        return Load(self.groups + other.groups, self.sequences + other.sequences, self.nbytes + other.nbytes)
+
+    def __sub__(self, other: Load) -> Load:
+        return self + -1 * other
+
+    def __rmul__(self, times: int) -> Load:
+        return Load(times * self.groups, times * self.sequences, times * self.nbytes)
 
 
 class Admission:
-    """Counts the sequences of admitted groups. One job may overshoot the limit; none is read while it is reached."""
+    """Adds up the load of admitted groups. One job may overshoot a limit; none is read while one is reached.
 
-    def __init__(self, limit: int) -> None:
+    An answer counts until it was published, so answers that wait for Redis are bounded too. Any number of roles may
+    pause admission, each for a reason of its own; it goes on when the last has resumed it.
+    """
+
+    def __init__(self, limit: int, limit_bytes: int = 2**28) -> None:
         self.limit = limit
-        self.sequences = 0
-        self.groups = 0
+        self.limit_bytes = limit_bytes
+        self.load = Load()
         self.closed = False
+        self._reasons: set[str] = set()
         self._wake = asyncio.Event()
         self._wake.set()
 
     def __repr__(self) -> str:
+        paused = f", paused: {', '.join(sorted(self._reasons))}" if self._reasons else ""
         closed = ", closed" if self.closed else ""
-        return f"<Admission {self.sequences}/{self.limit} sequences, {self.groups} groups{closed}>"
+        return (
+            f"<Admission {self.load.sequences}/{self.limit} sequences, {self.load.nbytes}/{self.limit_bytes} bytes, "
+            f"{self.load.groups} groups{paused}{closed}>"
+        )
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Why nothing is read, room or not; empty while it is."""
+        return frozenset(self._reasons)
 
     @property
     def has_room(self) -> bool:
-        """Fewer sequences than the limit, and not closed."""
-        return self.sequences < self.limit and not self.closed
+        """Below both limits, not paused and not closed."""
+        below = self.load.sequences < self.limit and self.load.nbytes < self.limit_bytes
+        return below and not self._reasons and not self.closed
 
     async def room(self) -> bool:
-        """True once fewer sequences than the limit are admitted; False once admission is closed."""
-        await self._wake.wait()
+        """True once there is room; False once admission is closed, paused or not."""
+        while not (self.has_room or self.closed):
+            await self._wake.wait()
         return not self.closed
 
+    def pause(self, reason: str) -> None:
+        """Nothing more is read until `resume(reason)`; what is admitted goes on. A second time changes nothing."""
+        self._reasons.add(reason)
+        self._update()
+
+    def resume(self, reason: str) -> None:
+        """This reason is over, if it was one."""
+        self._reasons.discard(reason)
+        self._update()
+
     def close(self) -> None:
-        """Nothing more is read; what is admitted goes on."""
+        """Nothing more is read, ever; what is admitted goes on."""
         self.closed = True
-        self._wake.set()
+        self._update()
 
-    def admit(self, groups: int, sequences: int) -> None:
-        """Count groups that were taken from Redis."""
-        self._change(groups, sequences)
+    def admit(self, load: Load) -> None:
+        """Count what was taken from Redis."""
+        self.load += load
+        self._update()
 
-    def release(self, groups: int, sequences: int) -> None:
-        """Count groups that were published, fenced or cancelled."""
-        self._change(-groups, -sequences)
+    def release(self, load: Load) -> None:
+        """Count what was published, fenced or cancelled."""
+        self.load -= load
+        self._update()
 
-    def _change(self, groups: int, sequences: int) -> None:
-        self.groups += groups
-        self.sequences += sequences
-        if self.sequences < self.limit or self.closed:
+    def _update(self) -> None:
+        if self.has_room or self.closed:
             self._wake.set()
         else:
             self._wake.clear()

@@ -15,6 +15,8 @@ from worker.admission import Admission
 from worker.config import WorkerSettings
 from worker.connections import connect, wait_for_redis
 from worker.consumer import Consumer
+from worker.control import Control
+from worker.deadlines import RedisClock
 from worker.engine import Engine
 from worker.errors import EngineDiedError
 from worker.heartbeat import Heartbeat, Report
@@ -35,24 +37,37 @@ class Worker:
         self._blocking = connect(settings.redis)
         self._commands = connect(settings.redis)
         keys = Keys(settings.policy, settings.partitions)
-        self._admission = Admission(settings.inflight_sequences or settings.max_num_seqs * 5 // 4)
+        self._admission = Admission(
+            settings.inflight_sequences or settings.max_num_seqs * 5 // 4, settings.inflight_bytes
+        )
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
         adapters = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
-        self._rollout = Rollout(engine, adapters, self._publisher, self._admission)
+        clock = RedisClock()
+        self._rollout = Rollout(engine, adapters, self._publisher, self._admission, clock)
         self._leases = Leases(self._commands, settings.lease_s)
         self._consumer = Consumer(
             settings, self._blocking, self._commands, self._leases, self._admission, self._rollout
         )
         self._heartbeat = Heartbeat(self._commands, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
+        self._control = Control(
+            self._commands, keys, settings.consumer, self._admission, self._rollout, clock, self._begin_drain
+        )
         self._drain = asyncio.timeout(None)
-        self._state = "starting"
+        self._signalled = False
         self._started_at = time.time()
 
     def __repr__(self) -> str:
-        return f"<Worker {self._state} {self._consumer!r} published={self._publisher.counts}>"
+        return f"<Worker {self.state} {self._consumer!r} published={self._publisher.counts}>"
+
+    @property
+    def state(self) -> str:
+        """`serving`, `paused` or `draining`."""
+        if self._admission.closed:
+            return "draining"
+        return "paused" if self._admission.paused else "serving"
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then finish what the grace period allows.
+        """Serve until SIGTERM, SIGINT or an operator asks for a drain, then finish what the grace period allows.
 
         Raises `SettingsError` before anything was served, `EngineDiedError` when the engine is gone.
         """
@@ -60,6 +75,7 @@ class Worker:
             ending.push_async_callback(self._commands.aclose)
             ending.push_async_callback(self._blocking.aclose)
             await wait_for_redis(self._commands, self._settings)
+            await self._heartbeat.retire()  # what was asked of a former process of our name is not asked of us
             ending.push_async_callback(self._engine.close)
             await self._engine.start()
             ending.push_async_callback(self._heartbeat.retire)
@@ -72,16 +88,16 @@ class Worker:
             await self._consumer.leave(counted=False)
 
     async def _serve(self) -> None:
-        self._state = "serving"
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
         async with asyncio.TaskGroup() as roles:
             others = [
-                roles.create_task(self._heartbeat.run()),
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
                 roles.create_task(self._leases.run()),
             ]
             try:
                 async with self._drain:
+                    await self._control.begin()
+                    others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
                     await self._consumer.run()
                 log.info("drained", published=self._publisher.counts)
             except TimeoutError:
@@ -96,24 +112,31 @@ class Worker:
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
-        if self._admission.closed:
+        if self._signalled:
             log.warning("second signal, ending hard")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._state = "draining"
-        log.info("draining", signal=signal.Signals(number).name, grace_s=self._settings.grace_s, jobs=len(self._leases))
+        self._signalled = True
+        if not self._admission.closed:
+            self._begin_drain(signal.Signals(number).name)
+
+    def _begin_drain(self, asked_by: str = "operator") -> None:
+        log.info("draining", asked_by=asked_by, grace_s=self._settings.grace_s, jobs=len(self._leases))
         self._consumer.stop()
         self._drain.reschedule(asyncio.get_running_loop().time() + self._settings.grace_s)
 
     def _report(self) -> Report:
         return {
-            "state": self._state,
+            "state": self.state,
             "engine": self._settings.engine,
             "model": self._settings.model.name if self._settings.model else "",
             "policy_version": 0,
-            "running_groups": self._admission.groups,
-            "running_sequences": self._admission.sequences,
+            "running_groups": self._admission.load.groups,
+            "running_sequences": self._admission.load.sequences,
+            "held_jobs": len(self._leases),
             "groups_published": self._publisher.counts["published"],
+            "groups_duplicate": self._publisher.counts["duplicate"],
+            "groups_fenced": self._publisher.counts["fenced"],
             "tokens_generated": self._rollout.tokens_generated,
             "started_at": round(self._started_at, 3),
         }

@@ -81,14 +81,25 @@ class WorkerSettings(BaseSettings):
     inflight_sequences: int | None = Field(
         None, ge=1, description="Sequences admitted at once; default: 1.25 x max_num_seqs."
     )
+    inflight_bytes: int = Field(
+        2**28, ge=1, description="Bytes of admitted jobs and their answers to be, until these are in Redis."
+    )
     lease_s: float = Field(
         30, ge=0.5, le=3600, description="Seconds after which a silent worker's jobs are taken over; renewed meanwhile."
     )
-    max_deliveries: int = Field(3, ge=1, le=100, description="Deliveries after which a job is given up on.")
+    max_deliveries: int = Field(
+        3, ge=1, le=100, description="Deliveries whose worker died or hung after which a job is given up on."
+    )
+    max_interruptions: int = Field(
+        20, ge=1, le=1000, description="The same for deliveries whose worker lived on: Redis or the link was away."
+    )
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
     heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
     retention_s: float = Field(
         86_400, ge=0, description="Seconds that a finished job stays in its stream; what is unfinished always stays."
+    )
+    retention_bytes: int = Field(
+        2**30, ge=0, description="Size of a partition's stream above which its oldest finished jobs go earlier."
     )
     result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 

@@ -69,6 +69,15 @@ def never_passes(error: exceptions.RedisError) -> bool:
     return "WRONGTYPE" in str(error)
 
 
+def cancelled() -> bool:
+    """Whether this task was cancelled. What loops over commands must ask: redis-py loses a cancellation now and then.
+
+    It may answer as if nothing were, or turn the cancellation into an error of its own.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Send `command` until Redis takes it, pausing longer each time. Only for what may be sent twice.
 
@@ -82,6 +91,8 @@ async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args,
         except exceptions.RedisError as error:
             if never_passes(error):
                 raise
+            if cancelled():
+                raise asyncio.CancelledError from error
             log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

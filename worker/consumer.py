@@ -14,12 +14,14 @@ from redis.exceptions import RedisError
 from schemas import Envelope, ErrorCode, Keys, WireError
 from worker import streams
 from worker.admission import Admission
+from worker.backpressure import Backpressure
 from worker.config import WorkerSettings
-from worker.connections import BLOCK_MS, retrying
+from worker.connections import BLOCK_MS, cancelled, retrying
 from worker.dead_letters import DeadLetters
+from worker.deliveries import Budgets, Deliveries
 from worker.errors import DataError, SettingsError, UnpublishableError
 from worker.intake import open_job
-from worker.janitor import Janitor
+from worker.janitor import Janitor, Retention
 from worker.lease import Lease, Leases
 from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
@@ -54,7 +56,10 @@ class Consumer:
         self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._recoverer = Recoverer(commands, self._dead_keys, self._name, settings.lease_s, admission, leases)
-        self._janitor = Janitor(commands, self._dead_keys, settings.retention_s, admission)
+        retention = Retention(settings.retention_s, settings.retention_bytes)
+        self._janitor = Janitor(commands, self._dead_keys, retention, admission)
+        self._backpressure = Backpressure(commands, admission, self._janitor)
+        self._deliveries = Deliveries(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
         # A lease counts from when the read was sent: a read must not take much of it.
         self._block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._sources: list[asyncio.Task[None]] = []
@@ -74,6 +79,7 @@ class Consumer:
                 jobs.create_task(self._take_new(take)),
                 jobs.create_task(self._until_stopped(self._recoverer.run(take))),
                 jobs.create_task(self._until_stopped(self._janitor.run())),
+                jobs.create_task(self._until_stopped(self._backpressure.run())),
             ]
 
     def stop(self) -> None:
@@ -97,12 +103,13 @@ class Consumer:
     async def _take_new(self, take: streams.Take) -> None:
         try:
             await self._create_groups()
-            while await self._admission.room():
+            while not cancelled() and await self._admission.room():
                 for entry in await self._read():
                     await take(entry)
         except asyncio.CancelledError:
             if not self._admission.closed:
                 raise
+            _go_on()
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
             for entry in await self._unseen():
                 await take(entry)
@@ -143,28 +150,45 @@ class Consumer:
                 log.warning("no pending list", key=jobs_key, error=str(error))
                 continue
             for entry_id, delivery, taken_at in pending:
-                # One whose lease has run out is the recoverers'; one that we gave up on is not unseen.
-                running_out = taken_at + self._settings.lease_s < time.monotonic()
-                if not running_out and not self._knows(jobs_key, entry_id):
-                    found += await retrying(
-                        "sweep", streams.read_again, self._commands, jobs_key, entry_id, delivery, taken_at
-                    )
+                if self._knows(jobs_key, entry_id):  # one that we gave up on is not unseen
+                    continue
+                unseen = await retrying(
+                    "sweep", streams.read_again, self._commands, jobs_key, entry_id, delivery, taken_at
+                )
+                if taken_at + self._settings.lease_s < time.monotonic():  # the recoverers'
+                    await self._excuse(unseen)
+                else:
+                    found += unseen
         return found
+
+    async def _excuse(self, unseen: list[Entry]) -> None:
+        for entry in unseen:
+            try:
+                await self._deliveries.excuse(self._lease(entry), Envelope.of(entry.fields).batch_id)
+            except (WireError, RedisError) as error:
+                log.debug("delivery not excused", entry=entry.entry_id, error=str(error))
 
     def _knows(self, jobs_key: str, entry_id: str) -> bool:
         unfinished = ((lease.jobs_key, lease.entry_id) for lease in self._unfinished)
         return (jobs_key, entry_id) in self._leases or (jobs_key, entry_id) in unfinished
 
-    async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
-        lease = Lease(
+    def _lease(self, entry: Entry) -> Lease:
+        return Lease(
             entry.jobs_key,
             self._dead_keys[entry.jobs_key],
             entry.entry_id,
             self._name,
             entry.delivery,
             entry.taken_at + self._settings.lease_s,
+            entry.taken_at,
             entry.fresh,
         )
+
+    async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
+        lease = self._lease(entry)
+        if self._admission.paused:  # since the read was sent: whoever resumes first may have it
+            await retrying("give back", self._leases.give_back, [lease], counted=False)
+            return
         running = self._run(lease, entry)
         try:
             jobs.create_task(running)
@@ -181,6 +205,8 @@ class Consumer:
             task = await self._open(lease, entry)
             if task is not None:
                 await self._rollout.run(task)
+                if lease.ended:
+                    await self._deliveries.excuse(lease, task.envelope.batch_id)
         except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
             await self._dead_letters.bury(lease, entry.fields, error)
         except BaseException:
@@ -197,19 +223,17 @@ class Consumer:
             await self._dead_letters.bury(lease, entry.fields, error)
             return None
         try:
-            self._check_deliveries(lease)
-            return Task(lease, envelope, open_job(envelope, entry.fields))
+            await self._deliveries.check(lease, envelope.batch_id)
+            return Task(lease, envelope, open_job(envelope, entry.fields), entry.nbytes)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
             # Without the traceback and the cause, which hold the payload.
-            return Task(lease, envelope, DataError(error.code, error.field, error.message))
+            return Task(lease, envelope, DataError(error.code, error.field, error.message), entry.nbytes)
 
-    def _check_deliveries(self, lease: Lease) -> None:
-        limit = self._settings.max_deliveries
-        if lease.delivery > limit:
-            problem = (
-                f"given up after {limit} deliveries: each worker that took the job died, hung or lost Redis before it "
-                "was answered; the entry is kept as a dead letter"
-            )
-            raise DataError(ErrorCode.TOO_MANY_DELIVERIES, "job", problem)
+
+def _go_on() -> None:
+    """This cancellation was heeded: what `retrying` sends from here on is sent until Redis takes it."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

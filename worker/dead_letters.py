@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping
 from importlib import resources
 from itertools import islice
@@ -18,6 +19,9 @@ from schemas.keys import GROUP
 from worker.connections import retrying
 from worker.lease import Lease
 
+MAX_TRACEBACK = 8192
+"""Characters, from its end: what was raised last."""
+
 log = structlog.get_logger()
 
 
@@ -32,18 +36,7 @@ class DeadLetters:
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
     ) -> None:
         """Keep the entry. Without a `batch_id` nobody can be answered, and it is acknowledged too."""
-        now = time.time()
-        others = ((name, value) for name, value in fields.items() if name != PAYLOAD)
-        letter = DeadLetter(
-            policy=self._keys.policy,
-            entry_id=lease.entry_id,
-            fields=tuple((name[:1024], value[:1024]) for name, value in islice(others, 16)),
-            error=cut(f"{type(error).__name__}: {error}"),
-            deliveries=lease.delivery,
-            worker=lease.consumer,
-            delivered_at=now,
-            buried_at=now,
-        )
+        letter = _letter(self._keys.policy, lease, fields, error)
         keys = [lease.jobs_key, lease.dead_key, *([self._keys.ledger(batch_id)] if batch_id else [])]
         args: list[str | int | bytes] = [
             GROUP,
@@ -59,5 +52,25 @@ class DeadLetters:
             log.error("dead letter refused, the entry stays pending", entry=lease.entry_id, error=str(refusal))
             return
         log.error(
-            "job unreadable, kept as a dead letter", entry=lease.entry_id, error=letter.error, outcome=outcome.decode()
+            "job given up on, kept as a dead letter",
+            entry=lease.entry_id,
+            batch=batch_id,
+            error=letter.error,
+            outcome=outcome.decode(),
         )
+
+
+def _letter(policy: str, lease: Lease, fields: Mapping[bytes, bytes], error: Exception) -> DeadLetter:
+    now = time.time()
+    others = ((name, value) for name, value in fields.items() if name != PAYLOAD)
+    return DeadLetter(
+        policy=policy,
+        entry_id=lease.entry_id,
+        fields=tuple((name[:1024], value[:1024]) for name, value in islice(others, 16)),
+        error=cut(f"{type(error).__name__}: {error}"),
+        traceback="".join(traceback.format_exception(error))[-MAX_TRACEBACK:],
+        deliveries=lease.delivery,
+        worker=lease.consumer,
+        delivered_at=now - (time.monotonic() - lease.taken_at),
+        buried_at=now,
+    )

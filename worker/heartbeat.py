@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from redis.typing import EncodableT, FieldT
 
+from worker.connections import cancelled
+
 Report = Mapping[str, str | int | float]
 log = structlog.get_logger()
 
@@ -26,7 +28,7 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Until cancelled. Nothing that Redis answers is a reason to stop."""
-        while True:
+        while not cancelled():
             try:
                 await self.beat()
             except RedisError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
 
 import structlog
@@ -13,29 +14,41 @@ from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
 from worker.admission import Admission
+from worker.connections import cancelled
 from worker.streams import GroupMissingError, idle_consumers
 
 PERIOD_S = 60
 CONSUMER_IDLE_S = 60
 """A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
+_STEP_ENTRIES, _STEPS = 128, 16
+"""Bound a call of the trim script to a few milliseconds of Redis' time. A step fits a stream's node: 100 entries."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long finished jobs stay in the stream of a partition, for replay: until either is exceeded."""
+
+    seconds: float
+    nbytes: int
+    """Of the whole stream, what is not finished included; that always stays."""
 
 
 class Janitor:
     """Cleans every partition about once a minute; any number of workers may do so at once."""
 
-    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention_s: float, admission: Admission) -> None:
+    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention: Retention, admission: Admission) -> None:
         self._redis = redis
         self._admission = admission
         self._jobs_keys = list(jobs_keys)
-        self._retention_ms = int(1000 * retention_s)
+        self._retention = retention
         self._trim = redis.register_script(resources.files("worker").joinpath("trim.lua").read_bytes())
         self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
 
     async def run(self) -> None:
         """Until admission closes. A Redis that is away is no reason to stop."""
-        while not self._admission.closed:
+        while not (self._admission.closed or cancelled()):
             await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
             for jobs_key in self._jobs_keys:
                 try:
@@ -45,8 +58,22 @@ class Janitor:
                     log.warning("cleaning put off", error=str(error))
 
     async def trim(self, jobs_key: str) -> int:
-        """Entries that went."""
-        trimmed: int = await self._trim(keys=[jobs_key], args=[GROUP, self._retention_ms])
+        """Finished entries that went, the oldest first, until the stream keeps to the retention.
+
+        Small jobs go a node of the stream at a time, so that a few KiB of finished jobs may stay.
+        """
+        trimmed = 0
+        while gone := await self._step(jobs_key, self._retention.nbytes):
+            trimmed += gone
+        return trimmed
+
+    async def give_up_history(self) -> int:
+        """Finished entries that went, the oldest of every partition: one step, whatever their retention."""
+        return sum([await self._step(jobs_key, 0) for jobs_key in self._jobs_keys])
+
+    async def _step(self, jobs_key: str, nbytes: int) -> int:
+        args: list[str | int] = [GROUP, int(1000 * self._retention.seconds), nbytes, _STEP_ENTRIES, _STEPS]
+        trimmed: int = await self._trim(keys=[jobs_key], args=args)
         return trimmed
 
     async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
-from worker.errors import WorkerError
+from worker.connections import cancelled
+from worker.errors import DataError, WorkerError
 
 _BATCH = 500
 """Leases that one script call renews."""
@@ -40,37 +41,59 @@ class Lease:
     """1 for a first delivery; Redis counts."""
     ends_at: float
     """Monotonic seconds; no later than Redis would let another worker have the entry."""
+    taken_at: float = field(default_factory=time.monotonic)
+    """Monotonic seconds, no later than Redis delivered it."""
     fresh: bool = True
     """The entry was never delivered before, so none of its groups has an answer."""
     ended: bool = False
     """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
-    _requests: set[asyncio.Task[Any]] = field(default_factory=set, repr=False)
+    stopped: DataError | None = None
+    """Why engine requests must not run for it although the lease goes on: what its unanswered groups get."""
+    _requests: dict[asyncio.Task[Any], bool] = field(default_factory=dict, repr=False)
+    """What runs for it, and whether `stop` ends it."""
 
     def token(self) -> tuple[str, str, str]:
         """consumer, entry id and delivery count, in the order that the scripts take them."""
         return self.consumer, self.entry_id, str(self.delivery)
 
-    async def during(self, request: Coroutine[Any, Any, T]) -> T:
-        """The result of `request`, which is cancelled when the lease ends. Raises `LeaseEndedError` then."""
-        if self.ended:
+    async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
+        """The result of `request`, which is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
+
+        Raises `LeaseEndedError` or the `DataError` that `stop` was given.
+        """
+        over = self._over(stoppable=stoppable)
+        if over is not None:
             request.close()
-            raise LeaseEndedError(f"{self} has ended")
+            raise over
         running = asyncio.create_task(request)
-        self._requests.add(running)
-        running.add_done_callback(self._requests.discard)
+        self._requests[running] = stoppable
+        running.add_done_callback(self._requests.pop)
         try:
             return await running
         except asyncio.CancelledError:
             caller = asyncio.current_task()
-            if not self.ended or (caller is not None and caller.cancelling()):
+            over = self._over(stoppable=stoppable)
+            if over is None or (caller is not None and caller.cancelling()):
                 raise
-            raise LeaseEndedError(f"{self} has ended") from None
+            raise over from None
 
     def end(self) -> None:
-        """Abort what runs for it in the engine."""
+        """Abort what runs for it: another worker may start on it."""
         self.ended = True
         for running in self._requests:
             running.cancel()
+
+    def stop(self, reason: DataError) -> None:
+        """Abort what runs for it in the engine: nobody wants it any more. The first reason stays."""
+        if self.stopped is None:
+            self.stopped = reason
+            for running in [running for running, stoppable in self._requests.items() if stoppable]:
+                running.cancel()
+
+    def _over(self, *, stoppable: bool) -> WorkerError | None:
+        if self.ended:
+            return LeaseEndedError(f"{self} has ended")
+        return self.stopped if stoppable else None
 
 
 class Leases:
@@ -113,7 +136,7 @@ class Leases:
             roles.create_task(self._end_for_ever())
 
     async def _renew_for_ever(self) -> None:
-        while True:
+        while not cancelled():
             await asyncio.sleep(self._lease_s / 3)
             for leases in _by_stream(self._held):
                 try:

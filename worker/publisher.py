@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
@@ -16,6 +17,17 @@ from worker.errors import UnpublishableError
 from worker.lease import Lease
 
 Outcome = Literal["published", "duplicate", "fenced"]
+Settlement = Literal["acknowledged", "unanswered", "fenced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the ledger says of a job."""
+
+    cancelled: bool
+    """Its batch was."""
+    unanswered: list[int]
+    """Groups that have no answer, from whomever."""
 
 
 class Publisher:
@@ -26,6 +38,7 @@ class Publisher:
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
+        self._settle_script = redis.register_script(resources.files("worker").joinpath("settle.lua").read_bytes())
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -49,16 +62,25 @@ class Publisher:
         self.counts[outcome] += 1
         return outcome
 
-    async def unanswered(self, job: Envelope) -> list[int]:
-        """Groups of the job that have no answer in the ledger."""
-        fields = [f"g:{group}" for group in job.groups]
-        known = await retrying("read ledger", _answered, self._redis, self._keys.ledger(job.batch_id), fields)
-        return [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
+    async def standing(self, job: Envelope) -> Standing:
+        """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""
+        fields = ["cancelled", *(f"g:{group}" for group in job.groups)]
+        cancelled, *known = await retrying("read ledger", _values, self._redis, self._keys.ledger(job.batch_id), fields)
+        missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
+        return Standing(cancelled is not None, missing)
+
+    async def settle(self, lease: Lease, job: Envelope) -> Settlement:
+        """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `standing` does."""
+        keys = [lease.jobs_key, self._keys.ledger(job.batch_id)]
+        args: list[str | int] = [GROUP, *lease.token(), job.first_group, job.job_groups]
+        reply = await retrying("settle", self._settle_script, keys=keys, args=args)
+        settlement: Settlement = reply.decode()
+        return settlement
 
 
-async def _answered(redis: Redis, ledger: str, fields: list[str]) -> list[bytes | None]:
-    answers: Any = await redis.hmget(ledger, fields)
-    return list(answers)
+async def _values(redis: Redis, ledger: str, fields: list[str]) -> list[bytes | None]:
+    values: Any = await redis.hmget(ledger, fields)
+    return list(values)
 
 
 def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from worker.admission import Admission
+from worker.connections import cancelled
 from worker.lease import Leases
 from worker.streams import GroupMissingError, Take, claim
 
@@ -40,11 +41,8 @@ class Recoverer:
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
     async def run(self, take: Take) -> None:
-        """Hand over what is found to `take`, until admission closes.
-
-        Not only until it is cancelled: redis-py may turn a cancellation in mid-reply into an error of its own.
-        """
-        while not self._admission.closed:
+        """Hand over what is found to `take`, until admission closes."""
+        while not (self._admission.closed or cancelled()):
             await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
             try:
                 await self._sweep(take)

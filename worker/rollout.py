@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from schemas import Envelope, GroupError, GroupResult, Job, Tensor
+from schemas import Envelope, ErrorCode, GroupError, GroupResult, Job
 from worker import guard
 from worker.adapters import AdapterDirectory
-from worker.admission import Admission
+from worker.admission import Admission, Load
+from worker.answers import group_error, group_result
 from worker.beam import beam_search
-from worker.engine import Adapter, Completion, Engine, GenerateRequest
+from worker.deadlines import RedisClock, ran_too_long, waited_too_long
+from worker.engine import Adapter, Engine, GenerateRequest
 from worker.errors import DataError, UnpublishableError, WorkerError
 from worker.lease import Lease, LeaseEndedError
-from worker.padding import pad_completions
 from worker.publisher import Publisher
 from worker.seeds import prompt_seed
-
-MAX_SHOWN_PROMPT = 2**20
-"""Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""
 
 log = structlog.get_logger()
 
@@ -41,11 +38,25 @@ class Task:
     envelope: Envelope
     job: Job | DataError
 
+    nbytes: int
+    """Of the payload, which is kept until the job is done."""
+
     @property
-    def sequences(self) -> int:
-        """What the job is admitted for. One that only gets error answers costs the engine nothing, but memory."""
-        each = 1 if isinstance(self.job, DataError) else self.job.config.sequences_per_prompt
-        return each * len(self.envelope.groups)
+    def of_group(self) -> Load:
+        """What a group takes until its answer is in Redis: an int32 id, a float32 log-prob and a mask bit a token.
+
+        One that only gets an error answer costs the engine nothing, but memory: it counts as a sequence.
+        """
+        if isinstance(self.job, DataError):
+            return Load(1, 1)
+        config = self.job.config
+        sequences = config.sequences_per_prompt
+        return Load(1, sequences, sequences * config.max_new_tokens * 65 // 8)
+
+    @property
+    def load(self) -> Load:
+        """What the job is admitted for."""
+        return Load(nbytes=self.nbytes) + len(self.envelope.groups) * self.of_group
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +71,33 @@ class _Plan:
 class Rollout:
     """Runs admitted jobs on the engine; the groups of a job run and are published independently."""
 
-    def __init__(self, engine: Engine, adapters: AdapterDirectory, publisher: Publisher, admission: Admission) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        adapters: AdapterDirectory,
+        publisher: Publisher,
+        admission: Admission,
+        clock: RedisClock,
+    ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._publisher = publisher
         self._admission = admission
+        self._clock = clock
+        self._running: dict[Lease, str] = {}
         self.tokens_generated = 0
+
+    @property
+    def batches(self) -> set[str]:
+        """Ids of the batches that have a job here."""
+        return set(self._running.values())
+
+    def cancel(self, batch_id: str) -> None:
+        """Abort what runs for the batch; its groups that have no answer get `cancelled`. Safe to repeat."""
+        for lease, held in self._running.items():
+            if held == batch_id and lease.stopped is None:
+                log.info("batch cancelled, engine requests aborted", entry=lease.entry_id, batch=batch_id)
+                lease.stop(_cancelled())
 
     async def run(self, task: Task) -> None:
         """Answer every group of `task` that has no answer, releasing each as it is answered.
@@ -73,38 +105,64 @@ class Rollout:
         Raises `UnpublishableError`, and `EngineDiedError` (in an `ExceptionGroup`). Groups that the lease did not last
         for stay pending in Redis.
         """
-        groups = task.envelope.groups
-        self._admission.admit(len(groups), task.sequences)
-        each = task.sequences // len(groups)
-        unreleased = len(groups)
+        lease, groups = task.lease, task.envelope.groups
+        self._admission.admit(task.load)
+        unreleased = task.load
         try:
-            plan = await task.lease.during(self._plan(task))
-            missing = await task.lease.during(self._missing(task))
-            self._admission.release(len(groups) - len(missing), each * (len(groups) - len(missing)))
-            unreleased = 0
-            await self._answer_all(task, plan, missing, each)
+            with self._stoppable(task):
+                missing = await lease.during(self._missing(task))
+                plan = await self._plan(task)
+                self._admission.release((len(groups) - len(missing)) * task.of_group)
+                unreleased = Load(nbytes=task.nbytes)
+                log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
+                await self._answer_all(task, plan, missing)
+                if len(missing) < len(groups):  # no publish of ours acknowledges what another entry answered
+                    await lease.during(self._publisher.settle(lease, task.envelope))
         except LeaseEndedError:
-            log.warning("job left to its next owner", entry=task.lease.entry_id, batch=task.envelope.batch_id)
+            log.warning("job left to its next owner", entry=lease.entry_id, batch=task.envelope.batch_id)
         finally:
-            self._admission.release(unreleased, each * unreleased)
+            self._admission.release(unreleased)
+
+    @contextmanager
+    def _stoppable(self, task: Task) -> Iterator[None]:
+        """While it runs, `cancel` and its deadlines may stop it."""
+        job, lease = task.job, task.lease
+        timer = None
+        if isinstance(job, Job):
+            late = waited_too_long(job, lease.entry_id, self._clock.now()) if lease.fresh else None
+            if late is not None:
+                lease.stop(late)
+            if job.run_deadline_s is not None:
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
+        self._running[lease] = task.envelope.batch_id
+        try:
+            yield
+        finally:
+            del self._running[lease]
+            if timer is not None:
+                timer.cancel()
 
     async def _missing(self, task: Task) -> Sequence[int]:
-        """Groups to answer: those that the ledger lacks.
+        """Groups to answer: those that the ledger lacks. A job of a cancelled batch is stopped before it starts.
 
-        At least one, for it takes a publish to acknowledge a job whose groups were all answered by another.
+        A command for every job, so that one that was cancelled in the queue, or queued twice, generates nothing. It
+        delays its own job alone: the reader has gone on to the next.
         """
-        if task.lease.fresh:
-            return task.envelope.groups
-        return await self._publisher.unanswered(task.envelope) or task.envelope.groups[:1]
+        standing = await self._publisher.standing(task.envelope)
+        if standing.cancelled:
+            task.lease.stop(_cancelled())
+        return standing.unanswered
 
-    async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int], each: int) -> None:
+    async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int]) -> None:
         refused: ExceptionGroup[UnpublishableError] | None = None
         try:
             async with asyncio.TaskGroup() as groups:
                 for group in missing:
                     answering = groups.create_task(self._answer(task, plan, group))
-                    answering.add_done_callback(lambda _: self._admission.release(1, each))
+                    answering.add_done_callback(lambda _: self._admission.release(task.of_group))
         except* LeaseLostError:
+            task.lease.end()
             log.warning(
                 "lease lost, job left to its new owner", entry=task.lease.entry_id, batch=task.envelope.batch_id
             )
@@ -117,11 +175,14 @@ class Rollout:
         if isinstance(task.job, DataError):
             return task.job
         try:
-            guard.check_config(task.job.config, self._engine.info)
-            adapter = await self._adapter(task.job.adapter)
+            return await task.lease.during(self._checked(task.job), stoppable=True)
         except DataError as error:
             return error
-        return _Plan(task.job, guard.stop_ids(task.job.config, self._engine.info), adapter)
+
+    async def _checked(self, job: Job) -> _Plan:
+        guard.check_config(job.config, self._engine.info)
+        adapter = await self._adapter(job.adapter)
+        return _Plan(job, guard.stop_ids(job.config, self._engine.info), adapter)
 
     async def _adapter(self, name: str | None) -> Adapter | None:
         if name is None:
@@ -135,9 +196,9 @@ class Rollout:
         try:
             if isinstance(plan, DataError):
                 raise plan
-            answer = await task.lease.during(self._generate(task.lease, plan, group))
+            answer = await task.lease.during(self._generate(task.lease, plan, group), stoppable=True)
         except DataError as error:
-            answer = _group_error(task, group, error)
+            answer = group_error(task.lease, task.envelope, task.job, group, error)
         except LeaseEndedError:
             return  # no answer: whoever takes the job over gives it
         outcome = await self._publisher.publish(task.lease, task.envelope, answer)
@@ -162,46 +223,9 @@ class Rollout:
         else:
             completions = await self._engine.generate(request)
         self.tokens_generated += sum(len(c.token_ids) for c in completions)
-        return _group_result(lease, job, group, prompt, completions, started)
+        return group_result(lease, job, group, prompt, completions, started)
 
 
-def _group_result(
-    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], completions: list[Completion], started: float
-) -> GroupResult:
-    texts = [c.text for c in completions if c.text is not None]
-    padded = pad_completions(completions)
-    return GroupResult(
-        batch_id=job.batch_id,
-        group=group,
-        prompt=Tensor.of(prompt),
-        token_ids=padded.token_ids,
-        lengths=padded.lengths,
-        response_mask=padded.response_mask,
-        logprobs=padded.logprobs,
-        logprobs_flavour=job.config.logprobs if padded.logprobs else None,
-        scores=padded.scores,
-        finish_reasons=tuple(c.finish_reason for c in completions),
-        stop_reasons=tuple(c.stop_reason for c in completions),
-        texts=tuple(texts) if len(texts) == len(completions) else None,
-        version_spans=tuple(c.version_spans for c in completions),
-        spans_exact=all(c.spans_exact for c in completions),
-        adapter=job.adapter,
-        worker=lease.consumer,
-        delivery=lease.delivery,
-        queued_s=max(0.0, started - job.submitted_at),
-        generate_s=time.time() - started,
-    )
-
-
-def _group_error(task: Task, group: int, error: DataError) -> GroupError:
-    job = task.job
-    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
-    return GroupError(
-        batch_id=task.envelope.batch_id,
-        group=group,
-        code=error.code.value,
-        field=error.field,
-        message=error.message,
-        worker=task.lease.consumer,
-        prompt=prompt,
-    )
+def _cancelled() -> DataError:
+    problem = "the batch was cancelled before this group was answered; submit it under another batch_id to run it"
+    return DataError(ErrorCode.CANCELLED, "batch", problem)

@@ -35,6 +35,11 @@ class Entry:
     taken_at: float
     """Monotonic seconds, no later than Redis delivered it: the lease counts from here."""
 
+    @property
+    def nbytes(self) -> int:
+        """What its fields take of memory."""
+        return sum(len(name) + len(value) for name, value in self.fields.items())
+
 
 Take = Callable[[Entry], Awaitable[None]]
 """Receives an entry that is ours."""

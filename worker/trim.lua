@@ -1,7 +1,9 @@
--- Trim finished jobs that are older than the retention; never an entry that is pending or was not delivered.
+-- Trim finished jobs, oldest first: those older than the retention, and while the stream is larger than it may be. Never
+-- an entry that is pending or was not delivered. One call does a bounded amount of work; 0 says that it was the last.
 --
 -- KEYS[1] jobs stream
--- ARGV[1] consumer group   ARGV[2] retention, ms
+-- ARGV[1] consumer group   ARGV[2] retention, ms   ARGV[3] retention, bytes
+-- ARGV[4] most entries that one step removes       ARGV[5] most steps
 --
 -- Returns how many entries went.
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
@@ -21,5 +23,32 @@ local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
 if pending[1] > 0 and ms_of(pending[2]) <= ms_of(keep_from) then keep_from = pending[2] end
 local now = redis.call('TIME')
 local horizon = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[2])
-if horizon < ms_of(keep_from) then keep_from = string.format('%.0f', math.max(horizon, 0)) end
-return redis.call('XTRIM', KEYS[1], 'MINID', keep_from)
+horizon = horizon < ms_of(keep_from) and string.format('%.0f', math.max(horizon, 0)) or keep_from
+
+-- Whole nodes of the stream, for `~` alone takes a LIMIT. Small jobs share a node of a few KiB; a large one has its own.
+local function step(min_id, most)
+  return redis.call('XTRIM', KEYS[1], 'MINID', '~', min_id, 'LIMIT', most)
+end
+
+local most = tonumber(ARGV[4])
+local trimmed = 0
+for _ = 1, ARGV[5] do
+  local gone = step(horizon, most)
+  -- What is left to go then shares its node with what stays.
+  if gone == 0 then gone = redis.call('XTRIM', KEYS[1], 'MINID', horizon) end
+  if gone == 0 then break end
+  trimmed = trimmed + gone
+end
+for _ = 1, ARGV[5] do
+  -- The samples are the oldest nodes: with the default of five, a few large jobs would speak for all.
+  if redis.call('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 1000) <= tonumber(ARGV[3]) then break end
+  -- No more than it takes: a limit below the oldest node's entries removes nothing.
+  local gone, limit = 0, 1
+  while gone == 0 and limit < 2 * most do
+    gone = step(keep_from, limit)
+    limit = 2 * limit
+  end
+  if gone == 0 then break end
+  trimmed = trimmed + gone
+end
+return trimmed

@@ -1,0 +1,63 @@
+"""Cancelling answers what has no answer, through Redis alone: it needs no worker, and a waiting producer is let go.
+
+The batch is marked first, so that no more jobs are queued and workers stop; then its groups are answered in slices. A
+cancel that died half-way is completed by the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import UnknownBatchError
+from schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
+
+_CANCEL = resources.files("producer").joinpath("cancel.lua").read_text()
+_SLICE = 256
+"""Groups a call: a millisecond or two of Redis' time."""
+_KEEP_S = 86_400
+"""How long results and ledger stay once the batch is sealed: the workers' default, whose own is not known here."""
+
+
+async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
+    """How many groups are answered as cancelled by this call and by earlier ones that did not get to the end.
+
+    0 when the batch was sealed already: then nothing is written. Raises `UnknownBatchError`, `RedisUnavailableError`.
+    """
+    seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
+    head = [keys.results(batch.batch_id), keys.ledger(batch.batch_id), f"{time.time():.3f}", _KEEP_S, seal]
+    marked = await _run(connection, keys, batch, [*head, 0])
+    if marked == b"sealed":
+        return 0
+    cancelled = 0
+    for first in range(0, batch.num_groups, _SLICE):
+        groups = range(first, min(first + _SLICE, batch.num_groups))
+        answers = [encode(_answer(batch.batch_id, group)) for group in groups]
+        cancelled += await _run(connection, keys, batch, [*head, first, *answers])
+    return cancelled
+
+
+async def _run(connection: Connection, keys: Keys, batch: Batch, args: list[Any]) -> Any:
+    async def run(redis: Redis) -> Any:
+        running: Any = redis.eval(_CANCEL, 2, *args)  # redis-py types it as a string
+        return await running
+
+    reply = await connection.call("cancel", run)
+    if reply == b"unknown":
+        raise UnknownBatchError(batch.batch_id, keys.policy, "its ledger is gone: expired or deleted")
+    return reply
+
+
+def _answer(batch_id: str, group: int) -> GroupError:
+    return GroupError(
+        batch_id=batch_id,
+        group=group,
+        code=ErrorCode.CANCELLED,
+        field="batch",
+        message="the batch was cancelled before this group was answered; submit it under another batch_id to run it",
+        worker="producer",
+    )

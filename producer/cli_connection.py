@@ -1,0 +1,24 @@
+"""A connection for the length of one command, on an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from producer.connection import Connection
+
+T = TypeVar("T")
+
+
+def with_connection(redis: str, command: Callable[[Connection], Awaitable[T]]) -> T:
+    """What `command` answers. Redis is waited for a few seconds, no more. Raises `RedisUnavailableError`."""
+
+    async def run() -> T:
+        connection = Connection(redis, reconnect_s=5)
+        try:
+            return await command(connection)
+        finally:
+            await connection.aclose()
+
+    return asyncio.run(run())

@@ -1,0 +1,148 @@
+"""`rollstream dead`: what was given up on, why, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from producer.cli_connection import with_connection
+from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from producer.cli_output import EXIT_ERROR, exit_codes, printable
+from producer.connection import Connection
+from producer.dead import Listed, find, letters
+from producer.dead import drop as drop_letters
+from producer.dead import requeue as requeue_letter
+from producer.dead_report import letter_json, letter_lines, letters_table, listed_json
+from producer.errors import RedisUnavailableError
+from schemas import Keys, RollstreamError
+
+dead = typer.Typer(
+    no_args_is_help=True,
+    help="Dead letters: jobs that were given up on, kept with their bytes.",
+    epilog="Example: rollstream dead ls --policy math-7b",
+)
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ENTRY|FILTER", help="As `dead ls` shows them; with --all: text to filter by."),
+]
+Every = Annotated[bool, typer.Option("--all", help="All letters, or all with FILTER in them.")]
+
+
+@dead.command(epilog="Example: rollstream dead ls too_many_deliveries --policy math-7b")
+def ls(
+    policy: Policy,
+    text: Annotated[str, typer.Argument(metavar="[FILTER]", help="In the error, batch id, worker or entry id.")] = "",
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    json_output: Json = False,
+) -> None:
+    """List dead letters, the oldest of each partition first."""
+    with exit_codes():
+        found = with_connection(redis, lambda connection: _all(connection, Keys(policy, partitions), text))
+    if json_output:
+        typer.echo(json.dumps([listed_json(listed) for listed in found]))
+    elif found:
+        Console().print(letters_table(found))
+    else:
+        typer.echo("no dead letters" + (f" with {printable(text)!r}" if text else ""))
+
+
+@dead.command(epilog="Example: rollstream dead show 1700000000000-0 --policy math-7b --payload job.msgpack")
+def show(
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="As `dead ls` shows it.")],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    payload: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the job's original bytes here.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Show all of one dead letter: the error, its traceback and history, the entry's fields and what its payload is."""
+    with exit_codes():
+        letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions), entry))
+        if payload is not None:
+            payload.write_bytes(letter.payload)
+    typer.echo(json.dumps(letter_json(letter)) if json_output else "\n".join(letter_lines(letter)))
+
+
+@dead.command(epilog="Example: rollstream dead requeue --all 'worker-7' --policy math-7b")
+def requeue(
+    policy: Policy,
+    names: Names = None,
+    every: Every = False,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+) -> None:
+    """Queue the jobs of dead letters again, each as a batch of its own, and drop the letters.
+
+    Prints the new batch ids, a line a letter: BATCH.requeue-ENTRY. Safe to repeat at any point: no job is lost or
+    queued twice. Letters without a readable job stay, and the exit code is 1.
+    """
+    _check_names(names, every)
+    with exit_codes():
+        keys = Keys(policy, partitions)
+
+        async def call(connection: Connection) -> bool:
+            refused = False
+            chosen = [listed.name for listed in await _all(connection, keys, _filter(names))] if every else names or []
+            for name in chosen:
+                try:
+                    typer.echo(await requeue_letter(connection, keys, await find(connection, keys, name)))
+                except RedisUnavailableError:
+                    raise
+                except RollstreamError as error:  # of this letter: it stays, the others go on
+                    refused = True
+                    typer.echo(f"rollstream: {printable(str(error))}", err=True)
+            return refused
+
+        refused = with_connection(redis, call)
+    if refused:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@dead.command(epilog="Example: rollstream dead drop 1700000000000-0 --policy math-7b --yes")
+def drop(
+    policy: Policy,
+    names: Names = None,
+    every: Every = False,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove dead letters for good, bytes and all. Asks first."""
+    _check_names(names, every)
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("nobody can be asked here: give --yes")
+    with exit_codes():
+        keys = Keys(policy, partitions)
+
+        async def select(connection: Connection) -> list[Listed]:
+            if every:
+                return await _all(connection, keys, _filter(names))
+            return [(await find(connection, keys, name)).listed for name in names or []]
+
+        found = with_connection(redis, select)
+        if found and not yes:
+            typer.confirm(f"drop {len(found)} dead letters of policy {policy} for good?", abort=True)
+        with_connection(redis, lambda connection: drop_letters(connection, keys, found))
+    typer.echo(f"{len(found)} dropped")
+
+
+def _check_names(names: list[str] | None, every: bool) -> None:
+    if every and len(names or []) > 1:
+        raise typer.BadParameter("--all takes one FILTER at most")
+    if not every and not names:
+        raise typer.BadParameter("name the entries, or give --all")
+
+
+def _filter(names: list[str] | None) -> str:
+    return names[0] if names else ""
+
+
+async def _all(connection: Connection, keys: Keys, text: str) -> list[Listed]:
+    return [listed async for listed in letters(connection, keys, text)]

@@ -1,0 +1,139 @@
+"""What an operator does to a queue that runs: cancel a batch, pause and resume, drain workers, ask what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from producer.cli_connection import with_connection
+from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from producer.cli_output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes, printable
+from producer.client import AsyncClient
+from producer.connection import Connection
+from producer.doctor import examine, findings_table
+from producer.finding import FAIL
+from producer.operate import drain as drain_workers
+from producer.operate import pause as pause_queue
+from producer.operate import resume as resume_queue
+from producer.operate import wait_until_drained
+from producer.status import Status, read_status, waiting_jobs
+from schemas import Keys
+
+commands = typer.Typer()
+"""Merged into `rollstream` by `producer.cli`."""
+
+
+@commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b")
+def cancel(
+    batch_id: Annotated[str, typer.Argument(metavar="BATCH_ID", help="What `rollstream submit` printed.")],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    json_output: Json = False,
+) -> None:
+    """Cancel what is unanswered of a batch, queued or running.
+
+    Groups that have finished keep their results. The others are answered with an error of code "cancelled", so that
+    whoever waits for the batch goes on. Needs no worker; safe to repeat.
+    """
+    with exit_codes():
+
+        async def call() -> tuple[int, int]:
+            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
+                handle = await client.attach(batch_id)
+                return await handle.cancel(), handle.num_groups
+
+        cancelled, groups = asyncio.run(call())
+    if json_output:
+        counts = {"groups": groups, "finished": groups - cancelled, "cancelled": cancelled}
+        typer.echo(json.dumps({"batch_id": batch_id, **counts}))
+    elif cancelled:
+        typer.echo(f"{groups - cancelled} of {groups} groups had finished, {cancelled} cancelled")
+    else:
+        typer.echo(f"nothing to cancel: all {groups} groups were answered already")
+
+
+@commands.command(epilog="Example: rollstream pause --policy math-7b")
+def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
+    """Let no worker take a new job until `rollstream resume`.
+
+    Jobs that run are finished; submitting goes on. Workers stay up.
+    """
+    with exit_codes():
+        keys = Keys(policy, partitions)
+
+        async def call(connection: Connection) -> tuple[bool, Status]:
+            return await pause_queue(connection, keys), await read_status(connection, keys)
+
+        changed, found = with_connection(redis, call)
+    waiting = waiting_jobs(found)
+    how = "paused" if changed else "was paused already"
+    jobs = "an unknown number of jobs" if waiting is None else f"{waiting} jobs"
+    typer.echo(f"policy {policy} {how}: {jobs} waiting, {sum(queue.pending for queue in found.queues)} running")
+
+
+@commands.command(epilog="Example: rollstream resume --policy math-7b")
+def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS) -> None:
+    """Let workers take jobs again after `rollstream pause`."""
+    with exit_codes():
+        changed = with_connection(redis, lambda connection: resume_queue(connection, Keys(policy)))
+    typer.echo(f"policy {policy} resumed" if changed else f"policy {policy} was not paused")
+
+
+@commands.command(
+    epilog="Example: rollstream drain --all --policy math-7b --wait. `rollstream status` names the workers."
+)
+def drain(
+    policy: Policy,
+    workers: Annotated[list[str] | None, typer.Argument(metavar="WORKER", help="Names, or --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every live worker.")] = False,
+    redis: RedisUrl = DEFAULT_REDIS,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once they are gone.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")] = None,
+) -> None:
+    """Ask workers to end as on SIGTERM: they finish what fits their grace period and give the rest back."""
+    if bool(workers) == every:
+        raise typer.BadParameter("name the workers, or give --all")
+    if timeout is not None and not wait:
+        raise typer.BadParameter("--timeout needs --wait")
+    with exit_codes():
+        keys = Keys(policy)
+
+        async def call(connection: Connection) -> bool:
+            named = await drain_workers(connection, keys, None if every else workers)
+            typer.echo("".join(f"{printable(name)} drains\n" for name in named) or "no live worker\n", nl=False)
+            try:
+                async with asyncio.timeout(timeout if wait else None):
+                    if wait:
+                        await wait_until_drained(connection, keys, named)
+            except TimeoutError:
+                return False
+            return True
+
+        in_time = with_connection(redis, call)
+    if not in_time:
+        typer.echo(f"rollstream: not all are gone after {timeout:g} s; they go on draining", err=True)
+        raise typer.Exit(EXIT_TIMED_OUT)
+
+
+@commands.command(epilog="Example: rollstream doctor --policy math-7b. Exits 1 when something fails, 0 on warnings.")
+def doctor(
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    lease_s: Annotated[float, typer.Option(min=0.5, help="The workers' --lease-s.")] = 30.0,
+    json_output: Json = False,
+) -> None:
+    """Check Redis, the queue and its workers: what was seen, and what to do about it. Changes nothing."""
+    with exit_codes():
+        findings = asyncio.run(examine(redis, Keys(policy, partitions), lease_s))
+    if json_output:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        Console().print(findings_table(findings))
+    raise typer.Exit(EXIT_ERROR if any(finding.level == FAIL for finding in findings) else 0)

@@ -1,0 +1,254 @@
+"""`rollstream replay`: which jobs, what it would queue or has queued, and whether the same came out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+import shlex
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from producer.answers import Answer
+from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from producer.cli_output import EXIT_SOME_FAILED, exit_codes
+from producer.connection import Connection
+from producer.ledger import is_entry_id
+from producer.progress import progress_bar
+from producer.replay import Pace, Prepared, prepare, queue_replay
+from producer.replay_plan import Replay, new_batch_id
+from producer.replay_report import (
+    comparison_json,
+    comparison_line,
+    plan_json,
+    plan_table,
+    replay_json,
+    skipped_lines,
+)
+from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector, as_options, read_moment
+from producer.verify import expected_to_differ, stored_answers, verify
+from schemas import Keys
+
+EPILOG = """Examples:
+
+rollstream replay --policy math-7b --batch step-41 --dry-run
+
+rollstream replay --policy math-7b --batch step-41 --verify
+
+rollstream replay --policy math-7b --since 2h --until 30m --rate 20
+
+rollstream replay --policy math-7b --dead too_many_deliveries
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the selected jobs are queued, and what happens after."""
+
+    batch_id: str | None
+    attempt: str
+    """Decides the default batch ids: the same again gives the same."""
+    dry_run: bool
+    rate: float | None
+    verify: bool
+    timeout: float | None
+    json: bool
+
+    def named(self, original_id: str) -> str:
+        return self.batch_id or new_batch_id(original_id, self.attempt)
+
+
+def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
+    policy: Policy,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="FILTER", help="With --dead: part of the error, batch, worker or entry id."),
+    ] = None,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    batch: Annotated[str | None, typer.Option(metavar="ID", help="All jobs of this batch.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="ENTRY", help="The job of one entry: 1700000000000-0.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="Jobs queued since then: ISO 8601, or 90s, 30m, 2h, 1d ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="T", help="With --since; default: now.")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Dead letters: all, or those with FILTER.")] = False,
+    incomplete: Annotated[
+        bool, typer.Option("--partial", help="With --batch: also if some of its jobs are gone.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be queued and write nothing.")] = False,
+    rate: Annotated[float | None, typer.Option(metavar="JOBS_PER_S", min=0.001, help="Queue no faster.")] = None,
+    batch_id: Annotated[
+        str | None, typer.Option(metavar="NEW", help="The new batch's id; the same again queues what is missing.")
+    ] = None,
+    attempt: Annotated[
+        str | None, typer.Option("--continue", metavar="ATTEMPT", help="Go on with a replay that ended half-way.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--verify", help="Wait, and compare every token with the original's stored results.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --verify: seconds to wait; then exit 4.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Queue jobs again, finished or dead, as new batches.
+
+    The originals and their results stay as they are. Finished jobs can be
+    replayed until the workers trim them (--retention-s, a day).
+
+    The selected jobs of one batch become one new batch with the same prompts,
+    config and seeds: a seeded batch gives the same tokens again, also when only
+    some of its jobs are replayed. Its id is <original>.replay-<6 hex>, another
+    one each time, or --batch-id. A replay is a batch as any other: it can be
+    replayed, and --since finds it too.
+
+    The new batch ids go to stdout, one a line. A replay that ended half-way
+    says how to queue the rest.
+
+    Exit codes: 0 good, with --verify: identical; 3 something differs, 4 no
+    results in time, 1 error, 2 usage.
+    """
+    if sum((batch is not None, job is not None, since is not None, dead)) != 1:
+        raise typer.BadParameter("choose one of --batch, --job, --since and --dead")
+    _need(text is None or dead, "FILTER needs --dead")
+    _need(until is None or since is not None, "--until needs --since")
+    _need(not incomplete or batch is not None, "--partial needs --batch")
+    _need(timeout is None or compare, "--timeout needs --verify")
+    _need(not (dry_run and compare), "--dry-run queues nothing that --verify could compare")
+    _need(not (batch_id and attempt), "--continue is for default ids; repeat --batch-id instead")
+    _need(job is None or is_entry_id(job), f"--job: {job!r} is no entry id such as 1700000000000-0")
+    _need(rate is None or math.isfinite(rate), "--rate must be finite")
+    _moments(since, until, 0)
+
+    def selector(now_ms: int) -> Selector:
+        if batch is not None:
+            return ByBatch(batch, incomplete)
+        if job is not None:
+            return ByEntry(job)
+        return ByLetter(text or "") if dead else ByTime(*_moments(since, until, now_ms))
+
+    way = _Way(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
+    with exit_codes():
+        raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, way)))
+
+
+def _need(condition: bool, problem: str) -> None:
+    if not condition:
+        raise typer.BadParameter(problem)
+
+
+def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, int]:
+    """Unix milliseconds. The span ends before now: no more jobs can come into it, so it selects the same ones again."""
+    latest = max(0, now_ms - 1)
+    try:
+        first = 0 if since is None else read_moment(since, now_ms)
+        last = latest if until is None else min(latest, read_moment(until, now_ms))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    _need(now_ms == 0 or first <= last, "--since must be before --until, and in the past by Redis' clock")
+    return first, last
+
+
+async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], way: _Way) -> int:
+    async with _connected(redis) as connection:
+        seconds, micros = await connection.call("read the time", lambda client: client.time())
+        selector = selector_at(seconds * 1000 + micros // 1000)
+        with progress_bar("reading", None, "jobs") as seen:
+            prepared = await prepare(connection, keys, selector, way.named, seen)
+        if way.batch_id is not None and len(prepared.replays) > 1:
+            raise typer.BadParameter(f"--batch-id names one batch, {len(prepared.replays)} are selected")
+        if way.dry_run:
+            _show(prepared, way.json)
+            return 0
+        for line in skipped_lines(prepared.skipped):
+            typer.echo(line, err=True)
+        stored = [await _stored(connection, keys, replay) for replay in prepared.replays] if way.verify else []
+        with _explained(keys, selector, way):
+            await _queue(connection, keys, prepared, way)
+        return await _verify(connection, keys, prepared, stored, way) if way.verify else 0
+
+
+@asynccontextmanager
+async def _connected(redis: str) -> AsyncIterator[Connection]:
+    connection = Connection(redis, reconnect_s=60)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
+
+
+def _show(prepared: Prepared, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(plan_json(prepared)))
+        return
+    Console().print(plan_table(prepared))
+    for line in skipped_lines(prepared.skipped):
+        typer.echo(line, err=True)
+    typer.echo("nothing was queued (--dry-run)", err=True)
+
+
+async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
+    if expected_to_differ(replay):
+        warning = "is sampled without a seed at a temperature above 0: its replay is expected to differ"
+        typer.echo(f"{replay.original_id} {warning}", err=True)
+    return await stored_answers(connection, keys, replay)
+
+
+@contextmanager
+def _explained(keys: Keys, selector: Selector, way: _Way) -> Iterator[None]:
+    """Say how to go on, whatever ends the queueing half-way: an error or Ctrl-C."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            name = ["--batch-id", way.batch_id] if way.batch_id else ["--continue", way.attempt]
+            where = ["--policy", keys.policy, *(["--partitions", str(keys.partitions)] if keys.partitions > 1 else [])]
+            command = shlex.join(["rollstream", "replay", *where, *as_options(selector), *name])
+            typer.echo(
+                f"what was queued stays queued; this queues the rest, with the same --redis:\n{command}", err=True
+            )
+
+
+async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: _Way) -> None:
+    """Queue all, and print the batches that were queued whole, also when it ended half-way."""
+    pace, queued, before = Pace(way.rate), list[Replay](), 0
+    try:
+        with progress_bar("queueing", sum(replay.batch.num_jobs for replay in prepared.replays), "jobs") as show:
+            for replay in prepared.replays:
+                await queue_replay(connection, keys, replay, pace, partial(_show_sum, show, before))
+                queued.append(replay)
+                before += replay.batch.num_jobs
+    finally:
+        for replay in queued:
+            typer.echo(f"{replay.batch.num_groups} groups queued in {replay.batch.num_jobs} jobs", err=True)
+            if not (way.json and way.verify):  # then its line has the comparison too
+                typer.echo(json.dumps(replay_json(replay)) if way.json else replay.batch.batch_id)
+
+
+def _show_sum(show: Callable[[int], None], before: int, done: int) -> None:
+    show(before + done)
+
+
+async def _verify(
+    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], way: _Way
+) -> int:
+    """Compare each batch with its original; the exit code. Raises `ResultTimeoutError`."""
+    loop = asyncio.get_running_loop()
+    end = None if way.timeout is None else loop.time() + way.timeout
+    code = 0
+    for replay, answers in zip(prepared.replays, stored, strict=True):
+        left = None if end is None else max(0.0, end - loop.time())
+        comparison = await verify(connection, keys, replay, answers, left)
+        code = code if comparison.identical else EXIT_SOME_FAILED
+        typer.echo(comparison_line(replay, comparison), err=True)
+        if way.json:
+            typer.echo(json.dumps({**replay_json(replay), "verify": comparison_json(comparison)}))
+    return code

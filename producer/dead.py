@@ -1,0 +1,164 @@
+"""Dead letters of every partition: listed without their payloads, read whole one by one, queued again, dropped.
+
+A letter is named by its entry id, with the partition before it (`3/1700000000000-0`) where two have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib import resources
+from itertools import groupby
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import RequeueRefusedError, UnknownLetterError
+from producer.ledger import is_entry_id
+from producer.replay import replay_dead
+from producer.selection import Place, letter_texts
+from schemas import DeadLetter, Job, Keys, SchemaError, decode
+from schemas.envelope import PAYLOAD
+
+_LIST = resources.files("producer").joinpath("dead.lua").read_text()
+_READ_COUNT = 16
+"""Entries a call: Redis copies their payloads to look at them."""
+_DROP_COUNT = 500
+_NAME_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One dead letter, as listed."""
+
+    partition: int
+    entry_id: str
+    """In the stream of dead letters."""
+    data: bytes
+    """The encoded `DeadLetter`, as it was found."""
+    payload_bytes: int
+
+    @property
+    def name(self) -> str:
+        """What `find` takes."""
+        return f"{self.partition}/{self.entry_id}"
+
+    def read(self) -> DeadLetter | SchemaError:
+        """Why and when the job was given up on, or why that cannot be read."""
+        try:
+            return decode(self.data, DeadLetter)
+        except SchemaError as error:
+            return error
+
+    @property
+    def batch_id(self) -> str:
+        """By the entry's own fields; empty where they do not tell."""
+        letter = self.read()
+        fields = {} if isinstance(letter, SchemaError) else dict(letter.fields)
+        return fields.get(b"batch", b"").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One dead letter with its payload."""
+
+    listed: Listed
+    payload: bytes
+
+    @cached_property
+    def job(self) -> Job | SchemaError:
+        """What was to be done, or why nobody can tell."""
+        try:
+            return decode(self.payload, Job)
+        except SchemaError as error:
+            return error
+
+
+async def letters(connection: Connection, keys: Keys, text: str = "") -> AsyncIterator[Listed]:
+    """Those with `text` in their error, batch id, worker or entry ids, the oldest of each partition first.
+
+    Raises `RedisUnavailableError`.
+    """
+    for partition in range(keys.partitions):
+        async for listed in _partition(connection, keys, partition):
+            place = Place(keys.dead(partition), listed.entry_id)
+            if text in "\n".join(letter_texts(place, {b"letter": listed.data})):
+                yield listed
+
+
+async def _partition(connection: Connection, keys: Keys, partition: int) -> AsyncIterator[Listed]:
+    key, position = keys.dead(partition), "-"
+    while True:
+
+        async def read(redis: Redis, first: str) -> Any:
+            running: Any = redis.eval(_LIST, 1, key, first, str(_READ_COUNT))  # redis-py types it as a string
+            return await running
+
+        rows = await connection.call("list dead letters", partial(read, first=position))
+        for entry, data, size in rows:
+            yield Listed(partition, entry.decode(), data, size)
+        if len(rows) < _READ_COUNT:
+            return
+        position = f"({rows[-1][0].decode()}"
+
+
+async def find(connection: Connection, keys: Keys, name: str) -> Letter:
+    """The letter of that name. Raises `UnknownLetterError`, `RedisUnavailableError`."""
+    where, _, entry_id = name.rpartition("/")
+    if not is_entry_id(entry_id) or (where and not (where.isascii() and where.isdigit() and len(where) < 5)):
+        raise UnknownLetterError(
+            name, keys.policy, "write an entry id such as 1700000000000-0, see `rollstream dead ls`"
+        )
+    partitions = [int(where)] if where else range(keys.partitions)
+    found = [letter for p in partitions if (letter := await _read(connection, keys, p, entry_id)) is not None]
+    if not found:
+        raise UnknownLetterError(name, keys.policy, "not there (any more), see `rollstream dead ls`")
+    if len(found) > 1:
+        names = " or ".join(letter.listed.name for letter in found)
+        raise UnknownLetterError(name, keys.policy, f"there are several: write {names}")
+    return found[0]
+
+
+async def _read(connection: Connection, keys: Keys, partition: int, entry_id: str) -> Letter | None:
+    key = keys.dead(partition)
+    rows: Any = await connection.call("read a dead letter", lambda redis: redis.xrange(key, entry_id, entry_id))
+    if not rows:
+        return None
+    entry, fields = rows[0]
+    payload = fields.get(PAYLOAD, b"")
+    return Letter(Listed(partition, entry.decode(), fields.get(b"letter", b""), len(payload)), payload)
+
+
+async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:
+    """Queue the letter's job again as a batch of its own, then drop the letter; the new batch's id.
+
+    Repeating it after a failure at any point neither loses nor doubles the job: the new id follows from the letter.
+    Raises `RequeueRefusedError`, and what `replay_dead` raises; then the letter stays.
+    """
+    if isinstance(letter.job, SchemaError):
+        raise RequeueRefusedError(letter.listed.name, str(letter.job))
+    suffix = f".requeue-{letter.listed.entry_id}"
+    batch_id = letter.job.batch_id[: _NAME_LENGTH - len(suffix)] + suffix
+    place = Place(keys.dead(letter.listed.partition), letter.listed.entry_id)
+    await replay_dead(connection, keys, [place], batch_id)
+    await drop(connection, keys, [letter.listed])
+    return batch_id
+
+
+async def drop(connection: Connection, keys: Keys, listed: Iterable[Listed]) -> None:
+    """Remove letters, bytes and all. Those that are gone already are no error. Raises `RedisUnavailableError`."""
+    for partition, members in groupby(sorted(listed, key=_partition_of), key=_partition_of):
+        key, entries = keys.dead(partition), [letter.entry_id for letter in members]
+        for start in range(0, len(entries), _DROP_COUNT):
+            some = entries[start : start + _DROP_COUNT]
+            await connection.call("drop dead letters", partial(_delete, key=key, entries=some))
+
+
+def _partition_of(listed: Listed) -> int:
+    return listed.partition
+
+
+async def _delete(redis: Redis, key: str, entries: list[str]) -> int:
+    return int(await redis.xdel(key, *entries))

@@ -1,0 +1,34 @@
+"""How long a job may wait and run, checked before anything is queued: a worker would refuse the whole job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from producer.errors import DeadlineError
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Of every job of a submit; None: none. No part of the batch's content digest."""
+
+    queue_deadline_s: float | None = None
+    """From the entry's id to its first delivery, by Redis' clock."""
+    run_deadline_s: float | None = None
+    """Of one delivery, from admission."""
+
+    @classmethod
+    def of(cls, queue_deadline_s: object, run_deadline_s: object) -> Self:
+        """Raises `DeadlineError`."""
+        return cls(_seconds("queue_deadline_s", queue_deadline_s), _seconds("run_deadline_s", run_deadline_s))
+
+
+NO_DEADLINES = Deadlines()
+
+
+def _seconds(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise DeadlineError(name, value)
+    return float(value)

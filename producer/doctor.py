@@ -1,0 +1,43 @@
+"""What is wrong with a policy's queue, from one look at it: pure, so that every fault has a test."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from producer.cli_output import printable
+from producer.doctor_probe import Probe, probe
+from producer.doctor_queue import queue_findings
+from producer.doctor_redis import redis_findings, unreachable
+from producer.errors import RedisUnavailableError
+from producer.finding import FAIL, OK, WARN, Finding
+from schemas import Keys
+
+_STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+
+
+def diagnose(found: Probe, lease_s: float) -> list[Finding]:
+    """Every check once or more; `lease_s` is the workers' `--lease-s`, in seconds."""
+    return [*redis_findings(found), *queue_findings(found, lease_s)]
+
+
+async def examine(url: str, keys: Keys, lease_s: float) -> list[Finding]:
+    """Look and judge. Reads, never writes; that there is no Redis is a finding too."""
+    try:
+        return diagnose(await probe(url, keys, lease_s), lease_s)
+    except RedisUnavailableError as error:
+        return [unreachable(error)]
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """A row a finding, its remedy below what was seen."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for column in ("", "check"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("seen", overflow="fold")
+    for finding in findings:
+        seen = Text(printable(finding.seen))
+        if finding.remedy:
+            seen.append(f"\n-> {printable(finding.remedy)}", style="bold")
+        table.add_row(Text(finding.level, style=_STYLES[finding.level]), Text(finding.check), seen)
+    return table

@@ -1,0 +1,257 @@
+"""Looks at everything that the doctor judges, and judges nothing. It never writes.
+
+Rights are asked for with arguments that no command takes: Redis checks the right first and then refuses the call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import RedisUnavailableError
+from producer.redis_faults import AWAY, fault_of
+from producer.status import Queue, Worker, read_paused, read_queue, read_worker
+from schemas import Keys
+from schemas.keys import GROUP
+
+_MOST_PARTITIONS = 1024
+_PINGS = 7
+_MOST_STRANDED = 1000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that Redis did not let us see."""
+
+    what: str
+    problem: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSeen:
+    """A name in the consumer group."""
+
+    name: str
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSeen:
+    """One partition. `group` is false also where there is no stream."""
+
+    queue: Queue
+    group: bool
+    consumers: tuple[ConsumerSeen, ...]
+    stranded: int
+    """Pending entries idle for a lease and a half, renewed and taken over by nobody; counted up to 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One policy and its Redis at one moment. What could not be read is empty and stands in `refusals`."""
+
+    url: str
+    policy: str
+    info: Mapping[str, str]
+    """Of INFO, all sections."""
+    appendfsync: str
+    round_trips_s: tuple[float, ...]
+    clock_ahead_s: float
+    """Redis' clock minus ours."""
+    refused_commands: Mapping[str, str]
+    """Commands that this user or this server does not run, with Redis' words."""
+    wrong_types: Mapping[str, tuple[str, str]]
+    """Keys that hold something else: the expected and the found type."""
+    partitions: tuple[PartitionSeen, ...]
+    """Those whose keys could be read."""
+    beyond: tuple[int, ...]
+    """Partitions with a stream of jobs that the number of partitions does not cover."""
+    workers: tuple[Worker, ...]
+    paused: bool
+    paused_s_ago: float | None
+    refusals: tuple[Refusal, ...]
+
+
+async def probe(url: str, keys: Keys, lease_s: float) -> Probe:
+    """Raises `RedisUnavailableError` when there is no Redis to look at."""
+    connection = Connection(url, reconnect_s=0)
+    try:
+        return await _Prober(connection, keys, lease_s).look()
+    finally:
+        await connection.aclose()
+
+
+class _Prober:
+    """Goes on where a single command is refused, and remembers what was."""
+
+    def __init__(self, connection: Connection, keys: Keys, lease_s: float) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._stranded_ms = int(1500 * lease_s)
+        self._refusals: list[Refusal] = []
+
+    async def look(self) -> Probe:
+        round_trips = await self._connection.call("ping", _round_trips)
+        ahead, now = await self._try("read the clock", _clock, (0.0, time.time()))
+        workers: list[bytes] = await self._try("list the workers", self._worker_keys, [])
+        expected = self._expected(workers)
+        nothing: dict[str | bytes, str] = {}
+        types = await self._try("read the types of keys", partial(_types, keys=expected), nothing)
+        wrong = {key: (expected[key], found) for key, found in types.items() if found not in ("none", expected[key])}
+        paused, paused_s_ago = await self._paused(wrong, now)
+        return Probe(
+            url=self._connection.url,
+            policy=self._keys.policy,
+            info=await self._try("run INFO", _info, {}),
+            appendfsync=await self._try("run CONFIG GET", _appendfsync, ""),
+            round_trips_s=round_trips,
+            clock_ahead_s=ahead,
+            refused_commands=await self._try("ask for rights", partial(_refused_commands, keys=self._keys), {}),
+            wrong_types={_text(key): types for key, types in wrong.items()},
+            partitions=await self._partitions(wrong, now),
+            beyond=await self._try("look for other partitions", self._beyond, ()),
+            workers=await self._workers([key for key in workers if key not in wrong], now),
+            paused=paused,
+            paused_s_ago=paused_s_ago,
+            refusals=tuple(self._refusals),
+        )
+
+    async def _paused(self, wrong: Mapping[str | bytes, object], now: float) -> tuple[bool, float | None]:
+        if self._keys.control() in wrong:
+            return False, None
+        return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
+
+    async def _try(self, what: str, command: Callable[[Redis], Awaitable[T]], default: T) -> T:
+        try:
+            return await self._connection.call(what, command)
+        except RedisUnavailableError as error:
+            if fault_of(error.__cause__) is AWAY:
+                raise
+            self._refusals.append(Refusal(what, error.problem, error.advice))
+            return default
+
+    def _expected(self, workers: list[bytes]) -> dict[str | bytes, str]:
+        """The type that each key must have."""
+        streams = [key(p) for p in range(self._keys.partitions) for key in (self._keys.jobs, self._keys.dead)]
+        expected: dict[str | bytes, str] = dict.fromkeys([*streams, self._keys.versions()], "stream")
+        return expected | dict.fromkeys([self._keys.control(), *workers], "hash")
+
+    async def _worker_keys(self, redis: Redis) -> list[bytes]:
+        return sorted([key async for key in redis.scan_iter(match=self._keys.workers_pattern(), count=500)])
+
+    async def _workers(self, keys: list[bytes], now: float) -> tuple[Worker, ...]:
+        async def read(redis: Redis) -> list[Worker | None]:
+            return [await read_worker(redis, self._keys, key, now) for key in keys]
+
+        found: list[Worker | None] = await self._try("read the workers", read, [])
+        return tuple(worker for worker in found if worker is not None)
+
+    async def _partitions(self, wrong: Mapping[str | bytes, object], now: float) -> tuple[PartitionSeen, ...]:
+        seen = []
+        for number in range(self._keys.partitions):
+            if not {self._keys.jobs(number), self._keys.dead(number)} & wrong.keys():
+                look = self._partition(number, now)
+                seen.append(await self._try(f"read partition {number}", look, None))
+        return tuple(partition for partition in seen if partition is not None)
+
+    def _partition(self, number: int, now: float) -> Callable[[Redis], Awaitable[PartitionSeen | None]]:
+        async def look(redis: Redis) -> PartitionSeen:
+            jobs = self._keys.jobs(number)
+            queue = await read_queue(redis, self._keys, number, now)
+            try:
+                rows: Any = await redis.xinfo_consumers(jobs, GROUP)
+            except exceptions.ResponseError as error:
+                if "no such key" in str(error) or str(error).startswith("NOGROUP"):
+                    return PartitionSeen(queue, False, (), 0)
+                raise
+            consumers = tuple(ConsumerSeen(_text(row["name"]), row["pending"]) for row in rows)
+            stranded: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=self._stranded_ms)
+            return PartitionSeen(queue, True, consumers, len(stranded))
+
+        return look
+
+    async def _beyond(self, redis: Redis) -> tuple[int, ...]:
+        numbers = range(self._keys.partitions, _MOST_PARTITIONS)
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                pipe.exists(self._keys.jobs(number))
+            found = await pipe.execute()
+        return tuple(number for number, exists in zip(numbers, found, strict=True) if exists)
+
+
+def _text(key: str | bytes) -> str:
+    return key if isinstance(key, str) else key.decode("utf-8", "backslashreplace")
+
+
+async def _round_trips(redis: Redis) -> tuple[float, ...]:
+    seconds = []
+    for _ in range(_PINGS):
+        sent = time.perf_counter()
+        await redis.ping()
+        seconds.append(time.perf_counter() - sent)
+    return tuple(seconds)
+
+
+async def _clock(redis: Redis) -> tuple[float, float]:
+    """Redis' clock minus ours in the middle of the round trip, and Redis' clock; unix seconds."""
+    sent = time.time()
+    seconds, micros = await redis.time()
+    now = seconds + micros / 1e6
+    return now - (sent + time.time()) / 2, now
+
+
+async def _info(redis: Redis) -> dict[str, str]:
+    return {name: str(value) for name, value in (await redis.info()).items()}
+
+
+async def _appendfsync(redis: Redis) -> str:
+    return str((await redis.config_get("appendfsync")).get("appendfsync", ""))
+
+
+async def _types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes, str]:
+    names = list(keys)
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in names:
+            pipe.type(key)
+        found = await pipe.execute()
+    return {key: kind.decode() for key, kind in zip(names, found, strict=True)}
+
+
+async def _refused_commands(redis: Redis, keys: Keys) -> dict[str, str]:
+    """What producers and workers need and Redis does not run for us. `EVAL` is a script that touches nothing."""
+    jobs, control = keys.jobs(0), keys.control()
+    calls: dict[str, tuple[str, ...]] = {
+        "EVAL": ("return 1", "0"),
+        "EVALSHA": ("0" * 40, "0"),
+        "XADD": (jobs, "no-id", "field", "value"),
+        "XGROUP CREATE": (jobs, GROUP, "no-id"),
+        "XREADGROUP": ("GROUP", GROUP, "doctor", "COUNT", "no-number", "STREAMS", jobs, ">"),
+        "XAUTOCLAIM": (jobs, GROUP, "doctor", "no-number", "0-0"),
+        "XCLAIM": (jobs, GROUP, "doctor", "no-number", "0-0"),
+        "XTRIM": (jobs, "MINID", "no-id"),
+        "HSET": (control, "field", "value", "field"),
+        "HINCRBY": (control, "field", "no-number"),
+        "EXPIRE": (control, "no-number"),
+    }
+    async with redis.pipeline(transaction=False) as pipe:
+        for command, args in calls.items():
+            pipe.execute_command(*command.split(), *args)
+        replies = await pipe.execute(raise_on_error=False)
+    return {command: str(reply) for command, reply in zip(calls, replies, strict=True) if _is_refusal(reply)}
+
+
+def _is_refusal(reply: object) -> bool:
+    """Of the right or of the command itself; that our arguments are wrong is what we wanted to hear."""
+    if not isinstance(reply, exceptions.RedisError):
+        return False
+    return isinstance(reply, exceptions.NoPermissionError) or "unknown command" in str(reply) or fault_of(reply).passes

@@ -1,0 +1,154 @@
+"""What the doctor makes of a policy's queue and of its workers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from producer.doctor_probe import Probe
+from producer.finding import FAIL, WARN, Finding, graded
+from producer.status import age
+
+_OLD_S = 600.0
+"""A job that has waited longer is worth a look."""
+
+
+def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
+    """In the order in which an operator mends them."""
+    yield from _wrong_types(found)
+    yield _partitions(found)
+    yield from _consumer_groups(found)
+    yield _workers(found)
+    yield from _differing(found)
+    yield _paused(found)
+    yield _backlog(found)
+    yield _consumers(found)
+    yield _stranded(found, lease_s)
+    yield _dead_letters(found)
+
+
+def _wrong_types(found: Probe) -> Iterator[Finding]:
+    for key, (expected, kind) in sorted(found.wrong_types.items()):
+        remedy = "something else wrote it: use another policy or database, or RENAME the key and start again"
+        yield Finding("key", FAIL, f"{key} is a {kind}, not a {expected}", remedy)
+
+
+def _partitions(found: Probe) -> Finding:
+    beyond = ", ".join(map(str, found.beyond))
+    return graded(
+        "partitions",
+        f"jobs also in partition {beyond}" if beyond else "no jobs outside of them",
+        fail=bool(beyond),
+        remedy="give --partitions as the producers do, the same to all workers: nobody here reads jobs out there",
+    )
+
+
+def _consumer_groups(found: Probe) -> Iterator[Finding]:
+    missing = [seen.queue.partition for seen in found.partitions if not seen.group]
+    where = ", ".join(map(str, missing))
+    yield graded(
+        "consumer group",
+        f"missing in partition {where}" if missing else f"in all {len(found.partitions)} partitions",
+        fail=bool(missing and found.workers),
+        warn=bool(missing),
+        remedy=(
+            "workers live but do not read there: are they started with the same --partitions?"
+            if found.workers
+            else "the first worker creates it: start one"
+        ),
+    )
+
+
+def _workers(found: Probe) -> Finding:
+    unfinished = _waiting(found) + sum(seen.queue.pending for seen in found.partitions)
+    return graded(
+        "workers",
+        f"{len(found.workers)} live, {unfinished} jobs unfinished",
+        fail=bool(unfinished and not found.workers),
+        warn=not found.workers,
+        remedy=f"start one: rollstream-worker --policy {found.policy}",
+    )
+
+
+def _differing(found: Probe) -> Iterator[Finding]:
+    for field, what in (("model", "model"), ("policy_version", "policy version")):
+        values = sorted({worker.fields.get(field, "") for worker in found.workers})
+        if len(values) > 1:
+            seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in values)}"
+            remedy = (
+                "drain those that are wrong, or wait if they are being changed: one batch is answered by all of them"
+            )
+            yield Finding(what, WARN, seen, remedy)
+
+
+def _paused(found: Probe) -> Finding:
+    since = "" if found.paused_s_ago is None else f" for {age(found.paused_s_ago)}"
+    return graded(
+        "pause",
+        f"the queue is paused{since}" if found.paused else "the queue is not paused",
+        warn=found.paused,
+        remedy=f"rollstream resume --policy {found.policy}",
+    )
+
+
+def _backlog(found: Probe) -> Finding:
+    ages = [seen.queue.oldest_waiting_s for seen in found.partitions if seen.queue.oldest_waiting_s is not None]
+    oldest = max(ages, default=0.0)
+    return graded(
+        "backlog",
+        f"{_waiting(found)} jobs waiting, the oldest for {age(oldest)}" if ages else "no job waits",
+        warn=oldest > _OLD_S,
+        remedy="start more workers, or submit less: see `rollstream status` for what they do",
+    )
+
+
+def _waiting(found: Probe) -> int:
+    """At least: before Redis 7 only that some job waits is known."""
+    queues = [seen.queue for seen in found.partitions]
+    return sum(int(q.oldest_waiting_s is not None) if q.waiting is None else q.waiting for q in queues)
+
+
+def _consumers(found: Probe) -> Finding:
+    live = {worker.consumer for worker in found.workers}
+    gone = [(seen, c) for seen in found.partitions for c in seen.consumers if c.name not in live and c.pending]
+    jobs = sum(consumer.pending for _, consumer in gone)
+    return graded(
+        "consumers",
+        f"{len({c.name for _, c in gone})} are gone and hold {jobs} jobs: {_some([c.name for _, c in gone])}"
+        if gone
+        else f"{len({c.name for seen in found.partitions for c in seen.consumers})}, none gone with jobs in hand",
+        warn=bool(gone),
+        remedy="live workers take these over when the lease ends; without one, start one",
+    )
+
+
+def _stranded(found: Probe, lease_s: float) -> Finding:
+    """Workers that are full or paused take over nothing, as they take no new jobs: that is not yet a fault."""
+    count = sum(seen.stranded for seen in found.partitions)
+    where = ", ".join(str(seen.queue.partition) for seen in found.partitions if seen.stranded)
+    busy = found.workers and (found.paused or _waiting(found))
+    return graded(
+        "stranded",
+        f"{count} jobs idle for more than {1.5 * lease_s:g} s, in partition {where}" if count else "none left behind",
+        fail=bool(count and not busy),
+        warn=bool(count),
+        remedy=(
+            "no worker renews or takes them: are all full, paused, hung, or started with a longer --lease-s?"
+            if found.workers
+            else "no worker takes them over: start one"
+        ),
+    )
+
+
+def _dead_letters(found: Probe) -> Finding:
+    count = sum(seen.queue.dead_letters for seen in found.partitions)
+    return graded(
+        "dead letters",
+        str(count),
+        warn=bool(count),
+        remedy=f"rollstream dead ls --policy {found.policy}; then requeue or drop them",
+    )
+
+
+def _some(names: list[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")

@@ -1,0 +1,154 @@
+"""What the doctor makes of Redis itself: whether it can hold a queue, keeps it, and is near. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from producer.doctor_probe import Probe
+from producer.errors import RedisUnavailableError
+from producer.finding import FAIL, WARN, Finding, graded
+
+_OLDEST = (6, 2)
+_FAR_S = 0.02
+_CLOCK_OFF_S = 1.0
+_MEMORY_WARN, _MEMORY_FAIL = 0.8, 0.95
+
+
+def unreachable(error: RedisUnavailableError) -> Finding:
+    """The only finding where there is no Redis."""
+    return Finding("redis", FAIL, f"{error.url}: {error.problem}", error.advice)
+
+
+def redis_findings(found: Probe) -> Iterator[Finding]:
+    """In the order in which an operator mends them."""
+    yield graded("redis", f"{found.url} answers", remedy="")
+    yield from _refusals(found)
+    if found.info:
+        yield _version(found)
+        yield _role(found)
+        yield _eviction(found)
+        yield _memory(found)
+        yield _append_only_file(found)
+        yield from _last_saves(found)
+    yield _rights(found)
+    yield _clock(found)
+    yield _round_trip(found)
+
+
+def _refusals(found: Probe) -> Iterator[Finding]:
+    """INFO and CONFIG are often taken away, by managed services above all: what they tell is then not known."""
+    for refusal in found.refusals:
+        only_unknown = refusal.what in ("run INFO", "run CONFIG GET")
+        level = WARN if only_unknown else FAIL
+        yield Finding("access", level, f"cannot {refusal.what}: {refusal.problem}", refusal.advice)
+
+
+def _version(found: Probe) -> Finding:
+    version = found.info.get("redis_version", "")
+    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    return graded(
+        "version",
+        version or "unknown",
+        fail=len(parts) == 2 and parts < _OLDEST,
+        warn=len(parts) < 2,
+        remedy="Rollstream needs Redis 6.2 or newer",
+    )
+
+
+def _role(found: Probe) -> Finding:
+    role = found.info.get("role", "unknown")
+    link = found.info.get("master_link_status")
+    return graded(
+        "role",
+        role if link is None else f"{role}, its link to the primary is {link}",
+        fail=role == "slave",
+        remedy="a replica takes no writes: give producers and workers the URL of the primary",
+    )
+
+
+def _eviction(found: Probe) -> Finding:
+    policy = found.info.get("maxmemory_policy", "unknown")
+    return graded(
+        "eviction",
+        f"maxmemory-policy {policy}",
+        fail=policy != "noeviction",
+        remedy="CONFIG SET maxmemory-policy noeviction: any other throws away jobs and results when memory is short",
+    )
+
+
+def _memory(found: Probe) -> Finding:
+    used, limit = (_number(found.info.get(name)) for name in ("used_memory", "maxmemory"))
+    if not limit:
+        return graded("memory", f"{_mib(used)} used, no limit", remedy="")
+    return graded(
+        "memory",
+        f"{_mib(used)} of {_mib(limit)} used",
+        fail=used >= _MEMORY_FAIL * limit,
+        warn=used >= _MEMORY_WARN * limit,
+        remedy="raise maxmemory, read or delete old results, or shorten the workers' --result-ttl-s and --retention-s",
+    )
+
+
+def _append_only_file(found: Probe) -> Finding:
+    on = found.info.get("aof_enabled") == "1"
+    fsync = found.appendfsync or "unknown"
+    if not on:
+        remedy = "CONFIG SET appendonly yes: without it a crash of Redis loses the queue"
+        return graded("append-only file", "off", warn=True, remedy=remedy)
+    return graded(
+        "append-only file",
+        f"on, appendfsync {fsync}",
+        warn=fsync == "no",
+        remedy="CONFIG SET appendfsync everysec: with `no` a crash may lose half a minute of the queue",
+    )
+
+
+def _last_saves(found: Probe) -> Iterator[Finding]:
+    for name, what in (
+        ("aof_last_write_status", "last write of the append-only file"),
+        ("aof_last_bgrewrite_status", "last rewrite of the append-only file"),
+        ("rdb_last_bgsave_status", "last snapshot"),
+    ):
+        status = found.info.get(name, "ok")
+        if status != "ok":
+            remedy = "see Redis' log and its disk: until a save succeeds it may refuse writes"
+            yield Finding("disk", FAIL, f"{what}: {status}", remedy)
+
+
+def _rights(found: Probe) -> Finding:
+    refused = "; ".join(f"{command}: {words}" for command, words in sorted(found.refused_commands.items()))
+    return graded(
+        "rights",
+        refused or "all commands that producers and workers need",
+        fail=bool(refused),
+        remedy="give this user these commands and the keys rs:* (ACL SETUSER); ACL LOG in Redis names what was refused",
+    )
+
+
+def _clock(found: Probe) -> Finding:
+    ahead = found.clock_ahead_s
+    return graded(
+        "clock",
+        f"Redis' clock is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} ours",
+        warn=abs(ahead) > _CLOCK_OFF_S,
+        remedy="let NTP set both machines: ages and queueing times are wrong by as much; leases are not affected",
+    )
+
+
+def _round_trip(found: Probe) -> Finding:
+    median = statistics.median(found.round_trips_s)
+    return graded(
+        "round trip",
+        f"{1000 * median:.1f} ms, the median of {len(found.round_trips_s)}",
+        warn=median > _FAR_S,
+        remedy="move Redis nearer to the workers, or see what keeps it busy: SLOWLOG GET",
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdigit() else 0
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

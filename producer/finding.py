@@ -1,0 +1,24 @@
+"""One row of what the doctor says: what was looked at, how bad it is, what was seen, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`remedy` is empty when there is nothing to mend."""
+
+    check: str
+    level: str
+    """`ok`, `warn` (works, but look at it) or `fail` (jobs are not answered, or may be lost)."""
+    seen: str
+    remedy: str = ""
+
+
+def graded(check: str, seen: str, *, fail: bool = False, warn: bool = False, remedy: str) -> Finding:
+    """A finding at the level that applies; the remedy only where there is something to mend."""
+    level = FAIL if fail else WARN if warn else OK
+    return Finding(check, level, seen, "" if level == OK else remedy)

@@ -1,0 +1,51 @@
+"""What a batch's ledger says of the batch: its description, and the entries that its jobs were queued as."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.answers import shown
+from producer.connection import Connection
+from producer.errors import UnknownBatchError, UnreadableResultError
+from schemas import Batch, Keys, SchemaError, decode
+
+_ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
+
+
+def is_entry_id(text: str) -> bool:
+    """Whether Redis would take `text` as the full id of a stream's entry."""
+    match = _ENTRY_ID.fullmatch(text)
+    return match is not None and all(int(number) < 2**64 for number in match.groups())
+
+
+async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
+    """Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`."""
+    key = keys.ledger(batch_id)
+    data: Any = await connection.call("read the ledger", lambda redis: redis.hget(key, "batch"))
+    if data is None:
+        problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
+        raise UnknownBatchError(batch_id, keys.policy, problem)
+    try:
+        batch = decode(data, Batch)
+    except SchemaError as error:
+        raise UnreadableResultError(batch_id, "ledger", str(error), data) from None
+    if batch.batch_id != batch_id:
+        raise UnreadableResultError(batch_id, "ledger", f"describes batch {batch.batch_id!r}", data)
+    return batch
+
+
+async def read_job_entries(connection: Connection, keys: Keys, batch_id: str) -> list[str]:
+    """Entry ids of the jobs that were queued, in the order of the jobs. Raises as `read_batch` does."""
+    key = keys.ledger(batch_id)
+
+    async def scan(redis: Redis) -> dict[bytes, bytes]:
+        return {name: value async for name, value in redis.hscan_iter(key, match="job:*", count=1000)}
+
+    found = await connection.call("read the ledger", scan)
+    for name, entry in found.items():
+        if not (name[4:].isdigit() and len(name) <= 14 and is_entry_id(entry.decode("ascii", "replace"))):
+            raise UnreadableResultError(batch_id, "ledger", f"{shown(name[:40])} is {shown(entry[:40])}", entry)
+    return [found[name].decode() for name in sorted(found, key=lambda name: int(name[4:]))]

@@ -1,0 +1,87 @@
+"""What an operator asks of workers that run: pause and resume the queue, drain a worker. All of it may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import UnknownWorkerError
+from schemas import Keys
+
+_PAUSED = "paused"
+_DRAIN = resources.files("producer").joinpath("drain.lua").read_text()
+_POLL_S = 0.2
+
+
+async def pause(connection: Connection, keys: Keys) -> bool:
+    """Workers take no new jobs until `resume`; what runs goes on. False: it was paused already.
+
+    Raises `RedisUnavailableError`.
+    """
+    now = f"{time.time():.6f}"
+
+    async def mark(redis: Redis) -> Any:
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(keys.control(), _PAUSED, now)
+            pipe.hget(keys.control(), _PAUSED)
+            return (await pipe.execute())[1]
+
+    paused_since = await connection.call("pause", mark)
+    return bool(paused_since == now.encode())  # also when the first reply was lost
+
+
+async def resume(connection: Connection, keys: Keys) -> bool:
+    """Workers take jobs again. False: it was not paused. Raises `RedisUnavailableError`."""
+    key = keys.control()
+    paused: Any = await connection.call("resume", lambda redis: redis.hexists(key, _PAUSED))
+    await connection.call("resume", lambda redis: redis.hdel(key, _PAUSED))
+    return bool(paused)
+
+
+async def live_workers(connection: Connection, keys: Keys) -> list[str]:
+    """Names of the workers that report, sorted. Raises `RedisUnavailableError`."""
+    pattern = keys.workers_pattern()
+
+    async def scan(redis: Redis) -> list[bytes]:
+        return [key async for key in redis.scan_iter(match=pattern, count=500)]
+
+    found = await connection.call("list the workers", scan)
+    return sorted(key.decode("utf-8", "backslashreplace")[len(pattern) - 1 :] for key in found)
+
+
+async def drain(connection: Connection, keys: Keys, workers: Collection[str] | None) -> list[str]:
+    """Ask workers to end as on SIGTERM, None: all that live. Their names, sorted.
+
+    Nobody is asked when one of those named does not live. Raises `UnknownWorkerError`, `RedisUnavailableError`.
+    """
+    live = await live_workers(connection, keys)
+    if strangers := sorted(set(workers or ()) - set(live)):
+        raise UnknownWorkerError(strangers, keys.policy, live)
+    return sorted(await _ask(connection, keys, live if workers is None else workers))
+
+
+async def wait_until_drained(connection: Connection, keys: Keys, workers: Iterable[str]) -> None:
+    """Return once none of `workers` reports any more.
+
+    They are asked again each time: a worker that was away from Redis for a while reports into a new hash.
+    """
+    left = set(workers)
+    while left := await _ask(connection, keys, left):  # noqa: ASYNC110 - the workers are other processes
+        await asyncio.sleep(_POLL_S)
+
+
+async def _ask(connection: Connection, keys: Keys, workers: Iterable[str]) -> set[str]:
+    """Those that live, all of them asked."""
+    live = set()
+    for worker in sorted(workers):
+        key = keys.worker(worker)
+        asked: Any = await connection.call("drain", lambda redis, key=key: redis.eval(_DRAIN, 1, key))  # type: ignore[misc]
+        if asked:
+            live.add(worker)
+    return live

@@ -1,0 +1,153 @@
+"""Queues finished or dead jobs again as new batches; the originals and their results are never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from producer.connection import Connection
+from producer.errors import (
+    JobGoneError,
+    NothingToReplayError,
+    PartialBatchError,
+    UnknownBatchError,
+    UnreadableResultError,
+)
+from producer.ledger import read_batch
+from producer.queueing import queue
+from producer.replay_plan import Placed, Replay, plan
+from producer.selection import Place, Selection, Skipped, read_letters, read_range, select
+from producer.selectors import ByBatch, Selector
+from schemas import Batch, Keys
+from schemas.envelope import PAYLOAD
+
+_AT_ONCE = 16
+"""Jobs that are read, and queued, in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a replay would queue, and what it leaves out."""
+
+    replays: list[Replay]
+    skipped: list[Skipped]
+
+
+class Pace:
+    """At most `per_s` jobs a second (None: as fast as it goes); time lost to a stall is not caught up with."""
+
+    def __init__(self, per_s: float | None = None) -> None:
+        self.at_once = _AT_ONCE if per_s is None else 1
+        self._pause_s = 0.0 if per_s is None else 1 / per_s
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Return when the next `at_once` jobs may be queued."""
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, self._next - now))
+        self._next = max(self._next, now) + self._pause_s
+
+
+async def replay_dead(connection: Connection, keys: Keys, letters: Sequence[Place], batch_id: str) -> Replay:
+    """Queue the jobs of dead letters, all of one batch, again as the batch `batch_id`; the letters stay.
+
+    A letter's place is `Place(keys.dead(partition), entry id in that stream)`. Safe to repeat with the same letters and
+    `batch_id`, also after a failure half-way: only what is not queued yet is queued. So a requeue takes a deterministic
+    `batch_id`, calls this, and drops the letters afterwards.
+
+    Raises `NothingToReplayError` when a letter is gone, is unreadable or is of another batch than the others, and what
+    `queue_replay` raises; then no letter must be dropped.
+    """
+    what = f"dead letter {', '.join(letter.entry_id for letter in letters)}"
+    selection = await read_letters(connection, letters)
+    prepared = await _planned(connection, keys, selection, lambda _: batch_id)
+    if prepared.skipped:
+        raise NothingToReplayError(what, prepared.skipped[0].reason)
+    if len(selection.jobs) < len(letters):
+        raise NothingToReplayError(what, "not there (any more)")
+    if len(prepared.replays) != 1:
+        raise NothingToReplayError(what, f"of {len(prepared.replays)} batches")
+    await queue_replay(connection, keys, prepared.replays[0])
+    return prepared.replays[0]
+
+
+async def prepare(
+    connection: Connection,
+    keys: Keys,
+    selector: Selector,
+    named: Callable[[str], str],
+    seen: Callable[[int], None] = lambda _: None,
+) -> Prepared:
+    """What replaying the selection would queue; writes nothing. `named` gives the new batch id for an original's.
+
+    Raises `NothingToReplayError` when no job is left, `PartialBatchError` when jobs of a batch are missing that was to
+    be replayed whole, and what `select` raises.
+    """
+    selection = await select(connection, keys, selector, seen)
+    prepared = await _planned(connection, keys, selection, named)
+    if not prepared.replays:
+        raise NothingToReplayError(str(selector), _why_nothing(prepared.skipped, selection.total, keys))
+    if isinstance(selector, ByBatch) and not selector.partial:
+        _refuse_partial(selector.batch_id, prepared, selection.total or 0)
+    return prepared
+
+
+async def queue_replay(
+    connection: Connection,
+    keys: Keys,
+    replay: Replay,
+    pace: Pace | None = None,
+    seen: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Queue the jobs of the new batch that are not queued yet; `seen` is told how many are.
+
+    Ended half-way, by an error or by cancellation, it leaves a batch that the same call completes.
+    Raises `JobGoneError` when a job was trimmed meanwhile, and what `queue` raises.
+    """
+    pace = pace or Pace()
+    for start in range(0, len(replay.jobs), pace.at_once):
+        piece = replay.jobs[start : start + pace.at_once]
+        opened = [(placed, await _payload(connection, placed)) for placed in piece]
+        await pace.wait()
+        await queue(connection, keys, replay.submission(opened))
+        seen(start + len(piece))
+
+
+async def _planned(connection: Connection, keys: Keys, selection: Selection, named: Callable[[str], str]) -> Prepared:
+    originals: dict[str, Batch] = {}
+    for batch_id in sorted({job.origin.batch_id for job in selection.jobs}):
+        try:
+            originals[batch_id] = await read_batch(connection, keys, batch_id)
+        except (UnknownBatchError, UnreadableResultError):
+            continue  # a job outlives its batch's ledger, and needs nothing of it
+    replays, skipped = plan(selection.jobs, originals, named, time.time())
+    return Prepared(replays, [*selection.skipped, *skipped])
+
+
+async def _payload(connection: Connection, placed: Placed) -> bytes:
+    place = placed.selected.place
+    async for _, fields in read_range(connection, place.stream, place.entry_id, place.entry_id):
+        payload = fields.get(PAYLOAD, b"")
+        if sha256(payload).digest() == placed.selected.sha256:
+            return payload
+    raise JobGoneError(place.stream, place.entry_id)
+
+
+def _refuse_partial(batch_id: str, prepared: Prepared, total: int) -> None:
+    left = len(prepared.replays[0].jobs)
+    if left < total:
+        problem = prepared.skipped[0].reason if prepared.skipped else "trimmed, or never queued"
+        raise PartialBatchError(batch_id, left, total, problem)
+
+
+def _why_nothing(skipped: list[Skipped], total: int | None, keys: Keys) -> str:
+    if skipped:
+        return f"{len(skipped)} were found and none can be queued again: {skipped[0].reason}"
+    if total is not None:
+        return f"its {total} jobs are gone, trimmed after the workers' retention"
+    return (
+        f"policy {keys.policy!r} has none in {keys.partitions} partitions: trimmed, or another policy's or never there"
+    )

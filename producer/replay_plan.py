@@ -1,0 +1,174 @@
+"""Selected jobs become new batches, away from Redis: renumbered, with the seeds that they had and their lineage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from producer.selection import Selected, Skipped
+from producer.submission import Submission
+from schemas import Batch, Envelope, Job, Origin, decode, encode
+
+_NAME_LENGTH, _SUFFIX_DIGITS = 128, 6
+_MAX_LINEAGE = 100
+_MAX_INDEX = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A selected job and where it stands in the new batch."""
+
+    selected: Selected
+    job: int
+    first_group: int
+
+    @property
+    def seed_offset(self) -> int:
+        """What makes its groups draw the seeds that they drew in the original."""
+        return self.selected.groups.start + self.selected.seed_offset - self.first_group
+
+    @property
+    def lineage(self) -> tuple[Origin, ...]:
+        """All that it repeats, the oldest first."""
+        return (*self.selected.lineage, self.selected.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One new batch: some or all jobs of one original."""
+
+    batch: Batch
+    """The new one."""
+    digest: str
+    """sha256 of the selected entries' ids and payloads; of no clock."""
+    jobs: tuple[Placed, ...]
+    original: Batch | None
+    """None when its ledger is gone."""
+
+    @property
+    def original_id(self) -> str:
+        """The batch that is replayed."""
+        return self.jobs[0].selected.origin.batch_id
+
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """(group of the original, group of the new batch), in order."""
+        for placed in self.jobs:
+            yield from zip(placed.selected.groups, range(placed.first_group, self.batch.num_groups), strict=False)
+
+    def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> Submission:
+        """What queues these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""
+        return Submission(self.batch, self.digest, [self._renumbered(*pair) for pair in opened])
+
+    def _renumbered(self, placed: Placed, payload: bytes) -> tuple[Envelope, bytes]:
+        job = decode(payload, Job).model_copy(
+            update={
+                "batch_id": self.batch.batch_id,
+                "job": placed.job,
+                "first_group": placed.first_group,
+                "num_groups": self.batch.num_groups,
+                "submitted_at": self.batch.submitted_at,
+                "seed_offset": placed.seed_offset,
+                "lineage": placed.lineage,
+            }
+        )
+        envelope = Envelope(job.batch_id, job.job, job.first_group, len(job.groups), job.num_groups)
+        return envelope, encode(job)
+
+
+def new_batch_id(original_id: str, attempt: str) -> str:
+    """`<original>.replay-<6 hex>`, the same for the same `attempt`, cut so that it is a batch id."""
+    digits = hashlib.sha256(f"{attempt}:{original_id}".encode()).hexdigest()[:_SUFFIX_DIGITS]
+    suffix = f".replay-{digits}"
+    return original_id[: _NAME_LENGTH - len(suffix)] + suffix
+
+
+def plan(
+    jobs: Iterable[Selected], originals: Mapping[str, Batch], named: Callable[[str], str], submitted_at: float
+) -> tuple[list[Replay], list[Skipped]]:
+    """One `Replay` an original batch, the earliest queued first, and the jobs that fit into none.
+
+    `originals` describes those batches that still have a ledger; `named` gives the new id for an original's. Raises
+    `schemas.NameRefusedError` for a new id that is none.
+    """
+    replays, skipped = [], []
+    for batch_id, members in groupby(sorted(jobs, key=_batch_id), key=_batch_id):
+        fitting, refused = _fitting(list(members))
+        skipped += refused
+        if fitting:
+            replays.append(_replay(fitting, originals.get(batch_id), named(batch_id), submitted_at))
+    return sorted(replays, key=lambda replay: _age_key(replay.jobs[0].selected)), skipped
+
+
+def _batch_id(selected: Selected) -> str:
+    return selected.origin.batch_id
+
+
+def _age_key(selected: Selected) -> tuple[int, int]:
+    milliseconds, sequence = selected.origin.entry_id.split("-")
+    return int(milliseconds), int(sequence)
+
+
+def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
+    """The jobs that can be one batch, by group. A batch id that was used again after its batch expired: the newest."""
+    newest, *older = sorted(members, key=_age_key, reverse=True)
+    fitting: list[Selected] = []
+    taken: list[Selected] = []
+    skipped: list[Skipped] = []
+    for selected in (newest, *older):
+        reason = _misfit(selected) or _disagreement(selected, newest)
+        if reason is None:
+            taken.append(selected)
+        else:
+            skipped.append(Skipped(selected.place, reason))
+    taken.sort(key=lambda selected: (selected.groups.start, *(-part for part in _age_key(selected))))
+    for selected in taken:
+        if fitting and selected.groups.start < fitting[-1].groups.stop:
+            reason = f"has groups of {fitting[-1].place.entry_id}, which is selected too"
+            skipped.append(Skipped(selected.place, reason))
+        else:
+            fitting.append(selected)
+    return fitting, skipped
+
+
+def _misfit(selected: Selected) -> str | None:
+    if len(selected.lineage) >= _MAX_LINEAGE:
+        return f"was replayed {_MAX_LINEAGE} times already"
+    if selected.groups.start + selected.seed_offset >= _MAX_INDEX:
+        return "its seed offset is out of bounds"
+    return None
+
+
+def _disagreement(selected: Selected, newest: Selected) -> str | None:
+    """Whether both can be one batch: it has one config and one adapter."""
+    same = (selected.config, selected.adapter, selected.num_groups) == (
+        newest.config, newest.adapter, newest.num_groups,
+    )  # fmt: skip
+    return None if same else f"is of another batch of the same id than {newest.place.entry_id}: select it by --job"
+
+
+def _replay(jobs: list[Selected], original: Batch | None, batch_id: str, submitted_at: float) -> Replay:
+    placed, first = [], 0
+    for number, selected in enumerate(jobs):
+        placed.append(Placed(selected, number, first))
+        first += len(selected.groups)
+    batch = Batch(
+        batch_id=batch_id,
+        num_groups=first,
+        num_jobs=len(jobs),
+        prompt_width=max(original.prompt_width if original else 0, *(job.longest_prompt for job in jobs)),
+        config=jobs[0].config,
+        adapter=jobs[0].adapter,
+        submitted_at=submitted_at,
+        lineage=placed[0].lineage,
+    )
+    return Replay(batch, _digest(jobs), tuple(placed), original)
+
+
+def _digest(jobs: list[Selected]) -> str:
+    digest = hashlib.sha256(b"replay")
+    for selected in jobs:
+        digest.update(f"\0{selected.origin.batch_id}\0{selected.origin.entry_id}\0".encode())
+        digest.update(selected.sha256)
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""A replay as people and scripts read it: what it would queue, what it leaves out, and what the comparison found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from producer.cli_output import printable
+from producer.replay import Prepared
+from producer.replay_plan import Replay
+from producer.selection import Skipped
+from producer.verify import Comparison
+
+_LATEST_MS = 10**14
+"""Entry ids beyond this are no times; a dead letter may carry any."""
+_MOST_SKIPPED = 20
+
+
+def plan_table(prepared: Prepared) -> Table:
+    """A row a new batch; what is skipped stays out."""
+    columns = ("jobs", "groups", "prompt tokens", "completions")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("original batch", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("queued", no_wrap=True)
+    table.add_column("new batch", overflow="fold")
+    for replay in prepared.replays:
+        row = replay_json(replay)
+        jobs = (
+            str(row["jobs"]) if row["original_jobs"] in {None, row["jobs"]} else f"{row['jobs']}/{row['original_jobs']}"
+        )
+        numbers = (jobs, *(str(row[name]) for name in ("groups", "prompt_tokens", "completions")))
+        cells = (replay.original_id, *numbers, _local(row["queued_at"]), replay.batch.batch_id)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def plan_json(prepared: Prepared) -> dict[str, Any]:
+    """All of it as one object."""
+    skipped = [
+        {"stream": skip.place.stream, "entry_id": skip.place.entry_id, "reason": skip.reason}
+        for skip in prepared.skipped
+    ]
+    return {"batches": [replay_json(replay) for replay in prepared.replays], "skipped": skipped}
+
+
+def replay_json(replay: Replay) -> dict[str, Any]:
+    """One new batch. `queued_at`: Unix seconds at which the original's first selected job was queued."""
+    batch, jobs = replay.batch, [placed.selected for placed in replay.jobs]
+    milliseconds = int(jobs[0].origin.entry_id.split("-")[0])
+    return {
+        "batch_id": batch.batch_id,
+        "replay_of": replay.original_id,
+        "jobs": batch.num_jobs,
+        "original_jobs": replay.original.num_jobs if replay.original else None,
+        "groups": batch.num_groups,
+        "prompt_tokens": sum(job.prompt_tokens for job in jobs),
+        "completions": batch.num_groups * batch.config.num_return_sequences,
+        "queued_at": milliseconds / 1000 if milliseconds < _LATEST_MS else None,
+    }
+
+
+def _local(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return datetime.fromtimestamp(seconds).isoformat(" ", timespec="seconds")
+
+
+def skipped_lines(skipped: list[Skipped]) -> Iterator[str]:
+    """A line each, and one for the rest of many."""
+    for skip in skipped[:_MOST_SKIPPED]:
+        yield printable(f"skipped {skip.place.stream} {skip.place.entry_id}: {skip.reason}")
+    if len(skipped) > _MOST_SKIPPED:
+        yield f"skipped {len(skipped) - _MOST_SKIPPED} more"
+
+
+def comparison_line(replay: Replay, comparison: Comparison) -> str:
+    """What was compared and what came of it."""
+    amount = f"{comparison.groups} groups, {comparison.completions} completions, {comparison.tokens} tokens compared"
+    if comparison.first is None:
+        found = "identical"
+    else:
+        found = f"{comparison.differing_groups} groups differ, the first: {comparison.first}"
+    return printable(f"{replay.batch.batch_id} against {replay.original_id}: {amount}: {found}")
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as one object."""
+    return {"identical": comparison.identical, **dataclasses.asdict(comparison)}

@@ -1,0 +1,227 @@
+"""Which jobs a replay repeats, read from the jobs streams and the dead letters in bounded pieces; writes nothing.
+
+A selected job is known by where it stands and what it asks for; its prompts are read again when it is queued, so that a
+day's jobs need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import NothingToReplayError, UnknownBatchError
+from producer.ledger import read_batch, read_job_entries
+from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector
+from schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
+from schemas.envelope import PAYLOAD
+
+_READ_COUNT = 16
+"""Entries a read: each may be as large as a message."""
+
+Fields: TypeAlias = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of a stream of jobs or of dead letters, where a payload can be read again."""
+
+    stream: str
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A job that can be queued again, without its prompts."""
+
+    place: Place
+    origin: Origin
+    """The batch that it belongs to and the entry that it was queued as."""
+    groups: range
+    num_groups: int
+    """Groups of its batch."""
+    prompt_tokens: int
+    longest_prompt: int
+    config: GenerationConfig
+    adapter: str | None
+    seed_offset: int
+    lineage: tuple[Origin, ...]
+    sha256: bytes
+    """Of the payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What was selected and cannot be queued again."""
+
+    place: Place
+    reason: str
+
+
+@dataclass(slots=True)
+class Selection:
+    """What was found."""
+
+    jobs: list[Selected]
+    skipped: list[Skipped]
+    total: int | None = None
+    """Jobs that there would be if none were gone, where that is known."""
+
+
+async def select(
+    connection: Connection, keys: Keys, selector: Selector, seen: Callable[[int], None] = lambda _: None
+) -> Selection:
+    """Read what `selector` names; `seen` is told how many entries were read.
+
+    Raises `NothingToReplayError` for a batch that Redis does not know, `UnreadableResultError` for a ledger that no
+    producer wrote, `NameRefusedError`, `RedisUnavailableError`.
+    """
+    selection = Selection([], [])
+    if isinstance(selector, ByLetter):
+        await _take(selection, _letters(connection, keys, selector.text), _open_letter, seen)
+    elif isinstance(selector, ByBatch):
+        selection.total, entries = await _batch_entries(connection, keys, selector)
+        await _take(selection, entries, partial(_open_job_of, selector.batch_id), seen)
+    else:
+        first, last = _bounds(selector)
+        await _take(selection, _all_partitions(connection, keys, first, last), _open_job, seen)
+    return selection
+
+
+async def read_letters(connection: Connection, places: Iterable[Place]) -> Selection:
+    """The dead letters at these places. Raises `RedisUnavailableError`."""
+    selection = Selection([], [])
+    for place in places:
+        await _take(selection, read_range(connection, place.stream, place.entry_id, place.entry_id), _open_letter)
+    return selection
+
+
+async def read_range(connection: Connection, stream: str, first: str, last: str) -> AsyncIterator[tuple[Place, Fields]]:
+    """The entries of a stream within two entry ids, in bounded reads. Raises `RedisUnavailableError`."""
+    position = first
+    while True:
+        rows = await connection.call("read entries", partial(_xrange, stream=stream, first=position, last=last))
+        for entry, fields in rows:
+            yield Place(stream, entry.decode()), fields
+        if len(rows) < _READ_COUNT:
+            return
+        position = f"({rows[-1][0].decode()}"
+
+
+async def _xrange(redis: Redis, stream: str, first: str, last: str) -> list[tuple[bytes, Fields]]:
+    rows: Any = await redis.xrange(stream, first, last, count=_READ_COUNT)
+    return list(rows)
+
+
+async def _take(
+    selection: Selection,
+    entries: AsyncIterator[tuple[Place, Fields]],
+    opened: Callable[[Place, Fields], Selected],
+    seen: Callable[[int], None] = lambda _: None,
+) -> None:
+    async for place, fields in entries:
+        try:
+            selection.jobs.append(opened(place, fields))
+        except SchemaError as error:
+            selection.skipped.append(Skipped(place, str(error)))
+        seen(len(selection.jobs) + len(selection.skipped))
+
+
+async def _batch_entries(
+    connection: Connection, keys: Keys, selector: ByBatch
+) -> tuple[int, AsyncIterator[tuple[Place, Fields]]]:
+    try:
+        batch = await read_batch(connection, keys, selector.batch_id)
+    except UnknownBatchError as error:
+        problem = f"{error.problem}. Jobs that are kept longer than their batch's results are found with --since"
+        raise NothingToReplayError(str(selector), problem) from None
+    entry_ids = await read_job_entries(connection, keys, selector.batch_id)
+    stream = keys.jobs(keys.partition(selector.batch_id))
+    return batch.num_jobs, _single_entries(connection, stream, entry_ids)
+
+
+async def _single_entries(
+    connection: Connection, stream: str, entry_ids: list[str]
+) -> AsyncIterator[tuple[Place, Fields]]:
+    for entry_id in entry_ids:
+        async for found in read_range(connection, stream, entry_id, entry_id):
+            yield found
+
+
+def _bounds(selector: ByEntry | ByTime) -> tuple[str, str]:
+    if isinstance(selector, ByEntry):
+        return selector.entry_id, selector.entry_id
+    return str(selector.since_ms), str(selector.until_ms)  # without a sequence number: the first, the last of that ms
+
+
+async def _all_partitions(
+    connection: Connection, keys: Keys, first: str, last: str
+) -> AsyncIterator[tuple[Place, Fields]]:
+    for partition in range(keys.partitions):
+        async for found in read_range(connection, keys.jobs(partition), first, last):
+            yield found
+
+
+async def _letters(connection: Connection, keys: Keys, text: str) -> AsyncIterator[tuple[Place, Fields]]:
+    for partition in range(keys.partitions):
+        async for place, fields in read_range(connection, keys.dead(partition), "-", "+"):
+            if text in "\n".join(letter_texts(place, fields)):
+                yield place, fields
+
+
+def letter_texts(place: Place, fields: Fields) -> list[str]:
+    """What the FILTER of `replay --dead` and of `dead ls` looks for its text in."""
+    try:
+        letter = decode(fields.get(b"letter", b""), DeadLetter)
+    except SchemaError:
+        return [place.entry_id]
+    batch_id = dict(letter.fields).get(b"batch", b"").decode("ascii", "replace")
+    return [place.entry_id, letter.entry_id, letter.error, letter.worker, batch_id]
+
+
+def _open_job(place: Place, fields: Fields) -> Selected:
+    payload = fields.get(PAYLOAD, b"")
+    envelope, job = Envelope.of(fields), decode(payload, Job)
+    inside = Envelope(job.batch_id, job.job, job.first_group, len(job.groups), job.num_groups)
+    if inside != envelope:
+        raise WireError("Job", f"payload says {inside}, the entry says {envelope}", payload)
+    return _selected(place, place.entry_id, job, payload)
+
+
+def _open_job_of(batch_id: str, place: Place, fields: Fields) -> Selected:
+    selected = _open_job(place, fields)
+    if selected.origin.batch_id != batch_id:
+        raise WireError("Job", f"belongs to batch {selected.origin.batch_id!r}", b"")
+    return selected
+
+
+def _open_letter(place: Place, fields: Fields) -> Selected:
+    letter = decode(fields.get(b"letter", b""), DeadLetter)
+    payload = fields.get(PAYLOAD, b"")
+    return _selected(place, letter.entry_id, decode(payload, Job), payload)
+
+
+def _selected(place: Place, entry_id: str, job: Job, payload: bytes) -> Selected:
+    try:
+        origin = Origin(batch_id=job.batch_id, entry_id=entry_id)
+    except ValidationError:
+        raise WireError("DeadLetter", "entry_id is no id of an entry", payload) from None
+    return Selected(
+        place=place,
+        origin=origin,
+        groups=job.groups,
+        num_groups=job.num_groups,
+        prompt_tokens=job.prompt_ids.shape[0],
+        longest_prompt=int(job.prompt_lengths.numpy().max()),
+        config=job.config,
+        adapter=job.adapter,
+        seed_offset=job.seed_offset,
+        lineage=job.lineage,
+        sha256=hashlib.sha256(payload).digest(),
+    )

@@ -1,0 +1,156 @@
+"""Whether a replay gave what the original gave: token for token, and where the first difference is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from producer.answers import Answer
+from producer.connection import Connection
+from producer.errors import NoStoredResultError
+from producer.handle import BatchHandle
+from producer.replay_plan import Replay
+from schemas import GroupError, GroupResult, Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that differs between a stored answer and the replayed one."""
+
+    group: int
+    """Of the original batch."""
+    new_group: int
+    """Of the replay."""
+    what: str
+    """`answer` (one is an error), `error code`, `prompt`, `completions` (their number), `token`, `length`, `finish
+    reason`."""
+    stored: object
+    replayed: object
+    sample: int | None = None
+    position: int | None = None
+    """Where in the completion, or in the prompt."""
+
+    def __str__(self) -> str:
+        group = f"group {self.group}" + (f" ({self.new_group} in the replay)" if self.new_group != self.group else "")
+        sample = "" if self.sample is None else f", sample {self.sample}"
+        position = "" if self.position is None else f", position {self.position}"
+        return f"{group}{sample}{position}: {self.what} {self.stored} stored, {self.replayed} replayed"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was compared, and what came of it."""
+
+    groups: int
+    completions: int
+    """Of the original, as are `tokens`; none in groups that are errors."""
+    tokens: int
+    differing_groups: int
+    first: Difference | None
+    """In the order of the replay's groups, then of samples and positions."""
+
+    @property
+    def identical(self) -> bool:
+        """True when no group differs."""
+        return self.first is None
+
+
+def compare(
+    groups: Iterable[tuple[int, int]], stored: Mapping[int, Answer], replayed: Mapping[int, Answer]
+) -> Comparison:
+    """Compare pairs of (group of the original, group of the replay), each looked up among its own batch's answers."""
+    differences: list[Difference] = []
+    counted = completions = tokens = 0
+    for group, new_group in groups:
+        before, after = stored[group], replayed[new_group]
+        counted += 1
+        if isinstance(before, GroupResult):
+            completions += before.lengths.shape[0]
+            tokens += int(before.lengths.numpy().sum(dtype=np.int64))
+        difference = _difference(group, new_group, before, after)
+        if difference is not None:
+            differences.append(difference)
+    return Comparison(counted, completions, tokens, len(differences), differences[0] if differences else None)
+
+
+def _difference(group: int, new_group: int, before: Answer, after: Answer) -> Difference | None:
+    if isinstance(before, GroupError) and isinstance(after, GroupError):
+        same = before.code == after.code
+        return None if same else Difference(group, new_group, "error code", before.code, after.code)
+    if isinstance(before, GroupError) or isinstance(after, GroupError):
+        return Difference(group, new_group, "answer", _kind(before), _kind(after))
+    prompt = _first_difference(before.prompt.numpy(), after.prompt.numpy())
+    if prompt is not None:
+        what, position, one, other = prompt
+        return Difference(group, new_group, f"prompt's {what}", one, other, position=position)
+    n, m = len(before.finish_reasons), len(after.finish_reasons)
+    if n != m:
+        return Difference(group, new_group, "completions", n, m)
+    return next(filter(None, (_sample_difference(group, new_group, before, after, i) for i in range(n))), None)
+
+
+def _sample_difference(
+    group: int, new_group: int, before: GroupResult, after: GroupResult, sample: int
+) -> Difference | None:
+    tokens = _first_difference(_completion(before, sample), _completion(after, sample))
+    if tokens is not None:
+        what, position, one, other = tokens
+        return Difference(group, new_group, what, one, other, sample, position)
+    ended, ended_after = before.finish_reasons[sample], after.finish_reasons[sample]
+    if ended == ended_after:
+        return None
+    return Difference(group, new_group, "finish reason", ended, ended_after, sample)
+
+
+def _first_difference(before: Any, after: Any) -> tuple[str, int | None, int, int] | None:
+    """What differs first between two arrays of tokens: (what, position, before, after)."""
+    common = min(len(before), len(after))
+    unequal = np.flatnonzero(before[:common] != after[:common])
+    if len(unequal):
+        position = int(unequal[0])
+        return "token", position, int(before[position]), int(after[position])
+    return None if len(before) == len(after) else ("length", None, len(before), len(after))
+
+
+def _completion(result: GroupResult, sample: int) -> Any:
+    return result.token_ids.numpy()[sample, : int(result.lengths.numpy()[sample])]
+
+
+def _kind(answer: Answer) -> str:
+    return f"error {answer.code}" if isinstance(answer, GroupError) else "completions"
+
+
+def expected_to_differ(replay: Replay) -> bool:
+    """Whether the batch samples without a seed, so that two runs need not agree."""
+    config = replay.batch.config
+    return config.seed is None and config.temperature > 0 and config.num_beams == 1
+
+
+async def stored_answers(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
+    """The original's answers to the replayed groups, by the original's group numbers; does not wait.
+
+    Raises `NoStoredResultError` where they are gone or not there yet, `UnreadableResultError`,
+    `RedisUnavailableError`.
+    """
+    wanted = {group for group, _ in replay.groups()}
+    if replay.original is None:
+        raise NoStoredResultError(replay.original_id, len(wanted), len(wanted))
+    answers = await BatchHandle(connection, keys, replay.original).finished()
+    found = {answer.group: answer for answer in answers if answer.group in wanted}
+    if len(found) < len(wanted):
+        raise NoStoredResultError(replay.original_id, len(wanted) - len(found), len(wanted))
+    return found
+
+
+async def verify(
+    connection: Connection, keys: Keys, replay: Replay, stored: Mapping[int, Answer], timeout: float | None
+) -> Comparison:
+    """Wait for the replay, with a progress bar on stderr, and compare it with `stored`.
+
+    Raises `ResultTimeoutError`, and what waiting for any batch raises.
+    """
+    replayed = await BatchHandle(connection, keys, replay.batch).wait(timeout, progress=True)
+    return compare(replay.groups(), stored, replayed)

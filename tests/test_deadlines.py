@@ -1,0 +1,165 @@
+"""A job's deadlines: one in the queue, by Redis' clock, one for each delivery; what was done in time is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from producer import Client, GenerationConfig, GroupError
+from schemas import Envelope, ErrorCode, Job, Keys, Tensor
+from schemas.keys import GROUP
+from tests.fault_steps import SLACK_S, stub, tokens, wait_until_done
+from tests.faults import Queue, audit
+from worker.adapters import AdapterDirectory
+from worker.admission import Admission
+from worker.config import WorkerSettings
+from worker.deadlines import RedisClock, ran_too_long, waited_too_long
+from worker.engine import Adapter
+from worker.lease import Lease
+from worker.publisher import Publisher
+from worker.rollout import Rollout, Task
+from worker.stub_engine import StubEngine
+
+LONG = tokens(4000)
+
+
+def job_of(queue_deadline_s: float | None = None, run_deadline_s: float | None = None, **changes: Any) -> Job:
+    """One group."""
+    fields: dict[str, Any] = {
+        "batch_id": "b",
+        "job": 0,
+        "first_group": 0,
+        "num_groups": 1,
+        "prompt_ids": Tensor.of(np.array([5], np.int32)),
+        "prompt_lengths": Tensor.of(np.array([1], np.int32)),
+        "config": tokens(),
+        "submitted_at": 0.0,
+        "queue_deadline_s": queue_deadline_s,
+        "run_deadline_s": run_deadline_s,
+    }
+    return Job(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "now", "late"),
+    [(None, 1e9, False), (2.0, 101.0, False), (2.0, 103.5, False), (2.0, 103.6, True), (0.001, 101.6, True)],
+)
+def test_the_wait_counts_from_the_entrys_id(deadline_s: float | None, now: float, late: bool) -> None:
+    error = waited_too_long(job_of(deadline_s), "101500-7", now)
+
+    assert (error is not None) == late
+
+
+def test_what_a_deadlines_error_says() -> None:
+    queued, ran = waited_too_long(job_of(2.0), "101500-7", 105.0), ran_too_long(0.5)
+
+    assert queued is not None
+    assert (queued.code, queued.field) == (ErrorCode.QUEUE_DEADLINE, "queue_deadline_s")
+    assert "waited 3.5 s" in queued.message
+    assert (ran.code, ran.field) == (ErrorCode.RUN_DEADLINE, "run_deadline_s")
+    assert "0.5 s" in ran.message
+
+
+def test_the_clock_is_that_of_redis_and_late_rather_than_early() -> None:
+    clock, now = RedisClock(), time.monotonic()
+    assert abs(clock.now() - time.time()) < 0.1
+
+    clock.set(5000.0, now + 10)  # the reply took ten seconds
+
+    assert 4989.9 < clock.now() < 4991
+
+
+def test_a_job_that_waited_too_long_is_answered_without_generating(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    late = client.submit([[5], [6]], None, tokens(), queue_deadline_s=0.2)
+    patient = client.submit([[7]], None, tokens(), queue_deadline_s=1000)
+    with stub(redis_url, policy) as worker:  # which takes more than 0.2 s to start
+        wait_until_done(queue, patient.batch_id, 1, worker)
+        wait_until_done(queue, late.batch_id, 2, worker)
+        worker.terminate()
+
+    answers = audit(redis_url, policy, late.batch_id, 2)
+    assert [answer.code for answer in answers if isinstance(answer, GroupError)] == ["queue_deadline"] * 2
+    (answer,) = audit(redis_url, policy, patient.batch_id, 1)
+    assert not isinstance(answer, GroupError)
+    assert worker.log.count("kind=group") == 1
+
+
+def test_the_queue_deadline_is_over_with_the_first_delivery(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    batch = client.submit([[5]], None, tokens(), queue_deadline_s=0.2)
+    queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"})
+    with stub(redis_url, policy) as worker:
+        wait_until_done(queue, batch.batch_id, 1, worker)
+
+        (answer,) = audit(redis_url, policy, batch.batch_id, 1)
+        assert not isinstance(answer, GroupError)
+
+
+def test_groups_that_were_done_before_the_run_deadline_keep_their_results(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    with stub(redis_url, policy, group_s=0.4, at_once=1) as worker:
+        batch = client.submit([[5 + row] for row in range(8)], None, tokens(), run_deadline_s=1.4)
+        wait_until_done(queue, batch.batch_id, 8, worker)
+
+        answers = audit(redis_url, policy, batch.batch_id, 8)
+        errors = [answer for answer in answers if isinstance(answer, GroupError)]
+        assert {error.code for error in errors} == {"run_deadline"}
+        assert 1 <= 8 - len(errors) <= 3
+
+
+@pytest.mark.parametrize("beams", [1, 2], ids=["sampling", "beam search"])
+def test_a_run_deadline_frees_the_engine(redis_url: str, policy: str, client: Client, queue: Queue, beams: int) -> None:
+    endless = GenerationConfig(max_new_tokens=4000, ignore_eos=True, num_beams=beams)
+    with stub(redis_url, policy, group_s=0.2, at_once=2) as worker:
+        batch = client.submit([[5], [6]], None, endless, run_deadline_s=0.3)
+        submitted_at = time.monotonic()
+        wait_until_done(queue, batch.batch_id, 2, worker)
+        took_s = time.monotonic() - submitted_at
+        again = client.submit([[7], [8]], None, tokens(1), run_deadline_s=10)
+        wait_until_done(queue, again.batch_id, 2, worker, timeout_s=5)
+
+        answers = audit(redis_url, policy, batch.batch_id, 2)
+        assert took_s < 0.3 + SLACK_S
+        assert [answer.code for answer in answers if isinstance(answer, GroupError)] == ["run_deadline"] * 2
+        assert not any(isinstance(answer, GroupError) for answer in audit(redis_url, policy, again.batch_id, 2))
+
+
+class LoadingEngine(StubEngine):
+    """Loads an adapter for ever."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:  # noqa: ARG002 - a protocol's argument
+        await asyncio.Event().wait()
+
+
+async def test_a_run_deadline_covers_the_loading_of_an_adapter(
+    redis: Redis, policy: str, tiny_model: Path, adapter_dir: Path
+) -> None:
+    keys, job = Keys(policy), job_of(run_deadline_s=0.1, adapter="math@1")
+    envelope = Envelope("b", 0, 0, 1, 1)
+    await redis.xgroup_create(keys.jobs(0), GROUP, id="0", mkstream=True)
+    fields: Any = envelope.fields(b"")
+    entry_id: Any = await redis.xadd(keys.jobs(0), fields)
+    await redis.xreadgroup(GROUP, "w1", {keys.jobs(0): ">"})
+    lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
+    engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
+    publisher = Publisher(redis, keys, result_ttl_s=100)
+    rollout = Rollout(engine, AdapterDirectory(adapter_dir, 16, tiny_model), publisher, Admission(8), RedisClock())
+
+    async with asyncio.timeout(10):
+        await rollout.run(Task(lease, envelope, job, nbytes=0))
+
+    assert publisher.counts["published"] == 1
+    assert lease.stopped is not None
+    assert lease.stopped.code is ErrorCode.RUN_DEADLINE
+    assert await redis.xlen(keys.results("b")) == 2

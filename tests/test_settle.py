@@ -1,0 +1,95 @@
+"""The settle script: a job is acknowledged by its holder alone, once all its groups have an answer, whosever."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from schemas import Envelope, Keys
+from schemas.keys import GROUP
+from worker.lease import Lease
+from worker.publisher import Publisher, Standing
+
+BATCH = "b"
+JOB = Envelope(BATCH, job=0, first_group=9, job_groups=2, num_groups=11)
+
+
+@pytest.fixture
+def keys(policy: str) -> Keys:
+    return Keys(policy)
+
+
+@pytest.fixture
+def publisher(redis: Redis, keys: Keys) -> Publisher:
+    return Publisher(redis, keys, result_ttl_s=100)
+
+
+@pytest.fixture
+async def lease(redis: Redis, keys: Keys) -> Lease:
+    """Of a delivered job."""
+    jobs_key = keys.jobs(0)
+    await redis.xgroup_create(jobs_key, GROUP, id="0", mkstream=True)
+    fields: Any = JOB.fields(b"")
+    entry_id: Any = await redis.xadd(jobs_key, fields)
+    await redis.xreadgroup(GROUP, "w1", {jobs_key: ">"}, count=1)
+    return Lease(jobs_key, keys.dead(0), entry_id.decode(), "w1", 1, ends_at=math.inf)
+
+
+async def answer(redis: Redis, keys: Keys, *groups: int) -> None:
+    await redis.hset(keys.ledger(BATCH), mapping={f"g:{group}": "1-0|other|1" for group in groups})
+
+
+async def pending(redis: Redis, keys: Keys) -> int:
+    return int((await redis.xpending(keys.jobs(0), GROUP))["pending"])
+
+
+async def test_a_job_that_others_have_answered_is_acknowledged_once(
+    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+) -> None:
+    await answer(redis, keys, 9, 10)
+
+    assert await publisher.settle(lease, JOB) == "acknowledged"
+    assert await pending(redis, keys) == 0
+    assert await publisher.settle(lease, JOB) == "fenced"
+
+
+@pytest.mark.parametrize("answered", [9, 10])
+async def test_a_job_with_a_group_that_has_no_answer_stays_pending(
+    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease, answered: int
+) -> None:
+    await answer(redis, keys, answered, 8, 11)
+
+    assert await publisher.settle(lease, JOB) == "unanswered"
+    assert await pending(redis, keys) == 1
+
+
+async def test_a_worker_that_lost_its_lease_acknowledges_nothing(
+    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+) -> None:
+    await answer(redis, keys, 9, 10)
+    await redis.xclaim(lease.jobs_key, GROUP, "w2", 0, [lease.entry_id])
+
+    assert await publisher.settle(lease, JOB) == "fenced"
+    assert await publisher.settle(replace(lease, consumer="w2"), JOB) == "fenced"
+    assert await pending(redis, keys) == 1
+    assert await publisher.settle(replace(lease, consumer="w2", delivery=2), JOB) == "acknowledged"
+
+
+async def test_an_entry_that_is_gone_with_its_stream_is_fenced(
+    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+) -> None:
+    await redis.delete(keys.jobs(0))
+
+    assert await publisher.settle(lease, JOB) == "fenced"
+
+
+async def test_what_the_ledger_says_of_a_job(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+    assert await publisher.standing(JOB) == Standing(cancelled=False, unanswered=[9, 10])
+    await answer(redis, keys, 9, 0)
+    assert await publisher.standing(JOB) == Standing(cancelled=False, unanswered=[10])
+    await redis.hset(keys.ledger(BATCH), "cancelled", "1700000000.0")
+    assert await publisher.standing(JOB) == Standing(cancelled=True, unanswered=[10])

@@ -1,0 +1,110 @@
+"""A comparison says whether two batches agree, and where they first do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from producer.answers import Answer
+from producer.verify import Comparison, Difference, compare
+from tests.answers import error_of, result_of
+
+PROMPT = [1, 2]
+STORED: list[Answer] = [
+    result_of(0, PROMPT, [[10, 11, 12], [13]]),
+    error_of(1, PROMPT),
+    result_of(2, PROMPT, [[20], [21, 22]]),
+]
+
+
+def compared(replayed: Sequence[Answer], first_group: int = 0) -> Comparison:
+    """`replayed` against the groups of `STORED` from `first_group` on."""
+    groups = [(first_group + new_group, new_group) for new_group in range(len(replayed))]
+    return compare(groups, dict(enumerate(STORED)), dict(enumerate(replayed)))
+
+
+def test_identical_answers_are_counted() -> None:
+    assert compared(STORED) == Comparison(groups=3, completions=4, tokens=7, differing_groups=0, first=None)
+
+
+def test_only_what_was_replayed_is_compared_under_its_new_number() -> None:
+    assert compared([result_of(0, PROMPT, [[20], [21, 22]])], first_group=2) == Comparison(1, 2, 3, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("group", "other", "difference", "text"),
+    [
+        (
+            0, result_of(0, PROMPT, [[10, 11, 12], [99]]), Difference(0, 0, "token", 13, 99, 1, 0),
+            "group 0, sample 1, position 0: token 13 stored, 99 replayed",
+        ),
+        (
+            0, result_of(0, PROMPT, [[10, 98, 97], [99]]), Difference(0, 0, "token", 11, 98, 0, 1),
+            "group 0, sample 0, position 1: token 11 stored, 98 replayed",
+        ),
+        (
+            0, result_of(0, PROMPT, [[10, 11, 12], [13, 14]]), Difference(0, 0, "length", 1, 2, 1),
+            "group 0, sample 1: length 1 stored, 2 replayed",
+        ),
+        (
+            0, result_of(0, PROMPT, [[10, 11], [13]]), Difference(0, 0, "length", 3, 2, 0),
+            "group 0, sample 0: length 3 stored, 2 replayed",
+        ),
+        (
+            2, result_of(2, PROMPT, [[20], [21, 22]], finish_reasons=("stop", "length")),
+            Difference(2, 2, "finish reason", "stop", "length", 1),
+            "group 2, sample 1: finish reason stop stored, length replayed",
+        ),
+        (
+            2, result_of(2, PROMPT, [[20]]), Difference(2, 2, "completions", 2, 1),
+            "group 2: completions 2 stored, 1 replayed",
+        ),
+        (
+            2, result_of(2, [1, 3], [[20], [21, 22]]), Difference(2, 2, "prompt's token", 2, 3, None, 1),
+            "group 2, position 1: prompt's token 2 stored, 3 replayed",
+        ),
+        (
+            2, error_of(2), Difference(2, 2, "answer", "completions", "error too_long"),
+            "group 2: answer completions stored, error too_long replayed",
+        ),
+        (
+            1, result_of(1, PROMPT, [[5], [6]]), Difference(1, 1, "answer", "error too_long", "completions"),
+            "group 1: answer error too_long stored, completions replayed",
+        ),
+        (
+            1, error_of(1).model_copy(update={"code": "cancelled"}),
+            Difference(1, 1, "error code", "too_long", "cancelled"),
+            "group 1: error code too_long stored, cancelled replayed",
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_difference_of_a_group_is_named(group: int, other: Answer, difference: Difference, text: str) -> None:
+    replayed = [*STORED[:group], other, *STORED[group + 1 :]]
+    comparison = compared(replayed)
+    assert (comparison.first, comparison.differing_groups, comparison.identical) == (difference, 1, False)
+    assert str(comparison.first) == text
+
+
+def test_the_first_of_several_groups_is_named_and_all_are_counted() -> None:
+    replayed = [STORED[0], result_of(1, PROMPT, [[5], [6]]), result_of(2, PROMPT, [[29], [21, 22]])]
+    comparison = compared(replayed)
+    assert comparison.differing_groups == 2
+    assert comparison.first is not None
+    assert comparison.first.group == 1
+
+
+def test_a_difference_names_the_group_of_both_batches() -> None:
+    comparison = compared([result_of(0, PROMPT, [[20], [21, 23]])], first_group=2)
+    assert str(comparison.first) == "group 2 (0 in the replay), sample 1, position 1: token 22 stored, 23 replayed"
+
+
+def test_an_errors_message_and_worker_may_differ() -> None:
+    other = error_of(1).model_copy(update={"message": "again too long", "worker": "another"})
+    assert compared([STORED[0], other, STORED[2]]).identical
+
+
+def test_padding_beyond_a_completion_is_not_compared() -> None:
+    wide = result_of(0, PROMPT, [[10, 11, 12], [13], [0, 0, 0, 0]])
+    narrow = result_of(0, PROMPT, [[10, 11, 12], [13], [0, 0, 0, 0]])
+    assert compare([(0, 0)], {0: wide}, {0: narrow}).tokens == 8

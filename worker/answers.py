@@ -1,0 +1,60 @@
+"""A group's answer as the message that crosses Redis: its completions, padded, or why there are none."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import Envelope, GroupError, GroupResult, Job, Tensor
+from worker.engine import Completion
+from worker.errors import DataError
+from worker.lease import Lease
+from worker.padding import pad_completions
+
+MAX_SHOWN_PROMPT = 2**20
+"""Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""
+
+
+def group_result(
+    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], completions: list[Completion], started: float
+) -> GroupResult:
+    """`completions` of `prompt`, int32 (prompt_len,), which began at `started` (unix seconds)."""
+    texts = [c.text for c in completions if c.text is not None]
+    padded = pad_completions(completions)
+    return GroupResult(
+        batch_id=job.batch_id,
+        group=group,
+        prompt=Tensor.of(prompt),
+        token_ids=padded.token_ids,
+        lengths=padded.lengths,
+        response_mask=padded.response_mask,
+        logprobs=padded.logprobs,
+        logprobs_flavour=job.config.logprobs if padded.logprobs else None,
+        scores=padded.scores,
+        finish_reasons=tuple(c.finish_reason for c in completions),
+        stop_reasons=tuple(c.stop_reason for c in completions),
+        texts=tuple(texts) if len(texts) == len(completions) else None,
+        version_spans=tuple(c.version_spans for c in completions),
+        spans_exact=all(c.spans_exact for c in completions),
+        adapter=job.adapter,
+        worker=lease.consumer,
+        delivery=lease.delivery,
+        queued_s=max(0.0, started - job.submitted_at),
+        generate_s=time.time() - started,
+    )
+
+
+def group_error(lease: Lease, envelope: Envelope, job: Job | DataError, group: int, error: DataError) -> GroupError:
+    """`error`, with the prompt where the job could be read."""
+    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
+    return GroupError(
+        batch_id=envelope.batch_id,
+        group=group,
+        code=error.code.value,
+        field=error.field,
+        message=error.message,
+        worker=lease.consumer,
+        prompt=prompt,
+    )

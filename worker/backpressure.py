@@ -1,0 +1,92 @@
+"""No job is read while Redis is nearly full: what is left of its memory is for the answers of jobs that were read.
+
+Results need memory, and nothing frees it but readers and TTLs. So while Redis is nearly full, finished jobs that are
+only kept for replay go early, the oldest first and no more than it takes: a history that may be asked for is worth
+less than answers that somebody waits for, and without this the queue could stand still for a whole retention.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from worker.admission import Admission
+from worker.connections import cancelled
+from worker.janitor import Janitor
+
+PERIOD_S = 2
+REASON = "memory"
+PAUSE_AT, RESUME_UNDER = 0.9, 0.85
+"""Shares of `maxmemory`."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of Redis, in bytes, as it counts them itself before it refuses a write."""
+
+    used: int
+    limit: int
+    """`maxmemory`; 0: none."""
+
+
+def nearly_full(memory: Memory, *, paused: bool) -> bool:
+    """Whether intake pauses: from 0.9 of the limit on, and once `paused`, until less than 0.85 of it is used."""
+    share = RESUME_UNDER if paused else PAUSE_AT
+    return memory.limit > 0 and memory.used >= share * memory.limit
+
+
+class Backpressure:
+    """Pauses admission, and resumes it, by what Redis says of its memory."""
+
+    def __init__(self, redis: Redis, admission: Admission, janitor: Janitor) -> None:
+        self._redis = redis
+        self._admission = admission
+        self._janitor = janitor
+
+    async def run(self) -> None:
+        """Until admission closes. A Redis that is away is no reason to stop, nor to change anything."""
+        while not (self._admission.closed or cancelled()):
+            try:
+                await self.check()
+            except RedisError as error:
+                log.debug("memory of redis not known", error=str(error))
+            await asyncio.sleep(PERIOD_S)
+
+    async def check(self) -> None:
+        """Pause or resume; while paused, give up history until there is memory or no history."""
+        memory, given_up = await self._measure(), 0
+        while self._is_nearly_full(memory):
+            gone = await self._janitor.give_up_history()
+            if not gone:
+                break
+            given_up += gone
+            memory = await self._measure()
+        if given_up:
+            log.warning("replay history given up for memory", jobs=given_up, used=memory.used, maxmemory=memory.limit)
+
+    def _is_nearly_full(self, memory: Memory) -> bool:
+        paused = REASON in self._admission.paused
+        full = nearly_full(memory, paused=paused)
+        if full and not paused:
+            self._admission.pause(REASON)
+            log.warning(
+                "intake paused: redis is nearly full",
+                used=memory.used,
+                maxmemory=memory.limit,
+                remedy="raise maxmemory, read results sooner, or lower --result-ttl-s and --retention-bytes",
+            )
+        if paused and not full:
+            self._admission.resume(REASON)
+            log.info("intake resumed: redis has memory again", used=memory.used, maxmemory=memory.limit)
+        return full
+
+    async def _measure(self) -> Memory:
+        info = await self._redis.info("memory")
+        # Replication and append-only buffers are used, but do not make Redis refuse a write.
+        return Memory(info["used_memory"] - info.get("mem_not_counted_for_evict", 0), info["maxmemory"])

@@ -1,0 +1,100 @@
+"""What an operator asked for is state in Redis, looked at every 0.4 s: nothing is missed while the link is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas import Keys
+from worker.admission import Admission
+from worker.connections import cancelled, retrying
+from worker.deadlines import RedisClock
+from worker.errors import SettingsError
+from worker.rollout import Rollout
+
+PERIOD_S = 0.4
+OPERATOR = "operator"
+"""The reason for which admission is paused here."""
+
+log = structlog.get_logger()
+
+
+class Control:
+    """Pauses and resumes admission, drains the worker, cancels what runs of a cancelled batch, sets the Redis clock."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        admission: Admission,
+        rollout: Rollout,
+        clock: RedisClock,
+        drain: Callable[[], None],
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._worker_key = keys.worker(consumer)
+        self._admission = admission
+        self._rollout = rollout
+        self._clock = clock
+        self._drain = drain
+
+    async def begin(self) -> None:
+        """The first look: nothing may be read before it. Raises `SettingsError` where waiting cannot help."""
+        try:
+            await retrying("first look", self.look)
+        except RedisError as error:
+            raise SettingsError(f"--policy {self._keys.policy}: {self._keys.control()} is no hash: {error}") from None
+
+    async def run(self) -> None:
+        """Look until cancelled. A Redis that is away is no reason to stop, and is told once an outage."""
+        away = False
+        while not cancelled():
+            await asyncio.sleep(PERIOD_S)
+            try:
+                await self.look()
+                away = False
+            except RedisError as error:
+                if not away:
+                    log.warning("redis does not answer, what an operator asks is heeded later", error=str(error))
+                away = True
+
+    async def look(self) -> None:
+        """One round trip, and what follows from it. Raises `RedisError`."""
+        batches = list(self._rollout.batches)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hget(self._keys.control(), "paused")
+            pipe.hget(self._worker_key, "drain")
+            for batch_id in batches:
+                pipe.hget(self._keys.ledger(batch_id), "cancelled")
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        seen_at = time.monotonic()
+        (seconds, micros), paused, drain = (_value(reply) for reply in replies[:3])
+        self._clock.set(seconds + micros / 1e6, seen_at)
+        self._heed_pause(paused=paused is not None)
+        if drain is not None and not self._admission.closed:
+            self._drain()
+        for batch_id, reply in zip(batches, replies[3:], strict=True):
+            # An error: the ledger is something else. The job finds that itself, and becomes a dead letter.
+            if isinstance(reply, bytes):
+                self._rollout.cancel(batch_id)
+
+    def _heed_pause(self, *, paused: bool) -> None:
+        if paused == (OPERATOR in self._admission.paused):
+            return
+        log.info("queue paused by an operator" if paused else "queue resumed by an operator")
+        (self._admission.pause if paused else self._admission.resume)(OPERATOR)
+
+
+def _value(reply: Any) -> Any:
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply

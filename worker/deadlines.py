@@ -1,0 +1,44 @@
+"""A job's two deadlines, apart: how long it may wait, by Redis' clock, and how long one delivery of it may run."""
+
+from __future__ import annotations
+
+import time
+
+from schemas import ErrorCode, Job
+from worker.errors import DataError
+
+
+class RedisClock:
+    """Redis' clock as last seen, so that producer, queue and worker mean the same moment."""
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - time.monotonic()
+
+    def set(self, unix_s: float, seen_at: float) -> None:
+        """Redis said `unix_s` no later than at the monotonic `seen_at`: a slow reply makes us late, never early."""
+        self._ahead_s = unix_s - seen_at
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.monotonic() + self._ahead_s
+
+
+def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
+    """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock."""
+    waited_s = now - int(entry_id.partition("-")[0]) / 1000
+    if job.queue_deadline_s is None or waited_s <= job.queue_deadline_s:
+        return None
+    problem = (
+        f"waited {waited_s:.1f} s for a worker, longer than its queue_deadline_s of {job.queue_deadline_s:g}: nothing "
+        "was generated; submit it again, start more workers or allow a longer wait"
+    )
+    return DataError(ErrorCode.QUEUE_DEADLINE, "queue_deadline_s", problem)
+
+
+def ran_too_long(run_deadline_s: float) -> DataError:
+    """The error for groups that had no answer when the time of their job's delivery was over."""
+    problem = (
+        f"had no answer {run_deadline_s:g} s (run_deadline_s) after a worker admitted its job: submit it again with "
+        "fewer prompts_per_job or max_new_tokens, or allow a longer run"
+    )
+    return DataError(ErrorCode.RUN_DEADLINE, "run_deadline_s", problem)

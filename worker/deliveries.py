@@ -1,0 +1,85 @@
+"""Faults of the machine and of the job have budgets of their own: a delivery whose worker lived on is no crash.
+
+A worker that lost a lease and lives says so in the batch's ledger. A delivery of which nobody says so may have killed
+its worker: until the worker wakes or is reached again it counts as a crash, and so does one of an engine that died.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from schemas import ErrorCode, Keys
+from worker.connections import retrying
+from worker.errors import DataError
+from worker.lease import Lease
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """How often a job may end badly."""
+
+    deliveries: int
+    """Whose worker did not live, as far as anybody knows."""
+    interruptions: int
+    """Deliveries that ended although their worker lived."""
+
+    @property
+    def total(self) -> int:
+        """After as many deliveries one of the two is spent."""
+        return self.deliveries + self.interruptions
+
+
+def why_given_up(budgets: Budgets, earlier: int, interrupted: int) -> str | None:
+    """What a job's error says when a budget is spent, after `earlier` deliveries of which `interrupted` are excused."""
+    crashes = earlier - interrupted
+    counted = f"given up after {earlier} deliveries, {crashes} whose worker died, {interrupted} whose worker lived on: "
+    if crashes >= budgets.deliveries:
+        return (
+            f"{counted}the job may be what kills them (--max-deliveries {budgets.deliveries}); it is kept as a dead "
+            "letter: look at the workers' logs, and requeue it once the cause is gone"
+        )
+    if interrupted >= budgets.interruptions:
+        return (
+            f"{counted}workers live but cannot keep their lease (--max-interruptions {budgets.interruptions}); it is "
+            "kept as a dead letter: mend the link to Redis or raise --lease-s, then requeue it"
+        )
+    return None
+
+
+class Deliveries:
+    """Counts how a job's earlier deliveries ended."""
+
+    def __init__(self, redis: Redis, keys: Keys, budgets: Budgets) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._budgets = budgets
+        self._excuse = redis.register_script(resources.files("worker").joinpath("excuse.lua").read_bytes())
+
+    async def excuse(self, lease: Lease, batch_id: str) -> None:
+        """Say that we live although this delivery ended; safe to repeat. Raises `RedisError` as `retrying` does."""
+        args: list[str | int] = [lease.entry_id, lease.delivery, lease.consumer]
+        if await retrying("excuse", self._excuse, keys=[self._keys.ledger(batch_id)], args=args):
+            log.info("delivery excused", entry=lease.entry_id, delivery=lease.delivery)
+
+    async def check(self, lease: Lease, batch_id: str) -> None:
+        """Raises `DataError` when the job is to be given up; `RedisError` for a ledger that is something else."""
+        earlier = lease.delivery - 1
+        if earlier < self._budgets.deliveries:
+            return
+        counted = range(1, min(earlier, self._budgets.total) + 1)
+        fields = [f"lived:{lease.entry_id}:{delivery}" for delivery in counted]
+        lived = await retrying("read ledger", self._values, self._keys.ledger(batch_id), fields)
+        problem = why_given_up(self._budgets, len(counted), sum(value is not None for value in lived))
+        if problem is not None:
+            raise DataError(ErrorCode.TOO_MANY_DELIVERIES, "job", problem)
+
+    async def _values(self, ledger: str, fields: list[str]) -> list[bytes | None]:
+        values: Any = await self._redis.hmget(ledger, fields)
+        return list(values)

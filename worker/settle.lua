@@ -1,0 +1,21 @@
+-- Acknowledge a job all of whose groups have an answer, whoever gave it, only for the holder of the lease. Safe to send
+-- again after a lost reply.
+--
+-- KEYS[1] jobs stream      KEYS[2] ledger of the batch
+-- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
+-- ARGV[5] first group      ARGV[6] groups of the job
+--
+-- Returns 'acknowledged', 'unanswered' (a group has none) or 'fenced' (the lease was lost, or the job is acknowledged);
+-- nothing was written for the last two.
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if pending.err then
+  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
+  return pending
+end
+if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
+
+for group = ARGV[5], ARGV[5] + ARGV[6] - 1 do
+  if redis.call('HEXISTS', KEYS[2], 'g:' .. string.format('%d', group)) == 0 then return 'unanswered' end
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return 'acknowledged'

@@ -1,10 +1,12 @@
 # Everything runs in .venv, which tools/setup.sh prepares on first use. PYTHON=python3.12 chooses the Python for it.
 BIN := .venv/bin
+# Tests that start an engine have one process to themselves (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo chaos test test-redis lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## prepare .venv; nothing to do the second time
 	@bash tools/setup.sh
@@ -12,9 +14,15 @@ setup: ## prepare .venv; nothing to do the second time
 demo: setup ## real vLLM completions through a real Redis, on this machine's CPU; ARGS="..." goes to `rollstream demo`
 	@$(BIN)/rollstream demo $(ARGS)
 
-test: lint ## lint, then all tests; ARGS="-k padding" goes to pytest
+chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+test: lint ## lint, then all tests in two processes; ARGS="-k padding" goes to pytest, and -n 0 means one process
 	@echo "== pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
+	@$(BIN)/python -m tests.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@echo "== ruff check"

@@ -1,4 +1,4 @@
-"""Fixtures: one real Redis a session, a policy (and so a queue) of its own for every test, workers as processes."""
+"""Fixtures: one real Redis a test process, a policy (so a queue) of its own for every test, workers as processes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,41 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from producer import Client
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_adapter, write_model
 from tests.faults import Link, Queue
+from tests.real_workers import RealWorkers
 from tests.worker_process import WorkerProcess, running_worker
 from worker.connections import connect
 
 _numbers = itertools.count()
 
 os.environ.update(SMALL_MODEL_ENV)
+
+
+ENGINE_FILES = ("test_demo", "test_end_to_end", "test_engine_faults", "test_vllm_defects", "test_vllm_engine")
+"""Files whose tests start vLLM engines; one that is missing here costs time, no more."""
+
+
+class EnginesInOneProcess(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist ships no types
+    """All that starts engines goes to one test process: two starts at once take longer than one after the other.
+
+    Every other test goes to whichever process is free. pytest-xdist's own groups need marks in the test ids, which
+    pytest 9 does not let it write.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engines" if Path(nodeid.partition("::")[0]).stem in ENGINE_FILES else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesInOneProcess:
+    return EnginesInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +108,10 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     for seed, name in enumerate(("math@1", "math@2", "code@1"), start=1):
         write_adapter(root, name, model=tiny_model, seed=seed)
     return root
+
+
+@pytest.fixture(scope="session")
+def real_workers(redis_url: str, tiny_model: Path, adapter_dir: Path) -> Iterator[RealWorkers]:
+    """Workers of the tiny model and its adapters on the real engine; all serve `REAL_POLICY`."""
+    with RealWorkers(redis_url, tiny_model, adapter_dir) as workers:
+        yield workers

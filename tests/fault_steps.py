@@ -7,9 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from producer import GenerationConfig
-from tests.faults import Holder, Queue
+from producer import Client, GenerationConfig
+from producer.embedded import EmbeddedRedis
+from tests.faults import Holder, Queue, audit
 from tests.worker_process import WorkerProcess, running_worker, wait_for
 
 LEASE_S = 1.0
@@ -110,3 +112,36 @@ def wait_until_logged(worker: WorkerProcess, *texts: str, timeout_s: float = 10)
 def wait_until_drained(worker: WorkerProcess) -> None:
     """All that it had to log is logged."""
     assert worker.terminate() == 0, worker.log
+
+
+def go_through_an_outage(policy: str, away_s: float, lease_s: float) -> None:
+    """Redis is killed in mid-batch and comes back with its data: nobody exits or gives up, all is answered once.
+
+    Where the leases outlast the outage, nothing is generated twice either.
+    """
+    num_groups = 24
+    with (
+        EmbeddedRedis(appendonly=True) as server,
+        Queue(server.url, policy) as queue,
+        Client(server.url, policy=policy, reconnect_s=away_s + 30) as client,
+        stubs(server.url, policy, *stub_flags(group_s=0.5, at_once=4, lease_s=lease_s)) as (one, two),
+        ThreadPoolExecutor(1) as trainer,
+    ):
+        batch = client.submit([[5 + row] for row in range(num_groups)], None, tokens(), prompts_per_job=1)
+        waiting = trainer.submit(batch.wait)
+        wait_until_done(queue, batch.batch_id, 4, one, two)
+        server.kill()
+        for worker in (one, two):
+            wait_until_logged(worker, "what=publish")
+        time.sleep(away_s)  # the length of the outage, which is no state to wait for
+        server.start()
+        wait_until_done(queue, batch.batch_id, num_groups, one, two)
+
+        assert len(waiting.result(20)) == num_groups
+        assert (one.process.poll(), two.process.poll()) == (None, None)
+        answers = audit(server.url, policy, batch.batch_id, num_groups)
+        if lease_s > away_s + SLACK_S:
+            assert [getattr(answer, "delivery", None) for answer in answers] == [1] * num_groups
+            wait_until_drained(one)
+            wait_until_drained(two)
+            assert log_of(one, two).count("group answered") == num_groups, "a finished answer was generated again"

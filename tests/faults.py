@@ -20,12 +20,22 @@ T = TypeVar("T")
 CHUNK = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Loss:
-    """Which reply is to be lost: one to a request with the bytes `to`, itself with the bytes `holding`."""
+    """Which reply is lost: the `countdown`-th to a request with the bytes `to`, itself with the bytes `holding`."""
 
     to: bytes
     holding: bytes
+    countdown: int = 1
+    stop: bool = False
+    """Nothing passes the link after it, instead of a connection that is closed."""
+
+    def meets(self, request: bytearray, reply: bytes) -> bool:
+        """Whether this is the one."""
+        if self.to in request and self.holding in reply:
+            self.countdown -= 1
+            return self.countdown == 0
+        return False
 
 
 class Link:
@@ -42,8 +52,14 @@ class Link:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="link", daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
         self._loss: _Loss | None = None
+        self._stop_before: tuple[bytes, int] | None = None
+        self._budget: int | None = None
         self.lost = 0
         """Replies that Redis gave and nobody got."""
+        self.requests: bytearray | None = None
+        """All that passes towards Redis, once this is set."""
+        self.stopped = threading.Event()
+        """Set once the call that the link was to stop at has come."""
 
     @property
     def url(self) -> str:
@@ -75,9 +91,23 @@ class Link:
         """Accept connections again after `drop`."""
         self._call(self._listen())
 
-    def lose_reply(self, *, to: bytes = b"", holding: bytes = b"") -> None:
-        """Once: swallow the first reply with the bytes `holding` to a request with the bytes `to`, and hang up."""
-        self._loss = _Loss(to, holding)
+    def lose_reply(self, *, to: bytes = b"", holding: bytes = b"", nth: int = 1) -> None:
+        """Once: swallow the `nth` reply with the bytes `holding` to a request with the bytes `to`, and hang up."""
+        self._loss = _Loss(to, holding, nth)
+
+    def stop_at(self, call: bytes, nth: int = 1, *, answered: bool, holding: bytes = b"") -> None:
+        """Let nothing pass any more from the `nth` request with the bytes `call` on, which does not reach Redis itself.
+
+        `answered`: it does, and its reply with the bytes `holding` is the first thing that does not pass.
+        """
+        if answered:
+            self._loss = _Loss(call, holding, nth, stop=True)
+        else:
+            self._stop_before = (call, nth)
+
+    def cut_after(self, num_bytes: int) -> None:
+        """Pass this many bytes more towards Redis, then do as `drop` at the next, in the midst of a command or not."""
+        self._budget = num_bytes
 
     def _call(self, action: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(action, self._loop).result(10)
@@ -133,23 +163,49 @@ class Link:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 request += data
+                if self._comes_to_stop(data):
+                    await self._stop()
                 await self._flowing.wait()
-                writer.write(data)
+                passed = data if self._budget is None else data[: self._budget]
+                writer.write(passed)
                 await writer.drain()
+                self._count(passed)
+                if len(passed) < len(data):
+                    await self._drop()
 
     async def _pass_replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytearray
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if self._loss is not None and self._loss.to in request and self._loss.holding in data:
-                    self._loss = None
+                if self._loss is not None and self._loss.meets(request, data):
                     self.lost += 1
+                    if self._loss.stop:
+                        await self._stop()
+                    self._loss = None
                     return
                 request.clear()
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
+
+    def _comes_to_stop(self, data: bytes) -> bool:
+        if self._stop_before is None or self._stop_before[0] not in data:
+            return False
+        call, nth = self._stop_before
+        self._stop_before = (call, nth - 1)
+        return nth == 1
+
+    async def _stop(self) -> None:
+        self._flowing.clear()
+        self.stopped.set()
+        await self._ended.wait()
+
+    def _count(self, passed: bytes) -> None:
+        if self.requests is not None:
+            self.requests += passed
+        if self._budget is not None:
+            self._budget -= len(passed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,10 +338,11 @@ def test_status_counts_waiting_and_pending_jobs(command: Command, redis_url: str
     assert (queue["waiting"], queue["pending"], queue["entries"]) == (3, 0, 3)
     jobs = Keys(policy).jobs(0)
     with redis.Redis.from_url(redis_url) as server:
+        can_tell = int(server.info()["redis_version"].split(".")[0]) >= 7
         server.xgroup_create(jobs, "workers", "0")
         server.xreadgroup("workers", "w", {jobs: ">"}, count=1)
     queue = json.loads(command("status", "--json").stdout)["queues"][0]
-    assert (queue["waiting"], queue["pending"], queue["entries"]) == (2, 1, 3)
+    assert (queue["waiting"], queue["pending"], queue["entries"]) == (2 if can_tell else None, 1, 3)
     assert 0 <= queue["oldest_waiting_s"] < 60
     assert "oldest waiting" in command("status").stdout
 

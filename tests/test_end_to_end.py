@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from producer import AsyncClient, GenerationConfig, RolloutBatch
 from producer.tiny_model import write_adapter
+from tests.real_workers import REAL_POLICY, RealWorkers
 from tests.transformers_reference import Reference
-from tests.worker_process import WorkerProcess, running_worker, until
 
 pytestmark = pytest.mark.vllm
 
-POLICY = "real"
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16, 17], [300]]
 EOS, PAD = 2, 0
 
 
-@pytest.fixture(scope="module")
-def worker(redis_url: str, tiny_model: Path, adapter_dir: Path) -> Iterator[WorkerProcess]:
-    write_adapter(adapter_dir, "wide@1", model=tiny_model, seed=9, rank=64)
-    flags = (
-        "--model",
-        str(tiny_model),
-        "--dtype",
-        "float32",
-        "--adapter-dir",
-        str(adapter_dir),
-        "--max-num-seqs",
-        "64",
-    )
-    with running_worker(redis_url, POLICY, *flags) as worker:
-        yield worker
+@pytest.fixture
+async def client(redis_url: str, real_workers: RealWorkers) -> AsyncIterator[AsyncClient]:
+    real_workers.serving()
+    async with AsyncClient(redis_url, policy=REAL_POLICY) as client:
+        yield client
 
 
 @pytest.fixture
-async def client(redis_url: str, worker: WorkerProcess) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=POLICY) as client:
-        yield client
+def wide_adapter(tiny_model: Path, adapter_dir: Path) -> None:
+    """`wide@1`, whose rank is above the workers' limit."""
+    write_adapter(adapter_dir, "wide@1", model=tiny_model, seed=9, rank=64)
 
 
 async def generate(
@@ -206,6 +192,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("wide_adapter")
 @pytest.mark.parametrize(("bad", "code", "said"), REFUSED, ids=lambda value: str(value)[:30])
 async def test_bad_input_is_answered_by_name_and_the_engine_serves_the_next_job(
     client: AsyncClient, bad: dict[str, Any], code: str, said: str
@@ -217,34 +204,3 @@ async def test_bad_input_is_answered_by_name_and_the_engine_serves_the_next_job(
     assert last.code == code
     assert said in last.message
     assert served.errors == {}
-
-
-async def test_an_engine_that_no_longer_steps_ends_its_worker_non_zero_and_leaves_nothing_behind(
-    redis_url: str, policy: str, tiny_model: Path
-) -> None:
-    flags = ("--model", str(tiny_model), "--engine-timeout-s", "2")
-    with running_worker(redis_url, policy, *flags) as worker:
-        family = psutil.Process(worker.process.pid).children(recursive=True)
-        async with AsyncClient(redis_url, policy=policy) as client:
-            await client.submit([[5]], None, GenerationConfig(max_new_tokens=900, ignore_eos=True))
-            engine = next(child for child in family if "EngineCore" in child.name())
-            engine.suspend()
-            worker.process.wait(30)
-
-    assert worker.process.returncode == 3
-    assert "no step in 2 s" in worker.log
-    await until(lambda: ended(family))
-
-
-async def ended(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=0)[1]
-
-
-async def test_defect_9_a_killed_worker_leaves_no_engine_behind(worker: WorkerProcess) -> None:
-    """Ends the worker of this file: stays its last test."""
-    family = psutil.Process(worker.process.pid).children(recursive=True)
-    assert any("EngineCore" in child.name() for child in family)
-
-    os.kill(worker.process.pid, signal.SIGKILL)
-
-    await until(lambda: ended(family))

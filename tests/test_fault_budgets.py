@@ -151,6 +151,19 @@ def test_a_poison_job_kills_as_many_workers_as_it_may_and_is_a_dead_letter(
     assert "2 whose worker died, 0 whose worker lived on" in letter.error
 
 
+def test_jobs_that_share_a_worker_with_a_poison_job_are_not_given_up_with_it(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    flags = ["--max-deliveries", "2", "--stub-poison-token", str(POISON), *stub_flags(group_s=0.3)]
+    innocents = [[5 + row] for row in range(4)]
+    batch = client.submit([*innocents, [POISON]], None, tokens(), prompts_per_job=1)
+    with stubs(redis_url, policy, *flags, count=3) as workers:
+        wait_until_done(queue, batch.batch_id, 5, *workers)
+        answers = audit(redis_url, policy, batch.batch_id, 5)
+
+    assert [isinstance(answer, GroupError) for answer in answers] == [False] * 4 + [True]
+
+
 def died(worker: WorkerProcess) -> bool:
     return worker.process.poll() is not None
 

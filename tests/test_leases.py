@@ -120,13 +120,13 @@ def test_a_worker_cut_off_aborts_its_engine_before_anyone_takes_over_and_serves_
 def test_finished_answers_outlast_their_lease_when_nobody_took_over(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=0.4) as worker:
+    with stub(link.url, policy, group_s=1.0, lease_s=2 * LEASE_S) as worker:
         batch = client.submit([[5], [6]], None, tokens())
-        wait_until_held(worker, queue)
+        wait_until_logged(worker, "job started")
         link.drop()
         wait_until_logged(worker, "what=publish")
         wait_until_logged(worker, "lease ran out")
-        wait_for(lambda: queue.idle_s() > 2 * LEASE_S, 10, lambda: worker.log)
+        wait_for(lambda: queue.idle_s() > 3 * LEASE_S, 10, lambda: worker.log)
         link.restore()
         wait_until_done(queue, batch.batch_id, 2, worker)
         wait_until_drained(worker)

@@ -18,6 +18,7 @@ from tests.fault_steps import (
     tokens,
     wait_until_done,
     wait_until_drained,
+    wait_until_held,
 )
 from tests.faults import Link, Queue, audit
 
@@ -80,10 +81,12 @@ def fields_of(envelope: Envelope, payload: bytes) -> Any:
 def test_a_lost_reply_to_a_renewal_costs_no_lease(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=3 * LEASE_S) as worker, stub(redis_url, policy) as idle:
+    with stub(link.url, policy, group_s=3 * LEASE_S) as worker:
         link.lose_reply(to=calls_of("renew.lua", queue))
         batch = client.submit([[5]], None, tokens())
-        wait_until_done(queue, batch.batch_id, 1, worker, idle)
+        wait_until_held(worker, queue)
+        with stub(redis_url, policy) as idle:
+            wait_until_done(queue, batch.batch_id, 1, worker, idle)
 
         (answer,) = audit(redis_url, policy, batch.batch_id, 1)
         assert link.lost == 1

@@ -261,21 +261,6 @@ async def test_defect_10_every_call_ends_when_the_engine_is_killed(
     assert not core.is_running()
 
 
-async def test_defect_10_a_call_under_close_ends_and_no_process_is_left(tiny_model: Path, adapter_dir: Path) -> None:
-    engine = VllmEngine(settings(tiny_model, adapter_dir))
-    await engine.start()
-    (core,) = _cores(engine)
-    call = asyncio.create_task(engine.generate(request(max_new_tokens=900, num_return_sequences=4)))
-    await asyncio.sleep(0)
-
-    async with asyncio.timeout(30):
-        await engine.close()
-        with pytest.raises(EngineDiedError):
-            await call
-
-    assert not core.is_running()
-
-
 async def test_defect_11_all_children_come_in_the_one_answer(engine: VllmEngine) -> None:
     # Children that end at very different steps: the ones that were sampled last must not hide the others.
     wanted = request(num_return_sequences=16, max_new_tokens=64, logit_bias={9: 3.0, 11: 3.0}, seed=5)
@@ -294,6 +279,20 @@ async def test_defect_11_all_children_come_in_the_one_answer(engine: VllmEngine)
 async def test_defect_12_batch_invariance_asked_for_on_the_cpu_is_dropped(engine: VllmEngine) -> None:
     assert "VLLM_BATCH_INVARIANT" not in _environment_of(engine)
     assert await serves(engine)
+
+
+async def test_defect_10_a_call_under_close_ends_and_no_process_is_left(engine: VllmEngine) -> None:
+    """Ends the engine that the tests of this file share: stays the last test."""
+    (core,) = _cores(engine)
+    call = asyncio.create_task(engine.generate(request(max_new_tokens=900, num_return_sequences=4)))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(30):
+        await engine.close()
+        with pytest.raises(EngineDiedError):
+            await call
+
+    assert not core.is_running()
 
 
 def _cores(engine: VllmEngine) -> list[psutil.Process]:

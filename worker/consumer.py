@@ -55,7 +55,11 @@ class Consumer:
         self._rollout = rollout
         self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
-        self._recoverer = Recoverer(commands, self._dead_keys, self._name, settings.lease_s, admission, leases)
+        # With one delivery only, every job has its last one, and a busy worker would never take anything over.
+        last_delivery = max(2, settings.max_deliveries)
+        self._recoverer = Recoverer(
+            commands, self._dead_keys, self._name, settings.lease_s, admission, leases, last_delivery
+        )
         retention = Retention(settings.retention_s, settings.retention_bytes)
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
         self._backpressure = Backpressure(commands, admission, self._janitor)

@@ -28,11 +28,13 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Until cancelled. Nothing that Redis answers is a reason to stop."""
-        while not cancelled():
+        while True:
             try:
                 await self.beat()
             except RedisError as error:
                 log.warning("heartbeat missed", error=str(error))
+            if cancelled():
+                return
             await asyncio.sleep(self._interval_s)
 
     async def beat(self) -> None:

@@ -121,6 +121,10 @@ class Leases:
         """True while answers of an ended lease wait for Redis to say whether they still count."""
         return any(lease.ended for lease in self._held)
 
+    def holds_delivery(self, delivery: int) -> bool:
+        """Whether a held entry is on its `delivery`-th delivery, or a later one."""
+        return any(lease.delivery >= delivery for lease in self._held)
+
     def hold(self, lease: Lease) -> None:
         """Renew it from now on."""
         self._held.add(lease)

@@ -32,11 +32,13 @@ class Recoverer:
         lease_s: float,
         admission: Admission,
         leases: Leases,
+        last_delivery: int,
     ) -> None:
         self._consumer = consumer
         self._lease_s = lease_s
         self._admission = admission
         self._leases = leases
+        self._last_delivery = last_delivery
         self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
@@ -64,4 +66,9 @@ class Recoverer:
 
     def _has_room(self) -> bool:
         # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.
-        return self._admission.has_room and not self._leases.ended_unpublished
+        # While a job has its last delivery here nothing joins it that may end the worker and it with it.
+        return (
+            self._admission.has_room
+            and not self._leases.ended_unpublished
+            and not self._leases.holds_delivery(self._last_delivery)
+        )

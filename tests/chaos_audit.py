@@ -1,0 +1,185 @@
+"""What Redis holds after a chaos run, against what the plan says: every deviation is counted and named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from producer.answers import Answer
+from schemas import Envelope, ErrorCode, GroupError, GroupResult, Sealed
+from schemas.envelope import PAYLOAD
+from tests.chaos_plan import VOCABULARY, Malformed, Plan, PlannedBatch
+from tests.faults import Queue
+from worker import guard
+from worker.config import WorkerSettings
+from worker.engine import GenerateRequest
+from worker.seeds import prompt_seed
+from worker.stub_engine import StubEngine
+
+Expected = dict[tuple[str, int], list[list[int]]]
+"""Token ids of every completion, by batch and group."""
+
+
+@dataclass
+class Findings:
+    """Counts over all batches; `problems` has a line for each thing lost, doubled or wrong."""
+
+    answered: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+    redelivered: int = 0
+    """Groups whose completions came from a later delivery than the first."""
+    errors: int = 0
+    """Groups answered with a typed error, as planned."""
+    dead: int = 0
+    pending: int = 0
+    given_up: int = 0
+    """Groups of jobs without fault that got `too_many_deliveries`: each time their worker ended, by another's doing."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong or self.pending or self.given_up)
+
+    def note(self, kind: str, problem: str) -> None:
+        """`kind` is the name of a count."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.problems.append(f"{kind}: {problem}")
+
+
+def undisturbed(plan: Plan) -> Expected:
+    """What the stub engine answers when nothing happens to it."""
+    return asyncio.run(_undisturbed(plan))
+
+
+async def _undisturbed(plan: Plan) -> Expected:
+    engine = StubEngine(WorkerSettings(policy="undisturbed", engine="stub", stub_vocab_size=VOCABULARY))
+    expected: Expected = {}
+    for batch in plan.batches:
+        stops = guard.stop_ids(batch.config, engine.info)
+        for group, prompt in enumerate(batch.prompts):
+            seed = prompt_seed(batch.config.seed or 0, group)
+            request = GenerateRequest("", prompt, batch.config, stops, seed, None)
+            completions = await engine.generate(request)
+            expected[batch.batch_id, group] = [completion.token_ids.tolist() for completion in completions]
+    return expected
+
+
+def audit_all(queue: Queue, plan: Plan, expected: Expected, *, poisoned: bool = True) -> Findings:
+    """Everything that the plan queued. `poisoned`: poison jobs must have ended as dead letters."""
+    findings = Findings()
+    jobs = Counter(_job_of(fields) for _, fields in queue.entries())
+    for batch in plan.batches:
+        _audit_batch(queue, batch, expected, findings, poisoned=poisoned)
+        for job in range(batch.num_jobs):
+            if jobs[batch.batch_id, str(job)] != 1:
+                kind = "doubled" if jobs[batch.batch_id, str(job)] else "lost"
+                findings.note(kind, f"{batch.batch_id} job {job} has {jobs[batch.batch_id, str(job)]} entries")
+    for malformed in (entry for entries in plan.malformed for entry in entries):
+        _audit_malformed(queue, malformed, findings)
+    _audit_dead_letters(queue, plan, findings, poisoned=poisoned)
+    for entry_id, holder in queue.holders().items():
+        findings.note("pending", f"{entry_id} is held by {holder}")
+    return findings
+
+
+def _job_of(fields: dict[bytes, bytes]) -> tuple[str, str]:
+    return fields.get(b"batch", b"").decode(), fields.get(b"job", b"").decode()
+
+
+def _audit_batch(queue: Queue, batch: PlannedBatch, expected: Expected, findings: Findings, *, poisoned: bool) -> None:
+    for group, answers in _by_group(queue, batch.batch_id, len(batch.prompts), findings).items():
+        for answer in answers[:1]:
+            findings.redelivered += getattr(answer, "delivery", 1) > 1
+            findings.errors += isinstance(answer, GroupError)
+            poison = poisoned and batch.job_of(group) in batch.poison
+            problem = _wrong(answer, batch, expected[batch.batch_id, group], poison=poison)
+            if problem:
+                given_up = isinstance(answer, GroupError) and answer.code == ErrorCode.TOO_MANY_DELIVERIES
+                findings.note("given_up" if given_up else "wrong", f"{batch.batch_id} group {group}: {problem}")
+
+
+def _by_group(queue: Queue, batch_id: str, num_groups: int, findings: Findings) -> dict[int, list[Answer]]:
+    """The answers of every group, after counting those that are missing or too many, and checking the seal."""
+    records = queue.answers(batch_id)
+    found: dict[int, list[Answer]] = {group: [] for group in range(num_groups)}
+    for answer in records:
+        if not isinstance(answer, Sealed):
+            found.setdefault(answer.group, []).append(answer)
+    seals = [position for position, record in enumerate(records) if isinstance(record, Sealed)]
+    if seals != [len(records) - 1]:
+        findings.note("wrong", f"{batch_id} has seals at {seals} of {len(records)} records")
+    for group, answers in found.items():
+        findings.answered += bool(answers)
+        if not answers:
+            findings.note("lost", f"{batch_id} group {group} has no answer")
+        for _ in answers[1:]:
+            findings.note("doubled", f"{batch_id} group {group} has {len(answers)} answers")
+    return found
+
+
+def _wrong(answer: Answer, batch: PlannedBatch, tokens: list[list[int]], *, poison: bool) -> str:
+    """What is wrong with the answer, or nothing."""
+    code = answer.code if isinstance(answer, GroupError) else None
+    if poison and code == ErrorCode.TOO_MANY_DELIVERIES:
+        return ""
+    wanted = ErrorCode.TOKEN_OUT_OF_VOCABULARY if answer.group in batch.bad else None
+    if poison and answer.group in batch.poison_groups:
+        return f"a poison prompt was answered with {code or 'completions'}"
+    if code != wanted:
+        return f"{code or 'completions'} instead of {wanted or 'completions'}"
+    return "" if isinstance(answer, GroupError) else _wrong_bytes(answer, batch.prompts[answer.group], tokens)
+
+
+def _wrong_bytes(answer: GroupResult, prompt: list[int], tokens: list[list[int]]) -> str:
+    rows = [row[:length].tolist() for row, length in zip(answer.token_ids.numpy(), answer.lengths.numpy(), strict=True)]
+    if rows != tokens:
+        return f"tokens {rows} instead of {tokens}"
+    if not np.array_equal(answer.prompt.numpy(), prompt):
+        return f"prompt {answer.prompt.numpy().tolist()} instead of {prompt}"
+    return ""
+
+
+def _audit_malformed(queue: Queue, malformed: Malformed, findings: Findings) -> None:
+    """Its error answers; its dead letter is counted with the others."""
+    if malformed.envelope is None:
+        return
+    envelope: Envelope = malformed.envelope
+    for group, answers in _by_group(queue, envelope.batch_id, envelope.num_groups, findings).items():
+        codes = {answer.code if isinstance(answer, GroupError) else "completions" for answer in answers}
+        findings.errors += bool(answers)
+        if codes - {ErrorCode.UNREADABLE_JOB}:
+            findings.note("wrong", f"{envelope.batch_id} group {group}: {codes} instead of unreadable_job")
+
+
+def _audit_dead_letters(queue: Queue, plan: Plan, findings: Findings, *, poisoned: bool) -> None:
+    """One for every malformed entry and every poison job, with its bytes, and none for anybody else."""
+    entries = dict(queue.entries())
+    wanted = {entry_id for entry_id, fields in entries.items() if _is_malformed(fields, plan)}
+    if poisoned:
+        wanted |= {_entry_of(queue, batch, job) for batch in plan.batches for job in batch.poison}
+    found = Counter(letter.entry_id for letter, _ in queue.dead())
+    findings.dead = found.total()
+    for entry_id in wanted | found.keys():
+        if found[entry_id] != 1:
+            findings.note("doubled" if found[entry_id] else "lost", f"{found[entry_id]} dead letters of {entry_id}")
+    for letter, payload in queue.dead():
+        if letter.entry_id not in wanted and "given up after" not in letter.error:
+            findings.note("wrong", f"a dead letter of {_job_of(entries[letter.entry_id])}: {letter.error}")
+        if payload != entries.get(letter.entry_id, {}).get(PAYLOAD):
+            findings.note("wrong", f"the dead letter of {letter.entry_id} has other bytes")
+
+
+def _is_malformed(fields: dict[bytes, bytes], plan: Plan) -> bool:
+    names = {batch.batch_id for batch in plan.batches}
+    return _job_of(fields)[0] not in names
+
+
+def _entry_of(queue: Queue, batch: PlannedBatch, job: int) -> str:
+    entry_id = cast("bytes | None", queue.redis.hget(queue.keys.ledger(batch.batch_id), f"job:{job}"))
+    return (entry_id or b"").decode()

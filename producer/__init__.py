@@ -31,12 +31,19 @@ if TYPE_CHECKING:
     from producer.for_verl import VerlRollout, VerlRollouts
     from producer.handle import BatchHandle
     from producer.policy_errors import (
+        AdapterConflictError,
+        AdapterError,
+        CheckpointError,
         GateArgumentError,
         NotOutstandingError,
+        PolicyVersionError,
         RolloutFailedError,
         SamplesDueError,
         StalenessError,
+        VersionBoundError,
         VersionNotNewerError,
+        VersionTimeoutError,
+        VersionWaitError,
     )
     from producer.rollout_batch import RolloutBatch
     from producer.staleness import StalenessGate
@@ -49,11 +56,14 @@ if TYPE_CHECKING:
         GroupError,
         GroupResult,
         NameRefusedError,
+        PolicyVersion,
         RollstreamError,
         WireError,
     )
 
 __all__ = [
+    "AdapterConflictError",
+    "AdapterError",
     "Answer",
     "AsyncClient",
     "Batch",
@@ -61,6 +71,7 @@ __all__ = [
     "BatchConflictError",
     "BatchHandle",
     "BlockingBatchHandle",
+    "CheckpointError",
     "Client",
     "ClientClosedError",
     "ConfigError",
@@ -76,6 +87,8 @@ __all__ = [
     "NotOutstandingError",
     "NothingToReplayError",
     "PartialBatchError",
+    "PolicyVersion",
+    "PolicyVersionError",
     "ProducerError",
     "PromptFileError",
     "PromptsError",
@@ -93,7 +106,10 @@ __all__ = [
     "UnreadableResultError",
     "VerlRollout",
     "VerlRollouts",
+    "VersionBoundError",
     "VersionNotNewerError",
+    "VersionTimeoutError",
+    "VersionWaitError",
     "WireError",
 ]
 
@@ -119,12 +135,19 @@ _MODULES = {
     "RolloutBatch": "producer.rollout_batch",
     "BlockingBatchHandle": "producer.sync",
     "Client": "producer.sync",
+    "AdapterConflictError": "producer.policy_errors",
+    "AdapterError": "producer.policy_errors",
+    "CheckpointError": "producer.policy_errors",
     "GateArgumentError": "producer.policy_errors",
     "NotOutstandingError": "producer.policy_errors",
+    "PolicyVersionError": "producer.policy_errors",
     "RolloutFailedError": "producer.policy_errors",
     "SamplesDueError": "producer.policy_errors",
     "StalenessError": "producer.policy_errors",
+    "VersionBoundError": "producer.policy_errors",
     "VersionNotNewerError": "producer.policy_errors",
+    "VersionTimeoutError": "producer.policy_errors",
+    "VersionWaitError": "producer.policy_errors",
     "StalenessGate": "producer.staleness",
     "RollStrategy": "producer.for_roll",
     "RolloutFunction": "producer.for_trl",

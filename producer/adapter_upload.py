@@ -2,128 +2,104 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
+from producer.adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
 from producer.connection import Connection
 from producer.policy_errors import AdapterConflictError, AdapterError
-from schemas import AdapterManifest, Keys, SchemaError, decode, encode
+from producer.progress import byte_bar
+from schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
+from schemas.keys import check_adapter
 
-CHUNK_BYTES = 4 * 2**20
-MAX_ADAPTER_BYTES = 2**30
-"""Workers have a ceiling of their own, `--max-adapter-bytes`."""
 ADAPTER_TTL_S = 86_400
 """Workers that use an adapter renew this."""
-
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFiles:
-    """A LoRA adapter in PEFT's format, read once: `config` is the JSON file, `weights` the safetensors file."""
-
-    name: str
-    config: bytes
-    weights: bytes | memoryview
-
-    @property
-    def sha256(self) -> str:
-        """Over config, then weights."""
-        digest = hashlib.sha256(self.config)
-        digest.update(self.weights)
-        return digest.hexdigest()
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The weights in pieces of `CHUNK_BYTES`, not copied."""
-        view = memoryview(self.weights)
-        return (view[start : start + CHUNK_BYTES] for start in range(0, len(view), CHUNK_BYTES))
+POLICY_PREFIX = "policy."
+"""Names of adapters that are policy versions begin so, and no other's."""
+_CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
+_SLACK_S = 3_600
+"""Chunks outlive their manifest by this: an upload takes time."""
 
 
-def read_adapter(name: str, source: Path | str | Mapping[str, Any], lora_alpha: float | None) -> AdapterFiles:
-    """From PEFT's folder, or from a state dict of `...lora_A.weight` (r, in) and `...lora_B.weight` (out, r) tensors.
+async def publish_adapter(
+    connection: Connection,
+    keys: Keys,
+    name: str,
+    version: int,
+    source: AdapterSource,
+    lora_alpha: float | None,
+    *,
+    progress: bool,
+) -> str:
+    """See `AsyncClient.publish_adapter`."""
+    full = adapter_name(name, version)
+    files = await read_adapter(full, source, lora_alpha)
+    await upload(connection, keys, full, files, progress=progress)
+    return full
 
-    Raises `AdapterError`.
+
+def adapter_name(name: object, version: object) -> str:
+    """`name@version`. Raises `NameRefusedError`, and `AdapterError` for a name that a policy version would take."""
+    if type(version) is not int:
+        raise NameRefusedError("adapter version", version, "an integer from 0 on")
+    full = check_adapter(f"{name}@{version}" if isinstance(name, str) else name)
+    if full.startswith(POLICY_PREFIX):
+        raise AdapterError(full, f"names that begin with {POLICY_PREFIX!r} are those of policy versions")
+    return full
+
+
+async def upload(
+    connection: Connection, keys: Keys, name: str, files: AdapterFiles, *, progress: bool
+) -> AdapterManifest:
+    """Publish the adapter; publishing the same content again renews it and restores chunks that are gone.
+
+    Holds one chunk in memory. Raises `AdapterConflictError` when the name has other content, `AdapterError` for files
+    that change meanwhile, `RedisUnavailableError`.
     """
-    files = _of_state_dict(name, source, lora_alpha) if isinstance(source, Mapping) else _of_folder(name, Path(source))
-    if not 0 < len(files.weights) <= MAX_ADAPTER_BYTES:
-        raise AdapterError(name, f"{len(files.weights)} bytes of weights; at most {MAX_ADAPTER_BYTES} travel")
-    return files
-
-
-def _of_folder(name: str, folder: Path) -> AdapterFiles:
-    try:
-        return AdapterFiles(name, (folder / CONFIG_FILE).read_bytes(), (folder / WEIGHTS_FILE).read_bytes())
-    except OSError as error:
-        problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
-        raise AdapterError(name, problem) from None
-
-
-def _of_state_dict(name: str, tensors: Mapping[str, Any], lora_alpha: float | None) -> AdapterFiles:
-    from safetensors.torch import save  # noqa: PLC0415 - loads torch, which the producer does without until asked
-
-    if lora_alpha is None:
-        raise AdapterError(name, "a state dict does not hold lora_alpha: pass it")
-    stems = {tensor: tensor.removesuffix(".weight").rpartition(".") for tensor in tensors}
-    if strange := [tensor for tensor, (_, _, part) in stems.items() if part not in {"lora_A", "lora_B"}]:
-        raise AdapterError(name, f"tensor {strange[0]!r} is no LoRA weight: names end in lora_A or lora_B.weight")
-    ranks = {int(tensors[tensor].shape[0]) for tensor, (_, _, part) in stems.items() if part == "lora_A"}
-    if len(ranks) != 1:
-        raise AdapterError(name, f"all lora_A tensors need one rank, found {sorted(ranks)}")
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": ranks.pop(),
-        "lora_alpha": lora_alpha,
-        "target_modules": sorted({module.rpartition(".")[2] for module, _, _ in stems.values()}),
-        "bias": "none",
-    }
-    weights = save({tensor: value.detach().cpu().contiguous() for tensor, value in tensors.items()})
-    return AdapterFiles(name, json.dumps(config, sort_keys=True).encode(), weights)
-
-
-async def upload(connection: Connection, keys: Keys, files: AdapterFiles) -> AdapterManifest:
-    """Publish the adapter; publishing the same content again only renews it.
-
-    Raises `AdapterConflictError` when the name has other content, `RedisUnavailableError`.
-    """
-    key = keys.adapter(files.name)
     manifest = AdapterManifest(
-        name=files.name,
+        name=name,
         sha256=files.sha256,
         config=files.config,
-        num_bytes=len(files.weights),
+        num_bytes=files.num_bytes,
         chunk_bytes=CHUNK_BYTES,
         published_at=time.time(),
     )
-    for number, chunk in enumerate(files.chunks()):
-        blob = keys.blob(manifest.sha256, number)
-        await connection.call("publish an adapter", _setting(blob, bytes(chunk)))
+    key = keys.adapter(name)
+    there: Any = await connection.call("read a manifest", lambda redis: redis.get(key))
+    if there is not None:
+        manifest = _same(name, manifest, there)
+    with byte_bar(name, files.num_bytes, shown=progress) as advanced:
+        for number in range(manifest.chunks):
+            chunk = await asyncio.to_thread(files.chunk, number)
+            await connection.call("publish an adapter", _keeping(keys.blob(manifest.sha256, number), chunk))
+            advanced(number * CHUNK_BYTES + len(chunk))
     await connection.call(
         "publish an adapter", lambda redis: redis.set(key, encode(manifest), nx=True, ex=ADAPTER_TTL_S)
     )
-    data: Any = await connection.call("read a manifest", lambda redis: redis.getex(key, ex=ADAPTER_TTL_S))
-    return _same(files, manifest, data)
+    there = await connection.call("read a manifest", lambda redis: redis.getex(key, ex=ADAPTER_TTL_S))
+    return _same(name, manifest, there)
 
 
-def _setting(key: str, value: bytes) -> Any:
-    def send(redis: Redis) -> Any:
-        return redis.set(key, value, ex=ADAPTER_TTL_S)
+def _keeping(key: str, chunk: bytes) -> Any:
+    """A command that may be sent twice. The key names the content, so that what is there need not travel again."""
+
+    async def send(redis: Redis) -> None:
+        length: Any = await redis.strlen(key)
+        if length != len(chunk) or not await redis.expire(key, ADAPTER_TTL_S + _SLACK_S):
+            await redis.set(key, chunk, ex=ADAPTER_TTL_S + _SLACK_S)
 
     return send
 
 
-def _same(files: AdapterFiles, manifest: AdapterManifest, data: bytes | None) -> AdapterManifest:
+def _same(name: str, manifest: AdapterManifest, data: bytes | None) -> AdapterManifest:
+    """What `data` holds, if it is the manifest of the same content."""
     try:
         found = decode(data or b"", AdapterManifest)
     except SchemaError as error:
-        raise AdapterError(files.name, f"what Redis holds under its name is no manifest: {error}") from None
-    if found.sha256 != manifest.sha256:
-        raise AdapterConflictError(files.name)
+        raise AdapterError(name, f"what Redis holds under its name is no manifest: {error}") from None
+    if any(getattr(found, field) != getattr(manifest, field) for field in _CONTENT):
+        raise AdapterConflictError(name)
     return found

@@ -30,12 +30,21 @@ _NO_BEAM = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings
 class RollStrategy:
     """Takes the place of a `VllmStrategy` where only `generate` is called.
 
-    `adapter` (`name@version`) is what the next call samples with; set it after each publish. `timeout_s` is the longest
-    that one call waits for its batch.
+    `adapter` (`name@version`) and `min_policy_version` are what the next call samples with, and the oldest policy
+    version that may sample it; set the one or the other after each publish. `timeout_s` is the longest that one call
+    waits for its batch.
     """
 
-    def __init__(self, client: AsyncClient, *, adapter: str | None = None, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        adapter: str | None = None,
+        min_policy_version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self.adapter = adapter
+        self.min_policy_version = min_policy_version
         self._client = client
         self._timeout_s = timeout_s
 
@@ -68,6 +77,7 @@ class RollStrategy:
             batch.batch["attention_mask"],
             config,
             adapter=self.adapter,
+            min_policy_version=self.min_policy_version,
             timeout=self._timeout_s,
             pad_token_id=generation_config["pad_token_id"],
         )

@@ -17,8 +17,9 @@ class RolloutFunction:
     """What `GRPOTrainer` calls for its completions, instead of generating them itself.
 
     `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
-    gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) is what the next call samples
-    with; set it after each publish. `timeout_s` is the longest that one call waits for its batch.
+    gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) and `min_policy_version` are what
+    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
+    publish. `timeout_s` is the longest that one call waits for its batch.
     """
 
     def __init__(
@@ -27,12 +28,14 @@ class RolloutFunction:
         config: GenerationConfig | None = None,
         *,
         adapter: str | None = None,
+        min_policy_version: int | None = None,
         timeout_s: float | None = None,
     ) -> None:
         if config is not None and config.sequences_per_prompt != 1:
             field = "num_beams" if config.num_beams > 1 else "num_return_sequences"
             raise ConfigError(field, "leave it at 1: TRL repeats each prompt", getattr(config, field))
         self.adapter = adapter
+        self.min_policy_version = min_policy_version
         self._client = client
         self._config = config
         self._timeout_s = timeout_s
@@ -57,7 +60,14 @@ class RolloutFunction:
         n = repeats(prompt_ids, config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
         rollouts = complete(
-            self._client.generate(prompt_ids[::n], None, config, adapter=self.adapter, timeout=self._timeout_s)
+            self._client.generate(
+                prompt_ids[::n],
+                None,
+                config,
+                adapter=self.adapter,
+                min_policy_version=self.min_policy_version,
+                timeout=self._timeout_s,
+            )
         )
         return {
             "prompt_ids": prompt_ids,

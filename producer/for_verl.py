@@ -42,9 +42,10 @@ class VerlRollouts:
 class VerlRollout:
     """Takes the place of an `AgentLoopManager` where only `generate_sequences` is called.
 
-    `rollout_config` is verl's `actor_rollout_ref.rollout`. `adapter` (`name@version`) is what the next call samples
-    with; set it after each publish. `timeout_s` is the longest that one call waits for its batch; `chat_template`
-    holds further arguments of `tokenizer.apply_chat_template`.
+    `rollout_config` is verl's `actor_rollout_ref.rollout`. `adapter` (`name@version`) and `min_policy_version` are what
+    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
+    publish. `timeout_s` is the longest that one call waits for its batch; `chat_template` holds further arguments of
+    `tokenizer.apply_chat_template`.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class VerlRollout:
         tokenizer: Tokenizer,
         *,
         adapter: str | None = None,
+        min_policy_version: int | None = None,
         timeout_s: float | None = None,
         chat_template: Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer.pad_token_id is None:
             raise ConfigError("pad_token_id", "the tokenizer has none, and verl pads with it")
         self.adapter = adapter
+        self.min_policy_version = min_policy_version
         self._client = client
         self._rollout_config = rollout_config
         self._tokenizer = tokenizer
@@ -89,6 +92,7 @@ class VerlRollout:
                 *_left_padded(ids[::n], width, self._pad_token_id),
                 GenerationConfig(**config.model_dump() | {"num_return_sequences": n}),
                 adapter=self.adapter,
+                min_policy_version=self.min_policy_version,
                 timeout=self._timeout_s,
                 pad_token_id=self._pad_token_id,
                 pad_to_max_new_tokens=True,

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from producer.errors import ProducerError
+from schemas.errors import shown
 
 if TYPE_CHECKING:
     from schemas import GroupError
 
+MAX_VERSION = 2**31 - 1
+
 
 class AdapterError(ProducerError):
-    """Raised when an adapter cannot be read or sent; nothing was published."""
+    """Raised when an adapter cannot be read or sent; nothing was published that a worker would take."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"adapter {name!r}: {problem}")
@@ -28,7 +31,7 @@ class AdapterConflictError(ProducerError):
 
 
 class CheckpointError(ProducerError):
-    """Raised when a checkpoint's folder cannot be published."""
+    """Raised when a checkpoint's folder cannot be published; nothing was announced."""
 
     def __init__(self, folder: str, problem: str) -> None:
         super().__init__(f"checkpoint {folder}: {problem}")
@@ -37,33 +40,59 @@ class CheckpointError(ProducerError):
 
 
 class PolicyVersionError(ProducerError):
-    """Raised when a version cannot be published: versions are integers from 1 on and only grow.
+    """Raised when a version cannot be published; nothing was announced.
 
-    `newest` is the newest one published, None where nothing was; `taken`: this one exists, with other content.
+    `newest` is the newest one published, where that is why; `taken`: this one exists, with other content.
     """
 
-    def __init__(self, version: object, newest: int | None, *, taken: bool) -> None:
-        why = "it was published with other content" if taken else f"the newest is {newest}"
-        why = why if taken or newest is not None else "a version is an integer from 1 to 2**31 - 1"
-        super().__init__(f"policy version {version!r} cannot be published: {why}; versions only grow")
+    def __init__(self, version: object, problem: str, newest: int | None = None, *, taken: bool = False) -> None:
+        super().__init__(f"policy version {shown(version)} cannot be published: {problem}")
         self.version = version
+        self.problem = problem
         self.newest = newest
         self.taken = taken
 
 
-class VersionTimeoutError(ProducerError):
-    """Raised when too few workers serve a version in time.
+class VersionBoundError(ProducerError):
+    """Raised when `min_policy_version` or `max_staleness` is no number of versions; nothing was queued."""
 
-    `behind` maps a worker to the version that it serves and why it refused a newer one.
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__(f"{name} {shown(value)}: give an integer from 0 to {MAX_VERSION}, or None for no bound")
+        self.name = name
+        self.value = value
+
+
+class VersionWaitError(ProducerError):
+    """Raised when `wait_for_version` is asked for a version, a number of workers or a time that it cannot wait for."""
+
+    def __init__(self, what: str, value: object, rule: str) -> None:
+        super().__init__(f"{what} {shown(value)}: {rule}")
+        self.what = what
+        self.value = value
+
+
+class VersionTimeoutError(ProducerError):
+    """Raised when too few workers serve a version in time; waiting again is safe.
+
+    `live` workers report, `there` of them serve it; `behind` maps the others to the version that they serve and to why
+    they refused a newer one, empty where they did not.
     """
 
-    def __init__(self, version: int, live: int, behind: dict[str, tuple[int, str]], timeout_s: float) -> None:
-        first = list(behind.items())[:5]
-        told = "; ".join(f"{name} serves {served} {why and f'({why})'}".strip() for name, (served, why) in first)
-        problem = f"version {version} is not served everywhere after {timeout_s:g} s"
-        super().__init__(f"{problem}: {live} live workers; {told}")
+    def __init__(
+        self, version: int, workers: int | str, there: int, behind: dict[str, tuple[int, str]], timeout_s: float
+    ) -> None:
+        live = there + len(behind)
+        told = [f"{name} serves {served}{f', refused: {why}' if why else ''}" for name, (served, why) in behind.items()]
+        listed = "".join(f"; {one}" for one in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+        hint = listed if live else "; is one started with this policy?"
+        super().__init__(
+            f"policy version {version} after {timeout_s:g} s: served by {there} of {live} live workers, "
+            f"{workers} wanted{hint}"
+        )
         self.version = version
+        self.workers = workers
         self.live = live
+        self.there = there
         self.behind = behind
         self.timeout_s = timeout_s
 

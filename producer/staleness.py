@@ -53,10 +53,11 @@ class StalenessGate:
     `version` is what the policy starts from: a restarted trainer passes the one it restored.
 
         version = await gate.admit(prompts * n)
-        handle = await client.submit(..., min_policy_version=version)
+        handle = await client.submit(prompts, None, config, min_policy_version=version)
         ...                                  # when its rollouts are trained on, the oldest first:
         gate.consumed(prompts * n, version, [spans[0][0] for spans in rollouts.version_spans])
         ...                                  # after the step:
+        await client.publish_policy(new_version, checkpoint=folder)
         gate.advance(new_version)
 
     Requests are served in their order, so that a large one is not starved by small ones. Let them be of one size that

@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from producer.policy import describe_checkpoint
+from producer.checkpoint_files import CheckpointFolder
 from producer.tiny_model import write_model
 from tests.checkpoints import shard
 from worker.checkpoint import check, config_difference, digest, stamp
@@ -224,7 +224,7 @@ def test_the_digest_is_the_producers_and_follows_from_the_content_alone(new: Pat
     shutil.copytree(new, copied)
     (copied / "trainer_state.json").write_text("{}")
 
-    assert digest(copied) == digest(new) == describe_checkpoint(1, new).sha256
+    assert digest(copied) == digest(new) == CheckpointFolder(new).digest()
     assert len(digest(new)) == len(hashlib.sha256().hexdigest())
 
 

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from producer import AsyncClient, ConfigError, GenerationConfig, PromptsError, RolloutFailedError, RollStrategy
+from producer import (
+    AsyncClient,
+    ConfigError,
+    GenerationConfig,
+    PromptsError,
+    ResultTimeoutError,
+    RolloutFailedError,
+    RollStrategy,
+)
 from producer.for_roll import generation_config_of
+from schemas import Job, decode
 from tests.data_proto import DataProto
+from tests.faults import Queue
 from tests.worker_process import WorkerProcess, running_worker
 
 POLICY = "roll"
@@ -166,6 +176,18 @@ async def test_the_adapter_is_the_one_set_last(strategy: RollStrategy) -> None:
     with pytest.raises(RolloutFailedError) as failed:  # this worker has no adapters
         await strategy.generate(prompts(([5, 6], [1, 1])), ROLLS)
     assert failed.value.errors[0].code == "unknown_adapter"
+
+
+async def test_the_oldest_version_that_may_sample_is_the_one_set_last(
+    redis_url: str, policy: str, queue: Queue
+) -> None:
+    async with AsyncClient(redis_url, policy=policy) as client:
+        strategy = RollStrategy(client, min_policy_version=3, timeout_s=0.1)
+        for version in (3, 4):
+            strategy.min_policy_version = version
+            with pytest.raises(ResultTimeoutError):
+                await strategy.generate(prompts(([5, 6], [1, 1])), ROLLS)
+    assert [decode(fields[b"payload"], Job).min_policy_version for _, fields in queue.entries()] == [3, 4]
 
 
 async def test_multi_modal_prompts_are_refused(redis_url: str, policy: str) -> None:

@@ -11,9 +11,18 @@ from typing import Any
 
 import pytest
 
-from producer import Client, ConfigError, GenerationConfig, PromptsError, RolloutFailedError, RolloutFunction
+from producer import (
+    Client,
+    ConfigError,
+    GenerationConfig,
+    PromptsError,
+    ResultTimeoutError,
+    RolloutFailedError,
+    RolloutFunction,
+)
 from producer.drop_in import repeats
 from producer.for_trl import config_of
+from schemas import Job, decode
 from tests.faults import Queue
 from tests.worker_process import running_worker
 
@@ -132,6 +141,16 @@ def test_how_many_completions_is_the_trainers_business(client: Client, field: st
     with pytest.raises(ConfigError) as refused:
         RolloutFunction(client, GenerationConfig.model_validate({"max_new_tokens": 2, field: 2}))
     assert refused.value.field == field
+
+
+def test_the_oldest_version_that_may_sample_is_the_one_set_last(redis_url: str, policy: str, queue: Queue) -> None:
+    with Client(redis_url, policy=policy) as client:
+        function = RolloutFunction(client, min_policy_version=3, timeout_s=0.1)
+        for version in (3, 4):
+            function.min_policy_version = version
+            with pytest.raises(ResultTimeoutError):
+                function(["ab"], trainer())
+    assert [decode(fields[b"payload"], Job).min_policy_version for _, fields in queue.entries()] == [3, 4]
 
 
 def test_images_are_refused(client: Client) -> None:

@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from producer import Client, ConfigError, GenerationConfig, PromptsError, RolloutFailedError, VerlRollout, VerlRollouts
+from producer import (
+    Client,
+    ConfigError,
+    GenerationConfig,
+    PromptsError,
+    ResultTimeoutError,
+    RolloutFailedError,
+    VerlRollout,
+    VerlRollouts,
+)
 from producer.for_verl import config_of
+from schemas import Job, decode
 from tests.data_proto import DataProto, objects
 from tests.faults import Queue
 from tests.worker_process import running_worker
@@ -167,6 +177,16 @@ def test_what_only_verl_itself_can_do_is_refused_by_name(
     with pytest.raises(error) as refused:
         VerlRollout(client, rollout_config(), Tokenizer()).generate_sequences(prompts)
     assert what in (getattr(refused.value, "what", None), getattr(refused.value, "field", None))
+
+
+def test_the_oldest_version_that_may_sample_is_the_one_set_last(redis_url: str, policy: str, queue: Queue) -> None:
+    with Client(redis_url, policy=policy) as client:
+        rollout = VerlRollout(client, rollout_config(), Tokenizer(), min_policy_version=3, timeout_s=0.1)
+        for version in (3, 4):
+            rollout.min_policy_version = version
+            with pytest.raises(ResultTimeoutError):
+                rollout.generate_sequences(ask("ab", __do_sample__=np.array([True])))
+    assert [decode(fields[b"payload"], Job).min_policy_version for _, fields in queue.entries()] == [3, 4]
 
 
 def test_prompts_without_conversations_are_refused(client: Client) -> None:

@@ -500,3 +500,19 @@ async def test_an_untied_model_swaps_too_and_ends_when_neither_new_nor_old_weigh
     finally:
         await engine.close()
     assert not engine._processes.pids
+
+
+async def test_an_unloaded_adapter_is_gone_from_vllm_and_no_swap_misses_its_files(
+    engine: VllmEngine, models: list[Path], adapter_dir: Path, tmp_path: Path
+) -> None:
+    adapter = Adapter("gone@1", 990, shutil.copytree(adapter_dir / "math@1", tmp_path / "gone@1"))
+    await engine.load_adapter(adapter)
+    assert 990 in await engine._llm.list_loras()
+    shutil.rmtree(adapter.path)
+
+    await engine.unload_adapter(adapter)
+
+    assert 990 not in await engine._llm.list_loras()
+    await engine.unload_adapter(adapter)
+    await swap(engine, models[1])
+    assert (await greedy(engine)).finish_reason == "length"

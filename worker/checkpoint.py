@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
@@ -48,15 +49,16 @@ class Layout:
         return bool(self.config.get("tie_word_embeddings", _HEAD not in self.tensors))
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, given_up: Event | None = None) -> str:
     """The sha256 (hex) that names the content of a checkpoint folder, see `schemas.content_digest`.
 
-    Reads every byte, a piece at a time: blocks for seconds, so call it in a thread. Raises `CheckpointRefusedError`.
+    Reads every byte, a piece at a time: blocks for seconds, so call it in a thread, which nothing but `given_up` ends
+    early. Raises `CheckpointRefusedError`.
     """
     _check_folder(folder)
     paths = [_inside(folder, name) for name in _names(folder)]
     try:
-        return content_digest((path.name, path.stat().st_size, _pieces(path)) for path in paths)
+        return content_digest((path.name, path.stat().st_size, _pieces(path, given_up)) for path in paths)
     except OSError as error:
         raise CheckpointRefusedError(folder, "files", f"cannot be read ({type(error).__name__})") from None
 
@@ -197,9 +199,11 @@ def _plain(name: object) -> bool:
     return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _pieces(path: Path, given_up: Event | None) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
+            if given_up is not None and given_up.is_set():
+                raise CheckpointRefusedError(path.parent, path.name, "not read to its end, the worker ends")
             yield piece
 
 

@@ -111,6 +111,9 @@ class Engine(Protocol):
     async def load_adapter(self, adapter: Adapter) -> None:
         """Make `adapter` usable by requests; a no-op when it is. Raises `DataError` (`adapter_refused`)."""
 
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Forget one that no request uses or will name again; its files may be gone."""
+
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
         """Swap to the weights in the folder `path`; requests may be in flight and may go on being made.
 

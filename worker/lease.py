@@ -43,8 +43,6 @@ class Lease:
     """Monotonic seconds; no later than Redis would let another worker have the entry."""
     taken_at: float = field(default_factory=time.monotonic)
     """Monotonic seconds, no later than Redis delivered it."""
-    fresh: bool = True
-    """The entry was never delivered before, so none of its groups has an answer."""
     ended: bool = False
     """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
     stopped: DataError | None = None

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
-from schemas.keys import GROUP
+from schemas.keys import GROUP, PARKED
 
 _CLAIM_STEPS = 100
 """A thousand entries a call: a few milliseconds of Redis' time."""
@@ -29,9 +29,7 @@ class Entry:
     entry_id: str
     fields: Mapping[bytes, bytes]
     delivery: int
-    """Redis' count."""
-    fresh: bool
-    """Never delivered before; a delivery that was given back is not counted, but not fresh."""
+    """Redis' count; one that was given back or parked is not counted."""
     taken_at: float
     """Monotonic seconds, no later than Redis delivered it: the lease counts from here."""
 
@@ -60,7 +58,7 @@ async def read_new(redis: Redis, consumer: str, jobs_keys: Iterable[str], block_
     sent_at = time.monotonic()
     reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=block_ms))
     return [
-        Entry(key.decode(), entry_id.decode(), fields, 1, True, sent_at)
+        Entry(key.decode(), entry_id.decode(), fields, 1, sent_at)
         for key, entries in reply
         for entry_id, fields in entries
     ]
@@ -79,7 +77,7 @@ async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[s
 async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:
     """The entry with this id, or nothing when the stream no longer has it."""
     reply: Any = await redis.xrange(jobs_key, entry_id, entry_id)
-    return [Entry(jobs_key, entry_id, fields, delivery, False, taken_at) for _, fields in reply]
+    return [Entry(jobs_key, entry_id, fields, delivery, taken_at) for _, fields in reply]
 
 
 async def claim(
@@ -92,8 +90,20 @@ async def claim(
     if len(reply) == 1:
         return reply[0], None
     cursor, entry_id, delivery, flat = reply
+    return cursor, _entry(jobs_key, entry_id, delivery, flat, sent_at)
+
+
+async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int) -> Entry | None:
+    """An entry that was parked for `version` or an older one, now ours, if there is one. Raises `GroupMissingError`."""
+    sent_at = time.monotonic()
+    reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, PARKED, version]))
+    return _entry(jobs_key, reply[0], reply[1], reply[2], sent_at) if reply else None
+
+
+def _entry(jobs_key: str, entry_id: bytes, delivery: int, flat: list[bytes], sent_at: float) -> Entry:
+    """As a script returns it."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return cursor, Entry(jobs_key, entry_id.decode(), fields, delivery, False, sent_at)
+    return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
 
 
 async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:

@@ -79,6 +79,9 @@ class StubEngine:
     async def load_adapter(self, adapter: Adapter) -> None:
         """Nothing to load."""
 
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Nothing to unload."""
+
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
         """Checked like any (against `--model`, if there is one); of it only the version enters the tokens."""
         async with self._one_swap:

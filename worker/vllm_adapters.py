@@ -16,14 +16,17 @@ log = structlog.get_logger()
 
 
 class LoadedAdapters:
-    """Which adapters vLLM has, and which requests use them; `add` is its `add_lora`.
+    """Which adapters vLLM has, and which requests use them; `add` is its `add_lora`, `remove` its `remove_lora`.
 
     New weights take vLLM's adapters away: `changing` keeps others from loading one meanwhile, and `restore` brings
     back what was there.
     """
 
-    def __init__(self, add: Callable[[Adapter], Awaitable[object]]) -> None:
+    def __init__(
+        self, add: Callable[[Adapter], Awaitable[object]], remove: Callable[[Adapter], Awaitable[object]]
+    ) -> None:
         self._add = add
+        self._remove = remove
         self._loading: dict[int, asyncio.Task[None]] = {}
         self._adapters: dict[int, Adapter] = {}
         self._used: dict[str, int] = {}
@@ -45,6 +48,19 @@ class LoadedAdapters:
             loading = self._loading[adapter.int_id] = asyncio.create_task(self._load(adapter))
             loading.add_done_callback(lambda task: self._forget_failed(adapter, task))
         await asyncio.shield(loading)
+
+    async def unload(self, adapter: Adapter) -> None:
+        """Forget one that no request uses, and take it from vLLM if it still has it. Raises `EngineDiedError`."""
+        async with self.changing:
+            self._loading.pop(adapter.int_id, None)
+            if self._adapters.pop(adapter.int_id, None) is None:
+                return
+            try:
+                await self._remove(adapter)
+            except EngineDiedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a failed utility call is a bare Exception in every vLLM
+                log.warning("adapter not removed from the engine", adapter=adapter.name, error=str(error))
 
     @contextmanager
     def in_use(self, request_id: str, adapter: Adapter | None) -> Iterator[None]:

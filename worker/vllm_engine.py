@@ -66,7 +66,7 @@ class VllmEngine:
         self._info: EngineInfo | None = None
         self._death: str | None = None
         self._calls: set[asyncio.Task[Any]] = set()
-        self._adapters = LoadedAdapters(self._add_lora)
+        self._adapters = LoadedAdapters(self._add_lora, self._remove_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
         self._swaps: set[asyncio.Task[None]] = set()
@@ -136,6 +136,10 @@ class VllmEngine:
         """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
         await self._adapters.load(adapter)
 
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """See `Engine.unload_adapter`; waits for the end of a swap."""
+        await self._adapters.unload(adapter)
+
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
         """See `Engine.load_checkpoint`. Each step has `engine_timeout_s`; only waiting for completions has no limit.
 
@@ -201,6 +205,9 @@ class VllmEngine:
 
     async def _add_lora(self, adapter: Adapter) -> None:
         await self._utility(self._llm.add_lora(_lora_request(adapter)))
+
+    async def _remove_lora(self, adapter: Adapter) -> None:
+        await self._utility(self._llm.remove_lora(adapter.int_id))
 
     def _swap_over(self, swapping: asyncio.Task[None]) -> None:
         self._swaps.discard(swapping)

@@ -128,7 +128,7 @@ def check_plugin_installed() -> None:
 
 
 def _adapters(settings: WorkerSettings) -> dict[str, Any]:
-    if settings.adapter_dir is None:
+    if not settings.serves_adapters:
         return {}
     return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
 

@@ -5,13 +5,17 @@
 -- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`
 -- ARGV[4] first group      ARGV[5...] error answer of this group and of those after it; none: only mark the batch
 --
--- Returns 'unknown' or 'sealed' (nothing was written), else how many of the groups are cancelled.
+-- Returns 'unknown' or 'sealed' (complete without a cancel; nothing was written), else how many of the groups are
+-- cancelled. A batch that is complete and was cancelled is counted, and nothing is written.
 local groups = redis.call('HGET', KEYS[2], 'groups')
 if not groups then return 'unknown' end
 local done = redis.call('HGET', KEYS[2], 'done') or '0'
-if #ARGV == 4 then
-  if done == groups then return 'sealed' end
+if done ~= groups then
+  -- No write of a script is undone when a later one is refused: what follows an XADD is shown to be allowed before it.
   redis.call('HSETNX', KEYS[2], 'cancelled', ARGV[1])
+  redis.call('HINCRBY', KEYS[2], 'done', 0)
+elseif redis.call('HEXISTS', KEYS[2], 'cancelled') == 0 then
+  return 'sealed'
 end
 
 local cancelled = 0
@@ -19,8 +23,9 @@ for i = 5, #ARGV do
   local field = 'g:' .. string.format('%d', ARGV[4] + i - 5)
   local winner = redis.call('HGET', KEYS[2], field)
   if not winner then
-    redis.call('HSET', KEYS[2], field, 'cancelled')
+    -- The answer before its mark: a group that is marked and has no answer would never get one.
     redis.call('XADD', KEYS[1], '*', 'kind', 'error', 'payload', ARGV[i])
+    redis.call('HSETNX', KEYS[2], field, 'cancelled')
     done = tostring(redis.call('HINCRBY', KEYS[2], 'done', 1))
     if done == groups then
       redis.call('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])

@@ -24,9 +24,10 @@ _KEEP_S = 86_400
 
 
 async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
-    """How many groups are answered as cancelled by this call and by earlier ones that did not get to the end.
+    """How many groups are answered as cancelled, by this call and by earlier ones.
 
-    0 when the batch was sealed already: then nothing is written. Raises `UnknownBatchError`, `RedisUnavailableError`.
+    Nothing is written when the batch is complete; 0 when it became so without a cancel. Raises `UnknownBatchError`,
+    `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
     head = [keys.results(batch.batch_id), keys.ledger(batch.batch_id), f"{time.time():.3f}", _KEEP_S, seal]
@@ -37,7 +38,10 @@ async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
     for first in range(0, batch.num_groups, _SLICE):
         groups = range(first, min(first + _SLICE, batch.num_groups))
         answers = [encode(_answer(batch.batch_id, group)) for group in groups]
-        cancelled += await _run(connection, keys, batch, [*head, first, *answers])
+        count = await _run(connection, keys, batch, [*head, first, *answers])
+        if count == b"sealed":  # the ledger that was marked is gone, and another one is complete
+            return cancelled
+        cancelled += count
     return cancelled
 
 

@@ -78,10 +78,10 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
 
 
 @commands.command(epilog="Example: rollstream resume --policy math-7b")
-def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS) -> None:
+def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
     """Let workers take jobs again after `rollstream pause`."""
     with exit_codes():
-        changed = with_connection(redis, lambda connection: resume_queue(connection, Keys(policy)))
+        changed = with_connection(redis, lambda connection: resume_queue(connection, Keys(policy, partitions)))
     typer.echo(f"policy {policy} resumed" if changed else f"policy {policy} was not paused")
 
 
@@ -93,6 +93,7 @@ def drain(
     workers: Annotated[list[str] | None, typer.Argument(metavar="WORKER", help="Names, or --all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every live worker.")] = False,
     redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Return once they are gone.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")] = None,
 ) -> None:
@@ -102,7 +103,7 @@ def drain(
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --wait")
     with exit_codes():
-        keys = Keys(policy)
+        keys = Keys(policy, partitions)
 
         async def call(connection: Connection) -> bool:
             named = await drain_workers(connection, keys, None if every else workers)

@@ -6,10 +6,8 @@ import asyncio
 import json
 import math
 import secrets
-import shlex
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
 
@@ -23,7 +21,7 @@ from producer.connection import Connection
 from producer.ledger import is_entry_id
 from producer.progress import progress_bar
 from producer.replay import Pace, Prepared, prepare, queue_replay
-from producer.replay_plan import Replay, new_batch_id
+from producer.replay_plan import Replay
 from producer.replay_report import (
     comparison_json,
     comparison_line,
@@ -32,7 +30,8 @@ from producer.replay_report import (
     replay_json,
     skipped_lines,
 )
-from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector, as_options, read_moment
+from producer.replay_way import Sent, Way, explained
+from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector, read_moment
 from producer.verify import expected_to_differ, stored_answers, verify
 from schemas import Keys
 
@@ -48,23 +47,6 @@ rollstream replay --policy math-7b --dead too_many_deliveries
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How the selected jobs are queued, and what happens after."""
-
-    batch_id: str | None
-    attempt: str
-    """Decides the default batch ids: the same again gives the same."""
-    dry_run: bool
-    rate: float | None
-    verify: bool
-    timeout: float | None
-    json: bool
-
-    def named(self, original_id: str) -> str:
-        return self.batch_id or new_batch_id(original_id, self.attempt)
-
-
 def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     policy: Policy,
     text: Annotated[
@@ -74,11 +56,13 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
     batch: Annotated[str | None, typer.Option(metavar="ID", help="All jobs of this batch.")] = None,
-    job: Annotated[str | None, typer.Option(metavar="ENTRY", help="The job of one entry: 1700000000000-0.")] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="ENTRY", help="The job of one entry: 1700000000000-0, 3/1700000000000-0.")
+    ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="T", help="Jobs queued since then: ISO 8601, or 90s, 30m, 2h, 1d ago.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="T", help="With --since; default: now.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="T", help="With --since or --dead; default: now.")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Dead letters: all, or those with FILTER.")] = False,
     incomplete: Annotated[
         bool, typer.Option("--partial", help="With --batch: also if some of its jobs are gone.")
@@ -100,7 +84,9 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     """Queue jobs again, finished or dead, as new batches.
 
     The originals and their results stay as they are. Finished jobs can be
-    replayed until the workers trim them (--retention-s, a day).
+    replayed until the workers trim them (--retention-s, a day). Jobs that wait
+    or run are queued a second time by --batch and --job; --since leaves out
+    batches that have such jobs in its span.
 
     The selected jobs of one batch become one new batch with the same prompts,
     config and seeds: a seeded batch gives the same tokens again, also when only
@@ -117,23 +103,24 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     if sum((batch is not None, job is not None, since is not None, dead)) != 1:
         raise typer.BadParameter("choose one of --batch, --job, --since and --dead")
     _need(text is None or dead, "FILTER needs --dead")
-    _need(until is None or since is not None, "--until needs --since")
+    _need(until is None or since is not None or dead, "--until needs --since or --dead")
     _need(not incomplete or batch is not None, "--partial needs --batch")
     _need(timeout is None or compare, "--timeout needs --verify")
     _need(not (dry_run and compare), "--dry-run queues nothing that --verify could compare")
     _need(not (batch_id and attempt), "--continue is for default ids; repeat --batch-id instead")
-    _need(job is None or is_entry_id(job), f"--job: {job!r} is no entry id such as 1700000000000-0")
+    entry = None if job is None else _entry(job, partitions)
     _need(rate is None or math.isfinite(rate), "--rate must be finite")
     _moments(since, until, 0)
 
     def selector(now_ms: int) -> Selector:
         if batch is not None:
             return ByBatch(batch, incomplete)
-        if job is not None:
-            return ByEntry(job)
-        return ByLetter(text or "") if dead else ByTime(*_moments(since, until, now_ms))
+        if entry is not None:
+            return entry
+        first, last = _moments(since, until, now_ms)
+        return ByLetter(text or "", last) if dead else ByTime(first, last)
 
-    way = _Way(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
+    way = Way(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
     with exit_codes():
         raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, way)))
 
@@ -141,6 +128,15 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 def _need(condition: bool, problem: str) -> None:
     if not condition:
         raise typer.BadParameter(problem)
+
+
+def _entry(name: str, partitions: int) -> ByEntry:
+    where, _, entry_id = name.rpartition("/")
+    _need(is_entry_id(entry_id), f"--job: {name!r} is no entry id such as 1700000000000-0")
+    if not where:
+        return ByEntry(entry_id)
+    _need(where in map(str, range(partitions)), f"--job: there is no partition {where!r}, see --partitions")
+    return ByEntry(entry_id, int(where))
 
 
 def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, int]:
@@ -155,7 +151,7 @@ def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, in
     return first, last
 
 
-async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], way: _Way) -> int:
+async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], way: Way) -> int:
     async with _connected(redis) as connection:
         seconds, micros = await connection.call("read the time", lambda client: client.time())
         selector = selector_at(seconds * 1000 + micros // 1000)
@@ -166,11 +162,10 @@ async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], w
         if way.dry_run:
             _show(prepared, way.json)
             return 0
-        for line in skipped_lines(prepared.skipped):
-            typer.echo(line, err=True)
+        _tell_left_out(prepared)
         stored = [await _stored(connection, keys, replay) for replay in prepared.replays] if way.verify else []
-        with _explained(keys, selector, way):
-            await _queue(connection, keys, prepared, way)
+        with explained(keys, selector, way) as sent:
+            await _queue(connection, keys, prepared, way, sent)
         return await _verify(connection, keys, prepared, stored, way) if way.verify else 0
 
 
@@ -188,9 +183,15 @@ def _show(prepared: Prepared, as_json: bool) -> None:
         typer.echo(json.dumps(plan_json(prepared)))
         return
     Console().print(plan_table(prepared))
+    _tell_left_out(prepared)
+    typer.echo("nothing was queued (--dry-run)", err=True)
+
+
+def _tell_left_out(prepared: Prepared) -> None:
     for line in skipped_lines(prepared.skipped):
         typer.echo(line, err=True)
-    typer.echo("nothing was queued (--dry-run)", err=True)
+    if prepared.unfinished:
+        typer.echo(f"{prepared.unfinished} of the jobs still wait or run: they are done a second time", err=True)
 
 
 async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
@@ -200,30 +201,13 @@ async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[in
     return await stored_answers(connection, keys, replay)
 
 
-@contextmanager
-def _explained(keys: Keys, selector: Selector, way: _Way) -> Iterator[None]:
-    """Say how to go on, whatever ends the queueing half-way: an error or Ctrl-C."""
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        if not done:
-            name = ["--batch-id", way.batch_id] if way.batch_id else ["--continue", way.attempt]
-            where = ["--policy", keys.policy, *(["--partitions", str(keys.partitions)] if keys.partitions > 1 else [])]
-            command = shlex.join(["rollstream", "replay", *where, *as_options(selector), *name])
-            typer.echo(
-                f"what was queued stays queued; this queues the rest, with the same --redis:\n{command}", err=True
-            )
-
-
-async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: _Way) -> None:
+async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: Way, sent: Sent) -> None:
     """Queue all, and print the batches that were queued whole, also when it ended half-way."""
     pace, queued, before = Pace(way.rate), list[Replay](), 0
     try:
         with progress_bar("queueing", sum(replay.batch.num_jobs for replay in prepared.replays), "jobs") as show:
             for replay in prepared.replays:
-                await queue_replay(connection, keys, replay, pace, partial(_show_sum, show, before))
+                await queue_replay(connection, keys, replay, pace, partial(_note, sent, show, before))
                 queued.append(replay)
                 before += replay.batch.num_jobs
     finally:
@@ -233,12 +217,13 @@ async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: _W
                 typer.echo(json.dumps(replay_json(replay)) if way.json else replay.batch.batch_id)
 
 
-def _show_sum(show: Callable[[int], None], before: int, done: int) -> None:
-    show(before + done)
+def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> None:
+    sent.any, sent.jobs = True, before + done
+    show(sent.jobs)
 
 
 async def _verify(
-    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], way: _Way
+    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], way: Way
 ) -> int:
     """Compare each batch with its original; the exit code. Raises `ResultTimeoutError`."""
     loop = asyncio.get_running_loop()

@@ -20,6 +20,8 @@ BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
 
 _SETTINGS: dict[str, Any] = {
+    # Each waiting handle holds one in a blocking read; redis-py's default of 100 would fail the 101st.
+    "max_connections": 10_000,
     "protocol": 2,  # RESP3 changes the shape of stream replies
     "decode_responses": False,
     "socket_connect_timeout": 5,

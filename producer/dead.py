@@ -23,8 +23,8 @@ from schemas import DeadLetter, Job, Keys, SchemaError, decode
 from schemas.envelope import PAYLOAD
 
 _LIST = resources.files("producer").joinpath("dead.lua").read_text()
-_READ_COUNT = 16
-"""Entries a call: Redis copies their payloads to look at them."""
+_READ_COUNT, _READ_BYTES = 16, 2**20
+"""Of one call: Redis copies the payloads to look at them, and does nothing else meanwhile."""
 _DROP_COUNT = 500
 _NAME_LENGTH = 128
 
@@ -93,13 +93,13 @@ async def _partition(connection: Connection, keys: Keys, partition: int) -> Asyn
     while True:
 
         async def read(redis: Redis, first: str) -> Any:
-            running: Any = redis.eval(_LIST, 1, key, first, str(_READ_COUNT))  # redis-py types it as a string
+            running: Any = redis.eval(_LIST, 1, key, first, _READ_COUNT, _READ_BYTES)  # redis-py types it as a string
             return await running
 
         rows = await connection.call("list dead letters", partial(read, first=position))
         for entry, data, size in rows:
             yield Listed(partition, entry.decode(), data, size)
-        if len(rows) < _READ_COUNT:
+        if not rows:
             return
         position = f"({rows[-1][0].decode()}"
 

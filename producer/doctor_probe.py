@@ -1,7 +1,4 @@
-"""Looks at everything that the doctor judges, and judges nothing. It never writes.
-
-Rights are asked for with arguments that no command takes: Redis checks the right first and then refuses the call.
-"""
+"""Looks at everything that the doctor judges, and judges nothing. It never writes."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from redis.asyncio import Redis
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
 from producer.redis_faults import AWAY, fault_of
+from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
 from schemas import Keys
 from schemas.keys import GROUP, PARKED
@@ -121,7 +119,7 @@ class _Prober:
             appendfsync=await self._try("run CONFIG GET", _appendfsync, ""),
             round_trips_s=round_trips,
             clock_ahead_s=ahead,
-            refused_commands=await self._try("ask for rights", partial(_refused_commands, keys=self._keys), {}),
+            refused_commands=await self._try("ask for rights", partial(refused_commands, keys=self._keys), {}),
             wrong_types={_text(key): types for key, types in wrong.items()},
             partitions=await self._partitions(wrong, now),
             beyond=await self._try("look for other partitions", self._beyond, ()),
@@ -231,33 +229,3 @@ async def _types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes,
             pipe.type(key)
         found = await pipe.execute()
     return {key: kind.decode() for key, kind in zip(names, found, strict=True)}
-
-
-async def _refused_commands(redis: Redis, keys: Keys) -> dict[str, str]:
-    """What producers and workers need and Redis does not run for us. `EVAL` is a script that touches nothing."""
-    jobs, control = keys.jobs(0), keys.control()
-    calls: dict[str, tuple[str, ...]] = {
-        "EVAL": ("return 1", "0"),
-        "EVALSHA": ("0" * 40, "0"),
-        "XADD": (jobs, "no-id", "field", "value"),
-        "XGROUP CREATE": (jobs, GROUP, "no-id"),
-        "XREADGROUP": ("GROUP", GROUP, "doctor", "COUNT", "no-number", "STREAMS", jobs, ">"),
-        "XAUTOCLAIM": (jobs, GROUP, "doctor", "no-number", "0-0"),
-        "XCLAIM": (jobs, GROUP, "doctor", "no-number", "0-0"),
-        "XTRIM": (jobs, "MINID", "no-id"),
-        "HSET": (control, "field", "value", "field"),
-        "HINCRBY": (control, "field", "no-number"),
-        "EXPIRE": (control, "no-number"),
-    }
-    async with redis.pipeline(transaction=False) as pipe:
-        for command, args in calls.items():
-            pipe.execute_command(*command.split(), *args)
-        replies = await pipe.execute(raise_on_error=False)
-    return {command: str(reply) for command, reply in zip(calls, replies, strict=True) if _is_refusal(reply)}
-
-
-def _is_refusal(reply: object) -> bool:
-    """Of the right or of the command itself; that our arguments are wrong is what we wanted to hear."""
-    if not isinstance(reply, exceptions.RedisError):
-        return False
-    return isinstance(reply, exceptions.NoPermissionError) or "unknown command" in str(reply) or fault_of(reply).passes

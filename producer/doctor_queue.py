@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from producer.doctor_probe import Probe
+from producer.doctor_redis import FREES_MEMORY
 from producer.finding import FAIL, OK, WARN, Finding, graded
 from producer.status import age
 
@@ -20,6 +21,7 @@ def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
     yield _workers(found)
     yield from _differing(found)
     yield _paused(found)
+    yield _intake(found)
     yield _backlog(found)
     yield _consumers(found)
     yield from _parked(found)
@@ -88,6 +90,18 @@ def _paused(found: Probe) -> Finding:
         f"the queue is paused{since}" if found.paused else "the queue is not paused",
         warn=found.paused,
         remedy=f"rollstream resume --policy {found.policy}",
+    )
+
+
+def _intake(found: Probe) -> Finding:
+    full = [worker.consumer for worker in found.workers if "memory" in worker.fields.get("paused_for", "").split(",")]
+    return graded(
+        "intake",
+        f"{len(full)} of {len(found.workers)} workers take no jobs, Redis is nearly full: {_some(full)}"
+        if full
+        else "no worker waits for memory",
+        fail=bool(full),
+        remedy=FREES_MEMORY,
     )
 
 

@@ -14,6 +14,11 @@ _FAR_S = 0.02
 _CLOCK_OFF_S = 1.0
 _MEMORY_WARN, _MEMORY_FAIL = 0.8, 0.95
 
+FREES_MEMORY = (
+    "raise maxmemory; or `rollstream dead drop`, a shorter --result-ttl-s for the results to come, a smaller "
+    "--retention-bytes at the workers. Reading results frees nothing: they go when they expire"
+)
+
 
 def unreachable(error: RedisUnavailableError) -> Finding:
     """The only finding where there is no Redis."""
@@ -86,7 +91,7 @@ def _memory(found: Probe) -> Finding:
         f"{_mib(used)} of {_mib(limit)} used",
         fail=used >= _MEMORY_FAIL * limit,
         warn=used >= _MEMORY_WARN * limit,
-        remedy="raise maxmemory, read or delete old results, or shorten the workers' --result-ttl-s and --retention-s",
+        remedy=FREES_MEMORY,
     )
 
 
@@ -117,7 +122,10 @@ def _last_saves(found: Probe) -> Iterator[Finding]:
 
 
 def _rights(found: Probe) -> Finding:
-    refused = "; ".join(f"{command}: {words}" for command, words in sorted(found.refused_commands.items()))
+    by_words: dict[str, list[str]] = {}
+    for command, words in sorted(found.refused_commands.items()):
+        by_words.setdefault(words, []).append(command)
+    refused = "; ".join(f"{', '.join(commands)}: {words}" for words, commands in by_words.items())
     return graded(
         "rights",
         refused or "all commands that producers and workers need",

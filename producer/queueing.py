@@ -10,19 +10,43 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from producer.connection import Connection
-from producer.errors import BatchCancelledError, BatchConflictError
+from producer.errors import BatchCancelledError, BatchConflictError, UnknownBatchError
 from producer.submission import Submission
 from schemas import Keys
 
+_MOST_ROUNDS = 3
 _SUBMIT = resources.files("producer").joinpath("submit.lua").read_text()
 
 
 async def queue(connection: Connection, keys: Keys, submission: Submission) -> None:
     """Queue those jobs of `submission` that are not queued yet.
 
-    Raises `BatchConflictError` when its batch id belongs to other content, `BatchCancelledError` when the batch was
-    cancelled, `RedisUnavailableError`.
+    A Redis that lost everything in between (FLUSHALL, a restart without a disk) would keep the later jobs alone: all
+    are queued again then. Raises `BatchConflictError` when its batch id belongs to other content, `BatchCancelledError`
+    when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `RedisUnavailableError`.
     """
+    for _ in range(_MOST_ROUNDS):
+        await _queue_once(connection, keys, submission)
+        if len(submission.jobs) == 1:
+            return
+        if await is_queued(connection, keys, submission.batch.batch_id, submission.jobs[0][0].job):
+            return
+    raise lost(submission.batch.batch_id, keys)
+
+
+async def is_queued(connection: Connection, keys: Keys, batch_id: str, job: int) -> bool:
+    """Whether the batch's ledger still knows this job. Raises `RedisUnavailableError`."""
+    key, field = keys.ledger(batch_id), f"job:{job}"
+    known: Any = await connection.call("submit", lambda redis: redis.hexists(key, field))
+    return bool(known)
+
+
+def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
+    """What says that Redis lost jobs while the rest of them was being queued."""
+    return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
+
+
+async def _queue_once(connection: Connection, keys: Keys, submission: Submission) -> None:
     batch_id = submission.batch.batch_id
     names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
     for chunk in submission.chunks():

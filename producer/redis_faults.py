@@ -58,9 +58,12 @@ _FAULTS = (
 # "...: @user_script:14: WRONGTYPE ..."
 _CODE = re.compile(r"(?:^|: ?-|@user_script:\d+: )([A-Z]+) ")
 
+_DENIED_IN_SCRIPT = re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)")
+"""What Redis 7 and 8, and 6.2, say instead of a code."""
+
 
 def fault_of(error: BaseException | None) -> Fault:
     """The first kind that fits, by class or by reply code."""
     found = _CODE.search(str(error))
-    code = found[1] if found else ""
+    code = "NOPERM" if _DENIED_IN_SCRIPT.search(str(error)) else found[1] if found else ""
     return next((fault for fault in _FAULTS if isinstance(error, fault.classes) or code in fault.codes), _REFUSED)

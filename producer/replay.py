@@ -17,7 +17,7 @@ from producer.errors import (
     UnreadableResultError,
 )
 from producer.ledger import read_batch
-from producer.queueing import queue
+from producer.queueing import is_queued, lost, queue
 from producer.replay_plan import Placed, Replay, plan
 from producer.selection import Place, Selection, Skipped, read_letters, read_range, select
 from producer.selectors import ByBatch, Selector
@@ -34,6 +34,8 @@ class Prepared:
 
     replays: list[Replay]
     skipped: list[Skipped]
+    unfinished: int = 0
+    """Jobs that would be queued and whose originals wait or run."""
 
 
 class Pace:
@@ -102,18 +104,22 @@ async def queue_replay(
     pace: Pace | None = None,
     seen: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Queue the jobs of the new batch that are not queued yet; `seen` is told how many are.
+    """Queue the jobs of the new batch that are not queued yet; `seen` is told how many are, before more are sent too.
 
     Ended half-way, by an error or by cancellation, it leaves a batch that the same call completes.
-    Raises `JobGoneError` when a job was trimmed meanwhile, and what `queue` raises.
+    Raises `JobGoneError` when a job was trimmed meanwhile, `UnknownBatchError` when Redis lost what was queued first,
+    and what `queue` raises.
     """
     pace = pace or Pace()
     for start in range(0, len(replay.jobs), pace.at_once):
         piece = replay.jobs[start : start + pace.at_once]
         opened = [(placed, await _payload(connection, placed)) for placed in piece]
         await pace.wait()
+        seen(start)
         await queue(connection, keys, replay.submission(opened))
         seen(start + len(piece))
+    if not await is_queued(connection, keys, replay.batch.batch_id, 0):
+        raise lost(replay.batch.batch_id, keys)
 
 
 async def _planned(connection: Connection, keys: Keys, selection: Selection, named: Callable[[str], str]) -> Prepared:
@@ -124,7 +130,7 @@ async def _planned(connection: Connection, keys: Keys, selection: Selection, nam
         except (UnknownBatchError, UnreadableResultError):
             continue  # a job outlives its batch's ledger, and needs nothing of it
     replays, skipped = plan(selection.jobs, originals, named, time.time())
-    return Prepared(replays, [*selection.skipped, *skipped])
+    return Prepared(replays, [*selection.skipped, *skipped], selection.unfinished)
 
 
 async def _payload(connection: Connection, placed: Placed) -> bytes:

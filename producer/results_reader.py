@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
+
+from redis.asyncio import Redis
 
 from producer.answers import Answer, read_answer, shown
 from producer.connection import BLOCK_MS, Connection
 from producer.errors import UnknownBatchError, UnreadableResultError
 from schemas import Batch, Keys, Sealed
 
-_READ_COUNT = 64
+_MOST_ENTRIES, _READ_BYTES = 64, 2**20
+"""Of one read: it must get through within the socket's timeout, on a slow link too."""
 _IDLE_READS_BEFORE_CHECK = 2
 
 
@@ -23,6 +27,7 @@ class ResultsReader:
         self._batch = batch
         self._last_id = b"0-0"
         self._idle_reads = 0
+        self._count = 1
         self._sealed_by: bytes | None = None
         self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
@@ -81,17 +86,21 @@ class ResultsReader:
 
     async def _read(self, block_ms: int | None) -> bool:
         """Take the next entries. Nothing is awaited between their arrival and their being kept."""
-        key = self._keys.results(self._batch.batch_id)
-        reply: Any = await self._connection.call(
-            "read results", lambda redis: redis.xread({key: self._last_id}, count=_READ_COUNT, block=block_ms)
-        )
-        entries: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
+        entries = await self._connection.call("read results", partial(self._entries, block_ms=block_ms))
         for entry, fields in entries:
             if self.complete:
                 break
             self._last_id = entry
             self._take(entry, fields)
         return bool(entries)
+
+    async def _entries(self, redis: Redis, block_ms: int | None) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        count, self._count = self._count, 1  # if this many do not get through, the next attempt asks for one
+        key = self._keys.results(self._batch.batch_id)
+        reply: Any = await redis.xread({key: self._last_id}, count=count, block=block_ms)
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
+        self._count = _next_count(count, [sum(map(len, fields.values())) for _, fields in entries])
+        return entries
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
         try:
@@ -118,3 +127,10 @@ class ResultsReader:
 
     def _gone(self, problem: str) -> UnknownBatchError:
         return UnknownBatchError(self._batch.batch_id, self._keys.policy, f"{problem}; submit it again")
+
+
+def _next_count(count: int, sizes: list[int]) -> int:
+    """Entries to ask for after `count` were asked for and these many bytes came: twice as many, or what fits."""
+    if not sizes:
+        return count
+    return max(1, min(2 * count, _MOST_ENTRIES, _READ_BYTES // max(*sizes, 1)))

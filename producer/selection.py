@@ -7,7 +7,7 @@ day's jobs need not fit in memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from producer.connection import Connection
 from producer.errors import NothingToReplayError, UnknownBatchError
 from producer.ledger import read_batch, read_job_entries
 from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector
+from producer.unfinished import read_unfinished
 from schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
 from schemas.envelope import PAYLOAD
 
@@ -72,6 +73,8 @@ class Selection:
     skipped: list[Skipped]
     total: int | None = None
     """Jobs that there would be if none were gone, where that is known."""
+    unfinished: int = 0
+    """Of `jobs`: those that wait or run."""
 
 
 async def select(
@@ -79,19 +82,46 @@ async def select(
 ) -> Selection:
     """Read what `selector` names; `seen` is told how many entries were read.
 
-    Raises `NothingToReplayError` for a batch that Redis does not know, `UnreadableResultError` for a ledger that no
-    producer wrote, `NameRefusedError`, `RedisUnavailableError`.
+    A span of time leaves out batches that have unfinished jobs within it. Raises `NothingToReplayError` for a batch
+    that Redis does not know and for an entry id that several partitions have, `UnreadableResultError` for a ledger that
+    no producer wrote, `NameRefusedError`, `RedisUnavailableError`.
     """
     selection = Selection([], [])
     if isinstance(selector, ByLetter):
-        await _take(selection, _letters(connection, keys, selector.text), _open_letter, seen)
-    elif isinstance(selector, ByBatch):
+        await _take(selection, _letters(connection, keys, selector), _open_letter, seen)
+        return selection
+    if isinstance(selector, ByBatch):
         selection.total, entries = await _batch_entries(connection, keys, selector)
         await _take(selection, entries, partial(_open_job_of, selector.batch_id), seen)
     else:
-        first, last = _bounds(selector)
-        await _take(selection, _all_partitions(connection, keys, first, last), _open_job, seen)
+        await _take(selection, _entries(connection, keys, selector), _open_job, seen)
+    unfinished = await read_unfinished(connection, [(job.place.stream, job.place.entry_id) for job in selection.jobs])
+    if isinstance(selector, ByTime):
+        _leave_out(selection, unfinished)
+    else:
+        selection.unfinished = len(unfinished)
+        _refuse_several(selector, keys, selection)
     return selection
+
+
+def _leave_out(selection: Selection, unfinished: Mapping[tuple[str, str], str]) -> None:
+    """Whole batches: one that went half into a replay would be other content once that is gone on with."""
+    states = {job.place: unfinished.get((job.place.stream, job.place.entry_id)) for job in selection.jobs}
+    batches = {job.origin.batch_id for job in selection.jobs if states[job.place]}
+    for job in selection.jobs:
+        if job.origin.batch_id in batches:
+            reason = f"is {states[job.place]}" if states[job.place] else "is done, but other jobs of its batch are not"
+            selection.skipped.append(Skipped(job.place, f"{reason}: select it by --batch or --job"))
+    selection.jobs = [job for job in selection.jobs if job.origin.batch_id not in batches]
+
+
+def _refuse_several(selector: ByBatch | ByEntry, keys: Keys, selection: Selection) -> None:
+    places = [*(job.place for job in selection.jobs), *(skip.place for skip in selection.skipped)]
+    if isinstance(selector, ByEntry) and len(places) > 1:
+        streams = {place.stream for place in places}
+        numbers = [number for number in range(keys.partitions) if keys.jobs(number) in streams]
+        names = " or ".join(f"{number}/{selector.entry_id}" for number in numbers)
+        raise NothingToReplayError(str(selector), f"there are several: write {names}")
 
 
 async def read_letters(connection: Connection, places: Iterable[Place]) -> Selection:
@@ -154,24 +184,25 @@ async def _single_entries(
             yield found
 
 
-def _bounds(selector: ByEntry | ByTime) -> tuple[str, str]:
-    if isinstance(selector, ByEntry):
-        return selector.entry_id, selector.entry_id
-    return str(selector.since_ms), str(selector.until_ms)  # without a sequence number: the first, the last of that ms
-
-
-async def _all_partitions(
-    connection: Connection, keys: Keys, first: str, last: str
+async def _entries(
+    connection: Connection, keys: Keys, selector: ByEntry | ByTime
 ) -> AsyncIterator[tuple[Place, Fields]]:
-    for partition in range(keys.partitions):
+    partitions: Iterable[int] = range(keys.partitions)
+    if isinstance(selector, ByEntry):
+        first = last = selector.entry_id
+        partitions = partitions if selector.partition is None else [selector.partition]
+    else:  # without a sequence number: the first, the last of that millisecond
+        first, last = str(selector.since_ms), str(selector.until_ms)
+    for partition in partitions:
         async for found in read_range(connection, keys.jobs(partition), first, last):
             yield found
 
 
-async def _letters(connection: Connection, keys: Keys, text: str) -> AsyncIterator[tuple[Place, Fields]]:
+async def _letters(connection: Connection, keys: Keys, selector: ByLetter) -> AsyncIterator[tuple[Place, Fields]]:
+    last = "+" if selector.until_ms is None else str(selector.until_ms)
     for partition in range(keys.partitions):
-        async for place, fields in read_range(connection, keys.dead(partition), "-", "+"):
-            if text in "\n".join(letter_texts(place, fields)):
+        async for place, fields in read_range(connection, keys.dead(partition), "-", last):
+            if selector.text in "\n".join(letter_texts(place, fields)):
                 yield place, fields
 
 

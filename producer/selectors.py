@@ -25,12 +25,18 @@ class ByBatch:
 
 @dataclass(frozen=True, slots=True)
 class ByEntry:
-    """The job of one entry, in whichever partition it is."""
+    """The job of one entry, in whichever partition it is, or in one of several that have such an entry."""
 
     entry_id: str
+    partition: int | None = None
 
     def __str__(self) -> str:
-        return f"entry {self.entry_id}"
+        return f"entry {self.name}"
+
+    @property
+    def name(self) -> str:
+        """As `--job` takes it."""
+        return self.entry_id if self.partition is None else f"{self.partition}/{self.entry_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class ByLetter:
     """Dead letters with `text` in their error, batch id, worker or entry id; the empty text is in all of them."""
 
     text: str = ""
+    until_ms: int | None = None
+    """The last millisecond, by Redis' clock, in which they were buried; None: whenever."""
 
     def __str__(self) -> str:
         return f"dead letters with {self.text!r}" if self.text else "dead letters"
@@ -83,7 +91,8 @@ def as_options(selector: Selector) -> list[str]:
     if isinstance(selector, ByBatch):
         return ["--batch", selector.batch_id, *(["--partial"] if selector.partial else [])]
     if isinstance(selector, ByEntry):
-        return ["--job", selector.entry_id]
+        return ["--job", selector.name]
     if isinstance(selector, ByTime):
         return ["--since", written_moment(selector.since_ms), "--until", written_moment(selector.until_ms)]
-    return ["--dead", *([selector.text] if selector.text else [])]
+    until = [] if selector.until_ms is None else ["--until", written_moment(selector.until_ms)]
+    return ["--dead", *([selector.text] if selector.text else []), *until]

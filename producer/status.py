@@ -77,7 +77,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
     """One partition; `now` by Redis' clock."""
     jobs = keys.jobs(partition)
     entries = await redis.xlen(jobs)
-    group = await _consumer_group(redis, jobs)
+    group = await consumer_group(redis, jobs)
     after = group["last-delivered-id"] if group else b"0-0"
     oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
     return Queue(
@@ -90,7 +90,8 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
     )
 
 
-async def _consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
+async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
+    """What XINFO GROUPS says of the workers' group; None where there is none yet."""
     try:
         groups: Any = await redis.xinfo_groups(jobs)
     except ResponseError as error:
@@ -166,7 +167,9 @@ def worker_table(status: Status) -> Table:
         table.add_column(column, overflow="fold")
     for worker in status.workers:
         told = worker.fields | {"policy_version": _version(worker.fields)}
-        values = [worker.consumer, *(told.get(name, "") for name in _WORKER_COLUMNS.values())]
+        state, *others = (told.get(name, "") for name in _WORKER_COLUMNS.values())
+        why = worker.fields.get("paused_for", "")
+        values = [worker.consumer, f"{state} ({why})" if why else state, *others]
         seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
         table.add_row(*(Text(printable(value)) for value in (*values, seen)))
     return table

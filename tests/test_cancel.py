@@ -72,7 +72,7 @@ async def test_cancelling_again_changes_nothing(client: AsyncClient, redis_url: 
     handle = await submitted(client, 3)
     assert await handle.cancel() == 3
     before = queue.redis.hgetall(queue.keys.ledger("b"))
-    assert await handle.cancel() == 0
+    assert await handle.cancel() == 3
     assert queue.redis.hgetall(queue.keys.ledger("b")) == before
     audit(redis_url, policy, "b", 3)
 
@@ -102,6 +102,36 @@ async def test_a_complete_batch_is_left_as_it_is(
     assert await handle.cancel() == 0
     assert (await handle.result(timeout=5)).errors == {}
     assert not queue.redis.hexists(queue.keys.ledger("b"), "cancelled")
+
+
+async def test_a_refused_answer_leaves_no_group_marked(
+    client: AsyncClient, redis_url: str, policy: str, queue: Queue
+) -> None:
+    handle = await submitted(client, 3)
+    queue.redis.set(queue.keys.results("b"), "x")
+    with pytest.raises(RedisUnavailableError, match="something else wrote"):
+        await handle.cancel()
+    marked: Any = queue.redis.hkeys(queue.keys.ledger("b"))
+    assert [field for field in marked if field.startswith(b"g:")] == []
+    queue.redis.delete(queue.keys.results("b"))
+    assert await handle.cancel() == 3
+    audit(redis_url, policy, "b", 3)
+
+
+@pytest.mark.parametrize("command", ["hsetnx", "hincrby"])
+async def test_a_right_that_is_missing_is_found_before_anything_is_answered(
+    client: AsyncClient, redis_url: str, policy: str, queue: Queue, command: str
+) -> None:
+    handle = await submitted(client, 3)
+    user = f"cancel-without-{command}"
+    queue.redis.acl_setuser(user, enabled=True, passwords=["+pw"], commands=["+@all", f"-{command}"], keys=["*"])
+    async with AsyncClient(redis_url.replace("://", f"://{user}:pw@"), policy=policy) as limited:
+        attached = await limited.attach("b")
+        with pytest.raises(RedisUnavailableError, match="give this user the command"):
+            await attached.cancel()
+    assert queue.answers("b") == []
+    assert await handle.cancel() == 3
+    audit(redis_url, policy, "b", 3)
 
 
 MARKING, FIRST_SLICE, LAST_SLICE = b"*9\r\n$4\r\nEVAL", b"*265\r\n$4\r\nEVAL", b"*10\r\n$4\r\nEVAL"
@@ -169,9 +199,9 @@ def test_the_command_says_how_many_had_finished(redis_url: str, policy: str) -> 
             queue.redis.hset(queue.keys.ledger("b"), "g:1", "entry|w|1")
     first, again = (command(redis_url, policy, "cancel", "b") for _ in range(2))
     assert (first.exit_code, first.stdout) == (0, "1 of 3 groups had finished, 2 cancelled\n")
-    assert (again.exit_code, again.stdout) == (0, "nothing to cancel: all 3 groups were answered already\n")
+    assert (again.exit_code, again.stdout) == (first.exit_code, first.stdout)
     counts = json.loads(command(redis_url, policy, "cancel", "b", "--json").stdout)
-    assert counts == {"batch_id": "b", "groups": 3, "finished": 3, "cancelled": 0}
+    assert counts == {"batch_id": "b", "groups": 3, "finished": 1, "cancelled": 2}
     unknown = command(redis_url, policy, "cancel", "other")
     assert (unknown.exit_code, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("rollstream: batch 'other' of policy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -33,9 +34,11 @@ from producer import (
 )
 from producer.embedded import EmbeddedRedis
 from producer.redis_faults import fault_of
+from producer.submission import Submission
 from schemas import Envelope, Job, Keys, Sealed, Tensor, decode, encode
 from schemas.redis_url import without_password
 from tests.answers import Answering, error_of, result_of
+from tests.faults import Link
 from tests.worker_process import WorkerProcess, wait_for
 
 CONFIG = GenerationConfig(max_new_tokens=4)
@@ -171,6 +174,41 @@ async def test_many_jobs_travel_in_bounded_pipelines(client: AsyncClient, server
     assert [envelope.first_group for envelope, _ in entries(server, policy)] == list(range(200))
 
 
+async def test_jobs_that_redis_loses_while_others_are_queued_are_queued_again(
+    client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is emptied between two pipelines of one submit."""
+    losses = emptied_between_pipelines(server, policy, monkeypatch, times=1)
+    handle = await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
+    assert sorted(envelope.job for envelope, _ in entries(server, policy)) == list(range(100))
+    assert (losses, await handle.done()) == ([64], 0)
+
+
+async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
+    client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = emptied_between_pipelines(server, policy, monkeypatch, times=99)
+    with pytest.raises(UnknownBatchError, match="lost its first jobs"):
+        await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
+    assert len(losses) == 3
+
+
+def emptied_between_pipelines(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Delete this policy's keys before each second pipeline; how many jobs were there then."""
+    losses: list[int] = []
+    chunks = Submission.chunks
+
+    def emptying(submission: Submission) -> Iterator[Any]:
+        for number, chunk in enumerate(chunks(submission)):
+            if number == 1 and len(losses) < times:
+                losses.append(server.xlen(Keys(policy).jobs(0)))
+                server.delete(Keys(policy).jobs(0), Keys(policy).ledger("b"))
+            yield chunk
+
+    monkeypatch.setattr(Submission, "chunks", emptying)
+    return losses
+
+
 async def test_a_batch_goes_to_its_own_partition(redis_url: str, server: Any, policy: str) -> None:
     async with AsyncClient(redis_url, policy=policy, partitions=4) as client:
         for number in range(8):
@@ -242,6 +280,38 @@ async def test_result_may_be_called_again_and_beside_groups(client: AsyncClient,
     assert orders == [[3, 2, 1, 0]] * 2
     assert rollouts.response_len == 1
     assert (again.response_len, again.sequences[1].tolist()) == (4, [9, 9, 3, 11, 9, 9, 9])
+
+
+async def test_many_handles_wait_on_one_client(client: AsyncClient, redis_url: str, policy: str) -> None:
+    handles = [await client.submit([[1]], None, CONFIG, batch_id=f"b{n}") for n in range(150)]
+    waiting = asyncio.gather(*(handle.wait(30) for handle in handles))
+    with redis.Redis.from_url(redis_url) as server:
+        while server.info("clients")["blocked_clients"] < 150:
+            assert not waiting.done()
+            await asyncio.sleep(0.01)
+    for handle in handles:
+        await handle.cancel()
+    assert [len(answers) for answers in await waiting] == [1] * 150
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, [1, 2, 4, 8, 16]), (300_000, [1, 2, 3, 3, 3, 3]), (2_000_000, [1] * 9)]
+)
+async def test_a_read_asks_for_a_megabyte_of_results(
+    redis_url: str, policy: str, link: Link, size: int, expected: list[int]
+) -> None:
+    async with AsyncClient(link.url, policy=policy, reconnect_s=10) as client:
+        groups = min(sum(expected), 9 + 6)
+        handle = await client.submit([[1]] * groups, None, CONFIG, batch_id="b")
+        answered = Answering(redis_url, policy, "b", groups)
+        answered.publish(
+            *(error_of(group, batch_id="b").model_copy(update={"message": "x" * size}) for group in range(groups))
+        )
+        link.requests = bytearray()
+        await handle.wait(30)
+    asked = [int(count) for count in re.findall(rb"COUNT\r\n\$\d+\r\n(\d+)\r\n", bytes(link.requests))]
+    assert asked == expected[: len(asked)]
+    assert sum(asked) >= groups
 
 
 async def test_another_client_attaches_by_batch_id(client: AsyncClient, redis_url: str, policy: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from producer import Client, GenerationConfig
+from producer import Client, GenerationConfig, dead
 from producer.cli import app
 from producer.connection import Connection
 from producer.dead import find, requeue
@@ -98,6 +98,15 @@ def test_letters_are_listed_with_all_that_one_sorts_by(operator: Operator, queue
 def test_more_letters_than_one_read_takes_are_listed_in_order(operator: Operator, queue: Queue, policy: str) -> None:
     buried = [bury(queue, letter_of(policy), b"") for _ in range(40)]
     assert [row["entry"] for row in operator.json("ls")] == buried
+
+
+def test_large_letters_are_listed_a_megabyte_a_call(operator: Operator, queue: Queue, policy: str) -> None:
+    buried = [bury(queue, letter_of(policy), b"x" * 400_000) for _ in range(7)]
+    bury(queue, letter_of(policy), b"y" * 3_000_000)
+    rows: Any = queue.redis.eval(dead._LIST, 1, queue.keys.dead(0), "-", dead._READ_COUNT, dead._READ_BYTES)
+    assert [row[0].decode() for row in rows] == buried[:3]
+    listed = [row["entry"] for row in operator.json("ls")]
+    assert (listed[:-1], len(listed)) == (buried, 8)
 
 
 @pytest.mark.parametrize("text", ["other failure", "gpu-8", "batch-2", "7-0"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from schemas import DeadLetter, Envelope, ErrorCode, Keys, WireError, decode
 from schemas.envelope import PAYLOAD
@@ -90,3 +91,14 @@ async def test_the_log_says_why_and_calls_no_readable_job_unreadable(
     said = "".join(capsys.readouterr())
     assert "the reason" in said
     assert "unreadable" not in said
+
+
+async def test_a_letter_that_redis_refuses_is_not_taken_for_kept(redis: Redis, policy: str, lease: Lease) -> None:
+    await redis.set(lease.dead_key, "something else")
+    with pytest.raises(RedisError, match="WRONGTYPE"):
+        await buried(redis, policy, lease, raised_by_intake())
+    await redis.delete(lease.dead_key)
+
+    _, payload = await buried(redis, policy, lease, raised_by_intake())
+
+    assert payload == BYTES

@@ -107,6 +107,22 @@ def test_the_queue_deadline_is_over_with_the_first_delivery(
         assert not isinstance(answer, GroupError)
 
 
+def test_a_job_that_was_given_back_before_anything_was_answered_waits_on(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    batch = client.submit([[5]], None, tokens(), queue_deadline_s=0.2)
+    ((entry_id, _),) = queue.entries()
+    queue.redis.xreadgroup(GROUP, "drained", {queue.jobs_key: ">"})
+    queue.redis.xclaim(queue.jobs_key, GROUP, "drained", 0, [entry_id], idle=10**6, retrycount=0, justid=True)
+    with stub(redis_url, policy) as worker:
+        wait_until_done(queue, batch.batch_id, 1, worker)
+
+        (answer,) = audit(redis_url, policy, batch.batch_id, 1)
+        assert isinstance(answer, GroupError)
+        assert answer.code == "queue_deadline"
+
+
 def test_groups_that_were_done_before_the_run_deadline_keep_their_results(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:

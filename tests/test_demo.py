@@ -47,6 +47,7 @@ def started(processes: Iterable[psutil.Process], what: str) -> bool:
     return False
 
 
+@pytest.mark.timeout(300)
 def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = demo("--json", "--keep", str(tmp_path))
     seen: set[psutil.Process] = set()
@@ -55,7 +56,7 @@ def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> Non
         seen.update(family(process))
         return started(seen, "EngineCore")
 
-    wait_for(engine_started, 60, lambda: f"processes seen: {seen}")
+    wait_for(engine_started, 120, lambda: f"processes seen: {seen}")
     shown, complaints = process.communicate(timeout=100)
 
     batches = json.loads(shown)

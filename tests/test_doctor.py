@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import Redis as AsyncRedis
 from typer.testing import CliRunner, Result
 
 from producer import Client, GenerationConfig
 from producer.cli import app
+from producer.connection import Connection
 from producer.doctor import diagnose
 from producer.doctor_probe import ConsumerSeen, PartitionSeen, Probe, Refusal
 from producer.embedded import EmbeddedRedis
 from producer.finding import FAIL, OK, WARN, Finding
+from producer.rights import commands, refused_commands
 from producer.status import Queue, Worker
 from schemas import Keys
 from schemas.keys import GROUP
 from tests.fault_steps import stub
+from tests.worker_process import ROOT
 
 LEASE_S = 30.0
 HEALTHY_QUEUE = Queue(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
@@ -80,6 +86,12 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (info(aof_last_bgrewrite_status="err"), FAIL, "disk", "last rewrite"),
         (info(rdb_last_bgsave_status="err"), FAIL, "disk", "last snapshot"),
         (replace(HEALTHY, refused_commands={"EVAL": "NOPERM"}), FAIL, "rights", "EVAL: NOPERM"),
+        (replace(HEALTHY, refused_commands={"XADD": "OOM", "DEL": "OOM"}), FAIL, "rights", "DEL, XADD: OOM"),
+        (replace(HEALTHY, workers=(worker("w", paused_for="operator"),)), OK, "intake", "no worker waits"),
+        (
+            replace(HEALTHY, workers=(worker("w", paused_for="memory,operator"), worker("v", paused_for=""))),
+            FAIL, "intake", "1 of 2 workers take no jobs, Redis is nearly full: w",
+        ),
         (replace(HEALTHY, info={}, refusals=(Refusal("run INFO", "NOPERM", "a"),)), WARN, "access", "run INFO: NOPERM"),
         (replace(HEALTHY, refusals=(Refusal("read partition 0", "NOPERM", "a"),)), FAIL, "access", "partition 0"),
         (replace(HEALTHY, clock_ahead_s=2.0), WARN, "clock", "2.000 s ahead"),
@@ -222,16 +234,66 @@ def test_jobs_without_a_worker_fail(own_redis: Any, policy: str) -> None:
 
 
 def test_rights_that_are_missing_are_named(own_redis: Any, policy: str) -> None:
-    commands = ["+@all", "-eval", "-xautoclaim", "-info", "-config"]
-    own_redis.acl_setuser("limited", enabled=True, passwords=["+pw"], commands=commands, keys=["rs:*"])
-    url = own_redis.url.replace("redis://", "redis://limited:pw@")
-    done = doctor(url, policy, "--json")
+    done = doctor(without(own_redis, "eval", "xautoclaim", "info", "config"), policy, "--json")
     rows = {row["check"]: row["seen"] for row in json.loads(done.stdout)}
     assert "EVAL: " in rows["rights"]
     assert "XAUTOCLAIM: " in rows["rights"]
     assert "XADD" not in rows["rights"]
     assert "pw" not in done.stdout
     assert findings(done) == {"access": WARN, "rights": FAIL, "consumer group": WARN, "workers": WARN}
+
+
+def without(server: Any, *commands: str) -> str:
+    """The URL of a user that may do everything but these."""
+    user = f"without-{'-'.join(commands)}".replace("|", "-")
+    rules = ["+@all", *(f"-{command}" for command in commands)]
+    server.acl_setuser(user, enabled=True, passwords=["+pw"], commands=rules, keys=["rs:*"])
+    return str(server.url.replace("redis://", f"redis://{user}:pw@"))
+
+
+NEEDED = sorted({command.split()[0] for command in commands(Keys("p"))} - {"PING"} | {"EXEC", "MULTI"})
+"""Without PING Redis is not there at all."""
+
+
+@pytest.mark.parametrize("command", NEEDED)
+async def test_each_command_that_is_denied_is_named_and_the_others_are_not(
+    own_redis: Any, policy: str, command: str
+) -> None:
+    connection = Connection(without(own_redis, command.lower()), reconnect_s=0)
+    before = own_redis.info("persistence")["rdb_changes_since_last_save"]
+    refused = await connection.call("ask", partial(refused_commands, keys=Keys(policy)))
+    await connection.aclose()
+    assert {name.split()[0] for name in refused} == {command}
+    assert own_redis.info("persistence")["rdb_changes_since_last_save"] == before
+    assert own_redis.keys(f"rs:{{{policy}*") == []
+
+
+async def test_a_user_with_all_rights_is_refused_nothing(own_redis: Any, policy: str) -> None:
+    connection = Connection(own_redis.url, reconnect_s=0)
+    assert await connection.call("ask", partial(refused_commands, keys=Keys(policy))) == {}
+    await connection.aclose()
+
+
+def test_every_command_of_a_script_is_asked_for() -> None:
+    """`XGROUP`, `XINFO` and `MEMORY` with what follows them."""
+    called = set()
+    for script in (*ROOT.glob("worker/*.lua"), *ROOT.glob("producer/*.lua")):
+        calls = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text())
+        assert len(calls) == len(re.findall(r"redis\.p?call\(", script.read_text())), script
+        called |= {f"{name} {second}" if name in ("XGROUP", "XINFO", "MEMORY") else name for name, second in calls}
+    assert called
+    assert called <= set(commands(Keys("p")))
+
+
+def test_every_command_that_python_sends_is_asked_for() -> None:
+    """By redis-py's names of them, where they are called on what holds a connection here."""
+    words = {name.replace(" ", "_").lower() for name in commands(Keys("p"))}
+    names = words | {"xpending_range", "scan_iter", "hscan_iter", "delete", "register_script", "execute_command"}
+    names |= {"pipeline", "execute", "aclose", "close", "from_url", "connection_pool"}
+    for file in (*ROOT.glob("worker/*.py"), *ROOT.glob("producer/*.py")):
+        if not file.name.startswith(("doctor_", "embedded", "demo")):
+            sent = re.findall(r"\b(?:redis|_redis|pipe|pipeline|client)\.([a-z_]+)\(", file.read_text())
+            assert {name for name in sent if hasattr(AsyncRedis, name)} <= names, file
 
 
 def test_a_replica_is_no_redis_for_a_queue(own_redis: Any, policy: str) -> None:

@@ -91,7 +91,7 @@ async def test_a_ledger_that_expired_is_not_made_again(redis: Redis, policy: str
 def test_a_job_that_outages_interrupt_more_often_than_crashes_may_is_answered(
     policy: str, redis_url: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, "--max-deliveries", "1", group_s=2 * LEASE_S) as worker:
+    with stub(link.url, policy, "--max-deliveries", "1", group_s=4 * LEASE_S) as worker:
         batch = client.submit([[5]], None, tokens())
         wait_for(lambda: running_groups(queue) == 1, 10, lambda: worker.log)
         for outage, (away, back) in enumerate([(link.freeze, link.thaw), (link.drop, link.restore)], start=1):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from schemas import Keys
+from schemas.keys import GROUP
+from tests.worker_process import until
 from worker.lease import Lease, LeaseEndedError, Leases
 
 UNUSED = Redis()  # connects to nothing: no command is sent here
@@ -80,3 +85,30 @@ def test_its_state_can_be_read() -> None:
     leases.hold(lease(100.0))
 
     assert repr(leases) == "<Leases held=1 of 10 s>"
+
+
+async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, policy: str) -> None:
+    jobs = Keys(policy).jobs(0)
+    await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
+    for _ in range(2):
+        await redis.xadd(jobs, {"payload": b""})
+    await redis.xreadgroup(GROUP, "w1", {jobs: ">"}, count=2)
+    rows: Any = await redis.xpending_range(jobs, GROUP, "-", "+", 2)
+    leases = Leases(redis, lease_s=0.6)
+    kept, ended = (Lease(jobs, "dead", row["message_id"].decode(), "w1", 1, time.monotonic() + 0.6) for row in rows)
+    leases.hold(kept)
+    leases.hold(ended)
+    ended.end()
+
+    renewing = asyncio.create_task(leases.run())
+    await until(lambda: idle_for(redis, jobs, ended, 0.6), 10)
+    renewing.cancel()
+
+    assert not kept.ended
+    assert not await idle_for(redis, jobs, kept, 0.6)
+
+
+async def idle_for(redis: Redis, jobs: str, lease: Lease, seconds: float) -> bool:
+    rows: Any = await redis.xpending_range(jobs, GROUP, lease.entry_id, lease.entry_id, 1)
+    (row,) = rows
+    return bool(row["time_since_delivered"] > 1000 * seconds)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from typing import cast
 
 import pytest
 
@@ -29,7 +30,7 @@ from tests.fault_steps import (
     wait_until_one_holds,
 )
 from tests.faults import Holder, Link, Queue, audit
-from tests.worker_process import wait_for
+from tests.worker_process import WorkerProcess, wait_for
 
 
 def test_a_killed_workers_job_on_an_idle_queue_is_taken_over_and_resumed_where_it_stood(
@@ -73,7 +74,16 @@ def test_a_worker_stopped_past_its_lease_adds_nothing_when_it_wakes(
 
         answers = audit(redis_url, policy, batch.batch_id, 4)
         assert sum(is_of(answer.worker, rescuer) for answer in answers) == 4 - before
+        assert "fenced" in zombie.log, "not logged"
+        wait_for(lambda: reported(queue, zombie, "groups_fenced") > 0, 10, lambda: zombie.log)
         audit(redis_url, policy, again.batch_id, 8)
+
+
+def reported(queue: Queue, worker: WorkerProcess, count: str) -> int:
+    """From the worker's own report."""
+    keys = [key for key in queue.redis.scan_iter(queue.keys.workers_pattern()) if is_of(key.decode(), worker)]
+    found = [cast("bytes | None", queue.redis.hget(key, count)) for key in keys]
+    return sum(int(number or 0) for number in found)
 
 
 def test_an_answer_that_was_under_way_while_the_lease_ran_out_is_fenced(

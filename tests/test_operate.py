@@ -83,6 +83,21 @@ def test_status_shows_since_when_the_queue_is_paused(operator: Operator, queue: 
     assert "PAUSED:" in operator("status").stdout
 
 
+def test_no_command_breaks_at_the_number_of_partitions(redis_url: str, policy: str, queue: Queue) -> None:
+    env = {"ROLLSTREAM_REDIS": redis_url, "ROLLSTREAM_POLICY": policy, "ROLLSTREAM_PARTITIONS": "3"}
+    for command in ("pause", "resume", "drain", "status", "doctor"):
+        options = ["--all"] if command == "drain" else []
+        assert CliRunner(env=env).invoke(app, [command, *options, "--partitions", "3"]).exit_code == 0
+        assert CliRunner(env=env).invoke(app, [command, *options]).exit_code == 0
+    assert not queue.redis.exists(queue.keys.control())
+
+
+def test_status_says_why_a_worker_takes_no_jobs(operator: Operator, queue: Queue) -> None:
+    reporting(queue, "a")
+    queue.redis.hset(queue.keys.worker("a"), mapping={"state": "paused", "paused_for": "memory,operator"})
+    assert {"paused", "(memory,operator)"} <= set(operator("status").stdout.split())
+
+
 # Drain
 
 

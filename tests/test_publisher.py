@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,9 @@ from redis.asyncio import Redis
 
 from schemas import Envelope, GroupError, Keys, Sealed, decode
 from schemas.keys import GROUP
+from worker.connections import connect
 from worker.lease import Lease
-from worker.publisher import Publisher
+from worker.publisher import AT_ONCE, Publisher
 
 BATCH = "b"
 JOB = Envelope(BATCH, 0, 0, 2, 2)
@@ -140,3 +142,41 @@ async def test_an_entry_that_is_gone_with_its_stream_is_fenced(redis: Redis, key
     await redis.delete(keys.jobs(0))
 
     assert await publisher.publish(lease, JOB, error(0)) == "fenced"
+
+
+async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_it_may_be(
+    redis: Redis, redis_url: str, keys: Keys, policy: str
+) -> None:
+    lease = await deliver(redis, keys)
+    rights: Any = redis
+    await rights.execute_command("ACL", "SETUSER", policy, "on", ">secret", "~*", "+@all", "-xadd")
+    refused = connect(redis_url.replace("redis://", f"redis://{policy}:secret@"))
+    publisher = Publisher(refused, keys, result_ttl_s=100)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await publisher.publish(lease, JOB, error(0))
+    marked = await redis.hexists(keys.ledger(BATCH), "g:0")
+
+    await rights.execute_command("ACL", "SETUSER", policy, "+xadd")
+    outcome = await publisher.publish(lease, JOB, error(0))
+    await refused.aclose()
+
+    assert (marked, outcome) == (False, "published")
+    assert await results(redis, keys) == [error(0)]
+    assert await redis.hget(keys.ledger(BATCH), "done") == b"1"
+
+
+async def test_a_job_of_many_groups_takes_few_connections(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+    job = Envelope(BATCH, 0, 0, 500, 500)
+    lease = await deliver(redis, keys, job=job)
+    before = await connections(redis)
+
+    outcomes = await asyncio.gather(*(publisher.publish(lease, job, error(group)) for group in range(500)))
+
+    assert set(outcomes) == {"published"}
+    assert await connections(redis) - before <= AT_ONCE
+
+
+async def connections(redis: Redis) -> int:
+    info: Any = await redis.info("clients")
+    return int(info["connected_clients"])

@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from typer.testing import Result
 
 from producer import Client, GenerationConfig
@@ -19,9 +20,11 @@ from producer.connection import Connection
 from producer.errors import JobGoneError, NothingToReplayError
 from producer.replay import prepare, queue_replay, replay_dead
 from producer.replay_plan import new_batch_id, plan
+from producer.replay_way import Way
 from producer.selection import Place, Selected
 from producer.selectors import ByEntry, read_moment, written_moment
 from schemas import Batch, DeadLetter, Envelope, GroupResult, Job, Keys, Origin, Sealed, Tensor, decode, encode
+from schemas.keys import GROUP
 from tests.answers import Answering, result_of
 from tests.fault_steps import wait_until_done
 from tests.faults import Queue
@@ -40,6 +43,16 @@ def command(redis_url: str, policy: str) -> Command:
 def submit(client: Client, batch_id: str = "b", config: GenerationConfig = CONFIG, **options: Any) -> None:
     """Five prompts in three jobs of two, two and one."""
     client.submit(PROMPTS, None, config, batch_id=batch_id, prompts_per_job=2, **options)
+
+
+def finish(queue: Queue) -> None:
+    """All that is queued by now was taken by a worker and acknowledged."""
+    for partition in range(2):
+        key = Keys(queue.keys.policy, 2).jobs(partition)
+        try:
+            queue.redis.xgroup_create(key, GROUP, "$", mkstream=True)
+        except ResponseError:
+            queue.redis.xgroup_setid(key, GROUP, "$")
 
 
 def jobs_of(queue: Queue, batch_id: str) -> list[Job]:
@@ -167,6 +180,7 @@ def test_verify_refuses_before_it_queues_when_there_is_nothing_to_compare_with(
     assert (done.exit_code, done.stdout) == (1, "")
     assert "4 of 5 groups have no stored result to compare with" in done.stderr
     queue.redis.delete(queue.keys.ledger("b"))
+    finish(queue)
     expired = command("replay", "--since", "1h", "--verify")
     assert (expired.exit_code, expired.stdout) == (1, "")
     assert "5 of 5 groups have no stored result" in expired.stderr
@@ -216,10 +230,13 @@ def test_the_same_batch_id_again_queues_only_what_is_missing_and_other_content_i
     other = command("replay", "--job", entry_ids(queue, "b")[0], "--batch-id", "new")
     assert (other.exit_code, other.stdout) == (1, "")
     assert "batch 'new' was already submitted with other content" in other.stderr
+    assert "rollstream replay" not in other.stderr
+    assert "stays queued" not in other.stderr
 
 
 def test_an_interrupted_replay_says_how_to_queue_the_rest(client: Client, command: Command, queue: Queue) -> None:
     submit(client)
+    finish(queue)
     since = written_moment(int(entry_ids(queue, "b")[0].split("-")[0]))
     process = command.start("replay", "--since", since, "--rate", "0.1")
     wait_for(lambda: len(queue.entries()) == 4, 30, lambda: f"{queue.entries()}")
@@ -227,9 +244,36 @@ def test_an_interrupted_replay_says_how_to_queue_the_rest(client: Client, comman
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (130, "")
     (line,) = [line for line in stderr.splitlines() if line.startswith("rollstream replay")]
-    new = replayed(command(*shlex.split(line)[1:]))
+    words = shlex.split(line)[1:]
+    rate = words.index("--rate") + 1
+    assert words[rate] == "0.1"
+    new = replayed(command(*words[:rate], "1000", *words[rate + 1 :]))
     assert [job.groups for job in jobs_of(queue, new)] == [range(2), range(2, 4), range(4, 5)]
     assert len(queue.entries()) == 6
+
+
+def test_going_on_takes_the_same_options_again() -> None:
+    way = Way(None, "attempt", dry_run=False, rate=0.5, verify=True, timeout=3.0, json=True)
+    options = ["--rate", "0.5", "--verify", "--timeout", "3.0", "--json"]
+    assert way.again() == ["--continue", "attempt", *options]
+    assert Way("new", "x", dry_run=False, rate=None, verify=False, timeout=None, json=False).again() == [
+        "--batch-id", "new",
+    ]  # fmt: skip
+
+
+def test_a_letter_that_comes_in_meanwhile_does_not_change_an_interrupted_replay(command: Command, queue: Queue) -> None:
+    for number in range(3):
+        if number == 2:
+            process = command.start("replay", "--dead", "--rate", "0.1")
+            wait_for(lambda: len(queue.entries()) == 1, 30, lambda: f"{queue.entries()}")
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=20)
+        bury(queue, "one", "gave up", encode(a_job("one", job=number, first_group=number, num_groups=3)), f"{number}-1")
+    (line,) = [line for line in stderr.splitlines() if line.startswith("rollstream replay")]
+    words = shlex.split(line)[1:]
+    words[words.index("--rate") + 1] = "1000"
+    assert len(jobs_of(queue, replayed(command(*words)))) == 2
+    assert len(queue.entries()) == 2
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -280,6 +324,36 @@ def ints(values: list[int]) -> Any:
     return np.array(values, np.int32)
 
 
+def test_an_entry_id_of_several_partitions_is_refused_until_it_names_one(command: Command, queue: Queue) -> None:
+    for partition, batch_id in enumerate(("first", "second")):
+        add_job(queue, batch_id, "5-0", partition)
+    refused = command("replay", "--job", "5-0", "--partitions", "2")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "there are several: write 0/5-0 or 1/5-0" in refused.stderr
+    assert replayed(command("replay", "--job", "1/5-0", "--partitions", "2")).startswith("second.replay-")
+    assert command("replay", "--job", "2/5-0", "--partitions", "2").exit_code == 2
+
+
+def test_since_leaves_out_batches_that_are_not_finished(client: Client, command: Command, queue: Queue) -> None:
+    """Of `half`, one job is done, one runs and one waits."""
+    submit(client, "done")
+    finish(queue)
+    submit(client, "half")
+    queue.redis.xreadgroup(GROUP, "worker", {queue.jobs_key: ">"}, count=2)
+    entries = entry_ids(queue, "half")
+    queue.redis.xack(queue.jobs_key, GROUP, entries[0])
+    found = json.loads(command("replay", "--since", "1h", "--dry-run", "--json").stdout)
+    assert [row["replay_of"] for row in found["batches"]] == ["done"]
+    reasons = {row["entry_id"]: row["reason"].split(":")[0] for row in found["skipped"]}
+    states = ("is done, but other jobs of its batch are not", "is running", "is waiting")
+    assert reasons == dict(zip(entries, states, strict=True))
+    whole = command("replay", "--batch", "half")
+    assert replayed(whole).startswith("half.replay-")
+    assert "2 of the jobs still wait or run: they are done a second time" in whole.stderr
+    assert "wait or run" in command("replay", "--job", entries[1], "--dry-run").stderr
+    assert "wait or run" not in command("replay", "--job", entries[0], "--dry-run").stderr
+
+
 @pytest.mark.parametrize(
     ("span", "expected"),
     [
@@ -298,6 +372,7 @@ def test_since_and_until_select_exactly_that_range_of_every_partition(
     entries = {"before": "999999-9", "at": "1000000-0", "in": "1000500-3", "last": "1001000-7", "after": "1001001-0"}
     for number, (batch_id, entry_id) in enumerate(entries.items()):
         add_job(queue, batch_id, entry_id, partition=number % 2)
+    finish(queue)
     done = command("replay", *span, "--partitions", "2", "--dry-run", "--json")
     assert done.exit_code == 0, done.stderr
     assert [row["replay_of"] for row in json.loads(done.stdout)["batches"]] == expected
@@ -309,6 +384,7 @@ def test_many_jobs_are_read_in_pieces_and_an_age_is_counted_from_now(
     for number in range(40):
         add_job(queue, f"old-{number}", f"{number + 1}-0")
     submit(client)
+    finish(queue)
     all_of_them = command("replay", "--since", "1970-01-01", "--dry-run", "--json")
     assert len(json.loads(all_of_them.stdout)["batches"]) == 41
     recent = command("replay", "--since", "10m", "--dry-run", "--json")
@@ -417,9 +493,10 @@ async def test_a_requeue_of_a_dead_letter_is_safe_to_repeat(redis_url: str, queu
 @pytest.mark.parametrize("selecting", [["--batch", "b"], ["--job"], ["--since", "1h"], ["--dead"], ["--dead", "gave"]])
 def test_a_dry_run_changes_no_byte(client: Client, command: Command, queue: Queue, selecting: list[str]) -> None:
     submit(client)
+    finish(queue)
     bury(queue, "lost", "gave up", encode(a_job("lost")))
     before = everything(queue)
-    assert len(before) == 3
+    assert len(before) == 4
     options = [*selecting, entry_ids(queue, "b")[1]] if selecting == ["--job"] else selecting
     for as_json in ([], ["--json"]):
         done = command("replay", *options, "--dry-run", *as_json)
@@ -467,6 +544,7 @@ def test_hostile_entries_and_ledgers_are_errors_and_not_tracebacks(
     submit(client)
     bad: Any = queue.redis.xadd(queue.jobs_key, {"batch": "b", "payload": "\x1b[2J"})
     queue.redis.xadd(queue.jobs_key, dict(Envelope("c", 0, 0, 1, 1).fields(encode(a_job("d")))))  # type: ignore[arg-type]
+    finish(queue)
     done = command("replay", "--since", "1h")
     assert replayed(done).startswith("b.replay-")
     assert done.stderr.count("skipped") == 2
@@ -499,6 +577,7 @@ def test_options_that_do_not_go_together_are_usage_errors(command: Command, opti
 def test_batch_id_names_one_batch_only(client: Client, command: Command, queue: Queue) -> None:
     submit(client, "one")
     submit(client, "two")
+    finish(queue)
     done = command("replay", "--since", "1h", "--batch-id", "new")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--batch-id names one batch, 2 are selected" in " ".join(done.stderr.split())

@@ -16,6 +16,8 @@ from producer import AsyncClient, GenerationConfig, GroupResult
 from schemas import Keys
 from schemas.keys import GROUP
 from tests.worker_process import ROOT, WorkerProcess, running_worker, until
+from worker.connections import connect
+from worker.errors import SettingsError
 
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
 
@@ -166,6 +168,13 @@ def worker_command(*flags: str, **env: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_a_bad_redis_url_is_refused_without_any_of_its_password() -> None:
+    with pytest.raises(SettingsError, match="not a Redis URL") as caught:
+        connect("redis://:sec/ret@h:6379/0")
+
+    assert "sec" not in str(caught.value).replace("special", "")
 
 
 def test_print_config_shows_settings_of_flags_and_environment_without_the_password() -> None:

@@ -39,6 +39,7 @@ class Admission:
         self.load = Load()
         self.closed = False
         self._reasons: set[str] = set()
+        self._one_more = False
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -57,9 +58,9 @@ class Admission:
 
     @property
     def has_room(self) -> bool:
-        """Below both limits, not paused and not closed."""
+        """Below both limits, not paused (but for one job that was let in) and not closed."""
         below = self.load.sequences < self.limit and self.load.nbytes < self.limit_bytes
-        return below and not self._reasons and not self.closed
+        return below and (not self._reasons or self._one_more) and not self.closed
 
     async def room(self) -> bool:
         """True once there is room; False once admission is closed, paused or not."""
@@ -70,6 +71,12 @@ class Admission:
     def pause(self, reason: str) -> None:
         """Nothing more is read until `resume(reason)`; what is admitted goes on. A second time changes nothing."""
         self._reasons.add(reason)
+        self._one_more = False
+        self._update()
+
+    def let_one_in(self, although: str) -> None:
+        """Read one job, if nothing else is admitted and `although` is the only reason to pause."""
+        self._one_more = self._reasons == {although} and not self.load.groups
         self._update()
 
     def resume(self, reason: str) -> None:
@@ -84,6 +91,7 @@ class Admission:
 
     def admit(self, load: Load) -> None:
         """Count what was taken from Redis."""
+        self._one_more = False
         self.load += load
         self._update()
 

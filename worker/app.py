@@ -40,13 +40,14 @@ class Worker:
         self._engine = engine
         self._blocking = connect(settings.redis)
         self._commands = connect(settings.redis)
+        self._upkeep = connect(settings.redis)  # what keeps us alive never queues behind thousands of answers
         keys = Keys(settings.policy, settings.partitions)
         self._admission = Admission(
             settings.inflight_sequences or settings.max_num_seqs * 5 // 4, settings.inflight_bytes
         )
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
-        self._heartbeat = Heartbeat(self._commands, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
+        self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
         self._adapter_cache = AdapterCache(settings.adapter_cache)
         self._adapters = self._supply(keys)
         self._policy = Policy(
@@ -59,12 +60,12 @@ class Worker:
             self._heartbeat.hurry,
         )
         self._rollout = Rollout(engine, self._adapters, self._publisher, self._admission, clock, self._policy)
-        self._leases = Leases(self._commands, settings.lease_s)
+        self._leases = Leases(self._upkeep, settings.lease_s)
         self._consumer = Consumer(
             settings, self._blocking, self._commands, self._leases, self._admission, self._rollout, self._policy
         )
         self._control = Control(
-            self._commands, keys, settings.consumer, self._admission, self._rollout, clock, self._begin_drain
+            self._upkeep, keys, settings.consumer, self._admission, self._rollout, clock, self._begin_drain
         )
         self._drain = asyncio.timeout(None)
         self._starting = True
@@ -91,6 +92,7 @@ class Worker:
         async with AsyncExitStack() as ending:
             ending.push_async_callback(self._commands.aclose)
             ending.push_async_callback(self._blocking.aclose)
+            ending.push_async_callback(self._upkeep.aclose)
             await wait_for_redis(self._commands, self._settings)
             await self._heartbeat.retire()  # what was asked of a former process of our name is not asked of us
             ending.callback(self._adapter_cache.close)
@@ -167,6 +169,7 @@ class Worker:
     def _report(self) -> Report:
         return {
             "state": self.state,
+            "paused_for": ",".join(sorted(self._admission.paused)),
             "engine": self._settings.engine,
             "model": self._settings.model.name if self._settings.model else "",
             "policy_version": self._policy.serving.version,

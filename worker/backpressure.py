@@ -2,7 +2,8 @@
 
 Results need memory, and nothing frees it but readers and TTLs. So while Redis is nearly full, finished jobs that are
 only kept for replay go early, the oldest first and no more than it takes: a history that may be asked for is worth
-less than answers that somebody waits for, and without this the queue could stand still for a whole retention.
+less than answers that somebody waits for, and without this the queue could stand still for a whole retention. Where
+it is the unread jobs that fill Redis, they are let in one at a time, for a finished one can go.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Backpressure:
             await asyncio.sleep(PERIOD_S)
 
     async def check(self) -> None:
-        """Pause or resume; while paused, give up history until there is memory or no history."""
+        """Pause or resume; while paused, give up history until there is memory or no history, then let one job in."""
         memory, given_up = await self._measure(), 0
         while self._is_nearly_full(memory):
             gone = await self._janitor.give_up_history()
@@ -67,6 +68,7 @@ class Backpressure:
                 break
             given_up += gone
             memory = await self._measure()
+        self._admission.let_one_in(REASON)
         if given_up:
             log.warning("replay history given up for memory", jobs=given_up, used=memory.used, maxmemory=memory.limit)
 
@@ -79,7 +81,7 @@ class Backpressure:
                 "intake paused: redis is nearly full",
                 used=memory.used,
                 maxmemory=memory.limit,
-                remedy="raise maxmemory, read results sooner, or lower --result-ttl-s and --retention-bytes",
+                remedy="raise maxmemory, or lower --result-ttl-s; until then one job runs at a time",
             )
         if paused and not full:
             self._admission.resume(REASON)

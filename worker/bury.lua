@@ -13,7 +13,9 @@ if pending.err then
 end
 if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
 
-if KEYS[3] and redis.call('HSETNX', KEYS[3], 'dead:' .. ARGV[3], 1) == 0 then return 'buried' end
+local field = 'dead:' .. ARGV[3]
+if KEYS[3] and redis.call('HEXISTS', KEYS[3], field) == 1 then return 'buried' end
+-- The letter before the mark: Redis undoes nothing, and a letter may be refused.
 redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', ARGV[6])
-if not KEYS[3] then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
+if KEYS[3] then redis.call('HSETNX', KEYS[3], field, 1) else redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
 return 'buried'

@@ -17,6 +17,8 @@ from worker.config import WorkerSettings
 from worker.errors import SettingsError
 
 BLOCK_MS = 2_000
+MAX_CONNECTIONS = 10_000
+"""What is sent at once is bounded elsewhere; redis-py's own bound of 100 would be an error, not a queue."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 P = ParamSpec("P")
@@ -35,9 +37,11 @@ def connect(url: str) -> Redis:
             socket_connect_timeout=5,
             socket_timeout=BLOCK_MS / 1000 + 5,
             socket_keepalive=True,
+            max_connections=MAX_CONNECTIONS,
         )
-    except ValueError as error:
-        raise SettingsError(f"--redis {without_password(url)}: {error}") from None
+    except ValueError:  # its text may hold a part of the password
+        problem = "not a Redis URL: write redis://, rediss:// or unix://, special characters percent-encoded"
+        raise SettingsError(f"--redis {without_password(url)}: {problem}") from None
 
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:

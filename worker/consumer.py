@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 
@@ -60,6 +61,7 @@ class Consumer:
         self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._parking = Parking(commands, self._dead_keys, self._name, policy)
+        self._order = deque(self._dead_keys)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
@@ -139,7 +141,8 @@ class Consumer:
 
     async def _read(self) -> list[Entry]:
         try:
-            return await streams.read_new(self._blocking, self._name, self._dead_keys, self._block_ms)
+            self._order.rotate(-1)  # no partition comes first each time
+            return await streams.read_new(self._blocking, self._name, self._order, self._block_ms)
         except RedisError as error:
             log.warning("redis does not answer, reading again", error=str(error))
             await asyncio.sleep(PAUSE_S)
@@ -201,7 +204,8 @@ class Consumer:
 
     async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
         lease = self._lease(entry)
-        if self._admission.paused:  # since the read was sent: whoever resumes first may have it
+        # Paused since the read was sent: whoever resumes first may have it.
+        if self._admission.paused and not self._admission.has_room:
             await retrying("give back", self._leases.give_back, [lease], counted=False)
             return
         running = self._run(lease, entry)

@@ -140,7 +140,8 @@ class Leases:
     async def _renew_for_ever(self) -> None:
         while not cancelled():
             await asyncio.sleep(self._lease_s / 3)
-            for leases in _by_stream(self._held):
+            # One that ended here is not kept from others: its finished answers are sent as soon as Redis is there.
+            for leases in _by_stream(lease for lease in self._held if not lease.ended):
                 try:
                     async with asyncio.timeout(self._lease_s / 3):
                         await self._renew(leases)

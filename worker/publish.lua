@@ -26,9 +26,12 @@ if winner then
   counts = string.sub(winner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '|'
     and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
 else
+  -- Redis undoes nothing: what may be refused comes before the mark. The first two prove the ledger and the rights for
+  -- what follows the result, and change nothing that counts.
   redis.call('HSETNX', KEYS[3], 'groups', ARGV[9])
-  redis.call('HSET', KEYS[3], field, token)
+  redis.call('HINCRBY', KEYS[3], 'done', 0)
   redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
+  redis.call('HSETNX', KEYS[3], field, token)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
   if tostring(done) == redis.call('HGET', KEYS[3], 'groups') then
     redis.call('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])

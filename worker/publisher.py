@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -16,8 +18,14 @@ from worker.connections import retrying
 from worker.errors import UnpublishableError
 from worker.lease import Lease
 
+AT_ONCE = 32
+"""Publishes under way: a job has up to thousands of groups, and each publish holds a connection."""
+
 Outcome = Literal["published", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Publisher:
         self._result_ttl_s = result_ttl_s
         self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
         self._settle_script = redis.register_script(resources.files("worker").joinpath("settle.lua").read_bytes())
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -55,12 +64,18 @@ class Publisher:
             job.num_groups, job.job, job.job_groups, self._result_ttl_s,
         ]  # fmt: skip
         try:
-            reply = await retrying("publish", self._script, keys=keys, args=args)
+            async with self._slots:
+                reply = await retrying("publish", self._script, keys=keys, args=args)
         except RedisError as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         outcome = _outcome(reply)
         self.counts[outcome] += 1
         return outcome
+
+    def fenced(self, lease: Lease, group: int) -> None:
+        """Count a group that may not be answered from here any more, and of which nothing was sent."""
+        self.counts["fenced"] += 1
+        log.warning("group fenced: its lease ended", entry=lease.entry_id, group=group)
 
     async def standing(self, job: Envelope) -> Standing:
         """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""

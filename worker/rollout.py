@@ -223,6 +223,7 @@ class Rollout:
         except DataError as error:
             answer = group_error(task.lease, task.envelope, task.job, group, error)
         except LeaseEndedError:
+            self._publisher.fenced(task.lease, group)
             return  # no answer: whoever takes the job over gives it
         outcome = await self._publisher.publish(task.lease, task.envelope, answer)
         log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)

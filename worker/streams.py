@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from schemas.keys import GROUP, PARKED
 
+_PAGE = 1000
 _CLAIM_STEPS = 100
 """A thousand entries a call: a few milliseconds of Redis' time."""
 
@@ -52,8 +53,19 @@ async def create_group(redis: Redis, jobs_key: str) -> None:
             raise
 
 
-async def read_new(redis: Redis, consumer: str, jobs_keys: Iterable[str], block_ms: int) -> list[Entry]:
-    """At most one undelivered entry of each stream, waiting for the first. Raises `GroupMissingError`."""
+async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int) -> list[Entry]:
+    """One undelivered entry of the first stream that has one, waiting if none has. Raises `GroupMissingError`.
+
+    Asked for several streams at once, Redis gives one of each: more than there may be room for.
+    """
+    if len(jobs_keys) > 1:
+        for jobs_key in jobs_keys:
+            if found := await _read(redis, consumer, [jobs_key], None):
+                return found
+    return await _read(redis, consumer, jobs_keys, block_ms)
+
+
+async def _read(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None) -> list[Entry]:
     streams: Any = dict.fromkeys(jobs_keys, ">")
     sent_at = time.monotonic()
     reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=block_ms))
@@ -66,12 +78,18 @@ async def read_new(redis: Redis, consumer: str, jobs_keys: Iterable[str], block_
 
 async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[str, int, float]]:
     """Entry id, delivery count and monotonic time of delivery of what `consumer` holds. Raises `GroupMissingError`."""
-    sent_at = time.monotonic()
-    reply: Any = await _unless_missing(redis.xpending_range(jobs_key, GROUP, "-", "+", 1000, consumer))
-    return [
-        (item["message_id"].decode(), item["times_delivered"], sent_at - item["time_since_delivered"] / 1000)
-        for item in reply
-    ]
+    found: list[tuple[str, int, float]] = []
+    start = "-"
+    while True:
+        sent_at = time.monotonic()
+        reply: Any = await _unless_missing(redis.xpending_range(jobs_key, GROUP, start, "+", _PAGE, consumer))
+        found += [
+            (item["message_id"].decode(), item["times_delivered"], sent_at - item["time_since_delivered"] / 1000)
+            for item in reply
+        ]
+        if len(reply) < _PAGE:
+            return found
+        start = f"({found[-1][0]}"
 
 
 async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:

@@ -1,0 +1,73 @@
+"""How `rollstream replay` queues what it selected, and how it says to go on when that ended half-way."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import typer
+
+from producer.errors import BatchCancelledError, BatchConflictError, JobGoneError
+from producer.replay_plan import new_batch_id
+from producer.selectors import Selector, as_options
+from schemas import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the selected jobs are queued, and what happens after."""
+
+    batch_id: str | None
+    attempt: str
+    """Decides the default batch ids: the same again gives the same."""
+    dry_run: bool
+    rate: float | None
+    verify: bool
+    timeout: float | None
+    json: bool
+
+    def named(self, original_id: str) -> str:
+        """The new batch's id."""
+        return self.batch_id or new_batch_id(original_id, self.attempt)
+
+    def again(self) -> list[str]:
+        """The options that queue the rest in the same way."""
+        options = ["--batch-id", self.batch_id] if self.batch_id else ["--continue", self.attempt]
+        options += [] if self.rate is None else ["--rate", f"{self.rate}"]
+        options += ["--verify"] if self.verify else []
+        options += [] if self.timeout is None else ["--timeout", f"{self.timeout}"]
+        return [*options, *(["--json"] if self.json else [])]
+
+
+@dataclass(slots=True)
+class Sent:
+    """How far the queueing came."""
+
+    any: bool = False
+    """Whether a job was sent: Redis may have queued it without our hearing of it."""
+    jobs: int = 0
+    """Jobs that are queued for certain."""
+
+
+@contextmanager
+def explained(keys: Keys, selector: Selector, way: Way) -> Iterator[Sent]:
+    """Say how to go on, whatever ends the queueing half-way: an error or Ctrl-C."""
+    sent = Sent()
+    try:
+        yield sent
+    except (BatchConflictError, BatchCancelledError, JobGoneError):
+        if sent.jobs:
+            typer.echo("what was queued stays queued; the rest cannot be, the same selection is not there", err=True)
+        raise
+    except BaseException:
+        if sent.any:
+            command = shlex.join(["rollstream", "replay", *_where(keys), *as_options(selector), *way.again()])
+            kept = "what was queued stays queued; this queues the rest, with the same --redis"
+            typer.echo(f"{kept}, while no selected job is trimmed or dropped:\n{command}", err=True)
+        raise
+
+
+def _where(keys: Keys) -> list[str]:
+    return ["--policy", keys.policy, *(["--partitions", str(keys.partitions)] if keys.partitions > 1 else [])]

@@ -1,0 +1,64 @@
+"""Which entries of the jobs streams are not finished: no worker has taken them, or one holds them; writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from producer.connection import Connection
+from producer.status import consumer_group
+from schemas.keys import GROUP
+
+WAITING, RUNNING = "waiting", "running"
+_PAGE = 1000
+
+
+async def read_unfinished(connection: Connection, entries: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """`waiting` or `running` by stream and entry id, of `entries` that are. Raises `RedisUnavailableError`."""
+    unfinished: dict[tuple[str, str], str] = {}
+    for stream, members in groupby(sorted(entries, key=_by_stream), key=_by_stream):
+        ids = sorted((entry_id for _, entry_id in members), key=_moment)
+        read = partial(_read_states, stream=stream, ids=ids)
+        states = await connection.call("read what is unfinished", read)
+        unfinished |= {(stream, entry_id): state for entry_id, state in states.items()}
+    return unfinished
+
+
+async def _read_states(redis: Redis, stream: str, ids: list[str]) -> dict[str, str]:
+    """The group before the pending ones: what it had delivered by then and is not pending now was acknowledged."""
+    group = await consumer_group(redis, stream)
+    if group is None:
+        return dict.fromkeys(ids, WAITING)
+    delivered = _moment(group["last-delivered-id"].decode())
+    running = await _pending(redis, stream, ids[0], ids[-1])
+    states = {entry_id: RUNNING for entry_id in ids if entry_id in running}
+    return states | {entry_id: WAITING for entry_id in ids if _moment(entry_id) > delivered}
+
+
+async def _pending(redis: Redis, stream: str, first: str, last: str) -> set[str]:
+    found: set[str] = set()
+    while True:
+        try:
+            rows: Any = await redis.xpending_range(stream, GROUP, first, last, _PAGE)
+        except ResponseError as error:
+            if str(error).startswith("NOGROUP"):
+                return found
+            raise
+        found.update(row["message_id"].decode() for row in rows)
+        if len(rows) < _PAGE:
+            return found
+        first = f"({rows[-1]['message_id'].decode()}"
+
+
+def _by_stream(entry: tuple[str, str]) -> str:
+    return entry[0]
+
+
+def _moment(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -134,23 +134,25 @@ def write_plot(results: Sequence[Result], path: Path) -> Path:
     figure, ((by_step, by_time), (late, idle)) = pyplot.subplots(2, 2, figsize=(11, 7), layout="constrained")
     groups = _grouped(results)
     width = 0.8 / len(groups)
-    for number, (label, runs) in enumerate(groups.items()):
+    for number, runs in enumerate(groups.values()):
         colour = f"C{number}"
-        for run in runs:
-            rewards = [step["reward"] for step in run["steps"]]
-            first = {"label": label} if run is runs[0] else {}
-            by_step.plot(range(len(rewards)), rewards, color=colour, alpha=0.8, **first)
-            by_time.plot([step["ended_s"] for step in run["steps"]], rewards, color=colour, alpha=0.8, **first)
+        rewards = [[step["reward"] for step in run["steps"]] for run in runs]
+        for run, reward in zip(runs, rewards, strict=True):
+            by_step.plot(reward, color=colour, alpha=0.25 if len(runs) > 1 else 1)
+            by_time.plot([step["ended_s"] for step in run["steps"]], reward, color=colour, alpha=0.8)
+        if len(runs) > 1:  # a step that some run lacks is left out
+            by_step.plot([sum(seeds) / len(seeds) for seeds in zip(*rewards, strict=False)], color=colour, linewidth=2)
         shares = _staleness_shares(runs)
         centre = (number - (len(groups) - 1) / 2) * width
         late.bar([staleness + centre for staleness in shares], list(shares.values()), width, color=colour)
         idle.bar(number, sum(run["idle_share"] for run in runs) / len(runs), color=colour)
-    by_step.set(xlabel="step", ylabel="mean reward", title="Reward over steps")
+    by_step.set(xlabel="step", ylabel="mean reward", title="Reward over steps (bold: mean of several seeds)")
     by_time.set(xlabel="s", ylabel="mean reward", title="Reward over wall time")
     late.set(xlabel="versions between sampling and training", ylabel="share of samples", title="Staleness")
     idle.set(ylabel="share of wall time", ylim=(0, 1), title="Trainer waits for rollouts")
     idle.set_xticks(range(len(groups)), [label.replace(", ", "\n") for label in groups])
-    by_step.legend(loc="upper left")
+    late.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(handles=idle.containers, labels=list(groups), loc="outside lower center", ncols=len(groups))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path

@@ -14,8 +14,10 @@ import torch
 
 from tests.worker_process import ROOT
 
-STEPS, STALENESS, SAMPLES = 22, 1, 128
-FEW = 4
+pytestmark = pytest.mark.timeout(240)  # an engine starts
+
+STEPS, STALENESS, SAMPLES = 12, 1, 128
+FEW = 3
 """Of the first and of the last steps, over which rewards are compared."""
 
 
@@ -35,12 +37,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short asynchronous run, as a user starts it."""
     out = tmp_path_factory.mktemp("example")
     flags = ["--mode", "async", "--max-staleness", str(STALENESS), "--steps", str(STEPS), "--out", str(out)]
+    flags += ["--learning-rate", "0.006"]  # fewer steps to see it rise
     ended = subprocess.run(
         [sys.executable, "-m", "examples.grpo_async", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
@@ -60,9 +63,9 @@ def test_the_workers_log_probs_are_the_trainers(run: Run) -> None:
     current, own = run.result["difference_current"], run.result["difference_own"]
 
     assert own["tokens"] == sum(step["tokens"] for step in run.steps)
-    assert own["mean"] < 1e-3
+    assert own["mean"] < 1e-4  # float32: seen is 1e-6; one wrong token in each completion that a swap met is 1e-3
     assert current["tokens"] >= run.steps[0]["tokens"]
-    assert current["mean"] < 1e-3
+    assert current["mean"] < 1e-4
     assert f"{own['mean']:.1e} over {own['tokens']} tokens" in run.shown
 
 

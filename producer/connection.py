@@ -91,15 +91,25 @@ class Connection:
 
     async def _once(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         try:
-            return await command(self._redis)
+            answer = await command(self._redis)
         except exceptions.RedisError as error:
+            _heed_cancellation()
             problem = str(error) or type(error).__name__
             raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
+        _heed_cancellation()
+        return answer
 
     async def aclose(self) -> None:
         """Close every socket. Safe to call twice."""
         self._closed = True
         await self._redis.aclose()
+
+
+def _heed_cancellation() -> None:
+    """redis-py loses a cancellation now and then: it answers as if nothing were, or with an error of its own."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _options(url: str) -> frozenset[str]:

@@ -32,6 +32,7 @@ from producer import (
     UnreadableResultError,
     WireError,
 )
+from producer.connection import Connection
 from producer.embedded import EmbeddedRedis
 from producer.redis_faults import fault_of
 from producer.submission import Submission
@@ -666,3 +667,20 @@ async def losing_replies(redis_url: str) -> AsyncIterator[LosingProxy]:
     async with listener:
         proxy.url = f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0"
         yield proxy
+
+
+async def test_no_cancellation_of_a_call_is_lost(redis_url: str) -> None:
+    """redis-py loses some: a caller that is cancelled would go on calling."""
+    connection = Connection(redis_url, reconnect_s=1)
+
+    async def call_for_ever() -> None:
+        while True:
+            await connection.call("ping", lambda redis: redis.ping())
+
+    for number in range(200):
+        calling = asyncio.create_task(call_for_ever())
+        await asyncio.sleep(number % 10 / 2000)
+        calling.cancel()
+        ended, _ = await asyncio.wait({calling}, timeout=1)
+        assert ended, f"cancellation {number} was lost"
+    await connection.aclose()

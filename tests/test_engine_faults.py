@@ -222,8 +222,8 @@ def test_an_engine_that_no_longer_steps_ends_its_worker_non_zero_and_leaves_noth
     client: Client, queue: Queue, real_workers: RealWorkers
 ) -> None:
     workers = real_workers.serving()
-    batch_id = submitted(client, None)
-    wait_until_done(queue, batch_id, 1, *workers)
+    client.submit([[5]], None, GenerationConfig(max_new_tokens=900, ignore_eos=True))
+    wait_for(lambda: queue.holders() != {}, 10, lambda: log_of(*workers))
     victim = owner(queue, workers)
     processes = family(victim)
 

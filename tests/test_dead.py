@@ -109,12 +109,12 @@ def test_large_letters_are_listed_a_megabyte_a_call(operator: Operator, queue: Q
     assert (listed[:-1], len(listed)) == (buried, 8)
 
 
-@pytest.mark.parametrize("text", ["other failure", "gpu-8", "batch-2", "7-0"])
+@pytest.mark.parametrize("text", ["other failure", "gpu-8", "batch-2", "7-7"])
 def test_a_filter_looks_into_error_worker_batch_and_entry(
     operator: Operator, queue: Queue, policy: str, text: str
 ) -> None:
     bury(queue, letter_of(policy), b"")
-    changes = {"error": "other failure", "worker": "gpu-8", "fields": ((b"batch", b"batch-2"),), "entry_id": "7-0"}
+    changes = {"error": "other failure", "worker": "gpu-8", "fields": ((b"batch", b"batch-2"),), "entry_id": "7-7"}
     wanted = bury(queue, letter_of(policy, **changes), b"")
     assert [row["entry"] for row in operator.json("ls", text)] == [wanted]
     assert operator.json("ls", "no such text") == []

@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Tests that start an engine have one process to themselves (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo chaos test test-redis lint format clean
+.PHONY: help setup demo example chaos test test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -13,6 +13,9 @@ setup: ## prepare .venv; nothing to do the second time
 
 demo: setup ## real vLLM completions through a real Redis, on this machine's CPU; ARGS="..." goes to `rollstream demo`
 	@$(BIN)/rollstream demo $(ARGS)
+
+example: setup ## train a tiny model, sync and async, on completions from a real worker; ARGS="--help" says more
+	@$(BIN)/python -m examples.grpo_async $(ARGS)
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -26,8 +26,27 @@ if TYPE_CHECKING:
         UnknownBatchError,
         UnreadableResultError,
     )
+    from producer.for_roll import RollStrategy
+    from producer.for_trl import RolloutFunction
+    from producer.for_verl import VerlRollout, VerlRollouts
     from producer.handle import BatchHandle
+    from producer.policy_errors import (
+        AdapterConflictError,
+        AdapterError,
+        CheckpointError,
+        GateArgumentError,
+        NotOutstandingError,
+        PolicyVersionError,
+        RolloutFailedError,
+        SamplesDueError,
+        StalenessError,
+        VersionBoundError,
+        VersionNotNewerError,
+        VersionTimeoutError,
+        VersionWaitError,
+    )
     from producer.rollout_batch import RolloutBatch
+    from producer.staleness import StalenessGate
     from producer.sync import BlockingBatchHandle, Client
     from schemas import (
         Batch,
@@ -37,11 +56,14 @@ if TYPE_CHECKING:
         GroupError,
         GroupResult,
         NameRefusedError,
+        PolicyVersion,
         RollstreamError,
         WireError,
     )
 
 __all__ = [
+    "AdapterConflictError",
+    "AdapterError",
     "Answer",
     "AsyncClient",
     "Batch",
@@ -49,28 +71,45 @@ __all__ = [
     "BatchConflictError",
     "BatchHandle",
     "BlockingBatchHandle",
+    "CheckpointError",
     "Client",
     "ClientClosedError",
     "ConfigError",
     "DeadlineError",
     "ErrorCode",
+    "GateArgumentError",
     "GenerationConfig",
     "GroupError",
     "GroupResult",
     "JobGoneError",
     "NameRefusedError",
     "NoStoredResultError",
+    "NotOutstandingError",
     "NothingToReplayError",
     "PartialBatchError",
+    "PolicyVersion",
+    "PolicyVersionError",
     "ProducerError",
     "PromptFileError",
     "PromptsError",
     "RedisUnavailableError",
     "ResultTimeoutError",
+    "RollStrategy",
     "RolloutBatch",
+    "RolloutFailedError",
+    "RolloutFunction",
     "RollstreamError",
+    "SamplesDueError",
+    "StalenessError",
+    "StalenessGate",
     "UnknownBatchError",
     "UnreadableResultError",
+    "VerlRollout",
+    "VerlRollouts",
+    "VersionBoundError",
+    "VersionNotNewerError",
+    "VersionTimeoutError",
+    "VersionWaitError",
     "WireError",
 ]
 
@@ -96,6 +135,24 @@ _MODULES = {
     "RolloutBatch": "producer.rollout_batch",
     "BlockingBatchHandle": "producer.sync",
     "Client": "producer.sync",
+    "AdapterConflictError": "producer.policy_errors",
+    "AdapterError": "producer.policy_errors",
+    "CheckpointError": "producer.policy_errors",
+    "GateArgumentError": "producer.policy_errors",
+    "NotOutstandingError": "producer.policy_errors",
+    "PolicyVersionError": "producer.policy_errors",
+    "RolloutFailedError": "producer.policy_errors",
+    "SamplesDueError": "producer.policy_errors",
+    "StalenessError": "producer.policy_errors",
+    "VersionBoundError": "producer.policy_errors",
+    "VersionNotNewerError": "producer.policy_errors",
+    "VersionTimeoutError": "producer.policy_errors",
+    "VersionWaitError": "producer.policy_errors",
+    "StalenessGate": "producer.staleness",
+    "RollStrategy": "producer.for_roll",
+    "RolloutFunction": "producer.for_trl",
+    "VerlRollout": "producer.for_verl",
+    "VerlRollouts": "producer.for_verl",
 }
 
 

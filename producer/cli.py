@@ -19,6 +19,7 @@ from producer.cli_dead import dead
 from producer.cli_operate import commands as operating
 from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from producer.cli_output import exit_codes, follow, output, write
+from producer.cli_policy import commands as publishing
 from producer.cli_replay import EPILOG as REPLAY_EPILOG
 from producer.cli_replay import replay
 from producer.client import AsyncClient
@@ -108,6 +109,15 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     run_deadline_s: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Answer groups with an error whose job runs longer.")
     ] = None,
+    min_policy_version: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
+    ] = None,
+    max_staleness: Annotated[
+        int | None,
+        typer.Option(
+            metavar="VERSIONS", help="Answer jobs with an error that a worker takes further behind the newest."
+        ),
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Tokenizer's folder, for rows of text.")
     ] = None,
@@ -140,6 +150,8 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     prompts_per_job=prompts_per_job,
                     queue_deadline_s=queue_deadline_s,
                     run_deadline_s=run_deadline_s,
+                    min_policy_version=min_policy_version,
+                    max_staleness=max_staleness,
                 )
                 typer.echo(handle.batch_id)
                 typer.echo(f"{handle.num_groups} prompts queued in {handle.batch.num_jobs} jobs", err=True)
@@ -210,4 +222,5 @@ def status(
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.add_typer(operating)
+app.add_typer(publishing)
 app.add_typer(dead, name="dead")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from pathlib import Path
 from typing import Self
 
+from producer.adapter_files import AdapterSource
+from producer.adapter_upload import publish_adapter
 from producer.connection import Connection
 from producer.deadlines import Deadlines
 from producer.handle import BatchHandle
 from producer.ledger import read_batch
+from producer.policy import publish_policy
 from producer.prompts import Prompts, Rows
 from producer.queueing import queue
 from producer.rollout_batch import RolloutBatch
+from producer.serving import Workers, wait_for_version
 from producer.submission import split
-from schemas import ConfigError, GenerationConfig, Keys
+from producer.version_bounds import VersionBounds
+from schemas import ConfigError, GenerationConfig, Keys, PolicyVersion
 
 
 class AsyncClient:
@@ -36,7 +42,7 @@ class AsyncClient:
         self._keys = Keys(policy, partitions)
         self._connection = Connection(redis_url, reconnect_s)
 
-    async def submit(
+    async def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,
         input_ids: Rows,
         attention_mask: Rows | None = None,
@@ -47,22 +53,29 @@ class AsyncClient:
         prompts_per_job: int = 8,
         queue_deadline_s: float | None = None,
         run_deadline_s: float | None = None,
+        min_policy_version: int | None = None,
+        max_staleness: int | None = None,
     ) -> BatchHandle:
         """Queue B prompts, each to be answered `config.num_return_sequences` times; returns once all are queued.
 
         `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
         the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required. `adapter` is
-        `name@version`. Submitting a `batch_id` again with the same content (prompts, config, `adapter` and
-        `prompts_per_job`) queues only what is not queued yet and returns an equal handle, so a submit that failed
-        half-way is simply repeated.
+        `name@version`. Submitting a `batch_id` again with the same content (prompts, config, `adapter`,
+        `prompts_per_job` and both version bounds) queues only what is not queued yet and returns an equal handle, so a
+        submit that failed half-way is simply repeated.
 
         A job that no worker took within `queue_deadline_s` seconds of being queued, and groups that are not done
         `run_deadline_s` seconds after a worker began the job, are answered with an error. None: no deadline. They are
         no content: what is queued keeps the deadlines that it was queued with.
 
-        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `NameRefusedError` and `WireError` (a job too large)
-        before anything is queued; `BatchConflictError` for other content; `BatchCancelledError` once the batch was
-        cancelled; `RedisUnavailableError`.
+        A worker that serves an older policy version than `min_policy_version` leaves a job to others and takes it when
+        it has caught up; until a worker has, it waits, so publish that version or give a deadline. Groups of a job that
+        a worker admits more than `max_staleness` versions behind the newest published one are answered with an error of
+        code `too_stale`. None: no bound. They are content: they decide which weights answer.
+
+        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError` and `WireError`
+        (a job too large) before anything is queued; `BatchConflictError` for other content; `BatchCancelledError` once
+        the batch was cancelled; `RedisUnavailableError`.
         """
         if not isinstance(config, GenerationConfig):
             raise ConfigError("config", f"is required as a GenerationConfig, got {type(config).__name__}", config)
@@ -74,6 +87,7 @@ class AsyncClient:
             prompts_per_job=prompts_per_job,
             submitted_at=time.time(),
             deadlines=Deadlines.of(queue_deadline_s, run_deadline_s),
+            bounds=VersionBounds.of(min_policy_version, max_staleness),
         )
         await queue(self._connection, self._keys, submission)
         return BatchHandle(self._connection, self._keys, submission.batch)
@@ -89,6 +103,8 @@ class AsyncClient:
         prompts_per_job: int = 8,
         queue_deadline_s: float | None = None,
         run_deadline_s: float | None = None,
+        min_policy_version: int | None = None,
+        max_staleness: int | None = None,
         timeout: float | None = None,
         progress: bool = False,
         pad_token_id: int = 0,
@@ -104,6 +120,8 @@ class AsyncClient:
             prompts_per_job=prompts_per_job,
             queue_deadline_s=queue_deadline_s,
             run_deadline_s=run_deadline_s,
+            min_policy_version=min_policy_version,
+            max_staleness=max_staleness,
         )
         return await handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
 
@@ -113,6 +131,60 @@ class AsyncClient:
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
         return BatchHandle(self._connection, self._keys, await read_batch(self._connection, self._keys, batch_id))
+
+    async def publish_policy(
+        self,
+        version: int,
+        *,
+        checkpoint: Path | str | None = None,
+        adapter: AdapterSource | None = None,
+        lora_alpha: float | None = None,
+        progress: bool = False,
+    ) -> PolicyVersion:
+        """Announce new weights as policy version `version`, from 1 on; workers verify them and swap.
+
+        `checkpoint`: a folder as `save_pretrained` writes it. Only its name and its digest travel: it must lie directly
+        below the workers' `--checkpoint-dir`, on a file system that they share, and must not change any more; use one
+        folder a version. `adapter`: a LoRA adapter on the model that the workers booted with, as for `publish_adapter`;
+        it travels through Redis. Give one of the two. Files are read in a thread; `progress` shows a bar on stderr.
+
+        Versions only grow. Publishing the same content again is a no-op, so a publish that failed is simply repeated;
+        one that was cut short announced nothing. Raises `PolicyVersionError` (no version, too old, or taken by other
+        content), `CheckpointError`, `AdapterError`, `RedisUnavailableError`.
+        """
+        return await publish_policy(
+            self._connection, self._keys, version, checkpoint, adapter, lora_alpha, progress=progress
+        )
+
+    async def publish_adapter(
+        self,
+        name: str,
+        version: int,
+        source: AdapterSource,
+        *,
+        lora_alpha: float | None = None,
+        progress: bool = False,
+    ) -> str:
+        """Ship a LoRA adapter to the workers through Redis; returns `name@version`, for `submit`'s `adapter`.
+
+        `source`: a folder as PEFT's `save_pretrained` writes it, or what `peft.get_peft_model_state_dict` gives, pairs
+        of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank), with `lora_alpha`. They are
+        copied before the call first gives way. At most 1 GiB; a worker's own ceiling may be lower.
+
+        An adapter never changes: publishing the same content again renews it (Redis keeps it a day after its last use).
+        Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
+        `RedisUnavailableError`.
+        """
+        return await publish_adapter(self._connection, self._keys, name, version, source, lora_alpha, progress=progress)
+
+    async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
+        """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.
+
+        Workers that drain do not count; one that died counts until its report expires, in seconds. Raises
+        `VersionTimeoutError`, which names those that are behind and why, `VersionWaitError` for arguments that make no
+        sense, `RedisUnavailableError`.
+        """
+        await wait_for_version(self._connection, self._keys, version, workers, timeout)
 
     async def aclose(self) -> None:
         """Close the connections. Batches go on without us."""

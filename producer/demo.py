@@ -75,7 +75,8 @@ def _run(keep: Path | None, json_output: bool) -> int:
         with _step(console, "starting Redis"):
             server = stack.enter_context(EmbeddedRedis())
         with _step(console, "starting a worker with the vLLM engine (20 to 40 s)"):
-            stack.enter_context(serving_worker(server.url, POLICY, model, folder))
+            flags = ("--adapter-dir", str(folder / "adapters"), "--max-num-seqs", "32")
+            stack.enter_context(serving_worker(server.url, POLICY, model, folder, *flags))
         batches = asyncio.run(_generate(server.url, model))
         console.print("ending the worker and Redis")
     if json_output:

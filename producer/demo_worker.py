@@ -33,17 +33,16 @@ class WorkerFailedError(RollstreamError):
 
 
 @contextlib.contextmanager
-def serving_worker(redis_url: str, policy: str, model: Path, folder: Path) -> Iterator[None]:
-    """`python -m worker` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches only the demo.
+def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flags: str) -> Iterator[None]:
+    """`python -m worker FLAGS` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches only the demo.
 
-    Enters once it serves. Raises `WorkerFailedError`.
+    Enters once it serves; its log is in `folder`. Raises `WorkerFailedError`.
     """
     log = folder / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
-             "--adapter-dir", str(folder / "adapters"), "--max-num-seqs", "32", "--heartbeat-s", "0.5",
-             "--grace-s", "5"],
+             "--heartbeat-s", "0.5", "--grace-s", "5", *flags],
             env=_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -17,7 +17,7 @@ from producer.redis_faults import AWAY, fault_of
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
 from schemas import Keys
-from schemas.keys import GROUP
+from schemas.keys import GROUP, PARKED
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7
@@ -41,6 +41,11 @@ class ConsumerSeen:
 
     name: str
     pending: int
+
+    @property
+    def waits_for(self) -> str | None:
+        """The policy version that its jobs wait for; None for a worker."""
+        return self.name.removeprefix(PARKED) if self.name.startswith(PARKED) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,8 @@ class _Prober:
                     return PartitionSeen(queue, False, (), 0)
                 raise
             consumers = tuple(ConsumerSeen(_text(row["name"]), row["pending"]) for row in rows)
-            stranded: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=self._stranded_ms)
+            idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=self._stranded_ms)
+            stranded = [row for row in idle if not row["consumer"].startswith(PARKED.encode())]
             return PartitionSeen(queue, True, consumers, len(stranded))
 
         return look

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
-from producer.finding import FAIL, WARN, Finding, graded
+from producer.finding import FAIL, OK, WARN, Finding, graded
 from producer.status import age
 
 _OLD_S = 600.0
@@ -24,6 +24,7 @@ def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
     yield _intake(found)
     yield _backlog(found)
     yield _consumers(found)
+    yield from _parked(found)
     yield _stranded(found, lease_s)
     yield _dead_letters(found)
 
@@ -123,16 +124,24 @@ def _waiting(found: Probe) -> int:
 
 def _consumers(found: Probe) -> Finding:
     live = {worker.consumer for worker in found.workers}
-    gone = [(seen, c) for seen in found.partitions for c in seen.consumers if c.name not in live and c.pending]
+    workers = [(seen, c) for seen in found.partitions for c in seen.consumers if c.waits_for is None]
+    gone = [(seen, c) for seen, c in workers if c.name not in live and c.pending]
     jobs = sum(consumer.pending for _, consumer in gone)
     return graded(
         "consumers",
         f"{len({c.name for _, c in gone})} are gone and hold {jobs} jobs: {_some([c.name for _, c in gone])}"
         if gone
-        else f"{len({c.name for seen in found.partitions for c in seen.consumers})}, none gone with jobs in hand",
+        else f"{len({c.name for _, c in workers})}, none gone with jobs in hand",
         warn=bool(gone),
         remedy="live workers take these over when the lease ends; without one, start one",
     )
+
+
+def _parked(found: Probe) -> Iterator[Finding]:
+    parked = [c for seen in found.partitions for c in seen.consumers if c.waits_for is not None and c.pending]
+    if parked:
+        versions = _some([f"{c.waits_for} ({c.pending})" for c in parked])
+        yield Finding("version gate", OK, f"jobs wait for policy version {versions}")
 
 
 def _stranded(found: Probe, lease_s: float) -> Finding:

@@ -34,3 +34,13 @@ def progress_bar(name: str, total: int | None, unit: str = "groups") -> Iterator
     with Progress(*columns, console=console, disable=hidden, transient=total is None) as progress:
         task = progress.add_task(name[:16], total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def byte_bar(name: str, num_bytes: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """As `progress_bar`, in MiB; the function takes bytes, from any thread. Not `shown`: it does nothing."""
+    if not shown:
+        yield lambda _done: None
+        return
+    with progress_bar(name, -(-num_bytes // 2**20), "MiB") as show:
+        yield lambda done: show(-(-done // 2**20))

@@ -166,12 +166,21 @@ def worker_table(status: Status) -> Table:
     for column in (*_WORKER_COLUMNS, "seen ago"):
         table.add_column(column, overflow="fold")
     for worker in status.workers:
-        state, *others = (worker.fields.get(name, "") for name in _WORKER_COLUMNS.values())
+        told = worker.fields | {"policy_version": _version(worker.fields)}
+        state, *others = (told.get(name, "") for name in _WORKER_COLUMNS.values())
         why = worker.fields.get("paused_for", "")
         values = [worker.consumer, f"{state} ({why})" if why else state, *others]
         seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
         table.add_row(*(Text(printable(value)) for value in (*values, seen)))
     return table
+
+
+def _version(fields: dict[str, str]) -> str:
+    """What a worker serves, and the newest version it knows of where that is another: on its way, or refused."""
+    serves, newest = fields.get("policy_version", ""), fields.get("newest_version", "")
+    if newest in {"", serves}:
+        return serves
+    return f"{serves} ({newest} refused)" if fields.get("policy_error") else f"{serves} (-> {newest})"
 
 
 def _table(title: str) -> Table:

@@ -13,6 +13,7 @@ import numpy as np
 from producer.deadlines import NO_DEADLINES, Deadlines
 from producer.errors import PromptsError
 from producer.prompts import Prompts
+from producer.version_bounds import ANY_VERSION, VersionBounds
 from schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from schemas.messages import MAX_GROUPS_PER_JOB
 
@@ -26,7 +27,7 @@ class Submission:
 
     batch: Batch
     digest: str
-    """sha256 of prompts, lengths, width, config, adapter and slicing; of no clock."""
+    """sha256 of prompts, lengths, width, config, adapter, slicing and version bounds; of no clock."""
     jobs: list[tuple[Envelope, bytes]]
 
     def chunks(self) -> Iterator[list[tuple[Envelope, bytes]]]:
@@ -56,6 +57,7 @@ def split(
     prompts_per_job: int,
     submitted_at: float,
     deadlines: Deadlines = NO_DEADLINES,
+    bounds: VersionBounds = ANY_VERSION,
 ) -> Submission:
     """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
 
@@ -74,14 +76,14 @@ def split(
         adapter=adapter,
         submitted_at=submitted_at,
     )
-    jobs = [_job(batch, number, first, prompts, prompts_per_job, deadlines) for number, first in enumerate(starts)]
-    return Submission(batch, _digest(prompts, batch, prompts_per_job), jobs)
+    slices = [prompts.ids[first : first + prompts_per_job] for first in starts]
+    jobs = [_job(batch, number, starts[number], ids, deadlines, bounds) for number, ids in enumerate(slices)]
+    return Submission(batch, _digest(prompts, batch, prompts_per_job, bounds), jobs)
 
 
 def _job(
-    batch: Batch, number: int, first: int, prompts: Prompts, prompts_per_job: int, deadlines: Deadlines
+    batch: Batch, number: int, first: int, ids: list[Any], deadlines: Deadlines, bounds: VersionBounds
 ) -> tuple[Envelope, bytes]:
-    ids = prompts.ids[first : first + prompts_per_job]
     job = Job(
         batch_id=batch.batch_id,
         job=number,
@@ -94,14 +96,17 @@ def _job(
         submitted_at=batch.submitted_at,
         queue_deadline_s=deadlines.queue_deadline_s,
         run_deadline_s=deadlines.run_deadline_s,
+        min_policy_version=bounds.min_policy_version,
+        max_staleness=bounds.max_staleness,
     )
     return Envelope(batch.batch_id, number, first, len(ids), batch.num_groups), encode(job)
 
 
-def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int) -> str:
+def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds) -> str:
     config = batch.config.model_dump(mode="json")
     config["logit_bias"] = sorted(config["logit_bias"])  # a mapping: its order is no content
-    head = [len(prompts.ids), prompts.width, config, batch.adapter, prompts_per_job]
+    sampled_by = [batch.adapter, bounds.min_policy_version, bounds.max_staleness]
+    head = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
     for ids in prompts.ids:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from producer.adapter_files import AdapterSource
 from producer.client import AsyncClient
 from producer.errors import ClientClosedError
 from producer.handle import BatchHandle
 from producer.prompts import Rows
 from producer.rollout_batch import RolloutBatch
-from schemas import Batch, GenerationConfig, GroupError, GroupResult
+from producer.serving import Workers
+from schemas import Batch, GenerationConfig, GroupError, GroupResult, PolicyVersion
 
 T = TypeVar("T")
 
@@ -128,7 +131,7 @@ class Client:
         self._client = AsyncClient(redis_url, policy=policy, partitions=partitions, reconnect_s=reconnect_s)
         self._thread = _LoopThread()
 
-    def submit(
+    def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,
         input_ids: Rows,
         attention_mask: Rows | None = None,
@@ -139,6 +142,8 @@ class Client:
         prompts_per_job: int = 8,
         queue_deadline_s: float | None = None,
         run_deadline_s: float | None = None,
+        min_policy_version: int | None = None,
+        max_staleness: int | None = None,
     ) -> BlockingBatchHandle:
         """See `AsyncClient.submit`."""
         submit = self._client.submit(
@@ -150,6 +155,8 @@ class Client:
             prompts_per_job=prompts_per_job,
             queue_deadline_s=queue_deadline_s,
             run_deadline_s=run_deadline_s,
+            min_policy_version=min_policy_version,
+            max_staleness=max_staleness,
         )
         return BlockingBatchHandle(self._thread.run(submit), self._thread)
 
@@ -164,6 +171,8 @@ class Client:
         prompts_per_job: int = 8,
         queue_deadline_s: float | None = None,
         run_deadline_s: float | None = None,
+        min_policy_version: int | None = None,
+        max_staleness: int | None = None,
         timeout: float | None = None,
         progress: bool = False,
         pad_token_id: int = 0,
@@ -179,12 +188,46 @@ class Client:
             prompts_per_job=prompts_per_job,
             queue_deadline_s=queue_deadline_s,
             run_deadline_s=run_deadline_s,
+            min_policy_version=min_policy_version,
+            max_staleness=max_staleness,
         )
         return handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
 
     def attach(self, batch_id: str) -> BlockingBatchHandle:
         """See `AsyncClient.attach`."""
         return BlockingBatchHandle(self._thread.run(self._client.attach(batch_id)), self._thread)
+
+    def publish_policy(
+        self,
+        version: int,
+        *,
+        checkpoint: Path | str | None = None,
+        adapter: AdapterSource | None = None,
+        lora_alpha: float | None = None,
+        progress: bool = False,
+    ) -> PolicyVersion:
+        """See `AsyncClient.publish_policy`."""
+        publish = self._client.publish_policy(
+            version, checkpoint=checkpoint, adapter=adapter, lora_alpha=lora_alpha, progress=progress
+        )
+        return self._thread.run(publish)
+
+    def publish_adapter(
+        self,
+        name: str,
+        version: int,
+        source: AdapterSource,
+        *,
+        lora_alpha: float | None = None,
+        progress: bool = False,
+    ) -> str:
+        """See `AsyncClient.publish_adapter`."""
+        publish = self._client.publish_adapter(name, version, source, lora_alpha=lora_alpha, progress=progress)
+        return self._thread.run(publish)
+
+    def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
+        """See `AsyncClient.wait_for_version`."""
+        self._thread.run(self._client.wait_for_version(version, workers, timeout))
 
     def close(self) -> None:
         """Close the connections and end the thread. Safe to call twice. Batches go on without us."""

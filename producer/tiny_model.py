@@ -42,16 +42,23 @@ def write_model(
     eos_token_ids: tuple[int, ...] = (EOS,),
     max_positions: int = 1024,
     tokenizer: bool = True,
+    tied: bool = False,
 ) -> Path:
-    """Write a model that vLLM and transformers load, and a byte-level tokenizer (it needs 259 ids); gives `folder`."""
+    """Write a model that vLLM and transformers load, and a byte-level tokenizer (it needs 259 ids); gives `folder`.
+
+    Another `seed` is another policy version of the same model. `tied`: the embedding is the output layer too.
+    """
     from safetensors.torch import save_file  # noqa: PLC0415 - the producer runs without torch until asked
 
     folder.mkdir(parents=True, exist_ok=True)
     eos = eos_token_ids[0] if len(eos_token_ids) == 1 else list(eos_token_ids)
     ids = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": eos}
-    _write_json(folder / "config.json", {**_config(vocab_size, dtype, max_positions), **ids})
+    _write_json(folder / "config.json", {**_config(vocab_size, dtype, max_positions, tied), **ids})
     _write_json(folder / "generation_config.json", ids)
-    save_file(dict(_weights(seed, vocab_size, dtype)), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = dict(_weights(seed, vocab_size, dtype))
+    if tied:
+        del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer:
         _write_tokenizer(folder, vocab_size)
     return folder
@@ -85,7 +92,7 @@ def write_adapter(
     return folder
 
 
-def _config(vocab_size: int, dtype: Dtype, max_positions: int) -> dict[str, Any]:
+def _config(vocab_size: int, dtype: Dtype, max_positions: int, tied: bool) -> dict[str, Any]:
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -99,7 +106,7 @@ def _config(vocab_size: int, dtype: Dtype, max_positions: int) -> dict[str, Any]
         "max_position_embeddings": max_positions,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
         "use_sliding_window": False,
         "dtype": dtype,
     }

@@ -14,12 +14,13 @@ from schemas.messages import (
     Job,
     Message,
     Origin,
-    PolicyVersion,
     Sealed,
 )
+from schemas.policies import AdapterManifest, PolicyVersion
 from schemas.tensors import Tensor
 
 __all__ = [
+    "AdapterManifest",
     "Batch",
     "ConfigError",
     "DeadLetter",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from schemas.errors import NameRefusedError
 
 GROUP = "workers"
+PARKED = "parked:"
+"""Before a policy version: the consumer that holds the jobs which wait for it. No worker has a ':' in its name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
@@ -75,6 +77,10 @@ class Keys:
     def workers_pattern(self) -> str:
         """For SCAN: every live worker of the policy."""
         return f"rs:{{{self.policy}}}:workers:*"
+
+    def adapter(self, name: str) -> str:
+        """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""
+        return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"
 
     def blob(self, sha256: str, chunk: int) -> str:
         """One chunk of an adapter that travels through Redis."""

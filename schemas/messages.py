@@ -90,6 +90,10 @@ class Job(Message):
     """Longest wait for a worker, by Redis' clock, from the entry's id to its first delivery."""
     run_deadline_s: Seconds | None = None
     """Longest run of one delivery, from admission; groups that have no answer by then get an error."""
+    min_policy_version: Index = 0
+    """An older worker leaves the job to others and takes it once it has caught up."""
+    max_staleness: Index | None = None
+    """Most versions that the worker may be behind the newest published one when it admits the job."""
     seed_offset: Index = 0
     """Group g draws the seed of row g + seed_offset: a replayed slice samples as it did in its own batch."""
     lineage: Lineage = ()
@@ -135,6 +139,7 @@ class ErrorCode(StrEnum):
     CANCELLED = "cancelled"
     QUEUE_DEADLINE = "queue_deadline"
     RUN_DEADLINE = "run_deadline"
+    TOO_STALE = "too_stale"
 
 
 class GroupError(Message):
@@ -245,19 +250,6 @@ class DeadLetter(Message):
     delivered_at: float
     """Unix seconds."""
     buried_at: float
-    """Unix seconds."""
-
-
-class PolicyVersion(Message):
-    """An announcement on the control stream: workers may load this version."""
-
-    kind: Literal["version"] = "version"
-    version: Index
-    source: Literal["checkpoint", "adapter"]
-    location: str
-    """A checkpoint's folder under the worker's allowed root, or an adapter's `name@version`."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    published_at: float
     """Unix seconds."""
 
 

@@ -27,7 +27,9 @@ _numbers = itertools.count()
 os.environ.update(SMALL_MODEL_ENV)
 
 
-ENGINE_FILES = ("test_demo", "test_end_to_end", "test_engine_faults", "test_vllm_defects", "test_vllm_engine")
+ENGINE_FILES = (
+    "test_demo", "test_end_to_end", "test_engine_faults", "test_example", "test_vllm_defects", "test_vllm_engine",
+)  # fmt: skip
 """Files whose tests start vLLM engines; one that is missing here costs time, no more."""
 
 

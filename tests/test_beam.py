@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from schemas import ErrorCode, GenerationConfig
 from worker.beam import Search, advance, beam_search
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest
+from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError
 
 VOCAB, EOS = 5, 0
+
+
+def answer(*candidates: tuple[int, float], version: int = 0, exact: bool = True) -> NextTokens:
+    return NextTokens(candidates, version, exact)
 
 
 class TableEngine:
@@ -33,12 +37,10 @@ class TableEngine:
         row: NDArray[np.float64] = self.table[len(prompt) % 16, prompt[-1]]
         return row
 
-    async def next_tokens(
-        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
-    ) -> list[tuple[int, float]]:
+    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         self.asked.append((request_id, k, adapter))
         row = self.logprobs(prompt)
-        return [(int(token), float(row[token])) for token in np.argsort(-row)[:k]]
+        return answer(*((int(token), float(row[token])) for token in np.argsort(-row)[:k]))
 
     @property
     def info(self) -> EngineInfo:
@@ -49,7 +51,15 @@ class TableEngine:
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         raise NotImplementedError
 
+    @property
+    def policy_version(self) -> int:
+        raise NotImplementedError
+
     async def load_adapter(self, adapter: Adapter) -> None: ...
+
+    async def unload_adapter(self, adapter: Adapter) -> None: ...
+
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None: ...
 
     async def check(self) -> None: ...
 
@@ -150,7 +160,7 @@ async def test_every_step_asks_with_the_adapter_for_enough_candidates() -> None:
 def test_a_poor_end_never_displaces_a_live_beam() -> None:
     wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
 
-    search = advance(Search(wanted), [[(4, -0.1), (3, -0.2), (EOS, -0.3)]])
+    search = advance(Search(wanted), [answer((4, -0.1), (3, -0.2), (EOS, -0.3))])
 
     assert search.finished == ()
     assert [beam.tokens for beam in search.live] == [(4,), (3,)]
@@ -159,7 +169,7 @@ def test_a_poor_end_never_displaces_a_live_beam() -> None:
 def test_a_good_end_is_finished_and_two_beams_stay_live() -> None:
     wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
 
-    search = advance(Search(wanted), [[(4, -0.1), (EOS, -0.2), (3, -0.3)]])
+    search = advance(Search(wanted), [answer((4, -0.1), (EOS, -0.2), (3, -0.3))])
 
     assert [beam.tokens for _, beam in search.finished] == [(EOS,)]
     assert [beam.tokens for beam in search.live] == [(4,), (3,)]
@@ -169,8 +179,8 @@ def test_a_good_end_is_finished_and_two_beams_stay_live() -> None:
 @pytest.mark.parametrize(("early_stopping", "done"), [(True, True), (False, False), ("never", False)])
 def test_early_stopping_true_stops_at_num_beams_ends(early_stopping: bool | str, done: bool) -> None:
     wanted = request(num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping)
-    search = advance(Search(wanted), [[(EOS, -3.0), (4, -3.1), (3, -3.2)]])
-    search = advance(search, [[(4, -0.1), (EOS, -0.2), (3, -0.3)], [(4, -9.0), (3, -9.1), (2, -9.2)]])
+    search = advance(Search(wanted), [answer((EOS, -3.0), (4, -3.1), (3, -3.2))])
+    search = advance(search, [answer((4, -0.1), (EOS, -0.2), (3, -0.3)), answer((4, -9.0), (3, -9.1), (2, -9.2))])
 
     assert len(search.finished) == 2
     assert search.done is done
@@ -181,8 +191,8 @@ def test_never_goes_on_while_a_longer_beam_could_win() -> None:
         wanted = request(
             num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping, length_penalty=1.0
         )
-        search = advance(Search(wanted), [[(EOS, -1.0), (4, -2.0), (3, -2.1)]])
-        return advance(search, [[(EOS, -0.1), (4, -0.5), (3, -0.6)], [(4, -9.0), (3, -9.1), (2, -9.2)]])
+        search = advance(Search(wanted), [answer((EOS, -1.0), (4, -2.0), (3, -2.1))])
+        return advance(search, [answer((EOS, -0.1), (4, -0.5), (3, -0.6)), answer((4, -9.0), (3, -9.1), (2, -9.2))])
 
     # Worst end: -2.1 / 2. The best live beam, -2.5, ends now at -2.5 / 2 but might at -2.5 / 9.
     assert searched(False).done
@@ -191,10 +201,10 @@ def test_never_goes_on_while_a_longer_beam_could_win() -> None:
 
 def test_ties_go_to_the_better_parent_and_the_lower_id() -> None:
     wanted = request(num_beams=3, max_new_tokens=9)
-    search = advance(Search(wanted), [[(4, -1.0), (2, -1.0), (3, -1.0)]])
+    search = advance(Search(wanted), [answer((4, -1.0), (2, -1.0), (3, -1.0))])
     assert [beam.tokens for beam in search.live] == [(2,), (3,), (4,)]
 
-    search = advance(search, [[(4, -1.0), (1, -1.0)], [(1, -1.0)], [(1, -1.0)]])
+    search = advance(search, [answer((4, -1.0), (1, -1.0)), answer((1, -1.0)), answer((1, -1.0))])
 
     assert [beam.tokens for beam in search.live] == [(2, 1), (2, 4), (3, 1)]
 
@@ -206,11 +216,22 @@ async def test_extreme_length_penalties_give_numbers(length_penalty: float) -> N
     assert all(beam.score is not None and math.isfinite(beam.score) for beam in found)
 
 
+async def test_spans_say_which_version_gave_each_token_of_each_beam() -> None:
+    wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=3)
+    search = advance(Search(wanted), [answer((4, -0.1), (3, -0.2))])
+    # A swap in the middle of a step: the second beam's answer is of the new version.
+    search = advance(search, [answer((4, -0.1), (1, -9.0)), answer((3, -0.1), (1, -9.0), version=7)])
+    search = advance(search, [answer((2, -0.1), version=7), answer((2, -0.1), version=7, exact=False)])
+
+    first, second = (beam for _, beam in search.finished)
+
+    assert (first.tokens, first.spans, first.spans_exact) == ((4, 4, 2), ((0, 2), (7, 1)), True)
+    assert (second.tokens, second.spans, second.spans_exact) == ((3, 3, 2), ((0, 1), (7, 2)), False)
+
+
 async def test_an_error_of_the_engine_comes_out_as_it_is() -> None:
     class Refusing(TableEngine):
-        async def next_tokens(
-            self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
-        ) -> list[tuple[int, float]]:
+        async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
             if len(prompt) > 3:
                 raise DataError(ErrorCode.ENGINE_REFUSED, "config", "no")
             return await super().next_tokens(request_id, prompt, k, adapter)

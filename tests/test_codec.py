@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas import (
+    AdapterManifest,
     Batch,
     ConfigError,
     DeadLetter,
@@ -65,6 +66,8 @@ MESSAGES: list[Message] = [
         adapter="math@3",
         submitted_at=1000.5,
         queue_deadline_s=60.0,
+        min_policy_version=16,
+        max_staleness=2,
         run_deadline_s=9.5,
         seed_offset=4,
         lineage=(Origin(batch_id="a", entry_id="1-0"),),
@@ -107,6 +110,7 @@ MESSAGES: list[Message] = [
         buried_at=1001.5,
     ),
     PolicyVersion(version=7, source="adapter", location="math@7", sha256="0" * 64, published_at=1000.5),
+    AdapterManifest(name="math@7", sha256="0" * 64, config=b"{}", num_bytes=9, chunk_bytes=4, published_at=1000.5),
 ]
 
 

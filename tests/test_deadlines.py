@@ -16,12 +16,14 @@ from schemas import Envelope, ErrorCode, Job, Keys, Tensor
 from schemas.keys import GROUP
 from tests.fault_steps import SLACK_S, stub, tokens, wait_until_done
 from tests.faults import Queue, audit
+from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.admission import Admission
 from worker.config import WorkerSettings
 from worker.deadlines import RedisClock, ran_too_long, waited_too_long
 from worker.engine import Adapter
 from worker.lease import Lease
+from worker.policy import Policy
 from worker.publisher import Publisher
 from worker.rollout import Rollout, Task
 from worker.stub_engine import StubEngine
@@ -170,7 +172,9 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
     publisher = Publisher(redis, keys, result_ttl_s=100)
-    rollout = Rollout(engine, AdapterDirectory(adapter_dir, 16, tiny_model), publisher, Admission(8), RedisClock())
+    adapters = AdapterSupply(engine, AdapterDirectory(adapter_dir, 16, tiny_model), None)
+    versions = Policy(redis, keys, engine, adapters, None, "keep", lambda: None)
+    rollout = Rollout(engine, adapters, publisher, Admission(8), RedisClock(), versions)
 
     async with asyncio.timeout(10):
         await rollout.run(Task(lease, envelope, job, nbytes=0))

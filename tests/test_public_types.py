@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_type
 
 import producer
@@ -16,6 +17,7 @@ from producer import (
     GenerationConfig,
     GroupError,
     GroupResult,
+    PolicyVersion,
     RolloutBatch,
 )
 from tests.worker_process import ROOT
@@ -36,6 +38,11 @@ async def async_client(
             await client.submit(array, None, config, adapter="a@1", batch_id="b", prompts_per_job=2), BatchHandle
         )
         assert_type(await client.submit(array, None, config, queue_deadline_s=60, run_deadline_s=2.5), BatchHandle)
+        assert_type(await client.submit(array, None, config, min_policy_version=3, max_staleness=0), BatchHandle)
+        assert_type(await client.publish_policy(1, checkpoint="step-1"), PolicyVersion)
+        assert_type(await client.publish_policy(2, adapter={"a": tensor}, lora_alpha=8), PolicyVersion)
+        assert_type(await client.publish_adapter("math", 17, Path("math"), progress=True), str)
+        await client.wait_for_version(2, workers=3)
         handle = await client.attach("b")
         assert_type(await client.generate(ragged, config=config, timeout=5.0, progress=True), RolloutBatch)
         assert_type(handle.groups(), AsyncIterator[GroupResult | GroupError])
@@ -60,6 +67,10 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(handle.result(), RolloutBatch)
         assert_type(handle.cancel(), int)
         assert_type(handle.wait(5.0), dict[int, GroupResult | GroupError])
+        assert_type(client.publish_policy(1, checkpoint=Path("step-1"), progress=True), PolicyVersion)
+        assert_type(client.publish_adapter("math", 17, {"a": tensor}, lora_alpha=8.0), str)
+        client.wait_for_version(1, "all", 60)
+        assert_type(client.generate([[1]], None, config, min_policy_version=1, max_staleness=2), RolloutBatch)
         assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)
         assert_type(client.generate([[1]], None, config, queue_deadline_s=60, run_deadline_s=2.5), RolloutBatch)
 
@@ -79,6 +90,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 
 def test_importing_the_producer_imports_neither_torch_nor_vllm() -> None:
-    code = "import sys, producer; assert not {'torch', 'vllm', 'transformers'} & set(sys.modules), 'heavy import'"
+    heavy = {"torch", "vllm", "transformers", "safetensors"}
+    code = f"import sys, producer, producer.client, producer.cli; assert not {heavy} & set(sys.modules), 'heavy import'"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

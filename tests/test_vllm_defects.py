@@ -296,7 +296,7 @@ async def test_defect_10_a_call_under_close_ends_and_no_process_is_left(engine: 
 
 
 def _cores(engine: VllmEngine) -> list[psutil.Process]:
-    return [psutil.Process(process.pid) for process in engine._processes]
+    return [psutil.Process(pid) for pid in engine._processes.pids]
 
 
 def _environment_of(engine: VllmEngine) -> dict[str, str]:

@@ -228,8 +228,9 @@ async def test_next_tokens_are_the_likeliest_with_raw_logprobs(
         found = await engine.next_tokens("next", PROMPT, 40, adapters[name])
 
         expected = reference(name).logits(PROMPT, [0])[0].log_softmax(-1).sort(descending=True)
-        assert [token for token, _ in found] == expected.indices[:40].tolist()
-        assert [logprob for _, logprob in found] == pytest.approx(expected.values[:40].tolist(), abs=1e-4)
+        assert (found.version, found.version_exact) == (0, True)
+        assert [token for token, _ in found.candidates] == expected.indices[:40].tolist()
+        assert [logprob for _, logprob in found.candidates] == pytest.approx(expected.values[:40].tolist(), abs=1e-4)
 
 
 async def test_greedy_is_transformers_greedy(
@@ -336,23 +337,12 @@ async def test_an_interrupt_of_the_terminal_leaves_the_engine_to_its_worker(engi
     call = asyncio.create_task(generate(engine, ignore_eos=True, max_new_tokens=100))
     await _until(lambda: _unfinished(engine) == 1)
 
-    for process in engine._processes:
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT)
+    for pid in engine._processes.pids:
+        os.kill(pid, signal.SIGINT)
 
     (found,) = await call
     assert (len(found.token_ids), found.finish_reason) == (100, "length")
     await engine.check()
-
-
-async def test_spans_carry_the_policy_version(engine: VllmEngine) -> None:
-    engine.policy_version = 9
-    try:
-        (found,) = await generate(engine, ignore_eos=True)
-    finally:
-        engine.policy_version = 0
-
-    assert found.version_spans == ((9, 16),)
 
 
 async def test_concurrent_callers_load_an_adapter_once(engine: VllmEngine, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from schemas import ErrorCode, GenerationConfig
 from worker.errors import DataError
 from worker.vllm_translation import completions
 
+SPANS = [(((0, 1),), True)]
+
 
 def output(logprob: float) -> SimpleNamespace:
     """A final `RequestOutput` of one token."""
@@ -20,7 +22,7 @@ def output(logprob: float) -> SimpleNamespace:
 
 
 def test_a_finite_log_prob_is_passed_on() -> None:
-    (found,) = completions(output(-0.5), GenerationConfig(max_new_tokens=1), 0)
+    (found,) = completions(output(-0.5), GenerationConfig(max_new_tokens=1), SPANS)
 
     assert found.logprobs is not None
     assert found.logprobs.tolist() == [-0.5]
@@ -29,6 +31,6 @@ def test_a_finite_log_prob_is_passed_on() -> None:
 @pytest.mark.parametrize("logprob", [math.nan, -math.inf])
 def test_a_token_that_nothing_was_left_to_sample_from_is_refused(logprob: float) -> None:
     with pytest.raises(DataError, match="finite") as caught:
-        completions(output(logprob), GenerationConfig(max_new_tokens=1), 0)
+        completions(output(logprob), GenerationConfig(max_new_tokens=1), SPANS)
 
     assert caught.value.code is ErrorCode.ENGINE_REFUSED

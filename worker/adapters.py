@@ -1,4 +1,4 @@
-"""An adapter that a request names was found under `--adapter-dir` and fits the model; vLLM checks neither."""
+"""An adapter that a request names was found where it may lie and fits the model; vLLM checks neither."""
 
 from __future__ import annotations
 
@@ -58,16 +58,19 @@ class AdapterDirectory:
             if _stamp(adapter.path) != stamp:
                 _refuse(name, f"{WEIGHTS_FILE} changed after it was loaded; publish another version under a new name")
             return adapter
-        folder = self._folder(name)
-        rank = _check_config(name, folder, self._max_rank)
-        _check_tensors(name, folder, rank, self._model_shapes())
-        adapter = Adapter(name, next(self._ids), folder.resolve())
+        adapter = self.admit(name, self._folder(name).resolve())
         self._found[name] = adapter, _stamp(adapter.path)
         return adapter
 
+    def admit(self, name: str, folder: Path) -> Adapter:
+        """One that lies in `folder`, wherever that is, checked as any. Raises `DataError` (`adapter_refused`)."""
+        rank = _check_config(name, folder, self._max_rank)
+        _check_tensors(name, folder, rank, self._model_shapes())
+        return Adapter(name, next(self._ids), folder)
+
     def _folder(self, name: str) -> Path:
         if self._root is None:
-            problem = f"adapter {name!r}: this worker serves no adapters; start it with --adapter-dir"
+            problem = f"adapter {name!r}: this worker serves no adapters; start it with --adapter-dir or --lora"
             raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
         try:
             folder = self._root / check_adapter(name)

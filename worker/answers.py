@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ from worker.padding import pad_completions
 
 MAX_SHOWN_PROMPT = 2**20
 """Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""
+
+
+def sampled_by(version: int, completion: Completion) -> Completion:
+    """Under a policy that is an adapter: a request keeps its adapter to its end, whatever is served by then."""
+    length = len(completion.token_ids)
+    return replace(completion, version_spans=((version, length),) if length else (), spans_exact=True)
 
 
 def group_result(
@@ -37,6 +44,7 @@ def group_result(
         stop_reasons=tuple(c.stop_reason for c in completions),
         texts=tuple(texts) if len(texts) == len(completions) else None,
         version_spans=tuple(c.version_spans for c in completions),
+        spans_exact=all(c.spans_exact for c in completions),
         adapter=job.adapter,
         worker=lease.consumer,
         delivery=lease.delivery,

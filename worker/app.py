@@ -10,6 +10,9 @@ from contextlib import AsyncExitStack
 import structlog
 
 from schemas import Keys
+from worker.adapter_cache import AdapterCache
+from worker.adapter_store import AdapterStore
+from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.admission import Admission
 from worker.config import WorkerSettings
@@ -21,6 +24,7 @@ from worker.engine import Engine
 from worker.errors import EngineDiedError
 from worker.heartbeat import Heartbeat, Report
 from worker.lease import Leases
+from worker.policy import Policy
 from worker.publisher import Publisher
 from worker.rollout import Rollout
 from worker.watchdog import watch
@@ -42,18 +46,29 @@ class Worker:
             settings.inflight_sequences or settings.max_num_seqs * 5 // 4, settings.inflight_bytes
         )
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
-        adapters = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
         clock = RedisClock()
-        self._rollout = Rollout(engine, adapters, self._publisher, self._admission, clock)
+        self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
+        self._adapter_cache = AdapterCache(settings.adapter_cache)
+        self._adapters = self._supply(keys)
+        self._policy = Policy(
+            self._commands,
+            keys,
+            engine,
+            self._adapters,
+            settings.checkpoint_dir,
+            settings.swap,
+            self._heartbeat.hurry,
+        )
+        self._rollout = Rollout(engine, self._adapters, self._publisher, self._admission, clock, self._policy)
         self._leases = Leases(self._upkeep, settings.lease_s)
         self._consumer = Consumer(
-            settings, self._blocking, self._commands, self._leases, self._admission, self._rollout
+            settings, self._blocking, self._commands, self._leases, self._admission, self._rollout, self._policy
         )
-        self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
         self._control = Control(
             self._upkeep, keys, settings.consumer, self._admission, self._rollout, clock, self._begin_drain
         )
         self._drain = asyncio.timeout(None)
+        self._starting = True
         self._signalled = False
         self._started_at = time.time()
 
@@ -62,9 +77,11 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """`serving`, `paused` or `draining`."""
+        """`starting` (the newest policy version is not loaded yet), `serving`, `paused` or `draining`."""
         if self._admission.closed:
             return "draining"
+        if self._starting:
+            return "starting"
         return "paused" if self._admission.paused else "serving"
 
     async def run(self) -> None:
@@ -78,10 +95,14 @@ class Worker:
             ending.push_async_callback(self._upkeep.aclose)
             await wait_for_redis(self._commands, self._settings)
             await self._heartbeat.retire()  # what was asked of a former process of our name is not asked of us
+            ending.callback(self._adapter_cache.close)
+            ending.push_async_callback(self._adapters.close)
             ending.push_async_callback(self._engine.close)
             await self._engine.start()
             ending.push_async_callback(self._heartbeat.retire)
             self._listen_for_signals()
+            if self._settings.serves_adapters:
+                self._adapter_cache.open()
             try:
                 await self._serve()
             except ExceptionGroup as group:
@@ -90,7 +111,6 @@ class Worker:
             await self._consumer.leave(counted=False)
 
     async def _serve(self) -> None:
-        log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
         async with asyncio.TaskGroup() as roles:
             others = [
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
@@ -100,12 +120,21 @@ class Worker:
                 async with self._drain:
                     await self._control.begin()
                     others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
+                    await self._begin()
+                    others.append(roles.create_task(self._policy.run()))
                     await self._consumer.run()
                 log.info("drained", published=self._publisher.counts)
             except TimeoutError:
                 log.warning("grace period over", published=self._publisher.counts)
             for other in others:
                 other.cancel()
+
+    async def _begin(self) -> None:
+        """From the newest complete policy version on, jobs are admitted."""
+        await self._policy.begin()
+        self._starting = False
+        self._heartbeat.hurry()
+        log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
 
     def _listen_for_signals(self) -> None:
         # Until here the default handlers apply: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
@@ -123,9 +152,19 @@ class Worker:
             self._begin_drain(signal.Signals(number).name)
 
     def _begin_drain(self, asked_by: str = "operator") -> None:
-        log.info("draining", asked_by=asked_by, grace_s=self._settings.grace_s, jobs=len(self._leases))
+        grace_s = 0 if self._starting else self._settings.grace_s  # while it starts nothing is held
+        log.info("draining", asked_by=asked_by, grace_s=grace_s, jobs=len(self._leases))
         self._consumer.stop()
-        self._drain.reschedule(asyncio.get_running_loop().time() + self._settings.grace_s)
+        self._drain.reschedule(asyncio.get_running_loop().time() + grace_s)
+
+    def _supply(self, keys: Keys) -> AdapterSupply:
+        settings = self._settings
+        directory = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
+        store = None
+        if settings.serves_adapters:
+            sizes = settings.max_adapter_bytes, settings.adapter_cache_bytes
+            store = AdapterStore(self._commands, keys, self._adapter_cache, *sizes)
+        return AdapterSupply(self._engine, directory, store)
 
     def _report(self) -> Report:
         return {
@@ -133,7 +172,9 @@ class Worker:
             "paused_for": ",".join(sorted(self._admission.paused)),
             "engine": self._settings.engine,
             "model": self._settings.model.name if self._settings.model else "",
-            "policy_version": 0,
+            "policy_version": self._policy.serving.version,
+            "newest_version": self._policy.newest,
+            "policy_error": self._policy.error,
             "running_groups": self._admission.load.groups,
             "running_sequences": self._admission.load.sequences,
             "held_jobs": len(self._leases),

@@ -15,23 +15,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.messages import FinishReason, VersionSpan
-from worker.engine import Completion, Engine, GenerateRequest
-
-Candidates = Sequence[tuple[int, float]]
-"""(token, log-prob) after one beam, likeliest first."""
+from worker.engine import Completion, Engine, GenerateRequest, NextTokens
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A continuation so far; `total` is the sum of `logprobs`."""
+    """A continuation so far; `total` is the sum of `logprobs`, `spans` says which version each token is from."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     total: float = 0.0
+    spans: tuple[VersionSpan, ...] = ()
+    spans_exact: bool = True
 
-    def extended(self, token: int, logprob: float) -> Beam:
-        """One token longer."""
-        return Beam((*self.tokens, token), (*self.logprobs, logprob), self.total + logprob)
+    def extended(self, token: int, logprob: float, answer: NextTokens) -> Beam:
+        """One token longer, by one of the candidates of `answer`."""
+        version, length = self.spans[-1] if self.spans else (answer.version, 0)
+        same = version == answer.version
+        return Beam(
+            (*self.tokens, token),
+            (*self.logprobs, logprob),
+            self.total + logprob,
+            (*self.spans[:-1], (version, length + 1)) if same else (*self.spans, (answer.version, 1)),
+            self.spans_exact and answer.version_exact,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +76,14 @@ class Search:
         return _score(self.live[0].total, config.max_new_tokens if longest else self.length, config.length_penalty)
 
 
-def advance(search: Search, candidates: Sequence[Candidates]) -> Search:
-    """One step: `candidates[i]` follow `search.live[i]`.
+def advance(search: Search, answers: Sequence[NextTokens]) -> Search:
+    """One step: the candidates of `answers[i]` follow `search.live[i]`.
 
     A continuation that ends is finished only if it ranks among the `num_beams` best of all, so that a poor end never
     displaces a live beam. Ties go to the better parent, then to the lower id.
     """
     request, config = search.request, search.request.config
-    ranked = _ranked(search, candidates)
+    ranked = _ranked(search, answers)
     ends = [len(beam.tokens) >= config.max_new_tokens or beam.tokens[-1] in request.stop_token_ids for beam in ranked]
     best = list(zip(ranked, ends, strict=True))[: config.num_beams]
     ended = [(_score(b.total, len(b.tokens), config.length_penalty), b) for b, end in best if end]
@@ -100,7 +107,7 @@ async def beam_search(engine: Engine, request: GenerateRequest) -> list[Completi
     return [_completion(request, score, beam) for score, beam in chosen]
 
 
-async def _ask(engine: Engine, search: Search, step: int) -> list[Candidates]:
+async def _ask(engine: Engine, search: Search, step: int) -> list[NextTokens]:
     request = search.request
     try:
         async with asyncio.TaskGroup() as group:
@@ -120,14 +127,14 @@ async def _ask(engine: Engine, search: Search, step: int) -> list[Candidates]:
     return [task.result() for task in asked]
 
 
-def _ranked(search: Search, candidates: Sequence[Candidates]) -> list[Beam]:
+def _ranked(search: Search, answers: Sequence[NextTokens]) -> list[Beam]:
     """All continuations, best first; before `min_new_tokens` those that would end are left out."""
     too_early = search.length < search.request.config.min_new_tokens
     banned = search.request.stop_token_ids if too_early else ()
     found = [
-        (beam.extended(token, logprob), parent)
+        (beam.extended(token, logprob, answers[parent]), parent)
         for parent, beam in enumerate(search.live)
-        for token, logprob in candidates[parent]
+        for token, logprob in answers[parent].candidates
         if token not in banned
     ]
     found.sort(key=lambda item: (-item[0].total, item[1], item[0].tokens[-1]))
@@ -143,13 +150,12 @@ def _completion(request: GenerateRequest, score: float, beam: Beam) -> Completio
     last = beam.tokens[-1]
     stopped = last in request.stop_token_ids
     reason: FinishReason = "stop" if stopped else "length"
-    # Version 0, what the worker booted with: `next_tokens` does not say which version answered.
-    spans: tuple[VersionSpan, ...] = ((0, len(beam.tokens)),)
     return Completion(
         token_ids=np.asarray(beam.tokens, np.int32),
         logprobs=None if request.config.logprobs is None else np.asarray(beam.logprobs, np.float32),
         finish_reason=reason,
         stop_reason=last if stopped else None,
-        version_spans=spans,
+        version_spans=beam.spans,
         score=score,
+        spans_exact=beam.spans_exact,
     )

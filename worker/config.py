@@ -51,6 +51,20 @@ class WorkerSettings(BaseSettings):
     adapter_dir: Path | None = Field(
         None, description="Folder with one sub-folder name@version for each LoRA adapter that jobs may name."
     )
+    adapter_cache: Path | None = Field(
+        None,
+        description="Folder for adapters that come through Redis, each worker in a sub-folder of its own, removed when "
+        "it ends; default: a temporary one.",
+    )
+    lora: bool = Field(
+        False,
+        description="Serve adapters that come through Redis; --adapter-dir and --adapter-cache imply it. It costs "
+        "speed also where no job names one.",
+    )
+    max_adapter_bytes: int = Field(2**30, ge=1, description="Largest adapter that is fetched from Redis.")
+    adapter_cache_bytes: int = Field(
+        8 * 2**30, ge=1, description="Disk that fetched adapters take; what is in use stays in any case."
+    )
     max_loras: int = Field(4, ge=1, le=64, description="Adapters that may run in one engine batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="Highest rank of an adapter.")
 
@@ -70,6 +84,15 @@ class WorkerSettings(BaseSettings):
     )
     engine_timeout_s: float = Field(
         120, gt=0, description="Seconds without an engine step after which it is taken for dead."
+    )
+
+    checkpoint_dir: Path | None = Field(
+        None, description="Folder below which published checkpoints lie; a policy version names one of its sub-folders."
+    )
+    swap: Literal["keep", "wait", "abort"] = Field(
+        "keep",
+        description="What new weights do to completions in flight: keep goes on with them, wait lets the completions "
+        "finish first, abort starts them again.",
     )
 
     inflight_sequences: int | None = Field(
@@ -110,6 +133,12 @@ class WorkerSettings(BaseSettings):
         None, ge=0, description="A prompt with this token ends the process at once, as one that kills its engine would."
     )
 
+    @field_validator("max_lora_rank", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """A flag is text, which pydantic compares with the numbers as it is."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     @field_validator("policy", "consumer")
     @classmethod
     def _usable_in_keys(cls, value: str) -> str:
@@ -122,10 +151,21 @@ class WorkerSettings(BaseSettings):
     def _complete(self) -> Self:
         if self.engine == "vllm" and self.model is None:
             raise ValueError("--model: the vllm engine needs a model folder")
-        for name, folder in (("--model", self.model), ("--adapter-dir", self.adapter_dir)):
+        folders = {"--model": self.model, "--adapter-dir": self.adapter_dir, "--checkpoint-dir": self.checkpoint_dir}
+        for name, folder in folders.items():
             if folder is not None and not folder.is_dir():
                 raise ValueError(f"{name}: {folder} is no folder")
+        if self.adapter_cache_bytes < self.max_adapter_bytes:
+            raise ValueError(
+                f"--adapter-cache-bytes: {self.adapter_cache_bytes} hold no adapter of --max-adapter-bytes "
+                f"{self.max_adapter_bytes}"
+            )
         return self
+
+    @property
+    def serves_adapters(self) -> bool:
+        """Whether the engine runs with LoRA at all."""
+        return self.lora or self.adapter_dir is not None or self.adapter_cache is not None
 
     def shown(self) -> dict[str, Any]:
         """All settings for `--print-config`, the Redis password blotted out."""

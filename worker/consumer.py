@@ -1,4 +1,4 @@
-"""Takes a job when the engine has room: a new one, one whose reply was lost on the way, or one that another gave up."""
+"""Takes a job when the engine has room: one that waited for our version, a new one, one that another gave up."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from worker.errors import DataError, SettingsError, UnpublishableError
 from worker.intake import open_job
 from worker.janitor import Janitor, Retention
 from worker.lease import Lease, Leases
+from worker.parking import Parking
+from worker.policy import Policy
 from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
 from worker.streams import Entry, GroupMissingError
+from worker.version_gates import TooOldError
 
 PAUSE_S = 0.2
 """Between a failed read and the next: Redis may refuse reads and still answer everything else."""
@@ -45,6 +48,7 @@ class Consumer:
         leases: Leases,
         admission: Admission,
         rollout: Rollout,
+        policy: Policy,
     ) -> None:
         keys = Keys(settings.policy, settings.partitions)
         self._settings = settings
@@ -56,11 +60,19 @@ class Consumer:
         self._rollout = rollout
         self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
+        self._parking = Parking(commands, self._dead_keys, self._name, policy)
         self._order = deque(self._dead_keys)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
-            commands, self._dead_keys, self._name, settings.lease_s, admission, leases, last_delivery
+            commands,
+            self._dead_keys,
+            self._name,
+            settings.lease_s,
+            admission,
+            leases,
+            last_delivery,
+            self._parking,
         )
         retention = Retention(settings.retention_s, settings.retention_bytes)
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
@@ -110,7 +122,7 @@ class Consumer:
         try:
             await self._create_groups()
             while not cancelled() and await self._admission.room():
-                for entry in await self._read():
+                for entry in await self._parking.next() or await self._read():
                     await take(entry)
         except asyncio.CancelledError:
             if not self._admission.closed:
@@ -214,6 +226,8 @@ class Consumer:
                 await self._rollout.run(task)
                 if lease.ended:
                     await self._deliveries.excuse(lease, task.envelope.batch_id)
+        except TooOldError as waiting:
+            await self._parking.park(lease, waiting.min_version)
         except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
             await self._dead_letters.bury(lease, entry.fields, error)
         except BaseException:

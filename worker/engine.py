@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from schemas import GenerationConfig
 from schemas.generation_config import LogprobsFlavour
 from schemas.messages import FinishReason, VersionSpan
+
+SwapMode = Literal["keep", "wait", "abort"]
+"""What new weights do to requests in flight: `keep` goes on from where they are, their KV cache computed again by the
+new weights; `wait` lets them finish first; `abort` starts them again from their prompt, with the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,20 @@ class Completion:
     finish_reason: FinishReason
     stop_reason: int | str | None
     version_spans: tuple[VersionSpan, ...]
+    """In order; the numbers of tokens add up to L."""
     text: str | None = None
     score: float | None = None
+    spans_exact: bool = True
+    """False where the engine cannot tell which version sampled what, and `version_spans` is its best estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """What may follow a prompt: (token, raw log-prob), likeliest first, and which policy version says so."""
+
+    candidates: tuple[tuple[int, float], ...]
+    version: int
+    version_exact: bool = True
 
 
 class Engine(Protocol):
@@ -79,19 +95,34 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """Known once `start` has returned."""
 
+    @property
+    def policy_version(self) -> int:
+        """What new requests are sampled with; 0 is what the engine booted with."""
+
     async def start(self) -> None:
         """Load the model and run a first request, so that the first job pays no compilation. Raises `SettingsError`."""
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions of a prompt, in order. Raises `DataError` for what the engine itself refuses."""
 
-    async def next_tokens(
-        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
-    ) -> list[tuple[int, float]]:
-        """The k likeliest next tokens with their raw log-probs, likeliest first: a step of beam search."""
+    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+        """The k likeliest next tokens with their raw log-probs: a step of beam search."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Make `adapter` usable by requests; a no-op when it is. Raises `DataError` (`adapter_refused`)."""
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Forget one that no request uses or will name again; its files may be gone."""
+
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+        """Swap to the weights in the folder `path`; requests may be in flight and may go on being made.
+
+        Calls are served one after another, and a cancelled one is carried through all the same. Adapters stay loaded.
+        The engine serves on with what it had after `CheckpointRefusedError` (the checkpoint is broken, or not of the
+        model that the engine booted with) and `SwapFailedError` (it could not be loaded).
+
+        A beam search is many requests: under any mode it goes on with the new weights, and its spans say where.
+        """
 
     async def check(self) -> None:
         """Return once the engine has answered a round trip between two of its steps."""

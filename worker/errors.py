@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from schemas import ErrorCode, RollstreamError
 from schemas.errors import cut
 
@@ -30,3 +32,26 @@ class UnpublishableError(WorkerError):
 
 class EngineDiedError(WorkerError):
     """Raised when the engine's process ended or no longer steps; the worker ends non-zero and its jobs stay pending."""
+
+
+class CheckpointRefusedError(WorkerError):
+    """Raised when a checkpoint is incomplete or made for another model; the engine was not touched and serves on."""
+
+    def __init__(self, folder: Path, where: str, problem: str) -> None:
+        super().__init__(cut(f"checkpoint {folder.name}: {where}: {problem}"))
+        self.folder = folder
+        self.where = cut(where)
+        self.problem = cut(problem)
+
+
+class SwapFailedError(WorkerError):
+    """Raised when vLLM could not load a checkpoint that fits; the engine has its old weights again and serves on."""
+
+    def __init__(self, folder: Path, version: int, kept: int, problem: str) -> None:
+        super().__init__(
+            cut(f"checkpoint {folder.name}: version {version} could not be loaded, still serving {kept}: {problem}")
+        )
+        self.folder = folder
+        self.version = version
+        self.kept = kept
+        self.problem = cut(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -25,17 +26,25 @@ class Heartbeat:
         self._key = key
         self._interval_s = interval_s
         self._report = report
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled. Nothing that Redis answers is a reason to stop."""
-        while True:
+        while not cancelled():
+            self._hurry.clear()
             try:
                 await self.beat()
             except RedisError as error:
                 log.warning("heartbeat missed", error=str(error))
             if cancelled():
                 return
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._hurry.wait()
+
+    def hurry(self) -> None:
+        """Something changed that somebody waits for: report it now."""
+        self._hurry.set()
 
     async def beat(self) -> None:
         """One report, now."""

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from worker.admission import Admission
 from worker.connections import cancelled
 from worker.lease import Leases
+from worker.parking import Parking
 from worker.streams import GroupMissingError, Take, claim
 
 _START = b"0-0"
@@ -33,12 +34,14 @@ class Recoverer:
         admission: Admission,
         leases: Leases,
         last_delivery: int,
+        parking: Parking,
     ) -> None:
         self._consumer = consumer
         self._lease_s = lease_s
         self._admission = admission
         self._leases = leases
         self._last_delivery = last_delivery
+        self._parking = parking
         self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
@@ -52,7 +55,9 @@ class Recoverer:
                 log.warning("sweep put off", error=str(error))
 
     async def _sweep(self, take: Take) -> None:
-        """Every pending list once, from where the last sweep ended, as far as there is room."""
+        """What waited for our version, then every pending list once, from where the last sweep ended."""
+        while self._has_room() and (waited := await self._parking.next()):
+            await take(waited[0])
         for jobs_key in self._cursors:
             while self._has_room():
                 self._cursors[jobs_key], entry = await claim(

@@ -12,16 +12,18 @@ import structlog
 
 from schemas import Envelope, ErrorCode, GroupError, GroupResult, Job
 from worker import guard
-from worker.adapters import AdapterDirectory
+from worker.adapter_supply import AdapterSupply
 from worker.admission import Admission, Load
-from worker.answers import group_error, group_result
+from worker.answers import group_error, group_result, sampled_by
 from worker.beam import beam_search
 from worker.deadlines import RedisClock, ran_too_long, waited_too_long
 from worker.engine import Adapter, Engine, GenerateRequest
 from worker.errors import DataError, UnpublishableError, WorkerError
 from worker.lease import Lease, LeaseEndedError
+from worker.policy import Policy, Served
 from worker.publisher import Publisher
 from worker.seeds import prompt_seed
+from worker.version_gates import TooOldError, must_wait, too_stale
 
 log = structlog.get_logger()
 
@@ -66,6 +68,8 @@ class _Plan:
     job: Job
     stop_token_ids: tuple[int, ...]
     adapter: Adapter | None
+    version: int | None
+    """Of a policy that is an adapter; None where the engine tells which version samples."""
 
 
 class Rollout:
@@ -74,16 +78,18 @@ class Rollout:
     def __init__(
         self,
         engine: Engine,
-        adapters: AdapterDirectory,
+        adapters: AdapterSupply,
         publisher: Publisher,
         admission: Admission,
         clock: RedisClock,
+        policy: Policy,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._publisher = publisher
         self._admission = admission
         self._clock = clock
+        self._policy = policy
         self._running: dict[Lease, str] = {}
         self.tokens_generated = 0
 
@@ -102,8 +108,8 @@ class Rollout:
     async def run(self, task: Task) -> None:
         """Answer every group of `task` that has no answer, releasing each as it is answered.
 
-        Raises `UnpublishableError`, and `EngineDiedError` (in an `ExceptionGroup`). Groups that the lease did not last
-        for stay pending in Redis.
+        Raises `TooOldError`, `UnpublishableError`, and `EngineDiedError` (in an `ExceptionGroup`). Groups that the
+        lease did not last for stay pending in Redis.
         """
         lease, groups = task.lease, task.envelope.groups
         self._admission.admit(task.load)
@@ -111,13 +117,12 @@ class Rollout:
         try:
             with self._stoppable(task):
                 missing = await lease.during(self._missing(task))
-                if len(missing) == len(groups):
-                    self._check_queue_deadline(task)
-                plan = await self._plan(task)
-                self._admission.release((len(groups) - len(missing)) * task.of_group)
-                unreleased = Load(nbytes=task.nbytes)
-                log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
-                await self._answer_all(task, plan, missing)
+                with self._sampling(task, needed=bool(missing)) as served:
+                    plan = await self._plan(task, served)
+                    self._admission.release((len(groups) - len(missing)) * task.of_group)
+                    unreleased = Load(nbytes=task.nbytes)
+                    log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
+                    await self._answer_all(task, plan, missing)
                 if len(missing) < len(groups):  # no publish of ours acknowledges what another entry answered
                     await lease.during(self._publisher.settle(lease, task.envelope))
         except LeaseEndedError:
@@ -127,7 +132,7 @@ class Rollout:
 
     @contextmanager
     def _stoppable(self, task: Task) -> Iterator[None]:
-        """While it runs, `cancel` and its deadlines may stop it."""
+        """While it runs, `cancel` and its run deadline may stop it."""
         job, lease = task.job, task.lease
         timer = None
         if isinstance(job, Job) and job.run_deadline_s is not None:
@@ -141,23 +146,39 @@ class Rollout:
             if timer is not None:
                 timer.cancel()
 
-    def _check_queue_deadline(self, task: Task) -> None:
-        """Of a job of which nothing was answered yet. One that was given back waits on; a crash was a start."""
-        if isinstance(task.job, Job) and task.lease.delivery == 1:
-            late = waited_too_long(task.job, task.lease.entry_id, self._clock.now())
-            if late is not None:
-                task.lease.stop(late)
-
     async def _missing(self, task: Task) -> Sequence[int]:
-        """Groups to answer: those that the ledger lacks. A job of a cancelled batch is stopped before it starts.
+        """Groups to answer: those that the ledger lacks. A job that nobody wants any more is stopped before it starts.
 
         A command for every job, so that one that was cancelled in the queue, or queued twice, generates nothing. It
         delays its own job alone: the reader has gone on to the next.
         """
+        lease, job = task.lease, task.job
         standing = await self._publisher.standing(task.envelope)
         if standing.cancelled:
-            task.lease.stop(_cancelled())
+            lease.stop(_cancelled())
+        elif isinstance(job, Job) and lease.delivery == 1 and len(standing.unanswered) == len(job.groups):
+            late = waited_too_long(job, lease.entry_id, self._clock.now())
+            if late is not None:
+                lease.stop(late)
         return standing.unanswered
+
+    @contextmanager
+    def _sampling(self, task: Task, *, needed: bool) -> Iterator[Served]:
+        """What the job is sampled with, the same for all its groups; kept for as long as it runs.
+
+        Raises `TooOldError`. A job that is too stale is stopped.
+        """
+        job, served = task.job, self._policy.serving
+        name = None
+        if isinstance(job, Job) and needed and task.lease.stopped is None:
+            if must_wait(job, served.version):
+                raise TooOldError(job.min_policy_version)
+            stale = too_stale(job, served.version, self._policy.newest)
+            if stale is not None:
+                task.lease.stop(stale)
+            name = job.adapter or (served.adapter.name if served.adapter is not None else None)
+        with self._adapters.in_use(name):
+            yield served
 
     async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int]) -> None:
         refused: ExceptionGroup[UnpublishableError] | None = None
@@ -176,25 +197,22 @@ class Rollout:
         if refused is not None:
             raise UnpublishableError(str(refused.exceptions[0]))
 
-    async def _plan(self, task: Task) -> _Plan | DataError:
+    async def _plan(self, task: Task, served: Served) -> _Plan | DataError:
         if isinstance(task.job, DataError):
             return task.job
         try:
-            return await task.lease.during(self._checked(task.job), stoppable=True)
+            return await task.lease.during(self._checked(task.job, served), stoppable=True)
         except DataError as error:
             return error
 
-    async def _checked(self, job: Job) -> _Plan:
+    async def _checked(self, job: Job, served: Served) -> _Plan:
         guard.check_config(job.config, self._engine.info)
-        adapter = await self._adapter(job.adapter)
-        return _Plan(job, guard.stop_ids(job.config, self._engine.info), adapter)
-
-    async def _adapter(self, name: str | None) -> Adapter | None:
-        if name is None:
-            return None
-        adapter = self._adapters.find(name)
-        await self._engine.load_adapter(adapter)
-        return adapter
+        stop_token_ids = guard.stop_ids(job.config, self._engine.info)
+        if job.adapter is not None:
+            return _Plan(job, stop_token_ids, await self._adapters.load(job.adapter), None)
+        if served.adapter is not None:
+            return _Plan(job, stop_token_ids, served.adapter, served.version)
+        return _Plan(job, stop_token_ids, None, None)
 
     async def _answer(self, task: Task, plan: _Plan | DataError, group: int) -> None:
         answer: GroupResult | GroupError
@@ -228,6 +246,8 @@ class Rollout:
             completions = await beam_search(self._engine, request)
         else:
             completions = await self._engine.generate(request)
+        if plan.version is not None:
+            completions = [sampled_by(plan.version, completion) for completion in completions]
         self.tokens_generated += sum(len(c.token_ids) for c in completions)
         return group_result(lease, job, group, prompt, completions, started)
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
-from schemas.keys import GROUP
+from schemas.keys import GROUP, PARKED
 
 _PAGE = 1000
 _CLAIM_STEPS = 100
@@ -30,7 +30,7 @@ class Entry:
     entry_id: str
     fields: Mapping[bytes, bytes]
     delivery: int
-    """Redis' count."""
+    """Redis' count; one that was given back or parked is not counted."""
     taken_at: float
     """Monotonic seconds, no later than Redis delivered it: the lease counts from here."""
 
@@ -108,8 +108,20 @@ async def claim(
     if len(reply) == 1:
         return reply[0], None
     cursor, entry_id, delivery, flat = reply
+    return cursor, _entry(jobs_key, entry_id, delivery, flat, sent_at)
+
+
+async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int) -> Entry | None:
+    """An entry that was parked for `version` or an older one, now ours, if there is one. Raises `GroupMissingError`."""
+    sent_at = time.monotonic()
+    reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, PARKED, version]))
+    return _entry(jobs_key, reply[0], reply[1], reply[2], sent_at) if reply else None
+
+
+def _entry(jobs_key: str, entry_id: bytes, delivery: int, flat: list[bytes], sent_at: float) -> Entry:
+    """As a script returns it."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return cursor, Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
+    return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
 
 
 async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:

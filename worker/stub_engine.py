@@ -1,15 +1,21 @@
-"""An engine without a model: uniform made-up tokens, the same for the same prompt and seed, at a set speed."""
+"""An engine without a model: uniform made-up tokens, the same for the same prompt, seed and version, at a set speed."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from schemas.messages import VersionSpan
+from worker import checkpoint
 from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest
+from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 
 _EOS = 2
 
@@ -21,6 +27,15 @@ class StubEngine:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
+        self._model = settings.model
+        self._version = 0
+        self._aborts = 0
+        self._running = 0
+        self._idle, self._admitting = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._admitting.set()
+        self._swapped = asyncio.Event()
+        self._one_swap = asyncio.Lock()
         self._info = EngineInfo(
             vocab_size=settings.stub_vocab_size,
             max_model_len=settings.max_model_len or 4096,
@@ -36,6 +51,11 @@ class StubEngine:
         """See `Engine.info`."""
         return self._info
 
+    @property
+    def policy_version(self) -> int:
+        """See `Engine.policy_version`."""
+        return self._version
+
     async def start(self) -> None:
         """Nothing to load."""
 
@@ -46,18 +66,37 @@ class StubEngine:
         samples = range(request.config.num_return_sequences)
         return list(await asyncio.gather(*(self._sample(request, sample) for sample in samples)))
 
-    async def next_tokens(
-        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
-    ) -> list[tuple[int, float]]:
-        """The k likeliest of a made-up distribution that follows from the prompt."""
-        logits = _generator(prompt, adapter, 0).standard_normal(self._info.vocab_size)
+    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+        """The k likeliest of a made-up distribution that follows from prompt and version."""
+        async with self._slot():
+            await self._spend(1)
+            version = self._version
+        logits = _generator(prompt, adapter, 0, version).standard_normal(self._info.vocab_size)
         logprobs = logits - np.log(np.exp(logits).sum())
         best = np.argsort(-logprobs)[:k]
-        await self._spend(1)
-        return [(int(token), float(logprobs[token])) for token in best]
+        return NextTokens(tuple((int(token), float(logprobs[token])) for token in best), version)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Nothing to load."""
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Nothing to unload."""
+
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+        """Checked like any (against `--model`, if there is one); of it only the version enters the tokens."""
+        async with self._one_swap:
+            await asyncio.to_thread(checkpoint.check, path, self._model)
+            if mode == "wait":
+                self._admitting.clear()
+            try:
+                if mode == "wait":
+                    await self._idle.wait()
+                self._version = version
+                self._aborts += mode == "abort"
+                self._swapped.set()
+                self._swapped = asyncio.Event()
+            finally:
+                self._admitting.set()
 
     async def check(self) -> None:
         """Always well."""
@@ -66,29 +105,73 @@ class StubEngine:
         """Nothing to end."""
 
     async def _sample(self, request: GenerateRequest, sample: int) -> Completion:
-        config = request.config
-        generator = _generator(request.prompt, request.adapter, (request.seed or 0) + sample)
-        tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
-        stops = np.flatnonzero(np.isin(tokens, request.stop_token_ids))
-        stops = stops[stops >= config.min_new_tokens]
-        length = int(stops[0]) + 1 if len(stops) else config.max_new_tokens
-        tokens = tokens[:length]
-        await self._spend(length)
+        async with self._slot():
+            tokens, spans = await self._tokens(request, sample)
+        stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
         logprob = np.float32(-np.log(self._info.vocab_size))
         return Completion(
             token_ids=tokens,
-            logprobs=np.full(length, logprob) if config.logprobs else None,
-            finish_reason="stop" if len(stops) else "length",
-            stop_reason=int(tokens[-1]) if len(stops) else None,
-            version_spans=((0, length),),
+            logprobs=np.full(len(tokens), logprob) if request.config.logprobs else None,
+            finish_reason="stop" if stopped else "length",
+            stop_reason=int(tokens[-1]) if stopped else None,
+            version_spans=spans,
         )
 
-    async def _spend(self, tokens: int) -> None:
+    async def _tokens(self, request: GenerateRequest, sample: int) -> tuple[NDArray[np.int32], tuple[VersionSpan, ...]]:
+        """All of a completion's tokens; a swap may come between any two."""
+        parts: list[NDArray[np.int32]] = []
+        spans: list[VersionSpan] = []
+        while True:
+            version, aborts = self._version, self._aborts
+            rest = self._plan(request, sample, version, sum(tokens for _, tokens in spans))
+            spent = await self._spend(len(rest))
+            if self._aborts != aborts and spent < len(rest):
+                parts, spans = [], []
+                continue
+            parts.append(rest[:spent])
+            spans += [(version, spent)] if spent else []
+            if spent == len(rest):
+                return np.concatenate(parts), tuple(spans)
+
+    def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
+        """What `version` samples after the first `done` tokens."""
+        config = request.config
+        generator = _generator(request.prompt, request.adapter, (request.seed or 0) + sample, version)
+        tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
+        stops = np.flatnonzero(np.isin(tokens, request.stop_token_ids))
+        stops = stops[stops >= max(config.min_new_tokens, done)]
+        return tokens[done : int(stops[0]) + 1] if len(stops) else tokens[done:]
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
         async with self._slots:
-            await asyncio.sleep(tokens / self._tokens_per_s if self._tokens_per_s else 0)
+            while not self._admitting.is_set():
+                await self._admitting.wait()
+            self._running += 1
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._idle.set()
+
+    async def _spend(self, tokens: int) -> int:
+        """The time of `tokens`; less, and how many were done, when a swap comes in between."""
+        if not self._tokens_per_s:
+            await asyncio.sleep(0)
+            return tokens
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(tokens / self._tokens_per_s):
+                await self._swapped.wait()
+        except TimeoutError:
+            return tokens
+        return min(tokens, int((loop.time() - started) * self._tokens_per_s))
 
 
-def _generator(prompt: list[int], adapter: Adapter | None, seed: int) -> np.random.Generator:
-    text = f"{prompt}|{adapter.name if adapter else ''}|{seed}"
+def _generator(prompt: list[int], adapter: Adapter | None, seed: int, version: int) -> np.random.Generator:
+    text = f"{prompt}|{adapter.name if adapter else ''}|{seed}" + (f"|{version}" if version else "")
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))

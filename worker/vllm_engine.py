@@ -6,12 +6,10 @@ vLLM reads its environment while it is imported, hence the order of the first li
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
-import threading
+import time
 from collections.abc import Coroutine
-from contextlib import suppress
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,9 +18,13 @@ import structlog
 from schemas import ErrorCode, GenerationConfig
 from worker import vllm_setup, vllm_translation
 from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest
+from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError, EngineDiedError, SettingsError
+from worker.vllm_adapters import LoadedAdapters
 from worker.vllm_plugin import WORKER_PID
+from worker.vllm_processes import Processes, shut_down
+from worker.vllm_swap import Swapper
+from worker.vllm_versions import Start, Versions
 
 vllm_setup.prepare_environment(os.environ)
 
@@ -39,9 +41,6 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder  # noqa: E402
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-SHUTDOWN_S = 10.0
-"""What EngineCore and its workers get to end by themselves before SIGKILL; an interpreter's exit alone takes 5 s."""
 
 # What vLLM raises for a request that it will not run. 0.26 uses ValueError and TypeError; later it has its own base,
 # and wraps any other error of adding a request in EngineGenerateError.
@@ -62,15 +61,16 @@ class VllmEngine:
     """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.policy_version = 0
-        """What the version spans of completions say: 0 is what the worker booted with."""
         self._settings = settings
         self._llm: Any = None
         self._info: EngineInfo | None = None
         self._death: str | None = None
         self._calls: set[asyncio.Task[Any]] = set()
-        self._adapters: dict[int, asyncio.Task[None]] = {}
-        self._processes: list[BaseProcess] = []
+        self._adapters = LoadedAdapters(self._add_lora, self._remove_lora)
+        self._versions = Versions()
+        self._swapper: Swapper | None = None
+        self._swaps: set[asyncio.Task[None]] = set()
+        self._processes = Processes()
         self._closing = asyncio.Lock()
 
     @property
@@ -79,6 +79,11 @@ class VllmEngine:
         if self._info is None:
             raise EngineDiedError("the engine was never started")
         return self._info
+
+    @property
+    def policy_version(self) -> int:
+        """What new requests are sampled with; 0 is what the engine booted with."""
+        return self._versions.now
 
     async def start(self) -> None:
         """Load the model and run a first request of each kind. Blocks the event loop while vLLM starts.
@@ -92,15 +97,16 @@ class VllmEngine:
         for name in vllm_setup.prepare_cpu_environment(os.environ) if on_cpu else ():
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
-        before = multiprocessing.active_children()
         try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            with self._processes.collect():
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {error}") from error
-        finally:
-            self._processes = [child for child in multiprocessing.active_children() if child not in before]
         self._info = vllm_setup.read_info(self._llm.vllm_config, self._settings)
+        booted = Path(arguments["model"])
+        self._swapper = Swapper(self._llm, self._utility, self._died, booted, self._adapters, self._versions)
+        await self._swapper.label(self.policy_version)
         await self._warm_up()
         self._llm.output_handler.add_done_callback(lambda _: self._die("its process ended"))
 
@@ -112,33 +118,45 @@ class VllmEngine:
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for what vLLM refuses, `EngineDiedError`."""
         params = _passed_gate(request.prompt, vllm_translation.sampling_fields(request))
-        output = await self._answer(self._run(request.request_id, request.prompt, params, request.adapter))
-        return vllm_translation.completions(output, request.config, self.policy_version)
+        output, start = await self._answer(self._run(request.request_id, request.prompt, params, request.adapter))
+        spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
+        return vllm_translation.completions(output, request.config, spans)
 
-    async def next_tokens(
-        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None
-    ) -> list[tuple[int, float]]:
-        """The k likeliest next tokens (fewer where the vocabulary is smaller), raw log-probs, likeliest first.
+    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+        """The k likeliest next tokens (fewer where the vocabulary is smaller), raw log-probs.
 
         Greedy, where vLLM's processed log-probs are the raw ones.
         """
         params = _passed_gate(prompt, vllm_translation.candidate_fields(min(k, self.info.vocab_size)))
-        output = await self._answer(self._run(request_id, prompt, params, adapter))
-        return vllm_translation.candidates(output)[:k]
+        output, start = await self._answer(self._run(request_id, prompt, params, adapter))
+        ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
+        return NextTokens(tuple(vllm_translation.candidates(output)[:k]), version, exact)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Load it once, whoever else waits for it. Raises `DataError` (`adapter_refused`); it may then be tried again.
+        """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
+        await self._adapters.load(adapter)
 
-        A request that names an adapter which vLLM cannot read kills the engine; `add_lora` only refuses it.
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """See `Engine.unload_adapter`; waits for the end of a swap."""
+        await self._adapters.unload(adapter)
+
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+        """See `Engine.load_checkpoint`. Each step has `engine_timeout_s`; only waiting for completions has no limit.
+
+        The pause is over when this returns, however it does.
         """
-        loading = self._adapters.get(adapter.int_id)
-        if loading is None:
-            loading = self._adapters[adapter.int_id] = asyncio.create_task(self._add_lora(adapter))
-            loading.add_done_callback(lambda task: self._forget_failed(adapter, task))
-        await asyncio.shield(loading)
+        if self._swapper is None:
+            raise EngineDiedError("the engine was never started")
+        swapping = asyncio.create_task(self._swapper.swap(version, path, mode))
+        self._swaps.add(swapping)
+        swapping.add_done_callback(self._swap_over)
+        await asyncio.shield(swapping)
 
     async def check(self) -> None:
-        """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout."""
+        """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout.
+
+        EngineCore answers such calls in their order: one that waits behind a step of a swap has the longer time.
+        """
         await self._utility(self._llm.is_sleeping())
 
     async def close(self) -> None:
@@ -147,17 +165,28 @@ class VllmEngine:
         self._die("it was closed")
         async with self._closing:
             if already_dead:  # a hung engine obeys no shutdown: waiting for it would only delay the takeover
-                for process in self._processes:
-                    process.kill()
+                self._processes.signal()
             if self._llm is not None:
-                await self._shut_down()
-            for process in self._processes:
-                process.kill()
-                await asyncio.to_thread(process.join)
-            self._processes = []
+                await shut_down(self._llm)
+            await self._processes.kill()
 
-    async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:
-        """The final `RequestOutput`."""
+    async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
+        """The final `RequestOutput`, and when it began.
+
+        One that a swap aborted is started again as a whole: of several samples only those that are short would have
+        ended under the old weights, and keeping them would favour short ones.
+        """
+        while True:
+            if adapter is not None:
+                await self._adapters.load(adapter)  # a swap may have lost it
+            start = self._versions.start(time.monotonic())
+            with self._adapters.in_use(request_id, adapter):
+                output = await self._request(request_id, prompt, params, adapter)
+                self._adapters.refuse_lost(request_id)
+            if not (vllm_translation.aborted(output) and self._versions.aborted(start)):
+                return output, start
+
+    async def _request(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:
         output = None
         try:
             lora = None if adapter is None else _lora_request(adapter)
@@ -175,18 +204,15 @@ class VllmEngine:
         return output
 
     async def _add_lora(self, adapter: Adapter) -> None:
-        try:
-            await self._utility(self._llm.add_lora(_lora_request(adapter)))
-        except EngineDiedError:
-            raise
-        except Exception as error:
-            # A failed utility call is a bare Exception in every vLLM.
-            reason = str(error).replace(str(adapter.path), adapter.name)
-            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {adapter.name!r}: {reason}") from error
+        await self._utility(self._llm.add_lora(_lora_request(adapter)))
 
-    def _forget_failed(self, adapter: Adapter, loading: asyncio.Task[None]) -> None:
-        if loading.cancelled() or loading.exception() is not None:
-            del self._adapters[adapter.int_id]
+    async def _remove_lora(self, adapter: Adapter) -> None:
+        await self._utility(self._llm.remove_lora(adapter.int_id))
+
+    def _swap_over(self, swapping: asyncio.Task[None]) -> None:
+        self._swaps.discard(swapping)
+        if not swapping.cancelled():
+            swapping.exception()  # for a caller that was cancelled: it is in the log
 
     async def _utility(self, call: Coroutine[Any, Any, T]) -> T:
         try:
@@ -226,22 +252,6 @@ class VllmEngine:
             self._death = f"the vLLM engine is gone: {reason}"
         for task in self._calls:
             task.cancel()
-
-    async def _shut_down(self) -> None:
-        """vLLM's own shutdown blocks. In a daemon thread: one that hangs must not keep our process."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def shut_down() -> None:
-            try:
-                self._llm.shutdown(timeout=SHUTDOWN_S)
-            finally:
-                loop.call_soon_threadsafe(ended.set)
-
-        self._llm.output_handler.cancel()  # else it logs the end of its engine as an error
-        threading.Thread(target=shut_down, name="vllm-shutdown", daemon=True).start()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SHUTDOWN_S + 5):
-                await ended.wait()
 
 
 def _passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from schemas.generation_config import LogprobsFlavour
 from worker.config import WorkerSettings
 from worker.engine import EngineInfo
 from worker.errors import SettingsError
+from worker.vllm_extension import EXTENSION
 
 PLUGIN = "rollstream"
 """Our entry point in the group `vllm.general_plugins`; see `worker.vllm_plugin`."""
@@ -61,11 +62,13 @@ def prepare_cpu_environment(environment: MutableMapping[str, str]) -> list[str]:
 def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
     """For vLLM's `AsyncEngineArgs`. `settings.engine_args` wins over everything.
 
-    Raises `SettingsError` for a model folder that is none.
+    Raises `SettingsError` for a model folder that is none, and for an engine argument that the worker itself needs.
     """
     model = settings.model
     if model is None or not (model / "config.json").is_file():
         raise SettingsError(f"--model: {model} has no config.json: give a folder in Hugging Face's format")
+    if "worker_extension_cls" in settings.engine_args:
+        raise SettingsError("--engine-args: worker_extension_cls is taken: the worker swaps weights through its own")
     arguments: dict[str, Any] = {
         "model": str(model),
         "dtype": settings.dtype,
@@ -79,6 +82,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         "tokenizer": None if settings.tokenizer is None else str(settings.tokenizer),
         "max_model_len": settings.max_model_len,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "worker_extension_cls": EXTENSION,
         **_adapters(settings),
         **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
         **settings.engine_args,
@@ -124,7 +128,7 @@ def check_plugin_installed() -> None:
 
 
 def _adapters(settings: WorkerSettings) -> dict[str, Any]:
-    if settings.adapter_dir is None:
+    if not settings.serves_adapters:
         return {}
     return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from schemas import ErrorCode, GenerationConfig
-from schemas.messages import FinishReason
+from schemas.messages import FinishReason, VersionSpan
 from worker.engine import Completion, GenerateRequest
 from worker.errors import DataError, EngineDiedError
 
@@ -46,21 +47,30 @@ def candidate_fields(k: int) -> dict[str, Any]:
     return {"temperature": 0.0, "max_tokens": 1, "logprobs": k, "ignore_eos": True, "detokenize": False}
 
 
-def completions(output: Any, config: GenerationConfig, policy_version: int) -> list[Completion]:
+def aborted(output: Any) -> bool:
+    """Whether any completion of a `RequestOutput` was aborted."""
+    return any(completion.finish_reason == "abort" for completion in output.outputs)
+
+
+def completions(
+    output: Any, config: GenerationConfig, spans: Sequence[tuple[tuple[VersionSpan, ...], bool]]
+) -> list[Completion]:
     """The n completions of a final `RequestOutput` (FINAL_ONLY, flat log-probs), in order.
+
+    `spans` has for each of its outputs the version spans and whether they are exact.
 
     Raises `DataError` for a request that EngineCore could not prepare, `EngineDiedError` for one that nobody here
     aborted: then the engine is being shut down, and the request belongs to another worker.
     """
-    found = sorted(output.outputs, key=lambda completion: completion.index)
-    reasons = {completion.finish_reason for completion in found}
+    found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
+    reasons = {completion.finish_reason for completion, _ in found}
     if "error" in reasons:
         raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
     if "abort" in reasons:
         raise EngineDiedError("the vLLM engine aborted a request that nobody gave up")
     if len(found) != config.num_return_sequences:
         raise EngineDiedError(f"vLLM gave {len(found)} of {config.num_return_sequences} completions")
-    return [_completion(completion, config, policy_version) for completion in found]
+    return [_completion(completion, config, *known) for completion, known in found]
 
 
 def candidates(output: Any) -> list[tuple[int, float]]:
@@ -70,7 +80,9 @@ def candidates(output: Any) -> list[tuple[int, float]]:
     return sorted(unique.items(), key=lambda candidate: (-candidate[1], candidate[0]))
 
 
-def _completion(completion: Any, config: GenerationConfig, policy_version: int) -> Completion:
+def _completion(
+    completion: Any, config: GenerationConfig, spans: tuple[VersionSpan, ...], spans_exact: bool
+) -> Completion:
     token_ids = np.asarray(completion.token_ids, np.int32)
     logprobs = None if config.logprobs is None else np.asarray(completion.logprobs.logprobs, np.float32)
     if logprobs is not None and not np.isfinite(logprobs).all():
@@ -85,6 +97,7 @@ def _completion(completion: Any, config: GenerationConfig, policy_version: int) 
         logprobs=logprobs,
         finish_reason=reason,
         stop_reason=completion.stop_reason,
-        version_spans=((policy_version, len(token_ids)),),
+        version_spans=spans,
+        spans_exact=spans_exact,
         text=completion.text if config.stop_strings else None,
     )

@@ -1,0 +1,105 @@
+"""An adapter goes into Redis chunk by chunk, its manifest last: what can be found is complete, and never changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
+from producer.connection import Connection
+from producer.policy_errors import AdapterConflictError, AdapterError
+from producer.progress import byte_bar
+from schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
+from schemas.keys import check_adapter
+
+ADAPTER_TTL_S = 86_400
+"""Workers that use an adapter renew this."""
+POLICY_PREFIX = "policy."
+"""Names of adapters that are policy versions begin so, and no other's."""
+_CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
+_SLACK_S = 3_600
+"""Chunks outlive their manifest by this: an upload takes time."""
+
+
+async def publish_adapter(
+    connection: Connection,
+    keys: Keys,
+    name: str,
+    version: int,
+    source: AdapterSource,
+    lora_alpha: float | None,
+    *,
+    progress: bool,
+) -> str:
+    """See `AsyncClient.publish_adapter`."""
+    full = adapter_name(name, version)
+    files = await read_adapter(full, source, lora_alpha)
+    await upload(connection, keys, full, files, progress=progress)
+    return full
+
+
+def adapter_name(name: object, version: object) -> str:
+    """`name@version`. Raises `NameRefusedError`, and `AdapterError` for a name that a policy version would take."""
+    if type(version) is not int:
+        raise NameRefusedError("adapter version", version, "an integer from 0 on")
+    full = check_adapter(f"{name}@{version}" if isinstance(name, str) else name)
+    if full.startswith(POLICY_PREFIX):
+        raise AdapterError(full, f"names that begin with {POLICY_PREFIX!r} are those of policy versions")
+    return full
+
+
+async def upload(
+    connection: Connection, keys: Keys, name: str, files: AdapterFiles, *, progress: bool
+) -> AdapterManifest:
+    """Publish the adapter; publishing the same content again renews it and restores chunks that are gone.
+
+    Holds one chunk in memory. Raises `AdapterConflictError` when the name has other content, `AdapterError` for files
+    that change meanwhile, `RedisUnavailableError`.
+    """
+    manifest = AdapterManifest(
+        name=name,
+        sha256=files.sha256,
+        config=files.config,
+        num_bytes=files.num_bytes,
+        chunk_bytes=CHUNK_BYTES,
+        published_at=time.time(),
+    )
+    key = keys.adapter(name)
+    there: Any = await connection.call("read a manifest", lambda redis: redis.get(key))
+    if there is not None:
+        manifest = _same(name, manifest, there)
+    with byte_bar(name, files.num_bytes, shown=progress) as advanced:
+        for number in range(manifest.chunks):
+            chunk = await asyncio.to_thread(files.chunk, number)
+            await connection.call("publish an adapter", _keeping(keys.blob(manifest.sha256, number), chunk))
+            advanced(number * CHUNK_BYTES + len(chunk))
+    await connection.call(
+        "publish an adapter", lambda redis: redis.set(key, encode(manifest), nx=True, ex=ADAPTER_TTL_S)
+    )
+    there = await connection.call("read a manifest", lambda redis: redis.getex(key, ex=ADAPTER_TTL_S))
+    return _same(name, manifest, there)
+
+
+def _keeping(key: str, chunk: bytes) -> Any:
+    """A command that may be sent twice. The key names the content, so that what is there need not travel again."""
+
+    async def send(redis: Redis) -> None:
+        length: Any = await redis.strlen(key)
+        if length != len(chunk) or not await redis.expire(key, ADAPTER_TTL_S + _SLACK_S):
+            await redis.set(key, chunk, ex=ADAPTER_TTL_S + _SLACK_S)
+
+    return send
+
+
+def _same(name: str, manifest: AdapterManifest, data: bytes | None) -> AdapterManifest:
+    """What `data` holds, if it is the manifest of the same content."""
+    try:
+        found = decode(data or b"", AdapterManifest)
+    except SchemaError as error:
+        raise AdapterError(name, f"what Redis holds under its name is no manifest: {error}") from None
+    if any(getattr(found, field) != getattr(manifest, field) for field in _CONTENT):
+        raise AdapterConflictError(name)
+    return found

@@ -1,0 +1,181 @@
+"""Publishing from the command line what a trainer publishes from Python, and who serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from producer.cli_connection import with_connection
+from producer.cli_options import DEFAULT_REDIS, Json, Policy, RedisUrl
+from producer.cli_output import EXIT_TIMED_OUT, exit_codes, printable
+from producer.client import AsyncClient
+from producer.connection import Connection
+from producer.policy import Announced, announced_versions
+from producer.policy_errors import VersionTimeoutError
+from producer.serving import Serving, Workers, read_serving
+from producer.status import age
+from schemas import Keys
+from schemas.keys import check_adapter
+
+commands = typer.Typer()
+"""Merged into `rollstream` by `producer.cli`."""
+
+_LATEST_S = 1e11
+"""Unix seconds beyond which an announcement's time is none, nor are infinity and NaN."""
+
+Wait = Annotated[bool, typer.Option("--wait", help="Return once the workers serve it, or a newer one.")]
+WaitFor = Annotated[
+    str, typer.Option("--workers", metavar="N|all", help="With --wait: how many workers; all that live.")
+]
+Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")]
+
+
+@commands.command(
+    epilog="Example: rollstream publish 17 --checkpoint checkpoints/step-17 --policy math-7b --wait --timeout 120"
+)
+def publish(
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Above the newest; see `rollstream versions`.")],
+    policy: Policy,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder directly below the workers' --checkpoint-dir.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A LoRA adapter in PEFT's format; it travels through Redis.")
+    ] = None,
+    redis: RedisUrl = DEFAULT_REDIS,
+    wait: Wait = False,
+    workers: WaitFor = "all",
+    timeout: Timeout = None,
+) -> None:
+    """Announce new weights as policy version VERSION; workers verify them and swap.
+
+    Of a checkpoint only the folder's name and its digest travel: workers find it below their own --checkpoint-dir, on a
+    file system that they share. Publishing the same again is a no-op.
+    """
+    if (checkpoint is None) == (adapter is None):
+        raise typer.BadParameter("give --checkpoint DIR or --adapter DIR")
+    if not wait and (timeout is not None or workers != "all"):
+        raise typer.BadParameter("--workers and --timeout need --wait")
+    wanted = _workers(workers)
+
+    async def run() -> None:
+        async with AsyncClient(redis, policy=policy) as client:
+            announced = await client.publish_policy(version, checkpoint=checkpoint, adapter=adapter, progress=True)
+            typer.echo(
+                f"policy {policy} version {announced.version}: {announced.source} {announced.location} published"
+            )
+            if wait:
+                await client.wait_for_version(version, wanted, timeout)
+                typer.echo(f"version {version} is served")
+
+    with exit_codes():
+        try:
+            asyncio.run(run())
+        except VersionTimeoutError as error:
+            typer.echo(f"rollstream: {printable(str(error))}", err=True)
+            raise typer.Exit(EXIT_TIMED_OUT) from None
+
+
+@commands.command(
+    "publish-adapter", epilog="Example: rollstream publish-adapter math@17 adapters/math --policy math-7b"
+)
+def publish_adapter(
+    adapter: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A name that no other content has.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="As PEFT's save_pretrained writes it.")],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+) -> None:
+    """Ship a LoRA adapter to the workers through Redis and print its name, for `submit --adapter`."""
+    with exit_codes():
+        name, _, version = check_adapter(adapter).partition("@")
+
+        async def run() -> str:
+            async with AsyncClient(redis, policy=policy) as client:
+                return await client.publish_adapter(name, int(version), folder, progress=True)
+
+        typer.echo(asyncio.run(run()))
+
+
+@commands.command(epilog="Example: rollstream versions --policy math-7b")
+def versions(
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 10,
+    json_output: Json = False,
+) -> None:
+    """Show the newest policy versions and which workers serve them."""
+    with exit_codes():
+        keys = Keys(policy)
+
+        async def call(connection: Connection) -> tuple[list[Announced], dict[str, Serving]]:
+            return await announced_versions(connection, keys, limit), await read_serving(connection, keys)
+
+        announced, serving = with_connection(redis, call)
+    if json_output:
+        typer.echo(
+            json.dumps({"versions": [_row(one, serving) for one in announced], "workers": _workers_json(serving)})
+        )
+        return
+    console = Console()
+    console.print(_versions_table(policy, announced, serving))
+    for name, one in serving.items():
+        if one.problem:
+            console.print(Text(printable(f"{name} serves {one.version}, refused {one.newest}: {one.problem}")))
+
+
+def _workers(given: str) -> Workers:
+    if given == "all":
+        return "all"
+    if given.isdecimal() and int(given) >= 1:
+        return int(given)
+    raise typer.BadParameter(f"--workers {given!r}: give a number from 1 on, or all")
+
+
+def _row(one: Announced, serving: dict[str, Serving]) -> dict[str, Any]:
+    told = {"problem": one.problem} if one.announcement is None else one.announcement.model_dump(exclude={"v", "kind"})
+    return {**told, "version": one.version, "served_by": _served_by(one.version, serving)}
+
+
+def _workers_json(serving: dict[str, Serving]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"serves": one.version, "newest": one.newest, "refused": one.problem, "draining": one.draining}
+        for name, one in serving.items()
+    }
+
+
+def _served_by(version: int, serving: dict[str, Serving]) -> list[str]:
+    return [name for name, one in serving.items() if one.version == version]
+
+
+def _versions_table(policy: str, announced: list[Announced], serving: dict[str, Serving]) -> Table:
+    """A row a version, the newest first, down to 0 where a worker still serves what it booted with."""
+    title = f"policy {policy}: {len(serving)} live workers"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    for column in ("version", "source", "location", "sha256", "published", "served by"):
+        table.add_column(column, overflow="fold")
+    for one in announced:
+        table.add_row(*(Text(printable(value)) for value in _cells(one, _served_by(one.version, serving))))
+    shown = {one.version for one in announced}
+    for version in sorted({one.version for one in serving.values()} - shown, reverse=True):
+        source = "booted with" if version == 0 else "unknown"
+        names = ", ".join(_served_by(version, serving))
+        table.add_row(str(version) if version >= 0 else "?", source, *[""] * 3, Text(printable(names)))
+    return table
+
+
+def _cells(one: Announced, served_by: list[str]) -> list[str]:
+    names = ", ".join(served_by) or "-"
+    found = one.announcement
+    if found is None:
+        return [str(one.version), "unreadable", one.problem, "", "", names]
+    sane = 0 <= found.published_at <= _LATEST_S
+    ago = f"{age(max(0.0, time.time() - found.published_at))} ago" if sane else "?"
+    return [str(one.version), found.source, found.location, found.sha256[:12], ago, names]

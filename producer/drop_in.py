@@ -1,0 +1,90 @@
+"""What the drop-ins for trainers share: repeated prompts travel once, a failed group is an error, text only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from math import gcd
+from typing import Any, Protocol
+
+from producer.errors import PromptsError
+from producer.policy_errors import RolloutFailedError
+from producer.rollout_batch import RolloutBatch
+from schemas import GenerationConfig
+from schemas.generation_config import MAX_TOKENS_PER_GROUP
+
+_MAX_REPEATS = 1024
+"""`num_return_sequences` ends there."""
+
+
+class DataProtoLike(Protocol):
+    """What ROLL's and verl's `DataProto` have in common. Neither library is imported."""
+
+    @property
+    def batch(self) -> Any:
+        """Tensors by name, rows first."""
+
+    @property
+    def non_tensor_batch(self) -> Mapping[str, Any]:
+        """Numpy arrays of objects by name, rows first."""
+
+    @property
+    def meta_info(self) -> Mapping[str, Any]:
+        """Whatever concerns the batch as a whole."""
+
+
+class Tokenizer(Protocol):
+    """What is needed of a Hugging Face tokenizer."""
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """None where it has none."""
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """Messages to ids."""
+
+
+def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
+    """The largest n such that `prompts[::n]`, each answered n times, has the rows of `prompts` in their order.
+
+    Trainers repeat a prompt for each of its completions. Greedy rows stay apart: n times the same is refused.
+    """
+    if config.temperature == 0:
+        return 1
+    together = gcd(*(len(list(run)) for _, run in groupby(prompts)))
+    most = min(_MAX_REPEATS, MAX_TOKENS_PER_GROUP // config.max_new_tokens)
+    return max(n for n in range(1, most + 1) if together % n == 0)
+
+
+def complete(rollouts: RolloutBatch) -> RolloutBatch:
+    """`rollouts`, if every group has its completions; else raises `RolloutFailedError`."""
+    if rollouts.errors:
+        total = len(rollouts) // rollouts.num_return_sequences
+        raise RolloutFailedError(rollouts.batch_id, total, rollouts.errors)
+    return rollouts
+
+
+def responses(rollouts: RolloutBatch) -> list[list[int]]:
+    """The sampled ids of each row."""
+    rows = rollouts.sequences[:, rollouts.prompt_len :].tolist()
+    return [row[:length] for row, length in zip(rows, rollouts.response_lengths.tolist(), strict=True)]
+
+
+def log_probs(rollouts: RolloutBatch) -> list[list[float]] | None:
+    """Those of each row's sampled ids; None when the config asked for none."""
+    if rollouts.old_log_probs is None:
+        return None
+    rows = rollouts.old_log_probs.tolist()
+    return [row[:length] for row, length in zip(rows, rollouts.response_lengths.tolist(), strict=True)]
+
+
+def chat_ids(tokenizer: Tokenizer, messages: Sequence[Any], row: int, **template: Any) -> list[int]:
+    """A conversation as ids, ready for the assistant's turn. Raises `PromptsError` unless all of it is text."""
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else []
+        if any(part.get("type") != "text" for part in parts):
+            raise PromptsError("prompts", "has content that is not text; only text can be sampled", row)
+    ids = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **template
+    )
+    return list(ids)

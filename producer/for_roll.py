@@ -1,0 +1,133 @@
+"""Alibaba ROLL's `VllmStrategy.generate`, answered by Rollstream's workers. Imports nothing of ROLL.
+
+Written against roll/distributed/strategy/vllm_strategy.py (`generate`, `create_sampling_params_for_vllm`) and its
+caller, `ActorWorker.generate` in roll/pipeline/base_worker.py, as of August 2026 (8eb27cc).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from producer.client import AsyncClient
+from producer.drop_in import DataProtoLike, complete
+from producer.errors import PromptsError
+from producer.rollout_batch import RolloutBatch
+from schemas import ConfigError, GenerationConfig
+
+if TYPE_CHECKING:
+    import torch
+
+_REQUIRED = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_return_sequences",
+             "eos_token_id", "pad_token_id", "stop_strings")  # fmt: skip
+"""What `create_sampling_params_for_vllm` reads without a default, and the pad id that its caller adds."""
+
+_NO_BEAM = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings", "logprobs",
+            "include_stop_str_in_output")  # fmt: skip
+"""What ROLL's beam search does not pass on, or what does not change vLLM's beams."""
+
+
+class RollStrategy:
+    """Takes the place of a `VllmStrategy` where only `generate` is called.
+
+    `adapter` (`name@version`) and `min_policy_version` are what the next call samples with, and the oldest policy
+    version that may sample it; set the one or the other after each publish. `timeout_s` is the longest that one call
+    waits for its batch.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        adapter: str | None = None,
+        min_policy_version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.min_policy_version = min_policy_version
+        self._client = client
+        self._timeout_s = timeout_s
+
+    async def generate(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> torch.Tensor:
+        """Prompt and response ids, (B * n, prompt columns + longest response): what `postprocess_generate` takes.
+
+        B = rows of `batch.batch["input_ids"]`; the n = `num_return_sequences` rows of a prompt are adjacent. The prompt
+        columns are those that came in, padding included; responses are right-padded with `pad_token_id`. Same device
+        and dtype as `input_ids`. Raises as `rollouts`.
+        """
+        import torch  # noqa: PLC0415 - `import producer` imports no torch
+
+        rollouts = await self.rollouts(batch, generation_config)
+        input_ids = batch.batch["input_ids"]
+        prompts = input_ids.repeat_interleave(rollouts.num_return_sequences, dim=0)
+        return torch.cat((prompts, rollouts.sequences[:, rollouts.prompt_len :].to(prompts)), dim=1)
+
+    async def rollouts(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> RolloutBatch:
+        """What `generate` cuts down to ids: log-probs, version spans and finish reasons too.
+
+        Its `roll()` has the keys of ROLL's `postprocess_generate`, with masks from lengths instead of ids. Raises
+        `PromptsError` for multi-modal prompts, `ConfigError`, `RolloutFailedError` when a group failed, and what
+        `AsyncClient.generate` raises.
+        """
+        if "multi_modal_data" in (batch.non_tensor_batch or {}):
+            raise PromptsError("multi_modal_data", "only text can be sampled: give input_ids without it")
+        config = generation_config_of(generation_config)
+        rollouts = await self._client.generate(
+            batch.batch["input_ids"],
+            batch.batch["attention_mask"],
+            config,
+            adapter=self.adapter,
+            min_policy_version=self.min_policy_version,
+            timeout=self._timeout_s,
+            pad_token_id=generation_config["pad_token_id"],
+        )
+        return complete(rollouts)
+
+
+def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:
+    """ROLL's generation config in our names, meaning what ROLL makes of it.
+
+    - `eos_token_id` ends a completion beside the model's own EOS ids, as it does there: `stop_token_ids` here.
+    - `logprobs`: an integer (ROLL's default 0 is the sampled token's) or None; or this project's own names.
+    - `num_beams` above 1 gives that many rows a prompt, so `num_return_sequences` must be equal, as ROLL's
+      `GeneratingArguments` makes it; what its beam search does not pass on is left out.
+    - `do_sample=False` is refused unless `temperature` is 0, because ROLL's vLLM strategy samples all the same.
+    - Other names of `GenerationConfig`, such as `seed` or `min_p`, are taken as they are.
+
+    Raises `ConfigError`, also for a missing name that ROLL requires and for one that nobody knows.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError("generation_config", f"expected a mapping, got {type(given).__name__}", given)
+    values = {str(name): _plain(value) for name, value in given.items()}
+    if missing := [name for name in _REQUIRED if name not in values]:
+        raise ConfigError(missing[0], "is required: ROLL's callers always set it")
+    if type(values.pop("pad_token_id")) is not int:
+        raise ConfigError("pad_token_id", "expected the tokenizer's pad id", given["pad_token_id"])
+    if values.pop("do_sample", None) is False and values["temperature"] != 0:
+        raise ConfigError("do_sample", "ROLL's vLLM strategy samples in any case: set temperature to 0 instead", False)
+    if "stop_token_ids" in values:
+        raise ConfigError("stop_token_ids", "ROLL names stop ids eos_token_id", given["stop_token_ids"])
+    values["stop_token_ids"] = values.pop("eos_token_id")
+    values["stop_strings"] = values["stop_strings"] or ()
+    values.setdefault("include_stop_str_in_output", True)
+    logprobs = values.get("logprobs", 0)
+    values["logprobs"] = "processed" if type(logprobs) is int else logprobs
+    return GenerationConfig(**_beams(values))
+
+
+def _plain(value: Any) -> Any:
+    """OmegaConf's lists are no lists of Python's."""
+    return value if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") else list(value)
+
+
+def _beams(values: dict[str, Any]) -> dict[str, Any]:
+    asked = values.pop("use_beam_search", False)
+    beams = values.get("num_beams", 1)
+    if asked and beams == 1:
+        raise ConfigError("use_beam_search", "needs num_beams above 1", asked)
+    if beams == 1:
+        return values
+    if values["num_return_sequences"] != beams:
+        problem = f"ROLL's beam search returns num_beams={beams!r} rows a prompt: set it to that"
+        raise ConfigError("num_return_sequences", problem, values["num_return_sequences"])
+    return {name: value for name, value in values.items() if name not in _NO_BEAM}

@@ -1,0 +1,104 @@
+"""A rollout function for TRL's `GRPOTrainer(rollout_func=...)`. Imports nothing of TRL.
+
+Written against trl 1.16.0 (trl/trainer/grpo_trainer.py, `RolloutFunc` and `GRPOTrainer._generate`), which calls the
+interface experimental.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from producer.drop_in import chat_ids, complete, log_probs, repeats, responses
+from producer.sync import Client
+from schemas import ConfigError, GenerationConfig
+
+
+class RolloutFunction:
+    """What `GRPOTrainer` calls for its completions, instead of generating them itself.
+
+    `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
+    gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) and `min_policy_version` are what
+    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
+    publish. `timeout_s` is the longest that one call waits for its batch.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        config: GenerationConfig | None = None,
+        *,
+        adapter: str | None = None,
+        min_policy_version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        if config is not None and config.sequences_per_prompt != 1:
+            field = "num_beams" if config.num_beams > 1 else "num_return_sequences"
+            raise ConfigError(field, "leave it at 1: TRL repeats each prompt", getattr(config, field))
+        self.adapter = adapter
+        self.min_policy_version = min_policy_version
+        self._client = client
+        self._config = config
+        self._timeout_s = timeout_s
+
+    def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        """One completion for each of R `prompts`, which are texts or conversations, repeated by TRL's sampler.
+
+        `prompt_ids`, `completion_ids` (R lists of ids, without padding) and `logprobs` (R lists, of `completion_ids`;
+        None when the config asked for none) are what TRL requires. It passes the rest to the reward functions:
+        `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop` or `length`.
+
+        Raises `PromptsError` for what is not text, `ConfigError`, `RolloutFailedError` when a group failed, and what
+        `Client.generate` raises.
+        """
+        config = self._config or config_of(trainer)
+        if config.temperature != trainer.args.temperature:
+            problem = (
+                f"the trainer scales its logits by {trainer.args.temperature!r}: log-probs would not be comparable"
+            )
+            raise ConfigError("temperature", problem, config.temperature)
+        prompt_ids = _tokenised(prompts, trainer)
+        n = repeats(prompt_ids, config)
+        config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
+        rollouts = complete(
+            self._client.generate(
+                prompt_ids[::n],
+                None,
+                config,
+                adapter=self.adapter,
+                min_policy_version=self.min_policy_version,
+                timeout=self._timeout_s,
+            )
+        )
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": responses(rollouts),
+            "logprobs": log_probs(rollouts),
+            "version_spans": [list(spans) for spans in rollouts.version_spans],
+            "finish_reasons": list(rollouts.finish_reasons),
+        }
+
+
+def config_of(trainer: Any) -> GenerationConfig:
+    """How a `GRPOTrainer` would sample by itself: from its `GRPOConfig`, `generation_kwargs` included, and its EOS ids.
+
+    Raises `ConfigError` for whatever `GenerationConfig` does not know.
+    """
+    args = trainer.args
+    values = {
+        "max_new_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "min_p": 0.0 if args.min_p is None else args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "eos_token_id": tuple(trainer.eos_token_ids),
+    }
+    return GenerationConfig(**values | (args.generation_kwargs or {}))
+
+
+def _tokenised(prompts: list[Any], trainer: Any) -> list[list[int]]:
+    tokenizer = trainer.processing_class
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return [list(ids) for ids in tokenizer(text=prompts)["input_ids"]]
+    template = {"chat_template": trainer.chat_template, "tools": trainer.tools or None, **trainer.chat_template_kwargs}
+    return [chat_ids(tokenizer, prompt, row, **template) for row, prompt in enumerate(prompts)]

@@ -1,0 +1,162 @@
+"""verl's rollout of one turn of text, answered by Rollstream's workers. Imports nothing of verl, Ray or tensordict.
+
+Written against `AgentLoopManager.generate_sequences`, `AgentLoopWorker._postprocess` and `SingleTurnAgentLoop` in
+verl/experimental/agent_loop/, and their caller in verl/trainer/ppo/ray_trainer.py, as of August 2026 (1dda039).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer.drop_in import DataProtoLike, Tokenizer, chat_ids, complete, repeats
+from producer.errors import PromptsError
+from producer.rollout_batch import RolloutBatch
+from producer.sync import Client
+from schemas import ConfigError, GenerationConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VerlRollouts:
+    """The three parts of verl's `DataProto`: `DataProto.from_dict(r.batch, r.non_tensor_batch, r.meta_info)`."""
+
+    batch: dict[str, torch.Tensor]
+    """See `producer.layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
+    non_tensor_batch: dict[str, NDArray[Any]]
+    """What came in, and what verl's agent loop adds to each row of text:
+
+    `__num_turns__` (int32, 2); and objects: `multi_modal_inputs`, `turn_scores` and `tool_rewards` (empty), `extras`
+    (None), `min_global_steps` and `max_global_steps` (the policy versions of its first and its last token)."""
+    meta_info: dict[str, Any]
+    """`timing`: what verl's trainer logs, here the seconds that the call took."""
+
+
+class VerlRollout:
+    """Takes the place of an `AgentLoopManager` where only `generate_sequences` is called.
+
+    `rollout_config` is verl's `actor_rollout_ref.rollout`. `adapter` (`name@version`) and `min_policy_version` are what
+    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
+    publish. `timeout_s` is the longest that one call waits for its batch; `chat_template` holds further arguments of
+    `tokenizer.apply_chat_template`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        rollout_config: Any,
+        tokenizer: Tokenizer,
+        *,
+        adapter: str | None = None,
+        min_policy_version: int | None = None,
+        timeout_s: float | None = None,
+        chat_template: Mapping[str, Any] | None = None,
+    ) -> None:
+        if tokenizer.pad_token_id is None:
+            raise ConfigError("pad_token_id", "the tokenizer has none, and verl pads with it")
+        self.adapter = adapter
+        self.min_policy_version = min_policy_version
+        self._client = client
+        self._rollout_config = rollout_config
+        self._tokenizer = tokenizer
+        self._pad_token_id = tokenizer.pad_token_id
+        self._timeout_s = timeout_s
+        self._chat_template = dict(chat_template or {})
+
+    def generate_sequences(self, prompts: DataProtoLike) -> VerlRollouts:
+        """One response for each row of `prompts`, which verl has repeated `rollout.n` times already.
+
+        Reads `non_tensor_batch["raw_prompt"]`, conversations of text, and `meta_info["validate"]`. Raises
+        `PromptsError` for prompts longer than `prompt_length` or not text, `ConfigError` for what only verl's own agent
+        loops do, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
+        """
+        started = time.monotonic()
+        given = prompts.non_tensor_batch
+        _check_single_turn(given)
+        config = config_of(self._rollout_config, validate=prompts.meta_info.get("validate", False))
+        width = self._rollout_config.prompt_length
+        ids = [
+            _fitting(row, chat_ids(self._tokenizer, messages, row, **self._chat_template), width)
+            for row, messages in enumerate(given["raw_prompt"])
+        ]
+        n = repeats(ids, config)
+        rollouts = complete(
+            self._client.generate(
+                *_left_padded(ids[::n], width, self._pad_token_id),
+                GenerationConfig(**config.model_dump() | {"num_return_sequences": n}),
+                adapter=self.adapter,
+                min_policy_version=self.min_policy_version,
+                timeout=self._timeout_s,
+                pad_token_id=self._pad_token_id,
+                pad_to_max_new_tokens=True,
+            )
+        )
+        timing = {"rollstream/generate_sequences": time.monotonic() - started}
+        return VerlRollouts(rollouts.verl(), {**given, **_row_fields(rollouts)}, {"timing": timing})
+
+
+def config_of(rollout_config: Any, *, validate: bool) -> GenerationConfig:
+    """How verl's agent loop samples: by its rollout config, or with its `val_kwargs` when it validates."""
+    how = rollout_config.val_kwargs if validate else rollout_config
+    return GenerationConfig(
+        max_new_tokens=rollout_config.response_length,
+        temperature=how.temperature,
+        top_p=how.top_p,
+        top_k=how.top_k,
+        logprobs="processed" if rollout_config.calculate_log_probs else None,
+    )
+
+
+def _check_single_turn(given: Mapping[str, Any]) -> None:
+    if "raw_prompt" not in given:
+        raise PromptsError("raw_prompt", "is missing: verl's dataset puts the conversations there")
+    if media := [name for name in ("multi_modal_data", "multi_modal_inputs") if name in given]:
+        raise PromptsError(media[0], "only text can be sampled: give prompts without it")
+    loops = {str(name) for name in given.get("agent_name", ())} - {"single_turn_agent"}
+    if loops:
+        raise ConfigError("agent_name", f"{min(loops)!r} is not run here, only 'single_turn_agent' is")
+    if not all(given.get("__do_sample__", ())):
+        raise ConfigError("__do_sample__", "greedy rows among sampled ones (verl's REMAX) are not done here")
+
+
+def _fitting(row: int, ids: list[int], width: int) -> list[int]:
+    if len(ids) > width:
+        raise PromptsError("raw_prompt", f"{len(ids)} tokens, but prompt_length is {width}", row)
+    return ids
+
+
+def _left_padded(prompts: Sequence[list[int]], width: int, pad_token_id: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Ids and mask, (rows, width) each: as wide as verl wants them back."""
+    ids = np.full((len(prompts), width), pad_token_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def _row_fields(rollouts: RolloutBatch) -> dict[str, NDArray[Any]]:
+    spans = rollouts.version_spans
+    return {
+        "__num_turns__": np.full(len(spans), 2, np.int32),
+        "multi_modal_inputs": _objects([{} for _ in spans]),
+        "turn_scores": _objects([[] for _ in spans]),
+        "tool_rewards": _objects([[] for _ in spans]),
+        "extras": _objects([None for _ in spans]),
+        "min_global_steps": _objects([row[0][0] for row in spans]),
+        "max_global_steps": _objects([row[-1][0] for row in spans]),
+    }
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    """One object a row; numpy would make columns of lists."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

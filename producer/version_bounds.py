@@ -1,0 +1,35 @@
+"""Which policy versions may sample a job, checked before anything is queued: a worker would refuse the whole job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from producer.policy_errors import MAX_VERSION, VersionBoundError
+
+
+@dataclass(frozen=True, slots=True)
+class VersionBounds:
+    """Of every job of a submit. Part of the batch's content digest: they decide which weights answer."""
+
+    min_policy_version: int = 0
+    """A worker that serves an older one leaves the job to others."""
+    max_staleness: int | None = None
+    """Most versions behind the newest published one at admission; None: any."""
+
+    @classmethod
+    def of(cls, min_policy_version: object, max_staleness: object) -> Self:
+        """None: no bound. Raises `VersionBoundError`."""
+        least = _index("min_policy_version", min_policy_version)
+        return cls(0 if least is None else least, _index("max_staleness", max_staleness))
+
+
+ANY_VERSION = VersionBounds()
+
+
+def _index(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_VERSION:
+        raise VersionBoundError(name, value)
+    return value

@@ -1,0 +1,47 @@
+"""What a trainer publishes besides batches: policy versions on the control stream, adapters as blobs beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.messages import AdapterName, Index, Message
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PolicyVersion(Message):
+    """An announcement on the control stream, whose entry has the id `<version>-0`: Redis lets versions only grow."""
+
+    kind: Literal["version"] = "version"
+    version: Annotated[Index, Field(ge=1)]
+    source: Literal["checkpoint", "adapter"]
+    location: Annotated[str, Field(min_length=1, max_length=200)]
+    """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
+    sha256: Sha256
+    """Of the checkpoint's files (`worker.checkpoint.digest`), or of the adapter as in its manifest."""
+    published_at: float
+    """Unix seconds."""
+
+
+class AdapterManifest(Message):
+    """An adapter that travels through Redis. Written once and last: whoever reads it finds every chunk."""
+
+    kind: Literal["adapter"] = "adapter"
+    name: AdapterName
+    sha256: Sha256
+    """Of `config`, then of the weights."""
+    config: Annotated[bytes, Field(max_length=64 * 1024)]
+    """`adapter_config.json`, byte for byte."""
+    num_bytes: Annotated[int, Field(ge=1, lt=2**40)]
+    """Of the weights, a safetensors file."""
+    chunk_bytes: Annotated[int, Field(ge=1, le=64 * 2**20)]
+    """Of every chunk but the last."""
+    published_at: float
+    """Unix seconds."""
+
+    @property
+    def chunks(self) -> int:
+        """How many `blob` keys hold the weights."""
+        return -(-self.num_bytes // self.chunk_bytes)

@@ -1,0 +1,325 @@
+"""Workers follow the control stream: the newest complete version is served, whatever dies, lies or comes late."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer import Client
+from producer.embedded import EmbeddedRedis
+from producer.tiny_model import write_model
+from tests.fault_steps import (
+    LEASE_S,
+    kill,
+    stub,
+    stub_flags,
+    tokens,
+    wait_until_done,
+    wait_until_held,
+    wait_until_logged,
+)
+from tests.faults import Queue, audit
+from tests.versions import (
+    announce,
+    report,
+    spans,
+    wait_until_refused,
+    wait_until_reported,
+    wait_until_serves,
+    write_steps,
+)
+from tests.worker_process import WorkerProcess, wait_for
+from worker import checkpoint
+
+SEEN_S = 3.0
+"""Within which a version that has just become complete is served: two seconds between two tries, and slack."""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_steps(tmp_path_factory.mktemp("written"), 1, 2, 3)
+
+
+@pytest.fixture
+def steps(written: Path, tmp_path: Path) -> Path:
+    """step-1, step-2 and step-3, which a test may harm."""
+    shutil.copytree(written, tmp_path / "steps")
+    return tmp_path / "steps"
+
+
+def publish(client: Client, root: Path, *versions: int) -> None:
+    for version in versions:
+        client.publish_policy(version, checkpoint=root / f"step-{version}")
+
+
+def endless_file(folder: Path) -> None:
+    """A checkpoint whose digest takes minutes, and no disk."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(200 * 2**30)
+
+
+def test_a_swap_under_load_loses_nothing_and_every_token_says_its_version(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps), group_s=0.05, at_once=16) as worker:
+        batch = client.submit([[5 + row] for row in range(24)], None, tokens(200), prompts_per_job=3)
+        wait_until_logged(worker, "job started")
+        publish(client, steps, 1)
+        client.wait_for_version(1, timeout=10)
+        assert queue.done(batch.batch_id) == 0, "nothing was in flight during the swap"
+        publish(client, steps, 2)
+        wait_until_serves(worker, queue, 2)
+        wait_until_done(queue, batch.batch_id, 24, worker)
+        after = client.submit([[5]], None, tokens(7))
+        wait_until_done(queue, after.batch_id, 1, worker)
+
+    found = spans(redis_url, queue, batch.batch_id, 24)
+    for of_one in found:
+        versions = [version for version, _ in of_one]
+        assert versions == sorted(set(versions))
+    assert {of_one[0][0] for of_one in found[:16]} == {0}, "jobs waited for a swap"
+    assert {len(of_one) > 1 for of_one in found[:16]} == {True}, "no completion lived through a swap"
+    assert spans(redis_url, queue, after.batch_id, 1) == [((2, 7),)]
+
+
+def test_a_worker_that_starts_late_loads_the_newest_version_before_its_first_job(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    publish(client, steps, 1, 3)
+    batch = client.submit([[5], [6]], None, tokens())
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wait_until_done(queue, batch.batch_id, 2, worker)
+        assert worker.log.index("policy version served") < worker.log.index("job started")
+
+    assert spans(redis_url, queue, batch.batch_id, 2) == [((3, 10),)] * 2
+
+
+def test_while_the_first_version_loads_nothing_is_admitted_and_a_drain_ends_it_at_once(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    endless_file(steps / "endless")
+    announce(queue, 4, "endless")
+    batch = client.submit([[5]], None, tokens())
+    worker = WorkerProcess(redis_url, policy, *stub_flags(), "--checkpoint-dir", str(steps))
+    try:
+        wait_until_reported(worker, queue, 20, state="starting")
+        wait_until_logged(worker, "loading policy version")
+        assert (queue.done(batch.batch_id), queue.holders()) == (0, {})
+
+        assert worker.terminate(timeout_s=5) == 0, worker.log
+    finally:
+        worker.end()
+
+
+def test_a_version_that_takes_long_to_load_stops_neither_jobs_nor_a_drain(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    endless_file(steps / "endless")
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        announce(queue, 4, "endless")
+        wait_until_logged(worker, "loading policy version")
+        batch = client.submit([[5]], None, tokens())
+        wait_until_done(queue, batch.batch_id, 1, worker)
+
+        assert worker.terminate(timeout_s=5) == 0, worker.log
+
+
+def test_a_drain_during_a_swap_that_waits_for_completions_ends_within_its_grace(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    flags = ("--checkpoint-dir", str(steps), "--swap", "wait", "--grace-s", "0.5")
+    with stub(redis_url, policy, *flags, group_s=30, lease_s=30) as worker:
+        client.submit([[5]], None, tokens())
+        wait_until_held(worker, queue)
+        publish(client, steps, 1)
+        wait_until_logged(worker, "loading policy version")
+
+        assert worker.terminate(timeout_s=5) == 0, worker.log
+
+
+def wrong_digest(client: Client, queue: Queue, root: Path, version: int) -> None:
+    announce(queue, version, "step-1", "ab" * 32)
+
+
+def changed_since(client: Client, queue: Queue, root: Path, version: int) -> None:
+    folder = shutil.copytree(root / "step-1", root / f"changed-{version}")
+    client.publish_policy(version, checkpoint=folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"\x77")
+
+
+def half_written(client: Client, queue: Queue, root: Path, version: int) -> None:
+    folder = shutil.copytree(root / "step-1", root / f"half-{version}")
+    os.truncate(folder / "model.safetensors", 10_000)
+    announce(queue, version, folder.name, checkpoint.digest(folder))
+
+
+def wrong_shape(client: Client, queue: Queue, root: Path, version: int) -> None:
+    client.publish_policy(version, checkpoint=write_model(root / f"other-{version}", vocab_size=300, tokenizer=False))
+
+
+def no_folder(client: Client, queue: Queue, root: Path, version: int) -> None:
+    announce(queue, version, "nowhere")
+
+
+def a_path(client: Client, queue: Queue, root: Path, version: int) -> None:
+    announce(queue, version, "../steps/step-1")
+
+
+def garbage(client: Client, queue: Queue, root: Path, version: int) -> None:
+    queue.redis.xadd(queue.keys.versions(), {"payload": b"\xff\x00"}, id=f"{version}-0")
+
+
+def another_number(client: Client, queue: Queue, root: Path, version: int) -> None:
+    announce(queue, version, "step-1", says=77)
+
+
+def an_adapter(client: Client, queue: Queue, root: Path, version: int) -> None:
+    announce(queue, version, "math@1", source="adapter")
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (wrong_digest, "not those that were published"),
+    (changed_since, "not those that were published"),
+    (half_written, "truncated"),
+    (wrong_shape, "vocab_size is 300, the worker's model has 512"),
+    (no_folder, "no folder of that name"),
+    (a_path, "is not usable"),
+    (garbage, "cannot be read"),
+    (another_number, "that of version 77"),
+    (an_adapter, "publish one kind only"),
+]
+
+
+def test_what_cannot_be_verified_is_refused_by_name_and_the_old_version_serves(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path, tiny_model: Path
+) -> None:
+    flags = ("--checkpoint-dir", str(steps), "--model", str(tiny_model))
+    with stub(redis_url, policy, *flags) as worker:
+        publish(client, steps, 1)
+        wait_until_serves(worker, queue, 1)
+        for version, (harm, why) in enumerate(REFUSED, start=10):
+            harm(client, queue, steps, version)
+            wait_until_refused(worker, queue, version, why)
+            batch = client.submit([[5]], None, tokens())
+            wait_until_done(queue, batch.batch_id, 1, worker)
+            assert spans(redis_url, queue, batch.batch_id, 1) == [((1, 10),)], harm
+        client.publish_policy(50, checkpoint=steps / "step-2")
+        wait_until_serves(worker, queue, 50)
+
+
+def test_entries_that_no_trainer_wrote_are_passed_over(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    publish(client, steps, 1)
+    queue.redis.xadd(queue.keys.versions(), {"payload": b""}, id="2-7")
+    queue.redis.xadd(queue.keys.versions(), {"payload": b""})  # the time in ms, as an id
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wait_until_reported(worker, queue, policy_version="1", newest_version="1", policy_error="")
+
+
+def test_a_worker_without_a_checkpoint_dir_says_so_and_serves_on(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    publish(client, steps, 1)
+    with stub(redis_url, policy) as worker:
+        wait_until_refused(worker, queue, 1, "without --checkpoint-dir")
+        batch = client.submit([[5]], None, tokens())
+        wait_until_done(queue, batch.batch_id, 1, worker)
+
+
+def test_while_the_newest_is_refused_the_newest_complete_one_is_served(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    publish(client, steps, 1, 2)
+    half_written(client, queue, steps, 3)
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wait_until_reported(worker, queue, policy_version="2", newest_version="3")
+        wait_until_refused(worker, queue, 3, "truncated")
+        announce(queue, 4, "step-3")
+        announce(queue, 5, "nowhere")
+        wait_until_refused(worker, queue, 5, "no folder")
+        assert report(worker, queue)["policy_version"] == "2"
+        client.publish_policy(6, checkpoint=steps / "step-3")
+        wait_until_serves(worker, queue, 6)
+
+
+def test_a_version_whose_files_come_late_is_served_once_they_are_there(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (steps / "step-1").rename(elsewhere / "step-1")
+    publish(client, elsewhere, 1)
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wait_until_refused(worker, queue, 1, "no folder of that name")
+        (steps / "step-1").mkdir()
+        shutil.copy(elsewhere / "step-1" / "config.json", steps / "step-1")
+        wait_until_refused(worker, queue, 1, "not those that were published")
+        (elsewhere / "step-1" / "model.safetensors").rename(steps / "step-1" / "model.safetensors")
+
+        wait_until_serves(worker, queue, 1, SEEN_S)
+
+
+def test_a_version_that_stays_broken_is_not_read_again_and_again(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    wrong_digest(client, queue, steps, 1)
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wait_until_refused(worker, queue, 1, "not those that were published")
+        began = time.monotonic()
+        wait_for(lambda: time.monotonic() - began > 2 * SEEN_S, 20, lambda: worker.log)
+
+        assert worker.log.count("loading policy version") == 1
+
+
+def test_redis_killed_between_announcement_and_load_delays_the_version_and_loses_nothing(
+    policy: str, steps: Path
+) -> None:
+    with (
+        EmbeddedRedis(appendonly=True) as server,
+        Queue(server.url, policy) as queue,
+        Client(server.url, policy=policy, reconnect_s=30) as client,
+        stub(server.url, policy, "--checkpoint-dir", str(steps), group_s=2.0, lease_s=10) as worker,
+    ):
+        batch = client.submit([[5], [6]], None, tokens(40))
+        wait_until_held(worker, queue)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        publish(client, steps, 1)
+        server.kill()
+        os.kill(worker.process.pid, signal.SIGCONT)
+        wait_until_logged(worker, "heartbeat missed")
+        assert worker.process.poll() is None
+        server.start()
+        wait_until_serves(worker, queue, 1)
+        wait_until_done(queue, batch.batch_id, 2, worker)
+
+        assert [of_one[-1][0] for of_one in spans(server.url, queue, batch.batch_id, 2)] == [1, 1]
+
+
+def test_a_worker_killed_during_a_swap_comes_back_with_the_newest_version(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    flags = ("--checkpoint-dir", str(steps), "--swap", "wait")
+    with stub(redis_url, policy, *flags, group_s=30, lease_s=LEASE_S) as first:
+        batch = client.submit([[5], [6]], None, tokens())
+        wait_until_held(first, queue)
+        publish(client, steps, 1)
+        wait_until_logged(first, "loading policy version")
+        kill(first)
+    publish(client, steps, 2)
+    with stub(redis_url, policy, *flags) as second:
+        wait_until_serves(second, queue, 2)
+        wait_until_done(queue, batch.batch_id, 2, second)
+
+    assert spans(redis_url, queue, batch.batch_id, 2) == [((2, 10),)] * 2
+    audit(redis_url, policy, batch.batch_id, 2)

@@ -1,0 +1,165 @@
+"""Whoever waits for a version gets it or learns why not; a batch says which versions may sample it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from producer import (
+    AsyncClient,
+    BatchConflictError,
+    Client,
+    GenerationConfig,
+    VersionBoundError,
+    VersionTimeoutError,
+    VersionWaitError,
+)
+from producer.tiny_model import write_model
+from schemas import Job, decode
+from tests.faults import Queue
+from tests.publishing import lora, reporting
+
+CONFIG = GenerationConfig(max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """step-1 and step-2: the same model with other weights."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for seed in (1, 2):
+        write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
+    return root
+
+
+@pytest.fixture
+async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(redis_url, policy=policy) as client:
+        yield client
+
+
+# Waiting
+
+
+async def test_waiting_ends_once_enough_workers_serve_the_version_or_a_newer_one(
+    trainer: AsyncClient, queue: Queue
+) -> None:
+    reporting(queue, "a", 3)
+    waits = [asyncio.create_task(trainer.wait_for_version(2, workers, 30)) for workers in (1, 2, "all")]
+    await asyncio.wait_for(asyncio.gather(waits[0], waits[2]), 10)
+    reporting(queue, "b", 1)
+    every = asyncio.create_task(trainer.wait_for_version(2, "all", 30))
+    assert not (await asyncio.wait([waits[1], every], timeout=0.5))[0]
+    reporting(queue, "b", 2)
+    await asyncio.wait_for(asyncio.gather(waits[1], every), 10)
+
+
+async def test_waiting_in_vain_names_who_is_behind_and_why(trainer: AsyncClient, queue: Queue) -> None:
+    reporting(queue, "a", 2)
+    reporting(queue, "b", 1, policy_error="no folder of that name")
+    reporting(queue, "c", 0)
+    with pytest.raises(VersionTimeoutError) as late:
+        await trainer.wait_for_version(2, timeout=0.3)
+    error = late.value
+    assert error.behind == {"b": (1, "no folder of that name"), "c": (0, "")}
+    assert (error.version, error.live, error.there, error.timeout_s) == (2, 3, 1, 0.3)
+    assert str(error) == (
+        "policy version 2 after 0.3 s: served by 1 of 3 live workers, all wanted; "
+        "b serves 1, refused: no folder of that name; c serves 0"
+    )
+
+
+@pytest.mark.parametrize("workers", ["all", 1])
+async def test_without_a_live_worker_nothing_is_served(trainer: AsyncClient, queue: Queue, workers: Any) -> None:
+    with pytest.raises(VersionTimeoutError, match=r"served by 0 of 0 live workers, .* is one started") as late:
+        await trainer.wait_for_version(1, workers, timeout=0.3)
+    assert (late.value.live, late.value.behind) == (0, {})
+
+
+async def test_a_worker_that_dies_or_drains_is_waited_for_no_more(trainer: AsyncClient, queue: Queue) -> None:
+    reporting(queue, "alive", 2)
+    reporting(queue, "dying", 1, ttl_ms=700)
+    waiting = asyncio.create_task(trainer.wait_for_version(2, timeout=30))
+    assert not (await asyncio.wait([waiting], timeout=0.3))[0]
+    await asyncio.wait_for(waiting, 10)
+    reporting(queue, "leaving", 1, state="draining")
+    await trainer.wait_for_version(2, timeout=5)
+    reporting(queue, "alive", 1, state="draining")
+    with pytest.raises(VersionTimeoutError, match="0 of 0 live"):
+        await trainer.wait_for_version(1, timeout=0.3)
+
+
+async def test_a_worker_that_reports_nonsense_is_behind(trainer: AsyncClient, queue: Queue) -> None:
+    reporting(queue, "a", 2)
+    queue.redis.hset(queue.keys.worker("b"), mapping={"state": "serving", "policy_version": "9" * 5000})
+    queue.redis.hset(queue.keys.worker("c"), mapping={"state": "serving"})
+    with pytest.raises(VersionTimeoutError) as late:
+        await trainer.wait_for_version(2, timeout=0.3)
+    assert late.value.behind == {"b": (-1, ""), "c": (-1, "")}
+
+
+@pytest.mark.parametrize(
+    ("version", "workers", "timeout"),
+    [(-1, "all", 1), (True, "all", 1), ("1", "all", 1), (2**31, "all", 1), (1, 0, 1), (1, True, 1), (1, "some", 1),
+     (1, 1.0, 1), (1, "all", -1), (1, "all", float("nan")), (1, "all", "1"), (1, "all", True)],
+)  # fmt: skip
+async def test_what_cannot_be_waited_for_is_refused(
+    trainer: AsyncClient, version: Any, workers: Any, timeout: Any
+) -> None:
+    with pytest.raises(VersionWaitError):
+        await trainer.wait_for_version(version, workers, timeout)
+
+
+def test_the_blocking_client_publishes_and_waits(client: Client, models: Path, queue: Queue) -> None:
+    assert client.publish_policy(1, checkpoint=models / "step-1").location == "step-1"
+    assert client.publish_policy(2, adapter=lora(), lora_alpha=8).source == "adapter"
+    assert client.publish_adapter("math", 0, lora(), lora_alpha=8) == "math@0"
+    reporting(queue, "a", 2)
+    client.wait_for_version(2, workers=1, timeout=5)
+    with pytest.raises(VersionTimeoutError):
+        client.wait_for_version(3, timeout=0.1)
+
+
+# Version bounds of a batch
+
+
+async def test_version_bounds_travel_with_each_job(trainer: AsyncClient, queue: Queue) -> None:
+    await trainer.submit([[1], [2]], None, CONFIG, prompts_per_job=1, min_policy_version=7, max_staleness=0)
+    await trainer.submit([[1]], None, CONFIG)
+    jobs = [decode(fields[b"payload"], Job) for _, fields in queue.entries()]
+    assert [(job.min_policy_version, job.max_staleness) for job in jobs] == [(7, 0), (7, 0), (0, None)]
+
+
+async def test_generate_passes_version_bounds_on(trainer: AsyncClient, client: Client, queue: Queue) -> None:
+    bounds: dict[str, Any] = {"min_policy_version": 3, "max_staleness": 2}
+    with pytest.raises(Exception, match="0 of 1 groups after"):
+        await trainer.generate([[1]], None, CONFIG, timeout=0.1, **bounds)
+    with pytest.raises(Exception, match="0 of 1 groups after"):
+        client.generate([[1]], None, CONFIG, timeout=0.1, **bounds)
+    client.submit([[1]], None, CONFIG, **bounds)
+    jobs = [decode(fields[b"payload"], Job) for _, fields in queue.entries()]
+    assert [(job.min_policy_version, job.max_staleness) for job in jobs] == [(3, 2)] * 3
+
+
+async def test_version_bounds_are_content(trainer: AsyncClient, queue: Queue) -> None:
+    first = await trainer.submit([[1]], None, CONFIG, batch_id="b", min_policy_version=1, max_staleness=1)
+    again = await trainer.submit([[1]], None, CONFIG, batch_id="b", min_policy_version=1, max_staleness=1)
+    assert again == first
+    for bounds in ({"min_policy_version": 2, "max_staleness": 1}, {"min_policy_version": 1}, {"max_staleness": 1}):
+        with pytest.raises(BatchConflictError):
+            await trainer.submit([[1]], None, CONFIG, batch_id="b", **cast("Any", bounds))
+    assert len(queue.entries()) == 1
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.0, "1", 2**31, 10**50])
+@pytest.mark.parametrize("name", ["min_policy_version", "max_staleness"])
+async def test_a_bound_that_is_no_version_is_refused_before_anything_is_queued(
+    trainer: AsyncClient, queue: Queue, name: str, value: Any
+) -> None:
+    with pytest.raises(VersionBoundError, match=f"{name} .*: give an integer from 0") as refused:
+        await trainer.submit([[1]], None, CONFIG, **{name: value})
+    assert (refused.value.name, refused.value.value) == (name, value)
+    assert queue.entries() == []

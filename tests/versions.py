@@ -1,0 +1,83 @@
+"""Policy versions for tests: checkpoints below one root, announcements that no producer makes, workers' reports."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal, cast
+
+from producer.tiny_model import write_model
+from schemas import GroupError, GroupResult, PolicyVersion, encode
+from tests.faults import Queue, audit
+from tests.worker_process import WorkerProcess, wait_for
+
+
+def write_steps(root: Path, *steps: int) -> Path:
+    """Checkpoints `step-<n>` of the tiny model; gives `root`."""
+    for step in steps:
+        write_model(root / f"step-{step}", seed=100 + step, tokenizer=False)
+    return root
+
+
+def announce(
+    queue: Queue,
+    version: int,
+    location: str,
+    sha256: str = "0" * 64,
+    source: Literal["checkpoint", "adapter"] = "checkpoint",
+    says: int | None = None,
+) -> None:
+    """Whatever it is; `says`: the version in the message, where it is not that of the entry."""
+    message = PolicyVersion(
+        version=says or version, source=source, location=location, sha256=sha256, published_at=time.time()
+    )
+    queue.redis.xadd(queue.keys.versions(), {"payload": encode(message)}, id=f"{version}-0")
+
+
+def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:
+    """The worker's heartbeat; empty when there is none."""
+    mine = f"-{worker.process.pid}-"
+    for key in queue.redis.scan_iter(queue.keys.workers_pattern()):
+        if mine in key.decode():
+            fields = cast("dict[bytes, bytes]", queue.redis.hgetall(key))
+            return {name.decode(): value.decode() for name, value in fields.items()}
+    return {}
+
+
+def wait_until_reported(worker: WorkerProcess, queue: Queue, timeout_s: float = 10, **fields: str) -> None:
+    wait_for(
+        lambda: fields.items() <= report(worker, queue).items(),
+        timeout_s,
+        lambda: f"no {fields} in {report(worker, queue)}\n{worker.log}",
+    )
+
+
+def wait_until_serves(worker: WorkerProcess, queue: Queue, version: int, timeout_s: float = 10) -> None:
+    wait_until_reported(worker, queue, timeout_s, policy_version=str(version), policy_error="")
+
+
+def wait_until_refused(worker: WorkerProcess, queue: Queue, version: int, why: str) -> None:
+    """It has heard of `version` and does not serve it because of `why`."""
+
+    def refused() -> bool:
+        seen = report(worker, queue)
+        return seen.get("newest_version") == str(version) and why in seen.get("policy_error", "")
+
+    wait_for(refused, 10, lambda: f"not refused for {why!r}: {report(worker, queue)}\n{worker.log}")
+
+
+def spans(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[tuple[tuple[int, int], ...]]:
+    """Of every completion of a batch that was answered in full, after an audit; they add up to its tokens."""
+    found = []
+    for answer in audit(redis_url, queue.keys.policy, batch_id, groups):
+        assert isinstance(answer, GroupResult), answer
+        for of_one, length in zip(answer.version_spans, answer.lengths.numpy(), strict=True):
+            assert sum(tokens for _, tokens in of_one) == length
+            found.append(of_one)
+    return found
+
+
+def codes(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[str | None]:
+    """Of each group: the code of its error, None where it has a result."""
+    answers = audit(redis_url, queue.keys.policy, batch_id, groups)
+    return [answer.code if isinstance(answer, GroupError) else None for answer in answers]

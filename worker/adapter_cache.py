@@ -1,0 +1,67 @@
+"""A worker's cache of adapters is its own and goes with it; what a killed worker left is removed by the next."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from worker.errors import SettingsError
+
+_LOCK = ".lock"
+_PREFIX = "rollstream-adapters-"
+
+
+class AdapterCache:
+    """A folder below `root` (None: the system's temporary folder) from `open` to `close`, both of which block."""
+
+    def __init__(self, root: Path | None) -> None:
+        self._root = Path(tempfile.gettempdir()) if root is None else root
+        self._lock = -1
+        self.folder = self._root
+
+    def __repr__(self) -> str:
+        return f"<AdapterCache {self.folder}>"
+
+    def open(self) -> None:
+        """Raises `SettingsError` where nothing can be written."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            for left in self._root.glob(f"{_PREFIX}*"):
+                _remove_left(left)
+            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root)).resolve()
+            self._lock = _locked(self.folder / _LOCK, os.O_CREAT)
+        except OSError as error:
+            raise SettingsError(f"--adapter-cache: {self._root}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Remove the folder, if it was made."""
+        if self._lock >= 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """An open descriptor; the lock goes with it, however the process ends. Raises `OSError` where another has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _remove_left(folder: Path) -> None:
+    """Only what is ours. A folder without a lock is one that is just being made."""
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        lock = _locked(folder / _LOCK)
+    except OSError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)

@@ -1,0 +1,17 @@
+-- Leave an entry to workers that serve a newer policy version: it waits under a consumer named for it, and this delivery
+-- does not count. Only for the holder of the lease. Safe to send again after a lost reply.
+--
+-- KEYS[1] jobs stream
+-- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
+-- ARGV[5] consumer that it waits under
+--
+-- Returns 'parked' or 'fenced' (nothing was written).
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if pending.err then
+  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
+  return pending
+end
+if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
+
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[5], 0, ARGV[3], 'IDLE', 0, 'RETRYCOUNT', ARGV[4] - 1, 'JUSTID')
+return 'parked'

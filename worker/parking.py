@@ -1,0 +1,62 @@
+"""A job for a newer policy version waits in Redis where it keeps nobody busy, and comes first once it may run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from importlib import resources
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas.keys import GROUP, PARKED
+from worker import streams
+from worker.connections import cancelled, retrying
+from worker.lease import Lease
+from worker.policy import Policy
+from worker.streams import Entry, GroupMissingError
+
+LOOK_S = 0.5
+"""Between two looks of a worker that found nothing."""
+
+log = structlog.get_logger()
+
+
+class Parking:
+    """Parks what this worker is too old for, and finds what it has become new enough for."""
+
+    def __init__(self, redis: Redis, jobs_keys: Iterable[str], consumer: str, policy: Policy) -> None:
+        self._jobs_keys = list(jobs_keys)
+        self._consumer = consumer
+        self._policy = policy
+        self._park = redis.register_script(resources.files("worker").joinpath("park.lua").read_bytes())
+        self._unpark = redis.register_script(resources.files("worker").joinpath("unpark.lua").read_bytes())
+        self._nothing: tuple[int, float] = (-1, 0.0)
+        """For which version nothing was found last, and when (monotonic seconds)."""
+
+    async def park(self, lease: Lease, min_version: int) -> None:
+        """Leave the job to a worker that serves `min_version`. Raises `RedisError` as `retrying` does."""
+        args = [GROUP, *lease.token(), f"{PARKED}{min_version}"]
+        outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
+        log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome.decode())
+
+    async def next(self) -> list[Entry]:
+        """One that may run now, if any does: asked for at once after a swap, else now and then. Redis away: none."""
+        version, now = self._policy.serving.version, time.monotonic()
+        looked_for, looked_at = self._nothing
+        if version == looked_for and now - looked_at < LOOK_S:
+            return []
+        try:
+            for jobs_key in self._jobs_keys:
+                entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)
+                if entry is not None:
+                    log.debug("parked job taken", entry=entry.entry_id, delivery=entry.delivery, version=version)
+                    return [entry]
+        except (RedisError, GroupMissingError) as error:
+            if cancelled():
+                raise asyncio.CancelledError from error
+            log.debug("parked jobs not looked for", error=str(error))
+        self._nothing = version, now
+        return []

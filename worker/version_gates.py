@@ -1,0 +1,32 @@
+"""Which jobs may run under the policy version that this worker serves. Pure."""
+
+from __future__ import annotations
+
+from schemas import ErrorCode, Job
+from worker.errors import DataError, WorkerError
+
+
+class TooOldError(WorkerError):
+    """Raised when a job is for a newer policy version than is served here: nothing was done for it."""
+
+    def __init__(self, min_version: int) -> None:
+        super().__init__(f"the job waits for policy version {min_version}")
+        self.min_version = min_version
+
+
+def must_wait(job: Job, served: int) -> bool:
+    """Whether the job is for a newer version than the one served."""
+    return job.min_policy_version > served
+
+
+def too_stale(job: Job, served: int, newest: int) -> DataError | None:
+    """The error for a job whose worker is too far behind the newest version announced."""
+    behind = newest - served
+    if job.max_staleness is None or behind <= job.max_staleness:
+        return None
+    problem = (
+        f"the worker serves policy version {served}, {behind} behind the newest ({newest}), more than its "
+        f"max_staleness of {job.max_staleness}: nothing was generated; submit it again once the workers have caught up "
+        "(wait_for_version), or allow more"
+    )
+    return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)

@@ -40,5 +40,5 @@ format: setup ## mend what ruff can mend, and lay the code out
 	@$(BIN)/ruff format .
 
 clean: ## remove .venv, caches and build leftovers
-	@rm -rf .venv build dist .demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist .demo runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

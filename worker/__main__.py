@@ -17,6 +17,7 @@ from worker.app import Worker
 from worker.config import WorkerSettings
 from worker.engine import Engine
 from worker.errors import EngineDiedError, SettingsError
+from worker.replicas import Replicas, settings_of_one
 from worker.stub_engine import StubEngine
 
 EXIT_DRAINED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 2, 3
@@ -51,6 +52,13 @@ async def _serve(settings: WorkerSettings) -> int:
 
 
 def _engine(settings: WorkerSettings) -> Engine:
+    if settings.replicas == 1:
+        return _one_engine(settings)
+    one = settings_of_one(settings)
+    return Replicas([_one_engine(one) for _ in range(settings.replicas)])
+
+
+def _one_engine(settings: WorkerSettings) -> Engine:
     if settings.engine == "stub":
         return StubEngine(settings)
     try:

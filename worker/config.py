@@ -70,11 +70,19 @@ class WorkerSettings(BaseSettings):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Of weights and activations.")
     max_model_len: int | None = Field(None, ge=2, description="Longest prompt + completion; default: the model's.")
-    max_num_seqs: int = Field(256, ge=1, le=65536, description="Sequences the engine runs at once.")
-    kv_cache_bytes: int | None = Field(
-        None, ge=2**20, description="Size of the KV cache; default on a GPU: what is free."
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Engines on the GPU, which they share: a small model is bound by one engine's Python.",
     )
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory that vLLM takes.")
+    max_num_seqs: int = Field(256, ge=1, le=65536, description="Sequences that an engine runs at once.")
+    kv_cache_bytes: int | None = Field(
+        None, ge=2**20, description="Size of the KV cache, of all replicas together; default on a GPU: what is free."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of the GPU's memory that vLLM takes, all replicas together."
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one engine is spread over.")
     logprobs_mode: Literal["processed", "raw"] = Field(
         "processed", description="Log-probs under the sampling distribution, or the model's raw ones."
@@ -96,7 +104,7 @@ class WorkerSettings(BaseSettings):
     )
 
     inflight_sequences: int | None = Field(
-        None, ge=1, description="Sequences admitted at once; default: 1.25 x max_num_seqs."
+        None, ge=1, description="Sequences admitted at once; default: 1.25 x replicas x max_num_seqs."
     )
     inflight_bytes: int = Field(
         2**28, ge=1, description="Bytes of admitted jobs and their answers to be, until these are in Redis."
@@ -151,6 +159,8 @@ class WorkerSettings(BaseSettings):
     def _complete(self) -> Self:
         if self.engine == "vllm" and self.model is None:
             raise ValueError("--model: the vllm engine needs a model folder")
+        if self.replicas > 1 and self.tensor_parallel_size > 1:
+            raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
         folders = {"--model": self.model, "--adapter-dir": self.adapter_dir, "--checkpoint-dir": self.checkpoint_dir}
         for name, folder in folders.items():
             if folder is not None and not folder.is_dir():
@@ -161,6 +171,11 @@ class WorkerSettings(BaseSettings):
                 f"{self.max_adapter_bytes}"
             )
         return self
+
+    @property
+    def admitted_sequences(self) -> int:
+        """`inflight_sequences` or its default: a quarter waits in the engines, so that none of them runs short."""
+        return self.inflight_sequences or self.replicas * self.max_num_seqs * 5 // 4
 
     @property
     def serves_adapters(self) -> bool:

@@ -1,4 +1,5 @@
-"""Runs inside vLLM's own processes: no engine outlives its worker, hangs unnoticed, or mixes up adapters on the CPU.
+"""Runs inside vLLM's own processes: no engine outlives its worker, hangs unnoticed, or mixes up adapters on the CPU;
+and none sends its tokens one by one.
 
 The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `register` in each process it starts.
 """
@@ -12,6 +13,8 @@ import signal
 import threading
 from typing import Any
 
+from worker.vllm_outputs import HeldBack, extend_flat
+
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
 """Set by the worker that starts vLLM; without it this plugin leaves a vLLM in the same environment alone."""
 
@@ -22,11 +25,14 @@ def register() -> None:
     """Guard this process if a Rollstream worker started it. Safe to call twice."""
     parent = multiprocessing.parent_process()
     worker = os.environ.get(WORKER_PID)
+    if worker == str(os.getpid()):
+        _read_logprobs_at_once()
     if worker is None or worker == str(os.getpid()) or parent is None:
         return
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
+    _send_pieces()
     _mask_rows_without_adapter()
 
 
@@ -65,6 +71,54 @@ def _fail_when_the_input_thread_fails() -> None:
 
     process_input_sockets.fails_the_engine = True  # type: ignore[attr-defined] # a mark for the second call
     EngineCoreProc.process_input_sockets = process_input_sockets
+
+
+def _send_pieces() -> None:
+    """See `worker.vllm_outputs`."""
+    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    if hasattr(EngineCore.step, "sends_pieces"):
+        return
+    held: dict[int, HeldBack] = {}
+    for name in ("step", "step_with_batch_queue"):
+        setattr(EngineCore, name, _holding_back(getattr(EngineCore, name), held))
+
+
+def _holding_back(step: Any, held: dict[int, HeldBack]) -> Any:
+    def stepped(engine: Any) -> Any:
+        outputs, executed = step(engine)
+        for client, outcome in list(outputs.items()) if outputs else ():
+            holding = held.setdefault(client, HeldBack())
+            version = holding.version
+            earlier = holding.take(outcome, engine.scheduler.requests)
+            if earlier:
+                engine.output_queue.put_nowait((client, type(outcome)(outputs=earlier, weight_version=version)))
+            if not (outcome.outputs or outcome.scheduler_stats or outcome.finished_requests):
+                del outputs[client]
+        return outputs, executed
+
+    stepped.sends_pieces = True  # type: ignore[attr-defined] # a mark for the second call
+    return stepped
+
+
+def _read_logprobs_at_once() -> None:
+    """In the worker's own process. vLLM reads them position by position, for they used to come one by one."""
+    from vllm.logprobs import FlatLogprobs  # noqa: PLC0415 - imported with vLLM only
+    from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415
+
+    one_by_one = LogprobsProcessor._update_sample_logprobs
+    if hasattr(one_by_one, "at_once"):
+        return
+
+    def update(processor: Any, rows: Any) -> None:
+        flat = processor.logprobs
+        if processor.num_logprobs != 0 or processor.tokenizer is not None or not isinstance(flat, FlatLogprobs):
+            one_by_one(processor, rows)
+        else:
+            processor.cumulative_logprob += extend_flat(flat, rows)
+
+    update.at_once = True  # type: ignore[attr-defined] # a mark for the second call
+    LogprobsProcessor._update_sample_logprobs = update
 
 
 def _mask_rows_without_adapter() -> None:

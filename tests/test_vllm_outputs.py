@@ -1,0 +1,165 @@
+"""No token is lost, doubled or out of order on its way out of EngineCore, whatever comes in between. Without vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from worker.vllm_outputs import PIECE, HeldBack, extend_flat
+
+
+class Rows(NamedTuple):
+    """As vLLM's `LogprobsLists`."""
+
+    logprob_token_ids: Any
+    logprobs: Any
+    sampled_token_ranks: Any
+    cu_num_generated_tokens: Any = None
+
+
+@dataclass
+class Output:
+    """As vLLM's `EngineCoreOutput`."""
+
+    request_id: str
+    new_token_ids: list[int]
+    new_logprobs: Any = None
+    finish_reason: str | None = None
+    events: Any = None
+    prefill_stats: Any = None
+
+
+@dataclass
+class Step:
+    """As vLLM's `EngineCoreOutputs`."""
+
+    outputs: list[Output]
+    weight_version: str | None = None
+
+
+@dataclass
+class Engine:
+    """Steps through `HeldBack` as EngineCore does, and reads what comes out as the frontend does."""
+
+    held: HeldBack = field(default_factory=HeldBack)
+    requests: dict[str, Any] = field(default_factory=dict)
+    got: dict[str, list[tuple[str | None, list[int], list[float]]]] = field(default_factory=dict)
+
+    def add(self, name: str, kind: str = "FINAL_ONLY", *, detokenize: bool = False, logprobs: int | None = 0) -> None:
+        params = SimpleNamespace(output_kind=SimpleNamespace(name=kind), detokenize=detokenize, logprobs=logprobs)
+        self.requests[name] = SimpleNamespace(sampling_params=params, resumable=False)
+
+    def step(self, *outputs: Output, version: str | None = None) -> None:
+        for output in outputs:
+            if output.finish_reason is not None:
+                self.requests.pop(output.request_id, None)
+        step, before = Step(list(outputs), version), self.held.version
+        earlier = self.held.take(step, self.requests)
+        for output in earlier:
+            self._read(output, before)
+        for output in step.outputs:
+            self._read(output, version)
+
+    def _read(self, output: Output, version: str | None) -> None:
+        logprobs = [] if output.new_logprobs is None else output.new_logprobs.logprobs[:, 0].tolist()
+        self.got.setdefault(output.request_id, []).append((version, list(output.new_token_ids), logprobs))
+
+    def tokens(self, name: str) -> list[int]:
+        return [token for _, tokens, _ in self.got.get(name, []) for token in tokens]
+
+    def logprobs(self, name: str) -> list[float]:
+        return [logprob for _, _, logprobs in self.got.get(name, []) for logprob in logprobs]
+
+
+def output(name: str, token: int, *, columns: int = 1, last: bool = False, logprobs: bool = True) -> Output:
+    rows = Rows(np.full((1, columns), token), np.full((1, columns), -token / 8), np.array([token]))
+    return Output(name, [token], rows if logprobs else None, "length" if last else None)
+
+
+@pytest.mark.parametrize("length", [1, 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 100])
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_all_tokens_arrive_in_order_and_in_few_messages(length: int, logprobs: bool) -> None:
+    engine = Engine()
+    engine.add("a", logprobs=0 if logprobs else None)
+
+    for token in range(length):
+        engine.step(output("a", token, last=token == length - 1, logprobs=logprobs))
+
+    assert engine.tokens("a") == list(range(length))
+    assert engine.logprobs("a") == ([-token / 8 for token in range(length)] if logprobs else [])
+    assert len(engine.got["a"]) == -(-length // PIECE)
+    assert engine.held.parts == {}
+
+
+def test_rows_are_as_wide_as_the_request_asked_for_whatever_others_in_the_batch_did() -> None:
+    engine = Engine()
+    engine.add("a", logprobs=1)
+
+    for token, columns in enumerate([2, 129, 9, 2]):
+        engine.step(output("a", token, columns=columns, last=token == 3))
+
+    assert engine.logprobs("a") == [0, -1 / 8, -2 / 8, -3 / 8]
+
+
+@pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}])
+def test_what_is_wanted_token_by_token_comes_so(fields: dict[str, Any]) -> None:
+    engine = Engine()
+    engine.add("a", **fields)
+
+    for token in range(3):
+        engine.step(output("a", token))
+
+    assert [tokens for _, tokens, _ in engine.got["a"]] == [[0], [1], [2]]
+
+
+def test_outputs_with_more_than_tokens_are_left_alone() -> None:
+    engine = Engine()
+    engine.add("a")
+    first = output("a", 0)
+    first.events = ["queued"]
+
+    engine.step(first)
+
+    assert engine.tokens("a") == [0]
+
+
+def test_tokens_of_an_older_weight_version_are_sent_under_it_also_of_one_that_ends_in_the_next_step() -> None:
+    engine = Engine()
+    engine.add("goes on")
+    engine.add("ends")
+    for token in range(3):
+        engine.step(output("goes on", token), output("ends", token), version="1")
+
+    engine.step(output("goes on", 3), output("ends", 3, last=True), version="2")
+    engine.step(output("goes on", 4, last=True), version="2")
+
+    assert [(version, tokens) for version, tokens, _ in engine.got["goes on"]] == [("1", [0, 1, 2]), ("2", [3, 4])]
+    assert [(version, tokens) for version, tokens, _ in engine.got["ends"]] == [("1", [0, 1, 2]), ("2", [3])]
+
+
+def test_an_aborted_request_is_forgotten() -> None:
+    engine = Engine()
+    engine.add("a")
+    engine.add("b")
+    engine.step(output("a", 0), output("b", 0))
+
+    del engine.requests["a"]
+    engine.step(output("b", 1))
+
+    assert set(engine.held.parts) == {"b"}
+
+
+def test_rows_at_once_are_rows_one_by_one() -> None:
+    flat = SimpleNamespace(
+        start_indices=[0], end_indices=[1], token_ids=[9], logprobs=[-1.0], ranks=[3], decoded_tokens=[None]
+    )
+
+    total = extend_flat(flat, Rows(np.array([[5], [6]]), np.array([[-0.5], [-0.25]]), np.array([1, 2])))
+
+    assert (flat.start_indices, flat.end_indices) == ([0, 1, 2], [1, 2, 3])
+    assert (flat.token_ids, flat.logprobs, flat.ranks) == ([9, 5, 6], [-1.0, -0.5, -0.25], [3, 1, 2])
+    assert (flat.decoded_tokens, total) == ([None] * 3, -0.75)

@@ -1,0 +1,120 @@
+"""A completion leaves EngineCore in pieces of many tokens: vLLM itself sends each of them. Imports no vLLM.
+
+What is sent is encoded, decoded and looked at in Python, message by message, while a small model's chip waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+PIECE = 32
+"""Tokens of a piece; the last of a completion is what is left."""
+
+_NONES: tuple[None, ...] = (None,)
+_RARE = ("new_prompt_logprobs_tensors", "pooling_output", "events", "routed_experts", "new_sampling_mask")
+"""What an output may carry beside its tokens, and nobody here asks for."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """The outputs of one request since its last piece."""
+
+    first: Any
+    token_ids: list[int]
+    logprobs: list[Any]
+    columns: int
+    """Of the log-probs that the request asked for; vLLM gives those of the greediest request of the step."""
+
+
+@dataclass(slots=True)
+class HeldBack:
+    """Tokens of requests of which only the end is wanted (FINAL_ONLY, no text to be searched for stop strings)."""
+
+    version: str | None = None
+    """Weight version of the step before, where vLLM names one (0.32 and later)."""
+    parts: dict[str, _Part] = field(default_factory=dict)
+
+    def take(self, step: Any, requests: Mapping[str, Any]) -> list[Any]:
+        """Leave in `step` (an `EngineCoreOutputs`) what is to be sent now; gives outputs to be sent before it.
+
+        `requests`: those that the scheduler knows, by id. A request that crosses a change of the weight version is
+        sent in parts, for vLLM counts the tokens of a version by the message that brings them.
+        """
+        version = getattr(step, "weight_version", None)
+        earlier = [] if version == self.version else self._release()
+        self.version = version
+        step.outputs = [output for output in step.outputs if not self._held(output, requests)]
+        if len(self.parts) > len(requests):  # an aborted one has no last output
+            self.parts = {name: part for name, part in self.parts.items() if name in requests}
+        return earlier
+
+    def _held(self, output: Any, requests: Mapping[str, Any]) -> bool:
+        part = self.parts.get(output.request_id)
+        if part is None:
+            return output.finish_reason is None and self._begin(output, requests.get(output.request_id))
+        if output.finish_reason is None and len(part.token_ids) + len(output.new_token_ids) < PIECE:
+            part.token_ids += output.new_token_ids
+            part.logprobs.append(output.new_logprobs)
+            return True
+        del self.parts[output.request_id]
+        _join(part, output)
+        return False
+
+    def _begin(self, output: Any, request: Any) -> bool:
+        params = None if request is None else request.sampling_params
+        if params is None or params.output_kind.name != "FINAL_ONLY" or params.detokenize or request.resumable:
+            return False
+        if any(getattr(output, name, None) for name in _RARE):
+            return False
+        logprobs = [output.new_logprobs]
+        self.parts[output.request_id] = _Part(output, list(output.new_token_ids), logprobs, 1 + (params.logprobs or 0))
+        return True
+
+    def _release(self) -> list[Any]:
+        """Those of aborted requests too, which vLLM's frontend ignores: one that ends in this step is gone as well."""
+        parts, self.parts = self.parts, {}
+        return [_joined(part) for part in parts.values()]
+
+
+def _join(part: _Part, last: Any) -> None:
+    """Make `last` all of the piece."""
+    last.new_token_ids = part.token_ids + list(last.new_token_ids)
+    last.new_logprobs = _rows([*part.logprobs, last.new_logprobs], part.columns)
+    last.prefill_stats = last.prefill_stats or part.first.prefill_stats
+
+
+def _joined(part: _Part) -> Any:
+    piece = part.first
+    piece.new_token_ids = part.token_ids
+    piece.new_logprobs = _rows(part.logprobs, part.columns)
+    return piece
+
+
+def _rows(parts: list[Any], columns: int) -> Any:
+    """One `LogprobsLists` of several; None where none was asked for."""
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    return type(found[0])(
+        np.concatenate([part.logprob_token_ids[:, :columns] for part in found]),
+        np.concatenate([part.logprobs[:, :columns] for part in found]),
+        np.concatenate([part.sampled_token_ranks for part in found]),
+        None,
+    )
+
+
+def extend_flat(flat: Any, rows: Any) -> float:
+    """Append `rows` (a `LogprobsLists` of one column, L rows) to vLLM's `FlatLogprobs`; gives their sum."""
+    logprobs = rows.logprobs[:, 0].tolist()
+    start, length = len(flat.logprobs), len(logprobs)
+    flat.start_indices.extend(range(start, start + length))
+    flat.end_indices.extend(range(start + 1, start + length + 1))
+    flat.token_ids.extend(rows.logprob_token_ids[:, 0].tolist())
+    flat.logprobs.extend(logprobs)
+    flat.ranks.extend(rows.sampled_token_ranks.tolist())
+    flat.decoded_tokens.extend(_NONES * length)
+    return float(sum(logprobs))

@@ -1,0 +1,159 @@
+"""What is measured against what: vLLM's `AsyncLLM` in this process, and Rollstream from `submit` to tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.workload import Load, Workload
+from producer import AsyncClient
+from schemas import RollstreamError
+from worker import vllm_setup, vllm_translation
+from worker.config import WorkerSettings
+from worker.engine import GenerateRequest
+
+_numbers = itertools.count()
+_TUNED = ("disable_log_stats", "max_num_seqs", "enable_prefix_caching", "max_logprobs", "logprobs_mode")
+"""Engine arguments that vLLM has a default for, and the worker another."""
+
+
+class WrongOutputError(RollstreamError):
+    """Raised when an arm did not generate what it was asked for: its time would mean nothing."""
+
+
+class Arm(Protocol):
+    """One way to generate a workload."""
+
+    name: str
+
+    async def run(self, workload: Workload) -> float:
+        """Generate all of it; the seconds that it took. Raises `WrongOutputError` when a token is missing."""
+
+
+class Rollstream:
+    """Through `AsyncClient.submit`, Redis, worker processes and results, to padded tensors."""
+
+    def __init__(self, client: AsyncClient, name: str = "rollstream") -> None:
+        self.name = name
+        self._client = client
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        began = time.perf_counter()
+        tokens = await asyncio.gather(*(self._one(workload, batch) for batch in workload.batches))
+        seconds = time.perf_counter() - began
+        _check(sum(tokens), workload)
+        return seconds
+
+    async def _one(self, workload: Workload, batch: Load) -> int:
+        handle = await self._client.submit(
+            batch.prompts, None, batch.config, adapter=batch.adapter, prompts_per_job=workload.prompts_per_job
+        )
+        rollouts = await handle.result(timeout=300)
+        if rollouts.errors:
+            raise WrongOutputError(f"{len(rollouts.errors)} groups failed: {rollouts.errors}")
+        return int(rollouts.response_lengths.sum())
+
+
+class Raw:
+    """`AsyncLLM.generate` for every prompt at once.
+
+    As the worker starts and asks it (engine arguments, final outputs only, flat log-probs, one request for n), or with
+    `default`: vLLM's own defaults in both, but for the final output only, without which n samples are lost.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, default: bool = False) -> None:
+        self.name = "AsyncLLM, default" if default else "AsyncLLM"
+        self._settings = settings
+        self._default = default
+        self._llm: Any = None
+        self._adapters: dict[str, Any] = {}
+
+    async def start(self) -> float:
+        """Load the model; the seconds that it took, without the import of vLLM. Blocks."""
+        vllm_setup.prepare_environment(os.environ)
+        from vllm import AsyncEngineArgs  # noqa: PLC0415 - it reads the environment
+        from vllm.platforms import current_platform  # noqa: PLC0415
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            vllm_setup.prepare_cpu_environment(os.environ)
+        began = time.perf_counter()
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(on_cpu=on_cpu)))
+        return time.perf_counter() - began
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        for batch in workload.batches:
+            await self._load_adapter(batch.adapter)
+        began = time.perf_counter()
+        tokens = await asyncio.gather(*(self._one(b, prompt) for b in workload.batches for prompt in b.prompts))
+        seconds = time.perf_counter() - began
+        _check(sum(tokens), workload)
+        return seconds
+
+    def close(self) -> None:
+        """End its processes."""
+        if self._llm is not None:
+            self._llm.output_handler.cancel()
+            self._llm.shutdown(timeout=10)
+            self._llm = None
+
+    def _arguments(self, *, on_cpu: bool) -> dict[str, Any]:
+        arguments = vllm_setup.engine_arguments(self._settings, on_cpu=on_cpu)
+        if self._default:
+            for tuned in (
+                "disable_log_stats",
+                "max_num_seqs",
+                "enable_prefix_caching",
+                "max_logprobs",
+                "logprobs_mode",
+            ):
+                arguments.pop(tuned)
+        return arguments
+
+    async def _one(self, batch: Load, prompt: list[int]) -> int:
+        from vllm import SamplingParams  # noqa: PLC0415 - see `start`
+        from vllm.inputs import tokens_input  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        fields = vllm_translation.sampling_fields(GenerateRequest("", prompt, batch.config, (), None, None))
+        params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=not self._default)
+        lora = None if batch.adapter is None else self._adapters[batch.adapter]
+        last: Any = None
+        async for output in self._llm.generate(
+            tokens_input(prompt), params, f"raw-{next(_numbers)}", lora_request=lora
+        ):
+            last = output
+        return sum(len(completion.token_ids) for completion in last.outputs)
+
+    async def _load_adapter(self, name: str | None) -> None:
+        if name is None or name in self._adapters or self._settings.adapter_dir is None:
+            return
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - see `start`
+
+        path: Path = self._settings.adapter_dir / name
+        request = LoRARequest(lora_name=name, lora_int_id=len(self._adapters) + 1, lora_path=str(path))
+        await self._llm.add_lora(request)
+        self._adapters[name] = request
+
+
+def _check(tokens: int, workload: Workload) -> None:
+    if tokens != workload.tokens:
+        raise WrongOutputError(f"{workload.name}: {tokens} of {workload.tokens} tokens")
+
+
+async def interleaved(arms: list[Any], workload: Workload, repeats: int) -> dict[str, list[float]]:
+    """Tokens/s of each arm: A B C, A B C, ..., after one round that is not counted."""
+    found: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for number in range(repeats + 1):
+        for arm in arms:
+            seconds = await arm.run(workload)
+            if number:
+                found[arm.name].append(workload.tokens / seconds)
+    return found

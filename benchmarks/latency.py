@@ -1,0 +1,208 @@
+"""How long a batch takes: from `submit` to its first group and to sealed, at low load, at 80 %, and across a death.
+
+Low load: one batch at a time, beside `AsyncLLM` alone with the same batches. 80 %: batches come at random (Poisson) at
+0.8 of the rate that the worker manages. Death: the worker that has the only batch gets SIGKILL; then, in another batch,
+its engine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks import report
+from benchmarks.arms import Raw, Rollstream
+from benchmarks.fleet import Fleet, WorkerProcess
+from benchmarks.models import make
+from benchmarks.report import Report, Scenario, percentiles
+from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
+from benchmarks.workload import Load, Prompts, Workload, config
+from producer import AsyncClient
+from schemas import GroupResult, RollstreamError
+
+PROMPTS_PER_JOB = 2
+_LENGTHS = {"tiny": (4, 32)}
+
+
+@dataclass
+class Latencies:
+    """Seconds from just before `submit`, one of each a batch."""
+
+    submitted: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    sealed: list[float] = field(default_factory=list)
+
+
+class Batches:
+    """Batches of 8 prompts, n = 1: as small as a trainer's, so that what is measured is the way and not the work."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._prompts = Prompts(engines.model, _LENGTHS.get(engines.model.name, (64, 512)))
+        self.config = config(32 if engines.model.name == "tiny" else 128, 1)
+
+    def next(self) -> Load:
+        """Another one, with prompts that no cache knows."""
+        return Load(self._prompts.draw(8), self.config)
+
+
+async def timed(client: AsyncClient, batch: Load, into: Latencies) -> None:
+    """Submit, read as groups finish, note the times."""
+    began = time.perf_counter()
+    handle = await client.submit(batch.prompts, None, batch.config, prompts_per_job=PROMPTS_PER_JOB)
+    into.submitted.append(time.perf_counter() - began)
+    first = None
+    async for _ in handle.groups():
+        first = first or time.perf_counter() - began
+    into.first.append(first or 0.0)
+    into.sealed.append(time.perf_counter() - began)
+
+
+async def low_load(raw: Raw, client: AsyncClient, batches: Batches, count: int) -> list[Scenario]:
+    """One batch at a time, in turns with the raw engine, which is timed to its last completion."""
+    ours, alone = Latencies(), list[float]()
+    for number in range(count + 3):
+        if number == 3:  # the first ones warm up connections and kernels
+            ours, alone = Latencies(), []
+        batch = batches.next()
+        alone.append(await raw.run(Workload("low", "", (batch,))))
+        await timed(client, batches.next(), ours)
+    about = f"one batch of 8 prompts at a time, n = 1, {batches.config.max_new_tokens} tokens, {count} batches"
+    return [
+        _scenario("low load: sealed", about, {raw.name: alone, "rollstream": ours.sealed}, raw.name),
+        _scenario("low load: first group", about, {"rollstream": ours.first}, "rollstream"),
+        _scenario("low load: submit returns", about, {"rollstream": ours.submitted}, "rollstream"),
+    ]
+
+
+async def loaded(client: AsyncClient, batches: Batches, share: float, seconds: float) -> list[Scenario]:
+    """Batches at random at `share` of what the worker manages, which is measured first."""
+    capacity = await _capacity(client, batches)
+    rate = share * capacity
+    found, pause = Latencies(), random.Random(1)
+    ends = time.perf_counter() + seconds
+    running = set()
+    while time.perf_counter() < ends:
+        running.add(asyncio.create_task(timed(client, batches.next(), found)))
+        await asyncio.sleep(pause.expovariate(rate))
+    await asyncio.gather(*running)
+    about = f"{rate:.1f} batches/s at random for {seconds:g} s, {share:.0%} of {capacity:.1f}/s"
+    return [
+        _scenario(f"{share:.0%} load: {name}", about, {"rollstream": values}, "rollstream")
+        for name, values in (("sealed", found.sealed), ("first group", found.first), ("submit", found.submitted))
+    ]
+
+
+async def _capacity(client: AsyncClient, batches: Batches) -> float:
+    """Batches/s when 128 of them are always under way."""
+    arm = Rollstream(client)
+    loads = tuple(batches.next() for _ in range(256))
+    seconds = [await arm.run(Workload("capacity", "", loads, PROMPTS_PER_JOB)) for _ in range(3)]
+    return len(loads) / statistics.median(seconds[1:])
+
+
+async def deaths(client: AsyncClient, workers: list[WorkerProcess], batches: Batches, lease_s: float) -> list[Scenario]:
+    """First the worker with the most groups is killed, then the engine of the one that is left with the most."""
+    found = []
+    for what, kill in (("worker", WorkerProcess.kill), ("engine", kill_engine)):
+        alive = [worker for worker in workers if worker.process.poll() is None]
+        seconds, left = await _across(client, batches, alive, kill)
+        about = f"SIGKILL to the {what} in mid-batch (256 prompts), others are there, --lease-s {lease_s:g}"
+        details = {"groups_left": left, "lease_s": lease_s}
+        name, runs = f"death of the {what}: all groups answered", {"rollstream": [seconds]}
+        found.append(Scenario(name, about, "s", "rollstream", runs, details))
+    return found
+
+
+async def _across(
+    client: AsyncClient, batches: Batches, workers: list[WorkerProcess], kill: Callable[[WorkerProcess], None]
+) -> tuple[float, int]:
+    """Seconds from the kill to the last answer, and how many groups had none by then."""
+    prompts = [prompt for _ in range(32) for prompt in batches.next().prompts]
+    handle = await client.submit(prompts, None, batches.config, prompts_per_job=PROMPTS_PER_JOB)
+    workers_seen: dict[str, int] = {}
+    seen = 0
+    killed_at, left = 0.0, 0
+    async for answer in handle.groups():
+        if not isinstance(answer, GroupResult):
+            raise RollstreamError(f"a group failed: {answer}")
+        seen += 1
+        workers_seen[answer.worker] = workers_seen.get(answer.worker, 0) + 1
+        if seen == handle.num_groups // 8:
+            victim = _owner(workers, max(workers_seen, key=lambda name: workers_seen[name]))
+            await asyncio.to_thread(kill, victim)
+            killed_at, left = time.perf_counter(), handle.num_groups - await handle.done()
+    return time.perf_counter() - killed_at, left
+
+
+def _owner(workers: list[WorkerProcess], consumer: str) -> WorkerProcess:
+    return next(worker for worker in workers if f"-{worker.process.pid}-" in consumer)
+
+
+def kill_engine(worker: WorkerProcess) -> None:
+    """SIGKILL to an EngineCore of the worker, which then gives its jobs back and ends."""
+    children = psutil.Process(worker.process.pid).children(recursive=True)
+    engine = next(
+        (child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])), children[-1]
+    )
+    engine.send_signal(signal.SIGKILL)
+
+
+def _scenario(name: str, about: str, runs: dict[str, list[float]], baseline: str) -> Scenario:
+    shown = {arm: percentiles(values) for arm, values in runs.items()}
+    return Scenario(name, about, "s", baseline, runs, {"percentiles_s": shown})
+
+
+async def measure(
+    engines: Engines, redis_url: str, fleet: Fleet, *, count: int, seconds: float, lease_s: float
+) -> Report:
+    """All of it: one worker at first, another one for the deaths, and the raw engine beside them."""
+    raw = Raw(engines.settings())
+    await raw.start()
+    batches = Batches(engines)
+    flags = [*engines.flags(), "--lease-s", f"{lease_s:g}"]
+    try:
+        workers = [fleet.start(POLICY, *flags)]
+        await asyncio.to_thread(workers[0].wait_until_serving)
+        async with AsyncClient(redis_url, policy=POLICY) as client:
+            found = await low_load(raw, client, batches, count)
+            found += await loaded(client, batches, 0.8, seconds)
+            raw.close()
+            workers += [fleet.start(POLICY, *flags), fleet.start(POLICY, *flags)]
+            for worker in workers[1:]:
+                await asyncio.to_thread(worker.wait_until_serving)
+            found += await deaths(client, workers, batches, lease_s)
+    finally:
+        raw.close()
+    return Report("latency", found, shown_engines(engines))
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--count", type=int, default=60, help="batches at low load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20, help="at 80 %% load (default: %(default)s)")
+    parser.add_argument("--lease-s", type=float, default=5, help="of the workers (default: %(default)s)")
+    arguments = parser.parse_args()
+    prepare(arguments.model)
+    with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
+        model = make(arguments.model, arguments.folder or Path(temporary))
+        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
+        with bench_redis(arguments.redis) as url, Fleet(url, Path(temporary)) as fleet:
+            sizes = {"count": arguments.count, "seconds": arguments.seconds, "lease_s": arguments.lease_s}
+            done = asyncio.run(measure(engines, url, fleet, **sizes))
+    report.finish(done, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

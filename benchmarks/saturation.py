@@ -1,0 +1,182 @@
+"""Tokens a second through submit, Redis, a worker process and results, against vLLM's `AsyncLLM` alone.
+
+Both serve the same prompts under the same config and engine arguments, side by side on the same machine, turn by turn;
+the one whose turn it is not has nothing to do. `--sweep` measures workers of 1, 2, ... replicas against one `AsyncLLM`
+with vLLM's default arguments instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.arms import Raw, Rollstream, interleaved
+from benchmarks.fleet import Fleet
+from benchmarks.models import NAMES, Model, make, make_adapters
+from benchmarks.report import Report, Scenario
+from benchmarks.workload import Load, Prompts, Workload, config, with_adapter, workloads
+from producer import AsyncClient
+from producer.demo_worker import SMALL_MODEL_ENV
+from producer.embedded import EmbeddedRedis
+from worker.config import WorkerSettings
+
+POLICY = "bench"
+ADAPTER = "bench@1"
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What raw engine and worker have in common."""
+
+    model: Model
+    max_num_seqs: int
+    kv_cache_bytes: int | None
+    memory: float
+    """Share of a GPU that one engine takes."""
+    adapters: Path | None = None
+
+    def settings(self) -> WorkerSettings:
+        """Of one engine."""
+        return WorkerSettings(_cli_parse_args=["--policy", POLICY, *self.flags()])
+
+    def flags(self, replicas: int = 1) -> list[str]:
+        """Of a worker; each replica gets what one engine gets."""
+        engine_args = dict(self.model.engine_args)
+        found = [
+            "--model", str(self.model.folder), "--dtype", engine_args.pop("dtype"), "--replicas", str(replicas),
+            "--max-num-seqs", str(self.max_num_seqs), "--max-model-len", str(self.model.max_model_len),
+            "--gpu-memory-utilization", f"{min(1.0, self.memory * replicas):g}",
+        ]  # fmt: skip
+        if self.kv_cache_bytes is not None:
+            found += ["--kv-cache-bytes", str(self.kv_cache_bytes * replicas)]
+        for name, value in engine_args.items():
+            found += ["--engine-args", f"{name}={value}"]
+        return [*found, "--adapter-dir", str(self.adapters)] if self.adapters is not None else found
+
+
+async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet) -> Report:
+    """Every workload on both arms."""
+    raw = Raw(engines.settings())
+    starts = {raw.name: await raw.start()}
+    try:
+        worker = fleet.start(POLICY, *engines.flags())
+        starts["rollstream"] = await asyncio.to_thread(worker.wait_until_serving)
+        async with AsyncClient(redis_url, policy=POLICY) as client:
+            arms = [raw, Rollstream(client)]
+            found = [await _measured(arms, workload, repeats) for workload in chosen]
+    finally:
+        raw.close()
+    return Report("saturation", found, {**shown_engines(engines), "start_s": starts})
+
+
+async def sweep(engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet) -> Report:
+    """Workers of so many replicas against one default engine, which is measured anew beside each of them."""
+    raw = Raw(engines.settings(), default=True)
+    starts = {raw.name: await raw.start()}
+    workload = for_sweep(engines.model)
+    found = []
+    try:
+        for count in replicas:
+            worker = fleet.start(POLICY, *engines.flags(count))
+            name = f"{count} replica" + "s" * (count > 1)
+            starts[name] = await asyncio.to_thread(worker.wait_until_serving)
+            async with AsyncClient(redis_url, policy=POLICY) as client:
+                arm = Rollstream(client, name)
+                runs = await interleaved([raw, arm], workload, 2)
+                runs[name] += (await interleaved([arm], workload, repeats - 2))[name] if repeats > 2 else []
+            await asyncio.to_thread(worker.end)
+            found.append(Scenario(name, workload.about, "tok/s", raw.name, runs))
+    finally:
+        raw.close()
+    return Report("replicas", found, {**shown_engines(engines), "start_s": starts})
+
+
+def for_sweep(model: Model) -> Workload:
+    """More sequences than four replicas run at once."""
+    lengths, prompts, tokens = ((4, 32), 64, 32) if model.name == "tiny" else ((64, 512), 256, 128)
+    batch = Load(Prompts(model, lengths).draw(prompts), config(tokens))
+    return Workload("sweep", f"one batch of {prompts} prompts, n = 8, {tokens} tokens, log-probs", (batch,))
+
+
+async def _measured(arms: list[Any], workload: Workload, repeats: int) -> Scenario:
+    runs = await interleaved(arms, workload, repeats)
+    return Scenario(workload.name, workload.about, "tok/s", arms[0].name, runs, {"tokens": workload.tokens})
+
+
+def shown_engines(engines: Engines) -> dict[str, Any]:
+    """For a report's settings."""
+    return {
+        "model": engines.model.name, "max_num_seqs": engines.max_num_seqs, "memory_of_an_engine": engines.memory,
+        "kv_cache_bytes": engines.kv_cache_bytes, "lora": engines.adapters is not None,
+        "max_model_len": engines.model.max_model_len,
+    }  # fmt: skip
+
+
+def _chosen(engines: Engines, names: Sequence[str], scale: float) -> list[Workload]:
+    known = workloads(engines.model, scale=scale)
+    chosen = [known[name] for name in names or known]
+    return [with_adapter(workload, ADAPTER) for workload in chosen] if engines.adapters is not None else chosen
+
+
+def prepare(model: str) -> None:
+    """Before vLLM is imported: a tiny model gains nothing from threads, in the worker as in this process."""
+    for variable, value in SMALL_MODEL_ENV.items() if model == "tiny" else ():
+        os.environ.setdefault(variable, value)
+
+
+@contextmanager
+def bench_redis(url: str | None) -> Iterator[str]:
+    """The given one, or a server of our own."""
+    if url is not None:
+        yield url
+        return
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark with an engine takes."""
+    parser.add_argument("--model", choices=NAMES, default="tiny", help="tiny (for a CPU), or a size for a GPU")
+    parser.add_argument("--folder", type=Path, help="where the model is made or was made; default: a temporary folder")
+    parser.add_argument("--max-num-seqs", type=int, default=64, help="of an engine (default: %(default)s)")
+    parser.add_argument("--memory", type=float, default=0.4, help="share of the GPU an engine takes (%(default)s)")
+    parser.add_argument("--kv-cache-bytes", type=int, help="of an engine, instead of --memory")
+    parser.add_argument("--redis", help="URL; default: a redis-server of our own")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="where the report goes")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.saturation", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
+    parser.add_argument("--scenario", action="append", default=[], help="repeat for several; default: all")
+    parser.add_argument("--lora", action="store_true", help="engines with LoRA, every batch through an adapter")
+    parser.add_argument("--sweep", type=int, nargs="+", metavar="N", help="replicas to try, such as 1 2 3 4")
+    arguments = parser.parse_args()
+    prepare(arguments.model)
+    with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        model = make(arguments.model, folder)
+        adapters = make_adapters(model, folder / f"adapters-{model.name}", 1) if arguments.lora else None
+        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, adapters)
+        with bench_redis(arguments.redis) as url, Fleet(url, Path(temporary)) as fleet:
+            if arguments.sweep:
+                done = asyncio.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet))
+            else:
+                chosen = _chosen(engines, arguments.scenario, arguments.scale)
+                done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet))
+    report.finish(done, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

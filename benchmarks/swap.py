@@ -1,0 +1,184 @@
+"""Tokens that are lost while new weights or a new adapter come in, and how long that takes.
+
+At the engine, below the queue: the worker goes on generating while it looks for a new version. The same sequences are
+generated with a swap in mid-run and without, in turns; what is lost is the time in between, in tokens at the rate
+without. The new weights are the old ones under another name, so that they cost what weights cost and change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.models import link_version, make, make_adapters
+from benchmarks.report import Report, Scenario
+from benchmarks.saturation import Engines, add_engine_flags, prepare, shown_engines
+from benchmarks.workload import Prompts, config
+from worker.adapters import AdapterDirectory
+from worker.engine import Adapter, Engine, GenerateRequest, SwapMode
+
+MODES: tuple[SwapMode, ...] = ("keep", "wait", "abort")
+_requests = itertools.count()
+_versions = itertools.count(1)
+
+Interruption = Callable[[], Awaitable[None]]
+
+
+class Work:
+    """The same groups every time, as many sequences at once as the engine runs."""
+
+    def __init__(self, engines: Engines) -> None:
+        tiny = engines.model.name == "tiny"
+        self.tokens, groups = (64, 2 * engines.max_num_seqs // 8) if tiny else (256, 4 * engines.max_num_seqs // 8)
+        self._prompts = Prompts(engines.model, (4, 32) if tiny else (64, 512)).draw(groups)
+        self._config = config(self.tokens)
+        self._at_once = engines.max_num_seqs * 5 // 4 // 8
+        self.total = groups * 8 * self.tokens
+        self._done = 0
+
+    async def run(self, engine: Engine, adapter: Callable[[], Adapter | None], midway: Interruption | None) -> float:
+        """Seconds; `midway` starts when half of the groups are done. `adapter` is asked before each group."""
+        self._done = 0
+        half, places = asyncio.Event(), asyncio.Semaphore(self._at_once)
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for prompt in self._prompts:
+                group.create_task(self._one(engine, prompt, adapter, half, places))
+            if midway is not None:
+                await half.wait()
+                await midway()
+        return time.perf_counter() - began
+
+    async def _one(
+        self,
+        engine: Engine,
+        prompt: list[int],
+        adapter: Callable[[], Adapter | None],
+        half: asyncio.Event,
+        places: asyncio.Semaphore,
+    ) -> None:
+        async with places:
+            name = f"swap-{next(_requests)}"
+            await engine.generate(GenerateRequest(name, prompt, self._config, (), None, adapter()))
+        self._done += 1
+        if self._done >= len(self._prompts) // 2:
+            half.set()
+
+
+async def weights(engines: Engines, versions: Path, repeats: int) -> list[Scenario]:
+    """Of each mode."""
+    engine = await _started(engines)
+    work = Work(engines)
+    took: dict[str, list[float]] = {mode: [] for mode in MODES}
+    seconds: dict[str, list[float]] = {"no swap": [], **{mode: [] for mode in MODES}}
+
+    async def swap(mode: SwapMode) -> None:
+        version = next(_versions)
+        folder = await asyncio.to_thread(link_version, engines.model, versions, version)
+        began = time.perf_counter()
+        await engine.load_checkpoint(version, folder, mode)
+        took[mode].append(time.perf_counter() - began)
+
+    try:
+        for number in range(repeats + 1):
+            if number == 1:  # the first round warms up
+                seconds, took = {name: [] for name in seconds}, {mode: [] for mode in MODES}
+            seconds["no swap"].append(await work.run(engine, lambda: None, None))
+            for mode in MODES:
+                seconds[mode].append(await work.run(engine, lambda: None, lambda mode=mode: swap(mode)))  # type: ignore[misc]
+    finally:
+        await engine.close()
+    about = f"half of {work.total} tokens are done when new weights come, {repeats} times each"
+    return [_lost("weights", about, work, seconds), _times("load_checkpoint returns", about, took)]
+
+
+async def adapters(engines: Engines, repeats: int) -> list[Scenario]:
+    """From one adapter to the next, which the engine has not seen: what runs keeps the old one."""
+    if engines.adapters is None:
+        raise ValueError("adapters are measured on engines that have some")
+    engine = await _started(engines)
+    directory = AdapterDirectory(engines.adapters, 16, engines.model.folder)
+    work, took = Work(engines), []
+    seconds: dict[str, list[float]] = {"no swap": [], "next adapter": []}
+    names = (f"bench@{number}" for number in itertools.count(1))
+    serving = directory.find(next(names))
+    await engine.load_adapter(serving)
+
+    async def swap() -> None:
+        nonlocal serving
+        following = directory.find(next(names))
+        began = time.perf_counter()
+        await engine.load_adapter(following)
+        took.append(time.perf_counter() - began)
+        serving = following
+
+    try:
+        for number in range(repeats + 1):
+            if number == 1:
+                seconds, took = {name: [] for name in seconds}, []
+            seconds["no swap"].append(await work.run(engine, lambda: serving, None))
+            seconds["next adapter"].append(await work.run(engine, lambda: serving, swap))
+    finally:
+        await engine.close()
+    about = f"half of {work.total} tokens are done when the next adapter comes, {repeats} times"
+    return [_lost("adapter", about, work, seconds), _times("load_adapter returns", about, {"next adapter": took})]
+
+
+async def _started(engines: Engines) -> Any:
+    from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - imports vLLM
+
+    engine = VllmEngine(engines.settings())
+    await engine.start()
+    return engine
+
+
+def _lost(name: str, about: str, work: Work, seconds: dict[str, list[float]]) -> Scenario:
+    """Tokens at the rate of the runs without a swap."""
+    base = statistics.median(seconds["no swap"])
+    rate = work.total / base
+    lost = {arm: [rate * (run - base) for run in runs] for arm, runs in seconds.items()}
+    medians = {arm: statistics.median(runs) for arm, runs in seconds.items()}
+    details = {"rate_tok_s": round(rate), "seconds": seconds, "lost_s": {a: m - base for a, m in medians.items()}}
+    return Scenario(f"{name}: tokens lost", about, "tokens", "", lost, details)
+
+
+def _times(name: str, about: str, took: dict[str, list[float]]) -> Scenario:
+    return Scenario(name, about, "s", "", took)
+
+
+async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
+    """Weights on an engine without LoRA, adapters on one with it."""
+    found = await weights(engines, folder / "versions", repeats)
+    with_adapters = Engines(
+        engines.model, engines.max_num_seqs, engines.kv_cache_bytes, engines.memory,
+        make_adapters(engines.model, folder / f"adapters-{engines.model.name}", repeats + 3),
+    )  # fmt: skip
+    found += await adapters(with_adapters, repeats)
+    return Report("swap", found, shown_engines(engines))
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each kind (default: %(default)s)")
+    arguments = parser.parse_args()
+    prepare(arguments.model)
+    with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        model = make(arguments.model, folder, weights=True)  # on disk: a swap loads them
+        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
+        done = asyncio.run(measure(engines, folder, arguments.repeats))
+    report.finish(done, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -196,9 +196,10 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
-        model = make(arguments.model, arguments.folder or Path(temporary))
+        folder = arguments.folder or Path(temporary)
+        model = make(arguments.model, folder)
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
-        with bench_redis(arguments.redis) as url, Fleet(url, Path(temporary)) as fleet:
+        with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
             sizes = {"count": arguments.count, "seconds": arguments.seconds, "lease_s": arguments.lease_s}
             done = asyncio.run(measure(engines, url, fleet, **sizes))
     report.finish(done, arguments.out)

@@ -132,10 +132,9 @@ class Report:
         rows = ["| scenario | arm | median | runs | ratio |", "| --- | --- | ---: | --- | ---: |"]
         for scenario in self.scenarios:
             for arm, median in scenario.medians.items():
-                spread = ", ".join(f"{run:,.4g}" if run < 1000 else f"{run:,.0f}" for run in scenario.runs[arm])
+                spread = _spread(scenario.runs[arm])
                 ratio = f"{scenario.ratios[arm]:.2f}" if arm in scenario.ratios else ""
-                value = f"{median:,.4g}" if median < 1000 else f"{median:,.0f}"
-                rows.append(f"| {scenario.name} | {arm} | {value} {scenario.unit} | {spread} | {ratio} |")
+                rows.append(f"| {scenario.name} | {arm} | {_number(median)} {scenario.unit} | {spread} | {ratio} |")
         return "\n".join(rows)
 
 
@@ -181,6 +180,17 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
     ranks = {f"p{p}": ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] for p in (50, 95, 99)}
     return {**{name: _rounded(value) for name, value in ranks.items()}, "count": len(ordered)}
+
+
+def _spread(runs: Sequence[float]) -> str:
+    if len(runs) <= 10:
+        return ", ".join(map(_number, runs))
+    found = percentiles(runs)
+    return ", ".join(f"{name} {_number(value)}" for name, value in found.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _rounded(value: float) -> float:

@@ -169,7 +169,7 @@ def main() -> None:
         model = make(arguments.model, folder)
         adapters = make_adapters(model, folder / f"adapters-{model.name}", 1) if arguments.lora else None
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, adapters)
-        with bench_redis(arguments.redis) as url, Fleet(url, Path(temporary)) as fleet:
+        with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
             if arguments.sweep:
                 done = asyncio.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet))
             else:

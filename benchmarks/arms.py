@@ -87,6 +87,12 @@ class Raw:
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(on_cpu=on_cpu)))
         return time.perf_counter() - began
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """What the engine arguments came to."""
+        scheduler = self._llm.vllm_config.scheduler_config
+        return {name: getattr(scheduler, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+
     async def run(self, workload: Workload) -> float:
         """See `Arm.run`."""
         for batch in workload.batches:
@@ -149,11 +155,9 @@ def _check(tokens: int, workload: Workload) -> None:
 
 
 async def interleaved(arms: list[Any], workload: Workload, repeats: int) -> dict[str, list[float]]:
-    """Tokens/s of each arm: A B C, A B C, ..., after one round that is not counted."""
+    """Tokens/s of each arm: A B C, A B C, ..."""
     found: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for number in range(repeats + 1):
+    for _ in range(repeats):
         for arm in arms:
-            seconds = await arm.run(workload)
-            if number:
-                found[arm.name].append(workload.tokens / seconds)
+            found[arm.name].append(workload.tokens / await arm.run(workload))
     return found

@@ -25,13 +25,13 @@ from benchmarks.arms import Raw, Rollstream
 from benchmarks.fleet import Fleet, WorkerProcess
 from benchmarks.models import make
 from benchmarks.report import Report, Scenario, percentiles
-from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
-from benchmarks.workload import Load, Prompts, Workload, config
+from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines, start_all
+from benchmarks.turns import my_turn
+from benchmarks.workload import SCALES, Load, Prompts, Workload, config
 from producer import AsyncClient
 from schemas import GroupResult, RollstreamError
 
 PROMPTS_PER_JOB = 2
-_LENGTHS = {"tiny": (4, 32)}
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Batches:
     """Batches of 8 prompts, n = 1: as small as a trainer's, so that what is measured is the way and not the work."""
 
     def __init__(self, engines: Engines) -> None:
-        self._prompts = Prompts(engines.model, _LENGTHS.get(engines.model.name, (64, 512)))
+        self._prompts = Prompts(engines.model, SCALES[engines.model.name].prompt)
         self.config = config(32 if engines.model.name == "tiny" else 128, 1)
 
     def next(self) -> Load:
@@ -103,9 +103,9 @@ async def loaded(client: AsyncClient, batches: Batches, share: float, seconds: f
 
 
 async def _capacity(client: AsyncClient, batches: Batches) -> float:
-    """Batches/s when 128 of them are always under way."""
+    """Batches/s when 96 are submitted at once."""
     arm = Rollstream(client)
-    loads = tuple(batches.next() for _ in range(256))
+    loads = tuple(batches.next() for _ in range(96))
     seconds = [await arm.run(Workload("capacity", "", loads, PROMPTS_PER_JOB)) for _ in range(3)]
     return len(loads) / statistics.median(seconds[1:])
 
@@ -165,25 +165,23 @@ def _scenario(name: str, about: str, runs: dict[str, list[float]], baseline: str
 async def measure(
     engines: Engines, redis_url: str, fleet: Fleet, *, count: int, seconds: float, lease_s: float
 ) -> Report:
-    """All of it: one worker at first, another one for the deaths, and the raw engine beside them."""
+    """All of it: the raw engine and one worker, then three workers of another policy for the deaths."""
     raw = Raw(engines.settings())
-    await raw.start()
-    batches = Batches(engines)
     flags = [*engines.flags(), "--lease-s", f"{lease_s:g}"]
+    workers = {"worker": fleet.start(POLICY, *flags)}
+    mortal = {f"worker {number}": fleet.start(f"{POLICY}-deaths", *flags) for number in range(3)}
+    starts = await start_all(engines, raw, {**workers, **mortal})
+    await my_turn("latency")
+    batches = Batches(engines)
     try:
-        workers = [fleet.start(POLICY, *flags)]
-        await asyncio.to_thread(workers[0].wait_until_serving)
         async with AsyncClient(redis_url, policy=POLICY) as client:
             found = await low_load(raw, client, batches, count)
             found += await loaded(client, batches, 0.8, seconds)
-            raw.close()
-            workers += [fleet.start(POLICY, *flags), fleet.start(POLICY, *flags)]
-            for worker in workers[1:]:
-                await asyncio.to_thread(worker.wait_until_serving)
-            found += await deaths(client, workers, batches, lease_s)
+        async with AsyncClient(redis_url, policy=f"{POLICY}-deaths") as client:
+            found += await deaths(client, list(mortal.values()), batches, lease_s)
     finally:
         raw.close()
-    return Report("latency", found, shown_engines(engines))
+    return Report("latency", found, {**shown_engines(engines), "start_s": starts})
 
 
 def main() -> None:

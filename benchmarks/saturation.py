@@ -12,17 +12,18 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.arms import Raw, Rollstream, interleaved
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import Fleet, WorkerProcess
 from benchmarks.models import NAMES, Model, make, make_adapters
 from benchmarks.report import Report, Scenario
-from benchmarks.workload import Load, Prompts, Workload, config, with_adapter, workloads
+from benchmarks.turns import my_turn
+from benchmarks.workload import SCALES, Load, Prompts, Workload, config, with_adapter, workloads
 from producer import AsyncClient
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
@@ -65,44 +66,64 @@ class Engines:
 async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet) -> Report:
     """Every workload on both arms."""
     raw = Raw(engines.settings())
-    starts = {raw.name: await raw.start()}
+    starts = await start_all(engines, raw, {"rollstream": fleet.start(POLICY, *engines.flags())})
+    await my_turn("lora" if engines.adapters is not None else f"saturation-{engines.model.name}")
     try:
-        worker = fleet.start(POLICY, *engines.flags())
-        starts["rollstream"] = await asyncio.to_thread(worker.wait_until_serving)
         async with AsyncClient(redis_url, policy=POLICY) as client:
             arms = [raw, Rollstream(client)]
+            await interleaved(arms, chosen[0], 1)
             found = [await _measured(arms, workload, repeats) for workload in chosen]
     finally:
         raw.close()
     return Report("saturation", found, {**shown_engines(engines), "start_s": starts})
 
 
-async def sweep(engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet) -> Report:
-    """Workers of so many replicas against one default engine, which is measured anew beside each of them."""
-    raw = Raw(engines.settings(), default=True)
-    starts = {raw.name: await raw.start()}
+async def sweep(
+    engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet, default_kv: int | None
+) -> Report:
+    """Workers of so many replicas and one engine with vLLM's defaults, all there at once, each in its turn.
+
+    `default_kv`: bytes of KV cache of the default engine, which runs as many sequences as it likes.
+    """
+    raw = Raw(replace(engines, kv_cache_bytes=default_kv or engines.kv_cache_bytes).settings(), default=True)
+    names = {count: f"{count} replica" + "s" * (count > 1) for count in replicas}
+    workers = {names[count]: fleet.start(f"{POLICY}-{count}", *engines.flags(count)) for count in replicas}
+    starts = await start_all(engines, raw, workers)
+    await my_turn("replicas")
     workload = for_sweep(engines.model)
-    found = []
+    settings = {**shown_engines(engines), "start_s": starts, "default": raw.limits}
     try:
-        for count in replicas:
-            worker = fleet.start(POLICY, *engines.flags(count))
-            name = f"{count} replica" + "s" * (count > 1)
-            starts[name] = await asyncio.to_thread(worker.wait_until_serving)
-            async with AsyncClient(redis_url, policy=POLICY) as client:
-                arm = Rollstream(client, name)
-                runs = await interleaved([raw, arm], workload, 2)
-                runs[name] += (await interleaved([arm], workload, repeats - 2))[name] if repeats > 2 else []
-            await asyncio.to_thread(worker.end)
-            found.append(Scenario(name, workload.about, "tok/s", raw.name, runs))
+        async with AsyncExitStack() as clients:
+            arms: list[Any] = [raw]
+            for count, name in names.items():
+                client = await clients.enter_async_context(AsyncClient(redis_url, policy=f"{POLICY}-{count}"))
+                arms.append(Rollstream(client, name))
+            await interleaved(arms, for_sweep(engines.model, 0.1), 1)
+            runs = await interleaved(arms, workload, repeats)
     finally:
         raw.close()
-    return Report("replicas", found, {**shown_engines(engines), "start_s": starts})
+    scenario = Scenario("replicas", workload.about, "tok/s", raw.name, runs, {"tokens": workload.tokens})
+    return Report("replicas", [scenario], settings)
 
 
-def for_sweep(model: Model) -> Workload:
+async def start_all(engines: Engines, raw: Raw, workers: dict[str, WorkerProcess]) -> dict[str, float]:
+    """Seconds to each one's start. At the same time only where the KV cache is explicit: else they count each other's
+    memory as free or as taken, as it happens.
+    """
+    starts: dict[str, float] = {}
+    if engines.kv_cache_bytes is not None:
+        starts[raw.name] = await raw.start()
+    for name, worker in workers.items():
+        starts[name] = await asyncio.to_thread(worker.wait_until_serving)
+    if engines.kv_cache_bytes is None:
+        starts[raw.name] = await raw.start()
+    return starts
+
+
+def for_sweep(model: Model, share: float = 1.0) -> Workload:
     """More sequences than four replicas run at once."""
-    lengths, prompts, tokens = ((4, 32), 64, 32) if model.name == "tiny" else ((64, 512), 256, 128)
-    batch = Load(Prompts(model, lengths).draw(prompts), config(tokens))
+    lengths, prompts, tokens = (SCALES[model.name].prompt, 64, 32) if model.name == "tiny" else ((32, 256), 160, 128)
+    batch = Load(Prompts(model, lengths, int(10 * share)).draw(int(prompts * share)), config(tokens))
     return Workload("sweep", f"one batch of {prompts} prompts, n = 8, {tokens} tokens, log-probs", (batch,))
 
 
@@ -161,6 +182,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
     parser.add_argument("--scenario", action="append", default=[], help="repeat for several; default: all")
     parser.add_argument("--lora", action="store_true", help="engines with LoRA, every batch through an adapter")
+    parser.add_argument("--default-kv-cache-bytes", type=int, help="of the default engine of --sweep")
     parser.add_argument("--sweep", type=int, nargs="+", metavar="N", help="replicas to try, such as 1 2 3 4")
     arguments = parser.parse_args()
     prepare(arguments.model)
@@ -171,7 +193,8 @@ def main() -> None:
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, adapters)
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
             if arguments.sweep:
-                done = asyncio.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet))
+                default_kv = arguments.default_kv_cache_bytes
+                done = asyncio.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet, default_kv))
             else:
                 chosen = _chosen(engines, arguments.scenario, arguments.scale)
                 done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet))

@@ -14,6 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from benchmarks import report
 from benchmarks.models import link_version, make, make_adapters
 from benchmarks.report import Report, Scenario
 from benchmarks.saturation import Engines, add_engine_flags, prepare, shown_engines
-from benchmarks.workload import Prompts, config
+from benchmarks.turns import my_turn
+from benchmarks.workload import SCALES, Prompts, config
 from worker.adapters import AdapterDirectory
 from worker.engine import Adapter, Engine, GenerateRequest, SwapMode
 
@@ -37,8 +40,8 @@ class Work:
 
     def __init__(self, engines: Engines) -> None:
         tiny = engines.model.name == "tiny"
-        self.tokens, groups = (64, 2 * engines.max_num_seqs // 8) if tiny else (256, 4 * engines.max_num_seqs // 8)
-        self._prompts = Prompts(engines.model, (4, 32) if tiny else (64, 512)).draw(groups)
+        self.tokens, groups = (64, 2 * engines.max_num_seqs // 8) if tiny else (128, 2 * engines.max_num_seqs // 8)
+        self._prompts = Prompts(engines.model, SCALES[engines.model.name].prompt).draw(groups)
         self._config = config(self.tokens)
         self._at_once = engines.max_num_seqs * 5 // 4 // 8
         self.total = groups * 8 * self.tokens
@@ -73,9 +76,8 @@ class Work:
             half.set()
 
 
-async def weights(engines: Engines, versions: Path, repeats: int) -> list[Scenario]:
+async def weights(engine: Engine, engines: Engines, versions: Path, repeats: int) -> list[Scenario]:
     """Of each mode."""
-    engine = await _started(engines)
     work = Work(engines)
     took: dict[str, list[float]] = {mode: [] for mode in MODES}
     seconds: dict[str, list[float]] = {"no swap": [], **{mode: [] for mode in MODES}}
@@ -87,24 +89,20 @@ async def weights(engines: Engines, versions: Path, repeats: int) -> list[Scenar
         await engine.load_checkpoint(version, folder, mode)
         took[mode].append(time.perf_counter() - began)
 
-    try:
-        for number in range(repeats + 1):
-            if number == 1:  # the first round warms up
-                seconds, took = {name: [] for name in seconds}, {mode: [] for mode in MODES}
-            seconds["no swap"].append(await work.run(engine, lambda: None, None))
-            for mode in MODES:
-                seconds[mode].append(await work.run(engine, lambda: None, lambda mode=mode: swap(mode)))  # type: ignore[misc]
-    finally:
-        await engine.close()
+    for number in range(repeats + 1):
+        if number == 1:  # the first round warms up
+            seconds, took = {name: [] for name in seconds}, {mode: [] for mode in MODES}
+        seconds["no swap"].append(await work.run(engine, lambda: None, None))
+        for mode in MODES:
+            seconds[mode].append(await work.run(engine, lambda: None, partial(swap, mode)))
     about = f"half of {work.total} tokens are done when new weights come, {repeats} times each"
     return [_lost("weights", about, work, seconds), _times("load_checkpoint returns", about, took)]
 
 
-async def adapters(engines: Engines, repeats: int) -> list[Scenario]:
+async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scenario]:
     """From one adapter to the next, which the engine has not seen: what runs keeps the old one."""
     if engines.adapters is None:
         raise ValueError("adapters are measured on engines that have some")
-    engine = await _started(engines)
     directory = AdapterDirectory(engines.adapters, 16, engines.model.folder)
     work, took = Work(engines), []
     seconds: dict[str, list[float]] = {"no swap": [], "next adapter": []}
@@ -120,14 +118,11 @@ async def adapters(engines: Engines, repeats: int) -> list[Scenario]:
         took.append(time.perf_counter() - began)
         serving = following
 
-    try:
-        for number in range(repeats + 1):
-            if number == 1:
-                seconds, took = {name: [] for name in seconds}, []
-            seconds["no swap"].append(await work.run(engine, lambda: serving, None))
-            seconds["next adapter"].append(await work.run(engine, lambda: serving, swap))
-    finally:
-        await engine.close()
+    for number in range(repeats + 1):
+        if number == 1:
+            seconds, took = {name: [] for name in seconds}, []
+        seconds["no swap"].append(await work.run(engine, lambda: serving, None))
+        seconds["next adapter"].append(await work.run(engine, lambda: serving, swap))
     about = f"half of {work.total} tokens are done when the next adapter comes, {repeats} times"
     return [_lost("adapter", about, work, seconds), _times("load_adapter returns", about, {"next adapter": took})]
 
@@ -155,13 +150,16 @@ def _times(name: str, about: str, took: dict[str, list[float]]) -> Scenario:
 
 
 async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
-    """Weights on an engine without LoRA, adapters on one with it."""
-    found = await weights(engines, folder / "versions", repeats)
-    with_adapters = Engines(
-        engines.model, engines.max_num_seqs, engines.kv_cache_bytes, engines.memory,
-        make_adapters(engines.model, folder / f"adapters-{engines.model.name}", repeats + 3),
-    )  # fmt: skip
-    found += await adapters(with_adapters, repeats)
+    """Weights on an engine without LoRA, adapters on one with it; both are there from the start."""
+    lora = replace(engines, adapters=make_adapters(engines.model, folder / f"swaps-{engines.model.name}", repeats + 3))
+    plain, with_lora = await _started(engines), await _started(lora)
+    await my_turn("swap")
+    try:
+        found = await weights(plain, engines, folder / "versions", repeats)
+        found += await adapters(with_lora, lora, repeats)
+    finally:
+        await plain.close()
+        await with_lora.close()
     return Report("swap", found, shown_engines(engines))
 
 

@@ -55,8 +55,11 @@ class Scale:
     """Tokens of the shortest and of the longest prompt."""
 
 
-SCALES = {"tiny": Scale(8_192, 16, 128, (4, 32)), "1.5b": Scale(65_536, 64, 512, (64, 512)),
-          "7b": Scale(65_536, 64, 512, (64, 512))}  # fmt: skip
+SCALES = {
+    "tiny": Scale(8_192, 16, 128, (4, 32)),
+    "1.5b": Scale(49_152, 32, 256, (32, 256)),
+    "7b": Scale(49_152, 32, 256, (32, 256)),
+}
 
 
 class Prompts:
@@ -92,20 +95,20 @@ def workloads(model: Model, *, seed: int = 0, scale: float = 1.0) -> dict[str, W
     def batch(tokens: int, n: int, share: float = 1.0, **kw: bool) -> Load:
         return Load(prompts.draw(max(1, int(total * share) // (tokens * n))), config(tokens, n, **kw))
 
-    small = [batch(middle, 8, 1 / 64) for _ in range(64)]
+    small = [batch(middle, 8, 1 / 48) for _ in range(48)]
     found = [
-        Workload("large", f"one batch, n = 8, {middle} tokens, log-probs", (batch(middle, 8, 2.0),)),
+        Workload("large", f"one batch, n = 8, {middle} tokens, log-probs", (batch(middle, 8),)),
         Workload("n=1", f"one batch, n = 1, {middle} tokens, log-probs", (batch(middle, 1),)),
-        Workload("short", f"one batch, n = 8, {size.short} tokens, log-probs", (batch(size.short, 8),)),
-        Workload("long", f"one batch, n = 8, {size.long} tokens, log-probs", (batch(size.long, 8, 2.0),)),
-        Workload("no log-probs", f"one batch, n = 8, {middle} tokens", (batch(middle, 8, 2.0, logprobs=False),)),
+        Workload("short", f"one batch, n = 8, {size.short} tokens, log-probs", (batch(size.short, 8, 0.5),)),
+        Workload("long", f"one batch, n = 8, {size.long} tokens, log-probs", (batch(size.long, 8),)),
+        Workload("no log-probs", f"one batch, n = 8, {middle} tokens", (batch(middle, 8, logprobs=False),)),
         Workload(
             "skewed",
             f"two batches, n = 8: three quarters of the completions have {size.short} tokens, the others {size.long}",
             (batch(size.short, 8, 3 * size.short / (3 * size.short + size.long)),
              batch(size.long, 8, size.long / (3 * size.short + size.long))),
         ),
-        Workload("many small", f"64 batches at once, n = 8, {middle} tokens, log-probs", tuple(small), 1),
+        Workload("many small", f"48 batches at once, n = 8, {middle} tokens, log-probs", tuple(small), 1),
     ]  # fmt: skip
     return {workload.name: workload for workload in found}
 

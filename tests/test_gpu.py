@@ -65,7 +65,7 @@ def engine(models: list[Path], adapters: Path, run: Callable[[Awaitable[Any]], A
 
     settings = WorkerSettings(
         policy="gpu", model=models[0], adapter_dir=adapters, dtype="float32", max_num_seqs=64, replicas=2,
-        gpu_memory_utilization=0.2, engine_args={"enforce_eager": True},
+        gpu_memory_utilization=0.04, kv_cache_bytes=2**29, engine_args={"enforce_eager": True},
     )  # fmt: skip
     one = settings_of_one(settings)
     engine = Replicas([VllmEngine(one), VllmEngine(one)])

@@ -1,6 +1,6 @@
 """What the other tests say of an engine on the CPU, seen on a GPU: log-probs, LoRA, beams, swaps, replicas.
 
-float32 on a GPU is not bit for bit float32 on a CPU, hence the tolerances. Skipped where there is no GPU.
+float16, for vLLM's LoRA kernels on CUDA take no float32, hence the tolerance. Skipped where there is no GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = [
 
 T = TypeVar("T")
 PROMPT = [5, 6, 7, 8]
-ATOL = 0.02
+ATOL = 0.1
 """Nats. The sampled distributions are peaky; another adapter or other weights are whole nats away."""
 
 
@@ -64,7 +64,7 @@ def engine(models: list[Path], adapters: Path, run: Callable[[Awaitable[Any]], A
     from worker.vllm_engine import VllmEngine
 
     settings = WorkerSettings(
-        policy="gpu", model=models[0], adapter_dir=adapters, dtype="float32", max_num_seqs=64, replicas=2,
+        policy="gpu", model=models[0], adapter_dir=adapters, dtype="float16", max_num_seqs=64, replicas=2,
         gpu_memory_utilization=0.04, kv_cache_bytes=2**29, engine_args={"enforce_eager": True},
     )  # fmt: skip
     one = settings_of_one(settings)

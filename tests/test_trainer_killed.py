@@ -1,4 +1,4 @@
-"""A trainer killed in the midst of a publish: the workers serve the newest complete version, and the next one goes on."""
+"""A trainer killed while it publishes: workers serve the newest complete version, and the next trainer goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fault_steps import stub
 from tests.faults import Link, Queue
 from tests.publishing import announced
 from tests.versions import report, wait_until_serves, write_steps
-from tests.worker_process import ROOT, wait_for
+from tests.worker_process import ROOT, WorkerProcess, wait_for
 
 
 @contextmanager
@@ -110,23 +110,27 @@ def test_a_checkpoint_whose_trainer_died_while_it_wrote_is_not_published_and_wri
     assert [version.version for _, version in announced(queue)] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("call", "nth"), [(b"SET", 1), (b"SET", 2), (b"XADD", 1)], ids=["chunk", "manifest", "announcement"]
-)
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", [(b"SET", 1), (b"SET", 2), (b"XADD", 1)], ids=["chunk", "manifest", "announcement"])
 def test_an_adapter_whose_trainer_died_at_any_write_is_served_whole_or_not_at_all(
-    redis_url: str, policy: str, client: Client, queue: Queue, adapter_dir: Path, tiny_model: Path,
-    call: bytes, nth: int, answered: bool,
+    redis_url: str, policy: str, client: Client, queue: Queue, lora_worker: WorkerProcess, adapter_dir: Path,
+    write: tuple[bytes, int], answered: bool,
 ) -> None:  # fmt: skip
     publish = ["publish", "2", "--adapter", str(adapter_dir / "math@2")]
-    with stub(redis_url, policy, "--lora", "--model", str(tiny_model)) as worker:
-        client.publish_policy(1, adapter=adapter_dir / "math@1")
-        wait_until_serves(worker, queue, 1)
-        call = b"$%d\r\n%s\r\n" % (len(call), call)
-        kill_at(call, nth, answered=answered, policy=policy, redis_url=redis_url, publish=publish)
-        if not (answered and b"XADD" in call):
-            assert report(worker, queue)["newest_version"] == "1"
-            client.publish_policy(2, adapter=adapter_dir / "math@2")
-        wait_until_serves(worker, queue, 2)
+    client.publish_policy(1, adapter=adapter_dir / "math@1")
+    wait_until_serves(lora_worker, queue, 1)
+    command, nth = write
+    call = b"$%d\r\n%s\r\n" % (len(command), command)
+    kill_at(call, nth, answered=answered, policy=policy, redis_url=redis_url, publish=publish)
+    if not (answered and command == b"XADD"):
+        assert report(lora_worker, queue)["newest_version"] == "1"
+        client.publish_policy(2, adapter=adapter_dir / "math@2")
+    wait_until_serves(lora_worker, queue, 2)
 
     assert [version.version for _, version in announced(queue)] == [1, 2]
+
+
+@pytest.fixture
+def lora_worker(redis_url: str, policy: str, tiny_model: Path) -> Iterator[WorkerProcess]:
+    with stub(redis_url, policy, "--lora", "--model", str(tiny_model)) as worker:
+        yield worker

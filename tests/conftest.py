@@ -29,6 +29,7 @@ os.environ.update(SMALL_MODEL_ENV)
 
 ENGINE_FILES = (
     "test_demo", "test_end_to_end", "test_engine_faults", "test_example", "test_vllm_defects", "test_vllm_engine",
+    "test_weight_swap",
 )  # fmt: skip
 """Files whose tests start vLLM engines; one that is missing here costs time, no more."""
 

@@ -66,7 +66,7 @@ class AdapterSupply:
         folder = await self._store.fetch(name)
         await self._unload_evicted(self._store)
         if folder is None:
-            problem = f"adapter {name!r}: nobody published it, or it expired; publish it"
+            problem = f"adapter {name!r}: nobody published it, or it expired; publish it first"
             raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
         known = self._fetched.get(name)
         if known is None or known.path != folder:

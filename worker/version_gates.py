@@ -1,4 +1,4 @@
-"""Which jobs may run under the policy version that this worker serves. Pure."""
+"""Which jobs may run under the policy that this worker serves. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ class TooOldError(WorkerError):
     def __init__(self, min_version: int) -> None:
         super().__init__(f"the job waits for policy version {min_version}")
         self.min_version = min_version
+
+
+def is_bounded(job: Job) -> bool:
+    """Whether the job says which policy versions may sample it."""
+    return job.min_policy_version > 0 or job.max_staleness is not None
 
 
 def must_wait(job: Job, served: int) -> bool:
@@ -30,3 +35,18 @@ def too_stale(job: Job, served: int, newest: int) -> DataError | None:
         "(wait_for_version), or allow more"
     )
     return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)
+
+
+def outside_the_policy(job: Job) -> DataError | None:
+    """The error for a job with version bounds and an adapter of its own, where the policy is an adapter too.
+
+    Such a job is sampled by what the worker booted with and its own adapter, which no version names.
+    """
+    if job.adapter is None or not is_bounded(job):
+        return None
+    field = "min_policy_version" if job.min_policy_version > 0 else "max_staleness"
+    problem = (
+        f"the policy is published as adapters, so adapter {job.adapter!r} is sampled without it and no policy version "
+        f"applies: leave {field} out, or publish that adapter as the policy and submit without one"
+    )
+    return DataError(ErrorCode.INVALID_CONFIG, field, problem)

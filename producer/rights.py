@@ -50,6 +50,7 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "SET": (adapter, "", "NX"),
         "STRLEN": (adapter,),
         "TIME": (),
+        "TTL": (adapter,),
         "XACK": (jobs, GROUP, _NO_ID),
         "XADD": (results, "*", "field", "value"),
         "XAUTOCLAIM": (jobs, GROUP, _BATCH, 0, _NO_ID),

@@ -88,18 +88,26 @@ def test_which_jobs_wait_and_which_are_too_stale(
 ) -> None:
     job: Job = job_of(min_policy_version=minimum, max_staleness=staleness)
 
-    error = too_stale(job, served, newest)
+    error = too_stale(job, served, newest, "")
 
     assert (must_wait(job, served), error is not None) == (waits, stale)
 
 
 def test_what_a_stale_jobs_error_says() -> None:
-    error = too_stale(job_of(max_staleness=3), 5, 9)
+    error = too_stale(job_of(max_staleness=3), 5, 9, "")
 
     assert error is not None
     assert (error.code, error.field) == (ErrorCode.TOO_STALE, "max_staleness")
     assert "serves policy version 5, 4 behind the newest (9)" in error.message
     assert "wait_for_version" in error.message
+
+
+def test_a_stale_jobs_error_says_why_the_newest_is_not_served() -> None:
+    error = too_stale(job_of(max_staleness=3), 5, 9, "checkpoint step-9: half-written")
+
+    assert error is not None
+    assert "publish a version that it can serve, for it refused 9: checkpoint step-9: half-written" in error.message
+    assert "wait_for_version" not in error.message
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class Rollout:
             refused = None if served.adapter is None else outside_the_policy(job)
             if refused is None and (self._policy.adrift or must_wait(job, served.version)):
                 raise TooOldError(job.min_policy_version)
-            refused = refused or too_stale(job, served.version, self._policy.newest)
+            refused = refused or too_stale(job, served.version, self._policy.newest, self._policy.error)
             if refused is not None:
                 task.lease.stop(refused)
             name = job.adapter or (served.adapter.name if served.adapter is not None else None)

@@ -24,15 +24,20 @@ def must_wait(job: Job, served: int) -> bool:
     return job.min_policy_version > served
 
 
-def too_stale(job: Job, served: int, newest: int) -> DataError | None:
-    """The error for a job whose worker is too far behind the newest version announced."""
+def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | None:
+    """The error for a job whose worker is too far behind the newest version announced.
+
+    `refused`: why the worker does not serve that one; empty where it is on its way.
+    """
     behind = newest - served
     if job.max_staleness is None or behind <= job.max_staleness:
         return None
+    remedy = "submit it again once the workers have caught up (wait_for_version), or allow more"
+    if refused:
+        remedy = f"publish a version that it can serve, for it refused {newest}: {refused}"
     problem = (
         f"the worker serves policy version {served}, {behind} behind the newest ({newest}), more than its "
-        f"max_staleness of {job.max_staleness}: nothing was generated; submit it again once the workers have caught up "
-        "(wait_for_version), or allow more"
+        f"max_staleness of {job.max_staleness}: nothing was generated; {remedy}"
     )
     return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)
 

@@ -27,12 +27,13 @@ from tests.versions import (
     wait_until_serves,
     write_steps,
 )
-from tests.worker_process import wait_for
+from tests.worker_process import until, wait_for
 from worker.adapter_cache import AdapterCache
 from worker.adapter_store import TTL_S, AdapterStore
 from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.connections import connect
+from worker.engine import Adapter
 from worker.errors import DataError, SettingsError
 from worker.policy import Policy
 
@@ -268,6 +269,10 @@ def test_a_cache_goes_with_its_worker_and_with_the_next_one_if_that_was_killed(t
     assert not living.folder.exists()
 
 
+def test_what_exceeds_the_whole_disk_is_told_from_what_does_not_fit_now(cache: AdapterCache) -> None:
+    assert [cache.can_ever_hold(nbytes) for nbytes in (1, 2**62)] == [True, False]
+
+
 def test_a_cache_that_cannot_be_made_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
@@ -291,6 +296,40 @@ async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh
     assert ids == [1, 2, 1, 3, 4]
     assert [adapter.name for adapter in engine.loaded] == ["math@3", "math@2"]
     assert on_disk(cache) == ["math@2", "math@3"]
+
+
+class Leaving(RecordingEngine):
+    """Unloads nothing until told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        await self.told.wait()
+        await super().unload_adapter(adapter)
+
+
+async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_it_was_cancelled(
+    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+) -> None:
+    folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    for version in (1, 2):
+        client.publish_adapter("math", version, folder)
+    engine = Leaving()
+    store = AdapterStore(redis, Keys(policy), cache, 2**30, size)
+    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    await supply.load("math@1")
+    evicting = asyncio.create_task(supply.load("math@2"))
+    await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
+    evicting.cancel()
+    await asyncio.wait([evicting])
+
+    engine.told.set()
+    await supply.load("math@2")
+
+    assert [adapter.name for adapter in engine.loaded] == ["math@2"]
 
 
 async def test_a_local_folder_comes_before_redis(

@@ -46,6 +46,25 @@ async def test_a_load_has_a_longer_limit_and_others_can_wait_for_its_end() -> No
     await calls.utility(asyncio.sleep(0))
 
 
+async def test_who_waits_for_a_load_waits_for_the_next_one_too_that_begins_at_once() -> None:
+    calls = Calls(GoneError, 60, 60)
+    ending = asyncio.Event()
+
+    async def twice() -> None:
+        with pytest.raises(ValueError, match="of the call"):
+            await calls.load(fail(ValueError("of the call")))
+        await calls.load(ending.wait())
+
+    loading = asyncio.create_task(twice())
+    waiting = asyncio.create_task(calls.loaded())
+    done, _ = await asyncio.wait([loading, waiting], timeout=0.2)
+    assert not done
+    ending.set()
+
+    await asyncio.wait_for(waiting, 20)
+    await loading
+
+
 async def test_a_load_beyond_its_limit_is_the_engines_death_and_nobody_waits_for_it_any_more() -> None:
     calls = Calls(GoneError, 60, 0.05)
 

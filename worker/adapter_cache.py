@@ -39,12 +39,20 @@ class AdapterCache:
 
     def check(self, nbytes: int) -> None:
         """Raises `OSError` where no file of `nbytes` can be written now. Blocks."""
+        self.folder.mkdir(exist_ok=True)  # those who clean up temporary folders take it
         probe = self.folder / _PROBE
         try:
             with probe.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
         finally:
             probe.unlink(missing_ok=True)
+
+    def can_ever_hold(self, nbytes: int) -> bool:
+        """False where the whole disk is smaller."""
+        try:
+            return nbytes <= shutil.disk_usage(self._root).total
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Remove the folder, if it was made."""

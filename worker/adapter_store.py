@@ -99,6 +99,9 @@ class AdapterStore:
         """
         manifest = await self._reads.result(name, partial(self._manifest, name))
         kept = self._kept.get(name)
+        if manifest is None and kept is None:  # others may have begun that read before it was published
+            manifest = await self._manifest(name)
+            kept = self._kept.get(name)
         if kept is not None and (manifest is None or manifest.sha256 == kept.manifest.sha256):
             self._kept[name] = self._kept.pop(name)
             await self.renew(name)
@@ -172,10 +175,11 @@ class AdapterStore:
         except RedisError as error:  # what passes was waited for: a key is of another type
             raise _not_ours(name, error) from None
         except OSError as error:
-            self._lacked = max(self._lacked, _nbytes(manifest))
-            unwritable = CacheUnwritableError(self._cache.folder, _nbytes(manifest), error)
-            log.error("adapter not kept", adapter=name, error=str(unwritable))
-            raise unwritable from None
+            nbytes = _nbytes(manifest)
+            if not self._cache.can_ever_hold(nbytes):  # else it would stop one worker after the other
+                raise adapter_refused(name, f"its {nbytes} bytes exceed the disk of the worker's cache") from None
+            self._lacked = max(self._lacked, nbytes)
+            raise CacheUnwritableError(self._cache.folder, nbytes, error) from None
 
     async def _write(self, manifest: AdapterManifest) -> Path:
         began = time.monotonic()

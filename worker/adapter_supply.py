@@ -106,9 +106,8 @@ class AdapterSupply:
         self._refused = {folder: why for folder, why in self._refused.items() if store.holds(folder)}
         gone = [adapter for folder, adapter in self._fetched.items() if not store.holds(folder)]
         for adapter in gone:
-            del self._fetched[adapter.path]
-        for adapter in gone:
             await self._engine.unload_adapter(adapter)
+            self._fetched.pop(adapter.path, None)
 
 
 def _digest(name: str, folder: Path) -> str:

@@ -214,6 +214,15 @@ class Consumer:
 
     async def _run(self, lease: Lease, entry: Entry) -> None:
         try:
+            await self._answer(lease, entry)
+        except BaseException:
+            self._unfinished.append(lease)
+            raise
+        finally:
+            self._leases.drop(lease)
+
+    async def _answer(self, lease: Lease, entry: Entry) -> None:
+        try:
             task = await self._open(lease, entry)
             if task is not None:
                 await self._rollout.run(task)
@@ -227,11 +236,6 @@ class Consumer:
             await retrying("give back", self._leases.give_back, [lease], counted=False)
         except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
             await self._dead_letters.bury(lease, entry.fields, error)
-        except BaseException:
-            self._unfinished.append(lease)
-            raise
-        finally:
-            self._leases.drop(lease)
 
     async def _open(self, lease: Lease, entry: Entry) -> Task | None:
         """The job, ready to run; None when it became a dead letter that nobody waits for."""

@@ -123,13 +123,14 @@ class Policy:
         async with self._looking:
             if self._looked_at > asked_at:
                 return
-            self._looked_at = time.monotonic()
+            began = time.monotonic()
             try:
                 await self._announcements.read()
             except RedisError as error:
                 if cancelled():
                     raise asyncio.CancelledError from error
                 log.debug("versions not read", error=str(error))
+            self._looked_at = began
             self._settle()
             if self._due():
                 self._load_due.set()
@@ -138,11 +139,10 @@ class Policy:
 
     def _settle(self) -> None:
         announced, served = self._announcements.versions, self.serving.announced
-        if served in announced:
-            if self.adrift:
-                log.info("jobs are taken again, what is served stands in the stream", serving=served.version)
+        if self.adrift and served in announced:
+            log.info("jobs are taken again, what is served stands in the stream", serving=served.version)
             self.adrift = False
-        elif began_anew(announced, served) and not self.adrift:
+        elif not self.adrift and began_anew(announced, served):
             log.warning(
                 "the versions began anew, no job is taken until one of them is served",
                 serving=served.version,
@@ -182,7 +182,7 @@ class Policy:
         except REFUSED as error:
             self._refuse(announced, str(error), stamp)
             return False
-        self.serving = Served(announced, adapter)
+        self.serving, self.adrift = Served(announced, adapter), False
         self._refused = {one: why for one, why in self._refused.items() if one in self._candidates()}
         log.info("policy version served", version=announced.version, seconds=round(time.monotonic() - began, 3))
         self._settle()

@@ -59,7 +59,8 @@ class Calls:
 
     async def loaded(self) -> None:
         """Wait while weights are loaded: EngineCore answers calls in their order, and a load has a limit of its own."""
-        await self._no_load.wait()
+        while not self._no_load.is_set():  # the next load may begin before a waiter wakes
+            await self._no_load.wait()
 
     def died(self, reason: str) -> EngineDiedError:
         """What to raise where an engine is found dead, or has to be."""

@@ -79,9 +79,9 @@ class Swapper:
     async def _replace(self, version: int, weights: Weights, mode: SwapMode) -> None:
         listed = await self._listed_adapters()
         asked_at = time.monotonic()
+        await self._pause(mode)
+        paused_at = time.monotonic()
         try:
-            await self._pause(mode)
-            paused_at = time.monotonic()
             await self._load(version, weights, listed)
         except EngineDiedError:
             raise

@@ -1,7 +1,7 @@
 """GRPO whose completions come from another process: a tiny model learns while a vLLM worker samples.
 
     python -m examples.grpo_async                                  # sync and async, the same seed, one plot
-    python -m examples.grpo_async --mode async --max-staleness 4 --steps 60 --seed 1 --out runs
+    python -m examples.grpo_async --mode async --max-staleness 2 4 --steps 60 --seed 1 --out runs
 
 The task: a prompt ends in a token of one of four kinds, and the reward of a completion is the number of its tokens t
 with t % 4 == kind, divided by `MAX_NEW_TOKENS`. A model with random weights gets 0.25, one that has learnt it 1.
@@ -21,15 +21,13 @@ loss keeps these apart (decoupled PPO: AReaL, https://arxiv.org/abs/2505.24298, 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import copy
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,8 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from examples.grpo_report import Settings, Step, print_summary, progress, summary, write_plot
+from examples.grpo_report import Step, print_summary, progress, summary, write_plot
+from examples.grpo_settings import Settings, runs_of
 from producer import AsyncClient, BatchHandle, GenerationConfig, RolloutBatch, RolloutFailedError, StalenessGate
 from producer.demo_worker import serving_worker
 from producer.embedded import EmbeddedRedis
@@ -48,9 +47,10 @@ from producer.tiny_model import write_model
 KINDS, FIRST_KIND_TOKEN = 4, 10
 PROMPTS, COMPLETIONS, MAX_NEW_TOKENS = 16, 8, 12
 SAMPLES = PROMPTS * COMPLETIONS
-MINIBATCHES, LEARNING_RATE, MAX_GRADIENT = 4, 3e-3, 1.0
+MINIBATCHES, MAX_GRADIENT = 4, 1.0
 CLIP, CAP = 0.2, 2.0
-BATCH_TIMEOUT_S = 120
+BATCH_TIMEOUT_S, SWAP_TIMEOUT_S = 120, 60
+POLICY = "grpo"
 
 
 @dataclass(frozen=True)
@@ -108,35 +108,36 @@ def token_versions(rollouts: RolloutBatch) -> torch.Tensor:
 
 
 class Learner:
-    """The model in training, and the weights of versions that may still be sampled with."""
+    """The model in training, which is at policy version `version`; and the weights that may still be sampled with."""
 
-    def __init__(self, model: Path, settings: Settings) -> None:
+    def __init__(self, model: Path, settings: Settings, version: int = 0) -> None:
+        self.version = version
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self._settings = settings
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         self._shuffle = torch.Generator().manual_seed(settings.seed)
-        self._past = {0: copy.deepcopy(self.model.state_dict())}
+        self._past = {version: copy.deepcopy(self.model.state_dict())}
 
-    def train(self, rollouts: RolloutBatch, kinds: torch.Tensor, version: int) -> Step:
-        """All updates of the step that starts from `version` and ends in the next."""
+    def train(self, rollouts: RolloutBatch, kinds: torch.Tensor) -> Step:
+        """All updates of the step that ends in the next version."""
         mask = rollouts.response_mask[:, rollouts.prompt_len :].float()
         reward = rewards(rollouts, kinds)
-        behaviour, proximal = _behaviour(rollouts), self._under(version, rollouts)
-        weight = truncated_weight(proximal, behaviour) * mask
+        behaviour, proximal = _behaviour(rollouts), self._under(self.version, rollouts)
+        weight = truncated_weight(proximal, behaviour) * mask if self._settings.correction else mask
         step = Step(
             reward.mean().item(),
             tokens=int(mask.sum()),
             mean_weight=(weight.sum() / mask.sum()).item(),
             truncated=((weight == CAP).sum() / mask.sum()).item(),
         )
-        self._compare(step, rollouts, proximal, version)
+        self._compare(step, rollouts, proximal)
         advantage = advantages(reward)
-        weight = weight if self._settings.correction else mask
         for rows in torch.randperm(len(rollouts), generator=self._shuffle).chunk(MINIBATCHES):
             current = self._log_probs(self.model, rollouts, rows)
             self._update(decoupled_loss(current, proximal[rows], weight[rows], advantage[rows], mask[rows]))
-        self._past[version + 1] = copy.deepcopy(self.model.state_dict())
-        self._past.pop(version - self._settings.max_staleness, None)
+        self._past.pop(self.version - self._settings.max_staleness, None)
+        self.version += 1
+        self._past[self.version] = copy.deepcopy(self.model.state_dict())
         return step
 
     def _update(self, loss: torch.Tensor) -> None:
@@ -145,17 +146,23 @@ class Learner:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
         self._optimiser.step()
 
-    def _compare(self, step: Step, rollouts: RolloutBatch, proximal: torch.Tensor, version: int) -> None:
+    def _compare(self, step: Step, rollouts: RolloutBatch, proximal: torch.Tensor) -> None:
         """The worker's log-probs against ours: under the current weights, and under those that the spans name."""
-        versions = token_versions(rollouts)
+        versions, ours = token_versions(rollouts), torch.zeros_like(proximal)
         for sampler in sorted({version for spans in rollouts.version_spans for version, _ in spans}):
-            ours = proximal if sampler == version else self._under(sampler, rollouts)
             of_it = versions == sampler
-            sum_, tokens = (ours - _behaviour(rollouts)).abs()[of_it].sum().item(), int(of_it.sum())
-            step.tokens_by_version[sampler] = tokens
-            step.difference_own = step.difference_own[0] + sum_, step.difference_own[1] + tokens
-            if sampler == version:
-                step.difference_current = sum_, tokens
+            ours[of_it] = (proximal if sampler == self.version else self._under(sampler, rollouts))[of_it]
+            step.tokens_by_version[sampler] = int(of_it.sum())
+        difference = (ours - _behaviour(rollouts)).abs()
+        swapped = torch.tensor([len(spans) > 1 for spans in rollouts.version_spans])[:, None]
+
+        def over(tokens: torch.Tensor) -> tuple[float, int]:
+            return difference[tokens].sum().item(), int(tokens.sum())
+
+        step.completions_swapped = int(swapped.sum())
+        step.difference_current = over(versions == self.version)
+        step.difference_by_spans = over(versions >= 0)
+        step.difference_swapped = over((versions >= 0) & swapped)
 
     def _under(self, version: int, rollouts: RolloutBatch) -> torch.Tensor:
         """(R, L) log-probs under the weights of `version`."""
@@ -199,102 +206,79 @@ async def submit_all(
         await under_way.put(Sampled(version, kinds, handle))
 
 
-async def publish(client: AsyncClient, learner: Learner, version: int, folder: Path) -> None:
+async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
     """Workers read the folder while we go on, so it stays until the version after the next is out."""
-    await asyncio.to_thread(learner.model.save_pretrained, folder / f"v{version}")
-    await client.publish_policy(version, checkpoint=folder / f"v{version}")
-    shutil.rmtree(folder / f"v{version - 2}", ignore_errors=True)
+    checkpoint = folder / f"v{learner.version}"
+    await asyncio.to_thread(learner.model.save_pretrained, checkpoint)
+    await client.publish_policy(learner.version, checkpoint=checkpoint)
+    shutil.rmtree(folder / f"v{learner.version - 2}", ignore_errors=True)
 
 
 async def train(client: AsyncClient, learner: Learner, settings: Settings, checkpoints: Path) -> dict[str, Any]:
     """The run as JSON has it."""
-    gate = StalenessGate(SAMPLES, settings.max_staleness)
+    gate = StalenessGate(SAMPLES, settings.max_staleness, version=learner.version)
     under_way: asyncio.Queue[Sampled] = asyncio.Queue()
     steps: list[Step] = []
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(submit_all(client, gate, settings, under_way))
         with progress(settings.name, settings.steps) as show:
-            for version in range(settings.steps):
+            for _ in range(settings.steps):
                 waiting_since = time.monotonic()
                 batch = await under_way.get()
                 rollouts = await batch.handle.result(BATCH_TIMEOUT_S)
                 idle_s = time.monotonic() - waiting_since
+                gate.count(rollouts, batch.admitted)
                 if rollouts.errors:
                     raise RolloutFailedError(rollouts.batch_id, PROMPTS, rollouts.errors)
-                gate.consumed(SAMPLES, batch.admitted, [spans[0][0] for spans in rollouts.version_spans])
                 await asyncio.sleep(settings.reward_latency_s)
-                step = await asyncio.to_thread(learner.train, rollouts, batch.kinds, version)
-                await publish(client, learner, version + 1, checkpoints)
-                gate.advance(version + 1)
+                step = await asyncio.to_thread(learner.train, rollouts, batch.kinds)
+                await publish(client, learner, checkpoints)
+                gate.advance(learner.version)
                 step.idle_s, step.ended_s = idle_s, time.monotonic() - began
                 steps.append(step)
                 show(step)
     return summary(settings, steps, gate)
 
 
-@contextlib.contextmanager
-def worker(redis_url: str, settings: Settings, model: Path, folder: Path) -> Iterator[Path]:
-    """A worker process of this run's policy; gives the folder below which it finds checkpoints."""
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir()
-    flags = ("--checkpoint-dir", str(checkpoints), "--dtype", "float32", "--max-num-seqs", str(SAMPLES))
-    with serving_worker(redis_url, settings.name, model, folder, *flags):
-        yield checkpoints
+async def train_each(redis_url: str, runs: Sequence[Settings], model: Path, checkpoints: Path) -> list[dict[str, Any]]:
+    """One run after the other, all from `model`. Versions only grow: the next run starts above the last one's."""
+    results: list[dict[str, Any]] = []
+    version = 0
+    async with AsyncClient(redis_url, policy=POLICY) as client:
+        for settings in runs:
+            learner = Learner(model, settings, version)
+            if version:
+                await publish(client, learner, checkpoints)
+                await client.wait_for_version(version, timeout=SWAP_TIMEOUT_S)
+            results.append(await train(client, learner, settings, checkpoints))
+            version = learner.version + 1
+    return results
 
 
-def run(settings: Settings, redis_url: str, console: Console) -> dict[str, Any]:
-    """One run with a model, a queue and a worker of its own."""
-    with tempfile.TemporaryDirectory(prefix="rollstream-example-") as name:
-        folder = Path(name)
-        model = write_model(folder / "model", seed=settings.seed)
-        console.print(f"{settings.name}: starting a worker with the vLLM engine (20 to 40 s)")
-        with worker(redis_url, settings, model, folder) as checkpoints:
-
-            async def connected() -> dict[str, Any]:
-                async with AsyncClient(redis_url, policy=settings.name) as client:
-                    return await train(client, Learner(model, settings), settings, checkpoints)
-
-            return asyncio.run(connected())
-
-
-def _flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="grpo_async", description="GRPO with rollouts from a worker process.")
-    parser.add_argument("--mode", choices=("compare", "sync", "async"), default="compare", help="compare: both")
-    parser.add_argument("--max-staleness", type=int, default=1, help="most versions late, in async mode")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights, the prompts and the sampling")
-    parser.add_argument("--no-correction", action="store_true", help="treat all rollouts as on-policy")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    parser.add_argument("--reward-latency-s", type=float, default=0, help="sleep so long a step: a slow reward model")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the numbers and the plot")
-    return parser.parse_args()
+def run(runs: Sequence[Settings], console: Console) -> list[dict[str, Any]]:
+    """All `runs` of one seed, with a worker process that finds its checkpoints in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="rollstream-example-") as name, EmbeddedRedis() as server:
+        model, checkpoints = write_model(Path(name) / "model", seed=runs[0].seed), Path(name) / "checkpoints"
+        checkpoints.mkdir()
+        console.print("starting a worker with the vLLM engine (20 to 40 s)")
+        flags = ("--checkpoint-dir", str(checkpoints), "--dtype", "float32", "--max-num-seqs", str(SAMPLES))
+        with serving_worker(server.url, POLICY, model, Path(name), *flags):
+            return asyncio.run(train_each(server.url, runs, model, checkpoints))
 
 
 def main() -> None:
-    """One run, or one of each mode; then the table and the plot."""
-    flags, console = _flags(), Console(stderr=True)
+    """All runs that were asked for; then the numbers and the plot."""
+    (runs, out), console = runs_of(), Console(stderr=True)
     disable_progress_bar()  # one a checkpoint
     torch.set_num_threads(1)  # the worker has the other core
-    modes = ("sync", "async") if flags.mode == "compare" else (flags.mode,)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    results = []
-    with EmbeddedRedis() as server:
-        for mode in modes:
-            settings = Settings(
-                mode,
-                flags.max_staleness if mode == "async" else 0,
-                flags.steps,
-                flags.seed,
-                not flags.no_correction,
-                flags.learning_rate,
-                flags.reward_latency_s,
-            )
-            results.append(run(settings, server.url, console))
-            (flags.out / f"{settings.name}.json").write_text(json.dumps(results[-1], indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    results = run(runs, console)
+    for settings, result in zip(runs, results, strict=True):
+        (out / f"{settings.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print_summary(Console(), results)
-    plot = write_plot(results, flags.out / "grpo.png")
-    console.print(f"numbers and plot: {flags.out}/*.json, {plot}")
+    plot = write_plot(results, out / "grpo.png")
+    console.print(f"numbers and plot: {out}/*.json, {plot}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What a run of `grpo_async` measures and shows: progress, a table, a plot; also of several runs, by their JSON files.
 
-python -m examples.grpo_report runs/*.json --out runs/grpo.png
+python -m examples.grpo_report runs/*.json --out runs/grpo.png                # a few lines a run, and the plot
+python -m examples.grpo_report runs/*.json --out runs/grpo.png --markdown     # a table instead of the lines
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,36 +18,25 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.grpo_settings import Settings
 from producer import StalenessGate
 
 Result = dict[str, Any]
 """Of `summary`, or as JSON has it."""
 
 _LINES = 6
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of one run. Runs of one seed start from the same weights and see the same prompts in the same order."""
-
-    mode: str
-    max_staleness: int
-    steps: int
-    seed: int
-    correction: bool
-    learning_rate: float
-    reward_latency_s: float
-
-    @property
-    def name(self) -> str:
-        """Also of its queue."""
-        staleness = f"-{self.max_staleness}" if self.mode == "async" else ""
-        return f"{self.mode}{staleness}{'' if self.correction else '-uncorrected'}-seed{self.seed}"
+LEARNT = 0.9
+"""Mean reward of a run that has learnt its task."""
 
 
 @dataclass
 class Step:
-    """What a step saw: times in seconds, differences as (sum of |worker's log-prob - trainer's|, tokens)."""
+    """What a step saw: times in seconds, differences as (sum of |worker's log-prob - trainer's|, tokens).
+
+    `difference_by_spans` is over all tokens, each under the weights of the version that its span names;
+    `difference_swapped` over those of them whose completion lived through a swap (`completions_swapped`);
+    `difference_current` over those of the trainer's current version. Weights are those that the loss used.
+    """
 
     reward: float
     idle_s: float = 0.0
@@ -53,14 +44,16 @@ class Step:
     tokens: int = 0
     tokens_by_version: dict[int, int] = field(default_factory=dict)
     difference_current: tuple[float, int] = (0.0, 0)
-    difference_own: tuple[float, int] = (0.0, 0)
+    difference_by_spans: tuple[float, int] = (0.0, 0)
+    difference_swapped: tuple[float, int] = (0.0, 0)
+    completions_swapped: int = 0
     mean_weight: float = 1.0
     truncated: float = 0.0
 
 
 def summary(settings: Settings, steps: list[Step], gate: StalenessGate) -> Result:
     """The numbers of a run; the differences are None where no token was compared."""
-    wall_s, tokens = steps[-1].ended_s, sum(step.tokens for step in steps)
+    wall_s = steps[-1].ended_s
     few = max(1, min(5, len(steps) // 4))
     return {
         "name": settings.name,
@@ -68,9 +61,10 @@ def summary(settings: Settings, steps: list[Step], gate: StalenessGate) -> Resul
         "reward_first": sum(step.reward for step in steps[:few]) / few,
         "reward_last": sum(step.reward for step in steps[-few:]) / few,
         "difference_current": _mean([step.difference_current for step in steps]),
-        "difference_own": _mean([step.difference_own for step in steps]),
+        "difference_by_spans": _mean([step.difference_by_spans for step in steps]),
+        "difference_swapped": _mean([step.difference_swapped for step in steps]),
+        "completions_swapped": sum(step.completions_swapped for step in steps),
         "idle_share": sum(step.idle_s for step in steps) / wall_s,
-        "tokens_per_s": tokens / wall_s,
         "wall_s": wall_s,
         "staleness": dict(sorted(gate.staleness.items())),
         "late": gate.counts.late,
@@ -110,11 +104,13 @@ def print_summary(console: Console, results: Sequence[Result]) -> None:
         shares = _staleness_shares([result]).items()
         console.print(
             f"{result['name']}: reward {result['reward_first']:.2f} to {result['reward_last']:.2f} in "
-            f"{len(result['steps'])} steps, {result['wall_s']:.0f} s, {result['tokens_per_s']:.0f} tokens/s; "
+            f"{len(result['steps'])} steps, {result['wall_s']:.0f} s; "
             f"the trainer waited {result['idle_share']:.0%} of it\n"
             f"  staleness: {', '.join(f'{share:.0%} at {staleness}' for staleness, share in shares)}\n"
             f"  mean |worker's log-prob - trainer's|: {_difference(result['difference_current'])} "
-            f"of the current version, {_difference(result['difference_own'])} under the weights that their spans name",
+            f"of the current version, {_difference(result['difference_by_spans'])} under the weights that their spans "
+            f"name, {_difference(result['difference_swapped'])} of the {result['completions_swapped']} completions "
+            f"that lived through a swap",
             soft_wrap=True,
             highlight=False,
         )
@@ -124,33 +120,81 @@ def _difference(found: dict[str, float] | None) -> str:
     return "no token" if found is None else f"{found['mean']:.1e} over {found['tokens']} tokens"
 
 
+def markdown(results: Sequence[Result]) -> str:
+    """The table of docs/training.md, and a line on the log-probs of all runs. Wall times unless seeds differ."""
+    groups = _grouped(results)
+    timed = _one_seed(groups)
+    columns = ["mode", "seed", "reward, first 5 steps", "last 5 steps", f"steps to {LEARNT}",
+               "samples at staleness 0, 1, ...", "trainer waits", *(["wall time"] if timed else [])]  # fmt: skip
+    rows = [columns, ["---"] * len(columns)]
+    for label, runs in groups.items():
+        for run in sorted(runs, key=lambda run: int(run["settings"]["seed"])):
+            shares = _staleness_shares([run])
+            row = [label, str(run["settings"]["seed"]), f"{run['reward_first']:.2f}", f"{run['reward_last']:.2f}",
+                   str(steps_to(LEARNT, [step["reward"] for step in run["steps"]]) or "never"),
+                   ", ".join(f"{shares.get(staleness, 0):.0%}" for staleness in range(max(shares) + 1)),
+                   f"{run['idle_share']:.0%}"]  # fmt: skip
+            rows.append([*row, f"{run['wall_s']:.0f} s"] if timed else row)
+    differences = textwrap.fill(_all_differences(results), 120, break_on_hyphens=False)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{differences}"
+
+
+def steps_to(wanted: float, rewards: Sequence[float]) -> int | None:
+    """The number, from 1, of the first step that with the two after it has a mean reward of at least `wanted`."""
+    means = [sum(three) / 3 for three in zip(rewards, rewards[1:], rewards[2:], strict=False)]
+    return next((number for number, mean in enumerate(means, start=1) if mean >= wanted), None)
+
+
+def _all_differences(results: Sequence[Result]) -> str:
+    steps = [step for result in results for step in result["steps"]]
+    spans, swapped, current = (
+        _mean([step[f"difference_{kind}"] for step in steps]) for kind in ("by_spans", "swapped", "current")
+    )
+    worst = max(total / tokens for total, tokens in (step["difference_by_spans"] for step in steps))
+    completions, late = (sum(result[name] for result in results) for name in ("completions_swapped", "late"))
+    return (
+        f"Mean |worker's log-prob - trainer's| in {len(results)} runs: {_difference(spans)}, each under the weights "
+        f"that its span names (worst step {worst:.1e}); {_difference(swapped)} of the {completions} completions that "
+        f"lived through a swap; {_difference(current)} of the trainer's current version. "
+        f"Samples later than allowed: {late}."
+    )
+
+
+def _one_seed(groups: Mapping[str, Sequence[Result]]) -> bool:
+    return all(len(runs) == 1 for runs in groups.values())
+
+
 def write_plot(results: Sequence[Result], path: Path) -> Path:
-    """Reward over steps and over wall time, staleness, idle share. Runs that differ in their seed share a colour."""
+    """Reward over steps, staleness, idle share. Runs that differ in their seed share a colour; else also wall time."""
     import matplotlib  # noqa: PLC0415 - a run without a plot needs none
 
     matplotlib.use("agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    figure, ((by_step, by_time), (late, idle)) = pyplot.subplots(2, 2, figsize=(11, 7), layout="constrained")
     groups = _grouped(results)
+    panels = 4 if _one_seed(groups) else 3
+    figure, axes = pyplot.subplots(1, panels, figsize=(4 * panels, 4), layout="constrained")
+    by_step, late, idle = axes[:3]
     width = 0.8 / len(groups)
     for number, runs in enumerate(groups.values()):
         colour = f"C{number}"
         rewards = [[step["reward"] for step in run["steps"]] for run in runs]
-        for run, reward in zip(runs, rewards, strict=True):
+        for reward in rewards:
             by_step.plot(reward, color=colour, alpha=0.25 if len(runs) > 1 else 1)
-            by_time.plot([step["ended_s"] for step in run["steps"]], reward, color=colour, alpha=0.8)
         if len(runs) > 1:  # a step that some run lacks is left out
             by_step.plot([sum(seeds) / len(seeds) for seeds in zip(*rewards, strict=False)], color=colour, linewidth=2)
+        if panels > 3:
+            axes[3].plot([step["ended_s"] for step in runs[0]["steps"]], rewards[0], color=colour)
         shares = _staleness_shares(runs)
         centre = (number - (len(groups) - 1) / 2) * width
         late.bar([staleness + centre for staleness in shares], list(shares.values()), width, color=colour)
         idle.bar(number, sum(run["idle_share"] for run in runs) / len(runs), color=colour)
-    by_step.set(xlabel="step", ylabel="mean reward", title="Reward over steps (bold: mean of several seeds)")
-    by_time.set(xlabel="s", ylabel="mean reward", title="Reward over wall time")
+    by_step.set(xlabel="step", ylabel="mean reward", title="Reward over steps")
+    if panels > 3:
+        axes[3].set(xlabel="s", ylabel="mean reward", title="Reward over wall time")
     late.set(xlabel="versions between sampling and training", ylabel="share of samples", title="Staleness")
     idle.set(ylabel="share of wall time", ylim=(0, 1), title="Trainer waits for rollouts")
-    idle.set_xticks(range(len(groups)), [label.replace(", ", "\n") for label in groups])
+    idle.set_xticks([])
     late.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(handles=idle.containers, labels=list(groups), loc="outside lower center", ncols=len(groups))
     figure.savefig(path, dpi=110)
@@ -188,9 +232,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="grpo_report", description="Table and plot of several runs.")
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--markdown", action="store_true", help="print a table as docs/training.md has it")
     flags = parser.parse_args()
     results = [json.loads(path.read_text()) for path in flags.results]
-    print_summary(Console(), results)
+    if flags.markdown:
+        Console().print(markdown(results), soft_wrap=True, highlight=False, markup=False)
+    else:
+        print_summary(Console(), results)
     write_plot(results, flags.out)
 
 

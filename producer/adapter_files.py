@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
+from producer.adapter_tensors import DTYPES, copied, peft_config, serialised
 from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
 
@@ -22,8 +22,9 @@ AdapterSource: TypeAlias = "Path | str | Mapping[str, torch.Tensor]"
 MAX_ADAPTER_BYTES = 2**30
 """Workers have a ceiling of their own, `--max-adapter-bytes`."""
 _MAX_CONFIG_BYTES = 64 * 1024
-CHUNK_BYTES = 4 * 2**20
-"""Of what travels at once. The names of chunks do not hold it, so that it cannot change."""
+CHUNK_BYTES = 4 * 2**20 - 1024
+"""Of what travels at once. The names of chunks do not hold it, so that it cannot change. With Redis' own bytes a chunk
+just fits what its allocator gives out, which after 4 MiB is 5."""
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -64,77 +65,50 @@ class AdapterFiles:
         return chunk
 
 
-async def read_adapter(name: str, source: AdapterSource, lora_alpha: float | None) -> AdapterFiles:
-    """`name` is for errors. Tensors are copied before this gives way, so that training may go on: a trainer that calls
-    it from a task of its own awaits the task before it changes them.
+async def read_adapter(
+    name: str, source: AdapterSource, lora_alpha: float | None, padding: bytes = b""
+) -> AdapterFiles:
+    """`name` is for errors, `padding` (white space) goes behind the config.
 
-    Raises `AdapterError`.
+    Tensors are copied before this gives way, so that training may go on: a trainer that calls it from a task of its own
+    awaits the task before it changes them. Raises `AdapterError`.
     """
     if isinstance(source, Mapping):
-        config, tensors = _snapshot(name, source, lora_alpha)
-        return await asyncio.to_thread(_of_tensors, name, config, tensors)
+        config = json.dumps(peft_config(name, source, lora_alpha), sort_keys=True).encode() + padding
+        _check(name, config, sum(value.numel() * value.element_size() for value in source.values()))
+        return await asyncio.to_thread(_of_tensors, name, config, copied(name, source))
     if not isinstance(source, str | Path):
         raise AdapterError(name, f"give a folder or a state dict, not {type(source).__name__}")
     if lora_alpha is not None:
         raise AdapterError(name, f"a folder's {CONFIG_FILE} holds lora_alpha: leave it out")
-    return await asyncio.to_thread(_of_folder, name, Path(source))
+    return await asyncio.to_thread(_of_folder, name, Path(source), padding)
 
 
-def _of_folder(name: str, folder: Path) -> AdapterFiles:
-    weights = folder / WEIGHTS_FILE
+def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
     try:
-        with (folder / CONFIG_FILE).open("rb") as file:
-            config = file.read(_MAX_CONFIG_BYTES + 1)
+        config, weights = _file(folder / CONFIG_FILE), _file(folder / WEIGHTS_FILE)
+        with config.open("rb") as file:
+            content = file.read(_MAX_CONFIG_BYTES + 1) + padding
         num_bytes = weights.stat().st_size
-        _check(name, config, num_bytes)
-        if problem := safetensors_problem(weights):
-            raise AdapterError(name, f"{weights} is not whole ({problem}): publish it once it is written")
-        return AdapterFiles.of(name, config, weights, num_bytes)
-    except OSError as error:
+        _check(name, content, num_bytes)
+        if problem := safetensors_problem(weights, DTYPES):
+            raise AdapterError(name, f"{weights} is not whole, or not to be loaded ({problem}): write it again first")
+        return AdapterFiles.of(name, content, weights, num_bytes)
+    except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
         raise AdapterError(name, problem) from None
 
 
-def _snapshot(name: str, tensors: Mapping[str, Any], lora_alpha: float | None) -> tuple[bytes, dict[str, torch.Tensor]]:
-    """`adapter_config.json` for the tensors, and a copy of them."""
-    if type(lora_alpha) not in {int, float} or not math.isfinite(lora_alpha or 0) or not (lora_alpha or 0) > 0:
-        raise AdapterError(name, f"lora_alpha {lora_alpha!r}: a state dict does not hold it, pass a number above 0")
-    config = json.dumps(_config(name, tensors, lora_alpha), sort_keys=True).encode()
-    _check(name, config, sum(value.numel() * value.element_size() for value in tensors.values()))
-    return config, {tensor: value.detach().to("cpu", copy=True).contiguous() for tensor, value in tensors.items()}
-
-
 def _of_tensors(name: str, config: bytes, tensors: dict[str, torch.Tensor]) -> AdapterFiles:
-    from safetensors.torch import save  # noqa: PLC0415 - loads torch, which the producer does without until asked
-
-    weights = save(tensors, metadata={"format": "pt"})
+    weights = serialised(name, tensors)
     _check(name, config, len(weights))
     return AdapterFiles.of(name, config, weights, len(weights))
 
 
-def _config(name: str, tensors: Mapping[str, Any], lora_alpha: float | None) -> dict[str, Any]:
-    modules: dict[str, dict[str, tuple[int, ...]]] = {}
-    for tensor, value in tensors.items():
-        module, _, part = str(tensor).removesuffix(".weight").rpartition(".")
-        if part not in {"lora_A", "lora_B"} or not str(tensor).endswith(".weight"):
-            problem = "names end in lora_A.weight or lora_B.weight, as of peft.get_peft_model_state_dict(model)"
-            raise AdapterError(name, f"tensor {str(tensor)[:100]!r} is no LoRA weight: {problem}")
-        if not hasattr(value, "detach") or value.dim() != 2:
-            raise AdapterError(name, f"tensor {tensor!r} must be a torch tensor of two dimensions")
-        modules.setdefault(module, {})[part] = tuple(value.shape)
-    if lonely := [module for module, parts in modules.items() if len(parts) != 2]:
-        raise AdapterError(name, f"module {lonely[0]!r} needs both lora_A and lora_B")
-    ranks = {rank for parts in modules.values() for rank in (parts["lora_A"][0], parts["lora_B"][1])}
-    if len(ranks) != 1:
-        raise AdapterError(name, f"all tensors need one rank, (rank, in) and (out, rank); found {sorted(ranks)}")
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": ranks.pop(),
-        "lora_alpha": lora_alpha,
-        "target_modules": sorted({module.rpartition(".")[2] for module in modules}),
-        "bias": "none",
-    }
+def _file(path: Path) -> Path:
+    if not path.is_file():  # opening a FIFO would wait for ever, and no signal ends a thread
+        raise OSError(f"{path.name} is not there, or no file")
+    return path
 
 
 def _check(name: str, config: bytes, num_bytes: int) -> None:

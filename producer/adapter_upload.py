@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,6 +21,8 @@ ADAPTER_TTL_S = 86_400
 """Workers that use an adapter renew this."""
 POLICY_PREFIX = "policy."
 """Names of adapters that are policy versions begin so, and no other's."""
+_ROUNDS = 5
+"""How often what went missing meanwhile is sent again."""
 _CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
 _SLACK_S = 3_600
 """Chunks outlive their manifest by this: an upload takes time."""
@@ -56,8 +60,9 @@ async def upload(
 ) -> AdapterManifest:
     """Publish the adapter; publishing the same content again renews it and restores chunks that are gone.
 
-    Holds one chunk in memory. Raises `AdapterConflictError` when the name has other content, `AdapterError` for files
-    that change meanwhile, `RedisUnavailableError`.
+    All of it is there when this returns, also when Redis came back empty meanwhile. Holds one chunk in memory. Raises
+    `AdapterConflictError` when the name has other content, `AdapterError` for files that change meanwhile and for
+    chunks that Redis loses again and again, `RedisUnavailableError`.
     """
     manifest = AdapterManifest(
         name=name,
@@ -71,16 +76,40 @@ async def upload(
     there: Any = await connection.call("read a manifest", lambda redis: redis.get(key))
     if there is not None:
         manifest = _same(name, manifest, there)
-    with byte_bar(name, files.num_bytes, shown=progress) as advanced:
-        for number in range(manifest.chunks):
-            chunk = await asyncio.to_thread(files.chunk, number)
-            await connection.call("publish an adapter", _keeping(keys.blob(manifest.sha256, number), chunk))
-            advanced(number * CHUNK_BYTES + len(chunk))
+    missing: Sequence[int] = range(manifest.chunks)
+    for _ in range(_ROUNDS):
+        with byte_bar(name, files.num_bytes, shown=progress) as advanced:
+            for number in missing:
+                chunk = await asyncio.to_thread(files.chunk, number)
+                await connection.call("publish an adapter", _keeping(keys.blob(manifest.sha256, number), chunk))
+                advanced(number * CHUNK_BYTES + len(chunk))
+        manifest = await _publish_manifest(connection, key, manifest)
+        missing = await connection.call("look for an adapter", partial(_missing, keys=keys, manifest=manifest))
+        if not missing:
+            return manifest
+    problem = f"{len(missing)} of its {manifest.chunks} chunks were gone once it was sent, {_ROUNDS} times"
+    raise AdapterError(name, f"{problem}: is Redis flushed or restarted, or does it evict keys (maxmemory-policy)?")
+
+
+async def _publish_manifest(connection: Connection, key: str, manifest: AdapterManifest) -> AdapterManifest:
+    """The first that writes it wins. What is there afterwards, renewed."""
     await connection.call(
         "publish an adapter", lambda redis: redis.set(key, encode(manifest), nx=True, ex=ADAPTER_TTL_S)
     )
-    there = await connection.call("read a manifest", lambda redis: redis.getex(key, ex=ADAPTER_TTL_S))
-    return _same(name, manifest, there)
+    there: Any = await connection.call("read a manifest", lambda redis: redis.getex(key, ex=ADAPTER_TTL_S))
+    return _same(manifest.name, manifest, there)
+
+
+async def _missing(redis: Redis, *, keys: Keys, manifest: AdapterManifest) -> list[int]:
+    """Numbers of the chunks that are not there in full. Read after the manifest, so that it was there with the others:
+    a Redis that lost everything in between lacks them too.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(manifest.chunks):
+            pipe.strlen(keys.blob(manifest.sha256, number))
+        lengths = await pipe.execute()
+    size, total = manifest.chunk_bytes, manifest.num_bytes
+    return [number for number, length in enumerate(lengths) if length != min(size, total - number * size)]
 
 
 def _keeping(key: str, chunk: bytes) -> Any:

@@ -26,7 +26,7 @@ from producer.client import AsyncClient
 from producer.config_flags import read_config
 from producer.errors import PromptFileError
 from producer.jsonl import load_tokenizer, read_prompts
-from producer.status import queue_table, read_status, worker_table
+from producer.status import queue_table, read_status, remarks, worker_table
 from schemas import Keys
 
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
@@ -218,6 +218,8 @@ def status(
     console = Console()
     console.print(queue_table(found))
     console.print(worker_table(found))
+    for line in remarks(found):
+        typer.echo(line)
 
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)

@@ -74,7 +74,10 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
     waiting = waiting_jobs(found)
     how = "paused" if changed else "was paused already"
     jobs = "an unknown number of jobs" if waiting is None else f"{waiting} jobs"
-    typer.echo(f"policy {policy} {how}: {jobs} waiting, {sum(queue.pending for queue in found.queues)} running")
+    parked = sum(queue.parked_jobs for queue in found.queues)
+    running = sum(queue.pending for queue in found.queues) - parked
+    rest = f", {parked} parked" if parked else ""
+    typer.echo(f"policy {policy} {how}: {jobs} waiting, {running} running{rest}")
 
 
 @commands.command(epilog="Example: rollstream resume --policy math-7b")

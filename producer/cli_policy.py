@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from producer.cli_connection import with_connection
 from producer.cli_options import DEFAULT_REDIS, Json, Policy, RedisUrl
@@ -19,7 +20,7 @@ from producer.cli_output import EXIT_TIMED_OUT, exit_codes, printable
 from producer.client import AsyncClient
 from producer.connection import Connection
 from producer.policy import Announced, announced_versions
-from producer.policy_errors import VersionTimeoutError
+from producer.policy_errors import MAX_VERSION, VersionTimeoutError
 from producer.serving import Serving, Workers, read_serving
 from producer.status import age
 from schemas import Keys
@@ -31,6 +32,9 @@ commands = typer.Typer()
 _LATEST_S = 1e11
 """Unix seconds beyond which an announcement's time is none, nor are infinity and NaN."""
 
+_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""Click's. Typer has a copy of click of its own or imports it, by release."""
+
 Wait = Annotated[bool, typer.Option("--wait", help="Return once the workers serve it, or a newer one.")]
 WaitFor = Annotated[
     str, typer.Option("--workers", metavar="N|all", help="With --wait: how many workers; all that live.")
@@ -38,11 +42,27 @@ WaitFor = Annotated[
 Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")]
 
 
+class _TakesVersion(TyperCommand):
+    """Click takes a number below 0 for an option, and says so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE_ERROR as error:
+            if not getattr(error, "option_name", "").removeprefix("-").isdecimal():
+                raise
+            raise typer.BadParameter(f"VERSION is an integer from 1 to {MAX_VERSION}", ctx) from None
+
+
 @commands.command(
-    epilog="Example: rollstream publish 17 --checkpoint checkpoints/step-17 --policy math-7b --wait --timeout 120"
+    cls=_TakesVersion,
+    epilog="Example: rollstream publish 17 --checkpoint checkpoints/step-17 --policy math-7b --wait --timeout 120",
 )
 def publish(
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Above the newest; see `rollstream versions`.")],
+    version: Annotated[
+        int,
+        typer.Argument(min=1, max=MAX_VERSION, metavar="VERSION", help="Above the newest; see `rollstream versions`."),
+    ],
     policy: Policy,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder directly below the workers' --checkpoint-dir.")

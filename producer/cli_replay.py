@@ -90,15 +90,18 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
     The selected jobs of one batch become one new batch with the same prompts,
     config and seeds: a seeded batch gives the same tokens again, also when only
-    some of its jobs are replayed. Its id is <original>.replay-<6 hex>, another
-    one each time, or --batch-id. A replay is a batch as any other: it can be
-    replayed, and --since finds it too.
+    some of its jobs are replayed. It is sampled by the policy version that is
+    served now: min_policy_version and max_staleness of the original are
+    dropped, and --verify tells groups that another version sampled than the
+    stored ones from those that differ. Its id is <original>.replay-<6 hex>,
+    another one each time, or --batch-id. A replay is a batch as any other: it
+    can be replayed, and --since finds it too.
 
     The new batch ids go to stdout, one a line. A replay that ended half-way
     says how to queue the rest.
 
-    Exit codes: 0 good, with --verify: identical; 3 something differs, 4 no
-    results in time, 1 error, 2 usage.
+    Exit codes: 0 good, with --verify: identical; 3 something differs or is not
+    comparable, 4 no results in time, 1 error, 2 usage.
     """
     if sum((batch is not None, job is not None, since is not None, dead)) != 1:
         raise typer.BadParameter("choose one of --batch, --job, --since and --dead")

@@ -150,7 +150,8 @@ class AsyncClient:
 
         Versions only grow. Publishing the same content again is a no-op, so a publish that failed is simply repeated;
         one that was cut short announced nothing. Raises `PolicyVersionError` (no version, too old, or taken by other
-        content), `CheckpointError`, `AdapterError`, `RedisUnavailableError`.
+        content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
+        `RedisUnavailableError`.
         """
         return await publish_policy(
             self._connection, self._keys, version, checkpoint, adapter, lora_alpha, progress=progress
@@ -168,8 +169,9 @@ class AsyncClient:
         """Ship a LoRA adapter to the workers through Redis; returns `name@version`, for `submit`'s `adapter`.
 
         `source`: a folder as PEFT's `save_pretrained` writes it, or what `peft.get_peft_model_state_dict` gives, pairs
-        of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank), with `lora_alpha`. They are
-        copied before the call first gives way. At most 1 GiB; a worker's own ceiling may be lower.
+        of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank), with `lora_alpha`: float32,
+        float16 or bfloat16, dense and finite. They are copied before the call first gives way. At most 1 GiB; a
+        worker's own ceiling may be lower.
 
         An adapter never changes: publishing the same content again renews it (Redis keeps it a day after its last use).
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,

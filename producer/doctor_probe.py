@@ -13,11 +13,12 @@ from redis.asyncio import Redis
 
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
+from producer.parked import newest_announced, waits_for
 from producer.redis_faults import AWAY, fault_of
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
 from schemas import Keys
-from schemas.keys import GROUP, PARKED
+from schemas.keys import GROUP
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7
@@ -37,15 +38,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSeen:
-    """A name in the consumer group."""
+    """A worker's name in the consumer group."""
 
     name: str
     pending: int
-
-    @property
-    def waits_for(self) -> str | None:
-        """The policy version that its jobs wait for; None for a worker."""
-        return self.name.removeprefix(PARKED) if self.name.startswith(PARKED) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,7 @@ class PartitionSeen:
     queue: Queue
     group: bool
     consumers: tuple[ConsumerSeen, ...]
+    """Without those that parked jobs wait under."""
     stranded: int
     """Pending entries idle for a lease and a half, renewed and taken over by nobody; counted up to 1000."""
 
@@ -80,6 +77,8 @@ class Probe:
     beyond: tuple[int, ...]
     """Partitions with a stream of jobs that the number of partitions does not cover."""
     workers: tuple[Worker, ...]
+    newest_version: int | None
+    """The newest policy version announced, 0 for none; None where that could not be read."""
     paused: bool
     paused_s_ago: float | None
     refusals: tuple[Refusal, ...]
@@ -124,6 +123,7 @@ class _Prober:
             partitions=await self._partitions(wrong, now),
             beyond=await self._try("look for other partitions", self._beyond, ()),
             workers=await self._workers([key for key in workers if key not in wrong], now),
+            newest_version=await self._newest_version(wrong),
             paused=paused,
             paused_s_ago=paused_s_ago,
             refusals=tuple(self._refusals),
@@ -133,6 +133,11 @@ class _Prober:
         if self._keys.control() in wrong:
             return False, None
         return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
+
+    async def _newest_version(self, wrong: Mapping[str | bytes, object]) -> int | None:
+        if self._keys.versions() in wrong:
+            return None
+        return await self._try("read the versions", partial(newest_announced, keys=self._keys), None)
 
     async def _try(self, what: str, command: Callable[[Redis], Awaitable[T]], default: T) -> T:
         try:
@@ -177,9 +182,10 @@ class _Prober:
                 if "no such key" in str(error) or str(error).startswith("NOGROUP"):
                     return PartitionSeen(queue, False, (), 0)
                 raise
-            consumers = tuple(ConsumerSeen(_text(row["name"]), row["pending"]) for row in rows)
+            named = [(_text(row["name"]), row["pending"]) for row in rows]
+            consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if waits_for(name) is None)
             idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=self._stranded_ms)
-            stranded = [row for row in idle if not row["consumer"].startswith(PARKED.encode())]
+            stranded = [row for row in idle if waits_for(_text(row["consumer"])) is None]
             return PartitionSeen(queue, True, consumers, len(stranded))
 
         return look

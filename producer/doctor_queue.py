@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from producer.doctor_policy import policy_findings
 from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
-from producer.finding import FAIL, OK, WARN, Finding, graded
+from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
 from producer.status import age
-
-_OLD_S = 600.0
-"""A job that has waited longer is worth a look."""
 
 
 def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
@@ -22,9 +20,10 @@ def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
     yield from _differing(found)
     yield _paused(found)
     yield _intake(found)
+    yield from _adapter_caches(found)
     yield _backlog(found)
     yield _consumers(found)
-    yield from _parked(found)
+    yield from policy_findings(found)
     yield _stranded(found, lease_s)
     yield _dead_letters(found)
 
@@ -94,15 +93,26 @@ def _paused(found: Probe) -> Finding:
 
 
 def _intake(found: Probe) -> Finding:
-    full = [worker.consumer for worker in found.workers if "memory" in worker.fields.get("paused_for", "").split(",")]
+    full = _paused_for("memory", found)
     return graded(
         "intake",
-        f"{len(full)} of {len(found.workers)} workers take no jobs, Redis is nearly full: {_some(full)}"
+        f"{len(full)} of {len(found.workers)} workers take no jobs, Redis is nearly full: {some(full)}"
         if full
         else "no worker waits for memory",
         fail=bool(full),
         remedy=FREES_MEMORY,
     )
+
+
+def _adapter_caches(found: Probe) -> Iterator[Finding]:
+    if stopped := _paused_for("adapter cache", found):
+        seen = f"{len(stopped)} of {len(found.workers)} workers cannot keep adapters and take no jobs: {some(stopped)}"
+        remedy = "free space at their --adapter-cache, or start them with another: they go on by themselves"
+        yield Finding("adapter cache", FAIL if len(stopped) == len(found.workers) else WARN, seen, remedy)
+
+
+def _paused_for(reason: str, found: Probe) -> list[str]:
+    return [worker.consumer for worker in found.workers if reason in worker.fields.get("paused_for", "").split(",")]
 
 
 def _backlog(found: Probe) -> Finding:
@@ -111,7 +121,7 @@ def _backlog(found: Probe) -> Finding:
     return graded(
         "backlog",
         f"{_waiting(found)} jobs waiting, the oldest for {age(oldest)}" if ages else "no job waits",
-        warn=oldest > _OLD_S,
+        warn=oldest > OLD_S,
         remedy="start more workers, or submit less: see `rollstream status` for what they do",
     )
 
@@ -124,24 +134,17 @@ def _waiting(found: Probe) -> int:
 
 def _consumers(found: Probe) -> Finding:
     live = {worker.consumer for worker in found.workers}
-    workers = [(seen, c) for seen in found.partitions for c in seen.consumers if c.waits_for is None]
+    workers = [(seen, c) for seen in found.partitions for c in seen.consumers]
     gone = [(seen, c) for seen, c in workers if c.name not in live and c.pending]
     jobs = sum(consumer.pending for _, consumer in gone)
     return graded(
         "consumers",
-        f"{len({c.name for _, c in gone})} are gone and hold {jobs} jobs: {_some([c.name for _, c in gone])}"
+        f"{len({c.name for _, c in gone})} are gone and hold {jobs} jobs: {some([c.name for _, c in gone])}"
         if gone
         else f"{len({c.name for _, c in workers})}, none gone with jobs in hand",
         warn=bool(gone),
         remedy="live workers take these over when the lease ends; without one, start one",
     )
-
-
-def _parked(found: Probe) -> Iterator[Finding]:
-    parked = [c for seen in found.partitions for c in seen.consumers if c.waits_for is not None and c.pending]
-    if parked:
-        versions = _some([f"{c.waits_for} ({c.pending})" for c in parked])
-        yield Finding("version gate", OK, f"jobs wait for policy version {versions}")
 
 
 def _stranded(found: Probe, lease_s: float) -> Finding:
@@ -170,8 +173,3 @@ def _dead_letters(found: Probe) -> Finding:
         warn=bool(count),
         remedy=f"rollstream dead ls --policy {found.policy}; then requeue or drop them",
     )
-
-
-def _some(names: list[str]) -> str:
-    shown = list(dict.fromkeys(names))
-    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")

@@ -7,8 +7,7 @@ from itertools import groupby
 from math import gcd
 from typing import Any, Protocol
 
-from producer.errors import PromptsError
-from producer.policy_errors import RolloutFailedError
+from producer.errors import PromptsError, RolloutFailedError
 from producer.rollout_batch import RolloutBatch
 from schemas import GenerationConfig
 from schemas.generation_config import MAX_TOKENS_PER_GROUP

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from schemas import RollstreamError
 from schemas.errors import shown
+
+if TYPE_CHECKING:
+    from schemas import GroupError
 
 
 class ProducerError(RollstreamError):
@@ -83,6 +88,21 @@ class ResultTimeoutError(ProducerError):
         self.done = done
         self.total = total
         self.timeout_s = timeout_s
+
+
+class RolloutFailedError(ProducerError):
+    """Raised when groups of a batch failed and the trainer's format has no place for a failed row.
+
+    `errors` has a `GroupError` for each failed group. Nothing is lost: `attach(batch_id)` gives the others.
+    """
+
+    def __init__(self, batch_id: str, total: int, errors: dict[int, GroupError]) -> None:
+        group, first = min(errors.items())
+        told = f"group {group}: {first.code}: {first.field}: {first.message}"
+        super().__init__(f"batch {batch_id!r}: {len(errors)} of {total} groups failed, the first: {told}")
+        self.batch_id = batch_id
+        self.total = total
+        self.errors = errors
 
 
 class UnreadableResultError(ProducerError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+OLD_S = 600.0
+"""A job that has waited longer is worth a look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +25,9 @@ def graded(check: str, seen: str, *, fail: bool = False, warn: bool = False, rem
     """A finding at the level that applies; the remedy only where there is something to mend."""
     level = FAIL if fail else WARN if warn else OK
     return Finding(check, level, seen, "" if level == OK else remedy)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first five, each once."""
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")

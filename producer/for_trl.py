@@ -47,9 +47,10 @@ class RolloutFunction:
         None when the config asked for none) are what TRL requires. It passes the rest to the reward functions:
         `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop` or `length`.
 
-        Raises `PromptsError` for what is not text, `ConfigError`, `RolloutFailedError` when a group failed, and what
-        `Client.generate` raises.
+        Raises `PromptsError` for what is not text, `ConfigError` for tools, environments and sampling arguments that
+        mean something else here, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
         """
+        _check_one_turn(trainer)
         config = self._config or config_of(trainer)
         if config.temperature != trainer.args.temperature:
             problem = (
@@ -96,9 +97,16 @@ def config_of(trainer: Any) -> GenerationConfig:
     return GenerationConfig(**values | (args.generation_kwargs or {}))
 
 
+def _check_one_turn(trainer: Any) -> None:
+    """TRL samples the turns after a tool's answer from the trainer's own model, under nobody's `version_spans`."""
+    for name, given in (("environment_factory", trainer.environment_factories), ("tools", trainer.tools)):
+        if given:
+            raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")
+
+
 def _tokenised(prompts: list[Any], trainer: Any) -> list[list[int]]:
     tokenizer = trainer.processing_class
     if all(isinstance(prompt, str) for prompt in prompts):
         return [list(ids) for ids in tokenizer(text=prompts)["input_ids"]]
-    template = {"chat_template": trainer.chat_template, "tools": trainer.tools or None, **trainer.chat_template_kwargs}
+    template = {"chat_template": trainer.chat_template, **trainer.chat_template_kwargs}
     return [chat_ids(tokenizer, prompt, row, **template) for row, prompt in enumerate(prompts)]

@@ -19,12 +19,20 @@ from producer.adapter_files import AdapterFiles, AdapterSource, read_adapter
 from producer.adapter_upload import POLICY_PREFIX, upload
 from producer.checkpoint_files import CheckpointFolder
 from producer.connection import Connection
-from producer.policy_errors import MAX_VERSION, PolicyVersionError
+from producer.policy_errors import MAX_VERSION, PolicyKindError, PolicyVersionError
 from producer.progress import byte_bar
+from producer.superseded import expire_superseded
 from schemas import Keys, PolicyVersion, SchemaError, decode, encode
 
 _KEPT = 1000
 """About how many announcements the stream keeps; workers look at the newest few."""
+_RECENT = 16
+"""How many of them a publish looks at."""
+_PADDING = b" "
+"""Behind the config of a policy's adapter, so that its digest and its chunks are no other adapter's: they expire soon
+after the next version."""
+
+Source = Literal["checkpoint", "adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +61,52 @@ async def publish_policy(
     progress: bool,
 ) -> PolicyVersion:
     """See `AsyncClient.publish_policy`."""
-    if adapter is not None and checkpoint is None:
-        files = await read_adapter(f"policy version {version!r}", adapter, lora_alpha)
-        await _check_publishable(connection, keys, version)
-        return await _publish_adapter(connection, keys, version, files, progress=progress)
-    if not isinstance(checkpoint, str | Path) or adapter is not None or lora_alpha is not None:
-        raise PolicyVersionError(version, "give a folder as checkpoint=, or adapter= and, for tensors, lora_alpha=")
-    await _check_publishable(connection, keys, version)
-    folder = await asyncio.to_thread(CheckpointFolder, Path(checkpoint))
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise PolicyVersionError(version, f"a version is an integer from 1 to {MAX_VERSION}")
+    if (checkpoint is None) == (adapter is None):
+        given = "neither" if adapter is None else "both"
+        raise PolicyVersionError(version, f"give its weights as checkpoint= or as adapter=, not {given}")
+    if adapter is not None:
+        # Before anything is awaited: this copies the tensors.
+        files = await read_adapter(f"policy version {version}", adapter, lora_alpha, _PADDING)
+        await _check_publishable(connection, keys, version, "adapter")
+        announcement = await _ship(connection, keys, version, files, progress=progress)
+    else:
+        folder = _folder(version, checkpoint, lora_alpha)
+        await _check_publishable(connection, keys, version, "checkpoint")
+        announcement = await _read_checkpoint(version, folder, progress=progress)
+    await _check_publishable(connection, keys, version, announcement.source)  # all that took its time
+    announcement = await announce(connection, keys, announcement)
+    if adapter is not None:
+        recent = await announced_versions(connection, keys, _RECENT)
+        await expire_superseded(connection, keys, [one.announcement for one in recent if one.announcement is not None])
+    return announcement
+
+
+def _folder(version: int, checkpoint: object, lora_alpha: object) -> Path:
+    if not isinstance(checkpoint, str | Path):
+        raise PolicyVersionError(version, f"checkpoint= is a folder's path, not some {type(checkpoint).__name__}")
+    if lora_alpha is not None:
+        raise PolicyVersionError(version, "lora_alpha= is for adapter= as tensors: leave it out beside checkpoint=")
+    return Path(checkpoint)
+
+
+async def _read_checkpoint(version: int, path: Path, *, progress: bool) -> PolicyVersion:
+    folder = await asyncio.to_thread(CheckpointFolder, path)
     with byte_bar(folder.name, folder.num_bytes, shown=progress) as advanced:
         digest = await asyncio.to_thread(folder.digest, advanced)
-    return await announce(connection, keys, _announcement(version, "checkpoint", folder.name, digest))
+    return _announcement(version, "checkpoint", folder.name, digest)
 
 
-async def _publish_adapter(
+async def _ship(
     connection: Connection, keys: Keys, version: int, files: AdapterFiles, *, progress: bool
 ) -> PolicyVersion:
-    """Ship it and announce the booted model under it.
-
-    Its name holds its digest: two trainers, or one before and after a crash, never meet under one name with other
+    """Its name holds its digest: two trainers, or one before and after a crash, never meet under one name with other
     content. Who announces first decides.
     """
     name = f"{POLICY_PREFIX}{files.sha256[:16]}@{version}"
     await upload(connection, keys, name, files, progress=progress)
-    return await announce(connection, keys, _announcement(version, "adapter", name, files.sha256))
+    return _announcement(version, "adapter", name, files.sha256)
 
 
 async def announce(connection: Connection, keys: Keys, announcement: PolicyVersion) -> PolicyVersion:
@@ -103,7 +133,7 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
     there = found[0].announcement
     if there is None or _content(there) != _content(announcement):
         newest = await _newest(connection, keys)
-        problem = f"it was published with other content: publish your weights as {max(newest, 1) + 1}"
+        problem = f"it was published with other content: {_way_on(newest)}"
         raise PolicyVersionError(announcement.version, problem, newest, taken=True)
     return there
 
@@ -113,21 +143,31 @@ async def announced_versions(connection: Connection, keys: Keys, count: int) -> 
     return await _read(connection, keys, "+", "-", count)
 
 
-async def _check_publishable(connection: Connection, keys: Keys, version: int) -> None:
-    """Before gigabytes are read: raises `PolicyVersionError` for no version, and for one that is too old."""
-    if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise PolicyVersionError(version, f"a version is an integer from 1 to {MAX_VERSION}")
-    newest = await _newest(connection, keys)
+async def _check_publishable(connection: Connection, keys: Keys, version: int, source: Source) -> None:
+    """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for the other kind than before."""
+    recent = await announced_versions(connection, keys, _RECENT)
+    newest = recent[0].version if recent else 0
     if newest > version and not await _read(connection, keys, f"{version}-0", f"{version}-0"):
         raise _backwards(version, newest)
+    before = next((one.announcement for one in recent if one.announcement is not None), None)
+    if before is not None and before.source != source:
+        raise PolicyKindError(version, source, before.version, before.source)
 
 
 def _backwards(version: int, newest: int) -> PolicyVersionError:
-    hint = "" if newest <= MAX_VERSION else ", which no trainer wrote: remove the stream that `Keys.versions` names"
-    return PolicyVersionError(version, f"versions only grow, and the newest is {newest}{hint}", newest)
+    return PolicyVersionError(version, f"versions only grow, and the newest is {newest}: {_way_on(newest)}", newest)
 
 
-def _announcement(version: int, source: Literal["checkpoint", "adapter"], location: str, sha256: str) -> PolicyVersion:
+def _way_on(newest: int) -> str:
+    """What to do about a version that cannot be published any more."""
+    if newest < MAX_VERSION:
+        return f"publish your weights as {newest + 1}"
+    if newest == MAX_VERSION:
+        return f"{newest} is the last that there is, start workers and trainer under another policy name"
+    return f"the newest, {newest}, is one which no trainer wrote: remove the stream that `Keys.versions` names"
+
+
+def _announcement(version: int, source: Source, location: str, sha256: str) -> PolicyVersion:
     return PolicyVersion(version=version, source=source, location=location, sha256=sha256, published_at=time.time())
 
 

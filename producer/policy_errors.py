@@ -1,14 +1,9 @@
-"""What can go wrong around policy versions: publishing them, waiting for them, bounding how stale samples get."""
+"""What can go wrong with policy versions and adapters: publishing them, asking for them, waiting for them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from producer.errors import ProducerError
 from schemas.errors import shown
-
-if TYPE_CHECKING:
-    from schemas import GroupError
 
 MAX_VERSION = 2**31 - 1
 
@@ -53,6 +48,25 @@ class PolicyVersionError(ProducerError):
         self.taken = taken
 
 
+class PolicyKindError(ProducerError):
+    """Raised when a version would be an adapter and the newest is a checkpoint, or the reverse; nothing was announced.
+
+    `source` is what was given for `version`, `newest_source` what `newest` was published as.
+    """
+
+    def __init__(self, version: int, source: str, newest: int, newest_source: str) -> None:
+        super().__init__(
+            f"policy version {version} cannot be published as {source}: version {newest} is published as "
+            f"{newest_source}. An adapter belongs to the model that workers boot with: they would serve the one or the "
+            f"other, depending on when they started. Publish every version as {newest_source}, or start workers and "
+            "trainer under another policy name"
+        )
+        self.version = version
+        self.source = source
+        self.newest = newest
+        self.newest_source = newest_source
+
+
 class VersionBoundError(ProducerError):
     """Raised when `min_policy_version` or `max_staleness` is no number of versions; nothing was queued."""
 
@@ -95,67 +109,3 @@ class VersionTimeoutError(ProducerError):
         self.there = there
         self.behind = behind
         self.timeout_s = timeout_s
-
-
-class RolloutFailedError(ProducerError):
-    """Raised when groups of a batch failed and the trainer's format has no place for a failed row.
-
-    `errors` has a `GroupError` for each failed group. Nothing is lost: `attach(batch_id)` gives the others.
-    """
-
-    def __init__(self, batch_id: str, total: int, errors: dict[int, GroupError]) -> None:
-        group, first = min(errors.items())
-        told = f"group {group}: {first.code}: {first.field}: {first.message}"
-        super().__init__(f"batch {batch_id!r}: {len(errors)} of {total} groups failed, the first: {told}")
-        self.batch_id = batch_id
-        self.total = total
-        self.errors = errors
-
-
-class StalenessError(ProducerError):
-    """Base of what a `StalenessGate` raises. Whatever raised it changed nothing."""
-
-
-class GateArgumentError(StalenessError):
-    """Raised when a `StalenessGate` gets a number that it cannot take, such as a request that can never be admitted."""
-
-    def __init__(self, what: str, value: object, problem: str) -> None:
-        super().__init__(f"{what}: {value!r}: {problem}")
-        self.what = what
-        self.value = value
-        self.problem = problem
-
-
-class NotOutstandingError(StalenessError):
-    """Raised when more samples are consumed or returned than are outstanding of those admitted at that version."""
-
-    def __init__(self, samples: int, admitted: int, outstanding: int) -> None:
-        super().__init__(f"{samples!r} samples admitted at version {admitted!r}: {outstanding} of them are outstanding")
-        self.samples = samples
-        self.admitted = admitted
-        self.outstanding = outstanding
-
-
-class VersionNotNewerError(StalenessError):
-    """Raised when a trainer advances to a version that is not above its own: versions only grow."""
-
-    def __init__(self, version: object, current: int) -> None:
-        super().__init__(
-            f"version {version!r} is not an integer above {current}, the trainer's own: versions only grow"
-        )
-        self.version = version
-        self.current = current
-
-
-class SamplesDueError(StalenessError):
-    """Raised when a trainer advances while samples are outstanding that would be too stale from then on."""
-
-    def __init__(self, version: int, due: int, oldest: int, max_staleness: int) -> None:
-        super().__init__(
-            f"at version {version} {due} outstanding samples would be too stale (the oldest was admitted at {oldest}, "
-            f"max_staleness is {max_staleness}): consume or return them first"
-        )
-        self.version = version
-        self.due = due
-        self.oldest = oldest
-        self.max_staleness = max_staleness

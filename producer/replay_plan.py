@@ -1,14 +1,15 @@
-"""Selected jobs become new batches, away from Redis: renumbered, with the seeds that they had and their lineage."""
+"""Selected jobs become new batches, away from Redis: renumbered, with their seeds and lineage, for any version."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 
 from producer.selection import Selected, Skipped
 from producer.submission import Submission
+from producer.version_bounds import ANY_VERSION
 from schemas import Batch, Envelope, Job, Origin, decode, encode
 
 _NAME_LENGTH, _SUFFIX_DIGITS = 128, 6
@@ -69,6 +70,7 @@ class Replay:
                 "first_group": placed.first_group,
                 "num_groups": self.batch.num_groups,
                 "submitted_at": self.batch.submitted_at,
+                **asdict(ANY_VERSION),  # it runs under what is served now: the bounds were for the first time
                 "seed_offset": placed.seed_offset,
                 "lineage": placed.lineage,
             }

@@ -83,11 +83,14 @@ def skipped_lines(skipped: list[Skipped]) -> Iterator[str]:
 def comparison_line(replay: Replay, comparison: Comparison) -> str:
     """What was compared and what came of it."""
     amount = f"{comparison.groups} groups, {comparison.completions} completions, {comparison.tokens} tokens compared"
-    if comparison.first is None:
-        found = "identical"
-    else:
-        found = f"{comparison.differing_groups} groups differ, the first: {comparison.first}"
-    return printable(f"{replay.batch.batch_id} against {replay.original_id}: {amount}: {found}")
+    found = []
+    if comparison.first is not None:
+        found.append(f"{comparison.differing_groups} groups differ, the first: {comparison.first}")
+    if comparison.first_other is not None:
+        why = "were sampled by other policy versions than the stored ones and are not comparable"
+        found.append(f"{comparison.other_versions} groups {why}, the first: {comparison.first_other}")
+    outcome = "; ".join(found) or "identical"
+    return printable(f"{replay.batch.batch_id} against {replay.original_id}: {amount}: {outcome}")
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

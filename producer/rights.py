@@ -23,12 +23,16 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
     """Arguments by command: all that the Lua scripts call and that workers and producers send, on their keys."""
     jobs, dead, control = keys.jobs(0), keys.dead(0), keys.control()
     ledger, results, worker = keys.ledger(_BATCH), keys.results(_BATCH), keys.worker(_BATCH)
+    versions, adapter = keys.versions(), keys.adapter("doctor@0")
     return {
         "DEL": (worker,),
         "EVAL": ("return 1", 0),
         "EVALSHA": ("0" * 40, 0),
         "EXISTS": (worker,),
         "EXPIRE": (results, 1),
+        "GET": (adapter,),
+        "GETEX": (adapter,),
+        "GETRANGE": (adapter, 0, 0),
         "HDEL": (control, "paused"),
         "HEXISTS": (ledger, "cancelled"),
         "HGET": (ledger, "batch"),
@@ -43,7 +47,10 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "PING": (),
         "SCAN": (0,),
         "SCRIPT LOAD": ("return 1",),
+        "SET": (adapter, "", "NX"),
+        "STRLEN": (adapter,),
         "TIME": (),
+        "TTL": (adapter,),
         "XACK": (jobs, GROUP, _NO_ID),
         "XADD": (results, "*", "field", "value"),
         "XAUTOCLAIM": (jobs, GROUP, _BATCH, 0, _NO_ID),
@@ -58,6 +65,7 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "XRANGE": (dead, "-", "+"),
         "XREAD": ("STREAMS", results, _NO_ID),
         "XREADGROUP": ("GROUP", GROUP, _BATCH, "STREAMS", jobs, ">"),
+        "XREVRANGE": (versions, "+", "-"),
         "XTRIM": (jobs, "MINID", _NO_ID),
     }
 

@@ -13,13 +13,17 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from producer.policy_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
+from producer.staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
+
+if TYPE_CHECKING:
+    from producer.rollout_batch import RolloutBatch
 
 
 @dataclass(slots=True)
 class GateCounts:
-    """What became of samples so far. Each is counted once: `submitted` = consumed + returned + outstanding."""
+    """What became of samples so far. Each is counted once: `submitted` = consumed + failed + returned + outstanding."""
 
     at_once: int = 0
     """Admitted without waiting."""
@@ -28,8 +32,10 @@ class GateCounts:
     cancelled: int = 0
     """Asked for by a caller that was cancelled while it waited; never submitted."""
     consumed: int = 0
+    failed: int = 0
+    """Of groups that failed in a batch that was consumed; no others are submitted for them."""
     returned: int = 0
-    """Given back: failed, cancelled or dropped by the trainer."""
+    """Given back: cancelled or dropped by the trainer; as many others may be submitted."""
     late: int = 0
     """Consumed with a staleness above `max_staleness`. Stays 0 while the workers keep to `min_policy_version`."""
 
@@ -54,8 +60,9 @@ class StalenessGate:
 
         version = await gate.admit(prompts * n)
         handle = await client.submit(prompts, None, config, min_policy_version=version)
-        ...                                  # when its rollouts are trained on, the oldest first:
-        gate.consumed(prompts * n, version, [spans[0][0] for spans in rollouts.version_spans])
+        ...                                  # the oldest first:
+        rollouts = await handle.result()
+        gate.count(rollouts, version)        # also where groups failed
         ...                                  # after the step:
         await client.publish_policy(new_version, checkpoint=folder)
         gate.advance(new_version)
@@ -138,27 +145,37 @@ class StalenessGate:
         self.counts.at_once += samples
         return self._version
 
+    def count(self, rollouts: RolloutBatch, admitted: int) -> None:
+        """All of `rollouts`, admitted at version `admitted`, is done with: its step trains on it now.
+
+        Completions are counted as `consumed`, by the versions that sampled them; the rows of failed groups as
+        `failed`. These keep their place: a trainer that takes one batch a version, however much of it failed, would
+        else be given more batches than it can take in time. Raises `NotOutstandingError`, and then changes nothing.
+        """
+        rows = zip(rollouts.finish_reasons, rollouts.version_spans, strict=True)
+        versions = [min((version for version, _ in spans), default=admitted) for why, spans in rows if why != "error"]
+        self._take(len(rollouts), admitted)
+        self.counts.failed += len(rollouts) - len(versions)
+        self._consume(Counter(versions))
+
     def consumed(self, samples: int, admitted: int, versions: Sequence[int] | None = None) -> None:
-        """`samples` admitted at version `admitted` are now trained on.
+        """`samples` admitted at version `admitted` are now trained on. For a trainer that does not take whole batches.
 
         `versions` has the oldest version that sampled any token of each, by default `admitted`. Raises
-        `NotOutstandingError` when fewer are outstanding, `GateArgumentError` for a wrong number of `versions`; neither
-        changes anything.
+        `NotOutstandingError` when fewer are outstanding, `GateArgumentError` for what is no number of samples or no
+        version, and for a wrong number of `versions`; neither changes anything.
         """
+        for version in () if versions is None else versions:
+            _at_least(0, "versions", version)
         if versions is not None and len(versions) != samples:
             raise GateArgumentError("versions", len(versions), f"has not one for each of {samples} samples")
         self._take(samples, admitted)
-        self.counts.consumed += samples
-        for version, number in ({admitted: samples} if versions is None else Counter(versions)).items():
-            staleness = max(self._version - version, 0)  # workers may have swapped before the trainer advanced
-            self.staleness[staleness] += number
-            self.counts.late += number if staleness > self.max_staleness else 0
-        self._serve()
+        self._consume(Counter({admitted: samples}) if versions is None else Counter(versions))
 
     def returned(self, samples: int, admitted: int) -> None:
         """`samples` admitted at version `admitted` will never be consumed; as many others may be submitted.
 
-        For failed groups, cancelled batches and whatever else the trainer drops. Raises `NotOutstandingError`.
+        For cancelled batches and whatever else the trainer drops. Raises as `consumed`.
         """
         self._take(samples, admitted)
         self.counts.returned += samples
@@ -191,9 +208,18 @@ class StalenessGate:
     def _due_by(self, version: int) -> int:
         return sum(count for admitted, count in self._outstanding.items() if version - admitted > self.max_staleness)
 
+    def _consume(self, versions: Counter[int]) -> None:
+        """Samples that were taken, counted by the oldest version that sampled each."""
+        self.counts.consumed += versions.total()
+        for version, number in (+versions).items():
+            staleness = max(self._version - version, 0)  # workers may have swapped before the trainer advanced
+            self.staleness[staleness] += number
+            self.counts.late += number if staleness > self.max_staleness else 0
+        self._serve()
+
     def _take(self, samples: int, admitted: int) -> None:
-        outstanding = self._outstanding[admitted]
-        if not 1 <= samples <= outstanding:
+        outstanding = self._outstanding[_at_least(0, "admitted", admitted)]
+        if _at_least(0, "samples", samples) > outstanding:
             raise NotOutstandingError(samples, admitted, outstanding)
         self._outstanding[admitted] -= samples
         self._outstanding += Counter()  # drops what is at 0, so that `oldest` is right

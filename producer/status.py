@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from producer.cli_output import printable
 from producer.connection import Connection
+from producer.parked import Parked, read_parked
 from schemas import Keys
 from schemas.keys import GROUP
 
@@ -29,9 +31,16 @@ class Queue:
     waiting: int | None
     """Jobs no worker has taken; None where Redis cannot tell (before 7.0)."""
     pending: int
-    """Jobs taken and not finished."""
+    """Jobs taken and not finished, parked ones included."""
     oldest_waiting_s: float | None
     dead_letters: int
+    parked: tuple[Parked, ...] = ()
+    """Of those pending: jobs that no worker holds, because they wait for a newer policy version."""
+
+    @property
+    def parked_jobs(self) -> int:
+        """All of them, whichever version they wait for."""
+        return sum(parked.jobs for parked in self.parked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
         pending=group["pending"] if group else 0,
         oldest_waiting_s=max(0.0, round(now - int(oldest[0][0].split(b"-")[0]) / 1000, 3)) if oldest else None,
         dead_letters=await redis.xlen(keys.dead(partition)),
+        parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
     )
 
 
@@ -132,12 +142,12 @@ def queue_table(status: Status) -> Table:
     since = "" if status.paused_s_ago is None else f" since {age(status.paused_s_ago)}"
     paused = f", PAUSED{since}: `rollstream resume` lets workers go on" if status.paused else ""
     table = _table(f"policy {status.policy}{paused}")
-    for column in ("partition", "waiting", "oldest waiting", "pending", "jobs kept", "dead letters"):
+    for column in ("partition", "waiting", "oldest waiting", "pending", "parked", "jobs kept", "dead letters"):
         table.add_column(column, justify="right")
     for queue in status.queues:
         waiting = "unknown" if queue.waiting is None else str(queue.waiting)
-        counts = (str(queue.pending), str(queue.entries), str(queue.dead_letters))
-        table.add_row(str(queue.partition), waiting, age(queue.oldest_waiting_s), *counts)
+        counts = (queue.pending, queue.parked_jobs, queue.entries, queue.dead_letters)
+        table.add_row(str(queue.partition), waiting, age(queue.oldest_waiting_s), *map(str, counts))
     return table
 
 
@@ -181,6 +191,29 @@ def _version(fields: dict[str, str]) -> str:
     if newest in {"", serves}:
         return serves
     return f"{serves} ({newest} refused)" if fields.get("policy_error") else f"{serves} (-> {newest})"
+
+
+def remarks(status: Status) -> Iterator[str]:
+    """What the tables have no room for, a line each: versions that jobs wait for, and why versions are refused."""
+    by_version: dict[int, list[Parked]] = {}
+    for queue in status.queues:
+        for parked in queue.parked:
+            by_version.setdefault(parked.version, []).append(parked)
+    for version, parts in sorted(by_version.items()):
+        jobs, oldest = sum(parked.jobs for parked in parts), max(parts, key=lambda parked: parked.oldest_s)
+        since = f"the oldest, of batch {oldest.oldest_batch}, for {age(oldest.oldest_s)}"
+        yield printable(f"parked: {jobs} jobs wait for policy version {version}, {since}")
+    for (refused, why), names in refusals(status.workers).items():
+        yield printable(f"version {refused} refused by {', '.join(names)}: {why}")
+
+
+def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:
+    """Workers by the version that they refuse and the reason that they give."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for worker in workers:
+        if why := worker.fields.get("policy_error"):
+            found.setdefault((worker.fields.get("newest_version", "?"), why), []).append(worker.consumer)
+    return found
 
 
 def _table(title: str) -> Table:

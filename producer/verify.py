@@ -1,9 +1,10 @@
-"""Whether a replay gave what the original gave: token for token, and where the first difference is."""
+"""Whether a replay gave what the original gave: token for token, where the same weights sampled them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from producer.handle import BatchHandle
 from producer.replay_plan import Replay
 from schemas import GroupError, GroupResult, Keys
 
+POLICY_VERSION = "policy version"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -25,8 +28,8 @@ class Difference:
     new_group: int
     """Of the replay."""
     what: str
-    """`answer` (one is an error), `error code`, `prompt`, `completions` (their number), `token`, `length`, `finish
-    reason`."""
+    """`answer` (one is an error), `error code`, `prompt`, `completions` (their number), `policy version`, `token`,
+    `length`, `finish reason`."""
     stored: object
     replayed: object
     sample: int | None = None
@@ -51,11 +54,14 @@ class Comparison:
     differing_groups: int
     first: Difference | None
     """In the order of the replay's groups, then of samples and positions."""
+    other_versions: int = 0
+    """Groups that other policy versions sampled than the stored ones: not comparable, and not among those differing."""
+    first_other: Difference | None = None
 
     @property
     def identical(self) -> bool:
-        """True when no group differs."""
-        return self.first is None
+        """True when every group could be compared and none differs."""
+        return self.first is None and self.first_other is None
 
 
 def compare(
@@ -63,6 +69,7 @@ def compare(
 ) -> Comparison:
     """Compare pairs of (group of the original, group of the replay), each looked up among its own batch's answers."""
     differences: list[Difference] = []
+    others: list[Difference] = []
     counted = completions = tokens = 0
     for group, new_group in groups:
         before, after = stored[group], replayed[new_group]
@@ -72,8 +79,9 @@ def compare(
             tokens += int(before.lengths.numpy().sum(dtype=np.int64))
         difference = _difference(group, new_group, before, after)
         if difference is not None:
-            differences.append(difference)
-    return Comparison(counted, completions, tokens, len(differences), differences[0] if differences else None)
+            (others if difference.what == POLICY_VERSION else differences).append(difference)
+    found = len(differences), differences[0] if differences else None
+    return Comparison(counted, completions, tokens, *found, len(others), others[0] if others else None)
 
 
 def _difference(group: int, new_group: int, before: Answer, after: Answer) -> Difference | None:
@@ -89,7 +97,29 @@ def _difference(group: int, new_group: int, before: Answer, after: Answer) -> Di
     n, m = len(before.finish_reasons), len(after.finish_reasons)
     if n != m:
         return Difference(group, new_group, "completions", n, m)
-    return next(filter(None, (_sample_difference(group, new_group, before, after, i) for i in range(n))), None)
+    looks = (_other_version, _sample_difference)  # under other weights other tokens are no difference
+    return next(filter(None, (look(group, new_group, before, after, i) for look in looks for i in range(n))), None)
+
+
+def _other_version(
+    group: int, new_group: int, before: GroupResult, after: GroupResult, sample: int
+) -> Difference | None:
+    """Where another policy version sampled, among the tokens that both have."""
+    stored, replayed = (_versions(result, sample) for result in (before, after))
+    return next(
+        (
+            Difference(group, new_group, POLICY_VERSION, one, other, sample, position)
+            for position, (one, other) in enumerate(zip(stored, replayed, strict=False))
+            if one != other
+        ),
+        None,
+    )
+
+
+def _versions(result: GroupResult, sample: int) -> Iterator[int]:
+    """Of each token, however many the spans tell of."""
+    each = chain.from_iterable(repeat(version, tokens) for version, tokens in result.version_spans[sample])
+    return islice(each, int(result.lengths.numpy()[sample]))
 
 
 def _sample_difference(

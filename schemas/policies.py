@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.messages import AdapterName, Index, Message
 
+MAX_CHUNKS = 2**16
+"""A reader asks for every one."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -40,6 +42,12 @@ class AdapterManifest(Message):
     """Of every chunk but the last."""
     published_at: float
     """Unix seconds."""
+
+    @model_validator(mode="after")
+    def _check_chunks(self) -> Self:
+        if self.chunks > MAX_CHUNKS:
+            raise ValueError(f"{self.chunks} chunks, more than {MAX_CHUNKS}")
+        return self
 
     @property
     def chunks(self) -> int:

@@ -27,26 +27,28 @@ _numbers = itertools.count()
 os.environ.update(SMALL_MODEL_ENV)
 
 
-ENGINE_FILES = (
-    "test_demo", "test_end_to_end", "test_engine_faults", "test_example", "test_vllm_defects", "test_vllm_engine",
-)  # fmt: skip
-"""Files whose tests start vLLM engines; one that is missing here costs time, no more."""
+ENGINES = {
+    "engines": ("test_demo", "test_end_to_end", "test_engine_faults", "test_vllm_defects", "test_vllm_engine"),
+    "training": ("test_example", "test_weight_swap"),
+}
+"""Files whose tests start vLLM engines, in parts of about the same time; one that is missing costs time, no more."""
 
 
-class EnginesInOneProcess(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist ships no types
-    """All that starts engines goes to one test process: two starts at once take longer than one after the other.
+class EnginesShared(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist ships no types
+    """The tests of a part of `ENGINES` go to one test process, which shares engines among the tests of a file.
 
     Every other test goes to whichever process is free. pytest-xdist's own groups need marks in the test ids, which
     pytest 9 does not let it write.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "engines" if Path(nodeid.partition("::")[0]).stem in ENGINE_FILES else nodeid
+        stem = Path(nodeid.partition("::")[0]).stem
+        return next((part for part, files in ENGINES.items() if stem in files), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesInOneProcess:
-    return EnginesInOneProcess(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesShared:
+    return EnginesShared(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load, save_file
@@ -14,7 +16,7 @@ from producer import (
     PolicyVersion,
 )
 from schemas import AdapterManifest, decode
-from tests.faults import Queue
+from tests.faults import Link, Queue
 
 STEM = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight"
@@ -60,6 +62,34 @@ def manifests(queue: Queue) -> list[bytes]:
 def blobs(queue: Queue) -> list[bytes]:
     """Keys of all chunks."""
     return sorted(queue.redis.scan_iter(match=queue.keys.blob("*", 0).removesuffix("0") + "*"))
+
+
+async def until_cut(link: Link) -> None:
+    """Return once `cut_after` has cut it."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(link.url).port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.01)
+
+
+def restore(link: Link) -> None:
+    """After `cut_after`: let everything pass."""
+    link.cut_after(2**40)
+    link.restore()
+
+
+def flush(queue: Queue) -> None:
+    """As FLUSHALL, for this policy alone."""
+    queue.redis.delete(*queue.redis.scan_iter(match=f"rs:{{{queue.keys.policy}}}:*", count=1000))
+
+
+def ttl(queue: Queue, key: bytes) -> int:
+    """Seconds."""
+    return queue.redis.ttl(key)
 
 
 def reporting(queue: Queue, worker: str, version: int, ttl_ms: int = 60_000, **fields: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
@@ -15,6 +14,7 @@ from redis.asyncio import Redis
 from producer import AsyncClient, Client
 from producer.tiny_model import write_adapter
 from schemas import AdapterManifest, ErrorCode, GroupResult, Keys, decode, encode
+from tests.adapter_steps import CONFIG, SIZE, RecordingEngine, on_disk, put
 from tests.fault_steps import stub, tokens, wait_until_done, wait_until_held, wait_until_logged
 from tests.faults import Link, Queue, audit
 from tests.versions import (
@@ -27,36 +27,15 @@ from tests.versions import (
     wait_until_serves,
     write_steps,
 )
-from tests.worker_process import wait_for
+from tests.worker_process import until, wait_for
 from worker.adapter_cache import AdapterCache
 from worker.adapter_store import TTL_S, AdapterStore
 from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
-from worker.config import WorkerSettings
 from worker.connections import connect
 from worker.engine import Adapter
 from worker.errors import DataError, SettingsError
 from worker.policy import Policy
-from worker.stub_engine import StubEngine
-
-CHUNK = 200
-CONFIG = b"{}"
-SIZE = 500
-"""Of an adapter that `put` writes: three chunks, of which the last is shorter."""
-
-
-async def put(redis: Redis, keys: Keys, name: str, **changes: Any) -> AdapterManifest:
-    """Write an adapter of `SIZE` bytes as a producer does."""
-    weights = (name.encode() * SIZE)[:SIZE]
-    manifest = AdapterManifest(
-        name=name, sha256=hashlib.sha256(CONFIG + weights).hexdigest(), config=CONFIG, num_bytes=SIZE,
-        chunk_bytes=CHUNK, published_at=0.0,
-    ).model_copy(update=changes)  # fmt: skip
-    for number in range(manifest.chunks):
-        chunk = weights[number * CHUNK : (number + 1) * CHUNK]
-        await redis.set(keys.blob(manifest.sha256, number), chunk, ex=1000)
-    await redis.set(keys.adapter(name), encode(manifest), ex=1000)
-    return manifest
 
 
 @pytest.fixture
@@ -73,11 +52,6 @@ async def store(redis: Redis, policy: str, cache: AdapterCache) -> AsyncIterator
     store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     yield store
     await store.close()
-
-
-def on_disk(cache: AdapterCache) -> set[str]:
-    """Names of the adapters in the cache, whole or not."""
-    return {path.name.rpartition(".")[0] for path in cache.folder.iterdir() if path.is_dir()}
 
 
 async def refusal(store: AdapterStore, name: str) -> str:
@@ -108,19 +82,52 @@ async def test_what_is_not_whole_is_refused_leaves_nothing_and_may_come_right(
     second = keys.blob(manifest.sha256, 1)
     whole = cast("bytes", await redis.get(second))
 
-    await redis.set(second, b"x" + whole[1:])
-    assert "do not match its digest" in await refusal(store, "math@1")
     await redis.set(second, whole[1:])
     assert "chunk 1 of 3 is too short" in await refusal(store, "math@1")
     await redis.delete(second)
-    assert "chunk 1 of 3 is gone" in await refusal(store, "math@1")
+    assert "chunk 1 of 3 is gone; publish it again" in await refusal(store, "math@1")
     await redis.lpush(second, "x")
     assert "something else" in await refusal(store, "math@1")
-    assert on_disk(cache) == set()
+    assert on_disk(cache) == []
 
     await redis.delete(second)
     await redis.set(second, whole)
     assert await store.fetch("math@1") is not None
+
+
+async def test_bytes_that_do_not_match_their_digest_are_not_fetched_by_every_job(
+    redis: Redis, policy: str, cache: AdapterCache, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched() -> int:
+        return cast("bytearray", link.requests).count(b"GETRANGE")
+
+    keys = Keys(policy)
+    chunk = keys.blob((await put(redis, keys, "math@1")).sha256, 2)
+    whole = cast("bytes", await redis.get(chunk))
+    await redis.set(chunk, whole[:-1] + b"x")
+    async with connect(link.url) as watched:
+        store = AdapterStore(watched, keys, cache, SIZE, 10 * SIZE)
+        await watched.ping()
+        link.requests = bytearray()
+
+        for _ in range(4):
+            assert "do not match its digest" in await refusal(store, "math@1")
+        assert (fetched(), on_disk(cache)) == (3, [])
+        await put(redis, keys, "math@2")
+        assert await store.fetch("math@2") is not None
+
+        link.requests.clear()
+        await put(redis, keys, "math@1", published_at=1.0)
+        assert await store.fetch("math@1") is not None, "what was published again was not tried at once"
+
+        monkeypatch.setattr("worker.adapter_store.AGAIN_S", -1)
+        other = keys.blob((await put(redis, keys, "math@3")).sha256, 0)
+        await redis.setrange(other, 0, b"x")
+        link.requests.clear()
+        for _ in range(2):
+            assert "do not match its digest" in await refusal(store, "math@3")
+        assert fetched() == 6, "not tried again in time"
+        await store.close()
 
 
 async def test_a_chunk_that_is_too_long_is_not_read_further_than_the_manifest_says(
@@ -148,7 +155,10 @@ async def test_a_manifest_that_cannot_be_is_refused_unread(
     assert "cannot be read" in await refusal(store, "math@4")
     await redis.lpush(keys.adapter("math@5"), "x")
     assert "something else" in await refusal(store, "math@5")
-    assert on_disk(cache) == set()
+    scattered = (await put(redis, keys, "math@6")).model_copy(update={"num_bytes": 2**17, "chunk_bytes": 1})
+    await redis.set(keys.adapter("math@6"), encode(scattered))
+    assert "131072 chunks" in await refusal(store, "math@6")
+    assert on_disk(cache) == []
 
 
 async def test_who_waits_for_the_same_adapter_shares_one_fetch_and_its_failure(
@@ -192,9 +202,9 @@ async def test_the_least_recently_used_go_so_that_the_bound_is_kept(
 
     await store.fetch("math@3")
 
-    assert on_disk(cache) == {"math@1", "math@3"}
+    assert on_disk(cache) == ["math@1", "math@3"]
     await asyncio.gather(store.fetch("math@2"), store.fetch("math@4"))
-    assert on_disk(cache) == {"math@2", "math@4"}
+    assert on_disk(cache) == ["math@2", "math@4"]
     assert await store.fetch("math@1") not in (None, first), "a folder was used twice"
 
 
@@ -208,29 +218,39 @@ async def test_what_is_in_use_is_never_evicted_whatever_the_bound(
             await store.fetch("math@1")
         await store.fetch("math@2")
         await store.fetch("math@3")
-        assert on_disk(cache) == {"math@1", "math@2", "math@3"}
+        assert on_disk(cache) == ["math@1", "math@2", "math@3"]
         await store.fetch("math@4")
-        assert on_disk(cache) == {"math@1", "math@2", "math@4"}
+        assert on_disk(cache) == ["math@1", "math@2", "math@4"]
 
     await store.fetch("math@5")
 
-    assert on_disk(cache) == {"math@4", "math@5"}
+    assert on_disk(cache) == ["math@4", "math@5"]
 
 
 async def test_what_is_used_is_renewed_in_redis(
     redis: Redis, policy: str, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def ttls() -> list[int]:
+        chunks = [keys.blob(manifest.sha256, number) for number in range(3)]
+        return [await redis.ttl(key) for key in (keys.adapter("math@1"), *chunks)]
+
     keys = Keys(policy)
     manifest = await put(redis, keys, "math@1")
     await store.fetch("math@1")
-    await store.renew("math@1")
-    assert await redis.ttl(keys.adapter("math@1")) <= 1000, "renewed although that was not due"
-    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
-
+    of_manifest, *of_chunks = await ttls()
+    assert 1000 < of_manifest <= TTL_S < min(of_chunks), "not renewed by its first use"
+    await redis.expire(keys.adapter("math@1"), 1000)
     await store.fetch("math@1")
+    await store.renew("math@1")
+    assert (await ttls())[0] <= 1000, "renewed although that was not due"
+    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
+    await put(redis, keys, "math@2")
+    await store.fetch("math@2")
+    await redis.expire(keys.adapter("math@2"), 1000)
 
-    ttls = [await redis.ttl(keys.blob(manifest.sha256, number)) for number in range(3)]
-    assert 1000 < await redis.ttl(keys.adapter("math@1")) <= TTL_S < min(ttls)
+    await store.fetch("math@2")
+
+    assert await redis.ttl(keys.adapter("math@2")) > 1000, "not renewed although that was due"
 
 
 def test_a_cache_goes_with_its_worker_and_with_the_next_one_if_that_was_killed(tmp_path: Path) -> None:
@@ -249,26 +269,15 @@ def test_a_cache_goes_with_its_worker_and_with_the_next_one_if_that_was_killed(t
     assert not living.folder.exists()
 
 
+def test_what_exceeds_the_whole_disk_is_told_from_what_does_not_fit_now(cache: AdapterCache) -> None:
+    assert [cache.can_ever_hold(nbytes) for nbytes in (1, 2**62)] == [True, False]
+
+
 def test_a_cache_that_cannot_be_made_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(SettingsError, match="--adapter-cache"):
         AdapterCache(tmp_path / "file").open()
-
-
-class RecordingEngine(StubEngine):
-    """Remembers what it has."""
-
-    def __init__(self) -> None:
-        super().__init__(WorkerSettings(policy="p", engine="stub"))
-        self.loaded: list[Adapter] = []
-
-    async def load_adapter(self, adapter: Adapter) -> None:
-        if adapter not in self.loaded:
-            self.loaded.append(adapter)
-
-    async def unload_adapter(self, adapter: Adapter) -> None:
-        self.loaded.remove(adapter)
 
 
 async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh_id(
@@ -286,7 +295,41 @@ async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh
 
     assert ids == [1, 2, 1, 3, 4]
     assert [adapter.name for adapter in engine.loaded] == ["math@3", "math@2"]
-    assert on_disk(cache) == {"math@3", "math@2"}
+    assert on_disk(cache) == ["math@2", "math@3"]
+
+
+class Leaving(RecordingEngine):
+    """Unloads nothing until told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        await self.told.wait()
+        await super().unload_adapter(adapter)
+
+
+async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_it_was_cancelled(
+    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+) -> None:
+    folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    for version in (1, 2):
+        client.publish_adapter("math", version, folder)
+    engine = Leaving()
+    store = AdapterStore(redis, Keys(policy), cache, 2**30, size)
+    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    await supply.load("math@1")
+    evicting = asyncio.create_task(supply.load("math@2"))
+    await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
+    evicting.cancel()
+    await asyncio.wait([evicting])
+
+    engine.told.set()
+    await supply.load("math@2")
+
+    assert [adapter.name for adapter in engine.loaded] == ["math@2"]
 
 
 async def test_a_local_folder_comes_before_redis(
@@ -345,7 +388,8 @@ def test_an_adapter_that_cannot_be_used_is_refused_by_reason_and_the_worker_serv
         }
         for batch in refused.values():
             wait_until_done(queue, batch.batch_id, 1, worker)
-        queue.redis.set(tampered, chunk)
+        queue.redis.delete(tampered, queue.keys.adapter("tampered@1"))
+        publish("tampered")
         again = client.submit([[5]], None, tokens(), adapter="tampered@1")
         wait_until_done(queue, again.batch_id, 1, worker)
         assert codes(redis_url, queue, again.batch_id, 1) == [None]
@@ -448,9 +492,9 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
     served = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
+    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
     await served.begin()
     await redis.expire(keys.adapter(location), 1000)
-    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
 
     await served.look()
 
@@ -474,6 +518,6 @@ def test_a_policys_adapter_that_is_not_what_was_announced_is_refused(
         wait_until_refused(worker, queue, 3, "nobody published it")
         announce(queue, 4, "math@1", sha256, source="adapter")
         wait_until_serves(worker, queue, 4)
-        client.publish_policy(5, checkpoint=steps / "step-1")
+        announce(queue, 5, "step-1")  # which no producer does
         wait_until_refused(worker, queue, 5, "publish one kind only")
         wait_until_reported(worker, queue, policy_version="4")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from producer.tiny_model import write_adapter, write_model
 from schemas import ErrorCode
 from worker.adapters import AdapterDirectory
+from worker.engine import Adapter
 from worker.errors import DataError
 
 
@@ -143,6 +147,104 @@ def test_a_huge_header_is_refused_unread(root: Path, tiny_model: Path) -> None:
 
 def test_a_model_without_safetensors_says_nothing_about_shapes(adapter_dir: Path, tmp_path: Path) -> None:
     assert AdapterDirectory(adapter_dir, 16, tmp_path).find("math@1").int_id == 1
+
+
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+LAST = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+
+
+def rewrite(root: Path, dtype: torch.dtype, value: float | None = None, *, at: int = -1) -> None:
+    """math@1 in another dtype; `value`: of one weight of its last tensor."""
+    path = root / "math@1" / "adapter_model.safetensors"
+    weights = {name: tensor.float().clamp(-1, 1).to(dtype) for name, tensor in load_file(path).items()}
+    if value is not None:
+        weights[LAST].view(-1)[at] = value
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize("at", [0, -1])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (dtype, float(value))
+        for dtype, value in itertools.product(FLOATS, ("nan", "inf", "-inf"))
+        if value == "nan" or dtype is not torch.float8_e4m3fn  # which has no infinities
+    ],
+    ids=str,
+)
+def test_a_weight_that_is_not_finite_is_refused_by_name(
+    root: Path, tiny_model: Path, dtype: torch.dtype, value: float, at: int
+) -> None:
+    rewrite(root, dtype, value, at=at)
+
+    error = refusal(root, tiny_model)
+
+    assert error.code == ErrorCode.ADAPTER_REFUSED
+    assert f"tensor {LAST} has a weight that is NaN or infinite" in error.message
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_largest_finite_weights_are_taken(root: Path, tiny_model: Path, dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    for value in (limits.max, limits.min, limits.smallest_normal, -0.0):
+        rewrite(root, dtype, value)
+
+        assert AdapterDirectory(root, 16, tiny_model).find("math@1").name == "math@1"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.complex64], ids=str)
+def test_weights_that_are_no_floats_as_adapters_have_them_are_refused(
+    root: Path, tiny_model: Path, dtype: torch.dtype
+) -> None:
+    rewrite(root, dtype)
+
+    error = refusal(root, tiny_model)
+
+    assert (error.code, "cast it before saving" in error.message) == (ErrorCode.ADAPTER_REFUSED, True)
+
+
+def test_a_weight_beyond_the_first_piece_that_is_read_is_looked_at(tmp_path: Path) -> None:
+    model = tmp_path / "no-model"
+    model.mkdir()
+    weights = {f"layers.0.{part}.weight": torch.zeros(shape) for part, shape in SHAPES.items()}
+    weights["layers.0.lora_B.weight"][300_000, 0] = float("nan")
+    (tmp_path / "math@1").mkdir()
+    (tmp_path / "math@1" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1}))
+    save_file(weights, tmp_path / "math@1" / "adapter_model.safetensors")
+
+    assert "tensor layers.0.lora_B.weight has a weight" in refusal(tmp_path, model).message
+
+
+SHAPES = {"lora_A": (1, 3), "lora_B": (300_001, 1)}
+
+
+def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_checked(
+    root: Path, tiny_model: Path
+) -> None:
+    class Changing(AdapterDirectory):
+        def admit(self, name: str, folder: Path) -> Adapter:
+            admitted = super().admit(name, folder)
+            rewrite(root, torch.float16)
+            return admitted
+
+    with pytest.raises(DataError, match="changed after it was loaded"):
+        Changing(root, 16, tiny_model).find("math@1")
+
+
+def test_a_folder_that_the_file_system_refuses_is_no_adapter(root: Path, tiny_model: Path) -> None:
+    (root / "loop@1").symlink_to(root / "loop@1")
+
+    assert refusal(root, tiny_model, "loop@1").code == ErrorCode.UNKNOWN_ADAPTER
+    for refused in (root / "math@1" / "adapter_config.json", root / ("x" * 300)):
+        assert "has no folder of that name" in refusal(refused, tiny_model).message
+
+
+def test_weights_that_lead_to_themselves_are_refused(root: Path, tiny_model: Path) -> None:
+    weights = root / "math@1" / "adapter_model.safetensors"
+    weights.unlink()
+    weights.symlink_to(weights)
+
+    assert "adapter_model.safetensors is not readable (Too many levels" in refusal(root, tiny_model).message
 
 
 def _with_shrunk_weight(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from producer.checkpoint_files import CheckpointFolder
 from producer.tiny_model import write_model
 from tests.checkpoints import shard
-from worker.checkpoint import check, config_difference, digest, stamp
+from worker.checkpoint import Booted, check, digest, stamp
 from worker.errors import CheckpointRefusedError
 
 FIRST, NORM = "lm_head.weight", "model.norm.weight"
@@ -122,7 +122,7 @@ def test_a_harmed_checkpoint_is_refused_by_name(name: str, booted: Path, new: Pa
     harm(new)
 
     with pytest.raises(CheckpointRefusedError, match=says) as raised:
-        check(new, booted)
+        check(new, Booted(booted))
 
     assert str(raised.value).startswith("checkpoint step-7: ")
     assert str(new.parent) not in str(raised.value)
@@ -151,13 +151,13 @@ def test_a_harmed_sharded_checkpoint_is_refused_by_name(name: str, booted: Path,
     harm(new)
 
     with pytest.raises(CheckpointRefusedError, match=says):
-        check(new, booted)
+        check(new, Booted(booted))
 
 
 def test_whole_checkpoints_pass_sharded_or_not(booted: Path, new: Path) -> None:
-    check(new, booted)
+    check(new, Booted(booted))
     check(new, None)
-    check(shard(new), booted)
+    check(shard(new), Booted(booted))
 
 
 def test_a_booted_model_may_be_made_of_links_as_a_cache_has_them(booted: Path, new: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_booted_model_may_be_made_of_links_as_a_cache_has_them(booted: Path, n
     for path in booted.iterdir():
         (cached / path.name).symlink_to(path)
 
-    check(new, cached)
+    check(new, Booted(cached))
 
 
 @pytest.mark.parametrize("with_head", ["neither", "booted", "new"])
@@ -177,7 +177,7 @@ def test_a_tied_head_may_be_there_or_not(with_head: str, tmp_path: Path) -> None
     if with_head != "neither":
         add_head(tmp_path / with_head)
 
-    check(new, booted)
+    check(new, Booted(booted))
 
 
 def test_without_a_model_to_compare_with_a_checkpoint_must_still_be_whole(new: Path) -> None:
@@ -193,29 +193,6 @@ def test_the_safetensors_library_refuses_these_too(name: str, new: Path) -> None
 
     with pytest.raises(SafetensorError), safe_open(new / WEIGHTS, "np"):
         pass
-
-
-@pytest.mark.parametrize(
-    ("found", "booted", "field"),
-    [
-        ({"hidden_size": 8}, {"hidden_size": 8}, None),
-        ({"hidden_size": 8}, {"hidden_size": 9}, "hidden_size"),
-        # Written by another transformers, which moved or left out what it takes for the default.
-        ({"hidden_size": 8}, {"hidden_size": 8, "rope_theta": 1e4}, None),
-        ({"transformers_version": "5", "dtype": "float32"}, {"transformers_version": "4"}, None),
-        ({"eos_token_id": 5, "use_cache": False}, {"eos_token_id": 6}, None),
-        ({"tie_word_embeddings": True}, {}, "tie_word_embeddings"),
-        ({"tie_word_embeddings": False}, {}, None),
-        ({"quantization_config": {"bits": 4}}, {"quantization_config": {"bits": 8}}, "quantization_config"),
-    ],
-)
-def test_configs_differ_in_what_a_forward_pass_follows_from(
-    found: dict[str, Any], booted: dict[str, Any], field: str | None
-) -> None:
-    difference = config_difference(found, booted, tied=False)
-
-    assert (difference is None) == (field is None)
-    assert difference is None or difference[1].startswith(f"{field} is ")
 
 
 def test_the_digest_is_the_producers_and_follows_from_the_content_alone(new: Path, tmp_path: Path) -> None:
@@ -264,3 +241,61 @@ def test_a_stamp_changes_when_a_file_is_written_again_or_goes(new: Path) -> None
 
     assert len({before, replaced, stamp(new)}) == 3
     assert stamp(new) == stamp(new)
+
+
+def loop(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+
+
+def below_a_file(folder: Path) -> Path:
+    return folder / "config.json" / "step-8"
+
+
+def with_too_long_a_name(folder: Path) -> Path:
+    return folder.parent / ("x" * 300)
+
+
+def weights_loop(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(folder / WEIGHTS)
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], Path | None], str]] = {
+    "below a file": (below_a_file, "checkpoint step-8: folder: no folder of that name"),
+    "a loop": (loop, r"checkpoint step-7: folder: cannot be read \(Too many levels of symbolic links\)"),
+    "too long a name": (with_too_long_a_name, r"checkpoint x+: folder: cannot be read \(File name too long\)"),
+    "a file": (lambda f: f / "config.json", "folder: no folder of that name"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_the_file_system_refuses_is_a_refused_checkpoint_that_says_why(name: str, booted: Path, new: Path) -> None:
+    harm, says = UNREADABLE[name]
+    folder = harm(new) or new
+
+    assert stamp(folder) == ()
+    for asked in (digest, lambda f: check(f, Booted(booted)), lambda f: check(f, None)):
+        with pytest.raises(CheckpointRefusedError, match=says) as raised:
+            asked(folder)
+        assert str(new.parent) not in str(raised.value)
+
+
+def test_a_file_that_leads_to_itself_is_refused_and_not_stamped(booted: Path, new: Path) -> None:
+    before = stamp(new)
+    weights_loop(new)
+
+    assert set(stamp(new)) == {file for file in before if file[0] != WEIGHTS}
+    for asked in (digest, lambda f: check(f, Booted(booted))):
+        with pytest.raises(CheckpointRefusedError, match=r"model\.safetensors: is (missing or no regular file|a link)"):
+            asked(new)
+
+
+@pytest.mark.parametrize("name", [b"\xff.safetensors", b"new\nline.safetensors"])
+def test_a_file_whose_name_cannot_be_printed_is_refused(name: bytes, booted: Path, new: Path) -> None:
+    (new / os.fsdecode(name)).write_bytes(b"")
+
+    for asked in (digest, lambda f: check(f, Booted(booted))):
+        with pytest.raises(CheckpointRefusedError, match="cannot be printed") as raised:
+            asked(new)
+        assert str(raised.value).isprintable()

@@ -327,7 +327,10 @@ def test_hostile_results_do_not_reach_the_terminal_raw(command: Command, half_do
 def test_status_of_a_policy_that_nobody_uses(command: Command) -> None:
     done = command("status", "--json")
     assert done.exit_code == 0
-    idle = {"partition": 0, "entries": 0, "waiting": 0, "pending": 0, "oldest_waiting_s": None, "dead_letters": 0}
+    idle: dict[str, Any] = {
+        "partition": 0, "entries": 0, "waiting": 0, "pending": 0, "oldest_waiting_s": None, "dead_letters": 0,
+        "parked": [],
+    }  # fmt: skip
     assert (json.loads(done.stdout)["queues"], json.loads(done.stdout)["workers"]) == ([idle], [])
 
 

@@ -14,7 +14,7 @@ from producer import (
 from producer.tiny_model import write_model
 from schemas import Job, decode
 from tests.faults import Queue
-from tests.publishing import announced, lora, peft_folder, read_back, reporting
+from tests.publishing import announced, flush, lora, peft_folder, read_back, reporting
 from tests.test_operate import Operator
 
 
@@ -48,12 +48,20 @@ def test_publish_announces_a_checkpoint_or_an_adapter(
 ) -> None:
     done = operator("publish", "1", "--checkpoint", str(models / "step-1"))
     assert (done.exit_code, done.stdout) == (0, f"policy {policy} version 1: checkpoint step-1 published\n")
-    reporting(queue, "a", 2)
     adapter = str(peft_folder(tmp_path / "a", lora()))
-    done = operator("publish", "2", "--adapter", adapter, "--wait", "--workers", "1")
+    other = operator("publish", "2", "--adapter", adapter)
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert "Publish every version as checkpoint" in other.stderr.replace("\n", " ")
+
+    flush(queue)
+    published = operator("publish", "1", "--adapter", adapter)
+    assert published.exit_code == 0
+    ((_, first),) = announced(queue)
+    reporting(queue, "a", 1, policy_sha256=first.sha256)
+    done = operator("publish", "1", "--adapter", adapter, "--wait", "--workers", "1")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[-1] == "version 2 is served"
-    assert [version.source for _, version in announced(queue)] == ["checkpoint", "adapter"]
+    assert done.stdout.splitlines()[-1] == "version 1 is served"
+    assert first.source == "adapter"
 
 
 def test_publish_that_is_not_served_in_time_exits_4(operator: Operator, models: Path, queue: Queue) -> None:
@@ -84,6 +92,20 @@ def test_publish_exits_1_for_what_cannot_be_published(operator: Operator, models
 )  # fmt: skip
 def test_publish_exits_2_for_wrong_usage(operator: Operator, args: tuple[str, ...]) -> None:
     assert operator("publish", "1", *args).exit_code == 2
+
+
+@pytest.mark.parametrize("version", ["-1", "-17", "0", "99999999999", str(2**31), "1.5"])
+def test_publish_exits_2_for_what_is_no_version(operator: Operator, version: str) -> None:
+    refused = operator("publish", version, "--checkpoint", "a")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "VERSION" in refused.stderr
+    assert "No such option" not in refused.stderr
+
+
+def test_publish_names_an_option_that_is_not_there(operator: Operator) -> None:
+    refused = operator("publish", "1", "--chekpoint", "a")
+    assert refused.exit_code == 2
+    assert "No such option: --chekpoint" in refused.stderr
 
 
 def test_publish_adapter_prints_its_name(operator: Operator, queue: Queue, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ HEALTHY_INFO = {
 HEALTHY = Probe(
     url="redis://x", policy="p", info=HEALTHY_INFO, appendfsync="everysec", round_trips_s=(0.001,), clock_ahead_s=0.01,
     refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
-    workers=(Worker("w", {"model": "m", "policy_version": "1"}, 1.0),), paused=False, paused_s_ago=None, refusals=(),
+    workers=(Worker("w", {"model": "m", "policy_version": "1"}, 1.0),), newest_version=1, paused=False,
+    paused_s_ago=None, refusals=(),
 )  # fmt: skip
 
 
@@ -91,6 +92,14 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (
             replace(HEALTHY, workers=(worker("w", paused_for="memory,operator"), worker("v", paused_for=""))),
             FAIL, "intake", "1 of 2 workers take no jobs, Redis is nearly full: w",
+        ),
+        (
+            replace(HEALTHY, workers=(worker("w", paused_for="adapter cache,memory-like"), worker("v"))),
+            WARN, "adapter cache", "1 of 2 workers cannot keep adapters and take no jobs: w",
+        ),
+        (
+            replace(HEALTHY, workers=(worker("w", paused_for="adapter cache"),)),
+            FAIL, "adapter cache", "1 of 1 workers cannot keep adapters",
         ),
         (replace(HEALTHY, info={}, refusals=(Refusal("run INFO", "NOPERM", "a"),)), WARN, "access", "run INFO: NOPERM"),
         (replace(HEALTHY, refusals=(Refusal("read partition 0", "NOPERM", "a"),)), FAIL, "access", "partition 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from producer import Client
+from producer.cli import app as commands
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_model
 from tests.fault_steps import (
@@ -27,6 +30,7 @@ from tests.fault_steps import (
 from tests.faults import Queue, audit
 from tests.versions import (
     announce,
+    codes,
     report,
     spans,
     wait_until_refused,
@@ -36,6 +40,15 @@ from tests.versions import (
 )
 from tests.worker_process import WorkerProcess, wait_for
 from worker import checkpoint
+from worker.adapter_supply import AdapterSupply
+from worker.adapters import AdapterDirectory
+from worker.config import WorkerSettings
+from worker.connections import connect
+from worker.engine import SwapMode
+from worker.errors import EngineDiedError
+from worker.policy import Policy
+from worker.refusals import is_due, refusal
+from worker.stub_engine import StubEngine
 
 SEEN_S = 3.0
 """Within which a version that has just become complete is served: two seconds between two tries, and slack."""
@@ -58,6 +71,12 @@ def publish(client: Client, root: Path, *versions: int) -> None:
         client.publish_policy(version, checkpoint=root / f"step-{version}")
 
 
+def worker_row(redis_url: str, policy: str) -> str:
+    """What `rollstream status` shows of the only worker."""
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(commands, ["status", "--policy", policy, "--redis", redis_url])
+    return shown.stdout
+
+
 def endless_file(folder: Path) -> None:
     """A checkpoint whose digest takes minutes, and no disk."""
     folder.mkdir()
@@ -71,7 +90,7 @@ def test_a_swap_under_load_loses_nothing_and_every_token_says_its_version(
 ) -> None:
     with stub(redis_url, policy, "--checkpoint-dir", str(steps), group_s=0.05, at_once=16) as worker:
         batch = client.submit([[5 + row] for row in range(24)], None, tokens(200), prompts_per_job=3)
-        wait_until_logged(worker, "job started")
+        wait_for(lambda: worker.log.count("job started") >= 6, 10, lambda: worker.log)
         publish(client, steps, 1)
         client.wait_for_version(1, timeout=10)
         assert queue.done(batch.batch_id) == 0, "nothing was in flight during the swap"
@@ -85,8 +104,9 @@ def test_a_swap_under_load_loses_nothing_and_every_token_says_its_version(
     for of_one in found:
         versions = [version for version, _ in of_one]
         assert versions == sorted(set(versions))
-    assert {of_one[0][0] for of_one in found[:16]} == {0}, "jobs waited for a swap"
-    assert {len(of_one) > 1 for of_one in found[:16]} == {True}, "no completion lived through a swap"
+    first = [of_one for of_one in found if of_one[0][0] == 0]
+    assert len(first) == 16, "jobs waited for a swap"
+    assert {len(of_one) > 1 for of_one in first} == {True}, "no completion lived through a swap"
     assert spans(redis_url, queue, after.batch_id, 1) == [((2, 7),)]
 
 
@@ -130,6 +150,54 @@ def test_a_version_that_takes_long_to_load_stops_neither_jobs_nor_a_drain(
         wait_until_done(queue, batch.batch_id, 1, worker)
 
         assert worker.terminate(timeout_s=5) == 0, worker.log
+
+
+class DyingEngine(StubEngine):
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:  # noqa: ARG002 - a protocol's
+        raise EngineDiedError("its process ended")
+
+
+async def test_an_engine_that_dies_while_it_loads_ends_the_role(
+    redis_url: str, policy: str, queue: Queue, steps: Path
+) -> None:
+    engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
+    adapters = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+    follower = Policy(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
+    await follower.begin()
+    announce(queue, 1, "step-1", checkpoint.digest(steps / "step-1"))
+
+    with pytest.raises(ExceptionGroup) as died:
+        await asyncio.wait_for(follower.run(), 20)
+    await redis.aclose()
+
+    assert died.group_contains(EngineDiedError)
+
+
+FILES: checkpoint.Stamp = (("model.safetensors", 5, 7, 9),)
+
+
+@pytest.mark.parametrize(
+    ("now", "stamp", "due"),
+    [(101, None, False), (102, None, True), (102, FILES, False), (102, (), True), (109, FILES, False),
+     (110, None, True), (110, FILES, True)],
+)  # fmt: skip
+def test_a_refused_version_is_looked_at_every_2_s_and_loaded_when_its_files_change_or_in_10_s(
+    now: float, stamp: checkpoint.Stamp | None, due: bool
+) -> None:
+    refused = refusal(None, "why", FILES, 100)
+
+    assert is_due(refused, now, stamp) == due
+    assert is_due(None, now, stamp)
+
+
+def test_each_refusal_of_the_same_files_waits_twice_as_long_up_to_5_minutes() -> None:
+    refused, waits = None, []
+    for _ in range(7):
+        refused = refusal(refused, "why", FILES, 100)
+        waits.append(refused.retry_at - 100)
+
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    assert refusal(refused, "why", (), 100).retry_at == 110
 
 
 def test_a_drain_during_a_swap_that_waits_for_completions_ends_within_its_grace(
@@ -188,6 +256,7 @@ def an_adapter(client: Client, queue: Queue, root: Path, version: int) -> None:
 
 
 REFUSED: list[tuple[Any, str]] = [
+    (an_adapter, "publish one kind only"),
     (wrong_digest, "not those that were published"),
     (changed_since, "not those that were published"),
     (half_written, "truncated"),
@@ -196,7 +265,6 @@ REFUSED: list[tuple[Any, str]] = [
     (a_path, "is not usable"),
     (garbage, "cannot be read"),
     (another_number, "that of version 77"),
-    (an_adapter, "publish one kind only"),
 ]
 
 
@@ -230,11 +298,127 @@ def test_entries_that_no_trainer_wrote_are_passed_over(
 def test_a_worker_without_a_checkpoint_dir_says_so_and_serves_on(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
-    publish(client, steps, 1)
     with stub(redis_url, policy) as worker:
+        publish(client, steps, 1)
         wait_until_refused(worker, queue, 1, "without --checkpoint-dir")
         batch = client.submit([[5]], None, tokens())
         wait_until_done(queue, batch.batch_id, 1, worker)
+
+
+def test_a_worker_that_boots_and_can_serve_nothing_announced_says_so_and_takes_no_job_until_it_can(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    announce(queue, 1, "nowhere")
+    garbage(client, queue, steps, 2)
+    batch = client.submit([[5], [6]], None, tokens())
+    worker = WorkerProcess(redis_url, policy, *stub_flags(), "--checkpoint-dir", str(steps))
+    try:
+        wait_until_reported(worker, queue, 30, state="paused", paused_for="policy", policy_version="0")
+        wait_until_refused(worker, queue, 2, "cannot be read")
+        again = client.submit([[5]], None, tokens(), min_policy_version=3)
+        looks = worker.log.count("policy version refused")
+        wait_for(lambda: worker.log.count("policy version refused") > looks, 20, lambda: worker.log)
+        assert (queue.done(batch.batch_id), queue.holders()) == (0, {})
+        assert "PAUSED" not in worker_row(redis_url, policy)
+        assert "paused (policy)" in worker_row(redis_url, policy)
+
+        publish(client, steps, 3)
+        wait_until_done(queue, batch.batch_id, 2, worker)
+        wait_until_done(queue, again.batch_id, 1, worker)
+        wait_until_reported(worker, queue, state="serving", paused_for="", policy_version="3", policy_error="")
+        assert spans(redis_url, queue, batch.batch_id, 2) == [((3, 10),)] * 2
+    finally:
+        worker.end()
+
+
+def start_anew(queue: Queue) -> None:
+    """Redis has lost all of the queue, its versions with it."""
+    queue.redis.delete(*queue.redis.keys(f"rs:{{{queue.keys.policy}*"))
+
+
+def test_versions_that_begin_anew_are_served_lower_or_not_before_another_job_is_taken(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        publish(client, steps, 1)
+        client.publish_policy(5, checkpoint=steps / "step-2")
+        client.wait_for_version(5, timeout=10)
+        for version, step in ((1, 1), (1, 2), (2, 1)):
+            start_anew(queue)
+            client.publish_policy(version, checkpoint=steps / f"step-{step}")
+            gated = client.submit([[5]], None, tokens(), min_policy_version=version, max_staleness=0)
+            client.wait_for_version(version, timeout=10)
+            wait_until_done(queue, gated.batch_id, 1, worker)
+            assert spans(redis_url, queue, gated.batch_id, 1) == [((version, 10),)]
+            assert report(worker, queue)["policy_sha256"] == checkpoint.digest(steps / f"step-{step}")
+        wait_until_reported(worker, queue, state="serving", policy_version="2", newest_version="2")
+
+    assert worker.log.count("the versions began anew") == 2, "the third stream went on from the second"
+
+
+def test_while_nothing_of_a_new_stream_can_be_served_nothing_is_taken_and_an_empty_one_changes_nothing(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps), group_s=0.05) as worker:
+        client.publish_policy(5, checkpoint=steps / "step-1")
+        wait_until_serves(worker, queue, 5)
+        running = client.submit([[5]], None, tokens(400))
+        wait_until_logged(worker, "job started")
+        queue.redis.delete(queue.keys.versions())
+        before = client.submit([[5]], None, tokens(2))
+        wait_until_done(queue, before.batch_id, 1, worker)
+        announce(queue, 2, "nowhere")
+        wait_until_reported(worker, queue, state="paused", paused_for="policy", policy_version="5")
+        wait_until_refused(worker, queue, 2, "no folder of that name")
+        after = client.submit([[5]], None, tokens(2))
+        wait_until_done(queue, running.batch_id, 1, worker)
+        assert queue.done(after.batch_id) == 0
+
+        announce(queue, 3, "half")
+        client.publish_policy(4, checkpoint=steps / "step-2")
+        announce(queue, 6, "nowhere")
+        wait_until_done(queue, after.batch_id, 1, worker)
+        wait_until_reported(worker, queue, state="serving", policy_version="4", newest_version="6")
+
+    assert spans(redis_url, queue, before.batch_id, 1) == [((5, 2),)]
+    assert spans(redis_url, queue, running.batch_id, 1) == [((5, 400),)]
+    assert spans(redis_url, queue, after.batch_id, 1) == [((4, 2),)]
+
+
+def test_spans_of_what_lives_through_a_swap_to_a_lower_version_say_so_in_order(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps), group_s=0.05) as worker:
+        client.publish_policy(5, checkpoint=steps / "step-1")
+        wait_until_serves(worker, queue, 5)
+        batch = client.submit([[5]], None, tokens(400))
+        wait_until_logged(worker, "job started")
+        queue.redis.delete(queue.keys.versions())
+        publish(client, steps, 2)
+        wait_until_done(queue, batch.batch_id, 1, worker)
+
+    (of_one,) = spans(redis_url, queue, batch.batch_id, 1)
+    assert [version for version, _ in of_one] == [5, 2]
+
+
+def test_the_newest_version_is_heard_of_while_another_loads(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    endless_file(steps / "endless")
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        announce(queue, 1, "endless")
+        wait_until_logged(worker, "loading policy version")
+        announce(queue, 7, "step-1")
+        strict = client.submit([[5]], None, tokens(), max_staleness=6)
+        lenient = client.submit([[5]], None, tokens(), max_staleness=7)
+        wait_until_done(queue, strict.batch_id, 1, worker)
+        wait_until_done(queue, lenient.batch_id, 1, worker)
+        wait_until_reported(worker, queue, policy_version="0", newest_version="7", policy_error="")
+
+        assert worker.terminate(timeout_s=5) == 0, worker.log
+
+    assert codes(redis_url, queue, strict.batch_id, 1) == ["too_stale"]
+    assert codes(redis_url, queue, lenient.batch_id, 1) == [None]
 
 
 def test_while_the_newest_is_refused_the_newest_complete_one_is_served(
@@ -259,8 +443,8 @@ def test_a_version_whose_files_come_late_is_served_once_they_are_there(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (steps / "step-1").rename(elsewhere / "step-1")
-    publish(client, elsewhere, 1)
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        publish(client, elsewhere, 1)
         wait_until_refused(worker, queue, 1, "no folder of that name")
         (steps / "step-1").mkdir()
         shutil.copy(elsewhere / "step-1" / "config.json", steps / "step-1")
@@ -273,8 +457,8 @@ def test_a_version_whose_files_come_late_is_served_once_they_are_there(
 def test_a_version_that_stays_broken_is_not_read_again_and_again(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
-    wrong_digest(client, queue, steps, 1)
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
+        wrong_digest(client, queue, steps, 1)
         wait_until_refused(worker, queue, 1, "not those that were published")
         began = time.monotonic()
         wait_for(lambda: time.monotonic() - began > 2 * SEEN_S, 20, lambda: worker.log)

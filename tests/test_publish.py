@@ -1,11 +1,9 @@
-"""A policy version is announced whole or not at all, versions only grow, and none is announced twice."""
+"""Policy versions only grow, are of one kind, and none is announced twice."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +11,13 @@ import pytest
 
 from producer import (
     AsyncClient,
-    CheckpointError,
+    PolicyKindError,
     PolicyVersion,
     PolicyVersionError,
 )
-from producer.checkpoint_files import CheckpointFolder
 from producer.tiny_model import write_model
-from tests.checkpoints import shard
 from tests.faults import Link, Queue
-from tests.publishing import announced, blobs, lora
-from worker.checkpoint import digest
+from tests.publishing import announced, blobs, lora, restore, until_cut
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +27,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (1, 2):
         write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
     return root
-
-
-@pytest.fixture
-def folder(models: Path, tmp_path: Path) -> Path:
-    """A checkpoint to be harmed."""
-    return Path(shutil.copytree(models / "step-1", tmp_path / "step-1"))
 
 
 @pytest.fixture
@@ -53,102 +42,76 @@ async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-# Checkpoints
-
-
-async def test_a_checkpoint_is_announced_by_name_and_the_digest_that_workers_compute(
-    trainer: AsyncClient, models: Path, queue: Queue, tmp_path: Path
-) -> None:
-    published = await trainer.publish_policy(3, checkpoint=models / "step-1")
-    (tmp_path / "latest").symlink_to(models / "step-2")
-    await trainer.publish_policy(7, checkpoint=str(tmp_path / "latest"), progress=True)
-
-    assert [entry for entry, _ in announced(queue)] == ["3-0", "7-0"]
-    first, second = (version for _, version in announced(queue))
-    assert first == published
-    assert (first.version, first.source, first.location) == (3, "checkpoint", "step-1")
-    assert first.sha256 == digest(models / "step-1") != second.sha256
-    assert second.location == "step-2", "a link's own name may be another folder tomorrow"
-    assert abs(first.published_at - time.time()) < 60
-
-
-def _cut(folder: Path) -> None:
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(10_000)
-
-
-def _lose_a_shard(folder: Path) -> None:
-    (shard(folder) / "model-00002-of-00002.safetensors").unlink()
-
-
-def _link_out(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder.parent / "blob")
-    (folder / "model.safetensors").symlink_to(folder.parent / "blob")
-
-
-def _spoil_the_index(folder: Path) -> None:
-    (shard(folder) / "model.safetensors.index.json").write_text('{"weight_map": []}')
-
-
-HARMS: list[tuple[Callable[[Path], object], str]] = [
-    (shutil.rmtree, "no folder"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "needs config.json and *.safetensors"),
-    (lambda folder: (folder / "config.json").unlink(), "needs config.json and *.safetensors"),
-    (_cut, "model.safetensors is not whole"),
-    (_lose_a_shard, "model.safetensors.index.json names model-00002-of-00002.safetensors, which is not there"),
-    (_link_out, "model.safetensors is a link out of the folder"),
-    (_spoil_the_index, "model.safetensors.index.json cannot be read"),
-]
-
-
-@pytest.mark.parametrize(("harm", "words"), HARMS, ids=[words[:40] for _, words in HARMS])
-async def test_a_checkpoint_that_is_not_whole_is_not_announced(
-    trainer: AsyncClient, folder: Path, queue: Queue, harm: Callable[[Path], object], words: str
-) -> None:
-    harm(folder)
-    with pytest.raises(CheckpointError, match="step-1") as refused:
-        await trainer.publish_policy(1, checkpoint=folder)
-    assert words in refused.value.problem
-    assert announced(queue) == []
-
-
-async def test_a_folder_whose_name_cannot_travel_is_refused(trainer: AsyncClient, folder: Path, queue: Queue) -> None:
-    spaced = shutil.copytree(folder, folder.parent / "step 1")
-    with pytest.raises(CheckpointError, match="checkpoint folder 'step 1'"):
-        await trainer.publish_policy(1, checkpoint=spaced)
-    assert announced(queue) == []
-
-
-def test_files_that_change_while_they_are_read_have_no_digest(folder: Path) -> None:
-    files = CheckpointFolder(folder)
-    with pytest.raises(CheckpointError, match="changed while they were read"):
-        files.digest(lambda _done: (folder / "config.json").touch())
-
-
-# Versions
-
-
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, 2**31, 10**50])
 async def test_what_is_no_version_is_refused(trainer: AsyncClient, models: Path, queue: Queue, version: Any) -> None:
     with pytest.raises(PolicyVersionError, match="an integer from 1 to 2147483647") as refused:
         await trainer.publish_policy(version, checkpoint=models / "step-1")
     assert refused.value.newest is None
-    with pytest.raises(PolicyVersionError, match="an integer from 1 to 2147483647"):
-        await trainer.publish_policy(version, adapter=lora(), lora_alpha=8)
+    for given in ({"adapter": lora(), "lora_alpha": 8}, {"adapter": lora()}, {}):
+        with pytest.raises(PolicyVersionError, match="an integer from 1 to 2147483647"):
+            await trainer.publish_policy(version, **cast("dict[str, Any]", given))
     assert (announced(queue), blobs(queue)) == ([], [])
 
 
-async def test_one_source_must_be_given(trainer: AsyncClient, models: Path) -> None:
-    both: dict[str, Any] = {"checkpoint": models / "step-1", "adapter": lora(), "lora_alpha": 8}
-    for given in ({}, both, {"checkpoint": models / "step-1", "lora_alpha": 8}, {"checkpoint": 5}):
-        with pytest.raises(PolicyVersionError, match="give a folder as checkpoint=, or adapter="):
-            await trainer.publish_policy(1, **given)
+SOURCES: list[tuple[dict[str, Any], str]] = [
+    ({}, "not neither"),
+    ({"lora_alpha": 8}, "not neither"),
+    ({"checkpoint": "step-1", "adapter": lora(), "lora_alpha": 8}, "not both"),
+    ({"checkpoint": "step-1", "adapter": 5}, "not both"),
+    ({"checkpoint": 5}, "checkpoint= is a folder's path, not some int"),
+    ({"checkpoint": b"step-1"}, "checkpoint= is a folder's path, not some bytes"),
+    ({"checkpoint": "step-1", "lora_alpha": 8}, "leave it out beside checkpoint="),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), SOURCES, ids=[f"{n} {words}" for n, (_, words) in enumerate(SOURCES)])
+async def test_one_source_must_be_given(trainer: AsyncClient, queue: Queue, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(PolicyVersionError, match=words):
+        await trainer.publish_policy(1, **given)
+    assert announced(queue) == []
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "adapter"])
+async def test_a_policy_is_published_as_one_kind(trainer: AsyncClient, models: Path, queue: Queue, first: str) -> None:
+    sources: dict[str, dict[str, Any]] = {
+        "checkpoint": {"checkpoint": models / "step-1"},
+        "adapter": {"adapter": lora(), "lora_alpha": 8},
+    }
+    before = await trainer.publish_policy(1, **sources[first])
+    queue.redis.xadd(queue.keys.versions(), {"payload": b"\xc1 no message"}, id="2-0")
+    kept = blobs(queue)
+    (other,) = sources.keys() - {first}
+
+    with pytest.raises(PolicyKindError, match="adapter belongs to the model that workers boot with") as refused:
+        await trainer.publish_policy(3, **sources[other])
+
+    assert f"Publish every version as {first}, or" in str(refused.value)
+    error = refused.value
+    assert (error.version, error.source, error.newest, error.newest_source) == (3, other, 1, first)
+    assert blobs(queue) == kept, "what can never be announced was sent"
+    assert (await trainer.publish_policy(1, **sources[first])) == before
+    assert (await trainer.publish_policy(3, **sources[first])).version == 3
+
+
+async def test_the_kind_is_looked_at_again_once_all_is_sent(
+    faulty: AsyncClient, link: Link, trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    link.cut_after(6 * 2**20)
+    adapter = asyncio.create_task(faulty.publish_policy(2, adapter=lora(width=2**18), lora_alpha=8))
+    await until_cut(link)
+    await trainer.publish_policy(1, checkpoint=models / "step-1")
+    restore(link)
+    with pytest.raises(PolicyKindError):
+        await adapter
+    assert [version.version for _, version in announced(queue)] == [1]
 
 
 async def test_versions_only_grow(trainer: AsyncClient, models: Path, queue: Queue) -> None:
     await trainer.publish_policy(5, checkpoint=models / "step-1")
     for source in ({"checkpoint": models / "step-2"}, {"adapter": lora(), "lora_alpha": 8.0}):
-        with pytest.raises(PolicyVersionError, match="versions only grow, and the newest is 5") as refused:
+        with pytest.raises(
+            PolicyVersionError, match="only grow, and the newest is 5: publish your weights as 6"
+        ) as refused:
             await trainer.publish_policy(4, **cast("dict[str, Any]", source))
         assert (refused.value.newest, refused.value.taken) == (5, False)
     assert len(announced(queue)) == 1
@@ -185,6 +148,19 @@ async def test_an_announcement_under_the_id_of_another_version_is_nobodys_own(
     queue.redis.xadd(queue.keys.versions(), fields, id="2-0")
     with pytest.raises(PolicyVersionError, match="with other content"):
         await trainer.publish_policy(2, checkpoint=models / "step-1")
+
+
+async def test_the_last_version_there_is_is_not_followed_by_advice_that_cannot_be_taken(
+    trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    await trainer.publish_policy(2**31 - 1, checkpoint=models / "step-1")
+    for version in (2**31 - 1, 2**31 - 2):
+        with pytest.raises(
+            PolicyVersionError, match="the last that there is, start workers and trainer under"
+        ) as refused:
+            await trainer.publish_policy(version, checkpoint=models / "step-2")
+        assert "publish your weights as" not in str(refused.value)
+    assert len(announced(queue)) == 1
 
 
 async def test_a_stream_that_no_trainer_wrote_is_named(trainer: AsyncClient, models: Path, queue: Queue) -> None:

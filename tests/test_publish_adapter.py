@@ -1,12 +1,10 @@
-"""An adapter in Redis is complete and never changes; what is no adapter is not sent."""
+"""An adapter in Redis is complete and never changes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tracemalloc
-from collections.abc import AsyncIterator, Callable
+import dataclasses
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +15,27 @@ from producer import (
     AdapterConflictError,
     AdapterError,
     AsyncClient,
-    NameRefusedError,
     RedisUnavailableError,
 )
-from producer.adapter_files import CHUNK_BYTES, read_adapter
+from producer.adapter_files import CHUNK_BYTES, AdapterFiles, read_adapter
 from producer.adapter_upload import upload
 from producer.connection import Connection
 from schemas import AdapterManifest, decode
 from tests.faults import Link, Queue
-from tests.publishing import STEM, A, B, announced, blobs, lora, manifests, peft_folder, read_back
+from tests.publishing import (
+    STEM,
+    A,
+    announced,
+    blobs,
+    flush,
+    lora,
+    manifests,
+    peft_folder,
+    read_back,
+    restore,
+    ttl,
+    until_cut,
+)
 
 MIB = 2**20
 
@@ -41,10 +51,6 @@ async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
     """A trainer whose way to Redis can be harmed."""
     async with AsyncClient(link.url, policy=policy, reconnect_s=5) as client:
         yield client
-
-
-def ttl(queue: Queue, key: bytes) -> int:
-    return queue.redis.ttl(key)
 
 
 async def test_an_adapter_from_tensors_is_read_back_as_one_from_a_folder(
@@ -64,26 +70,6 @@ async def test_an_adapter_from_tensors_is_read_back_as_one_from_a_folder(
         assert torch.equal(other_weights[name], tensor)
     for key in (*blobs(queue), *manifests(queue)):
         assert 86_000 < ttl(queue, key) <= 90_000
-
-
-async def test_tensors_may_be_trained_on_once_the_call_has_begun(trainer: AsyncClient, queue: Queue) -> None:
-    tensors = lora(width=2**20)  # large enough to be still on its way then
-    expected = {name: tensor.clone() for name, tensor in tensors.items()}
-    publishing = asyncio.create_task(trainer.publish_adapter("math", 1, tensors, lora_alpha=8))
-    await asyncio.sleep(0)  # it runs up to where it first waits
-    for tensor in tensors.values():
-        tensor.zero_()
-    await publishing
-    _, found = read_back(queue, "math@1")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-
-
-async def test_tensors_that_share_memory_or_carry_gradients_travel(trainer: AsyncClient, queue: Queue) -> None:
-    fused = torch.arange(64.0, dtype=torch.float64).reshape(8, 8).to(torch.bfloat16).requires_grad_()
-    tensors = {f"{STEM}.lora_A.weight": fused[:4], f"{STEM}.lora_B.weight": fused.T[:, :4]}
-    await trainer.publish_adapter("math", 1, tensors, lora_alpha=8)
-    _, found = read_back(queue, "math@1")
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 async def test_an_adapter_never_changes(trainer: AsyncClient, queue: Queue) -> None:
@@ -164,6 +150,67 @@ async def test_an_upload_that_was_cut_short_leaves_nothing_that_is_found(
     assert len(announced(queue)) == as_policy
 
 
+@pytest.mark.parametrize("as_policy", [False, True], ids=["an adapter", "a policy"])
+async def test_a_redis_that_loses_everything_in_mid_upload_has_all_of_it_afterwards(
+    faulty: AsyncClient, link: Link, queue: Queue, as_policy: bool
+) -> None:
+    tensors = lora(width=2**18)
+    link.cut_after(6 * MIB)
+    call = (
+        faulty.publish_policy(1, adapter=tensors, lora_alpha=8)
+        if as_policy
+        else faulty.publish_adapter("math", 1, tensors, lora_alpha=8)
+    )
+    publishing = asyncio.create_task(cast("Any", call))
+    await until_cut(link)
+    assert len(blobs(queue)) == 1, "the cut came at another place"
+    flush(queue)
+    restore(link)
+    await publishing
+
+    (name,) = manifests(queue)
+    _, found = read_back(queue, name.decode().partition(":adapter:")[2])
+    assert all(torch.equal(found[tensor], tensors[tensor]) for tensor in tensors)
+
+
+class Losing(AdapterFiles):
+    """Redis loses everything whenever a chunk but the first is read, `times` times."""
+
+    __slots__ = ("queue", "times")
+    queue: Queue
+    times: int
+
+    def chunk(self, number: int) -> bytes:
+        if number and self.times:
+            object.__setattr__(self, "times", self.times - 1)
+            flush(self.queue)
+        return AdapterFiles.chunk(self, number)
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+async def test_a_redis_that_loses_chunks_again_and_again_is_an_error(redis_url: str, queue: Queue, times: int) -> None:
+    files = Losing(**dataclasses.asdict(await read_adapter("math@1", lora(width=2**18), 8)))
+    object.__setattr__(files, "queue", queue)
+    object.__setattr__(files, "times", times)
+    connection = Connection(redis_url, reconnect_s=5)
+    try:
+        if times == 100:
+            with pytest.raises(AdapterError, match="of its 3 chunks were gone once it was sent, 5 times"):
+                await upload(connection, queue.keys, "math@1", files, progress=False)
+        else:
+            await upload(connection, queue.keys, "math@1", files, progress=False)
+            read_back(queue, "math@1")
+    finally:
+        await connection.aclose()
+
+
+async def test_a_chunk_costs_redis_no_more_than_its_bytes(trainer: AsyncClient, queue: Queue) -> None:
+    await trainer.publish_adapter("math", 1, lora(width=2**18), lora_alpha=8)
+    sizes = [(queue.redis.strlen(key), cast("int", queue.redis.memory_usage(key))) for key in blobs(queue)]
+    assert sizes[0][0] == CHUNK_BYTES
+    assert sizes[0][1] < 1.02 * CHUNK_BYTES
+
+
 async def test_a_policy_published_as_an_adapter_names_what_it_shipped(trainer: AsyncClient, queue: Queue) -> None:
     tensors = lora()
     published = await trainer.publish_policy(4, adapter=tensors, lora_alpha=8)
@@ -183,117 +230,3 @@ async def test_a_trainer_that_died_before_announcing_publishes_other_weights_lat
     queue.redis.delete(queue.keys.versions())
     published = await trainer.publish_policy(1, adapter=lora(2), lora_alpha=8)
     assert announced(queue) == [("1-0", published)]
-
-
-BAD_TENSORS: list[tuple[dict[str, Any], Any, str]] = [
-    ({}, 8, "one rank"),
-    (lora(), None, "lora_alpha None"),
-    (lora(), 0, "lora_alpha 0"),
-    (lora(), True, "lora_alpha True"),
-    (lora(), float("nan"), "lora_alpha nan"),
-    ({**lora(), "lm_head.weight": torch.ones(2, 2)}, 8, "'lm_head.weight' is no LoRA weight"),
-    ({f"{STEM}.lora_A.default.weight": torch.ones(2, 2)}, 8, "get_peft_model_state_dict"),
-    ({A: torch.ones(4, 8)}, 8, "needs both lora_A and lora_B"),
-    ({A: torch.ones(4, 8), B: torch.ones(8, 5)}, 8, r"found \[4, 5\]"),
-    ({A: torch.ones(4), B: torch.ones(8, 4)}, 8, "two dimensions"),
-    ({A: [[1.0]], B: [[1.0]]}, 8, "must be a torch tensor"),
-    ({A: torch.empty(1, 2**29, device="meta"), B: torch.empty(1, 1, device="meta")}, 8, "at most 1073741824 travel"),
-]
-
-
-@pytest.mark.parametrize(("tensors", "alpha", "words"), BAD_TENSORS, ids=[words for *_, words in BAD_TENSORS])
-async def test_tensors_that_are_no_adapter_are_not_sent(
-    trainer: AsyncClient, queue: Queue, tensors: dict[str, Any], alpha: Any, words: str
-) -> None:
-    with pytest.raises(AdapterError, match=words):
-        await trainer.publish_adapter("math", 1, tensors, lora_alpha=alpha)
-    assert (manifests(queue), blobs(queue)) == ([], [])
-
-
-def _truncate(folder: Path) -> None:
-    with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.truncate(100)
-
-
-def _enlarge(folder: Path) -> None:
-    with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.truncate(2**30 + 1)  # a sparse file
-
-
-BAD_FOLDERS: list[tuple[Callable[[Path], object], str]] = [
-    (shutil.rmtree, "needs adapter_config.json and adapter_model.safetensors"),
-    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "needs adapter_config.json"),
-    (lambda folder: (folder / "adapter_config.json").write_text("[]"), "adapter_config.json is no JSON object"),
-    (lambda folder: (folder / "adapter_config.json").write_text('{"a'), "adapter_config.json is no JSON object"),
-    (lambda folder: (folder / "adapter_config.json").write_bytes(b" " * 70_000), "more than 65536 bytes"),
-    (_truncate, "is not whole"),
-    (_enlarge, "at most 1073741824 travel"),
-]
-
-
-@pytest.mark.parametrize(
-    ("harm", "words"), BAD_FOLDERS, ids=[f"{n} {words[:30]}" for n, (_, words) in enumerate(BAD_FOLDERS)]
-)
-async def test_a_folder_that_is_no_adapter_is_not_sent(
-    trainer: AsyncClient, queue: Queue, tmp_path: Path, harm: Callable[[Path], object], words: str
-) -> None:
-    folder = peft_folder(tmp_path / "a", lora())
-    harm(folder)
-    with pytest.raises(AdapterError, match=words):
-        await trainer.publish_adapter("math", 1, folder)
-    assert (manifests(queue), blobs(queue)) == ([], [])
-
-
-async def test_a_folder_knows_its_lora_alpha(trainer: AsyncClient, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="leave it out"):
-        await trainer.publish_adapter("math", 1, peft_folder(tmp_path / "a", lora()), lora_alpha=8)
-    with pytest.raises(AdapterError, match="give a folder or a state dict, not int"):
-        await trainer.publish_adapter("math", 1, cast("Any", 5))
-
-
-@pytest.mark.parametrize(
-    ("name", "version"), [("math", -1), ("math", True), ("math", "1"), ("ma:th", 1), ("", 1), (3, 1)]
-)
-async def test_names_that_no_key_may_hold_are_refused(trainer: AsyncClient, name: Any, version: Any) -> None:
-    with pytest.raises(NameRefusedError):
-        await trainer.publish_adapter(name, version, lora(), lora_alpha=8)
-
-
-async def test_a_file_that_changes_during_an_upload_never_travels_under_the_old_digest(
-    redis_url: str, queue: Queue, tmp_path: Path
-) -> None:
-    folder = peft_folder(tmp_path / "a", lora(width=2**18))
-    files = await read_adapter("math@1", folder, None)
-    with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.seek(CHUNK_BYTES + 100)
-        file.write(b"changed")
-    connection = Connection(redis_url, reconnect_s=5)
-    with pytest.raises(AdapterError, match="changed while it was read"):
-        await upload(connection, queue.keys, "math@1", files, progress=False)
-    shutil.rmtree(folder)
-    with pytest.raises(AdapterError, match="cannot be read any more"):
-        await upload(connection, queue.keys, "math@1", files, progress=False)
-    await connection.aclose()
-    assert manifests(queue) == []
-    assert len(blobs(queue)) == 1
-
-
-async def test_a_folder_is_read_chunk_by_chunk(trainer: AsyncClient, tmp_path: Path) -> None:
-    folder = peft_folder(tmp_path / "a", lora(width=2**20))
-    tracemalloc.start()
-    await trainer.publish_adapter("math", 1, folder)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert (folder / "adapter_model.safetensors").stat().st_size > 32 * MIB
-    assert peak < 4 * CHUNK_BYTES
-
-
-async def test_reading_leaves_the_event_loop_free(trainer: AsyncClient, tmp_path: Path) -> None:
-    folder = peft_folder(tmp_path / "a", lora())
-    config = (folder / "adapter_config.json").read_bytes()
-    (folder / "adapter_config.json").unlink()
-    os.mkfifo(folder / "adapter_config.json")  # whoever reads it waits for a writer
-    publishing = asyncio.create_task(trainer.publish_adapter("math", 1, folder))
-    assert not (await asyncio.wait([publishing], timeout=0.3))[0]
-    await asyncio.to_thread((folder / "adapter_config.json").write_bytes, config)
-    assert await publishing == "math@1"

@@ -22,6 +22,7 @@ from producer.tiny_model import write_model
 from schemas import Job, decode
 from tests.faults import Queue
 from tests.publishing import lora, reporting
+from tests.versions import announce
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 
@@ -47,6 +48,7 @@ async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
 async def test_waiting_ends_once_enough_workers_serve_the_version_or_a_newer_one(
     trainer: AsyncClient, queue: Queue
 ) -> None:
+    announce(queue, 3, "step-3")
     reporting(queue, "a", 3)
     waits = [asyncio.create_task(trainer.wait_for_version(2, workers, 30)) for workers in (1, 2, "all")]
     await asyncio.wait_for(asyncio.gather(waits[0], waits[2]), 10)
@@ -58,6 +60,7 @@ async def test_waiting_ends_once_enough_workers_serve_the_version_or_a_newer_one
 
 
 async def test_waiting_in_vain_names_who_is_behind_and_why(trainer: AsyncClient, queue: Queue) -> None:
+    announce(queue, 2, "step-2")
     reporting(queue, "a", 2)
     reporting(queue, "b", 1, policy_error="no folder of that name")
     reporting(queue, "c", 0)
@@ -80,6 +83,7 @@ async def test_without_a_live_worker_nothing_is_served(trainer: AsyncClient, que
 
 
 async def test_a_worker_that_dies_or_drains_is_waited_for_no_more(trainer: AsyncClient, queue: Queue) -> None:
+    announce(queue, 2, "step-2")
     reporting(queue, "alive", 2)
     reporting(queue, "dying", 1, ttl_ms=700)
     waiting = asyncio.create_task(trainer.wait_for_version(2, timeout=30))
@@ -92,7 +96,23 @@ async def test_a_worker_that_dies_or_drains_is_waited_for_no_more(trainer: Async
         await trainer.wait_for_version(1, timeout=0.3)
 
 
+async def test_a_worker_whose_version_is_of_a_stream_that_is_gone_is_not_counted(
+    trainer: AsyncClient, queue: Queue
+) -> None:
+    reporting(queue, "a", 5, policy_sha256="a" * 64)
+    for announced in (0, 1, 4, 5):
+        if announced:
+            announce(queue, announced, f"step-{announced}", "b" * 64)
+        with pytest.raises(VersionTimeoutError) as late:
+            await trainer.wait_for_version(1, timeout=0.2)
+        assert late.value.behind == {"a": (5, "")}
+    announce(queue, 6, "step-6", "b" * 64)
+    reporting(queue, "a", 6, policy_sha256="b" * 64)
+    await trainer.wait_for_version(6, timeout=10)
+
+
 async def test_a_worker_that_reports_nonsense_is_behind(trainer: AsyncClient, queue: Queue) -> None:
+    announce(queue, 2, "step-2")
     reporting(queue, "a", 2)
     queue.redis.hset(queue.keys.worker("b"), mapping={"state": "serving", "policy_version": "9" * 5000})
     queue.redis.hset(queue.keys.worker("c"), mapping={"state": "serving"})
@@ -115,7 +135,7 @@ async def test_what_cannot_be_waited_for_is_refused(
 
 def test_the_blocking_client_publishes_and_waits(client: Client, models: Path, queue: Queue) -> None:
     assert client.publish_policy(1, checkpoint=models / "step-1").location == "step-1"
-    assert client.publish_policy(2, adapter=lora(), lora_alpha=8).source == "adapter"
+    assert client.publish_policy(2, checkpoint=models / "step-2").source == "checkpoint"
     assert client.publish_adapter("math", 0, lora(), lora_alpha=8) == "math@0"
     reporting(queue, "a", 2)
     client.wait_for_version(2, workers=1, timeout=5)

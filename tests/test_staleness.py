@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +15,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from producer import (
-    AsyncClient,
     GateArgumentError,
     GenerationConfig,
     NotOutstandingError,
+    RolloutBatch,
     SamplesDueError,
     StalenessGate,
     VersionNotNewerError,
 )
-from tests.worker_process import WorkerProcess
+from producer.rollout_batch import assemble
+from producer.tiny_model import write_model
+from tests.answers import batch_of, error_of, result_of
+from tests.worker_process import ROOT, running_worker
+
+
+def rollouts(*rows: tuple[tuple[int, int], ...] | None) -> RolloutBatch:
+    """A prompt a row, by the spans of its completion; None failed."""
+    batch = batch_of([[5]] * len(rows), GenerationConfig(max_new_tokens=8))
+    done = {
+        group: error_of(group, [5])
+        if spans is None
+        else result_of(group, [5], [[6] * sum(tokens for _, tokens in spans)], version_spans=(spans,))
+        for group, spans in enumerate(rows)
+    }
+    return assemble(batch, done)
+
 
 # The rule
 
@@ -85,10 +105,38 @@ def test_more_than_is_outstanding_cannot_be_consumed_or_returned() -> None:
     gate = StalenessGate(4, 1)
     gate.try_admit(2)
     for take in (gate.consumed, gate.returned):
-        for samples, admitted in ((3, 0), (1, 1), (0, 0), (-1, 0)):
+        for samples, admitted in ((3, 0), (1, 1)):
             with pytest.raises(NotOutstandingError):
                 take(samples, admitted)
-    assert (gate.outstanding, gate.counts.consumed, gate.counts.returned) == (2, 0, 0)
+    with pytest.raises(NotOutstandingError):
+        gate.count(rollouts(((0, 1),), None, None), 0)
+    assert (gate.outstanding, gate.counts.consumed, gate.counts.failed, gate.counts.returned) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (-1, 0), (8.0, 0), (True, 0), ("3", 0), (None, 0), (8, -1), (8, False), (8, None), (8, "0"), (0, None),
+        (8, 0, [0] * 7), (8, 0, [None] * 8), (8, 0, [0.0] * 8), (8, 0, [False] * 8), (8, 0, [-1] * 8), (1, 0, "3"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_of_samples_or_no_version_is_refused_and_changes_nothing(arguments: tuple[Any, ...]) -> None:
+    gate = StalenessGate(8, 1)
+    gate.try_admit(8)
+    takes: list[Callable[..., None]] = [gate.consumed, gate.returned] if len(arguments) == 2 else [gate.consumed]
+    for take in takes:
+        with pytest.raises(GateArgumentError):
+            take(*arguments)
+    assert (gate.outstanding, gate.counts.consumed, gate.counts.returned, gate.staleness) == (8, 0, 0, {})
+
+
+def test_none_consumed_and_none_returned_change_nothing() -> None:
+    gate = StalenessGate(8, 1)
+    gate.try_admit(8)
+    gate.consumed(0, 0)
+    gate.consumed(0, 7, [])
+    gate.returned(0, 0)
+    assert (gate.outstanding, gate.counts.consumed, gate.counts.returned, gate.staleness) == (8, 0, 0, {})
 
 
 def test_what_can_never_be_admitted_is_refused_at_once() -> None:
@@ -114,6 +162,33 @@ def test_staleness_is_counted_by_the_oldest_version_that_sampled() -> None:
     assert gate.staleness == {1: 2, 0: 4}
     with pytest.raises(GateArgumentError):
         gate.consumed(1, 0, [0, 0])
+
+
+def test_a_batch_is_counted_by_completions_and_failed_rows() -> None:
+    gate = StalenessGate(4, 2, version=3)
+    gate.try_admit(8)
+    gate.advance(4)
+    gate.count(rollouts(((3, 2), (4, 6)), None, ((4, 1),), (), ((5, 1),)), 3)  # an empty completion is no failure
+    gate.count(rollouts(None, None, None), 3)
+    assert gate.staleness == {1: 2, 0: 2}
+    assert (gate.counts.consumed, gate.counts.failed, gate.counts.returned, gate.outstanding) == (4, 4, 0, 0)
+
+
+def test_a_trainer_that_takes_one_batch_a_version_is_never_refused_however_much_of_it_failed() -> None:
+    gate = StalenessGate(8, 1)
+    under_way: list[int] = []
+
+    def submit_what_fits() -> None:
+        while (admitted := gate.try_admit(8)) is not None:
+            under_way.append(admitted)
+
+    submit_what_fits()
+    for step in range(6):
+        gate.count(rollouts(*[((step, 1),)] * (step % 3), *[None] * (8 - step % 3)), under_way.pop(0))
+        submit_what_fits()  # as an admit that waits would, before the version
+        gate.advance(step + 1)
+        submit_what_fits()
+    assert (gate.counts.consumed, gate.counts.failed) == (6, 42)
 
 
 def test_a_worker_that_sampled_with_an_older_policy_than_admitted_is_counted_as_late() -> None:
@@ -225,7 +300,7 @@ class AnyTrainer(RuleBasedStateMachine):
         self.told: set[int] = set()
         self.held: list[list[int]] = []
         """[admitted at, samples]"""
-        self.used = self.given_back = 0
+        self.used = self.lost = self.given_back = 0
 
     def settle(self) -> None:
         self.loop.run_until_complete(settled())
@@ -256,6 +331,18 @@ class AnyTrainer(RuleBasedStateMachine):
         data.draw(st.sampled_from(tasks)).cancel()
         if also_free and not before:
             self.take(data, consume=False)
+        self.settle()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def count(self, data: st.DataObject) -> None:
+        """A batch, some of it failed."""
+        entry = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        spans = st.integers(entry[0], self.now + 1).map(lambda version: ((version, 1),))
+        rows = data.draw(st.lists(spans | st.none(), min_size=entry[1], max_size=entry[1]))
+        self.gate.count(rollouts(*rows), entry[0])
+        self.lost += rows.count(None)
+        self.used += len(rows) - rows.count(None)
         self.settle()
 
     @precondition(lambda self: self.held)
@@ -295,15 +382,16 @@ class AnyTrainer(RuleBasedStateMachine):
     def books_agree(self) -> None:
         counts, held = self.gate.counts, sum(samples for _, samples in self.held)
         assert self.gate.outstanding == held
-        assert (counts.consumed, counts.returned, counts.late) == (self.used, self.given_back, 0)
-        assert counts.submitted == held + self.used + self.given_back
+        assert (counts.consumed, counts.failed, counts.returned) == (self.used, self.lost, self.given_back)
+        assert counts.submitted == held + self.used + self.lost + self.given_back
+        assert counts.late == 0
         assert counts.cancelled == sum(samples for samples, task in self.asked if task.cancelled())
         assert sum(self.gate.staleness.values()) == self.used
         assert max(self.gate.staleness, default=0) <= self.gate.max_staleness
 
     @invariant()
     def bounds_hold_and_nobody_waits_needlessly_or_is_overtaken(self) -> None:
-        net = sum(samples for _, samples in self.held) + self.used
+        net = sum(samples for _, samples in self.held) + self.used + self.lost
         limit = (self.now - self.first + self.gate.max_staleness + 1) * self.gate.batch_samples
         held = sum(samples for _, samples in self.held)
         assert net <= limit
@@ -364,30 +452,36 @@ def test_a_trainer_that_consumes_in_order_never_hangs_and_is_never_refused(
 # With a client
 
 
-async def test_a_loop_of_submit_consume_and_advance_keeps_the_bound(
-    redis_url: str, policy: str, stub_worker: WorkerProcess
+def documented_loops() -> list[Any]:
+    """The programs of docs/trainers.md that use a gate, as they stand there."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "trainers.md").read_text(), re.DOTALL)
+    found = [block for block in blocks if "StalenessGate(" in block]
+    return [pytest.param(block, id="async" if "async def" in block else "blocking") for block in found]
+
+
+def test_both_documented_loops_are_tested() -> None:
+    assert [parameter.id for parameter in documented_loops()] == ["async", "blocking"]
+
+
+@pytest.mark.parametrize("program", documented_loops())
+def test_the_documented_loop_keeps_the_bound_and_loses_no_sample_where_groups_fail(
+    redis_url: str, policy: str, tmp_path: Path, program: str
 ) -> None:
-    config = GenerationConfig(max_new_tokens=4, num_return_sequences=2)
-    gate = StalenessGate(batch_samples=8, max_staleness=1)
-    steps, seen = 5, []
-    under_way: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+    good, bad = [5, 6], [4000]  # no token of the stub engine's
+    batches = [[good, bad], [bad, good], [good, good], [bad, bad], [good, good], [good, good]]
 
-    async with AsyncClient(redis_url, policy=policy) as client:
+    def save(version: int) -> Path:
+        return write_model(tmp_path / f"v{version}", seed=version, tokenizer=False)
 
-        async def submit() -> None:
-            for step in range(steps + 1):
-                admitted = await gate.admit(8)
-                under_way.put_nowait((admitted, await client.submit([[step + 1, 2]] * 4, None, config)))
+    defined: dict[str, Any] = {}
+    exec(program.replace("math-7b", policy), defined)
+    stub = ("--engine", "stub", "--stub-vocab-size", "1000", "--checkpoint-dir", str(tmp_path))
+    with running_worker(redis_url, policy, *stub):
+        ended = defined["main"](redis_url, batches, save)
+        gate: StalenessGate = asyncio.run(ended) if inspect.iscoroutine(ended) else ended
 
-        submitting = asyncio.create_task(submit())
-        for step in range(steps):
-            admitted, handle = await under_way.get()
-            answers = await handle.wait(timeout=30)
-            seen.append((admitted, gate.outstanding))
-            gate.consumed(2 * len(answers), admitted)
-            gate.advance(step + 1)
-        await submitting
-    assert [admitted for admitted, _ in seen] == [0, 0, 1, 2, 3]
-    assert max(outstanding for _, outstanding in seen) == 16
-    assert gate.staleness == {0: 8, 1: 32}
-    assert (gate.counts.submitted, gate.counts.consumed, gate.counts.late) == (48, 40, 0)
+    counts = gate.counts
+    assert (counts.consumed, counts.failed, counts.returned, counts.late) == (8 * 4, 4 * 4, 0, 0)
+    assert (counts.submitted, gate.outstanding, gate.version) == (48, 0, 6)
+    assert gate.staleness[0] + gate.staleness[1] == 32
+    assert gate.staleness[1] > 0, "nothing was sampled while the trainer trained"

@@ -10,6 +10,8 @@ from producer.answers import Answer
 from producer.verify import Comparison, Difference, compare
 from tests.answers import error_of, result_of
 
+Spans = tuple[tuple[int, int], ...]
+
 PROMPT = [1, 2]
 STORED: list[Answer] = [
     result_of(0, PROMPT, [[10, 11, 12], [13]]),
@@ -108,3 +110,62 @@ def test_padding_beyond_a_completion_is_not_compared() -> None:
     wide = result_of(0, PROMPT, [[10, 11, 12], [13], [0, 0, 0, 0]])
     narrow = result_of(0, PROMPT, [[10, 11, 12], [13], [0, 0, 0, 0]])
     assert compare([(0, 0)], {0: wide}, {0: narrow}).tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("stored", "replayed", "position", "versions"),
+    [
+        (((2, 3),), ((3, 3),), 0, (2, 3)),
+        (((2, 3),), ((2, 1), (3, 2)), 1, (2, 3)),
+        (((2, 2), (3, 1)), ((2, 3),), 2, (3, 2)),
+        (((2, 2), (3, 1)), ((2, 1), (3, 2)), 1, (2, 3)),
+        (((2, 3),), ((2, 1), (2, 2)), None, None),
+    ],
+)
+def test_what_another_version_sampled_is_not_compared(
+    stored: Spans, replayed: Spans, position: int | None, versions: tuple[int, int] | None
+) -> None:
+    before = result_of(0, PROMPT, [[9], [1, 2, 3]], version_spans=(((2, 1),), stored))
+    tokens = [1, 2, 3] if position is None else [5, 6, 7]
+    after = result_of(0, PROMPT, [[9], tokens], version_spans=(((2, 1),), replayed))
+    comparison = compare([(0, 0)], {0: before}, {0: after})
+    assert (comparison.differing_groups, comparison.first) == (0, None)
+    assert comparison.other_versions == (position is not None)
+    assert comparison.identical is (position is None)
+    if versions is not None:
+        assert comparison.first_other == Difference(0, 0, "policy version", *versions, 1, position)
+        assert str(comparison.first_other).endswith(f": policy version {versions[0]} stored, {versions[1]} replayed")
+
+
+def test_a_completion_of_another_length_by_the_same_version_differs() -> None:
+    before = result_of(0, PROMPT, [[1, 2]], version_spans=(((2, 2),),))
+    after = result_of(0, PROMPT, [[1, 2, 3]], version_spans=(((2, 2), (3, 1)),))
+    comparison = compare([(0, 0)], {0: before}, {0: after})
+    assert (comparison.first, comparison.other_versions) == (Difference(0, 0, "length", 2, 3, 0), 0)
+
+
+def test_another_version_of_any_sample_comes_before_a_token_that_differs() -> None:
+    before = result_of(0, PROMPT, [[1], [2]], version_spans=(((2, 1),), ((2, 1),)))
+    after = result_of(0, PROMPT, [[5], [2]], version_spans=(((2, 1),), ((3, 1),)))
+    comparison = compare([(0, 0)], {0: before}, {0: after})
+    assert (comparison.first, comparison.other_versions) == (None, 1)
+
+
+def test_groups_that_differ_and_groups_of_other_versions_are_counted_apart() -> None:
+    def answers(*groups: tuple[int, int]) -> dict[int, Answer]:
+        """(version, token) of each."""
+        made = (result_of(n, PROMPT, [[token]], version_spans=(((of, 1),),)) for n, (of, token) in enumerate(groups))
+        return dict(enumerate(made))
+
+    pairs = [(n, n) for n in range(4)]
+    comparison = compare(pairs, answers((2, 1), (2, 1), (2, 1), (2, 1)), answers((2, 1), (3, 1), (2, 9), (3, 9)))
+    assert (comparison.groups, comparison.differing_groups, comparison.other_versions) == (4, 1, 2)
+    assert comparison.first == Difference(2, 2, "token", 1, 9, 0, 0)
+    assert comparison.first_other == Difference(1, 1, "policy version", 2, 3, 0, 0)
+
+
+def test_spans_that_promise_more_tokens_than_there_are_are_cut() -> None:
+    stored, replayed = (
+        result_of(0, PROMPT, [[1]], version_spans=(((2, 1), (version, 2**31 - 1)),)) for version in (3, 4)
+    )
+    assert compare([(0, 0)], {0: stored}, {0: replayed}).identical

@@ -30,12 +30,23 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_logged,
 )
-from tests.faults import Holder, Queue, audit
+from tests.faults import Holder, Link, Queue, audit
 from tests.test_deadlines import job_of
-from tests.versions import codes, spans, wait_until_serves, write_steps
+from tests.versions import announce, codes, spans, wait_until_serves, write_steps
 from tests.worker_process import WorkerProcess, wait_for
-from worker.version_gates import must_wait, too_stale
+from worker.adapter_supply import AdapterSupply
+from worker.adapters import AdapterDirectory
+from worker.announcements import Announced
+from worker.config import WorkerSettings
+from worker.connections import connect
+from worker.lease import Lease
+from worker.parking import Parking
+from worker.policy import Policy, Served
+from worker.stub_engine import StubEngine
+from worker.version_gates import must_wait, outside_the_policy, too_stale
 
+PROMPT_S = 0.4
+"""In the median, from publish to answer: what no period of half a second allows."""
 TAKEN_S = 1.5
 """Within which a worker that is new enough takes a job that was parked."""
 
@@ -77,18 +88,61 @@ def test_which_jobs_wait_and_which_are_too_stale(
 ) -> None:
     job: Job = job_of(min_policy_version=minimum, max_staleness=staleness)
 
-    error = too_stale(job, served, newest)
+    error = too_stale(job, served, newest, "")
 
     assert (must_wait(job, served), error is not None) == (waits, stale)
 
 
 def test_what_a_stale_jobs_error_says() -> None:
-    error = too_stale(job_of(max_staleness=3), 5, 9)
+    error = too_stale(job_of(max_staleness=3), 5, 9, "")
 
     assert error is not None
     assert (error.code, error.field) == (ErrorCode.TOO_STALE, "max_staleness")
     assert "serves policy version 5, 4 behind the newest (9)" in error.message
     assert "wait_for_version" in error.message
+
+
+def test_a_stale_jobs_error_says_why_the_newest_is_not_served() -> None:
+    error = too_stale(job_of(max_staleness=3), 5, 9, "checkpoint step-9: half-written")
+
+    assert error is not None
+    assert "publish a version that it can serve, for it refused 9: checkpoint step-9: half-written" in error.message
+    assert "wait_for_version" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"adapter": "math@1"}, None),
+        ({"min_policy_version": 3, "max_staleness": 0}, None),
+        ({"adapter": "math@1", "min_policy_version": 3}, "min_policy_version"),
+        ({"adapter": "math@1", "max_staleness": 0}, "max_staleness"),
+    ],
+)
+def test_which_jobs_ask_for_a_version_that_their_own_adapter_leaves_out(
+    fields: dict[str, Any], field: str | None
+) -> None:
+    error = outside_the_policy(job_of(**fields))
+
+    assert (error and (error.code, error.field)) == (field and (ErrorCode.INVALID_CONFIG, field))
+    assert error is None or "publish that adapter as the policy" in error.message
+
+
+def test_under_a_policy_of_adapters_version_bounds_and_an_adapter_of_ones_own_are_refused_together(
+    redis_url: str, policy: str, client: Client, queue: Queue, adapter_dir: Path, tiny_model: Path
+) -> None:
+    with stub(redis_url, policy, "--lora", "--model", str(tiny_model)) as worker:
+        own = client.publish_adapter("own", 1, adapter_dir / "code@1")
+        client.publish_policy(3, adapter=adapter_dir / "math@1")
+        client.wait_for_version(3, timeout=10)
+        bounds: list[dict[str, Any]] = [{"min_policy_version": 3}, {"min_policy_version": 5}, {"max_staleness": 0}, {}]
+        batches = [client.submit([[5]], None, tokens(), adapter=own, **bound).batch_id for bound in bounds]
+        for batch_id in batches:
+            wait_until_done(queue, batch_id, 1, worker)
+
+    found = [codes(redis_url, queue, batch_id, 1) for batch_id in batches]
+    assert found == [["invalid_config"]] * 3 + [[None]]
+    assert spans(redis_url, queue, batches[-1], 1) == [((0, 10),)]
 
 
 def test_an_older_worker_leaves_a_job_to_a_newer_one_which_takes_it_at_once(
@@ -144,23 +198,49 @@ def test_many_parked_jobs_keep_no_other_waiting_and_burn_no_delivery(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
     flags = ("--checkpoint-dir", str(steps), "--max-deliveries", "1")
-    with stub(redis_url, policy, *flags, at_once=8) as worker:
+    with stub(redis_url, policy, *flags, at_once=8, lease_s=2 * LEASE_S) as worker:
         gated = client.submit(
-            [[5 + row] for row in range(300)], None, tokens(), prompts_per_job=1, min_policy_version=1
+            [[5 + row] for row in range(100)], None, tokens(), prompts_per_job=1, min_policy_version=1
         )
-        wait_until_parked(worker, queue, 1, count=300)
+        wait_until_parked(worker, queue, 1, count=100)
         wait_until_logged(worker, "job taken over")  # the sweep looks at them when their lease would be over
         for row in range(10):
             began = time.monotonic()
             other = client.submit([[5 + row]], None, tokens())
             wait_until_done(queue, other.batch_id, 1, worker)
             assert time.monotonic() - began < SLACK_S
-        wait_for(lambda: worker.log.count("job waits for a newer version") > 600, 10, lambda: worker.log[-2000:])
+        wait_for(lambda: worker.log.count("job waits for a newer version") > 200, 20, lambda: worker.log[-2000:])
 
         client.publish_policy(1, checkpoint=steps / "step-1")
-        wait_until_done(queue, gated.batch_id, 300, worker)
+        wait_until_done(queue, gated.batch_id, 100, worker)
 
-    assert set(spans(redis_url, queue, gated.batch_id, 300)) == {((1, 10),)}
+    assert set(spans(redis_url, queue, gated.batch_id, 100)) == {((1, 10),)}
+
+
+def test_what_was_announced_before_a_job_counts_for_it_however_soon_it_comes(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps), lease_s=30) as worker:
+        for version in range(1, 21):
+            announce(queue, version, "nowhere")
+            batch = client.submit([[5]], None, tokens(), max_staleness=version - 1)
+            wait_until_done(queue, batch.batch_id, 1, worker)
+            assert codes(redis_url, queue, batch.batch_id, 1) == ["too_stale"]
+
+
+def test_a_job_for_a_version_is_answered_as_soon_as_its_worker_serves_it(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    took = []
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps), lease_s=30) as worker:
+        for version in range(1, 8):
+            began = time.monotonic()
+            client.publish_policy(version, checkpoint=steps / "step-1")
+            batch = client.submit([[5], [6]], None, tokens(), min_policy_version=version)
+            wait_until_done(queue, batch.batch_id, 2, worker)
+            took.append(time.monotonic() - began)
+
+    assert sorted(took)[3] < PROMPT_S, took
 
 
 def test_jobs_that_waited_come_before_new_ones_on_a_busy_worker(
@@ -235,9 +315,9 @@ def test_a_worker_killed_with_a_job_that_had_waited_loses_nothing(
 def test_a_job_that_would_be_too_stale_is_answered_with_that_and_nothing_is_generated(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
-    client.publish_policy(1, checkpoint=steps / "step-1")
-    client.publish_policy(3, checkpoint=steps / "step-2")
     with stub(redis_url, policy) as worker:
+        client.publish_policy(1, checkpoint=steps / "step-1")
+        client.publish_policy(3, checkpoint=steps / "step-2")
         strict = client.submit([[5], [6]], None, tokens(), max_staleness=2)
         lenient = client.submit([[7]], None, tokens(), max_staleness=3)
         wait_until_done(queue, strict.batch_id, 2, worker)
@@ -250,6 +330,7 @@ def test_a_job_that_would_be_too_stale_is_answered_with_that_and_nothing_is_gene
 
 def test_parked_jobs_are_no_orphans_to_the_doctor(redis_url: str, policy: str, client: Client, queue: Queue) -> None:
     with stub(redis_url, policy, lease_s=30) as worker:
+        announce(queue, 7, "nowhere")
         client.submit([[5]], None, tokens(), min_policy_version=7)
         wait_until_parked(worker, queue, 7)
         idle_s = 0.4
@@ -284,6 +365,31 @@ def test_only_the_holder_of_the_lease_parks_and_a_repeat_changes_nothing(queue: 
     assert script(queue, "park.lua", "one", entry_id, 1, "parked:5") == b"parked"
     assert script(queue, "park.lua", "one", entry_id, 1, "parked:5") == b"fenced"
     assert holder(queue) == Holder("parked:5", 0)
+
+
+async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_delivery(
+    redis_url: str, policy: str, queue: Queue
+) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    entry_id = delivered(queue, "one").decode()
+    with Link(redis_url) as link:
+        redis = connect(link.url)
+        engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
+        adapters = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+        versions = Policy(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
+        versions.serving = Served(Announced(5))
+        parking = Parking(redis, [queue.jobs_key], "one", versions)
+        link.lose_reply(to=b"parked:", holding=b"parked")
+        lease = Lease(queue.jobs_key, "dead", entry_id, "one", 1, ends_at=time.monotonic() + 30)
+
+        parked = asyncio.create_task(parking.park(lease, 5))
+        await asyncio.to_thread(wait_for, lambda: link.lost == 1, 10, lambda: "no reply was lost")
+        (taken,) = await parking.next()
+        await parked
+        await redis.aclose()
+
+    assert (taken.entry_id, taken.delivery) == (entry_id, 1)
+    assert holder(queue) == Holder("one", 1)
 
 
 def test_what_waits_for_us_or_an_older_version_is_taken_oldest_first_with_its_count(queue: Queue) -> None:

@@ -275,6 +275,26 @@ async def test_adapters_and_base_in_one_burst_give_what_each_gives_alone(
     assert [ids(found) for found in burst] == [ids(alone[name]) for name in names]
 
 
+async def test_two_contents_of_one_name_are_told_apart_in_one_burst(
+    engine: VllmEngine, adapters: dict[str | None, Adapter | None], adapter_dir: Path
+) -> None:
+    options = {"seed": 3, "ignore_eos": True, "max_new_tokens": 20}
+    anew, *others = [Adapter("math@1", 200, adapter_dir / "math@2")] + [
+        Adapter(f"other@{number}", 200 + number, adapter_dir / "code@1") for number in range(1, 5)
+    ]
+    alone = [await generate(engine, PROMPT, adapters[name], **options) for name in ("math@1", "math@2")]
+    for adapter in (anew, *others):  # the last four take all places in a batch
+        await engine.load_adapter(adapter)
+
+    burst = await asyncio.gather(
+        *(generate(engine, PROMPT, adapter, **options) for adapter in (adapters["math@1"], anew) * 6)
+    )
+
+    assert [ids(found) for found in burst] == [ids(found) for found in alone] * 6
+    for adapter in (anew, *others):
+        await engine.unload_adapter(adapter)
+
+
 BEAMS: dict[str, dict[str, Any]] = {
     "early_stopping=False": {},
     "early_stopping=True": {"early_stopping": True},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from worker.vllm_versions import Start, Swap, Versions, estimated_spans, merged, reported_spans
+from worker.vllm_versions import Start, Swap, Versions, estimated_spans, reported_spans, shared_out
 
-SWAPS = [Swap(10.0, 12.0, 1), Swap(20.0, 20.0, 2)]
+SWAPS = [Swap(10.0, 11.0, 12.0, 1), Swap(20.0, 20.0, 20.0, 2)]
 
 
 def completion(length: int, *spans: tuple[str, int, int]) -> SimpleNamespace:
@@ -38,35 +42,98 @@ def test_vllms_spans_are_taken_where_they_cover_the_completion(
     ("start", "until", "spans", "exact"),
     [
         (0.0, 5.0, ((0, 12),), True),
-        (0.0, 11.0, ((0, 12),), True),  # ended while the engine was pausing: none of it is of the new weights
+        (0.0, 11.5, ((0, 12),), True),  # ended before the engine was asked to go on: none of it is of the new weights
+        (0.0, 12.0, ((0, 12),), True),
+        (9.9, 12.1, ((0, 6), (1, 6)), False),
+        (10.5, 11.0, ((0, 12),), True),
+        (10.5, 15.0, ((1, 12),), False),  # began while the engine was pausing: it may have had a step or two
         (11.0, 15.0, ((1, 12),), True),  # waited for the pause to end
         (13.0, 15.0, ((1, 12),), True),
         (8.0, 16.0, ((0, 4), (1, 8)), False),
         (9.0, 23.0, ((0, 1), (1, 8), (2, 3)), False),
         (11.0, 24.0, ((1, 8), (2, 4)), False),
+        (21.0, 22.0, ((2, 12),), True),
     ],
 )
 def test_without_a_report_the_time_that_each_version_served_shares_out_the_tokens(
     start: float, until: float, spans: tuple[tuple[int, int], ...], exact: bool
 ) -> None:
-    version = 0 if start < 12 else 1
+    version = 0 if start < 12 else 1 if start < 20 else 2
 
     assert estimated_spans(12, Start(start, version, 0), until, SWAPS) == (spans, exact)
 
 
-def test_going_back_to_the_same_version_is_no_doubt() -> None:
-    assert estimated_spans(8, Start(0.0, 3, 0), 9.0, [Swap(4.0, 5.0, 3)]) == (((3, 8),), True)
+def test_an_answer_that_comes_before_the_engine_is_known_to_go_on_is_no_exact_one_of_the_old_version() -> None:
+    versions = Versions()
+    start = versions.start(5.0)
+    versions.swapped(Swap(10.0, 11.0, 12.0, 1))  # and then the engine is asked to go on
+
+    assert versions.spans(SimpleNamespace(token_ids=[1] * 4), start, 12.001) == (((0, 4),), False)
 
 
-def test_every_estimate_adds_up() -> None:
-    for length in range(60):
-        spans, _ = estimated_spans(length, Start(0.0, 0, 0), 31.0, SWAPS)
-        assert sum(tokens for _, tokens in spans) == length
-        assert all(tokens > 0 for _, tokens in spans)
+ms = st.integers(0, 40)
 
 
-def test_neighbours_of_one_version_are_one_span() -> None:
-    assert merged([(0, 1), (0, 2), (1, 0), (0, 1), (2, 4)]) == ((0, 4), (2, 4))
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Swap], list[tuple[int, int]], int, list[int]]:
+    """Swaps as the worker sees them, when the engine really paused and went on, and one completion.
+
+    Gives the swaps, (paused, went on) of each, when the completion was handed over, and when its tokens were sampled;
+    it came with or after the last.
+    """
+    now, swaps, pauses = 0, [], []
+    for version in range(1, draw(st.integers(0, 4)) + 1):
+        asked = now + draw(ms)
+        stopped = asked + draw(ms)
+        paused = stopped + draw(ms)
+        resuming = paused + draw(ms)
+        now = resuming + draw(ms)
+        swaps.append(Swap(asked, paused, resuming, version))
+        pauses.append((stopped, now))
+    start = draw(st.integers(0, now + 40))
+    steps = [at for at in range(start, now + 120) if not any(stopped <= at < on for stopped, on in pauses)]
+    first = draw(st.integers(0, 20))
+    tokens = steps[first : first + draw(st.integers(1, 40)) * 3 : draw(st.integers(1, 3))]
+    return swaps, pauses, start, tokens
+
+
+@given(histories(), ms)
+@example(([Swap(0, 9, 30, 1)], [(5, 31)], 2, [3, 4, 31, 32]), 0)
+def test_what_is_called_exact_is_what_was_sampled_and_every_estimate_adds_up(
+    history: tuple[list[Swap], list[tuple[int, int]], int, list[int]], late: int
+) -> None:
+    swaps, pauses, start, sampled = history
+    until = sampled[-1] + 1 + late
+    known = sum(swap.resuming_at <= start for swap in swaps)
+    seen = [swap for swap in swaps if swap.resuming_at <= until]
+
+    spans, exact = estimated_spans(len(sampled), Start(start, known, 0), until, seen)
+
+    went_on = [on for _, on in pauses]
+    truth = tuple((version, len(list(run))) for version, run in groupby(bisect_right(went_on, at) for at in sampled))
+    assert not exact or spans == truth
+    assert sum(tokens for _, tokens in spans) == len(sampled)
+    assert all(tokens > 0 for _, tokens in spans)
+    assert [version for version, _ in spans] == sorted({version for version, _ in spans})
+    untouched = all(until <= swap.asked_at or start >= swap.paused_at for swap in swaps)
+    assert exact or not untouched
+
+
+@pytest.mark.parametrize(
+    ("length", "served", "expected"),
+    [
+        (0, [(0, 1.0)], ()),
+        (7, [(3, 0.0)], ((3, 7),)),
+        (1, [(0, 1.0), (1, 1.0), (2, 1.0)], ((1, 1),)),
+        (3, [(0, 1.0), (1, 1.0), (2, 1.0)], ((0, 1), (1, 1), (2, 1))),
+        (10, [(0, 0.0), (1, 0.1), (2, 0.2)], ((1, 3), (2, 7))),
+        (9, [(5, 1.0), (5, 1.0), (2, 1.0), (5, 0.0)], ((5, 6), (2, 3))),
+    ],
+)
+def test_tokens_are_shared_out_in_proportion(
+    length: int, served: list[tuple[int, float]], expected: tuple[tuple[int, int], ...]
+) -> None:
+    assert shared_out(length, served) == expected
 
 
 def test_a_report_is_exact_and_a_guess_is_not() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,19 +17,28 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+import torch
 from safetensors.torch import load_file, save_file
 
+from producer import AsyncClient
 from producer.tiny_model import write_adapter, write_model
-from schemas import ErrorCode, GenerationConfig
+from schemas import ErrorCode, GenerationConfig, Keys
 from tests.checkpoints import shard
 from tests.transformers_reference import Reference
 from worker import checkpoint, vllm_versions
+from worker.adapter_cache import AdapterCache
+from worker.adapter_store import AdapterStore
+from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.beam import beam_search
 from worker.config import WorkerSettings
+from worker.connections import connect
 from worker.engine import Adapter, Completion, GenerateRequest, SwapMode
 from worker.errors import CheckpointRefusedError, DataError, EngineDiedError, SwapFailedError
+from worker.policy import Policy
 from worker.vllm_engine import VllmEngine
+from worker.vllm_versions import Spans, Start, Versions, estimated_spans
+from worker.watchdog import watch
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -53,6 +63,7 @@ async def engine(models: list[Path], adapter_dir: Path) -> AsyncIterator[VllmEng
         engine = VllmEngine(settings(models[0], adapter_dir))
         await engine.start()
     yield engine
+    engine._processes.signal()  # an end in good order takes 8 s, and test_vllm_engine has it
     await engine.close()
 
 
@@ -142,6 +153,24 @@ async def test_a_prompt_in_the_prefix_cache_is_computed_again(
             assert await serves(engine, reference(model), LONG_PROMPT)
 
 
+async def test_weights_of_nan_leave_nothing_behind(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models[0], tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: torch.full_like(tensor, torch.nan) for name, tensor in weights.items()}, folder / "model.safetensors"
+    )
+    await swap(engine, folder)
+    prompts = [[*LONG_PROMPT, number] for number in range(10)]
+    await asyncio.gather(*(greedy(engine, prompt) for prompt in prompts), return_exceptions=True)
+
+    await swap(engine, models[0])
+
+    for _ in range(10):
+        assert await serves(engine, reference(models[0]))
+
+
 async def test_what_is_kept_goes_on_with_the_new_weights_from_the_token_that_its_spans_say(
     engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], adapters: dict[str, Adapter]
 ) -> None:
@@ -219,6 +248,43 @@ async def test_an_adapter_loaded_before_a_swap_is_there_after_it(
             assert found.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_starts(
+    engine: VllmEngine,
+    models: list[Path],
+    reference: Callable[..., Reference],
+    adapter_dir: Path,
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    await swap(engine, models[0])
+    directory, cache, keys = AdapterDirectory(None, 16, models[0]), AdapterCache(tmp_path), Keys("as-adapters")
+    directory._ids = itertools.count(600)  # the engine has those of other tests
+    cache.open()
+    async with AsyncClient(redis_url, policy="as-adapters") as trainer, connect(redis_url) as redis:
+        supply = AdapterSupply(engine, directory, AdapterStore(redis, keys, cache, 2**30, 2**30))
+        followed = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
+        await trainer.publish_policy(1, adapter=adapter_dir / "math@1")
+        await followed.begin()
+        running = await in_flight(
+            engine, [request(adapter=followed.serving.adapter, temperature=0, max_new_tokens=300)]
+        )
+        await trainer.publish_policy(2, adapter=adapter_dir / "math@2")
+        followed.swapped.clear()
+        following = asyncio.create_task(followed.run())
+        await asyncio.wait_for(followed.swapped.wait(), 30)
+        new = await greedy(engine, PROMPT, followed.serving.adapter)
+
+        assert not running.done(), "it did not live through the change"
+        ((old,),) = await running
+        following.cancel()
+    cache.close()
+
+    assert followed.serving.version == 2
+    for found, name in ((old, "math@1"), (new, "math@2")):
+        expected = reference(models[0], name).logprobs(PROMPT, found.token_ids.tolist())
+        assert found.logprobs == pytest.approx(expected, abs=1e-4)
+
+
 async def test_an_adapter_whose_files_are_gone_fails_its_requests_and_not_the_engine(
     engine: VllmEngine, models: list[Path], tmp_path: Path
 ) -> None:
@@ -238,6 +304,28 @@ async def test_an_adapter_whose_files_are_gone_fails_its_requests_and_not_the_en
     assert len((await greedy(engine)).token_ids) == 24
     kept.rename(folder)
     assert len((await greedy(engine, PROMPT, adapter)).token_ids) == 24
+
+
+async def test_an_adapter_that_vllm_dropped_and_whose_files_are_gone_fails_its_requests_and_not_the_engine(
+    engine: VllmEngine, adapter_dir: Path, tmp_path: Path
+) -> None:
+    def copied(number: int) -> Adapter:
+        return Adapter(f"copy@{number}", number, shutil.copytree(adapter_dir / "math@1", tmp_path / str(number)))
+
+    gone, *others = (copied(number) for number in range(700, 706))
+    assert len((await greedy(engine, PROMPT, gone)).token_ids) == 24
+    for other in others:  # one more than vLLM keeps
+        await greedy(engine, PROMPT, other)
+    assert gone.int_id not in await engine._llm.list_loras()
+    shutil.rmtree(gone.path)
+
+    with pytest.raises(DataError, match="copy@700") as raised:
+        await greedy(engine, PROMPT, gone)
+
+    assert raised.value.code == ErrorCode.ADAPTER_REFUSED
+    assert len((await greedy(engine)).token_ids) == 24
+    for adapter in (gone, *others):
+        await engine.unload_adapter(adapter)
 
 
 async def test_beams_say_which_version_gave_each_token(engine: VllmEngine, models: list[Path]) -> None:
@@ -288,6 +376,31 @@ async def test_a_swap_whose_caller_gave_up_is_carried_through(
         await caller
     assert (await greedy(engine)).version_spans == ((version, 24),)
     assert await serves(engine, reference(models[1]))
+
+
+async def test_a_load_may_take_longer_than_a_step_and_the_watchdog_waits_for_it(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._calls, "_step_limit_s", 2.0)
+    (core,) = (psutil.Process(pid) for pid in engine._processes.pids)
+    swapping = asyncio.create_task(swap(engine, models[2]))
+    async with asyncio.timeout(20):
+        while engine._calls._no_load.is_set():  # noqa: ASYNC110 - the load itself tells nobody
+            await asyncio.sleep(0)
+
+    core.send_signal(signal.SIGSTOP)
+    watching = asyncio.create_task(watch(engine, 2.0))
+    try:
+        done, _ = await asyncio.wait([swapping, watching], timeout=2.5)
+    finally:
+        core.send_signal(signal.SIGCONT)
+
+    assert not done
+    await swapping
+    assert await serves(engine, reference(models[2]))
+    await engine.check()
+    assert not watching.done()
+    watching.cancel()
 
 
 def drop_tensor(folder: Path) -> None:
@@ -395,7 +508,7 @@ def _harm_after_the_check(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path]
     """What a trainer does that removes old checkpoints at the wrong moment."""
     check = checkpoint.check
 
-    def check_then_harm(folder: Path, like: Path | None) -> None:
+    def check_then_harm(folder: Path, like: checkpoint.Booted | None) -> None:
         check(folder, like)
         harm(folder)
 
@@ -417,9 +530,11 @@ async def test_where_vllm_reports_no_versions_spans_are_estimates_and_say_so(
     assert ((await greedy(engine)).version_spans, (await greedy(engine)).spans_exact) == (((after, 24),), True)
 
 
-async def test_a_hundred_swaps_under_load_lose_nothing_and_leak_nothing(
-    engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter]
+async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess_is_called_exact(
+    engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    guesses = _guessed_beside_what_vllm_reports(monkeypatch)
+    known = len(engine._adapters)
     answered: list[Completion] = []
     arrived = asyncio.Event()
     stopping = False
@@ -427,7 +542,7 @@ async def test_a_hundred_swaps_under_load_lose_nothing_and_leak_nothing(
     async def client(number: int) -> None:
         adapter = [None, None, *adapters.values()][number % 4]
         while not stopping:
-            answered.extend(await engine.generate(request([5, 6, number], adapter, max_new_tokens=16, seed=number)))
+            answered.extend(await engine.generate(request([5, 6, number], adapter, max_new_tokens=8, seed=number)))
             arrived.set()
 
     stalls: dict[SwapMode, list[float]] = {"keep": [], "wait": [], "abort": []}
@@ -438,19 +553,43 @@ async def test_a_hundred_swaps_under_load_lose_nothing_and_leak_nothing(
             started = time.perf_counter()
             await swap(engine, models[number % 2], modes[number % 10])
             stalls[modes[number % 10]].append(1000 * (time.perf_counter() - started))
-            arrived.clear()
-            await arrived.wait()
+            if number % 10 == 0:
+                passing = Adapter(f"passing@{number}", 800 + number, adapters["math@1"].path)
+                await greedy(engine, PROMPT, passing)
+                await engine.unload_adapter(passing)
+            if number % 2:
+                arrived.clear()
+                await arrived.wait()
         stopping = True
         await asyncio.gather(*clients)
 
+    assert max(stalls["keep"]) < 10_000, "a swap under load is bounded, on a busy machine too"
     for mode, ms in stalls.items():
         print(f"swap {mode}: median {statistics.median(ms):.0f} ms, worst {max(ms):.0f} ms ({len(ms)})")  # noqa: T201
-    assert len(answered) >= 100
-    assert {sum(tokens for _, tokens in found.version_spans) for found in answered} == {16}
+    assert len(answered) >= 50
+    assert {sum(tokens for _, tokens in found.version_spans) for found in answered} == {8}
     assert max(len(found.version_spans) for found in answered) >= 2
     assert {found.spans_exact for found in answered} == {True}
-    assert len(await engine._llm.list_loras()) <= engine._settings.max_loras
+    assert len(engine._adapters) == known
+    assert not [int_id for int_id in await engine._llm.list_loras() if int_id >= 800]
     assert _unfinished(engine) == 0
+    assert {True, False} == {exact for exact, _ in guesses}
+    assert all(right for exact, right in guesses if exact)
+
+
+def _guessed_beside_what_vllm_reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
+    """Of each completion: whether a vLLM that reports nothing would have its spans called exact, and be right."""
+    found: list[tuple[bool, bool]] = []
+    tell = Versions.spans
+
+    def spans(self: Versions, completion: Any, start: Start, until: float) -> tuple[Spans, bool]:
+        told, exact = tell(self, completion, start, until)
+        guess, sure = estimated_spans(len(completion.token_ids), start, until, self.swaps)
+        found.append((sure, guess == told))
+        return told, exact
+
+    monkeypatch.setattr(Versions, "spans", spans)
+    return found
 
 
 async def test_swaps_leak_no_memory(engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter]) -> None:
@@ -488,7 +627,12 @@ async def test_an_untied_model_swaps_too_and_ends_when_neither_new_nor_old_weigh
             await swap(engine, model)
             assert await serves(engine, references[model], LONG_PROMPT)
         answers = await in_flight(engine, [request(max_new_tokens=400)])
-        _harm_after_the_check(monkeypatch, lambda folder: shutil.rmtree(folder.parent))
+
+        def harm_both(folder: Path) -> None:
+            for one in (folder, new):
+                _scribble_unseen(one / "model.safetensors")
+
+        _harm_after_the_check(monkeypatch, harm_both)
 
         with pytest.raises(EngineDiedError, match="neither new weights nor those of version"):
             await engine.load_checkpoint(99, bad, "keep")
@@ -500,6 +644,13 @@ async def test_an_untied_model_swaps_too_and_ends_when_neither_new_nor_old_weigh
     finally:
         await engine.close()
     assert not engine._processes.pids
+
+
+def _scribble_unseen(path: Path) -> None:
+    """As a file system does that fails: the file looks as before."""
+    before = path.stat()
+    path.write_bytes(os.urandom(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 async def test_an_unloaded_adapter_is_gone_from_vllm_and_no_swap_misses_its_files(
@@ -516,3 +667,38 @@ async def test_an_unloaded_adapter_is_gone_from_vllm_and_no_swap_misses_its_file
     await engine.unload_adapter(adapter)
     await swap(engine, models[1])
     assert (await greedy(engine)).finish_reason == "length"
+
+
+async def test_an_engine_that_cannot_say_which_adapters_it_has_serves_on(
+    engine: VllmEngine,
+    models: list[Path],
+    reference: Callable[..., Reference],
+    adapters: dict[str, Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def list_loras() -> set[int]:
+        raise Exception("Call to list_loras method failed")  # as vLLM does
+
+    version = await swap(engine, models[0])
+    monkeypatch.setattr(engine._llm, "list_loras", list_loras)
+
+    with pytest.raises(SwapFailedError, match=f"still serving {version}: Call to list_loras"):
+        await engine.load_checkpoint(99, models[1], "keep")
+
+    assert await serves(engine, reference(models[0]))
+
+
+async def test_old_weights_whose_files_changed_are_not_gone_back_to(
+    engine: VllmEngine, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last of this engine: it would sample with weights that no version names.
+    folder = shutil.copytree(models[0], tmp_path / "served")
+    version = await swap(engine, folder)
+    write_again(folder)
+    _harm_after_the_check(monkeypatch, remove_all)
+
+    with pytest.raises(EngineDiedError, match=f"the files of version {version} changed"):
+        await engine.load_checkpoint(99, shutil.copytree(models[1], tmp_path / "doomed"), "keep")
+
+    with pytest.raises(EngineDiedError):
+        await greedy(engine)

@@ -111,7 +111,7 @@ if [ "${found%%$'\n'*}" != "${wanted%%$'\n'*}" ] || [ ! -x $venv/bin/python ]; t
 fi
 : >$log
 
-echo "setup: preparing $PWD/$venv, this once: about 1 GB of downloads, 3.3 GB on disk, a few minutes"
+echo "setup: preparing $PWD/$venv, this once: about 1.1 GB of downloads, 3.6 GB on disk, a few minutes"
 began=$SECONDS
 # Not compiled ahead: that takes longer than the download, and Python compiles what is really imported.
 step "virtual environment with $("$python" --version)" create_venv

@@ -11,6 +11,7 @@ from pathlib import Path
 from worker.errors import SettingsError
 
 _LOCK = ".lock"
+_PROBE = ".probe"
 _PREFIX = "rollstream-adapters-"
 
 
@@ -35,6 +36,23 @@ class AdapterCache:
             self._lock = _locked(self.folder / _LOCK, os.O_CREAT)
         except OSError as error:
             raise SettingsError(f"--adapter-cache: {self._root}: {error.strerror}") from None
+
+    def check(self, nbytes: int) -> None:
+        """Raises `OSError` where no file of `nbytes` can be written now. Blocks."""
+        self.folder.mkdir(exist_ok=True)  # those who clean up temporary folders take it
+        probe = self.folder / _PROBE
+        try:
+            with probe.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def can_ever_hold(self, nbytes: int) -> bool:
+        """False where the whole disk is smaller."""
+        try:
+            return nbytes <= shutil.disk_usage(self._root).total
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Remove the folder, if it was made."""

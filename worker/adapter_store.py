@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
+import math
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,28 +17,33 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import AdapterManifest, ErrorCode, Keys, NameRefusedError, SchemaError, decode
+from schemas import AdapterManifest, Keys, NameRefusedError
 from worker.adapter_cache import AdapterCache
-from worker.adapters import CONFIG_FILE, WEIGHTS_FILE
-from worker.connections import cancelled, retrying
-from worker.errors import DataError
+from worker.adapter_download import check_chunks, download, opened
+from worker.connections import retrying
+from worker.errors import CacheUnwritableError, DataError, adapter_refused
+from worker.shared_tasks import SharedTasks
 
 TTL_S = 86_400
 """What an adapter that is used is kept for in Redis, from its last use on."""
 RENEW_S = 600
+AGAIN_S = 10
+"""Before bytes that did not match their digest are fetched again, or a renewal that Redis did not take is repeated."""
 _SLACK_S = 3_600
 """Chunks outlive their manifest: who finds it finds them."""
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Kept:
-    """One adapter on disk."""
+    """One adapter on disk. Times are monotonic seconds."""
 
     folder: Path
     manifest: AdapterManifest
-    renewed_at: float
+    renew_at: float = -math.inf
+    users: set[object] = field(default_factory=set)
+    """Of one whose name stands for other content by now: who came before that."""
 
 
 class AdapterStore:
@@ -52,13 +55,19 @@ class AdapterStore:
         self._cache = cache
         self._max_bytes = max_bytes
         self._cache_bytes = cache_bytes
-        self._fetching: dict[str, asyncio.Task[Path | None]] = {}
-        self._reserved: dict[str, int] = {}
+        self._reads: SharedTasks[AdapterManifest | None] = SharedTasks()
+        self._downloads: SharedTasks[Path] = SharedTasks()
+        self._reserved: dict[Path, int] = {}
         """Bytes of what is being fetched."""
         self._kept: dict[str, _Kept] = {}
         """By name, the least recently used first."""
-        self._users: Counter[str] = Counter()
-        self._numbers = itertools.count(1)
+        self._replaced: list[_Kept] = []
+        self._users: dict[str, set[object]] = {}
+        self._altered: dict[str, tuple[AdapterManifest, float]] = {}
+        """What did not match its digest, and when it is fetched again."""
+        self._lacked = 0
+        """Bytes of the largest adapter for which the disk had no room, since it last had some."""
+        self._numbers = 0
 
     def __repr__(self) -> str:
         return f"<AdapterStore {len(self._kept)} adapters, {self._held()}/{self._cache_bytes} bytes>"
@@ -66,41 +75,47 @@ class AdapterStore:
     @contextmanager
     def in_use(self, name: str) -> Iterator[None]:
         """It is not evicted meanwhile, also if it is only fetched then."""
-        self._users[name] += 1
+        user = object()
+        self._users.setdefault(name, set()).add(user)
         try:
             yield
         finally:
-            self._users[name] -= 1
+            self._users[name].discard(user)
             if not self._users[name]:
                 del self._users[name]
+            for kept in self._replaced:
+                kept.users.discard(user)
 
-    def folder(self, name: str) -> Path | None:
-        """Where it lies; another folder after each fetch."""
-        kept = self._kept.get(name)
-        return None if kept is None else kept.folder
+    def holds(self, folder: Path) -> bool:
+        """Whether an adapter that was fetched into `folder` is still there."""
+        return any(kept.folder == folder for kept in (*self._replaced, *self._kept.values()))
 
     async def fetch(self, name: str) -> Path | None:
-        """The folder of the adapter, fetched once, whoever else waits for it; None where Redis has none of that name.
+        """The folder of what Redis has under this name, fetched once, whoever else waits for it; None for nothing.
 
-        Raises `DataError` (`adapter_refused`) for one that is too large, incomplete or not what its manifest says.
+        What is kept is used on while Redis is away, and when it is gone from Redis, where it is never written back.
+        Other content goes into another folder. Raises `DataError` (`adapter_refused`) for one that is too large,
+        incomplete or not what its manifest says, and `CacheUnwritableError`.
         """
+        manifest = await self._reads.result(name, partial(self._manifest, name))
         kept = self._kept.get(name)
-        if kept is not None:
+        if manifest is None and kept is None:  # others may have begun that read before it was published
+            manifest = await self._manifest(name)
+            kept = self._kept.get(name)
+        if kept is not None and (manifest is None or manifest.sha256 == kept.manifest.sha256):
             self._kept[name] = self._kept.pop(name)
             await self.renew(name)
             return kept.folder
-        fetching = self._fetching.get(name)
-        if fetching is None:
-            fetching = self._fetching[name] = asyncio.create_task(self._fetch(name))
-            fetching.add_done_callback(partial(self._fetched, name))
-        return await asyncio.shield(fetching)
+        if manifest is None:
+            return None
+        return await self._downloads.result(f"{name} {manifest.sha256}", partial(self._download, manifest))
 
     async def renew(self, name: str) -> None:
         """Keep it in Redis for workers that come later, if that is due. Nothing depends on it here."""
         kept, now = self._kept.get(name), time.monotonic()
-        if kept is None or now - kept.renewed_at < RENEW_S:
+        if kept is None or now < kept.renew_at:
             return
-        kept.renewed_at = now
+        kept.renew_at = now + RENEW_S
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for number in range(kept.manifest.chunks):
@@ -108,109 +123,141 @@ class AdapterStore:
                 pipe.expire(self._keys.adapter(name), TTL_S)
                 await pipe.execute()
         except RedisError as error:
+            kept.renew_at = now + AGAIN_S
             log.warning("adapter not renewed", adapter=name, error=str(error))
+
+    async def is_writable(self) -> bool:
+        """Whether there is room for what there was none for, once all that nobody uses is gone."""
+        await self._evict_all()
+        try:
+            await asyncio.to_thread(self._cache.check, self._lacked)
+        except OSError as error:
+            log.debug("adapter cache still cannot be written", error=error.strerror, bytes=self._lacked)
+            return False
+        self._lacked = 0
+        return True
 
     async def close(self) -> None:
         """Give up what is being fetched."""
-        fetching = list(self._fetching.values())
-        for task in fetching:
-            task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
+        await self._reads.close()
+        await self._downloads.close()
 
-    def _fetched(self, name: str, fetching: asyncio.Task[Path | None]) -> None:
-        del self._fetching[name]
-        if not fetching.cancelled():
-            fetching.exception()  # all who waited for it may have been cancelled
-
-    async def _fetch(self, name: str) -> Path | None:
+    async def _manifest(self, name: str) -> AdapterManifest | None:
+        """None where Redis has none, or does not answer and one is kept."""
         try:
-            data: Any = await retrying("read a manifest", self._redis.get, self._keys.adapter(name))
-            if data is None:
-                return None
-            return await self._download(_opened(name, data, self._max_bytes))
+            key = self._keys.adapter(name)
+            if name in self._kept:
+                data: Any = await self._redis.get(key)
+            else:
+                data = await retrying("read a manifest", self._redis.get, key)
         except NameRefusedError:
             return None
-        except RedisError as error:  # what passes was waited for: a key is of another type
-            raise _refusal(name, f"Redis holds something else under its name: {error}") from None
-        except OSError as error:
-            raise _refusal(name, f"the worker's adapter cache cannot be written: {error.strerror}") from error
+        except RedisError as error:
+            if name not in self._kept:
+                raise _not_ours(name, error) from None
+            log.debug("manifest not read, using what is kept", adapter=name, error=str(error))
+            return None
+        return None if data is None else opened(name, data, self._max_bytes)
 
     async def _download(self, manifest: AdapterManifest) -> Path:
-        name, began = manifest.name, time.monotonic()
-        folder = self._cache.folder / f"{name}.{next(self._numbers)}"
-        self._reserved[name] = _nbytes(manifest)
+        name = manifest.name
+        bad, until = self._altered.get(name, (None, 0.0))
+        if bad == manifest and time.monotonic() < until:
+            raise _altered(name)
+        try:
+            await check_chunks(self._redis, self._keys, manifest)
+            try:
+                return await self._write(manifest)
+            except OSError:
+                if not await self._evict_all():
+                    raise
+                return await self._write(manifest)
+        except RedisError as error:  # what passes was waited for: a key is of another type
+            raise _not_ours(name, error) from None
+        except OSError as error:
+            nbytes = _nbytes(manifest)
+            if not self._cache.can_ever_hold(nbytes):  # else it would stop one worker after the other
+                raise adapter_refused(name, f"its {nbytes} bytes exceed the disk of the worker's cache") from None
+            self._lacked = max(self._lacked, nbytes)
+            raise CacheUnwritableError(self._cache.folder, nbytes, error) from None
+
+    async def _write(self, manifest: AdapterManifest) -> Path:
+        began = time.monotonic()
+        self._numbers += 1
+        folder = self._cache.folder / f"{manifest.name}.{self._numbers}"
+        self._reserved[folder] = _nbytes(manifest)
         try:
             await self._make_room()
-            await asyncio.to_thread(_begin, folder, manifest)
-            digest = hashlib.sha256(manifest.config)
-            for number in range(manifest.chunks):
-                await asyncio.to_thread(_append, folder, await self._chunk(manifest, number), digest)
-            if digest.hexdigest() != manifest.sha256:
-                raise _refusal(name, "its bytes do not match its digest; publish it under another version")
+            if await download(self._redis, self._keys, manifest, folder) != manifest.sha256:
+                self._remember(manifest)
+                raise _altered(manifest.name)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
-            del self._reserved[name]
-        self._kept[name] = _Kept(folder, manifest, time.monotonic())
-        log.info("adapter fetched", adapter=name, bytes=manifest.num_bytes, seconds=round(time.monotonic() - began, 3))
+            del self._reserved[folder]
+        self._keep(_Kept(folder, manifest))
+        seconds = round(time.monotonic() - began, 3)
+        log.info("adapter fetched", adapter=manifest.name, bytes=manifest.num_bytes, seconds=seconds)
+        await self.renew(manifest.name)
         return folder
 
-    async def _chunk(self, manifest: AdapterManifest, number: int) -> bytes:
-        """No more than the manifest says, whatever the key holds."""
-        if cancelled():
-            raise asyncio.CancelledError
-        size = min(manifest.chunk_bytes, manifest.num_bytes - number * manifest.chunk_bytes)
-        key = self._keys.blob(manifest.sha256, number)
-        chunk: Any = await retrying("read an adapter", self._redis.getrange, key, 0, size - 1)
-        if len(chunk) < size:
-            problem = "gone" if not chunk else "too short"
-            raise _refusal(manifest.name, f"chunk {number} of {manifest.chunks} is {problem}; publish it again")
-        return bytes(chunk)
+    def _remember(self, manifest: AdapterManifest) -> None:
+        """Every job that names it would fetch it all again, for nothing."""
+        now = time.monotonic()
+        self._altered = {name: (bad, until) for name, (bad, until) in self._altered.items() if until > now}
+        self._altered[manifest.name] = manifest, now + AGAIN_S
+
+    def _keep(self, kept: _Kept) -> None:
+        name = kept.manifest.name
+        before = self._kept.pop(name, None)
+        if before is not None:
+            before.users = set(self._users.get(name, ()))
+            self._replaced.append(before)
+            log.warning("adapter has other content than before", adapter=name)
+        self._kept[name] = kept
 
     async def _make_room(self) -> None:
-        """Remove the least recently used adapters that nobody uses until what is being fetched fits."""
+        """Remove what nobody uses until what is being fetched fits."""
         while self._held() > self._cache_bytes:
-            name = next((name for name in self._kept if name not in self._users), None)
-            if name is None:
+            if not await self._evict_one():
                 log.warning("adapters in use exceed --adapter-cache-bytes", held=self._held(), limit=self._cache_bytes)
                 return
+
+    async def _evict_all(self) -> bool:
+        """Remove all that nobody uses; whether there was any."""
+        any_gone = False
+        while await self._evict_one():
+            any_gone = True
+        return any_gone
+
+    async def _evict_one(self) -> bool:
+        """Remove one that nobody uses: one whose name has other content, else the least recently used."""
+        kept = next((kept for kept in self._replaced if not kept.users), None)
+        if kept is not None:
+            self._replaced.remove(kept)
+        else:
+            kept = next((kept for name, kept in self._kept.items() if name not in self._users), None)
+            if kept is None:
+                return False
             # Gone before the first wait: who asks for it from here on fetches it again, into another folder.
-            kept = self._kept.pop(name)
-            log.info("adapter evicted", adapter=name)
-            await asyncio.to_thread(shutil.rmtree, kept.folder, ignore_errors=True)
+            del self._kept[kept.manifest.name]
+        log.info("adapter evicted", adapter=kept.manifest.name)
+        await asyncio.to_thread(shutil.rmtree, kept.folder, ignore_errors=True)
+        return True
 
     def _held(self) -> int:
-        return sum(_nbytes(kept.manifest) for kept in self._kept.values()) + sum(self._reserved.values())
+        kept = sum(_nbytes(kept.manifest) for kept in (*self._replaced, *self._kept.values()))
+        return kept + sum(self._reserved.values())
 
 
 def _nbytes(manifest: AdapterManifest) -> int:
     return len(manifest.config) + manifest.num_bytes
 
 
-def _begin(folder: Path, manifest: AdapterManifest) -> None:
-    folder.mkdir()
-    (folder / CONFIG_FILE).write_bytes(manifest.config)
-    (folder / WEIGHTS_FILE).touch()
+def _altered(name: str) -> DataError:
+    return adapter_refused(name, "its bytes do not match its digest; publish it under another version")
 
 
-def _append(folder: Path, chunk: bytes, digest: Any) -> None:
-    digest.update(chunk)
-    with (folder / WEIGHTS_FILE).open("ab") as file:
-        file.write(chunk)
-
-
-def _opened(name: str, data: bytes, max_bytes: int) -> AdapterManifest:
-    try:
-        manifest = decode(data, AdapterManifest)
-    except SchemaError as error:
-        raise _refusal(name, f"its manifest cannot be read: {error}") from None
-    if manifest.name != name:
-        raise _refusal(name, f"its manifest is that of {manifest.name!r}")
-    if manifest.num_bytes > max_bytes:
-        raise _refusal(name, f"{manifest.num_bytes} bytes exceed the worker's --max-adapter-bytes {max_bytes}")
-    return manifest
-
-
-def _refusal(name: str, problem: str) -> DataError:
-    return DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {name!r}: {problem}")
+def _not_ours(name: str, error: RedisError) -> DataError:
+    return adapter_refused(name, f"Redis holds something else under its name: {error}")

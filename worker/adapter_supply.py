@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from schemas import ErrorCode
-from worker.adapter_store import AdapterStore
+from worker.adapter_store import AGAIN_S, AdapterStore
 from worker.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterDirectory
 from worker.engine import Adapter, Engine
-from worker.errors import DataError
+from worker.errors import DataError, adapter_refused
+from worker.shared_tasks import SharedTasks
 
 _PIECE = 2**20
 
@@ -25,7 +27,11 @@ class AdapterSupply:
         self._engine = engine
         self._directory = directory
         self._store = store
-        self._fetched: dict[str, Adapter] = {}
+        self._checks: SharedTasks[Adapter] = SharedTasks()
+        """By name those of the local folder, by folder those that were fetched."""
+        self._fetched: dict[Path, Adapter] = {}
+        self._refused: dict[Path, tuple[str, float]] = {}
+        """Why one that was fetched is refused, and when it is checked again (monotonic seconds)."""
 
     @contextmanager
     def in_use(self, name: str | None) -> Iterator[None]:
@@ -39,11 +45,12 @@ class AdapterSupply:
     async def load(self, name: str, sha256: str | None = None) -> Adapter:
         """The adapter `name@version`, ready for requests; `sha256`: what its content must be.
 
-        Raises `DataError`: `unknown_adapter` where nobody published it, `adapter_refused` for what cannot be used.
+        Raises `DataError`: `unknown_adapter` where nobody published it, `adapter_refused` for what cannot be used;
+        `CacheUnwritableError`.
         """
         adapter = await self._find(name)
         if sha256 is not None and await asyncio.to_thread(_digest, name, adapter.path) != sha256:
-            _refuse(name, "its content is not that which the policy version was announced with")
+            raise adapter_refused(name, "its content is not that which the policy version was announced with")
         await self._engine.load_adapter(adapter)
         return adapter
 
@@ -52,33 +59,55 @@ class AdapterSupply:
         if self._store is not None:
             await self._store.renew(name)
 
+    async def can_keep_more(self) -> bool:
+        """Whether an adapter that could not be kept would fit now; what nobody uses goes for it."""
+        if self._store is None:
+            return True
+        try:
+            return await self._store.is_writable()
+        finally:
+            await self._unload_evicted(self._store)
+
     async def close(self) -> None:
         """Give up what is being fetched."""
+        await self._checks.close()
         if self._store is not None:
             await self._store.close()
 
     async def _find(self, name: str) -> Adapter:
         try:
-            return self._directory.find(name)
+            return await self._checks.result(name, partial(asyncio.to_thread, self._directory.find, name))
         except DataError as error:
             if error.code is not ErrorCode.UNKNOWN_ADAPTER or self._store is None:
                 raise
-        folder = await self._store.fetch(name)
-        await self._unload_evicted(self._store)
+        try:
+            folder = await self._store.fetch(name)
+        finally:
+            await self._unload_evicted(self._store)
         if folder is None:
-            problem = f"adapter {name!r}: nobody published it, or it expired; publish it"
+            problem = f"adapter {name!r}: nobody published it, or it expired; publish it first"
             raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
-        known = self._fetched.get(name)
-        if known is None or known.path != folder:
-            known = self._fetched[name] = self._directory.admit(name, folder)
-        return known
+        known = self._fetched.get(folder)
+        return known or await self._checks.result(str(folder), partial(self._admit, name, folder))
+
+    async def _admit(self, name: str, folder: Path) -> Adapter:
+        """Checked once: it reads all of the weights. A refusal holds for a while, in case a fault of ours is in it."""
+        why, until = self._refused.get(folder, ("", 0.0))
+        if time.monotonic() < until:
+            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", why)
+        try:
+            adapter = self._fetched[folder] = await asyncio.to_thread(self._directory.admit, name, folder)
+        except DataError as error:
+            self._refused[folder] = error.message, time.monotonic() + AGAIN_S
+            raise
+        return adapter
 
     async def _unload_evicted(self, store: AdapterStore) -> None:
-        gone = [adapter for name, adapter in self._fetched.items() if store.folder(name) != adapter.path]
-        for adapter in gone:
-            del self._fetched[adapter.name]
+        self._refused = {folder: why for folder, why in self._refused.items() if store.holds(folder)}
+        gone = [adapter for folder, adapter in self._fetched.items() if not store.holds(folder)]
         for adapter in gone:
             await self._engine.unload_adapter(adapter)
+            self._fetched.pop(adapter.path, None)
 
 
 def _digest(name: str, folder: Path) -> str:
@@ -90,9 +119,5 @@ def _digest(name: str, folder: Path) -> str:
                 while piece := file.read(_PIECE):
                     digest.update(piece)
     except OSError as error:
-        _refuse(name, f"its files cannot be read ({type(error).__name__})")
+        raise adapter_refused(name, f"its files cannot be read ({type(error).__name__})") from error
     return digest.hexdigest()
-
-
-def _refuse(name: str, problem: str) -> NoReturn:
-    raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {name!r}: {problem}")

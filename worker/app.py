@@ -15,6 +15,7 @@ from worker.adapter_store import AdapterStore
 from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.admission import Admission
+from worker.cache_watch import watch_cache
 from worker.config import WorkerSettings
 from worker.connections import connect, wait_for_redis
 from worker.consumer import Consumer
@@ -28,6 +29,9 @@ from worker.policy import Policy
 from worker.publisher import Publisher
 from worker.rollout import Rollout
 from worker.watchdog import watch
+
+POLICY = "policy"
+"""The reason for which admission is paused while what is served is none of the versions that are announced."""
 
 log = structlog.get_logger()
 
@@ -55,7 +59,7 @@ class Worker:
             self._adapters,
             settings.checkpoint_dir,
             settings.swap,
-            self._heartbeat.hurry,
+            self._heed_policy,
         )
         self._rollout = Rollout(engine, self._adapters, self._publisher, self._admission, clock, self._policy)
         self._leases = Leases(self._upkeep, settings.lease_s)
@@ -113,6 +117,7 @@ class Worker:
             others = [
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
                 roles.create_task(self._leases.run()),
+                roles.create_task(watch_cache(self._adapters, self._admission)),
             ]
             try:
                 async with self._drain:
@@ -128,11 +133,15 @@ class Worker:
                 other.cancel()
 
     async def _begin(self) -> None:
-        """From the newest complete policy version on, jobs are admitted."""
+        """Jobs are admitted from the newest complete policy version on, or where none is announced."""
         await self._policy.begin()
         self._starting = False
         self._heartbeat.hurry()
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
+
+    def _heed_policy(self) -> None:
+        (self._admission.pause if self._policy.adrift else self._admission.resume)(POLICY)
+        self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
         # Until here the default handlers apply: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
@@ -171,6 +180,7 @@ class Worker:
             "engine": self._settings.engine,
             "model": self._settings.model.name if self._settings.model else "",
             "policy_version": self._policy.serving.version,
+            "policy_sha256": self._policy.serving.announced.sha256,
             "newest_version": self._policy.newest,
             "policy_error": self._policy.error,
             "running_groups": self._admission.load.groups,

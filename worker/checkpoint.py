@@ -6,31 +6,25 @@ layers that end the engine at its next step.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
 from worker.errors import CheckpointRefusedError
-from worker.safetensors_header import MAX_HEADER_BYTES, HeaderError, TensorHeader, read_header
+from worker.model_config import config_difference, language_config
+from worker.safetensors_header import HeaderError, TensorHeader, read_header
+from worker.untrusted_json import JsonRefusedError, read_object
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 
 _PIECE = 2**20
-
-# What a forward pass follows from: vLLM keeps what it booted with, whatever config.json says after that.
-_ARCHITECTURE = (
-    "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
-    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
-    "rope_theta", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window", "layer_types",
-    "num_experts", "num_local_experts", "num_experts_per_tok", "tie_word_embeddings", "quantization_config",
-)  # fmt: skip
 _HEAD = "lm_head.weight"
-
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Name, size, modification time and inode of each file."""
@@ -46,7 +40,28 @@ class Layout:
     @property
     def tied(self) -> bool:
         """The output layer is the embedding: `lm_head.weight` may be there or not."""
-        return bool(self.config.get("tie_word_embeddings", _HEAD not in self.tensors))
+        said = language_config(self.config).get("tie_word_embeddings")
+        return not any(map(_is_head, self.tensors)) if said is None else bool(said)
+
+
+class Booted:
+    """The layout of the model that an engine booted with, read once, at its start: its folder may be gone at a swap."""
+
+    def __init__(self, folder: Path) -> None:
+        """Blocks on the disk. What cannot be read is no fault of the start: `layout` raises it."""
+        self._read: Layout | CheckpointRefusedError
+        try:
+            self._read = read_layout(folder, confined=False)
+        except CheckpointRefusedError as error:
+            problem = f"{error.problem} (the worker booted with this model, so it can compare no other)"
+            self._read = CheckpointRefusedError(folder, error.where, problem)
+
+    @property
+    def layout(self) -> Layout:
+        """Raises `CheckpointRefusedError` where it could not be read at the start."""
+        if isinstance(self._read, CheckpointRefusedError):
+            raise CheckpointRefusedError(self._read.folder, self._read.where, self._read.problem)
+        return self._read
 
 
 def digest(folder: Path, given_up: Event | None = None) -> str:
@@ -55,49 +70,42 @@ def digest(folder: Path, given_up: Event | None = None) -> str:
     Reads every byte, a piece at a time: blocks for seconds, so call it in a thread, which nothing but `given_up` ends
     early. Raises `CheckpointRefusedError`.
     """
-    _check_folder(folder)
-    paths = [_inside(folder, name) for name in _names(folder)]
-    try:
+    with _reading(folder):
+        paths = [_inside(folder, name) for name in _names(folder)]
         return content_digest((path.name, path.stat().st_size, _pieces(path, given_up)) for path in paths)
-    except OSError as error:
-        raise CheckpointRefusedError(folder, "files", f"cannot be read ({type(error).__name__})") from None
 
 
 def stamp(folder: Path) -> Stamp:
-    """Changes when the files of a checkpoint do, without reading them; files that are gone are left out."""
+    """Changes when the files of a checkpoint do, without reading them; what cannot be seen is left out, never raised.
+
+    So a folder that cannot be read has an empty stamp until it can, and `digest` says why.
+    """
     found = []
-    for name in _names(folder):
-        with suppress(OSError):
-            status = (folder / name).stat()
-            found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
+    with suppress(OSError):
+        for name in _listed(folder):
+            with suppress(OSError):
+                status = (folder / name).stat()
+                found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)
 
 
-def check(folder: Path, like: Path | None) -> None:
+def check(folder: Path, like: Booted | None) -> None:
     """Whether an engine that booted with `like` can load `folder`; None asks only whether it is whole.
 
     Reads headers alone, but blocks on the disk: call it in a thread. Raises `CheckpointRefusedError`.
     """
     found = read_layout(folder, confined=True)
     if like is not None:
-        booted = read_layout(like, confined=False)
-        _refuse_where(folder, config_difference(found.config, booted.config, tied=booted.tied))
-        _refuse_where(folder, tensor_difference(found, booted))
-
-
-def config_difference(found: Mapping[str, Any], booted: Mapping[str, Any], *, tied: bool) -> tuple[str, str] | None:
-    """(where, problem) of the first architecture field that both configs name and that differs."""
-    booted = {"tie_word_embeddings": tied, **booted}
-    for field in _ARCHITECTURE:
-        if field in found and field in booted and found[field] != booted[field]:
-            problem = f"{field} is {found[field]!r}, the worker's model has {booted[field]!r}: publish the same model"
-            return CONFIG, problem
-    return None
+        booted = like.layout
+        if problem := config_difference(found.config, booted.config, tied=booted.tied):
+            raise CheckpointRefusedError(folder, CONFIG, problem)
+        if difference := tensor_difference(found, booted):
+            raise CheckpointRefusedError(folder, *difference)
 
 
 def tensor_difference(found: Layout, booted: Layout) -> tuple[str, str] | None:
     """(where, problem) of the first tensor that is missing, too much, or of another shape or dtype."""
-    optional = {_HEAD} if booted.tied else set()
+    optional = set(filter(_is_head, {*booted.tensors, *found.tensors})) if booted.tied else set()
     missing = sorted(booted.tensors.keys() - found.tensors.keys() - optional)
     if missing:
         problem = f"tensor {missing[0]} is missing{_more(missing)}: save the whole model, not a part or an adapter"
@@ -124,29 +132,61 @@ def read_layout(folder: Path, *, confined: bool) -> Layout:
 
     Raises `CheckpointRefusedError` for what is missing, truncated or contradicts its index.
     """
-    _check_folder(folder)
-    config = _read_json(folder, CONFIG, confined=confined)
-    mapped = _read_index(folder, confined=confined)
-    names = sorted({path.name for path in folder.glob("*.safetensors")} if mapped is None else set(mapped.values()))
-    if not names:
-        raise CheckpointRefusedError(folder, "files", "no *.safetensors file: write it with save_pretrained")
-    tensors: dict[str, tuple[TensorHeader, str]] = {}
-    for name in names:
-        for tensor, header in _read_tensors(folder, name, confined=confined).items():
-            if tensor in tensors:
-                raise CheckpointRefusedError(folder, name, f"tensor {tensor} is also in {tensors[tensor][1]}")
-            tensors[tensor] = header, name
-    _check_index(folder, mapped or {}, tensors)
-    return Layout(config, tensors)
+    with _reading(folder):
+        present = _names(folder)
+        config = _read_json(folder, CONFIG, confined=confined)
+        mapped = _read_json(folder, INDEX, confined=confined) if INDEX in present else None
+        files = _weight_files(folder, present, mapped)
+        tensors: dict[str, tuple[TensorHeader, str]] = {}
+        for name in files:
+            for tensor, header in _read_tensors(folder, name, confined=confined).items():
+                if tensor in tensors:
+                    raise CheckpointRefusedError(folder, name, f"tensor {tensor} is also in {tensors[tensor][1]}")
+                tensors[tensor] = header, name
+        _check_index(folder, (mapped or {}).get("weight_map", {}), tensors)
+        return Layout(config, tensors)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """A shared folder can fail at any call (ESTALE, EIO, EACCES), also after it was seen to be there."""
+    try:
+        yield
+    except OSError as error:
+        where = Path(error.filename).name if isinstance(error.filename, str) else "files"
+        problem = "no folder of that name: publish it before it is announced"
+        if where != folder.name or not isinstance(error, FileNotFoundError | NotADirectoryError):
+            problem = f"cannot be read ({error.strerror})"
+        raise CheckpointRefusedError(folder, "folder" if where == folder.name else where, problem) from None
+
+
+def _listed(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir()]
+    return sorted(name for name in names if any(fnmatchcase(name, like) for like in CHECKPOINT_FILES))
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted({path.name for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)})
+    names = _listed(folder)
+    for name in names:
+        if not name.isprintable():
+            raise CheckpointRefusedError(folder, "files", f"the name {name!a} cannot be printed: write it again")
+    return names
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise CheckpointRefusedError(folder, "folder", "no folder of that name: publish it before it is announced")
+def _weight_files(folder: Path, present: list[str], index: Mapping[str, Any] | None) -> list[str]:
+    if index is None:
+        names = [name for name in present if name.endswith(".safetensors")]
+        if not names:
+            raise CheckpointRefusedError(folder, "files", "no *.safetensors file: write it with save_pretrained")
+        return names
+    mapped = index.get("weight_map")
+    if not isinstance(mapped, dict) or not mapped or not all(map(_plain, mapped.values())):
+        raise CheckpointRefusedError(folder, INDEX, "weight_map must map tensors to names of files in the folder")
+    names = sorted(set(mapped.values()))
+    for name in names:
+        if name not in present:
+            raise CheckpointRefusedError(folder, name, "is missing: write the checkpoint again")
+    return names
 
 
 def _read_tensors(folder: Path, name: str, *, confined: bool) -> dict[str, TensorHeader]:
@@ -155,16 +195,6 @@ def _read_tensors(folder: Path, name: str, *, confined: bool) -> dict[str, Tenso
     except HeaderError as error:
         problem = f"{str(error).removeprefix(name).lstrip(': ')}: announce a checkpoint only once it is written"
         raise CheckpointRefusedError(folder, name, problem) from None
-
-
-def _read_index(folder: Path, *, confined: bool) -> dict[str, str] | None:
-    """Tensor name to file name; None for a checkpoint without an index."""
-    if not (folder / INDEX).exists() and not (folder / INDEX).is_symlink():
-        return None
-    mapped = _read_json(folder, INDEX, confined=confined).get("weight_map")
-    if not isinstance(mapped, dict) or not all(_plain(name) for name in mapped.values()):
-        raise CheckpointRefusedError(folder, INDEX, "weight_map must map tensors to names of files in the folder")
-    return mapped
 
 
 def _check_index(folder: Path, mapped: Mapping[str, str], tensors: Mapping[str, tuple[TensorHeader, str]]) -> None:
@@ -176,23 +206,23 @@ def _check_index(folder: Path, mapped: Mapping[str, str], tensors: Mapping[str, 
 def _read_json(folder: Path, name: str, *, confined: bool) -> dict[str, Any]:
     path = _inside(folder, name) if confined else folder / name
     try:
-        with path.open("rb") as file:
-            value = json.loads(file.read(MAX_HEADER_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointRefusedError(folder, name, f"is not readable ({type(error).__name__})") from None
-    if not isinstance(value, dict):
-        raise CheckpointRefusedError(folder, name, "is no JSON object")
-    return value
+        return read_object(path)
+    except JsonRefusedError as error:
+        raise CheckpointRefusedError(folder, name, str(error)) from None
 
 
 def _inside(folder: Path, name: str) -> Path:
     """The file `name`, a regular one below `folder`: a link out of it would show what was never published."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = Path(os.path.realpath(folder / name))
+    if not path.is_relative_to(os.path.realpath(folder)):
         raise CheckpointRefusedError(folder, name, "is a link out of the folder: copy the file into it")
     if not path.is_file():
         raise CheckpointRefusedError(folder, name, "is missing or no regular file: write the checkpoint again")
     return folder / name
+
+
+def _is_head(tensor: str) -> bool:
+    return tensor == _HEAD or tensor.endswith(f".{_HEAD}")
 
 
 def _plain(name: object) -> bool:
@@ -209,8 +239,3 @@ def _pieces(path: Path, given_up: Event | None) -> Iterator[bytes]:
 
 def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _refuse_where(folder: Path, difference: tuple[str, str] | None) -> None:
-    if difference is not None:
-        raise CheckpointRefusedError(folder, *difference)

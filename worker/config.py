@@ -93,6 +93,12 @@ class WorkerSettings(BaseSettings):
     engine_timeout_s: float = Field(
         120, gt=0, description="Seconds without an engine step after which it is taken for dead."
     )
+    load_timeout_s: float = Field(
+        1800,
+        gt=0,
+        description="The same while it loads the weights of a new version: nothing is sampled meanwhile, so what a "
+        "slow file system takes.",
+    )
 
     checkpoint_dir: Path | None = Field(
         None, description="Folder below which published checkpoints lie; a policy version names one of its sub-folders."
@@ -100,7 +106,7 @@ class WorkerSettings(BaseSettings):
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
         description="What new weights do to completions in flight: keep goes on with them, wait lets the completions "
-        "finish first, abort starts them again.",
+        "finish first, abort starts them again: none ends where new versions come faster than completions take.",
     )
 
     inflight_sequences: int | None = Field(

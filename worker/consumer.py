@@ -20,7 +20,7 @@ from worker.config import WorkerSettings
 from worker.connections import BLOCK_MS, cancelled, retrying
 from worker.dead_letters import DeadLetters
 from worker.deliveries import Budgets, Deliveries
-from worker.errors import DataError, SettingsError, UnpublishableError
+from worker.errors import CacheUnwritableError, DataError, SettingsError, UnpublishableError
 from worker.intake import open_job
 from worker.janitor import Janitor, Retention
 from worker.lease import Lease, Leases
@@ -65,14 +65,7 @@ class Consumer:
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
-            commands,
-            self._dead_keys,
-            self._name,
-            settings.lease_s,
-            admission,
-            leases,
-            last_delivery,
-            self._parking,
+            commands, self._dead_keys, self._name, settings.lease_s, admission, leases, last_delivery, self._parking
         )
         retention = Retention(settings.retention_s, settings.retention_bytes)
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
@@ -221,6 +214,15 @@ class Consumer:
 
     async def _run(self, lease: Lease, entry: Entry) -> None:
         try:
+            await self._answer(lease, entry)
+        except BaseException:
+            self._unfinished.append(lease)
+            raise
+        finally:
+            self._leases.drop(lease)
+
+    async def _answer(self, lease: Lease, entry: Entry) -> None:
+        try:
             task = await self._open(lease, entry)
             if task is not None:
                 await self._rollout.run(task)
@@ -228,13 +230,12 @@ class Consumer:
                     await self._deliveries.excuse(lease, task.envelope.batch_id)
         except TooOldError as waiting:
             await self._parking.park(lease, waiting.min_version)
+        except CacheUnwritableError as error:
+            self._admission.pause(error.pauses)
+            log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
+            await retrying("give back", self._leases.give_back, [lease], counted=False)
         except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
             await self._dead_letters.bury(lease, entry.fields, error)
-        except BaseException:
-            self._unfinished.append(lease)
-            raise
-        finally:
-            self._leases.drop(lease)
 
     async def _open(self, lease: Lease, entry: Entry) -> Task | None:
         """The job, ready to run; None when it became a dead letter that nobody waits for."""

@@ -26,6 +26,25 @@ class DataError(WorkerError):
         self.message = cut(message)
 
 
+def adapter_refused(name: str, problem: str) -> DataError:
+    """Of an adapter that no worker can use as it is."""
+    return DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {name!r}: {problem}")
+
+
+class CacheUnwritableError(WorkerError):
+    """Raised when an adapter cannot be kept on this worker's disk: no fault of the job, which others may run."""
+
+    pauses = "adapter cache"
+    """Why admission is paused until it can be written."""
+
+    def __init__(self, folder: Path, nbytes: int, error: OSError) -> None:
+        problem = f"{error.strerror or error} (errno {error.errno})"
+        super().__init__(cut(f"--adapter-cache: {nbytes} bytes cannot be written to {folder}: {problem}"))
+        self.folder = folder
+        self.nbytes = nbytes
+        self.errno = error.errno
+
+
 class UnpublishableError(WorkerError):
     """Raised when a key of a batch holds something else, so that Redis never takes its answers: a dead letter."""
 

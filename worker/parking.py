@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import resources
 
 import structlog
@@ -35,19 +36,37 @@ class Parking:
         self._unpark = redis.register_script(resources.files("worker").joinpath("unpark.lua").read_bytes())
         self._nothing: tuple[int, float] = (-1, 0.0)
         """For which version nothing was found last, and when (monotonic seconds)."""
+        # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing
+        # token is the same.
+        self._one_at_a_time = asyncio.Lock()
 
     async def park(self, lease: Lease, min_version: int) -> None:
         """Leave the job to a worker that serves `min_version`. Raises `RedisError` as `retrying` does."""
         args = [GROUP, *lease.token(), f"{PARKED}{min_version}"]
-        outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
+        async with self._one_at_a_time:
+            outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome.decode())
+        if min_version <= self._policy.serving.version:  # a swap came between
+            self._nothing = (-1, 0.0)
+            self._policy.swapped.set()
+
+    async def swap_within(self, seconds: float) -> None:
+        """Return after so long, or at once when a version was newly served since this last returned."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._policy.swapped.wait()
+        self._policy.swapped.clear()
 
     async def next(self) -> list[Entry]:
         """One that may run now, if any does: asked for at once after a swap, else now and then. Redis away: none."""
-        version, now = self._policy.serving.version, time.monotonic()
         looked_for, looked_at = self._nothing
-        if version == looked_for and now - looked_at < LOOK_S:
+        if self._policy.serving.version == looked_for and time.monotonic() - looked_at < LOOK_S:
             return []
+        async with self._one_at_a_time:
+            return await self._next()
+
+    async def _next(self) -> list[Entry]:
+        version, now = self._policy.serving.version, time.monotonic()
         try:
             for jobs_key in self._jobs_keys:
                 entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)

@@ -6,57 +6,41 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Keys, NameRefusedError, PolicyVersion, SchemaError, decode
-from schemas.errors import cut
+from schemas import Keys, NameRefusedError
 from schemas.keys import check_name
 from worker import checkpoint
 from worker.adapter_supply import AdapterSupply
+from worker.announcements import BOOTED, Announced, Announcements, began_anew, to_serve
 from worker.connections import cancelled, retrying
 from worker.engine import Adapter, Engine, SwapMode
-from worker.errors import CheckpointRefusedError, DataError, SettingsError, SwapFailedError, WorkerError
+from worker.errors import SettingsError
+from worker.refusals import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
 
-PERIOD_S = 0.4
-CHANGED_S = 2.0
-"""Between two tries of a checkpoint whose files change: a shared file system shows files late."""
-FIRST_RETRY_S, LONGEST_RETRY_S = 10.0, 300.0
-"""Between two tries of one that stays as it is."""
-_AT_MOST = 16
-"""Newer versions that are looked at: the newest of them that is complete is served."""
+PERIOD_S = 0.1
 
 log = structlog.get_logger()
-
-
-class VersionRefusedError(WorkerError):
-    """Raised when an announced version is not what it is announced as, or this worker cannot reach it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What an admitted job without an adapter of its own is sampled with."""
 
-    version: int = 0
+    announced: Announced = BOOTED
     adapter: Adapter | None = None
     """A version that was published as an adapter; None for a checkpoint, whose version the engine itself tells."""
 
-
-@dataclass(slots=True)
-class _Refusal:
-    """Why a version is not served, and when it is tried again. Times are monotonic seconds."""
-
-    why: str
-    stamp: checkpoint.Stamp
-    retry_s: float
-    next_at: float
-    looked_at: float
+    @property
+    def version(self) -> int:
+        """0 is what the worker booted with."""
+        return self.announced.version
 
 
 class Policy:
@@ -72,125 +56,170 @@ class Policy:
         swap: SwapMode,
         changed: Callable[[], None],
     ) -> None:
-        self._redis = redis
-        self._versions_key = keys.versions()
+        self._announcements = Announcements(redis, keys)
         self._engine = engine
         self._adapters = adapters
         self._checkpoints = checkpoints
         self._swap = swap
         self._changed = changed
-        self._refused: dict[int, _Refusal] = {}
+        self._refused: dict[Announced, Refusal] = {}
         self._using = ExitStack()
+        self._looking = asyncio.Lock()
+        self._looked_at = 0.0
+        self._load_due = asyncio.Event()
         self.serving = Served()
-        self.newest = 0
-        """The newest version announced, whether it can be served or not."""
+        self.adrift = False
+        """What is served is none of the announced, at boot or since the stream began anew: nothing is admitted."""
+        self.swapped = asyncio.Event()
+        """Set at each newly served version, for the one who clears it."""
 
     def __repr__(self) -> str:
-        return f"<Policy version={self.serving.version} newest={self.newest} refused={sorted(self._refused)}>"
+        refused = sorted(one.version for one in self._refused)
+        return f"<Policy version={self.serving.version} newest={self.newest} adrift={self.adrift} refused={refused}>"
+
+    @property
+    def newest(self) -> int:
+        """The newest version announced, whether it can be served or not."""
+        return self._announcements.newest
 
     @property
     def error(self) -> str:
         """Why the newest version is not served; empty when it is, or when it is on its way."""
-        refused = self._refused.get(self.newest)
-        return refused.why if refused is not None and self.newest > self.serving.version else ""
+        refused = [self._refused[one] for one in self._announcements.versions[:1] if one in self._refused]
+        return refused[0].why if refused else ""
 
     async def begin(self) -> None:
-        """Serve the newest complete version before anything is admitted.
+        """Serve the newest complete version before anything is admitted; where there is none, stay adrift.
 
         Raises `EngineDiedError`, and `SettingsError` where waiting cannot help.
         """
         try:
-            entries = await retrying("read the versions", self._read)
+            await retrying("read the versions", self._announcements.read)
         except RedisError as error:
-            raise SettingsError(f"{self._versions_key} is no stream: {error}") from None
-        await self._serve_newest(entries)
+            raise SettingsError(f"{self._announcements.key} is no stream: {error}") from None
+        self.adrift = bool(self._announcements.versions)
+        await self._serve_newest()
+        if self.adrift:
+            log.warning("nothing announced can be served, no job is taken until then", newest=self.newest)
+        self._changed()
 
     async def run(self) -> None:
-        """Look until cancelled. A Redis that is away is no reason to stop. Raises `EngineDiedError`."""
-        while not cancelled():
-            await asyncio.sleep(PERIOD_S)
-            await self.look()
+        """Look until cancelled, also while a version loads or Redis is away. Raises `EngineDiedError`."""
+        async with asyncio.TaskGroup() as loads:
+            loading = loads.create_task(self._serve_newest())
+            while not cancelled():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PERIOD_S):
+                        await self._load_due.wait()
+                await self.look()
+                if loading.done() and self._due():
+                    loading = loads.create_task(self._serve_newest())
+                self._load_due.clear()
+            loading.cancel()  # the group would wait for it
 
     async def look(self) -> None:
-        """Serve the newest complete version, if there is a newer one. Raises `EngineDiedError`."""
-        try:
-            await self._serve_newest(await self._read())
+        """Hear of all that was announced before this call; whoever asks meanwhile shares the next look."""
+        asked_at = time.monotonic()
+        async with self._looking:
+            if self._looked_at > asked_at:
+                return
+            began = time.monotonic()
+            try:
+                await self._announcements.read()
+            except RedisError as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                log.debug("versions not read", error=str(error))
+            self._looked_at = began
+            self._settle()
+            if self._due():
+                self._load_due.set()
             if self.serving.adapter is not None:
                 await self._adapters.renew(self.serving.adapter.name)
-        except RedisError as error:
-            log.debug("versions not read", error=str(error))
 
-    async def _read(self) -> Any:
-        after = f"({self.serving.version}-0"
-        return await self._redis.xrevrange(self._versions_key, "+", after, count=_AT_MOST)
+    def _settle(self) -> None:
+        announced, served = self._announcements.versions, self.serving.announced
+        if self.adrift and served in announced:
+            log.info("jobs are taken again, what is served stands in the stream", serving=served.version)
+            self.adrift = False
+        elif not self.adrift and began_anew(announced, served):
+            log.warning(
+                "the versions began anew, no job is taken until one of them is served",
+                serving=served.version,
+                newest=self.newest,
+            )
+            self.adrift = True
+        else:
+            return
+        self._changed()
 
-    async def _serve_newest(self, entries: Any) -> None:
-        announced = [(_version(entry_id), fields.get(b"payload", b"")) for entry_id, fields in entries]
-        versions = [(version, payload) for version, payload in announced if version is not None]
-        self.newest = max([self.newest, *(version for version, _ in versions)])
-        for version, payload in versions:
-            if cancelled() or await self._try(version, payload):
+    def _candidates(self) -> list[Announced]:
+        return to_serve(self._announcements.versions, self.serving.announced, adrift=self.adrift)
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        return any(is_due(self._refused.get(one), now) for one in self._candidates())
+
+    async def _serve_newest(self) -> None:
+        announced = self._announcements.versions
+        for one in self._candidates():
+            # What was announced meanwhile comes first.
+            if cancelled() or self._announcements.versions is not announced or await self._try(one):
                 return
 
-    async def _try(self, version: int, payload: bytes) -> bool:
+    async def _try(self, announced: Announced) -> bool:
         """Whether it is served now."""
-        began = time.monotonic()
+        began, before = time.monotonic(), self._refused.get(announced)
         stamp: checkpoint.Stamp = ()
-        try:
-            announced = _opened(version, payload)
-            if not self._may_be_due(version, began):
-                return False
-            stamp = await self._stamp(announced)
-            if not self._is_due(version, stamp, began):
-                return False
-            log.info("loading policy version", version=version, source=announced.source, location=announced.location)
-            adapter = await self._load(announced, stamp)
-        except (VersionRefusedError, CheckpointRefusedError, SwapFailedError, DataError) as error:
-            self._refuse(version, str(error), stamp)
+        if not is_due(before, began):
             return False
-        self.serving = Served(version, adapter)
-        self._refused = {refused: why for refused, why in self._refused.items() if refused > version}
-        log.info("policy version served", version=version, seconds=round(time.monotonic() - began, 3))
+        try:
+            stamp = await self._stamp(announced)
+            if before is not None and not is_due(before, began, stamp):
+                self._refused[announced] = replace(before, look_at=began + CHANGED_S)
+                return False
+            adapter = await self._load(announced, stamp)
+        except REFUSED as error:
+            self._refuse(announced, str(error), stamp)
+            return False
+        self.serving, self.adrift = Served(announced, adapter), False
+        self._refused = {one: why for one, why in self._refused.items() if one in self._candidates()}
+        log.info("policy version served", version=announced.version, seconds=round(time.monotonic() - began, 3))
+        self._settle()
         self._changed()
+        self.swapped.set()
         return True
 
-    def _may_be_due(self, version: int, now: float) -> bool:
-        """Spares a shared file system the question."""
-        refused = self._refused.get(version)
-        return refused is None or now - refused.looked_at >= CHANGED_S
-
-    def _is_due(self, version: int, stamp: checkpoint.Stamp, now: float) -> bool:
-        refused = self._refused.get(version)
-        if refused is None:
-            return True
-        refused.looked_at = now
-        return stamp != refused.stamp or now >= refused.next_at
-
-    def _refuse(self, version: int, problem: str, stamp: checkpoint.Stamp) -> None:
-        log.error("policy version refused, serving on", version=version, serving=self.serving.version, why=problem)
-        before, now = self._refused.get(version), time.monotonic()
-        again = before is not None and before.stamp == stamp
-        retry_s = min(2 * before.retry_s, LONGEST_RETRY_S) if before is not None and again else FIRST_RETRY_S
-        self._refused[version] = _Refusal(cut(problem), stamp, retry_s, now + retry_s, now)
+    def _refuse(self, announced: Announced, problem: str, stamp: checkpoint.Stamp) -> None:
+        log.error(
+            "policy version refused, serving on", version=announced.version, serving=self.serving.version, why=problem
+        )
+        self._refused[announced] = refusal(self._refused.get(announced), problem, stamp, time.monotonic())
+        self._refused = {one: why for one, why in self._refused.items() if one in self._announcements.versions}
         self._changed()
 
-    async def _stamp(self, announced: PolicyVersion) -> checkpoint.Stamp:
-        if announced.source == "adapter":
-            return ()
-        return await asyncio.to_thread(checkpoint.stamp, self._folder(announced.location))
+    async def _stamp(self, announced: Announced) -> checkpoint.Stamp:
+        if announced.source == "checkpoint":
+            with suppress(VersionRefusedError):  # its load says so
+                return await asyncio.to_thread(checkpoint.stamp, self._folder(announced.location))
+        return ()
 
-    async def _load(self, announced: PolicyVersion, stamp: checkpoint.Stamp) -> Adapter | None:
-        if self.serving.version and (announced.source == "adapter") != (self.serving.adapter is not None):
+    async def _load(self, announced: Announced, stamp: checkpoint.Stamp) -> Adapter | None:
+        version, source, location = announced.version, announced.source, announced.location
+        log.info("loading policy version", version=version, source=source, location=location)
+        if announced.problem:
+            raise VersionRefusedError(announced.problem)
+        if self.serving.version and (source == "adapter") != (self.serving.adapter is not None):
             raise VersionRefusedError(
-                f"version {announced.version} is published as {announced.source}, {self.serving.version} was not: an "
+                f"version {version} is published as {source}, {self.serving.version} was not: an "
                 "adapter belongs to the model that workers boot with; publish one kind only, or start the workers again"
             )
-        if announced.source == "adapter":
+        if source == "adapter":
             return await self._load_adapter(announced)
         await self._load_checkpoint(announced, stamp)
         return None
 
-    async def _load_adapter(self, announced: PolicyVersion) -> Adapter:
+    async def _load_adapter(self, announced: Announced) -> Adapter:
         with ExitStack() as stack:
             stack.enter_context(self._adapters.in_use(announced.location))
             adapter = await self._adapters.load(announced.location, announced.sha256)
@@ -198,7 +227,7 @@ class Policy:
         before.close()
         return adapter
 
-    async def _load_checkpoint(self, announced: PolicyVersion, stamp: checkpoint.Stamp) -> None:
+    async def _load_checkpoint(self, announced: Announced, stamp: checkpoint.Stamp) -> None:
         folder = self._folder(announced.location)
         given_up = threading.Event()
         try:
@@ -219,19 +248,3 @@ class Policy:
             return self._checkpoints / check_name("checkpoint", location)
         except NameRefusedError as error:
             raise VersionRefusedError(str(error)) from None
-
-
-def _version(entry_id: bytes) -> int | None:
-    """Of an entry `<version>-0`; None for one that nobody can have announced."""
-    version, _, rest = entry_id.partition(b"-")
-    return int(version) if rest == b"0" and len(version) <= 10 and int(version) < 2**31 else None
-
-
-def _opened(version: int, payload: bytes) -> PolicyVersion:
-    try:
-        announced = decode(payload, PolicyVersion)
-    except SchemaError as error:
-        raise VersionRefusedError(f"its announcement cannot be read: {error}") from None
-    if announced.version != version:
-        raise VersionRefusedError(f"its announcement is that of version {announced.version}")
-    return announced

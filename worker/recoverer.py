@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterable
 from importlib import resources
@@ -48,7 +47,7 @@ class Recoverer:
     async def run(self, take: Take) -> None:
         """Hand over what is found to `take`, until admission closes."""
         while not (self._admission.closed or cancelled()):
-            await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
+            await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
             try:
                 await self._sweep(take)
             except (RedisError, GroupMissingError) as error:

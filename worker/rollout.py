@@ -23,7 +23,7 @@ from worker.lease import Lease, LeaseEndedError
 from worker.policy import Policy, Served
 from worker.publisher import Publisher
 from worker.seeds import prompt_seed
-from worker.version_gates import TooOldError, must_wait, too_stale
+from worker.version_gates import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 
 log = structlog.get_logger()
 
@@ -108,8 +108,8 @@ class Rollout:
     async def run(self, task: Task) -> None:
         """Answer every group of `task` that has no answer, releasing each as it is answered.
 
-        Raises `TooOldError`, `UnpublishableError`, and `EngineDiedError` (in an `ExceptionGroup`). Groups that the
-        lease did not last for stay pending in Redis.
+        Raises `TooOldError`, `CacheUnwritableError`, `UnpublishableError`, and `EngineDiedError` (in an
+        `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
         """
         lease, groups = task.lease, task.envelope.groups
         self._admission.admit(task.load)
@@ -117,6 +117,8 @@ class Rollout:
         try:
             with self._stoppable(task):
                 missing = await lease.during(self._missing(task))
+                if isinstance(task.job, Job) and is_bounded(task.job):  # what was announced before it counts
+                    await lease.during(self._policy.look())
                 with self._sampling(task, needed=bool(missing)) as served:
                     plan = await self._plan(task, served)
                     self._admission.release((len(groups) - len(missing)) * task.of_group)
@@ -166,16 +168,17 @@ class Rollout:
     def _sampling(self, task: Task, *, needed: bool) -> Iterator[Served]:
         """What the job is sampled with, the same for all its groups; kept for as long as it runs.
 
-        Raises `TooOldError`. A job that is too stale is stopped.
+        Raises `TooOldError`. A job that no version may sample here is stopped.
         """
         job, served = task.job, self._policy.serving
         name = None
         if isinstance(job, Job) and needed and task.lease.stopped is None:
-            if must_wait(job, served.version):
+            refused = None if served.adapter is None else outside_the_policy(job)
+            if refused is None and (self._policy.adrift or must_wait(job, served.version)):
                 raise TooOldError(job.min_policy_version)
-            stale = too_stale(job, served.version, self._policy.newest)
-            if stale is not None:
-                task.lease.stop(stale)
+            refused = refused or too_stale(job, served.version, self._policy.newest, self._policy.error)
+            if refused is not None:
+                task.lease.stop(refused)
             name = job.adapter or (served.adapter.name if served.adapter is not None else None)
         with self._adapters.in_use(name):
             yield served

@@ -5,15 +5,16 @@ What passes here also passes the checks of the safetensors library, so that vLLM
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_HEADER_BYTES = 100_000_000
-"""The format's own ceiling."""
+from worker.untrusted_json import MAX_BYTES, JsonRefusedError, parse_object
+
+_MAX_DIMENSIONS = 64
+"""Of a tensor in torch."""
 
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -43,29 +44,32 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            if not 2 <= length <= min(MAX_BYTES, size - 8):
                 raise HeaderError(f"{path.name} is truncated or no safetensors file")
-            header = json.loads(file.read(length))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise HeaderError(f"{path.name} is not readable ({type(error).__name__})") from None
-    tensors = _parse(path.name, header)
+            header = parse_object(file.read(length))
+    except OSError as error:
+        raise HeaderError(f"{path.name} is not readable ({error.strerror})") from None
+    except JsonRefusedError as error:
+        raise HeaderError(f"{path.name}: its header {error}") from None
+    tensors = {tensor: _parse(path.name, found) for tensor, found in header.items() if tensor != "__metadata__"}
     if max((tensor.end for tensor in tensors.values()), default=0) != size - 8 - length:
         raise HeaderError(f"{path.name} is truncated or has bytes that its header does not name")
     _check_layout(path.name, tensors)
     return tensors
 
 
-def _parse(name: str, header: Any) -> dict[str, TensorHeader]:
+def _parse(name: str, found: Any) -> TensorHeader:
     try:
-        return {
-            tensor: TensorHeader(
-                str(found["dtype"]), tuple(map(int, found["shape"])), *map(int, found["data_offsets"][:2])
-            )
-            for tensor, found in header.items()
-            if tensor != "__metadata__"
-        }
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        dtype, shape, (start, end) = found["dtype"], tuple(found["shape"]), found["data_offsets"]
+    except (KeyError, TypeError, ValueError):
         raise HeaderError(f"{name} has no valid safetensors header") from None
+    if not (isinstance(dtype, str) and len(shape) <= _MAX_DIMENSIONS and all(map(_is_size, (*shape, start, end)))):
+        raise HeaderError(f"{name} has no valid safetensors header")
+    return TensorHeader(dtype, shape, start, end)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _check_layout(name: str, tensors: Mapping[str, TensorHeader]) -> None:
@@ -74,6 +78,6 @@ def _check_layout(name: str, tensors: Mapping[str, TensorHeader]) -> None:
     for tensor, found in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         item = _ITEM_BYTES.get(found.dtype)
         fits = item is None or math.prod(found.shape) * item == found.end - found.start
-        if not (fits and found.start == position <= found.end and min(found.shape, default=0) >= 0):
+        if not (fits and found.start == position <= found.end):
             raise HeaderError(f"{name}: the header's offsets of tensor {tensor} do not fit its shape")
         position = found.end

@@ -27,7 +27,7 @@ class StubEngine:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
-        self._model = settings.model
+        self._booted = checkpoint.Booted(settings.model) if settings.model else None
         self._version = 0
         self._aborts = 0
         self._running = 0
@@ -85,7 +85,7 @@ class StubEngine:
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
         """Checked like any (against `--model`, if there is one); of it only the version enters the tokens."""
         async with self._one_swap:
-            await asyncio.to_thread(checkpoint.check, path, self._model)
+            await asyncio.to_thread(checkpoint.check, path, self._booted)
             if mode == "wait":
                 self._admitting.clear()
             try:

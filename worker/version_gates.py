@@ -1,4 +1,4 @@
-"""Which jobs may run under the policy version that this worker serves. Pure."""
+"""Which jobs may run under the policy that this worker serves. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,44 @@ class TooOldError(WorkerError):
         self.min_version = min_version
 
 
+def is_bounded(job: Job) -> bool:
+    """Whether the job says which policy versions may sample it."""
+    return job.min_policy_version > 0 or job.max_staleness is not None
+
+
 def must_wait(job: Job, served: int) -> bool:
     """Whether the job is for a newer version than the one served."""
     return job.min_policy_version > served
 
 
-def too_stale(job: Job, served: int, newest: int) -> DataError | None:
-    """The error for a job whose worker is too far behind the newest version announced."""
+def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | None:
+    """The error for a job whose worker is too far behind the newest version announced.
+
+    `refused`: why the worker does not serve that one; empty where it is on its way.
+    """
     behind = newest - served
     if job.max_staleness is None or behind <= job.max_staleness:
         return None
+    remedy = "submit it again once the workers have caught up (wait_for_version), or allow more"
+    if refused:
+        remedy = f"publish a version that it can serve, for it refused {newest}: {refused}"
     problem = (
         f"the worker serves policy version {served}, {behind} behind the newest ({newest}), more than its "
-        f"max_staleness of {job.max_staleness}: nothing was generated; submit it again once the workers have caught up "
-        "(wait_for_version), or allow more"
+        f"max_staleness of {job.max_staleness}: nothing was generated; {remedy}"
     )
     return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)
+
+
+def outside_the_policy(job: Job) -> DataError | None:
+    """The error for a job with version bounds and an adapter of its own, where the policy is an adapter too.
+
+    Such a job is sampled by what the worker booted with and its own adapter, which no version names.
+    """
+    if job.adapter is None or not is_bounded(job):
+        return None
+    field = "min_policy_version" if job.min_policy_version > 0 else "max_staleness"
+    problem = (
+        f"the policy is published as adapters, so adapter {job.adapter!r} is sampled without it and no policy version "
+        f"applies: leave {field} out, or publish that adapter as the policy and submit without one"
+    )
+    return DataError(ErrorCode.INVALID_CONFIG, field, problem)

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import structlog
 
 from schemas import ErrorCode
+from worker.adapters import CONFIG_FILE, WEIGHTS_FILE
 from worker.engine import Adapter
 from worker.errors import DataError, EngineDiedError
 
 log = structlog.get_logger()
 
 
+_Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, size, modification time and inode of each file that is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One that was loaded, with the files that it was loaded from."""
+
+    adapter: Adapter
+    stamp: _Stamp
+
+
 class LoadedAdapters:
     """Which adapters vLLM has, and which requests use them; `add` is its `add_lora`, `remove` its `remove_lora`.
 
     New weights take vLLM's adapters away: `changing` keeps others from loading one meanwhile, and `restore` brings
-    back what was there.
+    back what was there. vLLM also drops the least recently used and reads them again at their next request: the files
+    of each must be there and as they were.
     """
 
     def __init__(
@@ -28,21 +43,21 @@ class LoadedAdapters:
         self._add = add
         self._remove = remove
         self._loading: dict[int, asyncio.Task[None]] = {}
-        self._adapters: dict[int, Adapter] = {}
+        self._known: dict[int, _Known] = {}
         self._used: dict[str, int] = {}
         self._lost: set[str] = set()
         self.changing = asyncio.Lock()
 
-    @property
-    def any(self) -> bool:
-        """Whether any was ever loaded."""
-        return bool(self._adapters)
+    def __len__(self) -> int:
+        """Those that were loaded and not unloaded."""
+        return len(self._known)
 
     async def load(self, adapter: Adapter) -> None:
         """Load it once, whoever else waits for it. Raises `DataError` (`adapter_refused`); it may then be tried again.
 
         A request that names an adapter which vLLM cannot read kills the engine; `add_lora` only refuses it.
         """
+        self._check_unchanged(adapter)
         loading = self._loading.get(adapter.int_id)
         if loading is None:
             loading = self._loading[adapter.int_id] = asyncio.create_task(self._load(adapter))
@@ -53,7 +68,7 @@ class LoadedAdapters:
         """Forget one that no request uses, and take it from vLLM if it still has it. Raises `EngineDiedError`."""
         async with self.changing:
             self._loading.pop(adapter.int_id, None)
-            if self._adapters.pop(adapter.int_id, None) is None:
+            if self._known.pop(adapter.int_id, None) is None:
                 return
             try:
                 await self._remove(adapter)
@@ -78,8 +93,8 @@ class LoadedAdapters:
     def refuse_lost(self, request_id: str) -> None:
         """Raises `DataError` when the request was ended because its adapter could not be loaded again."""
         if request_id in self._lost:
-            problem = "the adapter's files were gone when new weights had dropped it from the engine; publish it again"
-            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", problem)
+            problem = "its files were gone or changed when new weights had dropped it from the engine; publish it again"
+            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"the adapter: {problem}")
 
     async def restore(self, listed: frozenset[int]) -> list[str]:
         """Load again what vLLM had (`listed`) or what requests use; gives the requests whose adapter is lost.
@@ -88,13 +103,14 @@ class LoadedAdapters:
         """
         gone = set()
         for int_id in sorted(listed | set(self._used.values())):
-            adapter = self._adapters.get(int_id)
-            if adapter is None:
+            known = self._known.get(int_id)
+            if known is None:
                 continue
             try:
-                await self._add_checked(adapter)
+                self._check_unchanged(known.adapter)
+                await self._add_checked(known.adapter)
             except DataError as error:
-                log.warning("adapter lost in a swap", adapter=adapter.name, error=str(error))
+                log.warning("adapter lost in a swap", adapter=known.adapter.name, error=str(error))
                 self._loading.pop(int_id, None)
                 gone.add(int_id)
         lost = [request_id for request_id, int_id in self._used.items() if int_id in gone]
@@ -103,8 +119,14 @@ class LoadedAdapters:
 
     async def _load(self, adapter: Adapter) -> None:
         async with self.changing:
+            stamp = _stamp(adapter)  # before vLLM reads them
             await self._add_checked(adapter)
-            self._adapters[adapter.int_id] = adapter
+            self._known.setdefault(adapter.int_id, _Known(adapter, stamp))
+
+    def _check_unchanged(self, adapter: Adapter) -> None:
+        known = self._known.get(adapter.int_id)
+        if known is not None and _stamp(adapter) != known.stamp:
+            raise _refusal(adapter, "its files are gone or changed since it was loaded; publish another version")
 
     async def _add_checked(self, adapter: Adapter) -> None:
         try:
@@ -113,9 +135,21 @@ class LoadedAdapters:
             raise
         except Exception as error:
             # A failed utility call is a bare Exception in every vLLM.
-            reason = str(error).replace(str(adapter.path), adapter.name)
-            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {adapter.name!r}: {reason}") from error
+            raise _refusal(adapter, str(error).replace(str(adapter.path), adapter.name)) from error
 
     def _forget_failed(self, adapter: Adapter, loading: asyncio.Task[None]) -> None:
         if loading.cancelled() or loading.exception() is not None:
             self._loading.pop(adapter.int_id, None)
+
+
+def _stamp(adapter: Adapter) -> _Stamp:
+    found = []
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with suppress(OSError):
+            status = (adapter.path / name).stat()
+            found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(found)
+
+
+def _refusal(adapter: Adapter, problem: str) -> DataError:
+    return DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {adapter.name!r}: {problem}")

@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
 
 from schemas import ErrorCode, GenerationConfig
-from worker import vllm_setup, vllm_translation
+from worker import checkpoint, vllm_setup, vllm_translation
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError, EngineDiedError, SettingsError
 from worker.vllm_adapters import LoadedAdapters
+from worker.vllm_calls import Calls
 from worker.vllm_plugin import WORKER_PID
 from worker.vllm_processes import Processes, shut_down
-from worker.vllm_swap import Swapper
+from worker.vllm_swap import Swapper, Weights
 from worker.vllm_versions import Start, Versions
 
 vllm_setup.prepare_environment(os.environ)
@@ -37,8 +37,6 @@ from vllm.sampling_params import RequestOutputKind  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder  # noqa: E402
-
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -64,8 +62,7 @@ class VllmEngine:
         self._settings = settings
         self._llm: Any = None
         self._info: EngineInfo | None = None
-        self._death: str | None = None
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._calls = Calls(EngineDeadError, settings.engine_timeout_s, settings.load_timeout_s)
         self._adapters = LoadedAdapters(self._add_lora, self._remove_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
@@ -97,6 +94,8 @@ class VllmEngine:
         for name in vllm_setup.prepare_cpu_environment(os.environ) if on_cpu else ():
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
+        model = Path(arguments["model"])
+        booted = Weights(model, checkpoint.stamp(model))  # before vLLM reads them
         try:
             with self._processes.collect():
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -104,11 +103,10 @@ class VllmEngine:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {error}") from error
         self._info = vllm_setup.read_info(self._llm.vllm_config, self._settings)
-        booted = Path(arguments["model"])
-        self._swapper = Swapper(self._llm, self._utility, self._died, booted, self._adapters, self._versions)
+        self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
         await self._swapper.label(self.policy_version)
         await self._warm_up()
-        self._llm.output_handler.add_done_callback(lambda _: self._die("its process ended"))
+        self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _warm_up(self) -> None:
         config = GenerationConfig(max_new_tokens=1, num_return_sequences=2, logprobs=self.info.logprobs_flavour)
@@ -118,7 +116,7 @@ class VllmEngine:
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for what vLLM refuses, `EngineDiedError`."""
         params = _passed_gate(request.prompt, vllm_translation.sampling_fields(request))
-        output, start = await self._answer(self._run(request.request_id, request.prompt, params, request.adapter))
+        output, start = await self._calls.answer(self._run(request.request_id, request.prompt, params, request.adapter))
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         return vllm_translation.completions(output, request.config, spans)
 
@@ -128,7 +126,7 @@ class VllmEngine:
         Greedy, where vLLM's processed log-probs are the raw ones.
         """
         params = _passed_gate(prompt, vllm_translation.candidate_fields(min(k, self.info.vocab_size)))
-        output, start = await self._answer(self._run(request_id, prompt, params, adapter))
+        output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
         return NextTokens(tuple(vllm_translation.candidates(output)[:k]), version, exact)
 
@@ -141,9 +139,10 @@ class VllmEngine:
         await self._adapters.unload(adapter)
 
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
-        """See `Engine.load_checkpoint`. Each step has `engine_timeout_s`; only waiting for completions has no limit.
+        """See `Engine.load_checkpoint`. The pause is over when this returns, however it does.
 
-        The pause is over when this returns, however it does.
+        Reading weights has `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has no
+        limit.
         """
         if self._swapper is None:
             raise EngineDiedError("the engine was never started")
@@ -155,14 +154,15 @@ class VllmEngine:
     async def check(self) -> None:
         """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout.
 
-        EngineCore answers such calls in their order: one that waits behind a step of a swap has the longer time.
+        Waits for the end of a load, which has its own limit.
         """
-        await self._utility(self._llm.is_sleeping())
+        await self._calls.loaded()
+        await self._calls.utility(self._llm.is_sleeping())
 
     async def close(self) -> None:
         """End the engine's processes, with SIGKILL if need be; pending calls raise `EngineDiedError`."""
-        already_dead = self._death is not None
-        self._die("it was closed")
+        already_dead = self._calls.death is not None
+        self._calls.die("it was closed")
         async with self._closing:
             if already_dead:  # a hung engine obeys no shutdown: waiting for it would only delay the takeover
                 self._processes.signal()
@@ -193,65 +193,26 @@ class VllmEngine:
             async for latest in self._llm.generate(tokens_input(prompt), params, request_id, lora_request=lora):
                 output = latest
         except asyncio.CancelledError:
-            if self._death is None:
+            if self._calls.death is None:
                 # vLLM issue 57061: one that is cancelled while it is being added goes on running.
                 await self._llm.abort(request_id)
             raise
         except _REFUSALS as error:
             if self._llm.errored:
-                raise self._died("it failed while a request was added") from error
+                raise self._calls.died("it failed while a request was added") from error
             raise _refusal(error.__cause__ or error) from error
         return output
 
     async def _add_lora(self, adapter: Adapter) -> None:
-        await self._utility(self._llm.add_lora(_lora_request(adapter)))
+        await self._calls.utility(self._llm.add_lora(_lora_request(adapter)))
 
     async def _remove_lora(self, adapter: Adapter) -> None:
-        await self._utility(self._llm.remove_lora(adapter.int_id))
+        await self._calls.utility(self._llm.remove_lora(adapter.int_id))
 
     def _swap_over(self, swapping: asyncio.Task[None]) -> None:
         self._swaps.discard(swapping)
         if not swapping.cancelled():
             swapping.exception()  # for a caller that was cancelled: it is in the log
-
-    async def _utility(self, call: Coroutine[Any, Any, T]) -> T:
-        try:
-            async with asyncio.timeout(self._settings.engine_timeout_s):
-                return await self._answer(call)
-        except TimeoutError:
-            raise self._died(f"no step in {self._settings.engine_timeout_s:g} s") from None
-
-    async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
-        """The result of `call`. Raises `EngineDiedError` as soon as the engine is known to be dead.
-
-        vLLM itself leaves utility calls waiting for ever when the engine dies, and any call when it is shut down.
-        """
-        if self._death is not None:
-            call.close()
-            raise EngineDiedError(self._death)
-        task = asyncio.create_task(call)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if self._death is None or (caller is not None and caller.cancelling()):
-                raise
-            raise EngineDiedError(self._death) from None
-        except EngineDeadError as error:
-            raise self._died("its process ended") from error
-
-    def _died(self, reason: str) -> EngineDiedError:
-        self._die(reason)
-        return EngineDiedError(self._death)
-
-    def _die(self, reason: str) -> None:
-        """The first reason stays; every pending call ends."""
-        if self._death is None:
-            self._death = f"the vLLM engine is gone: {reason}"
-        for task in self._calls:
-            task.cancel()
 
 
 def _passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:
@@ -274,4 +235,6 @@ def _refusal(error: BaseException) -> DataError:
 
 
 def _lora_request(adapter: Adapter) -> Any:
-    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))
+    # vLLM tells adapters, and the KV blocks in its cache, apart by name: content that is published anew needs another.
+    name = f"{adapter.name}#{adapter.int_id}"
+    return LoRARequest(lora_name=name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))

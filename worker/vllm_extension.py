@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXTENSION = f"{__name__}.WeightReload"
@@ -22,11 +25,13 @@ class WeightReload:
         """
         model = self.model_runner.get_model()
         try:
-            self.reload_weights(weights_path=folder)
+            with _without_false_alarms(model):
+                self.reload_weights(weights_path=folder)
         except BaseException:
             _end_reload(model, self.vllm_config)
             raise
         _repack_tied_head(model)
+        _forget_keys_and_values(self.model_runner.kv_caches)
 
 
 def _end_reload(model: Any, vllm_config: Any) -> None:
@@ -41,15 +46,67 @@ def _end_reload(model: Any, vllm_config: Any) -> None:
         finalize_layerwise_reload(model, vllm_config.model_config)
 
 
+@contextmanager
+def _without_false_alarms(model: Any) -> Iterator[None]:
+    """vLLM warns of each layer that a reload gave nothing, also of those for which no checkpoint has anything.
+
+    These are tables that are computed (rotary embeddings), and an output layer that is the embedding. Both keep their
+    tensors, the latter the embedding's, which are new.
+    """
+    silent = {type(layer).__name__ for layer in model.modules() if _is_computed(layer)}
+    if _is_tied(model):
+        silent.add(type(_head(model)).__name__)
+    alarms = {f"{name}: Failed to load weights" for name in silent}
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return record.getMessage() not in alarms
+
+    logger = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)
+
+
+def _is_computed(layer: Any) -> bool:
+    """It has tensors, and none of them is saved."""
+    saved = layer._buffers.keys() - layer._non_persistent_buffers_set
+    return bool(layer._buffers) and not saved and not layer._parameters
+
+
+def _is_tied(model: Any) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _head(model: Any) -> Any:
+    head = getattr(model, "lm_head", None)
+    return getattr(head, "base_layer", head)
+
+
 def _repack_tied_head(model: Any) -> None:
     """On the CPU a layer multiplies with a packed copy of its weight, and vLLM forgets that of a tied output layer."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-    head = getattr(model, "lm_head", None)
-    head = getattr(head, "base_layer", head)
-    tied = getattr(model.config, "tie_word_embeddings", False)
-    if not (tied and current_platform.is_cpu() and hasattr(head, "cpu_linear")):
+    head = _head(model)
+    if not (_is_tied(model) and current_platform.is_cpu() and hasattr(head, "cpu_linear")):
         return
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm  # noqa: PLC0415 - see above
 
     dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+def _forget_keys_and_values(kv_caches: list[Any]) -> None:
+    """On the CPU a NaN that old weights left in a block reaches the sequence that gets the block next.
+
+    Masked positions are multiplied by 0 there, and 0 * NaN is NaN. No sequence has a block now: the pause took them.
+    """
+    import torch  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.platforms import current_platform  # noqa: PLC0415 - see above
+
+    if not current_platform.is_cpu():
+        return
+    with torch.inference_mode():
+        for cache in kv_caches:
+            if isinstance(cache, torch.Tensor):
+                cache.zero_()

@@ -16,10 +16,18 @@ MAX_SWAPS_REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Nothing was sampled between `paused_at` and `resumed_at` (monotonic seconds), and `version` from then on."""
+    """One that brought `version`, by the moments (monotonic seconds) between which the engine did what it was asked.
 
+    The old version may have sampled until `paused_at`, `version` from `resuming_at` on: what came before the one or
+    after the other is sure, whenever the engine itself stopped and went on.
+    """
+
+    asked_at: float
+    """When the pause was asked for."""
     paused_at: float
-    resumed_at: float
+    """When it was known to have taken effect."""
+    resuming_at: float
+    """Before the engine was asked to go on."""
     version: int
 
 
@@ -41,6 +49,11 @@ class Versions:
     aborts: int = 0
     """Swaps that have aborted what was in flight."""
     aborting: bool = False
+
+    def swapped(self, swap: Swap) -> None:
+        """Taken before the engine is asked to go on: an answer may be here before it is known that the engine does."""
+        self.swaps.append(swap)
+        self.now = swap.version
 
     def start(self, at: float) -> Start:
         """Taken before a request is handed over."""
@@ -70,36 +83,28 @@ def reported_spans(completion: Any, length: int) -> Spans | None:
 
 
 def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swap]) -> tuple[Spans, bool]:
-    """Tokens shared out by the time that each version served; exact where only one did."""
-    crossed = [swap for swap in swaps if start.at < swap.paused_at and swap.resumed_at < until]
-    # One handed over while the engine was paused waited for the version after it.
-    waited = [swap.version for swap in swaps if swap.paused_at <= start.at < swap.resumed_at]
-    versions = [waited[-1] if waited else start.version, *(swap.version for swap in crossed)]
-    began = [start.at, *(swap.resumed_at for swap in crossed)]
-    ended = [*(swap.paused_at for swap in crossed), until]
-    served = [max(0.0, end - begin) for begin, end in zip(began, ended, strict=True)]
-    total = sum(served)
+    """Tokens shared out by the time that each version served; exact where only one can have sampled any."""
+    done = [swap.version for swap in swaps if swap.paused_at <= start.at]
+    crossed = [swap for swap in swaps if start.at < swap.paused_at and swap.resuming_at < until]
+    version, since = done[-1] if done else start.version, start.at
+    served: list[tuple[int, float]] = []
+    for swap in crossed:
+        served.append((version, max(0.0, swap.asked_at - since)))
+        version, since = swap.version, swap.resuming_at
+    served.append((version, until - since))
+    return shared_out(length, served), not crossed
+
+
+def shared_out(length: int, served: Sequence[tuple[int, float]]) -> Spans:
+    """`length` tokens over (version, seconds), in proportion: no empty span, neighbours of one version as one."""
+    total = sum(seconds for _, seconds in served)
     spans: list[VersionSpan] = []
-    given = 0
-    for version, upto in zip(versions, _running(served), strict=True):
-        share = (round(length * upto / total) if total else 0) - given
-        given += share
-        spans.append((version, share))
-    version, last = spans[-1]
-    spans[-1] = version, last + length - given
-    return merged(spans), len(set(versions)) == 1
-
-
-def merged(spans: Sequence[VersionSpan]) -> Spans:
-    """Without empty ones, neighbours of one version as one."""
-    found: list[VersionSpan] = []
-    for version, tokens in spans:
-        if found and found[-1][0] == version:
-            found[-1] = version, found[-1][1] + tokens
-        elif tokens:
-            found.append((version, tokens))
-    return tuple(found)
-
-
-def _running(values: Sequence[float]) -> list[float]:
-    return [sum(values[: i + 1]) for i in range(len(values))]
+    given, passed = 0, 0.0
+    for version, seconds in served:
+        passed += seconds
+        upto = round(length * passed / total) if total else length
+        if upto > given:
+            before = spans.pop()[1] if spans and spans[-1][0] == version else 0
+            spans.append((version, before + upto - given))
+            given = upto
+    return tuple(spans)

@@ -10,7 +10,8 @@ from worker.engine import Engine
 async def watch(engine: Engine, timeout_s: float) -> None:
     """Ask for a round trip between two steps, for ever, a few seconds apart.
 
-    Raises `EngineDiedError` when the engine does not answer within `timeout_s`.
+    Raises `EngineDiedError` when the engine does not answer within `timeout_s`. Its `check` waits for the end of a
+    load of weights, which has a limit of its own.
 
     vLLM's own `check_health` passes on an engine whose input thread has died (vLLM issues 26139, 26196).
     """

@@ -1,0 +1,92 @@
+"""What the doctor makes of policy versions: those that are refused, and those that jobs wait for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from producer.doctor_probe import PartitionSeen, Probe
+from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
+from producer.parked import Parked, version_of
+from producer.status import Worker, age, refusals
+
+
+def policy_findings(found: Probe) -> Iterator[Finding]:
+    """In the order in which an operator mends them."""
+    yield from _refused(found)
+    yield _version_gate(found)
+    yield _trimming(found)
+
+
+def _refused(found: Probe) -> Iterator[Finding]:
+    """Workers that refuse a version serve an older one, or, where there is none that they may, take no jobs."""
+    stopped = {worker.consumer for worker in found.workers if _takes_nothing(worker)}
+    level = FAIL if found.workers and len(stopped) == len(found.workers) else WARN
+    remedy = (
+        "mend what it says: workers try again by themselves, soon when files change, else within 5 minutes; or publish "
+        f"a newer version that they can load (rollstream versions --policy {found.policy})"
+    )
+    reasons = refusals(found.workers)
+    for (version, why), names in reasons.items():
+        idle = len(stopped.intersection(names))
+        so = f"; {idle} of them take no jobs for it" if idle else ""
+        seen = f"{len(names)} of {len(found.workers)} workers refuse version {version}{so}: {some(names)}: {why}"
+        yield Finding("refused version", level, seen, remedy)
+    if loading := sorted(stopped.difference(*reasons.values())):
+        seen = f"{len(loading)} of {len(found.workers)} workers take no jobs until one is served: {some(loading)}"
+        remedy = "they load it: look again, and at their logs where it stays so"
+        yield Finding("announced version", WARN, seen, remedy)
+
+
+def _takes_nothing(worker: Worker) -> bool:
+    return "policy" in worker.fields.get("paused_for", "").split(",")
+
+
+def _version_gate(found: Probe) -> Finding:
+    """Where nothing is announced (any more), workers go on with what they serve, and take what waits for that."""
+    parked = [parked for seen in found.partitions for parked in seen.queue.parked]
+    served = [version_of(worker.fields.get("policy_version", "")) or 0 for worker in found.workers]
+    newest = found.newest_version or max(served, default=0)
+    unknown = [] if found.newest_version is None else [one for one in parked if one.version > newest]
+    if not unknown:
+        waiting = f"jobs wait for policy version {_versions(parked)}" if parked else "no job waits for a policy version"
+        return graded("version gate", waiting, remedy="")
+    return graded(
+        "version gate",
+        f"jobs wait for policy version {_versions(unknown)}; the newest announced is {newest}",
+        warn=True,
+        remedy=f"publish it, or give the jobs up: {_cancel(found, unknown)}",
+    )
+
+
+def _trimming(found: Probe) -> Finding:
+    """Finished jobs go oldest first and never past one that is pending: one that waits long keeps all behind it."""
+    held = [seen for seen in found.partitions if _finished(seen) and _oldest_s(seen) > OLD_S]
+    kept = sum(map(_finished, held))
+    parked = [parked for seen in held for parked in seen.queue.parked]
+    oldest_s = max(map(_oldest_s, held), default=0.0)
+    return graded(
+        "trimming",
+        f"jobs parked for up to {age(oldest_s)} keep the finished ones behind them, whatever the retention: {kept} here"
+        if held
+        else "no parked job holds it back",
+        warn=bool(held),
+        remedy=f"publish the version that they wait for, or give them up: {_cancel(found, parked)}",
+    )
+
+
+def _oldest_s(seen: PartitionSeen) -> float:
+    return max((parked.oldest_s for parked in seen.queue.parked), default=0.0)
+
+
+def _finished(seen: PartitionSeen) -> int:
+    """At most: before Redis 7 those that wait count too."""
+    return max(0, seen.queue.entries - seen.queue.pending - (seen.queue.waiting or 0))
+
+
+def _versions(parked: list[Parked]) -> str:
+    return some(f"{one.version} ({one.jobs})" for one in parked)
+
+
+def _cancel(found: Probe, parked: list[Parked]) -> str:
+    batches = some(one.oldest_batch for one in parked if one.oldest_batch)
+    return f"rollstream cancel --policy {found.policy} BATCH_ID, for the oldest: {batches}"

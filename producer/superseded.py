@@ -1,0 +1,62 @@
+"""The adapter of the newest policy version stays in Redis for a day, those that it superseded leave within an hour.
+
+A worker that still serves an older one renews it for a day. The next announcement shortens that again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.adapter_upload import POLICY_PREFIX
+from producer.connection import Connection
+from schemas import AdapterManifest, Keys, PolicyVersion, SchemaError, decode
+
+SUPERSEDED_TTL_S = 1_800
+"""What is left for workers to find it. They renew what they serve every 600 s."""
+_SLACK_S = 1_800
+"""Chunks outlive their manifest by this: whoever found it has the time to fetch them."""
+
+
+async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
+    """`announced`: the newest first, of which all but it were superseded. Raises `RedisUnavailableError`.
+
+    A policy's adapter shares its chunks with none but a policy's, see `producer.policy`.
+    """
+    newest, superseded = announced[:1], announced[1:]
+    spared = {one.sha256 for one in newest}
+    names = [one.location for one in superseded if one.location.startswith(POLICY_PREFIX) and one.sha256 not in spared]
+
+    async def expire(redis: Redis) -> None:
+        manifests = [keys.adapter(name) for name in names]
+        found = await _long_lived(redis, manifests)
+        async with redis.pipeline(transaction=False) as pipe:
+            for key, manifest in found.items():
+                for number in range(manifest.chunks):
+                    pipe.expire(keys.blob(manifest.sha256, number), SUPERSEDED_TTL_S + _SLACK_S)
+                pipe.expire(key, SUPERSEDED_TTL_S)  # last: it is what is looked at
+            await pipe.execute()
+
+    if names:
+        await connection.call("expire superseded adapters", expire)
+
+
+async def _long_lived(redis: Redis, manifests: Sequence[str]) -> dict[str, AdapterManifest]:
+    """By key, those that are there for longer than they should be."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in manifests:
+            pipe.ttl(key)
+            pipe.get(key)
+        replies: list[Any] = await pipe.execute()
+    found = zip(manifests, replies[::2], replies[1::2], strict=True)
+    opened = {key: _opened(data) for key, ttl, data in found if ttl > SUPERSEDED_TTL_S}
+    return {key: manifest for key, manifest in opened.items() if manifest is not None}
+
+
+def _opened(data: bytes | None) -> AdapterManifest | None:
+    try:
+        return decode(data or b"", AdapterManifest)
+    except SchemaError:
+        return None

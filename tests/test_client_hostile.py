@@ -1,0 +1,142 @@
+"""Hostile, missing and deleted results become typed errors, and nobody waits for them for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import redis
+
+from producer import (
+    AsyncClient,
+    BatchHandle,
+    ResultTimeoutError,
+    UnknownBatchError,
+    UnreadableResultError,
+)
+from schemas import Keys, Sealed, Tensor, encode
+from tests.answers import error_of, result_of
+from tests.batches import CONFIG, PROMPTS, answering, result
+
+
+@pytest.fixture
+async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
+        yield made
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as connected:
+        yield connected
+
+
+def _changed(handle: BatchHandle, **changes: Any) -> bytes:
+    return bytes(msgpack.packb(result(handle, 0).model_dump() | changes))
+
+
+def sealed(handle: BatchHandle) -> bytes:
+    return encode(Sealed(batch_id=handle.batch_id, num_groups=handle.num_groups))
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (lambda _: b"\xc1rubbish", "not a readable msgpack"),
+        (lambda h: encode(result(h, 0))[:-3], "truncated"),
+        (lambda h: _changed(h, v=2), "wire version 2"),
+        (lambda h: _changed(h, kind="job"), "kind 'job'"),
+        (lambda _: encode(result_of(0, [1], [[5]], "another")), "belongs to batch 'another'"),
+        (lambda h: encode(error_of(4, None, h.batch_id)), "group 4 of 4"),
+        (lambda h: encode(result_of(0, [1], [[5], [6]], h.batch_id)), "2 completions, num_return_sequences is 1"),
+        (lambda h: encode(result_of(0, [1], [[5] * 5], h.batch_id)), "max_new_tokens is 4"),
+        (lambda h: encode(result_of(0, [1] * 4, [[5]], h.batch_id)), "a prompt of 4 tokens"),
+        (lambda h: encode(result(h, 0, logprobs=None, logprobs_flavour=None)), "logprobs are absent"),
+        (lambda h: _changed(h, lengths=Tensor.of(np.array([9], np.int32)).model_dump()), "lengths"),
+        (lambda h: encode(result_of(0, [1], [[-5]], h.batch_id)), "a negative token id in a completion"),
+        (lambda h: encode(result_of(0, [-1], [[5]], h.batch_id)), "a negative token id in the prompt"),
+        (lambda h: encode(error_of(0, [1] * 4, h.batch_id)), "a prompt of 4 tokens"),
+        (lambda h: encode(Sealed(batch_id=h.batch_id, num_groups=4)), "sealed with 0 of 4 groups"),
+        (lambda h: encode(Sealed(batch_id=h.batch_id, num_groups=3)), "seals 3 groups"),
+    ],
+)
+async def test_hostile_results_are_typed_errors_at_every_call(
+    client: AsyncClient, redis_url: str, policy: str, payload: Any, words: str
+) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    worker = answering(redis_url, policy, handle)
+    worker.write(b"group", payload(handle))
+    worker.write(b"sealed", sealed(handle))
+    for call in (handle.result, handle.result, handle.finished, handle.groups().__anext__):
+        async with asyncio.timeout(20):
+            with pytest.raises(UnreadableResultError, match=words) as caught:
+                await call()
+    assert caught.value.batch_id == handle.batch_id
+
+
+async def test_a_hostile_result_does_not_block_the_others(client: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    worker = answering(redis_url, policy, handle)
+    worker.write(b"group", b"rubbish")
+    worker.publish(result(handle, 2))
+    assert [answer.group for answer in await handle.finished()] == [2]
+    worker.write(b"sealed", sealed(handle))
+    worker.publish(*(result(handle, group) for group in (0, 3, 1)))
+    assert [answer.group async for answer in handle.groups()] == [2, 0, 3, 1]
+    assert not (await handle.result(timeout=20)).errors
+
+
+async def test_the_first_hostile_result_is_told_once_no_other_will_come(
+    client: AsyncClient, redis_url: str, server: Any, policy: str
+) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    worker, groups = answering(redis_url, policy, handle), handle.groups()
+    worker.publish(result(handle, 2))
+    worker.write(b"group", b"rubbish")
+    worker.write(b"group", b"more rubbish")
+    assert (await anext(groups)).group == 2
+    with pytest.raises(ResultTimeoutError):
+        await handle.result(timeout=0.3)
+    server.hset(worker.ledger, "done", 4)
+    with pytest.raises(UnreadableResultError) as caught:
+        await handle.result(timeout=20)
+    assert caught.value.data == b"rubbish"
+
+
+async def test_a_count_that_no_worker_writes_is_a_typed_error(client: AsyncClient, server: Any, policy: str) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    server.hset(Keys(policy).ledger(handle.batch_id), "done", "9" * 5000)
+    with pytest.raises(UnreadableResultError, match="entry ledger: done is"):
+        await handle.done()
+
+
+async def test_attaching_to_what_redis_does_not_know_is_refused(client: AsyncClient, server: Any, policy: str) -> None:
+    with pytest.raises(UnknownBatchError, match="never submitted, expired"):
+        await client.attach("nobody")
+    server.hset(Keys(policy).ledger("broken"), "batch", b"rubbish")
+    with pytest.raises(UnreadableResultError, match="entry ledger"):
+        await client.attach("broken")
+
+
+async def test_waiting_ends_when_the_batch_is_gone(client: AsyncClient, server: Any, policy: str) -> None:
+    handle = await client.submit(PROMPTS, None, CONFIG)
+    server.delete(Keys(policy).ledger(handle.batch_id))
+    with pytest.raises(UnknownBatchError, match="expired or were deleted"):
+        await handle.done()
+    with pytest.raises(UnknownBatchError, match="expired or were deleted"):
+        await handle.result(timeout=60)
+
+
+async def test_waiting_ends_when_answered_results_were_deleted(
+    client: AsyncClient, redis_url: str, server: Any, policy: str
+) -> None:
+    handle = await client.submit([[1, 2]], None, CONFIG)
+    worker = answering(redis_url, policy, handle)
+    worker.publish(result(handle, 0))
+    server.delete(worker.results)
+    with pytest.raises(UnknownBatchError, match="0 of 1 results are left"):
+        await handle.result(timeout=60)

@@ -1,0 +1,182 @@
+"""The doctor names what stops a policy version from being served, and what jobs that wait for one hold up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from producer import Client, GenerationConfig
+from producer.doctor import diagnose
+from producer.doctor_probe import Probe
+from producer.finding import FAIL, OK, WARN, Finding
+from producer.parked import Parked, newest_announced, waits_for
+from producer.status import Worker
+from schemas.keys import GROUP, PARKED
+from tests.faults import Queue
+from tests.test_doctor import HEALTHY, LEASE_S, doctor, partition, worker
+from tests.versions import announce
+from tests.worker_process import WorkerProcess, wait_for
+
+
+def workers(*of: Worker) -> Probe:
+    return replace(HEALTHY, workers=of)
+
+
+def refusing(name: str, **fields: str) -> Worker:
+    return worker(name, **{"newest_version": "8", "policy_error": "no such folder"} | fields)
+
+
+def parked(*parts: tuple[int, int, float], **queue: Any) -> Probe:
+    """(version, jobs, seconds) each."""
+    found = tuple(Parked(version, jobs, seconds, f"b{version}") for version, jobs, seconds in parts)
+    return partition({"entries": 3, "waiting": 2, "pending": 1, "parked": found} | queue)
+
+
+def finding(found: Probe, check: str) -> Finding:
+    (one,) = [one for one in diagnose(found, LEASE_S) if one.check == check]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "seen"),
+    [
+        (workers(refusing("w"), worker("v")), WARN, "1 of 2 workers refuse version 8: w: no such folder"),
+        (workers(refusing("w"), refusing("v")), WARN, "2 of 2 workers refuse version 8: w, v: no such folder"),
+        (
+            workers(refusing("w", paused_for="memory,policy"), refusing("v")),
+            WARN, "2 of 2 workers refuse version 8; 1 of them take no jobs for it: w, v: no such folder",
+        ),
+        (
+            workers(refusing("w", state="paused", paused_for="policy")),
+            FAIL, "1 of 1 workers refuse version 8; 1 of them take no jobs for it: w: no such folder",
+        ),
+    ],
+)  # fmt: skip
+def test_a_version_that_workers_refuse_is_named_with_the_reason(found: Probe, level: str, seen: str) -> None:
+    refused = finding(found, "refused version")
+    assert (refused.level, refused.seen) == (level, seen)
+    assert "try again by themselves" in refused.remedy
+
+
+@pytest.mark.parametrize(
+    ("found", "seen"),
+    [
+        (
+            workers(worker("w", paused_for="policy", policy_error=""), worker("v", paused_for="memory")),
+            ["1 of 2 workers take no jobs until one is served: w"],
+        ),
+        (workers(refusing("w", paused_for="policy"), worker("v", paused_for="")), []),
+    ],
+)
+def test_workers_that_wait_for_their_first_version_are_named(found: Probe, seen: list[str]) -> None:
+    named = [one for one in diagnose(found, LEASE_S) if one.check == "announced version"]
+    assert [(one.level, one.seen) for one in named] == [(WARN, text) for text in seen]
+
+
+def test_each_reason_of_a_refusal_is_named_once() -> None:
+    found = workers(refusing("w"), refusing("v", policy_error="other shapes"), refusing("u"))
+    seen = [one.seen for one in diagnose(found, LEASE_S) if one.check == "refused version"]
+    assert seen == [
+        "2 of 3 workers refuse version 8: w, u: no such folder",
+        "1 of 3 workers refuse version 8: v: other shapes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "seen"),
+    [
+        (HEALTHY, OK, "no job waits for a policy version"),
+        (parked((1, 1, 5.0)), OK, "jobs wait for policy version 1 (1)"),
+        (parked((2, 1, 5.0)), WARN, "jobs wait for policy version 2 (1); the newest announced is 1"),
+        (
+            parked((1, 1, 5.0), (3, 2, 5.0), (9, 4, 5.0)),
+            WARN, "jobs wait for policy version 3 (2), 9 (4); the newest announced is 1",
+        ),
+        (replace(parked((2, 1, 5.0)), newest_version=2), OK, "jobs wait for policy version 2 (1)"),
+        (replace(parked((2, 1, 5.0)), newest_version=None), OK, "jobs wait for policy version 2 (1)"),
+        (
+            replace(parked((5, 1, 5.0)), newest_version=0, workers=(worker("w", policy_version="5"),)),
+            OK, "jobs wait for policy version 5 (1)",
+        ),
+        (
+            replace(parked((5, 1, 5.0)), newest_version=0, workers=(worker("w", policy_version="9" * 5000),)),
+            WARN, "jobs wait for policy version 5 (1); the newest announced is 0",
+        ),
+        (
+            replace(parked((5, 1, 5.0)), workers=(worker("w", policy_version="6", paused_for="policy"),)),
+            WARN, "jobs wait for policy version 5 (1); the newest announced is 1",
+        ),
+    ],
+)  # fmt: skip
+def test_jobs_that_wait_for_a_version_that_nobody_announced_are_named(found: Probe, level: str, seen: str) -> None:
+    gate = finding(found, "version gate")
+    assert (gate.level, gate.seen) == (level, seen)
+
+
+def test_the_remedy_for_parked_jobs_names_their_batches() -> None:
+    gate = finding(parked((1, 1, 5.0), (3, 2, 5.0), (9, 4, 5.0)), "version gate")
+    assert (
+        gate.remedy == "publish it, or give the jobs up: rollstream cancel --policy p BATCH_ID, for the oldest: b3, b9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "level"),
+    [
+        (parked((1, 1, 601.0), entries=503), WARN),
+        (parked((1, 1, 599.0), entries=503), OK),
+        (parked((1, 1, 601.0), entries=3), OK),
+        (parked(entries=503), OK),
+    ],
+    ids=["old and in front of finished jobs", "young", "nothing is finished", "not parked"],
+)
+def test_parked_jobs_that_keep_finished_ones_from_being_trimmed_are_named(found: Probe, level: str) -> None:
+    trimming = finding(found, "trimming")
+    assert (trimming.level, "500 here" in trimming.seen) == (level, level == WARN)
+    assert ("BATCH_ID, for the oldest: b1" in trimming.remedy) == (level == WARN)
+
+
+@pytest.mark.parametrize(
+    ("consumer", "version"),
+    [("parked:12", 12), ("parked:", None), ("parked:x", None), ("parked:99999999999", None), ("worker-1", None)],
+)
+def test_a_consumer_is_a_version_gate_by_its_name_alone(consumer: str, version: int | None) -> None:
+    assert waits_for(consumer) == version
+
+
+def test_a_refused_version_and_a_job_for_another_are_seen_in_a_running_queue(
+    client: Client, queue: Queue, stub_worker: WorkerProcess, redis_url: str
+) -> None:
+    client.submit([[1]], None, GenerationConfig(max_new_tokens=2), batch_id="b", min_policy_version=1000)
+    wait_for(lambda: bool(parked_names(queue)), 30, lambda: stub_worker.log)
+    announce(queue, 7, "step-7")
+
+    def rows() -> dict[str, Any]:
+        return {row["check"]: row for row in json.loads(doctor(redis_url, queue.keys.policy, "--json").stdout)}
+
+    wait_for(lambda: "refused version" in rows(), 30, lambda: f"{rows()}\n{stub_worker.log}")
+    found = rows()
+    assert "refuse version 7" in found["refused version"]["seen"]
+    assert "without --checkpoint-dir" in found["refused version"]["seen"]
+    gate = found["version gate"]
+    assert (gate["level"], gate["seen"]) == (
+        WARN, "jobs wait for policy version 1000 (1); the newest announced is 7",
+    )  # fmt: skip
+    assert gate["remedy"].endswith(" b")
+    assert found["consumers"]["level"] == found["stranded"]["level"] == OK
+
+
+def parked_names(queue: Queue) -> list[bytes]:
+    rows: Any = queue.redis.xinfo_consumers(queue.jobs_key, GROUP)
+    return [row["name"] for row in rows if row["name"].startswith(PARKED.encode()) and row["pending"]]
+
+
+async def test_the_newest_version_is_the_newest_entry_that_can_be_one(redis: Any, queue: Queue) -> None:
+    assert await newest_announced(redis, queue.keys) == 0
+    announce(queue, 7, "step-7")
+    assert await newest_announced(redis, queue.keys) == 7
+    queue.redis.xadd(queue.keys.versions(), {"payload": "x"})  # the time in milliseconds is no version
+    assert await newest_announced(redis, queue.keys) == 7

@@ -1,0 +1,105 @@
+"""What a worker hears of the control stream: each look counts, whoever gives up, and no news is reported once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import AsyncClient
+from schemas import Keys
+from tests.faults import Link, Queue
+from tests.versions import announce, write_steps
+from worker.adapter_supply import AdapterSupply
+from worker.adapters import AdapterDirectory
+from worker.config import WorkerSettings
+from worker.connections import connect
+from worker.engine import SwapMode
+from worker.policy import Policy
+from worker.stub_engine import StubEngine
+
+
+def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> Policy:
+    supply = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+    return Policy(redis, Keys(policy), engine, supply, steps, "keep", lambda: changes.append(1))
+
+
+def stub_engine() -> StubEngine:
+    return StubEngine(WorkerSettings(policy="p", engine="stub"))
+
+
+@pytest.fixture
+async def far(link: Link) -> AsyncIterator[Redis]:
+    """Redis behind the link."""
+    redis = connect(link.url)
+    yield redis
+    await redis.aclose()
+
+
+async def test_a_look_that_finds_nothing_new_changes_nothing(
+    redis: Redis, redis_url: str, policy: str, tmp_path: Path
+) -> None:
+    changes: list[int] = []
+    followed = follower(redis, policy, write_steps(tmp_path, 1), stub_engine(), changes)
+    async with AsyncClient(redis_url, policy=policy) as trainer:
+        await trainer.publish_policy(1, checkpoint=tmp_path / "step-1")
+    await followed.begin()
+    assert (followed.serving.version, bool(changes)) == (1, True)
+
+    changes.clear()
+    for _ in range(5):
+        await followed.look()
+
+    assert changes == []
+
+
+async def test_a_look_that_was_given_up_counts_for_nobody(
+    far: Redis, link: Link, policy: str, queue: Queue, tmp_path: Path
+) -> None:
+    followed = follower(far, policy, tmp_path, stub_engine(), [])
+    await followed.look()
+    link.freeze()
+    first, second, third = (asyncio.create_task(followed.look()) for _ in range(3))
+    await asyncio.sleep(0)
+    announce(queue, 1, "step-1")
+    first.cancel()
+    await asyncio.wait([first])
+    second.cancel()
+    await asyncio.wait([second])
+    link.thaw()
+
+    await third
+
+    assert followed.newest == 1
+
+
+class Overtaken(StubEngine):
+    """While it loads a version, the trainer publishes twenty more, and the worker hears of them."""
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(WorkerSettings(policy="p", engine="stub"))
+        self._queue = queue
+        self.follower: Policy | None = None
+
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+        assert self.follower is not None
+        await super().load_checkpoint(version, path, mode)
+        for later in range(version + 1, version + 21):
+            announce(self._queue, later, f"step-{later}")
+        await self.follower.look()
+
+
+async def test_what_is_served_counts_however_many_versions_came_while_it_loaded(
+    redis: Redis, redis_url: str, policy: str, queue: Queue, tmp_path: Path
+) -> None:
+    engine = Overtaken(queue)
+    followed = engine.follower = follower(redis, policy, write_steps(tmp_path, 1), engine, [])
+    async with AsyncClient(redis_url, policy=policy) as trainer:
+        await trainer.publish_policy(1, checkpoint=tmp_path / "step-1")
+
+    await followed.begin()
+
+    assert (followed.serving.version, followed.newest, followed.adrift) == (1, 21, False)

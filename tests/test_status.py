@@ -1,0 +1,74 @@
+"""`rollstream status` tells parked jobs from running ones, and why a version is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from producer import Client, GenerationConfig
+from producer.parked import Parked
+from producer.status import Queue as SeenQueue
+from producer.status import Status, Worker, remarks
+from schemas.keys import GROUP, PARKED
+from tests.faults import Queue
+from tests.publishing import reporting
+from tests.test_cli import Command
+
+CONFIG = GenerationConfig(max_new_tokens=2)
+
+
+@pytest.fixture
+def command(redis_url: str, policy: str) -> Command:
+    return Command(redis_url, policy)
+
+
+def park(queue: Queue, client: Client, version: int, jobs: int, batch_id: str) -> None:
+    """As a worker leaves them that is too old."""
+    client.submit([[1]] * jobs, None, CONFIG, batch_id=batch_id, prompts_per_job=1, min_policy_version=version)
+    queue.redis.xreadgroup(GROUP, f"{PARKED}{version}", {queue.jobs_key: ">"})
+
+
+def test_parked_jobs_are_counted_and_the_versions_named(command: Command, client: Client, queue: Queue) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, "0", mkstream=True)
+    park(queue, client, 8, 2, "b")
+    park(queue, client, 1000, 1, "c")
+    client.submit([[1]], None, CONFIG)
+    queue.redis.xreadgroup(GROUP, "w", {queue.jobs_key: ">"})
+    (row,) = json.loads(command("status", "--json").stdout)["queues"]
+    assert (row["pending"], [(one["version"], one["jobs"], one["oldest_batch"]) for one in row["parked"]]) == (
+        4, [(8, 2, "b"), (1000, 1, "c")],
+    )  # fmt: skip
+    shown = command("status").stdout
+    assert "pending parked" in " ".join(shown.split())
+    assert "parked: 2 jobs wait for policy version 8, the oldest, of batch b, for " in shown
+    assert "parked: 1 jobs wait for policy version 1000" in shown
+    assert "1 running, 3 parked" in command("pause").stdout
+    queue.redis.xack(queue.jobs_key, GROUP, *(entry_id for entry_id, _ in queue.entries()))
+    assert json.loads(command("status", "--json").stdout)["queues"][0]["parked"] == []
+    assert "parked:" not in command("status").stdout
+
+
+def test_the_reason_of_a_refusal_stands_below_the_table(command: Command, queue: Queue) -> None:
+    why = f"checkpoint step-8: {'a long reason that no column of a table has room for, ' * 3}half-written\x1b[2J"
+    for worker in ("v", "w"):
+        reporting(queue, worker, 7, newest_version="8", policy_error=why)
+    reporting(queue, "u", 7, newest_version="8", policy_error="")
+    done = command("status")
+    lines: list[str] = [line for line in done.stdout.splitlines() if line.startswith("version 8 refused")]
+    assert lines == [f"version 8 refused by v, w: {why}".replace("\x1b", "\\x1b")]
+    assert "7 (8 refused)" in done.stdout
+
+
+def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
+    def part(partition: int, *parked: Parked) -> SeenQueue:
+        return SeenQueue(partition, 9, 0, 3, None, 0, parked)
+
+    queues = [part(0, Parked(8, 2, 5.0, "young"), Parked(9, 1, 1.0, "x")), part(1, Parked(8, 1, 70.0, "old"))]
+    workers: list[Any] = [Worker("w", {"policy_error": "why"}, 1.0), Worker("v", {}, 1.0)]
+    assert list(remarks(Status("p", False, None, queues, workers))) == [
+        "parked: 3 jobs wait for policy version 8, the oldest, of batch old, for 1 min 10 s",
+        "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",
+        "version ? refused by w: why",
+    ]

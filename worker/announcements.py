@@ -1,0 +1,86 @@
+"""The control stream as it stands is the truth about policy versions, also when it has begun anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from redis.asyncio import Redis
+
+from schemas import Keys, PolicyVersion, SchemaError, decode
+
+_AT_MOST = 16
+"""Newest versions that are looked at: the newest of them that is complete is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """One version, by the id of its entry. Two are equal when they are the same content under the same number."""
+
+    version: int
+    source: str = ""
+    """`checkpoint` or `adapter`."""
+    location: str = ""
+    sha256: str = ""
+    problem: str = ""
+    """Why the entry cannot be read; empty when it can."""
+
+
+BOOTED = Announced(0)
+"""What no stream announces."""
+
+
+class Announcements:
+    """Reads the stream: one entry a look, the newest few when that one has changed."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self.key = keys.versions()
+        self._redis = redis
+        self._head: Any = None
+        self.versions: tuple[Announced, ...] = ()
+        """The newest first, as last read; a stream that was found empty changes nothing."""
+
+    @property
+    def newest(self) -> int:
+        """The newest version announced, whether it can be served or not; 0 where none was."""
+        return self.versions[0].version if self.versions else 0
+
+    async def read(self) -> None:
+        """Raises `RedisError`."""
+        head: Any = await self._redis.xrevrange(self.key, count=1)
+        if not head or head == self._head:
+            return
+        entries: Any = await self._redis.xrevrange(self.key, count=_AT_MOST)
+        if entries:
+            self._head = entries[:1]
+            self.versions = tuple(_announced(entries))
+
+
+def began_anew(announced: Sequence[Announced], served: Announced) -> bool:
+    """Whether these are of another stream than `served`: they end below it, or have other content in its place."""
+    there = [one for one in announced if one.version == served.version]
+    return bool(announced) and (announced[0].version < served.version or there not in ([], [served]))
+
+
+def to_serve(announced: Sequence[Announced], served: Announced, *, adrift: bool) -> list[Announced]:
+    """What is to be served instead of `served`, the best first: newer versions, or if `adrift` any of the stream."""
+    return list(takewhile(lambda one: one != served and (adrift or one.version > served.version), announced))
+
+
+def _announced(entries: Any) -> Iterator[Announced]:
+    for entry_id, fields in entries:
+        version, _, rest = entry_id.partition(b"-")
+        if rest == b"0" and len(version) <= 10 and int(version) < 2**31:  # nobody can have announced any other
+            yield _opened(int(version), fields.get(b"payload", b""))
+
+
+def _opened(version: int, payload: bytes) -> Announced:
+    try:
+        found = decode(payload, PolicyVersion)
+    except SchemaError as error:
+        return Announced(version, problem=f"its announcement cannot be read: {error}")
+    if found.version != version:
+        return Announced(version, problem=f"its announcement is that of version {found.version}")
+    return Announced(version, found.source, found.location, found.sha256)

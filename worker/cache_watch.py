@@ -1,0 +1,28 @@
+"""No job is read while an adapter cannot be kept on this worker's disk: others, whose disks are well, take the jobs.
+
+The job that met it was given back. What has its adapter goes on; what is read in the same moment is given back too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from worker.adapter_supply import AdapterSupply
+from worker.admission import Admission
+from worker.connections import cancelled
+from worker.errors import CacheUnwritableError
+
+PERIOD_S = 2
+
+log = structlog.get_logger()
+
+
+async def watch_cache(adapters: AdapterSupply, admission: Admission) -> None:
+    """Resume admission once there is room for what there was none for. Until cancelled. Raises `EngineDiedError`."""
+    while not cancelled():
+        await asyncio.sleep(PERIOD_S)
+        if CacheUnwritableError.pauses in admission.paused and await adapters.can_keep_more():
+            admission.resume(CacheUnwritableError.pauses)
+            log.info("intake resumed: the adapter cache can be written again")

@@ -1,0 +1,111 @@
+"""Two config.json ask for the same forward pass, whichever version of transformers wrote them, or the first difference.
+
+What only one of them names is not compared: versions differ in which defaults they write down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# What a forward pass follows from: vLLM keeps what it booted with, whatever config.json says after that.
+_ARCHITECTURE = (
+    "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
+    "sliding_window", "use_sliding_window", "layer_types", "num_experts", "num_experts_per_tok", "tie_word_embeddings",
+    "quantization_config",
+)  # fmt: skip
+
+# Null leaves these to be derived from the others, and a later save writes what they became.
+_DERIVED = ("head_dim", "num_key_value_heads", "tie_word_embeddings")
+
+_Rope = dict[str, dict[str, Any]]
+"""Layer type ("" where there is one for all) to the parameters of its rotary embedding."""
+
+_ROPE_FIELDS = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "partial_rotary_factor")
+_ROPE_TYPES = {"su": "longrope", "mrope": "default"}
+"""Former names."""
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part: of one that also sees, some versions write it on top and some in `text_config`."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return dict(config)
+    whole = {field: config[field] for field in ("architectures", "model_type") if field in config}
+    return {**config, **text, **whole}
+
+
+def config_difference(found: Mapping[str, Any], booted: Mapping[str, Any], *, tied: bool) -> str | None:
+    """The first architecture field that both name and that differs; `tied` holds where `booted` does not say."""
+    one, other = language_config(found), language_config(booted)
+    new, old = _architecture(one), {"tie_word_embeddings": tied, **_architecture(other)}
+    for field in _ARCHITECTURE:
+        if field in new and field in old and new[field] != old[field]:
+            return _told(field, new[field], old[field])
+    return _rope_difference(_rope(one), _rope(other))
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field: value for field, value in config.items() if value is not None or field not in _DERIVED}
+    if "num_local_experts" in fields:
+        fields.setdefault("num_experts", fields["num_local_experts"])
+    if fields.get("use_sliding_window") is False:
+        fields["sliding_window"] = None  # what it is says nothing, and transformers 5 writes null
+    if fields.get("model_type") == "gemma" and fields.get("hidden_act") == "gelu":
+        fields["hidden_act"] = "gelu_pytorch_tanh"  # which is what it always meant there
+    return fields
+
+
+def _rope(config: Mapping[str, Any]) -> _Rope:
+    """Empty where the config says nothing of it."""
+    if not any(field in config for field in _ROPE_FIELDS):
+        return {}
+    shared = {field: config.get(field) for field in ("rope_theta", "partial_rotary_factor")}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(scaling, dict):
+        scaling = {"rope_type": scaling}
+    nested = {layer: found for layer, found in scaling.items() if isinstance(found, dict)}
+    if nested:
+        return {layer: _parameters({**shared, **found}) for layer, found in nested.items()}
+    whole = _parameters({**shared, **scaling})
+    if (local := config.get("rope_local_base_freq")) is None:
+        return {"": whole}
+    return {_FULL: whole, _SLIDING: _parameters({**shared, "rope_theta": local})}
+
+
+def _parameters(found: Mapping[str, Any]) -> dict[str, Any]:
+    kind = found.get("rope_type") or found.get("type") or "default"
+    named = {name: value for name, value in found.items() if value is not None and name != "type"}
+    return {**named, "rope_type": _ROPE_TYPES.get(kind, kind) if isinstance(kind, str) else kind}
+
+
+def _rope_difference(found: _Rope, booted: _Rope) -> str | None:
+    for layer in sorted(found.keys() | booted.keys()):
+        new, old = _of_layer(found, layer, booted), _of_layer(booted, layer, found)
+        for name in sorted(_comparable(new, old), key=lambda name: (name != "rope_type", name)):
+            if new.get(name) != old.get(name):
+                where = f"rope_parameters.{layer}.{name}" if layer else name
+                return _told(where, new.get(name), old.get(name))
+    return None
+
+
+def _of_layer(rope: _Rope, layer: str, other: _Rope) -> dict[str, Any]:
+    """Where one config has parameters for all layers and the other for each type, scaling may be for full ones only."""
+    if layer in rope:
+        return rope[layer]
+    whole = rope.get("", {})
+    if layer == _FULL or other.get(layer, {}).get("rope_type") != "default":
+        return whole
+    return {name: value for name, value in whole.items() if name == "rope_theta"}
+
+
+def _comparable(new: Mapping[str, Any], old: Mapping[str, Any]) -> set[str]:
+    both = new.keys() & old.keys()
+    scaled = "rope_type" in both and old["rope_type"] not in ("default", "longrope")
+    return both | ({"factor"} & (new.keys() | old.keys()) if scaled else set())
+
+
+def _told(field: str, new: object, old: object) -> str:
+    return f"{field} is {new!r}, the worker's model has {old!r}: publish the same model"

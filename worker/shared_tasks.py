@@ -1,0 +1,40 @@
+"""Who asks for what is already under way gets that one's result or failure, and takes nothing away by leaving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SharedTasks(Generic[T]):
+    """At most one task a key."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[T]] = {}
+
+    def __repr__(self) -> str:
+        return f"<SharedTasks {sorted(self._running)}>"
+
+    async def result(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Of the task that runs under `key`, else of `start()`."""
+        task = self._running.get(key)
+        if task is None:
+            task = self._running[key] = asyncio.create_task(start())
+            task.add_done_callback(partial(self._done, key))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Cancel what runs."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _done(self, key: str, task: asyncio.Task[T]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            task.exception()  # all who waited for it may have been cancelled

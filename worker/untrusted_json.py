@@ -1,0 +1,55 @@
+"""JSON that somebody else wrote is an object that may be compared and printed, or it is refused with one error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 100_000_000
+"""What safetensors allows a header; an index of tensors is no longer."""
+MAX_DEPTH = 16
+"""So that nothing that walks the value (repr, ==) meets the interpreter's own limit."""
+
+
+class JsonRefusedError(ValueError):
+    """Raised when a file cannot be read, or holds no JSON object of a sane depth. Its text is a predicate."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Of a file, its first `MAX_BYTES` at most. Raises `JsonRefusedError`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)
+    except OSError as error:
+        raise JsonRefusedError(f"is not readable ({error.strerror})") from None
+    return parse_object(data)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Its strings can be encoded again. Raises `JsonRefusedError`."""
+    try:
+        text = data.decode()
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair fails in a log or in Redis
+    except (ValueError, RecursionError) as error:
+        raise JsonRefusedError(f"is not readable ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise JsonRefusedError("is no JSON object")
+    if _too_deep(value):
+        raise JsonRefusedError(f"is nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level for item in _items(outer)]
+    return bool(level)
+
+
+def _items(outer: Any) -> list[Any]:
+    """What is in it that may hold more."""
+    found = outer.values() if isinstance(outer, dict) else outer
+    return [item for item in found if isinstance(item, dict | list)]

@@ -1,0 +1,82 @@
+"""Every call to vLLM ends: with its answer, at its limit, or with the engine. Imports no vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from worker.errors import EngineDiedError
+
+T = TypeVar("T")
+
+
+class Calls:
+    """Those to one engine. `dead` is what vLLM raises for an engine whose process ended.
+
+    vLLM itself leaves utility calls waiting for ever when the engine dies, and any call when it is shut down.
+    """
+
+    def __init__(self, dead: type[Exception], step_limit_s: float, load_limit_s: float) -> None:
+        self._dead = dead
+        self._step_limit_s = step_limit_s
+        self._load_limit_s = load_limit_s
+        self._running: set[asyncio.Task[Any]] = set()
+        self._no_load = asyncio.Event()
+        self._no_load.set()
+        self.death: str | None = None
+        """Why the engine is gone."""
+
+    async def answer(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of `call`, however long it takes. Raises `EngineDiedError` once the engine is known to be dead."""
+        if self.death is not None:
+            call.close()
+            raise EngineDiedError(self.death)
+        task = asyncio.create_task(call)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self.death is None or (caller is not None and caller.cancelling()):
+                raise
+            raise EngineDiedError(self.death) from None
+        except self._dead as error:
+            raise self.died("its process ended") from error
+
+    async def utility(self, call: Coroutine[Any, Any, T]) -> T:
+        """The same for a call that is answered between two steps; an engine that takes too long is dead."""
+        return await self._within(self._step_limit_s, "no step", call)
+
+    async def load(self, call: Coroutine[Any, Any, T]) -> T:
+        """The same for one that reads weights; it ends `loaded`'s waiting, however it ends."""
+        self._no_load.clear()
+        try:
+            return await self._within(self._load_limit_s, "weights not loaded", call)
+        finally:
+            self._no_load.set()
+
+    async def loaded(self) -> None:
+        """Wait while weights are loaded: EngineCore answers calls in their order, and a load has a limit of its own."""
+        while not self._no_load.is_set():  # the next load may begin before a waiter wakes
+            await self._no_load.wait()
+
+    def died(self, reason: str) -> EngineDiedError:
+        """What to raise where an engine is found dead, or has to be."""
+        self.die(reason)
+        return EngineDiedError(self.death)
+
+    def die(self, reason: str) -> None:
+        """The first reason stays; every pending call ends."""
+        if self.death is None:
+            self.death = f"the vLLM engine is gone: {reason}"
+        for task in self._running:
+            task.cancel()
+
+    async def _within(self, limit_s: float, what: str, call: Coroutine[Any, Any, T]) -> T:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self.answer(call)
+        except TimeoutError:
+            raise self.died(f"{what} in {limit_s:g} s") from None

@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Tests that start an engine have one process to themselves (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo example chaos test test-redis lint format clean
+.PHONY: help setup demo example chaos bench test test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ example: setup ## train a tiny model, sync and async, on completions from a real
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="--stage memory" or "--help" says more
+	@$(BIN)/python -m benchmarks.cpu $(ARGS)
 
 test: lint ## lint, then all tests in two processes; ARGS="-k padding" goes to pytest, and -n 0 means one process
 	@echo "== pytest"

@@ -1,0 +1,98 @@
+"""Every benchmark that needs no GPU, one after the other; a JSON file of each, one of all, and a plot.
+
+Each stage is another benchmark's own command (`--dry-run` prints them all), which says what it does; one that fails is
+noted and the next one has its turn. Where the queues that ours is compared with are not installed (the extra `bench`),
+ours is measured alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.report import Report, Scenario
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "start": ("benchmarks.start", "--repeats", "3"),
+    "memory": ("benchmarks.memory",),
+    "saturation": ("benchmarks.saturation", "--scale", "0.5"),
+    "latency": ("benchmarks.latency", "--count", "30", "--seconds", "15"),
+    "swap": ("benchmarks.swap",),
+    "http": ("benchmarks.http_serve", "--scenario", "large"),
+    "queue": ("benchmarks.queue_alone", "--jobs", "4000", "--workers", "1", "2", "--repeats", "3"),
+}
+PEERS = ("streaq", "taskiq_redis", "arq")
+LIMIT_S = 400
+
+
+def command(name: str, folder: Path) -> list[str]:
+    """Of a stage. Without the other queues ours alone."""
+    found = [sys.executable, "-m", *STAGES[name], "--out", str(folder / f"{name}.json")]
+    alone = name == "queue" and not all(find_spec(peer) for peer in PEERS)
+    return [*found, "--arm", "rollstream", "--arm", "rollstream x8"] if alone else found
+
+
+def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
+    """The reports of a stage, which writes to our terminal, and how it went."""
+    out, began = folder / f"{name}.json", time.monotonic()
+    out.unlink(missing_ok=True)
+    with subprocess.Popen(command(name, folder), start_new_session=True) as process:
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:  # with all that it started: an engine that is left would slow the next stage down
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    details = {"exit_code": code, "command": " ".join(["python", *command(name, folder)[1:]])}
+    runs = {"seconds": [time.monotonic() - began]}
+    return (report.read(out) if out.exists() else []), Scenario(name, "a stage of this script", "s", "", runs, details)
+
+
+def run_all(names: list[str], folder: Path) -> int:
+    """Every stage; how many failed. What there is of them is written after each."""
+    overview, found = Report("cpu", []), list[Report]()
+    for name in names:
+        sys.stdout.write(f"\n== {name}: {' '.join(['python', *command(name, folder)[1:]])}\n")
+        sys.stdout.flush()
+        reports, went = run(name, folder)
+        found += reports
+        overview.scenarios.append(went)
+        report.write(folder / "cpu.json", [overview, *found])
+    sys.stdout.write(f"\n== how long each took\n\n{overview.table()}\n")
+    try:
+        report.plot(found, folder / "cpu.png")
+        sys.stdout.write(f"\nwritten to {folder / 'cpu.json'}, drawn in {folder / 'cpu.png'}\n")
+    except ModuleNotFoundError as error:
+        sys.stdout.write(f"\nwritten to {folder / 'cpu.json'}; no plot: {error}\n")
+    failed = [stage.name for stage in overview.scenarios if stage.details["exit_code"]]
+    sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "")
+    return len(failed)
+
+
+def main() -> int:
+    """Run it. The exit code says how many stages failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for the results (%(default)s)")
+    parser.add_argument("--stage", action="append", choices=list(STAGES), help="repeat for several; default: all")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands")
+    arguments = parser.parse_args()
+    names = [name for name in STAGES if name in (arguments.stage or STAGES)]
+    if arguments.dry_run:
+        for name in names:
+            sys.stdout.write(" ".join(["python", *command(name, arguments.folder)[1:]]) + "\n")
+        return 0
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    return run_all(names, arguments.folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""What is measured over HTTP: from the request's body to padded tensors of token ids and log-probs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from benchmarks.arms import Arm, WrongOutputError
+from benchmarks.http_servers import Server, cpu_s
+from benchmarks.workload import Load, Workload
+from schemas import RollstreamError
+
+
+class RequestFailedError(RollstreamError):
+    """Raised when a server answers anything but 200; the text has its answer."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an HTTP answer says of some completions, in order."""
+
+    token_ids: list[list[int]]
+    logprobs: list[list[float]] | None
+
+    def padded(self) -> tuple[Any, Any]:
+        """Tensors: int64 (rows, longest) and float32 of the same shape, or None. Raises `WrongOutputError`."""
+        import torch  # noqa: PLC0415 - after the environment is set
+        from torch.nn.utils.rnn import pad_sequence  # noqa: PLC0415
+
+        ids = pad_sequence([torch.tensor(row) for row in self.token_ids], batch_first=True)
+        if self.logprobs is None:
+            return ids, None
+        if list(map(len, self.logprobs)) != list(map(len, self.token_ids)):
+            raise WrongOutputError("not one log-prob a token")
+        return ids, pad_sequence([torch.tensor(row, dtype=torch.float32) for row in self.logprobs], batch_first=True)
+
+
+class Completions:
+    """`POST /v1/completions` from asyncio, a request for each prompt and all at once."""
+
+    def __init__(self, name: str, server: Server, session: aiohttp.ClientSession) -> None:
+        self.name = name
+        self._server = server
+        self._session = session
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        began = time.perf_counter()
+        found = await asyncio.gather(*(self._batch(batch) for batch in workload.batches))
+        return _checked(workload, found, began)
+
+    async def _batch(self, batch: Load) -> int:
+        answers = await asyncio.gather(*(self._one(batch, prompt) for prompt in batch.prompts))
+        return _tokens(batch, _samples([choice for answer in answers for choice in answer["choices"]]))
+
+    async def _one(self, batch: Load, prompt: list[int]) -> Any:
+        body = {"model": self._server.model, "prompt": prompt, **sampling(batch)}
+        async with self._session.post(f"{self._server.url}/v1/completions", json=body) as response:
+            answer = await response.read()
+            if response.status != 200:
+                raise RequestFailedError(f"{self.name}: {response.status}, {answer[:2000].decode(errors='replace')}")
+        return json.loads(answer)
+
+
+class TrlClient:
+    """TRL's `VLLMClient.generate`, as its trainers call it: one request for all prompts of a batch."""
+
+    def __init__(self, name: str, server: Server) -> None:
+        from trl.generation.vllm_client import VLLMClient  # noqa: PLC0415 - imports vLLM, and only where TRL is
+
+        self.name = name
+        self._client = VLLMClient(base_url=server.url)
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        loop = asyncio.get_running_loop()
+        began = time.perf_counter()
+        with ThreadPoolExecutor(len(workload.batches)) as threads:
+            found = await asyncio.gather(
+                *(loop.run_in_executor(threads, self._batch, batch) for batch in workload.batches)
+            )
+        return _checked(workload, found, began)
+
+    def _batch(self, batch: Load) -> int:
+        config = batch.config
+        answer = self._client.generate(
+            batch.prompts, n=config.num_return_sequences, temperature=config.temperature, top_p=config.top_p,
+            max_tokens=config.max_new_tokens, logprobs=None if config.logprobs is None else 0,
+            generation_kwargs={"ignore_eos": True},
+        )  # fmt: skip
+        found = answer["logprobs"]
+        logprobs = None if found is None else [[position[0] for position in row] for row in found]
+        return _tokens(batch, Samples(answer["completion_ids"], logprobs))
+
+
+class Metered:
+    """An arm, and the CPU that it takes: less noisy than time where others use the machine too."""
+
+    def __init__(self, arm: Arm, session: int) -> None:
+        self.name = arm.name
+        self._arm = arm
+        self._session = session
+        self._spent = (0.0, 0.0)
+
+    async def run(self, workload: Workload) -> float:
+        """See `Arm.run`."""
+        before = self._now()
+        seconds = await self._arm.run(workload)
+        server, client = (after - was for after, was in zip(self._now(), before, strict=True))
+        self._spent = (self._spent[0] + server, self._spent[1] + client)
+        return seconds
+
+    def take(self) -> dict[str, float]:
+        """Seconds since the last call: of the server's or worker's processes, and of this one. Redis is not in it."""
+        (server, client), self._spent = self._spent, (0.0, 0.0)
+        return {"server": round(server, 2), "client": round(client, 2)}
+
+    def _now(self) -> tuple[float, float]:
+        return cpu_s(self._session), time.process_time()
+
+
+def sampling(batch: Load) -> dict[str, Any]:
+    """Of a request: token ids out, and of log-probs the sampled tokens' alone."""
+    config = batch.config
+    return {
+        "n": config.num_return_sequences, "max_tokens": config.max_new_tokens, "temperature": config.temperature,
+        "top_p": config.top_p, "ignore_eos": True, "logprobs": None if config.logprobs is None else 0,
+        "return_token_ids": True, "return_tokens_as_token_ids": True,
+    }  # fmt: skip
+
+
+def _samples(choices: list[dict[str, Any]]) -> Samples:
+    found = [choice["logprobs"] for choice in choices]
+    logprobs = None if found[0] is None else [one["token_logprobs"] for one in found]
+    return Samples([choice["token_ids"] for choice in choices], logprobs)
+
+
+def _tokens(batch: Load, samples: Samples) -> int:
+    """How many there are. Raises `WrongOutputError` without the log-probs that were asked for."""
+    _, logprobs = samples.padded()
+    if batch.config.logprobs is not None and (logprobs is None or not math.isfinite(float(logprobs.sum()))):
+        raise WrongOutputError("log-probs are missing")
+    return sum(map(len, samples.token_ids))
+
+
+def _checked(workload: Workload, found: Sequence[int], began: float) -> float:
+    seconds = time.perf_counter() - began
+    if sum(found) != workload.tokens:
+        raise WrongOutputError(f"{workload.name}: {sum(found)} of {workload.tokens} tokens")
+    return seconds

@@ -1,0 +1,142 @@
+"""Tokens a second over HTTP, from vLLM's server and from TRL's, against Rollstream on the same engine arguments.
+
+All serve the same prompts under the same config, side by side on one machine, turn by turn. Token ids go in; padded
+tensors of token ids and log-probs come out, in this process. The servers run without Rollstream's plugin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks import report
+from benchmarks.arms import Rollstream, interleaved
+from benchmarks.fleet import Fleet
+from benchmarks.http_arms import Completions, Metered, TrlClient
+from benchmarks.http_servers import TRL, Server, ServerFailedError, recipes
+from benchmarks.models import make
+from benchmarks.report import Report, Scenario
+from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
+from benchmarks.turns import my_turn
+from benchmarks.workload import Workload, workloads
+from producer import AsyncClient
+from worker import vllm_setup
+
+TIMEOUT_S = 300.0
+
+
+async def compare(
+    engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet, folder: Path
+) -> Report:
+    """Every workload on every server that starts, and on Rollstream."""
+    settings = {**shown_engines(engines), "load_before": _load(), "servers": {}, "start_s": {}, "left_out": {}}
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(_session())
+        started = await _started(engines, folder, session, stack)
+        worker = fleet.start(POLICY, *engines.flags())
+        arms = [arm for server, wait in started if (arm := await _arm(server, wait, session, settings)) is not None]
+        settings["start_s"]["rollstream"] = await asyncio.to_thread(worker.wait_until_serving)
+        client = await stack.enter_async_context(AsyncClient(redis_url, policy=POLICY))
+        arms.append(Metered(Rollstream(client), worker.process.pid))
+        await my_turn("http")
+        await interleaved(arms, chosen[0], 1)
+        found = [await _measured(arms, workload, repeats) for workload in chosen]
+    return Report("http", found, settings)
+
+
+async def _started(
+    engines: Engines, folder: Path, session: aiohttp.ClientSession, stack: AsyncExitStack
+) -> list[tuple[Server, asyncio.Task[float]]]:
+    """All servers, and when they serve. At the same time only where the KV cache is explicit: else they count each
+    other's memory as free or as taken, as it happens.
+    """
+    on_cpu = _on_cpu()
+    found = []
+    for recipe in recipes(engines.settings(), on_cpu=on_cpu):
+        server = Server(recipe, engines.model.folder, folder, on_cpu=on_cpu)
+        stack.callback(server.end)
+        serves = asyncio.create_task(server.wait_until_serving(session))
+        found.append((server, serves))
+        if engines.kv_cache_bytes is None:
+            await asyncio.wait([serves])
+    return found
+
+
+async def _arm(
+    server: Server, serves: asyncio.Task[float], session: aiohttp.ClientSession, settings: dict[str, Any]
+) -> Metered | None:
+    """None where TRL's does not start, with the reason in `settings`."""
+    name = server.recipe.name
+    settings["servers"][name] = server.recipe.shown
+    try:
+        settings["start_s"][name] = await serves
+    except ServerFailedError as error:
+        if server.recipe.program != TRL:
+            raise
+        sys.stderr.write(f"{error}\n")
+        settings["left_out"][name] = str(error).splitlines()[-1]
+        return None
+    is_trl = server.recipe.program == TRL
+    arm = await asyncio.to_thread(TrlClient, name, server) if is_trl else Completions(name, server, session)
+    return Metered(arm, server.process.pid)
+
+
+def _load() -> list[float]:
+    return [round(one, 1) for one in os.getloadavg()]
+
+
+def _on_cpu() -> bool:
+    vllm_setup.prepare_environment(os.environ)
+    from vllm.platforms import current_platform  # noqa: PLC0415 - it reads the environment
+
+    return bool(current_platform.is_cpu())
+
+
+def _session() -> aiohttp.ClientSession:
+    """No limit on connections: every prompt is under way at once, as in Rollstream. vLLM's server closes one that was
+    idle for 5 s; a client must have let go of it by then, or its next request may be lost with it.
+    """
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+
+
+async def _measured(arms: list[Metered], workload: Workload, repeats: int) -> Scenario:
+    for arm in arms:
+        arm.take()
+    runs = await interleaved(arms, workload, repeats)
+    cpu = {arm.name: arm.take() for arm in arms}
+    details = {"tokens": workload.tokens, "cpu_s_of_all_runs": cpu, "load_after": _load()}
+    return Scenario(workload.name, workload.about, "tok/s", arms[0].name, runs, details)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.http_serve", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
+    parser.add_argument("--scenario", action="append", default=[], help="repeat for several; default: all")
+    arguments = parser.parse_args()
+    prepare(arguments.model)
+    with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        model = make(arguments.model, folder)
+        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
+        known = workloads(model, scale=arguments.scale)
+        chosen = [known[name] for name in arguments.scenario or known]
+        with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
+            done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet, folder))
+    report.finish(done, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -25,7 +25,7 @@ _MOST_HOPS = 5
 _LOOK_S = 0.25
 """Between two looks at who has which slots, while a node is away."""
 
-Command = tuple[tuple[Any, ...], dict[str, Any]]
+Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def connected(url: str, **settings: Any) -> Redis:
@@ -75,7 +75,7 @@ class ClusterRedis(Redis):
         """A transaction must keep to one slot."""
         return _ClusterPipeline(self, transaction)
 
-    def register_script(self, script: Any) -> AsyncScript:
+    def register_script(self, script: Any) -> Any:  # redis-py types it as the blocking client's
         """Sent to the node that lacks it, when it says so."""
         return _Script(self, script)
 
@@ -102,7 +102,7 @@ class ClusterRedis(Redis):
     async def _send(self, node: Address, commands: Sequence[Command], transaction: bool) -> list[Any]:
         for _ in range(_MOST_HOPS):
             try:
-                pipe = self._at(node).pipeline(transaction)
+                pipe: Any = self._at(node).pipeline(transaction)  # redis-py does not type what queues a command
                 for args, options in commands:
                     pipe.pipeline_execute_command(*args, **options)
                 replies = await pipe.execute(raise_on_error=False)
@@ -129,10 +129,11 @@ class ClusterRedis(Redis):
         except RedisError as error:
             return error
 
-    async def _follow(self, node: Address, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    async def _follow(self, node: Address, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
         for _ in range(_MOST_HOPS):
             try:
-                return await self._at(node).execute_command(*args, **options)
+                client: Any = self._at(node)  # redis-py does not type `execute_command`
+                return await client.execute_command(*args, **options)
             except MovedError as moved:
                 node = self._moved(node, moved)
             except AskError as ask:
@@ -142,8 +143,8 @@ class ClusterRedis(Redis):
                 raise
         raise ClusterError("a slot moved again and again")
 
-    async def _asking(self, node: Address, ask: AskError, args: Sequence[Any], options: dict[str, Any]) -> Any:
-        pipe = self._at((ask.host or node[0], ask.port)).pipeline(transaction=False)
+    async def _asking(self, node: Address, ask: AskError, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        pipe: Any = self._at((ask.host or node[0], ask.port)).pipeline(transaction=False)
         pipe.pipeline_execute_command("ASKING")
         pipe.pipeline_execute_command(*args, **options)
         return (await pipe.execute())[1]
@@ -190,6 +191,7 @@ class ClusterRedis(Redis):
         random.shuffle(known)
         known.sort(key=lambda each: each[0] == self._failed)
         problem: RedisError | None = None
+        client: Any
         for host, client in [*((host, client) for (host, _), client in known), *self._named()]:
             try:
                 reply = await client.execute_command("CLUSTER", "SLOTS")
@@ -211,7 +213,7 @@ class ClusterRedis(Redis):
 
     def _at(self, address: Address) -> Redis:
         if address not in self._clients:
-            pool: ConnectionPool[Any] = ConnectionPool.from_url(self._seed_urls[0], **self._settings)
+            pool = ConnectionPool.from_url(self._seed_urls[0], **self._settings)
             pool.connection_kwargs.update(host=address[0], port=address[1])
             self._clients[address] = Redis.from_pool(pool)
         return self._clients[address]
@@ -233,7 +235,8 @@ class _ClusterPipeline(Pipeline):
 
 class _Script(AsyncScript):
     async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
-        redis, words = client or self.registered_client, (*(keys or ()), *(args or ()))
+        redis: Any = client or self.registered_client
+        words = (*(keys or ()), *(args or ()))
         try:
             return await redis.evalsha(self.sha, len(keys or ()), *words)
         except NoScriptError:  # nothing ran; EVAL runs it and keeps it

@@ -144,9 +144,8 @@ class _Prober:
         return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
 
     async def _nodes(self) -> tuple[NodeSeen, ...]:
-        nothing: dict[str, dict[str, str]] = {}
-        infos = await self._try("run INFO", partial(_of_each, command=_info), nothing)
-        fsyncs = await self._try("run CONFIG GET", partial(_of_each, command=_appendfsync), {})
+        infos: dict[str, dict[str, str]] = await self._try("run INFO", _of_each(_info), {})
+        fsyncs: dict[str, str] = await self._try("run CONFIG GET", _of_each(_appendfsync), {})
         return tuple(NodeSeen(name, infos.get(name, {}), fsyncs.get(name, "")) for name in infos | fsyncs)
 
     async def _newest_version(self, wrong: Mapping[str | bytes, object]) -> int | None:
@@ -235,9 +234,13 @@ async def _clock(redis: Redis) -> tuple[float, float]:
     return now - (sent + time.time()) / 2, now
 
 
-async def _of_each(redis: Redis, command: Callable[[Redis], Awaitable[T]]) -> dict[str, T]:
-    """What each node answers, by its name."""
-    return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
+def _of_each(command: Callable[[Redis], Awaitable[T]]) -> Callable[[Redis], Awaitable[dict[str, T]]]:
+    """Asks every node; the answers by its name."""
+
+    async def ask(redis: Redis) -> dict[str, T]:
+        return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
+
+    return ask
 
 
 async def _info(redis: Redis) -> dict[str, str]:

@@ -76,7 +76,7 @@ async def submit(trainer: AsyncClient, *batch_ids: str) -> list[BatchHandle]:
 
 
 async def done(redis: Redis, keys: Keys, batch_id: str) -> int:
-    return int(await redis.hget(keys.ledger(batch_id), "done") or 0)  # type: ignore[misc]
+    return int(await redis.hget(keys.ledger(batch_id), "done") or 0)
 
 
 async def audit(redis: Redis, keys: Keys, batch_id: str) -> None:
@@ -96,7 +96,7 @@ async def test_batches_over_four_partitions_are_answered_by_two_workers(
     batch_ids = one_a_partition(keys)
 
     for batch in await submit(trainer, *batch_ids):
-        await batch.result(timeout=30)
+        await batch.wait(timeout=60)
 
     for batch_id in batch_ids:
         await audit(redis, keys, batch_id)
@@ -113,7 +113,7 @@ async def test_a_killed_workers_jobs_are_taken_over_in_every_partition(
     kill(workers[0])
 
     for batch in batches:
-        await batch.result(timeout=30)
+        await batch.wait(timeout=60)
 
     for batch_id in batch_ids:
         await audit(redis, keys, batch_id)
@@ -136,12 +136,12 @@ async def test_a_node_that_is_away_keeps_no_other_partition_from_its_answers(
         await until(lambda: done(redis, keys, here[0]))
         kill(workers[0])
         for batch in others:
-            await batch.result(timeout=30)
+            await batch.wait(timeout=60)
     finally:
         lost.start()
         cluster.wait_until_whole()
     for batch in batches:
-        await batch.result(timeout=30)
+        await batch.wait(timeout=60)
 
     for batch_id in batch_ids:
         await audit(redis, keys, batch_id)
@@ -155,7 +155,7 @@ async def test_a_node_that_came_back_empty_is_read_again(
     batch_ids = one_a_partition(keys)
 
     for batch in await submit(trainer, *batch_ids):
-        await batch.result(timeout=30)
+        await batch.wait(timeout=60)
 
     assert all(worker.process.poll() is None for worker in workers)
 
@@ -173,7 +173,9 @@ def test_an_operator_sees_and_drives_a_cluster(
         return found
 
     batch_id = command("submit", str(prompts), "--max-new-tokens", "4").stdout.strip()
-    answers = [json.loads(line) for line in command("results", batch_id, "--timeout", "30").stdout.splitlines()]
+    answers = [
+        json.loads(line) for line in command("results", batch_id, "--follow", "--timeout", "30").stdout.splitlines()
+    ]
     status = json.loads(command("status", "--json").stdout)
     findings = json.loads(command("doctor", "--json").stdout)
 

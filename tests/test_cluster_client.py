@@ -171,7 +171,8 @@ async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away
 async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluster: LocalCluster) -> None:
     lost = cluster.nodes[2]
     gone, here = (next(key for key in "abcdefgh" if (cluster.node_of(key) is lost) is away) for away in (True, False))
-    standing = asyncio.create_task(redis.xread({here: "$"}, block=20_000))
+    reading: Any = redis.xread({here: "$"}, block=20_000)
+    standing: asyncio.Task[Any] = asyncio.create_task(reading)
     await until(lambda: _is_blocked(cluster.node_of(here)))
     lost.kill()
     try:

@@ -46,8 +46,8 @@ async def nodes_of(redis: Redis) -> dict[str, Redis]:
 class ClusterRedis(Redis):
     """Sends each command to the node that has its keys' slot, and follows a slot that moved: nothing ran then.
 
-    It repeats nothing else. A pipeline that is not a transaction may span nodes; what one of them did not answer is an
-    error in place of each of its replies.
+    It repeats nothing else, but asks the next node what any may answer where one is away. A pipeline that is no
+    transaction may span nodes; what one of them did not answer is an error in place of each of its replies.
     """
 
     def __init__(self, url: str, **settings: Any) -> None:
@@ -69,10 +69,13 @@ class ClusterRedis(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """What the node answers. Raises `RedisError`."""
-        return await self._follow(await self._place(slot_of(args)), args, options)
+        slot = slot_of(args)
+        if slot is None:
+            return await self._of_any(args, options)
+        return await self._follow(await self._place(slot), args, options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: ARG002 - redis-py's
-        """A transaction must keep to one slot."""
+        """A transaction keeps to one slot."""
         return _ClusterPipeline(self, transaction)
 
     def register_script(self, script: Any) -> Any:  # redis-py types it as the blocking client's
@@ -86,9 +89,14 @@ class ClusterRedis(Redis):
         await super().aclose(close_connection_pool)
 
     async def send_many(self, commands: Sequence[Command], *, transaction: bool) -> list[Any]:
-        """The replies in order, errors among them; nodes are asked side by side. One without a key joins the others."""
+        """The replies in order, errors among them; nodes are asked side by side. One without a key joins the others.
+
+        Raises `DataError` for a transaction over several slots, `RedisError`.
+        """
         slots = [slot_of(args) for args, _ in commands]
         some = next((slot for slot in slots if slot is not None), None)
+        if transaction and set(slots) - {some, None}:
+            raise exceptions.DataError("the keys of a transaction share no slot")
         parts: dict[Address, list[int]] = {}
         for number, slot in enumerate(slots):
             parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
@@ -143,6 +151,17 @@ class ClusterRedis(Redis):
                 raise
         raise ClusterError("a slot moved again and again")
 
+    async def _of_any(self, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        await self._look()
+        problem: RedisError = ClusterDownError("no node has any slot")
+        for node in sorted(addresses(self._owners), key=lambda node: node == self._failed):
+            try:
+                return await self._follow(node, args, options)
+            except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+                problem = error
+        self._stale = True
+        raise problem
+
     async def _asking(self, node: Address, ask: AskError, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
         pipe: Any = self._at((ask.host or node[0], ask.port)).pipeline(transaction=False)
         pipe.pipeline_execute_command("ASKING")
@@ -161,20 +180,11 @@ class ClusterRedis(Redis):
 
     async def _place(self, slot: int | None) -> Address:
         await self._look()
-        if slot is None:
-            return self._anywhere()
-        found = self._owners[slot]
+        found = next(addresses(self._owners), None) if slot is None else self._owners[slot]
         if found is None:
             self._stale = True
             raise ClusterDownError(f"no node has slot {slot}")
         return found
-
-    def _anywhere(self) -> Address:
-        nodes = list(addresses(self._owners))
-        if not nodes:
-            self._stale = True
-            raise ClusterDownError("no node has any slot")
-        return next((node for node in nodes if node != self._failed), nodes[0])
 
     async def _look(self) -> None:
         """Learn who has which slots, if that may have changed. While one looks, others go on by what is known."""
@@ -189,7 +199,7 @@ class ClusterRedis(Redis):
         self._look_at = time.monotonic() + _LOOK_S
         known = [(address, self._at(address)) for address in addresses(self._owners)]
         random.shuffle(known)
-        known.sort(key=lambda each: each[0] == self._failed)
+        known.sort(key=lambda each: each[0] == self._failed)  # last: it may take its time to say nothing
         problem: RedisError | None = None
         client: Any
         for host, client in [*((host, client) for (host, _), client in known), *self._named()]:

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import DataError, RedisError
 
 from cluster import connected, is_cluster, is_split, nodes_of
 from cluster.slots import addresses, owners, slot_of
@@ -104,6 +104,16 @@ async def test_a_pipeline_over_every_node_answers_in_order(redis: Redis, cluster
     assert replies[1::2] == [b"%d" % number for number in range(30)]
 
 
+async def test_a_transaction_over_two_slots_is_refused(redis: Redis) -> None:
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.set("{one}", 1)
+        pipe.set("{two}", 2)
+        with pytest.raises(DataError, match="no slot"):
+            await pipe.execute()
+
+    assert await redis.get("{one}") is None
+
+
 async def test_a_slot_that_moved_is_followed(redis: Redis, cluster: LocalCluster) -> None:
     key = "moved"
     old, new = cluster.node_of(key), next(node for node in cluster.nodes if node is not cluster.node_of(key))
@@ -169,7 +179,7 @@ async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away
 
 
 async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluster: LocalCluster) -> None:
-    lost = cluster.nodes[2]
+    lost = cluster.nodes[0]  # the first that is asked
     gone, here = (next(key for key in "abcdefgh" if (cluster.node_of(key) is lost) is away) for away in (True, False))
     reading: Any = redis.xread({here: "$"}, block=20_000)
     standing: asyncio.Task[Any] = asyncio.create_task(reading)
@@ -183,6 +193,8 @@ async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluste
             pipe.type(here)
             replies = await pipe.execute(raise_on_error=False)
         assert len(await nodes_of(redis)) == 3
+        async with connected(cluster.url, **SETTINGS, retry=Retry(NoBackoff(), 0)) as newcomer:
+            assert await newcomer.ping()
         await redis.xadd(here, {"field": "value"})
         read: Any = await standing
     finally:

@@ -164,12 +164,12 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis: Redis, cluste
 async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away(
     redis: Redis, cluster: LocalCluster
 ) -> None:
-    lost, there = cluster.nodes[0], next(key for key in "abcdefgh" if cluster.node_of(key) is cluster.nodes[1])
+    lost, there = cluster.nodes[0], next(key for key in "mnopqrst" if cluster.node_of(key) is cluster.nodes[2])
     script = redis.register_script(b"return redis.call('INCR', KEYS[1])")
     await redis.ping()
     lost.kill()
     try:
-        cluster.nodes[1].ask("SCRIPT", "FLUSH")
+        cluster.nodes[2].ask("SCRIPT", "FLUSH")
         counted = [await script(keys=[there]) for _ in range(2)]
     finally:
         lost.start()
@@ -264,3 +264,28 @@ async def _answers(redis: Redis, key: str) -> bool:
     except RedisError:
         return False
     return True
+
+
+async def test_the_slots_of_a_node_that_is_away_are_found_where_they_went(redis: Redis, cluster: LocalCluster) -> None:
+    lost, heir, third = cluster.nodes
+    key = next(key for key in ("to-be-lost", *"abcdefgh") if cluster.node_of(key) is lost)
+    await redis.get(key)
+    lost.kill()
+    try:
+        for node in (heir, third):
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id(heir))
+        with pytest.raises(RedisConnectionError):
+            await redis.get(key)
+
+        await until(lambda: _answers(redis, key))
+    finally:
+        for node in (heir, third):
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id_seen_by(node, lost))
+        lost.start()
+        cluster.wait_until_whole()
+
+
+def _id_seen_by(node: ClusterNode, other: ClusterNode) -> str:
+    """Of one that is away."""
+    lines = bytes(node.ask("CLUSTER", "NODES")).decode().splitlines()
+    return next(line.split()[0] for line in lines if f":{other.port}@" in line)

@@ -9,7 +9,12 @@ import typer
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 RedisUrl = Annotated[
-    str, typer.Option("--redis", envvar="ROLLSTREAM_REDIS", help="Redis URL: redis://, rediss:// or unix://.")
+    str,
+    typer.Option(
+        "--redis",
+        envvar="ROLLSTREAM_REDIS",
+        help="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, redis+cluster://host:port,host:port.",
+    ),
 ]
 Policy = Annotated[
     str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue it is, such as math-7b.")

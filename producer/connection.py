@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from cluster import PREFIXES, connected
 from producer.errors import ClientClosedError, RedisUnavailableError
 from producer.redis_faults import AWAY, fault_of
 from schemas.redis_url import without_password
@@ -47,9 +48,10 @@ class Connection:
         self._reached = False
         self._closed = False
         try:
-            self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
+            self._redis = connected(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
         except ValueError:  # its text may hold a part of the password
-            advice = "write redis://, rediss:// or unix://, special characters percent-encoded"
+            known = f"redis://, rediss://, unix:// or, for a cluster, {PREFIXES}"
+            advice = f"write {known}, special characters percent-encoded"
             raise RedisUnavailableError("connect", self.url, "not a Redis URL", advice) from None
         if strange := _strange_options(url):
             problem = f"its URL must not set {strange[0][:40]!r}"
@@ -113,7 +115,7 @@ def _heed_cancellation() -> None:
 
 
 def _options(url: str) -> frozenset[str]:
-    return _URL_OPTIONS | _TLS_OPTIONS if urlsplit(url).scheme == "rediss" else _URL_OPTIONS
+    return _URL_OPTIONS | _TLS_OPTIONS if urlsplit(url).scheme.startswith("rediss") else _URL_OPTIONS
 
 
 def _strange_options(url: str) -> list[str]:

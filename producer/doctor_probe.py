@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 
+from cluster import nodes_of
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
 from producer.parked import newest_announced, waits_for
@@ -57,14 +58,23 @@ class PartitionSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A Redis that holds keys: the only one, or one of a cluster's."""
+
+    name: str
+    """Its host and port; empty for the only one."""
+    info: Mapping[str, str]
+    """Of INFO, all sections."""
+    appendfsync: str
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """One policy and its Redis at one moment. What could not be read is empty and stands in `refusals`."""
 
     url: str
     policy: str
-    info: Mapping[str, str]
-    """Of INFO, all sections."""
-    appendfsync: str
+    nodes: tuple[NodeSeen, ...]
     round_trips_s: tuple[float, ...]
     clock_ahead_s: float
     """Redis' clock minus ours."""
@@ -114,8 +124,7 @@ class _Prober:
         return Probe(
             url=self._connection.url,
             policy=self._keys.policy,
-            info=await self._try("run INFO", _info, {}),
-            appendfsync=await self._try("run CONFIG GET", _appendfsync, ""),
+            nodes=await self._nodes(),
             round_trips_s=round_trips,
             clock_ahead_s=ahead,
             refused_commands=await self._try("ask for rights", partial(refused_commands, keys=self._keys), {}),
@@ -133,6 +142,11 @@ class _Prober:
         if self._keys.control() in wrong:
             return False, None
         return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
+
+    async def _nodes(self) -> tuple[NodeSeen, ...]:
+        infos: dict[str, dict[str, str]] = await self._try("run INFO", _of_each(_info), {})
+        fsyncs: dict[str, str] = await self._try("run CONFIG GET", _of_each(_appendfsync), {})
+        return tuple(NodeSeen(name, infos.get(name, {}), fsyncs.get(name, "")) for name in infos | fsyncs)
 
     async def _newest_version(self, wrong: Mapping[str | bytes, object]) -> int | None:
         if self._keys.versions() in wrong:
@@ -218,6 +232,15 @@ async def _clock(redis: Redis) -> tuple[float, float]:
     seconds, micros = await redis.time()
     now = seconds + micros / 1e6
     return now - (sent + time.time()) / 2, now
+
+
+def _of_each(command: Callable[[Redis], Awaitable[T]]) -> Callable[[Redis], Awaitable[dict[str, T]]]:
+    """Asks every node; the answers by its name."""
+
+    async def ask(redis: Redis) -> dict[str, T]:
+        return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
+
+    return ask
 
 
 async def _info(redis: Redis) -> dict[str, str]:

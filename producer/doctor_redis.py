@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 
-from producer.doctor_probe import Probe
+from producer.doctor_probe import NodeSeen, Probe
 from producer.errors import RedisUnavailableError
 from producer.finding import FAIL, WARN, Finding, graded
 
@@ -29,16 +30,21 @@ def redis_findings(found: Probe) -> Iterator[Finding]:
     """In the order in which an operator mends them."""
     yield graded("redis", f"{found.url} answers", remedy="")
     yield from _refusals(found)
-    if found.info:
-        yield _version(found)
-        yield _role(found)
-        yield _eviction(found)
-        yield _memory(found)
-        yield _append_only_file(found)
-        yield from _last_saves(found)
+    for node in found.nodes:
+        for finding in _node_findings(node) if node.info else ():
+            yield replace(finding, seen=f"{node.name}: {finding.seen}") if node.name else finding
     yield _rights(found)
     yield _clock(found)
     yield _round_trip(found)
+
+
+def _node_findings(node: NodeSeen) -> Iterator[Finding]:
+    yield _version(node)
+    yield _role(node)
+    yield _eviction(node)
+    yield _memory(node)
+    yield _append_only_file(node)
+    yield from _last_saves(node)
 
 
 def _refusals(found: Probe) -> Iterator[Finding]:
@@ -49,7 +55,7 @@ def _refusals(found: Probe) -> Iterator[Finding]:
         yield Finding("access", level, f"cannot {refusal.what}: {refusal.problem}", refusal.advice)
 
 
-def _version(found: Probe) -> Finding:
+def _version(found: NodeSeen) -> Finding:
     version = found.info.get("redis_version", "")
     parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     return graded(
@@ -61,7 +67,7 @@ def _version(found: Probe) -> Finding:
     )
 
 
-def _role(found: Probe) -> Finding:
+def _role(found: NodeSeen) -> Finding:
     role = found.info.get("role", "unknown")
     link = found.info.get("master_link_status")
     return graded(
@@ -72,7 +78,7 @@ def _role(found: Probe) -> Finding:
     )
 
 
-def _eviction(found: Probe) -> Finding:
+def _eviction(found: NodeSeen) -> Finding:
     policy = found.info.get("maxmemory_policy", "unknown")
     return graded(
         "eviction",
@@ -82,7 +88,7 @@ def _eviction(found: Probe) -> Finding:
     )
 
 
-def _memory(found: Probe) -> Finding:
+def _memory(found: NodeSeen) -> Finding:
     used, limit = (_number(found.info.get(name)) for name in ("used_memory", "maxmemory"))
     if not limit:
         return graded("memory", f"{_mib(used)} used, no limit", remedy="")
@@ -95,7 +101,7 @@ def _memory(found: Probe) -> Finding:
     )
 
 
-def _append_only_file(found: Probe) -> Finding:
+def _append_only_file(found: NodeSeen) -> Finding:
     on = found.info.get("aof_enabled") == "1"
     fsync = found.appendfsync or "unknown"
     if not on:
@@ -109,7 +115,7 @@ def _append_only_file(found: Probe) -> Finding:
     )
 
 
-def _last_saves(found: Probe) -> Iterator[Finding]:
+def _last_saves(found: NodeSeen) -> Iterator[Finding]:
     for name, what in (
         ("aof_last_write_status", "last write of the append-only file"),
         ("aof_last_bgrewrite_status", "last rewrite of the append-only file"),

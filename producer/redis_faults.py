@@ -39,6 +39,12 @@ _FAULTS = (
         False,
         "give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
     ),
+    Fault(
+        (exceptions.MovedError,),
+        frozenset({"MOVED", "CROSSSLOT"}),
+        False,
+        "it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
+    ),
     Fault((exceptions.OutOfMemoryError,), frozenset({"OOM"}), True, "raise its maxmemory or remove old batches"),
     Fault(
         (),
@@ -47,8 +53,25 @@ _FAULTS = (
         "something else wrote this policy's keys; use another policy or another database",
     ),
     Fault(
-        (exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.TryAgainError, exceptions.ClusterDownError),
-        frozenset({"BUSY", "LOADING", "READONLY", "TRYAGAIN", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN"}),
+        (
+            exceptions.BusyLoadingError,
+            exceptions.ReadOnlyError,
+            exceptions.TryAgainError,
+            exceptions.ClusterError,
+            exceptions.AskError,
+        ),
+        frozenset(
+            {
+                "BUSY",
+                "LOADING",
+                "READONLY",
+                "TRYAGAIN",
+                "NOREPLICAS",
+                "MISCONF",
+                "CLUSTERDOWN",
+                "MASTERDOWN",
+            }
+        ),
         True,
         "it is there, but cannot serve now; see its log",
     ),

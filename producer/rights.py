@@ -11,6 +11,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
+from cluster import nodes_of
 from producer.redis_faults import fault_of
 from schemas import Keys
 from schemas.keys import GROUP
@@ -71,7 +72,15 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
 
 
 async def refused_commands(redis: Redis, keys: Keys) -> dict[str, str]:
-    """Redis' words by command. Without MULTI the others cannot be asked for; then it alone is named."""
+    """Redis' words by command, those of any node of a cluster: a right is checked before who has the key."""
+    refused: dict[str, str] = {}
+    for node in (await nodes_of(redis)).values():
+        refused |= await _refused_at(node, keys)
+    return refused
+
+
+async def _refused_at(redis: Redis, keys: Keys) -> dict[str, str]:
+    """Without MULTI the others cannot be asked for; then it alone is named."""
     pool: Any = redis.connection_pool
     connection = await pool.get_connection()
     try:

@@ -18,7 +18,7 @@ from producer import Client, GenerationConfig
 from producer.cli import app
 from producer.connection import Connection
 from producer.doctor import diagnose
-from producer.doctor_probe import ConsumerSeen, PartitionSeen, Probe, Refusal
+from producer.doctor_probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe, Refusal
 from producer.embedded import EmbeddedRedis
 from producer.finding import FAIL, OK, WARN, Finding
 from producer.rights import commands, refused_commands
@@ -38,15 +38,19 @@ HEALTHY_INFO = {
     "rdb_last_bgsave_status": "ok",
 }  # fmt: skip
 HEALTHY = Probe(
-    url="redis://x", policy="p", info=HEALTHY_INFO, appendfsync="everysec", round_trips_s=(0.001,), clock_ahead_s=0.01,
-    refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
+    url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
+    clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
     workers=(Worker("w", {"model": "m", "policy_version": "1"}, 1.0),), newest_version=1, paused=False,
     paused_s_ago=None, refusals=(),
 )  # fmt: skip
 
 
 def info(**changes: str) -> Probe:
-    return replace(HEALTHY, info=HEALTHY_INFO | changes)
+    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO | changes, "everysec"),))
+
+
+def appendfsync(policy: str) -> Probe:
+    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO, policy),))
 
 
 def partition(queue: dict[str, Any] | None = None, **changes: Any) -> Probe:
@@ -81,8 +85,8 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (info(used_memory="950"), FAIL, "memory", "MiB of"),
         (info(used_memory="950", maxmemory="0"), OK, "memory", "no limit"),
         (info(aof_enabled="0"), WARN, "append-only file", "off"),
-        (replace(HEALTHY, appendfsync="no"), WARN, "append-only file", "appendfsync no"),
-        (replace(HEALTHY, appendfsync=""), OK, "append-only file", "appendfsync unknown"),
+        (appendfsync("no"), WARN, "append-only file", "appendfsync no"),
+        (appendfsync(""), OK, "append-only file", "appendfsync unknown"),
         (info(aof_last_write_status="err"), FAIL, "disk", "last write"),
         (info(aof_last_bgrewrite_status="err"), FAIL, "disk", "last rewrite"),
         (info(rdb_last_bgsave_status="err"), FAIL, "disk", "last snapshot"),
@@ -101,7 +105,7 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
             replace(HEALTHY, workers=(worker("w", paused_for="adapter cache"),)),
             FAIL, "adapter cache", "1 of 1 workers cannot keep adapters",
         ),
-        (replace(HEALTHY, info={}, refusals=(Refusal("run INFO", "NOPERM", "a"),)), WARN, "access", "run INFO: NOPERM"),
+        (replace(HEALTHY, nodes=(), refusals=(Refusal("run INFO", "NOPERM", "a"),)), WARN, "access", "INFO: NOPERM"),
         (replace(HEALTHY, refusals=(Refusal("read partition 0", "NOPERM", "a"),)), FAIL, "access", "partition 0"),
         (replace(HEALTHY, clock_ahead_s=2.0), WARN, "clock", "2.000 s ahead"),
         (replace(HEALTHY, clock_ahead_s=-2.0), WARN, "clock", "2.000 s behind"),

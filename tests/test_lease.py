@@ -28,7 +28,7 @@ def test_a_lease_ends_a_tenth_of_its_length_early(now: float, ended: bool) -> No
 
     leases.end_overdue(now)
 
-    assert (held.ended, leases.ended_unpublished) == (ended, ended)
+    assert (held.ended, leases.ended_unpublished("jobs")) == (ended, ended)
 
 
 def test_a_lease_that_was_answered_ends_nothing() -> None:

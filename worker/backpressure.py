@@ -15,6 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from cluster import nodes_of
 from worker.admission import Admission
 from worker.connections import cancelled
 from worker.janitor import Janitor
@@ -34,6 +35,11 @@ class Memory:
     used: int
     limit: int
     """`maxmemory`; 0: none."""
+
+    @property
+    def share(self) -> float:
+        """Used of the limit; 0 where there is none."""
+        return self.used / self.limit if self.limit else 0.0
 
 
 def nearly_full(memory: Memory, *, paused: bool) -> bool:
@@ -89,6 +95,16 @@ class Backpressure:
         return full
 
     async def _measure(self) -> Memory:
-        info = await self._redis.info("memory")
-        # Replication and append-only buffers are used, but do not make Redis refuse a write.
-        return Memory(info["used_memory"] - info.get("mem_not_counted_for_evict", 0), info["maxmemory"])
+        """Of the fullest node that answers. Raises `RedisError` where none does."""
+        nodes = (await nodes_of(self._redis)).values()
+        found = await asyncio.gather(*map(_memory, nodes), return_exceptions=True)
+        known = [memory for memory in found if isinstance(memory, Memory)]
+        if not known:
+            raise next(error for error in found if isinstance(error, BaseException))
+        return max(known, key=lambda memory: memory.share)
+
+
+async def _memory(node: Redis) -> Memory:
+    info = await node.info("memory")
+    # Replication and append-only buffers are used, but do not make Redis refuse a write.
+    return Memory(info["used_memory"] - info.get("mem_not_counted_for_evict", 0), info["maxmemory"])

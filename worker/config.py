@@ -42,7 +42,11 @@ class WorkerSettings(BaseSettings):
     tokenizer: Path | None = Field(
         None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
     )
-    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL: redis://, rediss:// or unix://.")
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, "
+        "redis+cluster://host:port,host:port, any of its nodes.",
+    )
     partitions: int = Field(1, ge=1, le=1024, description="Partitions of the policy; the same at every producer.")
     consumer: str = Field(
         default_factory=new_consumer_name,

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from cluster import PREFIXES, connected, is_split, nodes_of
 from schemas.redis_url import without_password
 from worker.config import WorkerSettings
 from worker.errors import SettingsError
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 def connect(url: str) -> Redis:
     """A lazy client. RESP2, because RESP3 changes the shape of stream replies. Raises `SettingsError` for a bad URL."""
     try:
-        return Redis.from_url(
+        return connected(
             url,
             protocol=2,
             decode_responses=False,
@@ -40,17 +41,26 @@ def connect(url: str) -> Redis:
             max_connections=MAX_CONNECTIONS,
         )
     except ValueError:  # its text may hold a part of the password
-        problem = "not a Redis URL: write redis://, rediss:// or unix://, special characters percent-encoded"
+        known = f"redis://, rediss://, unix:// or, for a cluster, {PREFIXES}"
+        problem = f"not a Redis URL: write {known}, special characters percent-encoded"
         raise SettingsError(f"--redis {without_password(url)}: {problem}") from None
 
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
-    """Return once Redis answers. Raises `SettingsError` where waiting cannot help: password, rights, version."""
+    """Return once Redis answers, all nodes of a cluster. Raises `SettingsError` where waiting cannot help: password,
+    rights, version.
+    """
     shown = without_password(settings.redis)
-    info = await retrying("connect", _server_info, redis, shown)
+    for node, info in (await retrying("connect", _server_infos, redis, shown)).items():
+        _check(f"{shown} ({node})" if node else shown, info, in_cluster=is_split(redis))
+
+
+def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
         raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
+    if info.get("cluster_enabled") and not in_cluster:
+        raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {PREFIXES}")
     eviction = str(info.get("maxmemory_policy", "noeviction"))
     if eviction != "noeviction":
         problem = f"maxmemory-policy is {eviction}: under pressure Redis would delete jobs; set it to noeviction"
@@ -60,12 +70,16 @@ async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
     log.info("redis connected", redis=shown, version=version)
 
 
-async def _server_info(redis: Redis, shown: str) -> dict[str, object]:
+async def _server_infos(redis: Redis, shown: str) -> dict[str, dict[str, object]]:
+    """INFO of each node, by its name."""
     try:
-        info: dict[str, object] = await redis.info()
+        return {name: await node.info() for name, node in (await nodes_of(redis)).items()}
     except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
         raise SettingsError(f"--redis {shown}: {error}") from None
-    return info
+    except exceptions.ResponseError as error:
+        if "cluster support disabled" in str(error):
+            raise SettingsError(f"--redis {shown}: it is no Redis Cluster: write redis:// or rediss://") from None
+        raise
 
 
 def never_passes(error: exceptions.RedisError) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from functools import partial
 
 import structlog
@@ -20,19 +19,17 @@ from worker.config import WorkerSettings
 from worker.connections import BLOCK_MS, cancelled, retrying
 from worker.dead_letters import DeadLetters
 from worker.deliveries import Budgets, Deliveries
-from worker.errors import CacheUnwritableError, DataError, SettingsError, UnpublishableError
+from worker.errors import CacheUnwritableError, DataError, UnpublishableError
 from worker.intake import open_job
 from worker.janitor import Janitor, Retention
 from worker.lease import Lease, Leases
 from worker.parking import Parking
 from worker.policy import Policy
+from worker.reader import Reader
 from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
 from worker.streams import Entry, GroupMissingError
 from worker.version_gates import TooOldError
-
-PAUSE_S = 0.2
-"""Between a failed read and the next: Redis may refuse reads and still answer everything else."""
 
 log = structlog.get_logger()
 
@@ -53,7 +50,6 @@ class Consumer:
         keys = Keys(settings.policy, settings.partitions)
         self._settings = settings
         self._name = settings.consumer
-        self._blocking = blocking
         self._commands = commands
         self._leases = leases
         self._admission = admission
@@ -61,7 +57,6 @@ class Consumer:
         self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._parking = Parking(commands, self._dead_keys, self._name, policy)
-        self._order = deque(self._dead_keys)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
@@ -72,7 +67,8 @@ class Consumer:
         self._backpressure = Backpressure(commands, admission, self._janitor)
         self._deliveries = Deliveries(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
         # A lease counts from when the read was sent: a read must not take much of it.
-        self._block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
+        block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
+        self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
         self._sources: list[asyncio.Task[None]] = []
         self._unfinished: list[Lease] = []
 
@@ -113,16 +109,17 @@ class Consumer:
 
     async def _take_new(self, take: streams.Take) -> None:
         try:
-            await self._create_groups()
+            await self._reader.create_groups(self._dead_keys)
             while not cancelled() and await self._admission.room():
-                for entry in await self._parking.next() or await self._read():
+                for entry in await self._parking.next() or await self._reader.read():
                     await take(entry)
         except asyncio.CancelledError:
+            self._reader.close()
             if not self._admission.closed:
                 raise
             _go_on()
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
-            for entry in await self._unseen():
+            for entry in await self._unseen(self._dead_keys):
                 await take(entry)
 
     async def _until_stopped(self, role: Coroutine[None, None, None]) -> None:
@@ -132,30 +129,10 @@ class Consumer:
             if not self._admission.closed:
                 raise
 
-    async def _read(self) -> list[Entry]:
-        try:
-            self._order.rotate(-1)  # no partition comes first each time
-            return await streams.read_new(self._blocking, self._name, self._order, self._block_ms)
-        except RedisError as error:
-            log.warning("redis does not answer, reading again", error=str(error))
-            await asyncio.sleep(PAUSE_S)
-            return await self._unseen()
-        except GroupMissingError:
-            log.warning("consumer group is gone, creating it again at 0")
-            await self._create_groups()
-            return []
-
-    async def _create_groups(self) -> None:
-        for jobs_key in self._dead_keys:
-            try:
-                await retrying("create group", streams.create_group, self._commands, jobs_key)
-            except RedisError as error:
-                raise SettingsError(f"--policy {self._settings.policy}: {jobs_key} is no stream: {error}") from None
-
-    async def _unseen(self) -> list[Entry]:
+    async def _unseen(self, jobs_keys: Iterable[str]) -> list[Entry]:
         """Entries on our own pending list that we do not hold: their reply was lost, and `>` never returns them."""
         found: list[Entry] = []
-        for jobs_key in self._dead_keys:
+        for jobs_key in jobs_keys:
             try:
                 pending = await retrying("sweep", streams.pending_of, self._commands, self._name, jobs_key)
             except (GroupMissingError, RedisError) as error:

@@ -68,8 +68,21 @@ class Janitor:
         return trimmed
 
     async def give_up_history(self) -> int:
-        """Finished entries that went, the oldest of every partition: one step, whatever their retention."""
-        return sum([await self._step(jobs_key, 0) for jobs_key in self._jobs_keys])
+        """Finished entries that went, the oldest of every partition: one step, whatever their retention.
+
+        Raises `RedisError` where no partition had any and one was not reached.
+        """
+        gone, unreached = 0, None
+        for jobs_key in self._jobs_keys:
+            try:
+                gone += await self._step(jobs_key, 0)
+            except RedisError as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                unreached = error
+        if unreached is not None and not gone:
+            raise unreached
+        return gone
 
     async def _step(self, jobs_key: str, nbytes: int) -> int:
         args: list[str | int] = [GROUP, int(1000 * self._retention.seconds), nbytes, _STEP_ENTRIES, _STEPS]

@@ -114,10 +114,9 @@ class Leases:
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def ended_unpublished(self) -> bool:
-        """True while answers of an ended lease wait for Redis to say whether they still count."""
-        return any(lease.ended for lease in self._held)
+    def ended_unpublished(self, jobs_key: str) -> bool:
+        """Whether answers of an ended lease of this stream wait for Redis to say whether they still count."""
+        return any(lease.ended and lease.jobs_key == jobs_key for lease in self._held)
 
     def holds_delivery(self, delivery: int) -> bool:
         """Whether a held entry is on its `delivery`-th delivery, or a later one."""
@@ -141,12 +140,16 @@ class Leases:
         while not cancelled():
             await asyncio.sleep(self._lease_s / 3)
             # One that ended here is not kept from others: its finished answers are sent as soon as Redis is there.
-            for leases in _by_stream(lease for lease in self._held if not lease.ended):
-                try:
-                    async with asyncio.timeout(self._lease_s / 3):
-                        await self._renew(leases)
-                except (RedisError, TimeoutError) as error:
-                    log.warning("leases not renewed", leases=len(leases), error=str(error) or type(error).__name__)
+            # Side by side: a node of a cluster that does not answer takes no time from the leases of the others.
+            chunks = _by_stream(lease for lease in self._held if not lease.ended)
+            await asyncio.gather(*(self._renew_in_time(leases) for leases in chunks))
+
+    async def _renew_in_time(self, leases: list[Lease]) -> None:
+        try:
+            async with asyncio.timeout(self._lease_s / 3):
+                await self._renew(leases)
+        except (RedisError, TimeoutError) as error:
+            log.warning("leases not renewed", leases=len(leases), error=str(error) or type(error).__name__)
 
     async def _renew(self, leases: list[Lease]) -> None:
         sent_at = time.monotonic()
@@ -173,13 +176,15 @@ class Leases:
 
     async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
         """Let any worker take these entries at once; `counted` when this delivery is to be held against the job."""
+        await asyncio.gather(*(self._give_back(chunk, counted=counted) for chunk in _by_stream(leases)))
+
+    async def _give_back(self, leases: list[Lease], *, counted: bool) -> None:
         idle_ms = int(1000 * self._lease_s) + 1
-        for chunk in _by_stream(leases):
-            args = [part for lease in chunk for part in (lease.entry_id, lease.delivery)]
-            given = await self._give_back_script(
-                keys=[chunk[0].jobs_key], args=[GROUP, chunk[0].consumer, idle_ms, 0 if counted else 1, *args]
-            )
-            log.info("gave back", jobs=given)
+        args = [part for lease in leases for part in (lease.entry_id, lease.delivery)]
+        given = await self._give_back_script(
+            keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, idle_ms, 0 if counted else 1, *args]
+        )
+        log.info("gave back", jobs=given)
 
 
 def _by_stream(leases: Iterable[Lease]) -> list[list[Lease]]:

@@ -67,15 +67,16 @@ class Parking:
 
     async def _next(self) -> list[Entry]:
         version, now = self._policy.serving.version, time.monotonic()
-        try:
-            for jobs_key in self._jobs_keys:
+        for jobs_key in self._jobs_keys:
+            try:
                 entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)
-                if entry is not None:
-                    log.debug("parked job taken", entry=entry.entry_id, delivery=entry.delivery, version=version)
-                    return [entry]
-        except (RedisError, GroupMissingError) as error:
-            if cancelled():
-                raise asyncio.CancelledError from error
-            log.debug("parked jobs not looked for", error=str(error))
+            except (RedisError, GroupMissingError) as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
+                continue
+            if entry is not None:
+                log.debug("parked job taken", entry=entry.entry_id, delivery=entry.delivery, version=version)
+                return [entry]
         self._nothing = version, now
         return []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from worker.errors import UnpublishableError
 from worker.lease import Lease
 
 AT_ONCE = 32
-"""Publishes under way: a job has up to thousands of groups, and each publish holds a connection."""
+"""Publishes under way to one partition: a job has up to thousands of groups, and each publish holds a connection."""
 
 Outcome = Literal["published", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
@@ -47,7 +49,8 @@ class Publisher:
         self._result_ttl_s = result_ttl_s
         self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
         self._settle_script = redis.register_script(resources.files("worker").joinpath("settle.lua").read_bytes())
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        # A stream's own: answers that wait for one node of a cluster keep none from the others.
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, AT_ONCE))
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -64,7 +67,7 @@ class Publisher:
             job.num_groups, job.job, job.job_groups, self._result_ttl_s,
         ]  # fmt: skip
         try:
-            async with self._slots:
+            async with self._slots[lease.jobs_key]:
                 reply = await retrying("publish", self._script, keys=keys, args=args)
         except RedisError as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable
 from importlib import resources
@@ -48,31 +49,33 @@ class Recoverer:
         """Hand over what is found to `take`, until admission closes."""
         while not (self._admission.closed or cancelled()):
             await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
-            try:
-                await self._sweep(take)
-            except (RedisError, GroupMissingError) as error:
-                log.warning("sweep put off", error=str(error))
+            # What waited for our version, then every pending list once, from where the last sweep ended.
+            while self._has_room("") and (waited := await self._parking.next()):
+                await take(waited[0])
+            for jobs_key in self._cursors:
+                try:
+                    await self._sweep(jobs_key, take)
+                except (RedisError, GroupMissingError) as error:
+                    if cancelled():
+                        raise asyncio.CancelledError from error
+                    log.warning("sweep put off", key=jobs_key, error=str(error))
 
-    async def _sweep(self, take: Take) -> None:
-        """What waited for our version, then every pending list once, from where the last sweep ended."""
-        while self._has_room() and (waited := await self._parking.next()):
-            await take(waited[0])
-        for jobs_key in self._cursors:
-            while self._has_room():
-                self._cursors[jobs_key], entry = await claim(
-                    self._claim, jobs_key, self._consumer, int(1000 * self._lease_s), self._cursors[jobs_key]
-                )
-                if entry is not None:
-                    log.info("job taken over", entry=entry.entry_id, delivery=entry.delivery)
-                    await take(entry)
-                if self._cursors[jobs_key] == _START:
-                    break
+    async def _sweep(self, jobs_key: str, take: Take) -> None:
+        while self._has_room(jobs_key):
+            self._cursors[jobs_key], entry = await claim(
+                self._claim, jobs_key, self._consumer, int(1000 * self._lease_s), self._cursors[jobs_key]
+            )
+            if entry is not None:
+                log.info("job taken over", entry=entry.entry_id, delivery=entry.delivery)
+                await take(entry)
+            if self._cursors[jobs_key] == _START:
+                break
 
-    def _has_room(self) -> bool:
+    def _has_room(self, jobs_key: str) -> bool:
         # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.
         # While a job has its last delivery here nothing joins it that may end the worker and it with it.
         return (
             self._admission.has_room
-            and not self._leases.ended_unpublished
+            and not self._leases.ended_unpublished(jobs_key)
             and not self._leases.holds_delivery(self._last_delivery)
         )

@@ -60,12 +60,13 @@ async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_
     """
     if len(jobs_keys) > 1:
         for jobs_key in jobs_keys:
-            if found := await _read(redis, consumer, [jobs_key], None):
+            if found := await read_of(redis, consumer, [jobs_key], None):
                 return found
-    return await _read(redis, consumer, jobs_keys, block_ms)
+    return await read_of(redis, consumer, jobs_keys, block_ms)
 
 
-async def _read(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None) -> list[Entry]:
+async def read_of(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None) -> list[Entry]:
+    """One undelivered entry of each stream that has one; None: without waiting. Raises `GroupMissingError`."""
     streams: Any = dict.fromkeys(jobs_keys, ">")
     sent_at = time.monotonic()
     reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=block_ms))

@@ -1,0 +1,253 @@
+"""One client for a whole Redis Cluster: a plain client a node, so that each node keeps the guards of a single Redis.
+
+redis-py has a cluster client of its own. It asks a node for the keys of each XREADGROUP, drops the connections to every
+node when one is away, and loads a missing script into all nodes or none: one dead node would stop the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.commands.core import AsyncScript
+from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
+
+from cluster.slots import Address, addresses, owners, slot_of
+from cluster.url import is_cluster, seeds
+
+_MOST_HOPS = 5
+_LOOK_S = 0.25
+"""Between two looks at who has which slots, while a node is away."""
+
+Command = tuple[Sequence[Any], Mapping[str, Any]]
+
+
+def connected(url: str, **settings: Any) -> Redis:
+    """A lazy client of what the URL names. `settings` as `Redis.from_url` takes them. Raises `ValueError`."""
+    return ClusterRedis(url, **settings) if is_cluster(url) else Redis.from_url(url, **settings)
+
+
+def is_split(redis: Redis) -> bool:
+    """Whether keys may lie on different nodes: no command may name keys of two partitions."""
+    return isinstance(redis, ClusterRedis)
+
+
+async def nodes_of(redis: Redis) -> dict[str, Redis]:
+    """A client for each node that holds keys, by `host:port`; a single Redis is one without a name."""
+    return await redis.nodes() if isinstance(redis, ClusterRedis) else {"": redis}
+
+
+class ClusterRedis(Redis):
+    """Sends each command to the node that has its keys' slot, and follows a slot that moved: nothing ran then.
+
+    It repeats nothing else, but asks the next node what any may answer where one is away. A pipeline that is no
+    transaction may span nodes; what one of them did not answer is an error in place of each of its replies.
+    """
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self._settings = settings
+        self._seed_urls = seeds(url)
+        self._seeds = [Redis.from_url(seed, **settings) for seed in self._seed_urls]
+        super().__init__(connection_pool=self._seeds[0].connection_pool)
+        self._clients: dict[Address, Redis] = {}
+        self._owners: list[Address | None] = []
+        self._stale = True
+        self._look_at = 0.0
+        self._failed: Address | None = None
+        self._looking = asyncio.Lock()
+
+    async def nodes(self) -> dict[str, Redis]:
+        """See `nodes_of`. Raises `RedisError` where no node was ever there to tell of the others."""
+        await self._look()
+        return {f"{host}:{port}": self._at((host, port)) for host, port in addresses(self._owners)}
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """What the node answers. Raises `RedisError`."""
+        slot = slot_of(args)
+        if slot is None:
+            return await self._of_any(args, options)
+        return await self._follow(await self._place(slot), args, options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: ARG002 - redis-py's
+        """A transaction keeps to one slot."""
+        return _ClusterPipeline(self, transaction)
+
+    def register_script(self, script: Any) -> Any:  # redis-py types it as the blocking client's
+        """Sent to the node that lacks it, when it says so."""
+        return _Script(self, script)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close every socket to every node."""
+        for client in (*self._seeds, *self._clients.values()):
+            await client.aclose()
+        await super().aclose(close_connection_pool)
+
+    async def send_many(self, commands: Sequence[Command], *, transaction: bool) -> list[Any]:
+        """The replies in order, errors among them; nodes are asked side by side. One without a key joins the others.
+
+        Raises `DataError` for a transaction over several slots, `RedisError`.
+        """
+        slots = [slot_of(args) for args, _ in commands]
+        some = next((slot for slot in slots if slot is not None), None)
+        if transaction and set(slots) - {some, None}:
+            raise exceptions.DataError("the keys of a transaction share no slot")
+        parts: dict[Address, list[int]] = {}
+        for number, slot in enumerate(slots):
+            parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
+        sent = [self._send(node, [commands[number] for number in part], transaction) for node, part in parts.items()]
+        answered = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
+        replies: dict[int, Any] = {}
+        for part, of_part in zip(parts.values(), answered, strict=True):
+            replies.update(zip(part, of_part, strict=True))
+        return [replies[number] for number in range(len(commands))]
+
+    async def _send(self, node: Address, commands: Sequence[Command], transaction: bool) -> list[Any]:
+        for _ in range(_MOST_HOPS):
+            try:
+                pipe: Any = self._at(node).pipeline(transaction)  # redis-py does not type what queues a command
+                for args, options in commands:
+                    pipe.pipeline_execute_command(*args, **options)
+                replies = await pipe.execute(raise_on_error=False)
+            except MovedError as moved:  # of a transaction, which did not run
+                node = self._moved(node, moved)
+            except RedisError as error:
+                self._heed(node, error)
+                return [error] * len(commands)
+            else:
+                return [await self._settled(node, *each) for each in zip(commands, replies, strict=True)]
+        return [ClusterError("a slot moved again and again")] * len(commands)
+
+    async def _settled(self, node: Address, command: Command, reply: Any) -> Any:
+        """The reply, or what the node says that the slot has moved to."""
+        if not isinstance(reply, AskError):
+            if isinstance(reply, RedisError):
+                self._heed(node, reply)
+            return reply
+        args, options = command
+        try:
+            if isinstance(reply, MovedError):
+                return await self._follow(self._moved(node, reply), args, options)
+            return await self._asking(node, reply, args, options)
+        except RedisError as error:
+            return error
+
+    async def _follow(self, node: Address, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        for _ in range(_MOST_HOPS):
+            try:
+                client: Any = self._at(node)  # redis-py does not type `execute_command`
+                return await client.execute_command(*args, **options)
+            except MovedError as moved:
+                node = self._moved(node, moved)
+            except AskError as ask:
+                return await self._asking(node, ask, args, options)
+            except RedisError as error:
+                self._heed(node, error)
+                raise
+        raise ClusterError("a slot moved again and again")
+
+    async def _of_any(self, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        await self._look()
+        problem: RedisError = ClusterDownError("no node has any slot")
+        for node in sorted(addresses(self._owners), key=lambda node: node == self._failed):
+            try:
+                return await self._follow(node, args, options)
+            except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+                problem = error
+        self._stale = True
+        raise problem
+
+    async def _asking(self, node: Address, ask: AskError, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        pipe: Any = self._at((ask.host or node[0], ask.port)).pipeline(transaction=False)
+        pipe.pipeline_execute_command("ASKING")
+        pipe.pipeline_execute_command(*args, **options)
+        return (await pipe.execute())[1]
+
+    def _moved(self, node: Address, moved: MovedError) -> Address:
+        there = (moved.host or node[0], moved.port)
+        self._owners[moved.slot_id] = there
+        self._stale = True
+        return there
+
+    def _heed(self, node: Address, error: RedisError) -> None:
+        if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | ClusterDownError):
+            self._stale, self._failed = True, node
+
+    async def _place(self, slot: int | None) -> Address:
+        await self._look()
+        found = next(addresses(self._owners), None) if slot is None else self._owners[slot]
+        if found is None:
+            self._stale = True
+            raise ClusterDownError(f"no node has slot {slot}")
+        return found
+
+    async def _look(self) -> None:
+        """Learn who has which slots, if that may have changed. While one looks, others go on by what is known."""
+        if not self._stale or (self._owners and (self._looking.locked() or time.monotonic() < self._look_at)):
+            return
+        async with self._looking:
+            if self._stale:
+                await self._learn()
+
+    async def _learn(self) -> None:
+        """From the first that answers. Raises `RedisError` where nothing was ever known."""
+        self._look_at = time.monotonic() + _LOOK_S
+        known = [(address, self._at(address)) for address in addresses(self._owners)]
+        random.shuffle(known)
+        known.sort(key=lambda each: each[0] == self._failed)  # last: it may take its time to say nothing
+        problem: RedisError | None = None
+        client: Any
+        for host, client in [*((host, client) for (host, _), client in known), *self._named()]:
+            try:
+                reply = await client.execute_command("CLUSTER", "SLOTS")
+            except RedisError as error:
+                problem = error
+            else:
+                await self._take(owners(reply, host))
+                return
+        if problem is not None and not self._owners:
+            raise problem
+
+    def _named(self) -> list[tuple[str, Redis]]:
+        return [(seed.connection_pool.connection_kwargs.get("host", "localhost"), seed) for seed in self._seeds]
+
+    async def _take(self, found: list[Address | None]) -> None:
+        self._owners, self._stale = found, None in found
+        for gone in self._clients.keys() - set(addresses(found)):
+            await self._clients.pop(gone).aclose()
+
+    def _at(self, address: Address) -> Redis:
+        if address not in self._clients:
+            pool = ConnectionPool.from_url(self._seed_urls[0], **self._settings)
+            pool.connection_kwargs.update(host=address[0], port=address[1])
+            self._clients[address] = Redis.from_pool(pool)
+        return self._clients[address]
+
+
+class _ClusterPipeline(Pipeline):
+    def __init__(self, cluster: ClusterRedis, transaction: bool) -> None:
+        super().__init__(cluster.connection_pool, cluster.response_callbacks, transaction, None)
+        self._cluster = cluster
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands, self.command_stack = self.command_stack, []
+        replies = await self._cluster.send_many(commands, transaction=self.is_transaction) if commands else []
+        for reply in replies:
+            if raise_on_error and isinstance(reply, RedisError):
+                raise reply
+        return replies
+
+
+class _Script(AsyncScript):
+    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        redis: Any = client or self.registered_client
+        words = (*(keys or ()), *(args or ()))
+        try:
+            return await redis.evalsha(self.sha, len(keys or ()), *words)
+        except NoScriptError:  # nothing ran; EVAL runs it and keeps it
+            return await redis.eval(self.script, len(keys or ()), *words)

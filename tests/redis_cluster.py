@@ -1,0 +1,114 @@
+"""A real Redis Cluster of three primaries on loopback, any node of which can be killed and come back with its data."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from producer.embedded import EmbeddedRedis
+
+NODES = 3
+BUS = 10_000
+"""What Redis adds to a node's port for the bus between nodes."""
+_PORTS = range(20_000, 22_700)
+"""Their bus ports lie below those of outgoing connections too."""
+_FORMED_S = 20
+
+
+class ClusterNode(EmbeddedRedis):
+    """One primary. Keys of a node that is away fail alone."""
+
+    def _command(self) -> list[str | Path]:
+        settings = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": "1000",
+            "cluster-require-full-coverage": "no",
+        }
+        return [*super()._command(), *(part for name, value in settings.items() for part in (f"--{name}", value))]
+
+    def ask(self, *command: str | int) -> Any:
+        """What this node itself answers."""
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(*command)
+
+
+class LocalCluster:
+    """As a context manager it runs inside the block."""
+
+    def __init__(self) -> None:
+        self.nodes = [ClusterNode(appendonly=True) for _ in range(NODES)]
+        for node, port in zip(self.nodes, _free_ports(), strict=True):
+            node.port = port
+        self._running = ExitStack()
+
+    @property
+    def url(self) -> str:
+        """What `--redis` and the clients take."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def node_of(self, key: str) -> ClusterNode:
+        """Which has the key."""
+        return self.nodes[key_slot(key.encode()) * NODES // REDIS_CLUSTER_HASH_SLOTS]
+
+    def __enter__(self) -> Self:
+        with ExitStack() as running:
+            for number, node in enumerate(self.nodes):
+                running.enter_context(node)
+                node.ask("CLUSTER", "ADDSLOTS", *_slots(number))
+                node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            for node in self.nodes[1:]:
+                node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+            self.wait_until_whole()
+            self._running = running.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._running.close()
+
+    def wait_until_whole(self) -> None:
+        """Return once every node sees all slots served by nodes that answer."""
+        deadline = time.monotonic() + _FORMED_S
+        while not all(_is_whole(node) for node in self.nodes):
+            assert time.monotonic() < deadline, [node.ask("CLUSTER", "INFO") for node in self.nodes]
+            time.sleep(0.02)
+
+
+def _slots(number: int) -> range:
+    return range(*(-(-REDIS_CLUSTER_HASH_SLOTS * each // NODES) for each in (number, number + 1)))
+
+
+def _is_whole(node: ClusterNode) -> bool:
+    told = str(node.ask("CLUSTER", "INFO"))
+    listed: Any = node.ask("CLUSTER", "SLOTS")
+    return (
+        "cluster_state:ok" in told and f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in told and len(listed) == NODES
+    )
+
+
+def _free_ports() -> list[int]:
+    """Ports that nobody listens on, nor on those of their buses."""
+    found: list[int] = []
+    start = time.monotonic_ns() % len(_PORTS)
+    for step in range(len(_PORTS)):
+        port = _PORTS[(start + step) % len(_PORTS)]
+        if _is_free(port) and _is_free(port + BUS):
+            found.append(port)
+        if len(found) == NODES:
+            break
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

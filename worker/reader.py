@@ -1,0 +1,113 @@
+"""Reads new jobs, each partition in turn; a node of a cluster that is away keeps nobody from the other partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cluster import is_split
+from worker import streams
+from worker.connections import cancelled, retrying
+from worker.errors import SettingsError
+from worker.streams import Entry, GroupMissingError
+
+PAUSE_S = 0.2
+"""Between a failed read and the next: Redis may refuse reads and still answer everything else."""
+TURN_MS = 100
+"""Of a blocking read while other partitions, on other nodes, may get a job."""
+
+Unseen = Callable[[Iterable[str]], Awaitable[list[Entry]]]
+"""What was delivered to us from these streams without our having seen it."""
+
+log = structlog.get_logger()
+
+
+class Reader:
+    """One job a read, so that no more are taken than there is room for."""
+
+    def __init__(
+        self,
+        blocking: Redis,
+        commands: Redis,
+        consumer: str,
+        jobs_keys: Iterable[str],
+        block_ms: int,
+        unseen: Unseen,
+    ) -> None:
+        self._blocking = blocking
+        self._commands = commands
+        self._consumer = consumer
+        self._order = deque(jobs_keys)
+        self._apart = is_split(blocking) and len(self._order) > 1
+        self._block_ms = min(block_ms, TURN_MS) if self._apart else block_ms
+        self._unseen = unseen
+        self._mending: dict[str, asyncio.Task[list[Entry]]] = {}
+
+    def close(self) -> None:
+        """Mend nothing more."""
+        for mending in self._mending.values():
+            mending.cancel()
+
+    async def create_groups(self, jobs_keys: Iterable[str]) -> None:
+        """Waits for Redis. Raises `SettingsError` for a key that is no stream."""
+        for jobs_key in jobs_keys:
+            try:
+                await retrying("create group", streams.create_group, self._commands, jobs_key)
+            except RedisError as error:
+                raise SettingsError(f"--policy: {jobs_key} is no stream: {error}") from None
+
+    async def read(self) -> list[Entry]:
+        """What is ours now: a new job, one that was delivered unseen before a fault, or nothing for now."""
+        self._order.rotate(-1)  # no partition comes first each time
+        return await (self._read_apart() if self._apart else self._read_together())
+
+    async def _read_together(self) -> list[Entry]:
+        try:
+            return await streams.read_new(self._blocking, self._consumer, self._order, self._block_ms)
+        except RedisError as error:
+            log.warning("redis does not answer, reading again", error=str(error))
+            await asyncio.sleep(PAUSE_S)
+            return await self._unseen(self._order)
+        except GroupMissingError:
+            log.warning("consumer group is gone, creating it again at 0")
+            await self.create_groups(self._order)
+            return []
+
+    async def _read_apart(self) -> list[Entry]:
+        """No command may name two partitions: each is asked, and the last of this turn a little longer."""
+        if found := self._mended():
+            return found
+        order = list(self._order)
+        for jobs_key in order:
+            block_ms = self._block_ms if jobs_key == order[-1] else None
+            try:
+                found = await streams.read_of(self._blocking, self._consumer, [jobs_key], block_ms)
+            except (RedisError, GroupMissingError) as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                log.warning("partition cannot be read, others go on", key=jobs_key, error=str(error))
+                self._order.remove(jobs_key)
+                self._mending[jobs_key] = asyncio.create_task(self._mend(jobs_key))
+            if found:
+                return found
+        if not self._order:
+            await asyncio.sleep(PAUSE_S)
+        return []
+
+    async def _mend(self, jobs_key: str) -> list[Entry]:
+        await asyncio.sleep(PAUSE_S)
+        await self.create_groups([jobs_key])
+        return await self._unseen([jobs_key])
+
+    def _mended(self) -> list[Entry]:
+        """Of the partitions that answer again, which are read from now on."""
+        found: list[Entry] = []
+        for jobs_key in [jobs_key for jobs_key, mending in self._mending.items() if mending.done()]:
+            found += self._mending.pop(jobs_key).result()
+            self._order.append(jobs_key)
+        return found

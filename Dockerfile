@@ -37,7 +37,6 @@ print(*project["dependencies"], *project["optional-dependencies"].get(sys.argv[1
 
 COPY LICENSE README.md ./
 COPY schemas schemas
-COPY cluster cluster
 COPY producer producer
 COPY worker worker
 RUN pip install --no-deps .

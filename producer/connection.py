@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from cluster import PREFIXES, connected
 from producer.errors import ClientClosedError, RedisUnavailableError
 from producer.redis_faults import AWAY, fault_of
+from schemas.cluster import PREFIXES, connected
 from schemas.redis_url import without_password
 
 BLOCK_MS = 2_000

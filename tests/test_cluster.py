@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
 
-from cluster import connected
 from producer import AsyncClient, BatchHandle
 from producer.cli import app
 from schemas import GroupResult, Keys, Sealed, decode
+from schemas.cluster import connected
 from schemas.keys import GROUP
 from tests.fault_steps import kill, stub_flags, tokens, wait_until_logged
 from tests.redis_cluster import LocalCluster

@@ -14,11 +14,11 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, RedisError
 
-from cluster import connected, is_cluster, is_split, nodes_of
-from cluster.slots import addresses, owners, slot_of
-from cluster.url import seeds
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
+from schemas.cluster import connected, is_cluster, is_split, nodes_of
+from schemas.cluster.slots import addresses, owners, slot_of
+from schemas.cluster.url import seeds
 from tests.redis_cluster import ClusterNode, LocalCluster
 from tests.worker_process import until
 

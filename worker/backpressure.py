@@ -15,7 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cluster import nodes_of
+from schemas.cluster import nodes_of
 from worker.admission import Admission
 from worker.connections import cancelled
 from worker.janitor import Janitor

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from cluster import PREFIXES, connected, is_split, nodes_of
+from schemas.cluster import PREFIXES, connected, is_split, nodes_of
 from schemas.redis_url import without_password
 from worker.config import WorkerSettings
 from worker.errors import SettingsError

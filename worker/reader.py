@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cluster import is_split
+from schemas.cluster import is_split
 from worker import streams
 from worker.connections import cancelled, retrying
 from worker.errors import SettingsError

@@ -18,8 +18,8 @@ from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
 
-from cluster.slots import Address, addresses, owners, slot_of
-from cluster.url import is_cluster, seeds
+from schemas.cluster.slots import Address, addresses, owners, slot_of
+from schemas.cluster.url import is_cluster, seeds
 
 _MOST_HOPS = 5
 _LOOK_S = 0.25

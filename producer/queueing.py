@@ -7,7 +7,6 @@ from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from producer.connection import Connection
 from producer.errors import BatchCancelledError, BatchConflictError, UnknownBatchError
@@ -26,8 +25,7 @@ async def queue(connection: Connection, keys: Keys, submission: Submission) -> N
     when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `RedisUnavailableError`.
     """
     for _ in range(_MOST_ROUNDS):
-        await _queue_once(connection, keys, submission)
-        if len(submission.jobs) == 1:
+        if await _queue_once(connection, keys, submission) == 1:  # nothing can be lost in between
             return
         if await is_queued(connection, keys, submission.batch.batch_id, submission.jobs[0][0].job):
             return
@@ -46,25 +44,22 @@ def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
     return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
 
 
-async def _queue_once(connection: Connection, keys: Keys, submission: Submission) -> None:
-    batch_id = submission.batch.batch_id
+async def _queue_once(connection: Connection, keys: Keys, submission: Submission) -> int:
+    """How many script calls it took."""
+    batch_id, calls = submission.batch.batch_id, 0
     names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
     for chunk in submission.chunks():
-        calls = [[_SUBMIT, len(names), *names, *submission.script_args(*job)] for job in chunk]
-        replies = await connection.call("submit", partial(_send, calls=calls))
-        if b"conflict" in replies:
+        words = [*names, *submission.script_args(chunk)]
+        reply = await connection.call("submit", partial(_send, words=words))
+        if reply == b"conflict":
             raise BatchConflictError(batch_id)
-        if b"cancelled" in replies:
+        if reply == b"cancelled":
             raise BatchCancelledError(batch_id)
+        calls += 1
+    return calls
 
 
-async def _send(redis: Redis, calls: list[list[Any]]) -> list[Any]:
-    """One script call a job, in one pipeline. EVAL, not EVALSHA: a restarted Redis has no scripts."""
-    async with redis.pipeline(transaction=False) as pipeline:
-        for call in calls:
-            pipeline.execute_command("EVAL", *call)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-    return replies
+async def _send(redis: Redis, words: list[Any]) -> Any:
+    """EVAL, not EVALSHA: a restarted Redis has no scripts."""
+    running: Any = redis.eval(_SUBMIT, 2, *words)  # redis-py types it as a string
+    return await running

@@ -1,23 +1,25 @@
--- Queue one job of a batch, once. Safe to send again after a lost reply, and after the producer died half-way.
+-- Queue some jobs of a batch, each once. Safe to send again after a lost reply, and after the producer died half-way.
 --
 -- KEYS[1] jobs stream      KEYS[2] ledger of the batch
--- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] job
--- ARGV[5...] field, value, ... of the job's entry
+-- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] words of a job's entry
+-- ARGV[5...] for each job: its number, then field, value, ... of its entry
 --
--- Returns the id of the job's entry, or 'conflict' when the batch id belongs to other content, 'cancelled' when the batch
--- was cancelled (nothing was written).
+-- Returns 'queued', or 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
+-- (nothing was written).
 local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
 if redis.call('HEXISTS', KEYS[2], 'cancelled') == 1 then return 'cancelled' end
-
-local field = 'job:' .. ARGV[4]
-local queued = redis.call('HGET', KEYS[2], field)
-if queued then return queued end
 
 if not digest then
   redis.call('HSET', KEYS[2], 'digest', ARGV[1], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
 end
-local entry = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 5))
-redis.call('HSET', KEYS[2], field, entry)
-return entry
+local words = tonumber(ARGV[4])
+for at = 5, #ARGV, words + 1 do
+  local field = 'job:' .. ARGV[at]
+  if redis.call('HEXISTS', KEYS[2], field) == 0 then
+    -- One by one: an error at a later job must not leave an entry that the ledger does not know.
+    redis.call('HSET', KEYS[2], field, redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + words)))
+  end
+end
+return 'queued'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import msgpack
@@ -17,6 +18,8 @@ M = TypeVar("M", bound=Message)
 def encode(message: Message) -> bytes:
     """One msgpack map. Raises `WireError` when it is larger than a reader would take."""
     data: bytes = msgpack.packb(message.model_dump(mode="python"))
+    if len(data) <= wire_limits.MAX_ITEMS:  # no message of ours is deep, and an item is at least a byte
+        return data
     try:
         wire_limits.check(data)
     except wire_limits.LimitExceeded as error:
@@ -35,9 +38,10 @@ def decode(data: bytes, *models: type[M]) -> M:
     version = fields.get("v")
     if type(version) is not int or version != Message.VERSION:
         raise WireVersionError(what, version, Message.VERSION, data)
-    model = next((m for m in models if m.model_fields["kind"].default == fields.get("kind")), None)
+    kind = fields.get("kind")
+    model = next((m for m in models if _kind_of(m) == kind), None)
     if model is None:
-        raise WireError(what, f"kind {shown(fields.get('kind'))} is none of the expected", data)
+        raise WireError(what, f"kind {shown(kind)} is none of the expected", data)
     try:
         return model.model_validate(fields)
     except ConfigError:
@@ -57,6 +61,11 @@ def _unpack(what: str, data: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise WireError(what, f"expected a map, got {type(fields).__name__}", data)
     return fields
+
+
+@cache
+def _kind_of(model: type[Message]) -> Any:
+    return model.model_fields["kind"].default
 
 
 def _first_problem(error: ValidationError) -> str:

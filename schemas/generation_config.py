@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -123,8 +124,8 @@ class GenerationConfig(BaseModel):
 
     def changed(self, names: tuple[str, ...]) -> list[str]:
         """Those of `names` whose value is not the default."""
-        fields = type(self).model_fields
-        return [n for n in names if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+        defaults = _defaults()
+        return [name for name in names if getattr(self, name) != defaults[name]]
 
     @model_validator(mode="wrap")
     @classmethod
@@ -135,6 +136,12 @@ class GenerationConfig(BaseModel):
             raise _translate(error) from None
         _check_together(config)
         return config
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    fields = GenerationConfig.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields}
 
 
 def _translate(error: ValidationError) -> ConfigError:

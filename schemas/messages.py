@@ -102,10 +102,10 @@ class Job(Message):
     def _lengths_cover_ids(self) -> Self:
         _expect("prompt_ids", self.prompt_ids, "int32", 1)
         _expect("prompt_lengths", self.prompt_lengths, "int32", 1)
-        lengths = self.prompt_lengths.numpy()
+        lengths = self.prompt_lengths.numpy().tolist()  # few: a list is quicker than an array
         if not 1 <= len(lengths) <= MAX_GROUPS_PER_JOB:
             raise ValueError(f"a job has 1 to {MAX_GROUPS_PER_JOB} groups, not {len(lengths)}")
-        if lengths.min() < 0 or int(lengths.sum(dtype=np.int64)) != self.prompt_ids.shape[0]:
+        if min(lengths) < 0 or sum(lengths) != self.prompt_ids.shape[0]:
             raise ValueError("prompt_lengths do not add up to prompt_ids")
         if self.first_group + len(lengths) > self.num_groups:
             raise ValueError("first_group + groups exceeds num_groups")
@@ -220,9 +220,10 @@ class GroupResult(Message):
         if (self.logprobs is None) != (self.logprobs_flavour is None):
             raise ValueError("logprobs and logprobs_flavour come together")
         lengths = self.lengths.numpy()
-        if lengths.min(initial=0) < 0 or lengths.max(initial=0) > width:
+        listed = lengths.tolist()
+        if min(listed, default=0) < 0 or max(listed, default=0) > width:
             raise ValueError(f"lengths must lie within 0 and {width}")
-        if not np.array_equal(np.arange(width) < lengths[:, None], self.response_mask.numpy()):
+        if Tensor.of(np.arange(width) < lengths[:, None]).data != self.response_mask.data:
             raise ValueError("response_mask does not follow from lengths")
         return self
 

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["int32", "int64", "float32", "bit"]
-_CARRIED: dict[str, Dtype] = {"int32": "int32", "int64": "int64", "float32": "float32"}
+_LITTLE: dict[str, np.dtype[Any]] = {"int32": np.dtype("<i4"), "int64": np.dtype("<i8"), "float32": np.dtype("<f4")}
+_CARRIED: dict[np.dtype[Any], Dtype] = {
+    np.dtype("i4"): "int32", np.dtype("i8"): "int64", np.dtype("f4"): "float32",
+}  # fmt: skip
+_MOST = 2**31
 
 
 class Tensor(BaseModel):
@@ -24,7 +28,7 @@ class Tensor(BaseModel):
 
     @model_validator(mode="after")
     def _length_follows_from_shape(self) -> Self:
-        if any(size < 0 or size > 2**31 for size in self.shape):
+        if min(self.shape, default=0) < 0 or max(self.shape, default=0) > _MOST:
             raise ValueError(f"shape {self.shape} has a negative or huge side")
         expected = _num_bytes(self.dtype, self.shape)
         if len(self.data) != expected:
@@ -37,10 +41,10 @@ class Tensor(BaseModel):
         if array.dtype == np.bool_:
             packed = np.packbits(array.reshape(-1), bitorder="little")
             return cls.model_construct(dtype="bit", shape=array.shape, data=packed.tobytes())
-        dtype = _CARRIED.get(array.dtype.name)
+        dtype = _CARRIED.get(array.dtype.newbyteorder("="))
         if dtype is None:
-            raise TypeError(f"the wire carries {', '.join(_CARRIED)} and bool, not {array.dtype}")
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            raise TypeError(f"the wire carries {', '.join(_LITTLE)} and bool, not {array.dtype}")
+        little = array.astype(_LITTLE[dtype], copy=False)
         return cls.model_construct(dtype=dtype, shape=array.shape, data=little.tobytes())
 
     def numpy(self) -> NDArray[Any]:
@@ -49,9 +53,9 @@ class Tensor(BaseModel):
             flat = np.frombuffer(self.data, np.uint8)
             bits = np.unpackbits(flat, count=math.prod(self.shape), bitorder="little")
             return bits.astype(np.bool_).reshape(self.shape)
-        return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
+        return np.frombuffer(self.data, _LITTLE[self.dtype]).reshape(self.shape)
 
 
 def _num_bytes(dtype: Dtype, shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
-    return (count + 7) // 8 if dtype == "bit" else count * np.dtype(dtype).itemsize
+    return (count + 7) // 8 if dtype == "bit" else count * _LITTLE[dtype].itemsize

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 8
 MAX_ITEMS = 100_000
 
-# Fixed-width types: what follows the type byte. Spec: https://github.com/msgpack/msgpack/blob/master/spec.md
+# By type byte. Spec: https://github.com/msgpack/msgpack/blob/master/spec.md
 _SCALAR_BYTES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
     0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
 }  # fmt: skip
-_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-_ARRAY_BYTES = {0xDC: 2, 0xDD: 4}
-_MAP_BYTES = {0xDE: 2, 0xDF: 4}
+_BODY_BYTES = dict.fromkeys([*range(0x80), *range(0xE0, 0x100)], 0) | {0xA0 + n: n for n in range(32)} | _SCALAR_BYTES
+_LEAF_BYTES = [1 + _BODY_BYTES.get(kind, -1) for kind in range(256)]
+"""A value's bytes with its type byte, where that tells; 0 for the others."""
+_BODY_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_COUNT_BYTES = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+_MAPS = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 
 
 class LimitExceeded(ValueError):
@@ -23,52 +28,58 @@ def check(data: bytes) -> None:
     """Walk the headers of one msgpack value, stepping over binary bodies: cost grows with items, not bytes."""
     if len(data) > MAX_BYTES:
         raise LimitExceeded(f"{len(data)} bytes, at most {MAX_BYTES} are read")
-    position, seen, open_items = 0, 0, [1]
-    while open_items:
-        if open_items[-1] == 0:
-            open_items.pop()
-            continue
-        open_items[-1] -= 1
-        seen += 1
-        position, children = _step(data, position)
-        if children is None:
-            continue
-        if seen + children > MAX_ITEMS:
-            raise LimitExceeded(f"more than {MAX_ITEMS} items")
-        if len(open_items) > MAX_DEPTH:
-            raise LimitExceeded(f"nested deeper than {MAX_DEPTH}")
-        open_items.append(children)
-    if position != len(data):
-        raise LimitExceeded(f"{len(data) - position} bytes after the end of the message")
-
-
-def _step(data: bytes, position: int) -> tuple[int, int | None]:
-    """The position after the header (and body, for a leaf) at `position`, and how many children a container opens."""
-    if position >= len(data):
-        raise LimitExceeded("truncated")
-    kind = data[position]
-    body = position + 1
-    if kind <= 0x7F or kind >= 0xE0:
-        return body, None
-    if kind <= 0x8F:
-        return body, 2 * (kind & 0x0F)
-    if kind <= 0x9F:
-        return body, kind & 0x0F
-    if kind <= 0xBF:
-        return _leaf(data, body + (kind & 0x1F))
-    if kind in _SCALAR_BYTES:
-        return _leaf(data, body + _SCALAR_BYTES[kind])
-    for table, children_each in ((_LENGTH_BYTES, 0), (_ARRAY_BYTES, 1), (_MAP_BYTES, 2)):
-        if kind in table:
-            end = body + table[kind]
-            if end > len(data):
-                raise LimitExceeded("truncated")
-            length = int.from_bytes(data[body:end], "big")
-            return (end, children_each * length) if children_each else _leaf(data, end + length)
-    raise LimitExceeded(f"msgpack type 0x{kind:02x} is not used on this wire")
-
-
-def _leaf(data: bytes, end: int) -> tuple[int, None]:
+    try:
+        end = _end(data)
+    except IndexError:
+        raise LimitExceeded("truncated") from None
     if end > len(data):
         raise LimitExceeded("truncated")
-    return end, None
+    if end < len(data):
+        raise LimitExceeded(f"{len(data) - end} bytes after the end of the message")
+
+
+def _end(data: bytes) -> int:
+    """Where the value ends, by its headers, which may lie about bytes that are not there. Raises `IndexError` then.
+
+    Each message that is read or sent passes this loop, nearly all of it by the first branch.
+    """
+    leaf_bytes, position, items = _LEAF_BYTES, 0, 1
+    siblings = repeat(None, 1)  # still to come beside the value at hand
+    outer: list[repeat[None]] = []  # and around it
+    while True:
+        for _ in siblings:
+            kind = data[position]
+            if size := leaf_bytes[kind]:
+                position += size
+            elif kind in _BODY_LENGTH_BYTES:
+                start = position + 1 + _BODY_LENGTH_BYTES[kind]
+                position = start + int.from_bytes(data[position + 1 : start], "big")
+            else:
+                break
+        else:
+            if not outer:
+                return position
+            siblings = outer.pop()
+            continue
+        position, children = _opened(data, position)
+        items += children
+        outer.append(siblings)
+        if items > MAX_ITEMS:
+            raise LimitExceeded(f"more than {MAX_ITEMS} items")
+        if len(outer) > MAX_DEPTH:
+            raise LimitExceeded(f"nested deeper than {MAX_DEPTH}")
+        siblings = repeat(None, children)
+
+
+def _opened(data: bytes, position: int) -> tuple[int, int]:
+    """The position after the header of the array or map at `position`, and how many values it declares."""
+    kind, start = data[position], position + 1
+    each = 2 if kind in _MAPS else 1
+    if kind <= 0x9F:
+        return start, each * (kind & 0x0F)
+    if kind not in _COUNT_BYTES:
+        raise LimitExceeded(f"msgpack type 0x{kind:02x} is not used on this wire")
+    end = start + _COUNT_BYTES[kind]
+    if end > len(data):
+        raise LimitExceeded("truncated")
+    return end, each * int.from_bytes(data[start:end], "big")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 import torch
 
 from producer import (
@@ -31,12 +30,6 @@ from tests.batches import CONFIG, PROMPTS, entries
 async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
         yield made
-
-
-@pytest.fixture
-def server(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as connected:
-        yield connected
 
 
 async def test_submit_queues_jobs_that_cover_the_batch_once(client: AsyncClient, server: Any, policy: str) -> None:
@@ -115,7 +108,7 @@ async def test_a_lost_reply_does_not_queue_a_job_twice(redis_url: str, server: A
     assert jobs == [0, 1, 2, 3]
 
 
-async def test_many_jobs_travel_in_bounded_pipelines(client: AsyncClient, server: Any, policy: str) -> None:
+async def test_many_jobs_travel_in_bounded_script_calls(client: AsyncClient, server: Any, policy: str) -> None:
     await client.submit([[n + 1] for n in range(200)], None, CONFIG, prompts_per_job=1)
     assert [envelope.first_group for envelope, _ in entries(server, policy)] == list(range(200))
 
@@ -123,8 +116,8 @@ async def test_many_jobs_travel_in_bounded_pipelines(client: AsyncClient, server
 async def test_jobs_that_redis_loses_while_others_are_queued_are_queued_again(
     client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is emptied between two pipelines of one submit."""
-    losses = emptied_between_pipelines(server, policy, monkeypatch, times=1)
+    """Redis is emptied between two script calls of one submit."""
+    losses = emptied_between_calls(server, policy, monkeypatch, times=1)
     handle = await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
     assert sorted(envelope.job for envelope, _ in entries(server, policy)) == list(range(100))
     assert (losses, await handle.done()) == ([64], 0)
@@ -133,14 +126,14 @@ async def test_jobs_that_redis_loses_while_others_are_queued_are_queued_again(
 async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
     client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = emptied_between_pipelines(server, policy, monkeypatch, times=99)
+    losses = emptied_between_calls(server, policy, monkeypatch, times=99)
     with pytest.raises(UnknownBatchError, match="lost its first jobs"):
         await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
     assert len(losses) == 3
 
 
-def emptied_between_pipelines(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
-    """Delete this policy's keys before each second pipeline; how many jobs were there then."""
+def emptied_between_calls(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Delete this policy's keys before each second script call; how many jobs were there then."""
     losses: list[int] = []
     chunks = Submission.chunks
 

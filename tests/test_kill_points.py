@@ -156,7 +156,7 @@ def test_a_worker_killed_at_any_call_of_a_takeover_leaves_one_answer_a_group(
 
 
 JOBS = 130
-"""Three pipelines: 64, 64 and 2 jobs."""
+"""Three script calls: 64, 64 and 2 jobs."""
 PROMPTS = [[5 + row] for row in range(JOBS)]
 
 
@@ -171,16 +171,14 @@ def ends_of_calls(redis_url: str, policy: str) -> list[int]:
         link.requests = bytearray()
         submit(link.url, policy, "measured")
         starts = [found.start() for found in re.finditer(rb"\*\d+\r\n\$4\r\nEVAL\r\n", link.requests)]
-        assert len(starts) == JOBS
+        assert len(starts) == 3
         return [*starts, len(link.requests)]
 
 
 def test_a_submit_cut_anywhere_is_completed_by_the_next(redis_url: str, policy: str, queue: Queue) -> None:
     ends = ends_of_calls(redis_url, policy)
     rng = random.Random(3)
-    cuts = {ends[number] for number in (0, 1, 64, 65, 128, 129)} | {
-        rng.randrange(*ends[:: len(ends) - 1]) for _ in "123456"
-    }
+    cuts = {*ends[:3], *(end + 1 for end in ends[:3]), *(rng.randrange(ends[0], ends[-1]) for _ in "123456")}
     with stub(redis_url, policy) as worker:
         seen = set()
         for number, cut in enumerate(sorted(cuts)):
@@ -192,7 +190,7 @@ def test_a_submit_cut_anywhere_is_completed_by_the_next(redis_url: str, policy: 
             seen.add(jobs_of(queue, batch_id))
             check_completed(redis_url, policy, queue, batch_id, worker)
 
-    assert {0, 1, 64, 65, 128, 129} <= seen
+    assert {0, 64, 128} <= seen
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

@@ -15,6 +15,8 @@ from worker.engine import Completion
 
 def pad(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
     """`(len(rows), longest row)`, each row on the left, zeros after it."""
+    if len(rows) == 1:
+        return rows[0][np.newaxis].astype(dtype, copy=False)
     width = max((len(row) for row in rows), default=0)
     padded = np.zeros((len(rows), width), dtype)
     for line, row in zip(padded, rows, strict=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from schemas import Keys
 from schemas.keys import GROUP
@@ -85,6 +87,66 @@ def test_its_state_can_be_read() -> None:
     leases.hold(lease(100.0))
 
     assert repr(leases) == "<Leases held=1 of 10 s>"
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["something runs", "nothing runs"])
+async def test_a_renewal_that_comes_too_late_ends_what_runs_and_says_so_and_else_nothing(
+    redis: Redis, policy: str, runs: bool
+) -> None:
+    """The renewal of a job whose last answer is on its way may come after that has acknowledged it."""
+    jobs = Keys(policy).jobs(0)
+    await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
+    leases, held = Leases(redis, lease_s=0.3), Lease(jobs, "dead", "1-0", "w1", 1, time.monotonic() + 100)
+    leases.hold(held)
+    request = asyncio.create_task(held.during(asyncio.Event().wait())) if runs else None
+    with capture_logs() as lines:
+        renewing = asyncio.create_task(leases.run())
+
+        async def said() -> bool:
+            return any(line["event"] in ("lease lost", "no lease to renew, nothing runs for it") for line in lines)
+
+        await until(said)
+        renewing.cancel()
+
+    assert held.ended is runs
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["lease lost"] * runs
+    if request is not None:
+        with pytest.raises(LeaseEndedError):
+            await request
+
+
+async def test_a_request_that_outlives_a_stop_leaves_its_caller_uncancelled() -> None:
+    """As redis-py does now and then: it answers as if nothing had been cancelled."""
+    held, started = lease(100.0), asyncio.Event()
+
+    async def request() -> str:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "answered"
+
+    async def caller() -> tuple[str, int]:
+        task = asyncio.current_task()
+        assert task is not None
+        return await held.during(request()), task.cancelling()
+
+    running = asyncio.create_task(caller())
+    await started.wait()
+    held.end()
+
+    assert await running == ("answered", 0)
+
+
+async def test_a_caller_that_is_cancelled_while_its_lease_ends_is_cancelled() -> None:
+    held = lease(100.0)
+    caller = asyncio.create_task(held.during(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+
+    held.end()
+    caller.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
 
 
 async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, policy: str) -> None:

@@ -61,6 +61,7 @@ def test_a_worker_stopped_past_its_lease_adds_nothing_when_it_wakes(
     with stubs(redis_url, policy, *stub_flags(group_s=1.0, at_once=2)) as (one, two):
         batch = client.submit([[5], [6], [7], [8]], None, tokens())
         zombie, rescuer = wait_until_one_holds(one, two, queue)
+        wait_until_logged(zombie, "job started")
         os.kill(zombie.process.pid, signal.SIGSTOP)
         before = queue.done(batch.batch_id)
         wait_until_held(rescuer, queue)

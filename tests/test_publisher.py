@@ -14,7 +14,8 @@ from schemas import Envelope, GroupError, Keys, Sealed, decode
 from schemas.keys import GROUP
 from worker.connections import connect
 from worker.lease import Lease
-from worker.publisher import AT_ONCE, Publisher
+from worker.pipelines import AT_ONCE
+from worker.publisher import Publisher
 
 BATCH = "b"
 JOB = Envelope(BATCH, 0, 0, 2, 2)

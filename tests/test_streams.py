@@ -16,7 +16,7 @@ async def test_a_read_takes_one_job_however_many_partitions_have_one(redis: Redi
         await streams.create_group(redis, jobs_key)
         await redis.xadd(jobs_key, {"payload": b""})
 
-    taken = [await streams.read_new(redis, "w1", jobs, 10) for _ in range(5)]
+    taken = [await streams.read_new(redis, "w1", jobs, 10, 1) for _ in range(5)]
 
     assert [[entry.jobs_key for entry in entries] for entries in taken] == [[jobs_key] for jobs_key in jobs] + [[]]
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
+
+OF_LATE = 32
+"""Jobs whose size tells what to expect of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Load:
         return Load(self.groups + other.groups, self.sequences + other.sequences, self.nbytes + other.nbytes)
 
     def __sub__(self, other: Load) -> Load:
-        return self + -1 * other
+        return Load(self.groups - other.groups, self.sequences - other.sequences, self.nbytes - other.nbytes)
 
     def __rmul__(self, times: int) -> Load:
         return Load(times * self.groups, times * self.sequences, times * self.nbytes)
@@ -38,6 +42,7 @@ class Admission:
         self.limit_bytes = limit_bytes
         self.load = Load()
         self.closed = False
+        self._of_late: deque[Load] = deque(maxlen=OF_LATE)
         self._reasons: set[str] = set()
         self._one_more = False
         self._wake = asyncio.Event()
@@ -57,10 +62,23 @@ class Admission:
         return frozenset(self._reasons)
 
     @property
+    def is_full(self) -> bool:
+        """A limit is reached."""
+        return self.load.sequences >= self.limit or self.load.nbytes >= self.limit_bytes
+
+    @property
     def has_room(self) -> bool:
         """Below both limits, not paused (but for one job that was let in) and not closed."""
-        below = self.load.sequences < self.limit and self.load.nbytes < self.limit_bytes
-        return below and (not self._reasons or self._one_more) and not self.closed
+        return not (self.is_full or self.closed) and (not self._reasons or self._one_more)
+
+    def fits(self, most: int) -> int:
+        """How many jobs may be read at once, 1 to `most`: up to a limit, if each is as large as the largest of late."""
+        if most <= 1 or self._reasons or not self._of_late:
+            return 1
+        sequences = max(1, *(load.sequences for load in self._of_late))
+        nbytes = max(1, *(load.nbytes for load in self._of_late))
+        left = self.limit - self.load.sequences, self.limit_bytes - self.load.nbytes
+        return max(1, min(most, -(-left[0] // sequences), -(-left[1] // nbytes)))
 
     async def room(self) -> bool:
         """True once there is room; False once admission is closed, paused or not."""
@@ -90,8 +108,9 @@ class Admission:
         self._update()
 
     def admit(self, load: Load) -> None:
-        """Count what was taken from Redis."""
+        """Count a job that was taken from Redis."""
         self._one_more = False
+        self._of_late.append(load)
         self.load += load
         self._update()
 

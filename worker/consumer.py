@@ -1,4 +1,4 @@
-"""Takes a job when the engine has room: one that waited for our version, a new one, one that another gave up."""
+"""Takes jobs when the engine has room: one that waited for our version, a new one, one that another gave up."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ from worker.recoverer import Recoverer
 from worker.rollout import Rollout, Task
 from worker.streams import Entry, GroupMissingError
 from worker.version_gates import TooOldError
+
+READ_AT_ONCE = 16
+"""Jobs of one read at most: their bytes are in memory before it is known whether there is room for them."""
 
 log = structlog.get_logger()
 
@@ -71,6 +74,8 @@ class Consumer:
         self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
         self._sources: list[asyncio.Task[None]] = []
         self._unfinished: list[Lease] = []
+        self._ended = 0
+        """Jobs that ended since the last read."""
 
     def __repr__(self) -> str:
         return f"<Consumer {self._name} policy={self._settings.policy} {self._leases!r} {self._admission!r}>"
@@ -83,7 +88,7 @@ class Consumer:
         async with asyncio.TaskGroup() as jobs:
             take = partial(self._take, jobs)
             self._sources = [
-                jobs.create_task(self._take_new(take)),
+                jobs.create_task(self._take_new(jobs)),
                 jobs.create_task(self._until_stopped(self._recoverer.run(take))),
                 jobs.create_task(self._until_stopped(self._janitor.run())),
                 jobs.create_task(self._until_stopped(self._backpressure.run())),
@@ -107,20 +112,29 @@ class Consumer:
         except (RedisError, TimeoutError) as error:
             log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
 
-    async def _take_new(self, take: streams.Take) -> None:
+    async def _take_new(self, jobs: asyncio.TaskGroup) -> None:
         try:
             await self._reader.create_groups(self._dead_keys)
             while not cancelled() and await self._admission.room():
-                for entry in await self._parking.next() or await self._reader.read():
-                    await take(entry)
+                found = await self._parking.next() or await self._reader.read(self._next_read())
+                await self._take(jobs, *found)
         except asyncio.CancelledError:
             self._reader.close()
+            self._parking.close()
             if not self._admission.closed:
                 raise
             _go_on()
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
-            for entry in await self._unseen(self._dead_keys):
-                await take(entry)
+            await self._take(jobs, *await self._unseen(self._dead_keys))
+
+    def _next_read(self) -> int:
+        """How many jobs to ask for: one, and one for each that ended since the last read, where there is room.
+
+        So who is faster gets more, and whoever only fills up takes no more at a time than those who wait beside him.
+        """
+        count = self._admission.fits(min(1 + self._ended, READ_AT_ONCE))
+        self._ended = 0
+        return count
 
     async def _until_stopped(self, role: Coroutine[None, None, None]) -> None:
         try:
@@ -172,13 +186,23 @@ class Consumer:
             entry.taken_at,
         )
 
-    async def _take(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
-        lease = self._lease(entry)
-        # Paused since the read was sent: whoever resumes first may have it.
-        if self._admission.paused and not self._admission.has_room:
-            await retrying("give back", self._leases.give_back, [lease], counted=False)
-            return
-        running = self._run(lease, entry)
+    async def _take(self, jobs: asyncio.TaskGroup, *entries: Entry) -> None:
+        """All that there is room for, and the first in any case: it was asked for."""
+        unwanted = []
+        for number, entry in enumerate(entries):
+            lease = self._lease(entry)
+            # Paused since the read was sent: whoever resumes first may have it.
+            if self._admission.paused and not self._admission.has_room:
+                unwanted.append(lease)
+            else:
+                self._start(jobs, lease, entry, number > 0)
+        if unwanted:
+            await retrying("give back", self._leases.give_back, unwanted, counted=False)
+        # The first steps of the jobs admit their sequences; only then is it known whether there is room for another.
+        await asyncio.sleep(0)
+
+    def _start(self, jobs: asyncio.TaskGroup, lease: Lease, entry: Entry, is_spare: bool) -> None:
+        running = self._run(lease, entry, is_spare)
         try:
             jobs.create_task(running)
         except RuntimeError:  # the grace period has just ended, and the group with it
@@ -186,25 +210,29 @@ class Consumer:
             self._unfinished.append(lease)
             return
         self._leases.hold(lease)
-        # Its first step admits the job's sequences; only then is it known whether there is room for another.
-        await asyncio.sleep(0)
 
-    async def _run(self, lease: Lease, entry: Entry) -> None:
+    async def _run(self, lease: Lease, entry: Entry, is_spare: bool) -> None:
         try:
-            await self._answer(lease, entry)
+            await self._answer(lease, entry, is_spare)
         except BaseException:
             self._unfinished.append(lease)
             raise
         finally:
             self._leases.drop(lease)
+            self._ended += 1
 
-    async def _answer(self, lease: Lease, entry: Entry) -> None:
+    async def _answer(self, lease: Lease, entry: Entry, is_spare: bool) -> None:
         try:
             task = await self._open(lease, entry)
-            if task is not None:
-                await self._rollout.run(task)
-                if lease.ended:
-                    await self._deliveries.excuse(lease, task.envelope.batch_id)
+            if task is None:
+                return
+            if is_spare and self._admission.is_full:  # the jobs before it are larger than those of late
+                log.debug("no room, job given back", entry=lease.entry_id)
+                await retrying("give back", self._leases.give_back, [lease], counted=False)
+                return
+            await self._rollout.run(task)
+            if lease.ended:
+                await self._deliveries.excuse(lease, task.envelope.batch_id)
         except TooOldError as waiting:
             await self._parking.park(lease, waiting.min_version)
         except CacheUnwritableError as error:

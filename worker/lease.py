@@ -29,7 +29,19 @@ class LeaseEndedError(WorkerError):
     """Raised in a group whose lease ran out or was lost while it was being generated: another worker may own it."""
 
 
-@dataclass(eq=False)
+@dataclass(slots=True)
+class _Request:
+    """What a task waits for while its lease lasts."""
+
+    is_stoppable: bool
+    interruptions: int = 0
+
+    def interrupt(self, caller: asyncio.Task[Any]) -> None:
+        self.interruptions += 1
+        caller.cancel()
+
+
+@dataclass(eq=False, slots=True)
 class Lease:
     """One delivery of one entry to this worker. Its fencing token is (consumer, delivery); Redis checks it."""
 
@@ -47,8 +59,8 @@ class Lease:
     """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
     stopped: DataError | None = None
     """Why engine requests must not run for it although the lease goes on: what its unanswered groups get."""
-    _requests: dict[asyncio.Task[Any], bool] = field(default_factory=dict, repr=False)
-    """What runs for it, and whether `stop` ends it."""
+    _requests: dict[asyncio.Task[Any], _Request] = field(default_factory=dict, repr=False)
+    """What runs for it, by the task that waits for it."""
 
     def token(self) -> tuple[str, str, str]:
         """consumer, entry id and delivery count, in the order that the scripts take them."""
@@ -57,36 +69,47 @@ class Lease:
     async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
         """The result of `request`, which is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
 
-        Raises `LeaseEndedError` or the `DataError` that `stop` was given.
+        Raises `LeaseEndedError` or the `DataError` that `stop` was given. It cancels the task that waits and takes that
+        back, as `asyncio.timeout` does: a task of its own for each request costs more. A task has one at a time.
         """
         over = self._over(stoppable=stoppable)
         if over is not None:
             request.close()
             raise over
-        running = asyncio.create_task(request)
-        self._requests[running] = stoppable
-        running.add_done_callback(self._requests.pop)
+        caller = asyncio.current_task()
+        if caller is None or caller in self._requests:
+            raise RuntimeError("a task has one request at a time")
+        cancelled_before = caller.cancelling()
+        self._requests[caller] = running = _Request(stoppable)
         try:
-            return await running
+            return await request
         except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            over = self._over(stoppable=stoppable)
-            if over is None or (caller is not None and caller.cancelling()):
-                raise
-            raise over from None
+            if caller.cancelling() - running.interruptions > cancelled_before or not running.interruptions:
+                raise  # by another, too
+            raise self._over(stoppable=stoppable) or LeaseEndedError(f"{self} has ended") from None
+        finally:
+            del self._requests[caller]
+            for _ in range(running.interruptions):
+                caller.uncancel()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs for it that would have to be aborted."""
+        return not self._requests
 
     def end(self) -> None:
         """Abort what runs for it: another worker may start on it."""
         self.ended = True
-        for running in self._requests:
-            running.cancel()
+        for caller, running in self._requests.items():
+            running.interrupt(caller)
 
     def stop(self, reason: DataError) -> None:
         """Abort what runs for it in the engine: nobody wants it any more. The first reason stays."""
         if self.stopped is None:
             self.stopped = reason
-            for running in [running for running, stoppable in self._requests.items() if stoppable]:
-                running.cancel()
+            for caller, running in self._requests.items():
+                if running.is_stoppable:
+                    running.interrupt(caller)
 
     def _over(self, *, stoppable: bool) -> WorkerError | None:
         if self.ended:
@@ -159,8 +182,17 @@ class Leases:
             if lease.entry_id.encode() not in lost:
                 lease.ends_at = sent_at + self._lease_s
             elif lease in self._held and not lease.ended:
-                log.warning("lease lost", entry=lease.entry_id)
-                lease.end()
+                self._heed_loss(lease)
+
+    def _heed_loss(self, lease: Lease) -> None:
+        """Where nothing runs for it, its last answer is on its way, or it is parked, given back or buried: done by now,
+        or the script that is to do it finds out, and says so.
+        """
+        if lease.is_idle:
+            log.debug("no lease to renew, nothing runs for it", entry=lease.entry_id)
+            return
+        log.warning("lease lost", entry=lease.entry_id)
+        lease.end()
 
     async def _end_for_ever(self) -> None:
         while True:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
@@ -19,9 +17,7 @@ from schemas.keys import GROUP
 from worker.connections import retrying
 from worker.errors import UnpublishableError
 from worker.lease import Lease
-
-AT_ONCE = 32
-"""Publishes under way to one partition: a job has up to thousands of groups, and each publish holds a connection."""
+from worker.pipelines import Pipelines, Word
 
 Outcome = Literal["published", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
@@ -44,13 +40,11 @@ class Publisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
     def __init__(self, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
-        self._redis = redis
+        self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
         self._settle_script = redis.register_script(resources.files("worker").joinpath("settle.lua").read_bytes())
-        # A stream's own: answers that wait for one node of a cluster keep none from the others.
-        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, AT_ONCE))
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -60,15 +54,13 @@ class Publisher:
         """
         keys = [lease.jobs_key, self._keys.results(job.batch_id), self._keys.ledger(job.batch_id)]
         payload = _encoded(answer, lease.consumer)
-        sealed = encode(Sealed(batch_id=job.batch_id, num_groups=job.num_groups))
-        args: list[str | int | bytes] = [
+        args: list[Word] = [
             GROUP, *lease.token(),
-            answer.group, answer.kind, payload, sealed,
+            answer.group, answer.kind, payload, _sealed(job.batch_id, job.num_groups),
             job.num_groups, job.job, job.job_groups, self._result_ttl_s,
         ]  # fmt: skip
         try:
-            async with self._slots[lease.jobs_key]:
-                reply = await retrying("publish", self._script, keys=keys, args=args)
+            reply = await retrying("publish", self._pipelines.run, self._script, keys, args)
         except RedisError as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         outcome = _outcome(reply)
@@ -82,8 +74,9 @@ class Publisher:
 
     async def standing(self, job: Envelope) -> Standing:
         """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""
-        fields = ["cancelled", *(f"g:{group}" for group in job.groups)]
-        cancelled, *known = await retrying("read ledger", _values, self._redis, self._keys.ledger(job.batch_id), fields)
+        stream = self._keys.jobs(self._keys.partition(job.batch_id))
+        command = "HMGET", self._keys.ledger(job.batch_id), "cancelled", *(f"g:{group}" for group in job.groups)
+        cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
         return Standing(cancelled is not None, missing)
 
@@ -96,9 +89,10 @@ class Publisher:
         return settlement
 
 
-async def _values(redis: Redis, ledger: str, fields: list[str]) -> list[bytes | None]:
-    values: Any = await redis.hmget(ledger, fields)
-    return list(values)
+@lru_cache(maxsize=1024)
+def _sealed(batch_id: str, num_groups: int) -> bytes:
+    """Each answer of a batch brings it along, for any of them may be the last."""
+    return encode(Sealed(batch_id=batch_id, num_groups=num_groups))
 
 
 def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Reader:
-    """One job a read, so that no more are taken than there is room for."""
+    """Asks for as many jobs as it is told that there is room for."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Reader:
             except RedisError as error:
                 raise SettingsError(f"--policy: {jobs_key} is no stream: {error}") from None
 
-    async def read(self) -> list[Entry]:
-        """What is ours now: a new job, one that was delivered unseen before a fault, or nothing for now."""
+    async def read(self, count: int) -> list[Entry]:
+        """What is ours now: up to `count` new jobs, those that were delivered unseen before a fault, or nothing."""
         self._order.rotate(-1)  # no partition comes first each time
-        return await (self._read_apart() if self._apart else self._read_together())
+        return await (self._read_apart(count) if self._apart else self._read_together(count))
 
-    async def _read_together(self) -> list[Entry]:
+    async def _read_together(self, count: int) -> list[Entry]:
         try:
-            return await streams.read_new(self._blocking, self._consumer, self._order, self._block_ms)
+            return await streams.read_new(self._blocking, self._consumer, self._order, self._block_ms, count)
         except RedisError as error:
             log.warning("redis does not answer, reading again", error=str(error))
             await asyncio.sleep(PAUSE_S)
@@ -78,7 +78,7 @@ class Reader:
             await self.create_groups(self._order)
             return []
 
-    async def _read_apart(self) -> list[Entry]:
+    async def _read_apart(self, count: int) -> list[Entry]:
         """No command may name two partitions: each is asked, and the last of this turn a little longer."""
         if found := self._mended():
             return found
@@ -86,7 +86,7 @@ class Reader:
         for jobs_key in order:
             block_ms = self._block_ms if jobs_key == order[-1] else None
             try:
-                found = await streams.read_of(self._blocking, self._consumer, [jobs_key], block_ms)
+                found = await streams.read_of(self._blocking, self._consumer, [jobs_key], block_ms, count)
             except (RedisError, GroupMissingError) as error:
                 if cancelled():
                     raise asyncio.CancelledError from error

@@ -112,8 +112,8 @@ class Rollout:
         `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
         """
         lease, groups = task.lease, task.envelope.groups
-        self._admission.admit(task.load)
         unreleased = task.load
+        self._admission.admit(unreleased)
         try:
             with self._stoppable(task):
                 missing = await lease.during(self._missing(task))
@@ -121,7 +121,8 @@ class Rollout:
                     await lease.during(self._policy.look())
                 with self._sampling(task, needed=bool(missing)) as served:
                     plan = await self._plan(task, served)
-                    self._admission.release((len(groups) - len(missing)) * task.of_group)
+                    if len(missing) < len(groups):
+                        self._admission.release((len(groups) - len(missing)) * task.of_group)
                     unreleased = Load(nbytes=task.nbytes)
                     log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
                     await self._answer_all(task, plan, missing)
@@ -185,11 +186,18 @@ class Rollout:
 
     async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int]) -> None:
         refused: ExceptionGroup[UnpublishableError] | None = None
+        of_group = task.of_group
         try:
+            if len(missing) == 1:  # needs no task of its own
+                try:
+                    await self._answer(task, plan, missing[0])
+                finally:
+                    self._admission.release(of_group)
+                return
             async with asyncio.TaskGroup() as groups:
                 for group in missing:
                     answering = groups.create_task(self._answer(task, plan, group))
-                    answering.add_done_callback(lambda _: self._admission.release(task.of_group))
+                    answering.add_done_callback(lambda _: self._admission.release(of_group))
         except* LeaseLostError:
             task.lease.end()
             log.warning(

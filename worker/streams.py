@@ -53,23 +53,27 @@ async def create_group(redis: Redis, jobs_key: str) -> None:
             raise
 
 
-async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int) -> list[Entry]:
-    """One undelivered entry of the first stream that has one, waiting if none has. Raises `GroupMissingError`.
+async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int, count: int) -> list[Entry]:
+    """Up to `count` undelivered entries of the first stream that has any, waiting if none has.
 
-    Asked for several streams at once, Redis gives one of each: more than there may be room for.
+    Asked for several streams at once, Redis gives so many of each: more than there may be room for. Raises
+    `GroupMissingError`.
     """
     if len(jobs_keys) > 1:
         for jobs_key in jobs_keys:
-            if found := await read_of(redis, consumer, [jobs_key], None):
+            if found := await read_of(redis, consumer, [jobs_key], None, count):
                 return found
-    return await read_of(redis, consumer, jobs_keys, block_ms)
+        count = 1
+    return await read_of(redis, consumer, jobs_keys, block_ms, count)
 
 
-async def read_of(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None) -> list[Entry]:
-    """One undelivered entry of each stream that has one; None: without waiting. Raises `GroupMissingError`."""
+async def read_of(
+    redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None, count: int
+) -> list[Entry]:
+    """Up to `count` undelivered entries of each stream; None: without waiting. Raises `GroupMissingError`."""
     streams: Any = dict.fromkeys(jobs_keys, ">")
     sent_at = time.monotonic()
-    reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=1, block=block_ms))
+    reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
     return [
         Entry(key.decode(), entry_id.decode(), fields, 1, sent_at)
         for key, entries in reply

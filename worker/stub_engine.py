@@ -64,6 +64,8 @@ class StubEngine:
         if self._poison in request.prompt:
             os._exit(70)
         samples = range(request.config.num_return_sequences)
+        if len(samples) == 1:
+            return [await self._sample(request, 0)]
         return list(await asyncio.gather(*(self._sample(request, sample) for sample in samples)))
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
@@ -108,10 +110,12 @@ class StubEngine:
         async with self._slot():
             tokens, spans = await self._tokens(request, sample)
         stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
-        logprob = np.float32(-np.log(self._info.vocab_size))
+        logprobs = None
+        if request.config.logprobs:
+            logprobs = np.full(len(tokens), np.float32(-np.log(self._info.vocab_size)))
         return Completion(
             token_ids=tokens,
-            logprobs=np.full(len(tokens), logprob) if request.config.logprobs else None,
+            logprobs=logprobs,
             finish_reason="stop" if stopped else "length",
             stop_reason=int(tokens[-1]) if stopped else None,
             version_spans=spans,
@@ -131,13 +135,15 @@ class StubEngine:
             parts.append(rest[:spent])
             spans += [(version, spent)] if spent else []
             if spent == len(rest):
-                return np.concatenate(parts), tuple(spans)
+                return parts[0] if len(parts) == 1 else np.concatenate(parts), tuple(spans)
 
     def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
         """What `version` samples after the first `done` tokens."""
         config = request.config
         generator = _generator(request.prompt, request.adapter, (request.seed or 0) + sample, version)
         tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
+        if not request.stop_token_ids:
+            return tokens[done:]
         stops = np.flatnonzero(np.isin(tokens, request.stop_token_ids))
         stops = stops[stops >= max(config.min_new_tokens, done)]
         return tokens[done : int(stops[0]) + 1] if len(stops) else tokens[done:]

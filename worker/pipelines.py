@@ -1,0 +1,125 @@
+"""Commands that are ready together go to Redis as one pipeline, each with a reply, an error and retries of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError, RedisError
+
+AT_ONCE = 4
+"""Pipelines under way to one stream, each on a connection: a reply that is late or lost delays few others."""
+_MOST, _MOST_BYTES = 64, 2**20
+"""Of one pipeline: commands, and bytes of theirs, which a single command may exceed."""
+_LATE_S = 0.05
+"""After which a pipeline that was not answered keeps no other waiting."""
+
+Word = str | int | float | bytes
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits to be sent for one stream."""
+
+    waiting: deque[tuple[Sequence[Word], asyncio.Future[Any]]] = field(default_factory=deque)
+    senders: set[object] = field(default_factory=set)
+    busy_since: float = 0.0
+    """When a sender last had something to send, or was started for it (seconds of the event loop)."""
+    is_watched: bool = False
+    """Whether somebody will look again soon at what waits."""
+
+    def wants_sender(self, now: float) -> bool:
+        """Whether one more is to send what waits: the first at once, others where those that are there fall behind."""
+        if not self.senders:
+            return True
+        behind = len(self.waiting) > _MOST or now - self.busy_since > _LATE_S
+        return behind and len(self.senders) < AT_ONCE
+
+    def next(self) -> list[tuple[Sequence[Word], asyncio.Future[Any]]]:
+        """What goes into the next pipeline: nothing of what nobody waits for any more."""
+        chosen: list[tuple[Sequence[Word], asyncio.Future[Any]]] = []
+        nbytes = 0
+        while self.waiting and len(chosen) < _MOST and nbytes < _MOST_BYTES:
+            command, reply = self.waiting.popleft()
+            if not reply.done():
+                chosen.append((command, reply))
+                nbytes += sum(len(word) for word in command if isinstance(word, bytes))
+        return chosen
+
+
+class Pipelines:
+    """Sends what roles of the same event loop have for one stream. What is sent together shares no fate but the link's.
+
+    Streams are kept apart: what waits for one node of a cluster keeps nothing from the others.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
+
+    async def send(self, stream: str, *command: Word) -> Any:
+        """The reply to `command`, which names keys of the partition of `stream` alone. Raises `RedisError`."""
+        queue = self._queues[stream]
+        reply = asyncio.get_running_loop().create_future()
+        queue.waiting.append((command, reply))
+        if not (queue.senders and queue.is_watched) or len(queue.waiting) > _MOST:
+            self._see_to(queue)
+        return await reply
+
+    async def run(self, script: AsyncScript, keys: Sequence[str], args: Sequence[Word]) -> Any:
+        """What `script` returns; the first of `keys` is the stream. Raises `RedisError`."""
+        try:
+            return await self.send(keys[0], "EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:  # nothing ran
+            return await script(keys=keys, args=args)
+
+    def _see_to(self, queue: _Queue) -> None:
+        loop = asyncio.get_running_loop()
+        if queue.wants_sender(now := loop.time()):
+            queue.busy_since = now
+            # Its first step comes after those of whoever is ready now.
+            queue.senders.add(loop.create_task(self._send_all(queue)))
+        if not queue.is_watched:
+            queue.is_watched = True
+            loop.call_later(_LATE_S, self._look_again, queue)
+
+    def _look_again(self, queue: _Queue) -> None:
+        queue.is_watched = False
+        if queue.waiting:
+            self._see_to(queue)
+
+    async def _send_all(self, queue: _Queue) -> None:
+        try:
+            while chosen := queue.next():
+                queue.busy_since = asyncio.get_running_loop().time()
+                await self._send([command for command, _ in chosen], [reply for _, reply in chosen])
+        finally:
+            queue.senders.discard(asyncio.current_task())
+
+    async def _send(self, commands: list[Sequence[Word]], replies: list[asyncio.Future[Any]]) -> None:
+        pipe: Any = self._redis.pipeline(transaction=False)  # redis-py does not type what queues a command
+        for command in commands:
+            pipe.execute_command(*command)
+        try:
+            found = await pipe.execute(raise_on_error=False)
+        except RedisError as error:
+            found = [error] * len(commands)
+        except BaseException as error:  # whoever waits must hear of it
+            _answer(replies, [error] * len(commands))
+            raise
+        _answer(replies, found)
+
+
+def _answer(replies: list[asyncio.Future[Any]], found: list[Any]) -> None:
+    for reply, value in zip(replies, found, strict=True):
+        if reply.done():  # nobody waits for it any more
+            continue
+        if isinstance(value, BaseException):
+            reply.set_exception(value)
+        else:
+            reply.set_result(value)

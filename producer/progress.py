@@ -1,39 +1,46 @@
-"""A bar on stderr for whoever waits: groups done, their rate, the time left; one last line where it is no terminal."""
+"""A bar on stderr for whoever waits: groups done, their rate, the time left; one last line where it is no terminal.
+
+rich is imported by the first bar: a trainer that shows none does not wait for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f} {self._unit}/s", style="progress.data.speed")
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn, Task
 
 
 @contextmanager
 def progress_bar(name: str, total: int | None, unit: str = "groups") -> Iterator[Callable[[int], None]]:
     """Yields a function that takes how many are done so far. `total` None: nobody knows how many there are."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-    )
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.progress import Progress  # noqa: PLC0415
+
     console = Console(stderr=True)
     hidden = total is None and not console.is_terminal  # its last line would say nothing
-    with Progress(*columns, console=console, disable=hidden, transient=total is None) as progress:
+    with Progress(*_columns(unit), console=console, disable=hidden, transient=total is None) as progress:
         task = progress.add_task(name[:16], total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def _columns(unit: str) -> list[ProgressColumn]:
+    from rich import progress as of_rich  # noqa: PLC0415 - see above
+    from rich.text import Text  # noqa: PLC0415
+
+    class Rate(of_rich.ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed or 0:.1f} {unit}/s", style="progress.data.speed")
+
+    return [
+        of_rich.TextColumn("{task.description}", markup=False),
+        of_rich.BarColumn(),
+        of_rich.MofNCompleteColumn(),
+        Rate(),
+        of_rich.TimeRemainingColumn(),
+    ]
 
 
 @contextmanager

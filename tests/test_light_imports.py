@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,20 @@ ROOT = Path(__file__).parent.parent
 COMMAND = "sys.argv = [{name!r}, *{arguments!r}]\nfrom {package}.__main__ import main\nsys.exit(main())"
 ENGINES = {"torch", "vllm", "transformers", "safetensors", "tokenizers", "msgspec"}
 """None of them starts in less than half a second."""
+RICH = {"rich", "typer", "pygments", "structlog"}
+"""What only a terminal needs."""
+CONSOLE_SCRIPT = """
+import json, multiprocessing, sys
+from worker.__main__ import main
+
+def engine_core():
+    print("modules", json.dumps(sorted(sys.modules)))
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=engine_core).start()
+"""
+"""As pip writes `rollstream-worker`, but for what it runs: a process of the kind that vLLM starts."""
+TRAINER = "from producer import AsyncClient, Client, RolloutBatch, GenerationConfig"
 AT_THE_END = (
     "import atexit, json, sys\n"
     "atexit.register(lambda: print('modules', json.dumps(sorted({name.partition('.')[0] for name in sys.modules}))))\n"
@@ -42,7 +57,7 @@ def test_importing_the_producer_imports_nothing_but_itself() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("from producer import AsyncClient, Client, RolloutBatch, GenerationConfig", id="client"),
+        pytest.param(TRAINER, id="client"),
         pytest.param(typed("rollstream", "producer", "--help"), id="rollstream --help"),
         pytest.param(typed("rollstream", "producer", "submit", "--help"), id="rollstream submit --help"),
     ],
@@ -51,6 +66,23 @@ def test_what_only_submits_loads_no_tensors_no_engine_and_no_worker(code: str) -
     assert packages(code) & {*ENGINES, "matplotlib", "pandas", "scipy", "structlog", "worker"} == set()
 
 
+def test_a_trainer_that_shows_no_progress_loads_nothing_for_a_terminal() -> None:
+    assert packages(TRAINER) & RICH == set()
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--policy", "p", "--engine", "stub", "--print-config"]], ids=str)
 def test_a_worker_that_starts_no_engine_loads_none(arguments: list[str]) -> None:
     assert packages(typed("rollstream-worker", "worker", *arguments)) & {*ENGINES, "producer"} == set()
+
+
+def test_the_engines_own_process_loads_nothing_of_the_worker_but_its_first_lines(tmp_path: Path) -> None:
+    script = tmp_path / "rollstream-worker"
+    script.write_text(CONSOLE_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    modules = json.loads(done.stdout.removeprefix("modules "))
+    loaded = {name for name in modules if name.partition(".")[0] in ("worker", "producer", "schemas")}
+    assert loaded == {"worker", "worker.__main__"}
+    assert {name.partition(".")[0] for name in modules} & {*ENGINES, *RICH, "numpy", "pydantic", "redis"} == set()

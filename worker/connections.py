@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
+import hiredis
 import structlog
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -27,10 +29,45 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
+class _Uv(AbstractConnection):
+    """Packs commands in C, as redis-py's blocking connections do; its asyncio ones take three times as long.
+
+    uvloop refuses to write to a transport that was closed meanwhile; redis-py expects the error of a lost link then.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """Raises `ConnectionError` where the link is gone."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise exceptions.ConnectionError(str(error)) from None
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """A command as Redis reads it. Raises `DataError` for a word that is no text, number or bytes."""
+        name = args[0].encode() if isinstance(args[0], str) else args[0]  # several words, for redis-py
+        try:
+            return [hiredis.pack_command((*name.split(), *args[1:]))]
+        except TypeError as error:
+            raise exceptions.DataError(str(error)) from None
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """Several, to be sent at once."""
+        return [b"".join([packed for command in commands for packed in self.pack_command(*command)])]
+
+
+class TcpConnection(_Uv, Connection):
+    """See `_Uv`."""
+
+
+class UnixConnection(_Uv, UnixDomainSocketConnection):
+    """See `_Uv`."""
+
+
 def connect(url: str) -> Redis:
     """A lazy client. RESP2, because RESP3 changes the shape of stream replies. Raises `SettingsError` for a bad URL."""
     try:
-        return connected(
+        redis = connected(
             url,
             protocol=2,
             decode_responses=False,
@@ -39,11 +76,15 @@ def connect(url: str) -> Redis:
             socket_timeout=BLOCK_MS / 1000 + 5,
             socket_keepalive=True,
             max_connections=MAX_CONNECTIONS,
+            connection_class=TcpConnection,  # redis-py replaces it for TLS, whose transport takes what is too late
         )
     except ValueError:  # its text may hold a part of the password
         known = f"redis://, rediss://, unix:// or, for a cluster, {PREFIXES}"
         problem = f"not a Redis URL: write {known}, special characters percent-encoded"
         raise SettingsError(f"--redis {without_password(url)}: {problem}") from None
+    if redis.connection_pool.connection_class is UnixDomainSocketConnection:
+        redis.connection_pool.connection_class = UnixConnection
+    return redis
 
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:

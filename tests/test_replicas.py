@@ -31,6 +31,7 @@ class Seen(StubEngine):
         self.started = self.closed = False
         self.prompts: list[list[int]] = []
         self.adapters: set[str] = set()
+        self.loaded: list[Path] = []
         self.fails: Exception | None = None
 
     async def start(self) -> None:
@@ -57,6 +58,7 @@ class Seen(StubEngine):
         if self.fails is not None:
             raise self.fails
         await super().load_checkpoint(version, path, mode)
+        self.loaded.append(path)
 
     async def check(self) -> None:
         if self.fails is not None:
@@ -144,6 +146,19 @@ async def test_the_oldest_version_is_reported_until_the_engine_that_failed_has_f
     engines[0].fails, engines[1].fails = None, EngineDiedError("it was asked again")
     await both.load_checkpoint(4, checkpoint, "keep")
     assert both.policy_version == 4
+
+
+async def test_a_number_that_is_announced_anew_for_other_weights_is_loaded_by_every_engine(tmp_path: Path) -> None:
+    first, other = (write_model(tmp_path / name, seed=4, tokenizer=False) for name in ("first", "other"))
+    engines = [Seen(), Seen()]
+    both = Replicas(engines)
+
+    await both.load_checkpoint(1, first, "keep")
+    await both.load_checkpoint(1, other, "keep")
+    write_model(other, seed=5, tokenizer=False)
+    await both.load_checkpoint(1, other, "keep")
+
+    assert [engine.loaded for engine in engines] == [[first, other, other]] * 2
 
 
 async def test_the_death_of_one_is_found_at_once_also_while_another_is_waited_for(checkpoint: Path) -> None:

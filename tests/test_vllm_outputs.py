@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -9,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from worker.vllm_outputs import PIECE, HeldBack, extend_flat
+from worker.vllm_outputs import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
+from worker.vllm_plugin import WORKER_PID
+from worker.vllm_setup import prepare_environment
 
 
 class Rows(NamedTuple):
@@ -116,15 +121,39 @@ def test_what_is_wanted_token_by_token_comes_so(fields: dict[str, Any]) -> None:
     assert [tokens for _, tokens, _ in engine.got["a"]] == [[0], [1], [2]]
 
 
-def test_outputs_with_more_than_tokens_are_left_alone() -> None:
+@pytest.mark.parametrize("more", [["queued"], np.zeros((2, 3))])
+def test_outputs_with_more_than_tokens_are_left_alone(more: Any) -> None:
     engine = Engine()
     engine.add("a")
     first = output("a", 0)
-    first.events = ["queued"]
+    first.events = more
 
     engine.step(first)
 
     assert engine.tokens("a") == [0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "unfit"),
+    [
+        (set(), []),
+        ({"routed_experts", "spec_decode_metrics"}, []),
+        ({"prefill_stats"}, ["prefill_stats"]),
+        ({"new_reasoning_tokens"}, ["new_reasoning_tokens"]),
+    ],
+)
+def test_a_vllm_whose_outputs_are_others_is_left_alone(changed: set[str], unfit: list[str]) -> None:
+    names = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats", "stop_reason"}
+
+    assert unfit_output(names ^ changed, Rows._fields) == unfit
+    assert unfit_output(names, [*Rows._fields, "masks"]) == ["masks"]
+
+
+def test_flat_logprobs_of_another_make_are_left_alone() -> None:
+    known = ["start_indices", "end_indices", "token_ids", "logprobs", "ranks", "decoded_tokens"]
+
+    assert unfit_rows(known, Rows._fields) == []
+    assert unfit_rows([*known, "entropies"], Rows._fields) == ["entropies"]
 
 
 def test_tokens_of_an_older_weight_version_are_sent_under_it_also_of_one_that_ends_in_the_next_step() -> None:
@@ -151,6 +180,21 @@ def test_an_aborted_request_is_forgotten() -> None:
     engine.step(output("b", 1))
 
     assert set(engine.held.parts) == {"b"}
+
+
+def test_no_two_requests_of_an_engine_have_one_id() -> None:
+    environment = {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1"}
+
+    prepare_environment(environment)
+
+    assert "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION" not in environment
+
+
+def test_the_plugin_leaves_a_vllm_alone_that_no_worker_started() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != WORKER_PID}
+    code = "import sys; from worker.vllm_plugin import register; register(); sys.exit('vllm.v1' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def test_rows_at_once_are_rows_one_by_one() -> None:

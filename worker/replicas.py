@@ -13,9 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from worker import checkpoint
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import EngineDiedError
+
+_Weights = tuple[int, Path, checkpoint.Stamp]
+"""A version, and the files that it was loaded from."""
 
 
 def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
@@ -37,6 +41,7 @@ class Replicas:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
         self._running = [0] * len(self._engines)
+        self._loaded: list[_Weights | None] = [None] * len(self._engines)
 
     @property
     def info(self) -> EngineInfo:
@@ -75,13 +80,15 @@ class Replicas:
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
-        """Into every engine that does not serve `version` yet, at the same time.
+        """Into every engine that did not load these very files as `version` yet, at the same time.
 
         Raises as `Engine.load_checkpoint` does, once all are done. Where only some could load it, those serve it, and
-        `version_spans` say so; `policy_version` stays the old one until a later call has made the others follow.
+        `version_spans` say so; `policy_version` stays the old one until a later call has made the others follow. The
+        version alone tells nothing: one that is announced anew may be other weights.
         """
-        behind = [engine for engine in self._engines if engine.policy_version != version]
-        await _all(engine.load_checkpoint(version, path, mode) for engine in behind)
+        weights = version, path, await asyncio.to_thread(checkpoint.stamp, path)
+        behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
+        await _all(self._load(number, weights, mode) for number in behind)
 
     async def check(self) -> None:
         """Return once every engine has answered."""
@@ -90,6 +97,12 @@ class Replicas:
     async def close(self) -> None:
         """End the processes of all."""
         await _all(engine.close() for engine in self._engines)
+
+    async def _load(self, number: int, weights: _Weights, mode: SwapMode) -> None:
+        version, path, _ = weights
+        self._loaded[number] = None  # not known while it is under way: a cancelled one is carried through
+        await self._engines[number].load_checkpoint(version, path, mode)
+        self._loaded[number] = weights
 
     @asynccontextmanager
     async def _counted(self, number: int, sequences: int) -> AsyncIterator[None]:

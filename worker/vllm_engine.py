@@ -109,7 +109,8 @@ class VllmEngine:
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _warm_up(self) -> None:
-        config = GenerationConfig(max_new_tokens=1, num_return_sequences=2, logprobs=self.info.logprobs_flavour)
+        # Two tokens: how one is held back until the next joins it is tried before there is a job to lose.
+        config = GenerationConfig(max_new_tokens=2, num_return_sequences=2, logprobs=self.info.logprobs_flavour)
         await self.generate(GenerateRequest("warm-up", [0], config, (), None, None))
         await self.next_tokens("warm-up-beam", [0], 2, None)
 

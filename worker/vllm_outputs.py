@@ -5,7 +5,7 @@ What is sent is encoded, decoded and looked at in Python, message by message, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,38 @@ PIECE = 32
 """Tokens of a piece; the last of a completion is what is left."""
 
 _NONES: tuple[None, ...] = (None,)
-_RARE = ("new_prompt_logprobs_tensors", "pooling_output", "events", "routed_experts", "new_sampling_mask")
-"""What an output may carry beside its tokens, and nobody here asks for."""
+_RARE = (
+    "new_prompt_logprobs_tensors", "prompt_token_id_logprobs", "pooling_output", "events", "routed_experts",
+    "new_sampling_mask",
+)  # fmt: skip
+"""What an output may carry beside its tokens, and nobody here asks for. Some are arrays, which have no truth value."""
+_JOINED = ("request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats")
+"""What every vLLM has, and is made of all outputs of a piece."""
+_OF_THE_LAST = (
+    "stop_reason", "kv_transfer_params", "ec_transfer_params", "trace_headers", "num_nans_in_logits",
+    "mm_cache_miss_hashes", "spec_decode_metrics",
+)  # fmt: skip
+"""What only the last output of a request has, or all have alike: the piece has its last output's."""
+_ROWS = ("logprob_token_ids", "logprobs", "sampled_token_ranks", "cu_num_generated_tokens")
+_FLAT = ("start_indices", "end_indices", "token_ids", "logprobs", "ranks", "decoded_tokens")
+
+
+def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
+    """Fields of vLLM's `EngineCoreOutput` and `LogprobsLists` for which `HeldBack` was not made; none in 0.26 and 0.32.
+
+    A field that it does not know may hold a part of the answer, which it would lose.
+    """
+    found = set(output)
+    return sorted(_unfit(found.difference(_RARE, _OF_THE_LAST), _JOINED) | _unfit(rows, _ROWS))
+
+
+def unfit_rows(flat: Iterable[str], rows: Iterable[str]) -> list[str]:
+    """The same of `FlatLogprobs` and `LogprobsLists` for `extend_flat`."""
+    return sorted(_unfit(flat, _FLAT) | _unfit(rows, _ROWS))
+
+
+def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
+    return set(found) ^ set(known)
 
 
 @dataclass(slots=True)
@@ -32,7 +62,11 @@ class _Part:
 
 @dataclass(slots=True)
 class HeldBack:
-    """Tokens of requests of which only the end is wanted (FINAL_ONLY, no text to be searched for stop strings)."""
+    """Tokens of requests of which only the end is wanted (FINAL_ONLY, no text to be searched for stop strings).
+
+    No two requests of an engine's life may have one id: what an aborted one left here would become the other's. vLLM
+    sees to that unless it is told not to; see `worker.vllm_setup`.
+    """
 
     version: str | None = None
     """Weight version of the step before, where vLLM names one (0.32 and later)."""
@@ -68,7 +102,7 @@ class HeldBack:
         params = None if request is None else request.sampling_params
         if params is None or params.output_kind.name != "FINAL_ONLY" or params.detokenize or request.resumable:
             return False
-        if any(getattr(output, name, None) for name in _RARE):
+        if any(getattr(output, name, None) is not None for name in _RARE):
             return False
         logprobs = [output.new_logprobs]
         self.parts[output.request_id] = _Part(output, list(output.new_token_ids), logprobs, 1 + (params.logprobs or 0))

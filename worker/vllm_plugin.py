@@ -7,18 +7,22 @@ The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `re
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+from dataclasses import fields
 from typing import Any
 
-from worker.vllm_outputs import HeldBack, extend_flat
+from worker.vllm_outputs import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
 """Set by the worker that starts vLLM; without it this plugin leaves a vLLM in the same environment alone."""
 
 _PR_SET_PDEATHSIG = 1
+_log = logging.getLogger("vllm.rollstream")
+"""Below vLLM's, which has the handlers in its processes."""
 
 
 def register() -> None:
@@ -75,9 +79,14 @@ def _fail_when_the_input_thread_fails() -> None:
 
 def _send_pieces() -> None:
     """See `worker.vllm_outputs`."""
-    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
 
     if hasattr(EngineCore.step, "sends_pieces"):
+        return
+    if unfit := unfit_output(EngineCoreOutput.__struct_fields__, LogprobsLists._fields):
+        _log.warning("tokens leave the engine one by one, slowly: this vLLM has other outputs (%s)", ", ".join(unfit))
         return
     held: dict[int, HeldBack] = {}
     for name in ("step", "step_with_batch_queue"):
@@ -105,7 +114,11 @@ def _read_logprobs_at_once() -> None:
     """In the worker's own process. vLLM reads them position by position, for they used to come one by one."""
     from vllm.logprobs import FlatLogprobs  # noqa: PLC0415 - imported with vLLM only
     from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415
+    from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
 
+    if unfit := unfit_rows([field.name for field in fields(FlatLogprobs)], LogprobsLists._fields):
+        _log.warning("log-probs are read one by one, slowly: this vLLM has others (%s)", ", ".join(unfit))
+        return
     one_by_one = LogprobsProcessor._update_sample_logprobs
     if hasattr(one_by_one, "at_once"):
         return

@@ -43,6 +43,8 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
         environment.setdefault(name, value)
     # vLLM's default on CUDA is fork: such an engine runs no plugin (they are loaded once) and inherits our sockets.
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    # With it a completion that a swap aborts and starts again would begin with tokens of the aborted one.
+    environment.pop("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", None)
     plugins = environment.get("VLLM_PLUGINS")
     if plugins is not None and PLUGIN not in plugins.split(","):
         environment["VLLM_PLUGINS"] = f"{plugins},{PLUGIN}" if plugins else PLUGIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,14 +12,23 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
 
+from benchmarks.redis_cluster import LocalCluster
 from producer import AsyncClient, BatchHandle
 from producer.cli import app
 from schemas import GroupResult, Keys, Sealed, decode
 from schemas.cluster import connected
-from schemas.keys import GROUP
+from schemas.keys import GROUP, PARKED
 from tests.fault_steps import kill, stub_flags, tokens, wait_until_logged
-from tests.redis_cluster import LocalCluster
 from tests.worker_process import WorkerProcess, until
+from worker.adapter_supply import AdapterSupply
+from worker.adapters import AdapterDirectory
+from worker.announcements import Announced
+from worker.config import WorkerSettings
+from worker.connections import connect
+from worker.parking import Parking
+from worker.policy import Policy, Served
+from worker.streams import create_group
+from worker.stub_engine import StubEngine
 
 PARTITIONS = 4
 GROUPS = 6
@@ -49,9 +59,15 @@ async def trainer(cluster: LocalCluster, keys: Keys) -> AsyncIterator[AsyncClien
 
 
 @pytest.fixture
-def workers(cluster: LocalCluster, keys: Keys) -> Iterator[list[WorkerProcess]]:
-    """Two that serve; groups take a quarter of a second, four at a time."""
-    flags = [*stub_flags(group_s=0.25, at_once=4), "--partitions", str(keys.partitions)]
+def at_once() -> int:
+    """Groups that a worker runs at a time; a quarter more are admitted."""
+    return 4
+
+
+@pytest.fixture
+def workers(cluster: LocalCluster, keys: Keys, at_once: int) -> Iterator[list[WorkerProcess]]:
+    """Two that serve; groups take a quarter of a second."""
+    flags = [*stub_flags(group_s=0.25, at_once=at_once), "--partitions", str(keys.partitions)]
     started = [WorkerProcess(cluster.url, keys.policy, *flags) for _ in range(2)]
     try:
         for worker in started:
@@ -120,6 +136,8 @@ async def test_a_killed_workers_jobs_are_taken_over_in_every_partition(
         await audit(redis, keys, batch_id)
 
 
+# More than all groups of a node: answers that wait for it are admitted work, and who has no room reads nothing else.
+@pytest.mark.parametrize("at_once", [GROUPS * PARTITIONS])
 async def test_a_node_that_is_away_keeps_no_other_partition_from_its_answers(
     cluster: LocalCluster, keys: Keys, redis: Redis, trainer: AsyncClient, workers: list[WorkerProcess]
 ) -> None:
@@ -147,6 +165,35 @@ async def test_a_node_that_is_away_keeps_no_other_partition_from_its_answers(
     for batch_id in batch_ids:
         await audit(redis, keys, batch_id)
     assert workers[1].process.poll() is None
+
+
+async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_jobs_elsewhere(
+    cluster: LocalCluster, keys: Keys
+) -> None:
+    silent = cluster.node_of(keys.jobs(0))
+    here = next(keys.jobs(p) for p in range(PARTITIONS) if cluster.node_of(keys.jobs(p)) is not silent)
+    commands = connect(cluster.url)
+    engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
+    policy = Policy(
+        commands, keys, engine, AdapterSupply(engine, AdapterDirectory(None, 16, None), None), None, "keep", print
+    )
+    policy.serving = Served(Announced(5))
+    for jobs_key in (keys.jobs(0), here):
+        await create_group(commands, jobs_key)
+    entry_id: Any = await commands.xadd(here, {"n": "1"})
+    await commands.xreadgroup(GROUP, f"{PARKED}5", {here: ">"})
+    parking = Parking(commands, [keys.jobs(0), here], "one", policy)
+
+    silent.freeze()
+    try:
+        (taken,) = await asyncio.wait_for(parking.next(), 4)
+    finally:
+        silent.thaw()
+        parking.close()
+        cluster.wait_until_whole()
+        await commands.aclose()
+
+    assert taken.entry_id == entry_id.decode()
 
 
 async def test_a_node_that_came_back_empty_is_read_again(

@@ -11,15 +11,15 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import ClusterDownError, DataError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, RedisError
 
+from benchmarks.redis_cluster import ClusterNode, LocalCluster
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
 from schemas.cluster import connected, is_cluster, is_split, nodes_of
 from schemas.cluster.slots import addresses, owners, slot_of
 from schemas.cluster.url import seeds
-from tests.redis_cluster import ClusterNode, LocalCluster
 from tests.worker_process import until
 
 SLOT = key_slot(b"{p:1}")
@@ -50,6 +50,7 @@ async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
         (("EVAL", "return 1", 0, "{q}"), None),
         (("XREAD", b"COUNT", 1, b"STREAMS", "{p:1}:a", "0-0"), SLOT),
         (("XREADGROUP", b"GROUP", b"workers", "w", b"BLOCK", b"9", b"STREAMS", b"{p:1}:a", ">"), SLOT),
+        (("XREADGROUP", b"GROUP", b"streams", "streams", b"STREAMS", b"{p:1}:a", ">"), SLOT),
         (("SCAN", "0", b"MATCH", "{p:1}:workers:*", b"COUNT", 500), SLOT),
         (("SCAN", "0"), None),
         (("PING",), None),
@@ -85,9 +86,19 @@ def test_each_named_node_is_a_place_to_begin(url: str, found: list[str]) -> None
     assert seeds(url) == found
 
 
-def test_a_cluster_has_one_database() -> None:
-    with pytest.raises(ValueError, match="database 0"):
-        seeds("redis+cluster://a:1/2")
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis+cluster://a:1/2", "database 0"),
+        ("redis+cluster://:secret@a:1,:secret@b:2", "one login"),
+        ("redis+cluster://:secret@a:1,", "comma without a node"),
+    ],
+)
+def test_a_cluster_has_one_database_one_login_and_nodes_with_names(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as refused:
+        seeds(url)
+
+    assert "secret" not in str(refused.value)
 
 
 async def test_a_pipeline_over_every_node_answers_in_order(redis: Redis, cluster: LocalCluster) -> None:
@@ -142,6 +153,47 @@ async def test_a_slot_that_moved_is_followed(redis: Redis, cluster: LocalCluster
     assert (command, transaction, pipeline) == (True, [True, b"2"], [True, None, b"3"])
 
 
+async def test_a_slot_that_moved_to_a_node_without_a_name_is_found_at_the_address_of_who_says_so(
+    redis: Redis, cluster: LocalCluster
+) -> None:
+    key = "nameless"
+    old, new = cluster.node_of(key), next(node for node in cluster.nodes if node is not cluster.node_of(key))
+    await redis.ping()
+    try:
+        old.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
+    except ResponseError:
+        pytest.skip("Redis 6.2 has no such names")
+    _give(key, new, cluster)
+    try:
+        found = await redis.set(key, 1)
+        await redis.delete(key)
+    finally:
+        old.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
+        _give(key, old, cluster)
+
+    assert found is True
+
+
+async def test_a_slot_that_nobody_has_fails_its_own_keys_alone(redis: Redis, cluster: LocalCluster) -> None:
+    nobodys, here = (
+        "to-nobody",
+        next(key for key in "abcdefgh" if cluster.node_of(key) is not cluster.node_of("to-nobody")),
+    )
+    for node in cluster.nodes:
+        node.ask("CLUSTER", "DELSLOTS", key_slot(nobodys.encode()))
+    try:
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.get(nobodys)
+            pipe.exists(here)
+            replies = await pipe.execute(raise_on_error=False)
+    finally:
+        cluster.node_of(nobodys).ask("CLUSTER", "ADDSLOTS", key_slot(nobodys.encode()))
+        cluster.wait_until_whole()
+
+    assert isinstance(replies[0], ClusterDownError)
+    assert replies[1] == 0
+
+
 async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis: Redis, cluster: LocalCluster) -> None:
     key = "on-its-way"
     old, new = cluster.node_of(key), next(node for node in cluster.nodes if node is not cluster.node_of(key))
@@ -159,6 +211,31 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis: Redis, cluste
             node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
 
     assert found == [b"1"]
+
+
+async def test_what_is_under_way_on_a_node_without_slots_is_not_cut(redis: Redis, cluster: LocalCluster) -> None:
+    old, _, new = cluster.nodes
+    key = next(key for key in "abcdefgh" if cluster.node_of(key) is old)
+    slots = [slot for first, last, (_, port, *_), *_ in old.ask("CLUSTER", "SLOTS") if port == new.port
+             for slot in range(first, last + 1)]  # fmt: skip
+    for node in cluster.nodes:
+        node.ask("CLUSTER", "DELSLOTS", *slots)
+    new.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "IMPORTING", _id(old))
+    old.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "MIGRATING", _id(new))
+    try:
+        running: Any = redis.eval("local n = 0 while n < 30000000 do n = n + 1 end return n", 1, key)
+        slow: asyncio.Task[Any] = asyncio.create_task(running)
+        while not slow.done():
+            await redis.ping()  # asks for the slots again, for some have no node
+            await asyncio.sleep(0.05)
+        answer = await slow
+    finally:
+        for node in (old, new):
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "STABLE")
+        new.ask("CLUSTER", "ADDSLOTS", *slots)
+        cluster.wait_until_whole()
+
+    assert answer == 30_000_000
 
 
 async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away(

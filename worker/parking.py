@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import resources
@@ -21,6 +22,8 @@ from worker.streams import Entry, GroupMissingError
 
 LOOK_S = 0.5
 """Between two looks of a worker that found nothing."""
+PATIENCE_S = 0.25
+"""With a partition whose node does not answer: it keeps nobody from the others, and what it says late is not lost."""
 
 log = structlog.get_logger()
 
@@ -37,13 +40,20 @@ class Parking:
         self._nothing: tuple[int, float] = (-1, 0.0)
         """For which version nothing was found last, and when (monotonic seconds)."""
         # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing
-        # token is the same.
-        self._one_at_a_time = asyncio.Lock()
+        # token is the same. A stream's own, for a park is sent until the node of its stream answers.
+        self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._looking = asyncio.Lock()
+        self._slow: dict[str, asyncio.Task[Entry | None]] = {}
+
+    def close(self) -> None:
+        """Wait for no partition any more."""
+        for looking in self._slow.values():
+            looking.cancel()
 
     async def park(self, lease: Lease, min_version: int) -> None:
         """Leave the job to a worker that serves `min_version`. Raises `RedisError` as `retrying` does."""
         args = [GROUP, *lease.token(), f"{PARKED}{min_version}"]
-        async with self._one_at_a_time:
+        async with self._one_at_a_time[lease.jobs_key]:
             outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome.decode())
         if min_version <= self._policy.serving.version:  # a swap came between
@@ -62,21 +72,32 @@ class Parking:
         looked_for, looked_at = self._nothing
         if self._policy.serving.version == looked_for and time.monotonic() - looked_at < LOOK_S:
             return []
-        async with self._one_at_a_time:
+        async with self._looking:
             return await self._next()
 
     async def _next(self) -> list[Entry]:
         version, now = self._policy.serving.version, time.monotonic()
         for jobs_key in self._jobs_keys:
+            looking = self._slow.pop(jobs_key, None) or asyncio.create_task(self._look(jobs_key, version))
             try:
-                entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)
-            except (RedisError, GroupMissingError) as error:
-                if cancelled():
-                    raise asyncio.CancelledError from error
-                log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
-                continue
-            if entry is not None:
+                done, _ = await asyncio.wait([looking], timeout=PATIENCE_S if len(self._jobs_keys) > 1 else None)
+            except asyncio.CancelledError:
+                looking.cancel()
+                raise
+            if not done:
+                self._slow[jobs_key] = looking
+            elif (entry := looking.result()) is not None:
                 log.debug("parked job taken", entry=entry.entry_id, delivery=entry.delivery, version=version)
                 return [entry]
         self._nothing = version, now
         return []
+
+    async def _look(self, jobs_key: str, version: int) -> Entry | None:
+        try:
+            async with self._one_at_a_time[jobs_key]:
+                return await streams.unpark(self._unpark, jobs_key, self._consumer, version)
+        except (RedisError, GroupMissingError) as error:
+            if cancelled():
+                raise asyncio.CancelledError from error
+            log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
+            return None

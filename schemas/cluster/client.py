@@ -18,7 +18,7 @@ from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
 
-from schemas.cluster.slots import Address, addresses, owners, slot_of
+from schemas.cluster.slots import Address, addresses, known, owners, slot_of
 from schemas.cluster.url import is_cluster, seeds
 
 _MOST_HOPS = 5
@@ -98,11 +98,14 @@ class ClusterRedis(Redis):
         if transaction and set(slots) - {some, None}:
             raise exceptions.DataError("the keys of a transaction share no slot")
         parts: dict[Address, list[int]] = {}
+        replies: dict[int, Any] = {}
         for number, slot in enumerate(slots):
-            parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
+            try:
+                parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
+            except ClusterDownError as error:  # of this slot alone
+                replies[number] = error
         sent = [self._send(node, [commands[number] for number in part], transaction) for node, part in parts.items()]
         answered = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
-        replies: dict[int, Any] = {}
         for part, of_part in zip(parts.values(), answered, strict=True):
             replies.update(zip(part, of_part, strict=True))
         return [replies[number] for number in range(len(commands))]
@@ -163,13 +166,13 @@ class ClusterRedis(Redis):
         raise problem
 
     async def _asking(self, node: Address, ask: AskError, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        pipe: Any = self._at((ask.host or node[0], ask.port)).pipeline(transaction=False)
+        pipe: Any = self._at((known(ask.host, node[0]), ask.port)).pipeline(transaction=False)
         pipe.pipeline_execute_command("ASKING")
         pipe.pipeline_execute_command(*args, **options)
         return (await pipe.execute())[1]
 
     def _moved(self, node: Address, moved: MovedError) -> Address:
-        there = (moved.host or node[0], moved.port)
+        there = (known(moved.host, node[0]), moved.port)
         self._owners[moved.slot_id] = there
         self._stale = True
         return there
@@ -218,8 +221,10 @@ class ClusterRedis(Redis):
 
     async def _take(self, found: list[Address | None]) -> None:
         self._owners, self._stale = found, None in found
-        for gone in self._clients.keys() - set(addresses(found)):
-            await self._clients.pop(gone).aclose()
+        for without in self._clients.keys() - set(addresses(found)):
+            # What is under way there goes on: a node is asked for a slot on its way to it before it has any, and who
+            # answered here may not have heard of a slot that moved.
+            await self._clients[without].connection_pool.disconnect(inuse_connections=False)
 
     def _at(self, address: Address) -> Redis:
         if address not in self._clients:

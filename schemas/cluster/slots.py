@@ -13,7 +13,7 @@ _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _STREAMS = frozenset({"XREAD", "XREADGROUP"})
 _KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "SCRIPT LOAD", "TIME"})
 _UNKNOWN = ("", "?")
-"""What a node says for the host of a node (itself, most often) that it does not know."""
+"""What a node says, besides nothing, for the host of a node (itself, most often) that it does not know."""
 
 
 def slot_of(command: Sequence[Any]) -> int | None:
@@ -31,7 +31,8 @@ def _key(command: Sequence[Any]) -> Any:
     if name in _SCRIPTS:
         return command[3] if int(command[2]) else None
     if name in _STREAMS:
-        return command[[_text(word) for word in command].index("STREAMS") + 1]
+        after = 4 if name == "XREADGROUP" else 1  # names of a group and a consumer, which may be anything
+        return command[[_text(word) for word in command].index("STREAMS", after) + 1]
     if name == "SCAN":
         words = [_text(word) for word in command]
         return command[words.index("MATCH") + 1] if "MATCH" in words else None
@@ -45,9 +46,13 @@ def owners(reply: Any, asked: str) -> list[Address | None]:
     """
     found: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for first, last, (host, port, *_), *_replicas in reply:
-        name = (host or b"").decode()
-        found[first : last + 1] = [(asked if name in _UNKNOWN else name, port)] * (last + 1 - first)
+        found[first : last + 1] = [(known((host or b"").decode(), asked), port)] * (last + 1 - first)
     return found
+
+
+def known(host: str | None, asked: str) -> str:
+    """The host that a node named, or that of the node itself, which was `asked`, for one that it does not know."""
+    return asked if host is None or host in _UNKNOWN else host
 
 
 def addresses(found: Sequence[Address | None]) -> Iterator[Address]:

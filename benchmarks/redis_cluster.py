@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from producer.embedded import EmbeddedRedis
+from schemas import RollstreamError
 
 NODES = 3
 BUS = 10_000
@@ -19,6 +21,10 @@ BUS = 10_000
 _PORTS = range(20_000, 22_700)
 """Their bus ports lie below those of outgoing connections too."""
 _FORMED_S = 20
+
+
+class ClusterNotWholeError(RollstreamError):
+    """Raised when nodes do not find each other in time; the text is what each says of the cluster."""
 
 
 class ClusterNode(EmbeddedRedis):
@@ -33,6 +39,18 @@ class ClusterNode(EmbeddedRedis):
         }
         return [*super()._command(), *(part for name, value in settings.items() for part in (f"--{name}", value))]
 
+    def freeze(self) -> None:
+        """It says nothing more, and closes nothing, as a node that is unreachable; until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def ask(self, *command: str | int) -> Any:
         """What this node itself answers."""
         with redis.Redis(port=self.port) as client:
@@ -40,10 +58,10 @@ class ClusterNode(EmbeddedRedis):
 
 
 class LocalCluster:
-    """As a context manager it runs inside the block."""
+    """As a context manager it runs inside the block. `appendonly` as for `EmbeddedRedis`."""
 
-    def __init__(self) -> None:
-        self.nodes = [ClusterNode(appendonly=True) for _ in range(NODES)]
+    def __init__(self, *, appendonly: bool = True) -> None:
+        self.nodes = [ClusterNode(appendonly=appendonly) for _ in range(NODES)]
         for node, port in zip(self.nodes, _free_ports(), strict=True):
             node.port = port
         self._running = ExitStack()
@@ -73,10 +91,11 @@ class LocalCluster:
         self._running.close()
 
     def wait_until_whole(self) -> None:
-        """Return once every node sees all slots served by nodes that answer."""
+        """Return once every node sees all slots served by nodes that answer. Raises `ClusterNotWholeError`."""
         deadline = time.monotonic() + _FORMED_S
         while not all(_is_whole(node) for node in self.nodes):
-            assert time.monotonic() < deadline, [node.ask("CLUSTER", "INFO") for node in self.nodes]
+            if time.monotonic() > deadline:
+                raise ClusterNotWholeError(str([node.ask("CLUSTER", "INFO") for node in self.nodes]))
             time.sleep(0.02)
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis as blocking
 from redis.asyncio import Redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from producer import Client
+from producer import AsyncClient, Client
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_adapter, write_model
 from tests.faults import Link, Queue
 from tests.real_workers import RealWorkers
+from tests.versions import write_steps
 from tests.worker_process import WorkerProcess, running_worker
+from worker.adapter_cache import AdapterCache
 from worker.connections import connect
 
 _numbers = itertools.count()
@@ -79,6 +84,27 @@ def client(redis_url: str, policy: str) -> Iterator[Client]:
 
 
 @pytest.fixture
+async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
+    """A client, of this test's policy, for tests that run on a loop themselves."""
+    async with AsyncClient(redis_url, policy=policy) as client:
+        yield client
+
+
+@pytest.fixture
+async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
+    """A trainer whose way to Redis can be harmed."""
+    async with AsyncClient(link.url, policy=policy, reconnect_s=5) as client:
+        yield client
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[Any]:
+    """A plain client, without types, that blocks."""
+    with blocking.Redis.from_url(redis_url) as connected:
+        yield connected
+
+
+@pytest.fixture
 def queue(redis_url: str, policy: str) -> Iterator[Queue]:
     """What Redis holds of this test's policy."""
     with Queue(redis_url, policy) as queue:
@@ -103,6 +129,26 @@ def stub_worker(redis_url: str, policy: str) -> Iterator[WorkerProcess]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float32 Qwen2 of two layers with a tokenizer, vocabulary 512, EOS 2."""
     return write_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """step-1, step-2 and step-3: the tiny model with other weights, without a tokenizer; not to be harmed."""
+    return write_steps(tmp_path_factory.mktemp("checkpoints"), 1, 2, 3)
+
+
+@pytest.fixture
+def steps(models: Path, tmp_path: Path) -> Path:
+    """step-1, step-2 and step-3, which a test may harm."""
+    return Path(shutil.copytree(models, tmp_path / "steps"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[AdapterCache]:
+    cache = AdapterCache(tmp_path / "cache")
+    cache.open()
+    yield cache
+    cache.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -22,14 +21,6 @@ from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.connections import connect
 from worker.errors import DataError
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[AdapterCache]:
-    cache = AdapterCache(tmp_path / "cache")
-    cache.open()
-    yield cache
-    cache.close()
 
 
 def content(folder: Path | None) -> bytes:

@@ -27,14 +27,6 @@ LIMIT = 300_000
 """Less than an adapter of that rank, more than a worker's log."""
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[AdapterCache]:
-    cache = AdapterCache(tmp_path / "cache")
-    cache.open()
-    yield cache
-    cache.close()
-
-
 @contextlib.contextmanager
 def full_disk(worker: WorkerProcess) -> Iterator[None]:
     """Its larger files cannot be written, as by a disk that is nearly full."""

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import cpu, report, start
+from benchmarks import cpu, gpu, report, scale, start
+from benchmarks.crowd import Load
 from benchmarks.fleet import Fleet
 from benchmarks.memory import PAYLOAD, Peaks, Size, one_run
+from benchmarks.redis_limit import Size as GroupSize
+from benchmarks.redis_limit import gpus_a_core, mbit_a_gpu, replay
 from benchmarks.report import Report, Scenario
 from producer.embedded import EmbeddedRedis
 from tests.worker_process import wait_for
@@ -57,6 +60,23 @@ def test_the_scripts_that_run_all_name_only_commands_that_exist(name: str, tmp_p
     started = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("python -m benchmarks.")}
     assert started
     assert started <= set(COMMANDS)
+    assert {"benchmarks.saturation", "benchmarks.latency", "benchmarks.swap", "benchmarks.http_serve"} <= started
+
+
+def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_has_its_turn(tmp_path: Path) -> None:
+    stages = [
+        gpu.Stage("lacking", ("this",), needs="no_such_package"),
+        gpu.Stage("failing", ("no_such_module",)),
+        gpu.Stage("fine", ("this",)),
+        gpu.Stage("hanging", ("http.server", "0")),
+        gpu.Stage("late", ("this",)),
+    ]
+    failed = gpu.run_all([[stage] for stage in stages], tmp_path, tmp_path / "all.json", budget_s=5)
+
+    (overview,) = report.read(tmp_path / "all.json")
+    codes = {scenario.name: scenario.details["exit_code"] for scenario in overview.scenarios}
+    assert codes == {"lacking": None, "failing": 1, "fine": 0, "hanging": 124, "late": None}
+    assert failed == 4
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
@@ -76,6 +96,47 @@ def test_a_tiny_memory_run_measures_every_part(tmp_path: Path) -> None:
     assert processes["client"] >= processes["client, submitted"] > 10
     assert PAYLOAD < in_redis["results"] < in_redis["all, sealed"]
     assert in_redis["jobs, a prompt token"] > 4
+
+
+async def test_a_tiny_scale_run_counts_what_reached_the_trainer_and_what_it_cost_every_node(tmp_path: Path) -> None:
+    load = Load(tokens_per_s=4_000, sequences=8, prompts=8, prompt_len=16, n=2, new_tokens=64)
+
+    one = await scale.grow(scale.Target(4, cluster=True), [1, 2], load, 0.6, tmp_path)
+
+    (first, _) = found = scale.rates([one], load).scenarios
+    assert [(scenario.x, scenario.runs[scale.LINEAR]) for scenario in found] == [(1, [4_000]), (2, [8_000])]
+    assert 0 < first.medians[one.target.name] < 5 * 4_000
+    a_group = first.details[one.target.name]["a_group"]
+    assert a_group["calls"]["evalsha"] >= 1
+    assert a_group["bytes_in"] > 2 * 64 * PAYLOAD * 0.4
+    assert {"trainer", "workers", "node 1", "node 2", "node 3"} == set(one.cores().scenarios[0].runs)
+    assert one.idle["workers"] == 2
+
+
+def test_what_a_group_costs_redis_is_measured_and_says_how_many_gpus_it_feeds() -> None:
+    with EmbeddedRedis() as server:
+        reached = replay(server, GroupSize(2, 64, 16), 0.3, appendonly=False)
+
+    parts = reached.work.parts()
+    assert reached.groups > 50
+    assert reached.payload > 2 * 64 * PAYLOAD
+    assert reached.work.bytes_out > reached.groups * reached.payload
+    assert sum(parts.values()) == pytest.approx(1e6 * reached.work.cpu_s)
+    assert min(parts["commands in scripts"], parts["Lua"], parts["other commands"]) > 0
+    assert gpus_a_core(tokens_per_s=40_000, tokens_a_group=4_000, cpu_us_a_group=200) == pytest.approx(500)
+    assert mbit_a_gpu(tokens_per_s=40_000, tokens_a_group=4_000, bytes_a_group=25_000) == pytest.approx(2)
+
+
+def test_scenarios_along_an_axis_are_drawn_as_lines(tmp_path: Path) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    points = [Scenario(f"{x} workers", "", "tok/s", "linear", {"linear": [x], "one": [x / 2]}, x=x) for x in (1, 8)]
+    bars = Report("bars", [Scenario("one", "", "s", "a", {"a": [1.0]})])
+
+    report.plot([Report("lines", points), bars], tmp_path / "plot.png")
+
+    lines, barred = pyplot.gcf().axes
+    assert [list(line.get_xdata()) for line in lines.lines] == [[1, 8], [1, 8]]
+    assert (len(barred.lines), len(barred.patches)) == (0, 1)
 
 
 def test_a_report_survives_its_file(tmp_path: Path) -> None:

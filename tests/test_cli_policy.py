@@ -11,20 +11,10 @@ import pytest
 from producer import (
     Client,
 )
-from producer.tiny_model import write_model
 from schemas import Job, decode
 from tests.faults import Queue
 from tests.publishing import announced, flush, lora, peft_folder, read_back, reporting
 from tests.test_operate import Operator
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """step-1 and step-2: the same model with other weights."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    for seed in (1, 2):
-        write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
-    return root
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-import redis
 
 from producer import (
     AsyncClient,
@@ -23,16 +22,16 @@ from tests.answers import error_of, result_of
 from tests.batches import CONFIG, PROMPTS, answering, result
 
 
+@pytest.fixture(autouse=True)
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a wait is looked for between two blocking reads."""
+    monkeypatch.setattr("producer.results_reader.BLOCK_MS", 100)
+
+
 @pytest.fixture
 async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
         yield made
-
-
-@pytest.fixture
-def server(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as connected:
-        yield connected
 
 
 def _changed(handle: BatchHandle, **changes: Any) -> bytes:

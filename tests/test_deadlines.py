@@ -82,7 +82,8 @@ def test_a_job_that_waited_too_long_is_answered_without_generating(
 ) -> None:
     late = client.submit([[5], [6]], None, tokens(), queue_deadline_s=0.2)
     patient = client.submit([[7]], None, tokens(), queue_deadline_s=1000)
-    with stub(redis_url, policy) as worker:  # which takes more than 0.2 s to start
+    time.sleep(0.3)  # past the deadline, which is no state to wait for
+    with stub(redis_url, policy) as worker:
         wait_until_done(queue, patient.batch_id, 1, worker)
         wait_until_done(queue, late.batch_id, 2, worker)
         worker.terminate()

@@ -35,6 +35,7 @@ def stub_engine() -> StubEngine:
 async def far(link: Link) -> AsyncIterator[Redis]:
     """Redis behind the link."""
     redis = connect(link.url)
+    redis.connection_pool.connection_kwargs["socket_timeout"] = 1.0  # a command that goes unanswered is waited out
     yield redis
     await redis.aclose()
 

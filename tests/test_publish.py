@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,31 +14,8 @@ from producer import (
     PolicyVersion,
     PolicyVersionError,
 )
-from producer.tiny_model import write_model
 from tests.faults import Link, Queue
 from tests.publishing import announced, blobs, lora, restore, until_cut
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """step-1 and step-2: the same model with other weights."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    for seed in (1, 2):
-        write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
-    return root
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
-
-
-@pytest.fixture
-async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
-    """A trainer whose way to Redis can be harmed."""
-    async with AsyncClient(link.url, policy=policy, reconnect_s=5) as client:
-        yield client
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, 2**31, 10**50])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,19 +37,6 @@ from tests.publishing import (
 )
 
 MIB = 2**20
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
-
-
-@pytest.fixture
-async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
-    """A trainer whose way to Redis can be harmed."""
-    async with AsyncClient(link.url, policy=policy, reconnect_s=5) as client:
-        yield client
 
 
 async def test_an_adapter_from_tensors_is_read_back_as_one_from_a_folder(

@@ -7,7 +7,7 @@ import os
 import shutil
 import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +23,6 @@ from tests.faults import Queue
 from tests.publishing import STEM, A, B, blobs, lora, manifests, peft_folder, read_back
 
 MIB = 2**20
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
 
 
 async def test_tensors_may_be_trained_on_once_the_call_has_begun(trainer: AsyncClient, queue: Queue) -> None:

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from producer import AdapterError, AsyncClient, CheckpointError
 from producer.checkpoint_files import CheckpointFolder
-from producer.tiny_model import write_model
 from tests.checkpoints import shard
 from tests.faults import Queue
 from tests.publishing import announced
 from worker.checkpoint import digest
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """step-1 and step-2: the same model with other weights."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    for seed in (1, 2):
-        write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
-    return root
-
-
 @pytest.fixture
 def folder(models: Path, tmp_path: Path) -> Path:
     """A checkpoint to be harmed."""
     return Path(shutil.copytree(models / "step-1", tmp_path / "step-1"))
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
 
 
 async def test_a_checkpoint_is_announced_by_name_and_the_digest_that_workers_compute(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,28 +17,12 @@ from producer import (
     VersionTimeoutError,
     VersionWaitError,
 )
-from producer.tiny_model import write_model
 from schemas import Job, decode
 from tests.faults import Queue
 from tests.publishing import lora, reporting
 from tests.versions import announce
 
 CONFIG = GenerationConfig(max_new_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """step-1 and step-2: the same model with other weights."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    for seed in (1, 2):
-        write_model(root / f"step-{seed}", seed=seed, tokenizer=False)
-    return root
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
 
 
 # Waiting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ import pytest
 from producer import AsyncClient
 from tests.faults import Queue
 from tests.publishing import blobs, lora, manifests, peft_folder, read_back, ttl
-
-
-@pytest.fixture
-async def trainer(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
 
 
 async def published_as_policy(client: AsyncClient, queue: Queue, version: int, seed: int) -> list[bytes]:

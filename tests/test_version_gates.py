@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from importlib import resources
 from pathlib import Path
@@ -32,7 +31,7 @@ from tests.fault_steps import (
 )
 from tests.faults import Holder, Link, Queue, audit
 from tests.test_deadlines import job_of
-from tests.versions import announce, codes, spans, wait_until_serves, write_steps
+from tests.versions import announce, codes, spans, wait_until_serves
 from tests.worker_process import WorkerProcess, wait_for
 from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
@@ -49,18 +48,6 @@ PROMPT_S = 0.4
 """In the median, from publish to answer: what no period of half a second allows."""
 TAKEN_S = 1.5
 """Within which a worker that is new enough takes a job that was parked."""
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_steps(tmp_path_factory.mktemp("written"), 1, 2)
-
-
-@pytest.fixture
-def steps(written: Path, tmp_path: Path) -> Path:
-    """step-1 and step-2, below a root that only some workers know."""
-    shutil.copytree(written, tmp_path / "steps")
-    return tmp_path / "steps"
 
 
 def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: int = 1) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Literal, cast
 
+from producer import Client
 from producer.tiny_model import write_model
 from schemas import GroupError, GroupResult, PolicyVersion, encode
 from tests.faults import Queue, audit
@@ -17,6 +18,12 @@ def write_steps(root: Path, *steps: int) -> Path:
     for step in steps:
         write_model(root / f"step-{step}", seed=100 + step, tokenizer=False)
     return root
+
+
+def publish(client: Client, root: Path, *versions: int) -> None:
+    """Checkpoints that `write_steps` wrote."""
+    for version in versions:
+        client.publish_policy(version, checkpoint=root / f"step-{version}")
 
 
 def announce(

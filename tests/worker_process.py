@@ -12,33 +12,46 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import redis
 
 from producer.embedded import die_with_parent
 from schemas import Keys
+from tests import stub_nursery
 
 ROOT = Path(__file__).parent.parent
+NOT_FORKED = {"--replicas"}
+"""Flags of workers that start workers."""
+
+
+def started(
+    flags: list[str], log: IO[bytes], env: dict[str, str] | None
+) -> subprocess.Popen[bytes] | stub_nursery.Forked:
+    whole_env = {**os.environ, **(env or {})}
+    if sys.platform == "linux" and "stub" in flags and not NOT_FORKED & {*flags, *whole_env}:
+        return stub_nursery.nursery().start(flags, log.name, whole_env)
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker", *flags],
+        cwd=ROOT,
+        env=whole_env,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent(),
+    )
 
 
 class WorkerProcess:
-    """`python -m worker` in a session of its own, with its log in a file."""
+    """A worker in a session of its own, with its log in a file."""
 
     def __init__(self, redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None) -> None:
         self.policy = policy
         self.redis_url = redis_url
         self._log = tempfile.NamedTemporaryFile(prefix="worker-", suffix=".log")  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.2"]
-        self.process = subprocess.Popen(
-            [*command, "--log-format", "console", "--log-level", "debug", *flags],
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
-        )
+        settings = ["--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.2"]
+        self.process = started([*settings, "--log-format", "console", "--log-level", "debug", *flags], self._log, env)
 
     @property
     def log(self) -> str:

@@ -1,0 +1,120 @@
+"""The supply of adapters: local folders come before Redis, what leaves the disk leaves the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import AsyncClient, Client
+from producer.tiny_model import write_adapter
+from schemas import ErrorCode, Keys
+from tests.adapter_steps import SIZE, RecordingEngine, on_disk, put
+from tests.worker_process import until
+from worker.adapter_cache import AdapterCache
+from worker.adapter_store import AdapterStore
+from worker.adapter_supply import AdapterSupply
+from worker.adapters import AdapterDirectory
+from worker.engine import Adapter
+from worker.errors import DataError
+from worker.policy import Policy
+
+
+@pytest.fixture
+async def store(redis: Redis, policy: str, cache: AdapterCache) -> AsyncIterator[AdapterStore]:
+    """Holds two adapters of `SIZE`."""
+    store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
+    yield store
+    await store.close()
+
+
+async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh_id(
+    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+) -> None:
+    folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    for version in (1, 2, 3):
+        client.publish_adapter("math", version, folder)
+    engine, directory = RecordingEngine(), AdapterDirectory(None, 16, tiny_model)
+    store = AdapterStore(redis, Keys(policy), cache, 2**30, 2 * size)
+    supply = AdapterSupply(engine, directory, store)
+
+    ids = [(await supply.load(name)).int_id for name in ("math@1", "math@2", "math@1", "math@3", "math@2")]
+
+    assert ids == [1, 2, 1, 3, 4]
+    assert [adapter.name for adapter in engine.loaded] == ["math@3", "math@2"]
+    assert on_disk(cache) == ["math@2", "math@3"]
+
+
+class Leaving(RecordingEngine):
+    """Unloads nothing until told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        await self.told.wait()
+        await super().unload_adapter(adapter)
+
+
+async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_it_was_cancelled(
+    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+) -> None:
+    folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    for version in (1, 2):
+        client.publish_adapter("math", version, folder)
+    engine = Leaving()
+    store = AdapterStore(redis, Keys(policy), cache, 2**30, size)
+    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    await supply.load("math@1")
+    evicting = asyncio.create_task(supply.load("math@2"))
+    await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
+    evicting.cancel()
+    await asyncio.wait([evicting])
+
+    engine.told.set()
+    await supply.load("math@2")
+
+    assert [adapter.name for adapter in engine.loaded] == ["math@2"]
+
+
+async def test_a_local_folder_comes_before_redis(
+    redis: Redis, policy: str, store: AdapterStore, adapter_dir: Path, tiny_model: Path
+) -> None:
+    await put(redis, Keys(policy), "math@1")
+    supply = AdapterSupply(RecordingEngine(), AdapterDirectory(adapter_dir, 16, tiny_model), store)
+
+    assert (await supply.load("math@1")).path == (adapter_dir / "math@1").resolve()
+    with pytest.raises(DataError) as raised:
+        await supply.load("math@1", "0" * 64)
+    assert raised.value.code is ErrorCode.ADAPTER_REFUSED
+
+
+async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
+    redis: Redis,
+    redis_url: str,
+    policy: str,
+    cache: AdapterCache,
+    adapter_dir: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, engine = Keys(policy), RecordingEngine()
+    store = AdapterStore(redis, keys, cache, 2**30, 2**30)
+    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    async with AsyncClient(redis_url, policy=policy) as client:
+        location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
+    served = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
+    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
+    await served.begin()
+    await redis.expire(keys.adapter(location), 1000)
+
+    await served.look()
+
+    assert served.serving.version == 1
+    assert await redis.ttl(keys.adapter(location)) > 1000

@@ -1,8 +1,8 @@
 """Every benchmark that needs no GPU, one after the other; a JSON file of each, one of all, and a plot.
 
 Each stage is another benchmark's own command (`--dry-run` prints them all), which says what it does; one that fails is
-noted and the next one has its turn. Where the queues that ours is compared with are not installed (the extra `bench`),
-ours is measured alone.
+noted and the next one has its turn. `python -m benchmarks.peers runs/peers` installs the queues that ours is compared
+with, each for itself (arq and taskiq-redis want different versions of redis); without them ours is measured alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import report
@@ -27,17 +26,20 @@ STAGES: dict[str, tuple[str, ...]] = {
     "latency": ("benchmarks.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.swap",),
     "http": ("benchmarks.http_serve", "--scenario", "large"),
+    "scale": ("benchmarks.scale", "--workers", "1", "8", "32", "--cluster", "16", "--seconds", "5"),
     "queue": ("benchmarks.queue_alone", "--jobs", "4000", "--workers", "1", "2", "--repeats", "3"),
 }
-PEERS = ("streaq", "taskiq_redis", "arq")
+PEERS = Path("runs/peers")
+"""Where `benchmarks.peers` has put the other queues, or nothing."""
 LIMIT_S = 400
 
 
 def command(name: str, folder: Path) -> list[str]:
-    """Of a stage. Without the other queues ours alone."""
+    """Of a stage. Without the other queues in PEERS ours alone."""
     found = [sys.executable, "-m", *STAGES[name], "--out", str(folder / f"{name}.json")]
-    alone = name == "queue" and not all(find_spec(peer) for peer in PEERS)
-    return [*found, "--arm", "rollstream", "--arm", "rollstream x8"] if alone else found
+    if name != "queue":
+        return found
+    return [*found, *(["--peers", str(PEERS)] if PEERS.exists() else ["--arm", "rollstream", "--arm", "rollstream x8"])]
 
 
 def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:

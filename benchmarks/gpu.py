@@ -1,7 +1,8 @@
 """Everything that we claim of a GPU, measured on one within half an hour; one JSON file, written after every stage.
 
-Each stage is another benchmark's own command (`--dry-run` prints them all); one that fails is noted and the next one
-has its turn. The files of the models (3 GB) go to `--folder`. Written for a GPU of 80 GB.
+Each stage is another benchmark's own command (`--dry-run` prints them all, with the time that each may take); one that
+fails or has had its time is noted and the next one has its turn. Where a machine gives less time at once, `--stage`
+splits the work. The files of the models (3 GB) go to `--folder`. Written for a GPU of 80 GB.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import report
@@ -27,6 +30,10 @@ MORE = str(9 * GIB // 4)
 """Bytes of KV cache for 256 sequences of one prompt each; groups of 8 share theirs and need less."""
 
 
+def _scenarios(*names: str) -> list[str]:
+    return [part for name in names for part in ("--scenario", name)]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One command. `turn` is what it calls itself in `benchmarks.turns`; None: it takes no part."""
@@ -34,31 +41,48 @@ class Stage:
     name: str
     arguments: tuple[str, ...]
     turn: str | None = None
+    expected_s: int = 60
+    """Of measuring, engines already there: a guess, for the budget that `--dry-run` prints."""
+    needs: str = ""
+    """A package that a machine may lack."""
+
+    @property
+    def limit_s(self) -> float:
+        """Of measuring; what has not ended by then is ended."""
+        return 1.5 * self.expected_s + 30
 
 
-WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"))
+WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), None, 30)
+_SATURATION = ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "3")
+"""Runs of about seven seconds at 20,000 tokens a second, twice as long as what a fifth of noise was seen with."""
 GROUPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("saturation", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE), "saturation-1.5b"),
-        Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), "latency"),
-        Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), "swap"),
-        Stage("lora", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--lora", "--scenario", "large"),
-              "lora"),
+        Stage("saturation", (*_SATURATION, *_scenarios("large", "n=1", "short", "long")), "saturation-1.5b", 280),
+        Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), "latency", 100),
+        Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), "swap", 135),
     ),
     (
-        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py")),
+        Stage("mixes", (*_SATURATION, *_scenarios("no log-probs", "skewed", "many small")), "saturation-1.5b", 215),
+        Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), "lora", 90),
+        Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, *_scenarios("large", "many small")),
+              "http", 90, "aiohttp"),
+    ),
+    (
+        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"), None, 30),
         Stage("replicas", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", str(3 * GIB // 2),
-                           "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), "replicas"),
+                           "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), "replicas", 160),
     ),
     (
         Stage("7b", ("benchmarks.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
-                     "--kv-cache-bytes", str(4 * GIB), "--scenario", "large"), "saturation-7b"),
+                     "--kv-cache-bytes", str(4 * GIB), *_scenarios("large")), "saturation-7b", 80),
     ),
 )  # fmt: skip
 """The engines of a group fit the memory together; they start at once, and then measure one after the other."""
 
+MINUTES_30 = 1800
+GROUP_START_S = 140
+"""From a group's start until all its engines are there, as seen on a machine of 16 cores; a guess, as `expected_s`."""
 START_LIMIT_S = 400
-LIMIT_S = 500
 
 
 class Running:
@@ -78,21 +102,21 @@ class Running:
                 env={**os.environ, VARIABLE: str(turns)},
             )  # fmt: skip
 
-    def until_ready(self) -> None:
-        """Until it waits for its turn, has ended, or has had its time."""
-        ends = self._began + START_LIMIT_S
+    def until_ready(self, gives_up: float) -> None:
+        """Until it waits for its turn, has ended, or has had its time; `gives_up` (`time.monotonic`) ends that too."""
+        ends = min(gives_up, self._began + START_LIMIT_S)
         while self.process.poll() is None and time.monotonic() < ends:
             if self.stage.turn is not None and is_ready(self._turns, self.stage.turn):
                 return
             time.sleep(0.1)
 
-    def finish(self) -> tuple[list[Report], Scenario]:
+    def finish(self, gives_up: float) -> tuple[list[Report], Scenario]:
         """Let it measure; its reports, and how it went. The end of its log goes to stderr where it failed."""
         ready = time.monotonic()
         if self.stage.turn is not None:
             let_go(self._turns, self.stage.turn)
         try:
-            code = self.process.wait(LIMIT_S)
+            code = self.process.wait(max(0.0, min(self.stage.limit_s, gives_up - ready)))
         except subprocess.TimeoutExpired:
             code = 124
         self.end()
@@ -101,7 +125,7 @@ class Running:
         sys.stderr.write(
             f"{self.stage.name}: {spent}, exit code {code}\n" + "\n".join(lines[-40:] if code else []) + "\n"
         )
-        details = {"command": " ".join(["python", *self.command[1:]]), "exit_code": code, "last_line": lines[-1:]}
+        details = {"command": _typed(self.command), "exit_code": code, "last_line": lines[-1:]}
         runs = {name: [seconds] for name, seconds in spent.items()}
         done = Scenario(self.stage.name, "a stage of this script", "s", "", runs, details)
         return (report.read(self._out) if self._out.exists() else []), done
@@ -120,21 +144,22 @@ def _command(stage: Stage, folder: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
-def _run_all(groups: list[list[Stage]], folder: Path, out: Path, budget_s: float) -> int:
-    began = time.monotonic()
+def run_all(groups: list[list[Stage]], folder: Path, out: Path, budget_s: float) -> int:
+    """How many stages failed, were cut off or were left out."""
+    gives_up = time.monotonic() + budget_s
     found: list[Report] = []
     overview = Report("gpu", [])
     for group in groups:
-        if time.monotonic() - began > budget_s:
-            sys.stderr.write(f"left out, the time is up: {', '.join(stage.name for stage in group)}\n")
-            continue
+        reasons = {stage: _reason(stage, gives_up) for stage in group}
+        overview.scenarios += [_left_out(stage, reason) for stage, reason in reasons.items() if reason]
+        report.write(out, [overview, *found])
         turns = Path(tempfile.mkdtemp(prefix="turns-", dir=folder))
-        running = [Running(stage, folder, turns) for stage in group]
+        running = [Running(stage, folder, turns) for stage in group if not reasons[stage]]
         try:
             for one in running:
-                one.until_ready()
+                one.until_ready(gives_up)
             for one in running:
-                reports, done = one.finish()
+                reports, done = one.finish(gives_up)
                 found += reports
                 overview.scenarios.append(done)
                 report.write(out, [overview, *found])
@@ -144,26 +169,53 @@ def _run_all(groups: list[list[Stage]], folder: Path, out: Path, budget_s: float
     return sum(scenario.details["exit_code"] != 0 for scenario in overview.scenarios)
 
 
+def _reason(stage: Stage, gives_up: float) -> str:
+    """Why it is not even tried; empty where it is."""
+    if time.monotonic() > gives_up:
+        return "the time is up"
+    return f"there is no {stage.needs}" if stage.needs and find_spec(stage.needs) is None else ""
+
+
+def _left_out(stage: Stage, reason: str) -> Scenario:
+    sys.stderr.write(f"{stage.name}: left out, {reason}\n")
+    return Scenario(stage.name, "a stage of this script", "s", "", {}, {"exit_code": None, "left_out": reason})
+
+
+def _shown(groups: list[list[Stage]], folder: Path) -> str:
+    """The commands, and the time that they should take."""
+    lines, total = [], 0
+    for group in groups:
+        start = GROUP_START_S if any(stage.turn for stage in group) else 0
+        total += start + sum(stage.expected_s for stage in group)
+        lines.append(f"# about {start} s to start side by side, then one after the other:")
+        for stage in group:
+            command = _command(stage, folder, folder / f"{stage.name}.json")
+            lines += [f"# {stage.name}: about {stage.expected_s} s, {stage.limit_s:g} s at most", _typed(command)]
+    return "\n".join([*lines, f"# about {total} s in all; 30 minutes are {MINUTES_30} s"]) + "\n"
+
+
+def _typed(command: list[str]) -> str:
+    return shlex.join(["python", *command[1:]])
+
+
 def main() -> int:
-    """Run it. The exit code says how many stages failed."""
+    """Run it. The exit code says how many stages failed or were left out."""
     names = [stage.name for group in GROUPS for stage in group]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/rollstream-gpu"), help="default: %(default)s")  # noqa: S108
     parser.add_argument("--out", type=Path, required=True, metavar="JSON")
     parser.add_argument("--stage", action="append", choices=names, help="default: all")
-    parser.add_argument("--budget-s", type=float, default=1500, help="no group starts after (default: %(default)s)")
+    parser.add_argument("--budget-s", type=float, default=MINUTES_30 - 60, help="ends all (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     arguments = parser.parse_args()
     wanted = arguments.stage or names
     groups = [[stage for stage in group if stage.name in wanted] for group in ((WEIGHTS,), *GROUPS)]
     groups[0] = [WEIGHTS]
     if arguments.dry_run:
-        for stage in (stage for group in groups for stage in group):
-            command = _command(stage, arguments.folder, arguments.folder / f"{stage.name}.json")
-            sys.stdout.write(" ".join(["python", *command[1:]]) + "\n")
+        sys.stdout.write(_shown([group for group in groups if group], arguments.folder))
         return 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    return _run_all([group for group in groups if group], arguments.folder, arguments.out, arguments.budget_s)
+    return run_all([group for group in groups if group], arguments.folder, arguments.out, arguments.budget_s)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,11 @@
-"""What is measured over HTTP: from the request's body to padded tensors of token ids and log-probs."""
+"""What is measured over HTTP: from the request's body to padded tensors of token ids and log-probs.
+
+The client is one aiohttp session of `http_serve` in this process: as many connections as prompts, all under way at once
+(ours has all in the queue at once; either engine runs `max_num_seqs` of them), kept while they are in use, no retries,
+no stream: an answer comes when its n completions are done. A request is a prompt of token ids; `logprobs: 0` is the
+log-prob of each sampled token and no other, `return_token_ids` gives ids beside it, and `return_tokens_as_token_ids`
+spares the server to look up a text for each. Answers are read with `json` into the tensors that Rollstream gives.
+"""
 
 from __future__ import annotations
 

@@ -35,9 +35,15 @@ TIMEOUT_S = 300.0
 
 
 async def compare(
-    engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet, folder: Path
+    engines: Engines,
+    chosen: Sequence[Workload],
+    repeats: int,
+    redis_url: str,
+    fleet: Fleet,
+    folder: Path,
+    out: Path | None,
 ) -> Report:
-    """Every workload on every server that starts, and on Rollstream."""
+    """Every workload on every server that starts, and on Rollstream. What there is goes to `out` after each."""
     settings = {**shown_engines(engines), "load_before": _load(), "servers": {}, "start_s": {}, "left_out": {}}
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session())
@@ -49,8 +55,12 @@ async def compare(
         arms.append(Metered(Rollstream(client), worker.process.pid))
         await my_turn("http")
         await interleaved(arms, chosen[0], 1)
-        found = [await _measured(arms, workload, repeats) for workload in chosen]
-    return Report("http", found, settings)
+        done = Report("http", [], settings)
+        for workload in chosen:
+            done.scenarios.append(await _measured(arms, workload, repeats))
+            if out is not None:
+                report.write(out, [done])
+    return done
 
 
 async def _started(
@@ -134,7 +144,7 @@ def main() -> None:
         known = workloads(model, scale=arguments.scale)
         chosen = [known[name] for name in arguments.scenario or known]
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet, folder))
+            done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet, folder, arguments.out))
     report.finish(done, arguments.out)
 
 

@@ -87,6 +87,8 @@ class Scenario:
     """By arm, in the order in which they were made."""
     details: dict[str, Any] = field(default_factory=dict)
     """Whatever else was seen, numbers above all."""
+    x: float | None = None
+    """Where it lies on an axis of numbers: a report of such scenarios is drawn as lines, not as bars."""
 
     @property
     def medians(self) -> dict[str, float]:
@@ -154,14 +156,27 @@ def read(path: Path) -> list[Report]:
 
 def finish(report: Report, out: Path | None) -> None:
     """What a benchmark ends with: the table on stdout, the file where one was asked for."""
-    sys.stdout.write(f"{report.benchmark}, {report.date}, commit {report.commit}\n\n{report.table()}\n")
+    finish_all([report], out)
+
+
+def finish_all(reports: Sequence[Report], out: Path | None) -> None:
+    """The same with several reports in one file."""
+    for one in reports:
+        sys.stdout.write(f"{one.benchmark}, {one.date}, commit {one.commit}\n\n{one.table()}\n\n")
     if out is not None:
-        write(out, [report])
-        sys.stdout.write(f"\nwritten to {out}\n")
+        write(out, reports)
+        sys.stdout.write(f"written to {out}\n")
+
+
+def say(line: str) -> None:
+    """How far a long benchmark is, on stderr."""
+    sys.stderr.write(f"{line}\n")
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:
-    """A bar chart a report: every arm's median by scenario. Needs matplotlib (the extra `example`)."""
+    """A chart a report: every arm's median by scenario, lines where each has an `x`, else bars. Needs matplotlib (the
+    extra `example`).
+    """
     import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
 
     mpl.use("Agg")
@@ -169,7 +184,10 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
     figure, axes = pyplot.subplots(len(reports), 1, figsize=(11, 3.6 * len(reports)), squeeze=False)
     for axis, report in zip(axes[:, 0], reports, strict=True):
-        _bars(axis, report)
+        (_lines if all(scenario.x is not None for scenario in report.scenarios) else _bars)(axis, report)
+        axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
+        axis.set_title(f"{report.benchmark} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
+        axis.legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -213,9 +231,14 @@ def _bars(axis: Any, report: Report) -> None:
         axis.bar([place + number * width for place, _ in known], [value for _, value in known], width, label=arm)
     axis.set_xticks([place + 0.4 - width / 2 for place in range(len(report.scenarios))])
     axis.set_xticklabels([scenario.name for scenario in report.scenarios], rotation=20, ha="right", fontsize=8)
-    axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
-    axis.set_title(f"{report.benchmark} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
-    axis.legend(fontsize=8)
+
+
+def _lines(axis: Any, report: Report) -> None:
+    for arm in dict.fromkeys(arm for scenario in report.scenarios for arm in scenario.runs):
+        known = [(scenario.x, scenario.medians[arm]) for scenario in report.scenarios if arm in scenario.medians]
+        axis.plot(*zip(*known, strict=True), "--" if arm == report.scenarios[0].baseline else "o-", label=arm)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([scenario.x for scenario in report.scenarios], [scenario.name for scenario in report.scenarios])
 
 
 def main() -> None:

@@ -1,0 +1,226 @@
+"""Real workers with the stub engine, and a trainer that keeps them busy, each a process forked from one that has
+imported all: 64 of them start in seconds, which as commands would take minutes and gigabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+
+from producer import AsyncClient
+from schemas import GenerationConfig, GroupResult, RollstreamError
+from worker import logs
+from worker.app import Worker
+from worker.config import WorkerSettings
+from worker.stub_engine import StubEngine
+
+VOCABULARY = 32_000
+PROMPTS_PER_JOB = 8
+_BATCHES_PER_WORKER = 4
+"""Of `Load.prompts`: more than a worker admits at once, so that jobs wait for it in Redis."""
+
+
+class CrowdFailedError(RollstreamError):
+    """Raised when a worker or the trainer ends while it is needed, or nobody serves in time; see its log."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every worker generates, at which speed. Lengths of batches are drawn from half to one and a half times
+    `new_tokens`, so that completions do not end in step; all sequences of a batch have the same.
+    """
+
+    tokens_per_s: float = 45_788
+    """Of one worker: its sequences together."""
+    sequences: int = 256
+    """At once, of a worker."""
+    prompts: int = 32
+    """Of a batch."""
+    prompt_len: int = 256
+    n: int = 8
+    new_tokens: int = 512
+
+    @property
+    def longest_s(self) -> float:
+        """Of one completion."""
+        return 1.5 * self.new_tokens * self.sequences / self.tokens_per_s
+
+    def config(self, new_tokens: int) -> GenerationConfig:
+        """With log-probs, as a trainer needs them."""
+        return GenerationConfig(
+            max_new_tokens=new_tokens, num_return_sequences=self.n, ignore_eos=True, logprobs="processed"
+        )
+
+    def settings(self, url: str, policy: str, partitions: int) -> dict[str, Any]:
+        """Of a worker."""
+        return {
+            "redis": url, "policy": policy, "partitions": partitions, "engine": "stub", "log_level": "warning",
+            "stub_vocab_size": VOCABULARY, "stub_tokens_per_s": self.tokens_per_s / self.sequences,
+            "max_num_seqs": self.sequences, "max_model_len": self.prompt_len + 2 * self.new_tokens,
+            "result_ttl_s": 60, "retention_s": 60, "log_format": "json",
+        }  # fmt: skip
+
+
+class Crowd:
+    """Workers and their trainer on one Redis or cluster; all of them end with the block."""
+
+    def __init__(self, url: str, policy: str, partitions: int, load: Load, folder: Path) -> None:
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(["benchmarks.crowd"])
+        self._settings = load.settings(url, policy, partitions)
+        self._folder = folder
+        self._wanted = self._context.Value("q", 0)
+        self._lanes = self._context.Value("q", 0)
+        self._serving = self._context.Value("q", 0)
+        self._groups = self._context.Value("q", 0)
+        self._tokens = self._context.Value("q", 0)
+        self.workers: list[ForkServerProcess] = []
+        counters = (self._wanted, self._lanes, self._groups, self._tokens)
+        self.trainer = self._started(_train, asdict(load), self._settings, counters)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        for process in (self.trainer, *self.workers):
+            process.kill()
+        for process in (self.trainer, *self.workers):
+            process.join()
+
+    async def grow(self, workers: int) -> None:
+        """Until there are so many, and batches for all. Raises `CrowdFailedError`."""
+        while len(self.workers) < workers:
+            self.workers.append(self._started(_work, self._settings, self._serving))
+        await self._until(lambda: self._serving.value == workers, "not every worker serves")
+        self._wanted.value = int(_BATCHES_PER_WORKER * workers) + 1
+        await self._until(lambda: self._lanes.value == self._wanted.value, "the trainer does not submit")
+
+    async def rest(self) -> None:
+        """Until all that was submitted is answered. Raises `CrowdFailedError`."""
+        self._wanted.value = 0
+        await self._until(lambda: self._lanes.value == 0, "batches are not answered")
+
+    def answered(self) -> tuple[int, int]:
+        """Groups and tokens that the trainer has had so far."""
+        return self._groups.value, self._tokens.value
+
+    def cpu_s(self) -> dict[str, float]:
+        """User and system time so far."""
+        return {"trainer": _cpu_s(self.trainer), "workers": sum(map(_cpu_s, self.workers))}
+
+    def memory(self) -> dict[str, float]:
+        """MiB in RAM that are each worker's own (median), and of all of them."""
+        own = sorted(psutil.Process(worker.pid).memory_full_info().uss / 2**20 for worker in self.workers)
+        return {"worker_mib": round(own[len(own) // 2], 1), "workers_mib": round(sum(own))}
+
+    def check(self) -> None:
+        """Raises `CrowdFailedError` once one has ended."""
+        for process in (self.trainer, *self.workers):
+            if process.exitcode is not None:
+                log = self._log_of(process.name).read_text(errors="replace")[-2000:]
+                raise CrowdFailedError(f"{process.name} ended with exit code {process.exitcode}:\n{log}")
+
+    async def _until(self, state: Any, problem: str, timeout_s: float = 120) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not state():
+                    self.check()
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise CrowdFailedError(f"{problem} after {timeout_s:g} s") from None
+
+    def _started(self, target: Any, *args: Any) -> ForkServerProcess:
+        name = f"{target.__name__[1:]}-{len(self.workers)}"
+        process = self._context.Process(
+            target=_forked, args=(target, self._log_of(name), *args), name=name, daemon=True
+        )
+        process.start()
+        return process
+
+    def _log_of(self, name: str) -> Path:
+        return self._folder / f"{self._settings['policy']}-{name}.log"
+
+
+def _forked(target: Any, log: Path, *args: Any) -> None:
+    """Nothing of the terminal, nothing of the environment's settings; gone when the benchmark is."""
+    for name in [name for name in os.environ if name.upper().startswith("ROLLSTREAM_")]:
+        del os.environ[name]
+    with log.open("wb") as output:
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+    asyncio.run(_while_wanted(target(*args)))
+
+
+async def _while_wanted(role: Any) -> None:
+    running = asyncio.ensure_future(role)
+    parent = parent_process()
+    if parent is not None:
+        asyncio.get_running_loop().add_reader(parent.sentinel, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _work(settings: dict[str, Any], serving: Any) -> None:
+    mine = WorkerSettings(**settings)
+    logs.configure(mine)
+    worker = Worker(mine, StubEngine(mine))
+    async with asyncio.TaskGroup() as roles:
+        roles.create_task(worker.run())
+        while worker.state == "starting":  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.02)
+        with serving.get_lock():
+            serving.value += 1
+
+
+async def _train(load: dict[str, Any], settings: dict[str, Any], counters: tuple[Any, Any, Any, Any]) -> None:
+    """As many batches at once as are wanted, each read group by group, padded, and followed by the next."""
+    import torch  # noqa: F401, PLC0415 - a trainer has it; its import is no part of what is measured
+
+    wanted, lanes, *seen = counters
+    running: dict[int, asyncio.Task[None]] = {}
+    async with (
+        AsyncClient(
+            settings["redis"], policy=settings["policy"], partitions=settings["partitions"], reconnect_s=120
+        ) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for _ in itertools.repeat(None):
+            running = {number: lane for number, lane in running.items() if not lane.done()}
+            for number in set(range(wanted.value)) - running.keys():
+                running[number] = tasks.create_task(_lane(client, Load(**load), number, wanted, seen))
+            lanes.value = len(running)
+            await asyncio.sleep(0.05)
+
+
+async def _lane(client: AsyncClient, load: Load, number: int, wanted: Any, seen: list[Any]) -> None:
+    groups, tokens = seen
+    draw = random.Random(number)
+    prompts = np.random.default_rng(number).integers(10, VOCABULARY, (load.prompts, load.prompt_len))
+    while number < wanted.value:
+        length = round(load.new_tokens * draw.uniform(0.5, 1.5))
+        handle = await client.submit(prompts, None, load.config(max(1, length)), prompts_per_job=PROMPTS_PER_JOB)
+        async for answer in handle.groups():
+            if not isinstance(answer, GroupResult):
+                raise CrowdFailedError(f"a group failed: {answer}")
+            groups.value += 1
+            tokens.value += load.n * length
+        await handle.result()
+
+
+def _cpu_s(process: ForkServerProcess) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)

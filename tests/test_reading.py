@@ -19,6 +19,7 @@ from worker.admission import OF_LATE, Admission, Load
 from worker.app import Worker
 from worker.config import WorkerSettings
 from worker.engine import Completion, GenerateRequest
+from worker.streams import create_group, read_of
 from worker.stub_engine import StubEngine
 
 SMALL = GenerationConfig(max_new_tokens=1)
@@ -98,25 +99,43 @@ async def deliveries(redis: Redis, queue: Queue) -> list[int]:
 async def test_jobs_that_turn_out_too_large_are_given_back_and_no_delivery_counts(
     redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
 ) -> None:
-    async def are_pending(*counts: int) -> bool:
-        return await deliveries(redis, queue) == list(counts)
+    async def one_is_held_and_three_are_given_back() -> bool:
+        return await deliveries(redis, queue) == [0, 0, 0, 1]
 
-    async def one_is_held_and_others_are_given_back() -> bool:
-        *given_back, held = await deliveries(redis, queue) or [0]
-        return held == 1 and set(given_back) == {0}
+    settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=4)
+    engine = GatedEngine(settings)
+    worker = Worker(settings, engine)
+    batch = await trainer.submit([[5], [6], [7], [8]], None, LARGE, prompts_per_job=1)
+    await create_group(redis, queue.jobs_key)
+    entries = await read_of(redis, "w", [queue.jobs_key], None, 4)
 
-    async with serving(redis_url, policy) as engine:
-        small = await trainer.submit([[5], [6], [7], [8]], None, SMALL, prompts_per_job=1)
-        await until(lambda: are_pending(1, 1, 1, 1))
-        large = await trainer.submit([[5], [6], [7], [8]], None, LARGE, prompts_per_job=1)
-        engine.small.set()
-        await until(one_is_held_and_others_are_given_back)
+    async with asyncio.TaskGroup() as jobs:
+        await worker._consumer._take(jobs, *entries)
+        await until(one_is_held_and_three_are_given_back)
         engine.large.set()
-        await until(are_pending)
+    async with serving(redis_url, policy) as other:
+        other.large.set()
+        await batch.wait(timeout=30)
 
-    for batch in (small, large):
-        answers = audit(redis_url, policy, batch.batch_id, 4)
-        assert [getattr(answer, "delivery", None) for answer in answers] == [1] * 4
+    answers = audit(redis_url, policy, batch.batch_id, 4)
+    assert [getattr(answer, "delivery", None) for answer in answers] == [1] * 4
+
+
+async def test_while_intake_is_paused_no_more_than_the_one_job_that_was_let_in_is_kept_of_a_read(
+    redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
+) -> None:
+    settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w")
+    worker = Worker(settings, StubEngine(settings))
+    await trainer.submit([[5], [6], [7]], None, SMALL, prompts_per_job=1)
+    await create_group(redis, queue.jobs_key)
+    entries = await read_of(redis, "w", [queue.jobs_key], None, 3)
+    worker._admission.pause("memory")
+    worker._admission.let_one_in("memory")
+
+    async with asyncio.TaskGroup() as jobs:
+        await worker._consumer._take(jobs, *entries)
+
+    assert await deliveries(redis, queue) == [0, 0]
 
 
 async def test_a_worker_that_fills_up_asks_for_one_job_at_a_time(
@@ -134,3 +153,32 @@ async def test_a_worker_that_fills_up_asks_for_one_job_at_a_time(
 
     stats: Any = await redis.info("commandstats")
     assert stats["cmdstat_xreadgroup"]["calls"] >= 4
+
+
+class PacedEngine(StubEngine):
+    """A fiftieth of a second a completion."""
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        await asyncio.sleep(0.02)
+        return await super().generate(request)
+
+
+async def test_a_dead_workers_job_does_not_wait_for_the_end_of_a_backlog(
+    redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
+) -> None:
+    dead = await trainer.submit([[5]], None, SMALL, prompts_per_job=1)
+    await create_group(redis, queue.jobs_key)
+    await read_of(redis, "dead", [queue.jobs_key], None, 1)
+    backlog = await trainer.submit([[6]] * 500, None, SMALL, prompts_per_job=1)
+    settings = WorkerSettings(
+        policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=1, lease_s=2, grace_s=0
+    )
+    running = asyncio.create_task(Worker(settings, PacedEngine(settings)).run())
+    try:
+        await dead.wait(timeout=60)
+        done = await backlog.done()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    assert done < 400

@@ -42,6 +42,8 @@ class Admission:
         self.limit_bytes = limit_bytes
         self.load = Load()
         self.closed = False
+        self.turn = asyncio.Lock()
+        """Held by who waits for room until he has used it, so that each of several has his turn."""
         self._of_late: deque[Load] = deque(maxlen=OF_LATE)
         self._reasons: set[str] = set()
         self._one_more = False

@@ -115,9 +115,12 @@ class Consumer:
     async def _take_new(self, jobs: asyncio.TaskGroup) -> None:
         try:
             await self._reader.create_groups(self._dead_keys)
-            while not cancelled() and await self._admission.room():
-                found = await self._parking.next() or await self._reader.read(self._next_read())
-                await self._take(jobs, *found)
+            while not cancelled():
+                async with self._admission.turn:
+                    if not await self._admission.room():
+                        return
+                    found = await self._parking.next() or await self._reader.read(self._next_read())
+                    await self._take(jobs, *found)
         except asyncio.CancelledError:
             self._reader.close()
             self._parking.close()
@@ -191,8 +194,8 @@ class Consumer:
         unwanted = []
         for number, entry in enumerate(entries):
             lease = self._lease(entry)
-            # Paused since the read was sent: whoever resumes first may have it.
-            if self._admission.paused and not self._admission.has_room:
+            # Paused since the read was sent: whoever resumes first may have it. No more than one was let in.
+            if self._admission.paused and (number > 0 or not self._admission.has_room):
                 unwanted.append(lease)
             else:
                 self._start(jobs, lease, entry, number > 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import resources
 
 import structlog
@@ -18,6 +19,8 @@ from worker.parking import Parking
 from worker.streams import GroupMissingError, Take, claim
 
 _START = b"0-0"
+_TURN_S = 1.0
+"""After which it is asked again whether there is room for all: the reader may wait for a job as long as it likes."""
 
 log = structlog.get_logger()
 
@@ -49,16 +52,30 @@ class Recoverer:
         """Hand over what is found to `take`, until admission closes."""
         while not (self._admission.closed or cancelled()):
             await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
-            # What waited for our version, then every pending list once, from where the last sweep ended.
-            while self._has_room("") and (waited := await self._parking.next()):
-                await take(waited[0])
-            for jobs_key in self._cursors:
+            if self._admission.has_room:
+                await self._look(take)
+                continue
+            # With a backlog there is room for moments only, and the reader is always there first.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TURN_S):
+                    await self._admission.turn.acquire()
                 try:
-                    await self._sweep(jobs_key, take)
-                except (RedisError, GroupMissingError) as error:
-                    if cancelled():
-                        raise asyncio.CancelledError from error
-                    log.warning("sweep put off", key=jobs_key, error=str(error))
+                    if await self._admission.room():
+                        await self._look(take)
+                finally:
+                    self._admission.turn.release()
+
+    async def _look(self, take: Take) -> None:
+        """What waited for our version, then every pending list once, from where the last sweep ended."""
+        while self._has_room("") and (waited := await self._parking.next()):
+            await take(waited[0])
+        for jobs_key in self._cursors:
+            try:
+                await self._sweep(jobs_key, take)
+            except (RedisError, GroupMissingError) as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                log.warning("sweep put off", key=jobs_key, error=str(error))
 
     async def _sweep(self, jobs_key: str, take: Take) -> None:
         while self._has_room(jobs_key):

@@ -102,9 +102,9 @@ class Job(Message):
     def _lengths_cover_ids(self) -> Self:
         _expect("prompt_ids", self.prompt_ids, "int32", 1)
         _expect("prompt_lengths", self.prompt_lengths, "int32", 1)
+        if not 1 <= (groups := self.prompt_lengths.shape[0]) <= MAX_GROUPS_PER_JOB:
+            raise ValueError(f"a job has 1 to {MAX_GROUPS_PER_JOB} groups, not {groups}")
         lengths = self.prompt_lengths.numpy().tolist()  # few: a list is quicker than an array
-        if not 1 <= len(lengths) <= MAX_GROUPS_PER_JOB:
-            raise ValueError(f"a job has 1 to {MAX_GROUPS_PER_JOB} groups, not {len(lengths)}")
         if min(lengths) < 0 or sum(lengths) != self.prompt_ids.shape[0]:
             raise ValueError("prompt_lengths do not add up to prompt_ids")
         if self.first_group + len(lengths) > self.num_groups:
@@ -204,6 +204,8 @@ class GroupResult(Message):
         _expect("prompt", self.prompt, "int32", 1)
         _expect("token_ids", self.token_ids, "int32", 2)
         n, width = self.token_ids.shape
+        if n < 1:  # no bytes would then stand for any width
+            raise ValueError("a group has at least one completion")
         shapes: list[tuple[str, Tensor | None, Dtype, tuple[int, ...]]] = [
             ("lengths", self.lengths, "int32", (n,)),
             ("response_mask", self.response_mask, "bit", (n, width)),

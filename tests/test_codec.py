@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,30 @@ def test_a_result_whose_mask_contradicts_its_lengths_is_refused() -> None:
 
     with pytest.raises(WireError, match="does not follow from lengths"):
         decode(msgpack.packb(fields), GroupResult)
+
+
+def test_a_result_without_completions_claims_no_memory_for_its_width() -> None:
+    fields = msgpack.unpackb(encode(MESSAGES[2]))
+    empty = {"shape": [0, 2**24], "data": b""}
+    fields |= {"token_ids": {"dtype": "int32"} | empty, "response_mask": {"dtype": "bit"} | empty}
+    fields |= {"lengths": int32().model_dump(), "logprobs": None, "logprobs_flavour": None, "scores": None}
+    fields |= {"finish_reasons": [], "stop_reasons": [], "version_spans": [], "texts": None}
+
+    with pytest.raises(WireError, match="at least one completion"):
+        decode(msgpack.packb(fields), GroupResult)
+
+
+def test_a_job_of_a_million_groups_is_refused_before_they_are_listed() -> None:
+    fields = msgpack.unpackb(encode(MESSAGES[1]))
+    fields["prompt_lengths"] = {"dtype": "int32", "shape": [2**20], "data": b"\1\2\3\4" * 2**20}
+    data = msgpack.packb(fields)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match="a job has 1 to 4096 groups, not 1048576"):
+            decode(data, Job)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 HOSTILE = {

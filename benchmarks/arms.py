@@ -113,13 +113,7 @@ class Raw:
     def _arguments(self, *, on_cpu: bool) -> dict[str, Any]:
         arguments = vllm_setup.engine_arguments(self._settings, on_cpu=on_cpu)
         if self._default:
-            for tuned in (
-                "disable_log_stats",
-                "max_num_seqs",
-                "enable_prefix_caching",
-                "max_logprobs",
-                "logprobs_mode",
-            ):
+            for tuned in _TUNED:
                 arguments.pop(tuned)
         return arguments
 

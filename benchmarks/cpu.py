@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,16 +23,27 @@ from benchmarks.report import Report, Scenario
 STAGES: dict[str, tuple[str, ...]] = {
     "start": ("benchmarks.start", "--repeats", "3"),
     "memory": ("benchmarks.memory",),
-    "saturation": ("benchmarks.saturation", "--scale", "0.5"),
+    "saturation": ("benchmarks.saturation", "--scale", "2"),
+    "lora": ("benchmarks.saturation", "--scale", "2", "--lora", "--scenario", "large"),
     "latency": ("benchmarks.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.swap",),
-    "http": ("benchmarks.http_serve", "--scenario", "large"),
-    "scale": ("benchmarks.scale", "--workers", "1", "8", "32", "--cluster", "16", "--seconds", "5"),
-    "queue": ("benchmarks.queue_alone", "--jobs", "4000", "--workers", "1", "2", "--repeats", "3"),
+    "http": (
+        "benchmarks.http_serve",
+        "--kv-cache-bytes",
+        str(2**28),
+        "--scenario",
+        "large",
+        "--scenario",
+        "long",
+        "--scenario",
+        "no log-probs",
+    ),
+    "scale": ("benchmarks.scale", "--seconds", "6"),
+    "queue": ("benchmarks.queue_alone", "--jobs", "2000", "--workers", "1", "2"),
 }
 PEERS = Path("runs/peers")
 """Where `benchmarks.peers` has put the other queues, or nothing."""
-LIMIT_S = 400
+LIMIT_S = 900
 
 
 def command(name: str, folder: Path) -> list[str]:
@@ -54,7 +66,7 @@ def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
         finally:  # with all that it started: an engine that is left would slow the next stage down
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    details = {"exit_code": code, "command": " ".join(["python", *command(name, folder)[1:]])}
+    details = {"exit_code": code, "command": shlex.join(["python", *command(name, folder)[1:]])}
     runs = {"seconds": [time.monotonic() - began]}
     return (report.read(out) if out.exists() else []), Scenario(name, "a stage of this script", "s", "", runs, details)
 
@@ -70,14 +82,22 @@ def run_all(names: list[str], folder: Path) -> int:
         overview.scenarios.append(went)
         report.write(folder / "cpu.json", [overview, *found])
     sys.stdout.write(f"\n== how long each took\n\n{overview.table()}\n")
-    try:
-        report.plot(found, folder / "cpu.png")
-        sys.stdout.write(f"\nwritten to {folder / 'cpu.json'}, drawn in {folder / 'cpu.png'}\n")
-    except ModuleNotFoundError as error:
-        sys.stdout.write(f"\nwritten to {folder / 'cpu.json'}; no plot: {error}\n")
+    drawn = _drawn(found, folder / "cpu.png")
+    sys.stdout.write(f"\nwritten to {folder / 'cpu.json'}, {drawn}\n")
     failed = [stage.name for stage in overview.scenarios if stage.details["exit_code"]]
     sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "")
     return len(failed)
+
+
+def _drawn(found: list[Report], path: Path) -> str:
+    """What became of the plot."""
+    if not found:
+        return "no plot: there is nothing to draw"
+    try:
+        report.plot(found, path)
+    except ModuleNotFoundError as error:
+        return f"no plot: {error}"
+    return f"drawn in {path}"
 
 
 def main() -> int:
@@ -90,7 +110,7 @@ def main() -> int:
     names = [name for name in STAGES if name in (arguments.stage or STAGES)]
     if arguments.dry_run:
         for name in names:
-            sys.stdout.write(" ".join(["python", *command(name, arguments.folder)[1:]]) + "\n")
+            sys.stdout.write(shlex.join(["python", *command(name, arguments.folder)[1:]]) + "\n")
         return 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
     return run_all(names, arguments.folder)

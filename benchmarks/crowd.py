@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import psutil
+import uvloop
 
 from producer import AsyncClient
 from schemas import GenerationConfig, GroupResult, RollstreamError
@@ -106,7 +107,7 @@ class Crowd:
         while len(self.workers) < workers:
             self.workers.append(self._started(_work, self._settings, self._serving))
         await self._until(lambda: self._serving.value == workers, "not every worker serves")
-        self._wanted.value = int(_BATCHES_PER_WORKER * workers) + 1
+        self._wanted.value = _BATCHES_PER_WORKER * workers + 1
         await self._until(lambda: self._lanes.value == self._wanted.value, "the trainer does not submit")
 
     async def rest(self) -> None:
@@ -156,13 +157,14 @@ class Crowd:
 
 
 def _forked(target: Any, log: Path, *args: Any) -> None:
-    """Nothing of the terminal, nothing of the environment's settings; gone when the benchmark is."""
+    """Nothing of the terminal, nothing of the environment's settings; gone when the benchmark is. Workers on uvloop."""
     for name in [name for name in os.environ if name.upper().startswith("ROLLSTREAM_")]:
         del os.environ[name]
     with log.open("wb") as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
-    asyncio.run(_while_wanted(target(*args)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if target is _work else None) as runner:
+        runner.run(_while_wanted(target(*args)))
 
 
 async def _while_wanted(role: Any) -> None:

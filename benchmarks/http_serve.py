@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from benchmarks import report
 from benchmarks.arms import Rollstream, interleaved
@@ -27,7 +28,7 @@ from benchmarks.models import make
 from benchmarks.report import Report, Scenario
 from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.turns import my_turn
-from benchmarks.workload import Workload, workloads
+from benchmarks.workload import SCENARIOS, Workload, workloads
 from producer import AsyncClient
 from worker import vllm_setup
 
@@ -134,7 +135,7 @@ def main() -> None:
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
-    parser.add_argument("--scenario", action="append", default=[], help="repeat for several; default: all")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
@@ -142,9 +143,9 @@ def main() -> None:
         model = make(arguments.model, folder)
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
         known = workloads(model, scale=arguments.scale)
-        chosen = [known[name] for name in arguments.scenario or known]
+        chosen = [known[name] for name in arguments.scenario or SCENARIOS]
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet, folder, arguments.out))
+            done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet, folder, arguments.out))
     report.finish(done, arguments.out)
 
 

@@ -238,8 +238,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32, help="jobs at once of a worker (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="prompts of a batch of ours (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each arm (default: %(default)s)")
-    parser.add_argument("--arm", action="append", default=[], help="repeat for several; default: all")
-    parser.add_argument("--peers", type=Path, default=Path("peers"), help="of `benchmarks.peers` (%(default)s)")
+    parser.add_argument("--arm", action="append", choices=list(arms(32, 256)), help="repeat for several; default: all")
+    parser.add_argument("--peers", type=Path, default=Path("runs/peers"), help="of `benchmarks.peers` (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="JSON", help="where the report goes")
     arguments = parser.parse_args()
     if arguments.jobs % 8 or arguments.batch % 8:

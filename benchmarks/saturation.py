@@ -1,7 +1,8 @@
 """Tokens a second through submit, Redis, a worker process and results, against vLLM's `AsyncLLM` alone.
 
 Both serve the same prompts under the same config and engine arguments, side by side on the same machine, turn by turn;
-the one whose turn it is not has nothing to do. `--sweep` measures workers of 1, 2, ... replicas against one `AsyncLLM`
+the one whose turn it is not has nothing to do. Both run on uvloop. The prompts are the same in every run, so that all
+but the first find them in their prefix cache. `--sweep` measures workers of 1, 2, ... replicas against one `AsyncLLM`
 with vLLM's default arguments instead.
 """
 
@@ -17,13 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from benchmarks import report
 from benchmarks.arms import Raw, Rollstream, interleaved
 from benchmarks.fleet import Fleet, WorkerProcess
 from benchmarks.models import NAMES, Model, make, make_adapters
 from benchmarks.report import Report, Scenario
 from benchmarks.turns import my_turn
-from benchmarks.workload import SCALES, Load, Prompts, Workload, config, with_adapter, workloads
+from benchmarks.workload import SCALES, SCENARIOS, Load, Prompts, Workload, config, with_adapter, workloads
 from producer import AsyncClient
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
@@ -63,8 +66,10 @@ class Engines:
         return [*found, "--adapter-dir", str(self.adapters)] if self.adapters is not None else found
 
 
-async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet) -> Report:
-    """Every workload on both arms."""
+async def compare(
+    engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet, out: Path | None
+) -> Report:
+    """Every workload on both arms. What there is goes to `out` after each."""
     raw = Raw(engines.settings())
     starts = await start_all(engines, raw, {"rollstream": fleet.start(POLICY, *engines.flags())})
     await my_turn("lora" if engines.adapters is not None else f"saturation-{engines.model.name}")
@@ -72,10 +77,14 @@ async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, re
         async with AsyncClient(redis_url, policy=POLICY) as client:
             arms = [raw, Rollstream(client)]
             await interleaved(arms, chosen[0], 1)
-            found = [await _measured(arms, workload, repeats) for workload in chosen]
+            done = Report("saturation", [], {**shown_engines(engines), "start_s": starts})
+            for workload in chosen:
+                done.scenarios.append(await _measured(arms, workload, repeats))
+                if out is not None:
+                    report.write(out, [done])
     finally:
         raw.close()
-    return Report("saturation", found, {**shown_engines(engines), "start_s": starts})
+    return done
 
 
 async def sweep(
@@ -141,9 +150,9 @@ def shown_engines(engines: Engines) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chosen(engines: Engines, names: Sequence[str], scale: float) -> list[Workload]:
+def _chosen(engines: Engines, names: Sequence[str] | None, scale: float) -> list[Workload]:
     known = workloads(engines.model, scale=scale)
-    chosen = [known[name] for name in names or known]
+    chosen = [known[name] for name in names or SCENARIOS]
     return [with_adapter(workload, ADAPTER) for workload in chosen] if engines.adapters is not None else chosen
 
 
@@ -180,7 +189,7 @@ def main() -> None:
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
-    parser.add_argument("--scenario", action="append", default=[], help="repeat for several; default: all")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
     parser.add_argument("--lora", action="store_true", help="engines with LoRA, every batch through an adapter")
     parser.add_argument("--default-kv-cache-bytes", type=int, help="of the default engine of --sweep")
     parser.add_argument("--sweep", type=int, nargs="+", metavar="N", help="replicas to try, such as 1 2 3 4")
@@ -194,10 +203,10 @@ def main() -> None:
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
             if arguments.sweep:
                 default_kv = arguments.default_kv_cache_bytes
-                done = asyncio.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet, default_kv))
+                done = uvloop.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet, default_kv))
             else:
                 chosen = _chosen(engines, arguments.scenario, arguments.scale)
-                done = asyncio.run(compare(engines, chosen, arguments.repeats, url, fleet))
+                done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet, arguments.out))
     report.finish(done, arguments.out)
 
 

@@ -62,6 +62,10 @@ SCALES = {
 }
 
 
+SCENARIOS = ("large", "n=1", "short", "long", "no log-probs", "skewed", "many small")
+"""Names of `workloads`."""
+
+
 class Prompts:
     """Random, all different, the same for the same seed."""
 

@@ -15,9 +15,11 @@ from benchmarks import cpu, gpu, report, scale, start
 from benchmarks.crowd import Load
 from benchmarks.fleet import Fleet
 from benchmarks.memory import PAYLOAD, Peaks, Size, one_run
+from benchmarks.models import Model
 from benchmarks.redis_limit import Size as GroupSize
 from benchmarks.redis_limit import gpus_a_core, mbit_a_gpu, replay
-from benchmarks.report import Report, Scenario
+from benchmarks.report import Report, Scenario, percentiles
+from benchmarks.workload import SCENARIOS, workloads
 from producer.embedded import EmbeddedRedis
 from tests.worker_process import wait_for
 
@@ -36,7 +38,7 @@ def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, "benchmarks.peers", "benchmarks.peers.takeovers"])
 @pytest.mark.usefixtures("without_vllm")
 def test_every_benchmark_says_what_it_does_without_vllm(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -82,6 +84,35 @@ def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_h
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
     not_measured = {"benchmarks.cpu", "benchmarks.gpu", "benchmarks.models", "benchmarks.report"}
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - not_measured
+
+
+def test_a_cpu_stage_that_fails_or_hangs_is_counted_and_the_next_has_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(cpu, "STAGES", {"hanging": ("hangs",), "failing": ("no_such_module",), "fine": ("this",)})
+    monkeypatch.setattr(cpu, "LIMIT_S", 5)
+
+    assert cpu.run_all(["hanging", "failing", "fine"], tmp_path) == 2
+
+    (overview,) = report.read(tmp_path / "cpu.json")
+    assert [scenario.details["exit_code"] for scenario in overview.scenarios] == [124, 1, 0]
+    said = capsys.readouterr().out
+    assert "== failing: python -m no_such_module --out" in said
+    assert said.endswith("failed: hanging, failing\n")
+
+
+def test_the_scenarios_that_help_names_are_those_that_there_are(tmp_path: Path) -> None:
+    tiny = Model("tiny", tmp_path, 512, {}, 1024)
+    assert tuple(workloads(tiny)) == SCENARIOS
+
+
+@pytest.mark.parametrize(("count", "p50", "p95", "p99"), [(1, 0, 0, 0), (30, 15, 28, 29), (100, 50, 95, 99)])
+def test_a_percentile_is_a_value_that_was_seen(count: int, p50: int, p95: int, p99: int) -> None:
+    assert percentiles([float(value) for value in reversed(range(count))]) == {
+        "p50": p50, "p95": p95, "p99": p99, "count": count,
+    }  # fmt: skip
 
 
 def test_a_tiny_memory_run_measures_every_part(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_the_cpu_gets_what_only_the_cpu_needs(tiny_model: Path) -> None:
     assert (on_gpu["tensor_parallel_size"], on_gpu["gpu_memory_utilization"]) == (2, 0.9)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_what_was_found_to_be_fast_is_the_default(tiny_model: Path, on_cpu: bool) -> None:
+    measured = {"disable_log_stats": True, "max_num_seqs": 256, "enable_prefix_caching": True}
+
+    assert measured.items() <= arguments(tiny_model, on_cpu=on_cpu).items()
+
+
 def test_lora_is_enabled_by_the_adapter_folder(tiny_model: Path, tmp_path: Path) -> None:
     assert "enable_lora" not in arguments(tiny_model)
 

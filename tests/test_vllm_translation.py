@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from schemas import ErrorCode, GenerationConfig
-from worker.errors import DataError
-from worker.vllm_translation import completions
+from worker.engine import GenerateRequest
+from worker.errors import DataError, EngineDiedError
+from worker.vllm_translation import completions, sampling_fields
 
 SPANS = [(((0, 1),), True)]
 
@@ -19,6 +20,20 @@ def output(logprob: float) -> SimpleNamespace:
     flat = SimpleNamespace(logprobs=[logprob])
     one = SimpleNamespace(index=0, token_ids=[5], logprobs=flat, finish_reason="length", stop_reason=None, text="")
     return SimpleNamespace(outputs=[one])
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_one_request_gives_all_completions_and_the_log_probs_of_no_other_tokens(n: int) -> None:
+    config = GenerationConfig(max_new_tokens=1, num_return_sequences=n, logprobs="processed")
+
+    fields = sampling_fields(GenerateRequest("b/0/1", [5], config, (), None, None))
+
+    assert (fields["n"], fields["logprobs"], fields["detokenize"]) == (n, 0, False)
+
+
+def test_fewer_completions_than_asked_for_are_no_answer() -> None:
+    with pytest.raises(EngineDiedError, match="1 of 2"):
+        completions(output(-0.5), GenerationConfig(max_new_tokens=1, num_return_sequences=2), SPANS)
 
 
 def test_a_finite_log_prob_is_passed_on() -> None:

@@ -39,7 +39,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "no log-probs",
     ),
     "scale": ("benchmarks.scale", "--seconds", "6"),
-    "queue": ("benchmarks.queue_alone", "--jobs", "2000", "--workers", "1", "2"),
+    "queue": ("benchmarks.queue_alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
 }
 PEERS = Path("runs/peers")
 """Where `benchmarks.peers` has put the other queues, or nothing."""

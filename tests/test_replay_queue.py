@@ -160,7 +160,11 @@ async def test_a_requeue_of_a_dead_letter_is_safe_to_repeat(redis_url: str, queu
 def everything(queue: Queue) -> dict[bytes, Any]:
     """Every key of the policy, byte for byte."""
     pattern = f"rs:{{{queue.keys.policy}*"
-    return {key: queue.redis.dump(key) for key in sorted(queue.redis.scan_iter(pattern))}
+    # A hash that Redis is still moving to a larger table has no order of its own.
+    return {
+        key: queue.redis.hgetall(key) if queue.redis.type(key) == b"hash" else queue.redis.dump(key)
+        for key in sorted(queue.redis.scan_iter(pattern))
+    }
 
 
 @pytest.mark.parametrize("selecting", [["--batch", "b"], ["--job"], ["--since", "1h"], ["--dead"], ["--dead", "gave"]])

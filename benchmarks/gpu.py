@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.report import Report, Scenario
-from benchmarks.turns import VARIABLE, is_ready, let_go
+from benchmarks.turns import VARIABLE, Turn
 
 GIB = 2**30
 SMALL = ("--model", "1.5b", "--max-num-seqs", "256", "--memory", "0.05")
@@ -36,11 +36,12 @@ def _scenarios(*names: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `turn` is what it calls itself in `benchmarks.turns`; None: it takes no part."""
+    """One command."""
 
     name: str
     arguments: tuple[str, ...]
-    turn: str | None = None
+    takes_turns: bool = True
+    """It is a benchmark, which waits for its turn (`benchmarks.turns`) and writes a report."""
     expected_s: int = 60
     """Of measuring, engines already there: a guess, for the budget that `--dry-run` prints."""
     needs: str = ""
@@ -52,29 +53,29 @@ class Stage:
         return 1.5 * self.expected_s + 30
 
 
-WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), None, 30)
+WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), takes_turns=False, expected_s=30)
 _SATURATION = ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "2.5")
 """Runs of about six seconds at 20,000 tokens a second, twice as long as what a fifth of noise was seen with."""
 GROUPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("saturation", (*_SATURATION, *_scenarios("large", "n=1", "short", "long")), "saturation-1.5b", 235),
-        Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), "latency", 100),
-        Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), "swap", 135),
-    ),
-    (
+        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"),
+              takes_turns=False, expected_s=30),
         Stage("7b", ("benchmarks.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
-                     "--kv-cache-bytes", str(4 * GIB), *_scenarios("large")), "saturation-7b", 80),
+                     "--kv-cache-bytes", str(4 * GIB), "--scale", "2.5", *_scenarios("large")), expected_s=80),
+        Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, "--scale", "1.5", "--replicas", "1",
+                       "3", *_scenarios("large", "n=1")), expected_s=180, needs="aiohttp"),
     ),
     (
-        Stage("mixes", (*_SATURATION, *_scenarios("no log-probs", "skewed", "many small")), "saturation-1.5b", 180),
-        Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), "lora", 90),
-        Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, *_scenarios("large", "many small")),
-              "http", 90, "aiohttp"),
-    ),
-    (
-        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"), None, 30),
         Stage("replicas", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", str(3 * GIB // 2),
-                           "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), "replicas", 160),
+                           "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), expected_s=160),
+    ),
+    (
+        Stage("saturation", (*_SATURATION, "--repeats", "7", *_scenarios("large", "n=1", "long")),
+              expected_s=260),
+        Stage("mixes", (*_SATURATION, *_scenarios("short", "no log-probs", "skewed", "many small")), expected_s=220),
+        Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), expected_s=70),
+        Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), expected_s=100),
+        Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), expected_s=135),
     ),
 )  # fmt: skip
 """The engines of a group fit the memory together; they start at once, and then measure one after the other."""
@@ -92,29 +93,29 @@ class Running:
         self.stage = stage
         self._out, self._log = folder / f"{stage.name}.json", folder / f"{stage.name}.log"
         self._out.unlink(missing_ok=True)
-        self._turns = turns
+        self._turn = Turn(turns / stage.name) if stage.takes_turns else None
         self._began = time.monotonic()
         self._went: float | None = None
         self.command = _command(stage, folder, self._out)
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, VARIABLE: str(turns)},
+                env={**os.environ, VARIABLE: str(turns / stage.name)},
             )  # fmt: skip
 
     def until_ready(self, gives_up: float) -> None:
         """Until it waits for its turn, has ended, or has had its time; `gives_up` (`time.monotonic`) ends that too."""
         ends = min(gives_up, self._began + START_LIMIT_S)
         while self.process.poll() is None and time.monotonic() < ends:
-            if self.stage.turn is not None and is_ready(self._turns, self.stage.turn):
+            if self._turn is not None and self._turn.is_asked_for():
                 return
             time.sleep(0.1)
 
     def finish(self, gives_up: float) -> tuple[list[Report], Scenario]:
         """Let it measure; its reports, and how it went. The end of its log goes to stderr where it failed."""
         ready = time.monotonic()
-        if self.stage.turn is not None:
-            let_go(self._turns, self.stage.turn)
+        if self._turn is not None:
+            self._turn.let_go()
         try:
             code = self.process.wait(max(0.0, min(self.stage.limit_s, gives_up - ready)))
         except subprocess.TimeoutExpired:
@@ -139,7 +140,7 @@ class Running:
 
 def _command(stage: Stage, folder: Path, out: Path) -> list[str]:
     arguments = [argument.format(folder=folder) for argument in stage.arguments]
-    if stage.turn is not None:
+    if stage.takes_turns:
         arguments += ["--folder", str(folder), "--out", str(out)]
     return [sys.executable, "-m", *arguments]
 
@@ -185,7 +186,7 @@ def _shown(groups: list[list[Stage]], folder: Path) -> str:
     """The commands, and the time that they should take."""
     lines, total = [], 0
     for group in groups:
-        start = GROUP_START_S if any(stage.turn for stage in group) else 0
+        start = GROUP_START_S if any(stage.takes_turns for stage in group) else 0
         total += start + sum(stage.expected_s for stage in group)
         lines.append(f"# about {start} s to start side by side, then one after the other:")
         for stage in group:

@@ -39,22 +39,28 @@ async def compare(
     engines: Engines,
     chosen: Sequence[Workload],
     repeats: int,
+    replicas: Sequence[int],
     redis_url: str,
     fleet: Fleet,
     folder: Path,
     out: Path | None,
 ) -> Report:
-    """Every workload on every server that starts, and on Rollstream. What there is goes to `out` after each."""
+    """Every workload on every server that starts, and on a worker of each number of `replicas`.
+
+    What there is goes to `out` after each.
+    """
     settings = {**shown_engines(engines), "load_before": _load(), "servers": {}, "start_s": {}, "left_out": {}}
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session())
         started = await _started(engines, folder, session, stack)
-        worker = fleet.start(POLICY, *engines.flags())
+        workers = [fleet.start(f"{POLICY}-{count}", *engines.flags(count)) for count in replicas]
         arms = [arm for server, wait in started if (arm := await _arm(server, wait, session, settings)) is not None]
-        settings["start_s"]["rollstream"] = await asyncio.to_thread(worker.wait_until_serving)
-        client = await stack.enter_async_context(AsyncClient(redis_url, policy=POLICY))
-        arms.append(Metered(Rollstream(client), worker.process.pid))
-        await my_turn("http")
+        for count, worker in zip(replicas, workers, strict=True):
+            name = "rollstream" if count == 1 else f"rollstream, {count} replicas"
+            settings["start_s"][name] = await asyncio.to_thread(worker.wait_until_serving)
+            client = await stack.enter_async_context(AsyncClient(redis_url, policy=worker.policy))
+            arms.append(Metered(Rollstream(client, name), worker.process.pid))
+        await my_turn()
         await interleaved(arms, chosen[0], 1)
         done = Report("http", [], settings)
         for workload in chosen:
@@ -136,6 +142,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", default=[1], metavar="N", help="of workers (default: one of 1)"
+    )
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
@@ -145,7 +154,9 @@ def main() -> None:
         known = workloads(model, scale=arguments.scale)
         chosen = [known[name] for name in arguments.scenario or SCENARIOS]
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet, folder, arguments.out))
+            done = uvloop.run(
+                compare(engines, chosen, arguments.repeats, arguments.replicas, url, fleet, folder, arguments.out)
+            )
     report.finish(done, arguments.out)
 
 

@@ -173,7 +173,7 @@ async def measure(
     workers = {"worker": fleet.start(POLICY, *flags)}
     mortal = {f"worker {number}": fleet.start(f"{POLICY}-deaths", *flags) for number in range(3)}
     starts = await start_all(engines, raw, {**workers, **mortal})
-    await my_turn("latency")
+    await my_turn()
     batches = Batches(engines)
     try:
         async with AsyncClient(redis_url, policy=POLICY) as client:

@@ -72,7 +72,7 @@ async def compare(
     """Every workload on both arms. What there is goes to `out` after each."""
     raw = Raw(engines.settings())
     starts = await start_all(engines, raw, {"rollstream": fleet.start(POLICY, *engines.flags())})
-    await my_turn("lora" if engines.adapters is not None else f"saturation-{engines.model.name}")
+    await my_turn()
     try:
         async with AsyncClient(redis_url, policy=POLICY) as client:
             arms = [raw, Rollstream(client)]
@@ -98,7 +98,7 @@ async def sweep(
     names = {count: f"{count} replica" + "s" * (count > 1) for count in replicas}
     workers = {names[count]: fleet.start(f"{POLICY}-{count}", *engines.flags(count)) for count in replicas}
     starts = await start_all(engines, raw, workers)
-    await my_turn("replicas")
+    await my_turn()
     workload = for_sweep(engines.model)
     settings = {**shown_engines(engines), "start_s": starts, "default": raw.limits}
     try:

@@ -153,7 +153,7 @@ async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
     """Weights on an engine without LoRA, adapters on one with it; both are there from the start."""
     lora = replace(engines, adapters=make_adapters(engines.model, folder / f"swaps-{engines.model.name}", repeats + 3))
     plain, with_lora = await _started(engines), await _started(lora)
-    await my_turn("swap")
+    await my_turn()
     try:
         found = await weights(plain, engines, folder / "versions", repeats)
         found += await adapters(with_lora, lora, repeats)

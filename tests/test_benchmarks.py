@@ -66,12 +66,13 @@ def test_the_scripts_that_run_all_name_only_commands_that_exist(name: str, tmp_p
 
 
 def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_has_its_turn(tmp_path: Path) -> None:
+    command = partial(gpu.Stage, takes_turns=False)
     stages = [
-        gpu.Stage("lacking", ("this",), needs="no_such_package"),
-        gpu.Stage("failing", ("no_such_module",)),
-        gpu.Stage("fine", ("this",)),
-        gpu.Stage("hanging", ("http.server", "0")),
-        gpu.Stage("late", ("this",)),
+        command("lacking", ("this",), needs="no_such_package"),
+        command("failing", ("no_such_module",)),
+        command("fine", ("this",)),
+        command("hanging", ("http.server", "0")),
+        command("late", ("this",)),
     ]
     failed = gpu.run_all([[stage] for stage in stages], tmp_path, tmp_path / "all.json", budget_s=5)
 

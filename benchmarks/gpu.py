@@ -2,7 +2,8 @@
 
 Each stage is another benchmark's own command (`--dry-run` prints them all, with the time that each may take); one that
 fails or has had its time is noted and the next one has its turn. Where a machine gives less time at once, `--stage`
-splits the work. The files of the models (3 GB) go to `--folder`. Written for a GPU of 80 GB.
+splits the work. The files of the models (3 GB) go to `--folder`. Written for a GPU of 141 GB, which the engines of a
+group share; on one of 80 GB, name fewer stages at once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Stage:
 
     name: str
     arguments: tuple[str, ...]
-    takes_turns: bool = True
+    turns: bool = True
     """It is a benchmark, which waits for its turn (`benchmarks.turns`) and writes a report."""
     expected_s: int = 60
     """Of measuring, engines already there: a guess, for the budget that `--dry-run` prints."""
@@ -53,35 +54,31 @@ class Stage:
         return 1.5 * self.expected_s + 30
 
 
-WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), takes_turns=False, expected_s=30)
+WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), turns=False, expected_s=30)
 _SATURATION = ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "2.5")
 """Runs of about six seconds at 20,000 tokens a second, twice as long as what a fifth of noise was seen with."""
 GROUPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"),
-              takes_turns=False, expected_s=30),
+        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"), turns=False, expected_s=30),
         Stage("7b", ("benchmarks.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
                      "--kv-cache-bytes", str(4 * GIB), "--scale", "2.5", *_scenarios("large")), expected_s=80),
         Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, "--scale", "1.5", "--replicas", "1",
                        "3", *_scenarios("large", "n=1")), expected_s=180, needs="aiohttp"),
+        Stage("saturation", (*_SATURATION, "--repeats", "7", *_scenarios("large", "n=1", "long")), expected_s=260),
+        Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), expected_s=70),
     ),
     (
         Stage("replicas", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", str(3 * GIB // 2),
                            "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), expected_s=160),
-    ),
-    (
-        Stage("saturation", (*_SATURATION, "--repeats", "7", *_scenarios("large", "n=1", "long")),
-              expected_s=260),
-        Stage("mixes", (*_SATURATION, *_scenarios("short", "no log-probs", "skewed", "many small")), expected_s=220),
-        Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), expected_s=70),
         Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), expected_s=100),
+        Stage("mixes", (*_SATURATION, *_scenarios("short", "no log-probs", "skewed", "many small")), expected_s=220),
         Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), expected_s=135),
     ),
 )  # fmt: skip
 """The engines of a group fit the memory together; they start at once, and then measure one after the other."""
 
 MINUTES_30 = 1800
-GROUP_START_S = 140
+GROUP_START_S = 170
 """From a group's start until all its engines are there, as seen on a machine of 16 cores; a guess, as `expected_s`."""
 START_LIMIT_S = 400
 
@@ -93,9 +90,8 @@ class Running:
         self.stage = stage
         self._out, self._log = folder / f"{stage.name}.json", folder / f"{stage.name}.log"
         self._out.unlink(missing_ok=True)
-        self._turn = Turn(turns / stage.name) if stage.takes_turns else None
+        self._turn = Turn(turns / stage.name) if stage.turns else None
         self._began = time.monotonic()
-        self._went: float | None = None
         self.command = _command(stage, folder, self._out)
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -105,7 +101,7 @@ class Running:
 
     def until_ready(self, gives_up: float) -> None:
         """Until it waits for its turn, has ended, or has had its time; `gives_up` (`time.monotonic`) ends that too."""
-        ends = min(gives_up, self._began + START_LIMIT_S)
+        ends = min(gives_up, self._began + (START_LIMIT_S if self.stage.turns else GROUP_START_S))
         while self.process.poll() is None and time.monotonic() < ends:
             if self._turn is not None and self._turn.is_asked_for():
                 return
@@ -140,7 +136,7 @@ class Running:
 
 def _command(stage: Stage, folder: Path, out: Path) -> list[str]:
     arguments = [argument.format(folder=folder) for argument in stage.arguments]
-    if stage.takes_turns:
+    if stage.turns:
         arguments += ["--folder", str(folder), "--out", str(out)]
     return [sys.executable, "-m", *arguments]
 
@@ -186,7 +182,7 @@ def _shown(groups: list[list[Stage]], folder: Path) -> str:
     """The commands, and the time that they should take."""
     lines, total = [], 0
     for group in groups:
-        start = GROUP_START_S if any(stage.takes_turns for stage in group) else 0
+        start = GROUP_START_S if any(stage.turns for stage in group) else 0
         total += start + sum(stage.expected_s for stage in group)
         lines.append(f"# about {start} s to start side by side, then one after the other:")
         for stage in group:

@@ -66,7 +66,7 @@ def test_the_scripts_that_run_all_name_only_commands_that_exist(name: str, tmp_p
 
 
 def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_has_its_turn(tmp_path: Path) -> None:
-    command = partial(gpu.Stage, takes_turns=False)
+    command = partial(gpu.Stage, turns=False)
     stages = [
         command("lacking", ("this",), needs="no_such_package"),
         command("failing", ("no_such_module",)),
@@ -83,7 +83,7 @@ def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_h
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
-    not_measured = {"benchmarks.cpu", "benchmarks.gpu", "benchmarks.models", "benchmarks.report"}
+    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "gpus", "models", "report")}
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - not_measured
 
 

@@ -25,7 +25,7 @@ class WeightReload:
         """
         model = self.model_runner.get_model()
         try:
-            with _without_false_alarms(model):
+            with _without_false_alarms(model), _as_in_its_checkpoint(model):
                 self.reload_weights(weights_path=folder)
         except BaseException:
             _end_reload(model, self.vllm_config)
@@ -67,6 +67,29 @@ def _without_false_alarms(model: Any) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keeps)
+
+
+@contextmanager
+def _as_in_its_checkpoint(model: Any) -> Iterator[None]:
+    """An engine with LoRA has put a layer around each layer, and vLLM 0.26 finds no weight's layer by name any more.
+
+    Those around layers without weights stay: vLLM 0.32 looks for one of them.
+    """
+    from vllm.lora.layers import BaseLayerWithLoRA  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    around = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, BaseLayerWithLoRA) and next(layer.base_layer.parameters(), None) is not None
+    ]
+    for parent, name, layer in around:
+        setattr(parent, name, layer.base_layer)
+    try:
+        yield
+    finally:
+        for parent, name, layer in around:
+            setattr(parent, name, layer)
 
 
 def _is_computed(layer: Any) -> bool:

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import plots, report
 from benchmarks.report import Report, Scenario
 
 STAGES: dict[str, tuple[str, ...]] = {
@@ -94,7 +94,7 @@ def _drawn(found: list[Report], path: Path) -> str:
     if not found:
         return "no plot: there is nothing to draw"
     try:
-        report.plot(found, path)
+        plots.plot(found, path)
     except ModuleNotFoundError as error:
         return f"no plot: {error}"
     return f"drawn in {path}"

@@ -29,14 +29,12 @@ class WorkerFailedError(RollstreamError):
 class WorkerProcess:
     """`python -m worker FLAGS` in a session of its own."""
 
-    def __init__(self, redis_url: str, policy: str, folder: Path, flags: Sequence[str], gpu: int | None = None) -> None:
+    def __init__(self, redis_url: str, policy: str, folder: Path, flags: Sequence[str]) -> None:
         self.policy = policy
         self._redis_url = redis_url
         self._log = folder / f"worker-{time.monotonic_ns()}.log"
         self.started_at = time.monotonic()
         ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
-        if gpu is not None:
-            ours["CUDA_VISIBLE_DEVICES"] = str(gpu)
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.5",
@@ -90,9 +88,9 @@ class Fleet:
         self._folder = folder
         self.workers: list[WorkerProcess] = []
 
-    def start(self, policy: str, *flags: str, gpu: int | None = None) -> WorkerProcess:
-        """One more, which sees all GPUs or only that one. It does not serve yet."""
-        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags, gpu))
+    def start(self, policy: str, *flags: str) -> WorkerProcess:
+        """One more. It does not serve yet."""
+        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags))
         return self.workers[-1]
 
     def end(self) -> None:

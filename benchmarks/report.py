@@ -1,7 +1,7 @@
 """What every benchmark writes: where and how it ran, and for each scenario every run, the medians and the ratios.
 
 A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.report FILE` prints
-its tables, with `--plot PNG` it draws them.
+its tables, with `--plot PNG` it draws them (`benchmarks.plots`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots
 from producer.redis_server import find_redis_server
 from schemas import RollstreamError
 
@@ -113,12 +114,26 @@ class Scenario:
         base = medians.get(self.baseline)
         return {arm: value / base for arm, value in medians.items() if arm != self.baseline} if base else {}
 
+    @property
+    def paired(self) -> dict[str, float]:
+        """By arm: the median of its runs, each over the baseline's run beside it, where both had as many.
+
+        A machine that is slower for a while slows both runs of a pair, but may shift one arm's median alone.
+        """
+        base = self.runs.get(self.baseline, [])
+        return {
+            arm: statistics.median(run / beside for run, beside in zip(runs, base, strict=True))
+            for arm, runs in self.runs.items()
+            if arm != self.baseline and base and len(runs) == len(base) and all(base)
+        }
+
     def shown(self) -> dict[str, Any]:
         """For the JSON file."""
         rounded = {arm: [_rounded(run) for run in runs] for arm, runs in self.runs.items()}
         summary = {
             "medians": {arm: _rounded(value) for arm, value in self.medians.items()},
             "ratios": {arm: round(value, 3) for arm, value in self.ratios.items()},
+            "paired": {arm: round(value, 3) for arm, value in self.paired.items()},
         }
         return {**asdict(self), "runs": rounded, **summary}
 
@@ -142,12 +157,13 @@ class Report:
 
     def table(self) -> str:
         """Markdown: a row for each scenario and arm."""
-        rows = ["| scenario | arm | median | runs | ratio |", "| --- | --- | ---: | --- | ---: |"]
+        rows = ["| scenario | arm | median | runs | ratio | by pairs |", "| --- | --- | ---: | --- | ---: | ---: |"]
         for scenario in self.scenarios:
             for arm, median in scenario.medians.items():
                 spread = _spread(scenario.runs[arm])
-                ratio = f"{scenario.ratios[arm]:.2f}" if arm in scenario.ratios else ""
-                rows.append(f"| {scenario.name} | {arm} | {_number(median)} {scenario.unit} | {spread} | {ratio} |")
+                ratios = [f"{of[arm]:.2f}" if arm in of else "" for of in (scenario.ratios, scenario.paired)]
+                cells = [scenario.name, arm, f"{_number(median)} {scenario.unit}", spread, *ratios]
+                rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
 
 
@@ -184,26 +200,6 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def plot(reports: Sequence[Report], path: Path) -> None:
-    """A chart a report: every arm's median by scenario, lines where each has an `x`, else bars. Needs matplotlib (the
-    extra `example`).
-    """
-    import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(len(reports), 1, figsize=(11, 3.6 * len(reports)), squeeze=False)
-    for axis, report in zip(axes[:, 0], reports, strict=True):
-        (_lines if all(scenario.x is not None for scenario in report.scenarios) else _bars)(axis, report)
-        axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
-        axis.set_title(f"{report.benchmark} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """p50, p95 and p99 (that of up to 100 values is the largest), and how many values they are of."""
     ordered = sorted(values)
@@ -228,28 +224,10 @@ def _rounded(value: float) -> float:
 
 def _report(shown: Mapping[str, Any]) -> Report:
     scenarios = [
-        Scenario(**{name: value for name, value in scenario.items() if name not in ("medians", "ratios")})
+        Scenario(**{name: value for name, value in scenario.items() if name not in ("medians", "ratios", "paired")})
         for scenario in shown["scenarios"]
     ]
     return Report(**{**shown, "scenarios": scenarios})
-
-
-def _bars(axis: Any, report: Report) -> None:
-    arms = list(dict.fromkeys(arm for scenario in report.scenarios for arm in scenario.runs))
-    width = 0.8 / max(1, len(arms))
-    for number, arm in enumerate(arms):
-        known = [(place, s.medians[arm]) for place, s in enumerate(report.scenarios) if arm in s.medians]
-        axis.bar([place + number * width for place, _ in known], [value for _, value in known], width, label=arm)
-    axis.set_xticks([place + 0.4 - width / 2 for place in range(len(report.scenarios))])
-    axis.set_xticklabels([scenario.name for scenario in report.scenarios], rotation=20, ha="right", fontsize=8)
-
-
-def _lines(axis: Any, report: Report) -> None:
-    for arm in dict.fromkeys(arm for scenario in report.scenarios for arm in scenario.runs):
-        known = [(scenario.x, scenario.medians[arm]) for scenario in report.scenarios if arm in scenario.medians]
-        axis.plot(*zip(*known, strict=True), "--" if arm == report.scenarios[0].baseline else "o-", label=arm)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks([scenario.x for scenario in report.scenarios], [scenario.name for scenario in report.scenarios])
 
 
 def main() -> None:
@@ -262,7 +240,7 @@ def main() -> None:
     for report in reports:
         sys.stdout.write(f"## {report.benchmark}\n\n{report.date}, `{report.command}`\n\n{report.table()}\n\n")
     if arguments.plot is not None:
-        plot(reports, arguments.plot)
+        plots.plot(reports, arguments.plot)
 
 
 if __name__ == "__main__":

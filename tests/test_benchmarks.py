@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import cpu, gpu, report, scale, start
+from benchmarks import cpu, gpu, plots, report, scale, start
 from benchmarks.crowd import Load
 from benchmarks.fleet import Fleet
 from benchmarks.memory import PAYLOAD, Peaks, Size, one_run
@@ -83,7 +83,7 @@ def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_h
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
-    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "gpus", "models", "report")}
+    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "models", "report")}
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - not_measured
 
 
@@ -164,11 +164,19 @@ def test_scenarios_along_an_axis_are_drawn_as_lines(tmp_path: Path) -> None:
     points = [Scenario(f"{x} workers", "", "tok/s", "linear", {"linear": [x], "one": [x / 2]}, x=x) for x in (1, 8)]
     bars = Report("bars", [Scenario("one", "", "s", "a", {"a": [1.0]})])
 
-    report.plot([Report("lines", points), bars], tmp_path / "plot.png")
+    plots.plot([Report("lines", points), bars], tmp_path / "plot.png")
 
     lines, barred = pyplot.gcf().axes
     assert [list(line.get_xdata()) for line in lines.lines] == [[1, 8], [1, 8]]
     assert (len(barred.lines), len(barred.patches)) == (0, 1)
+
+
+def test_runs_are_compared_in_pairs_too_where_there_are_pairs() -> None:
+    slower_half_way = Scenario("one", "", "tok/s", "a", {"a": [4.0, 2.0, 1.0], "b": [8.0, 4.0, 1.0], "c": [1.0]})
+
+    assert slower_half_way.paired == {"b": 2.0}
+    assert slower_half_way.ratios == {"b": 2.0, "c": 0.5}
+    assert Scenario("none", "", "s", "", {"a": [1.0]}).paired == {}
 
 
 def test_a_report_survives_its_file(tmp_path: Path) -> None:

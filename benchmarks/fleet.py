@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,49 +12,34 @@ from typing import Self
 
 import redis
 
-from producer.embedded import die_with_parent
+from benchmarks.processes import LoggedProcess
 from schemas import Keys, RollstreamError
-
-START_TIMEOUT_S = 400.0
-ROOT = Path(__file__).parent.parent
 
 
 class WorkerFailedError(RollstreamError):
     """Raised when a worker ends before it serves, or takes too long; the text ends with its log."""
 
 
-class WorkerProcess:
-    """`python -m worker FLAGS` in a session of its own."""
+class WorkerProcess(LoggedProcess):
+    """`python -m worker FLAGS`."""
 
     def __init__(self, redis_url: str, policy: str, folder: Path, flags: Sequence[str]) -> None:
         self.policy = policy
         self._redis_url = redis_url
-        self._log = folder / f"worker-{time.monotonic_ns()}.log"
-        self.started_at = time.monotonic()
-        ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
-        with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.5",
-                 "--grace-s", "2", *flags],
-                cwd=ROOT, env=ours, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl and one getppid, no lock is taken
-            )  # fmt: skip
-
-    @property
-    def log(self) -> str:
-        """Its last lines."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
+        super().__init__(
+            [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.5",
+             "--grace-s", "2", *flags],
+            folder / f"worker-{time.monotonic_ns()}.log",
+            {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")},
+        )  # fmt: skip
 
     def wait_until_serving(self) -> float:
         """Seconds since it was started. Raises `WorkerFailedError`."""
         mine = f"-{self.process.pid}-"
         with redis.Redis.from_url(self._redis_url) as client:
             while not self._serves(client, mine):
-                if self.process.poll() is not None:
-                    raise WorkerFailedError(f"the worker exited with {self.process.returncode}:\n{self.log}")
-                if time.monotonic() - self.started_at > START_TIMEOUT_S:
-                    raise WorkerFailedError(f"the worker does not serve after {START_TIMEOUT_S:g} s:\n{self.log}")
+                if (reason := self.why_it_does_not_serve()) is not None:
+                    raise WorkerFailedError(f"the worker {reason}")
                 time.sleep(0.1)
         return time.monotonic() - self.started_at
 
@@ -68,15 +50,6 @@ class WorkerProcess:
     def kill(self) -> None:
         """SIGKILL to the worker alone; its engine goes with it, as it would anywhere."""
         self.process.kill()
-        self.process.wait()
-
-    def end(self) -> None:
-        """In order if it is alive; all that it started is gone after this."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.terminate()
-            self.process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.fleet import START_TIMEOUT_S
+from benchmarks.processes import LoggedProcess
 from producer.embedded import free_port
 from schemas import RollstreamError
 from worker import vllm_setup
@@ -33,8 +31,6 @@ TRL = ("-m", "trl.cli.main", "vllm-serve", "--model")
 _OURS = ("model", "worker_extension_cls")
 _TRL_SETS = ("logprobs_mode", "max_logprobs", "enable_prefix_caching")
 """TRL's command gives the first two itself, as they are here; the third is vLLM's default, and TRL's flag another."""
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class ServerFailedError(RollstreamError):
@@ -104,40 +100,29 @@ def _named_vllm(settings: Mapping[str, str], folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-class Server:
-    """One of them, in a session of its own. To be made on the main thread."""
+class Server(LoggedProcess):
+    """One of them. It gets SIGTERM if this process dies: one that is killed leaves its engine behind, on the GPU."""
 
     def __init__(self, recipe: Recipe, model: Path, folder: Path, *, on_cpu: bool) -> None:
         self.recipe = recipe
         self.model = str(model)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._log = folder / f"server-{port}.log"
-        self._began = time.monotonic()
         settings = environment(os.environ, on_cpu=on_cpu)
-        where = ["--host", "127.0.0.1", "--port", str(port)]
-        with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *recipe.program, self.model, *where, *recipe.flags],
-                env={**settings, **_named_vllm(settings, folder)}, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one prctl and one getppid, no lock is taken
-            )  # fmt: skip
-
-    @property
-    def log(self) -> str:
-        """Its last lines."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
+        super().__init__(
+            [sys.executable, *recipe.program, self.model, "--host", "127.0.0.1", "--port", str(port), *recipe.flags],
+            folder / f"server-{port}.log",
+            {**settings, **_named_vllm(settings, folder)},
+            signal.SIGTERM,
+        )
 
     async def wait_until_serving(self, session: aiohttp.ClientSession) -> float:
         """Seconds since it was started. Raises `ServerFailedError`."""
         while not await self._serves(session):
-            if self.process.poll() is not None:
-                raise ServerFailedError(f"{self.recipe.name} exited with {self.process.returncode}:\n{self.log}")
-            if time.monotonic() - self._began > START_TIMEOUT_S:
-                raise ServerFailedError(f"{self.recipe.name} does not serve after {START_TIMEOUT_S:g} s:\n{self.log}")
+            if (reason := self.why_it_does_not_serve()) is not None:
+                raise ServerFailedError(f"{self.recipe.name} {reason}")
             await asyncio.sleep(0.2)
-        return time.monotonic() - self._began
+        return time.monotonic() - self.started_at
 
     async def _serves(self, session: aiohttp.ClientSession) -> bool:
         try:
@@ -145,15 +130,6 @@ class Server:
                 return response.status == 200
         except aiohttp.ClientError:
             return False
-
-    def end(self) -> None:
-        """All that it started is gone after this."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.terminate()
-            self.process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 def cpu_s(session: int) -> float:
@@ -164,16 +140,3 @@ def cpu_s(session: int) -> float:
             fields = file.read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == session else 0
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _end_with_parent() -> Callable[[], None]:
-    """A `preexec_fn`. SIGTERM: a server that is killed leaves its engine behind, on the GPU."""
-    parent = os.getpid()
-
-    def bind_life() -> None:
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
-
-    return bind_life

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,32 @@ if TYPE_CHECKING:
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:
-    """A chart a report: every arm's median by scenario, lines where each has an `x`, else bars."""
+    """Every arm's median by scenario, lines where each has an `x`, else bars; a chart a benchmark and model."""
     import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
 
     mpl.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(len(reports), 1, figsize=(11, 3.6 * len(reports)), squeeze=False)
-    for axis, report in zip(axes[:, 0], reports, strict=True):
+    charts = _charts(reports)
+    figure, axes = pyplot.subplots(len(charts), 1, figsize=(11, 3.6 * len(charts)), squeeze=False)
+    for axis, (name, report) in zip(axes[:, 0], charts.items(), strict=True):
         (_lines if all(scenario.x is not None for scenario in report.scenarios) else _bars)(axis, report)
         axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
-        axis.set_title(f"{report.benchmark} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
+        axis.set_title(f"{name} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
         axis.legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _charts(reports: Iterable[Report]) -> dict[str, Report]:
+    """By title; what was measured in parts is one chart."""
+    found: dict[str, Report] = {}
+    for report in reports:
+        name = f"{report.benchmark}, {report.settings['model']}" if "model" in report.settings else report.benchmark
+        before = found[name].scenarios if name in found else []
+        found[name] = replace(report, scenarios=[*before, *report.scenarios])
+    return found
 
 
 def _bars(axis: Any, report: Report) -> None:

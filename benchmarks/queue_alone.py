@@ -31,9 +31,9 @@ import psutil
 import redis
 
 from benchmarks import report
-from benchmarks.fleet import ROOT
 from benchmarks.peers.arms import POLICY, Arm, Server, arms
 from benchmarks.peers.serving import GO, READY
+from benchmarks.processes import ROOT
 from benchmarks.report import Report, Scenario
 from producer.connection import Connection
 from producer.embedded import EmbeddedRedis, die_with_parent

@@ -235,8 +235,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=main.__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the medians")
+    parser.add_argument("--benchmark", action="append", metavar="NAME", help="repeat for several; default: all")
     arguments = parser.parse_args()
-    reports = read(arguments.file)
+    reports = [one for one in read(arguments.file) if one.benchmark in (arguments.benchmark or [one.benchmark])]
     for report in reports:
         sys.stdout.write(f"## {report.benchmark}\n\n{report.date}, `{report.command}`\n\n{report.table()}\n\n")
     if arguments.plot is not None:

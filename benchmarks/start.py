@@ -26,8 +26,9 @@ from typing import Any, Self
 
 from benchmarks import report
 from benchmarks.arms import Raw
-from benchmarks.fleet import ROOT, START_TIMEOUT_S, Fleet
+from benchmarks.fleet import Fleet
 from benchmarks.models import make
+from benchmarks.processes import ROOT, START_TIMEOUT_S
 from benchmarks.report import Report, Scenario
 from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.workload import Load, Workload, config

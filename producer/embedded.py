@@ -51,8 +51,8 @@ class RedisServerStartError(RollstreamError):
         self.log_tail = log_tail
 
 
-def die_with_parent() -> Callable[[], None]:
-    """A `preexec_fn` for `subprocess`: the kernel kills the child when the thread that started it ends (Linux).
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """A `preexec_fn` for `subprocess`: the child gets the signal `by` when the thread that started it ends (Linux).
 
     The kernel's rule is about the thread, so only the main thread may ask for it, or the child would go with a passing
     one. Elsewhere than on Linux the returned function does nothing. Raises RuntimeError off the main thread.
@@ -63,7 +63,7 @@ def die_with_parent() -> Callable[[], None]:
 
     def bind_life() -> None:
         if _LIBC is not None:
-            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _LIBC.prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
             if os.getppid() != parent:  # it died between fork and prctl: nobody is left to be told
                 os._exit(1)
 

@@ -21,6 +21,7 @@ from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, GenerateRequest
 from worker.errors import DataError, EngineDiedError
 from worker.vllm_engine import VllmEngine
+from worker.vllm_extension import _as_in_its_checkpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -302,3 +303,30 @@ def _cores(engine: VllmEngine) -> list[psutil.Process]:
 def _environment_of(engine: VllmEngine) -> dict[str, str]:
     (core,) = _cores(engine)
     return core.environ()
+
+
+def test_while_weights_are_loaded_a_layer_with_lora_is_found_by_its_name_in_the_checkpoint() -> None:
+    from torch import nn
+    from vllm.lora.layers import BaseLayerWithLoRA
+
+    class Around(BaseLayerWithLoRA):  # type: ignore[misc] # vLLM has no complete types
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.base_layer = layer
+
+    model = nn.Module()
+    model.block = nn.Sequential(Around(nn.Linear(2, 2, bias=False)), nn.Linear(2, 2, bias=False))
+    model.logits_processor = Around(nn.Identity())
+
+    def names() -> list[str]:
+        return [name for name, _ in model.named_parameters()]
+
+    def fail_half_way() -> None:
+        with _as_in_its_checkpoint(model):
+            assert names() == ["block.0.weight", "block.1.weight"]
+            assert isinstance(model.logits_processor, Around)
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
+    assert names() == ["block.0.base_layer.weight", "block.1.weight"]

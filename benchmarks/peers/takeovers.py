@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.fleet import ROOT
 from benchmarks.peers.naps import SLOW, TIMEOUT_S
+from benchmarks.processes import ROOT
 from producer.embedded import EmbeddedRedis, die_with_parent
 
 PEERS = ("streaq", "taskiq-redis", "arq")

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from benchmarks.redis_cluster import LocalCluster
 from producer import AsyncClient, Client
 from producer.demo_worker import SMALL_MODEL_ENV
 from producer.embedded import EmbeddedRedis
@@ -60,6 +61,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Engines
 def redis_url() -> Iterator[str]:
     with EmbeddedRedis() as server:
         yield server.url
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Three nodes, whole; a test that harms it mends it."""
+    with LocalCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -34,14 +33,8 @@ from tests.worker_process import wait_for
 CONFIG = GenerationConfig(max_new_tokens=4)
 
 
-@pytest.fixture
-async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
-        yield made
-
-
-async def submitted(client: AsyncClient, prompts: int, batch_id: str = "b") -> BatchHandle:
-    return await client.submit([[1 + n] for n in range(prompts)], None, CONFIG, batch_id=batch_id)
+async def submitted(trainer: AsyncClient, prompts: int, batch_id: str = "b") -> BatchHandle:
+    return await trainer.submit([[1 + n] for n in range(prompts)], None, CONFIG, batch_id=batch_id)
 
 
 def codes(answers: list[GroupResult | GroupError]) -> list[str]:
@@ -53,9 +46,9 @@ def command(redis_url: str, policy: str, *args: str) -> Any:
 
 
 async def test_a_batch_that_nobody_runs_is_complete_once_cancelled(
-    client: AsyncClient, redis_url: str, policy: str, queue: Queue
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
 ) -> None:
-    handle = await submitted(client, 600)  # more than two slices
+    handle = await submitted(trainer, 600)  # more than two slices
     waiting = asyncio.create_task(handle.result(timeout=10))
     assert await handle.cancel() == 600
     rollouts = await waiting
@@ -68,8 +61,10 @@ async def test_a_batch_that_nobody_runs_is_complete_once_cancelled(
     assert [0 < queue.redis.ttl(key) <= 86_400 for key in (ledger, results)] == [True, True]
 
 
-async def test_cancelling_again_changes_nothing(client: AsyncClient, redis_url: str, policy: str, queue: Queue) -> None:
-    handle = await submitted(client, 3)
+async def test_cancelling_again_changes_nothing(
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
+) -> None:
+    handle = await submitted(trainer, 3)
     assert await handle.cancel() == 3
     before = queue.redis.hgetall(queue.keys.ledger("b"))
     assert await handle.cancel() == 3
@@ -78,11 +73,11 @@ async def test_cancelling_again_changes_nothing(client: AsyncClient, redis_url: 
 
 
 async def test_answered_groups_keep_their_answers(
-    client: AsyncClient, redis_url: str, policy: str, queue: Queue
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
 ) -> None:
     """A slow worker has answered some of a job and runs the others when the batch is cancelled."""
     with stub(redis_url, policy, group_s=1.0, at_once=2) as worker:
-        handle = await client.submit([[n] for n in range(1, 7)], None, tokens(), batch_id="b", prompts_per_job=6)
+        handle = await trainer.submit([[n] for n in range(1, 7)], None, tokens(), batch_id="b", prompts_per_job=6)
         await asyncio.to_thread(wait_until_done, queue, "b", 2, worker)
         cancelled = await handle.cancel()
         rollouts = await handle.result(timeout=5)
@@ -95,9 +90,9 @@ async def test_answered_groups_keep_their_answers(
 
 
 async def test_a_complete_batch_is_left_as_it_is(
-    client: AsyncClient, redis_url: str, policy: str, queue: Queue
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
 ) -> None:
-    handle = await submitted(client, 1)
+    handle = await submitted(trainer, 1)
     Answering(redis_url, policy, "b", 1).publish(result_of(0, [1], [[9]], "b"))
     assert await handle.cancel() == 0
     assert (await handle.result(timeout=5)).errors == {}
@@ -105,9 +100,9 @@ async def test_a_complete_batch_is_left_as_it_is(
 
 
 async def test_a_refused_answer_leaves_no_group_marked(
-    client: AsyncClient, redis_url: str, policy: str, queue: Queue
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
 ) -> None:
-    handle = await submitted(client, 3)
+    handle = await submitted(trainer, 3)
     queue.redis.set(queue.keys.results("b"), "x")
     with pytest.raises(RedisUnavailableError, match="something else wrote"):
         await handle.cancel()
@@ -120,9 +115,9 @@ async def test_a_refused_answer_leaves_no_group_marked(
 
 @pytest.mark.parametrize("command", ["hsetnx", "hincrby"])
 async def test_a_right_that_is_missing_is_found_before_anything_is_answered(
-    client: AsyncClient, redis_url: str, policy: str, queue: Queue, command: str
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue, command: str
 ) -> None:
-    handle = await submitted(client, 3)
+    handle = await submitted(trainer, 3)
     user = f"cancel-without-{command}"
     queue.redis.acl_setuser(user, enabled=True, passwords=["+pw"], commands=["+@all", f"-{command}"], keys=["*"])
     async with AsyncClient(redis_url.replace("://", f"://{user}:pw@"), policy=policy) as limited:
@@ -140,8 +135,8 @@ MARKING, FIRST_SLICE, LAST_SLICE = b"*9\r\n$4\r\nEVAL", b"*265\r\n$4\r\nEVAL", b
 
 @pytest.mark.parametrize("request_head", [MARKING, FIRST_SLICE, LAST_SLICE])
 async def test_a_lost_reply_cancels_once(redis_url: str, policy: str, link: Link, request_head: bytes) -> None:
-    async with AsyncClient(link.url, policy=policy, reconnect_s=10) as client:
-        handle = await submitted(client, 257)
+    async with AsyncClient(link.url, policy=policy, reconnect_s=10) as trainer:
+        handle = await submitted(trainer, 257)
         link.lose_reply(to=request_head)
         assert await handle.cancel() == 257
     assert link.lost == 1
@@ -149,9 +144,9 @@ async def test_a_lost_reply_cancels_once(redis_url: str, policy: str, link: Link
 
 
 async def test_a_cancel_that_died_half_way_is_completed(
-    redis_url: str, policy: str, link: Link, client: AsyncClient
+    redis_url: str, policy: str, link: Link, trainer: AsyncClient
 ) -> None:
-    handle = await submitted(client, 257)
+    handle = await submitted(trainer, 257)
     async with AsyncClient(link.url, policy=policy, reconnect_s=0) as dying:
         attached = await dying.attach("b")
         link.lose_reply(to=FIRST_SLICE)
@@ -163,20 +158,20 @@ async def test_a_cancel_that_died_half_way_is_completed(
     audit(redis_url, policy, "b", 257)
 
 
-async def test_a_cancelled_batch_takes_no_more_jobs(client: AsyncClient, queue: Queue) -> None:
+async def test_a_cancelled_batch_takes_no_more_jobs(trainer: AsyncClient, queue: Queue) -> None:
     """Neither those that a submit left out when it died, nor the same ones again."""
-    handle = await client.submit([[1], [2], [3]], None, CONFIG, batch_id="b", prompts_per_job=1)
+    handle = await trainer.submit([[1], [2], [3]], None, CONFIG, batch_id="b", prompts_per_job=1)
     queue.redis.hdel(queue.keys.ledger("b"), "job:2")
     queue.redis.xdel(queue.jobs_key, queue.entries()[-1][0])
     await handle.cancel()
     with pytest.raises(BatchCancelledError, match="'b' was cancelled: submit under another batch_id"):
-        await client.submit([[1], [2], [3]], None, CONFIG, batch_id="b", prompts_per_job=1)
+        await trainer.submit([[1], [2], [3]], None, CONFIG, batch_id="b", prompts_per_job=1)
     assert len(queue.entries()) == 2
     assert await handle.done() == 3
 
 
-async def test_a_batch_that_is_gone_cannot_be_cancelled(client: AsyncClient, queue: Queue) -> None:
-    handle = await submitted(client, 1)
+async def test_a_batch_that_is_gone_cannot_be_cancelled(trainer: AsyncClient, queue: Queue) -> None:
+    handle = await submitted(trainer, 1)
     queue.redis.delete(queue.keys.ledger("b"))
     with pytest.raises(UnknownBatchError, match="'b'"):
         await handle.cancel()
@@ -210,24 +205,24 @@ def test_the_command_says_how_many_had_finished(redis_url: str, policy: str) -> 
 # Deadlines
 
 
-async def test_deadlines_travel_in_every_job_and_are_no_content(client: AsyncClient, queue: Queue) -> None:
+async def test_deadlines_travel_in_every_job_and_are_no_content(trainer: AsyncClient, queue: Queue) -> None:
     prompts = [[1], [2]]
-    handle = await client.submit(
+    handle = await trainer.submit(
         prompts, None, CONFIG, batch_id="b", prompts_per_job=1, queue_deadline_s=60, run_deadline_s=2.5
     )
     jobs = [decode(fields[b"payload"], Job) for _, fields in queue.entries()]
     assert [(job.queue_deadline_s, job.run_deadline_s) for job in jobs] == [(60.0, 2.5)] * 2
-    assert await client.submit(prompts, None, CONFIG, batch_id="b", prompts_per_job=1) == handle
+    assert await trainer.submit(prompts, None, CONFIG, batch_id="b", prompts_per_job=1) == handle
     assert len(queue.entries()) == 2
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e9, True, "60"])
 @pytest.mark.parametrize("name", ["queue_deadline_s", "run_deadline_s"])
 async def test_what_is_no_deadline_is_refused_before_anything_is_queued(
-    client: AsyncClient, queue: Queue, name: str, seconds: Any
+    trainer: AsyncClient, queue: Queue, name: str, seconds: Any
 ) -> None:
     with pytest.raises(DeadlineError, match=f"{name} .* give seconds above 0"):
-        await client.submit([[1]], None, CONFIG, **{name: seconds})
+        await trainer.submit([[1]], None, CONFIG, **{name: seconds})
     assert queue.entries() == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgpack
@@ -26,12 +25,6 @@ from tests.batches import CONFIG, PROMPTS, answering, result
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends a wait is looked for between two blocking reads."""
     monkeypatch.setattr("producer.results_reader.BLOCK_MS", 100)
-
-
-@pytest.fixture
-async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
-        yield made
 
 
 def _changed(handle: BatchHandle, **changes: Any) -> bytes:
@@ -64,9 +57,9 @@ def sealed(handle: BatchHandle) -> bytes:
     ],
 )
 async def test_hostile_results_are_typed_errors_at_every_call(
-    client: AsyncClient, redis_url: str, policy: str, payload: Any, words: str
+    trainer: AsyncClient, redis_url: str, policy: str, payload: Any, words: str
 ) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.write(b"group", payload(handle))
     worker.write(b"sealed", sealed(handle))
@@ -77,8 +70,8 @@ async def test_hostile_results_are_typed_errors_at_every_call(
     assert caught.value.batch_id == handle.batch_id
 
 
-async def test_a_hostile_result_does_not_block_the_others(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_a_hostile_result_does_not_block_the_others(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.write(b"group", b"rubbish")
     worker.publish(result(handle, 2))
@@ -90,9 +83,9 @@ async def test_a_hostile_result_does_not_block_the_others(client: AsyncClient, r
 
 
 async def test_the_first_hostile_result_is_told_once_no_other_will_come(
-    client: AsyncClient, redis_url: str, server: Any, policy: str
+    trainer: AsyncClient, redis_url: str, server: Any, policy: str
 ) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker, groups = answering(redis_url, policy, handle), handle.groups()
     worker.publish(result(handle, 2))
     worker.write(b"group", b"rubbish")
@@ -106,23 +99,23 @@ async def test_the_first_hostile_result_is_told_once_no_other_will_come(
     assert caught.value.data == b"rubbish"
 
 
-async def test_a_count_that_no_worker_writes_is_a_typed_error(client: AsyncClient, server: Any, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_a_count_that_no_worker_writes_is_a_typed_error(trainer: AsyncClient, server: Any, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     server.hset(Keys(policy).ledger(handle.batch_id), "done", "9" * 5000)
     with pytest.raises(UnreadableResultError, match="entry ledger: done is"):
         await handle.done()
 
 
-async def test_attaching_to_what_redis_does_not_know_is_refused(client: AsyncClient, server: Any, policy: str) -> None:
+async def test_attaching_to_what_redis_does_not_know_is_refused(trainer: AsyncClient, server: Any, policy: str) -> None:
     with pytest.raises(UnknownBatchError, match="never submitted, expired"):
-        await client.attach("nobody")
+        await trainer.attach("nobody")
     server.hset(Keys(policy).ledger("broken"), "batch", b"rubbish")
     with pytest.raises(UnreadableResultError, match="entry ledger"):
-        await client.attach("broken")
+        await trainer.attach("broken")
 
 
-async def test_waiting_ends_when_the_batch_is_gone(client: AsyncClient, server: Any, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_waiting_ends_when_the_batch_is_gone(trainer: AsyncClient, server: Any, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     server.delete(Keys(policy).ledger(handle.batch_id))
     with pytest.raises(UnknownBatchError, match="expired or were deleted"):
         await handle.done()
@@ -131,9 +124,9 @@ async def test_waiting_ends_when_the_batch_is_gone(client: AsyncClient, server: 
 
 
 async def test_waiting_ends_when_answered_results_were_deleted(
-    client: AsyncClient, redis_url: str, server: Any, policy: str
+    trainer: AsyncClient, redis_url: str, server: Any, policy: str
 ) -> None:
-    handle = await client.submit([[1, 2]], None, CONFIG)
+    handle = await trainer.submit([[1, 2]], None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.publish(result(handle, 0))
     server.delete(worker.results)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 import redis
@@ -26,16 +25,10 @@ from tests.faults import Link
 from tests.worker_process import WorkerProcess
 
 
-@pytest.fixture
-async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
-        yield made
-
-
 async def test_groups_come_in_finish_order_and_the_result_in_submission_order(
-    client: AsyncClient, redis_url: str, policy: str
+    trainer: AsyncClient, redis_url: str, policy: str
 ) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.publish(*(result(handle, group) for group in (2, 0, 3, 1)))
     assert [answer.group async for answer in handle.groups()] == [2, 0, 3, 1]
@@ -44,8 +37,8 @@ async def test_groups_come_in_finish_order_and_the_result_in_submission_order(
     assert repr(handle).endswith("4/4 groups>")
 
 
-async def test_a_group_is_there_before_the_batch_is_complete(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_a_group_is_there_before_the_batch_is_complete(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker, groups = answering(redis_url, policy, handle), handle.groups()
     worker.publish(result(handle, 1))
     assert (await anext(groups)).group == 1
@@ -56,8 +49,8 @@ async def test_a_group_is_there_before_the_batch_is_complete(client: AsyncClient
     assert (await waiting).group == 3
 
 
-async def test_result_may_be_called_again_and_beside_groups(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_result_may_be_called_again_and_beside_groups(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
 
     async def all_groups() -> list[int]:
         return [answer.group async for answer in handle.groups()]
@@ -71,8 +64,8 @@ async def test_result_may_be_called_again_and_beside_groups(client: AsyncClient,
     assert (again.response_len, again.sequences[1].tolist()) == (4, [9, 9, 3, 11, 9, 9, 9])
 
 
-async def test_many_handles_wait_on_one_client(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handles = [await client.submit([[1]], None, CONFIG, batch_id=f"b{n}") for n in range(150)]
+async def test_many_handles_wait_on_one_client(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handles = [await trainer.submit([[1]], None, CONFIG, batch_id=f"b{n}") for n in range(150)]
     waiting = asyncio.gather(*(handle.wait(30) for handle in handles))
     with redis.Redis.from_url(redis_url) as server:
         while server.info("clients")["blocked_clients"] < 150:
@@ -89,9 +82,9 @@ async def test_many_handles_wait_on_one_client(client: AsyncClient, redis_url: s
 async def test_a_read_asks_for_a_megabyte_of_results(
     redis_url: str, policy: str, link: Link, size: int, expected: list[int]
 ) -> None:
-    async with AsyncClient(link.url, policy=policy, reconnect_s=10) as client:
+    async with AsyncClient(link.url, policy=policy, reconnect_s=10) as trainer:
         groups = min(sum(expected), 9 + 6)
-        handle = await client.submit([[1]] * groups, None, CONFIG, batch_id="b")
+        handle = await trainer.submit([[1]] * groups, None, CONFIG, batch_id="b")
         answered = Answering(redis_url, policy, "b", groups)
         answered.publish(
             *(error_of(group, batch_id="b").model_copy(update={"message": "x" * size}) for group in range(groups))
@@ -103,8 +96,8 @@ async def test_a_read_asks_for_a_megabyte_of_results(
     assert sum(asked) >= groups
 
 
-async def test_another_client_attaches_by_batch_id(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG, batch_id="b", adapter="math@3")
+async def test_another_client_attaches_by_batch_id(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", adapter="math@3")
     answering(redis_url, policy, handle).publish(*(result(handle, group) for group in range(4)))
     async with AsyncClient(redis_url, policy=policy) as other:
         attached = await other.attach("b")
@@ -114,9 +107,9 @@ async def test_another_client_attaches_by_batch_id(client: AsyncClient, redis_ur
 
 
 async def test_a_timeout_says_how_far_it_came_and_waiting_may_go_on(
-    client: AsyncClient, redis_url: str, policy: str
+    trainer: AsyncClient, redis_url: str, policy: str
 ) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.publish(result(handle, 0), result(handle, 1))
     with pytest.raises(ResultTimeoutError, match=r"2 of 4 groups after 0\.5 s") as caught:
@@ -126,8 +119,8 @@ async def test_a_timeout_says_how_far_it_came_and_waiting_may_go_on(
     assert len(await handle.result(timeout=20)) == 4
 
 
-async def test_a_second_result_for_a_group_is_ignored(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit([[1, 2]], None, CONFIG)
+async def test_a_second_result_for_a_group_is_ignored(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit([[1, 2]], None, CONFIG)
     worker = answering(redis_url, policy, handle)
     for delivery in (1, 2):
         worker.write(b"group", encode(result(handle, 0, delivery=delivery)))
@@ -135,8 +128,8 @@ async def test_a_second_result_for_a_group_is_ignored(client: AsyncClient, redis
     assert [answer.delivery for answer in answers if isinstance(answer, GroupResult)] == [1]
 
 
-async def test_failed_groups_are_answers_too(client: AsyncClient, redis_url: str, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG)
+async def test_failed_groups_are_answers_too(trainer: AsyncClient, redis_url: str, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
     worker = answering(redis_url, policy, handle)
     worker.publish(error_of(0, PROMPTS[0], handle.batch_id), *(result(handle, group) for group in (1, 2, 3)))
     rollouts = await handle.result(timeout=20)
@@ -145,23 +138,23 @@ async def test_failed_groups_are_answers_too(client: AsyncClient, redis_url: str
 
 
 def test_the_blocking_client_does_the_same(redis_url: str, policy: str) -> None:
-    with Client(redis_url, policy=policy) as client:
-        handle = client.submit(PROMPTS, None, CONFIG, batch_id="b")
+    with Client(redis_url, policy=policy) as trainer:
+        handle = trainer.submit(PROMPTS, None, CONFIG, batch_id="b")
         worker = Answering(redis_url, policy, "b", 4)
         worker.publish(*(result_of(group, PROMPTS[group], [[10 + group]], "b") for group in (2, 0, 3, 1)))
         assert [answer.group for answer in handle.groups()] == [2, 0, 3, 1]
-        assert client.attach("b").result(timeout=20).response_lengths.tolist() == [1, 1, 1, 1]
+        assert trainer.attach("b").result(timeout=20).response_lengths.tolist() == [1, 1, 1, 1]
         assert handle.done() == len(handle.finished()) == 4
         assert list(handle.wait(timeout=20)) == [2, 0, 3, 1]
-        assert (client.attach("b"), hash(client.attach("b"))) == (handle, hash(handle))
+        assert (trainer.attach("b"), hash(trainer.attach("b"))) == (handle, hash(handle))
         assert repr(handle) == "<BlockingBatchHandle batch_id=b 4/4 groups>"
     with pytest.raises(ClientClosedError):
         handle.done()
 
 
 async def test_the_blocking_client_works_inside_a_running_loop(redis_url: str, policy: str) -> None:
-    with Client(redis_url, policy=policy) as client:
-        handle = client.submit([[1]], None, CONFIG)
+    with Client(redis_url, policy=policy) as trainer:
+        handle = trainer.submit([[1]], None, CONFIG)
         with pytest.raises(ResultTimeoutError):
             handle.result(timeout=0.2)
 
@@ -171,8 +164,8 @@ def test_prompts_go_in_and_padded_rollouts_come_out(
 ) -> None:
     config = GenerationConfig(max_new_tokens=6, num_return_sequences=3, seed=1)
     mask = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1]])
-    with Client(redis_url, policy=policy) as client:
-        rollouts = client.generate(
+    with Client(redis_url, policy=policy) as trainer:
+        rollouts = trainer.generate(
             torch.arange(1, 13).view(4, 3), mask, config, timeout=60, progress=True, pad_to_max_new_tokens=True
         )
     assert rollouts.sequences.shape == (12, 3 + 6)

@@ -26,14 +26,8 @@ from schemas import Keys
 from tests.batches import CONFIG, PROMPTS, entries
 
 
-@pytest.fixture
-async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy, reconnect_s=10) as made:
-        yield made
-
-
-async def test_submit_queues_jobs_that_cover_the_batch_once(client: AsyncClient, server: Any, policy: str) -> None:
-    handle = await client.submit(PROMPTS, None, CONFIG, adapter="math@3", batch_id="b", prompts_per_job=3)
+async def test_submit_queues_jobs_that_cover_the_batch_once(trainer: AsyncClient, server: Any, policy: str) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG, adapter="math@3", batch_id="b", prompts_per_job=3)
     jobs = entries(server, policy)
     assert [(envelope.job, envelope.groups) for envelope, _ in jobs] == [(0, range(3)), (1, range(3, 4))]
     assert [prompt.tolist() for _, job in jobs for prompt in job.prompts] == PROMPTS
@@ -45,15 +39,15 @@ async def test_submit_queues_jobs_that_cover_the_batch_once(client: AsyncClient,
 
 
 async def test_submitting_the_same_content_again_queues_nothing(
-    client: AsyncClient, server: Any, redis_url: str, policy: str
+    trainer: AsyncClient, server: Any, redis_url: str, policy: str
 ) -> None:
     tensor = torch.tensor([[0, 1, 2], [3, 4, 5]])
-    first = await client.submit(tensor, tensor > 0, CONFIG, batch_id="b", prompts_per_job=1)
+    first = await trainer.submit(tensor, tensor > 0, CONFIG, batch_id="b", prompts_per_job=1)
     async with AsyncClient(redis_url, policy=policy) as other:
         second = await other.submit(tensor.numpy(), (tensor > 0).numpy(), CONFIG, batch_id="b", prompts_per_job=1)
     assert len(entries(server, policy)) == 2
     assert (second, hash(second)) == (first, hash(first))
-    assert second != await client.submit(PROMPTS, None, CONFIG)
+    assert second != await trainer.submit(PROMPTS, None, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -70,65 +64,65 @@ async def test_submitting_the_same_content_again_queues_nothing(
     ids=["an id", "lengths", "width", "config", "adapter", "slicing"],
 )  # fmt: skip
 async def test_other_content_under_the_same_id_is_refused(
-    client: AsyncClient, server: Any, policy: str, changes: dict[str, Any]
+    trainer: AsyncClient, server: Any, policy: str, changes: dict[str, Any]
 ) -> None:
     given: dict[str, Any] = {"input_ids": PROMPTS, "config": CONFIG, "batch_id": "b", "prompts_per_job": 3}
-    await client.submit(**given)
+    await trainer.submit(**given)
     before = len(entries(server, policy))
     with pytest.raises(BatchConflictError, match="'b' was already submitted"):
-        await client.submit(**given | changes)
+        await trainer.submit(**given | changes)
     assert len(entries(server, policy)) == before
 
 
-async def test_the_order_of_a_logit_bias_is_no_content(client: AsyncClient, server: Any, policy: str) -> None:
+async def test_the_order_of_a_logit_bias_is_no_content(trainer: AsyncClient, server: Any, policy: str) -> None:
     for bias in ({1: 1.0, 2: 2.0}, {2: 2.0, 1: 1.0}):
-        await client.submit(PROMPTS, None, GenerationConfig(max_new_tokens=4, logit_bias=bias), batch_id="b")
+        await trainer.submit(PROMPTS, None, GenerationConfig(max_new_tokens=4, logit_bias=bias), batch_id="b")
     assert len(entries(server, policy)) == 1
 
 
 async def test_a_submit_that_died_half_way_is_completed_by_the_next(
-    client: AsyncClient, server: Any, policy: str
+    trainer: AsyncClient, server: Any, policy: str
 ) -> None:
-    await client.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
+    await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
     keys = Keys(policy)
     last_entry = server.hget(keys.ledger("b"), "job:3")
     server.xdel(keys.jobs(0), last_entry)  # as if the producer had died before the last job
     server.hdel(keys.ledger("b"), "job:3")
-    await client.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
+    await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
     assert [envelope.job for envelope, _ in entries(server, policy)] == [0, 1, 2, 3]
 
 
 async def test_a_lost_reply_does_not_queue_a_job_twice(redis_url: str, server: Any, policy: str) -> None:
-    async with losing_replies(redis_url) as proxy, AsyncClient(proxy.url, policy=policy, reconnect_s=10) as client:
-        await client.submit([[9]], None, CONFIG, batch_id="warm-up")
+    async with losing_replies(redis_url) as proxy, AsyncClient(proxy.url, policy=policy, reconnect_s=10) as trainer:
+        await trainer.submit([[9]], None, CONFIG, batch_id="warm-up")
         proxy.lose_next = 1
-        await client.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
+        await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
         assert proxy.lost == 1
     jobs = [envelope.job for envelope, _ in entries(server, policy) if envelope.batch_id == "b"]
     assert jobs == [0, 1, 2, 3]
 
 
-async def test_many_jobs_travel_in_bounded_script_calls(client: AsyncClient, server: Any, policy: str) -> None:
-    await client.submit([[n + 1] for n in range(200)], None, CONFIG, prompts_per_job=1)
+async def test_many_jobs_travel_in_bounded_script_calls(trainer: AsyncClient, server: Any, policy: str) -> None:
+    await trainer.submit([[n + 1] for n in range(200)], None, CONFIG, prompts_per_job=1)
     assert [envelope.first_group for envelope, _ in entries(server, policy)] == list(range(200))
 
 
 async def test_jobs_that_redis_loses_while_others_are_queued_are_queued_again(
-    client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+    trainer: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is emptied between two script calls of one submit."""
     losses = emptied_between_calls(server, policy, monkeypatch, times=1)
-    handle = await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
+    handle = await trainer.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
     assert sorted(envelope.job for envelope, _ in entries(server, policy)) == list(range(100))
     assert (losses, await handle.done()) == ([64], 0)
 
 
 async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
-    client: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
+    trainer: AsyncClient, server: Any, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = emptied_between_calls(server, policy, monkeypatch, times=99)
     with pytest.raises(UnknownBatchError, match="lost its first jobs"):
-        await client.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
+        await trainer.submit([[n + 1] for n in range(100)], None, CONFIG, batch_id="b", prompts_per_job=1)
     assert len(losses) == 3
 
 
@@ -149,9 +143,9 @@ def emptied_between_calls(server: Any, policy: str, monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_batch_goes_to_its_own_partition(redis_url: str, server: Any, policy: str) -> None:
-    async with AsyncClient(redis_url, policy=policy, partitions=4) as client:
+    async with AsyncClient(redis_url, policy=policy, partitions=4) as trainer:
         for number in range(8):
-            await client.submit(PROMPTS, None, CONFIG, batch_id=f"b{number}")
+            await trainer.submit(PROMPTS, None, CONFIG, batch_id=f"b{number}")
     keys = Keys(policy, 4)
     for partition in range(4):
         found = [fields[b"batch"].decode() for _, fields in server.xrange(keys.jobs(partition))]
@@ -171,16 +165,16 @@ async def test_a_batch_goes_to_its_own_partition(redis_url: str, server: Any, po
     ],
 )
 async def test_what_cannot_be_submitted_leaves_nothing_behind(
-    client: AsyncClient, server: Any, policy: str, changes: dict[str, Any], error: type[Exception], words: str
+    trainer: AsyncClient, server: Any, policy: str, changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     given: dict[str, Any] = {"input_ids": PROMPTS, "config": CONFIG}
     with pytest.raises(error, match=words):
-        await client.submit(**given | changes)
+        await trainer.submit(**given | changes)
     assert list(server.scan_iter(f"*{policy}*")) == []
 
 
 class LosingProxy:
-    """Between a client and Redis: passes everything on, but cuts the connection instead of `lose_next` replies."""
+    """Between a trainer and Redis: passes everything on, but cuts the connection instead of `lose_next` replies."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target

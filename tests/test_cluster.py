@@ -34,12 +34,6 @@ PARTITIONS = 4
 GROUPS = 6
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def keys(policy: str) -> Keys:
     return Keys(policy, PARTITIONS)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -22,21 +21,15 @@ from worker.errors import SettingsError
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
 
 
-@pytest.fixture
-async def client(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(redis_url, policy=policy) as client:
-        yield client
-
-
 async def pending(redis: Redis, policy: str) -> int:
     """Entries delivered and not acknowledged."""
     return int((await redis.xpending(Keys(policy).jobs(0), GROUP))["pending"])
 
 
-async def test_a_batch_comes_back_in_submission_order(stub_worker: WorkerProcess, client: AsyncClient) -> None:
+async def test_a_batch_comes_back_in_submission_order(stub_worker: WorkerProcess, trainer: AsyncClient) -> None:
     prompts = [[10 + row] * (row + 1) for row in range(20)]
 
-    rollouts = await client.generate(prompts, None, CONFIG, prompts_per_job=3, timeout=20)
+    rollouts = await trainer.generate(prompts, None, CONFIG, prompts_per_job=3, timeout=20)
 
     assert rollouts.sequences.shape == (40, 20 + 5)
     assert rollouts.prompt_lengths.tolist() == [row + 1 for row in range(20) for _ in range(2)]
@@ -44,20 +37,20 @@ async def test_a_batch_comes_back_in_submission_order(stub_worker: WorkerProcess
 
 
 async def test_a_job_queued_before_the_first_worker_ever_ran_is_answered(
-    redis_url: str, policy: str, client: AsyncClient
+    redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
-    handle = await client.submit([[5]], None, CONFIG)
+    handle = await trainer.submit([[5]], None, CONFIG)
 
     with running_worker(redis_url, policy, "--engine", "stub"):
         assert len((await handle.result(timeout=20)).sequences) == 2
 
 
 async def test_two_workers_on_one_queue_give_one_result_a_group(
-    redis_url: str, policy: str, client: AsyncClient, redis: Redis
+    redis_url: str, policy: str, trainer: AsyncClient, redis: Redis
 ) -> None:
     flags = ("--engine", "stub", "--inflight-sequences", "4", "--stub-tokens-per-s", "500")
     with running_worker(redis_url, policy, *flags), running_worker(redis_url, policy, *flags):
-        handle = await client.submit([[5 + row] for row in range(60)], None, CONFIG, prompts_per_job=1)
+        handle = await trainer.submit([[5 + row] for row in range(60)], None, CONFIG, prompts_per_job=1)
         results = [answer async for answer in handle.groups()]
 
     workers = {answer.worker for answer in results}
@@ -68,33 +61,33 @@ async def test_two_workers_on_one_queue_give_one_result_a_group(
 
 
 async def test_the_same_seed_gives_the_same_tokens_however_the_batch_is_cut(
-    stub_worker: WorkerProcess, client: AsyncClient
+    stub_worker: WorkerProcess, trainer: AsyncClient
 ) -> None:
     config = GenerationConfig(max_new_tokens=8, num_return_sequences=3, seed=3)
     prompts = [[5, 6], [7], [8, 9, 10]]
 
-    whole = await client.generate(prompts, None, config, prompts_per_job=8, timeout=20)
-    cut = await client.generate(prompts, None, config, prompts_per_job=1, timeout=20)
+    whole = await trainer.generate(prompts, None, config, prompts_per_job=8, timeout=20)
+    cut = await trainer.generate(prompts, None, config, prompts_per_job=1, timeout=20)
 
     assert whole.sequences.equal(cut.sequences)
 
 
-async def test_groups_are_published_as_they_finish(redis_url: str, policy: str, client: AsyncClient) -> None:
+async def test_groups_are_published_as_they_finish(redis_url: str, policy: str, trainer: AsyncClient) -> None:
     with running_worker(redis_url, policy, "--engine", "stub", "--stub-tokens-per-s", "50"):
         slow = GenerationConfig(max_new_tokens=60, ignore_eos=True)
-        stopping = [await client.submit([[5]], None, slow), await client.submit([[6]], None, CONFIG)]
+        stopping = [await trainer.submit([[5]], None, slow), await trainer.submit([[6]], None, CONFIG)]
         first = await anext(aiter(stopping[1].groups()))
         assert isinstance(first, GroupResult)
         assert await stopping[0].done() == 0
 
 
 async def test_a_full_engine_leaves_the_backlog_in_redis(
-    redis_url: str, policy: str, client: AsyncClient, redis: Redis
+    redis_url: str, policy: str, trainer: AsyncClient, redis: Redis
 ) -> None:
     flags = ("--engine", "stub", "--stub-tokens-per-s", "20", "--inflight-sequences", "4")
     config = GenerationConfig(max_new_tokens=20, num_return_sequences=2, ignore_eos=True)
     with running_worker(redis_url, policy, *flags):
-        handle = await client.submit([[5 + row] for row in range(5)], None, config, prompts_per_job=1)
+        handle = await trainer.submit([[5 + row] for row in range(5)], None, config, prompts_per_job=1)
         seen = set()
 
         async def finished() -> bool:
@@ -107,10 +100,10 @@ async def test_a_full_engine_leaves_the_backlog_in_redis(
 
 
 async def test_sigterm_finishes_what_was_taken_and_exits_0(
-    redis_url: str, policy: str, client: AsyncClient, redis: Redis
+    redis_url: str, policy: str, trainer: AsyncClient, redis: Redis
 ) -> None:
     with running_worker(redis_url, policy, "--engine", "stub", "--stub-tokens-per-s", "20") as worker:
-        handle = await client.submit([[5]], None, GenerationConfig(max_new_tokens=20, ignore_eos=True))
+        handle = await trainer.submit([[5]], None, GenerationConfig(max_new_tokens=20, ignore_eos=True))
         await until(lambda: pending(redis, policy))
 
         assert worker.terminate() == 0
@@ -120,11 +113,11 @@ async def test_sigterm_finishes_what_was_taken_and_exits_0(
 
 
 async def test_a_job_longer_than_the_grace_period_stays_pending(
-    redis_url: str, policy: str, client: AsyncClient, redis: Redis
+    redis_url: str, policy: str, trainer: AsyncClient, redis: Redis
 ) -> None:
     flags = ("--engine", "stub", "--stub-tokens-per-s", "1", "--grace-s", "0.2")
     with running_worker(redis_url, policy, *flags) as worker:
-        await client.submit([[5]], None, GenerationConfig(max_new_tokens=1000, ignore_eos=True))
+        await trainer.submit([[5]], None, GenerationConfig(max_new_tokens=1000, ignore_eos=True))
         await until(lambda: pending(redis, policy))
 
         assert worker.terminate() == 0
@@ -133,10 +126,10 @@ async def test_a_job_longer_than_the_grace_period_stays_pending(
 
 
 async def test_a_second_signal_ends_the_worker_at_once(
-    redis_url: str, policy: str, client: AsyncClient, redis: Redis
+    redis_url: str, policy: str, trainer: AsyncClient, redis: Redis
 ) -> None:
     with running_worker(redis_url, policy, "--engine", "stub", "--stub-tokens-per-s", "1") as worker:
-        await client.submit([[5]], None, GenerationConfig(max_new_tokens=1000, ignore_eos=True))
+        await trainer.submit([[5]], None, GenerationConfig(max_new_tokens=1000, ignore_eos=True))
         await until(lambda: pending(redis, policy))
         worker.process.send_signal(signal.SIGTERM)
         await until(lambda: logged(worker, "draining"))
@@ -149,11 +142,11 @@ async def logged(worker: WorkerProcess, text: str) -> bool:
 
 
 async def test_a_consumer_group_that_was_deleted_is_created_again(
-    stub_worker: WorkerProcess, redis: Redis, policy: str, client: AsyncClient
+    stub_worker: WorkerProcess, redis: Redis, policy: str, trainer: AsyncClient
 ) -> None:
     await redis.xgroup_destroy(Keys(policy).jobs(0), GROUP)
 
-    rollouts = await client.generate([[5]], None, CONFIG, timeout=20)
+    rollouts = await trainer.generate([[5]], None, CONFIG, timeout=20)
 
     assert rollouts.errors == {}
 

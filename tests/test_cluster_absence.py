@@ -1,0 +1,129 @@
+"""The cluster client while a node is away or silent: its own keys fail, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from benchmarks.redis_cluster import ClusterNode, LocalCluster
+from schemas.cluster import connected, nodes_of
+from tests.worker_process import until
+
+SLOT = key_slot(b"{p:1}")
+SETTINGS: dict[str, Any] = {"protocol": 2, "decode_responses": False}
+
+
+@pytest.fixture
+async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
+    client = connected(cluster.url, retry=Retry(NoBackoff(), 0), **SETTINGS)
+    yield client
+    await client.aclose()
+
+
+async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away(
+    redis: Redis, cluster: LocalCluster
+) -> None:
+    lost, there = cluster.nodes[0], next(key for key in "mnopqrst" if cluster.node_of(key) is cluster.nodes[2])
+    script = redis.register_script(b"return redis.call('INCR', KEYS[1])")
+    await redis.ping()
+    lost.kill()
+    try:
+        cluster.nodes[2].ask("SCRIPT", "FLUSH")
+        counted = [await script(keys=[there]) for _ in range(2)]
+    finally:
+        lost.start()
+        cluster.wait_until_whole()
+
+    assert counted == [1, 2]
+
+
+async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluster: LocalCluster) -> None:
+    lost = cluster.nodes[0]  # the first that is asked
+    gone, here = (next(key for key in "abcdefgh" if (cluster.node_of(key) is lost) is away) for away in (True, False))
+    reading: Any = redis.xread({here: "$"}, block=20_000)
+    standing: asyncio.Task[Any] = asyncio.create_task(reading)
+    await until(lambda: _is_blocked(cluster.node_of(here)))
+    lost.kill()
+    try:
+        with pytest.raises(RedisConnectionError):
+            await redis.get(gone)
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.get(gone)
+            pipe.type(here)
+            replies = await pipe.execute(raise_on_error=False)
+        assert len(await nodes_of(redis)) == 3
+        async with connected(cluster.url, **SETTINGS, retry=Retry(NoBackoff(), 0)) as newcomer:
+            assert await newcomer.ping()
+        await redis.xadd(here, {"field": "value"})
+        read: Any = await standing
+    finally:
+        lost.start()
+        cluster.wait_until_whole()
+
+    assert isinstance(replies[0], RedisError)
+    assert not isinstance(replies[1], RedisError)
+    assert len(read[0][1]) == 1, "a standing read was cut for another node's sake"
+    await until(lambda: _answers(redis, gone))
+
+
+async def test_what_was_not_answered_in_time_is_not_sent_again(cluster: LocalCluster) -> None:
+    hasty = connected(cluster.url, retry=Retry(NoBackoff(), 0), socket_timeout=0.5, **SETTINGS)
+    slow = "redis.call('INCR', KEYS[1]) local n = 0 while n < 60000000 do n = n + 1 end"
+    async with hasty:
+        await hasty.ping()
+        with pytest.raises(RedisError):
+            await hasty.eval(slow, 1, "once")
+        await until(lambda: _answers(hasty, "once"), 60)
+
+        assert await hasty.get("once") == b"1"
+
+
+async def test_the_slots_of_a_node_that_is_away_are_found_where_they_went(redis: Redis, cluster: LocalCluster) -> None:
+    lost, heir, third = cluster.nodes
+    key = next(key for key in ("to-be-lost", *"abcdefgh") if cluster.node_of(key) is lost)
+    await redis.get(key)
+    lost.kill()
+    try:
+        for node in (heir, third):
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id(heir))
+        with pytest.raises(RedisConnectionError):
+            await redis.get(key)
+
+        await until(lambda: _answers(redis, key))
+    finally:
+        for node in (heir, third):
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id_seen_by(node, lost))
+        lost.start()
+        cluster.wait_until_whole()
+
+
+async def _is_blocked(node: ClusterNode) -> bool:
+    return bool(node.ask("INFO", "clients")["blocked_clients"])
+
+
+async def _answers(redis: Redis, key: str) -> bool:
+    try:
+        await redis.get(key)
+    except RedisError:
+        return False
+    return True
+
+
+def _id_seen_by(node: ClusterNode, other: ClusterNode) -> str:
+    """Of one that is away."""
+    lines = bytes(node.ask("CLUSTER", "NODES")).decode().splitlines()
+    return next(line.split()[0] for line in lines if f":{other.port}@" in line)
+
+
+def _id(node: ClusterNode) -> str:
+    found: bytes = node.ask("CLUSTER", "MYID")
+    return found.decode() if isinstance(found, bytes) else found

@@ -3,6 +3,9 @@ BIN := .venv/bin
 # Tests that start an engine have one process to themselves (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2
 
+# Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo example chaos bench test test-redis lint format clean
 
 help: ## list the targets

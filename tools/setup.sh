@@ -4,7 +4,7 @@
 # Does nothing when .venv is already what pyproject.toml and these scripts ask for; updates it when they changed;
 # begins afresh after an interruption, for another Python, or when the folder was moved. PYTHON=... chooses the Python.
 set -euo pipefail
-unset PYTHONPATH PYTHONHOME
+unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 # What a user may have set for pip's other jobs and what has no place in a virtual environment.
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

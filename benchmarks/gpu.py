@@ -9,10 +9,8 @@ group share; on one of 80 GB, name fewer stages at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.processes import LoggedProcess
 from benchmarks.report import Report, Scenario
 from benchmarks.turns import VARIABLE, Turn
 
@@ -56,10 +55,11 @@ class Stage:
 
 WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), turns=False, expected_s=30)
 _SATURATION = ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "2.5")
-"""Runs of about six seconds at 20,000 tokens a second, twice as long as what a fifth of noise was seen with."""
+"""Runs of about six seconds at 20,000 tokens a second."""
 GROUPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"), turns=False, expected_s=30),
+        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_two_engines.py"),
+              turns=False, expected_s=30),
         Stage("7b", ("benchmarks.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
                      "--kv-cache-bytes", str(4 * GIB), "--scale", "2.5", *_scenarios("large")), expected_s=80),
         Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, "--scale", "1.5", "--replicas", "1",
@@ -78,9 +78,10 @@ GROUPS: tuple[tuple[Stage, ...], ...] = (
 """The engines of a group fit the memory together; they start at once, and then measure one after the other."""
 
 MINUTES_30 = 1800
-GROUP_START_S = 170
+GROUP_START_S = 190
 """From a group's start until all its engines are there, as seen on a machine of 16 cores; a guess, as `expected_s`."""
 START_LIMIT_S = 400
+"""A stage that waits for no turn has all of its time within this."""
 
 
 class Running:
@@ -88,21 +89,17 @@ class Running:
 
     def __init__(self, stage: Stage, folder: Path, turns: Path) -> None:
         self.stage = stage
-        self._out, self._log = folder / f"{stage.name}.json", folder / f"{stage.name}.log"
+        self._out = folder / f"{stage.name}.json"
         self._out.unlink(missing_ok=True)
         self._turn = Turn(turns / stage.name) if stage.turns else None
-        self._began = time.monotonic()
-        self.command = _command(stage, folder, self._out)
-        with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                self.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, VARIABLE: str(turns / stage.name)},
-            )  # fmt: skip
+        self._command = _command(stage, folder, self._out)
+        environment = {**os.environ, VARIABLE: str(turns / stage.name)}
+        self._ran = LoggedProcess(self._command, folder / f"{stage.name}.log", environment)
 
     def until_ready(self, gives_up: float) -> None:
         """Until it waits for its turn, has ended, or has had its time; `gives_up` (`time.monotonic`) ends that too."""
-        ends = min(gives_up, self._began + (START_LIMIT_S if self.stage.turns else GROUP_START_S))
-        while self.process.poll() is None and time.monotonic() < ends:
+        ends = min(gives_up, self._ran.started_at + START_LIMIT_S)
+        while self._ran.process.poll() is None and time.monotonic() < ends:
             if self._turn is not None and self._turn.is_asked_for():
                 return
             time.sleep(0.1)
@@ -113,25 +110,21 @@ class Running:
         if self._turn is not None:
             self._turn.let_go()
         try:
-            code = self.process.wait(max(0.0, min(self.stage.limit_s, gives_up - ready)))
+            code = self._ran.process.wait(max(0.0, min(self.stage.limit_s, gives_up - ready)))
         except subprocess.TimeoutExpired:
             code = 124
         self.end()
-        spent = {"to_ready": ready - self._began, "measuring": time.monotonic() - ready}
-        lines = self._log.read_text(errors="replace").splitlines()
-        sys.stderr.write(
-            f"{self.stage.name}: {spent}, exit code {code}\n" + "\n".join(lines[-40:] if code else []) + "\n"
-        )
-        details = {"command": _typed(self.command), "exit_code": code, "last_line": lines[-1:]}
+        spent = {"to_ready": ready - self._ran.started_at, "measuring": time.monotonic() - ready}
+        report.say(f"{self.stage.name}: {spent}, exit code {code}" + (f"\n{self._ran.log}" if code else ""))
+        last_line = self._ran.log.splitlines()[-1:]
+        details = {"command": _typed(self._command), "exit_code": code, "last_line": last_line}
         runs = {name: [seconds] for name, seconds in spent.items()}
         done = Scenario(self.stage.name, "a stage of this script", "s", "", runs, details)
         return (report.read(self._out) if self._out.exists() else []), done
 
     def end(self) -> None:
         """With all that it started: an engine that is left would take the next stage's memory."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self._ran.end()
 
 
 def _command(stage: Stage, folder: Path, out: Path) -> list[str]:
@@ -174,7 +167,7 @@ def _reason(stage: Stage, gives_up: float) -> str:
 
 
 def _left_out(stage: Stage, reason: str) -> Scenario:
-    sys.stderr.write(f"{stage.name}: left out, {reason}\n")
+    report.say(f"{stage.name}: left out, {reason}")
     return Scenario(stage.name, "a stage of this script", "s", "", {}, {"exit_code": None, "left_out": reason})
 
 

@@ -146,6 +146,8 @@ def main() -> None:
         "--replicas", type=int, nargs="+", default=[1], metavar="N", help="of workers (default: one of 1)"
     )
     arguments = parser.parse_args()
+    if len(set(arguments.replicas)) < len(arguments.replicas):
+        parser.error("--replicas: each number once")
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)

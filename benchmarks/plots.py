@@ -20,10 +20,10 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
     charts = _charts(reports)
     figure, axes = pyplot.subplots(len(charts), 1, figsize=(11, 3.6 * len(charts)), squeeze=False)
-    for axis, (name, report) in zip(axes[:, 0], charts.items(), strict=True):
+    for axis, (title, report) in zip(axes[:, 0], charts.items(), strict=True):
         (_lines if all(scenario.x is not None for scenario in report.scenarios) else _bars)(axis, report)
         axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
-        axis.set_title(f"{name} ({report.machine.get('gpu') or report.machine.get('cpu')})", fontsize=9)
+        axis.set_title(title, fontsize=9)
         axis.legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,12 +31,14 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
 
 def _charts(reports: Iterable[Report]) -> dict[str, Report]:
-    """By title; what was measured in parts is one chart."""
+    """By title; what was measured in parts on the same machine is one chart."""
     found: dict[str, Report] = {}
     for report in reports:
-        name = f"{report.benchmark}, {report.settings['model']}" if "model" in report.settings else report.benchmark
-        before = found[name].scenarios if name in found else []
-        found[name] = replace(report, scenarios=[*before, *report.scenarios])
+        model = f", {report.settings['model']}" if "model" in report.settings else ""
+        machine = report.machine.get("gpu") or report.machine.get("cpu")
+        title = f"{report.benchmark}{model} ({machine})"
+        before = found[title].scenarios if title in found else []
+        found[title] = replace(report, scenarios=[*before, *report.scenarios])
     return found
 
 

@@ -116,9 +116,10 @@ class Scenario:
 
     @property
     def paired(self) -> dict[str, float]:
-        """By arm: the median of its runs, each over the baseline's run beside it, where both had as many.
+        """By arm: the median of its runs, each over the baseline's run of the same round, where both had as many.
 
-        A machine that is slower for a while slows both runs of a pair, but may shift one arm's median alone.
+        A machine that is slower for a while slows both runs of a pair, but may shift one arm's median alone. Says
+        nothing where the arms did not take turns.
         """
         base = self.runs.get(self.baseline, [])
         return {
@@ -238,6 +239,8 @@ def main() -> None:
     parser.add_argument("--benchmark", action="append", metavar="NAME", help="repeat for several; default: all")
     arguments = parser.parse_args()
     reports = [one for one in read(arguments.file) if one.benchmark in (arguments.benchmark or [one.benchmark])]
+    if not reports:
+        parser.error(f"{arguments.file} has no such benchmark")
     for report in reports:
         sys.stdout.write(f"## {report.benchmark}\n\n{report.date}, `{report.command}`\n\n{report.table()}\n\n")
     if arguments.plot is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import runpy
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from benchmarks.models import Model
 from benchmarks.redis_limit import Size as GroupSize
 from benchmarks.redis_limit import gpus_a_core, mbit_a_gpu, replay
 from benchmarks.report import Report, Scenario, percentiles
+from benchmarks.turns import VARIABLE, Turn, my_turn
 from benchmarks.workload import SCENARIOS, workloads
 from producer.embedded import EmbeddedRedis
-from tests.worker_process import wait_for
+from tests.worker_process import until, wait_for
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = sorted(
@@ -80,6 +82,21 @@ def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_h
     codes = {scenario.name: scenario.details["exit_code"] for scenario in overview.scenarios}
     assert codes == {"lacking": None, "failing": 1, "fine": 0, "hanging": 124, "late": None}
     assert failed == 4
+
+
+async def test_a_benchmark_waits_for_its_own_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = Turn(tmp_path / "mine"), Turn(tmp_path / "other")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
+    waiting = asyncio.create_task(my_turn())
+    await until(partial(asyncio.to_thread, mine.is_asked_for))
+    other.let_go()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.3)
+
+    mine.let_go()
+
+    await asyncio.wait_for(waiting, 10)
+    assert not other.is_asked_for()
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
@@ -159,16 +176,16 @@ def test_what_a_group_costs_redis_is_measured_and_says_how_many_gpus_it_feeds() 
     assert mbit_a_gpu(tokens_per_s=40_000, tokens_a_group=4_000, bytes_a_group=25_000) == pytest.approx(2)
 
 
-def test_scenarios_along_an_axis_are_drawn_as_lines(tmp_path: Path) -> None:
+def test_scenarios_along_an_axis_are_drawn_as_lines_and_parts_of_a_benchmark_as_one_chart(tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     points = [Scenario(f"{x} workers", "", "tok/s", "linear", {"linear": [x], "one": [x / 2]}, x=x) for x in (1, 8)]
-    bars = Report("bars", [Scenario("one", "", "s", "a", {"a": [1.0]})])
+    parts = [Report("bars", [Scenario(name, "", "s", "a", {"a": [1.0]})]) for name in ("one", "two", "three")]
 
-    plots.plot([Report("lines", points), bars], tmp_path / "plot.png")
+    plots.plot([Report("lines", points), *parts], tmp_path / "plot.png")
 
     lines, barred = pyplot.gcf().axes
     assert [list(line.get_xdata()) for line in lines.lines] == [[1, 8], [1, 8]]
-    assert (len(barred.lines), len(barred.patches)) == (0, 1)
+    assert (len(barred.lines), len(barred.patches)) == (0, 3)
 
 
 def test_runs_are_compared_in_pairs_too_where_there_are_pairs() -> None:

@@ -8,23 +8,19 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from benchmarks.redis_cluster import ClusterNode, LocalCluster
-from schemas.cluster import connected, nodes_of
+from schemas.cluster import nodes_of
+from tests.cluster_steps import id_of, impatient
 from tests.worker_process import until
-
-SLOT = key_slot(b"{p:1}")
-SETTINGS: dict[str, Any] = {"protocol": 2, "decode_responses": False}
 
 
 @pytest.fixture
 async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
-    client = connected(cluster.url, retry=Retry(NoBackoff(), 0), **SETTINGS)
+    client = impatient(cluster)
     yield client
     await client.aclose()
 
@@ -61,7 +57,7 @@ async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluste
             pipe.type(here)
             replies = await pipe.execute(raise_on_error=False)
         assert len(await nodes_of(redis)) == 3
-        async with connected(cluster.url, **SETTINGS, retry=Retry(NoBackoff(), 0)) as newcomer:
+        async with impatient(cluster) as newcomer:
             assert await newcomer.ping()
         await redis.xadd(here, {"field": "value"})
         read: Any = await standing
@@ -76,7 +72,7 @@ async def test_a_node_that_is_away_fails_its_own_keys_alone(redis: Redis, cluste
 
 
 async def test_what_was_not_answered_in_time_is_not_sent_again(cluster: LocalCluster) -> None:
-    hasty = connected(cluster.url, retry=Retry(NoBackoff(), 0), socket_timeout=0.5, **SETTINGS)
+    hasty = impatient(cluster, socket_timeout=0.5)
     slow = "redis.call('INCR', KEYS[1]) local n = 0 while n < 60000000 do n = n + 1 end"
     async with hasty:
         await hasty.ping()
@@ -94,7 +90,7 @@ async def test_the_slots_of_a_node_that_is_away_are_found_where_they_went(redis:
     lost.kill()
     try:
         for node in (heir, third):
-            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id(heir))
+            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", id_of(heir))
         with pytest.raises(RedisConnectionError):
             await redis.get(key)
 
@@ -122,8 +118,3 @@ def _id_seen_by(node: ClusterNode, other: ClusterNode) -> str:
     """Of one that is away."""
     lines = bytes(node.ask("CLUSTER", "NODES")).decode().splitlines()
     return next(line.split()[0] for line in lines if f":{other.port}@" in line)
-
-
-def _id(node: ClusterNode) -> str:
-    found: bytes = node.ask("CLUSTER", "MYID")
-    return found.decode() if isinstance(found, bytes) else found

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import DataError
 
@@ -18,14 +16,14 @@ from producer.errors import RedisUnavailableError
 from schemas.cluster import connected, is_cluster, is_split, nodes_of
 from schemas.cluster.slots import addresses, owners, slot_of
 from schemas.cluster.url import seeds
+from tests.cluster_steps import impatient
 
 SLOT = key_slot(b"{p:1}")
-SETTINGS: dict[str, Any] = {"protocol": 2, "decode_responses": False}
 
 
 @pytest.fixture
 async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
-    client = connected(cluster.url, retry=Retry(NoBackoff(), 0), **SETTINGS)
+    client = impatient(cluster)
     yield client
     await client.aclose()
 

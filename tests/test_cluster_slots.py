@@ -8,21 +8,16 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ResponseError
 
 from benchmarks.redis_cluster import ClusterNode, LocalCluster
-from schemas.cluster import connected
-
-SLOT = key_slot(b"{p:1}")
-SETTINGS: dict[str, Any] = {"protocol": 2, "decode_responses": False}
+from tests.cluster_steps import id_of, impatient
 
 
 @pytest.fixture
 async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
-    client = connected(cluster.url, retry=Retry(NoBackoff(), 0), **SETTINGS)
+    client = impatient(cluster)
     yield client
     await client.aclose()
 
@@ -101,8 +96,8 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(redis: Redis, cluste
     key = "on-its-way"
     old, new = cluster.node_of(key), next(node for node in cluster.nodes if node is not cluster.node_of(key))
     slot = key_slot(key.encode())
-    new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", _id(old))
-    old.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(new))
+    new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", id_of(old))
+    old.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(new))
     try:
         await redis.set(key, 1)
         async with redis.pipeline(transaction=False) as pipe:
@@ -123,8 +118,8 @@ async def test_what_is_under_way_on_a_node_without_slots_is_not_cut(redis: Redis
              for slot in range(first, last + 1)]  # fmt: skip
     for node in cluster.nodes:
         node.ask("CLUSTER", "DELSLOTS", *slots)
-    new.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "IMPORTING", _id(old))
-    old.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "MIGRATING", _id(new))
+    new.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "IMPORTING", id_of(old))
+    old.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "MIGRATING", id_of(new))
     try:
         running: Any = redis.eval("local n = 0 while n < 30000000 do n = n + 1 end return n", 1, key)
         slow: asyncio.Task[Any] = asyncio.create_task(running)
@@ -144,9 +139,4 @@ async def test_what_is_under_way_on_a_node_without_slots_is_not_cut(redis: Redis
 def _give(key: str, node: ClusterNode, cluster: LocalCluster) -> None:
     """Slots move without their keys here: there must be none."""
     for each in (node, *cluster.nodes):
-        each.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id(node))
-
-
-def _id(node: ClusterNode) -> str:
-    found: bytes = node.ask("CLUSTER", "MYID")
-    return found.decode() if isinstance(found, bytes) else found
+        each.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", id_of(node))

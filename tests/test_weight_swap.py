@@ -25,6 +25,7 @@ from producer.tiny_model import write_adapter, write_model
 from schemas import ErrorCode, GenerationConfig, Keys
 from tests.checkpoints import shard
 from tests.transformers_reference import Reference
+from tests.under_way import until_under_way
 from worker import checkpoint, vllm_versions
 from worker.adapter_cache import AdapterCache
 from worker.adapter_store import AdapterStore
@@ -118,15 +119,7 @@ async def in_flight(engine: VllmEngine, requests: list[GenerateRequest], tokens:
     """The answers to come, once each sequence has `tokens` tokens."""
     answers = asyncio.gather(*(engine.generate(one) for one in requests))
     sequences = sum(one.config.num_return_sequences for one in requests)
-
-    def reached() -> bool:
-        states = engine._llm.output_processor.request_states.values()
-        lengths = [state.detokenizer.num_output_tokens() for state in states]
-        return len(lengths) == sequences and min(lengths) >= tokens
-
-    async with asyncio.timeout(20):
-        while not reached():  # noqa: ASYNC110 - vLLM has no event for it
-            await asyncio.sleep(0.005)
+    await until_under_way([engine], sequences, tokens)
     return answers
 
 

@@ -3,7 +3,7 @@
 Each stage is another benchmark's own command (`--dry-run` prints them all, with the time that each may take); one that
 fails or has had its time is noted and the next one has its turn. Where a machine gives less time at once, `--stage`
 splits the work. The files of the models (3 GB) go to `--folder`. Written for a GPU of 141 GB, which the engines of a
-group share; on one of 80 GB, name fewer stages at once.
+group share; on one of 80 GB, name fewer stages at once (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch
 -- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`
--- ARGV[4] first group      ARGV[5...] error answer of this group and of those after it; none: only mark the batch
+-- ARGV[4] first group      ARGV[5...] error answer of this group and of those after it
 --
 -- Returns 'unknown' or 'sealed' (complete without a cancel; nothing was written), else how many of the groups are
 -- cancelled. A batch that is complete and was cancelled is counted, and nothing is written.

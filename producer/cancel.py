@@ -1,7 +1,7 @@
 """Cancelling answers what has no answer, through Redis alone: it needs no worker, and a waiting producer is let go.
 
-The batch is marked first, so that no more jobs are queued and workers stop; then its groups are answered in slices. A
-cancel that died half-way is completed by the next one.
+The batch is marked with its first slice of answers, so that no more jobs are queued and workers stop; then the other
+slices are answered. A cancel that died half-way is completed by the next one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ _KEEP_S = 86_400
 
 
 async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
-    """How many groups are answered as cancelled, by this call and by earlier ones.
+    """How many groups are answered as cancelled, by this call and by earlier ones; not those that a worker, which has
+    seen the mark, answers so before their slice comes.
 
     Nothing is written when the batch is complete; 0 when it became so without a cancel. Raises `UnknownBatchError`,
     `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
     head = [keys.results(batch.batch_id), keys.ledger(batch.batch_id), f"{time.time():.3f}", _KEEP_S, seal]
-    marked = await _run(connection, keys, batch, [*head, 0])
-    if marked == b"sealed":
-        return 0
     cancelled = 0
     for first in range(0, batch.num_groups, _SLICE):
         groups = range(first, min(first + _SLICE, batch.num_groups))
         answers = [encode(_answer(batch.batch_id, group)) for group in groups]
         count = await _run(connection, keys, batch, [*head, first, *answers])
-        if count == b"sealed":  # the ledger that was marked is gone, and another one is complete
+        if count == b"sealed":  # complete; after the first slice: the marked ledger is gone, and another is complete
             return cancelled
         cancelled += count
     return cancelled

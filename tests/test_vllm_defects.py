@@ -305,7 +305,7 @@ def _environment_of(engine: VllmEngine) -> dict[str, str]:
     return core.environ()
 
 
-def test_while_weights_are_loaded_a_layer_with_lora_is_found_by_its_name_in_the_checkpoint() -> None:
+async def test_while_weights_are_loaded_a_layer_with_lora_is_found_by_its_name_in_the_checkpoint() -> None:
     from torch import nn
     from vllm.lora.layers import BaseLayerWithLoRA
 

@@ -44,6 +44,24 @@ def test_a_lease_that_was_answered_ends_nothing() -> None:
     assert ("jobs", "1-0") not in leases
 
 
+async def test_a_delivery_waits_until_what_is_left_of_earlier_ones_of_its_entry_is_dropped() -> None:
+    leases = Leases(UNUSED, lease_s=10)
+    first, second, other = (
+        Lease("jobs", "dead", entry, "w1", n, 1e9) for entry, n in (("1-0", 1), ("1-0", 2), ("2-0", 1))
+    )
+    for held in (first, second, other):
+        leases.hold(held)
+    waiting = asyncio.create_task(leases.after_earlier(second))
+
+    await leases.after_earlier(first)
+    leases.drop(other)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    leases.drop(first)
+    await asyncio.wait_for(waiting, 5)
+
+
 async def test_a_request_ends_with_its_lease() -> None:
     held, started, cancelled = lease(100.0), asyncio.Event(), asyncio.Event()
 

@@ -216,6 +216,7 @@ class Consumer:
 
     async def _run(self, lease: Lease, entry: Entry, is_spare: bool) -> None:
         try:
+            await self._leases.after_earlier(lease)
             await self._answer(lease, entry, is_spare)
         except BaseException:
             self._unfinished.append(lease)

@@ -66,6 +66,11 @@ class Lease:
         """consumer, entry id and delivery count, in the order that the scripts take them."""
         return self.consumer, self.entry_id, str(self.delivery)
 
+    def follows(self, other: Lease) -> bool:
+        """Whether it is a later delivery of the same entry."""
+        is_same = (self.jobs_key, self.entry_id) == (other.jobs_key, other.entry_id)
+        return is_same and self.delivery > other.delivery
+
     async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
         """The result of `request`, which is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
 
@@ -126,6 +131,8 @@ class Leases:
         self._renew_script = redis.register_script(_script("renew.lua"))
         self._give_back_script = redis.register_script(_script("give_back.lua"))
         self._held: set[Lease] = set()
+        self._dropped = asyncio.Event()
+        """Set, and replaced, with every `drop`."""
 
     def __repr__(self) -> str:
         return f"<Leases held={len(self._held)} of {self._lease_s:g} s>"
@@ -152,6 +159,16 @@ class Leases:
     def drop(self, lease: Lease) -> None:
         """It was answered, lost or given back."""
         self._held.discard(lease)
+        self._dropped.set()
+        self._dropped = asyncio.Event()
+
+    async def after_earlier(self, lease: Lease) -> None:
+        """Return once no earlier delivery of the entry is held: that its worker lives is noted before anybody counts.
+
+        Who took over his own entry would take himself for dead.
+        """
+        while any(lease.follows(held) for held in self._held):
+            await self._dropped.wait()
 
     async def run(self) -> None:
         """Renew every third of a lease, and end those that could not be renewed, until cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import re
@@ -86,6 +87,10 @@ async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:
     assert (info.vocab_size, info.max_model_len, info.max_num_seqs) == (512, 1024, 64)
     assert (info.eos_token_ids, info.max_logprobs) == ((2,), 128)
     assert (info.logprobs_flavour, info.has_tokenizer) == ("processed", True)
+
+
+async def test_no_collection_of_garbage_walks_what_vllm_imported(engine: VllmEngine) -> None:
+    assert gc.get_freeze_count() > 10 * len(gc.get_objects())
 
 
 async def test_n_samples_are_complete_and_distinct(engine: VllmEngine) -> None:

@@ -100,9 +100,9 @@ def test_all_tokens_arrive_in_order_and_in_few_messages(length: int, logprobs: b
     assert engine.held.parts == {}
 
 
-def test_rows_are_as_wide_as_the_request_asked_for_whatever_others_in_the_batch_did() -> None:
+def test_logprobs_are_the_sampled_tokens_own_whatever_others_in_the_batch_asked_for() -> None:
     engine = Engine()
-    engine.add("a", logprobs=1)
+    engine.add("a")
 
     for token, columns in enumerate([2, 129, 9, 2]):
         engine.step(output("a", token, columns=columns, last=token == 3))
@@ -110,8 +110,8 @@ def test_rows_are_as_wide_as_the_request_asked_for_whatever_others_in_the_batch_
     assert engine.logprobs("a") == [0, -1 / 8, -2 / 8, -3 / 8]
 
 
-@pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}])
-def test_what_is_wanted_token_by_token_comes_so(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}, {"logprobs": 1}])
+def test_what_is_wanted_token_by_token_or_with_other_tokens_comes_so(fields: dict[str, Any]) -> None:
     engine = Engine()
     engine.add("a", **fields)
 

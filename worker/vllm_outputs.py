@@ -51,18 +51,37 @@ def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
 
 @dataclass(slots=True)
 class _Part:
-    """The outputs of one request since its last piece."""
+    """The outputs of one request since its last piece, as numbers: arrays and tuples are slower to keep and to join."""
 
     first: Any
-    token_ids: list[int]
-    logprobs: list[Any]
-    columns: int
-    """Of the log-probs that the request asked for; vLLM gives those of the greediest request of the step."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+
+    def add(self, output: Any) -> None:
+        """Its log-probs of the sampled tokens: there are more columns if another request of the step wants them."""
+        self.token_ids += output.new_token_ids
+        if (rows := output.new_logprobs) is not None:
+            self.logprobs += rows.logprobs[:, 0].tolist()
+            self.ranks += rows.sampled_token_ranks.tolist()
+
+    def joined(self, output: Any) -> Any:
+        """`output`, one of them, with all that they brought."""
+        output.new_token_ids = self.token_ids
+        if output.new_logprobs is not None:
+            output.new_logprobs = type(output.new_logprobs)(
+                np.array(self.token_ids, np.int32)[:, None],
+                np.array(self.logprobs, np.float32)[:, None],
+                np.array(self.ranks, np.int32),
+                None,
+            )
+        output.prefill_stats = output.prefill_stats or self.first.prefill_stats
+        return output
 
 
 @dataclass(slots=True)
 class HeldBack:
-    """Tokens of requests of which only the end is wanted (FINAL_ONLY, no text to be searched for stop strings).
+    """Tokens of requests of which the end alone is wanted (FINAL_ONLY, no text), and no log-probs but the tokens' own.
 
     No two requests of an engine's life may have one id: what an aborted one left here would become the other's. vLLM
     sees to that unless it is told not to; see `worker.vllm_setup`.
@@ -90,55 +109,26 @@ class HeldBack:
         part = self.parts.get(output.request_id)
         if part is None:
             return output.finish_reason is None and self._begin(output, requests.get(output.request_id))
-        if output.finish_reason is None and len(part.token_ids) + len(output.new_token_ids) < PIECE:
-            part.token_ids += output.new_token_ids
-            part.logprobs.append(output.new_logprobs)
+        part.add(output)
+        if output.finish_reason is None and len(part.token_ids) < PIECE:
             return True
-        del self.parts[output.request_id]
-        _join(part, output)
+        self.parts.pop(output.request_id).joined(output)
         return False
 
     def _begin(self, output: Any, request: Any) -> bool:
         params = None if request is None else request.sampling_params
         if params is None or params.output_kind.name != "FINAL_ONLY" or params.detokenize or request.resumable:
             return False
-        if any(getattr(output, name, None) is not None for name in _RARE):
+        if params.logprobs or any(getattr(output, name, None) is not None for name in _RARE):
             return False
-        logprobs = [output.new_logprobs]
-        self.parts[output.request_id] = _Part(output, list(output.new_token_ids), logprobs, 1 + (params.logprobs or 0))
+        part = self.parts[output.request_id] = _Part(output)
+        part.add(output)
         return True
 
     def _release(self) -> list[Any]:
         """Those of aborted requests too, which vLLM's frontend ignores: one that ends in this step is gone as well."""
         parts, self.parts = self.parts, {}
-        return [_joined(part) for part in parts.values()]
-
-
-def _join(part: _Part, last: Any) -> None:
-    """Make `last` all of the piece."""
-    last.new_token_ids = part.token_ids + list(last.new_token_ids)
-    last.new_logprobs = _rows([*part.logprobs, last.new_logprobs], part.columns)
-    last.prefill_stats = last.prefill_stats or part.first.prefill_stats
-
-
-def _joined(part: _Part) -> Any:
-    piece = part.first
-    piece.new_token_ids = part.token_ids
-    piece.new_logprobs = _rows(part.logprobs, part.columns)
-    return piece
-
-
-def _rows(parts: list[Any], columns: int) -> Any:
-    """One `LogprobsLists` of several; None where none was asked for."""
-    found = [part for part in parts if part is not None]
-    if not found:
-        return None
-    return type(found[0])(
-        np.concatenate([part.logprob_token_ids[:, :columns] for part in found]),
-        np.concatenate([part.logprobs[:, :columns] for part in found]),
-        np.concatenate([part.sampled_token_ranks for part in found]),
-        None,
-    )
+        return [part.joined(part.first) for part in parts.values()]
 
 
 def extend_flat(flat: Any, rows: Any) -> float:

@@ -1,7 +1,8 @@
 """Tokens a second over HTTP, from vLLM's server and from TRL's, against Rollstream on the same engine arguments.
 
 All serve the same prompts under the same config, side by side on one machine, turn by turn. Token ids go in; padded
-tensors of token ids and log-probs come out, in this process. The servers run without Rollstream's plugin.
+tensors of token ids and log-probs come out, in this process. The servers run without Rollstream's plugin. With
+`--default-kv-cache-bytes` there is also a server with vLLM's defaults, which takes as many sequences as vLLM likes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ async def compare(
 ) -> Report:
     """Every workload on every server that starts, and on a worker of each number of `replicas`.
 
-    What there is goes to `out` after each.
+    What there is goes to `out` after each workload.
     """
     settings = {**shown_engines(engines), "load_before": _load(), "servers": {}, "start_s": {}, "left_out": {}}
     async with AsyncExitStack() as stack:
@@ -78,7 +79,7 @@ async def _started(
     """
     on_cpu = _on_cpu()
     found = []
-    for recipe in recipes(engines.settings(), on_cpu=on_cpu):
+    for recipe in recipes(engines.settings(), engines.default_kv_cache_bytes, on_cpu=on_cpu):
         server = Server(recipe, engines.model.folder, folder, on_cpu=on_cpu)
         stack.callback(server.end)
         serves = asyncio.create_task(server.wait_until_serving(session))
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--replicas", type=int, nargs="+", default=[1], metavar="N", help="of workers (default: one of 1)"
     )
+    parser.add_argument("--default-kv-cache-bytes", type=int, help="of a server with vLLM's defaults; default: none")
     arguments = parser.parse_args()
     if len(set(arguments.replicas)) < len(arguments.replicas):
         parser.error("--replicas: each number once")
@@ -152,7 +154,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         model = make(arguments.model, folder)
-        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
+        default_kv = arguments.default_kv_cache_bytes
+        engines = Engines(
+            model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, default_kv_cache_bytes=default_kv
+        )
         known = workloads(model, scale=arguments.scale)
         chosen = [known[name] for name in arguments.scenario or SCENARIOS]
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:

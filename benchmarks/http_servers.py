@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.arms import TUNED
 from benchmarks.processes import LoggedProcess
 from producer.embedded import free_port
 from schemas import RollstreamError
@@ -51,11 +52,12 @@ class Recipe:
         return " ".join(["VLLM_PLUGINS= python", *self.program, "MODEL", *self.flags])
 
 
-def recipes(settings: WorkerSettings, *, on_cpu: bool) -> list[Recipe]:
+def recipes(settings: WorkerSettings, default_kv_cache_bytes: int | None, *, on_cpu: bool) -> list[Recipe]:
     """With the worker's engine arguments, all that vLLM knows of.
 
     The worker never turns tokens into text, and vLLM's server always does where the model has a tokenizer: such a model
-    is also served without one, which is the server's best. TRL's command where TRL is installed.
+    is also served without one, which is the server's best. With `default_kv_cache_bytes` also one that has these and
+    vLLM's defaults for what the worker tunes. TRL's command where TRL is installed.
     """
     arguments = vllm_setup.engine_arguments(settings, on_cpu=on_cpu)
     arguments = {name: value for name, value in arguments.items() if name not in _OURS}
@@ -64,6 +66,10 @@ def recipes(settings: WorkerSettings, *, on_cpu: bool) -> list[Recipe]:
     if not arguments["skip_tokenizer_init"]:
         without = _flags({**arguments, "skip_tokenizer_init": True})
         found.append(Recipe("vllm serve, no tokenizer", VLLM, (*without, quiet)))
+    if default_kv_cache_bytes is not None:
+        left = {name: value for name, value in arguments.items() if name not in TUNED}
+        default = _flags({**left, "kv_cache_memory_bytes": default_kv_cache_bytes})
+        found.append(Recipe("vllm serve, default", VLLM, (*default, quiet)))
     left = {name: value for name, value in arguments.items() if name not in _TRL_SETS}
     return [*found, Recipe("trl vllm-serve", TRL, (*_flags(left), quiet))]
 

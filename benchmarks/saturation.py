@@ -46,6 +46,8 @@ class Engines:
     memory: float
     """Share of a GPU that one engine takes."""
     adapters: Path | None = None
+    default_kv_cache_bytes: int | None = None
+    """Of what is started with vLLM's defaults, which runs as many sequences as it likes."""
 
     def settings(self) -> WorkerSettings:
         """Of one engine."""
@@ -87,14 +89,10 @@ async def compare(
     return done
 
 
-async def sweep(
-    engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet, default_kv: int | None
-) -> Report:
-    """Workers of so many replicas and one engine with vLLM's defaults, all there at once, each in its turn.
-
-    `default_kv`: bytes of KV cache of the default engine, which runs as many sequences as it likes.
-    """
-    raw = Raw(replace(engines, kv_cache_bytes=default_kv or engines.kv_cache_bytes).settings(), default=True)
+async def sweep(engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet) -> Report:
+    """Workers of so many replicas and one engine with vLLM's defaults, all there at once, each in its turn."""
+    of_default = engines.default_kv_cache_bytes or engines.kv_cache_bytes
+    raw = Raw(replace(engines, kv_cache_bytes=of_default).settings(), default=True)
     names = {count: f"{count} replica" + "s" * (count > 1) for count in replicas}
     workers = {names[count]: fleet.start(f"{POLICY}-{count}", *engines.flags(count)) for count in replicas}
     starts = await start_all(engines, raw, workers)
@@ -199,11 +197,13 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         model = make(arguments.model, folder)
         adapters = make_adapters(model, folder / f"adapters-{model.name}", 1) if arguments.lora else None
-        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, adapters)
+        default_kv = arguments.default_kv_cache_bytes
+        engines = Engines(
+            model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory, adapters, default_kv
+        )
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
             if arguments.sweep:
-                default_kv = arguments.default_kv_cache_bytes
-                done = uvloop.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet, default_kv))
+                done = uvloop.run(sweep(engines, arguments.sweep, arguments.repeats, url, fleet))
             else:
                 chosen = _chosen(engines, arguments.scenario, arguments.scale)
                 done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet, arguments.out))

@@ -110,6 +110,17 @@ def test_logprobs_are_the_sampled_tokens_own_whatever_others_in_the_batch_asked_
     assert engine.logprobs("a") == [0, -1 / 8, -2 / 8, -3 / 8]
 
 
+def test_an_end_without_a_token_brings_what_was_held_back() -> None:
+    engine = Engine()
+    engine.add("a")
+    engine.step(output("a", 0))
+    engine.step(output("a", 1))
+
+    engine.step(Output("a", [], None, "error"))
+
+    assert (engine.tokens("a"), engine.logprobs("a")) == ([0, 1], [0, -1 / 8])
+
+
 @pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}, {"logprobs": 1}])
 def test_what_is_wanted_token_by_token_or_with_other_tokens_comes_so(fields: dict[str, Any]) -> None:
     engine = Engine()

@@ -68,8 +68,8 @@ class _Part:
     def joined(self, output: Any) -> Any:
         """`output`, one of them, with all that they brought."""
         output.new_token_ids = self.token_ids
-        if output.new_logprobs is not None:
-            output.new_logprobs = type(output.new_logprobs)(
+        if self.logprobs:  # the last output may have neither tokens nor log-probs
+            output.new_logprobs = type(self.first.new_logprobs)(
                 np.array(self.token_ids, np.int32)[:, None],
                 np.array(self.logprobs, np.float32)[:, None],
                 np.array(self.ranks, np.int32),

@@ -65,8 +65,9 @@ class BatchHandle:
 
         Works without any worker; workers that run the batch stop. Groups with an answer keep it, so that `result`
         returns at once, with the cancelled groups in `errors`. 0: the batch was complete, and nothing was changed.
-        Repeat it when it failed half-way: it counts what is cancelled, whichever call did it. Raises
-        `UnknownBatchError`, `RedisUnavailableError`.
+        Repeat it when it failed half-way: it counts what is cancelled, whichever call did it; not what a worker that
+        heard of it answers so first, which happens beyond the first 256 groups. Raises `UnknownBatchError`,
+        `RedisUnavailableError`.
         """
         return await cancel_batch(self._connection, self._keys, self.batch)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import random
 import statistics
 import tempfile
 import time
@@ -36,15 +37,20 @@ Interruption = Callable[[], Awaitable[None]]
 
 
 class Work:
-    """The same groups every time, as many sequences at once as the engine runs."""
+    """The same groups every time, as many sequences at once as the engine runs.
+
+    Their completions have from a half to one and a half times as many tokens as their mean: if all ended together, a
+    swap in mid-run would find all of them just begun, and `abort` nothing to throw away.
+    """
 
     def __init__(self, engines: Engines) -> None:
-        tiny = engines.model.name == "tiny"
-        self.tokens, groups = (64, 2 * engines.max_num_seqs // 8) if tiny else (128, 2 * engines.max_num_seqs // 8)
-        self._prompts = Prompts(engines.model, SCALES[engines.model.name].prompt).draw(groups)
-        self._config = config(self.tokens)
+        tokens, groups = 64 if engines.model.name == "tiny" else 128, 2 * engines.max_num_seqs // 8
+        lengths = [tokens // 2 + tokens * number // (groups - 1) for number in range(groups)]
+        random.Random(0).shuffle(lengths)
+        prompts = Prompts(engines.model, SCALES[engines.model.name].prompt).draw(groups)
+        self._groups = list(zip(prompts, map(config, lengths), strict=True))
         self._at_once = engines.max_num_seqs * 5 // 4 // 8
-        self.total = groups * 8 * self.tokens
+        self.total = 8 * sum(lengths)
         self._done = 0
 
     async def run(self, engine: Engine, adapter: Callable[[], Adapter | None], midway: Interruption | None) -> float:
@@ -53,8 +59,9 @@ class Work:
         half, places = asyncio.Event(), asyncio.Semaphore(self._at_once)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for prompt in self._prompts:
-                group.create_task(self._one(engine, prompt, adapter, half, places))
+            for prompt, lengths in self._groups:
+                request = partial(GenerateRequest, prompt=prompt, config=lengths, stop_token_ids=(), seed=None)
+                group.create_task(self._one(engine, request, adapter, half, places))
             if midway is not None:
                 await half.wait()
                 await midway()
@@ -63,16 +70,15 @@ class Work:
     async def _one(
         self,
         engine: Engine,
-        prompt: list[int],
+        request: Callable[..., GenerateRequest],
         adapter: Callable[[], Adapter | None],
         half: asyncio.Event,
         places: asyncio.Semaphore,
     ) -> None:
         async with places:
-            name = f"swap-{next(_requests)}"
-            await engine.generate(GenerateRequest(name, prompt, self._config, (), None, adapter()))
+            await engine.generate(request(f"swap-{next(_requests)}", adapter=adapter()))
         self._done += 1
-        if self._done >= len(self._prompts) // 2:
+        if self._done >= len(self._groups) // 2:
             half.set()
 
 
@@ -95,7 +101,7 @@ async def weights(engine: Engine, engines: Engines, versions: Path, repeats: int
         seconds["no swap"].append(await work.run(engine, lambda: None, None))
         for mode in MODES:
             seconds[mode].append(await work.run(engine, lambda: None, partial(swap, mode)))
-    about = f"half of {work.total} tokens are done when new weights come, {repeats} times each"
+    about = f"half of the groups, of {work.total} tokens in all, are done when new weights come, {repeats} times each"
     return [_lost("weights", about, work, seconds), _times("load_checkpoint returns", about, took)]
 
 
@@ -123,7 +129,7 @@ async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scena
             seconds, took = {name: [] for name in seconds}, []
         seconds["no swap"].append(await work.run(engine, lambda: serving, None))
         seconds["next adapter"].append(await work.run(engine, lambda: serving, swap))
-    about = f"half of {work.total} tokens are done when the next adapter comes, {repeats} times"
+    about = f"half of the groups, of {work.total} tokens in all, are done when the next adapter comes, {repeats} times"
     return [_lost("adapter", about, work, seconds), _times("load_adapter returns", about, {"next adapter": took})]
 
 

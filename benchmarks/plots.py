@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:
-    """Every arm's median by scenario, lines where each has an `x`, else bars; a chart a benchmark and model."""
+    """Every arm's median by scenario, lines where each has an `x`, else bars; a chart a benchmark, model and unit."""
     import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
 
     mpl.use("Agg")
@@ -22,7 +22,7 @@ def plot(reports: Sequence[Report], path: Path) -> None:
     figure, axes = pyplot.subplots(len(charts), 1, figsize=(11, 3.6 * len(charts)), squeeze=False)
     for axis, (title, report) in zip(axes[:, 0], charts.items(), strict=True):
         (_lines if all(scenario.x is not None for scenario in report.scenarios) else _bars)(axis, report)
-        axis.set_ylabel(", ".join(dict.fromkeys(scenario.unit for scenario in report.scenarios)))
+        axis.set_ylabel(report.scenarios[0].unit)
         axis.set_title(title, fontsize=9)
         axis.legend(fontsize=8)
     figure.tight_layout()
@@ -31,14 +31,15 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
 
 def _charts(reports: Iterable[Report]) -> dict[str, Report]:
-    """By title; what was measured in parts on the same machine is one chart."""
+    """By title; what was measured in parts on the same machine is one chart, but for what has other units."""
     found: dict[str, Report] = {}
     for report in reports:
         model = f", {report.settings['model']}" if "model" in report.settings else ""
         machine = report.machine.get("gpu") or report.machine.get("cpu")
-        title = f"{report.benchmark}{model} ({machine})"
-        before = found[title].scenarios if title in found else []
-        found[title] = replace(report, scenarios=[*before, *report.scenarios])
+        for scenario in report.scenarios:
+            title = f"{report.benchmark}{model}, {scenario.unit} ({machine})"
+            before = found[title].scenarios if title in found else []
+            found[title] = replace(report, scenarios=[*before, scenario])
     return found
 
 

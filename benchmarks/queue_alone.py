@@ -38,10 +38,13 @@ from benchmarks.report import Report, Scenario
 from producer.connection import Connection
 from producer.embedded import EmbeddedRedis, die_with_parent
 from producer.operate import pause, resume
+from producer.redis_server import find_redis_server, redis_version
 from schemas import Keys, RollstreamError
 
 WARM_UP = 64
 TIMEOUT_S = 300.0
+OLDEST_REDIS = (7,)
+"""Older ones do not count what a group has read, nor have they the functions that streaq calls."""
 
 
 class BenchmarkFailedError(RollstreamError):
@@ -244,6 +247,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs % 8 or arguments.batch % 8:
         parser.error("--jobs and --batch: multiples of 8, for one arm puts 8 prompts into a job")
+    if redis_version(binary := find_redis_server()) < OLDEST_REDIS:
+        parser.error(f"{binary} is older than Redis 7, which this needs; put another redis-server on PATH")
     known = arms(arguments.concurrency, arguments.batch)
     chosen = [known[name] for name in arguments.arm or known]
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as folder, EmbeddedRedis() as server:

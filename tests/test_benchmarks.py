@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import cpu, gpu, plots, report, scale, start
+from benchmarks import cpu, gpu, plots, queue_alone, report, scale, start
 from benchmarks.crowd import Load
 from benchmarks.fleet import Fleet
 from benchmarks.memory import PAYLOAD, Peaks, Size, one_run
 from benchmarks.models import Model
+from benchmarks.peers.arms import arms
+from benchmarks.queue_alone import Bench, measure
 from benchmarks.redis_limit import Size as GroupSize
 from benchmarks.redis_limit import gpus_a_core, mbit_a_gpu, replay
 from benchmarks.report import Report, Scenario, percentiles
 from benchmarks.turns import VARIABLE, Turn, my_turn
 from benchmarks.workload import SCENARIOS, workloads
 from producer.embedded import EmbeddedRedis
+from producer.redis_server import CHOSEN
 from tests.worker_process import until, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -176,14 +179,42 @@ def test_what_a_group_costs_redis_is_measured_and_says_how_many_gpus_it_feeds() 
     assert mbit_a_gpu(tokens_per_s=40_000, tokens_a_group=4_000, bytes_a_group=25_000) == pytest.approx(2)
 
 
+def test_a_tiny_queue_run_of_ours_counts_every_job(tmp_path: Path) -> None:
+    known = arms(4, 16)
+    with EmbeddedRedis() as server:
+        found = measure(Bench(server, tmp_path, tmp_path, 4), [known["rollstream"], known["rollstream x8"]], 64, [1], 1)
+
+    rates = {scenario.name: scenario.medians for scenario in found if scenario.unit == "jobs/s"}
+    assert set(rates) == {"enqueue", "drain, 1 worker", "end to end, 1 worker"}
+    assert all(rate > 0 for medians in rates.values() for rate in medians.values())
+
+
+def test_the_queue_benchmark_refuses_a_redis_that_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "redis-server"
+    old.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv(CHOSEN, str(old))
+    monkeypatch.setattr(sys, "argv", ["queue_alone", "--jobs", "8"])
+
+    with pytest.raises(SystemExit) as end:
+        queue_alone.main()
+
+    assert end.value.code == 2
+    assert f"{old} is older than Redis 7" in capsys.readouterr().err
+
+
 def test_scenarios_along_an_axis_are_drawn_as_lines_and_parts_of_a_benchmark_as_one_chart(tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     points = [Scenario(f"{x} workers", "", "tok/s", "linear", {"linear": [x], "one": [x / 2]}, x=x) for x in (1, 8)]
     parts = [Report("bars", [Scenario(name, "", "s", "a", {"a": [1.0]})]) for name in ("one", "two", "three")]
+    other_unit = Report("bars", [Scenario("lost", "", "tokens", "a", {"a": [10_000.0]})])
 
-    plots.plot([Report("lines", points), *parts], tmp_path / "plot.png")
+    plots.plot([Report("lines", points), *parts, other_unit], tmp_path / "plot.png")
 
-    lines, barred = pyplot.gcf().axes
+    lines, barred, of_other_unit = pyplot.gcf().axes
+    assert [axis.get_ylabel() for axis in (lines, barred, of_other_unit)] == ["tok/s", "s", "tokens"]
     assert [list(line.get_xdata()) for line in lines.lines] == [[1, 8], [1, 8]]
     assert (len(barred.lines), len(barred.patches)) == (0, 3)
 

@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 T = TypeVar("T")
 PROMPT = [5, 6, 7, 8]
+LONG = 960
+"""Tokens, as many as fit: two engines share two cores, and none may be done before the other has begun."""
 DTYPE, ATOL = ("float16", 0.1) if torch.cuda.is_available() else ("float32", 1e-4)
 """vLLM's LoRA kernels on CUDA take no float32. Nats: another adapter or other weights are whole nats away."""
 
@@ -147,7 +149,7 @@ def test_new_weights_are_served_after_a_swap_and_spans_say_from_which_token_on(
     target = models[(before + 1) % 2]
 
     async def swap() -> list[Any]:
-        asked = [request(f"{mode}/{i}", None, [*PROMPT, 20 + i], max_new_tokens=400) for i in range(16)]
+        asked = [request(f"{mode}/{i}", None, [*PROMPT, 20 + i], max_new_tokens=LONG) for i in range(16)]
         running = [asyncio.create_task(engine.generate(one)) for one in asked]
         await until_under_way(engines, 16, 32)
         await engine.load_checkpoint(before + 1, target, mode)
@@ -158,6 +160,6 @@ def test_new_weights_are_served_after_a_swap_and_spans_say_from_which_token_on(
     after = engine.policy_version
     sampled_by = {"keep": {before, after}, "wait": {before}, "abort": {after}}[mode]
     assert after == before + 1
-    assert {sum(tokens for _, tokens in found.version_spans) for found in crossed} == {400}
+    assert {sum(tokens for _, tokens in found.version_spans) for found in crossed} == {LONG}
     assert all({version for version, _ in found.version_spans} == sampled_by for found in crossed)
     assert_of(sampled(run, engine, f"after-{mode}"), Reference(target))

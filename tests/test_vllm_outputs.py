@@ -70,7 +70,10 @@ class Engine:
             self._read(output, version)
 
     def _read(self, output: Output, version: str | None) -> None:
-        logprobs = [] if output.new_logprobs is None else output.new_logprobs.logprobs[:, 0].tolist()
+        logprobs, rows = [], output.new_logprobs
+        if rows is not None:
+            logprobs = rows.logprobs[:, 0].tolist()
+            assert rows.logprob_token_ids[:, 0].tolist() == rows.sampled_token_ranks.tolist() == output.new_token_ids
         self.got.setdefault(output.request_id, []).append((version, list(output.new_token_ids), logprobs))
 
     def tokens(self, name: str) -> list[int]:
@@ -81,6 +84,7 @@ class Engine:
 
 
 def output(name: str, token: int, *, columns: int = 1, last: bool = False, logprobs: bool = True) -> Output:
+    """The token's rank is its id."""
     rows = Rows(np.full((1, columns), token), np.full((1, columns), -token / 8), np.array([token]))
     return Output(name, [token], rows if logprobs else None, "length" if last else None)
 

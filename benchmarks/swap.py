@@ -59,8 +59,8 @@ class Work:
         half, places = asyncio.Event(), asyncio.Semaphore(self._at_once)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for prompt, lengths in self._groups:
-                request = partial(GenerateRequest, prompt=prompt, config=lengths, stop_token_ids=(), seed=None)
+            for prompt, sampling in self._groups:
+                request = partial(GenerateRequest, prompt=prompt, config=sampling, stop_token_ids=(), seed=None)
                 group.create_task(self._one(engine, request, adapter, half, places))
             if midway is not None:
                 await half.wait()

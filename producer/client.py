@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from producer.adapter_files import AdapterSource
 from producer.adapter_upload import publish_adapter
 from producer.connection import Connection
 from producer.deadlines import Deadlines
+from producer.errors import client_stays
 from producer.handle import BatchHandle
 from producer.ledger import read_batch
 from producer.policy import publish_policy
@@ -191,6 +192,9 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close the connections. Batches go on without us."""
         await self._connection.aclose()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(client_stays(type(self).__name__))
 
     async def __aenter__(self) -> Self:
         return self

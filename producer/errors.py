@@ -11,6 +11,22 @@ if TYPE_CHECKING:
     from schemas import GroupError
 
 
+def handle_stays(kind: str, batch_id: str) -> str:
+    """The text of the TypeError for whoever pickles or copies a handle: a process pool, Ray, `deepcopy`."""
+    return (
+        f"a {kind} holds connections of this process and cannot be pickled or copied: send handle.batch_id "
+        f"({batch_id!r}) and call client.attach({batch_id!r}) where it is needed"
+    )
+
+
+def client_stays(kind: str) -> str:
+    """The same for a client, also where it is held by a rollout function or a strategy."""
+    return (
+        f"{kind} holds connections of this process and cannot be pickled or copied: make a client in each process; "
+        "batches travel as handle.batch_id, for client.attach(batch_id)"
+    )
+
+
 class ProducerError(RollstreamError):
     """Base of what `producer` raises."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
+from typing import NoReturn
 
 from producer.answers import Answer
 from producer.cancel import cancel_batch
 from producer.connection import Connection
-from producer.errors import ResultTimeoutError
+from producer.errors import ResultTimeoutError, handle_stays
 from producer.progress import progress_bar
 from producer.results_reader import ResultsReader
 from producer.rollout_batch import RolloutBatch, assemble
@@ -103,6 +104,9 @@ class BatchHandle:
             show(len(self._reader.answers))
             await self._reader.wait_beyond(len(self._reader.answers))
         show(self.num_groups)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(handle_stays(type(self).__name__, self.batch_id))
 
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if isinstance(other, BatchHandle) else NotImplemented

@@ -6,11 +6,11 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from producer.adapter_files import AdapterSource
 from producer.client import AsyncClient
-from producer.errors import ClientClosedError
+from producer.errors import ClientClosedError, client_stays, handle_stays
 from producer.handle import BatchHandle
 from producer.prompts import Rows
 from producer.rollout_batch import RolloutBatch
@@ -102,6 +102,9 @@ class BlockingBatchHandle:
     def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, GroupResult | GroupError]:
         """Wait for every group; the answers by group number, without torch."""
         return self._thread.run(self._handle.wait(timeout, progress))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(handle_stays(type(self).__name__, self.batch_id))
 
     def __eq__(self, other: object) -> bool:
         return self._handle == other._handle if isinstance(other, BlockingBatchHandle) else NotImplemented
@@ -234,6 +237,9 @@ class Client:
         if self._thread.running:
             self._thread.run(self._client.aclose())
             self._thread.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(client_stays(type(self).__name__))
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 MAX_TEXT = 500
 
 
@@ -21,7 +24,29 @@ def cut(text: str) -> str:
 
 
 class RollstreamError(Exception):
-    """Base of every error raised by `schemas`, `producer` and `worker`."""
+    """Base of every error raised by `schemas`, `producer` and `worker`.
+
+    It comes back whole from pickle and from `copy`, with its fields and notes, so that it may cross from a process of a
+    pool or from Ray. Its cause stays behind, as with every exception of Python.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again without `__init__`, whose parameters are not the text that Python keeps as `args`."""
+        fields = {name: _portable(value) for name, value in vars(self).items()}
+        return _made_again, (type(self), *map(_portable, self.args)), fields
+
+
+def _made_again(kind: type[RollstreamError], *args: object) -> RollstreamError:
+    return kind.__new__(kind, *args)
+
+
+def _portable(value: object) -> object:
+    """`value`, or its text where it would not come back: what cannot be unpickled ends a whole process pool."""
+    try:
+        pickle.loads(pickle.dumps(value))  # noqa: S301 - what this process has just written
+    except Exception:  # noqa: BLE001 - a foreign value's pickling may raise anything; its text is what then travels
+        return shown(value)
+    return value
 
 
 class SchemaError(RollstreamError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from producer.adapter_tensors import DTYPES, copied, peft_config, serialised
 from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
+from schemas.regular_files import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ async def read_adapter(
 def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
     try:
         config, weights = _file(folder / CONFIG_FILE), _file(folder / WEIGHTS_FILE)
-        with config.open("rb") as file:
+        with open_regular(config) as file:
             content = file.read(_MAX_CONFIG_BYTES + 1) + padding
         num_bytes = weights.stat().st_size
         _check(name, content, num_bytes)
@@ -128,6 +129,6 @@ def _chunk(weights: Path | bytes, number: int) -> bytes:
     start = number * CHUNK_BYTES
     if isinstance(weights, bytes):
         return weights[start : start + CHUNK_BYTES]
-    with weights.open("rb") as file:
+    with open_regular(weights) as file:
         file.seek(start)
         return file.read(CHUNK_BYTES)

@@ -12,6 +12,7 @@ from producer.policy_errors import CheckpointError
 from schemas import NameRefusedError
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
 from schemas.keys import check_name
+from schemas.regular_files import open_regular
 
 _CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
@@ -95,7 +96,8 @@ class CheckpointFolder:
     def _object(self, name: str) -> dict[str, Any]:
         """A JSON file whose size was checked."""
         try:
-            found = json.loads((self._real / name).read_bytes())
+            with open_regular(self._real / name) as file:
+                found = json.load(file)
         except (ValueError, RecursionError) as error:
             problem = f"{name} cannot be read ({type(error).__name__}): publish it once it is written"
             raise self._refusal(problem) from None
@@ -134,7 +136,7 @@ class _Counted:
         self._done = 0
 
     def pieces(self, path: Path) -> Iterator[bytes]:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while piece := file.read(_PIECE):
                 yield piece
                 self._done += len(piece)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from schemas import ErrorCode
+from schemas.regular_files import open_regular
 from worker.adapter_store import AGAIN_S, AdapterStore
 from worker.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterDirectory
 from worker.engine import Adapter, Engine
@@ -115,7 +116,7 @@ def _digest(name: str, folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         for file_name in (CONFIG_FILE, WEIGHTS_FILE):
-            with (folder / file_name).open("rb") as file:
+            with open_regular(folder / file_name) as file:
                 while piece := file.read(_PIECE):
                     digest.update(piece)
     except OSError as error:

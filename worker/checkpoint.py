@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any
 
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
+from schemas.regular_files import open_regular
 from worker.errors import CheckpointRefusedError
 from worker.model_config import config_difference, language_config
 from worker.safetensors_header import HeaderError, TensorHeader, read_header
@@ -230,7 +231,7 @@ def _plain(name: object) -> bool:
 
 
 def _pieces(path: Path, given_up: Event | None) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(_PIECE):
             if given_up is not None and given_up.is_set():
                 raise CheckpointRefusedError(path.parent, path.name, "not read to its end, the worker ends")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from schemas.regular_files import open_regular
 from worker.safetensors_header import TensorHeader
 
 _PIECE = 2**20
@@ -30,7 +31,7 @@ def first_not_finite(path: Path, tensors: Mapping[str, TensorHeader]) -> str | N
     Reads every byte, holding 1 MiB: blocks for about 0.1 s per 100 MB, so call it in a thread.
     """
     ordered = sorted(tensors.items(), key=lambda item: item[1].start)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         for name, tensor in ordered:
             width, bits = _NOT_FINITE[tensor.dtype]

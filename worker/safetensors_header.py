@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from schemas.regular_files import open_regular
 from worker.untrusted_json import MAX_BYTES, JsonRefusedError, parse_object
 
 _MAX_DIMENSIONS = 64
@@ -42,7 +43,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     """Tensor name to its header. Raises `HeaderError`."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(MAX_BYTES, size - 8):
                 raise HeaderError(f"{path.name} is truncated or no safetensors file")

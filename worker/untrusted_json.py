@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from schemas.regular_files import open_regular
+
 MAX_BYTES = 100_000_000
 """What safetensors allows a header; an index of tensors is no longer."""
 MAX_DEPTH = 16
@@ -19,7 +21,7 @@ class JsonRefusedError(ValueError):
 def read_object(path: Path) -> dict[str, Any]:
     """Of a file, its first `MAX_BYTES` at most. Raises `JsonRefusedError`."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES)
     except OSError as error:
         raise JsonRefusedError(f"is not readable ({error.strerror})") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.generation_config import LogprobsFlavour
+from schemas.regular_files import open_regular
 from worker.config import WorkerSettings
 from worker.engine import EngineInfo
 from worker.errors import SettingsError
@@ -158,7 +159,8 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            value = json.load(file)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -14,8 +13,8 @@ from redis.backoff import NoBackoff
 
 from producer.errors import ClientClosedError, RedisUnavailableError
 from producer.redis_faults import AWAY, fault_of
-from schemas.cluster import PREFIXES, connected
-from schemas.redis_url import without_password
+from schemas.cluster import connected
+from schemas.redis_url import RedisUrlError, without_password
 
 BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
@@ -29,11 +28,6 @@ _SETTINGS: dict[str, Any] = {
     "socket_timeout": BLOCK_MS / 1000 + 5,
     "socket_keepalive": True,
 }
-_URL_OPTIONS = frozenset({"db", "username", "password", "client_name", "health_check_interval"})
-_TLS_OPTIONS = frozenset({
-    "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
-    "ssl_check_hostname",
-})  # fmt: skip
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 T = TypeVar("T")
@@ -49,13 +43,8 @@ class Connection:
         self._closed = False
         try:
             self._redis = connected(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
-        except ValueError:  # its text may hold a part of the password
-            known = f"redis://, rediss://, unix:// or, for a cluster, {PREFIXES}"
-            advice = f"write {known}, special characters percent-encoded"
-            raise RedisUnavailableError("connect", self.url, "not a Redis URL", advice) from None
-        if strange := _strange_options(url):
-            problem = f"its URL must not set {strange[0][:40]!r}"
-            raise RedisUnavailableError("connect", self.url, problem, f"it may set {', '.join(sorted(_options(url)))}")
+        except RedisUrlError as error:
+            raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
 
     async def call(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
@@ -112,12 +101,3 @@ def _heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def _options(url: str) -> frozenset[str]:
-    return _URL_OPTIONS | _TLS_OPTIONS if urlsplit(url).scheme.startswith("rediss") else _URL_OPTIONS
-
-
-def _strange_options(url: str) -> list[str]:
-    """What redis-py would prefer to our settings, or not know."""
-    return sorted(parse_qs(urlsplit(url).query).keys() - _options(url))

@@ -11,9 +11,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from producer.errors import ClientClosedError, RedisUnavailableError
+from producer.errors import RedisUnavailableError
+from producer.home import Home, OpenCalls
 from producer.redis_faults import AWAY, fault_of
 from schemas.cluster import connected
+from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import RedisUrlError, without_password
 
 BLOCK_MS = 2_000
@@ -34,13 +36,17 @@ T = TypeVar("T")
 
 
 class Connection:
-    """One Redis for one client. redis-py's own retries are off: they repeat commands that must not be repeated."""
+    """One Redis for one client. redis-py's own retries are off: they repeat commands that must not be repeated.
+
+    It belongs to the event loop of its first call and to the process that made it, see `Home`.
+    """
 
     def __init__(self, url: str, reconnect_s: float) -> None:
         self.url = without_password(url)
         self._reconnect_s = reconnect_s
         self._reached = False
-        self._closed = False
+        self._home = Home()
+        self._calls = OpenCalls()
         try:
             self._redis = connected(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
         except RedisUrlError as error:
@@ -51,13 +57,14 @@ class Connection:
 
         Before the first answer ever nothing is retried, so that a wrong address is reported at once. A reply that Redis
         cannot serve just now (loading, out of memory, ...) is waited for like a lost connection.
-        Raises `RedisUnavailableError`, `ClientClosedError`.
+        Raises `RedisUnavailableError`, `ClientClosedError`, also when the client is closed meanwhile, and
+        `ClientMisusedError`.
         """
-        if self._closed:
-            raise ClientClosedError(f"cannot {what}: the client is closed")
-        if not self._reached:
-            await self._reach(what)
-        return await self._until_answered(what, command)
+        async with self._calls.open(what):
+            await self._home.enter(what, self._redis)
+            if not self._reached:
+                await self._reach(what)
+            return await self._until_answered(what, command)
 
     async def _reach(self, what: str) -> None:
         try:
@@ -81,23 +88,26 @@ class Connection:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _once(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
+        before = await cancellations_so_far()
         try:
             answer = await command(self._redis)
         except exceptions.RedisError as error:
-            _heed_cancellation()
+            if cancellations() > before:
+                raise asyncio.CancelledError from error
             problem = str(error) or type(error).__name__
             raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
-        _heed_cancellation()
+        if cancellations() > before:
+            raise asyncio.CancelledError
         return answer
 
     async def aclose(self) -> None:
-        """Close every socket. Safe to call twice."""
-        self._closed = True
-        await self._redis.aclose()
+        """Close every socket; calls under way raise `ClientClosedError`. Safe to call twice.
 
-
-def _heed_cancellation() -> None:
-    """redis-py loses a cancellation now and then: it answers as if nothing were, or with an error of its own."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+        In a forked process, and once its event loop has ended, it only refuses further calls. Raises
+        `ClientMisusedError` in another event loop while its own is running.
+        """
+        is_here = self._home.is_here("close")
+        self._calls.refuse()
+        if is_here:
+            await self._calls.end()
+            await self._home.leave()

@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from schemas.cluster import connected, is_split, nodes_of
+from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import CLUSTER_PREFIXES, RedisUrlError, without_password
 from worker.config import WorkerSettings
 from worker.errors import SettingsError
@@ -124,29 +125,29 @@ def never_passes(error: exceptions.RedisError) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-def cancelled() -> bool:
-    """Whether this task was cancelled. What loops over commands must ask: redis-py loses a cancellation now and then.
+def cancelled(since: int = 0) -> bool:
+    """Whether this task was cancelled, beyond the `since` times before. What loops over commands must ask.
 
-    It may answer as if nothing were, or turn the cancellation into an error of its own.
+    redis-py loses a cancellation now and then, see `schemas.lost_cancellations`.
     """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return cancellations() > since
 
 
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Send `command` until Redis takes it, pausing longer each time. Only for what may be sent twice.
 
     A lost link, a failover, a full disk or memory, missing replicas, a changed right: all may be mended while we wait.
+    It may be what a cancelled task does last: only another cancellation ends it then.
     Raises `RedisError` only for what never passes.
     """
-    pause = _FIRST_PAUSE_S
+    before, pause = await cancellations_so_far(), _FIRST_PAUSE_S
     while True:
         try:
             return await command(*args, **kwargs)
         except exceptions.RedisError as error:
             if never_passes(error):
                 raise
-            if cancelled():
+            if cancelled(before):
                 raise asyncio.CancelledError from error
             log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
         await asyncio.sleep(pause)

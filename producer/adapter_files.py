@@ -8,11 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from producer.adapter_tensors import DTYPES, copied, peft_config, serialised
+from producer.adapter_tensors import DTYPES, NOTHING_GIVEN, Scaling, check_finite, copied, peft_config, serialised
 from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
+from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from schemas.adapter_tensors import TensorShapes, tensors_problem
 from schemas.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ _MAX_CONFIG_BYTES = 64 * 1024
 CHUNK_BYTES = 4 * 2**20 - 1024
 """Of what travels at once. The names of chunks do not hold it, so that it cannot change. With Redis' own bytes a chunk
 just fits what its allocator gives out, which after 4 MiB is 5."""
-
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class AdapterFiles:
 
 
 async def read_adapter(
-    name: str, source: AdapterSource, lora_alpha: float | None, padding: bytes = b""
+    name: str, source: AdapterSource, scaling: Scaling = NOTHING_GIVEN, padding: bytes = b""
 ) -> AdapterFiles:
     """`name` is for errors, `padding` (white space) goes behind the config.
 
@@ -75,13 +75,13 @@ async def read_adapter(
     awaits the task before it changes them. Raises `AdapterError`.
     """
     if isinstance(source, Mapping):
-        config = json.dumps(peft_config(name, source, lora_alpha), sort_keys=True).encode() + padding
+        config = json.dumps(peft_config(name, source, scaling), sort_keys=True).encode() + padding
         _check(name, config, sum(value.numel() * value.element_size() for value in source.values()))
         return await asyncio.to_thread(_of_tensors, name, config, copied(name, source))
     if not isinstance(source, str | Path):
         raise AdapterError(name, f"give a folder or a state dict, not {type(source).__name__}")
-    if lora_alpha is not None:
-        raise AdapterError(name, f"a folder's {CONFIG_FILE} holds lora_alpha: leave it out")
+    if scaling.given:
+        raise AdapterError(name, f"{scaling.given[0]}=: a folder's {CONFIG_FILE} says it, leave it out")
     return await asyncio.to_thread(_of_folder, name, Path(source), padding)
 
 
@@ -94,10 +94,26 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
         _check(name, content, num_bytes)
         if problem := safetensors_problem(weights, DTYPES):
             raise AdapterError(name, f"{weights} is not whole, or not to be loaded ({problem}): write it again first")
+        _check_weights(name, json.loads(content), weights)
         return AdapterFiles.of(name, content, weights, num_bytes)
     except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
         raise AdapterError(name, problem) from None
+
+
+def _check_weights(name: str, config: dict[str, Any], path: Path) -> None:
+    """Raises `AdapterError` for what every worker would refuse; what is left depends on the worker's model."""
+    from safetensors import safe_open  # noqa: PLC0415 - loads torch, which the producer does without until asked
+
+    with safe_open(path, framework="pt") as file:
+        shapes: TensorShapes = {
+            tensor: (found.get_dtype(), tuple(found.get_shape()))
+            for tensor in file.keys()  # noqa: SIM118 - no mapping
+            for found in [file.get_slice(tensor)]
+        }
+        if problem := tensors_problem(config, shapes, DTYPES):
+            raise AdapterError(name, f"{WEIGHTS_FILE}: {problem}")
+        check_finite(name, ((tensor, file.get_tensor(tensor)) for tensor in shapes))
 
 
 def _of_tensors(name: str, config: bytes, tensors: dict[str, torch.Tensor]) -> AdapterFiles:
@@ -121,6 +137,8 @@ def _check(name: str, config: bytes, num_bytes: int) -> None:
         parsed = None
     if not isinstance(parsed, dict):
         raise AdapterError(name, f"{CONFIG_FILE} is no JSON object")
+    if problem := config_problem(parsed):
+        raise AdapterError(name, f"{CONFIG_FILE}: {problem}")
     if not 0 < num_bytes <= MAX_ADAPTER_BYTES:
         raise AdapterError(name, f"{num_bytes} bytes of weights; at most {MAX_ADAPTER_BYTES} travel")
 

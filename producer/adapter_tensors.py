@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from producer.peft_models import contradiction
 from producer.policy_errors import AdapterError
+from schemas.adapter_config import MAX_ALPHA, config_problem
+from schemas.adapter_tensors import TensorShapes, name_problem, placed, tensors_problem
 from schemas.errors import shown
 
 if TYPE_CHECKING:
@@ -13,33 +19,50 @@ if TYPE_CHECKING:
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' words and torch's for what may travel."""
-CASTS = " or ".join(DTYPES.values())
-_MAX_ALPHA = 1e9
 
 
-def peft_config(name: str, tensors: Mapping[str, Any], lora_alpha: float | None) -> dict[str, Any]:
+class _LoraConfig(Protocol):
+    """`peft.LoraConfig`, which this package does without."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
+
+
+PeftConfig: TypeAlias = "Mapping[str, Any] | _LoraConfig"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What tensors do not hold: `lora_alpha` and `use_rslora`, or PEFT's whole config (a `LoraConfig` or its dict)."""
+
+    lora_alpha: float | None = None
+    use_rslora: bool | None = None
+    peft_config: PeftConfig | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """Names of what was passed, for errors."""
+        return [name for name in self.__slots__ if getattr(self, name) is not None]
+
+
+NOTHING_GIVEN = Scaling()
+
+
+def peft_config(name: str, tensors: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
     """`adapter_config.json` for tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank).
 
     `name` is for errors. Raises `AdapterError` for anything but pairs of such tensors, all of one rank, dense, with
-    values, of one of `DTYPES`.
+    values, of one of `DTYPES`, with a config that a worker applies as PEFT does.
     """
-    if type(lora_alpha) not in {int, float} or not 0 < (lora_alpha or 0) <= _MAX_ALPHA:
-        problem = f"a state dict does not hold it, pass a number above 0 and at most {_MAX_ALPHA:g}"
-        raise AdapterError(name, f"lora_alpha {shown(lora_alpha)}: {problem}")
-    modules: dict[str, dict[str, tuple[int, ...]]] = {}
-    for tensor, value in tensors.items():
-        module, part = _place(name, tensor)
-        if wrong := _tensor_problem(value):
-            raise AdapterError(name, f"tensor {shown(tensor)} {wrong}")
-        modules.setdefault(module, {})[part] = tuple(value.shape)
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": _rank(name, modules),
-        "lora_alpha": lora_alpha,
-        "target_modules": sorted({module.rpartition(".")[2] for module in modules}),
-        "bias": "none",
-    }
+    shapes = _shapes(name, tensors)
+    config = _written(name, shapes, scaling) if scaling.peft_config is None else _given(name, scaling)
+    if problem := config_problem(config):
+        raise AdapterError(name, f"peft_config: {problem}")
+    if problem := tensors_problem(config, shapes, DTYPES):
+        raise AdapterError(name, problem)
+    if scaling.given == ["lora_alpha"] and (problem := contradiction(tensors, config)):
+        raise AdapterError(name, problem)
+    return config
 
 
 def copied(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -54,42 +77,92 @@ def serialised(name: str, tensors: dict[str, torch.Tensor]) -> bytes:
     """The safetensors file. Raises `AdapterError` for NaN and infinities. Blocks: it reads them all."""
     from safetensors.torch import save  # noqa: PLC0415 - loads torch, which the producer does without until asked
 
-    for tensor, value in tensors.items():
-        if not all(bound.isfinite() for bound in value.aminmax()):  # NaN is passed on; nothing is allocated
-            raise AdapterError(name, f"tensor {shown(tensor)} holds NaN or infinity: its training diverged")
+    check_finite(name, tensors.items())
     return save(tensors, metadata={"format": "pt"})
 
 
-def _place(name: str, tensor: object) -> tuple[str, str]:
-    """The module, and lora_A or lora_B."""
-    text = tensor if isinstance(tensor, str) else ""
-    module, _, part = text.removesuffix(".weight").rpartition(".")
-    named = all(module.split(".")) and text.isprintable()
-    if not (named and text.endswith(".weight") and part in {"lora_A", "lora_B"}):
-        problem = "names are MODULE.lora_A.weight or MODULE.lora_B.weight, as peft.get_peft_model_state_dict(model) has"
-        raise AdapterError(name, f"tensor {shown(tensor)} is no LoRA weight: {problem}")
-    return module, part
+def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raises `AdapterError` for the first that holds NaN or an infinity. Reads them all, one after the other."""
+    for tensor, value in tensors:
+        if not all(bound.isfinite() for bound in value.aminmax()):  # NaN is passed on; nothing is allocated
+            raise AdapterError(name, f"tensor {shown(tensor)} holds NaN or infinity: its training diverged")
 
 
-def _tensor_problem(value: Any) -> str | None:
-    import torch  # noqa: PLC0415 - as above
+def _shapes(name: str, tensors: Mapping[str, Any]) -> TensorShapes:
+    words = {getattr(_torch(), dtype): word for word, dtype in DTYPES.items()}
+    found = {}
+    for tensor, value in tensors.items():
+        if problem := name_problem(tensor):
+            raise AdapterError(name, problem)
+        if problem := _tensor_problem(value, words):
+            raise AdapterError(name, f"tensor {shown(tensor)} {problem}")
+        found[tensor] = words[value.dtype], tuple(value.shape)
+    return found
 
+
+def _written(name: str, shapes: TensorShapes, scaling: Scaling) -> dict[str, Any]:
+    """The config of an adapter of which only the scaling is told."""
+    alpha, stabilised = scaling.lora_alpha, scaling.use_rslora
+    if type(alpha) not in {int, float} or not 0 < (alpha or 0) <= MAX_ALPHA:
+        problem = f"tensors do not hold it: pass a number above 0 and at most {MAX_ALPHA:g}, or PEFT's peft_config="
+        raise AdapterError(name, f"lora_alpha {shown(alpha)}: {problem}")
+    if stabilised is not None and type(stabilised) is not bool:
+        raise AdapterError(name, f"use_rslora {shown(stabilised)}: pass True or False")
+    ranks = [shape[0] for tensor, (_, shape) in shapes.items() if placed(tensor)[1] == "lora_A"]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": ranks[0] if ranks else 1,
+        "lora_alpha": alpha,
+        "use_rslora": bool(stabilised),
+        "target_modules": sorted({placed(tensor)[0].rpartition(".")[2] for tensor in shapes}) or ["none"],
+        "bias": "none",
+    }
+
+
+def _given(name: str, scaling: Scaling) -> dict[str, Any]:
+    """PEFT's own, as its save_pretrained would write it."""
+    config: Any = scaling.peft_config
+    if others := [given for given in scaling.given if given != "peft_config"]:
+        raise AdapterError(name, f"peft_config= holds {others[0]}: leave {others[0]}= out")
+    if isinstance(config, Mapping) and any(hasattr(value, "to_dict") for value in config.values()):
+        names = ", ".join(shown(key) for key in config)
+        raise AdapterError(name, f"peft_config= holds several configs: pass one, as model.peft_config[...] of {names}")
+    if not isinstance(config, Mapping):
+        to_dict = getattr(config, "to_dict", None)
+        config = to_dict() if callable(to_dict) and not isinstance(config, type) else None
+    if not isinstance(config, Mapping):
+        kind = type(scaling.peft_config).__name__
+        raise AdapterError(name, f"peft_config= is a peft.LoraConfig or a dict of its fields, not some {kind}")
+    try:
+        return dict(json.loads(json.dumps(dict(config), default=_plain, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AdapterError(name, f"peft_config= cannot be written as JSON: {str(error)[:200]}") from None
+
+
+def _plain(value: object) -> Any:
+    """What PEFT holds and JSON does not."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"some {type(value).__name__} is no JSON value")
+
+
+def _torch() -> Any:
+    import torch  # noqa: PLC0415 - the producer does without until asked
+
+    return torch
+
+
+def _tensor_problem(value: Any, words: Mapping[Any, str]) -> str | None:
+    torch = _torch()
     if type(value) not in {torch.Tensor, torch.nn.Parameter}:
         return f"must be a plain torch tensor, whole and in this process, not some {type(value).__name__}"
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         return "must be dense and have values: it is sparse, nested or on the meta device"
     if value.dim() != 2 or not value.numel():
         return f"must have two dimensions above 0, not {list(value.shape)}"
-    if value.dtype not in {getattr(torch, dtype) for dtype in DTYPES.values()}:
-        return f"is {value.dtype}: cast it to {CASTS}"
+    if value.dtype not in words:
+        return f"is {value.dtype}: cast it to {' or '.join(DTYPES.values())}"
     return None
-
-
-def _rank(name: str, modules: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
-    if lonely := [module for module, parts in modules.items() if len(parts) != 2]:
-        raise AdapterError(name, f"module {shown(lonely[0])} needs both lora_A and lora_B")
-    ranks = {rank for parts in modules.values() for rank in (parts["lora_A"][0], parts["lora_B"][1])}
-    if len(ranks) != 1:
-        found = sorted(ranks)[:5]
-        raise AdapterError(name, f"all tensors need one rank, (rank, in) and (out, rank); found {found}")
-    return ranks.pop()

@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from producer.adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
+from producer.adapter_tensors import Scaling
 from producer.connection import Connection
 from producer.policy_errors import AdapterConflictError, AdapterError
 from producer.progress import byte_bar
@@ -34,13 +35,13 @@ async def publish_adapter(
     name: str,
     version: int,
     source: AdapterSource,
-    lora_alpha: float | None,
+    scaling: Scaling,
     *,
     progress: bool,
 ) -> str:
     """See `AsyncClient.publish_adapter`."""
     full = adapter_name(name, version)
-    files = await read_adapter(full, source, lora_alpha)
+    files = await read_adapter(full, source, scaling)
     await upload(connection, keys, full, files, progress=progress)
     return full
 

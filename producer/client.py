@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from producer.adapter_files import AdapterSource
+from producer.adapter_tensors import PeftConfig, Scaling
 from producer.adapter_upload import publish_adapter
 from producer.connection import Connection
 from producer.deadlines import Deadlines
@@ -140,6 +141,8 @@ class AsyncClient:
         checkpoint: Path | str | None = None,
         adapter: AdapterSource | None = None,
         lora_alpha: float | None = None,
+        use_rslora: bool | None = None,
+        peft_config: PeftConfig | None = None,
         progress: bool = False,
     ) -> PolicyVersion:
         """Announce new weights as policy version `version`, from 1 on; workers verify them and swap.
@@ -154,8 +157,9 @@ class AsyncClient:
         content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
         `RedisUnavailableError`.
         """
+        scaling = Scaling(lora_alpha, use_rslora, peft_config)
         return await publish_policy(
-            self._connection, self._keys, version, checkpoint, adapter, lora_alpha, progress=progress
+            self._connection, self._keys, version, checkpoint, adapter, scaling, progress=progress
         )
 
     async def publish_adapter(
@@ -165,20 +169,27 @@ class AsyncClient:
         source: AdapterSource,
         *,
         lora_alpha: float | None = None,
+        use_rslora: bool | None = None,
+        peft_config: PeftConfig | None = None,
         progress: bool = False,
     ) -> str:
         """Ship a LoRA adapter to the workers through Redis; returns `name@version`, for `submit`'s `adapter`.
 
         `source`: a folder as PEFT's `save_pretrained` writes it, or what `peft.get_peft_model_state_dict` gives, pairs
-        of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank), with `lora_alpha`: float32,
-        float16 or bfloat16, dense and finite. They are copied before the call first gives way. At most 1 GiB; a
-        worker's own ceiling may be lower.
+        of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank): float32, float16 or bfloat16,
+        dense and finite. They are copied before the call first gives way. At most 1 GiB; a worker's own ceiling may be
+        lower.
+
+        Tensors do not say how they are scaled. Pass `peft_config=model.peft_config["default"]` (PEFT's `LoraConfig`, or
+        a dict of its fields), or `lora_alpha`, with `use_rslora=True` where it was trained so. What no worker can apply
+        exactly as PEFT does (DoRA, patterns, tensors named by a wrapper, half a pair) is an `AdapterError`.
 
         An adapter never changes: publishing the same content again renews it (Redis keeps it a day after its last use).
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
         `RedisUnavailableError`.
         """
-        return await publish_adapter(self._connection, self._keys, name, version, source, lora_alpha, progress=progress)
+        scaling = Scaling(lora_alpha, use_rslora, peft_config)
+        return await publish_adapter(self._connection, self._keys, name, version, source, scaling, progress=progress)
 
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from producer.adapter_files import AdapterFiles, AdapterSource, read_adapter
+from producer.adapter_tensors import Scaling
 from producer.adapter_upload import POLICY_PREFIX, upload
 from producer.checkpoint_files import CheckpointFolder
 from producer.connection import Connection
@@ -56,7 +57,7 @@ async def publish_policy(
     version: int,
     checkpoint: Path | str | None,
     adapter: AdapterSource | None,
-    lora_alpha: float | None,
+    scaling: Scaling,
     *,
     progress: bool,
 ) -> PolicyVersion:
@@ -68,11 +69,11 @@ async def publish_policy(
         raise PolicyVersionError(version, f"give its weights as checkpoint= or as adapter=, not {given}")
     if adapter is not None:
         # Before anything is awaited: this copies the tensors.
-        files = await read_adapter(f"policy version {version}", adapter, lora_alpha, _PADDING)
+        files = await read_adapter(f"policy version {version}", adapter, scaling, _PADDING)
         await _check_publishable(connection, keys, version, "adapter")
         announcement = await _ship(connection, keys, version, files, progress=progress)
     else:
-        folder = _folder(version, checkpoint, lora_alpha)
+        folder = _folder(version, checkpoint, scaling)
         await _check_publishable(connection, keys, version, "checkpoint")
         announcement = await _read_checkpoint(version, folder, progress=progress)
     await _check_publishable(connection, keys, version, announcement.source)  # all that took its time
@@ -83,11 +84,12 @@ async def publish_policy(
     return announcement
 
 
-def _folder(version: int, checkpoint: object, lora_alpha: object) -> Path:
+def _folder(version: int, checkpoint: object, scaling: Scaling) -> Path:
     if not isinstance(checkpoint, str | Path):
         raise PolicyVersionError(version, f"checkpoint= is a folder's path, not some {type(checkpoint).__name__}")
-    if lora_alpha is not None:
-        raise PolicyVersionError(version, "lora_alpha= is for adapter= as tensors: leave it out beside checkpoint=")
+    if scaling.given:
+        given = scaling.given[0]
+        raise PolicyVersionError(version, f"{given}= is for adapter= as tensors: leave it out beside checkpoint=")
     return Path(checkpoint)
 
 

@@ -17,6 +17,7 @@ from producer import (
     RedisUnavailableError,
 )
 from producer.adapter_files import CHUNK_BYTES, AdapterFiles, read_adapter
+from producer.adapter_tensors import Scaling
 from producer.adapter_upload import upload
 from producer.connection import Connection
 from schemas import AdapterManifest, decode
@@ -69,7 +70,7 @@ async def test_an_adapter_never_changes(trainer: AsyncClient, queue: Queue) -> N
 
 
 async def test_of_two_trainers_with_the_same_name_the_first_to_finish_wins(redis_url: str, queue: Queue) -> None:
-    small, large = await read_adapter("x", lora(1), 8), await read_adapter("x", lora(2, width=2**20), 8)
+    small, large = [await read_adapter("x", tensors, Scaling(8)) for tensors in (lora(1), lora(2, width=2**20))]
     connections = [Connection(redis_url, reconnect_s=5) for _ in range(2)]
     calls = (
         upload(connection, queue.keys, "math@1", files, progress=False)
@@ -175,7 +176,7 @@ class Losing(AdapterFiles):
 
 @pytest.mark.parametrize("times", [1, 3, 100])
 async def test_a_redis_that_loses_chunks_again_and_again_is_an_error(redis_url: str, queue: Queue, times: int) -> None:
-    files = Losing(**dataclasses.asdict(await read_adapter("math@1", lora(width=2**18), 8)))
+    files = Losing(**dataclasses.asdict(await read_adapter("math@1", lora(width=2**18), Scaling(8))))
     object.__setattr__(files, "queue", queue)
     object.__setattr__(files, "times", times)
     connection = Connection(redis_url, reconnect_s=5)

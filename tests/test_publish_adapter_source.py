@@ -67,7 +67,7 @@ class Strange(torch.Tensor):
 
 
 BAD_TENSORS: list[tuple[dict[str, Any], Any, str]] = [
-    ({}, 8, "one rank"),
+    ({}, 8, "has no tensors"),
     (lora(), None, "lora_alpha None"),
     (lora(), 0, "lora_alpha 0"),
     (lora(), True, "lora_alpha True"),
@@ -75,7 +75,7 @@ BAD_TENSORS: list[tuple[dict[str, Any], Any, str]] = [
     ({**lora(), "lm_head.weight": torch.ones(2, 2)}, 8, "'lm_head.weight' is no LoRA weight"),
     ({f"{STEM}.lora_A.default.weight": torch.ones(2, 2)}, 8, "get_peft_model_state_dict"),
     ({A: torch.ones(4, 8)}, 8, "needs both lora_A and lora_B"),
-    ({A: torch.ones(4, 8), B: torch.ones(8, 5)}, 8, r"found \[4, 5\]"),
+    ({A: torch.ones(4, 8), B: torch.ones(8, 5)}, 8, "which is not of rank 4"),
     ({A: torch.ones(4), B: torch.ones(8, 4)}, 8, "two dimensions"),
     ({A: [[1.0]], B: [[1.0]]}, 8, "must be a plain torch tensor"),
     ({A: torch.ones(1, 1).expand(1, 2**29), B: torch.ones(1, 1)}, 8, "at most 1073741824 travel"),
@@ -192,7 +192,7 @@ async def test_a_file_that_changes_during_an_upload_never_travels_under_the_old_
     redis_url: str, queue: Queue, tmp_path: Path
 ) -> None:
     folder = peft_folder(tmp_path / "a", lora(width=2**18))
-    files = await read_adapter("math@1", folder, None)
+    files = await read_adapter("math@1", folder)
     with (folder / "adapter_model.safetensors").open("r+b") as file:
         file.seek(CHUNK_BYTES + 100)
         file.write(b"changed")
@@ -219,7 +219,7 @@ async def test_a_folder_is_read_chunk_by_chunk(trainer: AsyncClient, tmp_path: P
 
 async def test_reading_leaves_the_event_loop_free(tmp_path: Path) -> None:
     folder = peft_folder(tmp_path / "a", lora(width=2**20))
-    reading = asyncio.create_task(read_adapter("math@1", folder, None))
+    reading = asyncio.create_task(read_adapter("math@1", folder))
     turns = 0
     while not reading.done():
         await asyncio.sleep(0)

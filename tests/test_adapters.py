@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from producer.tiny_model import write_adapter, write_model
 from schemas import ErrorCode
+from tests.publishing import STEM
 from worker.adapters import AdapterDirectory
 from worker.engine import Adapter
 from worker.errors import DataError
@@ -206,13 +207,14 @@ def test_weights_that_are_no_floats_as_adapters_have_them_are_refused(
 def test_a_weight_beyond_the_first_piece_that_is_read_is_looked_at(tmp_path: Path) -> None:
     model = tmp_path / "no-model"
     model.mkdir()
-    weights = {f"layers.0.{part}.weight": torch.zeros(shape) for part, shape in SHAPES.items()}
-    weights["layers.0.lora_B.weight"][300_000, 0] = float("nan")
+    weights = {f"{STEM}.{part}.weight": torch.zeros(shape) for part, shape in SHAPES.items()}
+    weights[f"{STEM}.lora_B.weight"][300_000, 0] = float("nan")
     (tmp_path / "math@1").mkdir()
-    (tmp_path / "math@1" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1}))
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+    (tmp_path / "math@1" / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, tmp_path / "math@1" / "adapter_model.safetensors")
 
-    assert "tensor layers.0.lora_B.weight has a weight" in refusal(tmp_path, model).message
+    assert f"tensor {STEM}.lora_B.weight has a weight" in refusal(tmp_path, model).message
 
 
 SHAPES = {"lora_A": (1, 3), "lora_B": (300_001, 1)}

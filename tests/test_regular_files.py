@@ -15,6 +15,7 @@ from tests.worker_process import running_worker
 from worker.vllm_setup import eos_token_ids
 
 CONFIG = "adapter_config.json"
+PLAIN = '{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}'
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -67,7 +68,7 @@ def test_adapters_that_are_pipes_and_devices_are_refused_and_the_worker_serves_a
     for kind, file in (("pipe", CONFIG), ("device", CONFIG), ("pipe", WEIGHTS), ("device", WEIGHTS)):
         folder = tmp_path / f"{kind}-{file[8:13]}@1"
         folder.mkdir()
-        (folder / CONFIG).write_text('{"peft_type": "LORA", "r": 8}')
+        (folder / CONFIG).write_text(PLAIN)
         (folder / file).unlink(missing_ok=True)
         KINDS[kind](folder / file)
     names = sorted(folder.name for folder in tmp_path.iterdir())

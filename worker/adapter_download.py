@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from schemas import AdapterManifest, Keys, SchemaError, decode
-from worker.adapters import CONFIG_FILE, WEIGHTS_FILE
+from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from worker.connections import cancelled, retrying
 from worker.errors import adapter_refused
 

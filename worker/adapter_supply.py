@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from schemas import ErrorCode
+from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from schemas.regular_files import open_regular
 from worker.adapter_store import AGAIN_S, AdapterStore
-from worker.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterDirectory
+from worker.adapters import AdapterDirectory
 from worker.engine import Adapter, Engine
 from worker.errors import DataError, adapter_refused
 from worker.shared_tasks import SharedTasks

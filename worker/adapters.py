@@ -6,8 +6,11 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from schemas import ErrorCode, NameRefusedError
+from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from schemas.adapter_tensors import tensors_problem
 from schemas.keys import check_adapter
 from worker.engine import Adapter
 from worker.errors import DataError, adapter_refused
@@ -15,21 +18,12 @@ from worker.finite import FLOATS, first_not_finite
 from worker.safetensors_header import HeaderError, TensorHeader, read_header
 from worker.untrusted_json import JsonRefusedError, read_object
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-# What vLLM either refuses or, worse, silently ignores (vllm.lora.peft_helper.PEFTHelper).
-_UNSUPPORTED = (
-    "use_dora", "modules_to_save", "lora_bias", "rank_pattern", "alpha_pattern", "trainable_token_indices",
-    "layer_replication",
-)  # fmt: skip
-
 Shapes = Mapping[str, frozenset[tuple[int, ...]]]
 """Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
 
 
-_Stamp = tuple[int, int] | None
-"""Size and modification time of the weights, None when they are gone."""
+_Stamp = tuple[tuple[int, int] | None, ...]
+"""Size and modification time of config and weights, None for one that is gone."""
 
 
 class AdapterDirectory:
@@ -60,14 +54,14 @@ class AdapterDirectory:
             self._found[name] = self.admit(name, folder), stamp
         adapter, stamp = self._found[name]
         if _stamp(adapter.path) != stamp:
-            problem = f"{WEIGHTS_FILE} changed after it was loaded; publish another version under a new name"
+            problem = "its files changed after it was loaded; publish another version under a new name"
             raise adapter_refused(name, problem)
         return adapter
 
     def admit(self, name: str, folder: Path) -> Adapter:
         """One that lies in `folder`, wherever that is, checked as any. Raises `DataError` (`adapter_refused`)."""
-        rank = _check_config(name, folder, self._max_rank)
-        _check_tensors(name, folder, rank, self._shapes)
+        config = _check_config(name, folder, self._max_rank)
+        _check_tensors(name, folder, config, self._shapes)
         return Adapter(name, next(self._ids), folder)
 
     def _folder(self, name: str) -> Path:
@@ -85,51 +79,41 @@ class AdapterDirectory:
 
 
 def _stamp(folder: Path) -> _Stamp:
+    return tuple(_file_stamp(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def _file_stamp(path: Path) -> tuple[int, int] | None:
     try:
-        status = (folder / WEIGHTS_FILE).stat()
+        status = path.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
 
 
-def _check_config(name: str, folder: Path, max_rank: int) -> int:
-    """The adapter's rank. Raises `DataError` when vLLM could not apply the adapter as PEFT would."""
+def _check_config(name: str, folder: Path, max_rank: int) -> Mapping[str, Any]:
+    """Raises `DataError` when vLLM could not apply the adapter as PEFT would."""
     try:
         config = read_object(folder / CONFIG_FILE)
     except JsonRefusedError as error:
         raise adapter_refused(name, f"{CONFIG_FILE} {error}") from None
-    if config.get("peft_type") != "LORA":
-        raise adapter_refused(name, f"{CONFIG_FILE}: peft_type must be 'LORA'")
-    rank = config.get("r")
-    if type(rank) is not int or rank < 1:
-        raise adapter_refused(name, f"{CONFIG_FILE}: r must be a positive integer, not {rank!r}")
-    if rank > max_rank:
-        raise adapter_refused(name, f"rank {rank} exceeds the worker's --max-lora-rank {max_rank}")
-    if config.get("bias", "none") != "none":
-        raise adapter_refused(name, f"{CONFIG_FILE}: bias={config['bias']!r} is not supported, only 'none'")
-    if unsupported := [field for field in _UNSUPPORTED if config.get(field)]:
-        raise adapter_refused(name, f"{CONFIG_FILE}: {unsupported[0]} is not supported")
-    return rank
+    if problem := config_problem(config):
+        raise adapter_refused(name, f"{CONFIG_FILE}: {problem}")
+    if config["r"] > max_rank:
+        raise adapter_refused(name, f"rank {config['r']} exceeds the worker's --max-lora-rank {max_rank}")
+    return config
 
 
-def _check_tensors(name: str, folder: Path, rank: int, model: Shapes) -> None:
+def _check_tensors(name: str, folder: Path, config: Mapping[str, Any], model: Shapes) -> None:
     try:
         header = read_header(folder / WEIGHTS_FILE)
     except HeaderError as error:
         raise adapter_refused(name, str(error)) from None
-    if not header:
-        raise adapter_refused(name, f"{WEIGHTS_FILE} has no tensors")
-    for tensor, found in header.items():
+    shapes = {tensor: (found.dtype, found.shape) for tensor, found in header.items()}
+    if problem := tensors_problem(config, shapes, FLOATS):
+        raise adapter_refused(name, f"{WEIGHTS_FILE}: {problem}")
+    for tensor, found in header.items() if model else ():
         module, _, part = tensor.removesuffix(".weight").rpartition(".")
-        if part not in ("lora_A", "lora_B"):
-            raise adapter_refused(name, f"tensor {tensor} is no LoRA weight of a linear layer")
-        _check_shape(name, tensor, found.shape, 0 if part == "lora_A" else 1, rank)
-        if found.dtype not in FLOATS:
-            raise adapter_refused(
-                name, f"tensor {tensor} is {found.dtype}, not {' or '.join(FLOATS)}: cast it before saving"
-            )
-        if model:
-            _check_fit(name, tensor, found.shape, model.get(_layer(module)), part)
+        _check_fit(name, tensor, found.shape, model.get(_layer(module)), part)
     _check_values(name, folder / WEIGHTS_FILE, header)
 
 
@@ -140,11 +124,6 @@ def _check_values(name: str, path: Path, header: Mapping[str, TensorHeader]) -> 
         raise adapter_refused(name, f"{path.name} is not readable ({error.strerror})") from None
     if spoilt is not None:
         raise adapter_refused(name, f"tensor {spoilt} has a weight that is NaN or infinite: its training diverged")
-
-
-def _check_shape(name: str, tensor: str, shape: tuple[int, ...], rank_side: int, rank: int) -> None:
-    if len(shape) != 2 or shape[rank_side] != rank:
-        raise adapter_refused(name, f"tensor {tensor} has shape {list(shape)}, which is not of rank {rank}")
 
 
 def _check_fit(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from schemas import ErrorCode
-from worker.adapters import CONFIG_FILE, WEIGHTS_FILE
+from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from worker.engine import Adapter
 from worker.errors import DataError, EngineDiedError
 

@@ -144,7 +144,21 @@ class RedisUnavailableError(ProducerError):
 
 
 class ClientClosedError(ProducerError):
-    """Raised when a client is used after it was closed."""
+    """Raised when a client is used after it was closed, and by calls that wait while it is being closed."""
+
+
+class ClientMisusedError(ProducerError):
+    """Raised when a client, or a handle of it, is used where it would wait for ever; nothing was sent.
+
+    That is: in a process that was forked after it was made, in another event loop than before (`AsyncClient`), or in
+    its own background thread (`Client`).
+    """
+
+    def __init__(self, what: str, problem: str, remedy: str) -> None:
+        super().__init__(f"cannot {what}: {problem}; {remedy}")
+        self.what = what
+        self.problem = problem
+        self.remedy = remedy
 
 
 class UnknownWorkerError(ProducerError):

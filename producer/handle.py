@@ -47,10 +47,14 @@ class BatchHandle:
         """Each group once, as it finishes; ends after the last. Survives reconnects; a second call starts over."""
         position = 0
         while position < self.num_groups:
-            await self._reader.wait_beyond(position)
-            for answer in self._reader.answers[position:]:
+            for answer in await self.groups_from(position):
                 position += 1
                 yield answer
+
+    async def groups_from(self, position: int) -> list[Answer]:
+        """Wait until more than `position` groups have finished; those beyond, in finish order."""
+        await self._reader.wait_beyond(position)
+        return self._reader.answers[position:]
 
     async def finished(self) -> list[GroupResult | GroupError]:
         """The groups that have finished by now, in finish order. Does not wait."""

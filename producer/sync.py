@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self
 
 from producer.adapter_files import AdapterSource
 from producer.adapter_tensors import PeftConfig
 from producer.client import AsyncClient
-from producer.errors import ClientClosedError, client_stays, handle_stays
+from producer.errors import client_stays, handle_stays
 from producer.handle import BatchHandle
+from producer.loop_thread import LoopThread
 from producer.prompts import Rows
 from producer.rollout_batch import RolloutBatch
 from producer.serving import Workers
 from schemas import Batch, GenerationConfig, GroupError, GroupResult, PolicyVersion
 
-T = TypeVar("T")
-
-
-class _LoopThread:
-    """Works also inside a thread that runs a loop already, such as a Jupyter cell."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rollstream-client", daemon=True)
-        self._thread.start()
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Wait for `call`; Ctrl-C cancels it."""
-        if not self.running:
-            call.close()
-            raise ClientClosedError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # no effect on what has ended
-
-    @property
-    def running(self) -> bool:
-        return not self._loop.is_closed()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
 
 class BlockingBatchHandle:
     """`BatchHandle` with blocking calls; see there for what each returns and raises."""
 
-    def __init__(self, handle: BatchHandle, thread: _LoopThread) -> None:
+    def __init__(self, handle: BatchHandle, thread: LoopThread) -> None:
         self._handle = handle
         self._thread = thread
 
@@ -74,21 +42,23 @@ class BlockingBatchHandle:
 
     def groups(self) -> Iterator[GroupResult | GroupError]:
         """Each group once, as it finishes."""
-        groups = self._handle.groups()
-        while (answer := self._thread.run(_next(groups))) is not None:
-            yield answer
+        position = 0
+        while position < self.num_groups:
+            for answer in self._thread.run("read results", self._handle.groups_from(position)):
+                position += 1
+                yield answer
 
     def finished(self) -> list[GroupResult | GroupError]:
         """The groups that have finished by now, in finish order."""
-        return self._thread.run(self._handle.finished())
+        return self._thread.run("read results", self._handle.finished())
 
     def done(self) -> int:
         """How many groups have finished."""
-        return self._thread.run(self._handle.done())
+        return self._thread.run("count results", self._handle.done())
 
     def cancel(self) -> int:
         """Answer every group that has no answer with an error of code `cancelled`; how many those are."""
-        return self._thread.run(self._handle.cancel())
+        return self._thread.run("cancel", self._handle.cancel())
 
     def result(
         self,
@@ -98,11 +68,12 @@ class BlockingBatchHandle:
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
         """Wait for every group; the whole batch in submission order."""
-        return self._thread.run(self._handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens))
+        result = self._handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
+        return self._thread.run("read results", result)
 
     def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, GroupResult | GroupError]:
         """Wait for every group; the answers by group number, without torch."""
-        return self._thread.run(self._handle.wait(timeout, progress))
+        return self._thread.run("read results", self._handle.wait(timeout, progress))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(handle_stays(type(self).__name__, self.batch_id))
@@ -117,10 +88,6 @@ class BlockingBatchHandle:
         return repr(self._handle).replace("BatchHandle", "BlockingBatchHandle", 1)
 
 
-async def _next(groups: Any) -> GroupResult | GroupError | None:
-    return await anext(groups, None)
-
-
 class Client:
     """`AsyncClient` with blocking calls. Use as `with Client(url, policy="math-7b") as client`."""
 
@@ -133,7 +100,7 @@ class Client:
         reconnect_s: float = 60.0,
     ) -> None:
         self._client = AsyncClient(redis_url, policy=policy, partitions=partitions, reconnect_s=reconnect_s)
-        self._thread = _LoopThread()
+        self._thread = LoopThread(self._client.aclose)
 
     def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,
@@ -162,7 +129,7 @@ class Client:
             min_policy_version=min_policy_version,
             max_staleness=max_staleness,
         )
-        return BlockingBatchHandle(self._thread.run(submit), self._thread)
+        return BlockingBatchHandle(self._thread.run("submit", submit), self._thread)
 
     def generate(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,
@@ -199,7 +166,7 @@ class Client:
 
     def attach(self, batch_id: str) -> BlockingBatchHandle:
         """See `AsyncClient.attach`."""
-        return BlockingBatchHandle(self._thread.run(self._client.attach(batch_id)), self._thread)
+        return BlockingBatchHandle(self._thread.run("attach", self._client.attach(batch_id)), self._thread)
 
     def publish_policy(
         self,
@@ -222,7 +189,7 @@ class Client:
             peft_config=peft_config,
             progress=progress,
         )
-        return self._thread.run(publish)
+        return self._thread.run("publish a policy version", publish)
 
     def publish_adapter(
         self,
@@ -245,17 +212,18 @@ class Client:
             peft_config=peft_config,
             progress=progress,
         )
-        return self._thread.run(publish)
+        return self._thread.run("publish an adapter", publish)
 
     def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """See `AsyncClient.wait_for_version`."""
-        self._thread.run(self._client.wait_for_version(version, workers, timeout))
+        self._thread.run("wait for a version", self._client.wait_for_version(version, workers, timeout))
 
     def close(self) -> None:
-        """Close the connections and end the thread. Safe to call twice. Batches go on without us."""
-        if self._thread.running:
-            self._thread.run(self._client.aclose())
-            self._thread.stop()
+        """Close the connections and end the thread; waiting calls raise `ClientClosedError`. Safe to call twice.
+
+        Batches go on without us. A client that is not closed ends with the process, or when nobody holds it any more.
+        """
+        self._thread.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(client_stays(type(self).__name__))

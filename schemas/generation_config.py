@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,6 +19,8 @@ from pydantic import (
 )
 
 from schemas.errors import ConfigError, shown
+from schemas.foreign_names import advice
+from schemas.plain_values import SCALARS, plain
 
 MAX_TOKENS_PER_GROUP = 2**22
 """n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""
@@ -58,12 +59,30 @@ _SAMPLING_ONLY = (
     "stop_strings", "bad_words", "logit_bias", "allowed_token_ids",
 )  # fmt: skip
 
+_NONE_IS_EMPTY = "stop_token_ids", "stop_strings", "bad_words", "logit_bias"
+"""What other libraries call off, and here is empty."""
+
+_HINTS = {
+    "temperature": "0 is greedy",
+    "top_p": "1.0 is off",
+    "top_k": "0 is off",
+    "min_p": "0.0 is off",
+    "repetition_penalty": "1.0 is off",
+    "presence_penalty": "0.0 is off",
+    "frequency_penalty": "0.0 is off",
+    "early_stopping": "write True, False or 'never'",
+    "logprobs": "'processed' is under the sampling distribution, 'raw' the model's own, None none",
+    "seed": "None is unseeded",
+}
+"""What is meant by most who are refused."""
+
 
 class GenerationConfig(BaseModel):
     """How every prompt of a batch is sampled, under Hugging Face's names where it has one.
 
-    Frozen and strict: `1.0` is no integer, `True` is no number. Raises `ConfigError`, which names the field and
-    the bound, or the nearest known name for an unknown one.
+    Frozen and strict: `1.0` is no integer, `True` is no number. Numbers of numpy and torch, and arrays and sets of ids,
+    are taken as what they hold. Raises `ConfigError`, which names the field and the bound, or what an unknown name is
+    here.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
@@ -110,6 +129,10 @@ class GenerationConfig(BaseModel):
     logprobs: LogprobsFlavour | None = "processed"
     """Log-probs of the sampled tokens: under the sampling distribution, or the model's raw ones at temperature 1."""
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
+        """A config with other values, checked as every other: pydantic's own would take anything."""
+        return type(self)(**self.model_dump() | dict(update or {}))
+
     @property
     def sequences_per_prompt(self) -> int:
         """What one prompt costs the engine while it runs."""
@@ -127,11 +150,20 @@ class GenerationConfig(BaseModel):
         defaults = _defaults()
         return [name for name in names if getattr(self, name) != defaults[name]]
 
+    if not TYPE_CHECKING:  # type checkers go by the fields
+
+        def __new__(cls, *given: object, **_values: object) -> Self:
+            """Every option has a name."""
+            if given:
+                hint = "write them by name: GenerationConfig(max_new_tokens=64), or GenerationConfig(**options)"
+                raise ConfigError("options", f"{hint}, got {shown(given[0])}", given[0])
+            return super().__new__(cls)
+
     @model_validator(mode="wrap")
     @classmethod
     def _one_error_names_the_field(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            config = handler(values)
+            config = handler(_given(values))
         except ValidationError as error:
             raise _translate(error) from None
         _check_together(config)
@@ -144,18 +176,28 @@ def _defaults() -> dict[str, Any]:
     return {name: field.get_default(call_default_factory=True) for name, field in fields}
 
 
+def _given(values: Any) -> Any:
+    if type(values) is not dict:
+        return values
+    changed = {name: plain(value) for name, value in values.items() if type(value) not in SCALARS}
+    changed |= {name: () for name in _NONE_IS_EMPTY if values.get(name, ()) is None}
+    return values | changed
+
+
 def _translate(error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part)[:100] for part in first["loc"]) or "config"
-    problem = f"{first['msg']}, got {shown(first['input'])} ({type(first['input']).__name__})"
+    # A name that nobody knows explains a missing one.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    name = str(first["loc"][0])[:100] if first["loc"] else "config"
+    given = first["input"]
     if first["type"] == "extra_forbidden":
-        known = list(GenerationConfig.model_fields)
-        near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known)}"
-        problem = f"unknown name; {hint}"
-    elif first["type"] == "missing":
-        problem = "is required"
-    return ConfigError(field, problem, first["input"])
+        return ConfigError(name, f"unknown name; {advice(name, GenerationConfig.model_fields)}", given)
+    if first["type"] == "missing":
+        return ConfigError(name, "is required", None)
+    if given is None and len(first["loc"]) == 1 and not GenerationConfig.model_fields[name].is_required():
+        return ConfigError(name, f"None says nothing: leave it out for its default {_defaults()[name]!r}", None)
+    field = name if name == "early_stopping" else ".".join(str(part)[:100] for part in first["loc"]) or name
+    hint = f"; {_HINTS[name]}" if name in _HINTS else ""
+    return ConfigError(field, f"{first['msg']}, got {shown(given)} ({type(given).__name__}){hint}", given)
 
 
 def _check_together(config: GenerationConfig) -> None:

@@ -1,10 +1,255 @@
-"""A Redis URL is shown without its credentials, and without the query that may hold them."""
+"""What a Redis URL may say, for producers, workers and the command line alike; it is shown without its credentials."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Any
+from urllib.parse import unquote
+
+from schemas.errors import SchemaError
+
+CLUSTER_PREFIXES = "redis+cluster:// or rediss+cluster://"
+KNOWN = f"redis://, rediss:// (TLS), unix:///path or, for a cluster, {CLUSTER_PREFIXES}"
+ENCODE = "percent-encode special characters of user and password: % is %25, / is %2F, ? is %3F, # is %23, @ is %40"
+DEFAULT_PORT = 6379
+
+_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_OPTIONS = frozenset({"db", "username", "password", "client_name", "health_check_interval"})
+_TLS_OPTIONS = frozenset({
+    "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
+    "ssl_check_hostname",
+})  # fmt: skip
+_CHOICES: Mapping[str, Mapping[str, str | bool]] = {
+    "ssl_cert_reqs": {"required": "required", "optional": "optional", "none": "none"},
+    "ssl_check_hostname": {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False},
+}
+_OPTION = re.compile(r"[A-Za-z0-9_]{1,40}=")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+_LONGEST_LABEL = 63
+_LONGEST_PATH = 107
+"""What Linux takes as the path of a socket."""
+
+Address = tuple[str, int]
+
+
+class RedisUrlError(SchemaError):
+    """Raised when a Redis URL cannot be meant. No field shows a password; `url` is what may be shown of the URL."""
+
+    def __init__(self, url: str, problem: str, advice: str) -> None:
+        super().__init__(f"{url}: {problem}; {advice}")
+        self.url = url
+        self.problem = problem
+        self.advice = advice
+
+    def __reduce__(self) -> tuple[type[RedisUrlError], tuple[str, str, str]]:
+        return type(self), (self.url, self.problem, self.advice)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """A URL that was read. `str()` of it is for logs and errors."""
+
+    shown: str
+    scheme: str
+    nodes: tuple[Address, ...]
+    """One, or those of a cluster that were named; none for a unix socket."""
+    path: str
+    """Of a unix socket."""
+    options: Mapping[str, Any] = field(repr=False)
+    """For a connection of redis-py: database, login, TLS and names."""
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it names nodes of a Redis Cluster."""
+        return self.scheme.endswith("+cluster")
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the way there is encrypted."""
+        return self.scheme.startswith("rediss")
+
+
+def parse(url: str) -> RedisUrl:
+    """Raises `RedisUrlError`, which says what is wrong with it and shows nothing that may be a password."""
+    try:
+        return _Parser(url).parsed()
+    except _Refusal as refusal:
+        raise RedisUrlError(without_password(url), f"not a Redis URL: {refusal.problem}", refusal.advice) from None
 
 
 def without_password(url: str) -> str:
-    """`url` for logs and errors; whatever stands before the last @ is hidden, slashes in a password included."""
-    return re.sub(r"^([a-z+]+://)?.*@", r"\1***@", url.partition("?")[0])
+    """`url` for logs and errors: its place, without login and options; of one that cannot be read its scheme alone."""
+    try:
+        return _Parser(url).shown()
+    except _Refusal:
+        scheme, found, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
+        return f"{scheme}://***" if found and scheme in _SCHEMES else "***"
+
+
+class _Refusal(Exception):
+    def __init__(self, problem: str, advice: str = f"write {KNOWN}") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.advice = advice
+
+
+class _Parser:
+    """Cuts the text where a URL is cut, and refuses it where the cut may go through a password."""
+
+    def __init__(self, url: str) -> None:
+        if not isinstance(url, str):
+            raise _Refusal("it is no text")
+        self.scheme, found, rest = url.partition("://")
+        if not found or self.scheme not in _SCHEMES:
+            raise _Refusal("it begins otherwise")
+        if "#" in rest or not rest.isprintable() or " " in rest:
+            raise _Refusal("it holds a # or a space", ENCODE)
+        before, _, self.query = rest.partition("?")
+        if "@" in self.query or not all(map(_OPTION.match, filter(None, self.query.split("&")))):
+            raise _Refusal("what follows its ? is no name=value", ENCODE)
+        authority, slash, path = before.partition("/")
+        self.path = slash + path
+        self.login, self.at, self.hosts = authority.rpartition("@")
+        if "@" in self.path and self.scheme != "unix":
+            raise _Refusal("there is an @ after a /", ENCODE)
+        self.nodes = self._nodes()
+        self.database = self._database()
+
+    def shown(self) -> str:
+        secret = bool(self.login) or re.search(r"(^|&)(username|password)=", self.query)
+        return f"{self.scheme}://{'***@' if secret else ''}{self.hosts}{self.path}"
+
+    def parsed(self) -> RedisUrl:
+        options = self._options()
+        for name, value in self._credentials().items():
+            if name in options:
+                raise _Refusal(f"it says {name} twice", "write it before the @ or after the ?, not both")
+            options[name] = value
+        if self.database is not None and options.setdefault("db", self.database) != self.database:
+            raise _Refusal("it names two databases", "write one, after the / or as db=")
+        if self.scheme.endswith("+cluster") and options.get("db"):
+            raise _Refusal("a Redis Cluster has database 0 alone", "leave the database out")
+        return RedisUrl(self.shown(), self.scheme, self.nodes, self._socket(), options)
+
+    def _nodes(self) -> tuple[Address, ...]:
+        if self.scheme == "unix":
+            self._socket()
+            return ()
+        hosts = self.hosts.split(",")
+        if not self.scheme.endswith("+cluster"):
+            if len(hosts) > 1:
+                raise _Refusal("it names several nodes", f"for a cluster write {CLUSTER_PREFIXES}")
+            return (_node(self.hosts or "localhost"),)
+        if "@" in self.login:
+            raise _Refusal("one login is for all nodes of a cluster", "write it once, before the first")
+        if not all(hosts):
+            raise _Refusal("there is a comma without a node", "write host:port,host:port")
+        return tuple(map(_node, hosts))
+
+    def _socket(self) -> str:
+        if self.scheme != "unix":
+            return ""
+        if self.hosts or not self.path.strip("/"):
+            raise _Refusal("it names no path of a socket", "write unix:///path/of/redis.sock, with three slashes")
+        path = _decoded(self.path)
+        if len(path.encode()) > _LONGEST_PATH or "\0" in path:
+            raise _Refusal(f"a socket's path has at most {_LONGEST_PATH} bytes", "put the socket elsewhere")
+        return path
+
+    def _database(self) -> int | None:
+        if self.scheme == "unix" or not self.path.strip("/"):
+            return None
+        return _database(self.path.removeprefix("/").removesuffix("/"))
+
+    def _credentials(self) -> dict[str, str]:
+        username, _, password = self.login.partition(":")
+        found = {"username": _decoded(username), "password": _decoded(password)}
+        return {name: value for name, value in found.items() if value}
+
+    def _options(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        known = _OPTIONS | _TLS_OPTIONS if self.scheme.startswith("rediss") else _OPTIONS
+        for part in filter(None, self.query.split("&")):
+            name, _, value = part.partition("=")
+            if name not in known:
+                raise self._unknown(name, known)
+            if name in found:
+                raise _Refusal(f"it says {name} twice", "write it once")
+            found[name] = _value(name, _decoded(value))
+        return found
+
+    @staticmethod
+    def _unknown(name: str, known: frozenset[str]) -> _Refusal:
+        advice = f"it may set {', '.join(sorted(known))}"
+        if name in _TLS_OPTIONS:
+            advice += "; TLS is rediss://"
+        elif near := difflib.get_close_matches(name, known, 1):
+            advice += f"; do you mean {near[0]}?"
+        return _Refusal(f"it must not set {name!r}", advice)
+
+
+def _node(text: str) -> Address:
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        host = _decoded(host)
+        if not bracket or (port and not port.startswith(":")) or not _is_ipv6(host):
+            raise _Refusal("an IPv6 address is written [::1]:6379")
+    elif text.count(":") > 1:
+        raise _Refusal("it has too many colons", f"an IPv6 address is written [::1]:6379; {ENCODE}")
+    else:
+        host, colon, port = text.partition(":")
+        port = colon + port
+        if not _HOST.fullmatch(host) or any(len(label) > _LONGEST_LABEL for label in host.split(".")):
+            raise _Refusal("it has no valid host name", f"write {KNOWN}; {ENCODE}")
+    return host, _port(port.removeprefix(":")) if port else DEFAULT_PORT
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise _Refusal("its port is no number from 1 to 65535", f"write host:port; {ENCODE}")
+    return int(text)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _database(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise _Refusal("its database is no number", f"write redis://host:port/0; {ENCODE}")
+    return int(text)
+
+
+def _value(name: str, text: str) -> str | int | float | bool:
+    if name == "db":
+        return _database(text)
+    if name == "health_check_interval":
+        if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+            raise _Refusal(f"{name} is no number of seconds", "write it as 30")
+        return int(text)
+    if name in _CHOICES:
+        if text.lower() not in _CHOICES[name]:
+            raise _Refusal(f"{name} is none of {', '.join(_CHOICES[name])}", "write one of them")
+        return _CHOICES[name][text.lower()]
+    if not text or (name == "client_name" and not (text.isascii() and text.isprintable() and " " not in text)):
+        raise _Refusal(f"{name} is empty or holds a space", "write it without, or leave it out")
+    return text
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _Refusal("its percent-encoding is no UTF-8", ENCODE) from None

@@ -18,7 +18,6 @@ from producer.connection import Connection
 from producer.embedded import EmbeddedRedis
 from producer.redis_faults import fault_of
 from schemas import Keys
-from schemas.redis_url import without_password
 from tests.batches import CONFIG, PROMPTS, answering, result
 from tests.worker_process import wait_for
 
@@ -136,19 +135,6 @@ def test_what_is_no_redis_url_is_refused_without_a_part_of_its_password() -> Non
 def test_a_url_cannot_change_how_redis_is_spoken_to(option: str, value: str) -> None:
     with pytest.raises(RedisUnavailableError, match=f"must not set '{option}'; it may set client_name"):
         AsyncClient(f"redis://127.0.0.1/0?db=1&{option}={value}", policy="p")
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("redis://h:1/0", "redis://h:1/0"),
-        ("rediss://u:p@h:1/0?password=q", "rediss://***@h:1/0"),
-        ("redis://:p@ss@h", "redis://***@h"),
-        ("unix://u:p@/run/redis.sock?db=1", "unix://***@/run/redis.sock"),
-    ],
-)
-def test_no_password_is_shown(url: str, expected: str) -> None:
-    assert without_password(url) == expected
 
 
 async def test_a_closed_client_says_so(redis_url: str, policy: str) -> None:

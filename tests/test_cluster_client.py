@@ -13,9 +13,8 @@ from redis.exceptions import DataError
 from benchmarks.redis_cluster import LocalCluster
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
-from schemas.cluster import connected, is_cluster, is_split, nodes_of
+from schemas.cluster import connected, is_split, nodes_of
 from schemas.cluster.slots import addresses, owners, slot_of
-from schemas.cluster.url import seeds
 from tests.cluster_steps import impatient
 
 SLOT = key_slot(b"{p:1}")
@@ -58,36 +57,6 @@ def test_a_slot_belongs_to_its_primary_and_an_unnamed_one_is_who_was_asked() -> 
 
     assert found[:14] == [("10.0.0.1", 1)] * 10 + [("asked", 2)] * 2 + [("asked", 3), None]
     assert list(addresses(found)) == [("10.0.0.1", 1), ("asked", 2), ("asked", 3)]
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("redis+cluster://a:1,b:2", ["redis://a:1/0", "redis://b:2/0"]),
-        (
-            "rediss+cluster://u:p@a:1,b/0?client_name=c",
-            ["rediss://u:p@a:1/0?client_name=c", "rediss://u:p@b/0?client_name=c"],
-        ),
-    ],
-)
-def test_each_named_node_is_a_place_to_begin(url: str, found: list[str]) -> None:
-    assert is_cluster(url)
-    assert seeds(url) == found
-
-
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        ("redis+cluster://a:1/2", "database 0"),
-        ("redis+cluster://:secret@a:1,:secret@b:2", "one login"),
-        ("redis+cluster://:secret@a:1,", "comma without a node"),
-    ],
-)
-def test_a_cluster_has_one_database_one_login_and_nodes_with_names(url: str, problem: str) -> None:
-    with pytest.raises(ValueError, match=problem) as refused:
-        seeds(url)
-
-    assert "secret" not in str(refused.value)
 
 
 async def test_a_pipeline_over_every_node_answers_in_order(redis: Redis, cluster: LocalCluster) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +17,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": 8.0}, "max_new_tokens"),
     ({"max_new_tokens": True}, "max_new_tokens"),
     ({"max_new_tokens": "8"}, "max_new_tokens"),
-    ({"max_new_tokens": np.int64(8)}, "max_new_tokens"),
     ({"max_new_tokens": 2**20, "num_return_sequences": 5}, "max_new_tokens"),
     ({"min_new_tokens": -1}, "min_new_tokens"),
     ({"min_new_tokens": 9}, "min_new_tokens"),
@@ -55,7 +53,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_beams": 2, "length_penalty": 1e9}, "length_penalty"),
     ({"length_penalty": 2.0}, "length_penalty"),
     ({"early_stopping": True}, "early_stopping"),
-    ({"num_beams": 2, "early_stopping": "sometimes"}, "early_stopping.bool"),
+    ({"num_beams": 2, "early_stopping": "sometimes"}, "early_stopping"),
     ({"eos_token_id": -1}, "eos_token_id.0"),
     ({"eos_token_id": [2, None]}, "eos_token_id.1"),
     ({"eos_token_id": 2**31}, "eos_token_id.0"),

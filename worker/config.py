@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import NameRefusedError
 from schemas.keys import check_name
-from schemas.redis_url import without_password
+from schemas.redis_url import RedisUrlError, parse, without_password
 
 
 def new_consumer_name() -> str:
@@ -164,6 +164,15 @@ class WorkerSettings(BaseSettings):
             return check_name("name", value)
         except NameRefusedError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("redis")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        try:
+            parse(value)
+        except RedisUrlError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -14,8 +14,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from schemas.cluster import PREFIXES, connected, is_split, nodes_of
-from schemas.redis_url import without_password
+from schemas.cluster import connected, is_split, nodes_of
+from schemas.lost_cancellations import cancellations, cancellations_so_far
+from schemas.redis_url import CLUSTER_PREFIXES, RedisUrlError, without_password
 from worker.config import WorkerSettings
 from worker.errors import SettingsError
 
@@ -67,7 +68,7 @@ class UnixConnection(_Uv, UnixDomainSocketConnection):
 def connect(url: str) -> Redis:
     """A lazy client. RESP2, because RESP3 changes the shape of stream replies. Raises `SettingsError` for a bad URL."""
     try:
-        redis = connected(
+        return connected(
             url,
             protocol=2,
             decode_responses=False,
@@ -76,15 +77,11 @@ def connect(url: str) -> Redis:
             socket_timeout=BLOCK_MS / 1000 + 5,
             socket_keepalive=True,
             max_connections=MAX_CONNECTIONS,
-            connection_class=TcpConnection,  # redis-py replaces it for TLS, whose transport takes what is too late
+            tcp=TcpConnection,  # TLS needs none of it: its transport takes what is too late
+            unix=UnixConnection,
         )
-    except ValueError:  # its text may hold a part of the password
-        known = f"redis://, rediss://, unix:// or, for a cluster, {PREFIXES}"
-        problem = f"not a Redis URL: write {known}, special characters percent-encoded"
-        raise SettingsError(f"--redis {without_password(url)}: {problem}") from None
-    if redis.connection_pool.connection_class is UnixDomainSocketConnection:
-        redis.connection_pool.connection_class = UnixConnection
-    return redis
+    except RedisUrlError as error:
+        raise SettingsError(f"--redis {error}") from None
 
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
@@ -101,7 +98,7 @@ def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
     if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
         raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
     if info.get("cluster_enabled") and not in_cluster:
-        raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {PREFIXES}")
+        raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {CLUSTER_PREFIXES}")
     eviction = str(info.get("maxmemory_policy", "noeviction"))
     if eviction != "noeviction":
         problem = f"maxmemory-policy is {eviction}: under pressure Redis would delete jobs; set it to noeviction"
@@ -128,29 +125,29 @@ def never_passes(error: exceptions.RedisError) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-def cancelled() -> bool:
-    """Whether this task was cancelled. What loops over commands must ask: redis-py loses a cancellation now and then.
+def cancelled(since: int = 0) -> bool:
+    """Whether this task was cancelled, beyond the `since` times before. What loops over commands must ask.
 
-    It may answer as if nothing were, or turn the cancellation into an error of its own.
+    redis-py loses a cancellation now and then, see `schemas.lost_cancellations`.
     """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return cancellations() > since
 
 
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Send `command` until Redis takes it, pausing longer each time. Only for what may be sent twice.
 
     A lost link, a failover, a full disk or memory, missing replicas, a changed right: all may be mended while we wait.
+    It may be what a cancelled task does last: only another cancellation ends it then.
     Raises `RedisError` only for what never passes.
     """
-    pause = _FIRST_PAUSE_S
+    before, pause = await cancellations_so_far(), _FIRST_PAUSE_S
     while True:
         try:
             return await command(*args, **kwargs)
         except exceptions.RedisError as error:
             if never_passes(error):
                 raise
-            if cancelled():
+            if cancelled(before):
                 raise asyncio.CancelledError from error
             log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
         await asyncio.sleep(pause)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from schemas.lost_cancellations import cancellations
 from worker.errors import EngineDiedError
 
 T = TypeVar("T")
@@ -32,14 +33,14 @@ class Calls:
         if self.death is not None:
             call.close()
             raise EngineDiedError(self.death)
+        before = cancellations()
         task = asyncio.create_task(call)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
             return await task
         except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if self.death is None or (caller is not None and caller.cancelling()):
+            if self.death is None or cancellations() > before:
                 raise
             raise EngineDiedError(self.death) from None
         except self._dead as error:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
 
 from schemas.cluster.slots import Address, addresses, known, owners, slot_of
-from schemas.cluster.url import is_cluster, seeds
+from schemas.cluster.way import Way
 
 _MOST_HOPS = 5
 _LOOK_S = 0.25
@@ -29,8 +29,9 @@ Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def connected(url: str, **settings: Any) -> Redis:
-    """A lazy client of what the URL names. `settings` as `Redis.from_url` takes them. Raises `ValueError`."""
-    return ClusterRedis(url, **settings) if is_cluster(url) else Redis.from_url(url, **settings)
+    """A lazy client of what the URL names; `settings` as of `Way`. Raises `RedisUrlError`."""
+    way = Way(url, **settings)
+    return ClusterRedis(way) if way.place.is_cluster else Redis.from_pool(way.to())
 
 
 def is_split(redis: Redis) -> bool:
@@ -50,10 +51,9 @@ class ClusterRedis(Redis):
     transaction may span nodes; what one of them did not answer is an error in place of each of its replies.
     """
 
-    def __init__(self, url: str, **settings: Any) -> None:
-        self._settings = settings
-        self._seed_urls = seeds(url)
-        self._seeds = [Redis.from_url(seed, **settings) for seed in self._seed_urls]
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._seeds = [Redis.from_pool(way.to(node)) for node in way.place.nodes]
         super().__init__(connection_pool=self._seeds[0].connection_pool)
         self._clients: dict[Address, Redis] = {}
         self._owners: list[Address | None] = []
@@ -217,7 +217,7 @@ class ClusterRedis(Redis):
             raise problem
 
     def _named(self) -> list[tuple[str, Redis]]:
-        return [(seed.connection_pool.connection_kwargs.get("host", "localhost"), seed) for seed in self._seeds]
+        return [(host, seed) for (host, _), seed in zip(self._way.place.nodes, self._seeds, strict=True)]
 
     async def _take(self, found: list[Address | None]) -> None:
         self._owners, self._stale = found, None in found
@@ -228,9 +228,7 @@ class ClusterRedis(Redis):
 
     def _at(self, address: Address) -> Redis:
         if address not in self._clients:
-            pool = ConnectionPool.from_url(self._seed_urls[0], **self._settings)
-            pool.connection_kwargs.update(host=address[0], port=address[1])
-            self._clients[address] = Redis.from_pool(pool)
+            self._clients[address] = Redis.from_pool(self._way.to(address))
         return self._clients[address]
 
 

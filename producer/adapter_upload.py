@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from producer.adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
 from producer.adapter_tensors import Scaling
 from producer.connection import Connection
+from producer.large_commands import check_size, sized
 from producer.policy_errors import AdapterConflictError, AdapterError
 from producer.progress import byte_bar
 from schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
@@ -25,6 +26,9 @@ POLICY_PREFIX = "policy."
 _ROUNDS = 5
 """How often what went missing meanwhile is sent again."""
 _CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
+_COMMAND_BYTES = 512
+"""Bytes of a SET beside its value, at most."""
+_ADVICE = f"adapters travel in chunks of up to {CHUNK_BYTES} bytes: raise the limit"
 _SLACK_S = 3_600
 """Chunks outlive their manifest by this: an upload takes time."""
 
@@ -73,6 +77,8 @@ async def upload(
         chunk_bytes=CHUNK_BYTES,
         published_at=time.time(),
     )
+    chunk_bytes = min(CHUNK_BYTES, manifest.num_bytes)
+    await check_size(connection, "publish an adapter", chunk_bytes, chunk_bytes + _COMMAND_BYTES, _ADVICE)
     key = keys.adapter(name)
     there: Any = await connection.call("read a manifest", lambda redis: redis.get(key))
     if there is not None:
@@ -82,7 +88,9 @@ async def upload(
         with byte_bar(name, files.num_bytes, shown=progress) as advanced:
             for number in missing:
                 chunk = await asyncio.to_thread(files.chunk, number)
-                await connection.call("publish an adapter", _keeping(keys.blob(manifest.sha256, number), chunk))
+                keep = _keeping(keys.blob(manifest.sha256, number), chunk)
+                send = sized(connection, "publish an adapter", keep, len(chunk), _ADVICE)
+                await connection.call("publish an adapter", send)
                 advanced(number * CHUNK_BYTES + len(chunk))
         manifest = await _publish_manifest(connection, key, manifest)
         missing = await connection.call("look for an adapter", partial(_missing, keys=keys, manifest=manifest))

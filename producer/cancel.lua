@@ -28,9 +28,10 @@ for i = 5, #ARGV do
     redis.call('HSETNX', KEYS[2], field, 'cancelled')
     done = tostring(redis.call('HINCRBY', KEYS[2], 'done', 1))
     if done == groups then
-      redis.call('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])
+      -- The times first: a stream that took its last possible entry just now refuses the seal.
       redis.call('EXPIRE', KEYS[1], ARGV[2])
       redis.call('EXPIRE', KEYS[2], ARGV[2])
+      redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])
     end
   end
   if not winner or winner == 'cancelled' then cancelled = cancelled + 1 end

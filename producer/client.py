@@ -75,9 +75,9 @@ class AsyncClient:
         a worker admits more than `max_staleness` versions behind the newest published one are answered with an error of
         code `too_stale`. None: no bound. They are content: they decide which weights answer.
 
-        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError` and `WireError`
-        (a job too large) before anything is queued; `BatchConflictError` for other content; `BatchCancelledError` once
-        the batch was cancelled; `RedisUnavailableError`.
+        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `WireError` (a
+        job too large) and `TooLargeForRedisError` before anything is queued; `BatchConflictError` for other content;
+        `BatchCancelledError` once the batch was cancelled; `RedisUnavailableError`.
         """
         if not isinstance(config, GenerationConfig):
             raise ConfigError("config", f"is required as a GenerationConfig, got {type(config).__name__}", config)
@@ -186,7 +186,7 @@ class AsyncClient:
 
         An adapter never changes: publishing the same content again renews it (Redis keeps it a day after its last use).
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
-        `RedisUnavailableError`.
+        `TooLargeForRedisError`, `RedisUnavailableError`.
         """
         scaling = Scaling(lora_alpha, use_rslora, peft_config)
         return await publish_adapter(self._connection, self._keys, name, version, source, scaling, progress=progress)

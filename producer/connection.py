@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 
 from producer.errors import RedisUnavailableError
 from producer.home import Home, OpenCalls
-from producer.redis_faults import AWAY, fault_of
 from schemas.cluster import connected
+from schemas.cluster.faults import AWAY, fault_of
 from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import RedisUrlError, without_password
 

@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
 from producer.parked import newest_announced, waits_for
-from producer.redis_faults import AWAY, fault_of
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
 from schemas import Keys
 from schemas.cluster import nodes_of
+from schemas.cluster.faults import AWAY, fault_of
 from schemas.keys import GROUP
 
 _MOST_PARTITIONS = 1024

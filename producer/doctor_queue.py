@@ -127,7 +127,7 @@ def _backlog(found: Probe) -> Finding:
 
 
 def _waiting(found: Probe) -> int:
-    """At least: before Redis 7 only that some job waits is known."""
+    """At least: where they could not be counted, only that some job waits is known."""
     queues = [seen.queue for seen in found.partitions]
     return sum(int(q.oldest_waiting_s is not None) if q.waiting is None else q.waiting for q in queues)
 

@@ -143,6 +143,23 @@ class RedisUnavailableError(ProducerError):
         self.advice = advice
 
 
+class TooLargeForRedisError(ProducerError):
+    """Raised when Redis, or a proxy before it, never takes a command of this size. `limit` is 0 where it is not known.
+
+    `setting` is the option of Redis that sets it. What was not queued or stored stays so: send it again in smaller
+    pieces, or after the limit was raised.
+    """
+
+    def __init__(self, what: str, url: str, problem: str, nbytes: int, limit: int, setting: str) -> None:
+        super().__init__(f"cannot {what}: Redis at {url}: {problem}")
+        self.what = what
+        self.url = url
+        self.problem = problem
+        self.nbytes = nbytes
+        self.limit = limit
+        self.setting = setting
+
+
 class ClientClosedError(ProducerError):
     """Raised when a client is used after it was closed, and by calls that wait while it is being closed."""
 

@@ -10,10 +10,14 @@ from redis.asyncio import Redis
 
 from producer.connection import Connection
 from producer.errors import BatchCancelledError, BatchConflictError, UnknownBatchError
+from producer.large_commands import check_size, sized
 from producer.submission import Submission
 from schemas import Keys
 
 _MOST_ROUNDS = 3
+_ENVELOPE = 512
+"""Bytes of a job's entry beside its payload, at most."""
+_ADVICE = "submit fewer prompts_per_job, or raise the limit"
 _SUBMIT = resources.files("producer").joinpath("submit.lua").read_text()
 
 
@@ -22,8 +26,12 @@ async def queue(connection: Connection, keys: Keys, submission: Submission) -> N
 
     A Redis that lost everything in between (FLUSHALL, a restart without a disk) would keep the later jobs alone: all
     are queued again then. Raises `BatchConflictError` when its batch id belongs to other content, `BatchCancelledError`
-    when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `RedisUnavailableError`.
+    when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `TooLargeForRedisError`
+    (before anything is queued where Redis tells its limits), `RedisUnavailableError`.
     """
+    largest = max(len(payload) for _, payload in submission.jobs)
+    chunk = max(sum(len(payload) + _ENVELOPE for _, payload in chunk) for chunk in submission.chunks())
+    await check_size(connection, "submit", largest, chunk, _ADVICE)
     for _ in range(_MOST_ROUNDS):
         if await _queue_once(connection, keys, submission) == 1:  # nothing can be lost in between
             return
@@ -50,7 +58,9 @@ async def _queue_once(connection: Connection, keys: Keys, submission: Submission
     names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
     for chunk in submission.chunks():
         words = [*names, *submission.script_args(chunk)]
-        reply = await connection.call("submit", partial(_send, words=words))
+        size = sum(len(payload) + _ENVELOPE for _, payload in chunk)
+        send = sized(connection, "submit", partial(_send, words=words), size, _ADVICE)
+        reply = await connection.call("submit", send)
         if reply == b"conflict":
             raise BatchConflictError(batch_id)
         if reply == b"cancelled":

@@ -11,9 +11,9 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
-from producer.redis_faults import fault_of
 from schemas import Keys
 from schemas.cluster import nodes_of
+from schemas.cluster.faults import fault_of
 from schemas.keys import GROUP
 
 _BATCH = "doctor"

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from rich.table import Table
 from rich.text import Text
 
+from producer import waiting
 from producer.cli_output import printable
 from producer.connection import Connection
 from producer.parked import Parked, read_parked
@@ -29,7 +30,7 @@ class Queue:
     entries: int
     """Jobs in the stream, finished ones that are kept for replay included."""
     waiting: int | None
-    """Jobs no worker has taken; None where Redis cannot tell (before 7.0)."""
+    """Jobs no worker has taken; None where they are too many to count, or must not be counted by a script."""
     pending: int
     """Jobs taken and not finished, parked ones included."""
     oldest_waiting_s: float | None
@@ -87,14 +88,13 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
     jobs = keys.jobs(partition)
     entries = await redis.xlen(jobs)
     group = await consumer_group(redis, jobs)
-    after = group["last-delivered-id"] if group else b"0-0"
-    oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
+    oldest = await waiting.oldest_waiting(redis, jobs, group)
     return Queue(
         partition=partition,
         entries=entries,
-        waiting=group.get("lag") if group else entries,
+        waiting=await waiting.waiting_jobs(redis, jobs, group, entries),
         pending=group["pending"] if group else 0,
-        oldest_waiting_s=max(0.0, round(now - int(oldest[0][0].split(b"-")[0]) / 1000, 3)) if oldest else None,
+        oldest_waiting_s=max(0.0, round(now - int(oldest.split(b"-")[0]) / 1000, 3)) if oldest else None,
         dead_letters=await redis.xlen(keys.dead(partition)),
         parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
     )
@@ -145,9 +145,9 @@ def queue_table(status: Status) -> Table:
     for column in ("partition", "waiting", "oldest waiting", "pending", "parked", "jobs kept", "dead letters"):
         table.add_column(column, justify="right")
     for queue in status.queues:
-        waiting = "unknown" if queue.waiting is None else str(queue.waiting)
+        jobs = "unknown" if queue.waiting is None else str(queue.waiting)
         counts = (queue.pending, queue.parked_jobs, queue.entries, queue.dead_letters)
-        table.add_row(str(queue.partition), waiting, age(queue.oldest_waiting_s), *map(str, counts))
+        table.add_row(str(queue.partition), jobs, age(queue.oldest_waiting_s), *map(str, counts))
     return table
 
 
@@ -165,8 +165,8 @@ _WORKER_COLUMNS = {
 
 def waiting_jobs(status: Status) -> int | None:
     """Jobs that no worker has taken; None where Redis cannot tell."""
-    waiting = [queue.waiting for queue in status.queues]
-    return None if None in waiting else sum(count or 0 for count in waiting)
+    counts = [queue.waiting for queue in status.queues]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def worker_table(status: Status) -> Table:

@@ -16,8 +16,8 @@ from producer import (
 )
 from producer.connection import Connection
 from producer.embedded import EmbeddedRedis
-from producer.redis_faults import fault_of
 from schemas import Keys
+from schemas.cluster.faults import fault_of
 from tests.batches import CONFIG, PROMPTS, answering, result
 from tests.worker_process import wait_for
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -102,6 +103,20 @@ def test_a_cancelled_batch_is_answered_and_its_worker_serves_the_next_batch(
     assert [answer.code for answer in answers if isinstance(answer, GroupError)] == ["cancelled"] * 3
     assert len(found.errors) == 3
     assert following.errors == {}
+
+
+def test_waiting_jobs_are_counted_whether_redis_counts_them_or_not(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    client.submit([[5 + row] for row in range(7)], None, tokens(1), prompts_per_job=1)
+    queue.redis.xreadgroup(GROUP, "holding", {queue.jobs_key: ">"}, count=2)
+    queue.redis.xdel(queue.jobs_key, queue.entries()[4][0])  # after which no version counts by itself
+
+    told = CliRunner().invoke(app, ["status", "--redis", redis_url, "--policy", policy, "--json"])
+
+    (found,) = json.loads(told.output)["queues"]
+    assert (found["waiting"], found["pending"]) == (4, 2)
 
 
 async def test_only_what_is_finished_is_trimmed(redis_url: str, policy: str, redis: Redis, queue: Queue) -> None:

@@ -57,7 +57,7 @@ class WorkerProcess:
     def log(self) -> str:
         return Path(self._log.name).read_text(errors="replace")
 
-    def wait_until_serving(self, timeout_s: float = 90) -> WorkerProcess:
+    def wait_until_serving(self, timeout_s: float = 90, state: bytes = b"serving") -> WorkerProcess:
         keys = Keys(self.policy)
         with redis.Redis.from_url(self.redis_url) as client:
 
@@ -65,7 +65,7 @@ class WorkerProcess:
                 assert self.process.poll() is None, f"worker exited with {self.process.returncode}:\n{self.log}"
                 mine = f"-{self.process.pid}-"
                 found = [key for key in client.scan_iter(keys.workers_pattern()) if mine in key.decode()]
-                return any(client.hget(key, "state") == b"serving" for key in found)
+                return any(client.hget(key, "state") == state for key in found)
 
             wait_for(serving, timeout_s, lambda: self.log)
         return self
@@ -84,12 +84,12 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def running_worker(
-    redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None
+    redis_url: str, policy: str, *flags: str, env: dict[str, str] | None = None, state: bytes = b"serving"
 ) -> Iterator[WorkerProcess]:
-    """A serving worker; ended in order at the end of the block."""
+    """A worker that serves, or reports another `state`; ended in order at the end of the block."""
     worker = WorkerProcess(redis_url, policy, *flags, env=env)
     try:
-        worker.wait_until_serving()
+        worker.wait_until_serving(state=state)
         yield worker
         if worker.process.poll() is None:
             worker.terminate()

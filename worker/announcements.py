@@ -13,6 +13,8 @@ from schemas import Keys, PolicyVersion, SchemaError, decode
 
 _AT_MOST = 16
 """Newest versions that are looked at: the newest of them that is complete is served."""
+_NEWEST = f"{2**31 - 1}"
+"""Entries beyond it are those of no version: any number of them must not hide the versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,10 @@ class Announcements:
 
     async def read(self) -> None:
         """Raises `RedisError`."""
-        head: Any = await self._redis.xrevrange(self.key, count=1)
+        head: Any = await self._redis.xrevrange(self.key, _NEWEST, count=1)
         if not head or head == self._head:
             return
-        entries: Any = await self._redis.xrevrange(self.key, count=_AT_MOST)
+        entries: Any = await self._redis.xrevrange(self.key, _NEWEST, count=_AT_MOST)
         if entries:
             self._head = entries[:1]
             self.versions = tuple(_announced(entries))

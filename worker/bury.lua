@@ -3,9 +3,9 @@
 --
 -- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] ledger of the batch, if there is one
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
--- ARGV[5] dead letter      ARGV[6] payload
+-- ARGV[5] dead letter      ARGV[6] payload, or nothing: that of the entry is copied, which need not travel then
 --
--- Returns 'buried' or 'fenced' (nothing was written).
+-- Returns 'buried', 'fenced' or 'gone' (the stream has no such entry: send the payload). Nothing was written then.
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if pending.err then
   if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
@@ -15,7 +15,16 @@ if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[
 
 local field = 'dead:' .. ARGV[3]
 if KEYS[3] and redis.call('HEXISTS', KEYS[3], field) == 1 then return 'buried' end
+local payload = ARGV[6]
+if not payload then
+  local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
+  if not entry then return 'gone' end
+  payload = ''
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'payload' then payload = entry[2][i + 1] end
+  end
+end
 -- The letter before the mark: Redis undoes nothing, and a letter may be refused.
-redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', ARGV[6])
+redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', payload)
 if KEYS[3] then redis.call('HSETNX', KEYS[3], field, 1) else redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
 return 'buried'

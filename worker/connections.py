@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from schemas.cluster import connected, is_split, nodes_of
+from schemas.cluster.faults import UNKNOWN, fault_of
 from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import CLUSTER_PREFIXES, RedisUrlError, without_password
 from worker.config import WorkerSettings
@@ -23,6 +25,8 @@ from worker.errors import SettingsError
 BLOCK_MS = 2_000
 MAX_CONNECTIONS = 10_000
 """What is sent at once is bounded elsewhere; redis-py's own bound of 100 would be an error, not a queue."""
+UNKNOWN_REPLY_S = 60
+"""How long a reply is waited for to change of which nobody knows what it means."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 P = ParamSpec("P")
@@ -121,8 +125,24 @@ async def _server_infos(redis: Redis, shown: str) -> dict[str, dict[str, object]
 
 
 def never_passes(error: exceptions.RedisError) -> bool:
-    """Whether the same command fails for ever: the key holds something of another type. (A script wraps the word.)"""
-    return "WRONGTYPE" in str(error)
+    """Whether the same command fails for ever, because of what its keys hold or of what is sent."""
+    return fault_of(error).never
+
+
+class Patience:
+    """How long a command is sent again, by what Redis answers to it."""
+
+    def __init__(self) -> None:
+        self._unknown_since: float | None = None
+
+    def is_over(self, error: exceptions.RedisError) -> bool:
+        """Whether to give up now, after this answer."""
+        fault = fault_of(error)
+        if fault is not UNKNOWN:
+            self._unknown_since = None
+            return fault.never
+        self._unknown_since = self._unknown_since or time.monotonic()
+        return time.monotonic() - self._unknown_since >= UNKNOWN_REPLY_S
 
 
 def cancelled(since: int = 0) -> bool:
@@ -138,14 +158,15 @@ async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args,
 
     A lost link, a failover, a full disk or memory, missing replicas, a changed right: all may be mended while we wait.
     It may be what a cancelled task does last: only another cancellation ends it then.
-    Raises `RedisError` only for what never passes.
+    Raises `RedisError` for what never passes, and for a reply that nobody knows once it came for a minute: no entry
+    may keep its place in the worker for ever.
     """
-    before, pause = await cancellations_so_far(), _FIRST_PAUSE_S
+    before, pause, patience = await cancellations_so_far(), _FIRST_PAUSE_S, Patience()
     while True:
         try:
             return await command(*args, **kwargs)
         except exceptions.RedisError as error:
-            if never_passes(error):
+            if patience.is_over(error):
                 raise
             if cancelled(before):
                 raise asyncio.CancelledError from error

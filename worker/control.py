@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from schemas import Keys
 from worker.admission import Admission
-from worker.connections import cancelled, retrying
+from worker.connections import cancelled, never_passes, retrying
 from worker.deadlines import RedisClock
 from worker.errors import SettingsError
 from worker.rollout import Rollout
@@ -77,7 +77,8 @@ class Control:
                 pipe.hget(self._keys.ledger(batch_id), "cancelled")
             replies: list[Any] = await pipe.execute(raise_on_error=False)
         seen_at = time.monotonic()
-        (seconds, micros), paused, drain = (_value(reply) for reply in replies[:3])
+        (seconds, micros), paused = (_value(reply) for reply in replies[:2])
+        drain = _value(replies[2], otherwise=None)  # our own report: what else somebody wrote there asks for nothing
         self._clock.set(seconds + micros / 1e6, seen_at)
         self._heed_pause(paused=paused is not None)
         if drain is not None and not self._admission.closed:
@@ -94,7 +95,13 @@ class Control:
         (self._admission.pause if paused else self._admission.resume)(OPERATOR)
 
 
-def _value(reply: Any) -> Any:
+_RAISE = object()
+
+
+def _value(reply: Any, otherwise: Any = _RAISE) -> Any:
+    """Raises `RedisError`, but `otherwise` in place of what never passes where that is given."""
     if isinstance(reply, RedisError):
+        if otherwise is not _RAISE and never_passes(reply):
+            return otherwise
         raise reply
     return reply

@@ -35,17 +35,17 @@ class DeadLetters:
     async def bury(
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
     ) -> None:
-        """Keep the entry. Without a `batch_id` nobody can be answered, and it is acknowledged too."""
+        """Keep the entry. Without a `batch_id` nobody can be answered, and it is acknowledged too.
+
+        Redis copies the payload itself: it need not fit what one command may carry, nor travel again.
+        """
         letter = _letter(self._keys.policy, lease, fields, error)
         keys = [lease.jobs_key, lease.dead_key, *([self._keys.ledger(batch_id)] if batch_id else [])]
-        args: list[str | int | bytes] = [
-            GROUP,
-            *lease.token(),
-            encode(letter),
-            fields.get(PAYLOAD, b""),
-        ]
+        args: list[str | int | bytes] = [GROUP, *lease.token(), encode(letter)]
         try:
             outcome = await retrying("bury", self._script, keys=keys, args=args)
+            if outcome == b"gone":  # somebody removed the entry by hand: what we read of it is all that is left
+                outcome = await retrying("bury", self._script, keys=keys, args=[*args, fields.get(PAYLOAD, b"")])
         except RedisError as refusal:
             if batch_id is not None:
                 raise

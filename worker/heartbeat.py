@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from redis.typing import EncodableT, FieldT
 
-from worker.connections import cancelled
+from worker.connections import cancelled, never_passes
 
 Report = Mapping[str, str | int | float]
 log = structlog.get_logger()
@@ -36,6 +36,8 @@ class Heartbeat:
                 await self.beat()
             except RedisError as error:
                 log.warning("heartbeat missed", error=str(error))
+                if never_passes(error):  # something else wrote our key
+                    await self.retire()
             if cancelled():
                 return
             with suppress(TimeoutError):

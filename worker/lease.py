@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas.keys import GROUP
-from worker.connections import cancelled
+from worker.connections import cancelled, never_passes
 from worker.errors import DataError, WorkerError
 
 _BATCH = 500
@@ -224,15 +224,24 @@ class Leases:
                 lease.end()
 
     async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
-        """Let any worker take these entries at once; `counted` when this delivery is to be held against the job."""
+        """Let any worker take these entries at once; `counted` when this delivery is to be held against the job.
+
+        Where the stream has become something else there is nothing to give back. Raises `RedisError` for what passes.
+        """
         await asyncio.gather(*(self._give_back(chunk, counted=counted) for chunk in _by_stream(leases)))
 
     async def _give_back(self, leases: list[Lease], *, counted: bool) -> None:
         idle_ms = int(1000 * self._lease_s) + 1
         args = [part for lease in leases for part in (lease.entry_id, lease.delivery)]
-        given = await self._give_back_script(
-            keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, idle_ms, 0 if counted else 1, *args]
-        )
+        try:
+            given = await self._give_back_script(
+                keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, idle_ms, 0 if counted else 1, *args]
+            )
+        except RedisError as error:
+            if not never_passes(error):
+                raise
+            log.error("jobs cannot be given back, they wait for their leases", jobs=len(leases), error=str(error))
+            return
         log.info("gave back", jobs=given)
 
 

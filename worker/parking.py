@@ -51,10 +51,14 @@ class Parking:
             looking.cancel()
 
     async def park(self, lease: Lease, min_version: int) -> None:
-        """Leave the job to a worker that serves `min_version`. Raises `RedisError` as `retrying` does."""
+        """Leave the job to a worker that serves `min_version`. What Redis never takes waits for its lease."""
         args = [GROUP, *lease.token(), f"{PARKED}{min_version}"]
-        async with self._one_at_a_time[lease.jobs_key]:
-            outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
+        try:
+            async with self._one_at_a_time[lease.jobs_key]:
+                outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
+        except RedisError as error:
+            log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
+            return
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome.decode())
         if min_version <= self._policy.serving.version:  # a swap came between
             self._nothing = (-1, 0.0)

@@ -5,7 +5,8 @@
 -- ARGV[5] group            ARGV[6] kind       ARGV[7] payload    ARGV[8] payload of `sealed`
 -- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep
 --
--- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written).
+-- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The error UNPUBLISHABLE
+-- says that the ledger holds numbers which cannot be; nothing was written then either.
 local holder = ARGV[2] .. '|' .. ARGV[4]
 local token = ARGV[3] .. '|' .. holder
 local field = 'g:' .. ARGV[5]
@@ -20,26 +21,35 @@ if pending.err then
 end
 if #pending == 0 or pending[1][2] .. '|' .. pending[1][4] ~= holder then return 'fenced' end
 
+-- Redis undoes nothing: what may be refused comes before the first thing that counts. Adding 0 proves that a field is a
+-- number and that we may write it.
+local answered_field = 'answered:' .. ARGV[10]
+redis.call('HINCRBY', KEYS[3], answered_field, 0)
+
 local counts = true
 if winner then
   -- Answered by an earlier delivery of this entry: counted then. By another entry: count it here, once.
   counts = string.sub(winner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '|'
     and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
 else
-  -- Redis undoes nothing: what may be refused comes before the mark. The first two prove the ledger and the rights for
-  -- what follows the result, and change nothing that counts.
   redis.call('HSETNX', KEYS[3], 'groups', ARGV[9])
-  redis.call('HINCRBY', KEYS[3], 'done', 0)
+  local groups = redis.call('HGET', KEYS[3], 'groups')
+  local before = redis.call('HINCRBY', KEYS[3], 'done', 0)
+  if groups ~= ARGV[9] or before < 0 or before >= tonumber(ARGV[9]) then
+    local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
+    return redis.error_reply('UNPUBLISHABLE the ledger counts ' .. told .. ', the job says ' .. ARGV[9] .. ' groups')
+  end
   redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
   redis.call('HSETNX', KEYS[3], field, token)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
-  if tostring(done) == redis.call('HGET', KEYS[3], 'groups') then
-    redis.call('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])
+  if tostring(done) == groups then
+    -- The times first: a stream that took its last possible entry just now refuses the seal, and must go all the same.
     redis.call('EXPIRE', KEYS[2], ARGV[12])
     redis.call('EXPIRE', KEYS[3], ARGV[12])
+    redis.pcall('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])
   end
 end
 
-local answered = redis.call('HINCRBY', KEYS[3], 'answered:' .. ARGV[10], counts and 1 or 0)
+local answered = redis.call('HINCRBY', KEYS[3], answered_field, counts and 1 or 0)
 if answered >= tonumber(ARGV[11]) then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
 return winner and 'duplicate' or 'published'

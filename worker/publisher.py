@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Literal
 
@@ -12,16 +12,18 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
+from schemas.cluster.limits import Oversize
 from schemas.errors import cut
 from schemas.keys import GROUP
 from worker.connections import retrying
-from worker.errors import UnpublishableError
+from worker.errors import UnpublishableError, WorkerError
 from worker.lease import Lease
 from worker.pipelines import Pipelines, Word
 
 Outcome = Literal["published", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
-
+_OVERHEAD = 2048
+"""Bytes of a publish beside its payload, at most."""
 
 log = structlog.get_logger()
 
@@ -36,10 +38,15 @@ class Standing:
     """Groups that have no answer, from whomever."""
 
 
+class _TooLargeError(WorkerError):
+    """Raised when Redis never takes an answer of this size; the text has the size and the limit."""
+
+
 class Publisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
     def __init__(self, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
+        self._redis = redis
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
@@ -50,22 +57,43 @@ class Publisher:
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had one.
 
-        An answer larger than a reader takes becomes a `GroupError` that says so. Raises `UnpublishableError`.
+        An answer larger than a reader or Redis takes becomes a `GroupError` that says so. Raises `UnpublishableError`.
         """
-        keys = [lease.jobs_key, self._keys.results(job.batch_id), self._keys.ledger(job.batch_id)]
         payload = _encoded(answer, lease.consumer)
+        try:
+            try:
+                reply = await self._send(lease, job, answer, payload)
+            except _TooLargeError as error:
+                answer = _too_long(answer, lease.consumer, str(error))
+                reply = await self._send(lease, job, answer, encode(answer))
+        except (RedisError, _TooLargeError) as error:
+            raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
+        outcome = _outcome(reply)
+        self.counts[outcome] += 1
+        return outcome
+
+    async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> bytes:
+        """The script's reply. Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that never passes."""
+        keys = [lease.jobs_key, self._keys.results(job.batch_id), self._keys.ledger(job.batch_id)]
         args: list[Word] = [
             GROUP, *lease.token(),
             answer.group, answer.kind, payload, _sealed(job.batch_id, job.num_groups),
             job.num_groups, job.job, job.job_groups, self._result_ttl_s,
         ]  # fmt: skip
-        try:
-            reply = await retrying("publish", self._pipelines.run, self._script, keys, args)
-        except RedisError as error:
-            raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
-        outcome = _outcome(reply)
-        self.counts[outcome] += 1
-        return outcome
+        size = Oversize(len(payload), len(payload) + _OVERHEAD)
+
+        async def send() -> bytes:
+            # What was under way when the link broke may be what broke it, and travels without company from then on.
+            run = partial(self._script, keys=keys, args=args) if size.is_suspect else None
+            try:
+                reply: bytes = await (run() if run else self._pipelines.run(self._script, keys, args))
+            except RedisError as error:
+                if problem := await size.why(error, self._redis):
+                    raise _TooLargeError(str(problem)) from None
+                raise
+            return reply
+
+        return await retrying("publish", send)
 
     def fenced(self, lease: Lease, group: int) -> None:
         """Count a group that may not be answered from here any more, and of which nothing was sent."""
@@ -100,13 +128,18 @@ def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
     try:
         return encode(answer)
     except WireError as error:
-        problem = f"the answer is too large to send ({error}): ask for fewer or shorter completions a prompt"
-        return encode(
-            GroupError(
-                batch_id=answer.batch_id, group=answer.group, code=ErrorCode.TOO_LONG.value, field="prompt",
-                message=cut(problem), worker=worker,
-            )
-        )  # fmt: skip
+        return encode(_too_long(answer, worker, error.problem))
+
+
+def _too_long(answer: GroupResult | GroupError, worker: str, problem: str) -> GroupError:
+    """What is said in place of an answer that cannot travel. An error keeps its own words, without the prompt."""
+    if isinstance(answer, GroupError) and answer.prompt is not None:
+        return answer.model_copy(update={"prompt": None})
+    text = f"the answer is too large to send: {problem}: ask for fewer or shorter completions a prompt"
+    return GroupError(
+        batch_id=answer.batch_id, group=answer.group, code=ErrorCode.TOO_LONG.value, field="prompt",
+        message=cut(text), worker=worker,
+    )  # fmt: skip
 
 
 def _outcome(reply: bytes) -> Outcome:

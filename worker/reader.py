@@ -75,7 +75,7 @@ class Reader:
             return await self._unseen(self._order)
         except GroupMissingError:
             log.warning("consumer group is gone, creating it again at 0")
-            await self.create_groups(self._order)
+            await self._create_again(self._order)
             return []
 
     async def _read_apart(self, count: int) -> list[Entry]:
@@ -99,9 +99,18 @@ class Reader:
             await asyncio.sleep(PAUSE_S)
         return []
 
+    async def _create_again(self, jobs_keys: Iterable[str]) -> None:
+        """A stream that became something else while we serve ends no worker: it is asked again with the next read."""
+        for jobs_key in jobs_keys:
+            try:
+                await self.create_groups([jobs_key])
+            except SettingsError as error:
+                log.error("jobs cannot be read", key=jobs_key, error=str(error))
+                await asyncio.sleep(PAUSE_S)
+
     async def _mend(self, jobs_key: str) -> list[Entry]:
         await asyncio.sleep(PAUSE_S)
-        await self.create_groups([jobs_key])
+        await self._create_again([jobs_key])
         return await self._unseen([jobs_key])
 
     def _mended(self) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""A Redis Cluster behind the interface of one Redis: what producer and worker share of the way to Redis."""
+"""What producer and worker share of the way to Redis: a cluster behind the interface of one, faults, limits."""
 
 from schemas.cluster.client import ClusterRedis, connected, is_split, nodes_of
 

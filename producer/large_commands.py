@@ -1,0 +1,52 @@
+"""What is larger than Redis takes is refused with both sizes, at once: Redis itself only closes the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from producer.connection import Connection
+from producer.errors import TooLargeForRedisError
+from schemas.cluster.limits import ALWAYS_FITS, Oversize, TooLarge, read_limits
+
+T = TypeVar("T")
+
+
+async def check_size(connection: Connection, what: str, argument: int, command: int, advice: str) -> None:
+    """Before anything is sent: asks Redis for its limits where a command of so many bytes may exceed one.
+
+    `argument` is the largest one. Raises `TooLargeForRedisError`, `RedisUnavailableError`.
+    """
+    if command <= ALWAYS_FITS:
+        return
+    limits = await connection.call(what, read_limits)
+    if problem := limits.exceeded_by(argument, command):
+        raise _error(connection, what, problem, advice)
+
+
+def sized(
+    connection: Connection, what: str, command: Callable[[Redis], Awaitable[T]], nbytes: int, advice: str
+) -> Callable[[Redis], Awaitable[T]]:
+    """`command`, for `Connection.call`, which sends it again after a lost link, until its size is known to break it.
+
+    It raises `TooLargeForRedisError` then.
+    """
+    size = Oversize(nbytes, nbytes)
+
+    async def send(redis: Redis) -> T:
+        try:
+            return await command(redis)
+        except RedisError as error:
+            if problem := await size.why(error, redis):
+                raise _error(connection, what, problem, advice) from None
+            raise
+
+    return send
+
+
+def _error(connection: Connection, what: str, problem: TooLarge, advice: str) -> TooLargeForRedisError:
+    told = f"{problem}; {advice}"
+    return TooLargeForRedisError(what, connection.url, told, problem.nbytes, problem.limit, problem.setting)

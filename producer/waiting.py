@@ -1,0 +1,50 @@
+"""How many jobs no worker has taken yet, and the oldest of them, also where Redis itself does not count them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+_COUNT = resources.files("producer").joinpath("waiting.lua").read_text()
+_ENTRIES, _BYTES = 1000, 8 * 2**20
+"""Of one call: a few milliseconds of Redis' time."""
+_MOST_CALLS = 200
+"""Beyond which the number is not known: nobody waits for minutes for a status."""
+LAST_ID = b"18446744073709551615-18446744073709551615"
+"""After it Redis takes no other, nor the question for what follows it."""
+
+
+async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, entries: int) -> int | None:
+    """Entries that the workers' `group` has not read; None where nobody can tell in time.
+
+    Redis counts them from version 7 on, as long as nobody removed one by hand; else they are counted here.
+    """
+    if group is None:
+        return entries
+    lag: int | None = group.get("lag")
+    if lag is not None:
+        return lag
+    after, waiting = group["last-delivered-id"], 0
+    for _ in range(_MOST_CALLS):
+        if after == LAST_ID:
+            return waiting
+        try:
+            found: Any = await redis.eval(_COUNT, 1, jobs, after, _ENTRIES, _BYTES)
+        except ResponseError:  # this user may run no script
+            return None
+        if not found[0]:
+            return waiting
+        waiting, after = waiting + found[0], found[1]
+    return None
+
+
+async def oldest_waiting(redis: Redis, jobs: str, group: dict[str, Any] | None) -> bytes | None:
+    """Id of the entry that is read next; None where no job waits."""
+    after = group["last-delivered-id"] if group else b"0-0"
+    if after == LAST_ID:
+        return None
+    oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
+    return oldest[0][0] if oldest else None

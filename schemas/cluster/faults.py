@@ -1,0 +1,147 @@
+"""What an error of Redis means: whether the same command may work later, and what to do about it. Pure, one table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from redis import exceptions
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of fault: redis-py's classes, codes of replies, and their words where there is no code."""
+
+    classes: tuple[type[Exception], ...]
+    codes: frozenset[str]
+    passes: bool
+    """Whether somebody who waits should wait on: the same command may be answered soon."""
+    advice: str
+    never: bool = False
+    """Whether the same command fails until somebody changes what the keys hold, or sends something else: a worker
+    waits for everything but this."""
+    words: re.Pattern[str] | None = None
+
+    def fits(self, error: BaseException | None, code: str) -> bool:
+        """Whether this is the kind of `error`, whose reply has `code`."""
+        return (
+            isinstance(error, self.classes)
+            or code in self.codes
+            or (self.words is not None and self.words.search(str(error)) is not None)
+        )
+
+
+def _never(words: str, advice: str, *codes: str, classes: tuple[type[Exception], ...] = ()) -> Fault:
+    return Fault(classes, frozenset(codes), passes=False, advice=advice, never=True, words=re.compile(words))
+
+
+AWAY = Fault(
+    (exceptions.ConnectionError, exceptions.TimeoutError),
+    frozenset(),
+    True,
+    "check the address and that the server runs",
+)
+CUT_OFF = Fault(
+    (),
+    frozenset(),
+    True,
+    "it closed the connection on what was sent; see its log",
+    words=re.compile(r"Protocol error"),
+)
+"""A reply after which Redis closes the connection. In a pipeline any command may get it: `Oversize` finds out which."""
+UNKNOWN = Fault((), frozenset(), False, "it is there, but refused the command; Rollstream needs Redis 6.2 or newer")
+"""Any other reply. A worker tries for a while, then takes it for one that never passes."""
+LAST_ID = _never(
+    r"exhausted the last possible ID|equal or smaller than the target stream top item|must be greater than 0-0",
+    "something else wrote the last possible id into this stream, no entry can follow it; `rollstream doctor` names "
+    "the stream and what to do",
+)
+TOO_LARGE = _never(
+    r"string exceeds maximum allowed size",
+    "it is larger than its proto-max-bulk-len: send less at once, or raise that limit",
+)
+_FAULTS = (
+    _never(
+        r"(?!)",
+        "something else wrote this policy's keys; use another policy or another database",
+        "WRONGTYPE",
+    ),
+    LAST_ID,
+    TOO_LARGE,
+    CUT_OFF,
+    _never(
+        r"(hash )?value is not (an integer|a float|a valid float)|increment or decrement would overflow"
+        r"|invalid expire time|[Ii]nvalid (stream|start|end) ID",
+        "something else wrote a field of this batch; submit it under another batch_id",
+        "UNPUBLISHABLE",  # of our scripts
+    ),
+    _never(
+        r"attempt to (perform|compare|index|call|concatenate)|bad argument #|Error compiling|wrong number of arg",
+        "a script met a value that no producer or worker of this release writes; see `rollstream doctor`",
+        classes=(exceptions.DataError,),
+    ),
+    Fault(
+        (exceptions.AuthenticationError, exceptions.AuthorizationError),
+        frozenset({"NOAUTH", "WRONGPASS"}),
+        False,
+        "check the user and the password in the URL",
+    ),
+    Fault(
+        (exceptions.NoPermissionError,),
+        frozenset({"NOPERM"}),
+        False,
+        "give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
+        # What Redis 7 and 8, and 6.2, say instead of a code when a script is refused a command.
+        words=re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)"),
+    ),
+    Fault(
+        (),
+        frozenset(),
+        False,
+        "it does not know the command: Rollstream needs Redis 6.2 or newer, with no command renamed",
+        words=re.compile(r"[Uu]nknown (Redis )?command"),
+    ),
+    Fault(
+        (exceptions.MovedError,),
+        frozenset({"MOVED", "CROSSSLOT"}),
+        False,
+        "it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
+    ),
+    Fault((exceptions.OutOfMemoryError,), frozenset({"OOM"}), True, "raise its maxmemory or remove old batches"),
+    Fault(
+        (
+            exceptions.BusyLoadingError,
+            exceptions.ReadOnlyError,
+            exceptions.TryAgainError,
+            exceptions.ClusterError,
+            exceptions.AskError,
+        ),
+        frozenset(
+            {
+                "BUSY",
+                "LOADING",
+                "READONLY",
+                "TRYAGAIN",
+                "NOREPLICAS",
+                "MISCONF",
+                "CLUSTERDOWN",
+                "MASTERDOWN",
+                "UNBLOCKED",
+            }
+        ),
+        True,
+        "it is there, but cannot serve now; see its log",
+    ),
+    AWAY,  # after those that redis-py derives from a lost connection
+)
+# Redis 6.2 wraps the reply to a command inside a script: "Error running script (...): @user_script:14: -OOM ...", and
+# "...: @user_script:14: WRONGTYPE ..."
+# redis-py wraps that of a pipeline: "Command # 1 (HSET ...) of pipeline caused error: ('WRONGTYPE ...',)".
+_CODE = re.compile(r"(?:^|: ?-|@user_script:\d+: |caused error: \(?['\"]?)([A-Z]+) ")
+
+
+def fault_of(error: BaseException | None) -> Fault:
+    """The first kind that fits, by class, by reply code or by the reply's words."""
+    found = _CODE.search(str(error))
+    code = found[1] if found else ""
+    return next((fault for fault in _FAULTS if fault.fits(error, code)), UNKNOWN)

@@ -90,7 +90,7 @@ class GenerationConfig(BaseModel):
     max_new_tokens: int = Field(ge=1, le=2**20)
     """Tokens a completion may have; with the prompt it must fit the worker's `max_model_len`."""
     min_new_tokens: int = Field(default=0, ge=0)
-    """EOS and stop ids cannot be sampled before this many tokens."""
+    """Before this many tokens, ids that would end the completion cannot be sampled, and stop strings are ignored."""
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
     """0 is greedy; between 0 and 0.01 is refused, because vLLM silently raises it to 0.01."""
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
@@ -109,16 +109,22 @@ class GenerationConfig(BaseModel):
     early_stopping: bool | Literal["never"] = False
     """As in transformers: True stops at `num_beams` finished beams, "never" only when no live beam can still win."""
     eos_token_id: TokenIds | None = None
-    """One or several; None: those of the worker's model."""
+    """One or several, in place of the model's; None: those of the worker's model and of its tokenizer."""
     stop_token_ids: TokenIds = ()
     """Further ids that end a completion, `ignore_eos` or not. (vLLM's name.)"""
     stop_strings: Texts = ()
-    """Texts that end a completion. Its token ids keep what was sampled; needs a tokenizer at the worker."""
+    """Texts that end a completion; special tokens such as `<|im_end|>` count as the text that they stand for.
+
+    Its token ids keep what was sampled; needs a tokenizer at the worker."""
     include_stop_str_in_output: bool = False
     """Whether the completion's `text` keeps the stop string."""
     ignore_eos: bool = False
     bad_words: Texts = ()
-    """Texts that are never sampled; needs a tokenizer at the worker."""
+    """Texts whose token ids are never sampled in a row; needs a tokenizer at the worker.
+
+    Banned is the sequence of ids that the tokenizer gives a text alone, and the one that it gives it after a space if
+    that has as many ids and another first one. The same letters as other ids, or in other case, can still be sampled:
+    with `ee` banned, two `e`. A text that begins with a space is taken without it."""
     logit_bias: Annotated[
         dict[TokenId, Bias], BeforeValidator(_as_bias), PlainSerializer(lambda bias: tuple(bias.items()))
     ] = Field(default_factory=dict, max_length=1024)

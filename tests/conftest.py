@@ -34,7 +34,14 @@ os.environ.update(SMALL_MODEL_ENV)
 
 
 ENGINES = {
-    "engines": ("test_demo", "test_end_to_end", "test_engine_faults", "test_vllm_defects", "test_vllm_engine"),
+    "engines": (
+        "test_demo",
+        "test_end_to_end",
+        "test_engine_faults",
+        "test_stops_and_masks",
+        "test_vllm_defects",
+        "test_vllm_engine",
+    ),
     "training": ("test_example", "test_two_engines", "test_weight_swap"),
 }
 """Files whose tests start vLLM engines, in parts of about the same time; one that is missing costs time, no more."""

@@ -106,3 +106,29 @@ def test_a_bad_prompt_is_refused_with_its_position_and_bound(prompt: list[int], 
         check_prompt(np.array(prompt, np.int32), config(), INFO)
 
     assert (raised.value.code, raised.value.field) == (code, "prompt")
+
+
+TABLES = replace(INFO, max_allowed_ids=4, max_banned_stops=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"allowed_token_ids": (5, 6, 7, 8, 9)}, "allowed_token_ids"),
+        ({"min_new_tokens": 1, "stop_token_ids": (5, 6)}, "min_new_tokens"),
+    ],
+)
+def test_what_an_engines_tables_cannot_hold_is_refused_before_it_ends_the_engine(
+    fields: dict[str, Any], field: str
+) -> None:
+    check_config(config(**fields), INFO)
+
+    with pytest.raises(DataError, match="more than") as caught:
+        check_config(config(**fields), TABLES)
+
+    assert caught.value.field == field
+
+
+def test_tables_hold_what_just_fits() -> None:
+    check_config(config(allowed_token_ids=(5, 6, 7, 8), min_new_tokens=1, stop_token_ids=(5,)), TABLES)
+    check_config(config(stop_token_ids=(5, 6, 7, 8, 9)), TABLES)

@@ -12,7 +12,6 @@ import pytest
 from producer import Client, GenerationConfig
 from schemas.regular_files import NotRegularFileError, open_regular
 from tests.worker_process import running_worker
-from worker.vllm_setup import eos_token_ids
 
 CONFIG = "adapter_config.json"
 PLAIN = '{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}'
@@ -53,13 +52,6 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
 
     with open_regular(tmp_path / "link") as file:
         assert file.read() == b"content"
-
-
-def test_a_models_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "generation_config.json")
-    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
-
-    assert eos_token_ids(tmp_path, 100) == (7,)
 
 
 def test_adapters_that_are_pipes_and_devices_are_refused_and_the_worker_serves_and_ends(

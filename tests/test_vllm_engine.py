@@ -18,25 +18,16 @@ import pytest
 import pytest_asyncio
 
 from producer.tiny_model import write_adapter, write_model
-from schemas import ErrorCode, GenerationConfig
+from schemas import ErrorCode
+from tests.engine_requests import PROMPT, generate, ids, request, settings
 from tests.transformers_reference import Reference
-from worker import guard
 from worker.adapters import AdapterDirectory
 from worker.beam import beam_search
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, GenerateRequest
+from worker.engine import Adapter
 from worker.errors import DataError, SettingsError
 from worker.vllm_engine import VllmEngine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
-
-PROMPT = [5, 6, 7, 8]
-_numbers = itertools.count()
-
-
-def settings(model: Path, adapters: Path | None = None, **fields: Any) -> WorkerSettings:
-    small = {"dtype": "float32", "kv_cache_bytes": 64 * 2**20, "max_num_seqs": 64}
-    return WorkerSettings(policy="test", model=model, adapter_dir=adapters, **{**small, **fields})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -60,25 +51,6 @@ async def adapters(engine: VllmEngine, tiny_model: Path, adapter_dir: Path) -> d
 @pytest.fixture(scope="module")
 def reference(tiny_model: Path, adapter_dir: Path) -> Callable[[str | None], Reference]:
     return cache(lambda name: Reference(tiny_model, None if name is None else adapter_dir / name))
-
-
-def request(
-    engine: VllmEngine, prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields: Any
-) -> GenerateRequest:
-    """As `worker.rollout` makes it."""
-    config = GenerationConfig(**{"max_new_tokens": 16, **fields})
-    guard.check_config(config, engine.info)
-    guard.check_prompt(np.array(prompt, np.int32), config, engine.info)
-    stops = guard.stop_ids(config, engine.info)
-    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter)
-
-
-async def generate(engine: VllmEngine, *args: Any, **fields: Any) -> list[Completion]:
-    return await engine.generate(request(engine, *args, **fields))
-
-
-def ids(completions: list[Completion]) -> list[list[int]]:
-    return [completion.token_ids.tolist() for completion in completions]
 
 
 async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:

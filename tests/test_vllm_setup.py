@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,20 +98,71 @@ def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("generation", "config", "expected"),
+    ("generation", "config", "text_config", "tokenizer", "expected"),
     [
-        ({"eos_token_id": [7, 3]}, {"eos_token_id": 5}, (3, 7)),
-        ({}, {"eos_token_id": 5}, (5,)),
-        (None, {"eos_token_id": [5, 900, -1]}, (5,)),
-        (None, {}, ()),
-        ({"eos_token_id": None}, {"eos_token_id": None}, ()),
+        ([7, 3], 5, None, None, (3, 7)),
+        (None, 5, None, None, (5,)),
+        (None, [5, 900, -1], None, None, (5,)),
+        (None, None, 4, None, (4,)),
+        (None, 5, 4, None, (5,)),
+        (None, None, None, None, ()),
+        (5, 5, None, 2, (2, 5)),
+        ([5, 2], None, None, 2, (2, 5)),
+        (None, None, None, 2, (2,)),
+        (5, None, None, 600, (5,)),
+        (5, None, None, [2, 3], (2, 3, 5)),
+        (0, 5, None, None, (0,)),
     ],
 )
-def test_eos_ids_are_the_models_own_within_its_vocabulary(
-    tmp_path: Path, generation: dict[str, Any] | None, config: dict[str, Any], expected: tuple[int, ...]
+def test_eos_ids_are_the_models_and_its_tokenizers_within_the_vocabulary(
+    generation: Any, config: Any, text_config: Any, tokenizer: Any, expected: tuple[int, ...]
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if generation is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    model = SimpleNamespace(
+        try_get_generation_config=lambda: {} if generation is None else {"eos_token_id": generation},
+        hf_config=SimpleNamespace(eos_token_id=config),
+        hf_text_config=SimpleNamespace(eos_token_id=text_config),
+    )
 
-    assert eos_token_ids(tmp_path, 512) == expected
+    assert eos_token_ids(model, SimpleNamespace(eos_token_id=tokenizer), 512) == expected
+
+
+def test_a_model_without_a_tokenizer_has_its_own_eos_alone() -> None:
+    model = SimpleNamespace(
+        try_get_generation_config=dict, hf_config=SimpleNamespace(eos_token_id=5), hf_text_config=SimpleNamespace()
+    )
+
+    assert eos_token_ids(model, None, 512) == (5,)
+
+
+def test_the_links_of_a_kubernetes_service_named_vllm_are_no_settings_of_vllm() -> None:
+    links = {
+        "VLLM_SERVICE_HOST": "10.0.0.1", "VLLM_SERVICE_PORT": "8000", "VLLM_SERVICE_PORT_HTTP": "8000",
+        "VLLM_PORT": "tcp://10.0.0.1:8000", "VLLM_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "VLLM_PORT_8000_TCP_PROTO": "tcp", "VLLM_PORT_8000_TCP_PORT": "8000", "VLLM_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "VLLM_DP_MASTER_PORT": "tcp://10.0.0.2:1", "VLLM_DP_MASTER_SERVICE_HOST": "10.0.0.2",
+        "VLLM_PORT_53_UDP": "udp://10.0.0.1:53", "VLLM_PORT_53_UDP_PROTO": "udp",
+    }  # fmt: skip
+    environment = {**links, "VLLM_HOST_IP": "10.0.0.9", "VLLM_RPC_BASE_PATH": "/tmp/rpc", "REDIS_PORT": "tcp://1:2"}
+
+    prepare_environment(environment)
+
+    assert not links.keys() & environment.keys()
+    assert {"VLLM_HOST_IP", "VLLM_RPC_BASE_PATH", "REDIS_PORT"} <= environment.keys()
+
+
+@pytest.mark.parametrize("port", ["8000", "eight"])
+def test_a_port_that_an_operator_set_is_vllms_to_judge(port: str) -> None:
+    environment = {"VLLM_PORT": port}
+
+    prepare_environment(environment)
+
+    assert environment["VLLM_PORT"] == port
+
+
+def test_vllm_counts_nans_and_ends_no_engine_for_them() -> None:
+    environment = {"VLLM_COMPUTE_NANS_IN_LOGITS": "0", "VLLM_RAISE_ON_LOGIT_NANS": "1"}
+
+    prepare_environment(environment)
+
+    assert environment["VLLM_COMPUTE_NANS_IN_LOGITS"] == "1"
+    assert "VLLM_RAISE_ON_LOGIT_NANS" not in environment

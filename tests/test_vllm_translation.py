@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from schemas import ErrorCode, GenerationConfig
 from worker.engine import GenerateRequest
 from worker.errors import DataError, EngineDiedError
-from worker.vllm_translation import completions, sampling_fields
+from worker.vllm_logits import NOT_FINITE
+from worker.vllm_translation import candidates, completions, sampling_fields
 
 SPANS = [(((0, 1),), True)]
 
@@ -22,22 +24,24 @@ def output(logprob: float) -> SimpleNamespace:
     return SimpleNamespace(outputs=[one])
 
 
+def asked(**fields: Any) -> GenerateRequest:
+    return GenerateRequest("b/0/1", [5], GenerationConfig(**{"max_new_tokens": 1, **fields}), (2,), None, None)
+
+
 @pytest.mark.parametrize("n", [1, 8])
 def test_one_request_gives_all_completions_and_the_log_probs_of_no_other_tokens(n: int) -> None:
-    config = GenerationConfig(max_new_tokens=1, num_return_sequences=n, logprobs="processed")
-
-    fields = sampling_fields(GenerateRequest("b/0/1", [5], config, (), None, None))
+    fields = sampling_fields(asked(num_return_sequences=n, logprobs="processed"))
 
     assert (fields["n"], fields["logprobs"], fields["detokenize"]) == (n, 0, False)
 
 
 def test_fewer_completions_than_asked_for_are_no_answer() -> None:
     with pytest.raises(EngineDiedError, match="1 of 2"):
-        completions(output(-0.5), GenerationConfig(max_new_tokens=1, num_return_sequences=2), SPANS)
+        completions(output(-0.5), asked(num_return_sequences=2), SPANS)
 
 
 def test_a_finite_log_prob_is_passed_on() -> None:
-    (found,) = completions(output(-0.5), GenerationConfig(max_new_tokens=1), SPANS)
+    (found,) = completions(output(-0.5), asked(), SPANS)
 
     assert found.logprobs is not None
     assert found.logprobs.tolist() == [-0.5]
@@ -46,6 +50,36 @@ def test_a_finite_log_prob_is_passed_on() -> None:
 @pytest.mark.parametrize("logprob", [math.nan, -math.inf])
 def test_a_token_that_nothing_was_left_to_sample_from_is_refused(logprob: float) -> None:
     with pytest.raises(DataError, match="finite") as caught:
-        completions(output(logprob), GenerationConfig(max_new_tokens=1), SPANS)
+        completions(output(logprob), asked(), SPANS)
 
     assert caught.value.code is ErrorCode.ENGINE_REFUSED
+
+
+def test_log_probs_that_only_the_worker_wanted_are_looked_at_and_left_out() -> None:
+    request = asked(logprobs=None)
+
+    fields = sampling_fields(request, always_logprobs=True)
+    (found,) = completions(output(-0.5), request, SPANS)
+
+    assert (fields["logprobs"], sampling_fields(request)["logprobs"], found.logprobs) == (0, None, None)
+    with pytest.raises(DataError, match="finite"):
+        completions(output(math.nan), request, SPANS)
+
+
+@pytest.mark.parametrize(
+    ("finish", "stop", "kind", "says"),
+    [
+        ("error", NOT_FINITE, DataError, "not finite"),
+        ("error", None, DataError, "could not prepare"),
+        ("abort", None, EngineDiedError, "nobody gave up"),
+    ],
+)
+def test_what_was_not_sampled_is_neither_a_completion_nor_a_step_of_beams(
+    finish: str, stop: str | None, kind: type[Exception], says: str
+) -> None:
+    ended = output(-0.5)
+    ended.outputs[0].finish_reason, ended.outputs[0].stop_reason = finish, stop
+
+    for read in (lambda: completions(ended, asked(), SPANS), lambda: candidates(ended)):
+        with pytest.raises(kind, match=says):
+            read()

@@ -32,6 +32,12 @@ class EngineInfo:
     """Most candidates that `next_tokens` may be asked for."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
+    max_allowed_ids: int | None = None
+    """Most `allowed_token_ids` of a request; one more ends the engine. None: any number."""
+    max_banned_stops: int | None = None
+    """The same of the EOS and stop ids that `min_new_tokens` bans."""
+    max_bad_word_tokens: int | None = None
+    """The same of all tokens of `bad_words`."""
 
 
 @dataclass(frozen=True, slots=True)

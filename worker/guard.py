@@ -24,6 +24,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_ids("stop_token_ids", config.stop_token_ids, info)
     _check_ids("logit_bias", config.logit_bias, info)
     _check_ids("allowed_token_ids", config.allowed_token_ids or (), info)
+    _check_numbers(config, info)
     _check_something_is_left(config, info)
     _check_tokenizer(config, info)
     _check_beams(config, info)
@@ -56,6 +57,23 @@ def _check_ids(field: str, ids: Iterable[int], info: EngineInfo) -> None:
     if outside is not None:
         problem = f"{field}: id {outside} is outside the model's vocabulary of {info.vocab_size} ids"
         raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, field, problem)
+
+
+def _check_numbers(config: GenerationConfig, info: EngineInfo) -> None:
+    """Some of vLLM's runners have tables of a fixed size, and end where a request needs a larger one."""
+    allowed = len(config.allowed_token_ids or ())
+    if info.max_allowed_ids is not None and allowed > info.max_allowed_ids:
+        problem = (
+            f"{allowed} ids are more than the {info.max_allowed_ids} that the worker's engine can tell from others"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "allowed_token_ids", problem)
+    banned = len(stop_ids(config, info)) if config.min_new_tokens else 0
+    if info.max_banned_stops is not None and banned > info.max_banned_stops:
+        problem = (
+            f"{banned} EOS and stop ids are more than the {info.max_banned_stops} that the worker's engine can ban "
+            "before min_new_tokens: use fewer, or drop min_new_tokens"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "min_new_tokens", problem)
 
 
 def _check_something_is_left(config: GenerationConfig, info: EngineInfo) -> None:

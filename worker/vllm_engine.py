@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
-from schemas import ErrorCode, GenerationConfig
-from worker import checkpoint, vllm_setup, vllm_translation
+from schemas import GenerationConfig
+from worker import checkpoint, vllm_logits, vllm_setup, vllm_start, vllm_translation, vllm_words
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError, EngineDiedError, SettingsError
@@ -29,31 +28,17 @@ from worker.vllm_versions import Start, Versions
 
 vllm_setup.prepare_environment(os.environ)
 
-import vllm.exceptions  # noqa: E402 - see above, for all of these
-from vllm import AsyncEngineArgs, SamplingParams  # noqa: E402
+from vllm import AsyncEngineArgs  # noqa: E402 - see above, for all of these
 from vllm.inputs import tokens_input  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
-from vllm.sampling_params import RequestOutputKind  # noqa: E402
+from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: E402
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder  # noqa: E402
+from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
+
+from worker.vllm_gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
 
 log = structlog.get_logger()
-
-# What vLLM raises for a request that it will not run. 0.26 uses ValueError and TypeError; later it has its own base,
-# and wraps any other error of adding a request in EngineGenerateError.
-_REFUSALS = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    EngineGenerateError,
-    msgspec.MsgspecError,
-    vllm.exceptions.VLLMValidationError,
-    getattr(vllm.exceptions, "VLLMClientError", ValueError),
-)
-
-_encoder, _decoder = MsgpackEncoder(), MsgpackDecoder(SamplingParams)
 
 
 class VllmEngine:
@@ -67,6 +52,8 @@ class VllmEngine:
         self._adapters = LoadedAdapters(self._add_lora, self._remove_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
+        self._watched = False
+        self._special: dict[int, str] = {}
         self._swaps: set[asyncio.Task[None]] = set()
         self._processes = Processes()
         self._closing = asyncio.Lock()
@@ -97,18 +84,34 @@ class VllmEngine:
         os.environ[WORKER_PID] = str(os.getpid())
         model = Path(arguments["model"])
         booted = Weights(model, checkpoint.stamp(model))  # before vLLM reads them
+        report = vllm_start.StartReport()
         try:
-            with self._processes.collect():
+            with self._processes.collect(), vllm_start.listening(os.environ) as report:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
-            raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {error}") from error
-        self._info = vllm_setup.read_info(self._llm.vllm_config, self._settings)
+            cause = vllm_start.why(error, report, vllm_start.secrets_of(self._settings.engine_args, os.environ))
+            raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
+        self._info = vllm_setup.read_info(
+            self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config)
+        )
         self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
+        self._special = vllm_words.special_tokens(self._llm.tokenizer)
         await self._swapper.label(self.policy_version)
-        await self._warm_up()
+        await self._watch_logits()
+        try:
+            await self._warm_up()
+        except DataError as error:  # weights that are NaN, or that leave the range of --dtype
+            raise SettingsError(f"--model {self._settings.model}: a first request failed: {error}") from error
         _collect_less()
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
+
+    async def _watch_logits(self) -> None:
+        """See `worker.vllm_logits`. Where an engine has no such count, log-probs are asked for by every request."""
+        watching = await self._calls.utility(self._llm.collective_rpc("rollstream_watch_logits"))
+        self._watched = all(watching) and vllm_logits.can_end_lost(EngineCoreOutput.__struct_fields__)
+        if not self._watched:
+            log.warning("this vLLM does not count NaNs: log-probs are computed also for jobs that want none")
 
     async def _warm_up(self) -> None:
         # Two tokens: how one is held back until the next joins it is tried before there is a job to lose.
@@ -118,20 +121,23 @@ class VllmEngine:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for what vLLM refuses, `EngineDiedError`."""
-        params = _passed_gate(request.prompt, vllm_translation.sampling_fields(request))
+        fields = vllm_translation.sampling_fields(request, always_logprobs=not self._watched)
+        params = passed_gate(request.prompt, fields)
+        words = vllm_translation.Words(self._special, self._bad_words(params))
         output, start = await self._calls.answer(self._run(request.request_id, request.prompt, params, request.adapter))
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
-        return vllm_translation.completions(output, request.config, spans)
+        return vllm_translation.completions(output, request, spans, words)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens (fewer where the vocabulary is smaller), raw log-probs.
 
         Greedy, where vLLM's processed log-probs are the raw ones.
         """
-        params = _passed_gate(prompt, vllm_translation.candidate_fields(min(k, self.info.vocab_size)))
+        params = passed_gate(prompt, vllm_translation.candidate_fields(min(k, self.info.vocab_size)))
         output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
+        found = vllm_translation.candidates(output)
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
-        return NextTokens(tuple(vllm_translation.candidates(output)[:k]), version, exact)
+        return NextTokens(tuple(found[:k]), version, exact)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
@@ -201,11 +207,22 @@ class VllmEngine:
                 # vLLM issue 57061: one that is cancelled while it is being added goes on running.
                 await self._llm.abort(request_id)
             raise
-        except _REFUSALS as error:
+        except REFUSALS as error:
             if self._llm.errored:
                 raise self._calls.died("it failed while a request was added") from error
-            raise _refusal(error.__cause__ or error) from error
+            raise refusal(error.__cause__ or error) from error
         return output
+
+    def _bad_words(self, params: Any) -> list[list[int]]:
+        """As vLLM will ban them. Raises `DataError` for those that it cannot."""
+        if not params.bad_words:
+            return []
+        try:
+            params.update_from_tokenizer(self._llm.tokenizer)
+        except REFUSALS as error:
+            raise refusal(error) from error
+        vllm_words.check_bad_words(params.bad_words_token_ids, self.info)
+        return list(params.bad_words_token_ids)
 
     async def _add_lora(self, adapter: Adapter) -> None:
         await self._calls.utility(self._llm.add_lora(_lora_request(adapter)))
@@ -226,25 +243,6 @@ def _collect_less() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:
-    """`SamplingParams` that EngineCore is sure to decode: it does so outside any try, and what fails there hangs it.
-
-    Raises `DataError` (`engine_refused`).
-    """
-    try:
-        if {type(token) for token in prompt} != {int}:
-            raise TypeError("prompt ids must be integers")
-        params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=True)
-        _decoder.decode(_encoder.encode(params))
-    except _REFUSALS as error:
-        raise _refusal(error) from error
-    return params
-
-
-def _refusal(error: BaseException) -> DataError:
-    return DataError(ErrorCode.ENGINE_REFUSED, "config", f"vLLM refuses the request: {error}")
 
 
 def _lora_request(adapter: Adapter) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from worker import vllm_logits
+
 EXTENSION = f"{__name__}.WeightReload"
 """For vLLM's `worker_extension_cls`."""
 
@@ -17,6 +19,10 @@ class WeightReload:
     model_runner: Any
     vllm_config: Any
     reload_weights: Any
+
+    def rollstream_watch_logits(self) -> bool:
+        """See `worker.vllm_logits.watch_rows`."""
+        return vllm_logits.watch_rows(self.model_runner)
 
     def rollstream_reload(self, folder: str) -> None:
         """Replace the weights by those of `folder`, which must fit.

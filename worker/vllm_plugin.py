@@ -15,6 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
+from worker import vllm_logits, vllm_start
 from worker.vllm_outputs import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -33,9 +34,11 @@ def register() -> None:
         _read_logprobs_at_once()
     if worker is None or worker == str(os.getpid()) or parent is None:
         return
+    vllm_start.report_failures(os.environ, logging.getLogger("vllm"))
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
+    _end_what_cannot_be_sampled()
     _send_pieces()
     _mask_rows_without_adapter()
 
@@ -75,6 +78,15 @@ def _fail_when_the_input_thread_fails() -> None:
 
     process_input_sockets.fails_the_engine = True  # type: ignore[attr-defined] # a mark for the second call
     EngineCoreProc.process_input_sockets = process_input_sockets
+
+
+def _end_what_cannot_be_sampled() -> None:
+    """See `worker.vllm_logits`. Before `_send_pieces`, which holds an output back that has no end."""
+    from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
+    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+
+    if vllm_logits.can_end_lost(EngineCoreOutput.__struct_fields__):
+        vllm_logits.end_lost(EngineCore, FinishReason.ERROR)
 
 
 def _send_pieces() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, MutableMapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from schemas.generation_config import LogprobsFlavour
-from schemas.regular_files import open_regular
 from worker.config import WorkerSettings
 from worker.engine import EngineInfo
 from worker.errors import SettingsError
 from worker.vllm_extension import EXTENSION
+from worker.vllm_logits import COUNT_NANS
 
 PLUGIN = "rollstream"
 """Our entry point in the group `vllm.general_plugins`; see `worker.vllm_plugin`."""
@@ -35,15 +35,23 @@ _DEFAULTS = {
 # No compiler: on the CPU eager is as fast, and the first log-probs would wait 14 s for one function.
 _CPU_DEFAULTS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
 
+_SERVICE_LINK = re.compile(r"VLLM(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
+_PORT = re.compile(r"VLLM(_\w+)?_PORT$")
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> None:
     """Before vLLM is imported. What the operator has set stays; our plugin joins a list of plugins."""
+    for name in [name for name, value in environment.items() if _is_service_link(name, value)]:
+        del environment[name]
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
     # vLLM's default on CUDA is fork: such an engine runs no plugin (they are loaded once) and inherits our sockets.
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    # How a step says that it had nothing to sample from. The other would end the whole engine for it.
+    environment[COUNT_NANS] = "1"
+    environment.pop("VLLM_RAISE_ON_LOGIT_NANS", None)
     # With it a completion that a swap aborts and starts again would begin with tokens of the aborted one.
     environment.pop("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", None)
     plugins = environment.get("VLLM_PLUGINS")
@@ -93,8 +101,11 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def read_info(config: Any, settings: WorkerSettings) -> EngineInfo:
-    """From vLLM's `VllmConfig`, which says what the settings came to. Raises `SettingsError`."""
+def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineInfo:
+    """From vLLM's `VllmConfig`, which says what the settings came to, and its tokenizer. Raises `SettingsError`.
+
+    `limits`: those of `EngineInfo` that the engine's runner has.
+    """
     model = config.model_config
     mode = str(model.logprobs_mode)
     if mode not in ("processed_logprobs", "raw_logprobs"):
@@ -105,20 +116,29 @@ def read_info(config: Any, settings: WorkerSettings) -> EngineInfo:
         vocab_size=vocab_size,
         max_model_len=int(model.max_model_len),
         max_num_seqs=int(config.scheduler_config.max_num_seqs),
-        eos_token_ids=() if settings.model is None else eos_token_ids(settings.model, vocab_size),
+        eos_token_ids=eos_token_ids(model, tokenizer, vocab_size),
         max_logprobs=int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
+        **limits,
     )
 
 
-def eos_token_ids(model: Path, vocab_size: int) -> tuple[int, ...]:
-    """The model's own: of generation_config.json, else of config.json. Ids outside the vocabulary are left out."""
-    for name in ("generation_config.json", "config.json"):
-        ids = _read_json(model / name).get("eos_token_id")
-        if ids is not None:
-            return tuple(sorted({i for i in (ids if isinstance(ids, list) else [ids]) if 0 <= i < vocab_size}))
-    return ()
+def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
+    """What ends a completion of this model, sorted: its own EOS ids and its tokenizer's (either may lack them).
+
+    Its own are those of the first that names any, as in transformers: generation_config.json, config.json, and the text
+    model's part of config.json. The tokenizer's is added, as vLLM does: after a fine-tuning it is often the one that
+    the model has learned to say, while the configs still name the base model's. `model` is vLLM's `ModelConfig`.
+    """
+    named = (
+        model.try_get_generation_config().get("eos_token_id"),
+        getattr(model.hf_config, "eos_token_id", None),
+        getattr(model.hf_text_config, "eos_token_id", None),
+    )
+    own = _ids(next((ids for ids in named if ids is not None), ()))
+    spoken = _ids(getattr(tokenizer, "eos_token_id", None))
+    return tuple(sorted(token for token in own | spoken if 0 <= token < vocab_size))
 
 
 def check_plugin_installed() -> None:
@@ -128,6 +148,11 @@ def check_plugin_installed() -> None:
             "--engine vllm: the distribution rollstream is not installed here, so vLLM would run without its plugin: "
             "pip install rollstream (or -e . in a checkout)"
         )
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set it, for a service whose name begins with vllm; `VLLM_PORT=tcp://...` ends vLLM's start."""
+    return _SERVICE_LINK.match(name) is not None or (_PORT.match(name) is not None and "://" in value)
 
 
 def _adapters(settings: WorkerSettings) -> dict[str, Any]:
@@ -157,10 +182,6 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        with open_regular(path) as file:
-            value = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _ids(value: Any) -> set[int]:
+    """One id, several or none."""
+    return {token for token in (value if isinstance(value, list | tuple) else [value]) if type(token) is int}

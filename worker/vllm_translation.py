@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas import ErrorCode, GenerationConfig
 from schemas.messages import FinishReason, VersionSpan
 from worker.engine import Completion, GenerateRequest
 from worker.errors import DataError, EngineDiedError
+from worker.forbidden import check_allowed
+from worker.special_tokens import visible_text
+from worker.vllm_logits import NOT_FINITE
 
 
-def sampling_fields(request: GenerateRequest) -> dict[str, Any]:
-    """For vLLM's `SamplingParams`. EOS ids go as stop ids, so that vLLM's own idea of EOS never ends a completion."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the worker's tokenizer makes of texts; empty without one."""
+
+    special: Mapping[int, str] = field(default_factory=dict)
+    """Its special tokens, by id."""
+    bad: Sequence[Sequence[int]] = ()
+    """The request's `bad_words` as vLLM bans them."""
+
+
+_NO_WORDS = Words()
+_NOTHING_LEFT = (
+    "nothing was left to sample from: the logits, or a sampled token's log-prob, are not finite. The weights are bad, "
+    "or leave the range of the worker's --dtype, or the config forbids every token"
+)
+
+
+def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) -> dict[str, Any]:
+    """For vLLM's `SamplingParams`. EOS ids go as stop ids, so that vLLM's own idea of EOS never ends a completion.
+
+    `always_logprobs`: of an engine that says in no other way that nothing was left to sample.
+    """
     config = request.config
     may_stop = bool(request.stop_token_ids or config.stop_strings)
     return {
@@ -34,11 +59,13 @@ def sampling_fields(request: GenerateRequest) -> dict[str, Any]:
         "stop": list(config.stop_strings) or None,
         "include_stop_str_in_output": config.include_stop_str_in_output,
         "detokenize": bool(config.stop_strings),
+        # As in transformers, a stop string may be a special token, or reach into one.
+        "skip_special_tokens": not config.stop_strings,
         "bad_words": list(config.bad_words) or None,
         "logit_bias": dict(config.logit_bias) or None,
         "allowed_token_ids": None if config.allowed_token_ids is None else list(config.allowed_token_ids),
         "seed": None if config.temperature == 0 else request.seed,
-        "logprobs": None if config.logprobs is None else 0,
+        "logprobs": None if config.logprobs is None and not always_logprobs else 0,
     }
 
 
@@ -52,52 +79,80 @@ def aborted(output: Any) -> bool:
     return any(completion.finish_reason == "abort" for completion in output.outputs)
 
 
+def check_sampled(output: Any) -> None:
+    """Raises `DataError` for what EngineCore could not sample, `EngineDiedError` for what nobody here aborted.
+
+    The latter: the engine is being shut down, and the request belongs to another worker.
+    """
+    ended = [(completion.finish_reason, completion.stop_reason) for completion in output.outputs]
+    if ("error", NOT_FINITE) in ended:
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
+    if "error" in dict(ended):
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
+    if "abort" in dict(ended):
+        raise EngineDiedError("the vLLM engine aborted a request that nobody gave up")
+
+
 def completions(
-    output: Any, config: GenerationConfig, spans: Sequence[tuple[tuple[VersionSpan, ...], bool]]
+    output: Any,
+    request: GenerateRequest,
+    spans: Sequence[tuple[tuple[VersionSpan, ...], bool]],
+    words: Words = _NO_WORDS,
 ) -> list[Completion]:
     """The n completions of a final `RequestOutput` (FINAL_ONLY, flat log-probs), in order.
 
-    `spans` has for each of its outputs the version spans and whether they are exact.
-
-    Raises `DataError` for a request that EngineCore could not prepare, `EngineDiedError` for one that nobody here
-    aborted: then the engine is being shut down, and the request belongs to another worker.
+    `spans` has for each of its outputs the version spans and whether they are exact. Raises as `check_sampled` does,
+    and `DataError` where nothing was left to sample.
     """
+    check_sampled(output)
     found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
-    reasons = {completion.finish_reason for completion, _ in found}
-    if "error" in reasons:
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
-    if "abort" in reasons:
-        raise EngineDiedError("the vLLM engine aborted a request that nobody gave up")
-    if len(found) != config.num_return_sequences:
-        raise EngineDiedError(f"vLLM gave {len(found)} of {config.num_return_sequences} completions")
-    return [_completion(completion, config, *known) for completion, known in found]
+    if len(found) != request.config.num_return_sequences:
+        raise EngineDiedError(f"vLLM gave {len(found)} of {request.config.num_return_sequences} completions")
+    return [_completion(completion, request, words, *known) for completion, known in found]
 
 
 def candidates(output: Any) -> list[tuple[int, float]]:
-    """Tokens and log-probs of a greedy request's one position, likeliest first; vLLM names the sampled one twice."""
+    """Tokens and log-probs of a greedy request's one position, likeliest first; vLLM names the sampled one twice.
+
+    Raises as `check_sampled` does, and `DataError` for log-probs that are NaN, which have no order.
+    """
+    check_sampled(output)
     flat = output.outputs[0].logprobs
+    if np.isnan(flat.logprobs).any():
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
     unique = dict(zip(flat.token_ids, flat.logprobs, strict=True))
     return sorted(unique.items(), key=lambda candidate: (-candidate[1], candidate[0]))
 
 
 def _completion(
-    completion: Any, config: GenerationConfig, spans: tuple[VersionSpan, ...], spans_exact: bool
+    completion: Any, request: GenerateRequest, words: Words, spans: tuple[VersionSpan, ...], spans_exact: bool
 ) -> Completion:
+    config = request.config
     token_ids = np.asarray(completion.token_ids, np.int32)
-    logprobs = None if config.logprobs is None else np.asarray(completion.logprobs.logprobs, np.float32)
-    if logprobs is not None and not np.isfinite(logprobs).all():
-        problem = (
-            "a sampled token has no finite log-prob: the config left nothing to sample from, or the weights are bad"
-        )
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", problem)
+    check_allowed(token_ids, request, words.bad)
     # "length" apart, every reason of vLLM's means that something asked for came up: an id, a string, a repetition.
     reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
     return Completion(
         token_ids=token_ids,
-        logprobs=logprobs,
+        logprobs=_logprobs(completion, config),
         finish_reason=reason,
         stop_reason=completion.stop_reason,
         version_spans=spans,
         spans_exact=spans_exact,
-        text=completion.text if config.stop_strings else None,
+        text=_text(completion, config, words) if config.stop_strings else None,
     )
+
+
+def _logprobs(completion: Any, config: GenerationConfig) -> NDArray[np.float32] | None:
+    if completion.logprobs is None:
+        return None
+    logprobs = np.asarray(completion.logprobs.logprobs, np.float32)
+    if not np.isfinite(logprobs).all():
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
+    return None if config.logprobs is None else logprobs
+
+
+def _text(completion: Any, config: GenerationConfig, words: Words) -> str:
+    stop = completion.stop_reason
+    kept = stop if isinstance(stop, str) and config.include_stop_str_in_output else None
+    return visible_text(completion.text, completion.token_ids, words.special, kept)

@@ -1,0 +1,41 @@
+"""Requests to a real engine in the test's own process, as `worker.rollout` makes them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schemas import GenerationConfig
+from worker import guard
+from worker.config import WorkerSettings
+from worker.engine import Adapter, Completion, Engine, GenerateRequest
+
+PROMPT = [5, 6, 7, 8]
+_numbers = itertools.count()
+
+
+def settings(model: Path, adapters: Path | None = None, **fields: Any) -> WorkerSettings:
+    small = {"dtype": "float32", "kv_cache_bytes": 64 * 2**20, "max_num_seqs": 64}
+    return WorkerSettings(policy="test", model=model, adapter_dir=adapters, **{**small, **fields})
+
+
+def request(
+    engine: Engine, prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields: Any
+) -> GenerateRequest:
+    """As `worker.rollout` makes it."""
+    config = GenerationConfig(**{"max_new_tokens": 16, **fields})
+    guard.check_config(config, engine.info)
+    guard.check_prompt(np.array(prompt, np.int32), config, engine.info)
+    stops = guard.stop_ids(config, engine.info)
+    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter)
+
+
+async def generate(engine: Engine, *args: Any, **fields: Any) -> list[Completion]:
+    return await engine.generate(request(engine, *args, **fields))
+
+
+def ids(completions: list[Completion]) -> list[list[int]]:
+    return [completion.token_ids.tolist() for completion in completions]

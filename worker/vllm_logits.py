@@ -1,0 +1,93 @@
+"""Logits from which nothing can be sampled end their request with an error, at the step that has them.
+
+vLLM samples some id all the same where logits are NaN or infinite: broken weights, or numbers that leave float16. Its
+own count of NaNs a request travels with each token, and is what this uses. Runs inside vLLM's own processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+NOT_FINITE = "rollstream:logits-not-finite"
+"""Stop reason of a request whose logits had no finite maximum."""
+
+COUNT_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
+"""vLLM's switch for its count, off by default; see `worker.vllm_setup`."""
+
+
+def watch_rows(model_runner: Any) -> bool:
+    """In a process with a model: make vLLM's count say which rows have no finite maximum. False if it has none.
+
+    What it counts itself are NaNs alone, and an infinite logit is sampled for ever.
+    """
+    sampler: Any = getattr(model_runner, "sampler", None)
+    if hasattr(sampler, "compute_nans"):  # vLLM's V2 runner
+        sampler.compute_nans = True
+        return _replace(sys.modules[type(sampler).__module__], "get_num_nans", lost_rows)
+    for kind in type(model_runner).__mro__:
+        module = sys.modules[kind.__module__]
+        if hasattr(module, "count_nans_per_row"):  # 0.32
+            return _replace(module, "count_nans_per_row", lost_rows)
+        if "_get_nans_in_logits" in vars(kind):  # 0.26
+            return _replace(kind, "_get_nans_in_logits", _summarised(vars(kind)["_get_nans_in_logits"]))
+    return False
+
+
+def lost_rows(logits: Any) -> Any:
+    """(rows, vocabulary) to (rows,) int32: 1 where there is no finite maximum, else 0. One pass, no synchronisation."""
+    import torch  # noqa: PLC0415 - only there inside vLLM's processes
+
+    return _summary(logits).isnan().sum(dim=-1, dtype=torch.int32)
+
+
+def end_lost(engine_core: Any, error: Any) -> None:
+    """In EngineCore's process, once: `engine_core` (vLLM's class) ends each request of which a row was lost.
+
+    `error` is vLLM's finish reason for what it could not do.
+    """
+    if not hasattr(engine_core.step, "ends_lost"):
+        for name in ("step", "step_with_batch_queue"):
+            setattr(engine_core, name, _ending_lost(getattr(engine_core, name), error))
+
+
+def can_end_lost(fields: tuple[str, ...]) -> bool:
+    """Whether vLLM's `EngineCoreOutput` has what `end_lost` needs."""
+    return {"num_nans_in_logits", "finish_reason", "stop_reason", "request_id"} <= set(fields)
+
+
+def _ending_lost(step: Any, error: Any) -> Any:
+    def stepped(engine: Any) -> Any:
+        outputs, executed = step(engine)
+        for outcome in outputs.values() if outputs else ():
+            lost = [output for output in outcome.outputs if output.num_nans_in_logits]
+            if lost:
+                engine.abort_requests([output.request_id for output in lost if output.finish_reason is None])
+            for output in lost:
+                output.finish_reason, output.stop_reason = error, NOT_FINITE
+        return outputs, executed
+
+    stepped.ends_lost = True  # type: ignore[attr-defined] # a mark for the second call
+    return stepped
+
+
+def _summary(logits: Any) -> Any:
+    """(rows, 1): NaN for a row without a finite maximum, else 0."""
+    return logits.amax(dim=-1, keepdim=True) * 0
+
+
+def _summarised(count: Any) -> Any:
+    def counted(model_runner: Any, logits: Any) -> Any:
+        return count(model_runner, None if logits is None else _summary(logits))
+
+    return counted
+
+
+def _replace(owner: Any, name: str, by: Any) -> bool:
+    """Once: vLLM calls what its module or class has under that name."""
+    if not hasattr(owner, name):
+        return False
+    if not hasattr(owner, f"rollstream_{name}"):
+        setattr(owner, f"rollstream_{name}", getattr(owner, name))
+        setattr(owner, name, by)
+    return True

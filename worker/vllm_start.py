@@ -1,0 +1,138 @@
+"""Why vLLM did not start, in one line: the cause is in another process, and vLLM's own error only points to its log.
+
+A child writes what it fails with into a file in memory that its worker made; see `listening` and `report_failures`.
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+START_REPORT = "ROLLSTREAM_START_REPORT"
+"""Where the processes of an engine that starts say why they could not; set by its worker meanwhile."""
+
+MAX_CAUSE = 1200
+"""Characters of a cause; vLLM and torch print whole configs."""
+
+_NAME = "rollstream-start"
+_FATAL = "! "
+_SECRET = re.compile(r"token(?!iz)|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
+_POINTERS = ("root cause", "See stack trace", "initialization failed")
+"""What errors say that only point to a child's."""
+
+
+class StartReport:
+    """What the processes of one start reported."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        """The first that failed: a process that waits for it fails after it."""
+
+
+@contextmanager
+def listening(environment: MutableMapping[str, str]) -> Iterator[StartReport]:
+    """While an engine starts. The report is complete when the block has ended, however it did."""
+    report = StartReport()
+    descriptor = os.memfd_create(_NAME)
+    environment[START_REPORT] = f"/proc/{os.getpid()}/fd/{descriptor}"
+    try:
+        yield report
+    finally:
+        del environment[START_REPORT]
+        report.text = _first(os.pread(descriptor, 16 * MAX_CAUSE, 0).decode(errors="replace").splitlines())
+        os.close(descriptor)
+
+
+def report_failures(environment: Mapping[str, str], logger: logging.Logger) -> None:
+    """In a child, early: what `logger` (vLLM's) says with an exception goes to the worker that starts it."""
+    place = environment.get(START_REPORT)
+    if place is None or any(isinstance(handler, _Reporting) for handler in logger.handlers):
+        return
+    with suppress(OSError):  # the start is over, or this process may not look at its parent: there is vLLM's log
+        if _NAME in str(Path(place).readlink()):
+            logger.addHandler(_Reporting(os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)))
+
+
+class _Reporting(logging.Handler):
+    """A line for each error, the first few. Its descriptor stays open: after the start nobody reads what it writes."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(logging.ERROR)
+        self._descriptor = descriptor
+        self._left = 8
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or not self._left:
+            return
+        self._left -= 1
+        mark = _FATAL if "failed to start" in record.getMessage() else ""
+        with suppress(OSError):
+            os.write(self._descriptor, f"{mark}{cause(error)}\n".encode())
+
+
+def _first(lines: list[str]) -> str:
+    """Of those that ended a process, if any did: vLLM also logs errors that it can do without."""
+    fatal = [line.removeprefix(_FATAL) for line in lines if line.startswith(_FATAL)]
+    return next(iter([*fatal, *lines]), "")
+
+
+def why(error: BaseException, report: StartReport, secrets: Iterable[str]) -> str:
+    """The cause of a start that failed with `error`, without any of `secrets`."""
+    found = report.text or _ended_processes(str(error)) or cause(error)
+    for secret in sorted(secrets, key=len, reverse=True):
+        found = found.replace(secret, "***")
+    return found
+
+
+def cause(error: BaseException) -> str:
+    """What `error` says and what it was raised from, on one line. The values that pydantic was given are left out."""
+    chain = [error]
+    while (earlier := chain[-1].__cause__) is not None and earlier not in chain:
+        chain.append(earlier)
+    said = [_said(one) for one in chain]
+    telling = [text for text in said if not any(pointer in text for pointer in _POINTERS)] or said[-1:]
+    text = telling[0] if len(telling) == 1 or telling[-1] in telling[0] else f"{telling[0]} (caused by {telling[-1]})"
+    return text if len(text) <= MAX_CAUSE - 100 else f"{text[: MAX_CAUSE - 100]}..."
+
+
+def secrets_of(engine_args: Mapping[str, Any], environment: Mapping[str, str]) -> set[str]:
+    """Values that no error may show: of engine arguments and variables whose name says so."""
+    named = [*engine_args.items(), *environment.items()]
+    return {value for name, value in named if _SECRET.search(name) and isinstance(value, str) and len(value) >= 8}
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        places = [".".join(str(part) for part in problem["loc"]) for problem in problems]
+        text = "; ".join(
+            f"{place}: {problem['msg']}" if place else problem["msg"]
+            for place, problem in zip(places, problems, strict=True)
+        )
+        return " ".join(text.removeprefix("Value error, ").split())
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _ended_processes(text: str) -> str | None:
+    """vLLM's list of processes that ended without a word, and by which signal."""
+    listed = re.search(r"\{[^{}]*\}", text)
+    with suppress(ValueError, SyntaxError):
+        codes = ast.literal_eval(listed[0]) if listed else {}
+        killed = {name: -code for name, code in codes.items() if isinstance(code, int) and code < 0}
+        if killed:
+            name, number = next(iter(killed.items()))
+            hint = ": the machine's memory may have run out" if number == signal.SIGKILL else ""
+            return f"its process {name} was ended by {signal.Signals(number).name}{hint}"
+    return None

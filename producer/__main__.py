@@ -1,14 +1,20 @@
 """`rollstream` and `python -m producer` are the same command; Ctrl-C while it still loads is as quiet as later."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; ends the process with its exit code."""
     try:
-        from producer.cli import app  # noqa: PLC0415 - most of a second, in which Ctrl-C must find us here
+        # Most of a second, in which Ctrl-C must find us here.
+        from producer.cli import app  # noqa: PLC0415 - see above
+        from producer.cli_usage import usage_problem  # noqa: PLC0415 - see above
     except KeyboardInterrupt:
         sys.exit(130)
+    if problem := usage_problem(sys.argv[1:], os.environ):
+        sys.stderr.write(f"rollstream: {problem}\n")
+        sys.exit(2)
     app(prog_name="rollstream")
 
 

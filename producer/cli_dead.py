@@ -12,7 +12,7 @@ from rich.console import Console
 
 from producer.cli_connection import with_connection
 from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from producer.cli_output import EXIT_ERROR, exit_codes, printable
+from producer.cli_output import EXIT_ERROR, exit_codes
 from producer.connection import Connection
 from producer.dead import Listed, find, letters
 from producer.dead import drop as drop_letters
@@ -20,6 +20,7 @@ from producer.dead import requeue as requeue_letter
 from producer.dead_report import letter_json, letter_lines, letters_table, listed_json
 from producer.errors import RedisUnavailableError
 from schemas import Keys, RollstreamError
+from schemas.printable import printable
 
 dead = typer.Typer(
     no_args_is_help=True,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from producer.cli_connection import with_connection
 from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from producer.cli_output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes, printable
+from producer.cli_output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes
 from producer.client import AsyncClient
 from producer.connection import Connection
 from producer.doctor import examine, findings_table
@@ -23,6 +23,7 @@ from producer.operate import resume as resume_queue
 from producer.operate import wait_until_drained
 from producer.status import Status, read_status, waiting_jobs
 from schemas import Keys
+from schemas.printable import printable
 
 commands = typer.Typer()
 """Merged into `rollstream` by `producer.cli`."""

@@ -17,6 +17,7 @@ from producer.handle import BatchHandle
 from producer.jsonl import result_line
 from producer.progress import progress_bar
 from schemas import GroupError, RollstreamError
+from schemas.printable import printable_lines, without_credentials
 
 EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 3, 4, 130
 
@@ -37,14 +38,8 @@ def exit_codes() -> Iterator[None]:
 
 
 def _ended(why: object, code: int) -> typer.Exit:
-    lines = "\n".join(map(printable, str(why).splitlines()))
-    typer.echo(f"rollstream: {lines}", err=True)
+    typer.echo(f"rollstream: {printable_lines(without_credentials(str(why)))}", err=True)
     return typer.Exit(code)
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal would obey written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def output(file: Path | None) -> AbstractContextManager[TextIO]:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from producer.cli_connection import with_connection
 from producer.cli_options import DEFAULT_REDIS, Json, Policy, RedisUrl
-from producer.cli_output import EXIT_TIMED_OUT, exit_codes, printable
+from producer.cli_output import EXIT_TIMED_OUT, exit_codes
 from producer.client import AsyncClient
 from producer.connection import Connection
 from producer.policy import Announced, announced_versions
@@ -25,6 +25,7 @@ from producer.serving import Serving, Workers, read_serving
 from producer.status import age
 from schemas import Keys
 from schemas.keys import check_adapter
+from schemas.printable import printable
 
 commands = typer.Typer()
 """Merged into `rollstream` by `producer.cli`."""

@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from producer.cli_output import printable
 from producer.dead import Letter, Listed
 from schemas import Job, SchemaError
+from schemas.printable import printable
 
 _LATEST_S = 1e11
 """Unix seconds beyond which no calendar goes."""

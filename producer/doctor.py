@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from producer.cli_output import printable
 from producer.doctor_probe import Probe, probe
 from producer.doctor_queue import queue_findings
 from producer.doctor_redis import redis_findings, unreachable
 from producer.errors import RedisUnavailableError
 from producer.finding import FAIL, OK, WARN, Finding
 from schemas import Keys
+from schemas.printable import printable
 
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from producer import waiting
-from producer.cli_output import printable
 from producer.connection import Connection
 from producer.parked import Parked, read_parked
 from schemas import Keys
 from schemas.keys import GROUP
+from schemas.printable import printable
 
 _LATEST_S = 1e11
 """Unix seconds beyond which `seen_at` is no time, nor are infinity and NaN."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from schemas.printable import printable_lines, without_credentials
+
 MAX_TEXT = 500
 
 
@@ -29,6 +31,10 @@ class RollstreamError(Exception):
     It comes back whole from pickle and from `copy`, with its fields and notes, so that it may cross from a process of a
     pool or from Ray. Its cause stays behind, as with every exception of Python.
     """
+
+    def __str__(self) -> str:
+        """Safe for a terminal and without a Redis URL's login, wherever the parts of the text are from."""
+        return printable_lines(without_credentials(super().__str__()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made again without `__init__`, whose parameters are not the text that Python keeps as `args`."""

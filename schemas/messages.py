@@ -12,12 +12,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from schemas.generation_config import GenerationConfig, LogprobsFlavour
 from schemas.keys import check_adapter, check_name
+from schemas.printable import printable
 from schemas.tensors import Dtype, Tensor
 
 MAX_GROUPS_PER_JOB = 4096
 
 BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
 AdapterName = Annotated[str, AfterValidator(check_adapter)]
+Shown = Annotated[str, AfterValidator(printable)]
+"""Read by people: what a terminal would obey becomes escapes."""
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -150,11 +153,11 @@ class GroupError(Message):
     group: Index
     code: str = Field(pattern=r"^[a-z_]{1,64}$")
     """An `ErrorCode`; a newer worker may know more of them."""
-    field: str
+    field: Shown
     """What is at fault: `prompt`, a config's field, `adapter`, `job`."""
-    message: str
+    message: Shown
     """What is wrong, where, and what to do."""
-    worker: str
+    worker: Shown
     prompt: Tensor | None = None
     """int32 (prompt_len,), where the worker could read it."""
 
@@ -192,7 +195,7 @@ class GroupResult(Message):
     version_spans: tuple[tuple[VersionSpan, ...], ...]
     spans_exact: bool = True
     adapter: AdapterName | None = None
-    worker: str
+    worker: Shown
     delivery: Count = 1
     """Which delivery of the job answered."""
     queued_s: float
@@ -249,7 +252,7 @@ class DeadLetter(Message):
     error: str
     traceback: str = ""
     deliveries: Count
-    worker: str
+    worker: Shown
     delivered_at: float
     """Unix seconds."""
     buried_at: float

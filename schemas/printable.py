@@ -1,15 +1,16 @@
-"""What others wrote is shown on one line: characters that a terminal obeys, or that hide text, become escapes."""
+"""What others wrote, as a terminal and a log line may have it: nothing that it would obey, and no login of a URL."""
 
 from __future__ import annotations
 
 import re
 
-_CREDENTIALS = re.compile(r"\b((?:rediss?(?:\+cluster)?|unix)://)\S*@")
-_OPTIONS = re.compile(r"([?&](?:username|password|ssl_password)=)[^&\s]*")
+_REDIS = re.compile(r"\b((?:rediss?(?:\+cluster)?|unix)://)\S*@")
+_OTHER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@]*@")
+_OPTION = re.compile(r"([?&](?:username|password|ssl_password)=)[^&\s]*")
 
 
 def printable(text: str) -> str:
-    """`text` with what a terminal would obey written as escapes, line breaks too."""
+    """`text` on one line; what a terminal would obey, or what would hide a part of it, is written as escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -17,11 +18,11 @@ def printable(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """The same, its lines kept: for what was written as several of them."""
-    return "\n".join(map(printable, text.split("\n")))
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def without_credentials(text: str) -> str:
-    """`text` with the login of every Redis URL in it hidden."""
+    """`text` with the login of every URL in it hidden, for Redis also one that is not percent-encoded."""
     if "://" not in text:
         return text
-    return _OPTIONS.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
+    return _OPTION.sub(r"\1***", _OTHER.sub(r"\1***@", _REDIS.sub(r"\1***@", text)))

@@ -45,9 +45,6 @@ class RedisUrlError(SchemaError):
         self.problem = problem
         self.advice = advice
 
-    def __reduce__(self) -> tuple[type[RedisUrlError], tuple[str, str, str]]:
-        return type(self), (self.url, self.problem, self.advice)
-
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:

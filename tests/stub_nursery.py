@@ -107,7 +107,8 @@ def nursery() -> Nursery:
 def serve() -> int:
     """Fork a worker for each line; the exit code, which is that of a worker in the worker's process."""
     import worker.app
-    import worker.command  # noqa: F401 - what the workers have of it
+    import worker.command
+    import worker.stub_engine  # noqa: F401 - what the workers have of all of them
 
     for line in sys.stdin:
         order = json.loads(line)

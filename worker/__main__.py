@@ -3,14 +3,15 @@
 vLLM's EngineCore is a new process that imports its parent's main module first: what stands here it would wait for.
 """
 
-import signal
 import sys
 
 
 def main() -> int:
     """See `worker.command.main`."""
-    # A worker that loads its model holds nothing yet: it may end at once, without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # First of all: a worker that still loads holds nothing, and ends at once without a traceback.
+    from worker.process_end import end_on_signals  # noqa: PLC0415 - see above
+
+    end_on_signals()
     from worker.command import main as command  # noqa: PLC0415 - see above
 
     return command()

@@ -26,6 +26,7 @@ from worker.errors import EngineDiedError
 from worker.heartbeat import Heartbeat, Report
 from worker.lease import Leases
 from worker.policy import Policy
+from worker.process_end import end_by
 from worker.publisher import Publisher
 from worker.rollout import Rollout
 from worker.watchdog import watch
@@ -152,8 +153,7 @@ class Worker:
     def _on_signal(self, number: int) -> None:
         if self._signalled:
             log.warning("second signal, ending hard")
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            end_by(number)
         self._signalled = True
         if not self._admission.closed:
             self._begin_drain(signal.Signals(number).name)

@@ -2,63 +2,65 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 
 import structlog
-import uvloop
-from pydantic import ValidationError
-from pydantic_settings import SettingsError as SourceError
 
-from schemas import RollstreamError
-from worker import logs
-from worker.app import Worker
+from worker import logs, process_end
+from worker.command_line import read_settings
 from worker.config import WorkerSettings
 from worker.engine import Engine
 from worker.errors import EngineDiedError, SettingsError
-from worker.replicas import Replicas, settings_of_one
-from worker.stub_engine import StubEngine
+from worker.redaction import Redaction, without_secrets
 
-EXIT_DRAINED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 2, 3
+EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 1, 2, 3
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit codes: 0 drained, 1 failed, 2 a setting cannot work, 3 the engine died."""
     try:
-        settings = WorkerSettings(_cli_parse_args=sys.argv[1:] if argv is None else argv)
-    except (ValidationError, SourceError, RollstreamError) as error:
-        _complain(error)
+        settings = read_settings(sys.argv[1:] if argv is None else argv)
+    except SettingsError as error:
+        _complain(str(error))
         return EXIT_SETTINGS
     if settings.print_config:
-        sys.stdout.write(json.dumps(settings.shown(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(without_secrets(settings.shown()), indent=2) + "\n")
         return EXIT_DRAINED
     logs.configure(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+    return process_end.run(lambda: _serve(settings))
 
 
 async def _serve(settings: WorkerSettings) -> int:
+    from worker.app import Worker  # noqa: PLC0415 - a second or more, in which a bad setting is long known
+
     try:
         await Worker(settings, _engine(settings)).run()
     except SettingsError as error:
-        _complain(error)
+        _complain(Redaction(settings).lines(str(error)))
         return EXIT_SETTINGS
     except EngineDiedError as error:
         structlog.get_logger().critical("engine died, its jobs stay pending", error=str(error))
         return EXIT_ENGINE_DIED
+    except Exception:  # noqa: BLE001 - it ends this process; what Python would print of it may hold a secret
+        structlog.get_logger().critical("worker failed", exc_info=True)
+        return EXIT_FAILED
     return EXIT_DRAINED
 
 
 def _engine(settings: WorkerSettings) -> Engine:
     if settings.replicas == 1:
         return _one_engine(settings)
+    from worker.replicas import Replicas, settings_of_one  # noqa: PLC0415 - few workers have any
+
     one = settings_of_one(settings)
     return Replicas([_one_engine(one) for _ in range(settings.replicas)])
 
 
 def _one_engine(settings: WorkerSettings) -> Engine:
     if settings.engine == "stub":
+        from worker.stub_engine import StubEngine  # noqa: PLC0415 - not beside a real one
+
         return StubEngine(settings)
     try:
         from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub never pays
@@ -69,12 +71,7 @@ def _one_engine(settings: WorkerSettings) -> Engine:
     return VllmEngine(settings)
 
 
-def _complain(error: Exception) -> None:
-    """One line a problem, naming the flag."""
-    if not isinstance(error, ValidationError):
-        sys.stderr.write(f"rollstream-worker: {error}\n")
-        return
-    for problem in error.errors(include_url=False, include_input=False):
-        flag = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-        text = problem["msg"].removeprefix("Value error, ")
-        sys.stderr.write(f"rollstream-worker: {text if flag == '--' else f'{flag}: {text}'}\n")
+def _complain(text: str) -> None:
+    """A line a problem."""
+    for line in text.split("\n"):
+        sys.stderr.write(f"rollstream-worker: {line}\n")

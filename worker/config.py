@@ -33,6 +33,7 @@ class WorkerSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
         protected_namespaces=(),
     )
 
@@ -44,6 +45,7 @@ class WorkerSettings(BaseSettings):
     )
     redis: str = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,
         description="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, "
         "redis+cluster://host:port,host:port, any of its nodes.",
     )
@@ -92,7 +94,7 @@ class WorkerSettings(BaseSettings):
         "processed", description="Log-probs under the sampling distribution, or the model's raw ones."
     )
     engine_args: dict[str, Any] = Field(
-        default_factory=dict, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
+        default_factory=dict, repr=False, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
     )
     engine_timeout_s: float = Field(
         120, gt=0, description="Seconds without an engine step after which it is taken for dead."

@@ -1,0 +1,62 @@
+"""Environment variables of Rollstream: one that is misspelt is refused, as a flag would be. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+
+from schemas.errors import SchemaError
+from schemas.printable import printable
+
+PREFIX = "ROLLSTREAM_"
+
+WORKER_SETTINGS = frozenset({
+    "ADAPTER_CACHE", "ADAPTER_CACHE_BYTES", "ADAPTER_DIR", "CHECKPOINT_DIR", "CONSUMER", "DTYPE", "ENGINE",
+    "ENGINE_ARGS", "ENGINE_TIMEOUT_S", "GPU_MEMORY_UTILIZATION", "GRACE_S", "HEARTBEAT_S", "INFLIGHT_BYTES",
+    "INFLIGHT_SEQUENCES", "KV_CACHE_BYTES", "LEASE_S", "LOAD_TIMEOUT_S", "LOGPROBS_MODE", "LOG_FORMAT",
+    "LOG_LEVEL", "LORA", "MAX_ADAPTER_BYTES", "MAX_DELIVERIES", "MAX_INTERRUPTIONS", "MAX_LORAS", "MAX_LORA_RANK",
+    "MAX_MODEL_LEN", "MAX_NUM_SEQS", "MODEL", "PARTITIONS", "POLICY", "PRINT_CONFIG", "REDIS", "REPLICAS",
+    "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S", "STUB_POISON_TOKEN", "STUB_TOKENS_PER_S", "STUB_VOCAB_SIZE",
+    "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
+})  # fmt: skip
+"""Those of `rollstream-worker`; one environment may serve workers and command line."""
+_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "COMMIT", "BENCH_TURN"})
+"""Which redis-server is run, a worker's mark for its engines, and the benchmarks'."""
+
+_SERVICE_LINK = re.compile(
+    r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
+)
+"""Kubernetes sets these in every container for each service beside it: one may be called rollstream-worker."""
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+
+class UnknownVariableError(SchemaError):
+    """Raised when the environment has a `ROLLSTREAM_` variable that nothing reads; `near` is the likely name."""
+
+    def __init__(self, name: str, near: str | None) -> None:
+        meant = f"do you mean {near}?" if near else "unset it"
+        super().__init__(f"environment variable {printable(name[:100])}: there is no such setting; {meant}")
+        self.name = name
+        self.near = near
+
+
+def check_environment(environment: Mapping[str, str], names: Collection[str] = WORKER_SETTINGS) -> None:
+    """`names`: of the settings, without prefix. Raises `UnknownVariableError`. No value is shown: it may be secret."""
+    known = {*names, *_OTHERS}
+    for name in sorted(environment):
+        upper = name.upper()
+        if upper.startswith(PREFIX) and not _is_service_link(upper, environment[name]):
+            setting = upper.removeprefix(PREFIX)
+            if setting not in known:
+                near = nearest(setting, known)
+                raise UnknownVariableError(name, near and PREFIX + near)
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The name that was most likely meant."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), 1)), None)
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.search(name) or (name.endswith("_PORT") and _SERVICE_ADDRESS.match(value)))

@@ -1,0 +1,85 @@
+"""A process ends when it is told to: before it serves, as process 1, and while a thread waits for a disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.worker_process import ROOT, WorkerProcess, wait_for
+
+NOBODY = "redis://127.0.0.1:1/0"
+"""A worker waits for its Redis as it waits for its model: it does not serve yet."""
+STALLED = """
+import asyncio, os, sys
+from worker import process_end
+
+async def serve():
+    asyncio.get_running_loop().run_in_executor(None, os.read, os.pipe()[0], 1)
+    await asyncio.sleep(0.1)
+    if sys.argv[1] == "fails":
+        raise ValueError("of its own")
+    return 7
+
+sys.exit(process_end.run(serve))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_does_not_serve_yet_ends_at_once(policy: str, number: signal.Signals) -> None:
+    worker = WorkerProcess(NOBODY, policy, "--engine", "stub")
+    try:
+        wait_for(lambda: "trying again" in worker.log, 30, lambda: worker.log)
+        worker.process.send_signal(number)
+
+        assert worker.process.wait(10) == -number
+        assert "Traceback" not in worker.log
+    finally:
+        worker.end()
+
+
+def in_a_namespace_of_its_own() -> list[str]:
+    """What makes a command process 1, where this user may."""
+    wrapper = ["unshare", "-p", "-f", "--mount-proc", "--kill-child"]
+    try:
+        subprocess.run([*wrapper, "true"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("no process may become process 1 here")
+    return wrapper
+
+
+def test_process_1_of_a_container_ends_before_it_serves(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "worker", "--policy", "p", "--engine", "stub", "--redis", NOBODY]
+    with log.open("wb") as output:
+        outer = subprocess.Popen(
+            [*in_a_namespace_of_its_own(), *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for(lambda: "trying again" in log.read_text(), 30, log.read_text)
+        (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        os.kill(int(inner), signal.SIGTERM)
+
+        assert outer.wait(10) == 128 + signal.SIGTERM
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+@pytest.mark.parametrize(("how", "code"), [("ends", 7), ("fails", 1)])
+def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process(how: str, code: int) -> None:
+    began = time.monotonic()
+
+    done = subprocess.run(
+        [sys.executable, "-c", STALLED, how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == code
+    assert "is a disk stalled?" in done.stderr
+    assert ("of its own" in done.stderr) == (how == "fails")
+    assert time.monotonic() - began < 30

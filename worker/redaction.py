@@ -1,0 +1,83 @@
+"""What leaves this worker as text for people: no secret of its settings, nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from schemas.printable import printable, printable_lines, without_credentials
+from schemas.redis_url import RedisUrlError, parse
+from worker.config import WorkerSettings
+
+HIDDEN = "***"
+_SECRET_WORDS = frozenset({
+    "token", "secret", "secrets", "password", "passwd", "passphrase", "key", "keys", "apikey", "credential",
+    "credentials", "auth", "authorization",
+})  # fmt: skip
+_WORDS = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
+_SHORTEST = 4
+"""Of a secret that is searched for in texts: a shorter one would blot out words, and is none."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether an engine argument of this name, such as `hf_token` or `api_key`, is not to be shown."""
+    return not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORDS.split(name))
+
+
+def without_secrets(value: Any) -> Any:
+    """A copy of `value`, from JSON, with `***` in place of secrets at any depth."""
+    if isinstance(value, Mapping):
+        return {name: (_hidden if is_secret(str(name)) else without_secrets)(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner) for inner in value]
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+class Redaction:
+    """Knows the secrets of one worker's settings, and finds them wherever vLLM, Redis or Python may print them."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        found = {*_of_url(settings.redis), *_of_arguments(settings.engine_args)}
+        self._secrets = sorted((secret for secret in found if len(secret) >= _SHORTEST), key=len, reverse=True)
+
+    def line(self, text: str) -> str:
+        """For a table, a log line or an error of one line."""
+        return printable(self._without(text))
+
+    def lines(self, text: str) -> str:
+        """For what was written as several lines, such as a traceback."""
+        return printable_lines(self._without(text))
+
+    def _without(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return without_credentials(text)
+
+
+def _hidden(value: Any) -> Any:
+    """True, false and null tell nothing and stay."""
+    return value if value is None or isinstance(value, bool) else HIDDEN
+
+
+def _of_url(url: str) -> Iterator[str]:
+    try:
+        options = parse(url).options
+    except RedisUrlError:
+        return
+    written = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    for secret in (options.get("password"), options.get("ssl_password"), written, unquote(written)):
+        if secret:
+            yield str(secret)
+
+
+def _of_arguments(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if is_secret(str(name)) and isinstance(inner, str):
+                yield inner
+            yield from _of_arguments(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _of_arguments(inner)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.arrays import as_array
 from producer.errors import PromptsError
+from schemas.plain_values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -48,42 +50,57 @@ class Prompts:
 
 
 def _rows(what: str, given: object) -> list[NDArray[Any]]:
-    if isinstance(given, Mapping):
-        raise PromptsError(what, "got a mapping: pass its 'input_ids' and 'attention_mask' themselves")
-    array = _array(what, given)
-    if array is not None and array.dtype != np.object_:
+    if isinstance(given, Mapping) or (hasattr(given, "keys") and not hasattr(given, "__array__")):
+        raise PromptsError(
+            what, f"got a mapping ({_type(given)}): pass its 'input_ids' and 'attention_mask' themselves"
+        )
+    array = as_array(what, given)
+    if isinstance(array, np.ndarray) and (array.dtype != np.object_ or array.ndim == 0):
         if array.ndim != 2:
-            raise PromptsError(what, f"shape {array.shape}: expected (prompts, columns)")
+            hint = "; one prompt alone is [ids]" if array.ndim == 1 else ""
+            raise PromptsError(what, f"shape {array.shape}: expected (prompts, columns){hint}")
         return list(array)
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray):
-        raise PromptsError(what, f"got {type(given).__name__}: expected a tensor, an array or a list of rows")
-    return [_row(what, number, row) for number, row in enumerate(given)]
-
-
-def _array(what: str, given: object) -> NDArray[Any] | None:
-    """`given` as numpy when it is an array or a torch tensor, on whatever device."""
-    if isinstance(given, np.ndarray):
-        return given
-    if hasattr(given, "detach") and hasattr(given, "cpu"):
-        try:
-            return np.asarray(given.detach().cpu().numpy())
-        except TypeError as error:  # bfloat16
-            raise PromptsError(what, f"{error}: expected integers") from None
-    return None
+    rows = given if array is None else array
+    if isinstance(rows, str | bytes) or not isinstance(rows, Sequence | np.ndarray):
+        raise PromptsError(what, f"got {_type(given)}: expected a tensor, an array or a list of rows{_hint(given)}")
+    return [_row(what, number, row) for number, row in enumerate(rows)]
 
 
 def _row(what: str, number: int, given: object) -> NDArray[Any]:
-    array = _array(what, given)
-    if array is None:
-        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-            raise PromptsError(what, f"got {type(given).__name__}: expected a list of ids", number)
-        kinds = set(map(type, given))
-        if bool in kinds and len(kinds) > 1:  # numpy would make these integers
-            raise PromptsError(what, "booleans and numbers are mixed", number)
-        array = _array_of_list(what, number, given)
+    array = as_array(what, given, number)
+    if isinstance(array, list):
+        raise PromptsError(what, f"got a nested {_type(given)}: expected one dimension a row", number)
+    if array is None or (array.dtype == np.object_ and array.ndim == 1):
+        array = _row_of_list(what, number, given if array is None else list(array))
     if array.ndim != 1:
         raise PromptsError(what, f"shape {array.shape}: expected one dimension a row", number)
     return array
+
+
+def _row_of_list(what: str, number: int, given: object) -> NDArray[Any]:
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        hint = "; one prompt alone is [ids]" if isinstance(given, int) else _hint(given)
+        raise PromptsError(what, f"got {_type(given)}: expected a list of ids{hint}", number)
+    kinds = set(map(type, given))
+    if kinds - {int}:
+        given = [plain(value) for value in given]
+        kinds = set(map(type, given))
+    if bool in kinds and len(kinds) > 1:  # numpy would make these integers
+        raise PromptsError(what, "booleans and numbers are mixed", number)
+    return _array_of_list(what, number, given)
+
+
+def _type(given: object) -> str:
+    return type(given).__name__
+
+
+def _hint(given: object) -> str:
+    """Who passes text, or the generator of it, wants to know what is missing."""
+    if isinstance(given, str | bytes):
+        return "; text is not tokenised here: give tokenizer(texts)['input_ids']"
+    if isinstance(given, Mapping):
+        return "; give the ids that it holds"
+    return "; write list(...) around it" if isinstance(given, Iterable) else ""
 
 
 def _array_of_list(what: str, number: int, given: Sequence[Any]) -> NDArray[Any]:

@@ -132,7 +132,8 @@ class AsyncClient:
 
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
-        return BatchHandle(self._connection, self._keys, await read_batch(self._connection, self._keys, batch_id))
+        batch = await read_batch(self._connection, self._keys, batch_id)
+        return BatchHandle(self._connection, self._keys, batch, attached=True)
 
     async def publish_policy(
         self,

@@ -11,6 +11,7 @@ from producer.answers import Answer
 from producer.cancel import cancel_batch
 from producer.connection import Connection
 from producer.errors import ResultTimeoutError, handle_stays
+from producer.plausible import check_widths
 from producer.progress import progress_bar
 from producer.results_reader import ResultsReader
 from producer.rollout_batch import RolloutBatch, assemble
@@ -25,12 +26,13 @@ class BatchHandle:
     `RedisUnavailableError` when Redis stays away longer than the client's `reconnect_s`.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
+    def __init__(self, connection: Connection, keys: Keys, batch: Batch, *, attached: bool = False) -> None:
         self.batch = batch
         """What was submitted, but for the prompts."""
         self._identity = (keys.policy, batch.batch_id)
         self._connection = connection
         self._keys = keys
+        self._attached = attached
         self._reader = ResultsReader(connection, keys, batch)
 
     @property
@@ -89,6 +91,8 @@ class BatchHandle:
         `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again.
         """
         answers = await self.wait(timeout, progress)
+        if self._attached:
+            check_widths(self.batch, answers, pad_to_max_new_tokens=pad_to_max_new_tokens)
         return assemble(self.batch, answers, pad_token_id=pad_token_id, pad_to_max_new_tokens=pad_to_max_new_tokens)
 
     async def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, Answer]:

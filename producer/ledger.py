@@ -24,7 +24,8 @@ def is_entry_id(text: str) -> bool:
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
     """Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`."""
     key = keys.ledger(batch_id)
-    data: Any = await connection.call("read the ledger", lambda redis: redis.hget(key, "batch"))
+    found: Any = await connection.call("read the ledger", lambda redis: redis.hmget(key, ["batch", "groups"]))
+    data, groups = found
     if data is None:
         problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
         raise UnknownBatchError(batch_id, keys.policy, problem)
@@ -34,6 +35,9 @@ async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch
         raise UnreadableResultError(batch_id, "ledger", str(error), data) from None
     if batch.batch_id != batch_id:
         raise UnreadableResultError(batch_id, "ledger", f"describes batch {batch.batch_id!r}", data)
+    if groups != b"%d" % batch.num_groups:
+        problem = f"describes {batch.num_groups} groups, and counts {shown((groups or b'none')[:20])}"
+        raise UnreadableResultError(batch_id, "ledger", problem, data)
     return batch
 
 

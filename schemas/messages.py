@@ -67,6 +67,12 @@ class Batch(Message):
     lineage: Lineage = ()
     """Of a replay: the batches that it repeats, each with the entry of its first job."""
 
+    @model_validator(mode="after")
+    def _jobs_hold_groups(self) -> Self:
+        if not self.num_jobs <= self.num_groups <= MAX_GROUPS_PER_JOB * self.num_jobs:
+            raise ValueError(f"{self.num_groups} groups in {self.num_jobs} jobs of 1 to {MAX_GROUPS_PER_JOB}")
+        return self
+
     @property
     def replay_of(self) -> str | None:
         """The batch that this one replays."""

@@ -132,3 +132,44 @@ async def test_waiting_ends_when_answered_results_were_deleted(
     server.delete(worker.results)
     with pytest.raises(UnknownBatchError, match="0 of 1 results are left"):
         await handle.result(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("described", "padded", "words"),
+    [
+        ({"prompt_width": 400_000_000}, False, "prompt_width is 400000000"),
+        ({"prompt_width": 2**23}, False, "prompt_width is 8388608"),
+        ({"config": CONFIG.model_copy(update={"max_new_tokens": 2**20, "num_return_sequences": 1})}, True, "max_new"),
+    ],
+    ids=["8 GiB of prompts", "half a gigabyte", "responses"],
+)
+async def test_a_description_whose_numbers_no_answer_bears_out_allocates_nothing(
+    trainer: AsyncClient, redis_url: str, policy: str, server: Any, described: dict[str, Any], padded: bool, words: str
+) -> None:
+    handle = await trainer.submit([[5]] * 32, None, CONFIG)
+    worker = answering(redis_url, policy, handle)
+    worker.publish(*[result_of(group, [5], [[9]], handle.batch_id) for group in range(32)])
+    server.hset(worker.ledger, "batch", encode(handle.batch.model_copy(update=described)))
+    attached = await trainer.attach(handle.batch_id)
+
+    with pytest.raises(UnreadableResultError, match=words) as raised:
+        await attached.result(timeout=10, pad_to_max_new_tokens=padded)
+
+    assert raised.value.entry == "ledger"
+    assert len(await attached.wait(timeout=10)) == 32
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"num_groups": 2**31 - 1, "num_jobs": 2**20}, {"num_groups": 2**31 - 1}, {"num_groups": 1}, {"num_jobs": 9}],
+    ids=["many groups and jobs", "many groups", "fewer groups", "more jobs than groups"],
+)
+async def test_a_description_with_other_groups_than_the_ledger_counts_is_refused(
+    trainer: AsyncClient, policy: str, server: Any, described: dict[str, Any]
+) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG)
+    changed = handle.batch.model_copy(update=described)
+    server.hset(Keys(policy).ledger(handle.batch_id), "batch", msgpack.packb(changed.model_dump()))
+
+    with pytest.raises(UnreadableResultError, match="groups"):
+        await trainer.attach(handle.batch_id)

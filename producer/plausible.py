@@ -1,0 +1,36 @@
+"""A batch's description in Redis may say anything: what it would make a reader allocate is held against its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from producer.answers import Answer
+from producer.errors import UnreadableResultError
+from schemas import Batch, GroupResult
+
+_ALWAYS = 2**24
+"""Cells of prompts, or of responses, that are always padded: tensors of less than a gigabyte in all."""
+_CELLS_PER_TOKEN = 1024
+
+
+def check_widths(batch: Batch, answers: Mapping[int, Answer], *, pad_to_max_new_tokens: bool) -> None:
+    """Raises `UnreadableResultError` where nearly all of the tensors were padding that only the description asks for.
+
+    For a batch that was attached to: whoever submitted it knows how wide it is.
+    """
+    n, results = batch.config.num_return_sequences, [a for a in answers.values() if isinstance(a, GroupResult)]
+    rows = n * batch.num_groups
+    prompts = n * sum(answer.prompt.shape[0] for answer in answers.values() if answer.prompt is not None)
+    problem = _beyond("prompt_width", batch.prompt_width, rows, prompts, "read it with groups()")
+    if problem is None and pad_to_max_new_tokens:
+        responses = sum(int(result.lengths.numpy().sum()) for result in results)
+        remedy = "leave pad_to_max_new_tokens out"
+        problem = _beyond("max_new_tokens", batch.config.max_new_tokens, rows, responses, remedy)
+    if problem is not None:
+        raise UnreadableResultError(batch.batch_id, "ledger", problem)
+
+
+def _beyond(name: str, width: int, rows: int, tokens: int, remedy: str) -> str | None:
+    if rows * width <= max(_ALWAYS, _CELLS_PER_TOKEN * tokens):
+        return None
+    return f"{name} is {width}, which makes {rows * width} columns of the {tokens} tokens in its answers: {remedy}"

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from producer.cli_connection import with_connection
 from producer.cli_dead import dead
+from producer.cli_lease import commands as leasing
 from producer.cli_operate import commands as operating
 from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from producer.cli_output import exit_codes, follow, output, write
@@ -224,5 +225,6 @@ def status(
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.add_typer(operating)
+app.add_typer(leasing)
 app.add_typer(publishing)
 app.add_typer(dead, name="dead")

@@ -131,7 +131,9 @@ def doctor(
     policy: Policy,
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
-    lease_s: Annotated[float, typer.Option(min=0.5, help="The workers' --lease-s.")] = 30.0,
+    lease_s: Annotated[
+        float | None, typer.Option(min=0.5, help="The workers' --lease-s; default: what they agreed on.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Check Redis, the queue and its workers: what was seen, and what to do about it. Changes nothing."""

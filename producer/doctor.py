@@ -16,15 +16,18 @@ from schemas.printable import printable
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 
-def diagnose(found: Probe, lease_s: float) -> list[Finding]:
-    """Every check once or more; `lease_s` is the workers' `--lease-s`, in seconds."""
-    return [*redis_findings(found), *queue_findings(found, lease_s)]
+def diagnose(found: Probe) -> list[Finding]:
+    """Every check once or more."""
+    return [*redis_findings(found), *queue_findings(found)]
 
 
-async def examine(url: str, keys: Keys, lease_s: float) -> list[Finding]:
-    """Look and judge. Reads, never writes; that there is no Redis is a finding too."""
+async def examine(url: str, keys: Keys, lease_s: float | None = None) -> list[Finding]:
+    """Look and judge. `lease_s`: the workers' lease in seconds, None for what they agreed on.
+
+    Reads, never writes; that there is no Redis is a finding too.
+    """
     try:
-        return diagnose(await probe(url, keys, lease_s), lease_s)
+        return diagnose(await probe(url, keys, lease_s))
     except RedisUnavailableError as error:
         return [unreachable(error)]
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from producer.connection import Connection
 from producer.errors import RedisUnavailableError
+from producer.lease import read_lease
 from producer.parked import newest_announced, waits_for
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
@@ -20,6 +21,7 @@ from schemas import Keys
 from schemas.cluster import nodes_of
 from schemas.cluster.faults import AWAY, fault_of
 from schemas.keys import GROUP
+from schemas.lease import DEFAULT_LEASE_S
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7
@@ -91,11 +93,17 @@ class Probe:
     """The newest policy version announced, 0 for none; None where that could not be read."""
     paused: bool
     paused_s_ago: float | None
+    lease_s: float
+    """What was asked to be taken for the workers' lease, else what they agreed on, else the default."""
+    lease_agreed: float | None
+    """What the control hash says; None where it does not say or cannot be read."""
+    lease_problem: str
+    """Why it cannot be read."""
     refusals: tuple[Refusal, ...]
 
 
-async def probe(url: str, keys: Keys, lease_s: float) -> Probe:
-    """Raises `RedisUnavailableError` when there is no Redis to look at."""
+async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
+    """`lease_s`: None for what the workers agreed on. Raises `RedisUnavailableError` where there is no Redis."""
     connection = Connection(url, reconnect_s=0)
     try:
         return await _Prober(connection, keys, lease_s).look()
@@ -106,10 +114,10 @@ async def probe(url: str, keys: Keys, lease_s: float) -> Probe:
 class _Prober:
     """Goes on where a single command is refused, and remembers what was."""
 
-    def __init__(self, connection: Connection, keys: Keys, lease_s: float) -> None:
+    def __init__(self, connection: Connection, keys: Keys, lease_s: float | None) -> None:
         self._connection = connection
         self._keys = keys
-        self._stranded_ms = int(1500 * lease_s)
+        self._lease_s = lease_s
         self._refusals: list[Refusal] = []
 
     async def look(self) -> Probe:
@@ -121,6 +129,8 @@ class _Prober:
         types = await self._try("read the types of keys", partial(_types, keys=expected), nothing)
         wrong = {key: (expected[key], found) for key, found in types.items() if found not in ("none", expected[key])}
         paused, paused_s_ago = await self._paused(wrong, now)
+        agreed, lease_problem = await self._lease(wrong)
+        self._lease_s = self._lease_s or agreed or DEFAULT_LEASE_S
         return Probe(
             url=self._connection.url,
             policy=self._keys.policy,
@@ -135,6 +145,9 @@ class _Prober:
             newest_version=await self._newest_version(wrong),
             paused=paused,
             paused_s_ago=paused_s_ago,
+            lease_s=self._lease_s,
+            lease_agreed=agreed,
+            lease_problem=lease_problem,
             refusals=tuple(self._refusals),
         )
 
@@ -142,6 +155,11 @@ class _Prober:
         if self._keys.control() in wrong:
             return False, None
         return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
+
+    async def _lease(self, wrong: Mapping[str | bytes, object]) -> tuple[float | None, str]:
+        if self._keys.control() in wrong:
+            return None, ""
+        return await self._try("read the lease", partial(read_lease, keys=self._keys), (None, ""))
 
     async def _nodes(self) -> tuple[NodeSeen, ...]:
         infos: dict[str, dict[str, str]] = await self._try("run INFO", _of_each(_info), {})
@@ -188,7 +206,7 @@ class _Prober:
 
     def _partition(self, number: int, now: float) -> Callable[[Redis], Awaitable[PartitionSeen | None]]:
         async def look(redis: Redis) -> PartitionSeen:
-            jobs = self._keys.jobs(number)
+            jobs, stranded_ms = self._keys.jobs(number), int(1500 * (self._lease_s or DEFAULT_LEASE_S))
             queue = await read_queue(redis, self._keys, number, now)
             try:
                 rows: Any = await redis.xinfo_consumers(jobs, GROUP)
@@ -198,7 +216,7 @@ class _Prober:
                 raise
             named = [(_text(row["name"]), row["pending"]) for row in rows]
             consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if waits_for(name) is None)
-            idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=self._stranded_ms)
+            idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=stranded_ms)
             stranded = [row for row in idle if waits_for(_text(row["consumer"])) is None]
             return PartitionSeen(queue, True, consumers, len(stranded))
 

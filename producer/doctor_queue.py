@@ -8,23 +8,25 @@ from producer.doctor_policy import policy_findings
 from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
 from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
+from producer.lease import LeaseSeen, told_by
 from producer.status import age
 
 
-def queue_findings(found: Probe, lease_s: float) -> Iterator[Finding]:
+def queue_findings(found: Probe) -> Iterator[Finding]:
     """In the order in which an operator mends them."""
     yield from _wrong_types(found)
     yield _partitions(found)
     yield from _consumer_groups(found)
     yield _workers(found)
     yield from _differing(found)
+    yield _lease(found)
     yield _paused(found)
     yield _intake(found)
     yield from _adapter_caches(found)
     yield _backlog(found)
     yield _consumers(found)
     yield from policy_findings(found)
-    yield _stranded(found, lease_s)
+    yield _stranded(found)
     yield _dead_letters(found)
 
 
@@ -80,6 +82,20 @@ def _differing(found: Probe) -> Iterator[Finding]:
                 "drain those that are wrong, or wait if they are being changed: one batch is answered by all of them"
             )
             yield Finding(what, WARN, seen, remedy)
+
+
+def _lease(found: Probe) -> Finding:
+    agreed = found.lease_agreed
+    seen = LeaseSeen(agreed, found.lease_problem, {name: told for name, told in told_by(found.workers).items() if told})
+    others = [f"{name} has {told} s" for name, told in sorted(seen.differing(agreed).items())]
+    lease = "none agreed yet" if agreed is None else f"{agreed:g} s"
+    return graded(
+        "lease",
+        seen.problem or (f"{lease}, but {some(others)}" if others else lease),
+        fail=bool(seen.problem or others),
+        remedy="with another lease a worker takes the jobs of the others: drain them, then `rollstream lease "
+        f"--policy {found.policy} --set SECONDS`, and start them with that",
+    )
 
 
 def _paused(found: Probe) -> Finding:
@@ -147,14 +163,16 @@ def _consumers(found: Probe) -> Finding:
     )
 
 
-def _stranded(found: Probe, lease_s: float) -> Finding:
+def _stranded(found: Probe) -> Finding:
     """Workers that are full or paused take over nothing, as they take no new jobs: that is not yet a fault."""
     count = sum(seen.stranded for seen in found.partitions)
     where = ", ".join(str(seen.queue.partition) for seen in found.partitions if seen.stranded)
     busy = found.workers and (found.paused or _waiting(found))
     return graded(
         "stranded",
-        f"{count} jobs idle for more than {1.5 * lease_s:g} s, in partition {where}" if count else "none left behind",
+        f"{count} jobs idle for more than {1.5 * found.lease_s:g} s, in partition {where}"
+        if count
+        else "none left behind",
         fail=bool(count and not busy),
         warn=bool(count),
         remedy=(

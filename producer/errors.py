@@ -189,6 +189,23 @@ class UnknownWorkerError(ProducerError):
         self.live = live
 
 
+class LeaseInUseError(ProducerError):
+    """Raised when the lease of a policy is to be changed while workers with another live; nothing was changed.
+
+    `workers` are those, each with the `--lease-s` that it reports.
+    """
+
+    def __init__(self, policy: str, seconds: float, workers: dict[str, str]) -> None:
+        told = ", ".join(f"{name} ({lease or '?'} s)" for name, lease in sorted(workers.items())[:5])
+        super().__init__(
+            f"the lease of policy {policy!r} cannot be set to {seconds:g} s while workers with another live, for they "
+            f"would take each other's jobs: {told}; drain them first: rollstream drain --all --wait --policy {policy}"
+        )
+        self.policy = policy
+        self.seconds = seconds
+        self.workers = workers
+
+
 class NothingToReplayError(ProducerError):
     """Raised when a selection holds no job that can be queued again; nothing was queued."""
 

@@ -72,7 +72,7 @@ async def read_status(connection: Connection, keys: Keys) -> Status:
         seconds, micros = await redis.time()
         now = seconds + micros / 1e6
         queues = [await read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
-        return Status(keys.policy, *await read_paused(redis, keys, now), queues, await _read_workers(redis, keys, now))
+        return Status(keys.policy, *await read_paused(redis, keys, now), queues, await read_workers(redis, keys, now))
 
     return await connection.call("read the status", read)
 
@@ -111,7 +111,8 @@ async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
     return next((group for group in groups if group["name"] == GROUP.encode()), None)
 
 
-async def _read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
+async def read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
+    """Those that report, by name; `now` by Redis' clock."""
     found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
     workers = [await read_worker(redis, keys, key, now) for key in found]
     return [worker for worker in workers if worker is not None]

@@ -67,7 +67,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:versions"
 
     def control(self) -> str:
-        """Hash of what an operator asked of the whole queue: `paused`."""
+        """Hash of what holds for the whole queue: `paused`, asked by an operator, and the workers' lease."""
         return f"rs:{{{self.policy}}}:control"
 
     def worker(self, consumer: str) -> str:

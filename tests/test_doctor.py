@@ -28,7 +28,6 @@ from schemas.keys import GROUP
 from tests.fault_steps import stub
 from tests.worker_process import ROOT
 
-LEASE_S = 30.0
 HEALTHY_QUEUE = Queue(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
 HEALTHY_PARTITION = PartitionSeen(HEALTHY_QUEUE, True, (ConsumerSeen("w", 1), ConsumerSeen("gone", 0)), 0)
 NOTHING_WAITS = {"waiting": 0, "oldest_waiting_s": None}
@@ -40,8 +39,8 @@ HEALTHY_INFO = {
 HEALTHY = Probe(
     url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
     clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
-    workers=(Worker("w", {"model": "m", "policy_version": "1"}, 1.0),), newest_version=1, paused=False,
-    paused_s_ago=None, refusals=(),
+    workers=(Worker("w", {"model": "m", "policy_version": "1", "lease_s": "30.0"}, 1.0),), newest_version=1,
+    paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", refusals=(),
 )  # fmt: skip
 
 
@@ -63,17 +62,20 @@ def worker(consumer: str, **fields: str) -> Worker:
 
 
 def bad(found: Probe) -> list[Finding]:
-    return [finding for finding in diagnose(found, LEASE_S) if finding.level != OK]
+    return [finding for finding in diagnose(found) if finding.level != OK]
 
 
 def test_nothing_is_wrong_with_a_healthy_queue() -> None:
     assert bad(HEALTHY) == []
-    assert {finding.remedy for finding in diagnose(HEALTHY, LEASE_S)} == {""}
+    assert {finding.remedy for finding in diagnose(HEALTHY)} == {""}
 
 
 @pytest.mark.parametrize(
     ("found", "level", "check", "words"),
     [
+        (replace(HEALTHY, lease_agreed=None, workers=()), OK, "lease", "none agreed yet"),
+        (replace(HEALTHY, workers=(worker("w", lease_s="1"),)), FAIL, "lease", "30 s, but w has 1 s"),
+        (replace(HEALTHY, lease_agreed=None, lease_problem="lease_ms is 'x'"), FAIL, "lease", "lease_ms is 'x'"),
         (info(redis_version="6.0.16"), FAIL, "version", "6.0.16"),
         (info(redis_version="6.2.0"), OK, "version", "6.2.0"),
         (info(redis_version="8.2.3"), OK, "version", "8.2.3"),
@@ -143,7 +145,7 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
     ],
 )  # fmt: skip
 def test_every_fault_is_named_with_its_remedy(found: Probe, level: str, check: str, words: str) -> None:
-    findings = [finding for finding in diagnose(found, LEASE_S) if finding.check == check]
+    findings = [finding for finding in diagnose(found) if finding.check == check]
     assert [finding.level for finding in findings] == [level], findings
     assert words in findings[0].seen
     assert bool(findings[0].remedy) == (level != OK)

@@ -16,7 +16,7 @@ from producer.parked import Parked, newest_announced, waits_for
 from producer.status import Worker
 from schemas.keys import GROUP, PARKED
 from tests.faults import Queue
-from tests.test_doctor import HEALTHY, LEASE_S, doctor, partition, worker
+from tests.test_doctor import HEALTHY, doctor, partition, worker
 from tests.versions import announce
 from tests.worker_process import WorkerProcess, wait_for
 
@@ -36,7 +36,7 @@ def parked(*parts: tuple[int, int, float], **queue: Any) -> Probe:
 
 
 def finding(found: Probe, check: str) -> Finding:
-    (one,) = [one for one in diagnose(found, LEASE_S) if one.check == check]
+    (one,) = [one for one in diagnose(found) if one.check == check]
     return one
 
 
@@ -72,13 +72,13 @@ def test_a_version_that_workers_refuse_is_named_with_the_reason(found: Probe, le
     ],
 )
 def test_workers_that_wait_for_their_first_version_are_named(found: Probe, seen: list[str]) -> None:
-    named = [one for one in diagnose(found, LEASE_S) if one.check == "announced version"]
+    named = [one for one in diagnose(found) if one.check == "announced version"]
     assert [(one.level, one.seen) for one in named] == [(WARN, text) for text in seen]
 
 
 def test_each_reason_of_a_refusal_is_named_once() -> None:
     found = workers(refusing("w"), refusing("v", policy_error="other shapes"), refusing("u"))
-    seen = [one.seen for one in diagnose(found, LEASE_S) if one.check == "refused version"]
+    seen = [one.seen for one in diagnose(found) if one.check == "refused version"]
     assert seen == [
         "2 of 3 workers refuse version 8: w, u: no such folder",
         "1 of 3 workers refuse version 8: v: other shapes",

@@ -18,6 +18,7 @@ from producer import Client, RedisUnavailableError
 from producer.handle import BatchHandle
 from schemas import Envelope, GroupError
 from schemas.keys import GROUP
+from schemas.lease import LEASE_FIELD, lease_ms
 from tests.fault_steps import kill, stub, stub_flags, tokens, wait_until_done
 from tests.faults import Link, Queue, audit
 from tests.worker_process import WorkerProcess, wait_for
@@ -126,6 +127,7 @@ def test_a_worker_killed_at_any_call_of_a_job_leaves_one_answer_a_group(
             queue.redis.xadd(queue.jobs_key, entry)
         sizes[batch_id] = GROUPS if point.job == "fine" else 1
     left = len(queue.holders())
+    queue.redis.hset(queue.keys.control(), LEASE_FIELD, lease_ms(TAKEOVER_S))  # the victims are gone
     with stub(redis_url, policy, "--max-deliveries", "100", lease_s=TAKEOVER_S) as rescuer:
         for batch_id, groups in sizes.items():
             wait_until_done(queue, batch_id, groups, rescuer)

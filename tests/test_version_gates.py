@@ -323,7 +323,7 @@ def test_parked_jobs_are_no_orphans_to_the_doctor(redis_url: str, policy: str, c
         idle_s = 0.4
         wait_for(lambda: queue.idle_s() > 1.5 * idle_s, 10, lambda: worker.log)
 
-        found = {one.check: one for one in queue_findings(asyncio.run(probe(redis_url, queue.keys, idle_s)), idle_s)}
+        found = {one.check: one for one in queue_findings(asyncio.run(probe(redis_url, queue.keys, idle_s)))}
 
     assert [found[check].level for check in ("consumers", "stranded", "version gate")] == [OK] * 3
     assert found["version gate"].seen == "jobs wait for policy version 7 (1)"

@@ -25,6 +25,7 @@ from worker.engine import Engine
 from worker.errors import EngineDiedError
 from worker.heartbeat import Heartbeat, Report
 from worker.lease import Leases
+from worker.lease_agreement import LeaseAgreement
 from worker.policy import Policy
 from worker.process_end import end_by
 from worker.publisher import Publisher
@@ -67,8 +68,16 @@ class Worker:
         self._consumer = Consumer(
             settings, self._blocking, self._commands, self._leases, self._admission, self._rollout, self._policy
         )
+        self._agreement = LeaseAgreement(self._upkeep, keys, settings.lease_s)
         self._control = Control(
-            self._upkeep, keys, settings.consumer, self._admission, self._rollout, clock, self._begin_drain
+            self._upkeep,
+            keys,
+            settings.consumer,
+            self._admission,
+            self._rollout,
+            clock,
+            self._agreement,
+            self._begin_drain,
         )
         self._drain = asyncio.timeout(None)
         self._starting = True
@@ -97,6 +106,7 @@ class Worker:
             ending.push_async_callback(self._blocking.aclose)
             ending.push_async_callback(self._upkeep.aclose)
             await wait_for_redis(self._commands, self._settings)
+            await self._agreement.begin()
             await self._heartbeat.retire()  # what was asked of a former process of our name is not asked of us
             ending.callback(self._adapter_cache.close)
             ending.push_async_callback(self._adapters.close)
@@ -186,6 +196,7 @@ class Worker:
             "running_groups": self._admission.load.groups,
             "running_sequences": self._admission.load.sequences,
             "held_jobs": len(self._leases),
+            "lease_s": self._settings.lease_s,
             "groups_published": self._publisher.counts["published"],
             "groups_duplicate": self._publisher.counts["duplicate"],
             "groups_fenced": self._publisher.counts["fenced"],

@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas import Keys
+from schemas.lease import LEASE_FIELD
 from worker.admission import Admission
 from worker.connections import cancelled, never_passes, retrying
 from worker.deadlines import RedisClock
 from worker.errors import SettingsError
+from worker.lease_agreement import LeaseAgreement
 from worker.rollout import Rollout
 
 PERIOD_S = 0.4
@@ -36,6 +38,7 @@ class Control:
         admission: Admission,
         rollout: Rollout,
         clock: RedisClock,
+        lease: LeaseAgreement,
         drain: Callable[[], None],
     ) -> None:
         self._redis = redis
@@ -44,6 +47,7 @@ class Control:
         self._admission = admission
         self._rollout = rollout
         self._clock = clock
+        self._lease = lease
         self._drain = drain
 
     async def begin(self) -> None:
@@ -71,22 +75,29 @@ class Control:
         batches = list(self._rollout.batches)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
-            pipe.hget(self._keys.control(), "paused")
+            pipe.hmget(self._keys.control(), "paused", LEASE_FIELD)
             pipe.hget(self._worker_key, "drain")
             for batch_id in batches:
                 pipe.hget(self._keys.ledger(batch_id), "cancelled")
             replies: list[Any] = await pipe.execute(raise_on_error=False)
         seen_at = time.monotonic()
-        (seconds, micros), paused = (_value(reply) for reply in replies[:2])
+        (seconds, micros), (paused, lease) = (_value(reply) for reply in replies[:2])
         drain = _value(replies[2], otherwise=None)  # our own report: what else somebody wrote there asks for nothing
         self._clock.set(seconds + micros / 1e6, seen_at)
         self._heed_pause(paused=paused is not None)
         if drain is not None and not self._admission.closed:
             self._drain()
+        await self._heed_lease(lease)
         for batch_id, reply in zip(batches, replies[3:], strict=True):
             # An error: the ledger is something else. The job finds that itself, and becomes a dead letter.
             if isinstance(reply, bytes):
                 self._rollout.cancel(batch_id)
+
+    async def _heed_lease(self, value: bytes | None) -> None:
+        why = await self._lease.heed(value)
+        if why is not None and not self._admission.closed:
+            log.error("draining, this worker's lease is no longer that of the others", why=why)
+            self._drain()
 
     def _heed_pause(self, *, paused: bool) -> None:
         if paused == (OPERATOR in self._admission.paused):

@@ -1,0 +1,63 @@
+"""`rollstream lease`: the lease that all workers of a policy share, and its change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from producer.cli_connection import with_connection
+from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from producer.cli_output import exit_codes
+from producer.connection import Connection
+from producer.lease import LeaseSeen, lease_seen, set_lease
+from schemas import Keys
+from schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
+from schemas.printable import printable
+
+commands = typer.Typer()
+"""Merged into `rollstream` by `producer.cli`."""
+
+
+@commands.command(
+    epilog="To change it: rollstream drain --all --wait --policy math-7b, then rollstream lease --set 60 --policy "
+    "math-7b, then start the workers with --lease-s 60."
+)
+def lease(
+    policy: Policy,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--set", min=SHORTEST_LEASE_S, max=LONGEST_LEASE_S, help="Seconds; no worker may live."),
+    ] = None,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    json_output: Json = False,
+) -> None:
+    """Show or change the lease: the seconds after which a silent worker's jobs are taken over.
+
+    All workers of a policy have the same, or they would take each other's jobs. The first one that starts writes its
+    --lease-s down, and a worker with another does not start. It is changed while no worker with another lives: drain
+    them, set it, and start them with the new one.
+    """
+    with exit_codes():
+        keys = Keys(policy, partitions)
+
+        async def call(connection: Connection) -> LeaseSeen:
+            if seconds is not None:
+                await set_lease(connection, keys, seconds)
+            return await lease_seen(connection, keys)
+
+        seen = with_connection(redis, call)
+    typer.echo(json.dumps(dataclasses.asdict(seen)) if json_output else "\n".join(_told(policy, seen)))
+
+
+def _told(policy: str, seen: LeaseSeen) -> list[str]:
+    if seen.seconds is not None:
+        lease = f"{seen.seconds:g} s"
+    else:
+        lease = printable(seen.problem) or "none yet, the first worker that starts writes its own down"
+    lines = [f"policy {policy}: lease {lease}; {len(seen.workers)} live workers"]
+    others = seen.differing(seen.seconds)
+    return lines + [printable(f"worker {name} has {told or 'not said which'}") for name, told in sorted(others.items())]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from producer.answers import Answer
     from producer.client import AsyncClient
     from producer.errors import (
+        ArgumentError,
         BatchCancelledError,
         BatchConflictError,
         ClientClosedError,
@@ -71,6 +72,7 @@ __all__ = [
     "AdapterConflictError",
     "AdapterError",
     "Answer",
+    "ArgumentError",
     "AsyncClient",
     "Batch",
     "BatchCancelledError",
@@ -126,6 +128,7 @@ __all__ = [
 _MODULES = {
     "Answer": "producer.answers",
     "AsyncClient": "producer.client",
+    "ArgumentError": "producer.errors",
     "BatchCancelledError": "producer.errors",
     "BatchConflictError": "producer.errors",
     "ClientClosedError": "producer.errors",

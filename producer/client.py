@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 from producer.adapter_files import AdapterSource
 from producer.adapter_tensors import PeftConfig, Scaling
 from producer.adapter_upload import publish_adapter
+from producer.arguments import Reading, check_config, number, reconnect_seconds
 from producer.connection import Connection
 from producer.deadlines import Deadlines
 from producer.errors import client_stays
@@ -22,7 +23,7 @@ from producer.rollout_batch import RolloutBatch
 from producer.serving import Workers, wait_for_version
 from producer.submission import split
 from producer.version_bounds import VersionBounds
-from schemas import ConfigError, GenerationConfig, Keys, PolicyVersion
+from schemas import GenerationConfig, Keys, PolicyVersion
 
 
 class AsyncClient:
@@ -41,8 +42,8 @@ class AsyncClient:
         partitions: int = 1,
         reconnect_s: float = 60.0,
     ) -> None:
-        self._keys = Keys(policy, partitions)
-        self._connection = Connection(redis_url, reconnect_s)
+        self._keys = Keys(policy, number(partitions))
+        self._connection = Connection(redis_url, reconnect_seconds(reconnect_s))
 
     async def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,
@@ -79,14 +80,13 @@ class AsyncClient:
         job too large) and `TooLargeForRedisError` before anything is queued; `BatchConflictError` for other content;
         `BatchCancelledError` once the batch was cancelled; `RedisUnavailableError`.
         """
-        if not isinstance(config, GenerationConfig):
-            raise ConfigError("config", f"is required as a GenerationConfig, got {type(config).__name__}", config)
+        config = check_config(config, attention_mask)
         submission = split(
             Prompts.of(input_ids, attention_mask),
             config,
             batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
             adapter=adapter,
-            prompts_per_job=prompts_per_job,
+            prompts_per_job=number(prompts_per_job),
             submitted_at=time.time(),
             deadlines=Deadlines.of(queue_deadline_s, run_deadline_s),
             bounds=VersionBounds.of(min_policy_version, max_staleness),
@@ -113,6 +113,7 @@ class AsyncClient:
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
         """`submit`, then `BatchHandle.result`. `timeout` counts from when all is queued."""
+        reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)  # before anything is queued
         handle = await self.submit(
             input_ids,
             attention_mask,
@@ -125,7 +126,7 @@ class AsyncClient:
             min_policy_version=min_policy_version,
             max_staleness=max_staleness,
         )
-        return await handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
+        return await handle.result(*reading)
 
     async def attach(self, batch_id: str) -> BatchHandle:
         """The handle of a batch that another process or an earlier run submitted.
@@ -158,9 +159,9 @@ class AsyncClient:
         content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
         `RedisUnavailableError`.
         """
-        scaling = Scaling(lora_alpha, use_rslora, peft_config)
+        scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
         return await publish_policy(
-            self._connection, self._keys, version, checkpoint, adapter, scaling, progress=progress
+            self._connection, self._keys, number(version), checkpoint, adapter, scaling, progress=progress
         )
 
     async def publish_adapter(
@@ -189,8 +190,10 @@ class AsyncClient:
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
         `TooLargeForRedisError`, `RedisUnavailableError`.
         """
-        scaling = Scaling(lora_alpha, use_rslora, peft_config)
-        return await publish_adapter(self._connection, self._keys, name, version, source, scaling, progress=progress)
+        scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
+        return await publish_adapter(
+            self._connection, self._keys, name, number(version), source, scaling, progress=progress
+        )
 
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.
@@ -199,7 +202,7 @@ class AsyncClient:
         `VersionTimeoutError`, which names those that are behind and why, `VersionWaitError` for arguments that make no
         sense, `RedisUnavailableError`.
         """
-        await wait_for_version(self._connection, self._keys, version, workers, timeout)
+        await wait_for_version(self._connection, self._keys, number(version), number(workers), number(timeout))
 
     async def aclose(self) -> None:
         """Close the connections. Batches go on without us."""

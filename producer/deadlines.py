@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from producer.arguments import number
 from producer.errors import DeadlineError
 
 
@@ -27,6 +28,7 @@ NO_DEADLINES = Deadlines()
 
 
 def _seconds(name: str, value: object) -> float | None:
+    value = number(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:

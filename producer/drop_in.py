@@ -7,8 +7,10 @@ from itertools import groupby
 from math import gcd
 from typing import Any, Protocol
 
-from producer.errors import PromptsError, RolloutFailedError
+from producer.client import AsyncClient
+from producer.errors import ArgumentError, PromptsError, RolloutFailedError
 from producer.rollout_batch import RolloutBatch
+from producer.sync import Client
 from schemas import GenerationConfig
 from schemas.generation_config import MAX_TOKENS_PER_GROUP
 
@@ -41,6 +43,13 @@ class Tokenizer(Protocol):
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
         """Messages to ids."""
+
+
+def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> None:
+    """Raises `ArgumentError` where the other kind of client was given: its calls would come back as coroutines."""
+    other = AsyncClient if wanted is Client else Client
+    if isinstance(client, other):
+        raise ArgumentError("client", client, f"got {other.__name__}, give a {wanted.__name__}")
 
 
 def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:

@@ -46,6 +46,16 @@ class PromptsError(ProducerError):
         self.column = column
 
 
+class ArgumentError(ProducerError):
+    """Raised when an argument of a call cannot be used; nothing was queued or read. `name` is the parameter."""
+
+    def __init__(self, name: str, value: object, rule: str) -> None:
+        super().__init__(f"{name} {shown(value)}: {rule}")
+        self.name = name
+        self.value = value
+        self.rule = rule
+
+
 class PromptFileError(ProducerError):
     """Raised when a JSONL file of prompts cannot be read; the text starts with file:line."""
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from producer.client import AsyncClient
-from producer.drop_in import DataProtoLike, complete
+from producer.drop_in import DataProtoLike, check_client, complete
 from producer.errors import PromptsError
 from producer.rollout_batch import RolloutBatch
 from schemas import ConfigError, GenerationConfig
+from schemas.plain_values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class RollStrategy:
         min_policy_version: int | None = None,
         timeout_s: float | None = None,
     ) -> None:
+        check_client(client, AsyncClient)
         self.adapter = adapter
         self.min_policy_version = min_policy_version
         self._client = client
@@ -57,8 +59,10 @@ class RollStrategy:
         """
         import torch  # noqa: PLC0415 - `import producer` imports no torch
 
-        rollouts = await self.rollouts(batch, generation_config)
         input_ids = batch.batch["input_ids"]
+        if getattr(input_ids, "is_nested", False):
+            raise PromptsError("input_ids", "a nested tensor: give it padded, as ROLL does, or call `rollouts`")
+        rollouts = await self.rollouts(batch, generation_config)
         prompts = input_ids.repeat_interleave(rollouts.num_return_sequences, dim=0)
         return torch.cat((prompts, rollouts.sequences[:, rollouts.prompt_len :].to(prompts)), dim=1)
 
@@ -101,7 +105,7 @@ def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:
     values = {str(name): _plain(value) for name, value in given.items()}
     if missing := [name for name in _REQUIRED if name not in values]:
         raise ConfigError(missing[0], "is required: ROLL's callers always set it")
-    if type(values.pop("pad_token_id")) is not int:
+    if type(plain(values.pop("pad_token_id"))) is not int:
         raise ConfigError("pad_token_id", "expected the tokenizer's pad id", given["pad_token_id"])
     if values.pop("do_sample", None) is False and values["temperature"] != 0:
         raise ConfigError("do_sample", "ROLL's vLLM strategy samples in any case: set temperature to 0 instead", False)

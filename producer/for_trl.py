@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer.drop_in import chat_ids, complete, log_probs, repeats, responses
+from producer.arguments import check_config
+from producer.drop_in import chat_ids, check_client, complete, log_probs, repeats, responses
 from producer.sync import Client
 from schemas import ConfigError, GenerationConfig
 
@@ -31,7 +32,8 @@ class RolloutFunction:
         min_policy_version: int | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        if config is not None and config.sequences_per_prompt != 1:
+        check_client(client, Client)
+        if config is not None and check_config(config, None).sequences_per_prompt != 1:
             field = "num_beams" if config.num_beams > 1 else "num_return_sequences"
             raise ConfigError(field, "leave it at 1: TRL repeats each prompt", getattr(config, field))
         self.adapter = adapter

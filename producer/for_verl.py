@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.drop_in import DataProtoLike, Tokenizer, chat_ids, complete, repeats
+from producer.drop_in import DataProtoLike, Tokenizer, chat_ids, check_client, complete, repeats
 from producer.errors import PromptsError
 from producer.rollout_batch import RolloutBatch
 from producer.sync import Client
@@ -59,6 +59,7 @@ class VerlRollout:
         timeout_s: float | None = None,
         chat_template: Mapping[str, Any] | None = None,
     ) -> None:
+        check_client(client, Client)
         if tokenizer.pad_token_id is None:
             raise ConfigError("pad_token_id", "the tokenizer has none, and verl pads with it")
         self.adapter = adapter

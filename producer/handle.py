@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from producer.answers import Answer
+from producer.arguments import Reading
 from producer.cancel import cancel_batch
 from producer.connection import Connection
 from producer.errors import ResultTimeoutError, handle_stays
@@ -88,15 +89,23 @@ class BatchHandle:
         """Wait for every group; the whole batch in submission order, failed groups in `RolloutBatch.errors`.
 
         `timeout` in seconds; `progress` draws a bar on stderr; `pad_to_max_new_tokens` fixes the response width to
-        `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again.
+        `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again, and
+        `ArgumentError` before anything is waited for.
         """
+        reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)
         answers = await self.wait(timeout, progress)
         if self._attached:
-            check_widths(self.batch, answers, pad_to_max_new_tokens=pad_to_max_new_tokens)
-        return assemble(self.batch, answers, pad_token_id=pad_token_id, pad_to_max_new_tokens=pad_to_max_new_tokens)
+            check_widths(self.batch, answers, pad_to_max_new_tokens=reading.pad_to_max_new_tokens)
+        return assemble(
+            self.batch,
+            answers,
+            pad_token_id=reading.pad_token_id,
+            pad_to_max_new_tokens=reading.pad_to_max_new_tokens,
+        )
 
     async def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, Answer]:
         """Wait as `result` does; the answers by group number, without torch."""
+        timeout, progress, *_ = Reading.of_wait(timeout, progress)
         bar = progress_bar(self.batch_id, self.num_groups) if progress else nullcontext(lambda _done: None)
         try:
             async with asyncio.timeout(timeout):

@@ -11,6 +11,7 @@ from producer.answers import shown
 from producer.connection import Connection
 from producer.errors import UnknownBatchError, UnreadableResultError
 from schemas import Batch, Keys, SchemaError, decode
+from schemas.keys import check_name
 
 _ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 
@@ -23,7 +24,7 @@ def is_entry_id(text: str) -> bool:
 
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
     """Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`."""
-    key = keys.ledger(batch_id)
+    key = keys.ledger(check_name("batch_id", batch_id))
     found: Any = await connection.call("read the ledger", lambda redis: redis.hmget(key, ["batch", "groups"]))
     data, groups = found
     if data is None:

@@ -15,6 +15,8 @@ from producer.errors import PromptsError
 from producer.prompts import Prompts
 from producer.version_bounds import ANY_VERSION, VersionBounds
 from schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
+from schemas.errors import shown
+from schemas.keys import check_adapter, check_name
 from schemas.messages import MAX_GROUPS_PER_JOB
 
 _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
@@ -70,7 +72,10 @@ def split(
     job larger than a reader takes.
     """
     if type(prompts_per_job) is not int or not 1 <= prompts_per_job <= MAX_GROUPS_PER_JOB:
-        raise PromptsError("prompts_per_job", f"{prompts_per_job!r} is not within 1 to {MAX_GROUPS_PER_JOB}")
+        raise PromptsError("prompts_per_job", f"{shown(prompts_per_job)} is no integer from 1 to {MAX_GROUPS_PER_JOB}")
+    check_name("batch_id", batch_id)
+    if adapter is not None:
+        check_adapter(adapter)
     starts = range(0, len(prompts.ids), prompts_per_job)
     batch = Batch(
         batch_id=batch_id,

@@ -8,6 +8,7 @@ from typing import NoReturn, Self
 
 from producer.adapter_files import AdapterSource
 from producer.adapter_tensors import PeftConfig
+from producer.arguments import Reading
 from producer.client import AsyncClient
 from producer.errors import client_stays, handle_stays
 from producer.handle import BatchHandle
@@ -150,6 +151,7 @@ class Client:
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
         """See `AsyncClient.generate`."""
+        reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)  # before anything is queued
         handle = self.submit(
             input_ids,
             attention_mask,
@@ -162,7 +164,7 @@ class Client:
             min_policy_version=min_policy_version,
             max_staleness=max_staleness,
         )
-        return handle.result(timeout, progress, pad_token_id, pad_to_max_new_tokens)
+        return handle.result(*reading)
 
     def attach(self, batch_id: str) -> BlockingBatchHandle:
         """See `AsyncClient.attach`."""

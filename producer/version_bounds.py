@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from producer.arguments import number
 from producer.policy_errors import MAX_VERSION, VersionBoundError
 
 
@@ -28,6 +29,7 @@ ANY_VERSION = VersionBounds()
 
 
 def _index(name: str, value: object) -> int | None:
+    value = number(value)
     if value is None:
         return None
     if type(value) is not int or not 0 <= value <= MAX_VERSION:

@@ -20,6 +20,8 @@ def check_name(what: str, value: object) -> str:
     """`value` if it is safe inside a key and as a folder's name. Raises `NameRefusedError`."""
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
+    if not isinstance(value, str):
+        raise NameRefusedError(what, value, f"give a text (str), not {type(value).__name__}")
     raise NameRefusedError(what, value, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
 
 
@@ -39,8 +41,8 @@ class Keys:
 
     def __post_init__(self) -> None:
         check_name("policy", self.policy)
-        if self.partitions < 1:
-            raise NameRefusedError("partitions", self.partitions, "at least 1")
+        if type(self.partitions) is not int or self.partitions < 1:
+            raise NameRefusedError("partitions", self.partitions, "give an integer from 1 on")
 
     def partition(self, batch_id: str) -> int:
         """crc32, the same in every process (Python's `hash` is salted)."""

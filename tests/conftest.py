@@ -41,6 +41,7 @@ ENGINES = {
         "test_stops_and_masks",
         "test_vllm_defects",
         "test_vllm_engine",
+        "test_vllm_start",
     ),
     "training": ("test_example", "test_two_engines", "test_weight_swap"),
 }

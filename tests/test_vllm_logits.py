@@ -95,16 +95,20 @@ def test_the_v2_runners_sampler_counts_lost_rows(module: Any) -> None:
 def test_the_runner_with_a_count_of_its_own_counts_lost_rows(module: Any) -> None:
     module.count_nans_per_row = lambda logits: logits.isnan().sum(-1)
 
-    assert all(watch_rows(_runner(sampler=None)) for _ in range(2))
+    assert all(watch_rows(_runner(sampler=object())) for _ in range(2))
     assert module.count_nans_per_row(LOGITS).tolist() == [0, 1]
 
 
 def test_the_runner_with_a_method_counts_lost_rows(module: Any) -> None:
-    runner = _runner(_get_nans_in_logits=lambda _, logits: None if logits is None else logits.isnan().sum(-1).tolist())
+    def count(_runner: Any, logits: Any) -> Any:
+        return None if logits is None else logits.isnan().sum(-1).tolist()
+
+    runner = _runner(sampler=object(), _get_nans_in_logits=count)
 
     assert all(watch_rows(runner) for _ in range(2))
     assert (runner._get_nans_in_logits(LOGITS), runner._get_nans_in_logits(None)) == ([0, 1], None)
 
 
 def test_a_runner_that_counts_nothing_is_said_to_be_one(module: Any) -> None:
-    assert not watch_rows(_runner(sampler=None))
+    assert not watch_rows(_runner(sampler=object()))
+    assert watch_rows(_runner(sampler=None)), "another rank samples"

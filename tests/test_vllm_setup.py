@@ -97,6 +97,11 @@ def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
         arguments(tmp_path)
 
 
+def test_a_folder_without_a_tokenizer_is_no_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--tokenizer: .* has none of tokenizer\.json"):
+        arguments(tiny_model, tokenizer=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("generation", "config", "text_config", "tokenizer", "expected"),
     [

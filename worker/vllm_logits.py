@@ -7,6 +7,7 @@ own count of NaNs a request travels with each token, and is what this uses. Runs
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 NOT_FINITE = "rollstream:logits-not-finite"
@@ -21,16 +22,17 @@ def watch_rows(model_runner: Any) -> bool:
 
     What it counts itself are NaNs alone, and an infinite logit is sampled for ever.
     """
-    sampler: Any = getattr(model_runner, "sampler", None)
+    sampler: Any = model_runner.sampler
+    if sampler is None:  # another rank of a pipeline samples
+        return True
     if hasattr(sampler, "compute_nans"):  # vLLM's V2 runner
         sampler.compute_nans = True
-        return _replace(sys.modules[type(sampler).__module__], "get_num_nans", lost_rows)
+        return any(_replace(module, "get_num_nans", lost_rows) for module in _modules(sampler))
+    if any(_replace(module, "count_nans_per_row", lost_rows) for module in _modules(model_runner)):  # 0.32
+        return True
     for kind in type(model_runner).__mro__:
-        module = sys.modules[kind.__module__]
-        if hasattr(module, "count_nans_per_row"):  # 0.32
-            return _replace(module, "count_nans_per_row", lost_rows)
-        if "_get_nans_in_logits" in vars(kind):  # 0.26
-            return _replace(kind, "_get_nans_in_logits", _summarised(vars(kind)["_get_nans_in_logits"]))
+        if count := vars(kind).get("_get_nans_in_logits"):  # 0.26
+            return _replace(kind, "_get_nans_in_logits", _summarised(count))
     return False
 
 
@@ -81,6 +83,11 @@ def _summarised(count: Any) -> Any:
         return count(model_runner, None if logits is None else _summary(logits))
 
     return counted
+
+
+def _modules(thing: Any) -> Iterator[Any]:
+    """Where its class and those that it inherits from were written."""
+    return (sys.modules[kind.__module__] for kind in type(thing).__mro__)
 
 
 def _replace(owner: Any, name: str, by: Any) -> bool:

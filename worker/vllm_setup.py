@@ -78,6 +78,8 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
     model = settings.model
     if model is None or not (model / "config.json").is_file():
         raise SettingsError(f"--model: {model} has no config.json: give a folder in Hugging Face's format")
+    if settings.tokenizer is not None and not _has_tokenizer(settings.tokenizer):
+        raise SettingsError(f"--tokenizer: {settings.tokenizer} has none of {', '.join(_TOKENIZER_FILES)}")
     if "worker_extension_cls" in settings.engine_args:
         raise SettingsError("--engine-args: worker_extension_cls is taken: the worker swaps weights through its own")
     arguments: dict[str, Any] = {

@@ -12,6 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from producer.connection import Connection
+from producer.doctor_batches import BatchSeen, troubled_batches
 from producer.errors import RedisUnavailableError
 from producer.lease import read_lease
 from producer.parked import newest_announced, waits_for
@@ -99,6 +100,8 @@ class Probe:
     """What the control hash says; None where it does not say or cannot be read."""
     lease_problem: str
     """Why it cannot be read."""
+    batches: tuple[BatchSeen, ...]
+    """Those that something is wrong with."""
     refusals: tuple[Refusal, ...]
 
 
@@ -148,6 +151,7 @@ class _Prober:
             lease_s=self._lease_s,
             lease_agreed=agreed,
             lease_problem=lease_problem,
+            batches=await self._try("read the batches", partial(troubled_batches, keys=self._keys), ()),
             refusals=tuple(self._refusals),
         )
 

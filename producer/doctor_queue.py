@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from producer.doctor_batches import batch_findings
 from producer.doctor_policy import policy_findings
 from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
@@ -27,6 +28,7 @@ def queue_findings(found: Probe) -> Iterator[Finding]:
     yield _consumers(found)
     yield from policy_findings(found)
     yield _stranded(found)
+    yield from batch_findings(found.batches, found.policy)
     yield _dead_letters(found)
 
 

@@ -103,6 +103,25 @@ class UnknownBatchError(ProducerError):
         self.problem = problem
 
 
+class LostJobsError(ProducerError):
+    """Raised when groups of a batch have no answer and no job of it is left that could give one.
+
+    Somebody removed, acknowledged or skipped its entries by hand (XTRIM, XDEL, XACK, XGROUP), or its jobs became dead
+    letters that could not be answered. `done` of `total` groups have an answer.
+    """
+
+    def __init__(self, batch_id: str, policy: str, done: int, total: int) -> None:
+        super().__init__(
+            f"batch {batch_id!r} of policy {policy!r}: {total - done} of {total} groups will never be answered: its "
+            "jobs are no longer in the queue, removed by hand or dead letters (rollstream dead ls). Cancel it, then "
+            "`result` gives the others; submit what is missing under another batch_id"
+        )
+        self.batch_id = batch_id
+        self.policy = policy
+        self.done = done
+        self.total = total
+
+
 class ResultTimeoutError(ProducerError):
     """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again."""
 

@@ -23,8 +23,9 @@ class BatchHandle:
     """Made by `AsyncClient.submit` and `attach`. Keeps what it has read, so everything here may be called repeatedly.
 
     Two handles on one batch of one policy are equal. Reading raises `UnreadableResultError` when the batch is sealed
-    and a group has no readable answer, `UnknownBatchError` once the results expired or were deleted, and
-    `RedisUnavailableError` when Redis stays away longer than the client's `reconnect_s`.
+    and a group has no readable answer, `UnknownBatchError` once the results expired or were deleted, `LostJobsError`
+    once its jobs were removed from the queue by hand, and `RedisUnavailableError` when Redis stays away longer than the
+    client's `reconnect_s`.
     """
 
     def __init__(self, connection: Connection, keys: Keys, batch: Batch, *, attached: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -44,12 +45,13 @@ async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch
 
 async def read_job_entries(connection: Connection, keys: Keys, batch_id: str) -> list[str]:
     """Entry ids of the jobs that were queued, in the order of the jobs. Raises as `read_batch` does."""
-    key = keys.ledger(batch_id)
+    return await connection.call("read the ledger", partial(job_entries, keys=keys, batch_id=batch_id))
 
-    async def scan(redis: Redis) -> dict[bytes, bytes]:
-        return {name: value async for name, value in redis.hscan_iter(key, match="job:*", count=1000)}
 
-    found = await connection.call("read the ledger", scan)
+async def job_entries(redis: Redis, keys: Keys, batch_id: str) -> list[str]:
+    """The same, from `redis` itself. Raises `UnreadableResultError`."""
+    names = redis.hscan_iter(keys.ledger(batch_id), match="job:*", count=1000)
+    found: dict[bytes, bytes] = {name: value async for name, value in names}
     for name, entry in found.items():
         if not (name[4:].isdigit() and len(name) <= 14 and is_entry_id(entry.decode("ascii", "replace"))):
             raise UnreadableResultError(batch_id, "ledger", f"{shown(name[:40])} is {shown(entry[:40])}", entry)

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from producer.answers import Answer, read_answer, shown
 from producer.connection import BLOCK_MS, Connection
-from producer.errors import UnknownBatchError, UnreadableResultError
+from producer.errors import LostJobsError, UnknownBatchError, UnreadableResultError
+from producer.lost_jobs import JobsLeft
 from schemas import Batch, Keys, Sealed
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
@@ -31,6 +32,7 @@ class ResultsReader:
         self._sealed_by: bytes | None = None
         self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
+        self._jobs = JobsLeft(connection, keys, batch)
         self.answers: list[Answer] = []
         self.by_group: dict[int, Answer] = {}
 
@@ -44,7 +46,7 @@ class ResultsReader:
 
         What cannot be read is skipped: only once nothing more will come and a group is still unanswered, the first
         such entry is raised as `UnreadableResultError`, again at each call. Raises `UnknownBatchError` once the batch
-        is gone from Redis.
+        is gone from Redis, `LostJobsError` once its jobs are.
         """
         while len(self.answers) <= known and not self.complete:
             async with self._lock:
@@ -77,7 +79,11 @@ class ResultsReader:
         if self._sealed_by is not None:
             raise self._incomplete(self._sealed_by)
         self._idle_reads += 1
-        if self._idle_reads % _IDLE_READS_BEFORE_CHECK != 0 or await self.count_done() < self._batch.num_groups:
+        if self._idle_reads % _IDLE_READS_BEFORE_CHECK != 0:
+            return
+        if await self.count_done() < self._batch.num_groups:
+            if await self._jobs.are_lost() and not await self._read(block_ms=None):
+                raise LostJobsError(self._batch.batch_id, self._keys.policy, len(self.by_group), self._batch.num_groups)
             return
         if not await self._read(block_ms=None):  # what the ledger counts was in the stream before it was counted
             if self._unreadable is not None:

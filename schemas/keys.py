@@ -64,6 +64,10 @@ class Keys:
         """Hash: which groups have a result, which jobs were queued, the batch's digest and description."""
         return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
 
+    def ledgers_pattern(self) -> str:
+        """For SCAN: the ledgers of all partitions of the policy."""
+        return f"rs:{{{self.policy}:*}}:ledger:*"
+
     def versions(self) -> str:
         """Stream of published policy versions and adapters."""
         return f"rs:{{{self.policy}}}:versions"

@@ -34,6 +34,7 @@ SAMPLES: dict[str, Any] = {
     "ErrorCode": ErrorCode.TOO_LONG,
     "list[str]": ["a", "b"],
     "tuple[str, ...]": ("a", "b"),
+    "dict[str, str]": {"gpu-1": "30"},
     "dict[str, tuple[int, str]]": {"gpu-1": (3, "refused")},
     "dict[int, GroupError]": {
         2: GroupError(batch_id="b", group=2, code="too_long", field="prompt", message="m", worker="w")

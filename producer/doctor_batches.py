@@ -1,0 +1,136 @@
+"""Batches that wait for nobody: the doctor names them, and what to do. Looks at the ledgers, and never writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from producer.errors import UnreadableResultError
+from producer.finding import FAIL, WARN, Finding, graded, some
+from producer.ledger import job_entries
+from producer.lost_jobs import jobs_are_lost
+from schemas import Batch, Keys, NameRefusedError, SchemaError, decode
+from schemas.errors import shown
+
+LOST, HALF, GONE, UNREADABLE = "lost", "half", "gone", "unreadable"
+_MOST = 20_000
+"""Ledgers that are looked at."""
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSeen:
+    """A batch that something is wrong with."""
+
+    batch_id: str
+    trouble: str
+    """`LOST`: unanswered, and no job is left; `HALF`: not all of its jobs were queued; `GONE`: results
+    are missing; `UNREADABLE`."""
+    told: str
+    """How far it is, or why its ledger cannot be used."""
+
+
+async def troubled_batches(redis: Redis, keys: Keys) -> tuple[BatchSeen, ...]:
+    """Those among the ledgers of the policy, by name. Raises `RedisError`."""
+    seen = [one async for page in _pages(redis, keys) for one in await _look(redis, keys, page)]
+    return tuple(sorted(seen, key=lambda one: one.batch_id))
+
+
+async def _pages(redis: Redis, keys: Keys) -> AsyncIterator[list[str]]:
+    """Ids of the batches that have a ledger where ours would be."""
+    page: list[str] = []
+    count = 0
+    async for key in redis.scan_iter(match=keys.ledgers_pattern(), count=1000):
+        name = key.decode("utf-8", "backslashreplace")
+        batch_id = name.rpartition(":ledger:")[2]
+        try:
+            if keys.ledger(batch_id) != name:  # of a partition that is not ours
+                continue
+        except NameRefusedError:
+            continue
+        page.append(batch_id)
+        count += 1
+        if len(page) == _PAGE:
+            yield page
+            page = []
+        if count == _MOST:
+            break
+    yield page
+
+
+async def _look(redis: Redis, keys: Keys, page: list[str]) -> list[BatchSeen]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in page:
+            pipe.hmget(keys.ledger(batch_id), ["done", "groups", "batch"])
+            pipe.xlen(keys.results(batch_id))
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+    pairs = zip(page, replies[::2], replies[1::2], strict=True)
+    found = [await _judged(redis, keys, batch_id, fields, answers) for batch_id, fields, answers in pairs]
+    return [seen for seen in found if seen is not None]
+
+
+async def _judged(redis: Redis, keys: Keys, batch_id: str, fields: Any, answers: Any) -> BatchSeen | None:
+    """None for a batch that is complete, or whose jobs wait or run."""
+    for reply in (fields, answers):
+        if isinstance(reply, RedisError):
+            return BatchSeen(batch_id, UNREADABLE, str(reply)[:80])
+    done, groups, description = fields[0] or b"0", fields[1], fields[2]
+    if problem := _uncountable(done, groups):
+        return BatchSeen(batch_id, UNREADABLE, problem)
+    if answers < min(int(done), int(groups)):
+        return BatchSeen(batch_id, GONE, f"{answers} of {int(done)} answers left")
+    if description is None or int(done) >= int(groups):  # expired half-way, or complete
+        return None
+    try:
+        return await _unfinished(redis, keys, batch_id, int(done), int(groups), decode(description, Batch))
+    except (SchemaError, UnreadableResultError) as error:
+        return BatchSeen(batch_id, UNREADABLE, str(error)[:160])
+
+
+async def _unfinished(
+    redis: Redis, keys: Keys, batch_id: str, done: int, groups: int, batch: Batch
+) -> BatchSeen | None:
+    if batch.num_groups != groups:
+        return BatchSeen(batch_id, UNREADABLE, f"describes {batch.num_groups} groups, and counts {groups}")
+    entries = await job_entries(redis, keys, batch_id)
+    if len(entries) < batch.num_jobs:
+        return BatchSeen(batch_id, HALF, f"{len(entries)} of {batch.num_jobs} jobs queued")
+    lost = await jobs_are_lost(redis, keys, batch_id, groups, entries)
+    return BatchSeen(batch_id, LOST, f"{done} of {groups} groups answered") if lost else None
+
+
+def _uncountable(done: bytes, groups: bytes | None) -> str | None:
+    for name, value in (("done", done), ("groups", b"0" if groups is None else groups)):
+        if not (value.isdigit() and len(value) <= 10):
+            return f"{name} is {shown(value)}"
+    return None if groups is not None else "groups is missing"
+
+
+def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Finding]:
+    """Whether any batch waits for nobody, and what else its ledgers show."""
+    by_trouble: dict[str, list[str]] = {LOST: [], HALF: [], GONE: [], UNREADABLE: []}
+    for one in batches:
+        by_trouble[one.trouble].append(f"{one.batch_id} ({one.told})")
+    lost, half, gone, unreadable = by_trouble.values()
+    yield graded(
+        "lost jobs",
+        f"{len(lost)} batches have no job left to answer them: {some(lost)}" if lost else "no batch waits for them",
+        fail=bool(lost),
+        remedy="their entries were removed by hand or are dead letters: rollstream cancel BATCH_ID "
+        f"--policy {policy} lets whoever waits go on; submit or requeue them then",
+    )
+    if half:
+        remedy = "unless they are just being submitted: submit them again, or rollstream cancel BATCH_ID"
+        yield Finding("half a batch", WARN, f"{len(half)} batches: {some(half)}", remedy)
+    if gone:
+        remedy = (
+            "they were removed by hand, and whoever reads the batch gets an error: rollstream replay --batch BATCH_ID"
+        )
+        yield Finding("results", WARN, f"{len(gone)} batches: {some(gone)}", remedy)
+    if unreadable:
+        remedy = "something else wrote them, their jobs become dead letters: submit under another batch_id"
+        yield Finding("ledgers", FAIL, f"{len(unreadable)} batches: {some(unreadable)}", remedy)

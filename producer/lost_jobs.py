@@ -1,0 +1,66 @@
+"""A batch whose jobs are gone waits for nobody: entries that were removed, acknowledged or skipped by hand."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+
+from producer.connection import Connection
+from producer.errors import RedisUnavailableError, UnreadableResultError
+from producer.ledger import read_job_entries
+from schemas import Batch, Keys
+from schemas.cluster.faults import fault_of
+from schemas.keys import GROUP
+
+_LOST = resources.files("producer").joinpath("lost.lua").read_text()
+_MOST = 500
+"""Jobs that one call looks at; nearly always the first tells, for the newest are asked for first."""
+
+
+class JobsLeft:
+    """Asks whether a batch has a job that can still be answered; remembers which entries its jobs are."""
+
+    def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._batch = batch
+        self._entries: list[str] = []
+        self._can_ask = True
+
+    async def are_lost(self) -> bool:
+        """Whether groups have no answer and none will come: all jobs were queued, and none waits or is pending.
+
+        False where nobody can tell: this user may not ask, or the ledger is not ours. Raises `RedisUnavailableError`.
+        """
+        if not self._can_ask:
+            return False
+        try:
+            if len(self._entries) < self._batch.num_jobs:
+                self._entries = await read_job_entries(self._connection, self._keys, self._batch.batch_id)
+            if len(self._entries) < self._batch.num_jobs:  # its submit goes on, or is to be repeated
+                return False
+            return await self._connection.call("look for lost jobs", self._ask)
+        except RedisUnavailableError as error:
+            fault = fault_of(error.__cause__)
+            if fault.passes or fault.never:
+                raise
+        except UnreadableResultError:
+            pass
+        self._can_ask = False
+        return False
+
+    async def _ask(self, redis: Redis) -> bool:
+        return await jobs_are_lost(redis, self._keys, self._batch.batch_id, self._batch.num_groups, self._entries)
+
+
+async def jobs_are_lost(redis: Redis, keys: Keys, batch_id: str, groups: int, entries: list[str]) -> bool:
+    """Whether no job of these `entries` is left, and not all of the batch's groups are answered."""
+    names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
+    newest_first = entries[::-1]
+    for ids in (newest_first[at : at + _MOST] for at in range(0, len(entries), _MOST)):
+        running: Any = redis.eval(_LOST, 2, *names, GROUP, groups, *ids)  # redis-py types it as a string
+        if await running != b"lost":
+            return False
+    return True

@@ -1,0 +1,144 @@
+"""A batch whose entries were removed by hand is an error to whoever waits for it, and the doctor names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from producer import AsyncClient, LostJobsError, ResultTimeoutError
+from producer.doctor import examine
+from producer.embedded import EmbeddedRedis
+from producer.finding import FAIL, OK, WARN, Finding
+from schemas import Keys
+from schemas.keys import GROUP
+from tests.batches import CONFIG, PROMPTS, answering, result
+from tests.faults import Queue
+
+Harm = Callable[[Queue], object]
+
+
+@pytest.fixture(autouse=True)
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost jobs are looked for between two blocking reads."""
+    monkeypatch.setattr("producer.results_reader.BLOCK_MS", 50)
+
+
+def taken(queue: Queue, count: int = 9) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"}, count=count)
+
+
+def trim(queue: Queue) -> None:
+    queue.redis.xtrim(queue.jobs_key, maxlen=0, approximate=False)
+
+
+def trim_beside_a_group(queue: Queue) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    trim(queue)
+
+
+def acknowledge(queue: Queue) -> None:
+    taken(queue)
+    queue.redis.xack(queue.jobs_key, GROUP, *[entry_id for entry_id, _ in queue.entries()])
+
+
+def remove_the_consumer(queue: Queue) -> None:
+    taken(queue)
+    queue.redis.xgroup_delconsumer(queue.jobs_key, GROUP, "gone")
+
+
+def skip(queue: Queue) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="$", mkstream=True)
+
+
+def delete(queue: Queue) -> None:
+    queue.redis.delete(queue.jobs_key)
+
+
+HARMS = [trim, trim_beside_a_group, acknowledge, remove_the_consumer, skip, delete]
+
+
+async def finding(redis_url: str, policy: str, check: str) -> Finding | None:
+    found = await examine(redis_url, Keys(policy))
+    return next((one for one in found if one.check == check), None)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+async def test_a_batch_that_nobody_can_answer_is_told_and_lets_go_once_it_is_cancelled(
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue, harm: Harm
+) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=2)
+    harm(queue)
+    answering(redis_url, policy, handle).publish(result(handle, 1))
+
+    with pytest.raises(LostJobsError, match="3 of 4 groups will never be answered") as raised:
+        await handle.wait(timeout=20)
+    seen = await finding(redis_url, policy, "lost jobs")
+    await handle.cancel()
+
+    assert (raised.value.done, raised.value.total) == (1, 4)
+    assert seen is not None
+    assert seen.level == FAIL
+    assert f"{handle.batch_id} (1 of 4 groups answered)" in seen.seen
+    assert "rollstream cancel" in seen.remedy
+    assert len(await handle.wait(timeout=10)) == 4
+
+
+@pytest.mark.parametrize("alive", ["waiting", "pending", "pending without its entry"])
+async def test_a_batch_with_one_job_left_is_waited_for(
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue, alive: str
+) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1)
+    ids = [entry_id for entry_id, _ in queue.entries()]
+    if alive == "waiting":
+        queue.redis.xdel(queue.jobs_key, *ids[1:])
+    else:
+        taken(queue, count=2)
+        queue.redis.xdel(queue.jobs_key, *ids[2:])
+        queue.redis.xack(queue.jobs_key, GROUP, ids[0])
+    if alive == "pending without its entry":  # its worker has read it
+        queue.redis.xdel(queue.jobs_key, ids[1])
+
+    with pytest.raises(ResultTimeoutError):
+        await handle.wait(timeout=1)
+
+    seen = await finding(redis_url, policy, "lost jobs")
+    assert (seen and seen.level) == OK
+
+
+async def test_a_user_who_may_not_look_waits_as_before(policy: str) -> None:
+    with EmbeddedRedis() as server, Queue(server.url, policy) as queue:
+        admin: Any = queue.redis
+        admin.execute_command("ACL", "SETUSER", "blind", "on", ">secret", "~*", "+@all", "-xpending", "-xinfo")
+        async with AsyncClient(server.url.replace("redis://", "redis://blind:secret@"), policy=policy) as blind:
+            handle = await blind.submit(PROMPTS, None, CONFIG)
+            trim(queue)
+
+            with pytest.raises(ResultTimeoutError):
+                await handle.wait(timeout=1)
+
+
+async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(
+    trainer: AsyncClient, redis_url: str, policy: str, server: Any
+) -> None:
+    keys = Keys(policy)
+    half = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1, batch_id="half")
+    for name, field, value in (("count", "done", "x"), ("other", "groups", "9"), ("rubbish", "batch", "x")):
+        await trainer.submit(PROMPTS, None, CONFIG, batch_id=name)
+        server.hset(keys.ledger(name), field, value)
+    server.hdel(keys.ledger(half.batch_id), "job:3")
+    trimmed = await trainer.submit(PROMPTS, None, CONFIG, batch_id="trimmed")
+    answering(redis_url, policy, trimmed).publish(*[result(trimmed, group) for group in range(4)])
+    server.xtrim(keys.results("trimmed"), maxlen=2, approximate=False)
+    server.set(keys.ledger("string"), "x")
+
+    found = {one.check: one for one in await examine(redis_url, keys)}
+
+    assert found["half a batch"].level == WARN
+    assert "half (3 of 4 jobs queued)" in found["half a batch"].seen
+    assert found["ledgers"].level == FAIL
+    assert all(name in found["ledgers"].seen for name in ("count", "other", "rubbish", "string"))
+    assert (found["results"].level, "trimmed (2 of 4 answers left)" in found["results"].seen) == (WARN, True)
+    assert found["lost jobs"].level == OK

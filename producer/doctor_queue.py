@@ -10,7 +10,7 @@ from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
 from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
 from producer.lease import LeaseSeen, told_by
-from producer.status import age
+from producer.status import Worker, age, is_starting
 
 
 def queue_findings(found: Probe) -> Iterator[Finding]:
@@ -54,10 +54,12 @@ def _consumer_groups(found: Probe) -> Iterator[Finding]:
     yield graded(
         "consumer group",
         f"missing in partition {where}" if missing else f"in all {len(found.partitions)} partitions",
-        fail=bool(missing and found.workers),
+        fail=bool(missing and _ready(found)),
         warn=bool(missing),
         remedy=(
             "workers live but do not read there: are they started with the same --partitions?"
+            if _ready(found)
+            else "the first worker creates it once it has loaded its model"
             if found.workers
             else "the first worker creates it: start one"
         ),
@@ -66,18 +68,28 @@ def _consumer_groups(found: Probe) -> Iterator[Finding]:
 
 def _workers(found: Probe) -> Finding:
     unfinished = _waiting(found) + sum(seen.queue.pending for seen in found.partitions)
+    loading = [worker for worker in found.workers if is_starting(worker)]
+    models = some(worker.fields.get("model", "") for worker in loading)
+    starting = f" ({len(loading)} starting: {models or 'no model'})" if loading else ""
     return graded(
         "workers",
-        f"{len(found.workers)} live, {unfinished} jobs unfinished",
+        f"{len(found.workers)} live{starting}, {unfinished} jobs unfinished",
         fail=bool(unfinished and not found.workers),
-        warn=not found.workers,
-        remedy=f"start one: rollstream-worker --policy {found.policy}",
+        warn=not _ready(found),
+        remedy="wait until it has loaded its model; its log says how far it is"
+        if loading
+        else f"start one: rollstream-worker --policy {found.policy}",
     )
+
+
+def _ready(found: Probe) -> list[Worker]:
+    """Those that have loaded what they serve."""
+    return [worker for worker in found.workers if not is_starting(worker)]
 
 
 def _differing(found: Probe) -> Iterator[Finding]:
     for field, what in (("model", "model"), ("policy_version", "policy version")):
-        values = sorted({worker.fields.get(field, "") for worker in found.workers})
+        values = sorted({worker.fields.get(field, "") for worker in _ready(found)})
         if len(values) > 1:
             seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in values)}"
             remedy = (

@@ -1,19 +1,13 @@
-"""Which commands of workers and producers Redis would refuse to this user, asked for without running one.
-
-They are queued in a transaction that never runs: Redis checks a right when it queues a command.
-"""
+"""Which commands of workers and producers Redis would refuse to this user, asked for without running one."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
 
 from schemas import Keys
-from schemas.cluster import nodes_of
 from schemas.cluster.faults import fault_of
+from schemas.cluster.rights import is_denied, refused
 from schemas.keys import GROUP
 
 _BATCH = "doctor"
@@ -72,48 +66,10 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
 
 
 async def refused_commands(redis: Redis, keys: Keys) -> dict[str, str]:
-    """Redis' words by command, those of any node of a cluster: a right is checked before who has the key."""
-    refused: dict[str, str] = {}
-    for node in (await nodes_of(redis)).values():
-        refused |= await _refused_at(node, keys)
-    return refused
-
-
-async def _refused_at(redis: Redis, keys: Keys) -> dict[str, str]:
-    """Without MULTI the others cannot be asked for; then it alone is named."""
-    pool: Any = redis.connection_pool
-    connection = await pool.get_connection()
-    try:
-        replies = await _answers(
-            connection, {"EXEC": (), "MULTI": ()}
-        )  # EXEC without a MULTI is an error, whatever else
-        if not isinstance(replies["MULTI"], exceptions.RedisError):
-            replies |= await _answers(connection, commands(keys))
-    finally:
-        await connection.disconnect()  # and with it goes the transaction
-        await pool.release(connection)
-    return {command: str(reply) for command, reply in replies.items() if _is_refusal(reply)}
-
-
-async def _answers(connection: Any, calls: dict[str, tuple[str | int, ...]]) -> dict[str, object]:
-    await connection.send_packed_command(connection.pack_commands(_words(calls)))
-    return {command: await _reply(connection) for command in calls}
-
-
-def _words(calls: dict[str, tuple[str | int, ...]]) -> Iterable[tuple[str | int, ...]]:
-    return [(*command.split(), *args) for command, args in calls.items()]
-
-
-async def _reply(connection: Any) -> object:
-    try:
-        return await connection.read_response()
-    except exceptions.ResponseError as error:
-        return error
+    """Redis' words by command, those of any node of a cluster."""
+    return await refused(redis, commands(keys), _is_refusal)
 
 
 def _is_refusal(reply: object) -> bool:
-    """Of the right, of the command itself, or of any write just now; not that an EXEC has no MULTI."""
-    if not isinstance(reply, exceptions.RedisError):
-        return False
-    denied = exceptions.NoPermissionError, exceptions.ExecAbortError  # the second: EXEC itself
-    return isinstance(reply, denied) or "unknown command" in str(reply) or fault_of(reply).passes
+    """Of the right, of the command itself, or of any write just now."""
+    return is_denied(reply) or (isinstance(reply, exceptions.RedisError) and fault_of(reply).passes)

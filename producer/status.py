@@ -130,6 +130,11 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
+def is_starting(worker: Worker) -> bool:
+    """Whether it still loads its model, or the version that it is to serve: it takes no jobs yet."""
+    return worker.fields.get("state") == "starting"
+
+
 def _ago(moment: str | None, now: float) -> float | None:
     try:
         seen = float(moment or "")

@@ -19,7 +19,8 @@ class AdapterCache:
     """A folder below `root` (None: the system's temporary folder) from `open` to `close`, both of which block."""
 
     def __init__(self, root: Path | None) -> None:
-        self._root = Path(tempfile.gettempdir()) if root is None else root
+        self._named = root
+        self._root = root or Path()
         self._lock = -1
         self.folder = self._root
 
@@ -29,13 +30,16 @@ class AdapterCache:
     def open(self) -> None:
         """Raises `SettingsError` where nothing can be written."""
         try:
+            self._root = self._named or Path(tempfile.gettempdir())
             self._root.mkdir(parents=True, exist_ok=True)
             for left in self._root.glob(f"{_PREFIX}*"):
                 _remove_left(left)
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root)).resolve()
             self._lock = _locked(self.folder / _LOCK, os.O_CREAT)
         except OSError as error:
-            raise SettingsError(f"--adapter-cache: {self._root}: {error.strerror}") from None
+            where = self._named or "no temporary folder (TMPDIR)"
+            remedy = "name a folder in which this user may write"
+            raise SettingsError(f"--adapter-cache: {where}: {error.strerror or error}; {remedy}") from None
 
     def check(self, nbytes: int) -> None:
         """Raises `OSError` where no file of `nbytes` can be written now. Blocks."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from contextlib import AsyncExitStack
 
 import structlog
@@ -17,7 +16,7 @@ from worker.adapters import AdapterDirectory
 from worker.admission import Admission
 from worker.cache_watch import watch_cache
 from worker.config import WorkerSettings
-from worker.connections import connect, wait_for_redis
+from worker.connections import connect
 from worker.consumer import Consumer
 from worker.control import Control
 from worker.deadlines import RedisClock
@@ -30,6 +29,7 @@ from worker.policy import Policy
 from worker.process_end import end_by
 from worker.publisher import Publisher
 from worker.rollout import Rollout
+from worker.start import Start
 from worker.watchdog import watch
 
 POLICY = "policy"
@@ -41,8 +41,10 @@ log = structlog.get_logger()
 class Worker:
     """Consumer, heartbeat and watchdog around one engine."""
 
-    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
+    def __init__(self, settings: WorkerSettings, engine: Engine, start: Start | None = None) -> None:
+        """`start`: where the engine took long to make, and the worker is to be seen meanwhile."""
         self._settings = settings
+        self._start = start or Start(settings)
         self._engine = engine
         self._blocking = connect(settings.redis)
         self._commands = connect(settings.redis)
@@ -82,7 +84,6 @@ class Worker:
         self._drain = asyncio.timeout(None)
         self._starting = True
         self._signalled = False
-        self._started_at = time.time()
 
     def __repr__(self) -> str:
         return f"<Worker {self.state} {self._consumer!r} published={self._publisher.counts}>"
@@ -105,17 +106,18 @@ class Worker:
             ending.push_async_callback(self._commands.aclose)
             ending.push_async_callback(self._blocking.aclose)
             ending.push_async_callback(self._upkeep.aclose)
-            await wait_for_redis(self._commands, self._settings)
+            ending.callback(self._start.close)
+            await self._start.begin()
             await self._agreement.begin()
-            await self._heartbeat.retire()  # what was asked of a former process of our name is not asked of us
             ending.callback(self._adapter_cache.close)
             ending.push_async_callback(self._adapters.close)
             ending.push_async_callback(self._engine.close)
-            await self._engine.start()
-            ending.push_async_callback(self._heartbeat.retire)
-            self._listen_for_signals()
             if self._settings.serves_adapters:
                 self._adapter_cache.open()
+            await self._engine.start()
+            self._start.over()
+            ending.push_async_callback(self._heartbeat.retire)
+            self._listen_for_signals()
             try:
                 await self._serve()
             except ExceptionGroup as group:
@@ -155,7 +157,7 @@ class Worker:
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
-        # Until here the default handlers apply: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
+        # Until here `process_end` handles them: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -187,8 +189,7 @@ class Worker:
         return {
             "state": self.state,
             "paused_for": ",".join(sorted(self._admission.paused)),
-            "engine": self._settings.engine,
-            "model": self._settings.model.name if self._settings.model else "",
+            **self._start.report(),
             "policy_version": self._policy.serving.version,
             "policy_sha256": self._policy.serving.announced.sha256,
             "newest_version": self._policy.newest,
@@ -196,12 +197,10 @@ class Worker:
             "running_groups": self._admission.load.groups,
             "running_sequences": self._admission.load.sequences,
             "held_jobs": len(self._leases),
-            "lease_s": self._settings.lease_s,
             "groups_published": self._publisher.counts["published"],
             "groups_duplicate": self._publisher.counts["duplicate"],
             "groups_fenced": self._publisher.counts["fenced"],
             "tokens_generated": self._rollout.tokens_generated,
-            "started_at": round(self._started_at, 3),
         }
 
 

@@ -33,9 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
 async def _serve(settings: WorkerSettings) -> int:
     from worker.app import Worker  # noqa: PLC0415 - a second or more, in which a bad setting is long known
+    from worker.start import Start  # noqa: PLC0415 - the same
 
+    start = Start(settings)
     try:
-        await Worker(settings, _engine(settings)).run()
+        await start.begin()
+        await Worker(settings, _engine(settings), start).run()
     except SettingsError as error:
         _complain(Redaction(settings).lines(str(error)))
         return EXIT_SETTINGS
@@ -45,6 +48,8 @@ async def _serve(settings: WorkerSettings) -> int:
     except Exception:  # noqa: BLE001 - it ends this process; what Python would print of it may hold a secret
         structlog.get_logger().critical("worker failed", exc_info=True)
         return EXIT_FAILED
+    finally:
+        start.close()
     return EXIT_DRAINED
 
 

@@ -199,6 +199,11 @@ class WorkerSettings(BaseSettings):
         return self.inflight_sequences or self.replicas * self.max_num_seqs * 5 // 4
 
     @property
+    def model_name(self) -> str:
+        """For people: the folder's own name, also where `--model` is `.`; its links stay as they are."""
+        return Path(os.path.abspath(self.model)).name if self.model else ""  # noqa: PTH100 - resolve follows links
+
+    @property
     def serves_adapters(self) -> bool:
         """Whether the engine runs with LoRA at all."""
         return self.lora or self.adapter_dir is not None or self.adapter_cache is not None

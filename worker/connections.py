@@ -15,11 +15,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from schemas.cluster import connected, is_split, nodes_of
+from schemas.cluster import connected
 from schemas.cluster.faults import UNKNOWN, fault_of
 from schemas.lost_cancellations import cancellations, cancellations_so_far
-from schemas.redis_url import CLUSTER_PREFIXES, RedisUrlError, without_password
-from worker.config import WorkerSettings
+from schemas.redis_url import RedisUrlError
 from worker.errors import SettingsError
 
 BLOCK_MS = 2_000
@@ -86,42 +85,6 @@ def connect(url: str) -> Redis:
         )
     except RedisUrlError as error:
         raise SettingsError(f"--redis {error}") from None
-
-
-async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
-    """Return once Redis answers, all nodes of a cluster. Raises `SettingsError` where waiting cannot help: password,
-    rights, version.
-    """
-    shown = without_password(settings.redis)
-    for node, info in (await retrying("connect", _server_infos, redis, shown)).items():
-        _check(f"{shown} ({node})" if node else shown, info, in_cluster=is_split(redis))
-
-
-def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
-    version = str(info.get("redis_version", "0"))
-    if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
-        raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
-    if info.get("cluster_enabled") and not in_cluster:
-        raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {CLUSTER_PREFIXES}")
-    eviction = str(info.get("maxmemory_policy", "noeviction"))
-    if eviction != "noeviction":
-        problem = f"maxmemory-policy is {eviction}: under pressure Redis would delete jobs; set it to noeviction"
-        raise SettingsError(f"--redis {shown}: {problem}")
-    if not info.get("aof_enabled"):
-        log.warning("redis has no append-only file: what it holds is gone when it crashes", redis=shown)
-    log.info("redis connected", redis=shown, version=version)
-
-
-async def _server_infos(redis: Redis, shown: str) -> dict[str, dict[str, object]]:
-    """INFO of each node, by its name."""
-    try:
-        return {name: await node.info() for name, node in (await nodes_of(redis)).items()}
-    except (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError) as error:
-        raise SettingsError(f"--redis {shown}: {error}") from None
-    except exceptions.ResponseError as error:
-        if "cluster support disabled" in str(error):
-            raise SettingsError(f"--redis {shown}: it is no Redis Cluster: write redis:// or rediss://") from None
-        raise
 
 
 def never_passes(error: exceptions.RedisError) -> bool:

@@ -21,11 +21,15 @@ log = structlog.get_logger()
 class Heartbeat:
     """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
 
-    def __init__(self, redis: Redis, key: str, interval_s: float, report: Callable[[], Report]) -> None:
+    def __init__(
+        self, redis: Redis, key: str, interval_s: float, report: Callable[[], Report], ttl_s: float = 0
+    ) -> None:
+        """`ttl_s`: where three beats may be missed while the process loads."""
         self._redis = redis
         self._key = key
         self._interval_s = interval_s
         self._report = report
+        self._ttl_s = int(max(ttl_s, 3 * interval_s + 1))
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
@@ -54,7 +58,7 @@ class Heartbeat:
         fields.update(self._report())
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._key, mapping=fields)
-            pipe.expire(self._key, int(3 * self._interval_s) + 1)
+            pipe.expire(self._key, self._ttl_s)
             await pipe.execute()
 
     async def retire(self) -> None:

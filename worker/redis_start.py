@@ -1,0 +1,131 @@
+"""Whether this Redis can serve a worker, found out before anything is loaded.
+
+What can pass is waited for, with a warning a try: Redis away, loading or a replica, a name that does not resolve yet,
+too many clients. What never passes by waiting is a `SettingsError`: password, rights, database, version, TLS, limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from redis import exceptions
+from redis.asyncio import Redis
+
+from schemas import Keys
+from schemas.cluster import is_split, nodes_of
+from schemas.cluster.rights import Words, refused
+from schemas.keys import GROUP
+from schemas.redis_url import CLUSTER_PREFIXES, RedisUrl, parse
+from worker.config import WorkerSettings
+from worker.errors import SettingsError
+from worker.redis_hopeless import explained, why_hopeless
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_OLDEST = (6, 2)
+_PROBE = "rights"
+_NO_ID = "0-0"
+
+log = structlog.get_logger()
+
+
+class _NotYetError(exceptions.RedisError):
+    """Raised while Redis answers, but cannot serve a worker for now."""
+
+
+async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
+    """Return once Redis, all nodes of a cluster, can serve. Raises `SettingsError` where waiting cannot help."""
+    place, pause = parse(settings.redis), _FIRST_PAUSE_S
+    while True:
+        try:
+            await _look(redis, settings, place)
+        except exceptions.RedisError as error:
+            if problem := await why_hopeless(error, place):
+                raise SettingsError(f"--redis {place}: {problem}") from None
+            why = explained(error)
+            log.warning("redis cannot serve yet, trying again", error=why, redis=str(place), pause_s=pause)
+        else:
+            return
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+async def _look(redis: Redis, settings: WorkerSettings, place: RedisUrl) -> None:
+    for name, node in (await nodes_of(redis)).items():
+        shown = f"{place} ({name})" if name else str(place)
+        _check(shown, await node.info(), in_cluster=is_split(redis))
+    denied = await refused(redis, commands_of_a_worker(settings))
+    if denied:
+        raise SettingsError(f"--redis {place}: {_told(denied, settings)}")
+
+
+def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
+    """Raises `SettingsError`, `_NotYetError`."""
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _OLDEST:
+        raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
+    if info.get("redis_mode") == "sentinel":
+        raise SettingsError(f"--redis {shown}: it is a Sentinel, which keeps no jobs: give the URL of the primary")
+    if info.get("cluster_enabled") and not in_cluster:
+        raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {CLUSTER_PREFIXES}")
+    eviction = str(info.get("maxmemory_policy", "noeviction"))
+    if eviction != "noeviction":
+        problem = f"maxmemory-policy is {eviction}: under pressure Redis would delete jobs; set it to noeviction"
+        raise SettingsError(f"--redis {shown}: {problem}")
+    if info.get("role") == "slave":
+        raise _NotYetError("it is a replica, which takes no writes: give the URL of the primary, or promote it")
+    if not info.get("aof_enabled"):
+        log.warning("redis has no append-only file: what it holds is gone when it crashes", redis=shown)
+    log.info("redis connected", redis=shown, version=version)
+
+
+def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
+    """All that a worker and its scripts send, with the keys of its policy."""
+    keys = Keys(settings.policy, settings.partitions)
+    jobs, dead, worker = keys.jobs(0), keys.dead(0), keys.worker(settings.consumer)
+    ledger, results, adapter = keys.ledger(_PROBE), keys.results(_PROBE), keys.adapter(f"{_PROBE}@0")
+    found: dict[str, Words] = {
+        "EVAL": ("return 1", 0),
+        "EVALSHA": ("0" * 40, 0),
+        "INFO": (),
+        "SCRIPT LOAD": ("return 1",),
+        "TIME": (),
+        "DEL": (worker,),
+        "EXISTS": (ledger,),
+        "EXPIRE": (results, 1),
+        "HDEL": (worker, "drain"),
+        "HEXISTS": (ledger, "cancelled"),
+        "HGET": (keys.control(), "paused"),
+        "HGETALL": (worker,),
+        "HINCRBY": (ledger, "done", 0),
+        "HMGET": (ledger, "done"),
+        "HSET": (worker, "field", "value"),
+        "HSETNX": (ledger, "field", "value"),
+        "MEMORY USAGE": (jobs,),
+        "XACK": (jobs, GROUP, _NO_ID),
+        "XADD": (dead, "*", "field", "value"),
+        "XAUTOCLAIM": (jobs, GROUP, _PROBE, 0, _NO_ID),
+        "XCLAIM": (jobs, GROUP, _PROBE, 0, _NO_ID),
+        "XGROUP CREATE": (jobs, GROUP, 0, "MKSTREAM"),
+        "XGROUP DELCONSUMER": (jobs, GROUP, _PROBE),
+        "XINFO CONSUMERS": (jobs, GROUP),
+        "XINFO GROUPS": (jobs,),
+        "XPENDING": (jobs, GROUP, "-", "+", 1),
+        "XRANGE": (jobs, "-", "+"),
+        "XREADGROUP": ("GROUP", GROUP, _PROBE, "STREAMS", jobs, ">"),
+        "XREVRANGE": (keys.versions(), "+", "-"),
+        "XTRIM": (jobs, "MINID", _NO_ID),
+    }
+    if settings.serves_adapters:
+        found |= {"GET": (adapter,), "GETRANGE": (adapter, 0, 0), "STRLEN": (adapter,)}
+    return found
+
+
+def _told(denied: dict[str, str], settings: WorkerSettings) -> str:
+    """Each refused command with the key that it was asked for, and what to give."""
+    sent, policy = commands_of_a_worker(settings), settings.policy
+    seen = (next((word for word in sent.get(name, ()) if str(word).startswith("rs:")), "") for name in denied)
+    named = ", ".join(f"{name} {key}".strip() for name, key in zip(denied, seen, strict=True))
+    words = next(iter(denied.values()))
+    remedy = f"a worker needs these commands on the keys rs:{{{policy}}}:* and rs:{{{policy}:*}}:* (ACL SETUSER)"
+    return f"Redis refuses {named}: {words}; {remedy}"

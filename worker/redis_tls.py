@@ -1,0 +1,49 @@
+"""Whether who listens at an address speaks TLS, or Redis' protocol without it: asked when no link can be made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+from schemas.redis_url import Address
+
+_LIMIT_S = 2.0
+_NO_TLS = (None, "WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE")
+"""What OpenSSL makes of an answer, or of an end, that is no TLS."""
+
+
+async def speaks_tls(node: Address) -> bool:
+    """Whether a handshake is answered with one, whatever its certificate; a refusal in TLS is an answer too."""
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            _, writer = await asyncio.open_connection(*node, ssl=anybody)
+    except ssl.SSLError as error:
+        return error.reason not in _NO_TLS
+    except (OSError, TimeoutError):
+        return False
+    await _closed(writer)
+    return True
+
+
+async def speaks_plainly(node: Address) -> bool:
+    """Whether a PING is answered as Redis does, even if only to ask for a password."""
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            reader, writer = await asyncio.open_connection(*node)
+            writer.write(b"PING\r\n")
+            answer = await reader.read(16)
+    except (OSError, TimeoutError):
+        return False
+    await _closed(writer)
+    return answer.startswith((b"+PONG", b"-"))
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_LIMIT_S):
+            await writer.wait_closed()

@@ -1,0 +1,193 @@
+"""A worker from its first word to Redis until its engine is there: seen while it loads, under a name of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas import Keys
+from schemas.printable import printable
+from schemas.regular_files import open_regular
+from worker import process_end
+from worker.config import WorkerSettings
+from worker.connections import connect, never_passes, retrying
+from worker.errors import SettingsError
+from worker.heartbeat import Heartbeat, Report
+from worker.redis_start import wait_for_redis
+
+_SHORTEST_TTL_S = 15.0
+"""Of the report while it loads: imports keep every thread of the process from running for seconds."""
+_LOOK_S = 0.2
+_JOIN_S = 2.0
+
+log = structlog.get_logger()
+
+
+class Start:
+    """Checks what can be checked without an engine, then reports `starting` from a thread: vLLM's start blocks ours."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._key = Keys(settings.policy, settings.partitions).worker(settings.consumer)
+        self._process = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._started_at = round(time.time(), 3)
+        self._over = threading.Event()
+        self._retire = False
+        self._thread: threading.Thread | None = None
+
+    async def begin(self) -> None:
+        """Return once Redis can serve, the name is ours and the report is there. A second time changes nothing.
+
+        Raises `SettingsError`.
+        """
+        if self._thread is not None:
+            return
+        _check_folders(self._settings)
+        redis = connect(self._settings.redis)
+        try:
+            await wait_for_redis(redis, self._settings)
+            await self._claim(redis)
+        finally:
+            await redis.aclose()
+        log.info("starting", engine=self._settings.engine, model=self._settings.model_name)
+        self._thread = threading.Thread(target=self._report_until_over, name="starting", daemon=True)
+        self._thread.start()
+        process_end.before_end(self.close)
+
+    def over(self) -> None:
+        """The engine is there: the worker reports for itself. Blocks for as long as a report takes."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+
+    def close(self) -> None:
+        """The same, and where it did not come so far the report goes: nobody is starting any more."""
+        self._retire = not self._over.is_set()
+        self.over()
+
+    def report(self) -> Report:
+        """What stays the same as long as this process lives."""
+        return {
+            "engine": self._settings.engine,
+            "model": self._settings.model_name,
+            "lease_s": self._settings.lease_s,
+            "process": self._process,
+            "started_at": self._started_at,
+        }
+
+    async def _claim(self, redis: Redis) -> None:
+        """Two workers of one name would take each other's jobs for their own. Raises `SettingsError`."""
+        before = None
+        while (found := await retrying("claim the name", self._try, redis)) is not None:
+            if before is not None and found != before:
+                name = f"--consumer {self._settings.consumer}"
+                where = printable(found[0])
+                raise SettingsError(f"{name}: a live worker has this name ({where}): give each worker one of its own")
+            if before is None:
+                log.info("a worker reported under this name, waiting to see whether it lives", process=found[0])
+            before = found
+            await asyncio.sleep(_LOOK_S)
+
+    async def _try(self, redis: Redis) -> tuple[str, str] | None:
+        """None: the name is ours. Else who has it, and when that one reported last."""
+        told: Any = [None, None]
+        try:
+            told = await redis.hmget(self._key, ["process", "seen_at"])
+        except RedisError as error:
+            if not never_passes(error):
+                raise
+            await redis.delete(self._key)  # it is no hash: no worker wrote it
+        process, seen_at = (value or b"" for value in told)
+        holder = process.decode(errors="replace")
+        if holder and not _is_gone(holder):
+            return holder, seen_at.decode(errors="replace")
+        async with redis.pipeline(transaction=True) as pipe:
+            if holder:
+                pipe.delete(self._key)
+            pipe.hdel(self._key, "drain")  # it was asked of a former process of our name
+            pipe.hsetnx(self._key, "process", self._process)
+            pipe.expire(self._key, int(self._ttl_s))
+            pipe.hget(self._key, "process")
+            *_, taken_by = await pipe.execute()
+        return None if taken_by == self._process.encode() else (taken_by.decode(errors="replace"), "")
+
+    @property
+    def _ttl_s(self) -> float:
+        return max(_SHORTEST_TTL_S, 3 * self._settings.heartbeat_s + 1)
+
+    def _report_until_over(self) -> None:
+        asyncio.run(self._beat())
+
+    async def _beat(self) -> None:
+        redis = connect(self._settings.redis)
+        heartbeat = Heartbeat(redis, self._key, self._settings.heartbeat_s, self._starting, self._ttl_s)
+        while True:
+            try:
+                await heartbeat.beat()
+            except RedisError as error:
+                log.warning("heartbeat missed", error=str(error), consumer=self._settings.consumer)
+            if self._over.wait(self._settings.heartbeat_s):  # blocks this thread's loop, which has nothing else to do
+                break
+        if self._retire:
+            await heartbeat.retire()
+        with suppress(RedisError):
+            await redis.aclose()
+
+    def _starting(self) -> Report:
+        return {"state": "starting", **self.report()}
+
+
+def _is_gone(process: str) -> bool:
+    """Whether that process ran on this host and ended: it may be our former self, in a container also of our pid."""
+    host, _, pid = process.rpartition("/")[0].rpartition("/")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check_folders(settings: WorkerSettings) -> None:
+    """Raises `SettingsError` for what would be found out only once the model is loaded."""
+    if settings.engine == "vllm" and settings.model is not None:
+        _check_model(settings.model)
+    for flag, folder in (("--adapter-dir", settings.adapter_dir), ("--checkpoint-dir", settings.checkpoint_dir)):
+        if folder is not None:
+            try:
+                next(iter(os.scandir(folder)), None)
+            except OSError as error:
+                raise SettingsError(f"{flag}: {folder} cannot be read: {error.strerror}") from None
+    if settings.engine == "vllm" or (settings.serves_adapters and settings.adapter_cache is None):
+        try:
+            tempfile.gettempdir()
+        except OSError:
+            problem = "no folder for temporary files can be written: set TMPDIR to one, or mount one at /tmp"
+            raise SettingsError(problem) from None
+
+
+def _check_model(model: Path) -> None:
+    try:
+        with open_regular(model / "config.json") as file:
+            file.read(1)
+    except FileNotFoundError:
+        return  # told with what a model's folder needs
+    except OSError as error:
+        raise SettingsError(f"--model: {error.filename or model}: {error.strerror}") from None

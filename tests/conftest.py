@@ -35,6 +35,7 @@ os.environ.update(SMALL_MODEL_ENV)
 
 ENGINES = {
     "engines": (
+        "test_adapters_as_peft",
         "test_demo",
         "test_end_to_end",
         "test_engine_faults",

@@ -10,11 +10,12 @@ import pytest
 
 from producer import Client, GenerationConfig
 from producer.tiny_model import write_model
+from schemas import ErrorCode
 from tests.worker_process import running_worker
 from worker.beam import beam_search
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, GenerateRequest, NextTokens, SwapMode
-from worker.errors import EngineDiedError, SwapFailedError
+from worker.errors import DataError, EngineDiedError, SwapFailedError
 from worker.replicas import Replicas, settings_of_one
 from worker.stub_engine import StubEngine
 
@@ -49,6 +50,8 @@ class Seen(StubEngine):
         return await super().next_tokens(request_id, prompt, k, adapter)
 
     async def load_adapter(self, adapter: Adapter) -> None:
+        if self.fails is not None:
+            raise self.fails
         self.adapters.add(adapter.name)
 
     async def unload_adapter(self, adapter: Adapter) -> None:
@@ -131,6 +134,16 @@ async def test_adapters_and_weights_reach_every_engine(checkpoint: Path) -> None
 
     assert [engine.adapters for engine in engines] == [set()] * 3
     assert [engine.closed for engine in engines] == [True] * 3
+
+
+async def test_an_adapter_that_one_engine_refuses_is_in_none(checkpoint: Path) -> None:
+    engines = [Seen(), Seen(), Seen()]
+    engines[1].fails = DataError(ErrorCode.ADAPTER_REFUSED, "adapter", "no layer takes it")
+
+    with pytest.raises(DataError, match="no layer takes it"):
+        await Replicas(engines).load_adapter(Adapter("math@1", 1, checkpoint))
+
+    assert [engine.adapters for engine in engines] == [set()] * 3
 
 
 async def test_the_oldest_version_is_reported_until_the_engine_that_failed_has_followed(checkpoint: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from worker import checkpoint
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
-from worker.errors import EngineDiedError
+from worker.errors import DataError, EngineDiedError
 
 _Weights = tuple[int, Path, checkpoint.Stamp]
 """A version, and the files that it was loaded from."""
@@ -72,8 +72,18 @@ class Replicas:
             return await self._engines[number].next_tokens(request_id, prompt, k, adapter)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Into every engine, for a group may go to any. Raises `DataError` when one of them refuses it."""
-        await _all(engine.load_adapter(adapter) for engine in self._engines)
+        """Into every engine, for a group may go to any; into none when one of them refuses it. Raises `DataError`."""
+        loaded: list[Engine] = []
+
+        async def load(engine: Engine) -> None:
+            await engine.load_adapter(adapter)
+            loaded.append(engine)
+
+        try:
+            await _all(load(engine) for engine in self._engines)
+        except DataError:
+            await _all(engine.unload_adapter(adapter) for engine in loaded)
+            raise
 
     async def unload_adapter(self, adapter: Adapter) -> None:
         """From every engine."""

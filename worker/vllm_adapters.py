@@ -12,7 +12,8 @@ import structlog
 from schemas import ErrorCode
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from worker.engine import Adapter
-from worker.errors import DataError, EngineDiedError
+from worker.errors import DataError, EngineDiedError, adapter_refused
+from worker.safetensors_header import HeaderError, read_header
 
 log = structlog.get_logger()
 
@@ -32,16 +33,24 @@ class _Known:
 class LoadedAdapters:
     """Which adapters vLLM has, and which requests use them; `add` is its `add_lora`, `remove` its `remove_lora`.
 
+    `forget` takes out what `add` left behind when it failed, or raises `EngineDiedError`.
+
     New weights take vLLM's adapters away: `changing` keeps others from loading one meanwhile, and `restore` brings
     back what was there. vLLM also drops the least recently used and reads them again at their next request: the files
     of each must be there and as they were.
     """
 
     def __init__(
-        self, add: Callable[[Adapter], Awaitable[object]], remove: Callable[[Adapter], Awaitable[object]]
+        self,
+        add: Callable[[Adapter], Awaitable[object]],
+        remove: Callable[[Adapter], Awaitable[object]],
+        forget: Callable[[Adapter, Exception], Awaitable[object]],
     ) -> None:
         self._add = add
         self._remove = remove
+        self._forget = forget
+        self._refused: dict[int, tuple[_Stamp, str]] = {}
+        """What the engine would find again, having stood still for it: the files, and what is wrong with them."""
         self._loading: dict[int, asyncio.Task[None]] = {}
         self._known: dict[int, _Known] = {}
         self._used: dict[str, int] = {}
@@ -65,9 +74,15 @@ class LoadedAdapters:
         await asyncio.shield(loading)
 
     async def unload(self, adapter: Adapter) -> None:
-        """Forget one that no request uses, and take it from vLLM if it still has it. Raises `EngineDiedError`."""
+        """Forget one that no request uses, and take it from vLLM if it still has it; one in use stays.
+
+        Raises `EngineDiedError`.
+        """
         async with self.changing:
+            if adapter.int_id in self._used.values():
+                return
             self._loading.pop(adapter.int_id, None)
+            self._refused.pop(adapter.int_id, None)
             if self._known.pop(adapter.int_id, None) is None:
                 return
             try:
@@ -126,20 +141,39 @@ class LoadedAdapters:
     def _check_unchanged(self, adapter: Adapter) -> None:
         known = self._known.get(adapter.int_id)
         if known is not None and _stamp(adapter) != known.stamp:
-            raise _refusal(adapter, "its files are gone or changed since it was loaded; publish another version")
+            raise adapter_refused(
+                adapter.name, "its files are gone or changed since it was loaded; publish another version"
+            )
 
     async def _add_checked(self, adapter: Adapter) -> None:
+        stamp = _stamp(adapter)
+        refused, message = self._refused.get(adapter.int_id, (None, ""))
+        if refused == stamp:
+            raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", message)
         try:
             await self._add(adapter)
         except EngineDiedError:
             raise
+        except DataError as error:
+            await self._forget(adapter, error)
+            self._refused[adapter.int_id] = stamp, error.message
+            raise
         except Exception as error:
             # A failed utility call is a bare Exception in every vLLM.
-            raise _refusal(adapter, str(error).replace(str(adapter.path), adapter.name)) from error
+            await self._forget(adapter, error)
+            raise adapter_refused(adapter.name, str(error).replace(str(adapter.path), adapter.name)) from error
 
     def _forget_failed(self, adapter: Adapter, loading: asyncio.Task[None]) -> None:
         if loading.cancelled() or loading.exception() is not None:
             self._loading.pop(adapter.int_id, None)
+
+
+def num_tensors(adapter: Adapter) -> int:
+    """In its file. Blocks. Raises `DataError` for a file that cannot be read."""
+    try:
+        return len(read_header(adapter.path / WEIGHTS_FILE))
+    except HeaderError as error:
+        raise adapter_refused(adapter.name, str(error)) from None
 
 
 def _stamp(adapter: Adapter) -> _Stamp:
@@ -149,7 +183,3 @@ def _stamp(adapter: Adapter) -> _Stamp:
             status = (adapter.path / name).stat()
             found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)
-
-
-def _refusal(adapter: Adapter, problem: str) -> DataError:
-    return DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {adapter.name!r}: {problem}")

@@ -18,8 +18,8 @@ from schemas import GenerationConfig
 from worker import checkpoint, vllm_logits, vllm_setup, vllm_start, vllm_translation, vllm_words
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
-from worker.errors import DataError, EngineDiedError, SettingsError
-from worker.vllm_adapters import LoadedAdapters
+from worker.errors import DataError, EngineDiedError, SettingsError, adapter_refused
+from worker.vllm_adapters import LoadedAdapters, num_tensors
 from worker.vllm_calls import Calls
 from worker.vllm_plugin import WORKER_PID
 from worker.vllm_processes import Processes, shut_down
@@ -49,7 +49,7 @@ class VllmEngine:
         self._llm: Any = None
         self._info: EngineInfo | None = None
         self._calls = Calls(EngineDeadError, settings.engine_timeout_s, settings.load_timeout_s)
-        self._adapters = LoadedAdapters(self._add_lora, self._remove_lora)
+        self._adapters = LoadedAdapters(self._add_lora, self._remove_lora, self._forget_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
         self._watched = False
@@ -225,7 +225,25 @@ class VllmEngine:
         return list(params.bad_words_token_ids)
 
     async def _add_lora(self, adapter: Adapter) -> None:
+        """Raises `DataError` for one that is not in the model as a whole then, and what vLLM raises."""
+        tensors = await asyncio.to_thread(num_tensors, adapter)
         await self._calls.utility(self._llm.add_lora(_lora_request(adapter)))
+        asked = self._llm.collective_rpc("rollstream_adapter_problem", args=(adapter.int_id, tensors))
+        if problem := next(filter(None, await self._calls.utility(asked)), None):
+            raise adapter_refused(adapter.name, problem)
+
+    async def _forget_lora(self, adapter: Adapter, why: Exception) -> None:
+        """Raises `EngineDiedError` where it is not sure to be gone: a later job would be sampled with half of it."""
+        asked = self._llm.collective_rpc("rollstream_forget_adapter", args=(adapter.int_id,))
+        try:
+            gone = all(await self._calls.utility(asked))
+        except EngineDiedError:
+            raise
+        except Exception as error:
+            # A failed utility call is a bare Exception in every vLLM.
+            raise self._calls.died(f"adapter {adapter.name} was half loaded ({why}) and stays: {error}") from error
+        if not gone:
+            raise self._calls.died(f"adapter {adapter.name} was half loaded ({why}) and stays")
 
     async def _remove_lora(self, adapter: Adapter) -> None:
         await self._calls.utility(self._llm.remove_lora(adapter.int_id))

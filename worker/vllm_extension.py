@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from worker import vllm_logits
+from worker.vllm_adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
 """For vLLM's `worker_extension_cls`."""
 
 
-class WeightReload:
+class WeightReload(AdapterAudit):
     """Its methods become methods of vLLM's worker, and so targets of `collective_rpc`."""
 
     model_runner: Any

@@ -8,13 +8,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
-from producer.adapter_tensors import DTYPES, NOTHING_GIVEN, Scaling, check_finite, copied, peft_config, serialised
+from producer.adapter_tensors import (
+    DTYPES,
+    NOTHING_GIVEN,
+    Scaling,
+    check_finite,
+    copied,
+    peft_config,
+    serialised,
+    without_wrappers,
+)
 from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
-from schemas.adapter_tensors import TensorShapes, tensors_problem
+from schemas.adapter_tensors import TensorShapes, pairs_problem, tensors_problem
 from schemas.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -44,16 +53,18 @@ class AdapterFiles:
     """Of config, then weights."""
     chunk_digests: tuple[bytes, ...]
     """A chunk travels under a name that holds `sha256`: it must be what was read then."""
+    incomplete: str = ""
+    """Which half of a pair a folder lacks, for which every worker refuses it."""
 
     @classmethod
-    def of(cls, name: str, config: bytes, weights: Path | bytes, num_bytes: int) -> Self:
+    def of(cls, name: str, config: bytes, weights: Path | bytes, num_bytes: int, incomplete: str = "") -> Self:
         """Reads all of it once. Raises `OSError`."""
         whole, digests = hashlib.sha256(config), []
         for number in range(-(-num_bytes // CHUNK_BYTES)):
             chunk = _chunk(weights, number)
             whole.update(chunk)
             digests.append(hashlib.sha256(chunk).digest())
-        return cls(name, config, weights, num_bytes, whole.hexdigest(), tuple(digests))
+        return cls(name, config, weights, num_bytes, whole.hexdigest(), tuple(digests), incomplete)
 
     def chunk(self, number: int) -> bytes:
         """`CHUNK_BYTES` of the weights, the last may be shorter. Blocks on the disk. Raises `AdapterError`."""
@@ -75,6 +86,7 @@ async def read_adapter(
     awaits the task before it changes them. Raises `AdapterError`.
     """
     if isinstance(source, Mapping):
+        source = without_wrappers(name, source)
         config = json.dumps(peft_config(name, source, scaling), sort_keys=True).encode() + padding
         _check(name, config, sum(value.numel() * value.element_size() for value in source.values()))
         return await asyncio.to_thread(_of_tensors, name, config, copied(name, source))
@@ -94,32 +106,33 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
         _check(name, content, num_bytes)
         if problem := safetensors_problem(weights, DTYPES):
             raise AdapterError(name, f"{weights} is not whole, or not to be loaded ({problem}): write it again first")
-        _check_weights(name, json.loads(content), weights)
-        return AdapterFiles.of(name, content, weights, num_bytes)
+        return _of_file(name, content, weights)
     except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
         raise AdapterError(name, problem) from None
 
 
-def _check_weights(name: str, config: dict[str, Any], path: Path) -> None:
+def _of_file(name: str, config: bytes, path: Path) -> AdapterFiles:
     """Raises `AdapterError` for what every worker would refuse; what is left depends on the worker's model."""
     from safetensors import safe_open  # noqa: PLC0415 - loads torch, which the producer does without until asked
 
     with safe_open(path, framework="pt") as file:
-        shapes: TensorShapes = {
-            tensor: (found.get_dtype(), tuple(found.get_shape()))
-            for tensor in file.keys()  # noqa: SIM118 - no mapping
-            for found in [file.get_slice(tensor)]
-        }
-        if problem := tensors_problem(config, shapes, DTYPES):
+        bare = without_wrappers(name, {tensor: tensor for tensor in file.keys()})  # noqa: SIM118 - no mapping
+        slices = {tensor: file.get_slice(stored) for tensor, stored in bare.items()}
+        shapes: TensorShapes = {tensor: (one.get_dtype(), tuple(one.get_shape())) for tensor, one in slices.items()}
+        if problem := tensors_problem(json.loads(config), shapes, DTYPES):
             raise AdapterError(name, f"{WEIGHTS_FILE}: {problem}")
+        if any(tensor != stored for tensor, stored in bare.items()):
+            return _of_tensors(name, config, {tensor: file.get_tensor(stored) for tensor, stored in bare.items()})
         check_finite(name, ((tensor, file.get_tensor(tensor)) for tensor in shapes))
+    incomplete = pairs_problem(shapes) or ""
+    return AdapterFiles.of(name, config, path, path.stat().st_size, incomplete)
 
 
 def _of_tensors(name: str, config: bytes, tensors: dict[str, torch.Tensor]) -> AdapterFiles:
     weights = serialised(name, tensors)
     _check(name, config, len(weights))
-    return AdapterFiles.of(name, config, weights, len(weights))
+    return AdapterFiles.of(name, config, weights, len(weights), pairs_problem(tensors) or "")
 
 
 def _file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from producer.peft_models import contradiction
 from producer.policy_errors import AdapterError
 from schemas.adapter_config import MAX_ALPHA, config_problem
-from schemas.adapter_tensors import TensorShapes, name_problem, placed, tensors_problem
+from schemas.adapter_tensors import TensorShapes, name_problem, pairs_problem, placed, tensors_problem, unwrapped
 from schemas.errors import shown
 
 if TYPE_CHECKING:
@@ -58,11 +58,22 @@ def peft_config(name: str, tensors: Mapping[str, Any], scaling: Scaling) -> dict
     config = _written(name, shapes, scaling) if scaling.peft_config is None else _given(name, scaling)
     if problem := config_problem(config):
         raise AdapterError(name, f"peft_config: {problem}")
-    if problem := tensors_problem(config, shapes, DTYPES):
+    if problem := tensors_problem(config, shapes, DTYPES) or pairs_problem(shapes):
         raise AdapterError(name, problem)
     if scaling.given == ["lora_alpha"] and (problem := contradiction(tensors, config)):
         raise AdapterError(name, problem)
     return config
+
+
+def without_wrappers(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Named as the model's own, without what torch.compile, FSDP and others put in between. Raises `AdapterError`."""
+    found: dict[str, Any] = {}
+    for tensor, value in tensors.items():
+        bare = unwrapped(tensor) if isinstance(tensor, str) else tensor
+        if bare in found:
+            raise AdapterError(name, f"two tensors are both {shown(bare)} once the names of wrappers are left out")
+        found[bare] = value
+    return found
 
 
 def copied(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +33,8 @@ _ADVICE = f"adapters travel in chunks of up to {CHUNK_BYTES} bytes: raise the li
 _SLACK_S = 3_600
 """Chunks outlive their manifest by this: an upload takes time."""
 
+log = logging.getLogger("rollstream")
+
 
 async def publish_adapter(
     connection: Connection,
@@ -46,6 +49,8 @@ async def publish_adapter(
     """See `AsyncClient.publish_adapter`."""
     full = adapter_name(name, version)
     files = await read_adapter(full, source, scaling)
+    if files.incomplete:
+        log.warning("adapter %s: every worker will refuse it: %s", full, files.incomplete)
     await upload(connection, keys, full, files, progress=progress)
     return full
 

@@ -20,7 +20,7 @@ from producer.adapter_tensors import Scaling
 from producer.adapter_upload import POLICY_PREFIX, upload
 from producer.checkpoint_files import CheckpointFolder
 from producer.connection import Connection
-from producer.policy_errors import MAX_VERSION, PolicyKindError, PolicyVersionError
+from producer.policy_errors import MAX_VERSION, AdapterError, PolicyKindError, PolicyVersionError
 from producer.progress import byte_bar
 from producer.superseded import expire_superseded
 from schemas import Keys, PolicyVersion, SchemaError, decode, encode
@@ -70,6 +70,8 @@ async def publish_policy(
     if adapter is not None:
         # Before anything is awaited: this copies the tensors.
         files = await read_adapter(f"policy version {version}", adapter, scaling, _PADDING)
+        if files.incomplete:
+            raise AdapterError(files.name, files.incomplete)
         await _check_publishable(connection, keys, version, "adapter")
         announcement = await _ship(connection, keys, version, files, progress=progress)
     else:

@@ -5,7 +5,7 @@ vLLM drops without a word what has another name: the base model would then be se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from schemas.adapter_config import is_target
@@ -21,18 +21,15 @@ TensorShapes = Mapping[str, tuple[str, tuple[int, ...]]]
 _EXAMPLE = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
 _TAKE = "take the tensors with peft.get_peft_model_state_dict(model)"
 
-# Names that a wrapper puts into the path of each of a model's tensors.
+# Names that a wrapper puts into the path of each of a model's tensors: without them the path is the model's own.
 _WRAPPERS = {
     "_orig_mod": "torch.compile",
     "_fsdp_wrapped_module": "FSDP",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-    "_forward_module": "Lightning or Fabric",
     "_fpw_module": "FSDP",
-    "_flat_param": "FSDP",
-    "base_layer": "a second adapter",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning Fabric",
+    "module": "DistributedDataParallel or DeepSpeed",
 }
-_LEADING = {"module": "DistributedDataParallel or DeepSpeed", "base_model": "a second PeftModel"}
-"""In front of the whole path, where they are no module's own name."""
 
 # What else PEFT writes, and why no worker takes it.
 _FOREIGN = {
@@ -53,20 +50,46 @@ _PAST_LORA = {
 }
 
 
+def unwrapped(name: str) -> str:
+    """The name without those of wrappers. `module` is one in front of a path alone: elsewhere it may be the model's."""
+    before, prefix, path = name.rpartition(PREFIX)
+    kept = [part for part in before.split(".") if part and part not in _WRAPPERS]
+    inner = [part for part in path.split(".") if part == "module" or part not in _WRAPPERS]
+    while inner[:1] == ["module"]:
+        inner = inner[1:]
+    return ".".join(kept) + ("." if kept else "") + prefix + ".".join(inner)
+
+
 def tensors_problem(config: Mapping[str, Any], tensors: TensorShapes, dtypes: Collection[str]) -> str | None:
-    """Why these are not the tensors of an adapter with this config (one without a problem); None when they are."""
+    """Why these are not tensors of an adapter with this config (one without a problem); None when they are."""
     if not 0 < len(tensors) <= MAX_TENSORS:
         return f"it has {len(tensors)} tensors" if tensors else "it has no tensors"
-    modules: dict[str, set[str]] = {}
     for name, (dtype, shape) in tensors.items():
         problem = name_problem(name) or _shape_problem(name, shape, config["r"])
         if problem is None and dtype not in dtypes:
             problem = f"tensor {shown(name)} is {dtype}, not {' or '.join(dtypes)}: cast it before saving"
         if problem is not None:
             return problem
-        module, part = placed(name)
+        module, _ = placed(name)
+        if not is_target(config, module):
+            return (
+                f"module {shown(module)} has tensors, but target_modules, exclude_modules or layers_to_transform leave "
+                "it out: PEFT would not apply them; config and tensors belong to different adapters"
+            )
+    return None
+
+
+def pairs_problem(names: Iterable[str]) -> str | None:
+    """Which module has one of lora_A and lora_B alone, by names without a problem; None when none has."""
+    modules: dict[str, set[str]] = {}
+    for module, part in map(placed, names):
         modules.setdefault(module, set()).add(part)
-    return _modules_problem(config, modules)
+    lonely = [module for module, parts in modules.items() if len(parts) != 2]
+    if not lonely:
+        return None
+    (part,) = modules[lonely[0]]
+    count = f"; {len(lonely)} of its {len(modules)} modules lack one" if len(lonely) > 1 else ""
+    return f"module {shown(lonely[0])} needs both lora_A and lora_B, and has {part} alone{count}"
 
 
 def placed(name: str) -> tuple[str, str]:
@@ -80,7 +103,7 @@ def name_problem(name: object) -> str | None:
     if not isinstance(name, str) or not name.isprintable() or not all(parts := name.split(".")):
         return f"tensor {shown(name)} is no LoRA weight: names are as {_EXAMPLE}"
     path = parts[:-2] if parts[-1] == "weight" and parts[-2:-1] in (["lora_A"], ["lora_B"]) else None
-    problem = _wrapped(parts) if path else _foreign(parts)
+    problem = _wrapped(name) if path else _foreign(parts)
     if problem is None and path is not None and not name.startswith(PREFIX):
         problem = f"does not begin with {PREFIX!r}: {_TAKE}, or rename it to {shown(PREFIX + name)}"
     if problem is None and path is not None:
@@ -105,21 +128,18 @@ def _foreign(parts: list[str]) -> str:
     return f"is no LoRA weight: {_FOREIGN[found] if found else f'names are as {_EXAMPLE}'}"
 
 
-def _wrapped(parts: list[str]) -> str | None:
-    name = ".".join(parts)
-    wrapper = next((part for part in parts if part in _WRAPPERS), None)
-    if wrapper is None and (parts[0] == "module" or name.startswith(f"{PREFIX}module.")):
-        wrapper = "module"
-    if wrapper is None and name.count(PREFIX) > 1:
-        wrapper = "base_model"
-    if wrapper is None:
-        return None
-    path = [part for part in name.rpartition(PREFIX)[2].split(".") if part not in _WRAPPERS]
-    bare = PREFIX + ".".join(path).removeprefix("module.")
-    return (
-        f"holds the name of a wrapper, {wrapper!r} ({_WRAPPERS.get(wrapper) or _LEADING[wrapper]}), which the workers' "
-        f"model has not: {_TAKE} of the unwrapped model, or rename it to {shown(bare)}"
-    )
+def _wrapped(name: str) -> str | None:
+    bare = unwrapped(name)
+    if bare != name:
+        left_out = set(name.split(".")) - set(bare.split("."))
+        which = next((part for part in _WRAPPERS if part in left_out), "module")
+        return (
+            f"holds the name of a wrapper, {which!r} ({_WRAPPERS[which]}), which the workers' model has not: save "
+            f"the adapter of the unwrapped model, or rename it to {shown(bare)}"
+        )
+    if name.count(PREFIX) > 1 or ".base_layer." in name:
+        return f"is of an adapter around another: {_TAKE} of a model that was wrapped once, or merge the inner one"
+    return None
 
 
 def _shape_problem(name: str, shape: tuple[int, ...], rank: int) -> str | None:
@@ -127,17 +147,4 @@ def _shape_problem(name: str, shape: tuple[int, ...], rank: int) -> str | None:
     if len(shape) != 2 or not all(shape) or shape[side] != rank:
         layout = "(rank, in)" if side == 0 else "(out, rank)"
         return f"tensor {shown(name)} has shape {list(shape)}, which is not of rank {rank}: {layout}"
-    return None
-
-
-def _modules_problem(config: Mapping[str, Any], modules: Mapping[str, set[str]]) -> str | None:
-    if lonely := [module for module, parts in modules.items() if len(parts) != 2]:
-        (part,) = modules[lonely[0]]
-        count = f"; {len(lonely)} of its {len(modules)} modules lack one" if len(lonely) > 1 else ""
-        return f"module {shown(lonely[0])} needs both lora_A and lora_B, and has {part} alone{count}"
-    if stray := [module for module in modules if not is_target(config, module)]:
-        return (
-            f"module {shown(stray[0])} has tensors, but target_modules, exclude_modules or layers_to_transform leave "
-            "it out: PEFT would not apply them; config and tensors belong to different adapters"
-        )
     return None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.adapter_config import config_problem, is_target, scaling
-from schemas.adapter_tensors import name_problem, tensors_problem
+from schemas.adapter_tensors import name_problem, pairs_problem, tensors_problem, unwrapped
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -83,7 +83,7 @@ NAMES: list[tuple[str, str]] = [
     (A.replace("self_attn", "_checkpoint_wrapped_module.self_attn"), "'_checkpoint_wrapped_module'"),
     (f"module.{A}", "'module' (DistributedDataParallel or DeepSpeed)"),
     (A.replace("base_model.model.", "base_model.model.module."), "'module' (Distributed"),
-    (f"base_model.model.{A}", "'base_model' (a second PeftModel)"),
+    (f"base_model.model.{A}", "is of an adapter around another"),
     (A.removeprefix("base_model.model."), "does not begin with 'base_model.model.': take"),
     (A.replace("lora_A", "lora_A.default"), "holds the adapter's name, 'default'"),
     ("base_model.model.model.embed_tokens.lora_embedding_A", "adapters on embeddings are not supported"),
@@ -107,9 +107,27 @@ def test_a_name_that_no_module_of_the_model_has_is_refused(name: str, says: str)
     assert says in (name_problem(name) or "taken")
 
 
-def test_a_wrapped_name_is_told_without_its_wrappers() -> None:
-    wrapped = "module._orig_mod.base_model.model._fsdp_wrapped_module.model.layers.0.q_proj.lora_A.weight"
-    assert "rename it to 'base_model.model.model.layers.0.q_proj.lora_A.weight'" in (name_problem(wrapped) or "")
+WRAPPED: dict[str, str] = {
+    "torch.compile within PEFT": "base_model.model._orig_mod.model.layers.0.q_proj.lora_A.weight",
+    "torch.compile around PEFT": "_orig_mod.base_model.model.model.layers.0.q_proj.lora_A.weight",
+    "FSDP": "_fsdp_wrapped_module.base_model.model.model._fsdp_wrapped_module.layers.0.q_proj.lora_A.weight",
+    "DDP": "module.base_model.model.model.layers.0.q_proj.lora_A.weight",
+    "DDP within PEFT": "base_model.model.module.model.layers.0.q_proj.lora_A.weight",
+    "several": "module._orig_mod.base_model.model.model.layers.0._checkpoint_wrapped_module.q_proj.lora_A.weight",
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_a_wrapped_name_is_known_without_its_wrappers(how: str) -> None:
+    bare = "base_model.model.model.layers.0.q_proj.lora_A.weight"
+
+    assert unwrapped(WRAPPED[how]) == bare
+    assert f"rename it to '{bare}'" in (name_problem(WRAPPED[how]) or "taken")
+
+
+@pytest.mark.parametrize("name", [A, "base_model.model.model.module.x.lora_A.weight", f"base_model.model.{A}", "x"])
+def test_what_may_be_a_models_own_name_stays(name: str) -> None:
+    assert unwrapped(name) == name
 
 
 @pytest.mark.parametrize("path", ["model.layers.0.mlp.gate_proj", "lm_head", "model.language_model.layers.3.x", "h.0"])
@@ -120,8 +138,6 @@ def test_a_path_of_a_model_is_taken(path: str) -> None:
 TENSORS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, SHAPES, ""),
     ({}, {}, "it has no tensors"),
-    ({}, {A: SHAPES[A]}, f"'{MODULE}' needs both lora_A and lora_B, and has lora_A alone"),
-    ({}, {B: SHAPES[B]}, "and has lora_B alone"),
     ({}, {**SHAPES, A: ("F32", (8, 32))}, "has shape [8, 32], which is not of rank 4"),
     ({}, {**SHAPES, B: ("F32", (4, 16))}, "has shape [4, 16], which is not of rank 4"),
     ({}, {**SHAPES, A: ("F32", (4, 0))}, "has shape [4, 0]"),
@@ -147,6 +163,13 @@ def test_tensors_are_whole_pairs_that_the_config_speaks_of(
     found = tensors_problem({**PLAIN, **fields}, tensors, ("F32",))
 
     assert found is None if not says else says in (found or "taken")
+
+
+def test_half_a_pair_is_told_with_its_module() -> None:
+    assert pairs_problem(SHAPES) is None
+    assert f"'{MODULE}' needs both lora_A and lora_B, and has lora_A alone" in (pairs_problem([A]) or "")
+    assert "and has lora_B alone" in (pairs_problem([B]) or "")
+    assert "2 of its 2 modules lack one" in (pairs_problem([A, B.replace("q_proj", "k_proj")]) or "")
 
 
 def test_modules_are_targets_as_peft_finds_them() -> None:

@@ -233,6 +233,17 @@ def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_c
         Changing(root, 16, tiny_model).find("math@1")
 
 
+def test_an_adapter_whose_config_changes_later_is_refused(root: Path, tiny_model: Path) -> None:
+    """vLLM reads it anew after it had dropped the adapter: it would be scaled otherwise from then on."""
+    directory = AdapterDirectory(root, 16, tiny_model)
+    directory.find("math@1")
+
+    configure(root, lora_alpha=64.0)
+
+    with pytest.raises(DataError, match="changed after it was loaded"):
+        directory.find("math@1")
+
+
 def test_a_folder_that_the_file_system_refuses_is_no_adapter(root: Path, tiny_model: Path) -> None:
     (root / "loop@1").symlink_to(root / "loop@1")
 

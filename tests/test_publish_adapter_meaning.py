@@ -161,8 +161,7 @@ FOLDERS: list[tuple[dict[str, Any], dict[str, torch.Tensor], str]] = [
     ({"target_modules": ["k_proj"]}, lora(), "PEFT would not apply them"),
     ({"lora_alpha": float("inf")}, lora(), "lora_alpha must be a number"),
     ({"r": 16}, lora(), "not of rank 16"),
-    ({}, {A: lora()[A]}, r"adapter_model\.safetensors: module .* needs both lora_A and lora_B"),
-    ({}, {f"_orig_mod.{name}": value for name, value in lora().items()}, r"the name of a wrapper, '_orig_mod'"),
+    ({}, {f"base_model.model.{name}": value for name, value in lora().items()}, "an adapter around another"),
     ({}, {**lora(), "base_model.model.lm_head.base_layer.weight": torch.ones(2, 2)}, "save_embedding_layers=False"),
     ({}, {A: lora()[A], B: torch.full((32, 4), torch.nan)}, "holds NaN or infinity"),
     ({}, {A: lora()[A], B: torch.full((32, 4), torch.inf).bfloat16()}, "holds NaN or infinity"),
@@ -181,6 +180,50 @@ async def test_a_folder_that_every_worker_would_refuse_is_not_published(
     with pytest.raises(AdapterError, match=says):
         await (trainer.publish_policy(1, adapter=folder) if as_policy else trainer.publish_adapter("math", 1, folder))
     assert (manifests(queue), blobs(queue), announced(queue)) == ([], [], [])
+
+
+async def test_a_folder_with_half_a_pair_is_no_policy_and_else_a_warning(
+    trainer: AsyncClient, queue: Queue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = peft_folder(tmp_path / "a", {A: lora()[A]})
+
+    with pytest.raises(AdapterError, match="needs both lora_A and lora_B"):
+        await trainer.publish_policy(1, adapter=folder)
+    assert (manifests(queue), announced(queue)) == ([], [])
+    await trainer.publish_adapter("math", 1, folder)
+    assert "adapter math@1: every worker will refuse it: module" in caplog.text
+
+
+WRAPPERS = {
+    "around": ("base_model", "module._orig_mod.base_model"),
+    "within": ("layers", "_fsdp_wrapped_module.layers"),
+}
+
+
+@pytest.mark.parametrize("as_folder", [False, True], ids=["tensors", "a folder"])
+@pytest.mark.parametrize("where", WRAPPERS)
+async def test_what_wrappers_add_to_names_is_left_out(
+    trainer: AsyncClient, queue: Queue, tmp_path: Path, where: str, as_folder: bool
+) -> None:
+    tensors = {name.replace(*WRAPPERS[where]): value for name, value in lora().items()}
+    assert not tensors.keys() & lora().keys()
+
+    if as_folder:
+        await trainer.publish_adapter("math", 1, peft_folder(tmp_path / "a", tensors))
+    else:
+        await trainer.publish_adapter("math", 1, tensors, lora_alpha=8)
+
+    _, found = read_back(queue, "math@1")
+    assert found.keys() == lora().keys()
+    assert all(torch.equal(found[name], value) for name, value in lora().items())
+
+
+async def test_two_tensors_of_one_name_without_wrappers_are_refused(trainer: AsyncClient, queue: Queue) -> None:
+    tensors = lora(1) | {f"module.{name}": value for name, value in lora(2).items()}
+
+    with pytest.raises(AdapterError, match="two tensors are both"):
+        await trainer.publish_adapter("math", 1, tensors, lora_alpha=8)
+    assert manifests(queue) == []
 
 
 def test_every_field_that_peft_saves_is_known(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas import ErrorCode, NameRefusedError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
-from schemas.adapter_tensors import tensors_problem
+from schemas.adapter_tensors import pairs_problem, tensors_problem
 from schemas.keys import check_adapter
 from worker.engine import Adapter
 from worker.errors import DataError, adapter_refused
@@ -109,7 +109,7 @@ def _check_tensors(name: str, folder: Path, config: Mapping[str, Any], model: Sh
     except HeaderError as error:
         raise adapter_refused(name, str(error)) from None
     shapes = {tensor: (found.dtype, found.shape) for tensor, found in header.items()}
-    if problem := tensors_problem(config, shapes, FLOATS):
+    if problem := tensors_problem(config, shapes, FLOATS) or pairs_problem(shapes):
         raise adapter_refused(name, f"{WEIGHTS_FILE}: {problem}")
     for tensor, found in header.items() if model else ():
         module, _, part = tensor.removesuffix(".weight").rpartition(".")

@@ -19,7 +19,7 @@ from producer.cli_dead import dead
 from producer.cli_lease import commands as leasing
 from producer.cli_operate import commands as operating
 from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
-from producer.cli_output import exit_codes, follow, output, write
+from producer.cli_output import exit_codes, follow, output, write_unfinished
 from producer.cli_policy import commands as publishing
 from producer.cli_replay import EPILOG as REPLAY_EPILOG
 from producer.cli_replay import replay
@@ -38,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 some groups failed, 4 timed out, 130 interrupted.",
+    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 some groups failed, 4 timed out, 5 not finished, 130 interrupted.",
 )
 
 
@@ -187,8 +187,10 @@ def results(
 ) -> None:
     """Write a batch's results as JSONL, a line a group, in the order in which they finished.
 
-    Without --follow: what is there now. A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for
-    a group that failed, {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}.
+    Without --follow: what is there now; while groups are missing, stderr says how many and the exit code is 5.
+
+    A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for a group that failed,
+    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}.
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --follow")
@@ -196,9 +198,12 @@ def results(
 
         async def run() -> int:
             async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
-                handle = await client.attach(batch_id)
+                async with asyncio.timeout(timeout):
+                    handle = await client.attach(batch_id)
                 with output(out) as lines:
-                    return await follow(handle, lines, timeout) if wait else write(await handle.finished(), lines)
+                    if wait:
+                        return await follow(handle, lines, timeout)
+                    return write_unfinished(handle, await handle.finished(), lines)
 
         raise typer.Exit(asyncio.run(run()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +18,7 @@ from producer.progress import progress_bar
 from schemas import GroupError, RollstreamError
 from schemas.printable import printable_lines, without_credentials
 
-EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 3, 4, 130
+EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
 
 
 @contextmanager
@@ -31,6 +30,8 @@ def exit_codes() -> Iterator[None]:
         raise _ended(error, EXIT_TIMED_OUT) from None
     except BrokenPipeError:
         raise  # typer ends quietly
+    except TimeoutError:
+        raise _ended("timed out: Redis does not answer", EXIT_TIMED_OUT) from None
     except (RollstreamError, OSError) as error:
         raise _ended(error, EXIT_ERROR) from None
     except KeyboardInterrupt:
@@ -57,22 +58,29 @@ def write(answers: Iterable[Answer], out: TextIO) -> int:
     return code
 
 
+def write_unfinished(handle: BatchHandle, answers: list[Answer], out: TextIO) -> int:
+    """Write what is there, and say on stderr how many groups are missing; the exit code."""
+    code = write(answers, out)
+    missing = handle.num_groups - len(answers)
+    if not missing:
+        return code
+    rest = f"{missing} of {handle.num_groups} groups are missing: the batch is not finished"
+    typer.echo(f"rollstream: batch {handle.batch_id}: {rest}; wait for them with --follow", err=True)
+    return EXIT_UNFINISHED
+
+
 async def follow(handle: BatchHandle, out: TextIO | None, timeout: float | None) -> int:
     """Write each group as it finishes, under a progress bar, until the batch is sealed; the exit code.
 
     Raises `ResultTimeoutError`, with what finished by then written.
     """
     code = done = 0
-    try:
-        async with asyncio.timeout(timeout):
-            with progress_bar(handle.batch_id, handle.num_groups) as show:
-                async for answer in handle.groups():
-                    done += 1
-                    code = max(code, EXIT_SOME_FAILED if isinstance(answer, GroupError) else 0)
-                    if out is not None:
-                        out.write(result_line(answer))
-                        out.flush()
-                    show(done)
-    except TimeoutError:
-        raise ResultTimeoutError(handle.batch_id, done, handle.num_groups, timeout or 0) from None
+    with progress_bar(handle.batch_id, handle.num_groups) as show:
+        async for answer in handle.groups(timeout):
+            done += 1
+            code = max(code, EXIT_SOME_FAILED if isinstance(answer, GroupError) else 0)
+            if out is not None:
+                out.write(result_line(answer))
+                out.flush()
+            show(done)
     return code

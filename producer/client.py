@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from pathlib import Path
@@ -13,7 +14,7 @@ from producer.adapter_upload import publish_adapter
 from producer.arguments import Reading, check_config, number, reconnect_seconds
 from producer.connection import Connection
 from producer.deadlines import Deadlines
-from producer.errors import client_stays
+from producer.errors import ResultTimeoutError, client_stays
 from producer.handle import BatchHandle
 from producer.ledger import read_batch
 from producer.policy import publish_policy
@@ -22,6 +23,7 @@ from producer.queueing import queue
 from producer.rollout_batch import RolloutBatch
 from producer.serving import Workers, wait_for_version
 from producer.submission import split
+from producer.unserved import warn_of_unserved
 from producer.version_bounds import VersionBounds
 from schemas import GenerationConfig, Keys, PolicyVersion
 
@@ -112,21 +114,38 @@ class AsyncClient:
         pad_token_id: int = 0,
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
-        """`submit`, then `BatchHandle.result`. `timeout` counts from when all is queued."""
+        """`submit`, then `BatchHandle.result`. `timeout` is for both: also a Redis that does not answer ends it.
+
+        After a `ResultTimeoutError` the batch may be under way: `attach(error.batch_id)`, or submit it again under that
+        `batch_id`.
+        """
         reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)  # before anything is queued
-        handle = await self.submit(
-            input_ids,
-            attention_mask,
-            config,
-            adapter=adapter,
-            batch_id=batch_id,
-            prompts_per_job=prompts_per_job,
-            queue_deadline_s=queue_deadline_s,
-            run_deadline_s=run_deadline_s,
-            min_policy_version=min_policy_version,
-            max_staleness=max_staleness,
-        )
-        return await handle.result(*reading)
+        batch_id = uuid.uuid4().hex if batch_id is None else batch_id
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(reading.timeout):
+                handle = await self.submit(
+                    input_ids,
+                    attention_mask,
+                    config,
+                    adapter=adapter,
+                    batch_id=batch_id,
+                    prompts_per_job=prompts_per_job,
+                    queue_deadline_s=queue_deadline_s,
+                    run_deadline_s=run_deadline_s,
+                    min_policy_version=min_policy_version,
+                    max_staleness=max_staleness,
+                )
+            left = None if reading.timeout is None else max(0.0, reading.timeout - (clock() - began))
+            return await handle.result(*reading._replace(timeout=left))
+        except TimeoutError:
+            silent = f"Redis at {self._connection.url} has not taken all of it"
+            raise ResultTimeoutError(str(batch_id), 0, len(input_ids), reading.timeout or 0, silent) from None
+        except ResultTimeoutError as late:
+            raise ResultTimeoutError(
+                late.batch_id, late.done, late.total, reading.timeout or 0, late.waiting_for
+            ) from None
 
     async def attach(self, batch_id: str) -> BatchHandle:
         """The handle of a batch that another process or an earlier run submitted.
@@ -154,15 +173,19 @@ class AsyncClient:
         folder a version. `adapter`: a LoRA adapter on the model that the workers booted with, as for `publish_adapter`;
         it travels through Redis. Give one of the two. Files are read in a thread; `progress` shows a bar on stderr.
 
+        The logger `rollstream` warns of live workers that were not started for it, or refused the version before.
+
         Versions only grow. Publishing the same content again is a no-op, so a publish that failed is simply repeated;
         one that was cut short announced nothing. Raises `PolicyVersionError` (no version, too old, or taken by other
         content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
         `RedisUnavailableError`.
         """
         scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
-        return await publish_policy(
+        published = await publish_policy(
             self._connection, self._keys, number(version), checkpoint, adapter, scaling, progress=progress
         )
+        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", published.source)
+        return published
 
     async def publish_adapter(
         self,
@@ -191,9 +214,11 @@ class AsyncClient:
         `TooLargeForRedisError`, `RedisUnavailableError`.
         """
         scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
-        return await publish_adapter(
+        full = await publish_adapter(
             self._connection, self._keys, name, number(version), source, scaling, progress=progress
         )
+        await warn_of_unserved(self._connection, self._keys, f"adapter {full}", "adapter")
+        return full
 
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.

@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 
 from producer.errors import RedisUnavailableError
 from producer.home import Home, OpenCalls
+from producer.patience import Overdue
 from schemas.cluster import connected
 from schemas.cluster.faults import AWAY, fault_of
-from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import RedisUrlError, without_password
 
 BLOCK_MS = 2_000
@@ -47,24 +47,36 @@ class Connection:
         self._reached = False
         self._home = Home()
         self._calls = OpenCalls()
+        self._left: set[asyncio.Future[Any]] = set()
         try:
             self._redis = connected(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
 
-    async def call(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def call(self, what: str, command: Callable[[Redis], Awaitable[T]], *, told: bool = False) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
 
         Before the first answer ever nothing is retried, so that a wrong address is reported at once. A reply that Redis
         cannot serve just now (loading, out of memory, ...) is waited for like a lost connection.
-        Raises `RedisUnavailableError`, `ClientClosedError`, also when the client is closed meanwhile, and
-        `ClientMisusedError`.
+        A wait of ten seconds is told, unless the caller tells of its own (`told`). Raises `RedisUnavailableError`,
+        `ClientClosedError`, also when the client is closed meanwhile, and `ClientMisusedError`.
         """
         async with self._calls.open(what):
             await self._home.enter(what, self._redis)
-            if not self._reached:
-                await self._reach(what)
-            return await self._until_answered(what, command)
+            if told:
+                return await self._answer(what, command, [])
+            problems: list[str] = []
+            with Overdue(lambda seconds: self._silence(what, seconds, problems)):
+                return await self._answer(what, command, problems)
+
+    def _silence(self, what: str, seconds: float, problems: list[str]) -> str:
+        why = f" ({problems[-1]})" if problems else ""
+        return f"{what}, after {seconds:.0f} s: Redis at {self.url} does not answer{why}"
+
+    async def _answer(self, what: str, command: Callable[[Redis], Awaitable[T]], problems: list[str]) -> T:
+        if not self._reached:
+            await self._reach(what)
+        return await self._until_answered(what, command, problems)
 
     async def _reach(self, what: str) -> None:
         try:
@@ -75,7 +87,7 @@ class Connection:
                 raise
         self._reached = True
 
-    async def _until_answered(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _until_answered(self, what: str, command: Callable[[Redis], Awaitable[T]], problems: list[str]) -> T:
         loop = asyncio.get_running_loop()
         give_up, pause = loop.time() + self._reconnect_s, _FIRST_PAUSE_S
         while True:
@@ -84,21 +96,31 @@ class Connection:
             except RedisUnavailableError as error:
                 if not fault_of(error.__cause__).passes or loop.time() + pause > give_up:
                     raise
+                problems.append(error.problem)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _once(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
-        before = await cancellations_so_far()
+        """In a task of its own: redis-py loses a cancellation now and then, and its caller would wait for the answer.
+
+        What its caller has given up ends by itself, with the answer at the latest.
+        """
+        asked = asyncio.ensure_future(command(self._redis))
         try:
-            answer = await command(self._redis)
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._left.add(asked)
+            asked.add_done_callback(self._forget)
+            asked.cancel()
+            raise
         except exceptions.RedisError as error:
-            if cancellations() > before:
-                raise asyncio.CancelledError from error
             problem = str(error) or type(error).__name__
             raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
-        if cancellations() > before:
-            raise asyncio.CancelledError
-        return answer
+
+    def _forget(self, given_up: asyncio.Future[Any]) -> None:
+        self._left.discard(given_up)
+        if not given_up.cancelled():
+            given_up.exception()  # nobody waits for it
 
     async def aclose(self) -> None:
         """Close every socket; calls under way raise `ClientClosedError`. Safe to call twice.

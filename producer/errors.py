@@ -123,16 +123,22 @@ class LostJobsError(ProducerError):
 
 
 class ResultTimeoutError(ProducerError):
-    """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again."""
+    """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again.
 
-    def __init__(self, batch_id: str, done: int, total: int, timeout_s: float) -> None:
+    `waiting_for` says what the batch waits for, as far as Redis told: it is empty after a time too short to ask.
+    """
+
+    def __init__(self, batch_id: str, done: int, total: int, timeout_s: float, waiting_for: str = "") -> None:
+        why = f"{waiting_for}; " if waiting_for else ""
         super().__init__(
-            f"batch {batch_id!r}: {done} of {total} groups after {timeout_s:g} s; wait again or see `rollstream status`"
+            f"batch {batch_id!r}: {done} of {total} groups after {timeout_s:.4g} s: {why}"
+            "wait again or see `rollstream doctor`"
         )
         self.batch_id = batch_id
         self.done = done
         self.total = total
         self.timeout_s = timeout_s
+        self.waiting_for = waiting_for
 
 
 class RolloutFailedError(ProducerError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from typing import NoReturn
 
 from producer.answers import Answer
@@ -12,10 +12,13 @@ from producer.arguments import Reading
 from producer.cancel import cancel_batch
 from producer.connection import Connection
 from producer.errors import ResultTimeoutError, handle_stays
+from producer.patience import Patience
 from producer.plausible import check_widths
 from producer.progress import progress_bar
 from producer.results_reader import ResultsReader
 from producer.rollout_batch import RolloutBatch, assemble
+from producer.waited_for import waiting_for
+from producer.waiting_facts import read_facts
 from schemas import Batch, GroupError, GroupResult, Keys
 
 
@@ -47,17 +50,29 @@ class BatchHandle:
         """Prompts of the batch."""
         return self.batch.num_groups
 
-    async def groups(self) -> AsyncIterator[GroupResult | GroupError]:
-        """Each group once, as it finishes; ends after the last. Survives reconnects; a second call starts over."""
-        position = 0
+    async def groups(self, timeout: float | None = None) -> AsyncIterator[GroupResult | GroupError]:
+        """Each group once, as it finishes; ends after the last. Survives reconnects; a second call starts over.
+
+        `timeout` in seconds from the first one asked for until the last: raises `ResultTimeoutError`.
+        """
+        timeout, *_ = Reading.of_wait(timeout, False)
+        clock, position = asyncio.get_running_loop().time, 0
+        began = clock()
         while position < self.num_groups:
-            for answer in await self.groups_from(position):
+            for answer in await self.groups_from(position, timeout, clock() - began):
                 position += 1
                 yield answer
 
-    async def groups_from(self, position: int) -> list[Answer]:
-        """Wait until more than `position` groups have finished; those beyond, in finish order."""
-        await self._reader.wait_beyond(position)
+    async def groups_from(
+        self, position: int, timeout: float | None = None, waited: float = 0.0
+    ) -> list[GroupResult | GroupError]:
+        """Wait until more than `position` groups have finished; those beyond, in finish order.
+
+        `waited`: the seconds of `timeout` that have passed already.
+        """
+        timeout, *_ = Reading.of_wait(timeout, False)
+        async with self._in_time(timeout, waited):
+            await self._reader.wait_beyond(position)
         return self._reader.answers[position:]
 
     async def finished(self) -> list[GroupResult | GroupError]:
@@ -91,7 +106,8 @@ class BatchHandle:
 
         `timeout` in seconds; `progress` draws a bar on stderr; `pad_to_max_new_tokens` fixes the response width to
         `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again, and
-        `ArgumentError` before anything is waited for.
+        `ArgumentError` before anything is waited for. While nothing comes for ten seconds, and then at doubling
+        intervals, the logger `rollstream` warns of what is missing.
         """
         reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)
         answers = await self.wait(timeout, progress)
@@ -108,20 +124,32 @@ class BatchHandle:
         """Wait as `result` does; the answers by group number, without torch."""
         timeout, progress, *_ = Reading.of_wait(timeout, progress)
         bar = progress_bar(self.batch_id, self.num_groups) if progress else nullcontext(lambda _done: None)
-        try:
-            async with asyncio.timeout(timeout):
-                with bar as show:
-                    await self._wait_for_all(show)
-        except TimeoutError:
-            done = len(self._reader.by_group)
-            raise ResultTimeoutError(self.batch_id, done, self.num_groups, timeout or 0) from None
+        async with self._in_time(timeout) as patience:
+            with bar as show:
+                await self._wait_for_all(show, patience)
         return dict(self._reader.by_group)
 
-    async def _wait_for_all(self, show: Callable[[int], None]) -> None:
+    async def _wait_for_all(self, show: Callable[[int], None], patience: Patience) -> None:
         while not self._reader.complete:
             show(len(self._reader.answers))
             await self._reader.wait_beyond(len(self._reader.answers))
+            patience.progressed()
         show(self.num_groups)
+
+    @asynccontextmanager
+    async def _in_time(self, timeout: float | None, waited: float = 0.0) -> AsyncIterator[Patience]:
+        """Around a wait; it says what it waits for. Raises `ResultTimeoutError`."""
+        left = None if timeout is None else max(0.0, timeout - waited)
+        async with Patience(f"batch {self.batch_id!r}", self._ask, left) as patience:
+            try:
+                async with asyncio.timeout(left):
+                    yield patience
+            except TimeoutError:
+                done = len(self._reader.by_group)
+                raise ResultTimeoutError(self.batch_id, done, self.num_groups, timeout or 0, patience.told) from None
+
+    async def _ask(self) -> str:
+        return waiting_for(await read_facts(self._connection, self._keys, self.batch))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(handle_stays(type(self).__name__, self.batch_id))

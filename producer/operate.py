@@ -12,7 +12,9 @@ from redis.asyncio import Redis
 
 from producer.connection import Connection
 from producer.errors import UnknownWorkerError
+from producer.patience import Overdue
 from schemas import Keys
+from schemas.printable import printable
 
 _PAUSED = "paused"
 _DRAIN = resources.files("producer").joinpath("drain.lua").read_text()
@@ -72,8 +74,9 @@ async def wait_until_drained(connection: Connection, keys: Keys, workers: Iterab
     They are asked again each time: a worker that was away from Redis for a while reports into a new hash.
     """
     left = set(workers)
-    while left := await _ask(connection, keys, left):  # noqa: ASYNC110 - the workers are other processes
-        await asyncio.sleep(_POLL_S)
+    with Overdue(lambda seconds: f"drain, after {seconds:.0f} s: still there: {printable(', '.join(sorted(left)))}"):
+        while left := await _ask(connection, keys, left):  # noqa: ASYNC110 - the workers are other processes
+            await asyncio.sleep(_POLL_S)
 
 
 async def _ask(connection: Connection, keys: Keys, workers: Iterable[str]) -> set[str]:

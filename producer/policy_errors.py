@@ -89,23 +89,23 @@ class VersionTimeoutError(ProducerError):
     """Raised when too few workers serve a version in time; waiting again is safe.
 
     `live` workers report, `there` of them serve it; `behind` maps the others to the version that they serve and to why
-    they refused a newer one, empty where they did not.
+    they refused a newer one, empty where they did not. `waiting_for` says it in a sentence.
     """
 
     def __init__(
-        self, version: int, workers: int | str, there: int, behind: dict[str, tuple[int, str]], timeout_s: float
+        self,
+        version: int,
+        workers: int | str,
+        there: int,
+        behind: dict[str, tuple[int, str]],
+        timeout_s: float,
+        waiting_for: str,
     ) -> None:
-        live = there + len(behind)
-        told = [f"{name} serves {served}{f', refused: {why}' if why else ''}" for name, (served, why) in behind.items()]
-        listed = "".join(f"; {one}" for one in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
-        hint = listed if live else "; is one started with this policy?"
-        super().__init__(
-            f"policy version {version} after {timeout_s:g} s: served by {there} of {live} live workers, "
-            f"{workers} wanted{hint}"
-        )
+        super().__init__(f"policy version {version} after {timeout_s:.4g} s: {waiting_for}")
         self.version = version
         self.workers = workers
-        self.live = live
+        self.live = there + len(behind)
         self.there = there
         self.behind = behind
         self.timeout_s = timeout_s
+        self.waiting_for = waiting_for

@@ -92,7 +92,9 @@ class ResultsReader:
 
     async def _read(self, block_ms: int | None) -> bool:
         """Take the next entries. Nothing is awaited between their arrival and their being kept."""
-        entries = await self._connection.call("read results", partial(self._entries, block_ms=block_ms))
+        entries = await self._connection.call(
+            "read results", partial(self._entries, block_ms=block_ms), told=block_ms is not None
+        )
         for entry, fields in entries:
             if self.complete:
                 break
@@ -128,7 +130,7 @@ class ResultsReader:
 
     async def _ledger_counts(self) -> tuple[bytes, bytes]:
         key = self._keys.ledger(self._batch.batch_id)
-        counts: Any = await self._connection.call("read", lambda redis: redis.hmget(key, ["done", "groups"]))
+        counts: Any = await self._connection.call("count results", lambda redis: redis.hmget(key, ["done", "groups"]))
         return counts[0] or b"0", counts[1] or b""
 
     def _gone(self, problem: str) -> UnknownBatchError:

@@ -10,14 +10,20 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from producer.connection import Connection
+from producer.patience import Patience
 from producer.policy import Announced, announced_versions
 from producer.policy_errors import MAX_VERSION, VersionTimeoutError, VersionWaitError
 from schemas import Keys
+from schemas.printable import printable
 
 Workers = int | Literal["all"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-_FIELDS = ("policy_version", "newest_version", "policy_error", "state", "policy_sha256")
+_LATE_LOOK_S = 5.0
+"""After which a look tells nothing of now any more."""
+_FIELDS = (
+    "policy_version", "newest_version", "policy_error", "state", "policy_sha256", "takes_checkpoints", "takes_adapters",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,23 @@ class Serving:
     """It ends: it will not swap any more and takes no jobs."""
     sha256: str = ""
     """Of what it serves; empty for what it booted with, and where it does not say."""
+    refused_kinds: frozenset[str] = frozenset()
+    """`checkpoint`, `adapter`: kinds of versions that it says it was not started for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look showed, and when, by the event loop's clock; None: there was none yet."""
+
+    serving: Mapping[str, Serving]
+    newest: Sequence[Announced]
+    """The newest entry of the control stream, if it has one."""
+    at: float | None = None
+
+    def behind(self, version: int) -> dict[str, tuple[int, str]]:
+        """Workers that do not serve `version`: which they serve, and why they refused a newer one."""
+        counted = _counted(self.serving).items()
+        return {name: (one.version, one.problem) for name, one in counted if not _serves(one, self.newest, version)}
 
 
 async def read_serving(connection: Connection, keys: Keys) -> dict[str, Serving]:
@@ -57,25 +80,50 @@ async def wait_for_version(
 ) -> None:
     """See `AsyncClient.wait_for_version`."""
     _check(version, workers, timeout)
-    serving: Mapping[str, Serving] = {}
-    newest: Sequence[Announced] = ()
-    pause = _FIRST_PAUSE_S
-    try:
-        async with asyncio.timeout(timeout):
-            while True:
-                serving = await read_serving(connection, keys)
-                # After the reports: in one and the same stream none of them is ahead of it.
-                newest = await announced_versions(connection, keys, 1)
-                if served(serving, newest, version, workers):
-                    return
-                await asyncio.sleep(pause)
-                pause = min(1.5 * pause, _LONGEST_PAUSE_S)  # each look scans the database
-    except TimeoutError:
-        counted = _counted(serving)
-        behind = {
-            name: (one.version, one.problem) for name, one in counted.items() if not _serves(one, newest, version)
-        }
-        raise VersionTimeoutError(version, workers, len(counted) - len(behind), behind, timeout or 0) from None
+    seen = Seen({}, ())
+
+    async def ask() -> str:
+        return waits_for(seen, version, workers)
+
+    async def look_until_served() -> None:
+        nonlocal seen
+        pause = _FIRST_PAUSE_S
+        while True:
+            serving = await read_serving(connection, keys)
+            # After the reports: in one and the same stream none of them is ahead of it.
+            seen = Seen(serving, await announced_versions(connection, keys, 1), asyncio.get_running_loop().time())
+            if served(seen.serving, seen.newest, version, workers):
+                return
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE_S)  # each look scans the database
+
+    async with Patience(f"policy version {version}", ask, timeout):
+        try:
+            async with asyncio.timeout(timeout):
+                await look_until_served()
+        except TimeoutError:
+            counted = _counted(seen.serving)
+            behind = seen.behind(version)
+            there = len(counted) - len(behind)
+            told = waits_for(seen, version, workers)
+            raise VersionTimeoutError(version, workers, there, behind, timeout or 0, told) from None
+
+
+def waits_for(seen: Seen, version: int, workers: Workers) -> str:
+    """What a wait for `version` waits for, by its last look."""
+    if seen.at is None or asyncio.get_running_loop().time() - seen.at > _LATE_LOOK_S:
+        return "Redis does not answer" + ("" if seen.at is None else "; before, " + _waits_for(seen, version, workers))
+    return _waits_for(seen, version, workers)
+
+
+def _waits_for(seen: Seen, version: int, workers: Workers) -> str:
+    live, behind = len(_counted(seen.serving)), seen.behind(version)
+    end = seen.newest[0].version if seen.newest else 0
+    unknown = f"; nobody has published it, the newest is {end}" if end < version else ""
+    told = [f"{name} serves {served}{f', refused: {why}' if why else ''}" for name, (served, why) in behind.items()]
+    listed = "".join(f"; {one}" for one in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+    hint = listed if live else "; is one started with this policy?"
+    return f"served by {live - len(behind)} of {live} live workers, {workers} wanted{hint}{unknown}"
 
 
 def served(serving: Mapping[str, Serving], newest: Sequence[Announced], version: int, workers: Workers) -> bool:
@@ -111,9 +159,16 @@ def _check(version: object, workers: object, timeout: object) -> None:
 
 def _serving(*fields: bytes | None) -> Serving:
     """Of the values of `_FIELDS`."""
-    version, newest, problem, state, sha256 = fields
-    draining = state == b"draining"
-    return Serving(_number(version), _number(newest), _text(problem or b"")[:500], draining, _text(sha256 or b"")[:64])
+    version, newest, problem, state, sha256, checkpoints, adapters = fields
+    kinds = {"checkpoint": checkpoints, "adapter": adapters}
+    return Serving(
+        _number(version),
+        _number(newest),
+        _text(problem or b"")[:500],
+        state == b"draining",
+        _text(sha256 or b"")[:64],
+        frozenset(kind for kind, taken in kinds.items() if taken == b"0"),
+    )
 
 
 def _number(value: bytes | None) -> int:
@@ -121,4 +176,4 @@ def _number(value: bytes | None) -> int:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
+    return printable(value.decode("utf-8", "backslashreplace"))

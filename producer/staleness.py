@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from producer.patience import Overdue
 from producer.staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class StalenessGate:
         waiter = _Waiter(samples)
         self._waiters.append(waiter)
         try:
-            return await waiter.admitted
+            with Overdue(lambda seconds: f"admit {samples} samples, after {seconds:.0f} s: {self!r}"):
+                return await waiter.admitted
         except asyncio.CancelledError:
             self._forget(waiter)
             raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, Self
 
 from producer.adapter_files import AdapterSource
 from producer.adapter_tensors import PeftConfig
-from producer.arguments import Reading
 from producer.client import AsyncClient
 from producer.errors import client_stays, handle_stays
 from producer.handle import BatchHandle
@@ -41,11 +41,12 @@ class BlockingBatchHandle:
         """Prompts of the batch."""
         return self._handle.num_groups
 
-    def groups(self) -> Iterator[GroupResult | GroupError]:
-        """Each group once, as it finishes."""
-        position = 0
+    def groups(self, timeout: float | None = None) -> Iterator[GroupResult | GroupError]:
+        """Each group once, as it finishes; `timeout` in seconds until the last."""
+        began, position = time.monotonic(), 0
         while position < self.num_groups:
-            for answer in self._thread.run("read results", self._handle.groups_from(position)):
+            waited = time.monotonic() - began
+            for answer in self._thread.run("read results", self._handle.groups_from(position, timeout, waited)):
                 position += 1
                 yield answer
 
@@ -151,8 +152,7 @@ class Client:
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
         """See `AsyncClient.generate`."""
-        reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)  # before anything is queued
-        handle = self.submit(
+        generate = self._client.generate(
             input_ids,
             attention_mask,
             config,
@@ -163,8 +163,12 @@ class Client:
             run_deadline_s=run_deadline_s,
             min_policy_version=min_policy_version,
             max_staleness=max_staleness,
+            timeout=timeout,
+            progress=progress,
+            pad_token_id=pad_token_id,
+            pad_to_max_new_tokens=pad_to_max_new_tokens,
         )
-        return handle.result(*reading)
+        return self._thread.run("generate", generate)
 
     def attach(self, batch_id: str) -> BlockingBatchHandle:
         """See `AsyncClient.attach`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -82,40 +82,44 @@ async def test_a_call_in_the_clean_up_of_a_cancelled_task_is_made(world: World, 
     assert len(done) == 1
 
 
-async def _by_task_group(work: Callable[[], Awaitable[None]]) -> None:
+async def _by_task_group(work: Coroutine[Any, Any, None], is_waiting: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(work())  # type: ignore[arg-type] # a coroutine
-        await asyncio.sleep(0.1)
+        group.create_task(work)
+        await is_waiting.wait()
         raise LookupError
 
 
-async def _by_timeout(work: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.timeout(0.1):
-        await work()
+async def _by_timeout(work: Coroutine[Any, Any, None], is_waiting: asyncio.Event) -> None:
+    async with asyncio.timeout(None) as limit:
+        waiting = asyncio.create_task(is_waiting.wait())
+        waiting.add_done_callback(lambda _: limit.reschedule(0))
+        await work
 
 
-async def _by_itself(work: Callable[[], Awaitable[None]]) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().call_later(0.1, task.cancel)
-    await work()
+async def _by_a_cancel(work: Coroutine[Any, Any, None], is_waiting: asyncio.Event) -> None:
+    task = asyncio.create_task(work)
+    await is_waiting.wait()
+    task.cancel()
+    await task
 
 
-CANCELLED = {"a task group": _by_task_group, "a timeout": _by_timeout, "a cancel of its own": _by_itself}
+CANCELLED = {"a task group": _by_task_group, "a timeout": _by_timeout, "a cancel": _by_a_cancel}
 
 
 @pytest.mark.parametrize("by", CANCELLED)
 async def test_a_batch_that_a_cancelled_task_cancels_is_cancelled_whole(trainer: AsyncClient, by: str) -> None:
     counted: list[int] = []
+    is_waiting = asyncio.Event()
 
     async def rollout() -> None:
         handle = await trainer.submit([[1]] * 600, None, CONFIG)
         try:
+            asyncio.get_running_loop().call_later(0.05, is_waiting.set)
             await handle.result()
         finally:
             counted.extend((await handle.cancel(), await handle.done(), len(await handle.wait(20))))
 
-    task = asyncio.create_task(CANCELLED[by](rollout))
+    task = asyncio.create_task(CANCELLED[by](rollout(), is_waiting))
     await asyncio.wait({task}, timeout=30)
     assert counted == [600, 600, 600]
     assert task.cancelled() or isinstance(task.exception(), TimeoutError | ExceptionGroup)

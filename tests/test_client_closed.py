@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import subprocess
 import sys
@@ -11,13 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from producer import AsyncClient, BlockingBatchHandle, Client, ClientClosedError, ClientMisusedError
+from producer import AsyncClient, BlockingBatchHandle, Client, ClientClosedError, ClientMisusedError, patience
 from tests.batches import CONFIG
 from tests.faults import Link, Queue
 from tests.worker_process import ROOT, until, wait_for
@@ -151,29 +150,30 @@ def test_a_handle_keeps_working_when_nobody_holds_its_client(redis_url: str, pol
     wait_for(lambda: any(not thread.is_alive() for thread in threads), 10, lambda: "a client nobody holds has a thread")
 
 
-def test_its_own_thread_may_close_a_client_but_not_wait_for_it(redis_url: str, policy: str) -> None:
+def test_its_own_thread_may_close_a_client_but_not_wait_for_it(
+    redis_url: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.1)
     client, seen = Client(redis_url, policy=policy), []
     handle = client.submit([[1]], None, CONFIG)
 
-    class Tensor:
-        """Its methods are called back while the call runs."""
+    class Closing(logging.Handler):
+        """A program's handler of warnings, which are made in the client's own thread."""
 
-        def detach(self) -> Tensor:
-            with pytest.raises(ClientMisusedError, match="own background thread") as refused:
+        def emit(self, record: logging.LogRecord) -> None:
+            with pytest.raises(ClientMisusedError, match="own background thread"):
                 handle.done()
-            seen.append(refused.value.what)
+            seen.append(record.name)
             client.close()
-            return self
 
-        def cpu(self) -> Tensor:
-            return self
-
-        def numpy(self) -> NDArray[Any]:
-            return np.array([[1, 2]])
-
-    with pytest.raises(ClientClosedError):
-        client.submit(cast("Any", Tensor()), None, CONFIG)
-    assert seen == ["count results"]
+    handler = Closing()
+    patience.log.addHandler(handler)
+    try:
+        with pytest.raises(ClientClosedError):
+            handle.wait()
+    finally:
+        patience.log.removeHandler(handler)
+    assert seen == ["rollstream"]
 
 
 LEFT_OPEN = """
@@ -209,7 +209,7 @@ except LookupError:
 
 
 def test_clients_that_nobody_closed_make_no_noise_at_exit(redis_url: str, policy: str) -> None:
-    command = [sys.executable, "-X", "dev", "-c", LEFT_OPEN, redis_url, policy]
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", LEFT_OPEN, redis_url, policy]
     began = time.monotonic()
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", ""), ended.stderr

@@ -82,6 +82,9 @@ class Start:
         return {
             "engine": self._settings.engine,
             "model": self._settings.model_name,
+            "partitions": self._settings.partitions,
+            "takes_checkpoints": int(self._settings.checkpoint_dir is not None),
+            "takes_adapters": int(self._settings.serves_adapters),
             "lease_s": self._settings.lease_s,
             "process": self._process,
             "started_at": self._started_at,

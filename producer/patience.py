@@ -1,0 +1,114 @@
+"""A long wait says what it waits for: the logger `rollstream` warns after ten seconds, then at doubling intervals.
+
+The same text is in the error of a call that has a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from producer.errors import ProducerError
+
+log = logging.getLogger("rollstream")
+
+FIRST_S = 10.0
+"""Until the first warning; the next one comes after twice as long, and so on."""
+_ASK_S = 2.0
+"""Most that is waited for what Redis tells."""
+_SHORTEST_S = 0.05
+"""A shorter time limit is a look, not a wait: nothing is asked for it."""
+_SILENT = "Redis does not answer"
+
+
+class Overdue:
+    """Around a wait that can say at any time what it waits for: `told(seconds so far)`."""
+
+    def __init__(self, told: Callable[[float], str]) -> None:
+        self._told = told
+        self._seconds = self._interval = FIRST_S
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._interval, self._say)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._timer.cancel()
+
+    def _say(self) -> None:
+        log.warning("%s", self._told(self._seconds))
+        self._interval *= 2
+        self._seconds += self._interval
+        self._timer = self._loop.call_later(self._interval, self._say)
+
+
+class Patience:
+    """Around a wait that has to ask what it waits for. It asks no sooner than something is to be said.
+
+    That is after ten seconds without `progressed`, and with a time limit also shortly before its end, for the error.
+    `told` is the last answer, empty before the first.
+    """
+
+    def __init__(self, what: str, ask: Callable[[], Awaitable[str]], timeout: float | None) -> None:
+        self.told = ""
+        self._what = what
+        self._ask = ask
+        # The time to ask, with a time limit; None once it was asked for that.
+        self._last_look = None if timeout is None or timeout < _SHORTEST_S else timeout - min(1.0, timeout / 3)
+        self._asking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self.progressed()
+        self._arm()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._asking is not None and not self._asking.done():
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    def progressed(self) -> None:
+        """Something came: the ten seconds begin again."""
+        self._quiet_since, self._interval = self._elapsed, FIRST_S
+        self._warn_at = self._quiet_since + FIRST_S
+
+    @property
+    def _elapsed(self) -> float:
+        return self._loop.time() - self._began
+
+    def _arm(self) -> None:
+        next_look = self._warn_at if self._last_look is None else min(self._warn_at, self._last_look)
+        self._timer = self._loop.call_at(self._began + next_look, self._look)
+
+    def _look(self) -> None:
+        is_last = self._last_look is not None and self._elapsed >= self._last_look
+        if is_last:
+            self._last_look = None
+        if is_last or self._elapsed >= self._warn_at:
+            self._asking = self._loop.create_task(self._tell())
+        else:
+            self._arm()
+
+    async def _tell(self) -> None:
+        self.told = self.told or _SILENT
+        try:
+            async with asyncio.timeout(_ASK_S):
+                self.told = await self._ask()
+        except TimeoutError:
+            self.told = _SILENT
+        except ProducerError as error:
+            self.told = str(error)
+        if self._elapsed >= self._warn_at:
+            log.warning("%s, after %.0f s: %s", self._what, self._elapsed - self._quiet_since, self.told)
+            self._interval *= 2
+            self._warn_at = self._elapsed + self._interval
+        self._arm()

@@ -1,0 +1,36 @@
+"""After a publish: the logger `rollstream` warns of live workers that cannot serve it, by what they report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+from producer.connection import Connection
+from producer.errors import ProducerError
+from producer.patience import log
+from producer.serving import Serving, read_serving
+from schemas import Keys
+
+_LOOK_S = 2.0
+"""What was published stands: a Redis that went away meanwhile is no reason to wait."""
+_FLAGS = {"checkpoint": "--checkpoint-dir", "adapter": "--lora"}
+
+
+async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: str) -> None:
+    """`kind`: `checkpoint` or `adapter`. Raises nothing but what ends the client."""
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            serving = await read_serving(connection, keys)
+    except (ProducerError, TimeoutError):
+        return
+    for text in unserved(serving, kind):
+        log.warning("%s was published, but %s", what, text)
+
+
+def unserved(serving: Mapping[str, Serving], kind: str) -> Iterator[str]:
+    """A sentence for each worker that was not started for this kind, or refuses the version before."""
+    for name, one in serving.items():
+        if kind in one.refused_kinds:
+            yield f"worker {name} takes no published {kind}s: start it with {_FLAGS[kind]}"
+        elif one.problem:
+            yield f"worker {name} serves version {one.version} and refused {one.newest}: {one.problem}"

@@ -1,0 +1,159 @@
+"""What a batch waits for, made of what Redis tells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from producer.parked import waits_for
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """One live worker, as it reports. Its text is printable already."""
+
+    name: str
+    state: str = "serving"
+    """`starting`, `serving`, `paused` or `draining`."""
+    paused_for: tuple[str, ...] = ()
+    version: int = 0
+    """The policy version that it serves."""
+    newest: int = 0
+    """The newest version that it has heard of."""
+    problem: str = ""
+    """Why it refused the newest; empty where it did not."""
+    partitions: int | None = None
+    """How many it reads, from 0 on; None where it does not say."""
+    model: str = ""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether nothing but a lack of room keeps it from taking a job now."""
+        return self.state == "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """A batch, its queue and the workers at one moment."""
+
+    policy: str
+    partitions: int
+    """What the client was given."""
+    partition: int
+    """Where the batch is."""
+    workers: Sequence[Reporting] = ()
+    elsewhere: Sequence[str] = ()
+    """Policies that live workers serve. Asked only where none serves this one."""
+    paused: bool = False
+    newest: int = 0
+    """The newest policy version announced."""
+    jobs: int = 1
+    waiting: int = 0
+    """Jobs of the batch that nobody has taken."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Jobs of the batch by the consumer that holds them: a worker, or a version that they wait for."""
+    backlog: int | None = None
+    """Jobs of the queue that nobody has taken; None where Redis cannot tell (before 7.0)."""
+
+
+def waiting_for(facts: BatchFacts) -> str:
+    """One sentence: the first cause that applies, and the remedy where there is one."""
+    found = (told for reason in _REASONS for told in [reason(facts)] if told)
+    return next(found, "none of its jobs waits or runs: were entries deleted from the jobs stream?")
+
+
+def _nobody(facts: BatchFacts) -> str:
+    if facts.workers:
+        return ""
+    start = f"start one with `rollstream-worker --policy {facts.policy}`"
+    if facts.elsewhere:
+        start = f"the live ones serve {_some(map(repr, facts.elsewhere))}; is the name right? Else {start}"
+    return f"no worker serves policy {facts.policy!r}: {start}"
+
+
+def _partition(facts: BatchFacts) -> str:
+    known = [one for one in facts.workers if one.partitions is not None]
+    if len(known) < len(facts.workers) or any((one.partitions or 0) > facts.partition for one in known):
+        return ""
+    theirs = _some(f"{one.name} has --partitions {one.partitions}" for one in known)
+    return (
+        f"no worker reads partition {facts.partition}, where this batch is: this client has "
+        f"partitions={facts.partitions}, worker {theirs}; give all of them the same number"
+    )
+
+
+def _version(facts: BatchFacts) -> str:
+    parked = {version: jobs for name, jobs in facts.held.items() if (version := waits_for(name)) is not None}
+    if not parked:
+        return ""
+    version = min(parked)
+    wanted = f"{_jobs(parked[version], facts)} for policy version {version}"
+    if facts.newest < version:
+        newest = f"the newest is {facts.newest}" if facts.newest else "nothing was published"
+        return f"{wanted}, which nobody has published: {newest}"
+    refusing = [one for one in facts.workers if one.problem and one.version < version <= one.newest]
+    if refusing:
+        return f"{wanted}; {_some(f'worker {one.name} refused {one.newest}: {one.problem}' for one in refusing)}"
+    return f"{wanted}, which is published: {_some(f'worker {one.name} serves {one.version}' for one in facts.workers)}"
+
+
+def _paused(facts: BatchFacts) -> str:
+    if not (facts.paused and facts.waiting):
+        return ""
+    resume = f"`rollstream resume --policy {facts.policy}` lets workers go on"
+    return f"the queue is paused by an operator, {_jobs(facts.waiting, facts)}: {resume}"
+
+
+def _nobody_takes(facts: BatchFacts) -> str:
+    if not facts.waiting or any(one.takes_jobs for one in facts.workers):
+        return ""
+    return f"{_jobs(facts.waiting, facts)}, and no worker takes any now: {_some(map(_state, facts.workers))}"
+
+
+def _under_way(facts: BatchFacts) -> str:
+    alive = {one.name for one in facts.workers}
+    running = {name: jobs for name, jobs in facts.held.items() if waits_for(name) is None}
+    told = [_room(facts)] if facts.waiting else []
+    if running:
+        where = _some(
+            f"{jobs} in worker {name}{'' if name in alive else ', which is gone'}" for name, jobs in running.items()
+        )
+        told.append(f"{sum(running.values())} of its {facts.jobs} jobs run: {where}")
+    return "; ".join(told)
+
+
+def _room(facts: BatchFacts) -> str:
+    names = _some(one.name for one in facts.workers if one.takes_jobs)
+    backlog = "" if facts.backlog is None else f", {max(facts.backlog, facts.waiting)} of the whole queue do"
+    return f"{_jobs(facts.waiting, facts)} until a worker has room{backlog}; live: {names}"
+
+
+_REASONS: tuple[Callable[[BatchFacts], str], ...] = (
+    _nobody,
+    _partition,
+    _version,
+    _paused,
+    _nobody_takes,
+    _under_way,
+)
+
+
+def _state(one: Reporting) -> str:
+    if one.state == "starting":
+        return f"{one.name} is starting{f', it loads {one.model}' if one.model else ''}"
+    if one.state != "paused":
+        return f"{one.name} is {one.state}"
+    why = f", it refused version {one.newest}: {one.problem}" if one.problem else ""
+    return f"{one.name} is paused for {' and '.join(one.paused_for)}{why}"
+
+
+def _jobs(count: int, facts: BatchFacts) -> str:
+    return f"{count} of its {facts.jobs} jobs wait{'s' * (count == 1)}"
+
+
+def _some(told: Iterable[str], between: str = ", ") -> str:
+    every = list(told)
+    more = [f"and {len(every) - _MOST_NAMED} more"] if len(every) > _MOST_NAMED else []
+    return between.join([*every[:_MOST_NAMED], *more])

@@ -24,6 +24,7 @@ from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
 from schemas.adapter_tensors import TensorShapes, pairs_problem, tensors_problem
+from schemas.folders import download_hint
 from schemas.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
         return _of_file(name, content, weights)
     except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
+        if not folder.exists():
+            problem += download_hint(folder)
         raise AdapterError(name, problem) from None
 
 

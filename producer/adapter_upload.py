@@ -59,6 +59,8 @@ def adapter_name(name: object, version: object) -> str:
     """`name@version`. Raises `NameRefusedError`, and `AdapterError` for a name that a policy version would take."""
     if type(version) is not int:
         raise NameRefusedError("adapter version", version, "an integer from 0 on")
+    if isinstance(name, str) and "@" in name:
+        raise NameRefusedError("adapter", name, f"leave out what begins with the @: version={version} is an argument")
     full = check_adapter(f"{name}@{version}" if isinstance(name, str) else name)
     if full.startswith(POLICY_PREFIX):
         raise AdapterError(full, f"names that begin with {POLICY_PREFIX!r} are those of policy versions")

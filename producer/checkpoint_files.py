@@ -11,6 +11,7 @@ from typing import Any
 from producer.policy_errors import CheckpointError
 from schemas import NameRefusedError
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
+from schemas.folders import download_hint
 from schemas.keys import check_name
 from schemas.regular_files import open_regular
 
@@ -60,7 +61,8 @@ class CheckpointFolder:
 
     def _check(self) -> None:
         if not self._real.is_dir():
-            raise self._refusal("no folder: write the model there with save_pretrained first")
+            hint = download_hint(self._folder)
+            raise self._refusal(f"no folder: write the model there with save_pretrained first{hint}")
         names = {path.name for path in self._files}
         if _CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
             raise self._refusal(f"needs {_CONFIG} and *.safetensors: write it with save_pretrained first")

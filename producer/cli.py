@@ -119,9 +119,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
             metavar="VERSIONS", help="Answer jobs with an error that a worker takes further behind the newest."
         ),
     ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Tokenizer's folder, for rows of text.")
-    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer's folder, for rows of text.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results, with a progress bar.")] = False,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="With --wait: write the results here as JSONL.")

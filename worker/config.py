@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import NameRefusedError
+from schemas.folders import folder_problem
 from schemas.keys import check_name
 from schemas.redis_url import RedisUrlError, parse, without_password
 
@@ -182,10 +183,18 @@ class WorkerSettings(BaseSettings):
             raise ValueError("--model: the vllm engine needs a model folder")
         if self.replicas > 1 and self.tensor_parallel_size > 1:
             raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
-        folders = {"--model": self.model, "--adapter-dir": self.adapter_dir, "--checkpoint-dir": self.checkpoint_dir}
+        folders = {
+            "--model": self.model,
+            "--tokenizer": self.tokenizer,
+            "--adapter-dir": self.adapter_dir,
+            "--checkpoint-dir": self.checkpoint_dir,
+        }
+        for name in ("model", "tokenizer"):
+            if isinstance(given := self.engine_args.get(name), str):
+                folders[f"--engine-args: {name}"] = Path(given)
         for name, folder in folders.items():
-            if folder is not None and not folder.is_dir():
-                raise ValueError(f"{name}: {folder} is no folder")
+            if folder is not None and (problem := folder_problem(folder)):
+                raise ValueError(f"{name}: {folder} {problem}")
         if self.adapter_cache_bytes < self.max_adapter_bytes:
             raise ValueError(
                 f"--adapter-cache-bytes: {self.adapter_cache_bytes} hold no adapter of --max-adapter-bytes "

@@ -1,0 +1,36 @@
+"""A folder that is not there, told so that somebody who gave a model's id instead knows how to get one."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Why `folder` is none that can be used; None for one that is."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116 - also for what pathlib would make of a NUL
+    except ValueError:
+        return "is no path"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"is no folder{download_hint(folder)}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder: give the one that the file lies in"
+    return None if os.access(folder, os.R_OK | os.X_OK) else "cannot be read: this user may not"
+
+
+def download_hint(folder: Path) -> str:
+    """What to do where the path reads like the id of a model, or of an adapter, on a hub; else nothing."""
+    text = str(folder)
+    if not _MODEL_ID.fullmatch(text):
+        return ""
+    name = text.rpartition("/")[2]
+    return (
+        f": a folder is needed, nothing is fetched by its id; if {text} is one: hf download {text} --local-dir {name}"
+    )

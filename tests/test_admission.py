@@ -3,46 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
 
 from schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
-from worker.admission import Admission, Load
+from worker.admission import Admission, Claim, Load
 from worker.errors import DataError
 from worker.lease import Lease
-from worker.rollout import Task
+from worker.task import Task
 
 LEASE = Lease("jobs", "dead", "1-0", "w1", 1, ends_at=0.0)
+ONE = Load(1, 1)
+
+
+def opened(admission: Admission, groups: int, each: Load = ONE, payload: int = 0) -> Claim:
+    """A job that was taken and opened, none of whose groups is ready."""
+    claim = admission.hold(payload)
+    admission.expect(claim, groups, each)
+    return claim
+
+
+def ready(admission: Admission, groups: int, each: Load = ONE, payload: int = 0) -> Claim:
+    """A job whose groups take all places that they are given."""
+    claim = opened(admission, groups, each, payload)
+    admission.queue(claim)
+    return claim
 
 
 @pytest.mark.parametrize(
-    ("load", "room"),
+    ("groups", "each", "payload", "room"),
     [
-        (Load(1, 3, 99), True),
-        (Load(1, 4, 0), False),
-        (Load(9, 0, 100), False),
-        (Load(2, 6, 200), False),
-        (Load(9, 3, 0), True),
+        (1, Load(1, 3), 99, True),
+        (1, Load(1, 4), 0, False),
+        (4, ONE, 0, False),
+        (1, ONE, 100, False),
+        (2, Load(1, 3), 200, False),
+        (3, ONE, 0, True),
+        (1, Load(1, 1, 1000), 0, True),
     ],
+    ids=str,
 )
-def test_there_is_room_below_both_limits(load: Load, room: bool) -> None:
+def test_there_is_room_below_both_limits_by_payloads_and_sequences_of_all_groups(
+    groups: int, each: Load, payload: int, room: bool
+) -> None:
     admission = Admission(4, 100)
 
-    admission.admit(load)
+    opened(admission, groups, each, payload)
 
     assert admission.has_room is room
 
 
-@pytest.mark.parametrize(("load", "part"), [(Load(2, 6, 0), Load(1, 3)), (Load(1, 1, 150), Load(nbytes=51))])
-async def test_no_job_is_read_while_a_limit_is_reached(load: Load, part: Load) -> None:
+async def test_no_job_is_read_while_a_limit_is_reached() -> None:
     admission = Admission(4, 100)
-    admission.admit(load)
+    jobs = [ready(admission, 2, Load(1, 2)), opened(admission, 1, payload=100)]
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
 
+    admission.let_go(jobs[1])
+    await asyncio.sleep(0)
     assert not waiting.done()
-    admission.release(part)
+    await admission.place(jobs[0])
+    admission.leave(jobs[0], Load(1, 2))
     assert await waiting is True
 
 
@@ -71,7 +94,7 @@ async def test_room_that_went_before_its_reader_woke_is_waited_for_again() -> No
     await asyncio.sleep(0)
 
     admission.resume("memory")
-    admission.admit(Load(1, 4))
+    opened(admission, 4)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -82,7 +105,7 @@ async def test_room_that_went_before_its_reader_woke_is_waited_for_again() -> No
 @pytest.mark.parametrize("paused", [False, True])
 async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> None:
     admission = Admission(1, 1)
-    admission.admit(Load(1, 1, 1))
+    opened(admission, 1, payload=1)
     if paused:
         admission.pause("operator")
     waiting = asyncio.create_task(admission.room())
@@ -95,29 +118,37 @@ async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> No
 
 async def test_its_state_can_be_read() -> None:
     admission = Admission(4, 100)
-    admission.admit(Load(1, 3, 50))
+    ready(admission, 5, Load(1, 3, 10), payload=50)
     admission.pause("operator")
     admission.pause("memory")
 
-    assert repr(admission) == "<Admission 3/4 sequences, 50/100 bytes, 1 groups, paused: memory, operator>"
+    assert repr(admission) == (
+        "<Admission 6/4 sequences, 70/100 bytes, 2 groups, 3 waiting, 1 jobs, paused: memory, operator>"
+    )
 
 
-def test_a_job_is_admitted_for_its_payload_and_what_its_answers_may_hold() -> None:
-    job = Job(
-        batch_id="b", job=0, first_group=0, num_groups=2, submitted_at=0.0,
-        prompt_ids=Tensor.of(np.array([5, 6, 7], np.int32)), prompt_lengths=Tensor.of(np.array([1, 2], np.int32)),
-        config=GenerationConfig(max_new_tokens=16, num_return_sequences=3),
+def job_of(groups: int, **config: Any) -> Job:
+    return Job(
+        batch_id="b", job=0, first_group=0, num_groups=groups, submitted_at=0.0,
+        prompt_ids=Tensor.of(np.ones(groups, np.int32)), prompt_lengths=Tensor.of(np.ones(groups, np.int32)),
+        config=GenerationConfig(**config),
     )  # fmt: skip
 
-    task = Task(LEASE, Envelope("b", 0, 0, 2, 2), job, nbytes=1000)
+
+@pytest.mark.parametrize(
+    ("config", "sequences"),
+    [({}, 1), ({"num_return_sequences": 3}, 3), ({"num_beams": 4, "num_return_sequences": 2}, 4)],
+    ids=str,
+)
+def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dict[str, Any], sequences: int) -> None:
+    task = Task(LEASE, Envelope("b", 0, 0, 2, 2), job_of(2, max_new_tokens=16, **config), Admission(1).hold(0))
 
     ids_logprobs_and_mask = 4 * 16 + 4 * 16 + 16 // 8
-    assert task.of_group == Load(1, 3, 3 * ids_logprobs_and_mask)
-    assert task.load == Load(2, 6, 1000 + 6 * ids_logprobs_and_mask)
+    assert task.of_group == Load(1, sequences, sequences * ids_logprobs_and_mask, sequences * 16)
 
 
-def test_a_job_that_only_gets_error_answers_is_admitted_for_its_groups() -> None:
+def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
     """Else a worker whose Redis takes no answers would go on reading such jobs until its memory is full."""
     error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
 
-    assert Task(LEASE, Envelope("b", 0, 0, 7, 7), error, nbytes=10).load == Load(7, 7, 10)
+    assert Task(LEASE, Envelope("b", 0, 0, 7, 7), error, Admission(1).hold(0)).of_group == Load(1, 1)

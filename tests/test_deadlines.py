@@ -25,8 +25,9 @@ from worker.engine import Adapter
 from worker.lease import Lease
 from worker.policy import Policy
 from worker.publisher import Publisher
-from worker.rollout import Rollout, Task
+from worker.rollout import Rollout
 from worker.stub_engine import StubEngine
+from worker.task import Task
 
 LONG = tokens(4000)
 
@@ -175,10 +176,11 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     publisher = Publisher(redis, keys, result_ttl_s=100)
     adapters = AdapterSupply(engine, AdapterDirectory(adapter_dir, 16, tiny_model), None)
     versions = Policy(redis, keys, engine, adapters, None, "keep", lambda: None)
-    rollout = Rollout(engine, adapters, publisher, Admission(8), RedisClock(), versions)
+    admission = Admission(8)
+    rollout = Rollout(engine, adapters, publisher, admission, RedisClock(), versions)
 
     async with asyncio.timeout(10):
-        await rollout.run(Task(lease, envelope, job, nbytes=0))
+        await rollout.run(Task(lease, envelope, job, admission.hold(0)))
 
     assert publisher.counts["published"] == 1
     assert lease.stopped is not None

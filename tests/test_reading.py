@@ -15,7 +15,7 @@ from schemas import GenerationConfig
 from schemas.keys import GROUP
 from tests.faults import Queue, audit
 from tests.worker_process import until
-from worker.admission import OF_LATE, Admission, Load
+from worker.admission import OF_LATE, Admission, Claim, Load
 from worker.app import Worker
 from worker.config import WorkerSettings
 from worker.engine import Completion, GenerateRequest
@@ -27,38 +27,45 @@ LARGE = GenerationConfig(max_new_tokens=1, num_return_sequences=4)
 
 
 @pytest.mark.parametrize(
-    ("of_late", "load", "most", "fits"),
+    ("of_late", "at_hand", "most", "fits"),
     [
-        ([], Load(), 9, 1),
-        ([Load(1, 1, 1)], Load(), 1, 1),
-        ([Load(1, 1, 1)], Load(), 9, 8),
-        ([Load(1, 1, 1)], Load(3, 3, 1), 9, 5),
-        ([Load(1, 3, 1)], Load(), 9, 3),
-        ([Load(1, 3, 1), Load(1, 1, 1)], Load(1, 5, 0), 9, 1),
-        ([Load(1, 1, 40)], Load(), 9, 3),
-        ([Load(1, 1, 40)], Load(1, 1, 30), 9, 2),
-        ([Load(1, 8, 1), *[Load(1, 1, 1)] * OF_LATE], Load(), 9, 8),
-        ([Load(1, 1, 1)], Load(1, 9, 1), 9, 1),
+        ([], [], 9, 1),
+        ([Load(1, 1, 1)], [], 1, 1),
+        ([Load(1, 1, 1)], [], 9, 8),
+        ([], [Load(1, 1, 1)] * 3, 9, 5),
+        ([Load(1, 3, 1)], [], 9, 3),
+        ([Load(1, 3, 1)], [Load(1, 1, 1)] * 5, 9, 1),
+        ([Load(1, 1, 40)], [], 9, 3),
+        ([Load(1, 1, 40)], [Load(1, 1, 30)], 9, 2),
+        ([Load(1, 8, 1), *[Load(1, 1, 1)] * OF_LATE], [], 9, 8),
+        ([Load(1, 1, 1)], [Load(1, 9, 1)], 9, 1),
     ],
 )
 def test_as_many_fit_as_if_each_were_as_large_as_the_largest_of_late(
-    of_late: list[Load], load: Load, most: int, fits: int
+    of_late: list[Load], at_hand: list[Load], most: int, fits: int
 ) -> None:
     admission = Admission(8, 100)
     for each in of_late:
-        admission.admit(each)
-        admission.release(each)
-    admission.load += load
+        admission.let_go(opened(admission, each))
+    for each in at_hand:
+        opened(admission, each)
 
     assert admission.fits(most) == fits
 
 
 def test_while_there_is_a_reason_to_pause_one_fits() -> None:
     admission = Admission(8, 100)
-    admission.admit(Load(1, 1, 1))
+    opened(admission, Load(1, 1, 1))
     admission.pause("memory")
 
     assert admission.fits(9) == 1
+
+
+def opened(admission: Admission, load: Load) -> Claim:
+    """A job with a payload of `load.nbytes`, and of one group."""
+    claim = admission.hold(load.nbytes)
+    admission.expect(claim, 1, Load(1, load.sequences))
+    return claim
 
 
 class GatedEngine(StubEngine):

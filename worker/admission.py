@@ -1,49 +1,49 @@
-"""A job is read when there is room for its sequences and bytes, and no reason to pause: the backlog stays in Redis."""
+"""Jobs are read while there is room, and their groups enter the engine as places are free: a backlog stays in Redis."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from dataclasses import dataclass
+
+from worker.turns import Claim, Load, is_big, next_turn, spared
+
+__all__ = ["Admission", "Claim", "Load"]
 
 OF_LATE = 32
 """Jobs whose size tells what to expect of the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What an admitted job, or a part of one, takes of a worker."""
-
-    groups: int = 0
-    sequences: int = 0
-    """Of the engine's places."""
-    nbytes: int = 0
-    """Of memory, until its answers are in Redis."""
-
-    def __add__(self, other: Load) -> Load:
-        return Load(self.groups + other.groups, self.sequences + other.sequences, self.nbytes + other.nbytes)
-
-    def __sub__(self, other: Load) -> Load:
-        return Load(self.groups - other.groups, self.sequences - other.sequences, self.nbytes - other.nbytes)
-
-    def __rmul__(self, times: int) -> Load:
-        return Load(times * self.groups, times * self.sequences, times * self.nbytes)
-
-
 class Admission:
-    """Adds up the load of admitted groups. One job may overshoot a limit; none is read while one is reached.
+    """Counts what the jobs of this worker take, and says when another is read and which group enters next.
 
-    An answer counts until it was published, so answers that wait for Redis are bounded too. Any number of roles may
-    pause admission, each for a reason of its own; it goes on when the last has resumed it.
+    A job counts with its payload from the moment it was read until it is let go, whatever becomes of it. Its groups
+    count one by one, from when they get a place until their answers were published: so answers that wait for Redis are
+    bounded too. One group may overshoot a limit; none gets a place while one is reached. Any number of roles may pause
+    reading, each for a reason of its own; it goes on when the last has resumed it.
     """
 
     def __init__(self, limit: int, limit_bytes: int = 2**28) -> None:
-        self.limit = limit
-        self.limit_bytes = limit_bytes
-        self.load = Load()
+        self.limits = Load(sequences=limit, nbytes=limit_bytes)
         self.closed = False
         self.turn = asyncio.Lock()
         """Held by who waits for room until he has used it, so that each of several has his turn."""
+        self._jobs: dict[Claim, Load] = {}
+        """With the size of each when it was opened, as far as it is known."""
+        self._payloads = 0
+        """Bytes of all jobs."""
+        self._held = Load()
+        """The groups that have a place, of all jobs."""
+        self._waiting = 0
+        """Groups that have none."""
+        self._wanted = 0
+        """Their sequences."""
+        self._queue: dict[Claim, None] = {}
+        """Jobs whose groups are ready for a place."""
+        self._big: dict[Claim, None] = {}
+        """Those with waiting groups that count for no more than an equal share."""
+        self._wakers: dict[Claim, asyncio.Future[None]] = {}
+        self._turns = itertools.count(1)
         self._of_late: deque[Load] = deque(maxlen=OF_LATE)
         self._reasons: set[str] = set()
         self._one_more = False
@@ -54,9 +54,15 @@ class Admission:
         paused = f", paused: {', '.join(sorted(self._reasons))}" if self._reasons else ""
         closed = ", closed" if self.closed else ""
         return (
-            f"<Admission {self.load.sequences}/{self.limit} sequences, {self.load.nbytes}/{self.limit_bytes} bytes, "
-            f"{self.load.groups} groups{paused}{closed}>"
+            f"<Admission {self.load.sequences}/{self.limits.sequences} sequences, "
+            f"{self.load.nbytes}/{self.limits.nbytes} bytes, {self.load.groups} groups, {self._waiting} waiting, "
+            f"{len(self._jobs)} jobs{paused}{closed}>"
         )
+
+    @property
+    def load(self) -> Load:
+        """The groups that have a place, with the payloads of all jobs."""
+        return self._held + Load(nbytes=self._payloads)
 
     @property
     def paused(self) -> frozenset[str]:
@@ -64,23 +70,36 @@ class Admission:
         return frozenset(self._reasons)
 
     @property
+    def waiting(self) -> int:
+        """Groups of the jobs here that have no place yet."""
+        return self._waiting
+
+    @property
     def is_full(self) -> bool:
-        """A limit is reached."""
-        return self.load.sequences >= self.limit or self.load.nbytes >= self.limit_bytes
+        """A limit is reached: no group gets a place. Payloads leave a quarter of the bytes to answers, or none ends."""
+        limits = self.limits
+        nbytes = max(limits.nbytes - self._payloads, limits.nbytes // 4, 1)
+        return self._held.sequences >= limits.sequences or self._held.nbytes >= nbytes
+
+    @property
+    def is_supplied(self) -> bool:
+        """What the jobs here have and want reaches a limit: no other is needed, or none fits."""
+        left = self._left()
+        return left.sequences <= 0 or left.nbytes <= 0
 
     @property
     def has_room(self) -> bool:
-        """Below both limits, not paused (but for one job that was let in) and not closed."""
-        return not (self.is_full or self.closed) and (not self._reasons or self._one_more)
+        """Whether a job may be read: not supplied, not paused (but for one job that was let in) and not closed."""
+        return not (self.is_supplied or self.closed) and (not self._reasons or self._one_more)
 
     def fits(self, most: int) -> int:
         """How many jobs may be read at once, 1 to `most`: up to a limit, if each is as large as the largest of late."""
         if most <= 1 or self._reasons or not self._of_late:
             return 1
-        sequences = max(1, *(load.sequences for load in self._of_late))
-        nbytes = max(1, *(load.nbytes for load in self._of_late))
-        left = self.limit - self.load.sequences, self.limit_bytes - self.load.nbytes
-        return max(1, min(most, -(-left[0] // sequences), -(-left[1] // nbytes)))
+        sequences = max(1, *(size.sequences for size in self._of_late))
+        nbytes = max(1, *(size.nbytes for size in self._of_late))
+        left = self._left()
+        return max(1, min(most, -(-left.sequences // sequences), -(-left.nbytes // nbytes)))
 
     async def room(self) -> bool:
         """True once there is room; False once admission is closed, paused or not."""
@@ -89,14 +108,14 @@ class Admission:
         return not self.closed
 
     def pause(self, reason: str) -> None:
-        """Nothing more is read until `resume(reason)`; what is admitted goes on. A second time changes nothing."""
+        """Nothing more is read until `resume(reason)`; jobs at hand go on. A second time changes nothing."""
         self._reasons.add(reason)
         self._one_more = False
         self._update()
 
     def let_one_in(self, although: str) -> None:
-        """Read one job, if nothing else is admitted and `although` is the only reason to pause."""
-        self._one_more = self._reasons == {although} and not self.load.groups
+        """Read one job, if no other is at hand and `although` is the only reason to pause."""
+        self._one_more = self._reasons == {although} and not self._jobs
         self._update()
 
     def resume(self, reason: str) -> None:
@@ -105,21 +124,108 @@ class Admission:
         self._update()
 
     def close(self) -> None:
-        """Nothing more is read, ever; what is admitted goes on."""
+        """Nothing more is read, ever; jobs at hand go on."""
         self.closed = True
         self._update()
 
-    def admit(self, load: Load) -> None:
-        """Count a job that was taken from Redis."""
+    def hold(self, payload: int) -> Claim:
+        """Count a job that was taken from Redis, of so many bytes; end with `let_go`."""
         self._one_more = False
-        self._of_late.append(load)
-        self.load += load
+        claim = Claim(payload)
+        self._jobs[claim] = Load(nbytes=payload)
+        self._payloads += payload
+        self._update()
+        return claim
+
+    def expect(self, claim: Claim, groups: int, each: Load) -> None:
+        """The job has so many groups to answer, which take `each` and wait; said again when it is known better."""
+        self._withdraw(claim)
+        self._wait(claim, groups, each)
+        if not self._jobs[claim].groups:
+            self._jobs[claim] = size = Load(groups, groups * each.sequences, claim.payload, groups * each.tokens)
+            self._of_late.append(size)
+        self._give_places()
+
+    def queue(self, claim: Claim) -> None:
+        """The groups that it waits with are ready: they get places in turn with those of other jobs."""
+        if claim.waiting:
+            self._queue[claim] = None
+        self._give_places()
+
+    async def place(self, claim: Claim) -> None:
+        """Return once the next group of a queued job has a place; give it back with `leave`."""
+        while not claim.unused:
+            waker = self._wakers[claim] = asyncio.get_running_loop().create_future()
+            try:
+                await waker
+            finally:
+                del self._wakers[claim]
+        claim.unused -= 1
+
+    def enter(self, claim: Claim, load: Load) -> None:
+        """Count a group that takes `load` and waits for no place, for its answer is an error; end with `leave`, too."""
+        self._take(claim, load)
         self._update()
 
-    def release(self, load: Load) -> None:
-        """Count what was published, fenced or cancelled."""
-        self.load -= load
+    def leave(self, claim: Claim, load: Load) -> None:
+        """Count a group whose answer was published, fenced or given up."""
+        claim.held -= load
+        self._held -= load
+        self._give_places()
+
+    def let_go(self, claim: Claim) -> None:
+        """The job is done here: answered, given back, parked, buried or left to its next owner."""
+        self._withdraw(claim)
+        self._wait(claim, 0, claim.group)
+        self._held -= claim.held
+        claim.held = Load()
+        self._payloads -= claim.payload
+        del self._jobs[claim]
+        self._give_places()
+
+    def _wait(self, claim: Claim, groups: int, each: Load) -> None:
+        self._waiting += groups - claim.waiting
+        self._wanted += groups * each.sequences - claim.wanted
+        claim.waiting, claim.group = groups, each
+        if not groups:
+            self._big.pop(claim, None)
+
+    def _withdraw(self, claim: Claim) -> None:
+        """Its groups are not ready any more; what it was given and did not use goes to others."""
+        self._queue.pop(claim, None)
+        if claim.unused:
+            unused = claim.unused * claim.group
+            claim.held -= unused
+            self._held -= unused
+            self._wait(claim, claim.waiting + claim.unused, claim.group)
+            claim.unused = 0
+
+    def _give_places(self) -> None:
+        while self._queue and not self.is_full:
+            claim = next_turn(self._queue, self.limits)
+            claim.unused += 1
+            claim.turn = next(self._turns)
+            self._take(claim, claim.group)
+            if not claim.waiting:
+                del self._queue[claim]
+            waker = self._wakers.get(claim)
+            if waker is not None and not waker.done():
+                waker.set_result(None)
         self._update()
+
+    def _take(self, claim: Claim, load: Load) -> None:
+        claim.held += load
+        self._held += load
+        claim.given += min(1.0, load.share_of(self.limits))
+        self._wait(claim, claim.waiting - 1, claim.group)
+        if is_big(claim, self.limits, len(self._big)):
+            self._big[claim] = None
+
+    def _left(self) -> Load:
+        """Of the limits, by what the jobs here have and want: big ones up to an equal share."""
+        have_and_want = Load(sequences=self._held.sequences + self._wanted, nbytes=self._held.nbytes + self._payloads)
+        left = self.limits - have_and_want
+        return left + spared(self._big, self.limits) if self._big else left
 
     def _update(self) -> None:
         if self.has_room or self.closed:

@@ -196,6 +196,7 @@ class Worker:
             "policy_error": self._policy.error,
             "running_groups": self._admission.load.groups,
             "running_sequences": self._admission.load.sequences,
+            "waiting_groups": self._admission.waiting,
             "held_jobs": len(self._leases),
             "groups_published": self._publisher.counts["published"],
             "groups_duplicate": self._publisher.counts["duplicate"],

@@ -11,28 +11,29 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Envelope, ErrorCode, Keys, WireError
+from schemas import Envelope, Keys, WireError
 from worker import streams
-from worker.admission import Admission
+from worker.admission import Admission, Claim
 from worker.backpressure import Backpressure
 from worker.config import WorkerSettings
 from worker.connections import BLOCK_MS, cancelled, retrying
 from worker.dead_letters import DeadLetters
 from worker.deliveries import Budgets, Deliveries
-from worker.errors import CacheUnwritableError, DataError, UnpublishableError
-from worker.intake import open_job
+from worker.endings import Endings
 from worker.janitor import Janitor, Retention
 from worker.lease import Lease, Leases
 from worker.parking import Parking
 from worker.policy import Policy
 from worker.reader import Reader
 from worker.recoverer import Recoverer
-from worker.rollout import Rollout, Task
+from worker.rollout import Rollout
 from worker.streams import Entry, GroupMissingError
-from worker.version_gates import TooOldError
 
 READ_AT_ONCE = 16
 """Jobs of one read at most: their bytes are in memory before it is known whether there is room for them."""
+
+BUSY_S = 0.1
+"""Between two looks for new jobs while all places are taken."""
 
 log = structlog.get_logger()
 
@@ -56,8 +57,6 @@ class Consumer:
         self._commands = commands
         self._leases = leases
         self._admission = admission
-        self._rollout = rollout
-        self._dead_letters = DeadLetters(commands, keys)
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
         self._parking = Parking(commands, self._dead_keys, self._name, policy)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
@@ -69,6 +68,8 @@ class Consumer:
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
         self._backpressure = Backpressure(commands, admission, self._janitor)
         self._deliveries = Deliveries(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
+        dead_letters = DeadLetters(commands, keys)
+        self._endings = Endings(leases, admission, rollout, self._deliveries, self._parking, dead_letters)
         # A lease counts from when the read was sent: a read must not take much of it.
         block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
@@ -119,8 +120,8 @@ class Consumer:
                 async with self._admission.turn:
                     if not await self._admission.room():
                         return
-                    found = await self._parking.next() or await self._reader.read(self._next_read())
-                    await self._take(jobs, *found)
+                    # In no variable of ours: it would keep the last payloads for as long as there is no room.
+                    await self._take(jobs, *(await self._parking.next() or await self._read()))
         except asyncio.CancelledError:
             self._reader.close()
             self._parking.close()
@@ -130,14 +131,21 @@ class Consumer:
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
             await self._take(jobs, *await self._unseen(self._dead_keys))
 
-    def _next_read(self) -> int:
-        """How many jobs to ask for: one, and one for each that ended since the last read, where there is room.
+    async def _read(self) -> list[Entry]:
+        """New jobs. One, and one for each that ended since the last read, where there is room.
 
         So who is faster gets more, and whoever only fills up takes no more at a time than those who wait beside him.
+        While all places are taken, and only big jobs make room for others, nothing is waited for: a new job is for a
+        worker that has nothing to do, if there is one.
         """
         count = self._admission.fits(min(1 + self._ended, READ_AT_ONCE))
         self._ended = 0
-        return count
+        if not self._admission.is_full:
+            return await self._reader.read(count)
+        found = await self._reader.read(count, waits=False)
+        if not found:
+            await asyncio.sleep(BUSY_S)
+        return found
 
     async def _until_stopped(self, role: Coroutine[None, None, None]) -> None:
         try:
@@ -196,71 +204,39 @@ class Consumer:
             lease = self._lease(entry)
             # Paused since the read was sent: whoever resumes first may have it. No more than one was let in.
             if self._admission.paused and (number > 0 or not self._admission.has_room):
-                unwanted.append(lease)
+                unwanted.append((lease, self._admission.hold(entry.nbytes)))
             else:
                 self._start(jobs, lease, entry, number > 0)
         if unwanted:
-            await retrying("give back", self._leases.give_back, unwanted, counted=False)
-        # The first steps of the jobs admit their sequences; only then is it known whether there is room for another.
+            await self._endings.give_back(*(lease for lease, _ in unwanted))
+            for _, claim in unwanted:
+                self._admission.let_go(claim)
+        # The first steps of the jobs tell their sizes; only then is it known whether there is room for another.
         await asyncio.sleep(0)
 
     def _start(self, jobs: asyncio.TaskGroup, lease: Lease, entry: Entry, is_spare: bool) -> None:
-        running = self._run(lease, entry, is_spare)
+        claim = self._admission.hold(entry.nbytes)
+        running = self._run(lease, entry, claim, is_spare)
         try:
             jobs.create_task(running)
         except RuntimeError:  # the grace period has just ended, and the group with it
             running.close()
+            self._admission.let_go(claim)
             self._unfinished.append(lease)
             return
         self._leases.hold(lease)
 
-    async def _run(self, lease: Lease, entry: Entry, is_spare: bool) -> None:
+    async def _run(self, lease: Lease, entry: Entry, claim: Claim, is_spare: bool) -> None:
         try:
             await self._leases.after_earlier(lease)
-            await self._answer(lease, entry, is_spare)
+            await self._endings.run(lease, entry, claim, is_spare=is_spare)
         except BaseException:
             self._unfinished.append(lease)
             raise
         finally:
+            self._admission.let_go(claim)
             self._leases.drop(lease)
             self._ended += 1
-
-    async def _answer(self, lease: Lease, entry: Entry, is_spare: bool) -> None:
-        try:
-            task = await self._open(lease, entry)
-            if task is None:
-                return
-            if is_spare and self._admission.is_full:  # the jobs before it are larger than those of late
-                log.debug("no room, job given back", entry=lease.entry_id)
-                await retrying("give back", self._leases.give_back, [lease], counted=False)
-                return
-            await self._rollout.run(task)
-            if lease.ended:
-                await self._deliveries.excuse(lease, task.envelope.batch_id)
-        except TooOldError as waiting:
-            await self._parking.park(lease, waiting.min_version)
-        except CacheUnwritableError as error:
-            self._admission.pause(error.pauses)
-            log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
-            await retrying("give back", self._leases.give_back, [lease], counted=False)
-        except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
-            await self._dead_letters.bury(lease, entry.fields, error)
-
-    async def _open(self, lease: Lease, entry: Entry) -> Task | None:
-        """The job, ready to run; None when it became a dead letter that nobody waits for."""
-        try:
-            envelope = Envelope.of(entry.fields)
-        except WireError as error:
-            await self._dead_letters.bury(lease, entry.fields, error)
-            return None
-        try:
-            await self._deliveries.check(lease, envelope.batch_id)
-            return Task(lease, envelope, open_job(envelope, entry.fields), entry.nbytes)
-        except DataError as error:
-            if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
-                await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
-            # Without the traceback and the cause, which hold the payload.
-            return Task(lease, envelope, DataError(error.code, error.field, error.message), entry.nbytes)
 
 
 def _go_on() -> None:

@@ -95,10 +95,13 @@ class Publisher:
 
         return await retrying("publish", send)
 
-    def fenced(self, lease: Lease, group: int) -> None:
-        """Count a group that may not be answered from here any more, and of which nothing was sent."""
-        self.counts["fenced"] += 1
-        log.warning("group fenced: its lease ended", entry=lease.entry_id, group=group)
+    def fenced(self, lease: Lease, *groups: int) -> None:
+        """Count groups that may not be answered from here any more, and of which nothing was sent."""
+        self.counts["fenced"] += len(groups)
+        if groups:
+            log.warning(
+                "groups fenced: their lease ended", entry=lease.entry_id, first_group=groups[0], groups=len(groups)
+            )
 
     async def standing(self, job: Envelope) -> Standing:
         """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""

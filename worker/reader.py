@@ -61,14 +61,18 @@ class Reader:
             except RedisError as error:
                 raise SettingsError(f"--policy: {jobs_key} is no stream: {error}") from None
 
-    async def read(self, count: int) -> list[Entry]:
-        """What is ours now: up to `count` new jobs, those that were delivered unseen before a fault, or nothing."""
-        self._order.rotate(-1)  # no partition comes first each time
-        return await (self._read_apart(count) if self._apart else self._read_together(count))
+    async def read(self, count: int, *, waits: bool = True) -> list[Entry]:
+        """What is ours now: up to `count` new jobs, those that were delivered unseen before a fault, or nothing.
 
-    async def _read_together(self, count: int) -> list[Entry]:
+        `waits`: for a while, where there is no new job.
+        """
+        self._order.rotate(-1)  # no partition comes first each time
+        block_ms = self._block_ms if waits else None
+        return await (self._read_apart(count, block_ms) if self._apart else self._read_together(count, block_ms))
+
+    async def _read_together(self, count: int, block_ms: int | None) -> list[Entry]:
         try:
-            return await streams.read_new(self._blocking, self._consumer, self._order, self._block_ms, count)
+            return await streams.read_new(self._blocking, self._consumer, self._order, block_ms, count)
         except RedisError as error:
             log.warning("redis does not answer, reading again", error=str(error))
             await asyncio.sleep(PAUSE_S)
@@ -78,13 +82,13 @@ class Reader:
             await self._create_again(self._order)
             return []
 
-    async def _read_apart(self, count: int) -> list[Entry]:
+    async def _read_apart(self, count: int, last_ms: int | None) -> list[Entry]:
         """No command may name two partitions: each is asked, and the last of this turn a little longer."""
         if found := self._mended():
             return found
         order = list(self._order)
         for jobs_key in order:
-            block_ms = self._block_ms if jobs_key == order[-1] else None
+            block_ms = last_ms if jobs_key == order[-1] else None
             try:
                 found = await streams.read_of(self._blocking, self._consumer, [jobs_key], block_ms, count)
             except (RedisError, GroupMissingError) as error:

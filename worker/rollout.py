@@ -1,79 +1,38 @@
-"""Every admitted group ends in one publish: its completions, or the data error that explains why there are none."""
+"""The groups of a job enter the engine as it gets places in turn with its neighbours, until all are answered."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
-from schemas import Envelope, ErrorCode, GroupError, GroupResult, Job
+from schemas import ErrorCode, Job
 from worker import guard
 from worker.adapter_supply import AdapterSupply
 from worker.admission import Admission, Load
-from worker.answers import group_error, group_result, sampled_by
-from worker.beam import beam_search
 from worker.deadlines import RedisClock, ran_too_long, waited_too_long
-from worker.engine import Adapter, Engine, GenerateRequest
-from worker.errors import DataError, UnpublishableError, WorkerError
+from worker.engine import Engine
+from worker.errors import DataError, UnpublishableError
+from worker.groups import Groups, LeaseLostError
 from worker.lease import Lease, LeaseEndedError
 from worker.policy import Policy, Served
 from worker.publisher import Publisher
-from worker.seeds import prompt_seed
+from worker.task import OF_ERROR, Plan, Task
 from worker.version_gates import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 
 log = structlog.get_logger()
 
 
-class LeaseLostError(WorkerError):
-    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One delivery of a job that this worker has admitted; `job` is the payload or the reason why there is none."""
-
-    lease: Lease
-    envelope: Envelope
-    job: Job | DataError
-
-    nbytes: int
-    """Of the payload, which is kept until the job is done."""
-
-    @property
-    def of_group(self) -> Load:
-        """What a group takes until its answer is in Redis: an int32 id, a float32 log-prob and a mask bit a token.
-
-        One that only gets an error answer costs the engine nothing, but memory: it counts as a sequence.
-        """
-        if isinstance(self.job, DataError):
-            return Load(1, 1)
-        config = self.job.config
-        sequences = config.sequences_per_prompt
-        return Load(1, sequences, sequences * config.max_new_tokens * 65 // 8)
-
-    @property
-    def load(self) -> Load:
-        """What the job is admitted for."""
-        return Load(nbytes=self.nbytes) + len(self.envelope.groups) * self.of_group
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What all groups of a job share, checked once."""
-
-    job: Job
-    stop_token_ids: tuple[int, ...]
-    adapter: Adapter | None
-    version: int | None
-    """Of a policy that is an adapter; None where the engine tells which version samples."""
+ERRORS_AT_ONCE = 64
+"""Error answers of one job under way together: what one pipeline takes, however many groups the job has."""
 
 
 class Rollout:
-    """Runs admitted jobs on the engine; the groups of a job run and are published independently."""
+    """Runs jobs that were taken; the groups of a job run and are published independently."""
 
     def __init__(
         self,
@@ -85,13 +44,18 @@ class Rollout:
         policy: Policy,
     ) -> None:
         self._engine = engine
+        self._groups = Groups(engine, publisher)
         self._adapters = adapters
         self._publisher = publisher
         self._admission = admission
         self._clock = clock
         self._policy = policy
         self._running: dict[Lease, str] = {}
-        self.tokens_generated = 0
+
+    @property
+    def tokens_generated(self) -> int:
+        """Of all completions so far."""
+        return self._groups.tokens_generated
 
     @property
     def batches(self) -> set[str]:
@@ -106,14 +70,13 @@ class Rollout:
                 lease.stop(_cancelled())
 
     async def run(self, task: Task) -> None:
-        """Answer every group of `task` that has no answer, releasing each as it is answered.
+        """Answer every group of `task` that has no answer.
 
         Raises `TooOldError`, `CacheUnwritableError`, `UnpublishableError`, and `EngineDiedError` (in an
         `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
         """
         lease, groups = task.lease, task.envelope.groups
-        unreleased = task.load
-        self._admission.admit(unreleased)
+        self._admission.expect(task.claim, len(groups), task.of_group)
         try:
             with self._stoppable(task):
                 missing = await lease.during(self._missing(task))
@@ -122,16 +85,13 @@ class Rollout:
                 with self._sampling(task, needed=bool(missing)) as served:
                     plan = await self._plan(task, served)
                     if len(missing) < len(groups):
-                        self._admission.release((len(groups) - len(missing)) * task.of_group)
-                    unreleased = Load(nbytes=task.nbytes)
+                        self._admission.expect(task.claim, len(missing), task.of_group)
                     log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
                     await self._answer_all(task, plan, missing)
                 if len(missing) < len(groups):  # no publish of ours acknowledges what another entry answered
                     await lease.during(self._publisher.settle(lease, task.envelope))
         except LeaseEndedError:
             log.warning("job left to its next owner", entry=lease.entry_id, batch=task.envelope.batch_id)
-        finally:
-            self._admission.release(unreleased)
 
     @contextmanager
     def _stoppable(self, task: Task) -> Iterator[None]:
@@ -184,20 +144,13 @@ class Rollout:
         with self._adapters.in_use(name):
             yield served
 
-    async def _answer_all(self, task: Task, plan: _Plan | DataError, missing: Sequence[int]) -> None:
+    async def _answer_all(self, task: Task, plan: Plan | DataError, missing: Sequence[int]) -> None:
         refused: ExceptionGroup[UnpublishableError] | None = None
-        of_group = task.of_group
         try:
-            if len(missing) == 1:  # needs no task of its own
-                try:
-                    await self._answer(task, plan, missing[0])
-                finally:
-                    self._admission.release(of_group)
-                return
-            async with asyncio.TaskGroup() as groups:
-                for group in missing:
-                    answering = groups.create_task(self._answer(task, plan, group))
-                    answering.add_done_callback(lambda _: self._admission.release(of_group))
+            if isinstance(plan, DataError):
+                await self._refuse(task, plan, missing)
+            elif missing:
+                await self._sample(task, plan, missing)
         except* LeaseLostError:
             task.lease.end()
             log.warning(
@@ -206,9 +159,50 @@ class Rollout:
         except* UnpublishableError as unpublishable:
             refused = unpublishable
         if refused is not None:
-            raise UnpublishableError(str(refused.exceptions[0]))
+            raise UnpublishableError(str(_first(refused)))
 
-    async def _plan(self, task: Task, served: Served) -> _Plan | DataError:
+    async def _sample(self, task: Task, plan: Plan, missing: Sequence[int]) -> None:
+        self._admission.queue(task.claim)
+        if len(missing) == 1:  # needs no task of its own
+            await self._feed(task, plan, missing, None)
+            return
+        async with asyncio.TaskGroup() as groups:
+            await self._feed(task, plan, missing, groups)
+
+    async def _feed(self, task: Task, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None) -> None:
+        """Start each group once it has a place. What waits when the job is stopped or its lease ends gets none."""
+        waiting = deque(missing)
+        try:
+            while waiting:
+                await task.lease.during(self._admission.place(task.claim), stoppable=True)
+                answering = self._answer(task, plan, waiting.popleft(), task.of_group)
+                if groups is None:
+                    await answering
+                else:
+                    groups.create_task(answering)
+        except DataError as stopped:
+            await self._refuse(task, stopped, waiting)
+        except LeaseEndedError:
+            self._admission.expect(task.claim, 0, task.of_group)
+            self._publisher.fenced(task.lease, *waiting)
+
+    async def _refuse(self, task: Task, why: DataError, groups: Collection[int]) -> None:
+        """Answer these groups with the same error, some at a time: one job may have thousands."""
+        self._admission.expect(task.claim, len(groups), OF_ERROR)
+        waiting = iter(groups)
+        while some := list(islice(waiting, ERRORS_AT_ONCE)):
+            async with asyncio.TaskGroup() as answering:
+                for group in some:
+                    self._admission.enter(task.claim, OF_ERROR)
+                    answering.create_task(self._answer(task, why, group, OF_ERROR))
+
+    async def _answer(self, task: Task, plan: Plan | DataError, group: int, load: Load) -> None:
+        try:
+            await self._groups.answer(task, plan, group)
+        finally:
+            self._admission.leave(task.claim, load)
+
+    async def _plan(self, task: Task, served: Served) -> Plan | DataError:
         if isinstance(task.job, DataError):
             return task.job
         try:
@@ -216,51 +210,20 @@ class Rollout:
         except DataError as error:
             return error
 
-    async def _checked(self, job: Job, served: Served) -> _Plan:
+    async def _checked(self, job: Job, served: Served) -> Plan:
         guard.check_config(job.config, self._engine.info)
         stop_token_ids = guard.stop_ids(job.config, self._engine.info)
         if job.adapter is not None:
-            return _Plan(job, stop_token_ids, await self._adapters.load(job.adapter), None)
+            return Plan(job, stop_token_ids, await self._adapters.load(job.adapter), None)
         if served.adapter is not None:
-            return _Plan(job, stop_token_ids, served.adapter, served.version)
-        return _Plan(job, stop_token_ids, None, None)
+            return Plan(job, stop_token_ids, served.adapter, served.version)
+        return Plan(job, stop_token_ids, None, None)
 
-    async def _answer(self, task: Task, plan: _Plan | DataError, group: int) -> None:
-        answer: GroupResult | GroupError
-        try:
-            if isinstance(plan, DataError):
-                raise plan
-            answer = await task.lease.during(self._generate(task.lease, plan, group), stoppable=True)
-        except DataError as error:
-            answer = group_error(task.lease, task.envelope, task.job, group, error)
-        except LeaseEndedError:
-            self._publisher.fenced(task.lease, group)
-            return  # no answer: whoever takes the job over gives it
-        outcome = await self._publisher.publish(task.lease, task.envelope, answer)
-        log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
-        if outcome == "fenced":
-            raise LeaseLostError(f"{task.lease} was fenced")
 
-    async def _generate(self, lease: Lease, plan: _Plan, group: int) -> GroupResult:
-        job, started = plan.job, time.time()
-        prompt = job.prompts[group - job.first_group]
-        guard.check_prompt(prompt, job.config, self._engine.info)
-        request = GenerateRequest(
-            request_id=f"{job.batch_id}/{group}/{lease.delivery}",
-            prompt=prompt.tolist(),
-            config=job.config,
-            stop_token_ids=plan.stop_token_ids,
-            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
-            adapter=plan.adapter,
-        )
-        if job.config.num_beams > 1:
-            completions = await beam_search(self._engine, request)
-        else:
-            completions = await self._engine.generate(request)
-        if plan.version is not None:
-            completions = [sampled_by(plan.version, completion) for completion in completions]
-        self.tokens_generated += sum(len(c.token_ids) for c in completions)
-        return group_result(lease, job, group, prompt, completions, started)
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _cancelled() -> DataError:

@@ -53,8 +53,10 @@ async def create_group(redis: Redis, jobs_key: str) -> None:
             raise
 
 
-async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int, count: int) -> list[Entry]:
-    """Up to `count` undelivered entries of the first stream that has any, waiting if none has.
+async def read_new(
+    redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None, count: int
+) -> list[Entry]:
+    """Up to `count` undelivered entries of the first stream that has any, waiting if none has (None: without).
 
     Asked for several streams at once, Redis gives so many of each: more than there may be room for. Raises
     `GroupMissingError`.
@@ -63,6 +65,8 @@ async def read_new(redis: Redis, consumer: str, jobs_keys: Sequence[str], block_
         for jobs_key in jobs_keys:
             if found := await read_of(redis, consumer, [jobs_key], None, count):
                 return found
+        if block_ms is None:
+            return []
         count = 1
     return await read_of(redis, consumer, jobs_keys, block_ms, count)
 

@@ -1,0 +1,88 @@
+"""A job that was taken ends once: answered, left to its next owner, parked, given back, or kept as a dead letter."""
+
+from __future__ import annotations
+
+import structlog
+from redis.exceptions import RedisError
+
+from schemas import Envelope, ErrorCode, WireError
+from worker.admission import Admission, Claim
+from worker.connections import retrying
+from worker.dead_letters import DeadLetters
+from worker.deliveries import Deliveries
+from worker.errors import CacheUnwritableError, DataError, UnpublishableError
+from worker.intake import open_job
+from worker.lease import Lease, Leases
+from worker.parking import Parking
+from worker.rollout import Rollout
+from worker.streams import Entry
+from worker.task import Task
+from worker.version_gates import TooOldError
+
+log = structlog.get_logger()
+
+
+class Endings:
+    """Runs one delivery of a job to its end."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        admission: Admission,
+        rollout: Rollout,
+        deliveries: Deliveries,
+        parking: Parking,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._leases = leases
+        self._admission = admission
+        self._rollout = rollout
+        self._deliveries = deliveries
+        self._parking = parking
+        self._dead_letters = dead_letters
+
+    async def run(self, lease: Lease, entry: Entry, claim: Claim, *, is_spare: bool) -> None:
+        """Return once nothing is left to do for it here.
+
+        `is_spare`: it was read with others, and is given back if these are larger than expected. Raises what ends the
+        worker, `EngineDiedError` above all; the lease is still held then.
+        """
+        try:
+            task = await self._open(lease, entry, claim)
+            if task is None:
+                return
+            if is_spare and self._admission.is_supplied:
+                log.debug("no room, job given back", entry=lease.entry_id)
+                await self.give_back(lease)
+                return
+            await self._rollout.run(task)
+            if lease.ended:
+                await self._deliveries.excuse(lease, task.envelope.batch_id)
+        except TooOldError as waiting:
+            await self._parking.park(lease, waiting.min_version)
+        except CacheUnwritableError as error:
+            self._admission.pause(error.pauses)
+            log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
+            await self.give_back(lease)
+        except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
+            await self._dead_letters.bury(lease, entry.fields, error)
+
+    async def give_back(self, *leases: Lease) -> None:
+        """Let any worker take these at once; no delivery counts."""
+        await retrying("give back", self._leases.give_back, leases, counted=False)
+
+    async def _open(self, lease: Lease, entry: Entry, claim: Claim) -> Task | None:
+        """The job, ready to run; None when it became a dead letter that nobody waits for."""
+        try:
+            envelope = Envelope.of(entry.fields)
+        except WireError as error:
+            await self._dead_letters.bury(lease, entry.fields, error)
+            return None
+        try:
+            await self._deliveries.check(lease, envelope.batch_id)
+            return Task(lease, envelope, open_job(envelope, entry.fields), claim)
+        except DataError as error:
+            if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
+                await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
+            # Without the traceback and the cause, which hold the payload.
+            return Task(lease, envelope, DataError(error.code, error.field, error.message), claim)

@@ -1,0 +1,74 @@
+"""One group ends in one publish: its completions, or the data error that explains why there are none."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from schemas import GroupError, GroupResult
+from worker import guard
+from worker.answers import group_error, group_result, sampled_by
+from worker.beam import beam_search
+from worker.engine import Engine, GenerateRequest
+from worker.errors import DataError, WorkerError
+from worker.lease import Lease, LeaseEndedError
+from worker.publisher import Publisher
+from worker.seeds import prompt_seed
+from worker.task import Plan, Task
+
+log = structlog.get_logger()
+
+
+class LeaseLostError(WorkerError):
+    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
+
+
+class Groups:
+    """Samples groups that have a place, and publishes their answers."""
+
+    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self.tokens_generated = 0
+
+    async def answer(self, task: Task, plan: Plan | DataError, group: int) -> None:
+        """Sample a group and publish it, or its error. Where the lease ends first, whoever has the next one does.
+
+        Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
+        """
+        answer: GroupResult | GroupError
+        try:
+            if isinstance(plan, DataError):
+                raise plan
+            answer = await task.lease.during(self._generate(task.lease, plan, group), stoppable=True)
+        except DataError as error:
+            answer = group_error(task.lease, task.envelope, task.job, group, error)
+        except LeaseEndedError:
+            self._publisher.fenced(task.lease, group)
+            return
+        outcome = await self._publisher.publish(task.lease, task.envelope, answer)
+        log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
+        if outcome == "fenced":
+            raise LeaseLostError(f"{task.lease} was fenced")
+
+    async def _generate(self, lease: Lease, plan: Plan, group: int) -> GroupResult:
+        job, started = plan.job, time.time()
+        prompt = job.prompts[group - job.first_group]
+        guard.check_prompt(prompt, job.config, self._engine.info)
+        request = GenerateRequest(
+            request_id=f"{job.batch_id}/{group}/{lease.delivery}",
+            prompt=prompt.tolist(),
+            config=job.config,
+            stop_token_ids=plan.stop_token_ids,
+            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
+            adapter=plan.adapter,
+        )
+        if job.config.num_beams > 1:
+            completions = await beam_search(self._engine, request)
+        else:
+            completions = await self._engine.generate(request)
+        if plan.version is not None:
+            completions = [sampled_by(plan.version, completion) for completion in completions]
+        self.tokens_generated += sum(len(c.token_ids) for c in completions)
+        return group_result(lease, job, group, prompt, completions, started)

@@ -1,0 +1,46 @@
+"""One delivery of a job, and what is decided once for all its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from schemas import Envelope, Job
+from worker.engine import Adapter
+from worker.errors import DataError
+from worker.lease import Lease
+from worker.turns import Claim, Load
+
+OF_ERROR = Load(1, 1)
+"""What a group takes that only gets an error answer: nothing of the engine, but memory, so it counts as a sequence."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One delivery of a job that this worker has taken; `job` is the payload or the reason why there is none."""
+
+    lease: Lease
+    envelope: Envelope
+    job: Job | DataError
+    claim: Claim
+    """What it has of this worker."""
+
+    @cached_property
+    def of_group(self) -> Load:
+        """What a group takes until its answer is in Redis: an int32 id, a float32 log-prob and a mask bit a token."""
+        if isinstance(self.job, DataError):
+            return OF_ERROR
+        sequences = self.job.config.sequences_per_prompt
+        tokens = sequences * self.job.config.max_new_tokens
+        return Load(1, sequences, tokens * 65 // 8, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all groups of a job share, checked once."""
+
+    job: Job
+    stop_token_ids: tuple[int, ...]
+    adapter: Adapter | None
+    version: int | None
+    """Of a policy that is an adapter; None where the engine tells which version samples."""

@@ -146,7 +146,7 @@ def _given(name: str, scaling: Scaling) -> dict[str, Any]:
         kind = type(scaling.peft_config).__name__
         raise AdapterError(name, f"peft_config= is a peft.LoraConfig or a dict of its fields, not some {kind}")
     try:
-        return dict(json.loads(json.dumps(dict(config), default=_plain, allow_nan=False)))
+        return {"peft_type": "LORA", **json.loads(json.dumps(dict(config), default=_plain, allow_nan=False))}
     except (TypeError, ValueError, RecursionError) as error:
         raise AdapterError(name, f"peft_config= cannot be written as JSON: {str(error)[:200]}") from None
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from producer.sync import BlockingBatchHandle, Client
     from schemas import (
         Batch,
+        Completion,
         ConfigError,
         ErrorCode,
         GenerationConfig,
@@ -84,6 +85,7 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "ClientMisusedError",
+    "Completion",
     "ConfigError",
     "DeadlineError",
     "ErrorCode",

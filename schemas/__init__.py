@@ -1,6 +1,7 @@
 """Everything that crosses Redis: messages, codec, tensors, keys, errors. No I/O, no torch, no vLLM."""
 
 from schemas.codec import decode, encode
+from schemas.completions import Completion
 from schemas.envelope import Envelope
 from schemas.errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
 from schemas.generation_config import GenerationConfig
@@ -22,6 +23,7 @@ from schemas.tensors import Tensor
 __all__ = [
     "AdapterManifest",
     "Batch",
+    "Completion",
     "ConfigError",
     "DeadLetter",
     "Envelope",

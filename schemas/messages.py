@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from schemas.completions import Completion, completions_of
 from schemas.generation_config import GenerationConfig, LogprobsFlavour
 from schemas.keys import check_adapter, check_name
 from schemas.printable import printable
@@ -167,6 +169,17 @@ class GroupError(Message):
     prompt: Tensor | None = None
     """int32 (prompt_len,), where the worker could read it."""
 
+    @property
+    def completions(self) -> NoReturn:
+        """There are none: raises `TypeError`, so that no failed group is rewarded as an empty one."""
+        raise self._has_none()
+
+    def __iter__(self) -> NoReturn:  # pydantic's own would give names and values
+        raise self._has_none()
+
+    def _has_none(self) -> TypeError:
+        return TypeError(f"group {self.group} failed and has no completions: {self.code}: {self.field}: {self.message}")
+
     @model_validator(mode="after")
     def _prompt_is_flat(self) -> Self:
         if self.prompt is not None:
@@ -175,7 +188,10 @@ class GroupError(Message):
 
 
 class GroupResult(Message):
-    """One prompt and its n completions, padded to the longest of them: L columns."""
+    """One prompt and its n completions, padded to the longest of them: L columns.
+
+    `completions` has them one by one, without padding; `len(group)` is n, and a loop over the group gives the same.
+    """
 
     kind: Literal["group"] = "group"
     batch_id: BatchId
@@ -207,6 +223,22 @@ class GroupResult(Message):
     queued_s: float
     """Seconds between submit and admission, by two machines' clocks."""
     generate_s: float
+
+    @property
+    def completions(self) -> tuple[Completion, ...]:
+        """Each with its ids, log-probs, text, finish reason and length. Made at each call: keep what you use twice."""
+        return completions_of(self)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt without padding."""
+        return self.prompt.tolist()
+
+    def __len__(self) -> int:
+        return self.token_ids.shape[0]
+
+    def __iter__(self) -> Iterator[Completion]:  # type: ignore[override] # pydantic's own would give names and values
+        return iter(self.completions)
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -18,7 +19,10 @@ _MOST = 2**31
 
 
 class Tensor(BaseModel):
-    """An array of fixed dtype. `bit` packs eight booleans a byte, little-endian, over the flattened array."""
+    """An array of fixed dtype. `bit` packs eight booleans a byte, little-endian, over the flattened array.
+
+    `numpy()` is it; `numpy.asarray`, `torch.as_tensor`, `tolist()`, `len`, an index and a loop over its rows work too.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -46,6 +50,47 @@ class Tensor(BaseModel):
             raise TypeError(f"the wire carries {', '.join(_LITTLE)} and bool, not {array.dtype}")
         little = array.astype(_LITTLE[dtype], copy=False)
         return cls.model_construct(dtype=dtype, shape=array.shape, data=little.tobytes())
+
+    def tolist(self) -> list[Any]:
+        """Python's own numbers, in nested lists."""
+        return self.numpy().tolist()  # type: ignore[no-any-return] # numpy cannot know
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """`torch.as_tensor` and others go this way; of a copy, because what they give may be written to."""
+        return self.numpy().copy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Always the CPU."""
+        return self.numpy().__dlpack_device__()
+
+    def __len__(self) -> int:
+        return len(self.numpy())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.numpy()[index]
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # pydantic's own would give the names of its fields
+        return iter(self.numpy())
+
+    def __bool__(self) -> bool:
+        raise TypeError("a tensor is neither true nor false: write `is not None`, or .numpy().any()")
+
+    def __eq__(self, other: object) -> bool:
+        """Of two tensors, whether they hold the same; a list or an array would never be equal to one."""
+        if other is None or isinstance(other, Tensor):
+            return other is not None and (self.dtype, self.shape, self.data) == (other.dtype, other.shape, other.data)
+        raise TypeError(f"a tensor is not compared with a {type(other).__name__}: use its .numpy() or .tolist()")
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self.dtype} {self.shape}>"
+
+    __str__ = __repr__
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape, self.data))
 
     def numpy(self) -> NDArray[Any]:
         """A read-only view of the bytes (a bool array for `bit`), in `shape`."""

@@ -38,7 +38,7 @@ def group_result(
         lengths=padded.lengths,
         response_mask=padded.response_mask,
         logprobs=padded.logprobs,
-        logprobs_flavour=job.config.logprobs if padded.logprobs else None,
+        logprobs_flavour=None if padded.logprobs is None else job.config.logprobs,
         scores=padded.scores,
         finish_reasons=tuple(c.finish_reason for c in completions),
         stop_reasons=tuple(c.stop_reason for c in completions),

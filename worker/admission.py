@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Callable
 
 from worker.turns import Claim, Load, is_big, next_turn, spared
 
@@ -45,6 +46,8 @@ class Admission:
         self._wakers: dict[Claim, asyncio.Future[None]] = {}
         self._turns = itertools.count(1)
         self._of_late: deque[Load] = deque(maxlen=OF_LATE)
+        self.on_pause: Callable[[], None] = _nothing
+        """Called with each new reason to pause: a read that waits would still take the next job."""
         self._reasons: set[str] = set()
         self._one_more = False
         self._wake = asyncio.Event()
@@ -109,9 +112,12 @@ class Admission:
 
     def pause(self, reason: str) -> None:
         """Nothing more is read until `resume(reason)`; jobs at hand go on. A second time changes nothing."""
+        is_new = reason not in self._reasons
         self._reasons.add(reason)
         self._one_more = False
         self._update()
+        if is_new:
+            self.on_pause()
 
     def let_one_in(self, although: str) -> None:
         """Read one job, if no other is at hand and `although` is the only reason to pause."""
@@ -232,3 +238,7 @@ class Admission:
             self._wake.set()
         else:
             self._wake.clear()
+
+
+def _nothing() -> None:
+    """Nobody waits for a job."""

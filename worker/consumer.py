@@ -73,6 +73,7 @@ class Consumer:
         # A lease counts from when the read was sent: a read must not take much of it.
         block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
+        admission.on_pause = self._reader.interrupt
         self._sources: list[asyncio.Task[None]] = []
         self._unfinished: list[Lease] = []
         self._ended = 0

@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.cluster import is_split
+from schemas.cluster import disconnected, is_split
 from worker import streams
 from worker.connections import cancelled, retrying
 from worker.errors import SettingsError
@@ -47,6 +47,16 @@ class Reader:
         self._block_ms = min(block_ms, TURN_MS) if self._apart else block_ms
         self._unseen = unseen
         self._mending: dict[str, asyncio.Task[list[Entry]]] = {}
+        self._waiting = False
+        self._interrupting: asyncio.Task[None] | None = None
+
+    def interrupt(self) -> None:
+        """End a read that waits, by ending its connection: Redis would give it the next job, wanted or not.
+
+        In a cluster of several partitions none waits long enough to need it.
+        """
+        if self._waiting and self._interrupting is None:
+            self._interrupting = asyncio.create_task(disconnected(self._blocking))
 
     def close(self) -> None:
         """Mend nothing more."""
@@ -71,16 +81,20 @@ class Reader:
         return await (self._read_apart(count, block_ms) if self._apart else self._read_together(count, block_ms))
 
     async def _read_together(self, count: int, block_ms: int | None) -> list[Entry]:
+        self._waiting = block_ms is not None
         try:
             return await streams.read_new(self._blocking, self._consumer, self._order, block_ms, count)
         except RedisError as error:
-            log.warning("redis does not answer, reading again", error=str(error))
-            await asyncio.sleep(PAUSE_S)
+            if self._interrupting is None:
+                log.warning("redis does not answer, reading again", error=str(error))
+                await asyncio.sleep(PAUSE_S)
             return await self._unseen(self._order)
         except GroupMissingError:
             log.warning("consumer group is gone, creating it again at 0")
             await self._create_again(self._order)
             return []
+        finally:
+            self._waiting, self._interrupting = False, None
 
     async def _read_apart(self, count: int, last_ms: int | None) -> list[Entry]:
         """No command may name two partitions: each is asked, and the last of this turn a little longer."""

@@ -44,6 +44,12 @@ async def nodes_of(redis: Redis) -> dict[str, Redis]:
     return await redis.nodes() if isinstance(redis, ClusterRedis) else {"": redis}
 
 
+async def disconnected(redis: Redis) -> None:
+    """End its connections, also those that wait for an answer: each such command raises `ConnectionError`."""
+    nodes = (await nodes_of(redis)).values()
+    await asyncio.gather(*(node.connection_pool.disconnect(inuse_connections=True) for node in nodes))
+
+
 class ClusterRedis(Redis):
     """Sends each command to the node that has its keys' slot, and follows a slot that moved: nothing ran then.
 

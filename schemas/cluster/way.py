@@ -55,7 +55,7 @@ def _check_tls(place: RedisUrl, settings: dict[str, Any]) -> None:
             _check_file(place, name, settings[name])
     try:
         RedisSSLContext(cert_reqs=named.pop("cert_reqs", "required"), **named).get()
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+    except (OSError, ValueError, TypeError) as error:  # ssl.SSLError is an OSError; a key alone is a TypeError
         what = ", ".join(name for name in settings if name.startswith("ssl_") and name != "ssl_password")
         problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or "they do not fit together"
         raise RedisUrlError(str(place), f"{what or 'TLS'}: cannot be used: {problem}", "check the files") from None

@@ -15,9 +15,11 @@ from producer.connection import Connection
 from producer.doctor_batches import BatchSeen, troubled_batches
 from producer.errors import RedisUnavailableError
 from producer.lease import read_lease
+from producer.live_workers import live_reports
 from producer.parked import newest_announced, waits_for
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
+from producer.waiting import LAST_ID
 from schemas import Keys
 from schemas.cluster import nodes_of
 from schemas.cluster.faults import AWAY, fault_of
@@ -58,6 +60,8 @@ class PartitionSeen:
     """Without those that parked jobs wait under."""
     stranded: int
     """Pending entries idle for a lease and a half, renewed and taken over by nobody; counted up to 1000."""
+    ended: tuple[str, ...] = ()
+    """Streams that hold the last possible id: no entry can follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ class _Prober:
         return expected | dict.fromkeys([self._keys.control(), *workers], "hash")
 
     async def _worker_keys(self, redis: Redis) -> list[bytes]:
-        return sorted([key async for key in redis.scan_iter(match=self._keys.workers_pattern(), count=500)])
+        return await live_reports(redis, self._keys)
 
     async def _workers(self, keys: list[bytes], now: float) -> tuple[Worker, ...]:
         async def read(redis: Redis) -> list[Worker | None]:
@@ -210,19 +214,20 @@ class _Prober:
 
     def _partition(self, number: int, now: float) -> Callable[[Redis], Awaitable[PartitionSeen | None]]:
         async def look(redis: Redis) -> PartitionSeen:
+            ended = await _ended(redis, [self._keys.jobs(number), self._keys.dead(number)])
             jobs, stranded_ms = self._keys.jobs(number), int(1500 * (self._lease_s or DEFAULT_LEASE_S))
             queue = await read_queue(redis, self._keys, number, now)
             try:
                 rows: Any = await redis.xinfo_consumers(jobs, GROUP)
             except exceptions.ResponseError as error:
                 if "no such key" in str(error) or str(error).startswith("NOGROUP"):
-                    return PartitionSeen(queue, False, (), 0)
+                    return PartitionSeen(queue, False, (), 0, ended)
                 raise
             named = [(_text(row["name"]), row["pending"]) for row in rows]
             consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if waits_for(name) is None)
             idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=stranded_ms)
             stranded = [row for row in idle if waits_for(_text(row["consumer"])) is None]
-            return PartitionSeen(queue, True, consumers, len(stranded))
+            return PartitionSeen(queue, True, consumers, len(stranded), ended)
 
         return look
 
@@ -237,6 +242,11 @@ class _Prober:
 
 def _text(key: str | bytes) -> str:
     return key if isinstance(key, str) else key.decode("utf-8", "backslashreplace")
+
+
+async def _ended(redis: Redis, streams: Iterable[str]) -> tuple[str, ...]:
+    """Asked for by that very id: what it holds is no job."""
+    return tuple([stream for stream in streams if await redis.xrange(stream, LAST_ID, LAST_ID)])
 
 
 async def _round_trips(redis: Redis) -> tuple[float, ...]:

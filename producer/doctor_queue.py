@@ -8,6 +8,7 @@ from producer.doctor_batches import batch_findings
 from producer.doctor_policy import policy_findings
 from producer.doctor_probe import Probe
 from producer.doctor_redis import FREES_MEMORY
+from producer.doctor_streams import stream_findings
 from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
 from producer.lease import LeaseSeen, told_by
 from producer.status import Worker, age, is_starting
@@ -28,6 +29,7 @@ def queue_findings(found: Probe) -> Iterator[Finding]:
     yield _consumers(found)
     yield from policy_findings(found)
     yield _stranded(found)
+    yield from stream_findings(found)
     yield from batch_findings(found.batches, found.policy)
     yield _dead_letters(found)
 

@@ -12,9 +12,11 @@ from redis.asyncio import Redis
 
 from producer.connection import Connection
 from producer.errors import UnknownWorkerError
+from producer.live_workers import live_reports
 from producer.patience import Overdue
 from schemas import Keys
 from schemas.printable import printable
+from schemas.reports import OUTLIVED_S
 
 _PAUSED = "paused"
 _DRAIN = resources.files("producer").joinpath("drain.lua").read_text()
@@ -51,7 +53,7 @@ async def live_workers(connection: Connection, keys: Keys) -> list[str]:
     pattern = keys.workers_pattern()
 
     async def scan(redis: Redis) -> list[bytes]:
-        return [key async for key in redis.scan_iter(match=pattern, count=500)]
+        return await live_reports(redis, keys)
 
     found = await connection.call("list the workers", scan)
     return sorted(key.decode("utf-8", "backslashreplace")[len(pattern) - 1 :] for key in found)
@@ -84,7 +86,7 @@ async def _ask(connection: Connection, keys: Keys, workers: Iterable[str]) -> se
     live = set()
     for worker in sorted(workers):
         key = keys.worker(worker)
-        asked: Any = await connection.call("drain", lambda redis, key=key: redis.eval(_DRAIN, 1, key))  # type: ignore[misc]
+        asked: Any = await connection.call("drain", lambda redis, key=key: redis.eval(_DRAIN, 1, key, OUTLIVED_S))  # type: ignore[misc]
         if asked:
             live.add(worker)
     return live

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from producer.connection import Connection
+from producer.live_workers import live_reports
 from producer.patience import Patience
 from producer.policy import Announced, announced_versions
 from producer.policy_errors import MAX_VERSION, VersionTimeoutError, VersionWaitError
@@ -64,7 +65,7 @@ async def read_serving(connection: Connection, keys: Keys) -> dict[str, Serving]
     pattern = keys.workers_pattern()
 
     async def read(redis: Redis) -> dict[str, Serving]:
-        names = sorted([key async for key in redis.scan_iter(match=pattern, count=500)])
+        names = await live_reports(redis, keys)
         async with redis.pipeline(transaction=False) as pipeline:
             for key in names:
                 pipeline.hmget(key, _FIELDS)

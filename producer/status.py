@@ -13,6 +13,7 @@ from rich.text import Text
 
 from producer import waiting
 from producer.connection import Connection
+from producer.live_workers import live_reports
 from producer.parked import Parked, read_parked
 from schemas import Keys
 from schemas.keys import GROUP
@@ -37,6 +38,8 @@ class Queue:
     dead_letters: int
     parked: tuple[Parked, ...] = ()
     """Of those pending: jobs that no worker holds, because they wait for a newer policy version."""
+    ids_ahead_s: float = 0.0
+    """By how much the newest job's id is still to come: Redis' clock was set back, and ages are not known."""
 
     @property
     def parked_jobs(self) -> int:
@@ -97,6 +100,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
         oldest_waiting_s=max(0.0, round(now - int(oldest.split(b"-")[0]) / 1000, 3)) if oldest else None,
         dead_letters=await redis.xlen(keys.dead(partition)),
         parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
+        ids_ahead_s=waiting.ahead_s((oldest, group["last-delivered-id"] if group else None), now),
     )
 
 
@@ -113,7 +117,7 @@ async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
 
 async def read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
     """Those that report, by name; `now` by Redis' clock."""
-    found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
+    found = await live_reports(redis, keys)
     workers = [await read_worker(redis, keys, key, now) for key in found]
     return [worker for worker in workers if worker is not None]
 
@@ -201,6 +205,12 @@ def _version(fields: dict[str, str]) -> str:
 
 def remarks(status: Status) -> Iterator[str]:
     """What the tables have no room for, a line each: versions that jobs wait for, and why versions are refused."""
+    for queue in status.queues:
+        if queue.ids_ahead_s:
+            yield (
+                f"partition {queue.partition}: its newest job is {age(queue.ids_ahead_s)} ahead of Redis' clock, which "
+                "was set back: how old jobs are is not known until then"
+            )
     by_version: dict[int, list[Parked]] = {}
     for queue in status.queues:
         for parked in queue.parked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
@@ -13,6 +14,7 @@ _ENTRIES, _BYTES = 1000, 8 * 2**20
 """Of one call: a few milliseconds of Redis' time."""
 _MOST_CALLS = 200
 """Beyond which the number is not known: nobody waits for minutes for a status."""
+_SLACK_S = 1.0
 LAST_ID = b"18446744073709551615-18446744073709551615"
 """After it Redis takes no other, nor the question for what follows it."""
 
@@ -48,3 +50,12 @@ async def oldest_waiting(redis: Redis, jobs: str, group: dict[str, Any] | None) 
         return None
     oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
     return oldest[0][0] if oldest else None
+
+
+def ahead_s(ids: Iterable[bytes | None], now: float) -> float:
+    """By how much the newest of these entry ids is still to come by Redis' clock, which was set back then; 0 where none
+    is.
+    """
+    moments = [int(entry_id.split(b"-")[0]) / 1000 for entry_id in ids if entry_id is not None]
+    ahead = max(moments, default=0.0) - now
+    return round(ahead, 3) if ahead > _SLACK_S else 0.0

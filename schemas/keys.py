@@ -16,6 +16,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
 
 
+def horizons(jobs_key: str) -> str:
+    """Hash beside a jobs stream: which entry had been delivered when, while ids run ahead of Redis' clock."""
+    return f"{jobs_key}:horizons"
+
+
 def check_name(what: str, value: object) -> str:
     """`value` if it is safe inside a key and as a folder's name. Raises `NameRefusedError`."""
     if isinstance(value, str) and _NAME.fullmatch(value):

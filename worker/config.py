@@ -15,6 +15,7 @@ from schemas.errors import NameRefusedError
 from schemas.folders import folder_problem
 from schemas.keys import check_name
 from schemas.redis_url import RedisUrlError, parse, without_password
+from schemas.reports import LONGEST_BEAT_S
 
 
 def new_consumer_name() -> str:
@@ -132,7 +133,7 @@ class WorkerSettings(BaseSettings):
         20, ge=1, le=1000, description="The same for deliveries whose worker lived on: Redis or the link was away."
     )
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
-    heartbeat_s: float = Field(5, gt=0, le=60, description="Seconds between two reports of this worker.")
+    heartbeat_s: float = Field(5, gt=0, le=LONGEST_BEAT_S, description="Seconds between two reports of this worker.")
     retention_s: float = Field(
         86_400, ge=0, description="Seconds that a finished job stays in its stream; what is unfinished always stays."
     )

@@ -7,6 +7,9 @@ import time
 from schemas import ErrorCode, Job
 from worker.errors import DataError
 
+AHEAD_S = 1.0
+"""By which an entry's id may lie in the future before Redis' clock is taken for one that was set back."""
+
 
 class RedisClock:
     """Redis' clock as last seen, so that producer, queue and worker mean the same moment."""
@@ -24,8 +27,13 @@ class RedisClock:
 
 
 def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
-    """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock."""
-    waited_s = now - int(entry_id.partition("-")[0]) / 1000
+    """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock.
+
+    An entry that is still to come was written while Redis' clock was ahead, or after such a one: ids only grow. Then
+    the producer's clock tells when it was submitted.
+    """
+    queued_at = int(entry_id.partition("-")[0]) / 1000
+    waited_s = now - (queued_at if queued_at <= now + AHEAD_S else job.submitted_at)
     if job.queue_deadline_s is None or waited_s <= job.queue_deadline_s:
         return None
     problem = (

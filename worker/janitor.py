@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.keys import GROUP
+from schemas.keys import GROUP, horizons
 from worker.admission import Admission
 from worker.connections import cancelled
 from worker.streams import GroupMissingError, idle_consumers
@@ -86,7 +86,7 @@ class Janitor:
 
     async def _step(self, jobs_key: str, nbytes: int) -> int:
         args: list[str | int] = [GROUP, int(1000 * self._retention.seconds), nbytes, _STEP_ENTRIES, _STEPS]
-        trimmed: int = await self._trim(keys=[jobs_key], args=args)
+        trimmed: int = await self._trim(keys=[jobs_key, horizons(jobs_key)], args=args)
         return trimmed
 
     async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:

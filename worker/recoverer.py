@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from worker.admission import Admission
+from worker.clock_set_back import SetBack
 from worker.connections import cancelled
 from worker.lease import Leases
 from worker.parking import Parking
@@ -46,6 +47,7 @@ class Recoverer:
         self._last_delivery = last_delivery
         self._parking = parking
         self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
+        self._set_back = SetBack(redis, lease_s)
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
     async def run(self, take: Take) -> None:
@@ -71,6 +73,7 @@ class Recoverer:
             await take(waited[0])
         for jobs_key in self._cursors:
             try:
+                await self._set_back.look(jobs_key)
                 await self._sweep(jobs_key, take)
             except (RedisError, GroupMissingError) as error:
                 if cancelled():

@@ -127,6 +127,12 @@ async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int
     return _entry(jobs_key, reply[0], reply[1], reply[2], sent_at) if reply else None
 
 
+async def restamp(script: AsyncScript, jobs_key: str, args: list[str | int]) -> bytes | None:
+    """See `restamp.lua`: the last entry looked at, None when there were no more. Raises `GroupMissingError`."""
+    reply: Any = await _unless_missing(script(keys=[jobs_key], args=args))
+    return reply[0] if reply else None
+
+
 def _entry(jobs_key: str, entry_id: bytes, delivery: int, flat: list[bytes], sent_at: float) -> Entry:
     """As a script returns it."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,35 @@
+"""What the doctor makes of the streams' ids: those that tell no time, and those that none can follow. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from producer.doctor_probe import Probe
+from producer.finding import FAIL, WARN, Finding, some
+from producer.status import age
+
+_LONGEST_S = 1e9
+
+
+def stream_findings(found: Probe) -> Iterator[Finding]:
+    """Nothing where the streams are as producers and workers leave them."""
+    if ended := [stream for seen in found.partitions for stream in seen.ended]:
+        yield Finding(
+            "last id",
+            FAIL,
+            f"{some(ended)}: something else wrote the last possible id, Redis takes no entry after it",
+            "jobs: wait until they are worked off (rollstream status), then DEL the stream and submit again; dead "
+            "letters: rollstream dead requeue or drop, then DEL the stream",
+        )
+    ahead = {seen.queue.partition: seen.queue.ids_ahead_s for seen in found.partitions if seen.queue.ids_ahead_s}
+    if ahead:
+        furthest = max(ahead.values())
+        told = age(furthest) if furthest < _LONGEST_S else "centuries"
+        yield Finding(
+            "ids",
+            WARN,
+            f"the newest jobs of partition {', '.join(map(str, ahead))} are {told} ahead of Redis' clock: it was set "
+            "back, or something else wrote them",
+            "deadlines, takeovers and retention go on; ages are not known until the clock is there: replay by --batch "
+            "rather than by time",
+        )

@@ -1,0 +1,18 @@
+"""Which workers report: those that are gone since Redis' clock was set back do not count."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from schemas import Keys
+from schemas.reports import outlived
+
+
+async def live_reports(redis: Redis, keys: Keys) -> list[bytes]:
+    """Keys of the reports of workers that live, sorted."""
+    found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in found:
+            pipe.ttl(key)
+        left: list[int] = await pipe.execute()
+    return [key for key, ttl_s in zip(found, left, strict=True) if not outlived(ttl_s)]

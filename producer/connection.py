@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -14,23 +16,32 @@ from redis.backoff import NoBackoff
 from producer.errors import RedisUnavailableError
 from producer.home import Home, OpenCalls
 from producer.patience import Overdue
-from schemas.cluster import connected
-from schemas.cluster.faults import AWAY, fault_of
+from producer.shared_reads import SharedReads
+from producer.turns import TurnPool
+from schemas.cluster import connected, is_split
+from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
 from schemas.redis_url import RedisUrlError, without_password
 
 BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
 
+COMMANDS_AT_ONCE = 8
+"""Of one client, for each node, on a connection each; others wait for their turn."""
+READS_AT_ONCE = 8
+"""Blocking reads of one client, see `producer.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
+_READS_OF_A_PARTITION = 2
 _SETTINGS: dict[str, Any] = {
-    # Each waiting handle holds one in a blocking read; redis-py's default of 100 would fail the 101st.
-    "max_connections": 10_000,
     "protocol": 2,  # RESP3 changes the shape of stream replies
     "decode_responses": False,
     "socket_connect_timeout": 5,
     "socket_timeout": BLOCK_MS / 1000 + 5,
     "socket_keepalive": True,
 }
+_NO_BOUND = 10_000
+"""Blocking reads are bounded by those who share them; redis-py's own bound would be an error, not a queue."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+
+_READ = "read results"
 
 T = TypeVar("T")
 
@@ -48,8 +59,15 @@ class Connection:
         self._home = Home()
         self._calls = OpenCalls()
         self._left: set[asyncio.Future[Any]] = set()
+        self._reads: dict[int, SharedReads] = {}
+        self.asking = asyncio.Lock()
+        """Held by the one who asks what a wait waits for."""
+        self.said: dict[str, float] = {}
+        """What was just said of such waits, see `producer.patience`."""
+        settings = {"retry": Retry(NoBackoff(), 0), **_SETTINGS}
         try:
-            self._redis = connected(url, retry=Retry(NoBackoff(), 0), **_SETTINGS)
+            self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **settings)
+            self._blocking = connected(url, max_connections=_NO_BOUND, **settings)
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
 
@@ -62,50 +80,65 @@ class Connection:
         `ClientClosedError`, also when the client is closed meanwhile, and `ClientMisusedError`.
         """
         async with self._calls.open(what):
-            await self._home.enter(what, self._redis)
+            await self._home.enter(what, self._redis, self._blocking)
             if told:
-                return await self._answer(what, command, [])
+                return await self._answer(what, partial(command, self._redis), [])
             problems: list[str] = []
             with Overdue(lambda seconds: self._silence(what, seconds, problems)):
-                return await self._answer(what, command, problems)
+                return await self._answer(what, partial(command, self._redis), problems)
+
+    def reads(self, partition: int) -> SharedReads:
+        """Who waits for results of this partition."""
+        shared = partition if is_split(self._redis) else 0
+        if shared not in self._reads:
+            most = _READS_OF_A_PARTITION if is_split(self._redis) else READS_AT_ONCE
+            self._reads[shared] = SharedReads(self._read, partial(self._calls.open, _READ), most, BLOCK_MS)
+        return self._reads[shared]
+
+    async def _read(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+        """As `call`, for one that blocks: it takes no turn from those that do not."""
+        async with self._calls.open(_READ):
+            await self._home.enter(_READ, self._redis, self._blocking)
+            return await self._answer(_READ, partial(command, self._blocking), [])
 
     def _silence(self, what: str, seconds: float, problems: list[str]) -> str:
         why = f" ({problems[-1]})" if problems else ""
         return f"{what}, after {seconds:.0f} s: Redis at {self.url} does not answer{why}"
 
-    async def _answer(self, what: str, command: Callable[[Redis], Awaitable[T]], problems: list[str]) -> T:
+    async def _answer(self, what: str, command: Callable[[], Awaitable[T]], problems: list[str]) -> T:
         if not self._reached:
             await self._reach(what)
         return await self._until_answered(what, command, problems)
 
     async def _reach(self, what: str) -> None:
         try:
-            await self._once(what, lambda redis: redis.ping())
+            await self._once(what, self._redis.ping)
         except RedisUnavailableError as error:
             fault = fault_of(error.__cause__)
-            if fault is AWAY or not fault.passes:
+            if fault in {AWAY, HUNG_UP} or not fault.passes:
                 raise
         self._reached = True
 
-    async def _until_answered(self, what: str, command: Callable[[Redis], Awaitable[T]], problems: list[str]) -> T:
-        loop = asyncio.get_running_loop()
-        give_up, pause = loop.time() + self._reconnect_s, _FIRST_PAUSE_S
+    async def _until_answered(self, what: str, command: Callable[[], Awaitable[T]], problems: list[str]) -> T:
+        loop, give_up, pause = asyncio.get_running_loop(), inf, _FIRST_PAUSE_S
         while True:
             try:
                 return await self._once(what, command)
             except RedisUnavailableError as error:
+                # Counted from here: what a busy event loop takes for late may have been in time.
+                give_up = min(give_up, loop.time() + self._reconnect_s)
                 if not fault_of(error.__cause__).passes or loop.time() + pause > give_up:
                     raise
                 problems.append(error.problem)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _once(self, what: str, command: Callable[[Redis], Awaitable[T]]) -> T:
+    async def _once(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
         """In a task of its own: redis-py loses a cancellation now and then, and its caller would wait for the answer.
 
         What its caller has given up ends by itself, with the answer at the latest.
         """
-        asked = asyncio.ensure_future(command(self._redis))
+        asked = asyncio.ensure_future(command())
         try:
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -113,7 +146,7 @@ class Connection:
             asked.add_done_callback(self._forget)
             asked.cancel()
             raise
-        except exceptions.RedisError as error:
+        except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
             problem = str(error) or type(error).__name__
             raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
 

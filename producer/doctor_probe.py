@@ -22,7 +22,7 @@ from producer.status import Queue, Worker, read_paused, read_queue, read_worker
 from producer.waiting import LAST_ID
 from schemas import Keys
 from schemas.cluster import nodes_of
-from schemas.cluster.faults import AWAY, fault_of
+from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
 from schemas.keys import GROUP
 from schemas.lease import DEFAULT_LEASE_S
 
@@ -183,7 +183,7 @@ class _Prober:
         try:
             return await self._connection.call(what, command)
         except RedisUnavailableError as error:
-            if fault_of(error.__cause__) is AWAY:
+            if fault_of(error.__cause__) in {AWAY, HUNG_UP}:
                 raise
             self._refusals.append(Refusal(what, error.problem, error.advice))
             return default

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
+from importlib import import_module
 from typing import NoReturn
 
 from producer.answers import Answer
@@ -20,6 +22,9 @@ from producer.rollout_batch import RolloutBatch, assemble
 from producer.waited_for import waiting_for
 from producer.waiting_facts import read_facts
 from schemas import Batch, GroupError, GroupResult, Keys
+
+_ASK_S = 2.0
+"""Most that is waited for what Redis tells of a batch that does not come."""
 
 
 class BatchHandle:
@@ -111,6 +116,7 @@ class BatchHandle:
         """
         reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)
         answers = await self.wait(timeout, progress)
+        await _load_torch()
         if self._attached:
             check_widths(self.batch, answers, pad_to_max_new_tokens=reading.pad_to_max_new_tokens)
         return assemble(
@@ -140,7 +146,7 @@ class BatchHandle:
     async def _in_time(self, timeout: float | None, waited: float = 0.0) -> AsyncIterator[Patience]:
         """Around a wait; it says what it waits for. Raises `ResultTimeoutError`."""
         left = None if timeout is None else max(0.0, timeout - waited)
-        async with Patience(f"batch {self.batch_id!r}", self._ask, left) as patience:
+        async with Patience(f"batch {self.batch_id!r}", self._ask, left, self._connection.said) as patience:
             try:
                 async with asyncio.timeout(left):
                     yield patience
@@ -149,7 +155,8 @@ class BatchHandle:
                 raise ResultTimeoutError(self.batch_id, done, self.num_groups, timeout or 0, patience.told) from None
 
     async def _ask(self) -> str:
-        return waiting_for(await read_facts(self._connection, self._keys, self.batch))
+        async with self._connection.asking, asyncio.timeout(_ASK_S):  # one at a time, however many handles wait
+            return waiting_for(await read_facts(self._connection, self._keys, self.batch))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(handle_stays(type(self).__name__, self.batch_id))
@@ -162,3 +169,10 @@ class BatchHandle:
 
     def __repr__(self) -> str:
         return f"<BatchHandle batch_id={self.batch_id} {len(self._reader.by_group)}/{self.num_groups} groups>"
+
+
+async def _load_torch() -> None:
+    """Its first import takes seconds, in which an event loop would read nothing and take Redis for silent."""
+    if "torch" not in sys.modules:
+        with suppress(ImportError):  # assembling says so
+            await asyncio.to_thread(import_module, "torch")

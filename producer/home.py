@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
@@ -27,12 +27,12 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: AsyncGenerator[None, None] | None = None
 
-    async def enter(self, what: str, redis: Redis) -> None:
+    async def enter(self, what: str, *clients: Redis) -> None:
         """Called before each use. Raises `ClientMisusedError` anywhere but at home."""
         check_process(what, self._pid)
         loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._loop, self._sockets = loop, _open_until_the_loop_ends(redis)
+            self._loop, self._sockets = loop, _open_until_the_loop_ends(clients)
             await anext(self._sockets)
         elif self._loop is not loop:
             raise _elsewhere(what)
@@ -94,14 +94,15 @@ class OpenCalls:
                     await self._ended.wait()
 
 
-async def _open_until_the_loop_ends(redis: Redis) -> AsyncGenerator[None, None]:
+async def _open_until_the_loop_ends(clients: Sequence[Redis]) -> AsyncGenerator[None, None]:
     """`asyncio.run` closes the asynchronous generators of its loop before the loop: a client that nobody closed leaves
     no socket behind, and no noise. It must not hold the client, so that one that nobody holds ends in the same way.
     """
     try:
         yield
     finally:
-        await redis.aclose()
+        for redis in clients:
+            await redis.aclose()
 
 
 def check_process(what: str, pid: int) -> None:

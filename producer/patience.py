@@ -17,8 +17,6 @@ log = logging.getLogger("rollstream")
 
 FIRST_S = 10.0
 """Until the first warning; the next one comes after twice as long, and so on."""
-_ASK_S = 2.0
-"""Most that is waited for what Redis tells."""
 _SHORTEST_S = 0.05
 """A shorter time limit is a look, not a wait: nothing is asked for it."""
 _SILENT = "Redis does not answer"
@@ -53,8 +51,12 @@ class Patience:
     `told` is the last answer, empty before the first.
     """
 
-    def __init__(self, what: str, ask: Callable[[], Awaitable[str]], timeout: float | None) -> None:
+    def __init__(
+        self, what: str, ask: Callable[[], Awaitable[str]], timeout: float | None, said: dict[str, float] | None = None
+    ) -> None:
+        """`said`: shared by those of whom one alone says the same thing at a time."""
         self.told = ""
+        self._said = {} if said is None else said
         self._what = what
         self._ask = ask
         # The time to ask, with a time limit; None once it was asked for that.
@@ -101,14 +103,21 @@ class Patience:
     async def _tell(self) -> None:
         self.told = self.told or _SILENT
         try:
-            async with asyncio.timeout(_ASK_S):
-                self.told = await self._ask()
+            self.told = await self._ask()
         except TimeoutError:
             self.told = _SILENT
         except ProducerError as error:
             self.told = str(error)
         if self._elapsed >= self._warn_at:
-            log.warning("%s, after %.0f s: %s", self._what, self._elapsed - self._quiet_since, self.told)
+            self._warn()
             self._interval *= 2
             self._warn_at = self._elapsed + self._interval
         self._arm()
+
+    def _warn(self) -> None:
+        now = self._loop.time()
+        for text in [text for text, at in self._said.items() if at <= now - FIRST_S]:
+            del self._said[text]
+        if self.told not in self._said:
+            self._said[self.told] = now
+            log.warning("%s, after %.0f s: %s", self._what, self._elapsed - self._quiet_since, self.told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -12,6 +11,7 @@ from producer.answers import Answer, read_answer, shown
 from producer.connection import BLOCK_MS, Connection
 from producer.errors import LostJobsError, UnknownBatchError, UnreadableResultError
 from producer.lost_jobs import JobsLeft
+from producer.shared_reads import Entries
 from schemas import Batch, Keys, Sealed
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
@@ -92,9 +92,7 @@ class ResultsReader:
 
     async def _read(self, block_ms: int | None) -> bool:
         """Take the next entries. Nothing is awaited between their arrival and their being kept."""
-        entries = await self._connection.call(
-            "read results", partial(self._entries, block_ms=block_ms), told=block_ms is not None
-        )
+        entries = await (self._now() if block_ms is None else self._soon())
         for entry, fields in entries:
             if self.complete:
                 break
@@ -102,13 +100,26 @@ class ResultsReader:
             self._take(entry, fields)
         return bool(entries)
 
-    async def _entries(self, redis: Redis, block_ms: int | None) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    async def _soon(self) -> Entries:
         count, self._count = self._count, 1  # if this many do not get through, the next attempt asks for one
-        key = self._keys.results(self._batch.batch_id)
-        reply: Any = await redis.xread({key: self._last_id}, count=count, block=block_ms)
-        entries: list[tuple[bytes, dict[bytes, bytes]]] = reply[0][1] if reply else []
-        self._count = _next_count(count, [sum(map(len, fields.values())) for _, fields in entries])
+        shared = self._connection.reads(self._keys.partition(self._batch.batch_id))
+        entries = await shared.entries(self._key, self._last_id, count, is_patient=self._idle_reads > 0)
+        self._count = _next_count(count, entries)
         return entries
+
+    async def _now(self) -> Entries:
+        return await self._connection.call("read results", self._entries)
+
+    async def _entries(self, redis: Redis) -> Entries:
+        count, self._count = self._count, 1
+        reply: Any = await redis.xread({self._key: self._last_id}, count=count)
+        entries: Entries = reply[0][1] if reply else []
+        self._count = _next_count(count, entries)
+        return entries
+
+    @property
+    def _key(self) -> str:
+        return self._keys.results(self._batch.batch_id)
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
         try:
@@ -137,8 +148,9 @@ class ResultsReader:
         return UnknownBatchError(self._batch.batch_id, self._keys.policy, f"{problem}; submit it again")
 
 
-def _next_count(count: int, sizes: list[int]) -> int:
-    """Entries to ask for after `count` were asked for and these many bytes came: twice as many, or what fits."""
+def _next_count(count: int, entries: Entries) -> int:
+    """Entries to ask for after `count` were asked for and these came: twice as many, or what fits."""
+    sizes = [sum(map(len, fields.values())) for _, fields in entries]
     if not sizes:
         return count
     return max(1, min(2 * count, _MOST_ENTRIES, _READ_BYTES // max(*sizes, 1)))

@@ -6,7 +6,6 @@ import asyncio
 import re
 
 import pytest
-import redis
 import torch
 
 from producer import (
@@ -62,18 +61,6 @@ async def test_result_may_be_called_again_and_beside_groups(trainer: AsyncClient
     assert orders == [[3, 2, 1, 0]] * 2
     assert rollouts.response_len == 1
     assert (again.response_len, again.sequences[1].tolist()) == (4, [9, 9, 3, 11, 9, 9, 9])
-
-
-async def test_many_handles_wait_on_one_client(trainer: AsyncClient, redis_url: str, policy: str) -> None:
-    handles = [await trainer.submit([[1]], None, CONFIG, batch_id=f"b{n}") for n in range(150)]
-    waiting = asyncio.gather(*(handle.wait(30) for handle in handles))
-    with redis.Redis.from_url(redis_url) as server:
-        while server.info("clients")["blocked_clients"] < 150:
-            assert not waiting.done()
-            await asyncio.sleep(0.01)
-    for handle in handles:
-        await handle.cancel()
-    assert [len(answers) for answers in await waiting] == [1] * 150
 
 
 @pytest.mark.parametrize(

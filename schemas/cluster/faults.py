@@ -41,6 +41,14 @@ AWAY = Fault(
     True,
     "check the address and that the server runs",
 )
+HUNG_UP = Fault(
+    (),
+    frozenset(),
+    True,
+    "it hung up; see its log, and whether it has as many clients as its maxclients allows",
+    words=re.compile(r"while writing to socket|Connection closed by server|Connection reset by peer|Connection lost"),
+)
+"""Redis closes a connection beyond its maxclients, often before what it says of that arrives."""
 CUT_OFF = Fault(
     (),
     frozenset(),
@@ -109,6 +117,20 @@ _FAULTS = (
     ),
     Fault((exceptions.OutOfMemoryError,), frozenset({"OOM"}), True, "raise its maxmemory or remove old batches"),
     Fault(
+        (),
+        frozenset(),
+        True,
+        "it has as many clients as it may: raise its maxclients, or close clients; one client shares its connections",
+        words=re.compile(r"max number of clients reached"),
+    ),
+    Fault(
+        (),
+        frozenset(),
+        True,
+        "this process has as many open files as it may: raise `ulimit -n`, or close clients and files",
+        words=re.compile(r"[Tt]oo many open files"),
+    ),
+    Fault(
         (
             exceptions.BusyLoadingError,
             exceptions.ReadOnlyError,
@@ -132,6 +154,7 @@ _FAULTS = (
         True,
         "it is there, but cannot serve now; see its log",
     ),
+    HUNG_UP,
     AWAY,  # after those that redis-py derives from a lost connection
 )
 # Redis 6.2 wraps the reply to a command inside a script: "Error running script (...): @user_script:14: -OOM ...", and

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from schemas.cluster.client import nodes_of
-from schemas.cluster.faults import AWAY, CUT_OFF, fault_of
+from schemas.cluster.faults import AWAY, CUT_OFF, HUNG_UP, fault_of
 
 ALWAYS_FITS = 2**20
 """Bytes: neither limit can be set lower."""
@@ -107,7 +107,7 @@ class Oversize:
 
     async def why(self, error: exceptions.RedisError, redis: Redis) -> TooLarge | None:
         """Why the command can never pass, where `error` tells of a lost link and that is known by now."""
-        if self._argument < _SUSPICIOUS or fault_of(error) not in (AWAY, CUT_OFF):
+        if self._argument < _SUSPICIOUS or fault_of(error) not in (AWAY, CUT_OFF, HUNG_UP):
             return None
         limits = await _answered_limits(redis)
         if limits is None:

@@ -21,12 +21,14 @@ class Way:
         *,
         tcp: type[AbstractConnection] = Connection,
         unix: type[AbstractConnection] = UnixDomainSocketConnection,
+        pool: type[ConnectionPool] = ConnectionPool,
         max_connections: int | None = None,
         socket_keepalive: bool = False,
         **settings: Any,
     ) -> None:
         """Raises `RedisUrlError`, also for certificates that cannot be read: no later try would find them better."""
         self.place = parse(url)
+        self._pool = pool
         self._max_connections = max_connections
         self._settings: dict[str, Any] = {**settings, **self.place.options}
         if not self.place.nodes:
@@ -44,7 +46,7 @@ class Way:
             where: dict[str, Any] = {"path": self.place.path}
         else:
             where = dict(zip(("host", "port"), node or self.place.nodes[0], strict=True))
-        return ConnectionPool(self._class, self._max_connections, **self._settings, **where)
+        return self._pool(self._class, self._max_connections, **self._settings, **where)
 
 
 def _check_tls(place: RedisUrl, settings: dict[str, Any]) -> None:

@@ -1,0 +1,39 @@
+"""A pool of connections whose bound is a queue: who finds none free waits for one, where redis-py raises an error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+
+
+class TurnPool(ConnectionPool):
+    """As redis-py's. A connection is its user's from `get_connection` to `release`, and so is a turn."""
+
+    def __init__(self, connection_class: type[AbstractConnection], max_connections: int, **settings: Any) -> None:
+        super().__init__(connection_class, max_connections, **settings)
+        self._turns = asyncio.Semaphore(max_connections)
+        self._used: set[AbstractConnection] = set()
+
+    async def get_connection(self, *_command: Any, **_options: Any) -> AbstractConnection:
+        """A connection that is open, whatever it is for. Raises `RedisError`."""
+        await self._turns.acquire()
+        try:
+            pool: Any = super()  # redis-py does not type it
+            connection: AbstractConnection = await pool.get_connection()
+        except BaseException:
+            self._turns.release()
+            raise
+        self._used.add(connection)
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Give it to the next one. redis-py also calls this for one that could not be opened, which has no turn."""
+        try:
+            await super().release(connection)
+        finally:
+            if connection in self._used:
+                self._used.remove(connection)
+                self._turns.release()

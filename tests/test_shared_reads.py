@@ -1,0 +1,142 @@
+"""However many handles wait on one client, few connections serve them, and nobody hears of its results late."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from benchmarks.redis_cluster import LocalCluster
+from producer import AsyncClient, BatchHandle, GroupError, RedisUnavailableError
+from producer.connection import COMMANDS_AT_ONCE, READS_AT_ONCE
+from producer.embedded import EmbeddedRedis
+from schemas.cluster.faults import fault_of
+from tests.answers import Answering
+from tests.batches import CONFIG
+from tests.worker_process import until
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[Any]:
+    """A server of this file's, whose clients are counted."""
+    with EmbeddedRedis() as own, redis.Redis.from_url(own.url) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def lone(own_redis: Any, policy: str) -> Any:
+    port = own_redis.connection_pool.connection_kwargs["port"]
+    async with AsyncClient(f"redis://127.0.0.1:{port}/0", policy=policy, reconnect_s=3) as client:
+        yield client
+
+
+def connections(server: Any) -> int:
+    """Those of others."""
+    return int(server.info("clients")["connected_clients"]) - 1
+
+
+async def until_blocked(server: Any, least: int = 1) -> None:
+    await until(lambda: asyncio.to_thread(lambda: server.info("clients")["blocked_clients"] >= least))
+
+
+async def waiting(client: AsyncClient, count: int) -> tuple[list[BatchHandle], list[asyncio.Task[Any]]]:
+    handles = await asyncio.gather(*(client.submit([[1], [2]], None, CONFIG) for _ in range(count)))
+    return handles, [asyncio.create_task(handle.wait(60)) for handle in handles]
+
+
+async def test_hundreds_of_handles_wait_on_few_connections(lone: AsyncClient, own_redis: Any) -> None:
+    handles, waits = await waiting(lone, 300)
+    await until_blocked(own_redis)
+    assert connections(own_redis) <= COMMANDS_AT_ONCE + READS_AT_ONCE
+    await asyncio.gather(*(handle.cancel() for handle in handles))
+    assert [len(answers) for answers in await asyncio.gather(*waits)] == [2] * 300
+    assert connections(own_redis) <= COMMANDS_AT_ONCE + READS_AT_ONCE
+
+
+async def test_handles_that_come_and_go_hear_of_their_results_at_once(lone: AsyncClient, own_redis: Any) -> None:
+    handles, waits = await waiting(lone, 30)
+    await until_blocked(own_redis)
+    late: list[float] = []
+    for number, (handle, wait) in enumerate(zip(handles, waits, strict=True)):
+        if number % 3 == 0:
+            wait.cancel()
+            continue
+        new, others = await waiting(lone, 1)
+        await new[0].cancel()
+        await handle.cancel()
+        began = time.monotonic()
+        assert len(await wait) == len(await others[0]) == 2
+        late.append(time.monotonic() - began)
+    assert sorted(late)[len(late) // 2] < 0.2, late
+    assert max(late) < 1.5, "somebody waited for a read that others had begun"
+
+
+async def test_handles_of_one_batch_share_its_reads_wherever_each_is(
+    lone: AsyncClient, own_redis: Any, policy: str
+) -> None:
+    first = await lone.submit([[1], [2], [3]], None, CONFIG, batch_id="b")
+    url = f"redis://127.0.0.1:{own_redis.connection_pool.connection_kwargs['port']}/0"
+    worker = Answering(url, policy, "b", 3)
+    worker.publish(cancelled("b", 1))
+    assert [answer.group for answer in await first.finished()] == [1]
+    handles = [first, *(await asyncio.gather(*(lone.attach("b") for _ in range(20))))]
+    waits = [asyncio.create_task(handle.wait(60)) for handle in handles]
+    await until_blocked(own_redis)
+    worker.publish(cancelled("b", 2), cancelled("b", 0))
+    assert [list(answers) for answers in await asyncio.gather(*waits)] == [[1, 2, 0]] * 21
+
+
+def cancelled(batch_id: str, group: int) -> GroupError:
+    return GroupError(batch_id=batch_id, group=group, code="cancelled", field="batch", message="m", worker="w")
+
+
+async def test_a_stream_that_redis_refuses_fails_its_own_handle_alone(lone: AsyncClient, own_redis: Any) -> None:
+    handles, waits = await waiting(lone, 12)
+    key = lone._keys.results(handles[5].batch_id)
+    own_redis.set(key, "no stream")
+    refused = (await asyncio.wait({waits[5]}, timeout=10))[0]
+    assert refused
+    assert isinstance(waits[5].exception(), RedisUnavailableError)
+    await asyncio.gather(*(handle.cancel() for handle in handles if handle is not handles[5]))
+    del waits[5]
+    assert [len(answers) for answers in await asyncio.gather(*waits)] == [2] * 11
+
+
+@pytest.mark.parametrize(
+    ("limit", "remedy"), [("maxclients", "its maxclients"), ("files", "oo many open files.*`ulimit -n`")]
+)
+async def test_who_finds_no_connection_is_told_the_limit(
+    lone: AsyncClient, own_redis: Any, limit: str, remedy: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == "files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    else:
+        own_redis.config_set("maxclients", 1)
+    try:
+        with pytest.raises(RedisUnavailableError, match=remedy):
+            await lone.submit([[1]], None, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        own_redis.config_set("maxclients", 10_000)
+    assert (await lone.submit([[1]], None, CONFIG)).num_groups == 1
+
+
+async def test_in_a_cluster_each_partition_shares_its_own_reads(cluster: LocalCluster, policy: str) -> None:
+    async with AsyncClient(cluster.url, policy=policy, partitions=4) as client:
+        handles, waits = await waiting(client, 60)
+        await asyncio.sleep(0.2)
+        assert sum(reads._reading for reads in client._connection._reads.values()) <= 8
+        await asyncio.gather(*(handle.cancel() for handle in handles))
+        assert [len(answers) for answers in await asyncio.gather(*waits)] == [2] * 60
+
+
+def test_limits_pass_but_a_wrong_address_does_not_look_like_one() -> None:
+    assert fault_of(redis.ConnectionError("max number of clients reached")).passes
+    assert "raise its maxclients" in fault_of(redis.ConnectionError("max number of clients reached")).advice
+    assert "maxclients" not in fault_of(redis.ConnectionError("Error 111 connecting")).advice

@@ -27,6 +27,7 @@ from benchmarks.saturation import Engines, add_engine_flags, prepare, shown_engi
 from benchmarks.turns import my_turn
 from benchmarks.workload import SCALES, Prompts, config
 from worker.adapters import AdapterDirectory
+from worker.checkpoint import read_content
 from worker.engine import Adapter, Engine, GenerateRequest, SwapMode
 
 MODES: tuple[SwapMode, ...] = ("keep", "wait", "abort")
@@ -91,8 +92,9 @@ async def weights(engine: Engine, engines: Engines, versions: Path, repeats: int
     async def swap(mode: SwapMode) -> None:
         version = next(_versions)
         folder = await asyncio.to_thread(link_version, engines.model, versions, version)
+        content = await asyncio.to_thread(read_content, folder)
         began = time.perf_counter()
-        await engine.load_checkpoint(version, folder, mode)
+        await engine.load_checkpoint(version, folder, mode, content)
         took[mode].append(time.perf_counter() - began)
 
     for number in range(repeats + 1):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from producer.policy_errors import CheckpointError
 from schemas import NameRefusedError
+from schemas.checkpoint_rules import INDEX, index_difference, is_computed, unread_weights, wrapped
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
 from schemas.folders import download_hint
+from schemas.finite import FiniteScan, not_finite
 from schemas.keys import check_name
 from schemas.regular_files import open_regular
+from schemas.tied_head import head_difference
 
-_CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
-_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
-"""Files that hold a part of the tensors. save_pretrained writes the index, which says what part, after all of them."""
+_CONFIG = "config.json"
 _PIECE = 8 * 2**20
 _MAX_CONFIG_BYTES, _MAX_INDEX_BYTES = 2**20, 64 * 2**20
 
@@ -27,6 +27,21 @@ Advanced = Callable[[int], None]
 
 def _unseen(_done: int) -> None:
     pass
+
+
+_Stamp = tuple[str, int, int, int]
+"""Name, size, times of the last change of its content, and of anything else about it."""
+
+
+def _contents(stamps: list[_Stamp]) -> list[tuple[str, int, int]]:
+    return [(name, size, mtime_ns) for name, size, mtime_ns, _ in stamps]
+
+
+class _Tensor(NamedTuple):
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
 
 
 class CheckpointFolder:
@@ -47,17 +62,30 @@ class CheckpointFolder:
             raise self._refusal(f"cannot be read: {error}") from None
 
     def digest(self, advanced: Advanced = _unseen) -> str:
-        """Reads every byte (blocking: seconds for gigabytes). Raises `CheckpointError`, also for files that change."""
+        """Reads every byte (blocking: seconds for gigabytes).
+
+        Raises `CheckpointError`, also for files that change, and for weights that are NaN or infinite.
+        """
+        scans = {path.name: FiniteScan(is_computed) for path in self._files if path.suffix == ".safetensors"}
         try:
             before = self._stamps()
-            read = _Counted(advanced)
-            found = content_digest((path.name, path.stat().st_size, read.pieces(path)) for path in self._files)
+            found = self._read(_Counted(advanced), scans)
             after = self._stamps()
+            # A new link to a file or other rights change a time too: whether it is the content, a second look says.
+            same = before == after or (_contents(before) == _contents(after) and found == self._read(_Counted(), {}))
         except OSError as error:
             raise self._refusal(f"cannot be read: {error}") from None
-        if before != after:
+        if not same:
             raise self._refusal("its files changed while they were read: publish it once it is written")
+        for name, scan in scans.items():
+            if scan.spoilt:
+                raise self._refusal(f"{name}: {not_finite(scan.spoilt)}")
         return found
+
+    def _read(self, read: _Counted, scans: Mapping[str, FiniteScan]) -> str:
+        return content_digest(
+            (path.name, path.stat().st_size, read.pieces(path, scans.get(path.name))) for path in self._files
+        )
 
     def _check(self) -> None:
         if not self._real.is_dir():
@@ -69,7 +97,7 @@ class CheckpointFolder:
         for path in self._files:
             self._check_file(path)
         self._object(_CONFIG)
-        self._check_shards(names)
+        self._check_files(names)
 
     def _check_file(self, path: Path) -> None:
         if not path.resolve().is_relative_to(self._real) or not path.is_file():
@@ -82,18 +110,44 @@ class CheckpointFolder:
         if path.stat().st_size > limit:
             raise self._refusal(f"{path.name} has more than {limit} bytes: save_pretrained writes far fewer")
 
-    def _check_shards(self, names: set[str]) -> None:
-        if _INDEX in names:
-            if missing := sorted(self._indexed() - names):
-                raise self._refusal(f"{_INDEX} names {missing[0]}, which is not there: publish it once it is written")
-        elif shards := sorted(filter(_SHARD.fullmatch, names)):
-            raise self._refusal(f"{shards[0]} needs {_INDEX}, which is not there: publish it once it is written")
+    def _check_files(self, names: set[str]) -> None:
+        """vLLM would read all weights of the folder, and each of them once."""
+        mapped = self._weight_map() if INDEX in names else None
+        indexed = None if mapped is None else set(mapped.values())
+        if indexed is not None and (missing := sorted(indexed - names)):
+            raise self._refusal(f"{INDEX} names {missing[0]}, which is not there: publish it once it is written")
+        if problem := unread_weights((path.name for path in self._real.iterdir()), indexed):
+            raise self._refusal(problem)
+        held = {path.name: _tensors(path) for path in self._files if path.suffix == ".safetensors"}
+        if mapped is not None and (problem := index_difference(mapped, held)):
+            raise self._refusal(f"{INDEX}: {problem}")
+        self._check_tensors(held)
 
-    def _indexed(self) -> set[str]:
-        mapped = self._object(_INDEX).get("weight_map")
+    def _check_tensors(self, held: dict[str, dict[str, _Tensor]]) -> None:
+        tensors: dict[str, tuple[_Tensor, str]] = {}
+        for name, found in held.items():
+            for tensor, span in found.items():
+                if is_computed(tensor, span.shape):
+                    continue
+                if tensor in tensors:
+                    raise self._refusal(
+                        f"tensor {tensor} is in {tensors[tensor][1]} and in {name}: save the model again"
+                    )
+                tensors[tensor] = span, name
+        if problem := wrapped(tensors) or (self._tied() and head_difference(self._real, tensors)):
+            raise self._refusal(problem)
+
+    def _tied(self) -> bool:
+        config = self._object(_CONFIG)
+        text = config.get("text_config")
+        said = (text if isinstance(text, dict) else {}).get("tie_word_embeddings", config.get("tie_word_embeddings"))
+        return said is True
+
+    def _weight_map(self) -> dict[str, str]:
+        mapped = self._object(INDEX).get("weight_map")
         if not isinstance(mapped, dict) or not mapped:
-            raise self._refusal(f"{_INDEX} has no weight_map: write it again")
-        return {str(name) for name in mapped.values()}
+            raise self._refusal(f"{INDEX} has no weight_map: write it again")
+        return {str(tensor): str(name) for tensor, name in mapped.items()}
 
     def _object(self, name: str) -> dict[str, Any]:
         """A JSON file whose size was checked."""
@@ -107,9 +161,10 @@ class CheckpointFolder:
             raise self._refusal(f"{name} is no JSON object: write it with save_pretrained")
         return found
 
-    def _stamps(self) -> list[tuple[str, int, int, int]]:
+    def _stamps(self) -> list[_Stamp]:
+        """Without inode numbers, which some file systems make up anew at each look."""
         stats = [(path.name, path.stat()) for path in self._files]
-        return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats]
+        return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
     def _refusal(self, problem: str) -> CheckpointError:
         return CheckpointError(str(self._folder), problem)
@@ -130,16 +185,29 @@ def safetensors_problem(path: Path, dtypes: Collection[str] | None = None) -> st
     return f"it has tensors of {strange[0]}, not {' or '.join(dtypes or ())}" if strange else None
 
 
+def _tensors(path: Path) -> dict[str, _Tensor]:
+    """From the header of a file that the safetensors library finds in order."""
+    with open_regular(path) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {
+        name: _Tensor(found["dtype"], tuple(found["shape"]), *found["data_offsets"])
+        for name, found in header.items()
+        if name != "__metadata__"
+    }
+
+
 class _Counted:
     """Reads files piece by piece and tells how many bytes that were, over all of them."""
 
-    def __init__(self, advanced: Advanced) -> None:
+    def __init__(self, advanced: Advanced = _unseen) -> None:
         self._advanced = advanced
         self._done = 0
 
-    def pieces(self, path: Path) -> Iterator[bytes]:
+    def pieces(self, path: Path, scan: FiniteScan | None) -> Iterator[bytes]:
         with open_regular(path) as file:
             while piece := file.read(_PIECE):
+                if scan is not None:
+                    scan.feed(piece)
                 yield piece
                 self._done += len(piece)
                 self._advanced(self._done)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from schemas import ErrorCode, GenerationConfig
 from worker.beam import Search, advance, beam_search
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens
 from worker.errors import DataError
 
 VOCAB, EOS = 5, 0
@@ -59,7 +59,7 @@ class TableEngine:
 
     async def unload_adapter(self, adapter: Adapter) -> None: ...
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None: ...
+    async def load_checkpoint(self, *_: object) -> None: ...
 
     async def check(self) -> None: ...
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from producer import Client
 from producer.cli import app as commands
 from producer.embedded import EmbeddedRedis
 from producer.tiny_model import write_model
+from tests.checkpoints import shard
 from tests.fault_steps import (
     LEASE_S,
     kill,
@@ -44,7 +47,6 @@ from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
 from worker.config import WorkerSettings
 from worker.connections import connect
-from worker.engine import SwapMode
 from worker.errors import EngineDiedError
 from worker.policy import Policy
 from worker.refusals import is_due, refusal
@@ -136,7 +138,7 @@ def test_a_version_that_takes_long_to_load_stops_neither_jobs_nor_a_drain(
 
 
 class DyingEngine(StubEngine):
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:  # noqa: ARG002 - a protocol's
+    async def load_checkpoint(self, *_: object) -> None:
         raise EngineDiedError("its process ended")
 
 
@@ -156,7 +158,7 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
     assert died.group_contains(EngineDiedError)
 
 
-FILES: checkpoint.Stamp = (("model.safetensors", 5, 7, 9),)
+FILES: checkpoint.Stamp = (("model.safetensors", 5, 7),)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,21 @@ def half_written(client: Client, queue: Queue, root: Path, version: int) -> None
     announce(queue, version, folder.name, checkpoint.digest(folder))
 
 
+def diverged(client: Client, queue: Queue, root: Path, version: int) -> None:
+    folder = Path(shutil.copytree(root / "step-1", root / f"diverged-{version}"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    announce(queue, version, folder.name, checkpoint.digest(folder))
+
+
+def left_over(client: Client, queue: Queue, root: Path, version: int) -> None:
+    """A whole model saved into a copy of a sharded one, whose index still names the shards."""
+    folder = shard(Path(shutil.copytree(root / "step-1", root / f"left-over-{version}")))
+    shutil.copy(root / "step-2" / "model.safetensors", folder)
+    announce(queue, version, folder.name, checkpoint.digest(folder))
+
+
 def wrong_shape(client: Client, queue: Queue, root: Path, version: int) -> None:
     client.publish_policy(version, checkpoint=write_model(root / f"other-{version}", vocab_size=300, tokenizer=False))
 
@@ -243,6 +260,8 @@ REFUSED: list[tuple[Any, str]] = [
     (wrong_digest, "not those that were published"),
     (changed_since, "not those that were published"),
     (half_written, "truncated"),
+    (diverged, "model.norm.weight has a weight that is NaN or infinite"),
+    (left_over, "model.safetensors: is not named by model.safetensors.index.json"),
     (wrong_shape, "vocab_size is 300, the worker's model has 512"),
     (no_folder, "no folder of that name"),
     (a_path, "is not usable"),

@@ -15,6 +15,7 @@ from tests.faults import Link, Queue
 from tests.versions import announce, write_steps
 from worker.adapter_supply import AdapterSupply
 from worker.adapters import AdapterDirectory
+from worker.checkpoint import Content
 from worker.config import WorkerSettings
 from worker.connections import connect
 from worker.engine import SwapMode
@@ -85,9 +86,9 @@ class Overtaken(StubEngine):
         self._queue = queue
         self.follower: Policy | None = None
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
         assert self.follower is not None
-        await super().load_checkpoint(version, path, mode)
+        await super().load_checkpoint(version, path, mode, content)
         for later in range(version + 1, version + 21):
             announce(self._queue, later, f"step-{later}")
         await self.follower.look()

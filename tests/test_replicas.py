@@ -13,6 +13,7 @@ from producer.tiny_model import write_model
 from schemas import ErrorCode
 from tests.worker_process import running_worker
 from worker.beam import beam_search
+from worker.checkpoint import Content
 from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError, EngineDiedError, SwapFailedError
@@ -57,10 +58,10 @@ class Seen(StubEngine):
     async def unload_adapter(self, adapter: Adapter) -> None:
         self.adapters.discard(adapter.name)
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
         if self.fails is not None:
             raise self.fails
-        await super().load_checkpoint(version, path, mode)
+        await super().load_checkpoint(version, path, mode, content)
         self.loaded.append(path)
 
     async def check(self) -> None:

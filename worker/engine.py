@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from schemas import GenerationConfig
 from schemas.generation_config import LogprobsFlavour
 from schemas.messages import FinishReason, VersionSpan
+from worker.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
 """What new weights do to requests in flight: `keep` goes on from where they are, their KV cache computed again by the
@@ -120,9 +121,10 @@ class Engine(Protocol):
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Forget one that no request uses or will name again; its files may be gone."""
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
         """Swap to the weights in the folder `path`; requests may be in flight and may go on being made.
 
+        `content` is what its files held when the caller read them; without it they are read for this.
         Calls are served one after another, and a cancelled one is carried through all the same. Adapters stay loaded.
         The engine serves on with what it had after `CheckpointRefusedError` (the checkpoint is broken, or not of the
         model that the engine booted with) and `SwapFailedError` (it could not be loaded).

@@ -21,7 +21,7 @@ from worker.adapter_supply import AdapterSupply
 from worker.announcements import BOOTED, Announced, Announcements, began_anew, to_serve
 from worker.connections import cancelled, retrying
 from worker.engine import Adapter, Engine, SwapMode
-from worker.errors import SettingsError
+from worker.errors import CheckpointRefusedError, SettingsError
 from worker.refusals import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
 
 PERIOD_S = 0.1
@@ -178,7 +178,7 @@ class Policy:
             if before is not None and not is_due(before, began, stamp):
                 self._refused[announced] = replace(before, look_at=began + CHANGED_S)
                 return False
-            adapter = await self._load(announced, stamp)
+            adapter = await self._load(announced)
         except REFUSED as error:
             self._refuse(announced, str(error), stamp)
             return False
@@ -204,7 +204,7 @@ class Policy:
                 return await asyncio.to_thread(checkpoint.stamp, self._folder(announced.location))
         return ()
 
-    async def _load(self, announced: Announced, stamp: checkpoint.Stamp) -> Adapter | None:
+    async def _load(self, announced: Announced) -> Adapter | None:
         version, source, location = announced.version, announced.source, announced.location
         log.info("loading policy version", version=version, source=source, location=location)
         if announced.problem:
@@ -216,7 +216,7 @@ class Policy:
             )
         if source == "adapter":
             return await self._load_adapter(announced)
-        await self._load_checkpoint(announced, stamp)
+        await self._load_checkpoint(announced)
         return None
 
     async def _load_adapter(self, announced: Announced) -> Adapter:
@@ -227,17 +227,19 @@ class Policy:
         before.close()
         return adapter
 
-    async def _load_checkpoint(self, announced: Announced, stamp: checkpoint.Stamp) -> None:
+    async def _load_checkpoint(self, announced: Announced) -> None:
         folder = self._folder(announced.location)
         given_up = threading.Event()
         try:
-            digest = await asyncio.to_thread(checkpoint.digest, folder, given_up)
+            content = await asyncio.to_thread(checkpoint.read_content, folder, given_up)
         finally:
             given_up.set()
-        if digest != announced.sha256 or await asyncio.to_thread(checkpoint.stamp, folder) != stamp:
+        if content.sha256 != announced.sha256 or not await asyncio.to_thread(checkpoint.unchanged, folder, content):
             problem = "its files are not those that were published: half-written, or changed since"
             raise VersionRefusedError(f"checkpoint {announced.location}: {problem}")
-        await self._engine.load_checkpoint(announced.version, folder, self._swap)
+        if content.spoilt:
+            raise CheckpointRefusedError(folder, *content.spoilt)
+        await self._engine.load_checkpoint(announced.version, folder, self._swap, content)
 
     def _folder(self, location: str) -> Path:
         if self._checkpoints is None:

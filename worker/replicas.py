@@ -18,7 +18,7 @@ from worker.config import WorkerSettings
 from worker.engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from worker.errors import DataError, EngineDiedError
 
-_Weights = tuple[int, Path, checkpoint.Stamp]
+_Weights = tuple[int, Path, str | None]
 """A version, and the files that it was loaded from."""
 
 
@@ -89,16 +89,19 @@ class Replicas:
         """From every engine."""
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+    ) -> None:
         """Into every engine that did not load these very files as `version` yet, at the same time.
 
         Raises as `Engine.load_checkpoint` does, once all are done. Where only some could load it, those serve it, and
         `version_spans` say so; `policy_version` stays the old one until a later call has made the others follow. The
         version alone tells nothing: one that is announced anew may be other weights.
         """
-        weights = version, path, await asyncio.to_thread(checkpoint.stamp, path)
+        read = await asyncio.to_thread(checkpoint.read_content, path) if content is None else content
+        weights = version, path, read.sha256
         behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
-        await _all(self._load(number, weights, mode) for number in behind)
+        await _all(self._load(number, weights, mode, read) for number in behind)
 
     async def check(self) -> None:
         """Return once every engine has answered."""
@@ -108,10 +111,10 @@ class Replicas:
         """End the processes of all."""
         await _all(engine.close() for engine in self._engines)
 
-    async def _load(self, number: int, weights: _Weights, mode: SwapMode) -> None:
+    async def _load(self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content) -> None:
         version, path, _ = weights
         self._loaded[number] = None  # not known while it is under way: a cancelled one is carried through
-        await self._engines[number].load_checkpoint(version, path, mode)
+        await self._engines[number].load_checkpoint(version, path, mode, content)
         self._loaded[number] = weights
 
     @asynccontextmanager

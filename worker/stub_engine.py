@@ -84,7 +84,9 @@ class StubEngine:
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Nothing to unload."""
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+    ) -> None:
         """Checked like any (against `--model`, if there is one); of it only the version enters the tokens."""
         async with self._one_swap:
             await asyncio.to_thread(checkpoint.check, path, self._booted)

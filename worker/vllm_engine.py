@@ -83,7 +83,7 @@ class VllmEngine:
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
         model = Path(arguments["model"])
-        booted = Weights(model, checkpoint.stamp(model))  # before vLLM reads them
+        booted = Weights(model, checkpoint.unread_content(model))  # before vLLM reads them
         report = vllm_start.StartReport()
         try:
             with self._processes.collect(), vllm_start.listening(os.environ) as report:
@@ -147,7 +147,9 @@ class VllmEngine:
         """See `Engine.unload_adapter`; waits for the end of a swap."""
         await self._adapters.unload(adapter)
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode) -> None:
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+    ) -> None:
         """See `Engine.load_checkpoint`. The pause is over when this returns, however it does.
 
         Reading weights has `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has no
@@ -155,7 +157,7 @@ class VllmEngine:
         """
         if self._swapper is None:
             raise EngineDiedError("the engine was never started")
-        swapping = asyncio.create_task(self._swapper.swap(version, path, mode))
+        swapping = asyncio.create_task(self._swapper.swap(version, path, mode, content))
         self._swaps.add(swapping)
         swapping.add_done_callback(self._swap_over)
         await asyncio.shield(swapping)

@@ -17,7 +17,7 @@ import structlog
 
 from worker import checkpoint
 from worker.engine import SwapMode
-from worker.errors import EngineDiedError, SwapFailedError
+from worker.errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
 from worker.vllm_adapters import LoadedAdapters
 from worker.vllm_calls import Calls
 from worker.vllm_versions import Swap, Versions
@@ -30,10 +30,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A checkpoint, and what its files were when they were checked."""
+    """A checkpoint, and what its files held when they were read."""
 
     folder: Path
-    stamp: checkpoint.Stamp
+    content: checkpoint.Content
 
 
 class Swapper:
@@ -42,7 +42,8 @@ class Swapper:
     def __init__(self, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions) -> None:
         self._llm = llm
         self._calls = calls
-        self._booted = checkpoint.Booted(booted.folder)
+        tied = getattr(llm.vllm_config.model_config.hf_text_config, "tie_word_embeddings", None)
+        self._booted = checkpoint.Booted(booted.folder, tied=tied)
         self._serving = booted
         self._adapters = adapters
         self._versions = versions
@@ -53,10 +54,13 @@ class Swapper:
         if hasattr(self._llm, "update_weight_version"):
             await self._calls.utility(self._llm.update_weight_version(str(version)))
 
-    async def swap(self, version: int, folder: Path, mode: SwapMode) -> None:
-        """Raises `CheckpointRefusedError` before anything is touched, `SwapFailedError`, `EngineDiedError`."""
+    async def swap(self, version: int, folder: Path, mode: SwapMode, content: checkpoint.Content | None) -> None:
+        """Raises `CheckpointRefusedError` before anything is touched, `SwapFailedError`, `EngineDiedError`.
+
+        `content` is what the files held, where the caller has read them.
+        """
         async with self._one_at_a_time:
-            weights = await asyncio.to_thread(_checked, folder, self._booted)
+            weights = await asyncio.to_thread(_checked, folder, self._booted, content)
             async with self._adapters.changing:
                 asked_at = time.monotonic()
                 try:
@@ -145,7 +149,7 @@ class Swapper:
         raise self._calls.died(f"neither new weights nor those of version {now} could be loaded: {cause}")
 
     async def _changed(self, weights: Weights) -> bool:
-        return await self._calls.load(asyncio.to_thread(checkpoint.stamp, weights.folder)) != weights.stamp
+        return not await self._calls.load(asyncio.to_thread(checkpoint.unchanged, weights.folder, weights.content))
 
     async def _resume(self) -> None:
         """Raises `EngineDiedError`, also for an engine that refuses: it would stand still for ever."""
@@ -160,7 +164,9 @@ class Swapper:
         return frozenset(await self._calls.utility(self._llm.list_loras())) if len(self._adapters) else frozenset()
 
 
-def _checked(folder: Path, booted: checkpoint.Booted) -> Weights:
-    weights = Weights(folder, checkpoint.stamp(folder))
+def _checked(folder: Path, booted: checkpoint.Booted, content: checkpoint.Content | None) -> Weights:
+    content = content or checkpoint.read_content(folder)
     checkpoint.check(folder, booted)
-    return weights
+    if content.spoilt:
+        raise CheckpointRefusedError(folder, *content.spoilt)
+    return Weights(folder, content)

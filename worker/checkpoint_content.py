@@ -1,0 +1,124 @@
+"""Which bytes a checkpoint's files held, and whether they still hold them.
+
+A digest is the only proof, and takes seconds for gigabytes. So files are looked at for signs of a change first, and
+read again where there is one. An inode number that changes is no sign on its own: on some network and FUSE file
+systems it is another one at each look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from schemas.checkpoint_rules import is_computed
+from schemas.content_digest import content_digest
+from schemas.finite import FiniteScan, not_finite
+from schemas.regular_files import open_regular
+from worker.checkpoint_folder import all_names, content_names, inside, is_content, reading
+from worker.errors import CheckpointRefusedError
+
+_PIECE = 2**20
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name, size and modification time of each file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What can be known of a file without reading it."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int | None
+    """None where the file system gives it another one at each look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the files of a checkpoint held when they were read."""
+
+    sha256: str | None
+    """None for a folder that nobody has read."""
+    files: tuple[_File, ...]
+    spoilt: tuple[str, str] | None = None
+    """Where the first weight is that is NaN or infinite, and what that means."""
+
+
+def read_content(folder: Path, given_up: Event | None = None) -> Content:
+    """Read every byte of a checkpoint, a piece at a time. Raises `CheckpointRefusedError`.
+
+    Blocks for seconds, so call it in a thread, which nothing but `given_up` ends early.
+    """
+    with reading(folder):
+        before = {file.name: file for file in _look(folder)}
+        scans = {name: FiniteScan(is_computed) for name in content_names(folder) if name.endswith(".safetensors")}
+        paths = [inside(folder, name) for name in content_names(folder)]
+        sha256 = content_digest(
+            (path.name, path.stat().st_size, _pieces(path, scans.get(path.name), given_up)) for path in paths
+        )
+        after = {file.name: file.inode for file in _look(folder)}
+    files = (file if after.get(name) == file.inode else replace(file, inode=None) for name, file in before.items())
+    spoilt = next(((name, not_finite(scan.spoilt)) for name, scan in scans.items() if scan.spoilt), None)
+    return Content(sha256, tuple(files), spoilt)
+
+
+def unread_content(folder: Path) -> Content:
+    """The files as they are now, without reading them; one that cannot be seen is left out."""
+    return Content(None, _look(folder))
+
+
+def digest(folder: Path, given_up: Event | None = None) -> str:
+    """The sha256 (hex) that names the content of a checkpoint folder. As `read_content`."""
+    return read_content(folder, given_up).sha256 or ""
+
+
+def unchanged(folder: Path, content: Content) -> bool:
+    """Whether the files still hold `content`. Reads them again where that is in doubt: blocks then, for seconds."""
+    now = _look(folder)
+    if [(file.name, file.size) for file in now] != [(file.name, file.size) for file in content.files]:
+        return False
+    if content.sha256 is None:
+        return all(one.mtime_ns == other.mtime_ns for one, other in zip(now, content.files, strict=True))
+    if all(map(_looks_the_same, now, content.files)):
+        return True
+    try:
+        return digest(folder) == content.sha256
+    except CheckpointRefusedError:
+        return False
+
+
+def stamp(folder: Path) -> Stamp:
+    """Changes when the files of a checkpoint do, without reading them; what cannot be seen is left out, never raised.
+
+    So a folder that cannot be read has an empty stamp until it can, and `read_content` says why.
+    """
+    return tuple((file.name, file.size, file.mtime_ns) for file in _look(folder))
+
+
+def _look(folder: Path) -> tuple[_File, ...]:
+    found = []
+    with suppress(OSError):
+        for name in filter(is_content, all_names(folder)):
+            with suppress(OSError):
+                status = (folder / name).stat()
+                found.append(_File(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    return tuple(found)
+
+
+def _looks_the_same(now: _File, before: _File) -> bool:
+    return now == (before if before.inode is not None else replace(before, inode=now.inode))
+
+
+def _pieces(path: Path, scan: FiniteScan | None, given_up: Event | None) -> Iterator[bytes]:
+    with open_regular(path) as file:
+        while piece := file.read(_PIECE):
+            if given_up is not None and given_up.is_set():
+                raise CheckpointRefusedError(path.parent, path.name, "not read to its end, the worker ends")
+            if scan is not None:
+                scan.feed(piece)
+            yield piece

@@ -179,6 +179,11 @@ NESTED = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_the
         ({"tie_word_embeddings": None}, {}, None),
         ({"quantization_config": {"bits": 4}}, {"quantization_config": {"bits": 8}}, "quantization_config"),
         ({"head_dim": None}, {"head_dim": 16}, None),
+        ({"hidden_activation": None}, {"hidden_activation": "gelu_pytorch_tanh"}, None),
+        ({"final_logit_softcapping": None}, {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"layer_norm_epsilon": 1e-5}, {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
+        ({"residual_multiplier": 0.2}, {"residual_multiplier": 0.3}, "residual_multiplier"),
+        ({"norm_topk_prob": True}, {"norm_topk_prob": False}, "norm_topk_prob"),
         ({"num_local_experts": 8}, {"num_experts": 4}, "num_experts"),
         ({"sliding_window": None}, {"sliding_window": 4096}, "sliding_window"),
         (

@@ -14,10 +14,23 @@ _ARCHITECTURE = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
     "sliding_window", "use_sliding_window", "layer_types", "num_experts", "num_experts_per_tok", "tie_word_embeddings",
     "quantization_config",
+    # Other names of the same, in some families.
+    "n_embd", "n_head", "n_layer", "n_inner", "activation_function", "hidden_activation", "layer_norm_eps",
+    "layer_norm_epsilon", "norm_eps", "attention_bias", "mlp_bias", "use_bias", "use_qk_norm", "qk_layernorm",
+    # Numbers that a forward pass multiplies with, or stops at.
+    "final_logit_softcapping", "attn_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
+    "attention_multiplier", "residual_multiplier", "embedding_multiplier", "scale_emb", "scale_depth", "dim_model_base",
+    "clip_qkv", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "parallel_attn", "alibi",
+    "attn_temperature_tuning", "floor_scale", "attn_scale", "attention_chunk_size", "no_rope_layers",
+    # Which experts a token goes to, and latent attention.
+    "norm_topk_prob", "routed_scaling_factor", "scoring_func", "topk_method", "n_group", "topk_group",
+    "n_routed_experts", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace",
+    "decoder_sparse_step", "mlp_only_layers", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+    "v_head_dim",
 )  # fmt: skip
 
 # Null leaves these to be derived from the others, and a later save writes what they became.
-_DERIVED = ("head_dim", "num_key_value_heads", "tie_word_embeddings")
+_DERIVED = ("head_dim", "num_key_value_heads", "tie_word_embeddings", "hidden_activation", "n_inner")
 
 _Rope = dict[str, dict[str, Any]]
 """Layer type ("" where there is one for all) to the parameters of its rotary embedding."""
@@ -37,10 +50,15 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **text, **whole}
 
 
-def config_difference(found: Mapping[str, Any], booted: Mapping[str, Any], *, tied: bool) -> str | None:
-    """The first architecture field that both name and that differs; `tied` holds where `booted` does not say."""
+def config_difference(found: Mapping[str, Any], booted: Mapping[str, Any], *, tied: bool | None) -> str | None:
+    """The first architecture field that both name and that differs.
+
+    `tied` holds where `booted` does not say it; None leaves out whether the output layer is the embedding.
+    """
     one, other = language_config(found), language_config(booted)
     new, old = _architecture(one), {"tie_word_embeddings": tied, **_architecture(other)}
+    if tied is None:
+        del old["tie_word_embeddings"]
     for field in _ARCHITECTURE:
         if field in new and field in old and new[field] != old[field]:
             return _told(field, new[field], old[field])

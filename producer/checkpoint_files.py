@@ -11,8 +11,8 @@ from producer.policy_errors import CheckpointError
 from schemas import NameRefusedError
 from schemas.checkpoint_rules import INDEX, index_difference, is_computed, unread_weights, wrapped
 from schemas.content_digest import CHECKPOINT_FILES, content_digest
-from schemas.folders import download_hint
 from schemas.finite import FiniteScan, not_finite
+from schemas.folders import download_hint
 from schemas.keys import check_name
 from schemas.regular_files import open_regular
 from schemas.tied_head import head_difference

@@ -102,7 +102,7 @@ def _unnamed(name: str, indexed: Collection[str] | None) -> str | None:
 def index_difference(mapped: Mapping[str, str], held: Mapping[str, Mapping[str, Tensor]]) -> str | None:
     """Where an index and the tensors that each file holds contradict one another."""
     for tensor, name in mapped.items():
-        if tensor not in held.get(name, ()):
+        if tensor not in held.get(name, ()) and not is_computed(tensor, ()):
             return f"tensor {tensor} is not in {name}: write the index again"
     for name, tensors in held.items():
         for tensor, header in tensors.items():

@@ -40,6 +40,7 @@ ENGINES = {
         "test_end_to_end",
         "test_engine_faults",
         "test_stops_and_masks",
+        "test_swappable",
         "test_vllm_defects",
         "test_vllm_engine",
         "test_vllm_start",

@@ -240,16 +240,38 @@ def test_a_tied_head_of_another_dtype_is_refused(tied: tuple[Booted, Path]) -> N
     refused_by_both(new, booted, f"{HEAD}, which is there, but no embedding of its shape and dtype")
 
 
-def test_whether_the_engine_tied_its_head_counts_where_no_config_says(
-    tied: tuple[Booted, Path], tmp_path: Path
+def test_whether_the_engine_tied_its_head_counts_whatever_the_config_says(
+    tied_models: Path, tied: tuple[Booted, Path], tmp_path: Path
 ) -> None:
-    _, new = tied
+    """It unties one of another content that it booted with, and needs one from then on."""
+    folder = Path(shutil.copytree(tied_models / "step-1", tmp_path / "booted"))
+    change(folder, lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
+    booted = Booted(folder, tied=False)
+    with pytest.raises(CheckpointRefusedError, match=f"tensor {HEAD} is missing"):
+        check(tied[1], booted)
+    change(tied[1], lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
+    with pytest.raises(CheckpointRefusedError, match="differs from"):
+        check(tied[1], booted)  # the trainer may have used either
+    config = json.loads((tied[1] / "config.json").read_text())
+
+    (tied[1] / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+
+    check(tied[1], booted)
+
+
+@pytest.mark.parametrize("engine_tied", [False, True])
+def test_the_engine_tells_whether_embeddings_are_tied_where_no_config_does(
+    engine_tied: bool, tied: tuple[Booted, Path], tmp_path: Path
+) -> None:
+    new = tied[1]
     config = json.loads((new / "config.json").read_text())
     del config["tie_word_embeddings"]
     (new / "config.json").write_text(json.dumps(config))
     change(new, lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
-    booted = Path(shutil.copytree(new, tmp_path / "booted"))
+    booted = Booted(Path(shutil.copytree(new, tmp_path / "booted")), tied=engine_tied)
 
-    check(new, Booted(booted, tied=False))
-    with pytest.raises(CheckpointRefusedError, match="differs from"):
-        check(new, Booted(booted, tied=True))
+    if engine_tied:
+        with pytest.raises(CheckpointRefusedError, match="differs from"):
+            check(new, booted)
+    else:
+        check(new, booted)

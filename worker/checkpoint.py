@@ -22,7 +22,7 @@ from worker.untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
     "Booted", "Content", "Layout", "Stamp", "check", "digest", "read_content", "read_layout", "stamp",
-    "tensor_difference", "unchanged", "unread_content",
+    "tensor_difference", "unchanged", "unread", "unread_content",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -49,11 +49,11 @@ class Booted:
     """The layout of the model that an engine booted with, read once, at its start: its folder may be gone at a swap."""
 
     def __init__(self, folder: Path, *, tied: bool | None = None) -> None:
-        """`tied` is what the engine made of the config, where that is known.
-
-        Blocks on the disk. What cannot be read is no fault of the start: `layout` raises it.
+        """Blocks on the disk. What cannot be read is no fault of the start: `layout` raises it."""
+        self.tied = tied
+        """Whether the engine takes the embedding as its output layer, and so ignores one of a checkpoint's own; None
+        where nobody knows but the config.
         """
-        self._tied = tied
         self._read: Layout | CheckpointRefusedError
         try:
             self._read = read_layout(folder, confined=False)
@@ -68,11 +68,6 @@ class Booted:
             raise CheckpointRefusedError(self._read.folder, self._read.where, self._read.problem)
         return self._read
 
-    @property
-    def tied(self) -> bool:
-        """Whether the engine takes the embedding as its output layer, and so ignores a checkpoint's own."""
-        return self.layout.tied if self._tied is None else self._tied
-
 
 def check(folder: Path, like: Booted | None) -> None:
     """Whether an engine that booted with `like` can load `folder`; None asks only whether it is whole.
@@ -81,16 +76,34 @@ def check(folder: Path, like: Booted | None) -> None:
     `CheckpointRefusedError`.
     """
     found = read_layout(folder, confined=True)
-    tied = found.tied if like is None else like.tied
+    tied = found.tied
     if like is not None:
-        if problem := config_difference(found.config, like.layout.config, tied=tied):
+        booted = like.layout
+        tied = booted.tied if like.tied is None else like.tied
+        # An engine may have found another output layer in a model whose config says that it is tied.
+        compared = None if booted.tied and not tied else tied
+        if problem := config_difference(found.config, booted.config, tied=compared):
             raise CheckpointRefusedError(folder, CONFIG, problem)
-        if difference := tensor_difference(found.tensors, like.layout.tensors, tied=tied):
+        if difference := tensor_difference(found.tensors, booted.tensors, tied=tied):
             raise CheckpointRefusedError(folder, *difference)
-    if tied:
+    if tied or found.tied:
         with reading(folder):
             if differs := head_difference(folder, found.tensors):
                 raise CheckpointRefusedError(folder, "tensors", differs)
+
+
+def unread(folder: Path) -> str | None:
+    """Which weights beside those of a model vLLM leaves out, or reads in their place; None also for no readable folder.
+
+    A model to boot with may come from a hub with several formats, so this is for a warning.
+    """
+    try:
+        with reading(folder):
+            names = all_names(folder)
+            mapped = _weight_map(folder, confined=False) if INDEX in names else None
+    except CheckpointRefusedError:
+        return None  # vLLM says what is wrong with the model itself
+    return unread_weights(names, None if mapped is None else set(mapped.values()))
 
 
 _Tensors = Mapping[str, tuple[TensorHeader, str]]

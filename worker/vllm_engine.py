@@ -84,6 +84,8 @@ class VllmEngine:
         os.environ[WORKER_PID] = str(os.getpid())
         model = Path(arguments["model"])
         booted = Weights(model, checkpoint.unread_content(model))  # before vLLM reads them
+        if left_out := checkpoint.unread(model):
+            log.warning("the model's folder holds weights that vLLM may leave out", file=left_out)
         report = vllm_start.StartReport()
         try:
             with self._processes.collect(), vllm_start.listening(os.environ) as report:
@@ -97,6 +99,8 @@ class VllmEngine:
         )
         self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
         self._special = vllm_words.special_tokens(self._llm.tokenizer)
+        if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
+            log.warning("every checkpoint that is published will be refused", why=doubt)
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from worker import vllm_logits
+from worker import vllm_logits, vllm_swappable
 from worker.vllm_adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
@@ -24,6 +24,14 @@ class WeightReload(AdapterAudit):
     def rollstream_watch_logits(self) -> bool:
         """See `worker.vllm_logits.watch_rows`."""
         return vllm_logits.watch_rows(self.model_runner)
+
+    def rollstream_swappable(self) -> tuple[bool | None, str]:
+        """`vllm_swappable.tied` and `why_not` of the model that this process runs."""
+        from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+
+        model = self.model_runner.get_model()
+        doubt = vllm_swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
+        return vllm_swappable.tied(model), doubt
 
     def rollstream_reload(self, folder: str) -> None:
         """Replace the weights by those of `folder`, which must fit.
@@ -61,8 +69,7 @@ def _without_false_alarms(model: Any) -> Iterator[None]:
     tensors, the latter the embedding's, which are new.
     """
     silent = {type(layer).__name__ for layer in model.modules() if _is_computed(layer)}
-    if _is_tied(model):
-        silent.add(type(_head(model)).__name__)
+    silent.update(type(head).__name__ for head in vllm_swappable.tied_heads(model))
     alarms = {f"{name}: Failed to load weights" for name in silent}
 
     def keeps(record: logging.LogRecord) -> bool:
@@ -105,25 +112,17 @@ def _is_computed(layer: Any) -> bool:
     return bool(layer._buffers) and not saved and not layer._parameters
 
 
-def _is_tied(model: Any) -> bool:
-    return bool(getattr(model.config, "tie_word_embeddings", False))
-
-
-def _head(model: Any) -> Any:
-    head = getattr(model, "lm_head", None)
-    return getattr(head, "base_layer", head)
-
-
 def _repack_tied_head(model: Any) -> None:
     """On the CPU a layer multiplies with a packed copy of its weight, and vLLM forgets that of a tied output layer."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-    head = _head(model)
-    if not (_is_tied(model) and current_platform.is_cpu() and hasattr(head, "cpu_linear")):
+    heads = [head for head in vllm_swappable.tied_heads(model) if hasattr(head, "cpu_linear")]
+    if not (heads and current_platform.is_cpu()):
         return
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm  # noqa: PLC0415 - see above
 
-    dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+    for head in heads:
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
 
 def _forget_keys_and_values(kv_caches: list[Any]) -> None:

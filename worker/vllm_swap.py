@@ -42,12 +42,21 @@ class Swapper:
     def __init__(self, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions) -> None:
         self._llm = llm
         self._calls = calls
-        tied = getattr(llm.vllm_config.model_config.hf_text_config, "tie_word_embeddings", None)
-        self._booted = checkpoint.Booted(booted.folder, tied=tied)
+        self._booted = checkpoint.Booted(booted.folder)
+        self._why_not = ""
         self._serving = booted
         self._adapters = adapters
         self._versions = versions
         self._one_at_a_time = asyncio.Lock()
+
+    async def look(self) -> str:
+        """Ask the engine what it made of the model, once; gives why no checkpoint can be swapped in, or nothing."""
+        found = await self._calls.utility(self._llm.collective_rpc("rollstream_swappable"))
+        self._booted.tied = next(
+            (tied for tied, _ in sorted(found, key=lambda one: not one[0]) if tied is not None), None
+        )
+        self._why_not = next((doubt for _, doubt in found if doubt), "")
+        return self._why_not
 
     async def label(self, version: int) -> None:
         """Make vLLM report `version` with the tokens that it samples from now on, if it can (0.32 and later)."""
@@ -59,6 +68,9 @@ class Swapper:
 
         `content` is what the files held, where the caller has read them.
         """
+        if self._why_not:
+            remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
+            raise CheckpointRefusedError(folder, "the worker's model", f"no swap: {self._why_not}: {remedy}")
         async with self._one_at_a_time:
             weights = await asyncio.to_thread(_checked, folder, self._booted, content)
             async with self._adapters.changing:

@@ -1,0 +1,93 @@
+"""In which models a reload leaves nothing of the old weights: not in all that vLLM runs.
+
+Runs inside vLLM's workers, and looks at the layers that a model really has: names of architectures tell little. What
+was not seen to be right is refused, because it would sample from a mixture of two versions in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_RENEWED = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
+"""What a reload was seen to do right, on the CPU (0.32) and on a GPU (0.26)."""
+_RENEWED_EXPERTS = {"UnquantizedFusedMoEMethod"}
+"""On a GPU (0.26). The CPU build multiplies with packed copies, which a reload leaves as they were."""
+
+_HEAD, _EMBEDDING = "ParallelLMHead", "VocabParallelEmbedding"
+
+_FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor"}
+"""With any other vLLM does not read the files that were checked."""
+
+
+def why_not(model: Any, vllm_config: Any, *, on_cpu: bool) -> str:
+    """Why a reload may leave old weights in `model`; empty where all are renewed."""
+    return next(_doubts(model, vllm_config, on_cpu=on_cpu), "")
+
+
+def tied(model: Any) -> bool | None:
+    """Whether the output layer is the embedding; None where this process does not have it.
+
+    The config does not tell: from 0.32 on vLLM goes by what the checkpoint holds that it boots with.
+    """
+    heads = [layer for name, layer in _named(model) if name.rpartition(".")[2] == "lm_head" or _is(layer, _HEAD)]
+    return any(_is_embedding(model, head) for head in heads) if heads else None
+
+
+def tied_heads(model: Any) -> list[Any]:
+    """The output layers that are no embedding themselves, and whose weight is one's."""
+    return [layer for layer in model.modules() if _is(layer, _HEAD) and _is_embedding(model, layer)]
+
+
+def _doubts(model: Any, vllm_config: Any, *, on_cpu: bool) -> Iterator[str]:
+    load_format = vllm_config.load_config.load_format
+    if (named := str(getattr(load_format, "value", load_format))) not in _FORMATS:
+        yield f"it was loaded with load_format={named}, which reads other files than those that are checked"
+    if getattr(vllm_config.parallel_config, "enable_eplb", False):
+        yield "its experts are spread anew while it runs (enable_eplb)"
+    if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
+        yield "the scales of its KV cache were computed from the weights that it booted with (calculate_kv_scales)"
+    if _offloads(vllm_config):
+        yield "a part of its weights lies in the memory of the CPU (cpu_offload_gb)"
+    if getattr(model, "secondary_weights", ()) or getattr(model, "allow_patterns_overrides", None):
+        yield "a part of its weights does not come from *.safetensors in its folder"
+    for name, layer in model.named_modules():
+        if doubt := _doubt(layer, on_cpu=on_cpu):
+            yield f"its layer {name or type(layer).__name__} {doubt}"
+
+
+def _doubt(layer: Any, *, on_cpu: bool) -> str:
+    if _is(layer, "MLAAttention") or _is(layer, "MambaBase"):
+        return f"({type(layer).__name__}) keeps what it computed from its weights"
+    method = type(getattr(layer, "quant_method", None))
+    if method is type(None) or method.__name__ in _RENEWED:
+        return ""
+    if any(base.__name__ == "FusedMoEMethodBase" for base in method.__mro__):
+        if on_cpu:
+            return "is a mixture of experts, of whose weights vLLM's CPU build keeps packed copies"
+        if method.__name__ in _RENEWED_EXPERTS:
+            return ""
+    return f"is quantised or packed ({method.__name__})"
+
+
+def _offloads(vllm_config: Any) -> bool:
+    offload = getattr(vllm_config, "offload_config", None)
+    places = (vllm_config.cache_config, offload, getattr(offload, "uva", None))
+    prefetched = getattr(getattr(offload, "prefetch", None), "offload_group_size", 0)
+    return bool(prefetched) or any(getattr(place, "cpu_offload_gb", 0) for place in places)
+
+
+def _named(model: Any) -> Iterator[tuple[str, Any]]:
+    """Also a layer that has two names, without what LoRA puts around it."""
+    for name, layer in model.named_modules(remove_duplicate=False):
+        yield name, getattr(layer, "base_layer", layer)
+
+
+def _is(layer: Any, kind: str) -> bool:
+    return any(base.__name__ == kind for base in type(layer).__mro__)
+
+
+def _is_embedding(model: Any, head: Any) -> bool:
+    embeddings = [layer for layer in model.modules() if _is(layer, _EMBEDDING) and not _is(layer, _HEAD)]
+    weight = getattr(head, "weight", None)
+    return weight is not None and any(head is layer or weight is layer.weight for layer in embeddings)

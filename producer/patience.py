@@ -12,8 +12,17 @@ from types import TracebackType
 from typing import Self
 
 from producer.errors import ProducerError
+from schemas.printable import printable, without_credentials
+
+
+def _shown(record: logging.LogRecord) -> bool:
+    """Whatever workers and Redis wrote into a warning, a terminal only shows it."""
+    record.msg, record.args = printable(without_credentials(record.getMessage())), None
+    return True
+
 
 log = logging.getLogger("rollstream")
+log.addFilter(_shown)
 
 FIRST_S = 10.0
 """Until the first warning; the next one comes after twice as long, and so on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,10 @@ def test_an_adapters_escapes_are_shown_by_the_worker_as_text(tmp_path: Path) -> 
         AdapterDirectory(tmp_path, 16, None).find("a@1")
 
     assert printable(str(caught.value)) == str(caught.value)
+
+
+def test_a_warning_of_the_producer_is_one_printable_line(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("rollstream").warning("worker %s refused: %s", ESCAPES, "redis://:SECRET@h")
+
+    assert printable(caplog.messages[0]) == caplog.messages[0]
+    assert "SECRET" not in caplog.messages[0]

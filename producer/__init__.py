@@ -17,8 +17,6 @@ if TYPE_CHECKING:
         ClientMisusedError,
         DeadlineError,
         JobGoneError,
-        LeaseInUseError,
-        LostJobsError,
         NoStoredResultError,
         NothingToReplayError,
         PartialBatchError,
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
         RedisUnavailableError,
         ResultTimeoutError,
         RolloutFailedError,
-        TooLargeForRedisError,
         UnknownBatchError,
         UnreadableResultError,
     )
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
         VersionTimeoutError,
         VersionWaitError,
     )
+    from producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
     from producer.rollout_batch import RolloutBatch
     from producer.staleness import StalenessGate
     from producer.staleness_errors import (
@@ -143,12 +141,12 @@ _MODULES = {
     "PromptsError": "producer.errors",
     "RedisUnavailableError": "producer.errors",
     "ResultTimeoutError": "producer.errors",
-    "TooLargeForRedisError": "producer.errors",
+    "TooLargeForRedisError": "producer.queue_errors",
     "UnknownBatchError": "producer.errors",
     "UnreadableResultError": "producer.errors",
     "JobGoneError": "producer.errors",
-    "LeaseInUseError": "producer.errors",
-    "LostJobsError": "producer.errors",
+    "LeaseInUseError": "producer.queue_errors",
+    "LostJobsError": "producer.queue_errors",
     "NoStoredResultError": "producer.errors",
     "NothingToReplayError": "producer.errors",
     "PartialBatchError": "producer.errors",

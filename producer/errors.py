@@ -103,25 +103,6 @@ class UnknownBatchError(ProducerError):
         self.problem = problem
 
 
-class LostJobsError(ProducerError):
-    """Raised when groups of a batch have no answer and no job of it is left that could give one.
-
-    Somebody removed, acknowledged or skipped its entries by hand (XTRIM, XDEL, XACK, XGROUP), or its jobs became dead
-    letters that could not be answered. `done` of `total` groups have an answer.
-    """
-
-    def __init__(self, batch_id: str, policy: str, done: int, total: int) -> None:
-        super().__init__(
-            f"batch {batch_id!r} of policy {policy!r}: {total - done} of {total} groups will never be answered: its "
-            "jobs are no longer in the queue, removed by hand or dead letters (rollstream dead ls). Cancel it, then "
-            "`result` gives the others; submit what is missing under another batch_id"
-        )
-        self.batch_id = batch_id
-        self.policy = policy
-        self.done = done
-        self.total = total
-
-
 class ResultTimeoutError(ProducerError):
     """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again.
 
@@ -178,23 +159,6 @@ class RedisUnavailableError(ProducerError):
         self.advice = advice
 
 
-class TooLargeForRedisError(ProducerError):
-    """Raised when Redis, or a proxy before it, never takes a command of this size. `limit` is 0 where it is not known.
-
-    `setting` is the option of Redis that sets it. What was not queued or stored stays so: send it again in smaller
-    pieces, or after the limit was raised.
-    """
-
-    def __init__(self, what: str, url: str, problem: str, nbytes: int, limit: int, setting: str) -> None:
-        super().__init__(f"cannot {what}: Redis at {url}: {problem}")
-        self.what = what
-        self.url = url
-        self.problem = problem
-        self.nbytes = nbytes
-        self.limit = limit
-        self.setting = setting
-
-
 class ClientClosedError(ProducerError):
     """Raised when a client is used after it was closed, and by calls that wait while it is being closed."""
 
@@ -222,23 +186,6 @@ class UnknownWorkerError(ProducerError):
         self.workers = workers
         self.policy = policy
         self.live = live
-
-
-class LeaseInUseError(ProducerError):
-    """Raised when the lease of a policy is to be changed while workers with another live; nothing was changed.
-
-    `workers` are those, each with the `--lease-s` that it reports.
-    """
-
-    def __init__(self, policy: str, seconds: float, workers: dict[str, str]) -> None:
-        told = ", ".join(f"{name} ({lease or '?'} s)" for name, lease in sorted(workers.items())[:5])
-        super().__init__(
-            f"the lease of policy {policy!r} cannot be set to {seconds:g} s while workers with another live, for they "
-            f"would take each other's jobs: {told}; drain them first: rollstream drain --all --wait --policy {policy}"
-        )
-        self.policy = policy
-        self.seconds = seconds
-        self.workers = workers
 
 
 class NothingToReplayError(ProducerError):

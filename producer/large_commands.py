@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from producer.connection import Connection
-from producer.errors import TooLargeForRedisError
+from producer.queue_errors import TooLargeForRedisError
 from schemas.cluster.limits import ALWAYS_FITS, Oversize, TooLarge, read_limits
 
 T = TypeVar("T")

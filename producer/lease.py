@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from producer.connection import Connection
-from producer.errors import LeaseInUseError
+from producer.queue_errors import LeaseInUseError
 from producer.status import Worker, read_workers
 from schemas import Keys
 from schemas.lease import LEASE_FIELD, lease_ms, lease_of

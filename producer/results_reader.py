@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 
 from producer.answers import Answer, read_answer, shown
 from producer.connection import BLOCK_MS, Connection
-from producer.errors import LostJobsError, UnknownBatchError, UnreadableResultError
+from producer.errors import UnknownBatchError, UnreadableResultError
 from producer.lost_jobs import JobsLeft
+from producer.queue_errors import LostJobsError
 from producer.shared_reads import Entries
 from schemas import Batch, Keys, Sealed
 

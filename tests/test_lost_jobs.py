@@ -102,7 +102,7 @@ async def test_a_batch_with_one_job_left_is_waited_for(
         queue.redis.xdel(queue.jobs_key, ids[1])
 
     with pytest.raises(ResultTimeoutError):
-        await handle.wait(timeout=1)
+        await handle.wait(timeout=0.5)
 
     seen = await finding(redis_url, policy, "lost jobs")
     assert (seen and seen.level) == OK
@@ -117,7 +117,7 @@ async def test_a_user_who_may_not_look_waits_as_before(policy: str) -> None:
             trim(queue)
 
             with pytest.raises(ResultTimeoutError):
-                await handle.wait(timeout=1)
+                await handle.wait(timeout=0.5)
 
 
 async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(

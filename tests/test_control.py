@@ -190,7 +190,7 @@ def test_a_cancelled_batch_leaves_the_engine_within_a_second_and_the_next_is_ser
 ) -> None:
     with stub(redis_url, policy, group_s=0.2, at_once=3, lease_s=30) as worker:
         batch = client.submit([[5], [6], [7], [8]], None, LONG)
-        wait_until_reported(worker, queue, held_jobs="1", running_groups="3", waiting_groups="1")
+        wait_until_reported(worker, queue, held_jobs="1", running_groups="4", waiting_groups="0")
         cancelled_at = mark_cancelled(queue, batch.batch_id)
         wait_until_done(queue, batch.batch_id, 4, worker)
         took_s = time.monotonic() - cancelled_at

@@ -221,3 +221,15 @@ async def test_jobs_that_are_not_big_are_read_until_what_they_want_reaches_the_l
     assert not worker.admission.has_room
     await worker.finish(jobs[1])
     assert worker.admission.has_room
+
+
+async def test_groups_of_jobs_that_were_read_enter_beyond_what_is_enough_to_read_no_more() -> None:
+    """A group keeps its places until its last sequence has ended: with no more of them the engine would run short."""
+    admission = Admission(4, places=8)
+    claim = admission.hold(0)
+    admission.expect(claim, 9, ONE)
+    admission.queue(claim)
+
+    assert (claim.held.groups, admission.is_full, admission.has_room) == (8, True, False)
+    admission.let_go(claim)
+    assert admission.has_room

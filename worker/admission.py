@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from worker.turns import Claim, Load, is_big, next_turn, spared
+from worker.turns import NOTHING, Claim, Load, is_big, next_turn, spared
 
 __all__ = ["Admission", "Claim", "Load"]
 
@@ -24,8 +24,10 @@ class Admission:
     reading, each for a reason of its own; it goes on when the last has resumed it.
     """
 
-    def __init__(self, limit: int, limit_bytes: int = 2**28) -> None:
+    def __init__(self, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:
+        """`limit` sequences are enough to read no more; `places` may be in the engine at once, as many if None."""
         self.limits = Load(sequences=limit, nbytes=limit_bytes)
+        self.places = Load(sequences=places or limit, nbytes=limit_bytes)
         self.closed = False
         self.turn = asyncio.Lock()
         """Held by who waits for room until he has used it, so that each of several has his turn."""
@@ -80,15 +82,15 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """A limit is reached: no group gets a place. Payloads leave a quarter of the bytes to answers, or none ends."""
-        limits = self.limits
-        nbytes = max(limits.nbytes - self._payloads, limits.nbytes // 4, 1)
-        return self._held.sequences >= limits.sequences or self._held.nbytes >= nbytes
+        places = self.places
+        nbytes = max(places.nbytes - self._payloads, places.nbytes // 4, 1)
+        return self._held.sequences >= places.sequences or self._held.nbytes >= nbytes
 
     @property
     def is_supplied(self) -> bool:
         """What the jobs here have and want reaches a limit: no other is needed, or none fits."""
-        left = self._left()
-        return left.sequences <= 0 or left.nbytes <= 0
+        sequences, nbytes = self._left()
+        return sequences <= 0 or nbytes <= 0
 
     @property
     def has_room(self) -> bool:
@@ -102,7 +104,7 @@ class Admission:
         sequences = max(1, *(size.sequences for size in self._of_late))
         nbytes = max(1, *(size.nbytes for size in self._of_late))
         left = self._left()
-        return max(1, min(most, -(-left.sequences // sequences), -(-left.nbytes // nbytes)))
+        return max(1, min(most, -(-left[0] // sequences), -(-left[1] // nbytes)))
 
     async def room(self) -> bool:
         """True once there is room; False once admission is closed, paused or not."""
@@ -183,8 +185,9 @@ class Admission:
         """The job is done here: answered, given back, parked, buried or left to its next owner."""
         self._withdraw(claim)
         self._wait(claim, 0, claim.group)
-        self._held -= claim.held
-        claim.held = Load()
+        if claim.held.groups:
+            self._held -= claim.held
+            claim.held = NOTHING
         self._payloads -= claim.payload
         del self._jobs[claim]
         self._give_places()
@@ -208,7 +211,7 @@ class Admission:
 
     def _give_places(self) -> None:
         while self._queue and not self.is_full:
-            claim = next_turn(self._queue, self.limits)
+            claim = next_turn(self._queue, self.places) if len(self._queue) > 1 else next(iter(self._queue))
             claim.unused += 1
             claim.turn = next(self._turns)
             self._take(claim, claim.group)
@@ -222,16 +225,19 @@ class Admission:
     def _take(self, claim: Claim, load: Load) -> None:
         claim.held += load
         self._held += load
-        claim.given += min(1.0, load.share_of(self.limits))
+        claim.given += min(1.0, load.share_of(self.places))
         self._wait(claim, claim.waiting - 1, claim.group)
-        if is_big(claim, self.limits, len(self._big)):
+        if is_big(claim, self.places, len(self._big)):
             self._big[claim] = None
 
-    def _left(self) -> Load:
-        """Of the limits, by what the jobs here have and want: big ones up to an equal share."""
-        have_and_want = Load(sequences=self._held.sequences + self._wanted, nbytes=self._held.nbytes + self._payloads)
-        left = self.limits - have_and_want
-        return left + spared(self._big, self.limits) if self._big else left
+    def _left(self) -> tuple[int, int]:
+        """Sequences and bytes of the limits, by what the jobs here have and want: big ones up to an equal share."""
+        sequences = self.limits.sequences - self._held.sequences - self._wanted
+        nbytes = self.limits.nbytes - self._held.nbytes - self._payloads
+        if self._big:
+            beyond = spared(self._big, self.limits)
+            sequences, nbytes = sequences + beyond.sequences, nbytes + beyond.nbytes
+        return sequences, nbytes
 
     def _update(self) -> None:
         if self.has_room or self.closed:

@@ -50,7 +50,7 @@ class Worker:
         self._commands = connect(settings.redis)
         self._upkeep = connect(settings.redis)  # what keeps us alive never queues behind thousands of answers
         keys = Keys(settings.policy, settings.partitions)
-        self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes)
+        self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
         self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)

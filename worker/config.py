@@ -118,7 +118,10 @@ class WorkerSettings(BaseSettings):
     )
 
     inflight_sequences: int | None = Field(
-        None, ge=1, description="Sequences admitted at once; default: 1.25 x replicas x max_num_seqs."
+        None,
+        ge=1,
+        description="Sequences in the engine at once, of which one group may exceed what is left; default: no job is "
+        "read from 1.25 x replicas x max_num_seqs on, and groups of jobs that were read enter up to twice as many.",
     )
     inflight_bytes: int = Field(
         2**28, ge=1, description="Bytes of admitted jobs and their answers to be, until these are in Redis."
@@ -207,6 +210,13 @@ class WorkerSettings(BaseSettings):
     def admitted_sequences(self) -> int:
         """`inflight_sequences` or its default: a quarter waits in the engines, so that none of them runs short."""
         return self.inflight_sequences or self.replicas * self.max_num_seqs * 5 // 4
+
+    @property
+    def places(self) -> int:
+        """Sequences below which groups enter the engines. A group has its places until its last sequence has ended, so
+        by default there are enough of them for engines that are full all the same.
+        """
+        return self.inflight_sequences or 2 * self.admitted_sequences
 
     @property
     def model_name(self) -> str:

@@ -46,6 +46,9 @@ class Load:
         return max(self.sequences / limits.sequences, self.nbytes / limits.nbytes)
 
 
+NOTHING = Load()
+
+
 @dataclass(eq=False, slots=True)
 class Claim:
     """What one job has of the worker, and what it still wants.
@@ -57,13 +60,13 @@ class Claim:
     """Bytes of the entry, in memory until the job is let go."""
     turn: int = 0
     """Which of all places it got last; 0 before the first one: the lower, the longer it has waited."""
-    group: Load = Load()
+    group: Load = NOTHING
     """What each of its groups takes."""
     waiting: int = 0
     """Groups that have no place."""
     unused: int = 0
     """Places that it was given and has not used yet."""
-    held: Load = Load()
+    held: Load = NOTHING
     """The places that it has, used or not."""
     given: float = 0.0
     """How many workers full of places it was given so far; a group that fills a worker counts as one."""

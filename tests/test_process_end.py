@@ -15,6 +15,7 @@ from tests.worker_process import ROOT, WorkerProcess, wait_for
 
 NOBODY = "redis://127.0.0.1:1/0"
 """A worker waits for its Redis as it waits for its model: it does not serve yet."""
+PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 STALLED = """
 import asyncio, os, sys
 from worker import process_end
@@ -27,6 +28,18 @@ async def serve():
     return 7
 
 sys.exit(process_end.run(serve))
+"""
+
+LOADING = """
+import multiprocessing, time
+from worker import process_end
+
+if __name__ == "__main__":
+    process_end.end_on_signals()
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
 """
 
 
@@ -83,3 +96,26 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_process(how: str, code
     assert "is a disk stalled?" in done.stderr
     assert ("of its own" in done.stderr) == (how == "fails")
     assert time.monotonic() - began < 30
+
+
+def test_what_was_started_meanwhile_ends_with_the_process(tmp_path: Path) -> None:
+    script = tmp_path / "loading.py"
+    script.write_text(LOADING)
+    outer = subprocess.Popen([sys.executable, script], cwd=ROOT, env=PATHS, stdout=subprocess.PIPE, text=True)
+    try:
+        assert outer.stdout is not None
+        child = int(outer.stdout.readline())
+        outer.terminate()
+
+        assert outer.wait(10) == -signal.SIGTERM
+        wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in state_of(child), 10, lambda: str(child))
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

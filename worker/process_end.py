@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def end_by(number: int) -> None:
 def _end(number: int, _frame: FrameType | None) -> None:
     for last in _before_end:
         last()
+    for child in multiprocessing.active_children():  # an engine that loads does not know yet to end with us
+        child.kill()
     end_by(number)
 
 

@@ -8,6 +8,7 @@ is kept short, so that they wait for a moment only.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class _Waiter:
     after: bytes
     count: int
     since: float
-    """When it began to wait, by the event loop's clock."""
+    """When it began to wait."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     entries: Entries | None = None
     error: RedisUnavailableError | None = None
@@ -59,6 +60,7 @@ class SharedReads:
         self._waiting = waiting
         self._most = most
         self._block_ms = block_ms
+        self._clock = time.monotonic  # also there when the event loop has ended under a wait
         self._idle: list[_Waiter] = []
         self._reading = 0
         self._short = 0
@@ -70,7 +72,7 @@ class SharedReads:
         `is_patient`: nothing came for long, and it may wait a moment to share a read, so that reads become few again.
         Raises `RedisUnavailableError` and what else `read` raises.
         """
-        waiter = _Waiter(key, after, count, asyncio.get_running_loop().time())
+        waiter = _Waiter(key, after, count, self._clock())
         self._idle.append(waiter)
         try:
             while not waiter.is_done:
@@ -115,7 +117,7 @@ class SharedReads:
         return [one for one in self._idle if not one.is_alone and places.setdefault(one.key, one.after) == one.after]
 
     def _settle(self, chosen: list[_Waiter]) -> None:
-        patient = asyncio.get_running_loop().time() - self._block_ms / 1000
+        patient = self._clock() - self._block_ms / 1000
         for one in chosen:
             if not one.is_done and one.since <= patient:
                 one.entries = []

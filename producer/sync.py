@@ -10,13 +10,15 @@ from typing import NoReturn, Self
 from producer.adapter_files import AdapterSource
 from producer.adapter_tensors import PeftConfig
 from producer.client import AsyncClient
-from producer.errors import client_stays, handle_stays
+from producer.errors import RedisUnavailableError, client_stays, handle_stays
 from producer.handle import BatchHandle
 from producer.loop_thread import LoopThread
 from producer.prompts import Rows
 from producer.rollout_batch import RolloutBatch
 from producer.serving import Workers
 from schemas import Batch, GenerationConfig, GroupError, GroupResult, PolicyVersion
+from schemas.cluster.faults import fault_of
+from schemas.redis_url import without_password
 
 
 class BlockingBatchHandle:
@@ -102,7 +104,11 @@ class Client:
         reconnect_s: float = 60.0,
     ) -> None:
         self._client = AsyncClient(redis_url, policy=policy, partitions=partitions, reconnect_s=reconnect_s)
-        self._thread = LoopThread(self._client.aclose)
+        try:
+            self._thread = LoopThread(self._client.aclose)
+        except (OSError, RuntimeError) as error:  # no file or no thread is left for its event loop
+            shown = without_password(redis_url)
+            raise RedisUnavailableError("start a client", shown, str(error), fault_of(error).advice) from error
 
     def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -76,6 +77,28 @@ def test_a_fork_is_told_to_make_its_own_client_and_takes_nothing_from_its_parent
         assert "make a client in each process" in one
     assert (attached, seconds < AT_ONCE_S) == (0, True)
     assert found["parent_s"] < AT_ONCE_S, "what the parent waited for came late"
+
+
+async def test_a_fork_of_a_running_event_loop_is_told_too(trainer: AsyncClient) -> None:
+    handle = await trainer.submit([[1]], None, CONFIG)
+    child = os.fork()
+    if child == 0:
+
+        async def told() -> int:
+            try:
+                await handle.done()
+            except ClientMisusedError:
+                await trainer.aclose()
+                return 7
+            return 1
+
+        try:
+            os._exit(asyncio.run(told()))
+        finally:
+            os._exit(2)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert await handle.cancel() == 1
 
 
 USES: dict[str, Callable[[AsyncClient, Any], Any]] = {

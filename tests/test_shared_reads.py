@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +20,7 @@ from producer.embedded import EmbeddedRedis
 from schemas.cluster.faults import fault_of
 from tests.answers import Answering
 from tests.batches import CONFIG
-from tests.worker_process import until
+from tests.worker_process import ROOT, until
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,25 @@ async def test_who_finds_no_connection_is_told_the_limit(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         own_redis.config_set("maxclients", 10_000)
     assert (await lone.submit([[1]], None, CONFIG)).num_groups == 1
+
+
+NO_FILES = """
+import resource
+import redis.asyncio
+from producer import Client, RedisUnavailableError
+Client("redis://127.0.0.1:1/0", policy="p").close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    Client("redis://me:secret@127.0.0.1:1/0", policy="p")
+except RedisUnavailableError as error:
+    print(error)
+"""
+
+
+def test_a_client_that_finds_no_file_for_its_event_loop_says_so() -> None:
+    told = subprocess.run([sys.executable, "-c", NO_FILES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("cannot start a client: Redis at redis://***@127.0.0.1:1/0: [Errno 24] Too many open files")
+    assert "`ulimit -n`" in told
 
 
 async def test_in_a_cluster_each_partition_shares_its_own_reads(cluster: LocalCluster, policy: str) -> None:

@@ -21,8 +21,8 @@ WORKER_SETTINGS = frozenset({
     "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
 })  # fmt: skip
 """Those of `rollstream-worker`; one environment may serve workers and command line."""
-_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "COMMIT", "BENCH_TURN"})
-"""Which redis-server is run, a worker's mark for its engines, and the benchmarks'."""
+_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN"})
+"""Which redis-server is run, a worker's marks for its engines, and the benchmarks'."""
 
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"

@@ -90,7 +90,9 @@ class GenerationConfig(BaseModel):
     max_new_tokens: int = Field(ge=1, le=2**20)
     """Tokens a completion may have; with the prompt it must fit the worker's `max_model_len`."""
     min_new_tokens: int = Field(default=0, ge=0)
-    """Before this many tokens, ids that would end the completion cannot be sampled, and stop strings are ignored."""
+    """Before this many tokens EOS and stop ids cannot be sampled, and nothing else ends the completion either.
+
+    Not banned is an EOS that only the tokenizer has, not the model's configs: until then it ends nothing."""
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
     """0 is greedy; between 0 and 0.01 is refused, because vLLM silently raises it to 0.01."""
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)

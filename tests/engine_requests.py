@@ -30,7 +30,8 @@ def request(
     guard.check_config(config, engine.info)
     guard.check_prompt(np.array(prompt, np.int32), config, engine.info)
     stops = guard.stop_ids(config, engine.info)
-    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter)
+    late = guard.late_stop_ids(config, engine.info)
+    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter, late)
 
 
 async def generate(engine: Engine, *args: Any, **fields: Any) -> list[Completion]:

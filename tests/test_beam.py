@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,20 @@ async def test_with_beams_enough_it_is_an_exhaustive_search(
     expected = exhaustive(engine, wanted)[:8]
     assert [tuple(beam.token_ids) for beam in found] == [tokens for _, tokens in expected]
     assert [beam.score for beam in found] == pytest.approx([score for score, _ in expected])
+
+
+async def test_a_late_stop_ends_no_beam_before_min_new_tokens_and_is_not_banned() -> None:
+    engine = TableEngine(3)
+    options: dict[str, Any] = {"num_beams": 64, "num_return_sequences": 64, "max_new_tokens": 3, "min_new_tokens": 1}
+    wanted = replace(request((), early_stopping="never", **options), late_stop_ids=(EOS,))
+
+    found = await beam_search(engine, wanted)
+
+    beams = {tuple(beam.token_ids.tolist()): beam.stop_reason for beam in found}
+    assert any(tokens[0] == EOS and len(tokens) == 3 for tokens in beams)
+    assert any(len(tokens) == 2 for tokens in beams)
+    assert {len(tokens) > 1 and tokens[-1] == EOS for tokens, stop in beams.items() if stop == EOS} == {True}
+    assert not any(EOS in tokens[1:-1] for tokens in beams)
 
 
 async def test_beams_say_how_they_ended_and_what_each_token_cost() -> None:

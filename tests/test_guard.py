@@ -11,7 +11,7 @@ import pytest
 from schemas import ErrorCode, GenerationConfig
 from worker.engine import EngineInfo
 from worker.errors import DataError
-from worker.guard import check_config, check_prompt, stop_ids
+from worker.guard import check_config, check_prompt, late_stop_ids, stop_ids
 
 INFO = EngineInfo(
     vocab_size=100,
@@ -106,6 +106,27 @@ def test_a_bad_prompt_is_refused_with_its_position_and_bound(prompt: list[int], 
         check_prompt(np.array(prompt, np.int32), config(), INFO)
 
     assert (raised.value.code, raised.value.field) == (code, "prompt")
+
+
+SPOKEN = replace(INFO, spoken_eos_ids=(7,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "stops", "late"),
+    [
+        ({}, (2, 3, 7), ()),
+        ({"min_new_tokens": 1}, (2, 3), (7,)),
+        ({"min_new_tokens": 1, "stop_token_ids": (7,)}, (2, 3, 7), ()),
+        ({"eos_token_id": 5}, (5,), ()),
+        ({"eos_token_id": 5, "min_new_tokens": 1}, (5,), ()),
+        ({"ignore_eos": True, "min_new_tokens": 1}, (), ()),
+        ({"ignore_eos": True}, (), ()),
+    ],
+)
+def test_the_tokenizers_eos_ends_like_the_models_but_is_never_banned(
+    fields: dict[str, Any], stops: tuple[int, ...], late: tuple[int, ...]
+) -> None:
+    assert (stop_ids(config(**fields), SPOKEN), late_stop_ids(config(**fields), SPOKEN)) == (stops, late)
 
 
 TABLES = replace(INFO, max_allowed_ids=4, max_banned_stops=3)

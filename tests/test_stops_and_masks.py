@@ -71,7 +71,7 @@ async def test_the_tokenizers_eos_ends_a_completion_beside_the_models(engine: Vl
         engine, logit_bias={EOS: 8.0, CONFIGS_EOS: 8.0}, num_return_sequences=16, max_new_tokens=200, seed=1
     )
 
-    assert engine.info.eos_token_ids == (EOS, CONFIGS_EOS)
+    assert (engine.info.eos_token_ids, engine.info.spoken_eos_ids) == ((CONFIGS_EOS,), (EOS,))
     assert {completion.stop_reason for completion in found} == {EOS, CONFIGS_EOS}
     assert not any({EOS, CONFIGS_EOS} & set(tokens[:-1]) for tokens in ids(found))
 
@@ -86,7 +86,7 @@ async def test_beams_end_at_the_tokenizers_eos_too(engine: VllmEngine, reference
 @pytest.mark.parametrize(
     ("fields", "banned"),
     [
-        ({}, {EOS, CONFIGS_EOS}),
+        ({}, {CONFIGS_EOS}),
         ({"eos_token_id": (5, 6)}, {5, 6}),
         ({"eos_token_id": (5, 6), "stop_token_ids": (7,)}, {5, 6, 7}),
         ({"ignore_eos": True, "stop_token_ids": (7,)}, {7}),
@@ -111,6 +111,23 @@ async def test_min_new_tokens_bans_what_ends_a_completion_and_nothing_else(
         logits[:, sorted(banned)] = -torch.inf
         expected = logits.log_softmax(-1)[range(8), completion.token_ids.tolist()]
         assert completion.logprobs == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+async def test_the_tokenizers_eos_ends_a_completion_that_has_its_min_new_tokens(engine: VllmEngine) -> None:
+    bias, n = {EOS: 6.0, CONFIGS_EOS: 6.0}, 32
+
+    found = await generate(
+        engine, logit_bias=bias, min_new_tokens=8, max_new_tokens=200, num_return_sequences=n, seed=1
+    )
+
+    early = [tokens[:8] for tokens in ids(found)]
+    assert any(EOS in tokens for tokens in early), "it is not banned before"
+    assert not any(CONFIGS_EOS in tokens for tokens in early)
+    assert {completion.stop_reason for completion in found} == {EOS, CONFIGS_EOS}
+    assert not any({EOS, CONFIGS_EOS} & set(tokens[8:-1]) for tokens in ids(found))
+    assert min(map(len, ids(found))) > 8
+    assert all(c.logprobs is not None and len(c.logprobs) == len(c.token_ids) for c in found)
+    assert engine._llm.output_processor.get_num_unfinished_requests() == 0
 
 
 @pytest.mark.parametrize(

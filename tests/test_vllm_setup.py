@@ -105,22 +105,22 @@ def test_a_folder_without_a_tokenizer_is_no_tokenizer(tiny_model: Path, tmp_path
 @pytest.mark.parametrize(
     ("generation", "config", "text_config", "tokenizer", "expected"),
     [
-        ([7, 3], 5, None, None, (3, 7)),
-        (None, 5, None, None, (5,)),
-        (None, [5, 900, -1], None, None, (5,)),
-        (None, None, 4, None, (4,)),
-        (None, 5, 4, None, (5,)),
-        (None, None, None, None, ()),
-        (5, 5, None, 2, (2, 5)),
-        ([5, 2], None, None, 2, (2, 5)),
-        (None, None, None, 2, (2,)),
-        (5, None, None, 600, (5,)),
-        (5, None, None, [2, 3], (2, 3, 5)),
-        (0, 5, None, None, (0,)),
+        ([7, 3], 5, None, None, ((3, 7), ())),
+        (None, 5, None, None, ((5,), ())),
+        (None, [5, 900, -1], None, None, ((5,), ())),
+        (None, None, 4, None, ((4,), ())),
+        (None, 5, 4, None, ((5,), ())),
+        (None, None, None, None, ((), ())),
+        (5, 5, None, 2, ((5,), (2,))),
+        ([5, 2], None, None, 2, ((2, 5), ())),
+        (None, None, None, 2, ((2,), ())),
+        (5, None, None, 600, ((5,), ())),
+        (5, None, None, [2, 3], ((5,), (2, 3))),
+        (0, 5, None, None, ((0,), ())),
     ],
 )
-def test_eos_ids_are_the_models_and_its_tokenizers_within_the_vocabulary(
-    generation: Any, config: Any, text_config: Any, tokenizer: Any, expected: tuple[int, ...]
+def test_eos_ids_are_the_models_and_beside_them_its_tokenizers(
+    generation: Any, config: Any, text_config: Any, tokenizer: Any, expected: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
     model = SimpleNamespace(
         try_get_generation_config=lambda: {} if generation is None else {"eos_token_id": generation},
@@ -136,7 +136,7 @@ def test_a_model_without_a_tokenizer_has_its_own_eos_alone() -> None:
         try_get_generation_config=dict, hf_config=SimpleNamespace(eos_token_id=5), hf_text_config=SimpleNamespace()
     )
 
-    assert eos_token_ids(model, None, 512) == (5,)
+    assert eos_token_ids(model, None, 512) == ((5,), ())
 
 
 def test_the_links_of_a_kubernetes_service_named_vllm_are_no_settings_of_vllm() -> None:

@@ -52,7 +52,7 @@ class Search:
     @property
     def candidates_per_beam(self) -> int:
         """Enough for `num_beams` live beams, even if one parent gives them all and every stop id comes before them."""
-        return self.request.config.num_beams + len(self.request.stop_token_ids)
+        return self.request.config.num_beams + len(self.request.stop_token_ids) + len(self.request.late_stop_ids)
 
     @property
     def length(self) -> int:
@@ -84,7 +84,7 @@ def advance(search: Search, answers: Sequence[NextTokens]) -> Search:
     """
     request, config = search.request, search.request.config
     ranked = _ranked(search, answers)
-    ends = [len(beam.tokens) >= config.max_new_tokens or beam.tokens[-1] in request.stop_token_ids for beam in ranked]
+    ends = [len(beam.tokens) >= config.max_new_tokens or _stopped(request, beam) for beam in ranked]
     best = list(zip(ranked, ends, strict=True))[: config.num_beams]
     ended = [(_score(b.total, len(b.tokens), config.length_penalty), b) for b, end in best if end]
     finished = sorted([*search.finished, *ended], key=lambda scored: -scored[0])
@@ -146,9 +146,14 @@ def _score(total: float, length: int, length_penalty: float) -> float:
     return total * math.exp(min(-length_penalty * math.log(length), 700.0))
 
 
+def _stopped(request: GenerateRequest, beam: Beam) -> bool:
+    last, enough = beam.tokens[-1], len(beam.tokens) > request.config.min_new_tokens
+    return last in request.stop_token_ids or (enough and last in request.late_stop_ids)
+
+
 def _completion(request: GenerateRequest, score: float, beam: Beam) -> Completion:
     last = beam.tokens[-1]
-    stopped = last in request.stop_token_ids
+    stopped = _stopped(request, beam)
     reason: FinishReason = "stop" if stopped else "length"
     return Completion(
         token_ids=np.asarray(beam.tokens, np.int32),

@@ -28,11 +28,13 @@ class EngineInfo:
     max_model_len: int
     max_num_seqs: int
     eos_token_ids: tuple[int, ...]
-    """What ends a completion when the job names no `eos_token_id`."""
+    """What ends a completion when the job names no `eos_token_id`: the model's own."""
     max_logprobs: int
     """Most candidates that `next_tokens` may be asked for."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
+    spoken_eos_ids: tuple[int, ...] = ()
+    """The tokenizer's EOS where the model names others: ends a completion too, but only the model's are banned."""
     max_allowed_ids: int | None = None
     """Most `allowed_token_ids` of a request; one more ends the engine. None: any number."""
     max_banned_stops: int | None = None
@@ -63,6 +65,8 @@ class GenerateRequest:
     seed: int | None
     """Of sample 0; sample i uses seed + i."""
     adapter: Adapter | None
+    late_stop_ids: tuple[int, ...] = ()
+    """What ends a completion once it has `min_new_tokens`, and can be sampled before without ending it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Groups:
             stop_token_ids=plan.stop_token_ids,
             seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
             adapter=plan.adapter,
+            late_stop_ids=guard.late_stop_ids(job.config, self._engine.info),
         )
         if job.config.num_beams > 1:
             completions = await beam_search(self._engine, request)

@@ -13,9 +13,24 @@ from worker.errors import DataError
 
 
 def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
-    """What ends a completion, sorted: EOS ids (the config's, else the model's; none if ignored) and stop ids."""
+    """What ends a completion and is banned before `min_new_tokens`, sorted: EOS ids (none if ignored) and stop ids.
+
+    EOS ids are the config's, else the model's, and the tokenizer's where nothing is banned; see `late_stop_ids`.
+    """
     eos = info.eos_token_ids if config.eos_token_id is None else config.eos_token_id
-    return tuple(sorted({*config.stop_token_ids, *(() if config.ignore_eos else eos)}))
+    spoken = () if config.min_new_tokens else _spoken(config, info)
+    return tuple(sorted({*config.stop_token_ids, *(() if config.ignore_eos else eos), *spoken}))
+
+
+def late_stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
+    """The tokenizer's EOS under `min_new_tokens`, which as in transformers bans the model's EOS and not another."""
+    return _spoken(config, info) if config.min_new_tokens else ()
+
+
+def _spoken(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
+    if config.ignore_eos or config.eos_token_id is not None:
+        return ()
+    return tuple(token for token in info.spoken_eos_ids if token not in config.stop_token_ids)
 
 
 def check_config(config: GenerationConfig, info: EngineInfo) -> None:
@@ -100,7 +115,7 @@ def _check_beams(config: GenerationConfig, info: EngineInfo) -> None:
     """A step of beam search asks for `num_beams` live tokens and every stop id (see `worker.beam`)."""
     if config.num_beams == 1:
         return
-    ends = len(stop_ids(config, info))
+    ends = len(stop_ids(config, info)) + len(late_stop_ids(config, info))
     if config.num_beams + ends > info.max_logprobs:
         problem = (
             f"num_beams={config.num_beams} and {ends} EOS and stop ids need more than the {info.max_logprobs} "

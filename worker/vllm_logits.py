@@ -48,7 +48,8 @@ def end_lost(engine_core: Any, error: Any) -> None:
 
     `error` is vLLM's finish reason for what it could not do.
     """
-    if not hasattr(engine_core.step, "ends_lost"):
+    if not hasattr(engine_core, "rollstream_ends_lost"):
+        engine_core.rollstream_ends_lost = True
         for name in ("step", "step_with_batch_queue"):
             setattr(engine_core, name, _ending_lost(getattr(engine_core, name), error))
 
@@ -69,7 +70,6 @@ def _ending_lost(step: Any, error: Any) -> Any:
                 output.finish_reason, output.stop_reason = error, NOT_FINITE
         return outputs, executed
 
-    stepped.ends_lost = True  # type: ignore[attr-defined] # a mark for the second call
     return stepped
 
 

@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from worker import vllm_logits, vllm_start
+from worker import vllm_late_stops, vllm_logits, vllm_start
 from worker.vllm_outputs import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -38,7 +38,7 @@ def register() -> None:
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
-    _end_what_cannot_be_sampled()
+    _end_requests_of_our_own()
     _send_pieces()
     _mask_rows_without_adapter()
 
@@ -80,13 +80,14 @@ def _fail_when_the_input_thread_fails() -> None:
     EngineCoreProc.process_input_sockets = process_input_sockets
 
 
-def _end_what_cannot_be_sampled() -> None:
-    """See `worker.vllm_logits`. Before `_send_pieces`, which holds an output back that has no end."""
+def _end_requests_of_our_own() -> None:
+    """See `worker.vllm_logits` and `vllm_late_stops`. Before `_send_pieces`, which holds back what has no end."""
     from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
 
     if vllm_logits.can_end_lost(EngineCoreOutput.__struct_fields__):
         vllm_logits.end_lost(EngineCore, FinishReason.ERROR)
+    vllm_late_stops.end_late(EngineCore, FinishReason.STOP)
 
 
 def _send_pieces() -> None:

@@ -114,11 +114,13 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
         raise SettingsError(f"--engine-args: logprobs_mode={mode!r} gives no log-probs")
     flavour: LogprobsFlavour = "raw" if mode == "raw_logprobs" else "processed"
     vocab_size = int(model.get_vocab_size())
+    eos, spoken = eos_token_ids(model, tokenizer, vocab_size)
     return EngineInfo(
         vocab_size=vocab_size,
         max_model_len=int(model.max_model_len),
         max_num_seqs=int(config.scheduler_config.max_num_seqs),
-        eos_token_ids=eos_token_ids(model, tokenizer, vocab_size),
+        eos_token_ids=eos,
+        spoken_eos_ids=spoken,
         max_logprobs=int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
@@ -126,21 +128,22 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
     )
 
 
-def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
-    """What ends a completion of this model, sorted: its own EOS ids and its tokenizer's (either may lack them).
+def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The model's own EOS ids, and its tokenizer's where that is another; sorted. `model` is vLLM's `ModelConfig`.
 
     Its own are those of the first that names any, as in transformers: generation_config.json, config.json, and the text
-    model's part of config.json. The tokenizer's is added, as vLLM does: after a fine-tuning it is often the one that
-    the model has learned to say, while the configs still name the base model's. `model` is vLLM's `ModelConfig`.
+    model's part of config.json. The tokenizer's ends a completion too, as in vLLM: after a fine-tuning it is often the
+    one that the model has learned to say, while the configs still name the base model's.
     """
     named = (
         model.try_get_generation_config().get("eos_token_id"),
         getattr(model.hf_config, "eos_token_id", None),
         getattr(model.hf_text_config, "eos_token_id", None),
     )
-    own = _ids(next((ids for ids in named if ids is not None), ()))
-    spoken = _ids(getattr(tokenizer, "eos_token_id", None))
-    return tuple(sorted(token for token in own | spoken if 0 <= token < vocab_size))
+    known = set(range(vocab_size))
+    own = _ids(next((ids for ids in named if ids is not None), ())) & known
+    spoken = _ids(getattr(tokenizer, "eos_token_id", None)) & known
+    return tuple(sorted(own or spoken)), tuple(sorted(spoken - own)) if own else ()
 
 
 def check_plugin_installed() -> None:

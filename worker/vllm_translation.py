@@ -15,6 +15,7 @@ from worker.engine import Completion, GenerateRequest
 from worker.errors import DataError, EngineDiedError
 from worker.forbidden import check_allowed
 from worker.special_tokens import visible_text
+from worker.vllm_late_stops import LATE_STOPS
 from worker.vllm_logits import NOT_FINITE
 
 
@@ -41,7 +42,7 @@ def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) 
     `always_logprobs`: of an engine that says in no other way that nothing was left to sample.
     """
     config = request.config
-    may_stop = bool(request.stop_token_ids or config.stop_strings)
+    may_stop = bool(request.stop_token_ids or request.late_stop_ids or config.stop_strings)
     return {
         "n": config.num_return_sequences,
         "temperature": config.temperature,
@@ -65,6 +66,7 @@ def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) 
         "logit_bias": dict(config.logit_bias) or None,
         "allowed_token_ids": None if config.allowed_token_ids is None else list(config.allowed_token_ids),
         "seed": None if config.temperature == 0 else request.seed,
+        "extra_args": {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else None,
         "logprobs": None if config.logprobs is None and not always_logprobs else 0,
     }
 

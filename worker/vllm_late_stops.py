@@ -1,0 +1,78 @@
+"""Ids that end a completion only once it has its `min_new_tokens`, and are not banned before.
+
+vLLM knows no such ids: its stop ids always end, so that it has to ban them until then. Runs inside EngineCore's
+process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LATE_STOPS = "rollstream_late_stops"
+"""In a request's `extra_args`: its late stop ids."""
+
+_FIELD = "rollstream_late"
+"""Of an engine: its requests that have such ids."""
+
+
+@dataclass(slots=True)
+class _Late:
+    ids: frozenset[int]
+    min_tokens: int
+    tokens: int = 0
+
+    def ended_by(self, new_token_ids: list[int]) -> int | None:
+        """The last of the request's next tokens if it ends the completion."""
+        self.tokens += len(new_token_ids)
+        if self.tokens > self.min_tokens and new_token_ids and new_token_ids[-1] in self.ids:
+            return new_token_ids[-1]
+        return None
+
+
+def end_late(engine_core: Any, stop: Any) -> None:
+    """Once: `engine_core` (vLLM's class) obeys `LATE_STOPS`; `stop` is vLLM's finish reason for a stop id."""
+    if hasattr(engine_core, "rollstream_ends_late"):
+        return
+    engine_core.rollstream_ends_late = True
+    engine_core.add_request = _noting(engine_core.add_request)
+    for name in ("step", "step_with_batch_queue"):
+        setattr(engine_core, name, _ending_late(getattr(engine_core, name), stop))
+
+
+def _noting(add_request: Any) -> Any:
+    def added(engine: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        params = request.sampling_params
+        if params is not None and params.extra_args and LATE_STOPS in params.extra_args:
+            late = _Late(frozenset(params.extra_args[LATE_STOPS]), params.min_tokens)
+            vars(engine).setdefault(_FIELD, {})[request.request_id] = late
+        return add_request(engine, request, *args, **kwargs)
+
+    return added
+
+
+def _ending_late(step: Any, stop: Any) -> Any:
+    def stepped(engine: Any) -> Any:
+        outputs, executed = step(engine)
+        late = vars(engine).get(_FIELD)
+        if late and outputs:
+            for outcome in outputs.values():
+                _end(engine, outcome.outputs, late, stop)
+        return outputs, executed
+
+    return stepped
+
+
+def _end(engine: Any, outputs: list[Any], late: dict[str, _Late], stop: Any) -> None:
+    for output in outputs:
+        noted = late.get(output.request_id)
+        token = None if noted is None else noted.ended_by(output.new_token_ids)
+        if token is not None and output.stop_reason is None:  # another reason came first
+            if output.finish_reason is None:
+                engine.abort_requests([output.request_id])
+            output.finish_reason, output.stop_reason = stop, token
+        if output.finish_reason is not None:
+            late.pop(output.request_id, None)
+    if len(late) > len(engine.scheduler.requests):  # an aborted one has no last output
+        for name in late.keys() - engine.scheduler.requests.keys():
+            del late[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -12,16 +12,16 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from producer.connection import Connection
+from producer.doctor_asks import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
 from producer.doctor_batches import BatchSeen, troubled_batches
 from producer.errors import RedisUnavailableError
 from producer.lease import read_lease
 from producer.live_workers import live_reports
 from producer.parked import newest_announced, waits_for
+from producer.policy_errors import MAX_VERSION
 from producer.rights import refused_commands
 from producer.status import Queue, Worker, read_paused, read_queue, read_worker
-from producer.waiting import LAST_ID
 from schemas import Keys
-from schemas.cluster import nodes_of
 from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
 from schemas.keys import GROUP
 from schemas.lease import DEFAULT_LEASE_S
@@ -104,6 +104,8 @@ class Probe:
     """What the control hash says; None where it does not say or cannot be read."""
     lease_problem: str
     """Why it cannot be read."""
+    no_version: str
+    """Id of an entry of the versions stream that is beyond the last version; empty where there is none."""
     batches: tuple[BatchSeen, ...]
     """Those that something is wrong with."""
     refusals: tuple[Refusal, ...]
@@ -128,12 +130,12 @@ class _Prober:
         self._refusals: list[Refusal] = []
 
     async def look(self) -> Probe:
-        round_trips = await self._connection.call("ping", _round_trips)
-        ahead, now = await self._try("read the clock", _clock, (0.0, time.time()))
+        round_trips = await self._connection.call("ping", time_pings)
+        ahead, now = await self._try("read the clock", read_clock, (0.0, time.time()))
         workers: list[bytes] = await self._try("list the workers", self._worker_keys, [])
         expected = self._expected(workers)
         nothing: dict[str | bytes, str] = {}
-        types = await self._try("read the types of keys", partial(_types, keys=expected), nothing)
+        types = await self._try("read the types of keys", partial(read_types, keys=expected), nothing)
         wrong = {key: (expected[key], found) for key, found in types.items() if found not in ("none", expected[key])}
         paused, paused_s_ago = await self._paused(wrong, now)
         agreed, lease_problem = await self._lease(wrong)
@@ -155,6 +157,7 @@ class _Prober:
             lease_s=self._lease_s,
             lease_agreed=agreed,
             lease_problem=lease_problem,
+            no_version=await self._no_version(wrong),
             batches=await self._try("read the batches", partial(troubled_batches, keys=self._keys), ()),
             refusals=tuple(self._refusals),
         )
@@ -170,14 +173,21 @@ class _Prober:
         return await self._try("read the lease", partial(read_lease, keys=self._keys), (None, ""))
 
     async def _nodes(self) -> tuple[NodeSeen, ...]:
-        infos: dict[str, dict[str, str]] = await self._try("run INFO", _of_each(_info), {})
-        fsyncs: dict[str, str] = await self._try("run CONFIG GET", _of_each(_appendfsync), {})
+        infos: dict[str, dict[str, str]] = await self._try("run INFO", of_each(read_info), {})
+        fsyncs: dict[str, str] = await self._try("run CONFIG GET", of_each(read_appendfsync), {})
         return tuple(NodeSeen(name, infos.get(name, {}), fsyncs.get(name, "")) for name in infos | fsyncs)
 
     async def _newest_version(self, wrong: Mapping[str | bytes, object]) -> int | None:
         if self._keys.versions() in wrong:
             return None
         return await self._try("read the versions", partial(newest_announced, keys=self._keys), None)
+
+    async def _no_version(self, wrong: Mapping[str | bytes, object]) -> str:
+        async def read(redis: Redis) -> str:
+            found: Any = await redis.xrange(self._keys.versions(), f"{MAX_VERSION + 1}-0", "+", count=1)
+            return found[0][0].decode() if found else ""
+
+        return "" if self._keys.versions() in wrong else await self._try("read the versions", read, "")
 
     async def _try(self, what: str, command: Callable[[Redis], Awaitable[T]], default: T) -> T:
         try:
@@ -214,7 +224,7 @@ class _Prober:
 
     def _partition(self, number: int, now: float) -> Callable[[Redis], Awaitable[PartitionSeen | None]]:
         async def look(redis: Redis) -> PartitionSeen:
-            ended = await _ended(redis, [self._keys.jobs(number), self._keys.dead(number)])
+            ended = await ended_streams(redis, [self._keys.jobs(number), self._keys.dead(number)])
             jobs, stranded_ms = self._keys.jobs(number), int(1500 * (self._lease_s or DEFAULT_LEASE_S))
             queue = await read_queue(redis, self._keys, number, now)
             try:
@@ -242,51 +252,3 @@ class _Prober:
 
 def _text(key: str | bytes) -> str:
     return key if isinstance(key, str) else key.decode("utf-8", "backslashreplace")
-
-
-async def _ended(redis: Redis, streams: Iterable[str]) -> tuple[str, ...]:
-    """Asked for by that very id: what it holds is no job."""
-    return tuple([stream for stream in streams if await redis.xrange(stream, LAST_ID, LAST_ID)])
-
-
-async def _round_trips(redis: Redis) -> tuple[float, ...]:
-    seconds = []
-    for _ in range(_PINGS):
-        sent = time.perf_counter()
-        await redis.ping()
-        seconds.append(time.perf_counter() - sent)
-    return tuple(seconds)
-
-
-async def _clock(redis: Redis) -> tuple[float, float]:
-    """Redis' clock minus ours in the middle of the round trip, and Redis' clock; unix seconds."""
-    sent = time.time()
-    seconds, micros = await redis.time()
-    now = seconds + micros / 1e6
-    return now - (sent + time.time()) / 2, now
-
-
-def _of_each(command: Callable[[Redis], Awaitable[T]]) -> Callable[[Redis], Awaitable[dict[str, T]]]:
-    """Asks every node; the answers by its name."""
-
-    async def ask(redis: Redis) -> dict[str, T]:
-        return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
-
-    return ask
-
-
-async def _info(redis: Redis) -> dict[str, str]:
-    return {name: str(value) for name, value in (await redis.info()).items()}
-
-
-async def _appendfsync(redis: Redis) -> str:
-    return str((await redis.config_get("appendfsync")).get("appendfsync", ""))
-
-
-async def _types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes, str]:
-    names = list(keys)
-    async with redis.pipeline(transaction=False) as pipe:
-        for key in names:
-            pipe.type(key)
-        found = await pipe.execute()
-    return {key: kind.decode() for key, kind in zip(names, found, strict=True)}

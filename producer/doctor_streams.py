@@ -21,6 +21,13 @@ def stream_findings(found: Probe) -> Iterator[Finding]:
             "jobs: wait until they are worked off (rollstream status), then DEL the stream and submit again; dead "
             "letters: rollstream dead requeue or drop, then DEL the stream",
         )
+    if found.no_version:
+        yield Finding(
+            "versions",
+            FAIL,
+            f"entry {found.no_version} of the versions stream is that of no version: none can be published after it",
+            "XDEL does not help, Redis keeps the id: DEL the stream and publish the newest weights again",
+        )
     ahead = {seen.queue.partition: seen.queue.ids_ahead_s for seen in found.partitions if seen.queue.ids_ahead_s}
     if ahead:
         furthest = max(ahead.values())

@@ -158,5 +158,6 @@ def test_the_doctor_names_ids_that_are_ahead_and_streams_that_are_full() -> None
     assert "2 h 0 min ahead" in told["ids"][1]
     assert told["last id"][0] == "fail"
     assert "rs:{p:0}:dead" in told["last id"][1]
+    assert [one.check for one in stream_findings(replace(fine, no_version="2147483648-0"))] == ["versions"]
     assert list(stream_findings(fine)) == []
     assert list(stream_findings(replace(fine, partitions=()))) == []

@@ -40,7 +40,8 @@ HEALTHY = Probe(
     url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
     clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
     workers=(Worker("w", {"model": "m", "policy_version": "1", "lease_s": "30.0"}, 1.0),), newest_version=1,
-    paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", batches=(), refusals=(),
+    paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", batches=(), no_version="",
+    refusals=(),
 )  # fmt: skip
 
 

@@ -1,0 +1,68 @@
+"""The doctor's single questions to Redis. None of them writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from redis.asyncio import Redis
+
+from producer.waiting import LAST_ID
+from schemas.cluster import nodes_of
+
+_PINGS = 7
+
+T = TypeVar("T")
+
+
+async def ended_streams(redis: Redis, streams: Iterable[str]) -> tuple[str, ...]:
+    """Those that hold the last possible id. They are asked for that very id: what it holds is no job."""
+    return tuple([stream for stream in streams if await redis.xrange(stream, LAST_ID, LAST_ID)])
+
+
+async def time_pings(redis: Redis) -> tuple[float, ...]:
+    """Seconds of a few round trips."""
+    seconds = []
+    for _ in range(_PINGS):
+        sent = time.perf_counter()
+        await redis.ping()
+        seconds.append(time.perf_counter() - sent)
+    return tuple(seconds)
+
+
+async def read_clock(redis: Redis) -> tuple[float, float]:
+    """Redis' clock minus ours in the middle of the round trip, and Redis' clock; unix seconds."""
+    sent = time.time()
+    seconds, micros = await redis.time()
+    now = seconds + micros / 1e6
+    return now - (sent + time.time()) / 2, now
+
+
+def of_each(command: Callable[[Redis], Awaitable[T]]) -> Callable[[Redis], Awaitable[dict[str, T]]]:
+    """Asks every node; the answers by its name."""
+
+    async def ask(redis: Redis) -> dict[str, T]:
+        return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
+
+    return ask
+
+
+async def read_info(redis: Redis) -> dict[str, str]:
+    """INFO, all sections."""
+    return {name: str(value) for name, value in (await redis.info()).items()}
+
+
+async def read_appendfsync(redis: Redis) -> str:
+    """How often the append-only file is written to the disk; empty where Redis does not say."""
+    return str((await redis.config_get("appendfsync")).get("appendfsync", ""))
+
+
+async def read_types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes, str]:
+    """What each key holds; `none` for one that is not there."""
+    names = list(keys)
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in names:
+            pipe.type(key)
+        found = await pipe.execute()
+    return {key: kind.decode() for key, kind in zip(names, found, strict=True)}

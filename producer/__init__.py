@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ProducerError,
         PromptFileError,
         PromptsError,
+        PublishingRefusedError,
         RedisUnavailableError,
         ResultTimeoutError,
         RolloutFailedError,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         VersionNotNewerError,
     )
     from producer.sync import BlockingBatchHandle, Client
+    from producer.trl_callback import PublishPolicy
     from schemas import (
         Batch,
         Completion,
@@ -105,6 +107,8 @@ __all__ = [
     "ProducerError",
     "PromptFileError",
     "PromptsError",
+    "PublishPolicy",
+    "PublishingRefusedError",
     "RedisUnavailableError",
     "ResultTimeoutError",
     "RollStrategy",
@@ -171,6 +175,8 @@ _MODULES = {
     "StalenessGate": "producer.staleness",
     "RollStrategy": "producer.for_roll",
     "RolloutFunction": "producer.for_trl",
+    "PublishPolicy": "producer.trl_callback",
+    "PublishingRefusedError": "producer.errors",
     "VerlRollout": "producer.for_verl",
     "VerlRollouts": "producer.for_verl",
 }

@@ -17,7 +17,7 @@ from producer.deadlines import Deadlines
 from producer.errors import ResultTimeoutError, client_stays
 from producer.handle import BatchHandle
 from producer.ledger import read_batch
-from producer.policy import publish_policy
+from producer.policy import newest_version, publish_policy
 from producer.prompts import Prompts, Rows
 from producer.queueing import queue
 from producer.rollout_batch import RolloutBatch
@@ -219,6 +219,13 @@ class AsyncClient:
         )
         await warn_of_unserved(self._connection, self._keys, f"adapter {full}", "adapter")
         return full
+
+    async def newest_version(self) -> int:
+        """The newest published policy version, from which a trainer counts on; 0 where none was.
+
+        Raises `RedisUnavailableError`.
+        """
+        return await newest_version(self._connection, self._keys)
 
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.

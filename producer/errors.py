@@ -56,6 +56,15 @@ class ArgumentError(ProducerError):
         self.rule = rule
 
 
+class PublishingRefusedError(ProducerError):
+    """Raised when a trainer's weights cannot be published by themselves; nothing was. `what` is in the way."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what} {problem}")
+        self.what = what
+        self.problem = problem
+
+
 class PromptFileError(ProducerError):
     """Raised when a JSONL file of prompts cannot be read; the text starts with file:line."""
 

@@ -20,7 +20,8 @@ class RolloutFunction:
     `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
     gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) and `min_policy_version` are what
     the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
-    publish. `timeout_s` is the longest that one call waits for its batch.
+    publish, or have `producer.trl_callback.PublishPolicy` do it: nothing else publishes the trainer's weights.
+    `timeout_s` is the longest that one call waits for its batch.
     """
 
     def __init__(
@@ -41,6 +42,11 @@ class RolloutFunction:
         self._client = client
         self._config = config
         self._timeout_s = timeout_s
+
+    @property
+    def client(self) -> Client:
+        """What it samples with."""
+        return self._client
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """One completion for each of R `prompts`, which are texts or conversations, repeated by TRL's sampler.

@@ -133,10 +133,10 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
         return announcement
     found = await _read(connection, keys, entry, entry)
     if not found:
-        raise _backwards(announcement.version, await _newest(connection, keys))
+        raise _backwards(announcement.version, await newest_version(connection, keys))
     there = found[0].announcement
     if there is None or _content(there) != _content(announcement):
-        newest = await _newest(connection, keys)
+        newest = await newest_version(connection, keys)
         problem = f"it was published with other content: {_way_on(newest)}"
         raise PolicyVersionError(announcement.version, problem, newest, taken=True)
     return there
@@ -179,8 +179,8 @@ def _content(announcement: PolicyVersion) -> PolicyVersion:
     return announcement.model_copy(update={"published_at": 0.0})
 
 
-async def _newest(connection: Connection, keys: Keys) -> int:
-    """By the entry's id; 0 where nothing was published."""
+async def newest_version(connection: Connection, keys: Keys) -> int:
+    """By the entry's id; 0 where nothing was published. Raises `RedisUnavailableError`."""
     found = await _read(connection, keys, "+", "-")
     return found[0].version if found else 0
 

@@ -226,6 +226,10 @@ class Client:
         )
         return self._thread.run("publish an adapter", publish)
 
+    def newest_version(self) -> int:
+        """See `AsyncClient.newest_version`."""
+        return self._thread.run("read the versions", self._client.newest_version())
+
     def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """See `AsyncClient.wait_for_version`."""
         self._thread.run("wait for a version", self._client.wait_for_version(version, workers, timeout))

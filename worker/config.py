@@ -76,7 +76,9 @@ class WorkerSettings(BaseSettings):
     max_loras: int = Field(4, ge=1, le=64, description="Adapters that may run in one engine batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="Highest rank of an adapter.")
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Of weights and activations.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of weights and activations; on the CPU auto turns float32 weights into bfloat16."
+    )
     max_model_len: int | None = Field(None, ge=2, description="Longest prompt + completion; default: the model's.")
     replicas: int = Field(
         1,

@@ -1,0 +1,122 @@
+"""Publishes a TRL trainer's weights after each optimizer step, so that the next rollouts are sampled with them.
+
+Written against trl 1.16.0 and transformers 5, whose callbacks `GRPOTrainer(callbacks=[...])` takes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from producer.arguments import number
+from producer.errors import ArgumentError, PublishingRefusedError
+from producer.for_trl import RolloutFunction
+from producer.serving import Workers
+
+_ADAPTER = "default"
+"""As PEFT and TRL name the one that is trained."""
+
+
+class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' types are not followed
+    """Save, publish, and have the next rollouts wait for it. Give it to `GRPOTrainer(callbacks=[...])`.
+
+    Without it workers sample with the weights that they booted with for as long as the training runs.
+
+    When training begins, and after each optimizer step, the main process saves the model below `checkpoint_dir`, which
+    is the workers' `--checkpoint-dir`, and publishes it as the next policy version; `rollout.min_policy_version`
+    becomes that version in every process. Versions go on from the newest published one, so a run that is resumed, or
+    a second run of a policy, begins with its own weights too. `staleness`: how many versions older workers may be.
+
+    `wait_for`: workers that must serve a version before training goes on (a number, or "all"), for at most `wait_s`
+    seconds; None: none, the next rollouts wait for the first worker that does. The newest `keep` folders stay; older
+    ones that this run wrote are deleted.
+
+    Of a PEFT model the adapter named "default" is published, through Redis; workers need `--lora` and must have booted
+    with the trainer's base model. The weights must be whole in the main process: DeepSpeed and FSDP are a
+    `PublishingRefusedError` when training begins, and so is a PEFT model without such an adapter. Raises what
+    `Client.publish_policy` and `Client.wait_for_version` raise.
+    """
+
+    def __init__(
+        self,
+        rollout: RolloutFunction,
+        checkpoint_dir: Path | str,
+        *,
+        keep: int = 3,
+        staleness: int = 0,
+        wait_for: Workers | None = None,
+        wait_s: float | None = None,
+    ) -> None:
+        self._rollout = rollout
+        self._folder = Path(checkpoint_dir)
+        self._keep = _at_least(2, "keep", keep)  # a worker may still read the one before the newest
+        self._staleness = _at_least(0, "staleness", staleness)
+        self._wait_for = wait_for
+        self._wait_s = wait_s
+        self._run = secrets.token_hex(4)
+        self._written: list[Path] = []
+        self._first = self._version = 0
+
+    @property
+    def version(self) -> int:
+        """The policy version published last; 0 before training."""
+        return self._version
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers'
+        """Publish what training begins with: workers may have booted with other weights."""
+        _check_whole(args, kwargs["model"])
+        self._first = 1 + self._newest(args, state)
+        self._publish(self._first, state, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers'
+        """After an optimizer step, not after each micro-batch of an accumulated gradient."""
+        self._publish(self._version + 1, state, kwargs["model"])
+
+    def _newest(self, args: Any, state: Any) -> int:
+        newest = [self._rollout.client.newest_version() if state.is_world_process_zero else 0]
+        if args.world_size > 1:  # every process counts on from what the main one has read
+            import_module("accelerate.utils").broadcast_object_list(newest)
+        return newest[0]
+
+    def _publish(self, version: int, state: Any, model: Any) -> None:
+        if state.is_world_process_zero:
+            folder = self._folder / f"v{version}-{self._run}"
+            self._written.append(folder)
+            if getattr(model, "peft_config", None):
+                model.save_pretrained(folder, selected_adapters=[_ADAPTER])
+                self._rollout.client.publish_policy(version, adapter=folder)
+            else:
+                model.save_pretrained(folder)
+                self._rollout.client.publish_policy(version, checkpoint=folder)
+            if self._wait_for is not None:
+                self._rollout.client.wait_for_version(version, self._wait_for, self._wait_s)
+            self._prune()
+        self._version = version
+        self._rollout.min_policy_version = max(self._first, version - self._staleness)
+
+    def _prune(self) -> None:
+        while len(self._written) > self._keep:
+            shutil.rmtree(self._written.pop(0), ignore_errors=True)
+
+
+def _check_whole(args: Any, model: Any) -> None:
+    spread = [name for name in ("deepspeed", "fsdp") if getattr(args, name, None)]
+    if spread:
+        problem = "spreads the weights over processes: save them there, publish_policy the folder, and set"
+        raise PublishingRefusedError(spread[0], f"{problem} rollout.min_policy_version in a callback of your own")
+    adapters = getattr(model, "peft_config", None)
+    if adapters and _ADAPTER not in adapters:
+        problem = f"has the adapters {', '.join(map(repr, adapters))} and none named {_ADAPTER!r}, which is published"
+        raise PublishingRefusedError(type(model).__name__, problem)
+
+
+def _at_least(least: int, name: str, value: object) -> int:
+    given = number(value)
+    if type(given) is not int or given < least:
+        raise ArgumentError(name, value, f"give an integer from {least} on")
+    return given

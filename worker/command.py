@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 
 import structlog
@@ -14,6 +15,8 @@ from worker.engine import Engine
 from worker.errors import EngineDiedError, SettingsError
 from worker.redaction import Redaction, without_secrets
 
+FEWEST_FILES = 64
+"""An event loop and the connections to Redis; an engine needs more, and says so itself."""
 EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 1, 2, 3
 
 
@@ -27,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     if settings.print_config:
         sys.stdout.write(json.dumps(without_secrets(settings.shown()), indent=2) + "\n")
         return EXIT_DRAINED
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files < FEWEST_FILES:
+        _complain(f"this process may open {files} files: raise `ulimit -n` to {FEWEST_FILES} at least")
+        return EXIT_SETTINGS
     logs.configure(settings)
     return process_end.run(lambda: _serve(settings))
 

@@ -99,7 +99,7 @@ class VersionTimeoutError(ProducerError):
         there: int,
         behind: dict[str, tuple[int, str]],
         timeout_s: float,
-        waiting_for: str,
+        waiting_for: str = "",
     ) -> None:
         super().__init__(f"policy version {version} after {timeout_s:.4g} s: {waiting_for}")
         self.version = version

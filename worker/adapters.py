@@ -12,6 +12,7 @@ from schemas import ErrorCode, NameRefusedError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
 from schemas.adapter_tensors import pairs_problem, tensors_problem
 from schemas.keys import check_adapter
+from worker.adapter_content import AdapterContent, read_content, still
 from worker.engine import Adapter
 from worker.errors import DataError, adapter_refused
 from worker.finite import FLOATS, first_not_finite
@@ -20,10 +21,6 @@ from worker.untrusted_json import JsonRefusedError, read_object
 
 Shapes = Mapping[str, frozenset[tuple[int, ...]]]
 """Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
-
-
-_Stamp = tuple[tuple[int, int] | None, ...]
-"""Size and modification time of config and weights, None for one that is gone."""
 
 
 class AdapterDirectory:
@@ -39,7 +36,7 @@ class AdapterDirectory:
         self._max_rank = max_rank
         self._shapes: Shapes = {} if model is None else _read_shapes(model)
         self._ids = itertools.count(1)
-        self._found: dict[str, tuple[Adapter, _Stamp]] = {}
+        self._found: dict[str, tuple[Adapter, AdapterContent]] = {}
 
     def find(self, name: str) -> Adapter:
         """The adapter `name@version`, checked once, and still the same file: vLLM reads evicted adapters again.
@@ -50,12 +47,14 @@ class AdapterDirectory:
         """
         if name not in self._found:
             folder = self._folder(name)
-            stamp = _stamp(folder)
-            self._found[name] = self.admit(name, folder), stamp
-        adapter, stamp = self._found[name]
-        if _stamp(adapter.path) != stamp:
+            content = read_content(folder)
+            self._found[name] = self.admit(name, folder), content
+        adapter, content = self._found[name]
+        now = still(adapter.path, content)
+        if now is None:
             problem = "its files changed after it was loaded; publish another version under a new name"
             raise adapter_refused(name, problem)
+        self._found[name] = adapter, now
         return adapter
 
     def admit(self, name: str, folder: Path) -> Adapter:
@@ -76,18 +75,6 @@ class AdapterDirectory:
             problem = f"adapter {name!r}: the worker's --adapter-dir has no folder of that name; publish it first"
             raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
         return Path(os.path.realpath(folder))
-
-
-def _stamp(folder: Path) -> _Stamp:
-    return tuple(_file_stamp(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE))
-
-
-def _file_stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _check_config(name: str, folder: Path, max_rank: int) -> Mapping[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from schemas import ErrorCode
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
+from schemas.adapter_config import WEIGHTS_FILE
+from worker.adapter_content import AdapterContent, Looks, look, read_content, still
 from worker.engine import Adapter
 from worker.errors import DataError, EngineDiedError, adapter_refused
 from worker.safetensors_header import HeaderError, read_header
@@ -18,16 +19,12 @@ from worker.safetensors_header import HeaderError, read_header
 log = structlog.get_logger()
 
 
-_Stamp = tuple[tuple[str, int, int, int], ...]
-"""Name, size, modification time and inode of each file that is there."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """One that was loaded, with the files that it was loaded from."""
 
     adapter: Adapter
-    stamp: _Stamp
+    content: AdapterContent
 
 
 class LoadedAdapters:
@@ -49,7 +46,7 @@ class LoadedAdapters:
         self._add = add
         self._remove = remove
         self._forget = forget
-        self._refused: dict[int, tuple[_Stamp, str]] = {}
+        self._refused: dict[int, tuple[Looks, str]] = {}
         """What the engine would find again, having stood still for it: the files, and what is wrong with them."""
         self._loading: dict[int, asyncio.Task[None]] = {}
         self._known: dict[int, _Known] = {}
@@ -66,7 +63,7 @@ class LoadedAdapters:
 
         A request that names an adapter which vLLM cannot read kills the engine; `add_lora` only refuses it.
         """
-        self._check_unchanged(adapter)
+        await self._check_unchanged(adapter)
         loading = self._loading.get(adapter.int_id)
         if loading is None:
             loading = self._loading[adapter.int_id] = asyncio.create_task(self._load(adapter))
@@ -122,7 +119,7 @@ class LoadedAdapters:
             if known is None:
                 continue
             try:
-                self._check_unchanged(known.adapter)
+                await self._check_unchanged(known.adapter)
                 await self._add_checked(known.adapter)
             except DataError as error:
                 log.warning("adapter lost in a swap", adapter=known.adapter.name, error=str(error))
@@ -134,21 +131,26 @@ class LoadedAdapters:
 
     async def _load(self, adapter: Adapter) -> None:
         async with self.changing:
-            stamp = _stamp(adapter)  # before vLLM reads them
+            content = await asyncio.to_thread(read_content, adapter.path)  # before vLLM reads them
             await self._add_checked(adapter)
-            self._known.setdefault(adapter.int_id, _Known(adapter, stamp))
+            self._known.setdefault(adapter.int_id, _Known(adapter, content))
 
-    def _check_unchanged(self, adapter: Adapter) -> None:
+    async def _check_unchanged(self, adapter: Adapter) -> None:
         known = self._known.get(adapter.int_id)
-        if known is not None and _stamp(adapter) != known.stamp:
+        if known is None or look(adapter.path) == known.content.looks:
+            return
+        content = await asyncio.to_thread(still, adapter.path, known.content)
+        if content is None:
             raise adapter_refused(
                 adapter.name, "its files are gone or changed since it was loaded; publish another version"
             )
+        if adapter.int_id in self._known:  # not unloaded meanwhile
+            self._known[adapter.int_id] = _Known(adapter, content)
 
     async def _add_checked(self, adapter: Adapter) -> None:
-        stamp = _stamp(adapter)
+        looks = look(adapter.path)
         refused, message = self._refused.get(adapter.int_id, (None, ""))
-        if refused == stamp:
+        if refused == looks:
             raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", message)
         try:
             await self._add(adapter)
@@ -156,7 +158,7 @@ class LoadedAdapters:
             raise
         except DataError as error:
             await self._forget(adapter, error)
-            self._refused[adapter.int_id] = stamp, error.message
+            self._refused[adapter.int_id] = looks, error.message
             raise
         except Exception as error:
             # A failed utility call is a bare Exception in every vLLM.
@@ -174,12 +176,3 @@ def num_tensors(adapter: Adapter) -> int:
         return len(read_header(adapter.path / WEIGHTS_FILE))
     except HeaderError as error:
         raise adapter_refused(adapter.name, str(error)) from None
-
-
-def _stamp(adapter: Adapter) -> _Stamp:
-    found = []
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        with suppress(OSError):
-            status = (adapter.path / name).stat()
-            found.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
-    return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
         return _of_file(name, content, weights)
     except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
-        if not folder.exists():
+        if not os.path.exists(folder):  # noqa: PTH110 - Path.exists raises for a name that is too long
             problem += download_hint(folder)
         raise AdapterError(name, problem) from None
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from producer.connection import Connection
 from producer.errors import BatchCancelledError, BatchConflictError, UnknownBatchError
 from producer.large_commands import check_size, sized
-from producer.submission import Submission
+from producer.submission import Chunk, Submission
 from schemas import Keys
 
 _MOST_ROUNDS = 3
@@ -29,11 +29,11 @@ async def queue(connection: Connection, keys: Keys, submission: Submission) -> N
     when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `TooLargeForRedisError`
     (before anything is queued where Redis tells its limits), `RedisUnavailableError`.
     """
+    chunks = list(submission.chunks())
     largest = max(len(payload) for _, payload in submission.jobs)
-    chunk = max(sum(len(payload) + _ENVELOPE for _, payload in chunk) for chunk in submission.chunks())
-    await check_size(connection, "submit", largest, chunk, _ADVICE)
+    await check_size(connection, "submit", largest, max(map(_size, chunks)), _ADVICE)
     for _ in range(_MOST_ROUNDS):
-        if await _queue_once(connection, keys, submission) == 1:  # nothing can be lost in between
+        if await _queue_once(connection, keys, submission, chunks) == 1:  # nothing can be lost in between
             return
         if await is_queued(connection, keys, submission.batch.batch_id, submission.jobs[0][0].job):
             return
@@ -52,14 +52,13 @@ def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
     return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
 
 
-async def _queue_once(connection: Connection, keys: Keys, submission: Submission) -> int:
+async def _queue_once(connection: Connection, keys: Keys, submission: Submission, chunks: list[Chunk]) -> int:
     """How many script calls it took."""
     batch_id, calls = submission.batch.batch_id, 0
     names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
-    for chunk in submission.chunks():
+    for chunk in chunks:
         words = [*names, *submission.script_args(chunk)]
-        size = sum(len(payload) + _ENVELOPE for _, payload in chunk)
-        send = sized(connection, "submit", partial(_send, words=words), size, _ADVICE)
+        send = sized(connection, "submit", partial(_send, words=words), _size(chunk), _ADVICE)
         reply = await connection.call("submit", send)
         if reply == b"conflict":
             raise BatchConflictError(batch_id)
@@ -67,6 +66,11 @@ async def _queue_once(connection: Connection, keys: Keys, submission: Submission
             raise BatchCancelledError(batch_id)
         calls += 1
     return calls
+
+
+def _size(chunk: Chunk) -> int:
+    """Bytes of the command that carries it."""
+    return sum(len(payload) + _ENVELOPE for _, payload in chunk)
 
 
 async def _send(redis: Redis, words: list[Any]) -> Any:

@@ -23,6 +23,10 @@ _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
 """Most that one script call takes: it is sent, and sent again, in one go, and Redis does nothing else meanwhile."""
 
 
+Chunk = list[tuple[Envelope, bytes]]
+"""Jobs, each with its payload, that one script call queues."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """All that one submit sends. Made before anything is sent, so that what cannot be sent leaves nothing behind."""
@@ -32,9 +36,9 @@ class Submission:
     """sha256 of prompts, lengths, width, config, adapter, slicing and version bounds; of no clock."""
     jobs: list[tuple[Envelope, bytes]]
 
-    def chunks(self) -> Iterator[list[tuple[Envelope, bytes]]]:
+    def chunks(self) -> Iterator[Chunk]:
         """The jobs in order, in slices of bounded count and bytes."""
-        chunk: list[tuple[Envelope, bytes]] = []
+        chunk: Chunk = []
         held = 0
         for envelope, payload in self.jobs:
             if chunk and (len(chunk) == _CHUNK_JOBS or held + len(payload) > _CHUNK_BYTES):
@@ -44,7 +48,7 @@ class Submission:
             held += len(payload)
         yield chunk
 
-    def script_args(self, chunk: list[tuple[Envelope, bytes]]) -> list[Any]:
+    def script_args(self, chunk: Chunk) -> list[Any]:
         """ARGV of `submit.lua` for these jobs."""
         jobs: list[Any] = []
         words = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from producer import (
     UnknownBatchError,
     WireError,
 )
-from producer.submission import Submission
+from producer.submission import Chunk, Submission
 from schemas import Keys
 from tests.batches import CONFIG, PROMPTS, entries
 
@@ -129,16 +129,15 @@ async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
 def emptied_between_calls(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Delete this policy's keys before each second script call; how many jobs were there then."""
     losses: list[int] = []
-    chunks = Submission.chunks
+    script_args = Submission.script_args
 
-    def emptying(submission: Submission) -> Iterator[Any]:
-        for number, chunk in enumerate(chunks(submission)):
-            if number == 1 and len(losses) < times:
-                losses.append(server.xlen(Keys(policy).jobs(0)))
-                server.delete(Keys(policy).jobs(0), Keys(policy).ledger("b"))
-            yield chunk
+    def emptying(submission: Submission, chunk: Chunk) -> list[Any]:
+        if chunk[0][0].job > 0 and len(losses) < times:
+            losses.append(server.xlen(Keys(policy).jobs(0)))
+            server.delete(Keys(policy).jobs(0), Keys(policy).ledger("b"))
+        return script_args(submission, chunk)
 
-    monkeypatch.setattr(Submission, "chunks", emptying)
+    monkeypatch.setattr(Submission, "script_args", emptying)
     return losses
 
 

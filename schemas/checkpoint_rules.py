@@ -19,7 +19,7 @@ _SHARD = pattern(r".*-\d{5}-of-\d{5}\.safetensors")
 _OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz"}
 _TRAINING_STATE = (
     "training_args", "optim", "sched", "scaler", "rng_state", "random_state", "extra_state", "sampler", "dl_state",
-    "dataloader", "trainer_state", "grad",
+    "dataloader", "trainer_state", "train_state", "callback", "accelerator_state", "metric", "grad",
 )  # fmt: skip
 """Words in the names of what trainers keep beside the weights (`training_args.bin`, `optimizer.pt`)."""
 

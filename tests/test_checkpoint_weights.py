@@ -139,7 +139,8 @@ def test_weights_that_vllm_would_not_read_are_refused_by_name(name: str, tiny_mo
 @pytest.mark.parametrize(
     "name",
     ["training_args.bin", "optimizer.pt", "optimizer_1.bin", "scheduler.pt", "scaler.pt", "rng_state_0.pth",
-     "random_states_0.pkl", "tokenizer.model", "README.md", "generation_config.json", "trainer_state.json"],
+     "random_states_0.pkl", "tokenizer.model", "README.md", "generation_config.json", "trainer_state.json",
+     "train_state.pt", "metrics.npz"],
 )  # fmt: skip
 def test_what_a_trainer_keeps_beside_the_weights_is_taken(name: str, tiny_model: Path, new: Path) -> None:
     (new / name).write_bytes(b"x")
@@ -217,6 +218,27 @@ def test_what_only_looks_like_a_computed_buffer_is_refused(name: str, tiny_model
 
     with pytest.raises(CheckpointRefusedError, match=f"has no tensor {name}"):
         check(new, Booted(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("gpt2", "transformer."), ("bloom", "transformer."), ("opt", "model."), ("qwen2", None)]
+)
+def test_a_prefix_that_old_checkpoints_have_not_may_be_there_or_not(
+    kind: str, prefix: str | None, tiny_model: Path, new: Path, tmp_path: Path
+) -> None:
+    hub = Path(shutil.copytree(tiny_model, tmp_path / "hub"))
+    weights = load_file(new / WEIGHTS)
+    for folder, before in ((hub, ""), (new, prefix or "transformer.")):
+        named = {f"{'' if name == HEAD else before}layers.{name}": tensor for name, tensor in weights.items()}
+        save_file(named, folder / WEIGHTS)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+
+    if prefix is None:
+        with pytest.raises(CheckpointRefusedError, match="is missing"):
+            check(new, Booted(hub))
+    else:
+        taken_by_both(new, Booted(hub))
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -184,6 +184,10 @@ NESTED = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_the
         ({"layer_norm_epsilon": 1e-5}, {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
         ({"residual_multiplier": 0.2}, {"residual_multiplier": 0.3}, "residual_multiplier"),
         ({"norm_topk_prob": True}, {"norm_topk_prob": False}, "norm_topk_prob"),
+        ({"use_parallel_residual": True}, {"use_parallel_residual": False}, "use_parallel_residual"),
+        ({"do_layer_norm_before": True}, {"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ({"rotary_pct": 0.25}, {"rotary_pct": 1.0}, "rotary_pct"),
+        ({"num_ln_in_parallel_attn": 2}, {"num_ln_in_parallel_attn": None}, None),
         ({"num_local_experts": 8}, {"num_experts": 4}, "num_experts"),
         ({"sliding_window": None}, {"sliding_window": 4096}, "sliding_window"),
         (

@@ -27,6 +27,7 @@ __all__ = [
 
 CONFIG = "config.json"
 
+_OPTIONAL_PREFIXES = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
 _GLOB = frozenset("*?[")
 """vLLM looks for the weights with a pattern that begins with the folder's path."""
 
@@ -208,8 +209,9 @@ def _merged(folder: Path, held: Mapping[str, Mapping[str, TensorHeader]], prefix
 
 
 def _prefix(config: Mapping[str, Any]) -> str:
-    """What vLLM takes in front of a tensor's name, and also does without."""
-    return "transformer." if config.get("model_type") == "gpt2" else ""
+    """What vLLM takes in front of a tensor's name, and also does without: old checkpoints of these have none."""
+    kind = config.get("model_type")
+    return _OPTIONAL_PREFIXES.get(kind, "") if isinstance(kind, str) else ""
 
 
 def _read_json(folder: Path, name: str, *, confined: bool) -> dict[str, Any]:

@@ -22,15 +22,27 @@ _ARCHITECTURE = (
     "attention_multiplier", "residual_multiplier", "embedding_multiplier", "scale_emb", "scale_depth", "dim_model_base",
     "clip_qkv", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "parallel_attn", "alibi",
     "attn_temperature_tuning", "floor_scale", "attn_scale", "attention_chunk_size", "no_rope_layers",
+    "no_rope_layer_interval", "rope_interleave", "rotary_pct", "rotary_emb_base", "rotary_dim",
+    "position_embedding_type", "swiglu_limit", "mup_enabled",
+    # What is normalised, added or shared where: the tensors are the same either way.
+    "use_parallel_residual", "apply_residual_connection_post_layernorm", "do_layer_norm_before",
+    "_remove_final_layer_norm", "new_decoder_architecture", "num_ln_in_parallel_attn", "multi_query", "num_kv_heads",
+    "num_kv_shared_layers", "layer_norm_elementwise_affine", "norm_head", "sliding_window_pattern",
+    "attention_k_eq_v", "activation_sparsity_pattern", "ffn_dim", "word_embed_proj_dim",
     # Which experts a token goes to, and latent attention.
     "norm_topk_prob", "routed_scaling_factor", "scoring_func", "topk_method", "n_group", "topk_group",
     "n_routed_experts", "n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace",
-    "decoder_sparse_step", "mlp_only_layers", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+    "decoder_sparse_step", "mlp_only_layers", "moe_layer_freq", "moe_k", "top_k_experts", "moe_num_experts",
+    "num_shared_experts", "moe_num_shared_experts", "route_scale", "route_norm", "score_func",
+    "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
     "v_head_dim",
 )  # fmt: skip
 
 # Null leaves these to be derived from the others, and a later save writes what they became.
-_DERIVED = ("head_dim", "num_key_value_heads", "tie_word_embeddings", "hidden_activation", "n_inner")
+_DERIVED = (
+    "head_dim", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "activation_sparsity_pattern",
+    "tie_word_embeddings", "hidden_activation", "n_inner",
+)  # fmt: skip
 
 _Rope = dict[str, dict[str, Any]]
 """Layer type ("" where there is one for all) to the parameters of its rotary embedding."""

@@ -130,6 +130,13 @@ async def test_the_tokenizers_eos_ends_a_completion_that_has_its_min_new_tokens(
     assert engine._llm.output_processor.get_num_unfinished_requests() == 0
 
 
+async def test_the_tokenizers_eos_as_the_last_allowed_token_is_a_stop(engine: VllmEngine) -> None:
+    (found,) = await generate(engine, temperature=0, logit_bias={EOS: 100.0}, min_new_tokens=3, max_new_tokens=4)
+
+    assert found.token_ids.tolist() == [EOS] * 4
+    assert (found.finish_reason, found.stop_reason) == ("stop", EOS)
+
+
 @pytest.mark.parametrize(
     ("stop", "tokens", "text"),
     [

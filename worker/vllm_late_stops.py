@@ -22,12 +22,15 @@ class _Late:
     min_tokens: int
     tokens: int = 0
 
-    def ended_by(self, new_token_ids: list[int]) -> int | None:
-        """The last of the request's next tokens if it ends the completion."""
+    def end(self, new_token_ids: list[int]) -> int | None:
+        """How many of the request's next tokens it has until one ends it, that one included; None if none does.
+
+        A step gives several where the engine guesses tokens ahead.
+        """
+        enough = max(self.min_tokens - self.tokens, 0)
         self.tokens += len(new_token_ids)
-        if self.tokens > self.min_tokens and new_token_ids and new_token_ids[-1] in self.ids:
-            return new_token_ids[-1]
-        return None
+        ends = (number for number, token in enumerate(new_token_ids) if number >= enough and token in self.ids)
+        return next((number + 1 for number in ends), None)
 
 
 def end_late(engine_core: Any, stop: Any) -> None:
@@ -66,13 +69,23 @@ def _ending_late(step: Any, stop: Any) -> Any:
 def _end(engine: Any, outputs: list[Any], late: dict[str, _Late], stop: Any) -> None:
     for output in outputs:
         noted = late.get(output.request_id)
-        token = None if noted is None else noted.ended_by(output.new_token_ids)
-        if token is not None and output.stop_reason is None:  # another reason came first
+        length = None if noted is None else noted.end(output.new_token_ids)
+        # A reason of vLLM's own, if there is one, is for the last token.
+        if length is not None and (output.stop_reason is None or length < len(output.new_token_ids)):
             if output.finish_reason is None:
                 engine.abort_requests([output.request_id])
-            output.finish_reason, output.stop_reason = stop, token
+            _cut(output, length)
+            output.finish_reason, output.stop_reason = stop, output.new_token_ids[-1]
         if output.finish_reason is not None:
             late.pop(output.request_id, None)
     if len(late) > len(engine.scheduler.requests):  # an aborted one has no last output
         for name in late.keys() - engine.scheduler.requests.keys():
             del late[name]
+
+
+def _cut(output: Any, length: int) -> None:
+    if length == len(output.new_token_ids):
+        return
+    output.new_token_ids = output.new_token_ids[:length]
+    if output.new_logprobs is not None:
+        output.new_logprobs = output.new_logprobs.slice_request(0, length)

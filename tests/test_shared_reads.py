@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import Redis as AsyncRedis
 
 from benchmarks.redis_cluster import LocalCluster
 from producer import AsyncClient, BatchHandle, GroupError, RedisUnavailableError
 from producer.connection import COMMANDS_AT_ONCE, READS_AT_ONCE
 from producer.embedded import EmbeddedRedis
+from producer.shared_reads import SharedReads
 from schemas.cluster.faults import fault_of
 from tests.answers import Answering
 from tests.batches import CONFIG
@@ -91,6 +94,32 @@ async def test_handles_of_one_batch_share_its_reads_wherever_each_is(
     await until_blocked(own_redis)
     worker.publish(cancelled("b", 2), cancelled("b", 0))
     assert [list(answers) for answers in await asyncio.gather(*waits)] == [[1, 2, 0]] * 21
+
+
+async def test_whoever_leaves_in_the_midst_of_a_read_is_not_waited_for(own_redis: Any, policy: str) -> None:
+    connected = AsyncRedis.from_url(f"redis://127.0.0.1:{own_redis.connection_pool.connection_kwargs['port']}/0")
+
+    async def read(command: Any) -> None:
+        await command(connected)
+
+    reads = SharedReads(read, contextlib.nullcontext, most=1, block_ms=60_000)
+
+    def wait(name: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(reads.entries(f"{policy}:{name}", b"0-0", 1))
+
+    async with connected:
+        first, *others = [wait(name) for name in ("first", "leader", "leaves", "stays")]
+        await until_blocked(own_redis)
+        own_redis.xadd(f"{policy}:first", {"n": "1"})  # the three others then share one read
+        await first
+        await until_blocked(own_redis)
+        leader, leaves, stays = others
+        leaves.cancel()
+        await asyncio.wait([leaves])
+        own_redis.xadd(f"{policy}:leader", {"n": "1"})
+        await leader
+        own_redis.xadd(f"{policy}:stays", {"n": "1"})
+        assert len(await asyncio.wait_for(stays, 10)) == 1
 
 
 def cancelled(batch_id: str, group: int) -> GroupError:

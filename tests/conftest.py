@@ -45,7 +45,7 @@ ENGINES = {
         "test_vllm_engine",
         "test_vllm_start",
     ),
-    "training": ("test_example", "test_trl_publishing", "test_two_engines", "test_weight_swap"),
+    "training": ("test_example", "test_for_trl", "test_trl_publishing", "test_two_engines", "test_weight_swap"),
 }
 """Files whose tests start vLLM engines, in parts of about the same time; one that is missing costs time, no more."""
 

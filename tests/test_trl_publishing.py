@@ -32,7 +32,17 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def trl() -> Iterator[Any]:
+def worker(redis_url: str, tiny_model: Path, checkpoints: Path) -> Iterator[WorkerProcess]:
+    flags = ("--model", str(tiny_model), "--dtype", "float32", "--checkpoint-dir", str(checkpoints))
+    worker = WorkerProcess(redis_url, POLICY, *flags, "--max-num-seqs", "32")
+    try:
+        yield worker
+    finally:
+        worker.end()
+
+
+@pytest.fixture(scope="module")
+def trl(worker: WorkerProcess) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -42,20 +52,15 @@ def trl() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trl-checkpoints")
+def client(redis_url: str, worker: WorkerProcess, trl: Any) -> Iterator[Client]:
+    worker.wait_until_serving(START_TIMEOUT_S)
+    with Client(redis_url, policy=POLICY) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def client(redis_url: str, tiny_model: Path, checkpoints: Path) -> Iterator[Client]:
-    flags = ("--model", str(tiny_model), "--dtype", "float32", "--checkpoint-dir", str(checkpoints))
-    worker = WorkerProcess(redis_url, POLICY, *flags, "--max-num-seqs", "32")
-    try:
-        worker.wait_until_serving(START_TIMEOUT_S)
-        with Client(redis_url, policy=POLICY) as client:
-            yield client
-    finally:
-        worker.end()
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trl-checkpoints")
 
 
 def train(

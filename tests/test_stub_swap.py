@@ -77,6 +77,15 @@ async def test_version_0_gives_the_tokens_that_it_always_gave(checkpoint: Path) 
     assert await alone(4, checkpoint) != await alone(5, checkpoint) != await alone(0, checkpoint)
 
 
+async def test_before_min_new_tokens_no_stop_id_is_sampled_as_in_vllm(checkpoint: Path) -> None:
+    first, second, third, fourth = (await alone(0, checkpoint))[:4]
+
+    (found,) = await engine(tokens_per_s=0).generate(request(stops=(second, fourth), min_new_tokens=3))
+
+    assert found.token_ids.tolist() == [first, 0, third, fourth]
+    assert (found.finish_reason, found.stop_reason) == ("stop", fourth)
+
+
 async def test_a_stop_id_is_looked_for_after_the_swap_only_in_what_is_left(checkpoint: Path) -> None:
     new = await alone(4, checkpoint)
     stub = engine()

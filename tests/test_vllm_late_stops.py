@@ -20,8 +20,8 @@ class Rows(list[int]):
 class Core:
     """As vLLM's EngineCore: each step gives one token of its one request, or `ahead` of them."""
 
-    def __init__(self, tokens: list[int], ahead: int = 1, last: str | None = None) -> None:
-        self.tokens, self.ahead, self.last = tokens, ahead, last
+    def __init__(self, tokens: list[int], ahead: int = 1, last: str | None = None, why: str | None = None) -> None:
+        self.tokens, self.ahead, self.last, self.why = tokens, ahead, last, why
         self.scheduler = SimpleNamespace(requests={})
         self.aborted: list[str] = []
 
@@ -37,7 +37,7 @@ class Core:
             new_token_ids=found,
             new_logprobs=Rows(found),
             finish_reason=None if self.tokens else self.last,
-            stop_reason=None,
+            stop_reason=self.why,
         )
         return {0: SimpleNamespace(outputs=[output])}, True
 
@@ -107,6 +107,12 @@ def test_what_was_guessed_ahead_of_a_late_stop_is_cut_off(
     assert output.new_token_ids == output.new_logprobs == (left or tokens)
     assert (output.finish_reason, output.stop_reason) == (("stop", left[-1]) if left else (None, None))
     assert engine.aborted == (["a"] if left and not last else [])
+
+
+def test_an_error_of_the_step_stays_an_error() -> None:
+    engine = core([7, 8, 6, 9, 6], [6], ahead=5, last="error", why="logits-not-finite")
+
+    assert ends(engine, "step") == [("error", "logits-not-finite")]
 
 
 def test_a_request_without_late_stops_goes_on() -> None:

@@ -117,6 +117,8 @@ def test_a_folder_without_a_tokenizer_is_no_tokenizer(tiny_model: Path, tmp_path
         (5, None, None, 600, ((5,), ())),
         (5, None, None, [2, 3], ((5,), (2, 3))),
         (0, 5, None, None, ((0,), ())),
+        ([900], 5, None, 2, ((5,), (2,))),
+        ([], None, 4, None, ((4,), ())),
     ],
 )
 def test_eos_ids_are_the_models_and_beside_them_its_tokenizers(

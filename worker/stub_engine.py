@@ -146,9 +146,15 @@ class StubEngine:
         tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
         if not request.stop_token_ids:
             return tokens[done:]
+        early = tokens[: config.min_new_tokens]
+        early[np.isin(early, request.stop_token_ids)] = self._goes_on(request.stop_token_ids)
         stops = np.flatnonzero(np.isin(tokens, request.stop_token_ids))
         stops = stops[stops >= max(config.min_new_tokens, done)]
         return tokens[done : int(stops[0]) + 1] if len(stops) else tokens[done:]
+
+    def _goes_on(self, stop_ids: tuple[int, ...]) -> int:
+        """What stands for a stop id before `min_new_tokens`, where vLLM bans them."""
+        return next((token for token in range(self._info.vocab_size) if token not in stop_ids), 0)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -70,8 +70,7 @@ def _end(engine: Any, outputs: list[Any], late: dict[str, _Late], stop: Any) -> 
     for output in outputs:
         noted = late.get(output.request_id)
         length = None if noted is None else noted.end(output.new_token_ids)
-        # A reason of vLLM's own, if there is one, is for the last token.
-        if length is not None and (output.stop_reason is None or length < len(output.new_token_ids)):
+        if length is not None and _comes_first(output, length):
             if output.finish_reason is None:
                 engine.abort_requests([output.request_id])
             _cut(output, length)
@@ -81,6 +80,13 @@ def _end(engine: Any, outputs: list[Any], late: dict[str, _Late], stop: Any) -> 
     if len(late) > len(engine.scheduler.requests):  # an aborted one has no last output
         for name in late.keys() - engine.scheduler.requests.keys():
             del late[name]
+
+
+def _comes_first(output: Any, length: int) -> bool:
+    """Another stop id can only be the last token; a reason in words is an error, and of all that the step sampled."""
+    if output.stop_reason is None:
+        return True
+    return isinstance(output.stop_reason, int) and length < len(output.new_token_ids)
 
 
 def _cut(output: Any, length: int) -> None:

@@ -131,9 +131,9 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
 def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The model's own EOS ids, and its tokenizer's where that is another; sorted. `model` is vLLM's `ModelConfig`.
 
-    Its own are those of the first that names any, as in transformers: generation_config.json, config.json, and the text
-    model's part of config.json. The tokenizer's ends a completion too, as in vLLM: after a fine-tuning it is often the
-    one that the model has learned to say, while the configs still name the base model's.
+    Its own are those of the first that names any of its vocabulary: generation_config.json, as in transformers, then
+    config.json, and the text model's part of config.json. The tokenizer's ends a completion too, as in vLLM: after a
+    fine-tuning it is often the one that the model has learned to say, while the configs still name the base model's.
     """
     named = (
         model.try_get_generation_config().get("eos_token_id"),
@@ -141,7 +141,7 @@ def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[tuple[in
         getattr(model.hf_text_config, "eos_token_id", None),
     )
     known = set(range(vocab_size))
-    own = _ids(next((ids for ids in named if ids is not None), ())) & known
+    own = next((found for ids in named if (found := _ids(ids) & known)), set())
     spoken = _ids(getattr(tokenizer, "eos_token_id", None)) & known
     return tuple(sorted(own or spoken)), tuple(sorted(spoken - own)) if own else ()
 

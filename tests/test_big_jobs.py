@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import AsyncClient, GenerationConfig
-from schemas import Envelope
+from schemas import Envelope, Keys
 from tests.faults import Queue, audit
 from tests.worker_process import until
 from worker.admission import Load
@@ -239,6 +239,30 @@ async def test_jobs_that_nobody_can_read_are_counted_while_redis_does_not_take_t
             await until(lambda: _holds(worker._admission.load == Load()))
     finally:
         await redis.acl_deluser("slow")
+
+
+async def test_a_job_that_waits_to_be_buried_leaves_its_places_to_others(
+    redis: Redis, redis_url: str, policy: str, trainer: AsyncClient
+) -> None:
+    """Its ledger refuses answers, and the stream of dead letters refuses the job."""
+    keys = Keys(policy, 1)
+    rights: Any = {"enabled": True, "passwords": "+secret", "channels": ["*"], "categories": ["+@all"]}
+    few = [f"{keys.jobs(0).removesuffix('jobs')}{name}*" for name in ("jobs", "results:", "ledger:")]
+    await redis.acl_setuser("few", reset=True, keys=["*"], **rights)
+    try:
+        async with serving(redis_url.replace("://", "://few:secret@"), policy) as (worker, engine):
+            engine.gate.clear()
+            refused = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096)
+            await runs(engine, 4)
+            await redis.acl_setuser("few", reset=True, keys=[f"rs:{{{policy}}}:*", *few], **rights)
+            await redis.hset(keys.ledger(refused.batch_id), "done", "no number")
+            engine.gate.set()
+            small = await trainer.submit([[SMALL]] * 8, None, ONE)
+            await small.wait(timeout=20)
+            await until(lambda: _holds(not worker._admission.load.groups))
+            await until(lambda: _holds(len(worker._leases) == 1))  # the other job is here still
+    finally:
+        await redis.acl_deluser("few")
 
 
 async def test_a_payload_beyond_the_limit_of_bytes_is_answered(

@@ -181,13 +181,18 @@ class Admission:
         self._held -= load
         self._give_places()
 
-    def let_go(self, claim: Claim) -> None:
-        """The job is done here: answered, given back, parked, buried or left to its next owner."""
+    def vacate(self, claim: Claim) -> None:
+        """None of its groups runs or waits any more; what becomes of the job may take as long as Redis is away."""
         self._withdraw(claim)
         self._wait(claim, 0, claim.group)
         if claim.held.groups:
             self._held -= claim.held
             claim.held = NOTHING
+        self._give_places()
+
+    def let_go(self, claim: Claim) -> None:
+        """The job is done here: answered, given back, parked, buried or left to its next owner."""
+        self.vacate(claim)
         self._payloads -= claim.payload
         del self._jobs[claim]
         self._give_places()

@@ -209,9 +209,11 @@ class Consumer:
             else:
                 self._start(jobs, lease, entry, number > 0)
         if unwanted:
-            await self._endings.give_back(*(lease for lease, _ in unwanted))
-            for _, claim in unwanted:
-                self._admission.let_go(claim)
+            try:
+                await self._endings.give_back(*(lease for lease, _ in unwanted))
+            finally:
+                for _, claim in unwanted:
+                    self._admission.let_go(claim)
         # The first steps of the jobs tell their sizes; only then is it known whether there is room for another.
         await asyncio.sleep(0)
 

@@ -92,6 +92,8 @@ class Rollout:
                     await lease.during(self._publisher.settle(lease, task.envelope))
         except LeaseEndedError:
             log.warning("job left to its next owner", entry=lease.entry_id, batch=task.envelope.batch_id)
+        finally:
+            self._admission.vacate(task.claim)
 
     @contextmanager
     def _stoppable(self, task: Task) -> Iterator[None]:

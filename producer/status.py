@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -204,7 +205,7 @@ def _version(fields: dict[str, str]) -> str:
 
 
 def remarks(status: Status) -> Iterator[str]:
-    """What the tables have no room for, a line each: versions that jobs wait for, and why versions are refused."""
+    """What the tables have no room for, a line each: what jobs and groups wait for, and why versions are refused."""
     for queue in status.queues:
         if queue.ids_ahead_s:
             yield (
@@ -219,8 +220,16 @@ def remarks(status: Status) -> Iterator[str]:
         jobs, oldest = sum(parked.jobs for parked in parts), max(parts, key=lambda parked: parked.oldest_s)
         since = f"the oldest, of batch {oldest.oldest_batch}, for {age(oldest.oldest_s)}"
         yield printable(f"parked: {jobs} jobs wait for policy version {version}, {since}")
+    if groups := waiting_groups(status.workers):
+        yield f"{groups} groups of jobs that workers have read wait for places in their engines"
     for (refused, why), names in refusals(status.workers).items():
         yield printable(f"version {refused} refused by {', '.join(names)}: {why}")
+
+
+def waiting_groups(workers: Iterable[Worker]) -> int:
+    """Groups that live workers hold and whose turn has not come; what is no count is left out."""
+    counts = [worker.fields.get("waiting_groups", "") for worker in workers]
+    return sum(int(count) for count in counts if re.fullmatch(r"[0-9]{1,9}", count))
 
 
 def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:

@@ -149,6 +149,16 @@ def test_passwords_are_found_encoded_and_decoded() -> None:
     assert said == "auth *** or *** failed"
 
 
+def test_secrets_are_found_in_lists_and_mappings_below_a_secret_name() -> None:
+    arguments = {"api_key": ["key-in-a-list"], "credentials": {"user": {"pin": "deep-inside"}}, "names": ["plain"]}
+
+    said = Redaction(WorkerSettings(policy="p", engine="stub", engine_args=arguments)).line(str(arguments))
+
+    assert "key-in-a-list" not in said
+    assert "deep-inside" not in said
+    assert "plain" in said
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

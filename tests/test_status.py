@@ -72,3 +72,13 @@ def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
         "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",
         "version ? refused by w: why",
     ]
+
+
+def test_groups_that_wait_in_workers_are_said(command: Command, queue: Queue) -> None:
+    reporting(queue, "v", 0, waiting_groups="12")
+    reporting(queue, "w", 0, waiting_groups="3")
+    reporting(queue, "x", 0, waiting_groups="\x1b[2J")
+    assert "15 groups of jobs that workers have read wait for places in their engines" in command("status").stdout
+    reporting(queue, "v", 0, waiting_groups="0")
+    reporting(queue, "w", 0, waiting_groups="0")
+    assert "wait for places" not in command("status").stdout

@@ -72,12 +72,13 @@ def _of_url(url: str) -> Iterator[str]:
             yield str(secret)
 
 
-def _of_arguments(value: Any) -> Iterator[str]:
+def _of_arguments(value: Any, secret: bool = False) -> Iterator[str]:
+    """Every text below a secret name, in whatever list or mapping it lies."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if is_secret(str(name)) and isinstance(inner, str):
-                yield inner
-            yield from _of_arguments(inner)
+            yield from _of_arguments(inner, secret or is_secret(str(name)))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _of_arguments(inner)
+            yield from _of_arguments(inner, secret)
+    elif secret and isinstance(value, str):
+        yield value

@@ -9,6 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from producer.doctor_asks import ended_streams
 from producer.errors import UnreadableResultError
 from producer.finding import FAIL, WARN, Finding, graded, some
 from producer.ledger import job_entries
@@ -96,6 +97,8 @@ async def _unfinished(
 ) -> BatchSeen | None:
     if batch.num_groups != groups:
         return BatchSeen(batch_id, UNREADABLE, f"describes {batch.num_groups} groups, and counts {groups}")
+    if problem := await _unpublishable(redis, keys, batch_id):
+        return BatchSeen(batch_id, UNREADABLE, problem)
     entries = await job_entries(redis, keys, batch_id)
     if len(entries) < batch.num_jobs:
         return BatchSeen(batch_id, HALF, f"{len(entries)} of {batch.num_jobs} jobs queued")
@@ -103,11 +106,25 @@ async def _unfinished(
     return BatchSeen(batch_id, LOST, f"{done} of {groups} groups answered") if lost else None
 
 
+async def _unpublishable(redis: Redis, keys: Keys, batch_id: str) -> str | None:
+    """Why Redis refuses the workers' answers to a batch that a producer can still read."""
+    if await ended_streams(redis, [keys.results(batch_id)]):
+        return "the last possible id is in its results"
+    async for name, value in redis.hscan_iter(keys.ledger(batch_id), match="answered:*", count=1000):
+        if not _is_count(value):
+            return f"{shown(name[:40])} is {shown(value[:40])}"
+    return None
+
+
 def _uncountable(done: bytes, groups: bytes | None) -> str | None:
     for name, value in (("done", done), ("groups", b"0" if groups is None else groups)):
-        if not (value.isdigit() and len(value) <= 10):
+        if not _is_count(value):
             return f"{name} is {shown(value)}"
     return None if groups is not None else "groups is missing"
+
+
+def _is_count(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= 10
 
 
 def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Finding]:

@@ -125,7 +125,9 @@ async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(
 ) -> None:
     keys = Keys(policy)
     half = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1, batch_id="half")
-    for name, field, value in (("count", "done", "x"), ("other", "groups", "9"), ("rubbish", "batch", "x")):
+    for name, field, value in (
+        ("count", "done", "x"), ("job", "answered:0", "x"), ("other", "groups", "9"), ("rubbish", "batch", "x")
+    ):  # fmt: skip
         await trainer.submit(PROMPTS, None, CONFIG, batch_id=name)
         server.hset(keys.ledger(name), field, value)
     server.hdel(keys.ledger(half.batch_id), "job:3")
@@ -133,12 +135,18 @@ async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(
     answering(redis_url, policy, trimmed).publish(*[result(trimmed, group) for group in range(4)])
     server.xtrim(keys.results("trimmed"), maxlen=2, approximate=False)
     server.set(keys.ledger("string"), "x")
+    await trainer.submit(PROMPTS, None, CONFIG, batch_id="last")
+    server.xadd(keys.results("last"), {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
 
     found = {one.check: one for one in await examine(redis_url, keys)}
 
     assert found["half a batch"].level == WARN
     assert "half (3 of 4 jobs queued)" in found["half a batch"].seen
     assert found["ledgers"].level == FAIL
-    assert all(name in found["ledgers"].seen for name in ("count", "other", "rubbish", "string"))
+    told = found["ledgers"].seen
+    assert told.startswith("6 batches")
+    assert "count (done is b'x')" in told
+    assert "job (b'answered:0' is b'x')" in told
+    assert "last (the last possible id is in its results)" in told
     assert (found["results"].level, "trimmed (2 of 4 answers left)" in found["results"].seen) == (WARN, True)
     assert found["lost jobs"].level == OK

@@ -11,7 +11,7 @@ from typing import Any
 from producer.answers import Answer
 from producer.errors import PromptFileError
 from schemas import GroupError, GroupResult
-from schemas.folders import folder_problem
+from schemas.folders import folder_problem, odd_entry
 
 Tokenize = Callable[[str], list[int]]
 
@@ -67,7 +67,7 @@ def _ids(ids: Any, source: str, number: int) -> list[int]:
 
 def load_tokenizer(folder: Path) -> Tokenize:
     """The tokenizer of a model's folder, special tokens added as it is configured. Raises `PromptFileError`."""
-    if problem := folder_problem(folder):
+    if problem := folder_problem(folder) or odd_entry(folder):
         raise PromptFileError(f"--tokenizer {folder}", None, problem)
     try:
         from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and only texts need it

@@ -7,6 +7,8 @@ import re
 import stat
 from pathlib import Path
 
+from schemas.regular_files import NotRegularFileError, check_regular
+
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 
@@ -23,6 +25,20 @@ def folder_problem(folder: Path) -> str | None:
     if not stat.S_ISDIR(found.st_mode):
         return "is no folder: give the one that the file lies in"
     return None if os.access(folder, os.R_OK | os.X_OK) else "cannot be read: this user may not"
+
+
+def odd_entry(folder: Path) -> str | None:
+    """Why a library that reads the files of a usable `folder` may wait for ever; None where they all are files."""
+    for entry in sorted(folder.iterdir()):
+        try:
+            found = entry.stat()
+            if not stat.S_ISDIR(found.st_mode):
+                check_regular(found, entry)
+        except NotRegularFileError as error:
+            return f"holds {entry.name}: {error.strerror}"
+        except OSError:
+            continue  # a link that leads nowhere: whoever opens it says so
+    return None
 
 
 def download_hint(folder: Path) -> str:

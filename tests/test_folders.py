@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,29 @@ def test_a_path_that_is_no_id_is_only_named(tmp_path: Path) -> None:
 def test_an_adapters_version_is_an_argument_of_its_own(client: Client, tmp_path: Path) -> None:
     with pytest.raises(NameRefusedError, match="leave out what begins with the @: version=1 is an argument"):
         client.publish_adapter("math@1", 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--model"], ["--engine", "stub", "--tokenizer"]], ids=["the model's folder", "the tokenizer's"]
+)
+def test_no_worker_waits_for_a_pipe_in_a_folder_that_is_loaded(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+
+    assert main(["--policy", "p", *flags, str(tmp_path)]) == 2
+    assert "holds tokenizer.json: it is a pipe, not a regular file" in capsys.readouterr().err
+
+
+def test_no_command_waits_for_a_pipe_in_the_tokenizers_folder(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"text": "x"}\n')
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "leads-nowhere").symlink_to("nothing")
+    os.mkfifo(folder / "config.json")
+    words = ["submit", "prompts.jsonl", "--policy", "p", "--max-new-tokens", "1", "--tokenizer", str(folder)]
+
+    said = CliRunner().invoke(app, words)
+
+    assert said.exit_code == 1
+    assert "holds config.json: it is a pipe" in said.output

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import NameRefusedError
-from schemas.folders import folder_problem
+from schemas.folders import folder_problem, odd_entry
 from schemas.keys import check_name
 from schemas.redis_url import RedisUrlError, parse, without_password
 from schemas.reports import LONGEST_BEAT_S
@@ -200,6 +200,8 @@ class WorkerSettings(BaseSettings):
                 folders[f"--engine-args: {name}"] = Path(given)
         for name, folder in folders.items():
             if folder is not None and (problem := folder_problem(folder)):
+                raise ValueError(f"{name}: {folder} {problem}")
+            if folder is not None and not name.endswith("-dir") and (problem := odd_entry(folder)):
                 raise ValueError(f"{name}: {folder} {problem}")
         if self.adapter_cache_bytes < self.max_adapter_bytes:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -176,6 +177,30 @@ async def test_what_cannot_be_loaded_whole_leaves_nothing_in_the_engine(
     expected = Reference(tiny_model, adapter_dir / "code@1").logprobs(PROMPT, sampled.token_ids.tolist())
     assert sampled.logprobs == pytest.approx(expected, abs=1e-4)
     await engine.unload_adapter(good)
+
+
+async def test_one_is_loaded_while_requests_with_another_fill_every_slot(
+    engine: VllmEngine, tiny_model: Path, adapter_dir: Path
+) -> None:
+    """The next step takes it out again, which is no fault of it."""
+    first, second = (Adapter(name, next(_ids), adapter_dir / name) for name in ("code@1", "math@1"))
+    await engine.load_adapter(first)
+    config = GenerationConfig(max_new_tokens=300, temperature=0, ignore_eos=True, logprobs=None)
+    running = [
+        asyncio.create_task(engine.generate(GenerateRequest(f"busy/{n}", PROMPT, config, (), None, first)))
+        for n in range(2)
+    ]
+    await engine.check()
+
+    await engine.load_adapter(second)
+
+    assert not any(task.done() for task in running)
+    sampled = await greedy(engine, second)
+    expected = Reference(tiny_model, adapter_dir / "math@1").logprobs(PROMPT, sampled.token_ids.tolist())
+    assert sampled.logprobs == pytest.approx(expected, abs=1e-4)
+    await asyncio.gather(*running)
+    for adapter in (first, second):
+        await engine.unload_adapter(adapter)
 
 
 async def test_one_that_was_mended_is_loaded(engine: VllmEngine, adapter_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ class AdapterAudit:
     model_runner: Any
 
     def rollstream_adapter_problem(self, int_id: int, num_tensors: int) -> str:
-        """Why an adapter that was loaded from a file of `num_tensors` is not in the model as a whole; else empty."""
+        """Why an adapter that was loaded from a file of `num_tensors` is not in the model as a whole; else empty.
+
+        To be asked before the next step, which may need its slot for others.
+        """
         manager = _manager(self.model_runner)
         found = manager.get_adapter(int_id)
         if found is None or int_id not in manager.lora_index_to_id:

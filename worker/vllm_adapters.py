@@ -28,7 +28,7 @@ class _Known:
 
 
 class LoadedAdapters:
-    """Which adapters vLLM has, and which requests use them; `add` is its `add_lora`, `remove` its `remove_lora`.
+    """Which adapters vLLM has, and which requests use them; `add` loads one as a whole, `remove` is its `remove_lora`.
 
     `forget` takes out what `add` left behind when it failed, or raises `EngineDiedError`.
 

@@ -233,8 +233,9 @@ class VllmEngine:
     async def _add_lora(self, adapter: Adapter) -> None:
         """Raises `DataError` for one that is not in the model as a whole then, and what vLLM raises."""
         tensors = await asyncio.to_thread(num_tensors, adapter)
-        await self._calls.utility(self._llm.add_lora(_lora_request(adapter)))
-        asked = self._llm.collective_rpc("rollstream_adapter_problem", args=(adapter.int_id, tensors))
+        request = _lora_request(adapter)
+        arguments = request.lora_name, request.lora_int_id, request.lora_path, tensors
+        asked = self._llm.collective_rpc("rollstream_add_adapter", args=arguments)
         if problem := next(filter(None, await self._calls.utility(asked)), None):
             raise adapter_refused(adapter.name, problem)
 

@@ -20,10 +20,21 @@ class WeightReload(AdapterAudit):
     model_runner: Any
     vllm_config: Any
     reload_weights: Any
+    add_lora: Any
 
     def rollstream_watch_logits(self) -> bool:
         """See `worker.vllm_logits.watch_rows`."""
         return vllm_logits.watch_rows(self.model_runner)
+
+    def rollstream_add_adapter(self, name: str, int_id: int, path: str, num_tensors: int) -> str:
+        """Load an adapter from a file of `num_tensors`; gives why it is not in the model as a whole then, or nothing.
+
+        In one call: where requests with other adapters fill every slot, the next step takes it out again.
+        """
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - vLLM is only there inside its processes
+
+        self.add_lora(LoRARequest(lora_name=name, lora_int_id=int_id, lora_path=path))
+        return self.rollstream_adapter_problem(int_id, num_tensors)
 
     def rollstream_swappable(self) -> tuple[bool | None, str]:
         """`vllm_swappable.tied` and `why_not` of the model that this process runs."""

@@ -80,6 +80,8 @@ _DIFFERENT = {
     "detokenize": "ids come back, and text only with 'stop_strings': decode them as you like",
     "return_dict_in_generate": "leave it out: what comes back is a RolloutBatch",
     "use_cache": "leave it out: vLLM always does",
+    "transformers_version": "leave it out: it says nothing of sampling",
+    "_from_model_config": "leave it out: it says nothing of sampling",
 }  # fmt: skip
 
 _NOT_OFFERED = frozenset({

@@ -21,6 +21,7 @@ from pydantic import (
 from schemas.errors import ConfigError, shown
 from schemas.foreign_names import advice
 from schemas.plain_values import SCALARS, plain
+from schemas.printable import printable
 
 MAX_TOKENS_PER_GROUP = 2**22
 """n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""
@@ -195,7 +196,7 @@ def _given(values: Any) -> Any:
 def _translate(error: ValidationError) -> ConfigError:
     # A name that nobody knows explains a missing one.
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    name = str(first["loc"][0])[:100] if first["loc"] else "config"
+    name = printable(str(first["loc"][0])[:100]) if first["loc"] else "config"
     given = first["input"]
     if first["type"] == "extra_forbidden":
         return ConfigError(name, f"unknown name; {advice(name, GenerationConfig.model_fields)}", given)

@@ -45,6 +45,8 @@ FIELDS = GenerationConfig.model_fields
         ("topP", "write 'top_p'"),
         ("maxOutputTokens", "write 'max_new_tokens'"),
         ("temprature", "did you mean 'temperature'?"),
+        ("transformers_version", "leave it out"),
+        ("_from_model_config", "leave it out"),
         ("frobnicate", "known names: max_new_tokens"),
     ],
 )
@@ -54,6 +56,13 @@ def test_an_unknown_name_is_answered_with_what_it_means_here(name: str, told: st
             GenerationConfig(**values)
         assert caught.value.field == name
         assert told in str(caught.value)
+
+
+def test_a_name_of_several_lines_stays_on_one() -> None:
+    values: dict[str, Any] = {"max_new_tokens": 8, "temp\n2026 all good\x1b[2J": 1}
+    with pytest.raises(ConfigError) as caught:
+        GenerationConfig(**values)
+    assert str(caught.value).isprintable()
 
 
 def test_the_table_of_names_sends_nobody_to_a_name_that_there_is_not() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
 
 from producer.parked import waits_for
 
@@ -69,8 +71,13 @@ def _nobody(facts: BatchFacts) -> str:
         return ""
     start = f"start one with `rollstream-worker --policy {facts.policy}`"
     if facts.elsewhere:
-        start = f"the live ones serve {_some(map(repr, facts.elsewhere))}; is the name right? Else {start}"
+        nearest = sorted(facts.elsewhere, key=partial(_unlike, facts.policy))
+        start = f"the live ones serve {_some(map(repr, nearest))}; is the name right? Else {start}"
     return f"no worker serves policy {facts.policy!r}: {start}"
+
+
+def _unlike(wanted: str, name: str) -> float:
+    return 1 - SequenceMatcher(None, wanted, name).ratio()
 
 
 def _partition(facts: BatchFacts) -> str:

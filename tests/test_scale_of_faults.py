@@ -57,7 +57,7 @@ async def test_a_thousand_starts_leave_no_consumer_but_one_that_holds_something(
     redis: Redis, redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
-    settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, heartbeat_s=0.05)
+    settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, heartbeat_s=0.05, lease_s=1)
     with capture_logs():  # thousands of lines that say nothing
         for number in range(STARTS):
             named = settings.model_copy(update={"consumer": f"start-{number}"})

@@ -145,6 +145,25 @@ async def test_while_intake_is_paused_no_more_than_the_one_job_that_was_let_in_i
     assert await deliveries(redis, queue) == [0, 0]
 
 
+async def test_a_job_that_is_taken_in_the_moment_in_which_the_worker_ends_is_given_back(
+    redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
+) -> None:
+    """A task that is cancelled before its first step runs nothing, not even its clean-up."""
+    settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w")
+    consumer = Worker(settings, StubEngine(settings))._consumer
+    await trainer.submit([[5]], None, SMALL)
+    await create_group(redis, queue.jobs_key)
+    (entry,) = await read_of(redis, "w", [queue.jobs_key], None, 1)
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as jobs:
+            consumer._start(jobs, consumer._lease(entry), entry, is_spare=False)
+            raise RuntimeError("the grace period is over")
+    await consumer.leave(counted=False)
+
+    assert await deliveries(redis, queue) == [0]
+
+
 async def test_a_worker_that_fills_up_asks_for_one_job_at_a_time(
     redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
 ) -> None:

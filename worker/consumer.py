@@ -75,7 +75,8 @@ class Consumer:
         self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
         admission.on_pause = self._reader.interrupt
         self._sources: list[asyncio.Task[None]] = []
-        self._unfinished: list[Lease] = []
+        self._unfinished: set[Lease] = set()
+        """Leases of jobs that were taken and not brought to an end, those of running ones among them."""
         self._ended = 0
         """Jobs that ended since the last read."""
 
@@ -128,7 +129,6 @@ class Consumer:
             self._parking.close()
             if not self._admission.closed:
                 raise
-            _go_on()
             # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
             await self._take(jobs, *await self._unseen(self._dead_keys))
 
@@ -219,13 +219,13 @@ class Consumer:
 
     def _start(self, jobs: asyncio.TaskGroup, lease: Lease, entry: Entry, is_spare: bool) -> None:
         claim = self._admission.hold(entry.nbytes)
+        self._unfinished.add(lease)  # from now on: a task that is cancelled before its first step runs nothing
         running = self._run(lease, entry, claim, is_spare)
         try:
             jobs.create_task(running)
         except RuntimeError:  # the grace period has just ended, and the group with it
             running.close()
             self._admission.let_go(claim)
-            self._unfinished.append(lease)
             return
         self._leases.hold(lease)
 
@@ -233,17 +233,8 @@ class Consumer:
         try:
             await self._leases.after_earlier(lease)
             await self._endings.run(lease, entry, claim, is_spare=is_spare)
-        except BaseException:
-            self._unfinished.append(lease)
-            raise
+            self._unfinished.discard(lease)
         finally:
             self._admission.let_go(claim)
             self._leases.drop(lease)
             self._ended += 1
-
-
-def _go_on() -> None:
-    """This cancellation was heeded: what `retrying` sends from here on is sent until Redis takes it."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()

@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from producer import AsyncClient, GenerationConfig
 from schemas import Envelope, Keys
 from tests.faults import Queue, audit
+from tests.publishing import lora
+from tests.versions import announce
 from tests.worker_process import until
 from worker.admission import Load
 from worker.app import Worker
@@ -182,7 +184,7 @@ def _only(worker: Worker) -> Lease:
 async def test_only_unanswered_groups_of_a_job_that_is_delivered_again_wait_for_places(
     redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
-    async with serving(redis_url, policy, lease_s=1) as (worker, engine):
+    async with serving(redis_url, policy, group_s=0.02, lease_s=1) as (worker, engine):
         batch = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096)
         await until(lambda: _holds(worker._publisher.counts["published"] >= 20))
         engine.gate.clear()
@@ -197,6 +199,32 @@ async def test_only_unanswered_groups_of_a_job_that_is_delivered_again_wait_for_
 
     assert waiting == 50 - answered - 4
     audit(redis_url, policy, batch.batch_id, 50)
+
+
+@pytest.mark.parametrize("kind", ["a version that cannot be loaded", "an adapter of a later version"])
+async def test_groups_that_get_their_place_once_their_weights_are_too_old_are_not_sampled(
+    redis_url: str, policy: str, queue: Queue, trainer: AsyncClient, kind: str
+) -> None:
+    async with serving(redis_url, policy, lora=True) as (worker, engine):
+        if "adapter" in kind:
+            await trainer.publish_policy(1, adapter=lora(seed=1), lora_alpha=8)
+            await trainer.wait_for_version(1, timeout=10)
+        engine.gate.clear()
+        batch = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096, max_staleness=0)
+        await runs(engine, 4)
+        if "adapter" in kind:
+            await trainer.publish_policy(2, adapter=lora(seed=2), lora_alpha=8)
+            await trainer.wait_for_version(2, timeout=10)
+        else:
+            announce(queue, 1, "nowhere")
+            await until(lambda: _holds(worker._policy.newest == 1))
+        engine.gate.set()
+        await batch.wait(timeout=20)
+        await until(lambda: _holds(worker._admission.load == Load()))
+
+    answers = audit(redis_url, policy, batch.batch_id, 50)
+    assert Counter(getattr(answer, "code", "sampled") for answer in answers) == {"sampled": 4, "too_stale": 46}
+    assert engine.started == 4
 
 
 async def test_a_drain_gives_back_a_job_whose_groups_wait_and_counts_no_delivery(

@@ -85,7 +85,7 @@ def test_what_a_stale_jobs_error_says() -> None:
 
     assert error is not None
     assert (error.code, error.field) == (ErrorCode.TOO_STALE, "max_staleness")
-    assert "serves policy version 5, 4 behind the newest (9)" in error.message
+    assert "policy version 5 would sample it, 4 behind the newest (9)" in error.message
     assert "wait_for_version" in error.message
 
 

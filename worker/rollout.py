@@ -172,11 +172,14 @@ class Rollout:
             await self._feed(task, plan, missing, groups)
 
     async def _feed(self, task: Task, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None) -> None:
-        """Start each group once it has a place. What waits when the job is stopped or its lease ends gets none."""
+        """Start each group once it has a place. What waits when the job is stopped, its lease ends or the weights that
+        would sample it have become too old gets none.
+        """
         waiting = deque(missing)
         try:
             while waiting:
                 await task.lease.during(self._admission.place(task.claim), stoppable=True)
+                self._check_age(task, plan)
                 answering = self._answer(task, plan, waiting.popleft(), task.of_group)
                 if groups is None:
                     await answering
@@ -187,6 +190,17 @@ class Rollout:
         except LeaseEndedError:
             self._admission.expect(task.claim, 0, task.of_group)
             self._publisher.fenced(task.lease, *waiting)
+
+    def _check_age(self, task: Task, plan: Plan) -> None:
+        """A group may get its place long after its job began, and a policy's adapter stays that of the beginning.
+
+        Raises `DataError`, having given the place back.
+        """
+        sampled_by = self._policy.serving.version if plan.version is None else plan.version
+        stale = too_stale(plan.job, sampled_by, self._policy.newest, self._policy.error)
+        if stale is not None:
+            self._admission.leave(task.claim, task.of_group)
+            raise stale
 
     async def _refuse(self, task: Task, why: DataError, groups: Collection[int]) -> None:
         """Answer these groups with the same error, some at a time: one job may have thousands."""

@@ -25,7 +25,7 @@ def must_wait(job: Job, served: int) -> bool:
 
 
 def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | None:
-    """The error for a job whose worker is too far behind the newest version announced.
+    """The error for what `served` would sample of a job, where it is too far behind the newest version announced.
 
     `refused`: why the worker does not serve that one; empty where it is on its way.
     """
@@ -36,7 +36,7 @@ def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | N
     if refused:
         remedy = f"publish a version that it can serve, for it refused {newest}: {refused}"
     problem = (
-        f"the worker serves policy version {served}, {behind} behind the newest ({newest}), more than its "
+        f"policy version {served} would sample it, {behind} behind the newest ({newest}), more than its "
         f"max_staleness of {job.max_staleness}: nothing was generated; {remedy}"
     )
     return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)

@@ -74,9 +74,10 @@ class AsyncClient:
         no content: what is queued keeps the deadlines that it was queued with.
 
         A worker that serves an older policy version than `min_policy_version` leaves a job to others and takes it when
-        it has caught up; until a worker has, it waits, so publish that version or give a deadline. A group that a worker
-        would begin with weights more than `max_staleness` versions behind the newest published is answered with an
-        error of code `too_stale`; one that has begun is finished. None: no bound. They are content: they decide which weights answer.
+        it has caught up; until a worker has, it waits, so publish that version or give a deadline. A group that would
+        begin with weights more than `max_staleness` versions behind the newest published is answered with an error of
+        code `too_stale`; one that has begun is finished. None: no bound. They are content: they decide which weights
+        answer.
 
         Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `WireError` (a
         job too large) and `TooLargeForRedisError` before anything is queued; `BatchConflictError` for other content;

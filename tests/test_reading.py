@@ -155,10 +155,12 @@ async def test_a_job_that_is_taken_in_the_moment_in_which_the_worker_ends_is_giv
     await create_group(redis, queue.jobs_key)
     (entry,) = await read_of(redis, "w", [queue.jobs_key], None, 1)
 
-    with pytest.raises(ExceptionGroup):
+    async def take_and_end() -> None:
         async with asyncio.TaskGroup() as jobs:
             consumer._start(jobs, consumer._lease(entry), entry, is_spare=False)
             raise RuntimeError("the grace period is over")
+
+    await asyncio.gather(take_and_end(), return_exceptions=True)
     await consumer.leave(counted=False)
 
     assert await deliveries(redis, queue) == [0]

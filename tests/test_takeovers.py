@@ -129,6 +129,25 @@ def test_leased_entries_ahead_do_not_hide_orphans(redis_url: str, policy: str, c
     assert set(holders.values()) == {Holder("alive", 1)}
 
 
+def test_pending_jobs_that_somebody_removed_are_told_once_with_their_number(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
+    batch = client.submit([[5 + row] for row in range(30)], None, tokens(), prompts_per_job=1)
+    queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"}, count=30)
+    ids = [entry_id for entry_id, _ in queue.entries()]
+    queue.redis.xdel(queue.jobs_key, *ids[:23], ids[25])
+    with stub(redis_url, policy) as worker:
+        wait_until_done(queue, batch.batch_id, 6, worker)
+        wait_for(lambda: not queue.holders(), 10, lambda: worker.log)
+        time.sleep(2 * SWEEP_S)  # sweeps go by, which is no state to wait for
+
+    told = [line for line in worker.log.splitlines() if "gone from the stream" in line]
+    assert len(told) == 1, worker.log
+    assert "jobs=24" in told[0]
+    assert "rollstream doctor" in told[0]
+
+
 @contextlib.contextmanager
 def renewing(queue: Queue, consumer: str, ids: list[Any]) -> Iterator[None]:
     """What a live worker does for the entries that it holds."""

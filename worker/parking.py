@@ -99,9 +99,11 @@ class Parking:
     async def _look(self, jobs_key: str, version: int) -> Entry | None:
         try:
             async with self._one_at_a_time[jobs_key]:
-                return await streams.unpark(self._unpark, jobs_key, self._consumer, version)
+                removed, entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)
         except (RedisError, GroupMissingError) as error:
             if cancelled():
                 raise asyncio.CancelledError from error
             log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
             return None
+        streams.tell_removed(jobs_key, removed)
+        return entry

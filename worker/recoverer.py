@@ -17,7 +17,7 @@ from worker.clock_set_back import SetBack
 from worker.connections import cancelled
 from worker.lease import Leases
 from worker.parking import Parking
-from worker.streams import GroupMissingError, Take, claim
+from worker.streams import GroupMissingError, Take, claim, tell_removed
 
 _START = b"0-0"
 _TURN_S = 1.0
@@ -81,15 +81,18 @@ class Recoverer:
                 log.warning("sweep put off", key=jobs_key, error=str(error))
 
     async def _sweep(self, jobs_key: str, take: Take) -> None:
+        removed = 0
         while self._has_room(jobs_key):
-            self._cursors[jobs_key], entry = await claim(
+            self._cursors[jobs_key], gone, entry = await claim(
                 self._claim, jobs_key, self._consumer, int(1000 * self._lease_s), self._cursors[jobs_key]
             )
+            removed += gone
             if entry is not None:
                 log.info("job taken over", entry=entry.entry_id, delivery=entry.delivery)
                 await take(entry)
             if self._cursors[jobs_key] == _START:
                 break
+        tell_removed(jobs_key, removed)
 
     def _has_room(self, jobs_key: str) -> bool:
         # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
@@ -16,6 +17,8 @@ from schemas.keys import GROUP, PARKED
 _PAGE = 1000
 _CLAIM_STEPS = 100
 """A thousand entries a call: a few milliseconds of Redis' time."""
+
+log = structlog.get_logger()
 
 
 class GroupMissingError(Exception):
@@ -109,22 +112,36 @@ async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, 
 
 async def claim(
     script: AsyncScript, jobs_key: str, consumer: str, idle_ms: int, cursor: bytes
-) -> tuple[bytes, Entry | None]:
-    """The next cursor and an entry whose lease ran out, now ours, if one was found. Raises `GroupMissingError`."""
+) -> tuple[bytes, int, Entry | None]:
+    """The next cursor, how many pending entries the stream has no more, which were acknowledged, and an entry whose
+    lease ran out, now ours, if one was found.
+
+    Raises `GroupMissingError`.
+    """
     sent_at = time.monotonic()
     args: list[str | int | bytes] = [GROUP, consumer, idle_ms, cursor, _CLAIM_STEPS]
     reply: Any = await _unless_missing(script(keys=[jobs_key], args=args))
-    if len(reply) == 1:
-        return reply[0], None
-    cursor, entry_id, delivery, flat = reply
-    return cursor, _entry(jobs_key, entry_id, delivery, flat, sent_at)
+    cursor, removed, *found = reply
+    return cursor, removed, _entry(jobs_key, found, sent_at)
 
 
-async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int) -> Entry | None:
-    """An entry that was parked for `version` or an older one, now ours, if there is one. Raises `GroupMissingError`."""
+async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int) -> tuple[int, Entry | None]:
+    """How many parked entries the stream has no more, as in `claim`, and one that was parked for `version` or an older
+    one, now ours, if there is one.
+
+    Raises `GroupMissingError`.
+    """
     sent_at = time.monotonic()
     reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, PARKED, version]))
-    return _entry(jobs_key, reply[0], reply[1], reply[2], sent_at) if reply else None
+    removed, *found = reply
+    return removed, _entry(jobs_key, found, sent_at)
+
+
+def tell_removed(jobs_key: str, removed: int) -> None:
+    """Warn of entries that somebody took from the stream while they were pending."""
+    if removed:
+        remedy = "rollstream doctor names the batches, rollstream cancel answers what is open of them"
+        log.warning("pending jobs are gone from the stream", key=jobs_key, jobs=removed, remedy=remedy)
 
 
 async def restamp(script: AsyncScript, jobs_key: str, args: list[str | int]) -> bytes | None:
@@ -133,8 +150,11 @@ async def restamp(script: AsyncScript, jobs_key: str, args: list[str | int]) -> 
     return reply[0] if reply else None
 
 
-def _entry(jobs_key: str, entry_id: bytes, delivery: int, flat: list[bytes], sent_at: float) -> Entry:
-    """As a script returns it."""
+def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:
+    """As a script returns it: entry id, delivery count, flat fields; or nothing."""
+    if not found:
+        return None
+    entry_id, delivery, flat = found
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
 

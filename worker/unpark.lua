@@ -5,8 +5,9 @@
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] prefix of the consumers that entries wait under
 -- ARGV[4] version served
 --
--- Returns {} or {entry id, delivery count, {field, value, ...}}. An entry that is no longer in the stream is
--- acknowledged: nobody can ever answer it. At most one for each consumer goes that way in a call.
+-- Returns {removed} or {removed, entry id, delivery count, {field, value, ...}}. An entry that is no longer in the stream
+-- is acknowledged, for nobody can ever answer it; `removed` says how many were, at most one for each consumer in a call.
+local removed = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local consumer = {}
   for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
@@ -18,9 +19,10 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     if #entry > 0 then
       local deliveries = pending[4] + 1
       redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, pending[1], 'RETRYCOUNT', deliveries, 'JUSTID')
-      return {pending[1], deliveries, entry[1][2]}
+      return {removed, pending[1], deliveries, entry[1][2]}
     end
     redis.call('XACK', KEYS[1], ARGV[1], pending[1])
+    removed = removed + 1
   end
 end
-return {}
+return {removed}

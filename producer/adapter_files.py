@@ -24,6 +24,7 @@ from producer.adapter_tensors import (
 from producer.checkpoint_files import safetensors_problem
 from producer.policy_errors import AdapterError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from schemas.adapter_expressions import expressions_problem
 from schemas.adapter_tensors import TensorShapes, pairs_problem, tensors_problem
 from schemas.folders import download_hint
 from schemas.regular_files import open_regular
@@ -124,7 +125,8 @@ def _of_file(name: str, config: bytes, path: Path) -> AdapterFiles:
         bare = without_wrappers(name, {tensor: tensor for tensor in file.keys()})  # noqa: SIM118 - no mapping
         slices = {tensor: file.get_slice(stored) for tensor, stored in bare.items()}
         shapes: TensorShapes = {tensor: (one.get_dtype(), tuple(one.get_shape())) for tensor, one in slices.items()}
-        if problem := tensors_problem(json.loads(config), shapes, DTYPES):
+        fields = json.loads(config)
+        if problem := tensors_problem(fields, shapes, DTYPES) or expressions_problem(fields, shapes):
             raise AdapterError(name, f"{WEIGHTS_FILE}: {problem}")
         if any(tensor != stored for tensor, stored in bare.items()):
             return _of_tensors(name, config, {tensor: file.get_tensor(stored) for tensor, stored in bare.items()})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from producer.peft_models import contradiction
 from producer.policy_errors import AdapterError
 from schemas.adapter_config import MAX_ALPHA, config_problem
+from schemas.adapter_expressions import expressions_problem
 from schemas.adapter_tensors import TensorShapes, name_problem, pairs_problem, placed, tensors_problem, unwrapped
 from schemas.errors import shown
 
@@ -58,7 +59,8 @@ def peft_config(name: str, tensors: Mapping[str, Any], scaling: Scaling) -> dict
     config = _written(name, shapes, scaling) if scaling.peft_config is None else _given(name, scaling)
     if problem := config_problem(config):
         raise AdapterError(name, f"peft_config: {problem}")
-    if problem := tensors_problem(config, shapes, DTYPES) or pairs_problem(shapes):
+    problem = tensors_problem(config, shapes, DTYPES) or pairs_problem(shapes) or expressions_problem(config, shapes)
+    if problem:
         raise AdapterError(name, problem)
     if scaling.given == ["lora_alpha"] and (problem := contradiction(tensors, config)):
         raise AdapterError(name, problem)

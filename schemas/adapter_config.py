@@ -62,9 +62,8 @@ def scaling(config: Mapping[str, Any]) -> float:
 
 
 def is_target(config: Mapping[str, Any], module: str) -> bool:
-    """Whether PEFT puts an adapter on `module`, its path in the model; true where only a regular expression knows.
-
-    A worker runs no expression of somebody else: one can be written that never ends.
+    """Whether PEFT puts an adapter on `module`, its path in the model; true where only a regular expression knows,
+    see `schemas.adapter_expressions`.
     """
     excluded, targets = config.get("exclude_modules"), config["target_modules"]
     if isinstance(excluded, list) and _named(excluded, module):

@@ -88,6 +88,7 @@ def test_too_high_a_rank_is_refused_with_both_ranks(adapter_dir: Path, tiny_mode
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias"),
+        ({"target_modules": r".*\.0\..*"}, "a regular expression for the whole path of a module, leaves it out"),
         ({"alpha_pattern": {"q_proj": 32}}, "alpha_pattern"),
         ({"r": 0}, "positive integer"),
         ({"r": True}, "positive integer"),

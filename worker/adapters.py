@@ -10,6 +10,7 @@ from typing import Any
 
 from schemas import ErrorCode, NameRefusedError
 from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from schemas.adapter_expressions import expressions_problem
 from schemas.adapter_tensors import pairs_problem, tensors_problem
 from schemas.keys import check_adapter
 from worker.adapter_content import AdapterContent, read_content, still
@@ -96,7 +97,8 @@ def _check_tensors(name: str, folder: Path, config: Mapping[str, Any], model: Sh
     except HeaderError as error:
         raise adapter_refused(name, str(error)) from None
     shapes = {tensor: (found.dtype, found.shape) for tensor, found in header.items()}
-    if problem := tensors_problem(config, shapes, FLOATS) or pairs_problem(shapes):
+    problem = tensors_problem(config, shapes, FLOATS) or pairs_problem(shapes) or expressions_problem(config, shapes)
+    if problem:
         raise adapter_refused(name, f"{WEIGHTS_FILE}: {problem}")
     for tensor, found in header.items() if model else ():
         module, _, part = tensor.removesuffix(".weight").rpartition(".")

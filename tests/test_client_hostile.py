@@ -24,7 +24,7 @@ from tests.batches import CONFIG, PROMPTS, answering, result
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends a wait is looked for between two blocking reads."""
-    monkeypatch.setattr("producer.results_reader.BLOCK_MS", 100)
+    monkeypatch.setattr("producer.connection.BLOCK_MS", 100)
 
 
 def _changed(handle: BatchHandle, **changes: Any) -> bytes:

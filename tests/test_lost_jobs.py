@@ -22,7 +22,7 @@ Harm = Callable[[Queue], object]
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost jobs are looked for between two blocking reads."""
-    monkeypatch.setattr("producer.results_reader.BLOCK_MS", 50)
+    monkeypatch.setattr("producer.connection.BLOCK_MS", 50)
 
 
 def taken(queue: Queue, count: int = 9) -> None:

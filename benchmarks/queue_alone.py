@@ -141,8 +141,10 @@ class Bench:
         }
 
     def _drain(self, arm: Arm, server: Server, queued: int, crew: Sequence[Process]) -> float:
-        """Open the gate; jobs a second from the first finished one that is seen to the last."""
-        seen: list[tuple[float, int]] = []
+        """Open the gate; jobs a second from the first finished one that is seen to the last.
+
+        Where the first look sees all of them finished, they are counted from the gate on.
+        """
 
         def drained() -> bool:
             seen.append((time.perf_counter(), arm.done(server, queued)))
@@ -150,9 +152,10 @@ class Bench:
 
         if arm.ours:
             asyncio.run(_operate(resume, self.server.url))
+        seen = [(time.perf_counter(), 0)]
         server.set(GO, 1)
         _wait(drained, crew)
-        began, first = next(sample for sample in seen if sample[1] > 0)
+        began, first = next((sample for sample in seen[:-1] if sample[1] > 0), seen[0])
         return (queued - first) / (seen[-1][0] - began)
 
     def _spent(self, crew: Sequence[Process]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from producer.adapter_files import read_adapter
 from producer.adapter_tensors import Scaling
 from schemas import ErrorCode, GenerationConfig
+from tests.engine_requests import end
 from tests.transformers_reference import Reference
 from worker.adapters import AdapterDirectory
 from worker.config import WorkerSettings
@@ -40,7 +41,7 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
     engine = VllmEngine(WorkerSettings(policy="test", model=tiny_model, adapter_dir=adapter_dir, **small))
     await engine.start()
     yield engine
-    await engine.close()
+    await end(engine)
 
 
 async def greedy(engine: VllmEngine, adapter: Adapter | None) -> Completion:

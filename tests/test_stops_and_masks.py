@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from producer.tiny_model import EOS, write_model
 from schemas import ErrorCode
-from tests.engine_requests import PROMPT, generate, ids, request, settings
+from tests.engine_requests import PROMPT, end, generate, ids, request, settings
 from tests.transformers_reference import Reference
 from worker.beam import beam_search
 from worker.errors import DataError
@@ -58,7 +58,7 @@ async def engine(model: Path) -> AsyncIterator[VllmEngine]:
     engine = VllmEngine(settings(model))
     await engine.start()
     yield engine
-    await engine.close()
+    await end(engine)
 
 
 @pytest.fixture(scope="module")

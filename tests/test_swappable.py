@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from schemas import GenerationConfig
+from tests.engine_requests import end
 from tests.transformers_reference import Reference
 from worker.config import WorkerSettings
 from worker.engine import GenerateRequest
@@ -61,8 +62,7 @@ async def mixture(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     engine = VllmEngine(WorkerSettings(policy="test", model=root / "step-0", **fields))
     await engine.start()
     yield engine, root
-    engine._processes.signal()
-    await engine.close()
+    await end(engine)
 
 
 @pytest.mark.vllm

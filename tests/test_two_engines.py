@@ -16,6 +16,7 @@ import torch
 
 from producer.tiny_model import write_adapter, write_model
 from schemas import GenerationConfig
+from tests.engine_requests import end
 from tests.transformers_reference import Reference
 from tests.under_way import until_under_way
 from worker.adapters import AdapterDirectory
@@ -73,7 +74,8 @@ def engine(engines: list[VllmEngine], run: Callable[[Awaitable[Any]], Any]) -> I
     engine = Replicas(engines)
     run(engine.start())
     yield engine
-    run(engine.close())
+    for one in engines:
+        run(end(one))
 
 
 def request(name: str, adapter: Any = None, prompt: list[int] = PROMPT, **fields: Any) -> GenerateRequest:

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from producer.tiny_model import write_adapter, write_model
 from schemas import ErrorCode
-from tests.engine_requests import PROMPT, generate, ids, request, settings
+from tests.engine_requests import PROMPT, end, generate, ids, request, settings
 from tests.transformers_reference import Reference
 from worker.adapters import AdapterDirectory
 from worker.beam import beam_search
@@ -406,7 +406,7 @@ async def test_on_a_tiny_vocabulary_beams_are_an_exhaustive_search(tmp_path: Pat
             *(beam_search(engine, request(engine, p, length_penalty=lp, **options)) for p, lp in cases)
         )
     finally:
-        await engine.close()
+        await end(engine)
 
     best = [beams[0].token_ids.tolist() for beams in found]
     assert best == [_exhaustive(reference, prompt, length_penalty, {2, 5}) for prompt, length_penalty in cases]
@@ -438,7 +438,7 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
         base = await generate(engine, **sampled)
         adapted = await generate(engine, adapter=adapter, **sampled)
     finally:
-        await engine.close()
+        await end(engine)
 
     for found, reference in ((base, Reference(model)), (adapted, Reference(model, folder))):
         gaps = [c.logprobs - reference.logprobs(PROMPT, c.token_ids.tolist()) for c in found if c.logprobs is not None]

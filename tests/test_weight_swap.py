@@ -24,6 +24,7 @@ from producer import AsyncClient
 from producer.tiny_model import write_adapter, write_model
 from schemas import ErrorCode, GenerationConfig, Keys
 from tests.checkpoints import shard
+from tests.engine_requests import end
 from tests.transformers_reference import Reference
 from tests.under_way import until_under_way
 from worker import checkpoint, vllm_versions
@@ -64,8 +65,7 @@ async def engine(models: list[Path], adapter_dir: Path) -> AsyncIterator[VllmEng
         engine = VllmEngine(settings(models[0], adapter_dir))
         await engine.start()
     yield engine
-    engine._processes.signal()  # an end in good order takes 8 s, and test_vllm_engine has it
-    await engine.close()
+    await end(engine)
 
 
 @pytest.fixture(scope="module")

@@ -308,7 +308,7 @@ async def test_beams_are_transformers_beams(
         assert beam.token_ids.tolist() == expected[:length]
         assert set(expected[length:]) <= {stops[0]}, "transformers pads with the first EOS id when pad is 0"
         assert beam.logprobs == pytest.approx(reference(name).logprobs(PROMPT, expected[:length]), abs=1e-4)
-    assert [beam.score for beam in found] == pytest.approx(scores, abs=1e-4)
+    assert [beam.score for beam in found] == pytest.approx(scores, rel=1e-6, abs=1e-4)
 
 
 async def _reachable_stops(engine: VllmEngine, adapter: Adapter | None) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo example chaos bench test test-redis lint format clean
+.PHONY: help setup demo example chaos bench test test-large test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="
 test: lint ## lint, then all tests in two processes; ARGS="-k padding" goes to pytest, and -n 0 means one process
 	@echo "== pytest"
 	@$(PYTEST) $(ARGS)
+
+test-large: setup ## what `make test` has on a small scale, with large numbers and long waits; ARGS goes to pytest
+	@$(PYTEST) --large $(ARGS)
 
 test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
 	@$(BIN)/python -m tests.redis_servers $(PYTEST) -m "not vllm" $(ARGS)

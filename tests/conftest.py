@@ -62,6 +62,19 @@ class EnginesShared(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist s
         return next((part for part, files in ENGINES.items() if stem in files), nodeid)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--large", action="store_true", help="run the tests marked `large`, and no others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        wanted[config.getoption("large") == (item.get_closest_marker("large") is not None)].append(item)
+    if wanted[False]:
+        items[:] = wanted[True]
+        config.hook.pytest_deselected(items=wanted[False])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesShared:
     return EnginesShared(config, log)

@@ -25,7 +25,7 @@ from worker.config import WorkerSettings
 from worker.janitor import Janitor, Retention
 from worker.stub_engine import StubEngine
 
-STARTS, ABANDONED_EACH = 1000, 25
+ABANDONED_EACH = 25
 """Every 25th start ends as by a kill."""
 AT_ONCE = Retention(seconds=0, nbytes=2**40)
 """What is finished goes with the next cleaning."""
@@ -53,16 +53,17 @@ async def names(redis: Redis, policy: str) -> set[str]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_thousand_starts_leave_no_consumer_but_one_that_holds_something(
-    redis: Redis, redis_url: str, policy: str, client: Client, queue: Queue
+@pytest.mark.parametrize("starts", [100, pytest.param(1000, marks=pytest.mark.large)])
+async def test_many_starts_leave_no_consumer_but_one_that_holds_something(
+    redis: Redis, redis_url: str, policy: str, client: Client, queue: Queue, starts: int
 ) -> None:
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, heartbeat_s=0.05, lease_s=1)
     with capture_logs():  # thousands of lines that say nothing
-        for number in range(STARTS):
+        for number in range(starts):
             named = settings.model_copy(update={"consumer": f"start-{number}"})
             await run_once(redis, named, in_order=number % ABANDONED_EACH > 0)
-    assert len(await names(redis, policy)) == STARTS // ABANDONED_EACH
+    assert len(await names(redis, policy)) == starts // ABANDONED_EACH
 
     batch = client.submit([[5]], None, tokens())
     queue.redis.xreadgroup(GROUP, "start-25", {queue.jobs_key: ">"})
@@ -85,10 +86,11 @@ async def reader(redis_url: str, policy: str) -> AsyncIterator[AsyncClient]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_slow_reader_of_ten_thousand_results_misses_none_while_jobs_are_trimmed(
-    redis: Redis, redis_url: str, policy: str, reader: AsyncClient, stub_worker: WorkerProcess
+@pytest.mark.parametrize("groups", [2_000, pytest.param(10_000, marks=pytest.mark.large)])
+async def test_a_slow_reader_of_thousands_of_results_misses_none_while_jobs_are_trimmed(
+    redis: Redis, redis_url: str, policy: str, reader: AsyncClient, stub_worker: WorkerProcess, groups: int
 ) -> None:
-    groups, jobs_key = 10_000, Keys(policy).jobs(0)
+    jobs_key = Keys(policy).jobs(0)
     janitor = Janitor(redis, [jobs_key], AT_ONCE, Admission(1))
     trimmed = 0
 

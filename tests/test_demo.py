@@ -16,7 +16,10 @@ import pytest
 
 from tests.worker_process import ROOT, wait_for
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+
+START_S, END_S = 150, 60
+"""What a process may take to start and to end on a busy machine; one that was left behind would never end."""
 
 
 OF_ANOTHER_WORKER = {"ROLLSTREAM_ENGINE": "none such", "rollstream_max_num_seqs": "-1"}
@@ -47,7 +50,6 @@ def started(processes: Iterable[psutil.Process], what: str) -> bool:
     return False
 
 
-@pytest.mark.timeout(300)
 def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = demo("--json", "--keep", str(tmp_path))
     seen: set[psutil.Process] = set()
@@ -56,15 +58,15 @@ def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> Non
         seen.update(family(process))
         return started(seen, "EngineCore")
 
-    wait_for(engine_started, 120, lambda: f"processes seen: {seen}")
-    shown, complaints = process.communicate(timeout=100)
+    wait_for(engine_started, START_S, lambda: f"processes seen: {seen}")
+    shown, complaints = process.communicate(timeout=START_S)
 
     batches = json.loads(shown)
     assert process.returncode == 0, complaints
     assert [batch["errors"] for batch in batches] == [0, 0, 0]
     assert [batch["shapes"]["RolloutBatch"]["sequences"][0] for batch in batches] == [16, 16, 8]
     assert all(prompt["ver"] == "v0" for batch in batches for prompt in batch["prompts"])
-    assert psutil.wait_procs(seen, timeout=5)[1] == []
+    assert psutil.wait_procs(seen, timeout=END_S)[1] == []
 
 
 @pytest.mark.parametrize("moment", ["-m worker", "spawn_main"], ids=["worker starts", "engine starts"])
@@ -76,11 +78,11 @@ def test_ctrl_c_leaves_nothing_behind(moment: str) -> None:
         seen.update(family(process))
         return started(seen, moment)
 
-    wait_for(reached, 60, lambda: f"processes seen: {seen}")
+    wait_for(reached, START_S, lambda: f"processes seen: {seen}")
     seen.update(family(process))
     process.send_signal(signal.SIGINT)
-    _, complaints = process.communicate(timeout=30)
+    _, complaints = process.communicate(timeout=END_S)
 
     assert process.returncode == 130
     assert "Traceback" not in complaints
-    assert psutil.wait_procs(seen, timeout=5)[1] == []
+    assert psutil.wait_procs(seen, timeout=END_S)[1] == []

@@ -17,6 +17,7 @@ from schemas.keys import GROUP
 from tests.worker_process import ROOT, WorkerProcess, running_worker, until
 from worker.connections import connect
 from worker.errors import SettingsError
+from worker.exit_codes import MEANINGS
 
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
 
@@ -200,6 +201,15 @@ def test_a_setting_that_cannot_work_is_named_and_exits_2(flags: list[str], said:
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_and_readme_tell_what_each_exit_code_means() -> None:
+    shown, readme = worker_command("--help").stdout, (ROOT / "README.md").read_text()
+
+    assert len(MEANINGS) == 5
+    for code, meaning in MEANINGS.items():
+        assert f"  {code:<8} {meaning}\n" in shown
+        assert f"| {code} | {meaning} |\n" in readme
 
 
 def test_help_teaches_every_flag() -> None:

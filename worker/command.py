@@ -13,15 +13,15 @@ from worker.command_line import read_settings
 from worker.config import WorkerSettings
 from worker.engine import Engine
 from worker.errors import EngineDiedError, SettingsError
+from worker.exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
 from worker.redaction import Redaction, without_secrets
 
 FEWEST_FILES = 64
 """An event loop and the connections to Redis; an engine needs more, and says so itself."""
-EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 1, 2, 3
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 drained, 1 failed, 2 a setting cannot work, 3 the engine died."""
+    """The exit code, see `worker.exit_codes`."""
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
     except SettingsError as error:

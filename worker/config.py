@@ -16,6 +16,7 @@ from schemas.folders import folder_problem, odd_entry
 from schemas.keys import check_name
 from schemas.redis_url import RedisUrlError, parse, without_password
 from schemas.reports import LONGEST_BEAT_S
+from worker.exit_codes import MEANINGS
 
 
 def new_consumer_name() -> str:
@@ -23,8 +24,13 @@ def new_consumer_name() -> str:
     return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
+_HELP = "Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts.\n\nexit codes:\n" + "\n".join(
+    f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items()
+)
+
+
 class WorkerSettings(BaseSettings):
-    """Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts."""
+    """Every flag; each is an environment variable too."""
 
     model_config = SettingsConfigDict(
         env_prefix="ROLLSTREAM_",
@@ -36,6 +42,7 @@ class WorkerSettings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_exit_on_error=False,
+        json_schema_extra={"description": _HELP},
         protected_namespaces=(),
     )
 

@@ -44,8 +44,8 @@ def _ended(why: object, code: int) -> typer.Exit:
 
 
 def output(file: Path | None) -> AbstractContextManager[TextIO]:
-    """`file`, or stdout, which is left open."""
-    return nullcontext(sys.stdout) if file is None else file.open("w", encoding="utf-8")
+    """`file`, or stdout, which is left open; `-` is stdout too."""
+    return nullcontext(sys.stdout) if file is None or str(file) == "-" else file.open("w", encoding="utf-8")
 
 
 def write(answers: Iterable[Answer], out: TextIO) -> int:

@@ -231,6 +231,19 @@ def test_submit_and_wait_writes_the_results(
     assert "2/2" in done.stderr
 
 
+def test_a_dash_as_the_file_of_results_is_stdout(
+    stub_worker: WorkerProcess, command: Command, prompts: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("submit", prompts, "--max-new-tokens", "4", "--wait", "--timeout", "60", "--out", "-")
+    batch_id, *rows = done.stdout.splitlines()
+    again = command("results", batch_id, "--out", "-")
+
+    assert sorted(json.loads(row)["group"] for row in rows) == [0, 1]
+    assert sorted(again.stdout.splitlines()) == sorted(rows)
+    assert not (tmp_path / "-").exists()
+
+
 def test_failed_groups_exit_3(stub_worker: WorkerProcess, command: Command) -> None:
     rows = '{"prompt_token_ids": [1]}\n{"prompt_token_ids": [1000000]}\n'
     done = command("submit", "-", "--max-new-tokens", "4", "--wait", "--timeout", "60", stdin=rows)

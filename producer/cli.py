@@ -116,7 +116,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     max_staleness: Annotated[
         int | None,
         typer.Option(
-            metavar="VERSIONS", help="Answer jobs with an error that a worker takes further behind the newest."
+            metavar="VERSIONS", help="Answer with an error what would begin with weights further behind the newest."
         ),
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer's folder, for rows of text.")] = None,

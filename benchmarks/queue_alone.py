@@ -110,10 +110,6 @@ class Bench:
     concurrency: int
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def python_of(self, arm: Arm) -> str:
-        """Which has the queue."""
-        return sys.executable if arm.ours else str(self.peers.absolute() / arm.name / "bin" / "python")
-
     def run(self, arm: Arm, jobs: int, workers: int) -> dict[str, float]:
         """All measures of one run: jobs a second, and ms of CPU a job."""
         with redis.Redis.from_url(self.server.url) as server, ExitStack() as ending:
@@ -164,7 +160,7 @@ class Bench:
 
     @contextmanager
     def _started(self, arm: Arm, arguments: Sequence[str]) -> Iterator[Process]:
-        python = self.python_of(arm)
+        python = python_of(arm, self.peers)
         ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
         shared = {"QUEUE_BENCH_REDIS": self.server.url, "QUEUE_BENCH_CONCURRENCY": str(self.concurrency)}
         flags = ["--redis", self.server.url] if arguments[0] == "worker" else []
@@ -232,6 +228,11 @@ def _versions(python: str) -> dict[str, str]:
     return known
 
 
+def python_of(arm: Arm, peers: Path) -> str:
+    """Which has the queue; `peers`: the folder of `benchmarks.peers`."""
+    return sys.executable if arm.ours else str(peers.absolute() / arm.name / "bin" / "python")
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -254,13 +255,18 @@ def main() -> None:
         parser.error(f"{binary} is older than Redis 7, which this needs; put another redis-server on PATH")
     known = arms(arguments.concurrency, arguments.batch)
     chosen = [known[name] for name in arguments.arm or known]
+    if missing := [arm.name for arm in chosen if not Path(python_of(arm, arguments.peers)).exists()]:
+        problem = (
+            f"{', '.join(missing)}: not in {arguments.peers}, where `python -m benchmarks.peers {arguments.peers}`"
+        )
+        parser.error(f"{problem} puts them; --arm rollstream needs none")
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as folder, EmbeddedRedis() as server:
         bench = Bench(server, Path(folder), arguments.peers, arguments.concurrency)
         scenarios = measure(bench, chosen, arguments.jobs, arguments.workers, arguments.repeats)
     names = ("jobs", "concurrency", "batch")
     settings = {
         **{name: getattr(arguments, name) for name in names},
-        "versions": {arm.name: _versions(bench.python_of(arm)) for arm in chosen},
+        "versions": {arm.name: _versions(python_of(arm, arguments.peers)) for arm in chosen},
     }
     report.finish(Report("queue alone", scenarios, settings), arguments.out)
 

@@ -205,6 +205,21 @@ def test_the_queue_benchmark_refuses_a_redis_that_it_cannot_read(
     assert f"{old} is older than Redis 7" in capsys.readouterr().err
 
 
+def test_the_queue_benchmark_says_how_to_get_the_peers_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(queue_alone, "redis_version", lambda _binary: (7, 0))
+    monkeypatch.setattr(sys, "argv", ["queue_alone", "--jobs", "8", "--peers", str(tmp_path)])
+
+    with pytest.raises(SystemExit) as end:
+        queue_alone.main()
+
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "streaq" in told
+    assert f"`python -m benchmarks.peers {tmp_path}` puts them" in told
+
+
 def test_scenarios_along_an_axis_are_drawn_as_lines_and_parts_of_a_benchmark_as_one_chart(tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     points = [Scenario(f"{x} workers", "", "tok/s", "linear", {"linear": [x], "one": [x / 2]}, x=x) for x in (1, 8)]

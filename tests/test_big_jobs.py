@@ -30,6 +30,12 @@ BIG, SMALL = 5, 6
 """First token of their prompts."""
 
 
+@pytest.fixture(autouse=True)
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is cancelled while it reads ends with that read: redis-py may forget the cancellation."""
+    monkeypatch.setattr("worker.consumer.BLOCK_MS", 100)
+
+
 class CountingEngine(StubEngine):
     """Answers while its gate is open, after `group_s`; knows what runs of which job."""
 

@@ -86,11 +86,18 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """Three nodes, whole; a test that harms it mends it."""
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[LocalCluster]:
+    """One a test process: it takes two seconds to form."""
     with LocalCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: LocalCluster) -> LocalCluster:
+    """Three nodes, whole; a test that harms it mends it."""
+    shared_cluster.wait_until_whole()
+    return shared_cluster
 
 
 @pytest.fixture

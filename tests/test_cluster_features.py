@@ -24,12 +24,6 @@ POISON = 666
 Command = Callable[..., Awaitable[str]]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(appendonly=False) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 async def trainer(cluster: LocalCluster, policy: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(cluster.url, policy=policy, partitions=PARTITIONS) as client:

@@ -20,13 +20,14 @@ from producer.shared_reads import SharedReads
 from producer.turns import TurnPool
 from schemas.cluster import connected, is_split
 from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
+from schemas.lost_cancellations import cancellations, cancellations_so_far
 from schemas.redis_url import RedisUrlError, without_password
 
 BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
 
-COMMANDS_AT_ONCE = 8
-"""Of one client, for each node, on a connection each; others wait for their turn."""
+COMMANDS_AT_ONCE = 32
+"""Of one client, for each node, on a connection each; others wait for their turn. Eight delayed small batches."""
 READS_AT_ONCE = 8
 """Blocking reads of one client, see `producer.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
 _READS_OF_A_PARTITION = 2
@@ -99,7 +100,7 @@ class Connection:
         """As `call`, for one that blocks: it takes no turn from those that do not."""
         async with self._calls.open(_READ):
             await self._home.enter(_READ, self._redis, self._blocking)
-            return await self._answer(_READ, partial(command, self._blocking), [])
+            return await self._answer(_READ, partial(self._apart, partial(command, self._blocking)), [])
 
     def _silence(self, what: str, seconds: float, problems: list[str]) -> str:
         why = f" ({problems[-1]})" if problems else ""
@@ -134,7 +135,21 @@ class Connection:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _once(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
-        """In a task of its own: redis-py loses a cancellation now and then, and its caller would wait for the answer.
+        """One attempt, sent before this gives way: a caller that queues many batches has much else to do first."""
+        before = await cancellations_so_far()
+        try:
+            answer = await command()
+        except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
+            if cancellations() > before:
+                raise asyncio.CancelledError from error
+            problem = str(error) or type(error).__name__
+            raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
+        if cancellations() > before:
+            raise asyncio.CancelledError
+        return answer
+
+    async def _apart(self, command: Callable[[], Awaitable[T]]) -> T:
+        """One that blocks, in a task of its own: where redis-py loses a cancellation, the caller need not wait for it.
 
         What its caller has given up ends by itself, with the answer at the latest.
         """
@@ -146,9 +161,6 @@ class Connection:
             asked.add_done_callback(self._forget)
             asked.cancel()
             raise
-        except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
-            problem = str(error) or type(error).__name__
-            raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
 
     def _forget(self, given_up: asyncio.Future[Any]) -> None:
         self._left.discard(given_up)

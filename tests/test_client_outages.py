@@ -160,3 +160,20 @@ async def test_no_cancellation_of_a_call_is_lost(redis_url: str) -> None:
         ended, _ = await asyncio.wait({calling}, timeout=1)
         assert ended, f"cancellation {number} was lost"
     await connection.aclose()
+
+
+async def test_a_command_begins_before_others_of_its_caller_get_their_turn(redis_url: str) -> None:
+    connection, began = Connection(redis_url, reconnect_s=1), list[str]()
+
+    async def command(server: Any) -> None:
+        began.append("sent")
+        await server.ping()
+
+    try:
+        await connection.call("ping", command)
+        call = asyncio.create_task(connection.call("ping", command))
+        await asyncio.sleep(0)
+        assert began == ["sent", "sent"], "what is prepared meanwhile is waited for"
+        await call
+    finally:
+        await connection.aclose()

@@ -37,8 +37,10 @@ print(*project["dependencies"], *project["optional-dependencies"].get(sys.argv[1
 
 COPY LICENSE README.md ./
 COPY schemas schemas
+COPY transport transport
 COPY producer producer
 COPY worker worker
+COPY rollstream rollstream
 RUN pip install --no-deps .
 
 # There is no nvcc in the image: FlashInfer must not try to compile its sampler.

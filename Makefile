@@ -21,7 +21,7 @@ example: setup ## train a tiny model, sync and async, on completions from a real
 	@$(BIN)/python -m examples.grpo_async $(ARGS)
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
-	@$(BIN)/python -m tests.chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="--stage memory" or "--help" says more
 	@$(BIN)/python -m benchmarks.cpu $(ARGS)
@@ -34,7 +34,7 @@ test-large: setup ## what `make test` has on a small scale, with large numbers a
 	@$(PYTEST) --large $(ARGS)
 
 test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
-	@$(BIN)/python -m tests.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
+	@$(BIN)/python -m tests.support.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@echo "== ruff check"

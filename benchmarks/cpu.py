@@ -17,18 +17,18 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import plots, report
-from benchmarks.report import Report, Scenario
+from benchmarks.support import plots, report
+from benchmarks.support.report import Report, Scenario
 
 STAGES: dict[str, tuple[str, ...]] = {
-    "start": ("benchmarks.start", "--repeats", "3"),
-    "memory": ("benchmarks.memory",),
-    "saturation": ("benchmarks.saturation", "--scale", "2"),
-    "lora": ("benchmarks.saturation", "--scale", "2", "--lora", "--scenario", "large"),
-    "latency": ("benchmarks.latency", "--count", "30", "--seconds", "15"),
-    "swap": ("benchmarks.swap",),
+    "start": ("benchmarks.engine.start", "--repeats", "3"),
+    "memory": ("benchmarks.engine.memory",),
+    "saturation": ("benchmarks.engine.saturation", "--scale", "2"),
+    "lora": ("benchmarks.engine.saturation", "--scale", "2", "--lora", "--scenario", "large"),
+    "latency": ("benchmarks.engine.latency", "--count", "30", "--seconds", "15"),
+    "swap": ("benchmarks.engine.swap",),
     "http": (
-        "benchmarks.http_serve",
+        "benchmarks.http.serve",
         "--kv-cache-bytes",
         str(2**28),
         "--scenario",
@@ -38,8 +38,8 @@ STAGES: dict[str, tuple[str, ...]] = {
         "--scenario",
         "no log-probs",
     ),
-    "scale": ("benchmarks.scale", "--seconds", "6"),
-    "queue": ("benchmarks.queue_alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
+    "scale": ("benchmarks.queue.scale", "--seconds", "6"),
+    "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
 }
 PEERS = Path("runs/peers")
 """Where `benchmarks.peers` has put the other queues, or nothing."""

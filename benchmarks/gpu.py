@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.processes import LoggedProcess
-from benchmarks.report import Report, Scenario
-from benchmarks.turns import VARIABLE, Turn
+from benchmarks.support import report
+from benchmarks.support.processes import LoggedProcess
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.turns import VARIABLE, Turn
 
 GIB = 2**30
 SMALL = ("--model", "1.5b", "--max-num-seqs", "256", "--memory", "0.05")
@@ -41,7 +41,7 @@ class Stage:
     name: str
     arguments: tuple[str, ...]
     turns: bool = True
-    """It is a benchmark, which waits for its turn (`benchmarks.turns`) and writes a report."""
+    """It is a benchmark, which waits for its turn (`benchmarks.support.turns`) and writes a report."""
     expected_s: int = 60
     """Of measuring, engines already there: a guess, for the budget that `--dry-run` prints."""
     needs: str = ""
@@ -53,26 +53,27 @@ class Stage:
         return 1.5 * self.expected_s + 30
 
 
-WEIGHTS = Stage("weights", ("benchmarks.models", "1.5b", "{folder}", "--weights"), turns=False, expected_s=15)
-_SATURATION = ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "2")
+WEIGHTS = Stage("weights", ("benchmarks.support.models", "1.5b", "{folder}", "--weights"), turns=False, expected_s=15)
+_SATURATION = ("benchmarks.engine.saturation", *SMALL, "--kv-cache-bytes", MORE, "--scale", "2")
 """Three full waves of 256 sequences for n = 8 and for n = 1, of four to seven seconds."""
 GROUPS: tuple[tuple[Stage, ...], ...] = (
     (
-        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/test_two_engines.py"),
+        Stage("tests", ("pytest", "-q", "-p", "no:cacheprovider", "tests/real_engine/test_two_engines.py"),
               turns=False, expected_s=30),
-        Stage("7b", ("benchmarks.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
+        Stage("7b", ("benchmarks.engine.saturation", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
                      "--kv-cache-bytes", str(5 * GIB // 2), "--scale", "2", *_scenarios("large")), expected_s=85),
-        Stage("http", ("benchmarks.http_serve", *SMALL, "--kv-cache-bytes", MORE, "--default-kv-cache-bytes",
+        Stage("http", ("benchmarks.http.serve", *SMALL, "--kv-cache-bytes", MORE, "--default-kv-cache-bytes",
                        str(6 * GIB), "--scale", "2", "--replicas", "1", "3", *_scenarios("large", "n=1")),
               expected_s=265, needs="aiohttp"),
         Stage("saturation", _SATURATION, expected_s=370),
-        Stage("swap", ("benchmarks.swap", *SMALL, "--kv-cache-bytes", MORE), expected_s=135),
+        Stage("swap", ("benchmarks.engine.swap", *SMALL, "--kv-cache-bytes", MORE), expected_s=135),
     ),
     (
         Stage("lora", (*_SATURATION, "--lora", *_scenarios("large")), expected_s=80),
-        Stage("replicas", ("benchmarks.saturation", *SMALL, "--kv-cache-bytes", str(3 * GIB // 2),
+        Stage("replicas", ("benchmarks.engine.saturation", *SMALL, "--kv-cache-bytes", str(3 * GIB // 2),
                            "--default-kv-cache-bytes", str(5 * GIB), "--sweep", "1", "2", "3", "4"), expected_s=175),
-        Stage("latency", ("benchmarks.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"), expected_s=85),
+        Stage("latency", ("benchmarks.engine.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"),
+              expected_s=85),
     ),
 )  # fmt: skip
 """The engines of a group fit the memory together; they start at once, and then measure one after the other."""

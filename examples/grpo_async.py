@@ -39,10 +39,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from examples.grpo_report import Step, print_summary, progress, summary, write_plot
 from examples.grpo_settings import Settings, runs_of
-from producer import AsyncClient, BatchHandle, GenerationConfig, RolloutBatch, RolloutFailedError, StalenessGate
-from producer.demo_worker import serving_worker
-from producer.embedded import EmbeddedRedis
-from producer.tiny_model import write_model
+from rollstream import AsyncClient, BatchHandle, GenerationConfig, RolloutBatch, RolloutFailedError, StalenessGate
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.producer.demo.worker_process import serving_worker
 
 KINDS, FIRST_KIND_TOKEN = 4, 10
 PROMPTS, COMPLETIONS, MAX_NEW_TOKENS = 16, 8, 12

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.grpo_settings import Settings
-from producer import StalenessGate
+from rollstream import StalenessGate
 
 Result = dict[str, Any]
 """Of `summary`, or as JSON has it."""

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, Self
 
-from producer.adapter_files import AdapterSource
-from producer.adapter_tensors import PeftConfig
-from producer.client import AsyncClient
-from producer.errors import RedisUnavailableError, client_stays, handle_stays
-from producer.handle import BatchHandle
-from producer.loop_thread import LoopThread
-from producer.prompts import Rows
-from producer.rollout_batch import RolloutBatch
-from producer.serving import Workers
-from schemas import Batch, GenerationConfig, GroupError, GroupResult, PolicyVersion
-from schemas.cluster.faults import fault_of
-from schemas.redis_url import without_password
+from rollstream.schemas import Batch, GenerationConfig, GroupError, GroupResult, PolicyVersion
+from rollstream.transport.redis.faults import fault_of
+from rollstream.transport.redis.urls import without_password
+
+from .batches.handle import BatchHandle
+from .batches.prompts import Rows
+from .batches.rollout_batch import RolloutBatch
+from .calls.loop_thread import LoopThread
+from .client import AsyncClient
+from .errors import RedisUnavailableError, client_stays, handle_stays
+from .policies.adapter_files import AdapterSource
+from .policies.adapter_tensors import PeftConfig
+from .policies.wait_for_version import Workers
 
 
 class BlockingBatchHandle:

@@ -8,24 +8,25 @@ import uuid
 from pathlib import Path
 from typing import NoReturn, Self
 
-from producer.adapter_files import AdapterSource
-from producer.adapter_tensors import PeftConfig, Scaling
-from producer.adapter_upload import publish_adapter
-from producer.arguments import Reading, check_config, number, reconnect_seconds
-from producer.connection import Connection
-from producer.deadlines import Deadlines
-from producer.errors import ResultTimeoutError, client_stays
-from producer.handle import BatchHandle
-from producer.ledger import read_batch
-from producer.policy import newest_version, publish_policy
-from producer.prompts import Prompts, Rows
-from producer.queueing import queue
-from producer.rollout_batch import RolloutBatch
-from producer.serving import Workers, wait_for_version
-from producer.submission import split
-from producer.unserved import warn_of_unserved
-from producer.version_bounds import VersionBounds
-from schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+
+from .batches.deadlines import Deadlines
+from .batches.enqueue import queue
+from .batches.handle import BatchHandle
+from .batches.ledger import read_batch
+from .batches.prompts import Prompts, Rows
+from .batches.rollout_batch import RolloutBatch
+from .batches.submission import split
+from .calls.arguments import Reading, check_config, number, reconnect_seconds
+from .errors import ResultTimeoutError, client_stays
+from .policies.adapter_files import AdapterSource
+from .policies.adapter_tensors import PeftConfig, Scaling
+from .policies.adapter_upload import publish_adapter
+from .policies.publish_policy import newest_version, publish_policy
+from .policies.unserved import warn_of_unserved
+from .policies.version_bounds import VersionBounds
+from .policies.wait_for_version import Workers, wait_for_version
+from .redis_io.connection import Connection
 
 
 class AsyncClient:

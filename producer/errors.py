@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas import RollstreamError
-from schemas.errors import shown
+from rollstream.schemas import RollstreamError
+from rollstream.schemas.errors import shown
 
 if TYPE_CHECKING:
-    from schemas import GroupError
+    from rollstream.schemas import GroupError
 
 
 def handle_stays(kind: str, batch_id: str) -> str:

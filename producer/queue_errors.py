@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.errors import ProducerError
+from .errors import ProducerError
 
 
 class LostJobsError(ProducerError):

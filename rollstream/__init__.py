@@ -7,9 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from producer.answers import Answer
-    from producer.client import AsyncClient
-    from producer.errors import (
+    from rollstream.producer.batches.handle import BatchHandle
+    from rollstream.producer.batches.read_answers import Answer
+    from rollstream.producer.batches.rollout_batch import RolloutBatch
+    from rollstream.producer.blocking_client import BlockingBatchHandle, Client
+    from rollstream.producer.client import AsyncClient
+    from rollstream.producer.errors import (
         ArgumentError,
         BatchCancelledError,
         BatchConflictError,
@@ -30,11 +33,7 @@ if TYPE_CHECKING:
         UnknownBatchError,
         UnreadableResultError,
     )
-    from producer.for_roll import RollStrategy
-    from producer.for_trl import RolloutFunction
-    from producer.for_verl import VerlRollout, VerlRollouts
-    from producer.handle import BatchHandle
-    from producer.policy_errors import (
+    from rollstream.producer.policies.errors import (
         AdapterConflictError,
         AdapterError,
         CheckpointError,
@@ -44,19 +43,20 @@ if TYPE_CHECKING:
         VersionTimeoutError,
         VersionWaitError,
     )
-    from producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
-    from producer.rollout_batch import RolloutBatch
-    from producer.staleness import StalenessGate
-    from producer.staleness_errors import (
+    from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
+    from rollstream.producer.trainers.roll import RollStrategy
+    from rollstream.producer.trainers.staleness_errors import (
         GateArgumentError,
         NotOutstandingError,
         SamplesDueError,
         StalenessError,
         VersionNotNewerError,
     )
-    from producer.sync import BlockingBatchHandle, Client
-    from producer.trl_callback import PublishPolicy
-    from schemas import (
+    from rollstream.producer.trainers.staleness_gate import StalenessGate
+    from rollstream.producer.trainers.trl import RolloutFunction
+    from rollstream.producer.trainers.trl_callback import PublishPolicy
+    from rollstream.producer.trainers.verl import VerlRollout, VerlRollouts
+    from rollstream.schemas import (
         Batch,
         Completion,
         ConfigError,
@@ -131,61 +131,66 @@ __all__ = [
     "WireError",
 ]
 
+__version__: str
+"""Of the installed distribution. Raises `importlib.metadata.PackageNotFoundError` where none is."""
+
 _MODULES = {
-    "Answer": "producer.answers",
-    "AsyncClient": "producer.client",
-    "ArgumentError": "producer.errors",
-    "BatchCancelledError": "producer.errors",
-    "BatchConflictError": "producer.errors",
-    "ClientClosedError": "producer.errors",
-    "ClientMisusedError": "producer.errors",
-    "DeadlineError": "producer.errors",
-    "ProducerError": "producer.errors",
-    "PromptFileError": "producer.errors",
-    "PromptsError": "producer.errors",
-    "RedisUnavailableError": "producer.errors",
-    "ResultTimeoutError": "producer.errors",
-    "TooLargeForRedisError": "producer.queue_errors",
-    "UnknownBatchError": "producer.errors",
-    "UnreadableResultError": "producer.errors",
-    "JobGoneError": "producer.errors",
-    "LeaseInUseError": "producer.queue_errors",
-    "LostJobsError": "producer.queue_errors",
-    "NoStoredResultError": "producer.errors",
-    "NothingToReplayError": "producer.errors",
-    "PartialBatchError": "producer.errors",
-    "BatchHandle": "producer.handle",
-    "RolloutBatch": "producer.rollout_batch",
-    "BlockingBatchHandle": "producer.sync",
-    "Client": "producer.sync",
-    "AdapterConflictError": "producer.policy_errors",
-    "AdapterError": "producer.policy_errors",
-    "CheckpointError": "producer.policy_errors",
-    "GateArgumentError": "producer.staleness_errors",
-    "NotOutstandingError": "producer.staleness_errors",
-    "PolicyKindError": "producer.policy_errors",
-    "PolicyVersionError": "producer.policy_errors",
-    "RolloutFailedError": "producer.errors",
-    "SamplesDueError": "producer.staleness_errors",
-    "StalenessError": "producer.staleness_errors",
-    "VersionBoundError": "producer.policy_errors",
-    "VersionNotNewerError": "producer.staleness_errors",
-    "VersionTimeoutError": "producer.policy_errors",
-    "VersionWaitError": "producer.policy_errors",
-    "StalenessGate": "producer.staleness",
-    "RollStrategy": "producer.for_roll",
-    "RolloutFunction": "producer.for_trl",
-    "PublishPolicy": "producer.trl_callback",
-    "PublishingRefusedError": "producer.errors",
-    "VerlRollout": "producer.for_verl",
-    "VerlRollouts": "producer.for_verl",
+    "Answer": "rollstream.producer.batches.read_answers",
+    "AsyncClient": "rollstream.producer.client",
+    "ArgumentError": "rollstream.producer.errors",
+    "BatchCancelledError": "rollstream.producer.errors",
+    "BatchConflictError": "rollstream.producer.errors",
+    "ClientClosedError": "rollstream.producer.errors",
+    "ClientMisusedError": "rollstream.producer.errors",
+    "DeadlineError": "rollstream.producer.errors",
+    "ProducerError": "rollstream.producer.errors",
+    "PromptFileError": "rollstream.producer.errors",
+    "PromptsError": "rollstream.producer.errors",
+    "RedisUnavailableError": "rollstream.producer.errors",
+    "ResultTimeoutError": "rollstream.producer.errors",
+    "TooLargeForRedisError": "rollstream.producer.queue_errors",
+    "UnknownBatchError": "rollstream.producer.errors",
+    "UnreadableResultError": "rollstream.producer.errors",
+    "JobGoneError": "rollstream.producer.errors",
+    "LeaseInUseError": "rollstream.producer.queue_errors",
+    "LostJobsError": "rollstream.producer.queue_errors",
+    "NoStoredResultError": "rollstream.producer.errors",
+    "NothingToReplayError": "rollstream.producer.errors",
+    "PartialBatchError": "rollstream.producer.errors",
+    "BatchHandle": "rollstream.producer.batches.handle",
+    "RolloutBatch": "rollstream.producer.batches.rollout_batch",
+    "BlockingBatchHandle": "rollstream.producer.blocking_client",
+    "Client": "rollstream.producer.blocking_client",
+    "AdapterConflictError": "rollstream.producer.policies.errors",
+    "AdapterError": "rollstream.producer.policies.errors",
+    "CheckpointError": "rollstream.producer.policies.errors",
+    "GateArgumentError": "rollstream.producer.trainers.staleness_errors",
+    "NotOutstandingError": "rollstream.producer.trainers.staleness_errors",
+    "PolicyKindError": "rollstream.producer.policies.errors",
+    "PolicyVersionError": "rollstream.producer.policies.errors",
+    "RolloutFailedError": "rollstream.producer.errors",
+    "SamplesDueError": "rollstream.producer.trainers.staleness_errors",
+    "StalenessError": "rollstream.producer.trainers.staleness_errors",
+    "VersionBoundError": "rollstream.producer.policies.errors",
+    "VersionNotNewerError": "rollstream.producer.trainers.staleness_errors",
+    "VersionTimeoutError": "rollstream.producer.policies.errors",
+    "VersionWaitError": "rollstream.producer.policies.errors",
+    "StalenessGate": "rollstream.producer.trainers.staleness_gate",
+    "RollStrategy": "rollstream.producer.trainers.roll",
+    "RolloutFunction": "rollstream.producer.trainers.trl",
+    "PublishPolicy": "rollstream.producer.trainers.trl_callback",
+    "PublishingRefusedError": "rollstream.producer.errors",
+    "VerlRollout": "rollstream.producer.trainers.verl",
+    "VerlRollouts": "rollstream.producer.trainers.verl",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("rollstream")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES.get(name, "schemas")), name)
+    return getattr(import_module(_MODULES.get(name, "rollstream.schemas")), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`rollstream` and `python -m producer` are the same command; Ctrl-C while it still loads is as quiet as later."""
+"""`rollstream` and `python -m rollstream` are the same command; Ctrl-C while it still loads is as quiet as later."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ def main() -> None:
     """Run the command line; ends the process with its exit code."""
     try:
         # Most of a second, in which Ctrl-C must find us here.
-        from producer.cli import app  # noqa: PLC0415 - see above
-        from producer.cli_usage import usage_problem  # noqa: PLC0415 - see above
+        from rollstream.producer.cli.app import app  # noqa: PLC0415 - see above
+        from rollstream.producer.cli.usage import usage_problem  # noqa: PLC0415 - see above
     except KeyboardInterrupt:
         sys.exit(130)
     if problem := usage_problem(sys.argv[1:], os.environ):

@@ -1,12 +1,15 @@
 """Everything that crosses Redis: messages, codec, tensors, keys, errors. No I/O, no torch, no vLLM."""
 
-from schemas.codec import decode, encode
-from schemas.completions import Completion
-from schemas.envelope import Envelope
-from schemas.errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
-from schemas.generation_config import GenerationConfig
-from schemas.keys import Keys
-from schemas.messages import (
+if __name__ == "schemas":
+    raise ImportError("schemas is a part of rollstream: from rollstream import GenerationConfig, ..., or schemas")
+
+from .errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
+from .generation_config import GenerationConfig
+from .keys import Keys
+from .wire.codec import decode, encode
+from .wire.completions import Completion
+from .wire.envelope import Envelope
+from .wire.messages import (
     Batch,
     DeadLetter,
     ErrorCode,
@@ -17,8 +20,8 @@ from schemas.messages import (
     Origin,
     Sealed,
 )
-from schemas.policies import AdapterManifest, PolicyVersion
-from schemas.tensors import Tensor
+from .wire.policies import AdapterManifest, PolicyVersion
+from .wire.tensors import Tensor
 
 __all__ = [
     "AdapterManifest",

@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 
-from schemas.errors import SchemaError
-from schemas.printable import printable
+from .errors import SchemaError
+from .printable import printable
 
 PREFIX = "ROLLSTREAM_"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from schemas.printable import printable_lines, without_credentials
+from .printable import printable_lines, without_credentials
 
 MAX_TEXT = 500
 

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.errors import ConfigError, shown
-from schemas.foreign_names import advice
-from schemas.plain_values import SCALARS, plain
-from schemas.printable import printable
+from .errors import ConfigError, shown
+from .foreign_names import advice
+from .plain_values import SCALARS, plain
+from .printable import printable
 
 MAX_TOKENS_PER_GROUP = 2**22
 """n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""

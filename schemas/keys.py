@@ -6,7 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from schemas.errors import NameRefusedError
+from .errors import NameRefusedError
 
 GROUP = "workers"
 PARKED = "parked:"

@@ -16,17 +16,17 @@ from redis.asyncio import Redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from benchmarks.redis_cluster import LocalCluster
-from producer import AsyncClient, Client
-from producer.demo_worker import SMALL_MODEL_ENV
-from producer.embedded import EmbeddedRedis
-from producer.tiny_model import write_adapter, write_model
-from tests.faults import Link, Queue
-from tests.real_workers import RealWorkers
-from tests.versions import write_steps
-from tests.worker_process import WorkerProcess, running_worker
-from worker.adapter_cache import AdapterCache
-from worker.connections import connect
+from rollstream import AsyncClient, Client
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.local_cluster import LocalCluster
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.redis_io.connections import connect
+from tests.support.faults import Link, Queue
+from tests.support.real_workers import RealWorkers
+from tests.support.versions import write_steps
+from tests.support.worker_process import WorkerProcess, running_worker
 
 _numbers = itertools.count()
 
@@ -45,7 +45,7 @@ ENGINES = {
         "test_vllm_engine",
         "test_vllm_start",
     ),
-    "training": ("test_example", "test_for_trl", "test_trl_publishing", "test_two_engines", "test_weight_swap"),
+    "training": ("test_example", "test_trl", "test_trl_publishing", "test_two_engines", "test_weight_swap"),
 }
 """Files whose tests start vLLM engines, in parts of about the same time; one that is missing costs time, no more."""
 

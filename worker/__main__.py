@@ -1,4 +1,4 @@
-"""`rollstream-worker` and `python -m worker` are the same command. Imports nothing until it is called.
+"""`rollstream-worker` and `python -m rollstream.worker` are the same command. Imports nothing until it is called.
 
 vLLM's EngineCore is a new process that imports its parent's main module first: what stands here it would wait for.
 """
@@ -9,10 +9,10 @@ import sys
 def main() -> int:
     """See `worker.command.main`."""
     # First of all: a worker that still loads holds nothing, and ends at once without a traceback.
-    from worker.process_end import end_on_signals  # noqa: PLC0415 - see above
+    from .operations.process_end import end_on_signals  # noqa: PLC0415 - see above
 
     end_on_signals()
-    from worker.command import main as command  # noqa: PLC0415 - see above
+    from .command import main as command  # noqa: PLC0415 - see above
 
     return command()
 

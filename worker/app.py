@@ -8,29 +8,30 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from schemas import Keys
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import AdapterStore
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.admission import Admission
-from worker.cache_watch import watch_cache
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.consumer import Consumer
-from worker.control import Control
-from worker.deadlines import RedisClock
-from worker.engine import Engine
-from worker.errors import EngineDiedError
-from worker.heartbeat import Heartbeat, Report
-from worker.lease import Leases
-from worker.lease_agreement import LeaseAgreement
-from worker.policy import Policy
-from worker.process_end import end_by
-from worker.publisher import Publisher
-from worker.rollout import Rollout
-from worker.start import Start
-from worker.watchdog import watch
+from rollstream.schemas import Keys
+
+from .adapters.cache_folder import AdapterCache
+from .adapters.disk_watch import watch_cache
+from .adapters.folder import AdapterDirectory
+from .adapters.store import AdapterStore
+from .adapters.supply import AdapterSupply
+from .config import WorkerSettings
+from .delivery.admission import Admission
+from .delivery.answer_publisher import Publisher
+from .delivery.lease import Leases
+from .delivery.lease_agreement import LeaseAgreement
+from .engine import Engine
+from .errors import EngineDiedError
+from .intake.consumer import Consumer
+from .jobs.deadlines import RedisClock
+from .jobs.runner import Rollout
+from .operations.control import Control
+from .operations.heartbeat import Heartbeat, Report
+from .operations.process_end import end_by
+from .operations.watchdog import watch
+from .redis_io.connections import connect
+from .startup.start import Start
+from .versions.follower import Policy
 
 POLICY = "policy"
 """The reason for which admission is paused while what is served is none of the versions that are announced."""
@@ -157,7 +158,8 @@ class Worker:
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
-        # Until here `process_end` handles them: nothing is held yet, and vLLM's processes die with us (vllm_plugin).
+        # Until here `process_end` handles them: nothing is held yet, and vLLM's processes die with us
+        # (engines/vllm/plugin.py).
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)

@@ -8,13 +8,13 @@ import sys
 
 import structlog
 
-from worker import logs, process_end
-from worker.command_line import read_settings
-from worker.config import WorkerSettings
-from worker.engine import Engine
-from worker.errors import EngineDiedError, SettingsError
-from worker.exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
-from worker.redaction import Redaction, without_secrets
+from .config import WorkerSettings
+from .engine import Engine
+from .errors import EngineDiedError, SettingsError
+from .exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
+from .operations import logs, process_end
+from .operations.redaction import Redaction, without_secrets
+from .startup.command_line import read_settings
 
 FEWEST_FILES = 64
 """An event loop and the connections to Redis; an engine needs more, and says so itself."""
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _serve(settings: WorkerSettings) -> int:
-    from worker.app import Worker  # noqa: PLC0415 - a second or more, in which a bad setting is long known
-    from worker.start import Start  # noqa: PLC0415 - the same
+    from .app import Worker  # noqa: PLC0415 - a second or more, in which a bad setting is long known
+    from .startup.start import Start  # noqa: PLC0415 - the same
 
     start = Start(settings)
     try:
@@ -63,7 +63,7 @@ async def _serve(settings: WorkerSettings) -> int:
 def _engine(settings: WorkerSettings) -> Engine:
     if settings.replicas == 1:
         return _one_engine(settings)
-    from worker.replicas import Replicas, settings_of_one  # noqa: PLC0415 - few workers have any
+    from .engines.replicas import Replicas, settings_of_one  # noqa: PLC0415 - few workers have any
 
     one = settings_of_one(settings)
     return Replicas([_one_engine(one) for _ in range(settings.replicas)])
@@ -71,11 +71,11 @@ def _engine(settings: WorkerSettings) -> Engine:
 
 def _one_engine(settings: WorkerSettings) -> Engine:
     if settings.engine == "stub":
-        from worker.stub_engine import StubEngine  # noqa: PLC0415 - not beside a real one
+        from .engines.stub import StubEngine  # noqa: PLC0415 - not beside a real one
 
         return StubEngine(settings)
     try:
-        from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub never pays
+        from .engines.vllm.engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub never pays
     except ModuleNotFoundError as error:
         hint = "pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU"
         raise SettingsError(f"--engine vllm: {error}: {hint}") from None

@@ -11,12 +11,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from schemas.errors import NameRefusedError
-from schemas.folders import folder_problem, odd_entry
-from schemas.keys import check_name
-from schemas.redis_url import RedisUrlError, parse, without_password
-from schemas.reports import LONGEST_BEAT_S
-from worker.exit_codes import MEANINGS
+from rollstream.schemas.errors import NameRefusedError
+from rollstream.schemas.keys import check_name
+from rollstream.schemas.reports import LONGEST_BEAT_S
+from rollstream.schemas.weights.folders import folder_problem, odd_entry
+from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
+
+from .exit_codes import MEANINGS
 
 
 def new_consumer_name() -> str:

@@ -1,4 +1,4 @@
-"""What a worker asks of an engine; `vllm_engine` and `stub_engine` are the two that exist."""
+"""What a worker asks of an engine; `engines.vllm.engine` and `engines.stub` are the two that exist."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import GenerationConfig
-from schemas.generation_config import LogprobsFlavour
-from schemas.messages import FinishReason, VersionSpan
-from worker.checkpoint_content import Content
+from rollstream.schemas import GenerationConfig
+from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+
+from .weights.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
 """What new weights do to requests in flight: `keep` goes on from where they are, their KV cache computed again by the

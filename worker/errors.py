@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas import ErrorCode, RollstreamError
-from schemas.errors import cut
+from rollstream.schemas import ErrorCode, RollstreamError
+from rollstream.schemas.errors import cut
 
 
 class WorkerError(RollstreamError):

@@ -21,16 +21,24 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from benchmarks import report
-from benchmarks.arms import Raw, Rollstream
-from benchmarks.fleet import Fleet, WorkerProcess
-from benchmarks.models import make
-from benchmarks.report import Report, Scenario, percentiles
-from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines, start_all
-from benchmarks.turns import my_turn
-from benchmarks.workload import SCALES, Load, Prompts, Workload, config
-from producer import AsyncClient
-from schemas import GroupResult, RollstreamError
+from benchmarks.engine.saturation import (
+    POLICY,
+    Engines,
+    add_engine_flags,
+    bench_redis,
+    prepare,
+    shown_engines,
+    start_all,
+)
+from benchmarks.support import report
+from benchmarks.support.arms import Raw, Rollstream
+from benchmarks.support.fleet import Fleet, WorkerProcess
+from benchmarks.support.models import make
+from benchmarks.support.report import Report, Scenario, percentiles
+from benchmarks.support.turns import my_turn
+from benchmarks.support.workload import SCALES, Load, Prompts, Workload, config
+from rollstream import AsyncClient
+from rollstream.schemas import GroupResult, RollstreamError
 
 PROMPTS_PER_JOB = 2
 
@@ -188,7 +196,7 @@ async def measure(
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.latency", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--count", type=int, default=60, help="batches at low load (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="at 80 %% load (default: %(default)s)")

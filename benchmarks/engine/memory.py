@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import redis
 
-from benchmarks import report
-from benchmarks.fleet import Fleet
-from benchmarks.report import Report, Scenario
-from benchmarks.saturation import bench_redis
-from producer import AsyncClient
-from schemas import GenerationConfig, Keys, RollstreamError
-from worker.admission import Admission
-from worker.connections import connect
-from worker.janitor import Janitor, Retention
+from benchmarks.engine.saturation import bench_redis
+from benchmarks.support import report
+from benchmarks.support.fleet import Fleet
+from benchmarks.support.report import Report, Scenario
+from rollstream import AsyncClient
+from rollstream.schemas import GenerationConfig, Keys, RollstreamError
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.janitor import Janitor, Retention
+from rollstream.worker.redis_io.connections import connect
 
 MIB = 2**20
 RESULT_TTL_S = 20
@@ -250,7 +250,7 @@ def measure(redis_url: str, fleet: Fleet, sizes: Sequence[Size], repeats: int) -
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.memory", description=__doc__)
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 64, 256, 1024], metavar="B",
                         help="sizes of a batch (default: %(default)s)")  # fmt: skip
     parser.add_argument("--prompt-len", type=int, default=256, help="tokens of a prompt (default: %(default)s)")

@@ -20,17 +20,17 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import report
-from benchmarks.arms import Raw, Rollstream, interleaved
-from benchmarks.fleet import Fleet, WorkerProcess
-from benchmarks.models import NAMES, Model, make, make_adapters
-from benchmarks.report import Report, Scenario
-from benchmarks.turns import my_turn
-from benchmarks.workload import SCALES, SCENARIOS, Load, Prompts, Workload, config, with_adapter, workloads
-from producer import AsyncClient
-from producer.demo_worker import SMALL_MODEL_ENV
-from producer.embedded import EmbeddedRedis
-from worker.config import WorkerSettings
+from benchmarks.support import report
+from benchmarks.support.arms import Raw, Rollstream, interleaved
+from benchmarks.support.fleet import Fleet, WorkerProcess
+from benchmarks.support.models import NAMES, Model, make, make_adapters
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.turns import my_turn
+from benchmarks.support.workload import SCALES, SCENARIOS, Load, Prompts, Workload, config, with_adapter, workloads
+from rollstream import AsyncClient
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
+from rollstream.worker.config import WorkerSettings
 
 POLICY = "bench"
 ADAPTER = "bench@1"
@@ -183,7 +183,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.saturation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.saturation", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")

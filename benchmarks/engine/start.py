@@ -24,28 +24,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks import report
-from benchmarks.arms import Raw
-from benchmarks.fleet import Fleet
-from benchmarks.models import make
-from benchmarks.processes import ROOT, START_TIMEOUT_S
-from benchmarks.report import Report, Scenario
-from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
-from benchmarks.workload import Load, Workload, config
-from producer.embedded import die_with_parent
-from schemas import RollstreamError
-from worker.config import WorkerSettings
+from benchmarks.engine.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
+from benchmarks.support import report
+from benchmarks.support.arms import Raw
+from benchmarks.support.fleet import Fleet
+from benchmarks.support.models import make
+from benchmarks.support.processes import ROOT, START_TIMEOUT_S
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.workload import Load, Workload, config
+from rollstream.producer.demo.embedded_redis import die_with_parent
+from rollstream.schemas import RollstreamError
+from rollstream.worker.config import WorkerSettings
 
 _COMMAND = "import sys; sys.argv = [{name!r}, '--help']; from {package}.__main__ import main; sys.exit(main())"
 PROGRAMS = {
     "python": "pass",
-    "import producer": "import producer",
-    "from producer import AsyncClient": "from producer import AsyncClient",
-    "rollstream --help": _COMMAND.format(name="rollstream", package="producer"),
-    "rollstream-worker --help": _COMMAND.format(name="rollstream-worker", package="worker"),
+    "import rollstream": "import rollstream",
+    "from rollstream import AsyncClient": "from rollstream import AsyncClient",
+    "rollstream --help": _COMMAND.format(name="rollstream", package="rollstream"),
+    "rollstream-worker --help": _COMMAND.format(name="rollstream-worker", package="rollstream.worker"),
 }
 HEAVY = ("torch", "vllm", "transformers", "safetensors", "matplotlib", "numpy", "pydantic", "redis", "typer", "rich")
-RAW = "from benchmarks.start import raw_start; raw_start({flags!r})"
+RAW = "from benchmarks.engine.start import raw_start; raw_start({flags!r})"
 _IMPORT_TIME = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$")
 _IN_OPEN, _EVENT = 0x20, struct.Struct("iIII")
 
@@ -192,7 +192,7 @@ def stubs(fleet: Fleet, repeats: int) -> Scenario:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.start", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each (default: %(default)s)")
     parser.add_argument("--no-vllm", action="store_true", help="only imports and a worker with the stub engine")

@@ -20,15 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from benchmarks.models import link_version, make, make_adapters
-from benchmarks.report import Report, Scenario
-from benchmarks.saturation import Engines, add_engine_flags, prepare, shown_engines
-from benchmarks.turns import my_turn
-from benchmarks.workload import SCALES, Prompts, config
-from worker.adapters import AdapterDirectory
-from worker.checkpoint import read_content
-from worker.engine import Adapter, Engine, GenerateRequest, SwapMode
+from benchmarks.engine.saturation import Engines, add_engine_flags, prepare, shown_engines
+from benchmarks.support import report
+from benchmarks.support.models import link_version, make, make_adapters
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.turns import my_turn
+from benchmarks.support.workload import SCALES, Prompts, config
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.engine import Adapter, Engine, GenerateRequest, SwapMode
+from rollstream.worker.weights.checkpoint import read_content
 
 MODES: tuple[SwapMode, ...] = ("keep", "wait", "abort")
 _requests = itertools.count()
@@ -136,7 +136,7 @@ async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scena
 
 
 async def _started(engines: Engines) -> Any:
-    from worker.vllm_engine import VllmEngine  # noqa: PLC0415 - imports vLLM
+    from rollstream.worker.engines.vllm.engine import VllmEngine  # noqa: PLC0415 - imports vLLM
 
     engine = VllmEngine(engines.settings())
     await engine.start()
@@ -173,7 +173,7 @@ async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.swap", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each kind (default: %(default)s)")
     arguments = parser.parse_args()

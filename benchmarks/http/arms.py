@@ -1,6 +1,6 @@
 """What is measured over HTTP: from the request's body to padded tensors of token ids and log-probs.
 
-The client is one aiohttp session of `http_serve` in this process: as many connections as prompts, all under way at once
+The client is one aiohttp session of `serve` in this process: as many connections as prompts, all under way at once
 (ours has all in the queue at once; either engine runs `max_num_seqs` of them), kept while they are in use, no retries,
 no stream: an answer comes when its n completions are done. A request is a prompt of token ids; `logprobs: 0` is the
 log-prob of each sampled token and no other, `return_token_ids` gives ids beside it, and `return_tokens_as_token_ids`
@@ -20,10 +20,10 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.arms import Arm, WrongOutputError
-from benchmarks.http_servers import Server, cpu_s
-from benchmarks.workload import Load, Workload
-from schemas import RollstreamError
+from benchmarks.http.servers import Server, cpu_s
+from benchmarks.support.arms import Arm, WrongOutputError
+from benchmarks.support.workload import Load, Workload
+from rollstream.schemas import RollstreamError
 
 
 class RequestFailedError(RollstreamError):

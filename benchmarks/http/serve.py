@@ -20,18 +20,18 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from benchmarks import report
-from benchmarks.arms import Rollstream, interleaved
-from benchmarks.fleet import Fleet
-from benchmarks.http_arms import Completions, Metered, TrlClient
-from benchmarks.http_servers import TRL, Server, ServerFailedError, recipes
-from benchmarks.models import make
-from benchmarks.report import Report, Scenario
-from benchmarks.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
-from benchmarks.turns import my_turn
-from benchmarks.workload import SCENARIOS, Workload, workloads
-from producer import AsyncClient
-from worker import vllm_setup
+from benchmarks.engine.saturation import POLICY, Engines, add_engine_flags, bench_redis, prepare, shown_engines
+from benchmarks.http.arms import Completions, Metered, TrlClient
+from benchmarks.http.servers import TRL, Server, ServerFailedError, recipes
+from benchmarks.support import report
+from benchmarks.support.arms import Rollstream, interleaved
+from benchmarks.support.fleet import Fleet
+from benchmarks.support.models import make
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.turns import my_turn
+from benchmarks.support.workload import SCENARIOS, Workload, workloads
+from rollstream import AsyncClient
+from rollstream.worker.engines.vllm import setup
 
 TIMEOUT_S = 300.0
 
@@ -113,7 +113,7 @@ def _load() -> list[float]:
 
 
 def _on_cpu() -> bool:
-    vllm_setup.prepare_environment(os.environ)
+    setup.prepare_environment(os.environ)
     from vllm.platforms import current_platform  # noqa: PLC0415 - it reads the environment
 
     return bool(current_platform.is_cpu())
@@ -138,7 +138,7 @@ async def _measured(arms: list[Metered], workload: Workload, repeats: int) -> Sc
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.http_serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.http.serve", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")

@@ -17,12 +17,12 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.arms import TUNED
-from benchmarks.processes import LoggedProcess
-from producer.embedded import free_port
-from schemas import RollstreamError
-from worker import vllm_setup
-from worker.config import WorkerSettings
+from benchmarks.support.arms import TUNED
+from benchmarks.support.processes import LoggedProcess
+from rollstream.producer.demo.embedded_redis import free_port
+from rollstream.schemas import RollstreamError
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.vllm import setup
 
 VLLM = ("-m", "vllm.entrypoints.cli.main", "serve")
 """What the command `vllm serve` runs."""
@@ -59,7 +59,7 @@ def recipes(settings: WorkerSettings, default_kv_cache_bytes: int | None, *, on_
     is also served without one, which is the server's best. With `default_kv_cache_bytes` also one that has these and
     vLLM's defaults for what the worker tunes. TRL's command where TRL is installed.
     """
-    arguments = vllm_setup.engine_arguments(settings, on_cpu=on_cpu)
+    arguments = setup.engine_arguments(settings, on_cpu=on_cpu)
     arguments = {name: value for name, value in arguments.items() if name not in _OURS}
     quiet = "--disable-uvicorn-access-log"
     found = [Recipe("vllm serve", VLLM, (*_flags(arguments), quiet))]
@@ -89,9 +89,9 @@ def _flags(arguments: Mapping[str, Any]) -> list[str]:
 def environment(ours: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
     """The worker's for its engine, without its plugin: vLLM would find it, since Rollstream is installed here."""
     found = {name: value for name, value in ours.items() if not name.upper().startswith("ROLLSTREAM_")}
-    vllm_setup.prepare_environment(found)
+    setup.prepare_environment(found)
     if on_cpu:
-        vllm_setup.prepare_cpu_environment(found)
+        setup.prepare_cpu_environment(found)
     return {**found, "VLLM_PLUGINS": ""}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import Keys
-from schemas.keys import GROUP
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
 
 POLICY = "queue-bench"
 Server = Any
@@ -51,7 +51,7 @@ def _left_in(measure: str, key: str) -> Callable[[Server, int], int]:
 def _rollstream(name: str, batch: int, prompts_per_job: int, concurrency: int) -> Arm:
     finished = _finished_in(Keys(POLICY).jobs(0), GROUP)
     worker = [
-        "worker", "--policy", POLICY, "--engine", "stub", "--max-num-seqs", str(concurrency),
+        "rollstream.worker", "--policy", POLICY, "--engine", "stub", "--max-num-seqs", str(concurrency),
         "--inflight-sequences", str(concurrency), "--heartbeat-s", "0.5", "--grace-s", "2", "--log-level", "warning",
     ]  # fmt: skip
     sizes = {"QUEUE_BENCH_BATCH": str(batch), "QUEUE_BENCH_PROMPTS_PER_JOB": str(prompts_per_job)}

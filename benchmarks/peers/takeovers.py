@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.peers.naps import SLOW, TIMEOUT_S
-from benchmarks.processes import ROOT
-from producer.embedded import EmbeddedRedis, die_with_parent
+from benchmarks.support.processes import ROOT
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_parent
 
 PEERS = ("streaq", "taskiq-redis", "arq")
 PATIENCE_S = TIMEOUT_S + 16

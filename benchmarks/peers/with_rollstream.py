@@ -1,4 +1,5 @@
-"""Rollstream: `python -m benchmarks.peers.with_rollstream client`; its worker is `python -m worker --engine stub`."""
+"""Rollstream: `python -m benchmarks.peers.with_rollstream client`; its worker is `python -m rollstream.worker --engine
+stub`."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import os
 
 from benchmarks.peers.arms import POLICY
 from benchmarks.peers.serving import REDIS, each, obey
-from producer import AsyncClient, BatchHandle
-from schemas import GenerationConfig, RollstreamError
+from rollstream import AsyncClient, BatchHandle
+from rollstream.schemas import GenerationConfig, RollstreamError
 
 CONFIG = GenerationConfig(max_new_tokens=1, ignore_eos=True, logprobs=None)
 BATCH, PROMPTS_PER_JOB = (int(os.environ.get(f"QUEUE_BENCH_{name}", "1")) for name in ("BATCH", "PROMPTS_PER_JOB"))

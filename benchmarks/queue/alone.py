@@ -30,16 +30,16 @@ from pathlib import Path
 import psutil
 import redis
 
-from benchmarks import report
 from benchmarks.peers.arms import POLICY, Arm, Server, arms
 from benchmarks.peers.serving import GO, READY
-from benchmarks.processes import ROOT
-from benchmarks.report import Report, Scenario
-from producer.connection import Connection
-from producer.embedded import EmbeddedRedis, die_with_parent
-from producer.operate import pause, resume
-from producer.redis_server import find_redis_server, redis_version
-from schemas import Keys, RollstreamError
+from benchmarks.support import report
+from benchmarks.support.processes import ROOT
+from benchmarks.support.report import Report, Scenario
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_parent
+from rollstream.producer.demo.redis_server import find_redis_server, redis_version
+from rollstream.producer.operations.requests import pause, resume
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys, RollstreamError
 
 WARM_UP = 64
 TIMEOUT_S = 300.0
@@ -163,7 +163,7 @@ class Bench:
         python = python_of(arm, self.peers)
         ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
         shared = {"QUEUE_BENCH_REDIS": self.server.url, "QUEUE_BENCH_CONCURRENCY": str(self.concurrency)}
-        flags = ["--redis", self.server.url] if arguments[0] == "worker" else []
+        flags = ["--redis", self.server.url] if arguments[0] == "rollstream.worker" else []
         log = self.folder / f"{arm.module}-{next(self._numbers)}.log"
         talks = arguments[-1] == "client"
         process = Process([python, "-m", *arguments, *flags], {**ours, **shared, **arm.environment}, log, talks=talks)
@@ -236,7 +236,7 @@ def python_of(arm: Arm, peers: Path) -> str:
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.queue_alone",
+        prog="python -m benchmarks.queue.alone",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

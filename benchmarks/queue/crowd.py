@@ -20,12 +20,12 @@ import numpy as np
 import psutil
 import uvloop
 
-from producer import AsyncClient
-from schemas import GenerationConfig, GroupResult, RollstreamError
-from worker import logs
-from worker.app import Worker
-from worker.config import WorkerSettings
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient
+from rollstream.schemas import GenerationConfig, GroupResult, RollstreamError
+from rollstream.worker.app import Worker
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.operations import logs
 
 VOCABULARY = 32_000
 PROMPTS_PER_JOB = 8
@@ -79,7 +79,7 @@ class Crowd:
 
     def __init__(self, url: str, policy: str, partitions: int, load: Load, folder: Path) -> None:
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.crowd"])
+        self._context.set_forkserver_preload(["benchmarks.queue.crowd"])
         self._settings = load.settings(url, policy, partitions)
         self._folder = folder
         self._wanted = self._context.Value("q", 0)

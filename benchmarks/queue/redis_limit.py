@@ -19,18 +19,18 @@ import numpy as np
 import redis
 from redis import Connection
 
-from benchmarks import report
-from benchmarks.crowd import PROMPTS_PER_JOB, VOCABULARY
-from benchmarks.redis_work import Work, between, look
-from benchmarks.report import Report, Scenario
-from producer.embedded import EmbeddedRedis
-from producer.prompts import Prompts
-from producer.submission import Submission, split
-from schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
-from schemas.keys import GROUP
-from worker.answers import group_result
-from worker.engine import Completion
-from worker.lease import Lease
+from benchmarks.queue.crowd import PROMPTS_PER_JOB, VOCABULARY
+from benchmarks.queue.redis_work import Work, between, look
+from benchmarks.support import report
+from benchmarks.support.report import Report, Scenario
+from rollstream.producer.batches.prompts import Prompts
+from rollstream.producer.batches.submission import Submission, split
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.engine import Completion
+from rollstream.worker.jobs.make_answers import group_result
 
 GPUS = {"3 replicas": 45_788, "AsyncLLM, default": 16_458}
 """Tokens a second of one H100 with a model of 1.5 B parameters (docs/performance.md)."""
@@ -92,8 +92,10 @@ class Lane:
         )
         ids = np.random.default_rng(number).integers(10, VOCABULARY, (PROMPTS, size.prompt_len))
         self._prompts = Prompts.of(ids, None)
-        self._submit = resources.files("producer").joinpath("submit.lua").read_text()
-        self._publish = str(client.script_load(resources.files("worker").joinpath("publish.lua").read_bytes()))
+        self._submit = resources.files("rollstream.producer.batches").joinpath("submit.lua").read_text()
+        self._publish = str(
+            client.script_load(resources.files("rollstream.worker.delivery").joinpath("publish.lua").read_bytes())
+        )
         client.xgroup_create(self._keys.jobs(0), GROUP, id="0", mkstream=True)
         self._answer = b""
         self.groups = 0

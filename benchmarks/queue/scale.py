@@ -23,13 +23,13 @@ from typing import Any
 
 import redis
 
-from benchmarks import report
-from benchmarks.crowd import Crowd, CrowdFailedError, Load
-from benchmarks.redis_cluster import LocalCluster
-from benchmarks.redis_limit import SIZES, limit
-from benchmarks.redis_work import Look, Work, between, look, together
-from benchmarks.report import Report, Scenario
-from producer.embedded import EmbeddedRedis
+from benchmarks.queue.crowd import Crowd, CrowdFailedError, Load
+from benchmarks.queue.redis_limit import SIZES, limit
+from benchmarks.queue.redis_work import Look, Work, between, look, together
+from benchmarks.support import report
+from benchmarks.support.report import Report, Scenario
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.local_cluster import LocalCluster
 
 LINEAR = "engines alone"
 SLICES = 4
@@ -190,7 +190,9 @@ def _about(load: Load) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.queue.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", choices=("workers", "redis"), help="one half of it")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 32, 64], metavar="N",

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.workload import Load, Workload
-from producer import AsyncClient
-from schemas import RollstreamError
-from worker import vllm_setup, vllm_translation
-from worker.config import WorkerSettings
-from worker.engine import GenerateRequest
+from benchmarks.support.workload import Load, Workload
+from rollstream import AsyncClient
+from rollstream.schemas import RollstreamError
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.engines.vllm import setup, translation
 
 _numbers = itertools.count()
 TUNED = ("disable_log_stats", "max_num_seqs", "enable_prefix_caching", "max_logprobs", "logprobs_mode")
@@ -76,14 +76,14 @@ class Raw:
 
     async def start(self) -> float:
         """Load the model; the seconds that it took, without the import of vLLM. Blocks."""
-        vllm_setup.prepare_environment(os.environ)
+        setup.prepare_environment(os.environ)
         from vllm import AsyncEngineArgs  # noqa: PLC0415 - it reads the environment
         from vllm.platforms import current_platform  # noqa: PLC0415
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
         on_cpu = current_platform.is_cpu()
         if on_cpu:
-            vllm_setup.prepare_cpu_environment(os.environ)
+            setup.prepare_cpu_environment(os.environ)
         began = time.perf_counter()
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments(on_cpu=on_cpu)))
         return time.perf_counter() - began
@@ -112,7 +112,7 @@ class Raw:
             self._llm = None
 
     def _arguments(self, *, on_cpu: bool) -> dict[str, Any]:
-        arguments = vllm_setup.engine_arguments(self._settings, on_cpu=on_cpu)
+        arguments = setup.engine_arguments(self._settings, on_cpu=on_cpu)
         if self._default:
             for tuned in TUNED:
                 arguments.pop(tuned)
@@ -123,7 +123,7 @@ class Raw:
         from vllm.inputs import tokens_input  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-        fields = vllm_translation.sampling_fields(GenerateRequest("", prompt, batch.config, (), None, None))
+        fields = translation.sampling_fields(GenerateRequest("", prompt, batch.config, (), None, None))
         params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=not self._default)
         lora = None if batch.adapter is None else self._adapters[batch.adapter]
         last: Any = None

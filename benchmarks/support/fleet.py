@@ -12,8 +12,8 @@ from typing import Self
 
 import redis
 
-from benchmarks.processes import LoggedProcess
-from schemas import Keys, RollstreamError
+from benchmarks.support.processes import LoggedProcess
+from rollstream.schemas import Keys, RollstreamError
 
 
 class WorkerFailedError(RollstreamError):
@@ -21,13 +21,14 @@ class WorkerFailedError(RollstreamError):
 
 
 class WorkerProcess(LoggedProcess):
-    """`python -m worker FLAGS`."""
+    """`python -m rollstream.worker FLAGS`."""
 
     def __init__(self, redis_url: str, policy: str, folder: Path, flags: Sequence[str]) -> None:
         self.policy = policy
         self._redis_url = redis_url
         super().__init__(
-            [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--heartbeat-s", "0.5",
+            [sys.executable, "-m", "rollstream.worker", "--policy", policy, "--redis", redis_url,
+             "--heartbeat-s", "0.5",
              "--grace-s", "2", *flags],
             folder / f"worker-{time.monotonic_ns()}.log",
             {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")},

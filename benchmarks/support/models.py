@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from producer.tiny_model import write_adapter, write_model
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ def _write_adapter(model: Model, folder: Path, seed: int, rank: int = 8) -> None
 
 def main() -> None:
     """Write a model, so that a benchmark need not."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.support.models", description=main.__doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("root", type=Path)
     parser.add_argument("--weights", action="store_true", help="write them, rather than let vLLM fill them in")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.report import Report
+    from benchmarks.support.report import Report
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from producer.embedded import die_with_parent
+from rollstream.producer.demo.embedded_redis import die_with_parent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 400.0
 
 

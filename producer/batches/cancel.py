@@ -12,11 +12,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import UnknownBatchError
-from schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
+from rollstream.schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
 
-_CANCEL = resources.files("producer").joinpath("cancel.lua").read_text()
+from ..errors import UnknownBatchError
+from ..redis_io.connection import Connection
+
+_CANCEL = resources.files(__package__).joinpath("cancel.lua").read_text()
 _SLICE = 256
 """Groups a call: a millisecond or two of Redis' time."""
 _KEEP_S = 86_400

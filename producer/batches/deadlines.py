@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from producer.arguments import number
-from producer.errors import DeadlineError
+from ..calls.arguments import number
+from ..errors import DeadlineError
 
 
 @dataclass(frozen=True, slots=True)

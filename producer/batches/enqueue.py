@@ -8,17 +8,18 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import BatchCancelledError, BatchConflictError, UnknownBatchError
-from producer.large_commands import check_size, sized
-from producer.submission import Chunk, Submission
-from schemas import Keys
+from rollstream.schemas import Keys
+
+from ..errors import BatchCancelledError, BatchConflictError, UnknownBatchError
+from ..redis_io.connection import Connection
+from ..redis_io.large_commands import check_size, sized
+from .submission import Chunk, Submission
 
 _MOST_ROUNDS = 3
 _ENVELOPE = 512
 """Bytes of a job's entry beside its payload, at most."""
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
-_SUBMIT = resources.files("producer").joinpath("submit.lua").read_text()
+_SUBMIT = resources.files(__package__).joinpath("submit.lua").read_text()
 
 
 async def queue(connection: Connection, keys: Keys, submission: Submission) -> None:

@@ -9,19 +9,20 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import NoReturn
 
-from producer.answers import Answer
-from producer.arguments import Reading
-from producer.cancel import cancel_batch
-from producer.connection import Connection
-from producer.errors import ResultTimeoutError, handle_stays
-from producer.patience import Patience
-from producer.plausible import check_widths
-from producer.progress import progress_bar
-from producer.results_reader import ResultsReader
-from producer.rollout_batch import RolloutBatch, assemble
-from producer.waited_for import waiting_for
-from producer.waiting_facts import read_facts
-from schemas import Batch, GroupError, GroupResult, Keys
+from rollstream.schemas import Batch, GroupError, GroupResult, Keys
+
+from ..calls.arguments import Reading
+from ..calls.patience import Patience
+from ..errors import ResultTimeoutError, handle_stays
+from ..progress import progress_bar
+from ..redis_io.connection import Connection
+from .cancel import cancel_batch
+from .plausible import check_widths
+from .read_answers import Answer
+from .results_reader import ResultsReader
+from .rollout_batch import RolloutBatch, assemble
+from .waited_for import waiting_for
+from .waiting_facts import read_facts
 
 _ASK_S = 2.0
 """Most that is waited for what Redis tells of a batch that does not come."""

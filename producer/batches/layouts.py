@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from producer.rollout_batch import RolloutBatch
+    from .rollout_batch import RolloutBatch
 
 
 def roll(batch: RolloutBatch) -> dict[str, torch.Tensor]:
@@ -37,7 +37,7 @@ def roll(batch: RolloutBatch) -> dict[str, torch.Tensor]:
     Unlike ROLL's, columns past a row's last token always hold the pad id, and a failed row is kept with its response
     empty (ROLL asserts on a row without any token): select by `RolloutBatch.errors` before training.
     """
-    import torch  # noqa: PLC0415 - `import producer` imports no torch
+    import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
     columns = torch.arange(batch.sequences.shape[1])
     start = batch.prompt_lengths[:, None]

@@ -8,11 +8,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.answers import shown
-from producer.connection import Connection
-from producer.errors import UnknownBatchError, UnreadableResultError
-from schemas import Batch, Keys, SchemaError, decode
-from schemas.keys import check_name
+from rollstream.schemas import Batch, Keys, SchemaError, decode
+from rollstream.schemas.keys import check_name
+
+from ..errors import UnknownBatchError, UnreadableResultError
+from ..redis_io.connection import Connection
+from .read_answers import shown
 
 _ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 

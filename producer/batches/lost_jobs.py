@@ -7,14 +7,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import RedisUnavailableError, UnreadableResultError
-from producer.ledger import read_job_entries
-from schemas import Batch, Keys
-from schemas.cluster.faults import fault_of
-from schemas.keys import GROUP
+from rollstream.schemas import Batch, Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis.faults import fault_of
 
-_LOST = resources.files("producer").joinpath("lost.lua").read_text()
+from ..errors import RedisUnavailableError, UnreadableResultError
+from ..redis_io.connection import Connection
+from .ledger import read_job_entries
+
+_LOST = resources.files(__package__).joinpath("lost.lua").read_text()
 _MOST = 500
 """Jobs that one call looks at; nearly always the first tells, for the newest are asked for first."""
 

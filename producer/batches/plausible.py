@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from producer.answers import Answer
-from producer.errors import UnreadableResultError
-from schemas import Batch, GroupResult
+from rollstream.schemas import Batch, GroupResult
+
+from ..errors import UnreadableResultError
+from .read_answers import Answer
 
 _ALWAYS = 2**24
 """Cells of prompts, or of responses, that are always padded: tensors of less than a gigabyte in all."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.arrays import as_array
-from producer.errors import PromptsError
-from schemas.plain_values import plain
+from rollstream.schemas.plain_values import plain
+
+from ..errors import PromptsError
+from .arrays import as_array
 
 if TYPE_CHECKING:
     import torch

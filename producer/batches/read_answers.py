@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from producer.errors import UnreadableResultError
-from schemas import Batch, GroupError, GroupResult, SchemaError, Sealed, Tensor, decode
+from rollstream.schemas import Batch, GroupError, GroupResult, SchemaError, Sealed, Tensor, decode
+
+from ..errors import UnreadableResultError
 
 Answer: TypeAlias = GroupResult | GroupError
 """What one group gets: its completions or why there are none."""

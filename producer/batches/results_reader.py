@@ -7,13 +7,14 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.answers import Answer, read_answer, shown
-from producer.connection import BLOCK_MS, Connection
-from producer.errors import UnknownBatchError, UnreadableResultError
-from producer.lost_jobs import JobsLeft
-from producer.queue_errors import LostJobsError
-from producer.shared_reads import Entries
-from schemas import Batch, Keys, Sealed
+from rollstream.schemas import Batch, Keys, Sealed
+
+from ..errors import UnknownBatchError, UnreadableResultError
+from ..queue_errors import LostJobsError
+from ..redis_io.connection import BLOCK_MS, Connection
+from ..redis_io.shared_reads import Entries
+from .lost_jobs import JobsLeft
+from .read_answers import Answer, read_answer, shown
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
 """Of one read: it must get through within the socket's timeout, on a slow link too."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import layouts
-from producer.answers import Answer
-from schemas import Batch, GroupError, GroupResult, Tensor
-from schemas.generation_config import LogprobsFlavour
-from schemas.messages import FinishReason, VersionSpan
+from rollstream.schemas import Batch, GroupError, GroupResult, Tensor
+from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+
+from . import layouts
+from .read_answers import Answer
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +75,11 @@ class RolloutBatch:
     pad_token_id: int
 
     def roll(self) -> dict[str, torch.Tensor]:
-        """ROLL's right-padded form, see `producer.layouts.roll`."""
+        """ROLL's right-padded form, see `producer.batches.layouts.roll`."""
         return layouts.roll(self)
 
     def verl(self) -> dict[str, torch.Tensor]:
-        """verl's left-padded prompts and right-padded responses, see `producer.layouts.verl`."""
+        """verl's left-padded prompts and right-padded responses, see `producer.batches.layouts.verl`."""
         return layouts.verl(self)
 
     def __len__(self) -> int:

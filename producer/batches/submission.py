@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from producer.deadlines import NO_DEADLINES, Deadlines
-from producer.errors import PromptsError
-from producer.prompts import Prompts
-from producer.version_bounds import ANY_VERSION, VersionBounds
-from schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
-from schemas.errors import shown
-from schemas.keys import check_adapter, check_name
-from schemas.messages import MAX_GROUPS_PER_JOB
+from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
+from rollstream.schemas.errors import shown
+from rollstream.schemas.keys import check_adapter, check_name
+from rollstream.schemas.wire.messages import MAX_GROUPS_PER_JOB
+
+from ..errors import PromptsError
+from ..policies.version_bounds import ANY_VERSION, VersionBounds
+from .deadlines import NO_DEADLINES, Deadlines
+from .prompts import Prompts
 
 _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
 """Most that one script call takes: it is sent, and sent again, in one go, and Redis does nothing else meanwhile."""

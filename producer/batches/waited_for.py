@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
 
-from producer.parked import waits_for
+from ..policies.parked import waits_for
 
 _MOST_NAMED = 3
 

@@ -10,13 +10,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from producer.connection import Connection
-from producer.policy_errors import MAX_VERSION
-from producer.waited_for import BatchFacts, Reporting
-from schemas import Batch, Keys
-from schemas.cluster import is_split
-from schemas.keys import GROUP
-from schemas.printable import printable
+from rollstream.schemas import Batch, Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.printable import printable
+from rollstream.transport.redis import is_split
+
+from ..policies.errors import MAX_VERSION
+from ..redis_io.connection import Connection
+from .waited_for import BatchFacts, Reporting
 
 _FIELDS = ("state", "paused_for", "policy_version", "newest_version", "policy_error", "partitions", "model")
 _MOST_JOBS = 1000

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
-from producer.errors import ArgumentError, PromptsError
-from schemas import ConfigError, GenerationConfig
-from schemas.errors import shown
-from schemas.plain_values import plain
+from rollstream.schemas import ConfigError, GenerationConfig
+from rollstream.schemas.errors import shown
+from rollstream.schemas.plain_values import plain
+
+from ..errors import ArgumentError, PromptsError
 
 _INT64 = 2**63
 
@@ -93,7 +94,7 @@ def _what(config: object) -> str:
     if isinstance(config, Mapping):
         return f"a {kind.__name__}: write GenerationConfig(**config), which checks its names"
     if (library := kind.__module__.partition(".")[0]) in ("transformers", "vllm", "trl", "openai"):
-        remedy = "make one by `from producer import GenerationConfig`, and name what you want of it"
+        remedy = "make one by `from rollstream import GenerationConfig`, and name what you want of it"
         return f"the {kind.__name__} of {library}, whose names and defaults differ: {remedy}"
     if hasattr(config, "shape"):
         return f"a {kind.__name__}: the order is input_ids, attention_mask, config"

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
 
-from producer.errors import ClientClosedError, ClientMisusedError
+from ..errors import ClientClosedError, ClientMisusedError
 
 _CLOSE_S = 1.0
 """Most that closing waits for calls that were told to end."""

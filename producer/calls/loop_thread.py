@@ -11,8 +11,8 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from producer.errors import ClientClosedError, ClientMisusedError, ProducerError
-from producer.home import check_process
+from ..errors import ClientClosedError, ClientMisusedError, ProducerError
+from .home import check_process
 
 T = TypeVar("T")
 

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from producer.errors import ProducerError
-from schemas.printable import printable, without_credentials
+from rollstream.schemas.printable import printable, without_credentials
+
+from ..errors import ProducerError
 
 
 def _shown(record: logging.LogRecord) -> bool:

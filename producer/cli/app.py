@@ -14,21 +14,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from producer.cli_connection import with_connection
-from producer.cli_dead import dead
-from producer.cli_lease import commands as leasing
-from producer.cli_operate import commands as operating
-from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
-from producer.cli_output import exit_codes, follow, output, write_unfinished
-from producer.cli_policy import commands as publishing
-from producer.cli_replay import EPILOG as REPLAY_EPILOG
-from producer.cli_replay import replay
-from producer.client import AsyncClient
-from producer.config_flags import read_config
-from producer.errors import PromptFileError
-from producer.jsonl import load_tokenizer, read_prompts
-from producer.status import queue_table, read_status, remarks, worker_table
-from schemas import Keys
+from rollstream.schemas import Keys
+
+from ..client import AsyncClient
+from ..errors import PromptFileError
+from ..operations.queue_state import queue_table, read_status, remarks, worker_table
+from .config_flags import read_config
+from .connection import with_connection
+from .dead import dead
+from .jsonl import load_tokenizer, read_prompts
+from .lease import commands as leasing
+from .operate import commands as operating
+from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
+from .output import exit_codes, follow, output, write_unfinished
+from .publish import commands as publishing
+from .replay import EPILOG as REPLAY_EPILOG
+from .replay import replay
 
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
 
@@ -73,7 +74,7 @@ def demo(
 ) -> None:
     """Show real vLLM completions through a Redis of its own, on the CPU, and leave nothing behind."""
     with exit_codes():
-        from producer.demo import run  # noqa: PLC0415 - only this command needs it
+        from ..demo.demo import run  # noqa: PLC0415 - only this command needs it
 
         raise typer.Exit(run(keep=keep, json_output=json_output))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas import ConfigError, GenerationConfig
+from rollstream.schemas import ConfigError, GenerationConfig
 
 
 def read_config(file: Path | None, assignments: Iterable[str], max_new_tokens: int | None) -> GenerationConfig:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from producer.connection import Connection
+from ..redis_io.connection import Connection
 
 T = TypeVar("T")
 

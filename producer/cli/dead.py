@@ -10,17 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from producer.cli_connection import with_connection
-from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from producer.cli_output import EXIT_ERROR, exit_codes
-from producer.connection import Connection
-from producer.dead import Listed, find, letters
-from producer.dead import drop as drop_letters
-from producer.dead import requeue as requeue_letter
-from producer.dead_report import letter_json, letter_lines, letters_table, listed_json
-from producer.errors import RedisUnavailableError
-from schemas import Keys, RollstreamError
-from schemas.printable import printable
+from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.printable import printable
+
+from ..errors import RedisUnavailableError
+from ..redis_io.connection import Connection
+from ..replay.dead_letters import Listed, find, letters
+from ..replay.dead_letters import drop as drop_letters
+from ..replay.dead_letters import requeue as requeue_letter
+from .connection import with_connection
+from .dead_report import letter_json, letter_lines, letters_table, listed_json
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .output import EXIT_ERROR, exit_codes
 
 dead = typer.Typer(
     no_args_is_help=True,

@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from producer.dead import Letter, Listed
-from schemas import Job, SchemaError
-from schemas.printable import printable
+from rollstream.schemas import Job, SchemaError
+from rollstream.schemas.printable import printable
+
+from ..replay.dead_letters import Letter, Listed
 
 _LATEST_S = 1e11
 """Unix seconds beyond which no calendar goes."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from producer.answers import Answer
-from producer.errors import PromptFileError
-from schemas import GroupError, GroupResult
-from schemas.folders import folder_problem, odd_entry
+from rollstream.schemas import GroupError, GroupResult
+from rollstream.schemas.weights.folders import folder_problem, odd_entry
+
+from ..batches.read_answers import Answer
+from ..errors import PromptFileError
 
 Tokenize = Callable[[str], list[int]]
 

@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from producer.cli_connection import with_connection
-from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from producer.cli_output import exit_codes
-from producer.connection import Connection
-from producer.lease import LeaseSeen, lease_seen, set_lease
-from schemas import Keys
-from schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
+from rollstream.schemas.printable import printable
+
+from ..operations.lease import LeaseSeen, lease_seen, set_lease
+from ..redis_io.connection import Connection
+from .connection import with_connection
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .output import exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli`."""
+"""Merged into `rollstream` by `producer.cli.app`."""
 
 
 @commands.command(

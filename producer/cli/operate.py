@@ -10,23 +10,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from producer.cli_connection import with_connection
-from producer.cli_options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from producer.cli_output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes
-from producer.client import AsyncClient
-from producer.connection import Connection
-from producer.doctor import examine, findings_table
-from producer.finding import FAIL
-from producer.operate import drain as drain_workers
-from producer.operate import pause as pause_queue
-from producer.operate import resume as resume_queue
-from producer.operate import wait_until_drained
-from producer.status import Status, read_status, waiting_jobs
-from schemas import Keys
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+
+from ..client import AsyncClient
+from ..doctor.examine import examine, findings_table
+from ..doctor.finding import FAIL
+from ..operations.queue_state import Status, read_status, waiting_jobs
+from ..operations.requests import drain as drain_workers
+from ..operations.requests import pause as pause_queue
+from ..operations.requests import resume as resume_queue
+from ..operations.requests import wait_until_drained
+from ..redis_io.connection import Connection
+from .connection import with_connection
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli`."""
+"""Merged into `rollstream` by `producer.cli.app`."""
 
 
 @commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b")

@@ -10,13 +10,14 @@ from typing import TextIO
 
 import typer
 
-from producer.answers import Answer
-from producer.errors import ResultTimeoutError
-from producer.handle import BatchHandle
-from producer.jsonl import result_line
-from producer.progress import progress_bar
-from schemas import GroupError, RollstreamError
-from schemas.printable import printable_lines, without_credentials
+from rollstream.schemas import GroupError, RollstreamError
+from rollstream.schemas.printable import printable_lines, without_credentials
+
+from ..batches.handle import BatchHandle
+from ..batches.read_answers import Answer
+from ..errors import ResultTimeoutError
+from ..progress import progress_bar
+from .jsonl import result_line
 
 EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
 

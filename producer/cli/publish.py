@@ -14,21 +14,22 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
-from producer.cli_connection import with_connection
-from producer.cli_options import DEFAULT_REDIS, Json, Policy, RedisUrl
-from producer.cli_output import EXIT_TIMED_OUT, exit_codes
-from producer.client import AsyncClient
-from producer.connection import Connection
-from producer.policy import Announced, announced_versions
-from producer.policy_errors import MAX_VERSION, VersionTimeoutError
-from producer.serving import Serving, Workers, read_serving
-from producer.status import age
-from schemas import Keys
-from schemas.keys import check_adapter
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import check_adapter
+from rollstream.schemas.printable import printable
+
+from ..client import AsyncClient
+from ..operations.queue_state import age
+from ..policies.errors import MAX_VERSION, VersionTimeoutError
+from ..policies.publish_policy import Announced, announced_versions
+from ..policies.wait_for_version import Serving, Workers, read_serving
+from ..redis_io.connection import Connection
+from .connection import with_connection
+from .options import DEFAULT_REDIS, Json, Policy, RedisUrl
+from .output import EXIT_TIMED_OUT, exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli`."""
+"""Merged into `rollstream` by `producer.cli.app`."""
 
 _LATEST_S = 1e11
 """Unix seconds beyond which an announcement's time is none, nor are infinity and NaN."""

@@ -14,15 +14,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from producer.answers import Answer
-from producer.cli_options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
-from producer.cli_output import EXIT_SOME_FAILED, exit_codes
-from producer.connection import Connection
-from producer.ledger import is_entry_id
-from producer.progress import progress_bar
-from producer.replay import Pace, Prepared, prepare, queue_replay
-from producer.replay_plan import Replay
-from producer.replay_report import (
+from rollstream.schemas import Keys
+
+from ..batches.ledger import is_entry_id
+from ..batches.read_answers import Answer
+from ..progress import progress_bar
+from ..redis_io.connection import Connection
+from ..replay.criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector, read_moment
+from ..replay.plan import Replay
+from ..replay.replay import Pace, Prepared, prepare, queue_replay
+from ..replay.verify import expected_to_differ, stored_answers, verify
+from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from .output import EXIT_SOME_FAILED, exit_codes
+from .replay_report import (
     comparison_json,
     comparison_line,
     plan_json,
@@ -30,10 +34,7 @@ from producer.replay_report import (
     replay_json,
     skipped_lines,
 )
-from producer.replay_way import Sent, Way, explained
-from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector, read_moment
-from producer.verify import expected_to_differ, stored_answers, verify
-from schemas import Keys
+from .replay_resume import Sent, Way, explained
 
 EPILOG = """Examples:
 

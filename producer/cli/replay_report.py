@@ -10,11 +10,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from producer.replay import Prepared
-from producer.replay_plan import Replay
-from producer.selection import Skipped
-from producer.verify import Comparison
-from schemas.printable import printable
+from rollstream.schemas.printable import printable
+
+from ..replay.plan import Replay
+from ..replay.replay import Prepared
+from ..replay.selection import Skipped
+from ..replay.verify import Comparison
 
 _LATEST_MS = 10**14
 """Entry ids beyond this are no times; a dead letter may carry any."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import typer
 
-from producer.errors import BatchCancelledError, BatchConflictError, JobGoneError
-from producer.replay_plan import new_batch_id
-from producer.selectors import Selector, as_options
-from schemas import Keys
+from rollstream.schemas import Keys
+
+from ..errors import BatchCancelledError, BatchConflictError, JobGoneError
+from ..replay.criteria import Selector, as_options
+from ..replay.plan import new_batch_id
 
 
 @dataclass(frozen=True, slots=True)

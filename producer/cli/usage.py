@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from schemas.environment import UnknownVariableError, check_environment
+from rollstream.schemas.environment import UnknownVariableError, check_environment
 
 _REDIS_URL = re.compile(r"(rediss?(\+cluster)?|unix)://")
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from producer.client import AsyncClient
-from producer.demo_report import Shown, print_report, summary
-from producer.demo_worker import serving_worker
-from producer.embedded import EmbeddedRedis
-from producer.rollout_batch import assemble
-from producer.tiny_model import write_adapter, write_model
-from schemas import GenerationConfig, RollstreamError
+from rollstream.schemas import GenerationConfig, RollstreamError
+
+from ..batches.rollout_batch import assemble
+from ..client import AsyncClient
+from .embedded_redis import EmbeddedRedis
+from .report import Shown, print_report, summary
+from .tiny_model import write_adapter, write_model
+from .worker_process import serving_worker
 
 POLICY = "demo"
 ADAPTER = "math@1"

@@ -27,8 +27,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from producer.redis_server import find_redis_server
-from schemas import RollstreamError
+from rollstream.schemas import RollstreamError
+
+from .redis_server import find_redis_server
 
 # Outside the range from which systems take the ports of outgoing connections: a client that keeps knocking while the
 # server is down could otherwise be given this very port, be connected to itself, and keep the server from coming back.

@@ -12,8 +12,9 @@ from typing import Any, Self
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from producer.embedded import EmbeddedRedis
-from schemas import RollstreamError
+from rollstream.schemas import RollstreamError
+
+from .embedded_redis import EmbeddedRedis
 
 NODES = 3
 BUS = 10_000

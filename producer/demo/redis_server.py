@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from schemas import RollstreamError
+from rollstream.schemas import RollstreamError
 
 OLDEST_REDIS = (6, 2)
 CHOSEN = "ROLLSTREAM_REDIS_SERVER"

@@ -11,9 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from producer.answers import Answer
-from producer.rollout_batch import RolloutBatch
-from schemas import GroupError, GroupResult
+from rollstream.schemas import GroupError, GroupResult
+
+from ..batches.read_answers import Answer
+from ..batches.rollout_batch import RolloutBatch
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import redis
 
-from producer.embedded import die_with_parent
-from schemas import Keys, RollstreamError
+from rollstream.schemas import Keys, RollstreamError
+
+from .embedded_redis import die_with_parent
 
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 15
@@ -34,14 +35,15 @@ class WorkerFailedError(RollstreamError):
 
 @contextlib.contextmanager
 def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flags: str) -> Iterator[None]:
-    """`python -m worker FLAGS` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches only the demo.
+    """`python -m rollstream.worker FLAGS` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches
+    only the demo.
 
     Enters once it serves; its log is in `folder`. Raises `WorkerFailedError`.
     """
     log = folder / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
+            [sys.executable, "-m", "rollstream.worker", "--policy", policy, "--redis", redis_url, "--model", str(model),
              "--heartbeat-s", "0.5", "--grace-s", "5", *flags],
             env=_environment(os.environ),
             stdin=subprocess.DEVNULL,

@@ -9,13 +9,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from producer.doctor_asks import ended_streams
-from producer.errors import UnreadableResultError
-from producer.finding import FAIL, WARN, Finding, graded, some
-from producer.ledger import job_entries
-from producer.lost_jobs import jobs_are_lost
-from schemas import Batch, Keys, NameRefusedError, SchemaError, decode
-from schemas.errors import shown
+from rollstream.schemas import Batch, Keys, NameRefusedError, SchemaError, decode
+from rollstream.schemas.errors import shown
+
+from ..batches.ledger import job_entries
+from ..batches.lost_jobs import jobs_are_lost
+from ..errors import UnreadableResultError
+from .finding import FAIL, WARN, Finding, graded, some
+from .questions import ended_streams
 
 LOST, HALF, GONE, UNREADABLE = "lost", "half", "gone", "unreadable"
 _MOST = 20_000

@@ -5,13 +5,14 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from producer.doctor_probe import Probe, probe
-from producer.doctor_queue import queue_findings
-from producer.doctor_redis import redis_findings, unreachable
-from producer.errors import RedisUnavailableError
-from producer.finding import FAIL, OK, WARN, Finding
-from schemas import Keys
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+
+from ..errors import RedisUnavailableError
+from .finding import FAIL, OK, WARN, Finding
+from .probe import Probe, probe
+from .queue_checks import queue_findings
+from .redis_checks import redis_findings, unreachable
 
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

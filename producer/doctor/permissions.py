@@ -5,10 +5,10 @@ from __future__ import annotations
 from redis import exceptions
 from redis.asyncio import Redis
 
-from schemas import Keys
-from schemas.cluster.faults import fault_of
-from schemas.cluster.rights import is_denied, refused
-from schemas.keys import GROUP
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis.faults import fault_of
+from rollstream.transport.redis.rights import is_denied, refused
 
 _BATCH = "doctor"
 _NO_ID = "0-0"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from producer.doctor_probe import PartitionSeen, Probe
-from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
-from producer.parked import Parked, version_of
-from producer.status import Worker, age, refusals
+from ..operations.queue_state import Worker, age, refusals
+from ..policies.parked import Parked, version_of
+from .finding import FAIL, OLD_S, WARN, Finding, graded, some
+from .probe import PartitionSeen, Probe
 
 
 def policy_findings(found: Probe) -> Iterator[Finding]:

@@ -11,20 +11,21 @@ from typing import Any, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.doctor_asks import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
-from producer.doctor_batches import BatchSeen, troubled_batches
-from producer.errors import RedisUnavailableError
-from producer.lease import read_lease
-from producer.live_workers import live_reports
-from producer.parked import newest_announced, waits_for
-from producer.policy_errors import MAX_VERSION
-from producer.rights import refused_commands
-from producer.status import Queue, Worker, read_paused, read_queue, read_worker
-from schemas import Keys
-from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
-from schemas.keys import GROUP
-from schemas.lease import DEFAULT_LEASE_S
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.lease import DEFAULT_LEASE_S
+from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
+
+from ..errors import RedisUnavailableError
+from ..operations.lease import read_lease
+from ..operations.queue_state import Queue, Worker, read_paused, read_queue, read_worker
+from ..policies.errors import MAX_VERSION
+from ..policies.live_workers import live_reports
+from ..policies.parked import newest_announced, waits_for
+from ..redis_io.connection import Connection
+from .batch_checks import BatchSeen, troubled_batches
+from .permissions import refused_commands
+from .questions import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from redis.asyncio import Redis
 
-from producer.waiting import LAST_ID
-from schemas.cluster import nodes_of
+from rollstream.transport.redis import nodes_of
+
+from ..operations.waiting import LAST_ID
 
 _PINGS = 7
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from producer.doctor_batches import batch_findings
-from producer.doctor_policy import policy_findings
-from producer.doctor_probe import Probe
-from producer.doctor_redis import FREES_MEMORY
-from producer.doctor_streams import stream_findings
-from producer.finding import FAIL, OLD_S, WARN, Finding, graded, some
-from producer.lease import LeaseSeen, told_by
-from producer.status import Worker, age, is_starting
+from ..operations.lease import LeaseSeen, told_by
+from ..operations.queue_state import Worker, age, is_starting
+from .batch_checks import batch_findings
+from .finding import FAIL, OLD_S, WARN, Finding, graded, some
+from .policy_checks import policy_findings
+from .probe import Probe
+from .redis_checks import FREES_MEMORY
+from .stream_checks import stream_findings
 
 
 def queue_findings(found: Probe) -> Iterator[Finding]:

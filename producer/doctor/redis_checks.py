@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
-from producer.doctor_probe import NodeSeen, Probe
-from producer.errors import RedisUnavailableError
-from producer.finding import FAIL, WARN, Finding, graded
+from ..errors import RedisUnavailableError
+from .finding import FAIL, WARN, Finding, graded
+from .probe import NodeSeen, Probe
 
 _OLDEST = (6, 2)
 _FAR_S = 0.02

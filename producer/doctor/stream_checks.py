@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from producer.doctor_probe import Probe
-from producer.finding import FAIL, WARN, Finding, some
-from producer.status import age
+from ..operations.queue_state import age
+from .finding import FAIL, WARN, Finding, some
+from .probe import Probe
 
 _LONGEST_S = 1e9
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.queue_errors import LeaseInUseError
-from producer.status import Worker, read_workers
-from schemas import Keys
-from schemas.lease import LEASE_FIELD, lease_ms, lease_of
+from rollstream.schemas import Keys
+from rollstream.schemas.lease import LEASE_FIELD, lease_ms, lease_of
+
+from ..queue_errors import LeaseInUseError
+from ..redis_io.connection import Connection
+from .queue_state import Worker, read_workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from redis.exceptions import ResponseError
 from rich.table import Table
 from rich.text import Text
 
-from producer import waiting
-from producer.connection import Connection
-from producer.live_workers import live_reports
-from producer.parked import Parked, read_parked
-from schemas import Keys
-from schemas.keys import GROUP
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.printable import printable
+
+from ..policies.live_workers import live_reports
+from ..policies.parked import Parked, read_parked
+from ..redis_io.connection import Connection
+from . import waiting
 
 _LATEST_S = 1e11
 """Unix seconds beyond which `seen_at` is no time, nor are infinity and NaN."""

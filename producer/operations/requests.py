@@ -10,16 +10,17 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import UnknownWorkerError
-from producer.live_workers import live_reports
-from producer.patience import Overdue
-from schemas import Keys
-from schemas.printable import printable
-from schemas.reports import OUTLIVED_S
+from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+from rollstream.schemas.reports import OUTLIVED_S
+
+from ..calls.patience import Overdue
+from ..errors import UnknownWorkerError
+from ..policies.live_workers import live_reports
+from ..redis_io.connection import Connection
 
 _PAUSED = "paused"
-_DRAIN = resources.files("producer").joinpath("drain.lua").read_text()
+_DRAIN = resources.files(__package__).joinpath("drain.lua").read_text()
 _POLL_S = 0.2
 
 

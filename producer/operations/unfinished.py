@@ -10,9 +10,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from producer.connection import Connection
-from producer.status import consumer_group
-from schemas.keys import GROUP
+from rollstream.schemas.keys import GROUP
+
+from ..redis_io.connection import Connection
+from .queue_state import consumer_group
 
 WAITING, RUNNING = "waiting", "running"
 _PAGE = 1000

@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-_COUNT = resources.files("producer").joinpath("waiting.lua").read_text()
+_COUNT = resources.files(__package__).joinpath("waiting.lua").read_text()
 _ENTRIES, _BYTES = 1000, 8 * 2**20
 """Of one call: a few milliseconds of Redis' time."""
 _MOST_CALLS = 200

@@ -10,9 +10,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.adapter_upload import POLICY_PREFIX
-from producer.connection import Connection
-from schemas import AdapterManifest, Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas import AdapterManifest, Keys, PolicyVersion, SchemaError, decode
+
+from ..redis_io.connection import Connection
+from .adapter_upload import POLICY_PREFIX
 
 SUPERSEDED_TTL_S = 1_800
 """What is left for workers to find it. They renew what they serve every 600 s."""
@@ -23,7 +24,7 @@ _SLACK_S = 1_800
 async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
     """`announced`: the newest first, of which all but it were superseded. Raises `RedisUnavailableError`.
 
-    A policy's adapter shares its chunks with none but a policy's, see `producer.policy`.
+    A policy's adapter shares its chunks with none but a policy's, see `producer.policies.publish_policy`.
     """
     newest, superseded = announced[:1], announced[1:]
     spared = {one.sha256 for one in newest}

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from producer.adapter_tensors import (
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from rollstream.schemas.weights.adapter_expressions import expressions_problem
+from rollstream.schemas.weights.adapter_tensors import TensorShapes, pairs_problem, tensors_problem
+from rollstream.schemas.weights.folders import download_hint
+from rollstream.schemas.weights.regular_files import open_regular
+
+from .adapter_tensors import (
     DTYPES,
     NOTHING_GIVEN,
     Scaling,
@@ -21,13 +27,8 @@ from producer.adapter_tensors import (
     serialised,
     without_wrappers,
 )
-from producer.checkpoint_files import safetensors_problem
-from producer.policy_errors import AdapterError
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
-from schemas.adapter_expressions import expressions_problem
-from schemas.adapter_tensors import TensorShapes, pairs_problem, tensors_problem
-from schemas.folders import download_hint
-from schemas.regular_files import open_regular
+from .checkpoint_files import safetensors_problem
+from .errors import AdapterError
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from producer.peft_models import contradiction
-from producer.policy_errors import AdapterError
-from schemas.adapter_config import MAX_ALPHA, config_problem
-from schemas.adapter_expressions import expressions_problem
-from schemas.adapter_tensors import TensorShapes, name_problem, pairs_problem, placed, tensors_problem, unwrapped
-from schemas.errors import shown
+from rollstream.schemas.errors import shown
+from rollstream.schemas.weights.adapter_config import MAX_ALPHA, config_problem
+from rollstream.schemas.weights.adapter_expressions import expressions_problem
+from rollstream.schemas.weights.adapter_tensors import (
+    TensorShapes,
+    name_problem,
+    pairs_problem,
+    placed,
+    tensors_problem,
+    unwrapped,
+)
+
+from .errors import AdapterError
+from .peft_models import contradiction
 
 if TYPE_CHECKING:
     import torch

@@ -11,14 +11,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
-from producer.adapter_tensors import Scaling
-from producer.connection import Connection
-from producer.large_commands import check_size, sized
-from producer.policy_errors import AdapterConflictError, AdapterError
-from producer.progress import byte_bar
-from schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
-from schemas.keys import check_adapter
+from rollstream.schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
+from rollstream.schemas.keys import check_adapter
+
+from ..progress import byte_bar
+from ..redis_io.connection import Connection
+from ..redis_io.large_commands import check_size, sized
+from .adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
+from .adapter_tensors import Scaling
+from .errors import AdapterConflictError, AdapterError
 
 ADAPTER_TTL_S = 86_400
 """Workers that use an adapter renew this."""

@@ -7,15 +7,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from producer.policy_errors import CheckpointError
-from schemas import NameRefusedError
-from schemas.checkpoint_rules import INDEX, index_difference, is_computed, unread_weights, wrapped
-from schemas.content_digest import CHECKPOINT_FILES, content_digest
-from schemas.finite import FiniteScan, not_finite
-from schemas.folders import download_hint
-from schemas.keys import check_name
-from schemas.regular_files import open_regular
-from schemas.tied_head import head_difference
+from rollstream.schemas import NameRefusedError
+from rollstream.schemas.keys import check_name
+from rollstream.schemas.weights.checkpoint_rules import INDEX, index_difference, is_computed, unread_weights, wrapped
+from rollstream.schemas.weights.content_digest import CHECKPOINT_FILES, content_digest
+from rollstream.schemas.weights.finite import FiniteScan, not_finite
+from rollstream.schemas.weights.folders import download_hint
+from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas.weights.tied_head import head_difference
+
+from .errors import CheckpointError
 
 _CONFIG = "config.json"
 _PIECE = 8 * 2**20

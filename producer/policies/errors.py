@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from producer.errors import ProducerError
-from schemas.errors import shown
+from rollstream.schemas.errors import shown
+
+from ..errors import ProducerError
 
 MAX_VERSION = 2**31 - 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from schemas import Keys
-from schemas.reports import outlived
+from rollstream.schemas import Keys
+from rollstream.schemas.reports import outlived
 
 
 async def live_reports(redis: Redis, keys: Keys) -> list[bytes]:

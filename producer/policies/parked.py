@@ -7,9 +7,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.policy_errors import MAX_VERSION
-from schemas import Keys
-from schemas.keys import GROUP, PARKED
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP, PARKED
+
+from .errors import MAX_VERSION
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from schemas.adapter_config import config_problem, scaling
+from rollstream.schemas.weights.adapter_config import config_problem, scaling
 
 
 def contradiction(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:

@@ -15,15 +15,16 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from producer.adapter_files import AdapterFiles, AdapterSource, read_adapter
-from producer.adapter_tensors import Scaling
-from producer.adapter_upload import POLICY_PREFIX, upload
-from producer.checkpoint_files import CheckpointFolder
-from producer.connection import Connection
-from producer.policy_errors import MAX_VERSION, AdapterError, PolicyKindError, PolicyVersionError
-from producer.progress import byte_bar
-from producer.superseded import expire_superseded
-from schemas import Keys, PolicyVersion, SchemaError, decode, encode
+from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
+
+from ..progress import byte_bar
+from ..redis_io.connection import Connection
+from .adapter_expiry import expire_superseded
+from .adapter_files import AdapterFiles, AdapterSource, read_adapter
+from .adapter_tensors import Scaling
+from .adapter_upload import POLICY_PREFIX, upload
+from .checkpoint_files import CheckpointFolder
+from .errors import MAX_VERSION, AdapterError, PolicyKindError, PolicyVersionError
 
 _KEPT = 1000
 """About how many announcements the stream keeps; workers look at the newest few."""

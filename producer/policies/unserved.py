@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 
-from producer.connection import Connection
-from producer.errors import ProducerError
-from producer.patience import log
-from producer.serving import Serving, read_serving
-from schemas import Keys
+from rollstream.schemas import Keys
+
+from ..calls.patience import log
+from ..errors import ProducerError
+from ..redis_io.connection import Connection
+from .wait_for_version import Serving, read_serving
 
 _LOOK_S = 2.0
 """What was published stands: a Redis that went away meanwhile is no reason to wait."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from producer.arguments import number
-from producer.policy_errors import MAX_VERSION, VersionBoundError
+from ..calls.arguments import number
+from .errors import MAX_VERSION, VersionBoundError
 
 
 @dataclass(frozen=True, slots=True)

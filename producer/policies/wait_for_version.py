@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.live_workers import live_reports
-from producer.patience import Patience
-from producer.policy import Announced, announced_versions
-from producer.policy_errors import MAX_VERSION, VersionTimeoutError, VersionWaitError
-from schemas import Keys
-from schemas.printable import printable
+from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+
+from ..calls.patience import Patience
+from ..redis_io.connection import Connection
+from .errors import MAX_VERSION, VersionTimeoutError, VersionWaitError
+from .live_workers import live_reports
+from .publish_policy import Announced, announced_versions
 
 Workers = int | Literal["all"]
 

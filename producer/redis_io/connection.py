@@ -13,15 +13,16 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from producer.errors import RedisUnavailableError
-from producer.home import Home, OpenCalls
-from producer.patience import Overdue
-from producer.shared_reads import SharedReads
-from producer.turns import TurnPool
-from schemas.cluster import connected, is_split
-from schemas.cluster.faults import AWAY, HUNG_UP, fault_of
-from schemas.lost_cancellations import cancellations, cancellations_so_far
-from schemas.redis_url import RedisUrlError, without_password
+from rollstream.transport.redis import connected, is_split
+from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
+from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
+from rollstream.transport.redis.urls import RedisUrlError, without_password
+
+from ..calls.home import Home, OpenCalls
+from ..calls.patience import Overdue
+from ..errors import RedisUnavailableError
+from .connection_pool import TurnPool
+from .shared_reads import SharedReads
 
 BLOCK_MS = 2_000
 """Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
@@ -29,7 +30,7 @@ BLOCK_MS = 2_000
 COMMANDS_AT_ONCE = 32
 """Of one client, for each node, on a connection each; others wait for their turn. Eight delayed small batches."""
 READS_AT_ONCE = 8
-"""Blocking reads of one client, see `producer.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
+"""Blocking reads of one client, see `producer.redis_io.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
 _READS_OF_A_PARTITION = 2
 _SETTINGS: dict[str, Any] = {
     "protocol": 2,  # RESP3 changes the shape of stream replies
@@ -64,7 +65,7 @@ class Connection:
         self.asking = asyncio.Lock()
         """Held by the one who asks what a wait waits for."""
         self.said: dict[str, float] = {}
-        """What was just said of such waits, see `producer.patience`."""
+        """What was just said of such waits, see `producer.calls.patience`."""
         settings = {"retry": Retry(NoBackoff(), 0), **_SETTINGS}
         try:
             self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **settings)

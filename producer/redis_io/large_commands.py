@@ -8,9 +8,10 @@ from typing import TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from producer.connection import Connection
-from producer.queue_errors import TooLargeForRedisError
-from schemas.cluster.limits import ALWAYS_FITS, Oversize, TooLarge, read_limits
+from rollstream.transport.redis.limits import ALWAYS_FITS, Oversize, TooLarge, read_limits
+
+from ..queue_errors import TooLargeForRedisError
+from .connection import Connection
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 
-from producer.errors import RedisUnavailableError
-from schemas.cluster.faults import fault_of
+from rollstream.transport.redis.faults import fault_of
+
+from ..errors import RedisUnavailableError
 
 Entries: TypeAlias = list[tuple[bytes, dict[bytes, bytes]]]
 _SHORT_MS = 50

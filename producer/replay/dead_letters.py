@@ -14,15 +14,16 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import RequeueRefusedError, UnknownLetterError
-from producer.ledger import is_entry_id
-from producer.replay import replay_dead
-from producer.selection import Place, letter_texts
-from schemas import DeadLetter, Job, Keys, SchemaError, decode
-from schemas.envelope import PAYLOAD
+from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, decode
+from rollstream.schemas.wire.envelope import PAYLOAD
 
-_LIST = resources.files("producer").joinpath("dead.lua").read_text()
+from ..batches.ledger import is_entry_id
+from ..errors import RequeueRefusedError, UnknownLetterError
+from ..redis_io.connection import Connection
+from .replay import replay_dead
+from .selection import Place, letter_texts
+
+_LIST = resources.files(__package__).joinpath("dead.lua").read_text()
 _READ_COUNT, _READ_BYTES = 16, 2**20
 """Of one call: Redis copies the payloads to look at them, and does nothing else meanwhile."""
 _DROP_COUNT = 500

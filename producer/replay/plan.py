@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
-from producer.selection import Selected, Skipped
-from producer.submission import Submission
-from producer.version_bounds import ANY_VERSION
-from schemas import Batch, Envelope, Job, Origin, decode, encode
+from rollstream.schemas import Batch, Envelope, Job, Origin, decode, encode
+
+from ..batches.submission import Submission
+from ..policies.version_bounds import ANY_VERSION
+from .selection import Selected, Skipped
 
 _NAME_LENGTH, _SUFFIX_DIGITS = 128, 6
 _MAX_LINEAGE = 100

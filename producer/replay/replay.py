@@ -8,21 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from producer.connection import Connection
-from producer.errors import (
+from rollstream.schemas import Batch, Keys
+from rollstream.schemas.wire.envelope import PAYLOAD
+
+from ..batches.enqueue import is_queued, lost, queue
+from ..batches.ledger import read_batch
+from ..errors import (
     JobGoneError,
     NothingToReplayError,
     PartialBatchError,
     UnknownBatchError,
     UnreadableResultError,
 )
-from producer.ledger import read_batch
-from producer.queueing import is_queued, lost, queue
-from producer.replay_plan import Placed, Replay, plan
-from producer.selection import Place, Selection, Skipped, read_letters, read_range, select
-from producer.selectors import ByBatch, Selector
-from schemas import Batch, Keys
-from schemas.envelope import PAYLOAD
+from ..redis_io.connection import Connection
+from .criteria import ByBatch, Selector
+from .plan import Placed, Replay, plan
+from .selection import Place, Selection, Skipped, read_letters, read_range, select
 
 _AT_ONCE = 16
 """Jobs that are read, and queued, in one go."""

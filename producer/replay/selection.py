@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from producer.connection import Connection
-from producer.errors import NothingToReplayError, UnknownBatchError
-from producer.ledger import read_batch, read_job_entries
-from producer.selectors import ByBatch, ByEntry, ByLetter, ByTime, Selector
-from producer.unfinished import read_unfinished
-from schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
-from schemas.envelope import PAYLOAD
+from rollstream.schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
+from rollstream.schemas.wire.envelope import PAYLOAD
+
+from ..batches.ledger import read_batch, read_job_entries
+from ..errors import NothingToReplayError, UnknownBatchError
+from ..operations.unfinished import read_unfinished
+from ..redis_io.connection import Connection
+from .criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector
 
 _READ_COUNT = 16
 """Entries a read: each may be as large as a message."""

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from producer.answers import Answer
-from producer.connection import Connection
-from producer.errors import NoStoredResultError
-from producer.handle import BatchHandle
-from producer.replay_plan import Replay
-from schemas import GroupError, GroupResult, Keys
+from rollstream.schemas import GroupError, GroupResult, Keys
+
+from ..batches.handle import BatchHandle
+from ..batches.read_answers import Answer
+from ..errors import NoStoredResultError
+from ..redis_io.connection import Connection
+from .plan import Replay
 
 POLICY_VERSION = "policy version"
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from producer.client import AsyncClient
-from producer.drop_in import DataProtoLike, check_client, complete
-from producer.errors import PromptsError
-from producer.rollout_batch import RolloutBatch
-from schemas import ConfigError, GenerationConfig
-from schemas.plain_values import plain
+from rollstream.schemas import ConfigError, GenerationConfig
+from rollstream.schemas.plain_values import plain
+
+from ..batches.rollout_batch import RolloutBatch
+from ..client import AsyncClient
+from ..errors import PromptsError
+from .shared import DataProtoLike, check_client, complete
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class RollStrategy:
         columns are those that came in, padding included; responses are right-padded with `pad_token_id`. Same device
         and dtype as `input_ids`. Raises as `rollouts`.
         """
-        import torch  # noqa: PLC0415 - `import producer` imports no torch
+        import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
         input_ids = batch.batch["input_ids"]
         if getattr(input_ids, "is_nested", False):

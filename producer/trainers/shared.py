@@ -7,12 +7,13 @@ from itertools import groupby
 from math import gcd
 from typing import Any, Protocol
 
-from producer.client import AsyncClient
-from producer.errors import ArgumentError, PromptsError, RolloutFailedError
-from producer.rollout_batch import RolloutBatch
-from producer.sync import Client
-from schemas import GenerationConfig
-from schemas.generation_config import MAX_TOKENS_PER_GROUP
+from rollstream.schemas import GenerationConfig
+from rollstream.schemas.generation_config import MAX_TOKENS_PER_GROUP
+
+from ..batches.rollout_batch import RolloutBatch
+from ..blocking_client import Client
+from ..client import AsyncClient
+from ..errors import ArgumentError, PromptsError, RolloutFailedError
 
 _MAX_REPEATS = 1024
 """`num_return_sequences` ends there."""

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from producer.patience import Overdue
-from producer.staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
+from ..calls.patience import Overdue
+from .staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
 
 if TYPE_CHECKING:
-    from producer.rollout_batch import RolloutBatch
+    from ..batches.rollout_batch import RolloutBatch
 
 
 @dataclass(slots=True)

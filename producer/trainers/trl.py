@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer.arguments import check_config
-from producer.drop_in import chat_ids, check_client, complete, log_probs, repeats, responses
-from producer.sync import Client
-from schemas import ConfigError, GenerationConfig
+from rollstream.schemas import ConfigError, GenerationConfig
+
+from ..blocking_client import Client
+from ..calls.arguments import check_config
+from .shared import chat_ids, check_client, complete, log_probs, repeats, responses
 
 
 class RolloutFunction:
@@ -20,7 +21,7 @@ class RolloutFunction:
     `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
     gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) and `min_policy_version` are what
     the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
-    publish, or have `producer.trl_callback.PublishPolicy` do it: nothing else publishes the trainer's weights.
+    publish, or have `producer.trainers.trl_callback.PublishPolicy` do it: nothing else publishes the trainer's weights.
     `timeout_s` is the longest that one call waits for its batch.
     """
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from producer.arguments import number
-from producer.errors import ArgumentError, PublishingRefusedError
-from producer.for_trl import RolloutFunction
-from producer.serving import Workers
+from ..calls.arguments import number
+from ..errors import ArgumentError, PublishingRefusedError
+from ..policies.wait_for_version import Workers
+from .trl import RolloutFunction
 
 _ADAPTER = "default"
 """As PEFT and TRL name the one that is trained."""

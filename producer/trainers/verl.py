@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.drop_in import DataProtoLike, Tokenizer, chat_ids, check_client, complete, repeats
-from producer.errors import PromptsError
-from producer.rollout_batch import RolloutBatch
-from producer.sync import Client
-from schemas import ConfigError, GenerationConfig
+from rollstream.schemas import ConfigError, GenerationConfig
+
+from ..batches.rollout_batch import RolloutBatch
+from ..blocking_client import Client
+from ..errors import PromptsError
+from .shared import DataProtoLike, Tokenizer, chat_ids, check_client, complete, repeats
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ class VerlRollouts:
     """The three parts of verl's `DataProto`: `DataProto.from_dict(r.batch, r.non_tensor_batch, r.meta_info)`."""
 
     batch: dict[str, torch.Tensor]
-    """See `producer.layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
+    """See `producer.batches.layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
     non_tensor_batch: dict[str, NDArray[Any]]
     """What came in, and what verl's agent loop adds to each row of text:
 

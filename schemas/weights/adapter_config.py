@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.errors import shown
+from ..errors import shown
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_ALPHA = 1e9
@@ -63,7 +63,7 @@ def scaling(config: Mapping[str, Any]) -> float:
 
 def is_target(config: Mapping[str, Any], module: str) -> bool:
     """Whether PEFT puts an adapter on `module`, its path in the model; true where only a regular expression knows,
-    see `schemas.adapter_expressions`.
+    see `schemas.weights.adapter_expressions`.
     """
     excluded, targets = config.get("exclude_modules"), config["target_modules"]
     if isinstance(excluded, list) and _named(excluded, module):

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from schemas.adapter_tensors import placed
-from schemas.errors import shown
+from ..errors import shown
+from .adapter_tensors import placed
 
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer, and no expression."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from schemas.adapter_config import is_target
-from schemas.errors import shown
+from ..errors import shown
+from .adapter_config import is_target
 
 PREFIX = "base_model.model."
 """What PEFT puts in front of a module's path."""

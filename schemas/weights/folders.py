@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from schemas.regular_files import NotRegularFileError, check_regular
+from .regular_files import NotRegularFileError, check_regular
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 

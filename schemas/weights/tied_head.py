@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-from schemas.checkpoint_rules import Tensor, is_embedding, is_head
-from schemas.regular_files import open_regular
+from .checkpoint_rules import Tensor, is_embedding, is_head
+from .regular_files import open_regular
 
 _PIECE = 2**20
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import msgpack
 from pydantic import ValidationError
 
-from schemas import wire_limits
-from schemas.errors import ConfigError, NameRefusedError, WireError, WireVersionError, shown
-from schemas.messages import Message
+from ..errors import ConfigError, NameRefusedError, WireError, WireVersionError, shown
+from . import limits
+from .messages import Message
 
 M = TypeVar("M", bound=Message)
 
@@ -18,11 +18,11 @@ M = TypeVar("M", bound=Message)
 def encode(message: Message) -> bytes:
     """One msgpack map. Raises `WireError` when it is larger than a reader would take."""
     data: bytes = msgpack.packb(message.model_dump(mode="python"))
-    if len(data) <= wire_limits.MAX_ITEMS:  # no message of ours is deep, and an item is at least a byte
+    if len(data) <= limits.MAX_ITEMS:  # no message of ours is deep, and an item is at least a byte
         return data
     try:
-        wire_limits.check(data)
-    except wire_limits.LimitExceeded as error:
+        limits.check(data)
+    except limits.LimitExceeded as error:
         raise WireError(type(message).__name__, f"{error}: submit fewer prompts per job", data) from None
     return data
 
@@ -54,7 +54,7 @@ def decode(data: bytes, *models: type[M]) -> M:
 
 def _unpack(what: str, data: bytes) -> dict[str, Any]:
     try:
-        wire_limits.check(data)
+        limits.check(data)
         fields = msgpack.unpackb(data, use_list=False, strict_map_key=True)
     except (ValueError, TypeError) as error:  # LimitExceeded, bad UTF-8, unhashable or non-string keys
         raise WireError(what, f"not a readable msgpack message: {error}", data) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from schemas.messages import FinishReason, GroupResult, VersionSpan
+    from .messages import FinishReason, GroupResult, VersionSpan
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from schemas.errors import NameRefusedError, WireError, shown
-from schemas.keys import check_name
-from schemas.messages import MAX_GROUPS_PER_JOB
+from ..errors import NameRefusedError, WireError, shown
+from ..keys import check_name
+from .messages import MAX_GROUPS_PER_JOB
 
 PAYLOAD = b"payload"
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from schemas.completions import Completion, completions_of
-from schemas.generation_config import GenerationConfig, LogprobsFlavour
-from schemas.keys import check_adapter, check_name
-from schemas.printable import printable
-from schemas.tensors import Dtype, Tensor
+from ..generation_config import GenerationConfig, LogprobsFlavour
+from ..keys import check_adapter, check_name
+from ..printable import printable
+from .completions import Completion, completions_of
+from .tensors import Dtype, Tensor
 
 MAX_GROUPS_PER_JOB = 4096
 

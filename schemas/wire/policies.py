@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.messages import AdapterName, Index, Message
+from .messages import AdapterName, Index, Message
 
 MAX_CHUNKS = 2**16
 """A reader asks for every one."""
@@ -22,7 +22,7 @@ class PolicyVersion(Message):
     location: Annotated[str, Field(min_length=1, max_length=200)]
     """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
     sha256: Sha256
-    """Of the checkpoint's files (`worker.checkpoint.digest`), or of the adapter as in its manifest."""
+    """Of the checkpoint's files (`worker.weights.checkpoint.digest`), or of the adapter as in its manifest."""
     published_at: float
     """Unix seconds."""
 

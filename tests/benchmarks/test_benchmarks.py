@@ -12,27 +12,31 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import cpu, gpu, plots, queue_alone, report, scale, start
-from benchmarks.crowd import Load
-from benchmarks.fleet import Fleet
-from benchmarks.memory import PAYLOAD, Peaks, Size, one_run
-from benchmarks.models import Model
+from benchmarks import cpu, gpu
+from benchmarks.engine import start
+from benchmarks.engine.memory import PAYLOAD, Peaks, Size, one_run
 from benchmarks.peers.arms import arms
-from benchmarks.queue_alone import Bench, measure
-from benchmarks.redis_limit import Size as GroupSize
-from benchmarks.redis_limit import gpus_a_core, mbit_a_gpu, replay
-from benchmarks.report import Report, Scenario, percentiles
-from benchmarks.turns import VARIABLE, Turn, my_turn
-from benchmarks.workload import SCENARIOS, workloads
-from producer.embedded import EmbeddedRedis
-from producer.redis_server import CHOSEN
-from tests.worker_process import until, wait_for
+from benchmarks.queue import alone, scale
+from benchmarks.queue.alone import Bench, measure
+from benchmarks.queue.crowd import Load
+from benchmarks.queue.redis_limit import Size as GroupSize
+from benchmarks.queue.redis_limit import gpus_a_core, mbit_a_gpu, replay
+from benchmarks.support import plots, report
+from benchmarks.support.fleet import Fleet
+from benchmarks.support.models import Model
+from benchmarks.support.report import Report, Scenario, percentiles
+from benchmarks.support.turns import VARIABLE, Turn, my_turn
+from benchmarks.support.workload import SCENARIOS, workloads
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.redis_server import CHOSEN
+from tests.support.worker_process import until, wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(benchmarks.__file__).parent
 COMMANDS = sorted(
-    f"benchmarks.{path.stem}"
-    for path in Path(benchmarks.__file__).parent.glob("*.py")
-    if "def main()" in path.read_text()
+    ".".join(("benchmarks", *path.relative_to(FOLDER).with_suffix("").parts))
+    for path in FOLDER.rglob("*.py")
+    if "def main()" in path.read_text() and path.parent.name != "peers"
 )
 
 
@@ -67,7 +71,12 @@ def test_the_scripts_that_run_all_name_only_commands_that_exist(name: str, tmp_p
     started = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("python -m benchmarks.")}
     assert started
     assert started <= set(COMMANDS)
-    assert {"benchmarks.saturation", "benchmarks.latency", "benchmarks.swap", "benchmarks.http_serve"} <= started
+    assert {
+        "benchmarks.engine.saturation",
+        "benchmarks.engine.latency",
+        "benchmarks.engine.swap",
+        "benchmarks.http.serve",
+    } <= started
 
 
 def test_a_gpu_stage_that_fails_hangs_or_lacks_a_package_is_noted_and_the_next_has_its_turn(tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ async def test_a_benchmark_waits_for_its_own_turn(tmp_path: Path, monkeypatch: p
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
-    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "models", "report")}
+    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "support.models", "support.report")}
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - not_measured
 
 
@@ -199,7 +208,7 @@ def test_the_queue_benchmark_refuses_a_redis_that_it_cannot_read(
     monkeypatch.setattr(sys, "argv", ["queue_alone", "--jobs", "8"])
 
     with pytest.raises(SystemExit) as end:
-        queue_alone.main()
+        alone.main()
 
     assert end.value.code == 2
     assert f"{old} is older than Redis 7" in capsys.readouterr().err
@@ -208,11 +217,11 @@ def test_the_queue_benchmark_refuses_a_redis_that_it_cannot_read(
 def test_the_queue_benchmark_says_how_to_get_the_peers_that_are_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(queue_alone, "redis_version", lambda _binary: (7, 0))
+    monkeypatch.setattr(alone, "redis_version", lambda _binary: (7, 0))
     monkeypatch.setattr(sys, "argv", ["queue_alone", "--jobs", "8", "--peers", str(tmp_path)])
 
     with pytest.raises(SystemExit) as end:
-        queue_alone.main()
+        alone.main()
 
     told = capsys.readouterr().err
     assert end.value.code == 2

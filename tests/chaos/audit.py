@@ -9,16 +9,16 @@ from typing import cast
 
 import numpy as np
 
-from producer.answers import Answer
-from schemas import Envelope, ErrorCode, GroupError, GroupResult, Sealed
-from schemas.envelope import PAYLOAD
-from tests.chaos_plan import VOCABULARY, Malformed, Plan, PlannedBatch
-from tests.faults import Queue
-from worker import guard
-from worker.config import WorkerSettings
-from worker.engine import GenerateRequest
-from worker.seeds import prompt_seed
-from worker.stub_engine import StubEngine
+from rollstream.producer.batches.read_answers import Answer
+from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Sealed
+from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.jobs import request_checks
+from rollstream.worker.jobs.seeds import prompt_seed
+from tests.chaos.plan import VOCABULARY, Malformed, Plan, PlannedBatch
+from tests.support.faults import Queue
 
 Expected = dict[tuple[str, int], list[list[int]]]
 """Token ids of every completion, by batch and group."""
@@ -61,7 +61,7 @@ async def _undisturbed(plan: Plan) -> Expected:
     engine = StubEngine(WorkerSettings(policy="undisturbed", engine="stub", stub_vocab_size=VOCABULARY))
     expected: Expected = {}
     for batch in plan.batches:
-        stops = guard.stop_ids(batch.config, engine.info)
+        stops = request_checks.stop_ids(batch.config, engine.info)
         for group, prompt in enumerate(batch.prompts):
             seed = prompt_seed(batch.config.seed or 0, group)
             request = GenerateRequest("", prompt, batch.config, stops, seed, None)

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha1
-from importlib import resources
 
-from producer.embedded import EmbeddedRedis
-from tests.chaos_plan import Fault
-from tests.faults import Link
-from tests.worker_process import WorkerProcess
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from tests.chaos.plan import Fault
+from tests.support.faults import Link
+from tests.support.lua import lua_file
+from tests.support.worker_process import WorkerProcess
 
 DRAINED, POISONED = 0, 70
 EARLY = -signal.SIGTERM
@@ -166,4 +166,4 @@ def _call_of(name: str) -> bytes:
         return name.encode()
     if name == "submit.lua":
         return b"EVAL"
-    return sha1(resources.files("worker").joinpath(name).read_bytes(), usedforsecurity=False).hexdigest().encode()
+    return sha1(lua_file(name).read_bytes(), usedforsecurity=False).hexdigest().encode()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from schemas import Envelope, GenerationConfig, Job, Tensor, encode
+from rollstream.schemas import Envelope, GenerationConfig, Job, Tensor, encode
 
 VOCABULARY = 1000
 POISON = 999

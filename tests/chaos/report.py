@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos_plan import Plan
+from tests.chaos.plan import Plan
 
 if TYPE_CHECKING:
-    from tests.chaos import Pass
+    from tests.chaos.run import Pass
 
 SHOWN_PROBLEMS = 20
 

@@ -19,13 +19,13 @@ import redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from producer import Client
-from producer.embedded import EmbeddedRedis
-from tests.chaos_audit import Expected, Findings, audit_all, undisturbed
-from tests.chaos_fleet import EXPECTED_EXITS, Fleet
-from tests.chaos_plan import POISON, VOCABULARY, Plan, make_plan
-from tests.chaos_report import print_report, summary
-from tests.faults import Queue
+from rollstream import Client
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from tests.chaos.audit import Expected, Findings, audit_all, undisturbed
+from tests.chaos.fleet import EXPECTED_EXITS, Fleet
+from tests.chaos.plan import POISON, VOCABULARY, Plan, make_plan
+from tests.chaos.report import print_report, summary
+from tests.support.faults import Queue
 
 TICK_S = 0.05
 STALLED_S = 60

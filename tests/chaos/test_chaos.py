@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from producer import Client
-from producer.embedded import EmbeddedRedis
-from schemas import GroupResult, Tensor, decode, encode
-from schemas.messages import DeadLetter
-from tests import chaos
-from tests.chaos_audit import Findings, audit_all, undisturbed
-from tests.chaos_plan import KINDS, VOCABULARY, Plan, make_plan
-from tests.fault_steps import stub, wait_until_done
-from tests.faults import Queue
+from rollstream import Client
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import GroupResult, Tensor, decode, encode
+from rollstream.schemas.wire.messages import DeadLetter
+from tests.chaos import run
+from tests.chaos.audit import Findings, audit_all, undisturbed
+from tests.chaos.plan import KINDS, VOCABULARY, Plan, make_plan
+from tests.support.fault_steps import stub, wait_until_done
+from tests.support.faults import Queue
 
 SMALL = 20
 """Jobs of the plan that the audit is tried on."""
@@ -27,7 +27,7 @@ def test_a_short_seeded_run_loses_and_doubles_nothing(tmp_path: Path, capsys: py
     numbers = tmp_path / "numbers.json"
     flags = ["--seed", "3", "--jobs", "150", "--workers", "2", "--faults", str(len(KINDS)), "--lease-s", "1"]
 
-    code = chaos.main([*flags, "--json", str(numbers)])
+    code = run.main([*flags, "--json", str(numbers)])
 
     said = capsys.readouterr().out
     found = json.loads(numbers.read_text())

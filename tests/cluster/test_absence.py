@@ -12,10 +12,10 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from benchmarks.redis_cluster import ClusterNode, LocalCluster
-from schemas.cluster import nodes_of
-from tests.cluster_steps import id_of, impatient
-from tests.worker_process import until
+from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
+from rollstream.transport.redis import nodes_of
+from tests.support.cluster_steps import id_of, impatient
+from tests.support.worker_process import until
 
 
 @pytest.fixture

@@ -12,23 +12,23 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
 
-from benchmarks.redis_cluster import LocalCluster
-from producer import AsyncClient, BatchHandle
-from producer.cli import app
-from schemas import GroupResult, Keys, Sealed, decode
-from schemas.cluster import connected
-from schemas.keys import GROUP, PARKED
-from tests.fault_steps import kill, stub_flags, tokens, wait_until_logged
-from tests.worker_process import WorkerProcess, until
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.announcements import Announced
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.parking import Parking
-from worker.policy import Policy, Served
-from worker.streams import create_group
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient, BatchHandle
+from rollstream.producer.cli.app import app
+from rollstream.producer.demo.local_cluster import LocalCluster
+from rollstream.schemas import GroupResult, Keys, Sealed, decode
+from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.transport.redis import connected
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.intake.parking import Parking
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.redis_io.streams import create_group
+from rollstream.worker.versions.announcements import Announced
+from rollstream.worker.versions.follower import Policy, Served
+from tests.support.fault_steps import kill, stub_flags, tokens, wait_until_logged
+from tests.support.worker_process import WorkerProcess, until
 
 PARTITIONS = 4
 GROUPS = 6

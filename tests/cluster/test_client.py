@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import DataError
 
-from benchmarks.redis_cluster import LocalCluster
-from producer.connection import Connection
-from producer.errors import RedisUnavailableError
-from schemas.cluster import connected, is_split, nodes_of
-from schemas.cluster.slots import addresses, owners, slot_of
-from tests.cluster_steps import impatient
+from rollstream.producer.demo.local_cluster import LocalCluster
+from rollstream.producer.errors import RedisUnavailableError
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.transport.redis import connected, is_split, nodes_of
+from rollstream.transport.redis.slots import addresses, owners, slot_of
+from tests.support.cluster_steps import impatient
 
 SLOT = key_slot(b"{p:1}")
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.redis_cluster import LocalCluster
-from producer import AsyncClient
-from producer.cli import app
-from schemas import GroupError, GroupResult
-from tests.fault_steps import stub_flags, tokens, wait_until_logged
-from tests.publishing import lora
-from tests.worker_process import WorkerProcess
+from rollstream import AsyncClient
+from rollstream.producer.cli.app import app
+from rollstream.producer.demo.local_cluster import LocalCluster
+from rollstream.schemas import GroupError, GroupResult
+from tests.support.fault_steps import stub_flags, tokens, wait_until_logged
+from tests.support.publishing import lora
+from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 4
 POISON = 666

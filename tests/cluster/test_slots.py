@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ResponseError
 
-from benchmarks.redis_cluster import ClusterNode, LocalCluster
-from tests.cluster_steps import id_of, impatient
+from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
+from tests.support.cluster_steps import id_of, impatient
 
 
 @pytest.fixture

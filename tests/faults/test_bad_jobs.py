@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, GenerationConfig, GroupError
-from schemas import Envelope, Job, Keys, Tensor, encode
-from schemas.keys import GROUP
-from tests.worker_process import WorkerProcess, running_worker, until
+from rollstream import AsyncClient, GenerationConfig, GroupError
+from rollstream.schemas import Envelope, Job, Keys, Tensor, encode
+from rollstream.schemas.keys import GROUP
+from tests.support.worker_process import WorkerProcess, running_worker, until
 
 POLICY = "bad-jobs"
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, BatchHandle
-from producer.connection import Connection
-from producer.operate import drain, pause, resume, wait_until_drained
-from producer.status import read_status
-from schemas import Keys
-from tests.batches import CONFIG
-from tests.faults import Link, Queue
-from tests.publishing import lora
-from worker.connections import connect, retrying
+from rollstream import AsyncClient, BatchHandle
+from rollstream.producer.operations.queue_state import read_status
+from rollstream.producer.operations.requests import drain, pause, resume, wait_until_drained
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys
+from rollstream.worker.redis_io.connections import connect, retrying
+from tests.support.batches import CONFIG
+from tests.support.faults import Link, Queue
+from tests.support.publishing import lora
 
 
 class World:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client, GroupError, GroupResult
-from schemas import Keys
-from tests.fault_steps import (
+from rollstream import Client, GroupError, GroupResult
+from rollstream.schemas import Keys
+from rollstream.worker.delivery.delivery_budgets import Budgets, Deliveries, why_given_up
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.errors import DataError
+from tests.support.fault_steps import (
     LEASE_S,
     is_of,
     log_of,
@@ -22,11 +25,8 @@ from tests.fault_steps import (
     wait_until_done,
     wait_until_held,
 )
-from tests.faults import Link, Queue, audit
-from tests.worker_process import WorkerProcess, wait_for
-from worker.deliveries import Budgets, Deliveries, why_given_up
-from worker.errors import DataError
-from worker.lease import Lease
+from tests.support.faults import Link, Queue, audit
+from tests.support.worker_process import WorkerProcess, wait_for
 
 POISON = 13
 BUDGETS = Budgets(deliveries=3, interruptions=5)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client, GenerationConfig, RedisUnavailableError
-from schemas import Keys, PolicyVersion, encode
-from tests.faults import Queue
-from tests.worker_process import running_worker, wait_for
-from worker.announcements import Announcements
+from rollstream import Client, GenerationConfig, RedisUnavailableError
+from rollstream.schemas import Keys, PolicyVersion, encode
+from rollstream.worker.versions.announcements import Announcements
+from tests.support.faults import Queue
+from tests.support.worker_process import running_worker, wait_for
 
 LAST_ID = "18446744073709551615-18446744073709551615"
 CONFIG = GenerationConfig(max_new_tokens=2, ignore_eos=True)

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from producer import GenerationConfig
-from schemas import Envelope, Job, Tensor, WireError, encode
-from tests.faults import Queue
-from tests.worker_process import WorkerProcess, running_worker, wait_for
+from rollstream import GenerationConfig
+from rollstream.schemas import Envelope, Job, Tensor, WireError, encode
+from tests.support.faults import Queue
+from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 VALID_EACH = 100
 """Entries between two valid jobs."""

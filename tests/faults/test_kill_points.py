@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha1
-from importlib import resources
 from typing import Any, cast
 
 import pytest
 
-from producer import Client, RedisUnavailableError
-from producer.handle import BatchHandle
-from schemas import Envelope, GroupError
-from schemas.keys import GROUP
-from schemas.lease import LEASE_FIELD, lease_ms
-from tests.fault_steps import kill, stub, stub_flags, tokens, wait_until_done
-from tests.faults import Link, Queue, audit
-from tests.worker_process import WorkerProcess, wait_for
+from rollstream import Client, RedisUnavailableError
+from rollstream.producer.batches.handle import BatchHandle
+from rollstream.schemas import Envelope, GroupError
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.lease import LEASE_FIELD, lease_ms
+from tests.support.fault_steps import kill, stub, stub_flags, tokens, wait_until_done
+from tests.support.faults import Link, Queue, audit
+from tests.support.lua import lua_file
+from tests.support.worker_process import WorkerProcess, wait_for
 
 GROUPS = 3
 NO_TAKEOVER_S, TAKEOVER_S = 600.0, 0.5
@@ -32,7 +32,7 @@ def call_of(name: str) -> bytes:
     """What a call has on the wire: a script its digest."""
     if not name.endswith(".lua"):
         return name.encode()
-    return sha1(resources.files("worker").joinpath(name).read_bytes(), usedforsecurity=False).hexdigest().encode()
+    return sha1(lua_file(name).read_bytes(), usedforsecurity=False).hexdigest().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Victims:
         self._queue = queue
         self._all: list[tuple[Point, Link, WorkerProcess]] = []
         for name in ("publish.lua", "bury.lua", "claim.lua"):  # so that the first call is the script's, not its load
-            queue.redis.script_load(resources.files("worker").joinpath(name).read_text())
+            queue.redis.script_load(lua_file(name).read_text())
 
     def add(self, point: Point, link: Link, worker: WorkerProcess) -> None:
         self._all.append((point, link, worker))

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from producer import Client
-from tests.fault_steps import (
+from rollstream import Client
+from tests.support.fault_steps import (
     LEASE_S,
     SLACK_S,
     SWEEP_S,
@@ -29,8 +29,8 @@ from tests.fault_steps import (
     wait_until_logged,
     wait_until_one_holds,
 )
-from tests.faults import Holder, Link, Queue, audit
-from tests.worker_process import WorkerProcess, wait_for
+from tests.support.faults import Holder, Link, Queue, audit
+from tests.support.worker_process import WorkerProcess, wait_for
 
 
 def test_a_killed_workers_job_on_an_idle_queue_is_taken_over_and_resumed_where_it_stood(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fault_steps import go_through_an_outage
+from tests.support.fault_steps import go_through_an_outage
 
 
 @pytest.mark.large

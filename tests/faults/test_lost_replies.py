@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from hashlib import sha1
-from importlib import resources
 from typing import Any
 
 import pytest
 
-from producer import Client
-from schemas import Envelope
-from schemas.keys import GROUP
-from tests.fault_steps import (
+from rollstream import Client
+from rollstream.schemas import Envelope
+from rollstream.schemas.keys import GROUP
+from tests.support.fault_steps import (
     LEASE_S,
     SLACK_S,
     stub,
@@ -20,11 +19,12 @@ from tests.fault_steps import (
     wait_until_drained,
     wait_until_held,
 )
-from tests.faults import Link, Queue, audit
+from tests.support.faults import Link, Queue, audit
+from tests.support.lua import lua_file
 
 
 def script(name: str) -> bytes:
-    return resources.files("worker").joinpath(name).read_bytes()
+    return lua_file(name).read_bytes()
 
 
 def calls_of(name: str, queue: Queue) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from producer import Client
-from producer.embedded import EmbeddedRedis
-from tests.fault_steps import (
+from rollstream import Client
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from tests.support.fault_steps import (
     LEASE_S,
     go_through_an_outage,
     stub,
@@ -15,7 +15,7 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_logged,
 )
-from tests.faults import Queue, audit
+from tests.support.faults import Queue, audit
 
 
 @pytest.mark.parametrize("lease_s", [LEASE_S, 20.0], ids=["leases run out", "leases last"])

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from producer import Client, GenerationConfig
-from producer.embedded import EmbeddedRedis
-from schemas import Keys
-from tests.worker_process import WorkerProcess, running_worker, wait_for
+from rollstream import Client, GenerationConfig
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import Keys
+from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 POLICY = "faults"
 CONFIG = GenerationConfig(max_new_tokens=5, ignore_eos=True)

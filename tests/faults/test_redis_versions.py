@@ -9,12 +9,14 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
-from producer import Client, GroupError
-from producer.cli import app
-from producer.embedded import EmbeddedRedis
-from producer.redis_server import CHOSEN
-from schemas.keys import GROUP
-from tests.fault_steps import (
+from rollstream import Client, GroupError
+from rollstream.producer.cli.app import app
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.redis_server import CHOSEN
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.janitor import Janitor, Retention
+from tests.support.fault_steps import (
     TOKENS,
     is_of,
     kill,
@@ -25,10 +27,8 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_one_holds,
 )
-from tests.faults import Queue, audit
-from tests.redis_servers import redis_servers
-from worker.admission import Admission
-from worker.janitor import Janitor, Retention
+from tests.support.faults import Queue, audit
+from tests.support.redis_servers import redis_servers
 
 LEASE_S = 0.5
 POISON = 666

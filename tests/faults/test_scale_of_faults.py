@@ -13,17 +13,17 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from producer import AsyncClient, BatchHandle, Client
-from schemas import Keys, Sealed
-from schemas.keys import GROUP
-from tests.fault_steps import SLACK_S, holds, is_of, log_of, stub, tokens, wait_until_done, wait_until_held
-from tests.faults import Queue, audit
-from tests.worker_process import WorkerProcess, until
-from worker.admission import Admission
-from worker.app import Worker
-from worker.config import WorkerSettings
-from worker.janitor import Janitor, Retention
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient, BatchHandle, Client
+from rollstream.schemas import Keys, Sealed
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.app import Worker
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.intake.janitor import Janitor, Retention
+from tests.support.fault_steps import SLACK_S, holds, is_of, log_of, stub, tokens, wait_until_done, wait_until_held
+from tests.support.faults import Queue, audit
+from tests.support.worker_process import WorkerProcess, until
 
 ABANDONED_EACH = 25
 """Every 25th start ends as by a kill."""

@@ -6,12 +6,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
-from producer import Client, GroupError
-from schemas.keys import GROUP
-from tests.fault_steps import (
+from rollstream import Client, GroupError
+from rollstream.schemas.keys import GROUP
+from tests.support.fault_steps import (
     LEASE_S,
     SLACK_S,
     SWEEP_S,
@@ -27,8 +26,9 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_one_holds,
 )
-from tests.faults import Holder, Queue, audit
-from tests.worker_process import wait_for
+from tests.support.faults import Holder, Queue, audit
+from tests.support.lua import lua_file
+from tests.support.worker_process import wait_for
 
 
 def test_a_job_that_kills_its_workers_is_a_dead_letter_and_an_error_to_its_producer(
@@ -190,4 +190,4 @@ def test_a_consumer_is_only_removed_once_nothing_is_pending(queue: Queue) -> Non
 
 
 def script(name: str) -> bytes:
-    return resources.files("worker").joinpath(name).read_bytes()
+    return lua_file(name).read_bytes()

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from producer import Client
-from producer.embedded import die_with_parent
-from tests.fault_steps import stub
-from tests.faults import Link, Queue
-from tests.publishing import announced
-from tests.versions import report, wait_until_serves, write_steps
-from tests.worker_process import ROOT, WorkerProcess, wait_for
+from rollstream import Client
+from rollstream.producer.demo.embedded_redis import die_with_parent
+from tests.support.fault_steps import stub
+from tests.support.faults import Link, Queue
+from tests.support.publishing import announced
+from tests.support.versions import report, wait_until_serves, write_steps
+from tests.support.worker_process import ROOT, WorkerProcess, wait_for
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def kill_at(call: bytes, nth: int, *, answered: bool, policy: str, redis_url: st
     """SIGKILL to `rollstream publish` at its `nth` such call, before Redis has it or after Redis answered it."""
     with Link(redis_url) as link:
         link.stop_at(call, nth, answered=answered)
-        with trainer("-m", "producer", *publish, "--policy", policy, "--redis", link.url) as process:
+        with trainer("-m", "rollstream", *publish, "--policy", policy, "--redis", link.url) as process:
             wait_for(link.stopped.is_set, 30, lambda: f"{call!r} {nth} never came; exit code {process.poll()}")
 
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_whose_trainer_died_while_it_wrote_is_not_published_and_wri
         with trainer("-c", WRITES, str(whole / "step-2"), str(steps / "step-2")) as process:
             wait_for(half_written(steps / "step-2"), 30, lambda: f"nothing was written: {process.poll()}")
         refused = subprocess.run(
-            [sys.executable, "-m", "producer", "publish", "2", "--checkpoint", str(steps / "step-2"),
+            [sys.executable, "-m", "rollstream", "publish", "2", "--checkpoint", str(steps / "step-2"),
              "--policy", policy, "--redis", redis_url],
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip

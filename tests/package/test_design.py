@@ -1,16 +1,25 @@
-"""The design names every file of the worker, so that whoever looks for a role finds it there."""
+"""The design names every room of each package, so that whoever looks for a role finds it there."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from tests.worker_process import ROOT
+import pytest
+
+from tests.support.worker_process import ROOT
 
 
-def test_the_table_of_files_names_every_file_of_the_worker_and_no_other() -> None:
-    table = (ROOT / "docs" / "design.md").read_text().partition("In the worker, upwards:")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    named = {name.removesuffix(".lua") for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    files = {path.stem for path in (ROOT / "worker").iterdir() if path.suffix in {".py", ".lua"}} - {"__init__"}
+def rooms(package: Path) -> set[str]:
+    """Modules at its top, and folders, which end with a slash."""
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    return modules | {f"{path.parent.relative_to(package)}/" for path in package.glob("*/**/__init__.py")}
 
-    assert named == files
+
+@pytest.mark.parametrize("package", ["schemas", "transport", "worker", "producer"])
+def test_the_table_of_a_package_names_its_rooms_and_no_others(package: str) -> None:
+    layers = (ROOT / "docs" / "design.md").read_text().partition("## 2. Layers")[2].partition("\n## ")[0]
+    table = layers.partition(f"\n| {package} | |\n")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+
+    assert named == rooms(ROOT / package)

@@ -16,11 +16,9 @@ from typing import Any
 
 import pytest
 
-import producer
-import schemas
-import worker
-from producer import AsyncClient, Client, ConfigError, GenerationConfig, ResultTimeoutError, RolloutFunction
-from schemas import ErrorCode, GroupError
+import rollstream
+from rollstream import AsyncClient, Client, ConfigError, GenerationConfig, ResultTimeoutError, RolloutFunction
+from rollstream.schemas import ErrorCode, GroupError
 
 SAMPLES: dict[str, Any] = {
     "str": "some text",
@@ -43,16 +41,12 @@ SAMPLES: dict[str, Any] = {
 """A value for each type that a parameter of an error has."""
 
 
-OURS = ("schemas", "producer", "worker")
-
-
 def every_error() -> list[type[Exception]]:
     """Found by walking the packages; what imports vLLM defines none, which is checked below."""
-    for package in (schemas, producer, worker):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__") and not module.name.startswith("worker.vllm_"):
-                import_module(module.name)
-    ours = {kind for kind in _descendants(Exception) if kind.__module__.partition(".")[0] in OURS}
+    for module in pkgutil.walk_packages(rollstream.__path__, "rollstream."):
+        if not module.name.endswith("__main__") and not module.name.startswith("rollstream.worker.engines.vllm."):
+            import_module(module.name)
+    ours = {kind for kind in _descendants(Exception) if kind.__module__.partition(".")[0] == "rollstream"}
     return sorted(ours, key=lambda kind: (kind.__module__, kind.__name__))
 
 
@@ -63,7 +57,7 @@ def _descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def sample(kind: type[Exception]) -> Exception:
-    if getattr(kind.__init__, "__module__", "builtins").partition(".")[0] not in OURS:
+    if getattr(kind.__init__, "__module__", "builtins").partition(".")[0] != "rollstream":
         return kind("some text")  # Python's own or a library's: no fields of ours
     given = inspect.signature(kind.__init__).parameters
     return kind(**{name: _value(kind, str(one.annotation)) for name, one in given.items() if name != "self"})
@@ -83,7 +77,8 @@ def assert_same(back: BaseException, error: BaseException) -> None:
 
 
 def test_errors_are_where_the_walk_finds_them() -> None:
-    lines = [line for path in Path(worker.__file__).parent.glob("vllm_*.py") for line in path.read_text().splitlines()]
+    room = Path(*rollstream.__path__, "worker", "engines", "vllm")
+    lines = [line for path in room.glob("*.py") for line in path.read_text().splitlines()]
     assert [line for line in lines if re.match(r"class \w+\(\w*(Error|Exception)\)", line)] == []
     assert len(every_error()) > 50
 

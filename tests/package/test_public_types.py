@@ -1,4 +1,4 @@
-"""What a type checker tells a user of `producer`: mypy reads this file, pytest only checks that the names exist."""
+"""What a type checker tells a user of `rollstream`: mypy reads this file, pytest only checks that the names exist."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_type
 
-import producer
-from producer import (
+import rollstream
+from rollstream import (
     AsyncClient,
     BatchHandle,
     BlockingBatchHandle,
@@ -20,7 +20,7 @@ from producer import (
     PolicyVersion,
     RolloutBatch,
 )
-from tests.worker_process import ROOT
+from tests.support.worker_process import ROOT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,12 +85,15 @@ def rollout_batch(rollouts: RolloutBatch) -> None:
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
-    missing = [name for name in producer.__all__ if not getattr(getattr(producer, name), "__doc__", None)]
+    missing = [name for name in rollstream.__all__ if not getattr(getattr(rollstream, name), "__doc__", None)]
     assert missing == []
 
 
-def test_importing_the_producer_imports_neither_torch_nor_vllm() -> None:
+def test_importing_client_and_command_line_imports_neither_torch_nor_vllm() -> None:
     heavy = {"torch", "vllm", "transformers", "safetensors"}
-    code = f"import sys, producer, producer.client, producer.cli; assert not {heavy} & set(sys.modules), 'heavy import'"
+    code = (
+        "import sys, rollstream.producer.client, rollstream.producer.cli.app\n"
+        f"assert not {heavy} & set(sys.modules), 'heavy import'"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from producer import AsyncClient, BlockingBatchHandle, Client, ClientClosedError, ClientMisusedError, patience
-from tests.batches import CONFIG
-from tests.faults import Link, Queue
-from tests.worker_process import ROOT, until, wait_for
+from rollstream import AsyncClient, BlockingBatchHandle, Client, ClientClosedError, ClientMisusedError
+from rollstream.producer.calls import patience
+from tests.support.batches import CONFIG
+from tests.support.faults import Link, Queue
+from tests.support.worker_process import ROOT, until, wait_for
 
 AT_ONCE_S = 3.0
 """On a busy machine; what is not ended by closing waits for ever here."""
@@ -178,7 +179,7 @@ def test_its_own_thread_may_close_a_client_but_not_wait_for_it(
 
 LEFT_OPEN = """
 import asyncio, sys, threading, time
-from producer import AsyncClient, Client, GenerationConfig
+from rollstream import AsyncClient, Client, GenerationConfig
 url, policy = sys.argv[1:]
 config = GenerationConfig(max_new_tokens=4)
 client = Client(url, policy=policy)

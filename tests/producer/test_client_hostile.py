@@ -9,22 +9,22 @@ import msgpack
 import numpy as np
 import pytest
 
-from producer import (
+from rollstream import (
     AsyncClient,
     BatchHandle,
     ResultTimeoutError,
     UnknownBatchError,
     UnreadableResultError,
 )
-from schemas import Keys, Sealed, Tensor, encode
-from tests.answers import error_of, result_of
-from tests.batches import CONFIG, PROMPTS, answering, result
+from rollstream.schemas import Keys, Sealed, Tensor, encode
+from tests.support.answers import error_of, result_of
+from tests.support.batches import CONFIG, PROMPTS, answering, result
 
 
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends a wait is looked for between two blocking reads."""
-    monkeypatch.setattr("producer.connection.BLOCK_MS", 100)
+    monkeypatch.setattr("rollstream.producer.redis_io.connection.BLOCK_MS", 100)
 
 
 def _changed(handle: BatchHandle, **changes: Any) -> bytes:

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import redis
 
-from producer import (
+from rollstream import (
     AsyncClient,
     ClientClosedError,
     RedisUnavailableError,
 )
-from producer.connection import Connection
-from producer.embedded import EmbeddedRedis
-from schemas import Keys
-from schemas.cluster.faults import fault_of
-from tests.batches import CONFIG, PROMPTS, answering, result
-from tests.worker_process import wait_for
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys
+from rollstream.transport.redis.faults import fault_of
+from tests.support.batches import CONFIG, PROMPTS, answering, result
+from tests.support.worker_process import wait_for
 
 
 @pytest.fixture

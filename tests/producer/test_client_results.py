@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     AsyncClient,
     Client,
     ClientClosedError,
@@ -17,11 +17,11 @@ from producer import (
     GroupResult,
     ResultTimeoutError,
 )
-from schemas import encode
-from tests.answers import Answering, error_of, result_of
-from tests.batches import CONFIG, PROMPTS, answering, result
-from tests.faults import Link
-from tests.worker_process import WorkerProcess
+from rollstream.schemas import encode
+from tests.support.answers import Answering, error_of, result_of
+from tests.support.batches import CONFIG, PROMPTS, answering, result
+from tests.support.faults import Link
+from tests.support.worker_process import WorkerProcess
 
 
 async def test_groups_come_in_finish_order_and_the_result_in_submission_order(

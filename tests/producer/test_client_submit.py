@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     AsyncClient,
     BatchConflictError,
     ConfigError,
@@ -21,9 +21,9 @@ from producer import (
     UnknownBatchError,
     WireError,
 )
-from producer.submission import Chunk, Submission
-from schemas import Keys
-from tests.batches import CONFIG, PROMPTS, entries
+from rollstream.producer.batches.submission import Chunk, Submission
+from rollstream.schemas import Keys
+from tests.support.batches import CONFIG, PROMPTS, entries
 
 
 async def test_submit_queues_jobs_that_cover_the_batch_once(trainer: AsyncClient, server: Any, policy: str) -> None:

@@ -16,16 +16,16 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from producer.adapter_files import read_adapter
-from producer.adapter_tensors import Scaling
-from schemas import ErrorCode, GenerationConfig
-from tests.engine_requests import end
-from tests.transformers_reference import Reference
-from worker.adapters import AdapterDirectory
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, GenerateRequest
-from worker.errors import DataError
-from worker.vllm_engine import VllmEngine
+from rollstream.producer.policies.adapter_files import read_adapter
+from rollstream.producer.policies.adapter_tensors import Scaling
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, Completion, GenerateRequest
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.errors import DataError
+from tests.support.engine_requests import end
+from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

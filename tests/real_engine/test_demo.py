@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.worker_process import ROOT, wait_for
+from tests.support.worker_process import ROOT, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
@@ -27,7 +27,7 @@ OF_ANOTHER_WORKER = {"ROLLSTREAM_ENGINE": "none such", "rollstream_max_num_seqs"
 
 def demo(*flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "producer", "demo", *flags],
+        [sys.executable, "-m", "rollstream", "demo", *flags],
         cwd=ROOT,
         env=os.environ | OF_ANOTHER_WORKER,
         stdout=subprocess.PIPE,
@@ -69,7 +69,7 @@ def test_it_shows_three_batches_and_leaves_nothing_behind(tmp_path: Path) -> Non
     assert psutil.wait_procs(seen, timeout=END_S)[1] == []
 
 
-@pytest.mark.parametrize("moment", ["-m worker", "spawn_main"], ids=["worker starts", "engine starts"])
+@pytest.mark.parametrize("moment", ["-m rollstream.worker", "spawn_main"], ids=["worker starts", "engine starts"])
 def test_ctrl_c_leaves_nothing_behind(moment: str) -> None:
     process = demo()
     seen: set[psutil.Process] = set()

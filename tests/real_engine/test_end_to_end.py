@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from producer import AsyncClient, GenerationConfig, RolloutBatch
-from producer.tiny_model import write_adapter
-from tests.real_workers import REAL_POLICY, RealWorkers
-from tests.transformers_reference import Reference
+from rollstream import AsyncClient, GenerationConfig, RolloutBatch
+from rollstream.producer.demo.tiny_model import write_adapter
+from tests.support.real_workers import REAL_POLICY, RealWorkers
+from tests.support.transformers_reference import Reference
 
 pytestmark = pytest.mark.vllm
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from producer import GenerationConfig
-from producer.rollout_batch import assemble
-from schemas import Tensor
-from tests.answers import batch_of, result_of
-from tests.worker_process import ROOT
+from rollstream import GenerationConfig
+from rollstream.producer.batches.rollout_batch import assemble
+from rollstream.schemas import Tensor
+from tests.support.answers import batch_of, result_of
+from tests.support.worker_process import ROOT
 
 pytestmark = pytest.mark.timeout(400)  # an engine starts
 

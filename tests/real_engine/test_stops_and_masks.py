@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from producer.tiny_model import EOS, write_model
-from schemas import ErrorCode
-from tests.engine_requests import PROMPT, end, generate, ids, request, settings
-from tests.transformers_reference import Reference
-from worker.beam import beam_search
-from worker.errors import DataError
-from worker.vllm_engine import VllmEngine
+from rollstream.producer.demo.tiny_model import EOS, write_model
+from rollstream.schemas import ErrorCode
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.beam_search import beam_search
+from tests.support.engine_requests import PROMPT, end, generate, ids, request, settings
+from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -14,14 +14,14 @@ import pytest_asyncio
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from schemas import GenerationConfig
-from tests.engine_requests import end
-from tests.transformers_reference import Reference
-from worker.config import WorkerSettings
-from worker.engine import GenerateRequest
-from worker.errors import CheckpointRefusedError
-from worker.vllm_engine import VllmEngine
-from worker.vllm_swappable import tied, tied_heads, why_not
+from rollstream.schemas import GenerationConfig
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.engines.vllm.swappable import tied, tied_heads, why_not
+from rollstream.worker.errors import CheckpointRefusedError
+from tests.support.engine_requests import end
+from tests.support.transformers_reference import Reference
 
 # After our engine, which prepares the environment that vLLM reads while it is imported.
 from vllm.model_executor.layers.attention import MLAAttention  # isort: skip

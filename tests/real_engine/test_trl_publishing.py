@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from producer import ArgumentError, Client, PublishingRefusedError, PublishPolicy, RolloutFunction
-from tests.real_workers import START_TIMEOUT_S
-from tests.worker_process import WorkerProcess
+from rollstream import ArgumentError, Client, PublishingRefusedError, PublishPolicy, RolloutFunction
+from tests.support.real_workers import START_TIMEOUT_S
+from tests.support.worker_process import WorkerProcess
 
 POLICY = "trl-publishing"
 STEPS = 6

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from producer.tiny_model import write_adapter, write_model
-from schemas import GenerationConfig
-from tests.engine_requests import end
-from tests.transformers_reference import Reference
-from tests.under_way import until_under_way
-from worker.adapters import AdapterDirectory
-from worker.beam import beam_search
-from worker.config import WorkerSettings
-from worker.engine import Engine, GenerateRequest, SwapMode
-from worker.replicas import Replicas, settings_of_one
-from worker.vllm_engine import VllmEngine
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.schemas import GenerationConfig
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Engine, GenerateRequest, SwapMode
+from rollstream.worker.engines.replicas import Replicas, settings_of_one
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.jobs.beam_search import beam_search
+from tests.support.engine_requests import end
+from tests.support.transformers_reference import Reference
+from tests.support.under_way import until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

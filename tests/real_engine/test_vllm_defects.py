@@ -13,19 +13,19 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from producer.tiny_model import write_adapter
-from schemas import ErrorCode, GenerationConfig
-from worker import guard
-from worker.adapters import AdapterDirectory
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, GenerateRequest
-from worker.errors import DataError, EngineDiedError
-from worker.vllm_engine import VllmEngine
-from worker.vllm_extension import _as_in_its_checkpoint
+from rollstream.producer.demo.tiny_model import write_adapter
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, Completion, GenerateRequest
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.engines.vllm.weight_reload import _as_in_its_checkpoint
+from rollstream.worker.errors import DataError, EngineDiedError
+from rollstream.worker.jobs import request_checks
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROMPT = [5, 6, 7, 8]
 LONG_PROMPT = [(i * 37) % 500 + 3 for i in range(300)]
 
@@ -136,7 +136,7 @@ async def test_defect_2_an_id_outside_the_vocabulary_is_stopped_by_the_guard(
     engine: VllmEngine, prompt: list[int]
 ) -> None:
     with pytest.raises(DataError) as raised:
-        guard.check_prompt(np.array(prompt, np.int32), GenerationConfig(max_new_tokens=8), engine.info)
+        request_checks.check_prompt(np.array(prompt, np.int32), GenerationConfig(max_new_tokens=8), engine.info)
 
     assert raised.value.code == ErrorCode.TOKEN_OUT_OF_VOCABULARY
     assert await engine.generate(request(prompt=[0, engine.info.vocab_size - 1]))

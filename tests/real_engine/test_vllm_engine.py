@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from producer.tiny_model import write_adapter, write_model
-from schemas import ErrorCode
-from tests.engine_requests import PROMPT, end, generate, ids, request, settings
-from tests.transformers_reference import Reference
-from worker.adapters import AdapterDirectory
-from worker.beam import beam_search
-from worker.engine import Adapter
-from worker.errors import DataError, SettingsError
-from worker.vllm_engine import VllmEngine
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.schemas import ErrorCode
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.engine import Adapter
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.errors import DataError, SettingsError
+from rollstream.worker.jobs.beam_search import beam_search
+from tests.support.engine_requests import PROMPT, end, generate, ids, request, settings
+from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

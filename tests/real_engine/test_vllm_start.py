@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tests.engine_requests import settings
-from worker.errors import SettingsError
-from worker.vllm_start import MAX_CAUSE, START_REPORT, StartReport, cause, listening, report_failures, secrets_of, why
+from rollstream.worker.engines.vllm.start import (
+    MAX_CAUSE,
+    START_REPORT,
+    StartReport,
+    cause,
+    listening,
+    report_failures,
+    secrets_of,
+    why,
+)
+from rollstream.worker.errors import SettingsError
+from tests.support.engine_requests import settings
 
 POINTER = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
@@ -82,7 +91,7 @@ def test_no_secret_is_in_a_cause() -> None:
 
 CHILD = """
 import logging, os
-from worker.vllm_start import report_failures
+from rollstream.worker.engines.vllm.start import report_failures
 logger = logging.getLogger("vllm")
 for _ in range(2):
     report_failures(os.environ, logger)
@@ -118,7 +127,7 @@ def test_where_nobody_listens_a_child_reports_nothing(place: str | None) -> None
 
 @pytest.mark.vllm
 async def test_the_cause_of_a_failed_start_comes_from_the_engines_process(tiny_model: Path, tmp_path: Path) -> None:
-    from worker.vllm_engine import VllmEngine
+    from rollstream.worker.engines.vllm.engine import VllmEngine
 
     (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     arguments: dict[str, Any] = {"hf_token": "hf_abcdefgh"}

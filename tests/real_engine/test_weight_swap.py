@@ -20,27 +20,28 @@ import pytest_asyncio
 import torch
 from safetensors.torch import load_file, save_file
 
-from producer import AsyncClient
-from producer.tiny_model import write_adapter, write_model
-from schemas import ErrorCode, GenerationConfig, Keys
-from tests.checkpoints import shard
-from tests.engine_requests import end
-from tests.transformers_reference import Reference
-from tests.under_way import until_under_way
-from worker import checkpoint, vllm_versions
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import AdapterStore
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.beam import beam_search
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.engine import Adapter, Completion, GenerateRequest, SwapMode
-from worker.errors import CheckpointRefusedError, DataError, EngineDiedError, SwapFailedError
-from worker.policy import Policy
-from worker.vllm_engine import VllmEngine
-from worker.vllm_versions import Spans, Start, Versions, estimated_spans
-from worker.watchdog import watch
+from rollstream import AsyncClient
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.schemas import ErrorCode, GenerationConfig, Keys
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, Completion, GenerateRequest, SwapMode
+from rollstream.worker.engines.vllm import version_spans as vllm_versions
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.engines.vllm.version_spans import Spans, Start, Versions, estimated_spans
+from rollstream.worker.errors import CheckpointRefusedError, DataError, EngineDiedError, SwapFailedError
+from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.operations.watchdog import watch
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.follower import Policy
+from rollstream.worker.weights import checkpoint
+from tests.support.checkpoints import shard
+from tests.support.engine_requests import end
+from tests.support.transformers_reference import Reference
+from tests.support.under_way import until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

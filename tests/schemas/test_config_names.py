@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from schemas import Batch, ConfigError, GenerationConfig, decode, encode
-from schemas.foreign_names import _DIFFERENT, _NOT_OFFERED, _RENAMED, advice
+from rollstream.schemas import Batch, ConfigError, GenerationConfig, decode, encode
+from rollstream.schemas.foreign_names import _DIFFERENT, _NOT_OFFERED, _RENAMED, advice
 
 masked: Any = np.ma.masked_array
 FIELDS = GenerationConfig.model_fields

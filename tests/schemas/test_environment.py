@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from producer.cli_usage import usage_problem
-from schemas.environment import PREFIX, WORKER_SETTINGS, UnknownVariableError, check_environment
-from worker.command import main
-from worker.config import WorkerSettings
+from rollstream.producer.cli.usage import usage_problem
+from rollstream.schemas.environment import PREFIX, WORKER_SETTINGS, UnknownVariableError, check_environment
+from rollstream.worker.command import main
+from rollstream.worker.config import WorkerSettings
 
 
 def test_every_setting_of_the_worker_is_known() -> None:

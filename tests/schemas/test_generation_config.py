@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import ConfigError, GenerationConfig
+from rollstream.schemas import ConfigError, GenerationConfig
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": 0}, "max_new_tokens"),

@@ -7,11 +7,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from schemas import AdapterManifest, Keys, encode
-from worker.adapter_cache import AdapterCache
-from worker.config import WorkerSettings
-from worker.engine import Adapter
-from worker.stub_engine import StubEngine
+from rollstream.schemas import AdapterManifest, Keys, encode
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter
+from rollstream.worker.engines.stub import StubEngine
 
 CHUNK = 200
 CONFIG = b"{}"

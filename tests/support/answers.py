@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
+from rollstream.schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
 
 BATCH_ID = "batch"
 

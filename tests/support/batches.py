@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer import (
+from rollstream import (
     BatchHandle,
     GenerationConfig,
     GroupResult,
 )
-from schemas import Envelope, Job, Keys, decode
-from tests.answers import Answering, result_of
+from rollstream.schemas import Envelope, Job, Keys, decode
+from tests.support.answers import Answering, result_of
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 PROMPTS = [[1, 2], [3], [4, 5, 6], [7]]

@@ -6,8 +6,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from benchmarks.redis_cluster import ClusterNode, LocalCluster
-from schemas.cluster import connected
+from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
+from rollstream.transport.redis import connected
 
 
 def impatient(cluster: LocalCluster, **settings: float) -> Redis:

@@ -1,4 +1,4 @@
-"""Requests to a real engine in the test's own process, as `worker.rollout` makes them."""
+"""Requests to a real engine in the test's own process, as `worker.jobs.runner` makes them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from schemas import GenerationConfig
-from worker import guard
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, Engine, GenerateRequest
-from worker.vllm_engine import VllmEngine
+from rollstream.schemas import GenerationConfig
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, Completion, Engine, GenerateRequest
+from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.jobs import request_checks
 
 PROMPT = [5, 6, 7, 8]
 _numbers = itertools.count()
@@ -26,12 +26,12 @@ def settings(model: Path, adapters: Path | None = None, **fields: Any) -> Worker
 def request(
     engine: Engine, prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields: Any
 ) -> GenerateRequest:
-    """As `worker.rollout` makes it."""
+    """As `worker.jobs.runner` makes it."""
     config = GenerationConfig(**{"max_new_tokens": 16, **fields})
-    guard.check_config(config, engine.info)
-    guard.check_prompt(np.array(prompt, np.int32), config, engine.info)
-    stops = guard.stop_ids(config, engine.info)
-    late = guard.late_stop_ids(config, engine.info)
+    request_checks.check_config(config, engine.info)
+    request_checks.check_prompt(np.array(prompt, np.int32), config, engine.info)
+    stops = request_checks.stop_ids(config, engine.info)
+    late = request_checks.late_stop_ids(config, engine.info)
     return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter, late)
 
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from producer import Client, GenerationConfig
-from producer.embedded import EmbeddedRedis
-from tests.faults import Holder, Queue, audit
-from tests.worker_process import WorkerProcess, running_worker, wait_for
+from rollstream import Client, GenerationConfig
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from tests.support.faults import Holder, Queue, audit
+from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 LEASE_S = 1.0
 SWEEP_S = 1.0

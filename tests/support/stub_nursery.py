@@ -1,7 +1,7 @@
 """Stub workers forked from one process that has imported the worker: a start's second of CPU is paid once (Linux).
 
-Each is a child of the test process all the same, in a session of its own, and ends with it. `python -m worker` itself
-is what workers on the real engine and those of other flags are started with.
+Each is a child of the test process all the same, in a session of its own, and ends with it. `python -m
+rollstream.worker` itself is what workers on the real engine and those of other flags are started with.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from producer.embedded import PR_SET_PDEATHSIG, die_with_parent
+from rollstream.producer.demo.embedded_redis import PR_SET_PDEATHSIG, die_with_parent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -64,7 +64,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stub_nursery"],
+            [sys.executable, "-m", "tests.support.stub_nursery"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -107,9 +107,9 @@ def nursery() -> Nursery:
 
 def serve() -> int:
     """Fork a worker for each line; the exit code, which is that of a worker in the worker's process."""
-    import worker.app
-    import worker.command
-    import worker.stub_engine  # noqa: F401 - what the workers have of all of them
+    import rollstream.worker.app
+    import rollstream.worker.command
+    import rollstream.worker.engines.stub  # noqa: F401 - what the workers have of all of them
 
     gc.freeze()  # else a worker that ends copies all that was imported, only to look through it: 0.3 s each
     for line in sys.stdin:
@@ -158,7 +158,7 @@ def _work(order: dict[str, object]) -> int:
     os.environ.clear()
     os.environ.update(cast("dict[str, str]", order["env"]))
     sys.argv = ["rollstream-worker", *cast("list[str]", order["flags"])]
-    from worker.__main__ import main
+    from rollstream.worker.__main__ import main
 
     return main()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from worker.vllm_engine import VllmEngine
+from rollstream.worker.engines.vllm.engine import VllmEngine
 
 
 async def until_under_way(engines: Sequence[VllmEngine], sequences: int, tokens: int) -> None:

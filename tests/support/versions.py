@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Literal, cast
 
-from producer import Client
-from producer.tiny_model import write_model
-from schemas import GroupError, GroupResult, PolicyVersion, encode
-from tests.faults import Queue, audit
-from tests.worker_process import WorkerProcess, wait_for
+from rollstream import Client
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
+from tests.support.faults import Queue, audit
+from tests.support.worker_process import WorkerProcess, wait_for
 
 
 def write_steps(root: Path, *steps: int) -> Path:

@@ -16,11 +16,11 @@ from typing import IO
 
 import redis
 
-from producer.embedded import die_with_parent
-from schemas import Keys
-from tests import stub_nursery
+from rollstream.producer.demo.embedded_redis import die_with_parent
+from rollstream.schemas import Keys
+from tests.support import stub_nursery
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOT_FORKED = {"--replicas"}
 """Flags of workers that start workers."""
 
@@ -32,7 +32,7 @@ def started(
     if sys.platform == "linux" and "stub" in flags and not NOT_FORKED & {*flags, *whole_env}:
         return stub_nursery.nursery().start(flags, log.name, whole_env)
     return subprocess.Popen(
-        [sys.executable, "-m", "worker", *flags],
+        [sys.executable, "-m", "rollstream.worker", *flags],
         cwd=ROOT,
         env=whole_env,
         stdout=log,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from redis import exceptions
 
-from schemas.cluster.faults import UNKNOWN, fault_of
-from schemas.cluster.limits import Limits
-from worker import connections
-from worker.connections import Patience, retrying
+from rollstream.transport.redis.faults import UNKNOWN, fault_of
+from rollstream.transport.redis.limits import Limits
+from rollstream.worker.redis_io import connections
+from rollstream.worker.redis_io.connections import Patience, retrying
 
 IN_SCRIPT = " script: eb23e2e6f2c44538a767c4e2b972dc5a60c54588, on @user_script:1."
 IN_SCRIPT_OF_62 = "Error running script (call to f_eb23e2e6f2c4): @user_script:1: "

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from schemas.redis_url import RedisUrlError, parse, without_password
+from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
 
 READ = {
     "redis://": ([("localhost", 6379)], {}),

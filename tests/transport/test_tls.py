@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from producer import Client, GenerationConfig, RedisUnavailableError
-from producer.embedded import die_with_parent
-from producer.redis_server import find_redis_server
-from tests.worker_process import WorkerProcess, wait_for
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.errors import SettingsError
-from worker.redis_start import wait_for_redis
+from rollstream import Client, GenerationConfig, RedisUnavailableError
+from rollstream.producer.demo.embedded_redis import die_with_parent
+from rollstream.producer.demo.redis_server import find_redis_server
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.errors import SettingsError
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.startup.redis_checks import wait_for_redis
+from tests.support.worker_process import WorkerProcess, wait_for
 
 OPTIONS = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "me.pem", "ssl_keyfile": "me.key"}
 

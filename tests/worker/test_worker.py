@@ -11,13 +11,13 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, GenerationConfig, GroupResult
-from schemas import Keys
-from schemas.keys import GROUP
-from tests.worker_process import ROOT, WorkerProcess, running_worker, until
-from worker.connections import connect
-from worker.errors import SettingsError
-from worker.exit_codes import MEANINGS
+from rollstream import AsyncClient, GenerationConfig, GroupResult
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.errors import SettingsError
+from rollstream.worker.exit_codes import MEANINGS
+from rollstream.worker.redis_io.connections import connect
+from tests.support.worker_process import ROOT, WorkerProcess, running_worker, until
 
 CONFIG = GenerationConfig(max_new_tokens=5, num_return_sequences=2, ignore_eos=True)
 
@@ -154,7 +154,7 @@ async def test_a_consumer_group_that_was_deleted_is_created_again(
 
 def worker_command(*flags: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "worker", *flags],
+        [sys.executable, "-m", "rollstream.worker", *flags],
         cwd=ROOT,
         env={**os.environ, **env},
         capture_output=True,

@@ -1,5 +1,5 @@
 """What producer and worker share of the way to Redis: a cluster behind the interface of one, faults, limits."""
 
-from schemas.cluster.client import ClusterRedis, connected, disconnected, is_split, nodes_of
+from .cluster import ClusterRedis, connected, disconnected, is_split, nodes_of
 
 __all__ = ["ClusterRedis", "connected", "disconnected", "is_split", "nodes_of"]

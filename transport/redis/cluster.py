@@ -18,8 +18,8 @@ from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
 
-from schemas.cluster.slots import Address, addresses, known, owners, slot_of
-from schemas.cluster.way import Way
+from .slots import Address, addresses, known, owners, slot_of
+from .way import Way
 
 _MOST_HOPS = 5
 _LOOK_S = 0.25

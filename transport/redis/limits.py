@@ -13,8 +13,8 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
-from schemas.cluster.client import nodes_of
-from schemas.cluster.faults import AWAY, CUT_OFF, HUNG_UP, fault_of
+from .cluster import nodes_of
+from .faults import AWAY, CUT_OFF, HUNG_UP, fault_of
 
 ALWAYS_FITS = 2**20
 """Bytes: neither limit can be set lower."""

@@ -11,7 +11,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
-from schemas.cluster.client import nodes_of
+from .cluster import nodes_of
 
 Words = tuple[str | int, ...]
 """A command's arguments."""

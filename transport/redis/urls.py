@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote
 
-from schemas.errors import SchemaError
+from rollstream.schemas.errors import SchemaError
 
 CLUSTER_PREFIXES = "redis+cluster:// or rediss+cluster://"
 KNOWN = f"redis://, rediss:// (TLS), unix:///path or, for a cluster, {CLUSTER_PREFIXES}"

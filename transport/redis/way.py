@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection, RedisSSLContext
 
-from schemas.redis_url import Address, RedisUrl, RedisUrlError, parse
+from .urls import Address, RedisUrl, RedisUrlError, parse
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from worker.errors import SettingsError
+from ..errors import SettingsError
 
 _LOCK = ".lock"
 _PROBE = ".probe"

@@ -9,10 +9,10 @@ import asyncio
 
 import structlog
 
-from worker.adapter_supply import AdapterSupply
-from worker.admission import Admission
-from worker.connections import cancelled
-from worker.errors import CacheUnwritableError
+from ..delivery.admission import Admission
+from ..errors import CacheUnwritableError
+from ..redis_io.connections import cancelled
+from .supply import AdapterSupply
 
 PERIOD_S = 2
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from schemas import AdapterManifest, Keys, SchemaError, decode
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
-from worker.connections import cancelled, retrying
-from worker.errors import adapter_refused
+from rollstream.schemas import AdapterManifest, Keys, SchemaError, decode
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE
+
+from ..errors import adapter_refused
+from ..redis_io.connections import cancelled, retrying
 
 _BATCH = 500
 """Chunks whose lengths are asked for at once."""

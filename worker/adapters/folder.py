@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas import ErrorCode, NameRefusedError
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
-from schemas.adapter_expressions import expressions_problem
-from schemas.adapter_tensors import pairs_problem, tensors_problem
-from schemas.keys import check_adapter
-from worker.adapter_content import AdapterContent, read_content, still
-from worker.engine import Adapter
-from worker.errors import DataError, adapter_refused
-from worker.finite import FLOATS, first_not_finite
-from worker.safetensors_header import HeaderError, TensorHeader, read_header
-from worker.untrusted_json import JsonRefusedError, read_object
+from rollstream.schemas import ErrorCode, NameRefusedError
+from rollstream.schemas.keys import check_adapter
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE, config_problem
+from rollstream.schemas.weights.adapter_expressions import expressions_problem
+from rollstream.schemas.weights.adapter_tensors import pairs_problem, tensors_problem
+
+from ..engine import Adapter
+from ..errors import DataError, adapter_refused
+from ..weights.adapter_content import AdapterContent, read_content, still
+from ..weights.non_finite import FLOATS, first_not_finite
+from ..weights.safetensors_header import HeaderError, TensorHeader, read_header
+from ..weights.untrusted_json import JsonRefusedError, read_object
 
 Shapes = Mapping[str, frozenset[tuple[int, ...]]]
 """Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""

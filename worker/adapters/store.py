@@ -17,12 +17,13 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import AdapterManifest, Keys, NameRefusedError
-from worker.adapter_cache import AdapterCache
-from worker.adapter_download import check_chunks, download, opened
-from worker.connections import retrying
-from worker.errors import CacheUnwritableError, DataError, adapter_refused
-from worker.shared_tasks import SharedTasks
+from rollstream.schemas import AdapterManifest, Keys, NameRefusedError
+
+from ..errors import CacheUnwritableError, DataError, adapter_refused
+from ..redis_io.connections import retrying
+from .cache_folder import AdapterCache
+from .download import check_chunks, download, opened
+from .single_flight import SharedTasks
 
 TTL_S = 86_400
 """What an adapter that is used is kept for in Redis, from its last use on."""

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from schemas import ErrorCode
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
-from schemas.regular_files import open_regular
-from worker.adapter_store import AGAIN_S, AdapterStore
-from worker.adapters import AdapterDirectory
-from worker.engine import Adapter, Engine
-from worker.errors import DataError, adapter_refused
-from worker.shared_tasks import SharedTasks
+from rollstream.schemas import ErrorCode
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE
+from rollstream.schemas.weights.regular_files import open_regular
+
+from ..engine import Adapter, Engine
+from ..errors import DataError, adapter_refused
+from .folder import AdapterDirectory
+from .single_flight import SharedTasks
+from .store import AGAIN_S, AdapterStore
 
 _PIECE = 2**20
 

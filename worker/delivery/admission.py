@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from worker.turns import NOTHING, Claim, Load, is_big, next_turn, spared
+from .turns import NOTHING, Claim, Load, is_big, next_turn, spared
 
 __all__ = ["Admission", "Claim", "Load"]
 

@@ -11,14 +11,15 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
-from schemas.cluster.limits import Oversize
-from schemas.errors import cut
-from schemas.keys import GROUP
-from worker.connections import retrying
-from worker.errors import UnpublishableError, WorkerError
-from worker.lease import Lease
-from worker.pipelines import Pipelines, Word
+from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
+from rollstream.schemas.errors import cut
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis.limits import Oversize
+
+from ..errors import UnpublishableError, WorkerError
+from ..redis_io.connections import retrying
+from ..redis_io.pipelines import Pipelines, Word
+from .lease import Lease
 
 Outcome = Literal["published", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
@@ -50,8 +51,8 @@ class Publisher:
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
-        self._script = redis.register_script(resources.files("worker").joinpath("publish.lua").read_bytes())
-        self._settle_script = redis.register_script(resources.files("worker").joinpath("settle.lua").read_bytes())
+        self._script = redis.register_script(resources.files(__package__).joinpath("publish.lua").read_bytes())
+        self._settle_script = redis.register_script(resources.files(__package__).joinpath("settle.lua").read_bytes())
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:

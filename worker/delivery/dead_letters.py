@@ -12,12 +12,13 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import DeadLetter, Keys, encode
-from schemas.envelope import PAYLOAD
-from schemas.errors import cut
-from schemas.keys import GROUP
-from worker.connections import retrying
-from worker.lease import Lease
+from rollstream.schemas import DeadLetter, Keys, encode
+from rollstream.schemas.errors import cut
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.wire.envelope import PAYLOAD
+
+from ..redis_io.connections import retrying
+from .lease import Lease
 
 MAX_TRACEBACK = 8192
 """Characters, from its end: what was raised last."""
@@ -30,7 +31,7 @@ class DeadLetters:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._script = redis.register_script(resources.files("worker").joinpath("bury.lua").read_bytes())
+        self._script = redis.register_script(resources.files(__package__).joinpath("bury.lua").read_bytes())
 
     async def bury(
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None

@@ -13,10 +13,11 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from schemas import ErrorCode, Keys
-from worker.connections import retrying
-from worker.errors import DataError
-from worker.lease import Lease
+from rollstream.schemas import ErrorCode, Keys
+
+from ..errors import DataError
+from ..redis_io.connections import retrying
+from .lease import Lease
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ class Deliveries:
         self._redis = redis
         self._keys = keys
         self._budgets = budgets
-        self._excuse = redis.register_script(resources.files("worker").joinpath("excuse.lua").read_bytes())
+        self._excuse = redis.register_script(resources.files(__package__).joinpath("excuse.lua").read_bytes())
 
     async def excuse(self, lease: Lease, batch_id: str) -> None:
         """Say that we live although this delivery ended; safe to repeat. Raises `RedisError` as `retrying` does."""

@@ -14,9 +14,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.keys import GROUP
-from worker.connections import cancelled, never_passes
-from worker.errors import DataError, WorkerError
+from rollstream.schemas.keys import GROUP
+
+from ..errors import DataError, WorkerError
+from ..redis_io.connections import cancelled, never_passes
 
 _BATCH = 500
 """Leases that one script call renews."""
@@ -258,4 +259,4 @@ def _by_stream(leases: Iterable[Lease]) -> list[list[Lease]]:
 
 
 def _script(name: str) -> bytes:
-    return resources.files("worker").joinpath(name).read_bytes()
+    return resources.files(__package__).joinpath(name).read_bytes()

@@ -8,10 +8,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Keys
-from schemas.lease import LEASE_FIELD, lease_ms, lease_of
-from worker.connections import retrying
-from worker.errors import SettingsError
+from rollstream.schemas import Keys
+from rollstream.schemas.lease import LEASE_FIELD, lease_ms, lease_of
+
+from ..errors import SettingsError
+from ..redis_io.connections import retrying
 
 log = structlog.get_logger()
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import ErrorCode
-from worker.engine import GenerateRequest
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode
+
+from ..engine import GenerateRequest
+from ..errors import DataError
 
 
 def check_allowed(tokens: NDArray[np.int32], request: GenerateRequest, bad_words: Sequence[Sequence[int]]) -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worker import checkpoint
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
-from worker.errors import DataError, EngineDiedError
+from ..config import WorkerSettings
+from ..engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..errors import DataError, EngineDiedError
+from ..weights import checkpoint
 
 _Weights = tuple[int, Path, str | None]
 """A version, and the files that it was loaded from."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.messages import VersionSpan
-from worker import checkpoint
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from rollstream.schemas.wire.messages import VersionSpan
+
+from ..config import WorkerSettings
+from ..engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..weights import checkpoint
 
 _EOS = 2
 

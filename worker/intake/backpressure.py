@@ -15,10 +15,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.cluster import nodes_of
-from worker.admission import Admission
-from worker.connections import cancelled
-from worker.janitor import Janitor
+from rollstream.transport.redis import nodes_of
+
+from ..delivery.admission import Admission
+from ..redis_io.connections import cancelled
+from .janitor import Janitor
 
 PERIOD_S = 2
 REASON = "memory"

@@ -7,8 +7,9 @@ from importlib import resources
 
 from redis.asyncio import Redis
 
-from schemas.keys import GROUP
-from worker.streams import restamp
+from rollstream.schemas.keys import GROUP
+
+from ..redis_io.streams import restamp
 
 _PAGE = 500
 
@@ -19,7 +20,7 @@ class SetBack:
     """
 
     def __init__(self, redis: Redis, lease_s: float) -> None:
-        self._script = redis.register_script(resources.files("worker").joinpath("restamp.lua").read_bytes())
+        self._script = redis.register_script(resources.files(__package__).joinpath("restamp.lua").read_bytes())
         self._period_s = lease_s / 2
         self._looked_at: dict[str, float] = {}
 

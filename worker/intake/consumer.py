@@ -11,23 +11,24 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Envelope, Keys, WireError
-from worker import streams
-from worker.admission import Admission, Claim
-from worker.backpressure import Backpressure
-from worker.config import WorkerSettings
-from worker.connections import BLOCK_MS, cancelled, retrying
-from worker.dead_letters import DeadLetters
-from worker.deliveries import Budgets, Deliveries
-from worker.endings import Endings
-from worker.janitor import Janitor, Retention
-from worker.lease import Lease, Leases
-from worker.parking import Parking
-from worker.policy import Policy
-from worker.reader import Reader
-from worker.recoverer import Recoverer
-from worker.rollout import Rollout
-from worker.streams import Entry, GroupMissingError
+from rollstream.schemas import Envelope, Keys, WireError
+
+from ..config import WorkerSettings
+from ..delivery.admission import Admission, Claim
+from ..delivery.dead_letters import DeadLetters
+from ..delivery.delivery_budgets import Budgets, Deliveries
+from ..delivery.lease import Lease, Leases
+from ..jobs.runner import Rollout
+from ..redis_io import streams
+from ..redis_io.connections import BLOCK_MS, cancelled, retrying
+from ..redis_io.streams import Entry, GroupMissingError
+from ..versions.follower import Policy
+from .backpressure import Backpressure
+from .endings import Endings
+from .janitor import Janitor, Retention
+from .parking import Parking
+from .reader import Reader
+from .recoverer import Recoverer
 
 READ_AT_ONCE = 16
 """Jobs of one read at most: their bytes are in memory before it is known whether there is room for them."""

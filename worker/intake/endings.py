@@ -5,19 +5,20 @@ from __future__ import annotations
 import structlog
 from redis.exceptions import RedisError
 
-from schemas import Envelope, ErrorCode, WireError
-from worker.admission import Admission, Claim
-from worker.connections import retrying
-from worker.dead_letters import DeadLetters
-from worker.deliveries import Deliveries
-from worker.errors import CacheUnwritableError, DataError, UnpublishableError
-from worker.intake import open_job
-from worker.lease import Lease, Leases
-from worker.parking import Parking
-from worker.rollout import Rollout
-from worker.streams import Entry
-from worker.task import Task
-from worker.version_gates import TooOldError
+from rollstream.schemas import Envelope, ErrorCode, WireError
+
+from ..delivery.admission import Admission, Claim
+from ..delivery.dead_letters import DeadLetters
+from ..delivery.delivery_budgets import Deliveries
+from ..delivery.lease import Lease, Leases
+from ..errors import CacheUnwritableError, DataError, UnpublishableError
+from ..jobs.open_job import open_job
+from ..jobs.runner import Rollout
+from ..jobs.task import Task
+from ..redis_io.connections import retrying
+from ..redis_io.streams import Entry
+from ..versions.job_bounds import TooOldError
+from .parking import Parking
 
 log = structlog.get_logger()
 

@@ -12,10 +12,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.keys import GROUP, horizons
-from worker.admission import Admission
-from worker.connections import cancelled
-from worker.streams import GroupMissingError, idle_consumers
+from rollstream.schemas.keys import GROUP, horizons
+
+from ..delivery.admission import Admission
+from ..redis_io.connections import cancelled
+from ..redis_io.streams import GroupMissingError, idle_consumers
 
 PERIOD_S = 60
 CONSUMER_IDLE_S = 60
@@ -43,8 +44,8 @@ class Janitor:
         self._admission = admission
         self._jobs_keys = list(jobs_keys)
         self._retention = retention
-        self._trim = redis.register_script(resources.files("worker").joinpath("trim.lua").read_bytes())
-        self._retire = redis.register_script(resources.files("worker").joinpath("retire.lua").read_bytes())
+        self._trim = redis.register_script(resources.files(__package__).joinpath("trim.lua").read_bytes())
+        self._retire = redis.register_script(resources.files(__package__).joinpath("retire.lua").read_bytes())
 
     async def run(self) -> None:
         """Until admission closes. A Redis that is away is no reason to stop."""

@@ -13,12 +13,13 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.keys import GROUP, PARKED
-from worker import streams
-from worker.connections import cancelled, retrying
-from worker.lease import Lease
-from worker.policy import Policy
-from worker.streams import Entry, GroupMissingError
+from rollstream.schemas.keys import GROUP, PARKED
+
+from ..delivery.lease import Lease
+from ..redis_io import streams
+from ..redis_io.connections import cancelled, retrying
+from ..redis_io.streams import Entry, GroupMissingError
+from ..versions.follower import Policy
 
 LOOK_S = 0.5
 """Between two looks of a worker that found nothing."""
@@ -35,8 +36,8 @@ class Parking:
         self._jobs_keys = list(jobs_keys)
         self._consumer = consumer
         self._policy = policy
-        self._park = redis.register_script(resources.files("worker").joinpath("park.lua").read_bytes())
-        self._unpark = redis.register_script(resources.files("worker").joinpath("unpark.lua").read_bytes())
+        self._park = redis.register_script(resources.files(__package__).joinpath("park.lua").read_bytes())
+        self._unpark = redis.register_script(resources.files(__package__).joinpath("unpark.lua").read_bytes())
         self._nothing: tuple[int, float] = (-1, 0.0)
         """For which version nothing was found last, and when (monotonic seconds)."""
         # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing

@@ -10,11 +10,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.cluster import disconnected, is_split
-from worker import streams
-from worker.connections import cancelled, retrying
-from worker.errors import SettingsError
-from worker.streams import Entry, GroupMissingError
+from rollstream.transport.redis import disconnected, is_split
+
+from ..errors import SettingsError
+from ..redis_io import streams
+from ..redis_io.connections import cancelled, retrying
+from ..redis_io.streams import Entry, GroupMissingError
 
 PAUSE_S = 0.2
 """Between a failed read and the next: Redis may refuse reads and still answer everything else."""

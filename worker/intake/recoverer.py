@@ -12,12 +12,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from worker.admission import Admission
-from worker.clock_set_back import SetBack
-from worker.connections import cancelled
-from worker.lease import Leases
-from worker.parking import Parking
-from worker.streams import GroupMissingError, Take, claim, tell_removed
+from ..delivery.admission import Admission
+from ..delivery.lease import Leases
+from ..redis_io.connections import cancelled
+from ..redis_io.streams import GroupMissingError, Take, claim, tell_removed
+from .clock_set_back import SetBack
+from .parking import Parking
 
 _START = b"0-0"
 _TURN_S = 1.0
@@ -46,7 +46,7 @@ class Recoverer:
         self._leases = leases
         self._last_delivery = last_delivery
         self._parking = parking
-        self._claim = redis.register_script(resources.files("worker").joinpath("claim.lua").read_bytes())
+        self._claim = redis.register_script(resources.files(__package__).joinpath("claim.lua").read_bytes())
         self._set_back = SetBack(redis, lease_s)
         self._cursors = dict.fromkeys(jobs_keys, _START)
 

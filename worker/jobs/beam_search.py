@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.messages import FinishReason, VersionSpan
-from worker.engine import Completion, Engine, GenerateRequest, NextTokens
+from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+
+from ..engine import Completion, Engine, GenerateRequest, NextTokens
 
 
 @dataclass(frozen=True, slots=True)

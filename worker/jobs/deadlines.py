@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from schemas import ErrorCode, Job
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode, Job
+
+from ..errors import DataError
 
 AHEAD_S = 1.0
 """By which an entry's id may lie in the future before Redis' clock is taken for one that was set back."""

@@ -6,16 +6,17 @@ import time
 
 import structlog
 
-from schemas import GroupError, GroupResult
-from worker import guard
-from worker.answers import group_error, group_result, sampled_by
-from worker.beam import beam_search
-from worker.engine import Engine, GenerateRequest
-from worker.errors import DataError, WorkerError
-from worker.lease import Lease, LeaseEndedError
-from worker.publisher import Publisher
-from worker.seeds import prompt_seed
-from worker.task import Plan, Task
+from rollstream.schemas import GroupError, GroupResult
+
+from ..delivery.answer_publisher import Publisher
+from ..delivery.lease import Lease, LeaseEndedError
+from ..engine import Engine, GenerateRequest
+from ..errors import DataError, WorkerError
+from . import request_checks
+from .beam_search import beam_search
+from .make_answers import group_error, group_result, sampled_by
+from .seeds import prompt_seed
+from .task import Plan, Task
 
 log = structlog.get_logger()
 
@@ -55,7 +56,7 @@ class Groups:
     async def _generate(self, lease: Lease, plan: Plan, group: int) -> GroupResult:
         job, started = plan.job, time.time()
         prompt = job.prompts[group - job.first_group]
-        guard.check_prompt(prompt, job.config, self._engine.info)
+        request_checks.check_prompt(prompt, job.config, self._engine.info)
         request = GenerateRequest(
             request_id=f"{job.batch_id}/{group}/{lease.delivery}",
             prompt=prompt.tolist(),
@@ -63,7 +64,7 @@ class Groups:
             stop_token_ids=plan.stop_token_ids,
             seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
             adapter=plan.adapter,
-            late_stop_ids=guard.late_stop_ids(job.config, self._engine.info),
+            late_stop_ids=request_checks.late_stop_ids(job.config, self._engine.info),
         )
         if job.config.num_beams > 1:
             completions = await beam_search(self._engine, request)

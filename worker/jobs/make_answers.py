@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import Envelope, GroupError, GroupResult, Job, Tensor
-from worker.engine import Completion
-from worker.errors import DataError
-from worker.lease import Lease
-from worker.padding import pad_completions
+from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
+
+from ..delivery.lease import Lease
+from ..engine import Completion
+from ..errors import DataError
+from .padding import pad_completions
 
 MAX_SHOWN_PROMPT = 2**20
 """Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""

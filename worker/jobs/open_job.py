@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas import ConfigError, Envelope, ErrorCode, Job, WireError, decode
-from schemas.envelope import PAYLOAD
-from worker.errors import DataError
+from rollstream.schemas import ConfigError, Envelope, ErrorCode, Job, WireError, decode
+from rollstream.schemas.wire.envelope import PAYLOAD
+
+from ..errors import DataError
 
 
 def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import Tensor
-from worker.engine import Completion
+from rollstream.schemas import Tensor
+
+from ..engine import Completion
 
 
 def pad(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import ErrorCode, GenerationConfig
-from worker.engine import EngineInfo
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode, GenerationConfig
+
+from ..engine import EngineInfo
+from ..errors import DataError
 
 
 def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
@@ -112,7 +113,7 @@ def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:
 
 
 def _check_beams(config: GenerationConfig, info: EngineInfo) -> None:
-    """A step of beam search asks for `num_beams` live tokens and every stop id (see `worker.beam`)."""
+    """A step of beam search asks for `num_beams` live tokens and every stop id (see `worker.jobs.beam_search`)."""
     if config.num_beams == 1:
         return
     ends = len(stop_ids(config, info)) + len(late_stop_ids(config, info))

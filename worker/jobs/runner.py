@@ -10,19 +10,20 @@ from itertools import islice
 
 import structlog
 
-from schemas import ErrorCode, Job
-from worker import guard
-from worker.adapter_supply import AdapterSupply
-from worker.admission import Admission, Load
-from worker.deadlines import RedisClock, ran_too_long, waited_too_long
-from worker.engine import Engine
-from worker.errors import DataError, UnpublishableError
-from worker.groups import Groups, LeaseLostError
-from worker.lease import Lease, LeaseEndedError
-from worker.policy import Policy, Served
-from worker.publisher import Publisher
-from worker.task import OF_ERROR, Plan, Task
-from worker.version_gates import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
+from rollstream.schemas import ErrorCode, Job
+
+from ..adapters.supply import AdapterSupply
+from ..delivery.admission import Admission, Load
+from ..delivery.answer_publisher import Publisher
+from ..delivery.lease import Lease, LeaseEndedError
+from ..engine import Engine
+from ..errors import DataError, UnpublishableError
+from ..versions.follower import Policy, Served
+from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
+from . import request_checks
+from .deadlines import RedisClock, ran_too_long, waited_too_long
+from .groups import Groups, LeaseLostError
+from .task import OF_ERROR, Plan, Task
 
 log = structlog.get_logger()
 
@@ -227,8 +228,8 @@ class Rollout:
             return error
 
     async def _checked(self, job: Job, served: Served) -> Plan:
-        guard.check_config(job.config, self._engine.info)
-        stop_token_ids = guard.stop_ids(job.config, self._engine.info)
+        request_checks.check_config(job.config, self._engine.info)
+        stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
         if job.adapter is not None:
             return Plan(job, stop_token_ids, await self._adapters.load(job.adapter), None)
         if served.adapter is not None:

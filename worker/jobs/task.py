@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas import Envelope, Job
-from worker.engine import Adapter
-from worker.errors import DataError
-from worker.lease import Lease
-from worker.turns import Claim, Load
+from rollstream.schemas import Envelope, Job
+
+from ..delivery.lease import Lease
+from ..delivery.turns import Claim, Load
+from ..engine import Adapter
+from ..errors import DataError
 
 OF_ERROR = Load(1, 1)
 """What a group takes that only gets an error answer: nothing of the engine, but memory, so it counts as a sequence."""

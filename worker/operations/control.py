@@ -11,14 +11,15 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Keys
-from schemas.lease import LEASE_FIELD
-from worker.admission import Admission
-from worker.connections import cancelled, never_passes, retrying
-from worker.deadlines import RedisClock
-from worker.errors import SettingsError
-from worker.lease_agreement import LeaseAgreement
-from worker.rollout import Rollout
+from rollstream.schemas import Keys
+from rollstream.schemas.lease import LEASE_FIELD
+
+from ..delivery.admission import Admission
+from ..delivery.lease_agreement import LeaseAgreement
+from ..errors import SettingsError
+from ..jobs.deadlines import RedisClock
+from ..jobs.runner import Rollout
+from ..redis_io.connections import cancelled, never_passes, retrying
 
 PERIOD_S = 0.4
 OPERATOR = "operator"

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from redis.typing import EncodableT, FieldT
 
-from worker.connections import cancelled, never_passes
+from ..redis_io.connections import cancelled, never_passes
 
 Report = Mapping[str, str | int | float]
 log = structlog.get_logger()

@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-from worker.config import WorkerSettings
-from worker.redaction import Redaction
+from ..config import WorkerSettings
+from .redaction import Redaction
 
 _OURS = frozenset({"event", "level", "timestamp", "policy", "consumer"})
 """What no one else has a part in."""

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from schemas.printable import printable, printable_lines, without_credentials
-from schemas.redis_url import RedisUrlError, parse
-from worker.config import WorkerSettings
+from rollstream.schemas.printable import printable, printable_lines, without_credentials
+from rollstream.transport.redis.urls import RedisUrlError, parse
+
+from ..config import WorkerSettings
 
 HIDDEN = "***"
 _SECRET_WORDS = frozenset({

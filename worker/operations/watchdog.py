@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from worker.engine import Engine
+from ..engine import Engine
 
 
 async def watch(engine: Engine, timeout_s: float) -> None:

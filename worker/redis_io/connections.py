@@ -15,11 +15,12 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from schemas.cluster import connected
-from schemas.cluster.faults import UNKNOWN, fault_of
-from schemas.lost_cancellations import cancellations, cancellations_so_far
-from schemas.redis_url import RedisUrlError
-from worker.errors import SettingsError
+from rollstream.transport.redis import connected
+from rollstream.transport.redis.faults import UNKNOWN, fault_of
+from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
+from rollstream.transport.redis.urls import RedisUrlError
+
+from ..errors import SettingsError
 
 BLOCK_MS = 2_000
 MAX_CONNECTIONS = 10_000
@@ -111,7 +112,7 @@ class Patience:
 def cancelled(since: int = 0) -> bool:
     """Whether this task was cancelled, beyond the `since` times before. What loops over commands must ask.
 
-    redis-py loses a cancellation now and then, see `schemas.lost_cancellations`.
+    redis-py loses a cancellation now and then, see `transport.redis.lost_cancellations`.
     """
     return cancellations() > since
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
-from schemas.keys import GROUP, PARKED
+from rollstream.schemas.keys import GROUP, PARKED
 
 _PAGE = 1000
 _CLAIM_STEPS = 100

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 from pydantic_settings import SettingsError as SourceError
 
-from schemas import RollstreamError
-from schemas.environment import check_environment, nearest
-from schemas.printable import printable
-from worker.config import WorkerSettings
-from worker.errors import SettingsError
+from rollstream.schemas import RollstreamError
+from rollstream.schemas.environment import check_environment, nearest
+from rollstream.schemas.printable import printable
+
+from ..config import WorkerSettings
+from ..errors import SettingsError
 
 
 def read_settings(argv: Sequence[str]) -> WorkerSettings:

@@ -12,14 +12,15 @@ import structlog
 from redis import exceptions
 from redis.asyncio import Redis
 
-from schemas import Keys
-from schemas.cluster import is_split, nodes_of
-from schemas.cluster.rights import Words, refused
-from schemas.keys import GROUP
-from schemas.redis_url import CLUSTER_PREFIXES, RedisUrl, parse
-from worker.config import WorkerSettings
-from worker.errors import SettingsError
-from worker.redis_hopeless import explained, why_hopeless
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis import is_split, nodes_of
+from rollstream.transport.redis.rights import Words, refused
+from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl, parse
+
+from ..config import WorkerSettings
+from ..errors import SettingsError
+from .redis_hopeless import explained, why_hopeless
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _OLDEST = (6, 2)

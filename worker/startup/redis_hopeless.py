@@ -11,8 +11,9 @@ from pathlib import Path
 
 from redis import exceptions
 
-from schemas.redis_url import CLUSTER_PREFIXES, RedisUrl
-from worker.redis_tls import speaks_plainly, speaks_tls
+from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
+
+from .redis_tls import speaks_plainly, speaks_tls
 
 _HOPELESS = (
     (("NOAUTH", "WRONGPASS", "without any password", "invalid username-password", "Authentication required"),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 
-from schemas.redis_url import Address
+from rollstream.transport.redis.urls import Address
 
 _LIMIT_S = 2.0
 _NO_TLS = (None, "WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE")

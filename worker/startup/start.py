@@ -17,15 +17,16 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Keys
-from schemas.printable import printable
-from schemas.regular_files import open_regular
-from worker import process_end
-from worker.config import WorkerSettings
-from worker.connections import connect, never_passes, retrying
-from worker.errors import SettingsError
-from worker.heartbeat import Heartbeat, Report
-from worker.redis_start import wait_for_redis
+from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+from rollstream.schemas.weights.regular_files import open_regular
+
+from ..config import WorkerSettings
+from ..errors import SettingsError
+from ..operations import process_end
+from ..operations.heartbeat import Heartbeat, Report
+from ..redis_io.connections import connect, never_passes, retrying
+from .redis_checks import wait_for_redis
 
 _SHORTEST_TTL_S = 15.0
 """Of the report while it loads: imports keep every thread of the process from running for seconds."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from schemas import Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 
 _AT_MOST = 16
 """Newest versions that are looked at: the newest of them that is complete is served."""

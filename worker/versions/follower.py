@@ -14,15 +14,16 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import Keys, NameRefusedError
-from schemas.keys import check_name
-from worker import checkpoint
-from worker.adapter_supply import AdapterSupply
-from worker.announcements import BOOTED, Announced, Announcements, began_anew, to_serve
-from worker.connections import cancelled, retrying
-from worker.engine import Adapter, Engine, SwapMode
-from worker.errors import CheckpointRefusedError, SettingsError
-from worker.refusals import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
+from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas.keys import check_name
+
+from ..adapters.supply import AdapterSupply
+from ..engine import Adapter, Engine, SwapMode
+from ..errors import CheckpointRefusedError, SettingsError
+from ..redis_io.connections import cancelled, retrying
+from ..weights import checkpoint
+from .announcements import BOOTED, Announced, Announcements, began_anew, to_serve
+from .retries import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
 
 PERIOD_S = 0.1
 

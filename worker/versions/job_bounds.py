@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from schemas import ErrorCode, Job
-from worker.errors import DataError, WorkerError
+from rollstream.schemas import ErrorCode, Job
+
+from ..errors import DataError, WorkerError
 
 
 class TooOldError(WorkerError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.errors import cut
-from worker.checkpoint import Stamp
-from worker.errors import CacheUnwritableError, CheckpointRefusedError, DataError, SwapFailedError, WorkerError
+from rollstream.schemas.errors import cut
+
+from ..errors import CacheUnwritableError, CheckpointRefusedError, DataError, SwapFailedError, WorkerError
+from ..weights.checkpoint import Stamp
 
 CHANGED_S = 2.0
 """Between two looks at the files of a checkpoint: a shared file system shows them late, and is not to be worn out."""

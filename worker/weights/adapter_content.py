@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
-from schemas.regular_files import open_regular
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE
+from rollstream.schemas.weights.regular_files import open_regular
 
 _PIECE = 2**20
 

@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.checkpoint_rules import INDEX, index_difference, is_computed, is_head, unread_weights, wrapped
-from schemas.tied_head import head_difference
-from worker.checkpoint_content import Content, Stamp, digest, read_content, stamp, unchanged, unread_content
-from worker.checkpoint_folder import all_names, content_names, inside, reading
-from worker.errors import CheckpointRefusedError
-from worker.model_config import config_difference, language_config
-from worker.safetensors_header import HeaderError, TensorHeader, read_header
-from worker.untrusted_json import JsonRefusedError, read_object
+from rollstream.schemas.weights.checkpoint_rules import (
+    INDEX,
+    index_difference,
+    is_computed,
+    is_head,
+    unread_weights,
+    wrapped,
+)
+from rollstream.schemas.weights.tied_head import head_difference
+
+from ..errors import CheckpointRefusedError
+from .checkpoint_content import Content, Stamp, digest, read_content, stamp, unchanged, unread_content
+from .checkpoint_folder import all_names, content_names, inside, reading
+from .model_config import config_difference, language_config
+from .safetensors_header import HeaderError, TensorHeader, read_header
+from .untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
     "Booted", "Content", "Layout", "Stamp", "check", "digest", "read_content", "read_layout", "stamp",

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
-from schemas.checkpoint_rules import is_computed
-from schemas.content_digest import content_digest
-from schemas.finite import FiniteScan, not_finite
-from schemas.regular_files import open_regular
-from worker.checkpoint_folder import all_names, content_names, inside, is_content, reading
-from worker.errors import CheckpointRefusedError
+from rollstream.schemas.weights.checkpoint_rules import is_computed
+from rollstream.schemas.weights.content_digest import content_digest
+from rollstream.schemas.weights.finite import FiniteScan, not_finite
+from rollstream.schemas.weights.regular_files import open_regular
+
+from ..errors import CheckpointRefusedError
+from .checkpoint_folder import all_names, content_names, inside, is_content, reading
 
 _PIECE = 2**20
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from schemas.content_digest import CHECKPOINT_FILES
-from worker.errors import CheckpointRefusedError
+from rollstream.schemas.weights.content_digest import CHECKPOINT_FILES
+
+from ..errors import CheckpointRefusedError
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.finite import has_not_finite
-from schemas.regular_files import open_regular
-from worker.safetensors_header import TensorHeader
+from rollstream.schemas.weights.finite import has_not_finite
+from rollstream.schemas.weights.regular_files import open_regular
+
+from .safetensors_header import TensorHeader
 
 _PIECE = 2**20
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.regular_files import open_regular
-from worker.untrusted_json import MAX_BYTES, JsonRefusedError, parse_object
+from rollstream.schemas.weights.regular_files import open_regular
+
+from .untrusted_json import MAX_BYTES, JsonRefusedError, parse_object
 
 _MAX_DIMENSIONS = 64
 """Of a tensor in torch."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from schemas.regular_files import open_regular
+from rollstream.schemas.weights.regular_files import open_regular
 
 MAX_BYTES = 100_000_000
 """What safetensors allows a header; an index of tensors is no longer."""

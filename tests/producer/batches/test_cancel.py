@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from producer import (
+from rollstream import (
     AsyncClient,
     BatchCancelledError,
     BatchHandle,
@@ -23,12 +23,12 @@ from producer import (
     RedisUnavailableError,
     UnknownBatchError,
 )
-from producer.cli import app
-from schemas import Job, decode
-from tests.answers import Answering, result_of
-from tests.fault_steps import stub, tokens, wait_until_done
-from tests.faults import Link, Queue, audit
-from tests.worker_process import wait_for
+from rollstream.producer.cli.app import app
+from rollstream.schemas import Job, decode
+from tests.support.answers import Answering, result_of
+from tests.support.fault_steps import stub, tokens, wait_until_done
+from tests.support.faults import Link, Queue, audit
+from tests.support.worker_process import wait_for
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer import GenerationConfig, RolloutBatch
-from producer.answers import Answer
-from producer.rollout_batch import assemble
-from tests.answers import batch_of, error_of, result_of
-from tests.test_rollout_batch import TOKENS, assembled
+from rollstream import GenerationConfig, RolloutBatch
+from rollstream.producer.batches.read_answers import Answer
+from rollstream.producer.batches.rollout_batch import assemble
+from tests.producer.batches.test_rollout_batch import TOKENS, assembled
+from tests.support.answers import batch_of, error_of, result_of
 
 PAD, EOS = 0, 2
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from producer import AsyncClient, LostJobsError, ResultTimeoutError
-from producer.doctor import examine
-from producer.embedded import EmbeddedRedis
-from producer.finding import FAIL, OK, WARN, Finding
-from schemas import Keys
-from schemas.keys import GROUP
-from tests.batches import CONFIG, PROMPTS, answering, result
-from tests.faults import Queue
+from rollstream import AsyncClient, LostJobsError, ResultTimeoutError
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.doctor.examine import examine
+from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from tests.support.batches import CONFIG, PROMPTS, answering, result
+from tests.support.faults import Queue
 
 Harm = Callable[[Queue], object]
 
@@ -22,7 +22,7 @@ Harm = Callable[[Queue], object]
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost jobs are looked for between two blocking reads."""
-    monkeypatch.setattr("producer.connection.BLOCK_MS", 50)
+    monkeypatch.setattr("rollstream.producer.redis_io.connection.BLOCK_MS", 50)
 
 
 def taken(queue: Queue, count: int = 9) -> None:

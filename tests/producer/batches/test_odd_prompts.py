@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from producer import PromptsError
-from producer.prompts import Prompts
+from rollstream import PromptsError
+from rollstream.producer.batches.prompts import Prompts
 
 IDS = torch.arange(1, 13).reshape(3, 4)
 ROWS = IDS.tolist()

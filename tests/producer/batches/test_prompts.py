@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import PromptsError
-from producer.prompts import Prompts
+from rollstream import PromptsError
+from rollstream.producer.batches.prompts import Prompts
 
 IDS = [[7, 8, 9, 0], [1, 2, 3, 4]]
 MASK = [[1, 0, 1, 0], [0, 1, 1, 1]]

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer import GenerationConfig, RolloutBatch
-from producer.answers import Answer
-from producer.rollout_batch import assemble
-from tests.answers import batch_of, error_of, result_of
+from rollstream import GenerationConfig, RolloutBatch
+from rollstream.producer.batches.read_answers import Answer
+from rollstream.producer.batches.rollout_batch import assemble
+from tests.support.answers import batch_of, error_of, result_of
 
 PAD, EOS, EOS_2 = 0, 2, 3
 Prompt = Sequence[int]
@@ -170,7 +170,7 @@ def test_without_log_probs_there_are_none() -> None:
 
 
 def test_beam_scores_and_texts_travel_with_their_rows() -> None:
-    from schemas import Tensor
+    from rollstream.schemas import Tensor
 
     config = GenerationConfig(max_new_tokens=4, num_beams=2, num_return_sequences=2)
     scores = Tensor.of(np.array([-0.5, -0.75], np.float32))

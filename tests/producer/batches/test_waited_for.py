@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from producer.serving import Serving
-from producer.unserved import unserved
-from producer.waited_for import BatchFacts, Reporting, waiting_for
+from rollstream.producer.batches.waited_for import BatchFacts, Reporting, waiting_for
+from rollstream.producer.policies.unserved import unserved
+from rollstream.producer.policies.wait_for_version import Serving
 
 A, B = Reporting("a", partitions=2), Reporting("b", partitions=2)
 

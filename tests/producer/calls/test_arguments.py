@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     ArgumentError,
     AsyncClient,
     Client,
@@ -29,10 +29,10 @@ from producer import (
     VerlRollout,
     VersionBoundError,
 )
-from producer.arguments import Reading
-from schemas import Job, decode
-from tests.faults import Queue
-from tests.worker_process import WorkerProcess
+from rollstream.producer.calls.arguments import Reading
+from rollstream.schemas import Job, decode
+from tests.support.faults import Queue
+from tests.support.worker_process import WorkerProcess
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 LONG = [[5], [6, 7]]

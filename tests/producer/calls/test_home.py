@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from producer import AsyncClient, Client, ClientClosedError, ClientMisusedError
-from tests.batches import CONFIG
-from tests.worker_process import ROOT
+from rollstream import AsyncClient, Client, ClientClosedError, ClientMisusedError
+from tests.support.batches import CONFIG
+from tests.support.worker_process import ROOT
 
 AT_ONCE_S = 3.0
 
 FORKED = """
 import asyncio, gc, json, os, sys, threading, time
-from producer import Client, GenerationConfig, RollstreamError
+from rollstream import Client, GenerationConfig, RollstreamError
 url, policy = sys.argv[1:]
 config = GenerationConfig(max_new_tokens=4)
 

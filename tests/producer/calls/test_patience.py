@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from producer import AsyncClient, Client, ResultTimeoutError, StalenessGate, VersionTimeoutError, patience
-from schemas import Keys
-from tests.batches import CONFIG, answering, result
-from tests.faults import Link, Queue
-from tests.publishing import lora, reporting
-from tests.versions import announce
-from tests.worker_process import WorkerProcess, until
+from rollstream import AsyncClient, Client, ResultTimeoutError, StalenessGate, VersionTimeoutError
+from rollstream.producer.calls import patience
+from rollstream.schemas import Keys
+from tests.support.batches import CONFIG, answering, result
+from tests.support.faults import Link, Queue
+from tests.support.publishing import lora, reporting
+from tests.support.versions import announce
+from tests.support.worker_process import WorkerProcess, until
 
 LIMIT_S, LATE_S = 0.4, 1.0
 """A time limit, and what a call may exceed it by on a busy machine; what does not hold it takes 5 s or more."""

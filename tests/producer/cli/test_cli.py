@@ -13,10 +13,10 @@ import pytest
 import redis
 from typer.testing import CliRunner, Result
 
-from producer.cli import app
-from schemas import GenerationConfig, Job, Keys, decode
-from tests.answers import Answering, error_of, result_of
-from tests.worker_process import ROOT, WorkerProcess, wait_for
+from rollstream.producer.cli.app import app
+from rollstream.schemas import GenerationConfig, Job, Keys, decode
+from tests.support.answers import Answering, error_of, result_of
+from tests.support.worker_process import ROOT, WorkerProcess, wait_for
 
 ROWS = '{"prompt_token_ids": [1, 2]}\n\n{"prompt_token_ids": [3]}\n'
 
@@ -34,7 +34,7 @@ class Command:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """The same in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "producer", *args],
+            [sys.executable, "-m", "rollstream", *args],
             cwd=ROOT,
             env={"PATH": "", **self.env},
             stdout=subprocess.PIPE,
@@ -413,7 +413,7 @@ def test_ctrl_c_while_it_loads_is_quiet() -> None:
         "    def find_spec(name, path, target=None):\n"
         "        if name == 'numpy': os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, AtNumpy)\n"
-        "from producer.__main__ import main\n"
+        "from rollstream.__main__ import main\n"
         "main()"
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -423,7 +423,7 @@ def test_ctrl_c_while_it_loads_is_quiet() -> None:
 def test_a_demo_without_its_packages_says_what_to_install(package: str) -> None:
     done = run_python(
         f"import sys; sys.modules['{package}'] = None; sys.argv = ['rollstream', 'demo']\n"
-        "from producer.__main__ import main\n"
+        "from rollstream.__main__ import main\n"
         "main()"
     )
     assert done.returncode == 1
@@ -436,7 +436,7 @@ def test_a_demo_without_its_packages_says_what_to_install(package: str) -> None:
 def test_help_and_version_load_neither_torch_nor_vllm() -> None:
     code = (
         "import sys; sys.argv = ['rollstream', '--version']\n"
-        "from producer.__main__ import main\n"
+        "from rollstream.__main__ import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'vllm', 'transformers'} & set(sys.modules)"

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from producer import (
+from rollstream import (
     Client,
 )
-from schemas import Job, decode
-from tests.faults import Queue
-from tests.publishing import announced, flush, lora, peft_folder, read_back, reporting
-from tests.test_operate import Operator
+from rollstream.schemas import Job, decode
+from tests.producer.operations.test_requests import Operator
+from tests.support.faults import Queue
+from tests.support.publishing import announced, flush, lora, peft_folder, read_back, reporting
 
 
 @pytest.fixture

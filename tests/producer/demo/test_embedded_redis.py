@@ -19,11 +19,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from producer.embedded import EmbeddedRedis, RedisServerStartError, die_with_parent, free_port
-from producer.redis_server import CHOSEN, RedisServerMissingError, RedisServerRefusedError, find_redis_server
-from schemas import RollstreamError
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis, RedisServerStartError, die_with_parent, free_port
+from rollstream.producer.demo.redis_server import (
+    CHOSEN,
+    RedisServerMissingError,
+    RedisServerRefusedError,
+    find_redis_server,
+)
+from rollstream.schemas import RollstreamError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def connect(server: EmbeddedRedis) -> redis.Redis:
@@ -138,7 +143,7 @@ def test_a_restart_on_a_port_that_was_taken_meanwhile_says_so() -> None:
 def parent_of_a_server(tmp_path: Path, last_words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that runs a server, prints its pid, and `last_words` at Ctrl-C; with the server's pid."""
     program = (
-        "import time; from producer.embedded import EmbeddedRedis\n"
+        "import time; from rollstream.producer.demo.embedded_redis import EmbeddedRedis\n"
         "with EmbeddedRedis() as server:\n"
         "    try: print(server.pid, flush=True); time.sleep(600)\n"
         f"    except KeyboardInterrupt: print({last_words}, flush=True)"

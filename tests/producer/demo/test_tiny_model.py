@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.tiny_model import write_adapter, write_model
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -14,19 +14,19 @@ import redis
 from redis.asyncio import Redis as AsyncRedis
 from typer.testing import CliRunner, Result
 
-from producer import Client, GenerationConfig
-from producer.cli import app
-from producer.connection import Connection
-from producer.doctor import diagnose
-from producer.doctor_probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe, Refusal
-from producer.embedded import EmbeddedRedis
-from producer.finding import FAIL, OK, WARN, Finding
-from producer.rights import commands, refused_commands
-from producer.status import Queue, Worker
-from schemas import Keys
-from schemas.keys import GROUP
-from tests.fault_steps import stub
-from tests.worker_process import ROOT
+from rollstream import Client, GenerationConfig
+from rollstream.producer.cli.app import app
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.doctor.examine import diagnose
+from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
+from rollstream.producer.doctor.permissions import commands, refused_commands
+from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe, Refusal
+from rollstream.producer.operations.queue_state import Queue, Worker
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from tests.support.fault_steps import stub
+from tests.support.worker_process import ROOT
 
 HEALTHY_QUEUE = Queue(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
 HEALTHY_PARTITION = PartitionSeen(HEALTHY_QUEUE, True, (ConsumerSeen("w", 1), ConsumerSeen("gone", 0)), 0)
@@ -293,7 +293,7 @@ async def test_a_user_with_all_rights_is_refused_nothing(own_redis: Any, policy:
 def test_every_command_of_a_script_is_asked_for() -> None:
     """`XGROUP`, `XINFO` and `MEMORY` with what follows them."""
     called = set()
-    for script in (*ROOT.glob("worker/*.lua"), *ROOT.glob("producer/*.lua")):
+    for script in (*ROOT.glob("worker/**/*.lua"), *ROOT.glob("producer/**/*.lua")):
         calls = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text())
         assert len(calls) == len(re.findall(r"redis\.p?call\(", script.read_text())), script
         called |= {f"{name} {second}" if name in ("XGROUP", "XINFO", "MEMORY") else name for name, second in calls}
@@ -306,8 +306,8 @@ def test_every_command_that_python_sends_is_asked_for() -> None:
     words = {name.replace(" ", "_").lower() for name in commands(Keys("p"))}
     names = words | {"xpending_range", "scan_iter", "hscan_iter", "delete", "register_script", "execute_command"}
     names |= {"pipeline", "execute", "aclose", "close", "from_url", "connection_pool"}
-    for file in (*ROOT.glob("worker/*.py"), *ROOT.glob("producer/*.py")):
-        if not file.name.startswith(("doctor_", "embedded", "demo")):
+    for file in (*ROOT.glob("worker/**/*.py"), *ROOT.glob("producer/**/*.py")):
+        if file.parent.name not in ("doctor", "demo"):
             sent = re.findall(r"\b(?:redis|_redis|pipe|pipeline|client)\.([a-z_]+)\(", file.read_text())
             assert {name for name in sent if hasattr(AsyncRedis, name)} <= names, file
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from producer import Client, GenerationConfig
-from producer.doctor import diagnose
-from producer.doctor_probe import Probe
-from producer.finding import FAIL, OK, WARN, Finding
-from producer.parked import Parked, newest_announced, waits_for
-from producer.status import Worker
-from schemas.keys import GROUP, PARKED
-from tests.faults import Queue
-from tests.test_doctor import HEALTHY, doctor, partition, worker
-from tests.versions import announce
-from tests.worker_process import WorkerProcess, wait_for
+from rollstream import Client, GenerationConfig
+from rollstream.producer.doctor.examine import diagnose
+from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
+from rollstream.producer.doctor.probe import Probe
+from rollstream.producer.operations.queue_state import Worker
+from rollstream.producer.policies.parked import Parked, newest_announced, waits_for
+from rollstream.schemas.keys import GROUP, PARKED
+from tests.producer.doctor.test_doctor import HEALTHY, doctor, partition, worker
+from tests.support.faults import Queue
+from tests.support.versions import announce
+from tests.support.worker_process import WorkerProcess, wait_for
 
 
 def workers(*of: Worker) -> Probe:

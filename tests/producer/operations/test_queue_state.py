@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from producer import Client, GenerationConfig
-from producer.parked import Parked
-from producer.status import Queue as SeenQueue
-from producer.status import Status, Worker, remarks
-from schemas.keys import GROUP, PARKED
-from tests.faults import Queue
-from tests.publishing import reporting
-from tests.test_cli import Command
+from rollstream import Client, GenerationConfig
+from rollstream.producer.operations.queue_state import Queue as SeenQueue
+from rollstream.producer.operations.queue_state import Status, Worker, remarks
+from rollstream.producer.policies.parked import Parked
+from rollstream.schemas.keys import GROUP, PARKED
+from tests.producer.cli.test_cli import Command
+from tests.support.faults import Queue
+from tests.support.publishing import reporting
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 

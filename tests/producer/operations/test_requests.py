@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from producer.cli import app
-from producer.connection import Connection
-from producer.operate import pause
-from tests.fault_steps import stub
-from tests.faults import Link, Queue
-from tests.worker_process import wait_for
+from rollstream.producer.cli.app import app
+from rollstream.producer.operations.requests import pause
+from rollstream.producer.redis_io.connection import Connection
+from tests.support.fault_steps import stub
+from tests.support.faults import Link, Queue
+from tests.support.worker_process import wait_for
 
 
 class Operator:

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from producer import (
+from rollstream import (
     AsyncClient,
     PolicyKindError,
     PolicyVersion,
     PolicyVersionError,
 )
-from tests.faults import Link, Queue
-from tests.publishing import announced, blobs, lora, restore, until_cut
+from tests.support.faults import Link, Queue
+from tests.support.publishing import announced, blobs, lora, restore, until_cut
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, 2**31, 10**50])

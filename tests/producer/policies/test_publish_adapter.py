@@ -10,19 +10,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     AdapterConflictError,
     AdapterError,
     AsyncClient,
     RedisUnavailableError,
 )
-from producer.adapter_files import CHUNK_BYTES, AdapterFiles, read_adapter
-from producer.adapter_tensors import Scaling
-from producer.adapter_upload import upload
-from producer.connection import Connection
-from schemas import AdapterManifest, decode
-from tests.faults import Link, Queue
-from tests.publishing import (
+from rollstream.producer.policies.adapter_files import CHUNK_BYTES, AdapterFiles, read_adapter
+from rollstream.producer.policies.adapter_tensors import Scaling
+from rollstream.producer.policies.adapter_upload import upload
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import AdapterManifest, decode
+from tests.support.faults import Link, Queue
+from tests.support.publishing import (
     STEM,
     A,
     announced,

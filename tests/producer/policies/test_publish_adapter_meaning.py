@@ -11,10 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
-from producer import AdapterError, AsyncClient, PolicyVersionError
-from schemas.adapter_config import config_problem
-from tests.faults import Queue
-from tests.publishing import A, B, announced, blobs, lora, manifests, peft_folder, read_back
+from rollstream import AdapterError, AsyncClient, PolicyVersionError
+from rollstream.schemas.weights.adapter_config import config_problem
+from tests.support.faults import Queue
+from tests.support.publishing import A, B, announced, blobs, lora, manifests, peft_folder, read_back
 
 
 class Tiny(nn.Module):

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from producer import AdapterError, AsyncClient, NameRefusedError
-from producer.adapter_files import CHUNK_BYTES, read_adapter
-from producer.adapter_upload import upload
-from producer.connection import Connection
-from tests.faults import Queue
-from tests.publishing import STEM, A, B, blobs, lora, manifests, peft_folder, read_back
+from rollstream import AdapterError, AsyncClient, NameRefusedError
+from rollstream.producer.policies.adapter_files import CHUNK_BYTES, read_adapter
+from rollstream.producer.policies.adapter_upload import upload
+from rollstream.producer.redis_io.connection import Connection
+from tests.support.faults import Queue
+from tests.support.publishing import STEM, A, B, blobs, lora, manifests, peft_folder, read_back
 
 MIB = 2**20
 

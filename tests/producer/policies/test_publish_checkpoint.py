@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from producer import AdapterError, AsyncClient, CheckpointError
-from producer.checkpoint_files import CheckpointFolder
-from tests.checkpoints import shard
-from tests.faults import Queue
-from tests.publishing import announced
-from worker.checkpoint import digest
+from rollstream import AdapterError, AsyncClient, CheckpointError
+from rollstream.producer.policies.checkpoint_files import CheckpointFolder
+from rollstream.worker.weights.checkpoint import digest
+from tests.support.checkpoints import shard
+from tests.support.faults import Queue
+from tests.support.publishing import announced
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from producer import (
+from rollstream import (
     AsyncClient,
     BatchConflictError,
     Client,
@@ -17,10 +17,10 @@ from producer import (
     VersionTimeoutError,
     VersionWaitError,
 )
-from schemas import Job, decode
-from tests.faults import Queue
-from tests.publishing import lora, reporting
-from tests.versions import announce
+from rollstream.schemas import Job, decode
+from tests.support.faults import Queue
+from tests.support.publishing import lora, reporting
+from tests.support.versions import announce
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 

@@ -9,10 +9,10 @@ import pytest
 import redis as blocking
 import torch
 
-from producer import AsyncClient, Client, GenerationConfig, TooLargeForRedisError
-from producer.embedded import EmbeddedRedis
-from tests.faults import Queue
-from tests.worker_process import running_worker
+from rollstream import AsyncClient, Client, GenerationConfig, TooLargeForRedisError
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from tests.support.faults import Queue
+from tests.support.worker_process import running_worker
 
 LIMIT = 2**20
 NO_CONFIG = "redis://narrow:secret@"

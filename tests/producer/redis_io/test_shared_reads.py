@@ -15,15 +15,15 @@ import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from benchmarks.redis_cluster import LocalCluster
-from producer import AsyncClient, BatchHandle, GroupError, RedisUnavailableError
-from producer.connection import COMMANDS_AT_ONCE, READS_AT_ONCE
-from producer.embedded import EmbeddedRedis
-from producer.shared_reads import SharedReads
-from schemas.cluster.faults import fault_of
-from tests.answers import Answering
-from tests.batches import CONFIG
-from tests.worker_process import ROOT, until
+from rollstream import AsyncClient, BatchHandle, GroupError, RedisUnavailableError
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.local_cluster import LocalCluster
+from rollstream.producer.redis_io.connection import COMMANDS_AT_ONCE, READS_AT_ONCE
+from rollstream.producer.redis_io.shared_reads import SharedReads
+from rollstream.transport.redis.faults import fault_of
+from tests.support.answers import Answering
+from tests.support.batches import CONFIG
+from tests.support.worker_process import ROOT, until
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ async def test_who_finds_no_connection_is_told_the_limit(
 NO_FILES = """
 import resource
 import redis.asyncio
-from producer import Client, RedisUnavailableError
+from rollstream import Client, RedisUnavailableError
 Client("redis://127.0.0.1:1/0", policy="p").close()
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 try:

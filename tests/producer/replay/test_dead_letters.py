@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from producer import Client, GenerationConfig, dead
-from producer.cli import app
-from producer.connection import Connection
-from producer.dead import find, requeue
-from producer.replay import replay_dead
-from producer.selection import Place
-from schemas import DeadLetter, Job, Keys, decode, encode
-from tests.fault_steps import stub
-from tests.faults import Link, Queue, audit
-from tests.worker_process import ROOT
+from rollstream import Client, GenerationConfig
+from rollstream.producer.cli.app import app
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.producer.replay import dead_letters
+from rollstream.producer.replay.dead_letters import find, requeue
+from rollstream.producer.replay.replay import replay_dead
+from rollstream.producer.replay.selection import Place
+from rollstream.schemas import DeadLetter, Job, Keys, decode, encode
+from tests.support.fault_steps import stub
+from tests.support.faults import Link, Queue, audit
+from tests.support.worker_process import ROOT
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 HOSTILE = b"\xff\x00\x1b[2J"
@@ -103,7 +104,9 @@ def test_more_letters_than_one_read_takes_are_listed_in_order(operator: Operator
 def test_large_letters_are_listed_a_megabyte_a_call(operator: Operator, queue: Queue, policy: str) -> None:
     buried = [bury(queue, letter_of(policy), b"x" * 400_000) for _ in range(7)]
     bury(queue, letter_of(policy), b"y" * 3_000_000)
-    rows: Any = queue.redis.eval(dead._LIST, 1, queue.keys.dead(0), "-", dead._READ_COUNT, dead._READ_BYTES)
+    rows: Any = queue.redis.eval(
+        dead_letters._LIST, 1, queue.keys.dead(0), "-", dead_letters._READ_COUNT, dead_letters._READ_BYTES
+    )
     assert [row[0].decode() for row in rows] == buried[:3]
     listed = [row["entry"] for row in operator.json("ls")]
     assert (listed[:-1], len(listed)) == (buried, 8)
@@ -304,7 +307,7 @@ def test_drop_asks_on_a_terminal(
     entry = bury(queue, letter_of(policy), b"")
     terminal, end = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "producer", "dead", "drop", entry],
+        [sys.executable, "-m", "rollstream", "dead", "drop", entry],
         cwd=ROOT,
         env={"PATH": "", **operator.env},
         stdin=end,

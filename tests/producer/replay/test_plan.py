@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer.replay_plan import new_batch_id, plan
-from producer.selection import Place, Selected
-from schemas import Batch, Origin
-from tests.replaying import CONFIG
+from rollstream.producer.replay.plan import new_batch_id, plan
+from rollstream.producer.replay.selection import Place, Selected
+from rollstream.schemas import Batch, Origin
+from tests.support.replaying import CONFIG
 
 
 def selected(groups: range, entry_id: str = "1-0", **changes: Any) -> Selected:

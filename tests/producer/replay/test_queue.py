@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client
-from producer.connection import Connection
-from producer.errors import JobGoneError, NothingToReplayError
-from producer.replay import prepare, queue_replay, replay_dead
-from producer.replay_way import Way
-from producer.selection import Place
-from producer.selectors import ByEntry, written_moment
-from schemas import Envelope, Origin, encode
-from tests.faults import Queue
-from tests.replaying import a_job, add_job, bury, entry_ids, finish, jobs_of, replayed, submit
-from tests.test_cli import Command
-from tests.worker_process import wait_for
+from rollstream import Client
+from rollstream.producer.cli.replay_resume import Way
+from rollstream.producer.errors import JobGoneError, NothingToReplayError
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.producer.replay.criteria import ByEntry, written_moment
+from rollstream.producer.replay.replay import prepare, queue_replay, replay_dead
+from rollstream.producer.replay.selection import Place
+from rollstream.schemas import Envelope, Origin, encode
+from tests.producer.cli.test_cli import Command
+from tests.support.faults import Queue
+from tests.support.replaying import a_job, add_job, bury, entry_ids, finish, jobs_of, replayed, submit
+from tests.support.worker_process import wait_for
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from producer import Client
-from producer.selectors import read_moment, written_moment
-from schemas import Envelope, Job, decode, encode
-from schemas.keys import GROUP
-from tests.faults import Queue
-from tests.replaying import a_job, add_job, bury, entry_ids, finish, replayed, submit
-from tests.test_cli import Command
+from rollstream import Client
+from rollstream.producer.replay.criteria import read_moment, written_moment
+from rollstream.schemas import Envelope, Job, decode, encode
+from rollstream.schemas.keys import GROUP
+from tests.producer.cli.test_cli import Command
+from tests.support.faults import Queue
+from tests.support.replaying import a_job, add_job, bury, entry_ids, finish, replayed, submit
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from producer import Client
-from schemas import GroupResult, Origin, Sealed, Tensor, encode
-from tests.answers import Answering, result_of
-from tests.fault_steps import wait_until_done
-from tests.faults import Queue
-from tests.replaying import CONFIG, entry_ids, finish, jobs_of, replayed, submit, tokens
-from tests.test_cli import Command, lines
-from tests.worker_process import WorkerProcess
+from rollstream import Client
+from rollstream.schemas import GroupResult, Origin, Sealed, Tensor, encode
+from tests.producer.cli.test_cli import Command, lines
+from tests.support.answers import Answering, result_of
+from tests.support.fault_steps import wait_until_done
+from tests.support.faults import Queue
+from tests.support.replaying import CONFIG, entry_ids, finish, jobs_of, replayed, submit, tokens
+from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from producer.answers import Answer
-from producer.verify import Comparison, Difference, compare
-from tests.answers import error_of, result_of
+from rollstream.producer.batches.read_answers import Answer
+from rollstream.producer.replay.verify import Comparison, Difference, compare
+from tests.support.answers import error_of, result_of
 
 Spans = tuple[tuple[int, int], ...]
 

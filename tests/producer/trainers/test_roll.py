@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     AsyncClient,
     ConfigError,
     GenerationConfig,
@@ -18,11 +18,11 @@ from producer import (
     RolloutFailedError,
     RollStrategy,
 )
-from producer.for_roll import generation_config_of
-from schemas import Job, decode
-from tests.data_proto import DataProto
-from tests.faults import Queue
-from tests.worker_process import WorkerProcess, running_worker
+from rollstream.producer.trainers.roll import generation_config_of
+from rollstream.schemas import Job, decode
+from tests.support.data_proto import DataProto
+from tests.support.faults import Queue
+from tests.support.worker_process import WorkerProcess, running_worker
 
 POLICY = "roll"
 PAD, EOS = 7, 2

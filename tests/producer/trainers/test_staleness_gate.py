@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from producer import (
+from rollstream import (
     GateArgumentError,
     GenerationConfig,
     NotOutstandingError,
@@ -23,10 +23,10 @@ from producer import (
     StalenessGate,
     VersionNotNewerError,
 )
-from producer.rollout_batch import assemble
-from producer.tiny_model import write_model
-from tests.answers import batch_of, error_of, result_of
-from tests.worker_process import ROOT, running_worker
+from rollstream.producer.batches.rollout_batch import assemble
+from rollstream.producer.demo.tiny_model import write_model
+from tests.support.answers import batch_of, error_of, result_of
+from tests.support.worker_process import ROOT, running_worker
 
 
 def rollouts(*rows: tuple[tuple[int, int], ...] | None) -> RolloutBatch:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from producer import (
+from rollstream import (
     Client,
     ConfigError,
     GenerationConfig,
@@ -19,11 +19,11 @@ from producer import (
     RolloutFailedError,
     RolloutFunction,
 )
-from producer.drop_in import repeats
-from producer.for_trl import config_of
-from schemas import Job, decode
-from tests.faults import Queue
-from tests.worker_process import running_worker
+from rollstream.producer.trainers.shared import repeats
+from rollstream.producer.trainers.trl import config_of
+from rollstream.schemas import Job, decode
+from tests.support.faults import Queue
+from tests.support.worker_process import running_worker
 
 POLICY = "trl"
 

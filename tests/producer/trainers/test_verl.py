@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from producer import (
+from rollstream import (
     Client,
     ConfigError,
     GenerationConfig,
@@ -20,11 +20,11 @@ from producer import (
     VerlRollout,
     VerlRollouts,
 )
-from producer.for_verl import config_of
-from schemas import Job, decode
-from tests.data_proto import DataProto, objects
-from tests.faults import Queue
-from tests.worker_process import running_worker
+from rollstream.producer.trainers.verl import config_of
+from rollstream.schemas import Job, decode
+from tests.support.data_proto import DataProto, objects
+from tests.support.faults import Queue
+from tests.support.worker_process import running_worker
 
 POLICY = "verl"
 P, L, PAD = 12, 6, 5

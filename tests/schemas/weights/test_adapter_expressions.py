@@ -9,7 +9,7 @@ import pytest
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from schemas.adapter_expressions import expressions_problem
+from rollstream.schemas.weights.adapter_expressions import expressions_problem
 
 PATHS = [
     "model.layers.0.self_attn.q_proj",

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from schemas.adapter_config import config_problem, is_target, scaling
-from schemas.adapter_tensors import name_problem, pairs_problem, tensors_problem, unwrapped
+from rollstream.schemas.weights.adapter_config import config_problem, is_target, scaling
+from rollstream.schemas.weights.adapter_tensors import name_problem, pairs_problem, tensors_problem, unwrapped
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
 MODULE = "model.layers.0.self_attn.q_proj"

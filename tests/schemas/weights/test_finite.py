@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from producer import CheckpointError
-from producer.checkpoint_files import CheckpointFolder
-from schemas.checkpoint_rules import is_computed
-from schemas.finite import FiniteScan
-from tests.checkpoints import shard
-from worker.checkpoint import digest, read_content
+from rollstream import CheckpointError
+from rollstream.producer.policies.checkpoint_files import CheckpointFolder
+from rollstream.schemas.weights.checkpoint_rules import is_computed
+from rollstream.schemas.weights.finite import FiniteScan
+from rollstream.worker.weights.checkpoint import digest, read_content
+from tests.support.checkpoints import shard
 
 NAN, INF = float("nan"), float("inf")
 DTYPES = {

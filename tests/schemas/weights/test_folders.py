@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from producer import Client, NameRefusedError
-from producer.cli import app
-from producer.policy_errors import AdapterError, CheckpointError
-from schemas.folders import download_hint, folder_problem
-from worker.command import main
+from rollstream import Client, NameRefusedError
+from rollstream.producer.cli.app import app
+from rollstream.producer.policies.errors import AdapterError, CheckpointError
+from rollstream.schemas.weights.folders import download_hint, folder_problem
+from rollstream.worker.command import main
 
 ID = "Qwen/Qwen2.5-0.5B-Instruct"
 HINT = f"hf download {ID} --local-dir Qwen2.5-0.5B-Instruct"

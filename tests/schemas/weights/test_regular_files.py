@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from producer import Client, GenerationConfig
-from schemas.regular_files import NotRegularFileError, open_regular
-from tests.worker_process import running_worker
+from rollstream import Client, GenerationConfig
+from rollstream.schemas.weights.regular_files import NotRegularFileError, open_regular
+from tests.support.worker_process import running_worker
 
 CONFIG = "adapter_config.json"
 PLAIN = '{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}'

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas import (
+from rollstream.schemas import (
     AdapterManifest,
     Batch,
     ConfigError,
@@ -33,7 +33,7 @@ from schemas import (
     decode,
     encode,
 )
-from schemas.wire_limits import MAX_BYTES, MAX_ITEMS
+from rollstream.schemas.wire.limits import MAX_BYTES, MAX_ITEMS
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = GenerationConfig(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from schemas import Completion, GroupResult, Tensor, decode, encode
-from tests.answers import error_of, result_of
+from rollstream.schemas import Completion, GroupResult, Tensor, decode, encode
+from tests.support.answers import error_of, result_of
 
 IDS = [[7, 8, 9], [5]]
 GROUP = result_of(3, [1, 2], IDS, texts=("abc", "d"), scores=Tensor.of(np.array([-1.5, -2.5], np.float32)))

@@ -1,9 +1,10 @@
-"""Write the golden file of a message that has none yet, never touching one: `python -m tests.write_golden`."""
+"""Write the golden file of a message that has none yet, never touching one: `python -m
+tests.schemas.wire.write_golden`."""
 
 from __future__ import annotations
 
-from schemas import encode
-from tests.test_codec import GOLDEN, MESSAGES, name
+from rollstream.schemas import encode
+from tests.schemas.wire.test_codec import GOLDEN, MESSAGES, name
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

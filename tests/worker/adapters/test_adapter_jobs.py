@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from producer import Client
-from producer.tiny_model import write_adapter
-from schemas import AdapterManifest, GroupResult, decode
-from tests.fault_steps import stub, tokens, wait_until_done, wait_until_held, wait_until_logged
-from tests.faults import Queue, audit
-from tests.versions import (
+from rollstream import Client
+from rollstream.producer.demo.tiny_model import write_adapter
+from rollstream.schemas import AdapterManifest, GroupResult, decode
+from tests.support.fault_steps import stub, tokens, wait_until_done, wait_until_held, wait_until_logged
+from tests.support.faults import Queue, audit
+from tests.support.versions import (
     announce,
     codes,
     report,
@@ -20,7 +20,7 @@ from tests.versions import (
     wait_until_serves,
     write_steps,
 )
-from tests.worker_process import wait_for
+from tests.support.worker_process import wait_for
 
 
 def test_a_job_uses_an_adapter_that_came_through_redis(

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client
-from producer.tiny_model import write_adapter
-from schemas import GroupResult, Keys
-from tests.adapter_steps import SIZE, on_disk, put
-from tests.fault_steps import log_of, stub, tokens, wait_until_done, wait_until_logged
-from tests.faults import Queue, audit
-from tests.versions import report, wait_until_refused, wait_until_reported
-from tests.worker_process import WorkerProcess
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import AdapterStore
-from worker.errors import CacheUnwritableError
+from rollstream import Client
+from rollstream.producer.demo.tiny_model import write_adapter
+from rollstream.schemas import GroupResult, Keys
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.errors import CacheUnwritableError
+from tests.support.adapter_steps import SIZE, on_disk, put
+from tests.support.fault_steps import log_of, stub, tokens, wait_until_done, wait_until_logged
+from tests.support.faults import Queue, audit
+from tests.support.versions import report, wait_until_refused, wait_until_reported
+from tests.support.worker_process import WorkerProcess
 
 RANK = 32
 LIMIT = 300_000

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from producer.tiny_model import write_adapter, write_model
-from schemas import ErrorCode
-from tests.publishing import STEM
-from worker.adapters import AdapterDirectory
-from worker.engine import Adapter
-from worker.errors import DataError
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.schemas import ErrorCode
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.engine import Adapter
+from rollstream.worker.errors import DataError
+from tests.support.publishing import STEM
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client
-from producer.tiny_model import write_adapter
-from schemas import AdapterManifest, ErrorCode, GroupResult, Keys, decode
-from tests.adapter_steps import SIZE, RecordingEngine, expire, on_disk, put
-from tests.fault_steps import stub, tokens, wait_until_done
-from tests.faults import Link, Queue, audit
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import AdapterStore
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.connections import connect
-from worker.errors import DataError
+from rollstream import Client
+from rollstream.producer.demo.tiny_model import write_adapter
+from rollstream.schemas import AdapterManifest, ErrorCode, GroupResult, Keys, decode
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.errors import DataError
+from rollstream.worker.redis_io.connections import connect
+from tests.support.adapter_steps import SIZE, RecordingEngine, expire, on_disk, put
+from tests.support.fault_steps import stub, tokens, wait_until_done
+from tests.support.faults import Link, Queue, audit
 
 
 def content(folder: Path | None) -> bytes:
@@ -162,7 +162,7 @@ async def test_one_that_does_not_fit_the_model_is_not_read_by_every_job(
     await refused()
     await refused()
     assert reads == 1
-    monkeypatch.setattr("worker.adapter_supply.AGAIN_S", -1)
+    monkeypatch.setattr("rollstream.worker.adapters.supply.AGAIN_S", -1)
     await put(redis, keys, "math@1", "other")
     await refused()
     await refused()

@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
-from schemas import ErrorCode, Keys, encode
-from tests.adapter_steps import CONFIG, SIZE, on_disk, put
-from tests.faults import Link
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import TTL_S, AdapterStore
-from worker.connections import connect
-from worker.errors import DataError, SettingsError
+from rollstream.schemas import ErrorCode, Keys, encode
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.store import TTL_S, AdapterStore
+from rollstream.worker.errors import DataError, SettingsError
+from rollstream.worker.redis_io.connections import connect
+from tests.support.adapter_steps import CONFIG, SIZE, on_disk, put
+from tests.support.faults import Link
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_bytes_that_do_not_match_their_digest_are_not_fetched_by_every_job
         await put(redis, keys, "math@1", published_at=1.0)
         assert await store.fetch("math@1") is not None, "what was published again was not tried at once"
 
-        monkeypatch.setattr("worker.adapter_store.AGAIN_S", -1)
+        monkeypatch.setattr("rollstream.worker.adapters.store.AGAIN_S", -1)
         other = keys.blob((await put(redis, keys, "math@3")).sha256, 0)
         await redis.setrange(other, 0, b"x")
         link.requests.clear()
@@ -217,7 +217,7 @@ async def test_what_is_used_is_renewed_in_redis(
     await store.fetch("math@1")
     await store.renew("math@1")
     assert (await ttls())[0] <= 1000, "renewed although that was not due"
-    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
+    monkeypatch.setattr("rollstream.worker.adapters.store.RENEW_S", -1)
     await put(redis, keys, "math@2")
     await store.fetch("math@2")
     await redis.expire(keys.adapter("math@2"), 1000)

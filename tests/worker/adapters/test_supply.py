@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, Client
-from producer.tiny_model import write_adapter
-from schemas import ErrorCode, Keys
-from tests.adapter_steps import SIZE, RecordingEngine, on_disk, put
-from tests.worker_process import until
-from worker.adapter_cache import AdapterCache
-from worker.adapter_store import AdapterStore
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.engine import Adapter
-from worker.errors import DataError
-from worker.policy import Policy
+from rollstream import AsyncClient, Client
+from rollstream.producer.demo.tiny_model import write_adapter
+from rollstream.schemas import ErrorCode, Keys
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.engine import Adapter
+from rollstream.worker.errors import DataError
+from rollstream.worker.versions.follower import Policy
+from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
+from tests.support.worker_process import until
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
     served = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
-    monkeypatch.setattr("worker.adapter_store.RENEW_S", -1)
+    monkeypatch.setattr("rollstream.worker.adapters.store.RENEW_S", -1)
     await served.begin()
     await redis.expire(keys.adapter(location), 1000)
 

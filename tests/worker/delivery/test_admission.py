@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
-from worker.admission import Admission, Claim, Load
-from worker.errors import DataError
-from worker.lease import Lease
-from worker.task import Task
+from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
+from rollstream.worker.delivery.admission import Admission, Claim, Load
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.task import Task
 
 LEASE = Lease("jobs", "dead", "1-0", "w1", 1, ends_at=0.0)
 ONE = Load(1, 1)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from schemas import Envelope, GroupError, Keys, Sealed, decode
-from schemas.keys import GROUP
-from worker.connections import connect
-from worker.lease import Lease
-from worker.pipelines import AT_ONCE
-from worker.publisher import Publisher
+from rollstream.schemas import Envelope, GroupError, Keys, Sealed, decode
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.answer_publisher import Publisher
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.redis_io.pipelines import AT_ONCE
 
 BATCH = "b"
 JOB = Envelope(BATCH, 0, 0, 2, 2)

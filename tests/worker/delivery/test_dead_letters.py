@@ -9,13 +9,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas import DeadLetter, Envelope, ErrorCode, Keys, WireError, decode
-from schemas.envelope import PAYLOAD
-from schemas.keys import GROUP
-from worker.dead_letters import MAX_TRACEBACK, DeadLetters
-from worker.errors import DataError
-from worker.intake import open_job
-from worker.lease import Lease
+from rollstream.schemas import DeadLetter, Envelope, ErrorCode, Keys, WireError, decode
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.worker.delivery.dead_letters import MAX_TRACEBACK, DeadLetters
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.open_job import open_job
 
 BATCH = "b"
 BYTES = b"\xc1 what the producer wrote"

@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from schemas import Keys
-from schemas.keys import GROUP
-from tests.worker_process import until
-from worker.lease import Lease, LeaseEndedError, Leases
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.lease import Lease, LeaseEndedError, Leases
+from tests.support.worker_process import until
 
 UNUSED = Redis()  # connects to nothing: no command is sent here
 

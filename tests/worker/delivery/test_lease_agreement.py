@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
 
-from producer.cli import app
-from schemas import Keys
-from schemas.lease import LEASE_FIELD, lease_ms, lease_of
-from tests.fault_steps import stub, wait_until_logged
-from tests.faults import Queue
-from tests.worker_process import WorkerProcess
-from worker.errors import SettingsError
-from worker.lease_agreement import LeaseAgreement
+from rollstream.producer.cli.app import app
+from rollstream.schemas import Keys
+from rollstream.schemas.lease import LEASE_FIELD, lease_ms, lease_of
+from rollstream.worker.delivery.lease_agreement import LeaseAgreement
+from rollstream.worker.errors import SettingsError
+from tests.support.fault_steps import stub, wait_until_logged
+from tests.support.faults import Queue
+from tests.support.worker_process import WorkerProcess
 
 
 def lease(redis_url: str, policy: str, *flags: str) -> Result:

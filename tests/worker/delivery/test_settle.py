@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from schemas import Envelope, Keys
-from schemas.keys import GROUP
-from worker.lease import Lease
-from worker.publisher import Publisher, Standing
+from rollstream.schemas import Envelope, Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.answer_publisher import Publisher, Standing
+from rollstream.worker.delivery.lease import Lease
 
 BATCH = "b"
 JOB = Envelope(BATCH, job=0, first_group=9, job_groups=2, num_groups=11)

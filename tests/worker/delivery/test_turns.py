@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from worker.admission import Admission, Claim, Load
-from worker.turns import is_big, next_turn, spared
+from rollstream.worker.delivery.admission import Admission, Claim, Load
+from rollstream.worker.delivery.turns import is_big, next_turn, spared
 
 LIMITS = Load(sequences=8, nbytes=800)
 ONE, PAIR, WIDE, HEAVY = Load(1, 1), Load(1, 2), Load(1, 100), Load(1, 1, 200)

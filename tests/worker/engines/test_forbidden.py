@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import ErrorCode, GenerationConfig
-from worker.engine import GenerateRequest
-from worker.errors import DataError
-from worker.forbidden import check_allowed
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.engines.forbidden import check_allowed
+from rollstream.worker.errors import DataError
 
 
 def check(tokens: list[int], stops: tuple[int, ...] = (2,), bad: tuple[list[int], ...] = (), **fields: Any) -> None:

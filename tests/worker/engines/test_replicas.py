@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from producer import Client, GenerationConfig
-from producer.tiny_model import write_model
-from schemas import ErrorCode
-from tests.worker_process import running_worker
-from worker.beam import beam_search
-from worker.checkpoint import Content
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, GenerateRequest, NextTokens, SwapMode
-from worker.errors import DataError, EngineDiedError, SwapFailedError
-from worker.replicas import Replicas, settings_of_one
-from worker.stub_engine import StubEngine
+from rollstream import Client, GenerationConfig
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.schemas import ErrorCode
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, Completion, GenerateRequest, NextTokens, SwapMode
+from rollstream.worker.engines.replicas import Replicas, settings_of_one
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.errors import DataError, EngineDiedError, SwapFailedError
+from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.weights.checkpoint import Content
+from tests.support.worker_process import running_worker
 
 
 def settings(**fields: Any) -> WorkerSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.special_tokens import visible_text
+from rollstream.worker.engines.special_tokens import visible_text
 
 SPECIAL = {2: "<eos>", 3: "<|im_end|>"}
 

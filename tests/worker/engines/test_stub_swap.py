@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from producer.tiny_model import write_model
-from schemas import GenerationConfig
-from worker.beam import beam_search
-from worker.config import WorkerSettings
-from worker.engine import GenerateRequest, SwapMode
-from worker.errors import CheckpointRefusedError
-from worker.stub_engine import StubEngine
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.schemas import GenerationConfig
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import GenerateRequest, SwapMode
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.errors import CheckpointRefusedError
+from rollstream.worker.jobs.beam_search import beam_search
 
 LENGTH = 100
 

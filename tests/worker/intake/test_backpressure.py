@@ -10,17 +10,17 @@ import pytest
 import redis as blocking
 from redis.asyncio import Redis
 
-from producer import Client
-from producer.embedded import EmbeddedRedis
-from schemas import Keys
-from schemas.keys import GROUP
-from tests.fault_steps import TOKENS, stub, tokens, wait_until_done, wait_until_drained, wait_until_logged
-from tests.faults import Queue
-from tests.worker_process import wait_for
-from worker.admission import Admission
-from worker.backpressure import Backpressure, Memory, nearly_full
-from worker.connections import connect
-from worker.janitor import Janitor, Retention
+from rollstream import Client
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.backpressure import Backpressure, Memory, nearly_full
+from rollstream.worker.intake.janitor import Janitor, Retention
+from rollstream.worker.redis_io.connections import connect
+from tests.support.fault_steps import TOKENS, stub, tokens, wait_until_done, wait_until_drained, wait_until_logged
+from tests.support.faults import Queue
+from tests.support.worker_process import wait_for
 
 LARGE = b"x" * 100_000
 BALLAST = 20_000_000

@@ -10,19 +10,19 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
-from producer import Client
-from producer.cli import app
-from producer.doctor_streams import stream_findings
-from schemas import Keys
-from schemas.keys import GROUP, horizons
-from schemas.reports import LONGEST_BEAT_S, outlived
-from tests.fault_steps import stub, tokens, wait_until_done
-from tests.faults import Queue, audit
-from tests.test_deadlines import job_of
-from tests.test_doctor import partition
-from worker.admission import Admission
-from worker.deadlines import waited_too_long
-from worker.janitor import Janitor, Retention
+from rollstream import Client
+from rollstream.producer.cli.app import app
+from rollstream.producer.doctor.stream_checks import stream_findings
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP, horizons
+from rollstream.schemas.reports import LONGEST_BEAT_S, outlived
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.janitor import Janitor, Retention
+from rollstream.worker.jobs.deadlines import waited_too_long
+from tests.producer.doctor.test_doctor import partition
+from tests.support.fault_steps import stub, tokens, wait_until_done
+from tests.support.faults import Queue, audit
+from tests.worker.jobs.test_deadlines import job_of
 
 DAY_S = 86_400
 POLYNOMIAL = 0xAD93D23594C935A9

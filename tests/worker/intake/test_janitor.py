@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from schemas import Keys
-from schemas.keys import GROUP
-from worker.admission import Admission
-from worker.janitor import Janitor, Retention
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.intake.janitor import Janitor, Retention
 
 LARGE = b"x" * 50_000
 """A payload with a node of the stream to itself."""

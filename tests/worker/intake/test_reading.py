@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient
-from schemas import GenerationConfig
-from schemas.keys import GROUP
-from tests.faults import Queue, audit
-from tests.worker_process import until
-from worker.admission import OF_LATE, Admission, Claim, Load
-from worker.app import Worker
-from worker.config import WorkerSettings
-from worker.engine import Completion, GenerateRequest
-from worker.streams import create_group, read_of
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient
+from rollstream.schemas import GenerationConfig
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.app import Worker
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.admission import OF_LATE, Admission, Claim, Load
+from rollstream.worker.engine import Completion, GenerateRequest
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.redis_io.streams import create_group, read_of
+from tests.support.faults import Queue, audit
+from tests.support.worker_process import until
 
 SMALL = GenerationConfig(max_new_tokens=1)
 LARGE = GenerationConfig(max_new_tokens=1, num_return_sequences=4)

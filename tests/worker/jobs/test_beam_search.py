@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas import ErrorCode, GenerationConfig
-from worker.beam import Search, advance, beam_search
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.beam_search import Search, advance, beam_search
 
 VOCAB, EOS = 5, 0
 

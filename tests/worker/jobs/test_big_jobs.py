@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient, GenerationConfig
-from schemas import Envelope, Keys
-from tests.faults import Queue, audit
-from tests.publishing import lora
-from tests.versions import announce
-from tests.worker_process import until
-from worker.admission import Load
-from worker.app import Worker
-from worker.config import WorkerSettings
-from worker.engine import Completion, GenerateRequest
-from worker.lease import Lease
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient, GenerationConfig
+from rollstream.schemas import Envelope, Keys
+from rollstream.worker.app import Worker
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.admission import Load
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.engine import Completion, GenerateRequest
+from rollstream.worker.engines.stub import StubEngine
+from tests.support.faults import Queue, audit
+from tests.support.publishing import lora
+from tests.support.versions import announce
+from tests.support.worker_process import until
 
 ONE = GenerationConfig(max_new_tokens=1)
 WIDE = GenerationConfig(max_new_tokens=1, num_return_sequences=32)
@@ -33,7 +33,7 @@ BIG, SMALL = 5, 6
 @pytest.fixture(autouse=True)
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is cancelled while it reads ends with that read: redis-py may forget the cancellation."""
-    monkeypatch.setattr("worker.consumer.BLOCK_MS", 100)
+    monkeypatch.setattr("rollstream.worker.intake.consumer.BLOCK_MS", 100)
 
 
 class CountingEngine(StubEngine):

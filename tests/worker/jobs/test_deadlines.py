@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from producer import Client, GenerationConfig, GroupError
-from schemas import Envelope, ErrorCode, Job, Keys, Tensor
-from schemas.keys import GROUP
-from tests.fault_steps import SLACK_S, stub, tokens, wait_until_done
-from tests.faults import Queue, audit
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.admission import Admission
-from worker.config import WorkerSettings
-from worker.deadlines import RedisClock, ran_too_long, waited_too_long
-from worker.engine import Adapter
-from worker.lease import Lease
-from worker.policy import Policy
-from worker.publisher import Publisher
-from worker.rollout import Rollout
-from worker.stub_engine import StubEngine
-from worker.task import Task
+from rollstream import Client, GenerationConfig, GroupError
+from rollstream.schemas import Envelope, ErrorCode, Job, Keys, Tensor
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.admission import Admission
+from rollstream.worker.delivery.answer_publisher import Publisher
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.engine import Adapter
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
+from rollstream.worker.jobs.runner import Rollout
+from rollstream.worker.jobs.task import Task
+from rollstream.worker.versions.follower import Policy
+from tests.support.fault_steps import SLACK_S, stub, tokens, wait_until_done
+from tests.support.faults import Queue, audit
 
 LONG = tokens(4000)
 

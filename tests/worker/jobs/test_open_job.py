@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import Envelope, ErrorCode, Job, WireError, encode
-from tests.test_codec import MESSAGES
-from worker.errors import DataError
-from worker.intake import open_job
+from rollstream.schemas import Envelope, ErrorCode, Job, WireError, encode
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.open_job import open_job
+from tests.schemas.wire.test_codec import MESSAGES
 
 JOB = MESSAGES[1]
 assert isinstance(JOB, Job)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.engine import Completion
-from worker.padding import pad_completions
+from rollstream.worker.engine import Completion
+from rollstream.worker.jobs.padding import pad_completions
 
 
 def completion(tokens: list[int], *, logprobs: bool = True, score: float | None = None) -> Completion:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas import ErrorCode, GenerationConfig
-from worker.engine import EngineInfo
-from worker.errors import DataError
-from worker.guard import check_config, check_prompt, late_stop_ids, stop_ids
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.engine import EngineInfo
+from rollstream.worker.errors import DataError
+from rollstream.worker.jobs.request_checks import check_config, check_prompt, late_stop_ids, stop_ids
 
 INFO = EngineInfo(
     vocab_size=100,

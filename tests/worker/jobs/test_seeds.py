@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.generation_config import MAX_SEED
-from worker.seeds import prompt_seed
+from rollstream.schemas.generation_config import MAX_SEED
+from rollstream.worker.jobs.seeds import prompt_seed
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-from producer import Client, GroupError
-from schemas import GroupResult
-from schemas.keys import GROUP
-from tests.answers import Answering, result_of
-from tests.fault_steps import (
+from rollstream import Client, GroupError
+from rollstream.schemas import GroupResult
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.operations.heartbeat import Heartbeat
+from rollstream.worker.redis_io.connections import connect
+from tests.support.answers import Answering, result_of
+from tests.support.fault_steps import (
     LEASE_S,
     SLACK_S,
     SWEEP_S,
@@ -26,10 +28,8 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_logged,
 )
-from tests.faults import Queue, audit
-from tests.worker_process import WorkerProcess, wait_for
-from worker.connections import connect
-from worker.heartbeat import Heartbeat
+from tests.support.faults import Queue, audit
+from tests.support.worker_process import WorkerProcess, wait_for
 
 LONG = tokens(4000)
 """A minute and more at the speed of these tests; `tokens(1)` takes 0.02 s."""

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker_process import ROOT, WorkerProcess, wait_for
+from tests.support.worker_process import ROOT, WorkerProcess, wait_for
 
 NOBODY = "redis://127.0.0.1:1/0"
 """A worker waits for its Redis as it waits for its model: it does not serve yet."""
 PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 STALLED = """
 import asyncio, os, sys
-from worker import process_end
+from rollstream.worker.operations import process_end
 
 async def serve():
     asyncio.get_running_loop().run_in_executor(None, os.read, os.pipe()[0], 1)
@@ -32,7 +32,7 @@ sys.exit(process_end.run(serve))
 
 LOADING = """
 import multiprocessing, time
-from worker import process_end
+from rollstream.worker.operations import process_end
 
 if __name__ == "__main__":
     process_end.end_on_signals()
@@ -68,7 +68,7 @@ def in_a_namespace_of_its_own() -> list[str]:
 
 def test_process_1_of_a_container_ends_before_it_serves(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "worker", "--policy", "p", "--engine", "stub", "--redis", NOBODY]
+    command = [sys.executable, "-m", "rollstream.worker", "--policy", "p", "--engine", "stub", "--redis", NOBODY]
     with log.open("wb") as output:
         outer = subprocess.Popen(
             [*in_a_namespace_of_its_own(), *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT

@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from producer.cli import app
-from producer.cli_usage import usage_problem
-from schemas import GroupError, RollstreamError
-from schemas.printable import printable, printable_lines, without_credentials
-from tests.worker_process import ROOT
-from worker.adapters import AdapterDirectory
-from worker.command import main
-from worker.config import WorkerSettings
-from worker.errors import DataError
-from worker.redaction import Redaction, is_secret, without_secrets
+from rollstream.producer.cli.app import app
+from rollstream.producer.cli.usage import usage_problem
+from rollstream.schemas import GroupError, RollstreamError
+from rollstream.schemas.printable import printable, printable_lines, without_credentials
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.command import main
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.errors import DataError
+from rollstream.worker.operations.redaction import Redaction, is_secret, without_secrets
+from tests.support.worker_process import ROOT
 
 STUB = ("--policy", "p", "--engine", "stub")
 ESCAPES = "\x1b]0;title\x07\x1b[31mred\u202e\r\x9b2J"
 LOGS = """
 import sys
-from worker import logs
-from worker.config import WorkerSettings
+from rollstream.worker.operations import logs
+from rollstream.worker.config import WorkerSettings
 
 password, form = sys.argv[1:]
 settings = WorkerSettings(

@@ -12,9 +12,9 @@ from redis.asyncio import Connection, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
-from tests.worker_process import until
-from worker.connections import TcpConnection, connect
-from worker.pipelines import Pipelines
+from rollstream.worker.redis_io.connections import TcpConnection, connect
+from rollstream.worker.redis_io.pipelines import Pipelines
+from tests.support.worker_process import until
 
 
 @pytest.fixture

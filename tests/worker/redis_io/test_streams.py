@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from schemas import Keys
-from schemas.keys import GROUP
-from worker import streams
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.redis_io import streams
 
 
 async def test_a_read_takes_one_job_however_many_partitions_have_one(redis: Redis, policy: str) -> None:

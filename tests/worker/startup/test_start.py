@@ -17,20 +17,20 @@ import redis as blocking
 from redis.exceptions import ConnectionError as LinkError
 from typer.testing import CliRunner
 
-from producer import Client, GenerationConfig
-from producer.cli import app
-from producer.embedded import EmbeddedRedis, die_with_parent
-from producer.redis_server import find_redis_server
-from schemas import Keys
-from schemas.redis_url import parse
-from tests.worker_process import WorkerProcess, running_worker, wait_for
-from worker.adapter_cache import AdapterCache
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.errors import SettingsError
-from worker.redis_hopeless import why_hopeless
-from worker.redis_start import commands_of_a_worker, wait_for_redis
-from worker.start import Start
+from rollstream import Client, GenerationConfig
+from rollstream.producer.cli.app import app
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_parent
+from rollstream.producer.demo.redis_server import find_redis_server
+from rollstream.schemas import Keys
+from rollstream.transport.redis.urls import parse
+from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.errors import SettingsError
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.startup.redis_checks import commands_of_a_worker, wait_for_redis
+from rollstream.worker.startup.redis_hopeless import why_hopeless
+from rollstream.worker.startup.start import Start
+from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 
 def settings(url: str, policy: str, **more: Any) -> WorkerSettings:

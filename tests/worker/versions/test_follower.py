@@ -15,12 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from producer import Client
-from producer.cli import app as commands
-from producer.embedded import EmbeddedRedis
-from producer.tiny_model import write_model
-from tests.checkpoints import shard
-from tests.fault_steps import (
+from rollstream import Client
+from rollstream.producer.cli.app import app as commands
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.errors import EngineDiedError
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.follower import Policy
+from rollstream.worker.versions.retries import is_due, refusal
+from rollstream.worker.weights import checkpoint
+from tests.support.checkpoints import shard
+from tests.support.fault_steps import (
     LEASE_S,
     kill,
     stub,
@@ -30,8 +39,8 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_logged,
 )
-from tests.faults import Queue, audit
-from tests.versions import (
+from tests.support.faults import Queue, audit
+from tests.support.versions import (
     announce,
     codes,
     publish,
@@ -41,16 +50,7 @@ from tests.versions import (
     wait_until_reported,
     wait_until_serves,
 )
-from tests.worker_process import WorkerProcess, wait_for
-from worker import checkpoint
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.errors import EngineDiedError
-from worker.policy import Policy
-from worker.refusals import is_due, refusal
-from worker.stub_engine import StubEngine
+from tests.support.worker_process import WorkerProcess, wait_for
 
 SEEN_S = 3.0
 """Within which a version that has just become complete is served: two seconds between two tries, and slack."""

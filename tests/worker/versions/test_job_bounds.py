@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from producer import Client, ErrorCode
-from producer.doctor_probe import probe
-from producer.doctor_queue import queue_findings
-from producer.finding import OK
-from schemas import Job
-from schemas.keys import GROUP
-from tests.fault_steps import (
+from rollstream import Client, ErrorCode
+from rollstream.producer.doctor.finding import OK
+from rollstream.producer.doctor.probe import probe
+from rollstream.producer.doctor.queue_checks import queue_findings
+from rollstream.schemas import Job
+from rollstream.schemas.keys import GROUP
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.intake.parking import Parking
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.announcements import Announced
+from rollstream.worker.versions.follower import Policy, Served
+from rollstream.worker.versions.job_bounds import must_wait, outside_the_policy, too_stale
+from tests.support.fault_steps import (
     LEASE_S,
     SLACK_S,
     SWEEP_S,
@@ -29,20 +38,11 @@ from tests.fault_steps import (
     wait_until_held,
     wait_until_logged,
 )
-from tests.faults import Holder, Link, Queue, audit
-from tests.test_deadlines import job_of
-from tests.versions import announce, codes, spans, wait_until_serves
-from tests.worker_process import WorkerProcess, wait_for
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.announcements import Announced
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.lease import Lease
-from worker.parking import Parking
-from worker.policy import Policy, Served
-from worker.stub_engine import StubEngine
-from worker.version_gates import must_wait, outside_the_policy, too_stale
+from tests.support.faults import Holder, Link, Queue, audit
+from tests.support.lua import lua_file
+from tests.support.versions import announce, codes, spans, wait_until_serves
+from tests.support.worker_process import WorkerProcess, wait_for
+from tests.worker.jobs.test_deadlines import job_of
 
 PROMPT_S = 0.4
 """In the median, from publish to answer: what no period of half a second allows."""
@@ -330,7 +330,7 @@ def test_parked_jobs_are_no_orphans_to_the_doctor(redis_url: str, policy: str, c
 
 
 def script(queue: Queue, name: str, *args: Any) -> Any:
-    text = resources.files("worker").joinpath(name).read_text()
+    text = lua_file(name).read_text()
     return cast("Any", queue.redis).eval(text, 1, queue.jobs_key, GROUP, *args)
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producer import AsyncClient
-from schemas import Keys
-from tests.faults import Link, Queue
-from tests.versions import announce, write_steps
-from worker.adapter_supply import AdapterSupply
-from worker.adapters import AdapterDirectory
-from worker.checkpoint import Content
-from worker.config import WorkerSettings
-from worker.connections import connect
-from worker.engine import SwapMode
-from worker.policy import Policy
-from worker.stub_engine import StubEngine
+from rollstream import AsyncClient
+from rollstream.schemas import Keys
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import SwapMode
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.follower import Policy
+from rollstream.worker.weights.checkpoint import Content
+from tests.support.faults import Link, Queue
+from tests.support.versions import announce, write_steps
 
 
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> Policy:

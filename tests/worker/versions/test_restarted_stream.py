@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer import Client
-from tests.fault_steps import (
+from rollstream import Client
+from rollstream.worker.weights import checkpoint
+from tests.support.fault_steps import (
     stub,
     tokens,
     wait_until_done,
     wait_until_logged,
 )
-from tests.faults import Queue
-from tests.versions import (
+from tests.support.faults import Queue
+from tests.support.versions import (
     announce,
     publish,
     report,
@@ -21,7 +22,6 @@ from tests.versions import (
     wait_until_reported,
     wait_until_serves,
 )
-from worker import checkpoint
 
 
 def start_anew(queue: Queue) -> None:

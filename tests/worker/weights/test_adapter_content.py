@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.adapter_config import CONFIG_FILE, WEIGHTS_FILE
-from worker.adapter_content import read_content, still
+from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE
+from rollstream.worker.weights.adapter_content import read_content, still
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from producer.tiny_model import write_adapter, write_model
-from worker.adapters import AdapterDirectory
-from worker.checkpoint import Booted, check
-from worker.config import WorkerSettings
-from worker.errors import CheckpointRefusedError, DataError
-from worker.stub_engine import StubEngine
+from rollstream.producer.demo.tiny_model import write_adapter, write_model
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.errors import CheckpointRefusedError, DataError
+from rollstream.worker.weights.checkpoint import Booted, check
 
 
 @pytest.fixture

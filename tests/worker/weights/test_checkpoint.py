@@ -14,11 +14,11 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from producer.checkpoint_files import CheckpointFolder
-from producer.tiny_model import write_model
-from tests.checkpoints import shard
-from worker.checkpoint import Booted, check, digest, stamp
-from worker.errors import CheckpointRefusedError
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.producer.policies.checkpoint_files import CheckpointFolder
+from rollstream.worker.errors import CheckpointRefusedError
+from rollstream.worker.weights.checkpoint import Booted, check, digest, stamp
+from tests.support.checkpoints import shard
 
 FIRST, NORM = "lm_head.weight", "model.norm.weight"
 WEIGHTS = "model.safetensors"

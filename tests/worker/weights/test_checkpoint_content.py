@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from producer import Client
-from producer.checkpoint_files import CheckpointFolder
-from tests.fault_steps import stub
-from tests.faults import Queue
-from tests.versions import wait_until_serves
-from worker.checkpoint import read_content, stamp, unchanged, unread_content
+from rollstream import Client
+from rollstream.producer.policies.checkpoint_files import CheckpointFolder
+from rollstream.worker.weights.checkpoint import read_content, stamp, unchanged, unread_content
+from tests.support.fault_steps import stub
+from tests.support.faults import Queue
+from tests.support.versions import wait_until_serves
 
 WEIGHTS = "model.safetensors"
 

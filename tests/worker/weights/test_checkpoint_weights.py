@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from producer import CheckpointError
-from producer.checkpoint_files import CheckpointFolder
-from producer.tiny_model import write_model
-from tests.checkpoints import shard
-from worker.checkpoint import Booted, check, digest, read_content
-from worker.errors import CheckpointRefusedError
+from rollstream import CheckpointError
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.producer.policies.checkpoint_files import CheckpointFolder
+from rollstream.worker.errors import CheckpointRefusedError
+from rollstream.worker.weights.checkpoint import Booted, check, digest, read_content
+from tests.support.checkpoints import shard
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = "model-00002-of-00002.safetensors"

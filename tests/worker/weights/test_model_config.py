@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worker.model_config import config_difference
+from rollstream.worker.weights.model_config import config_difference
 
 Config = dict[str, Any]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from producer.tiny_model import write_model
-from tests.checkpoints import shard
-from worker.adapters import AdapterDirectory
-from worker.checkpoint import Booted, check
-from worker.errors import CheckpointRefusedError, DataError
-from worker.safetensors_header import HeaderError, read_header
-from worker.untrusted_json import MAX_DEPTH, JsonRefusedError, parse_object
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.errors import CheckpointRefusedError, DataError
+from rollstream.worker.weights.checkpoint import Booted, check
+from rollstream.worker.weights.safetensors_header import HeaderError, read_header
+from rollstream.worker.weights.untrusted_json import MAX_DEPTH, JsonRefusedError, parse_object
+from tests.support.checkpoints import shard
 
 HOSTILE: dict[str, bytes] = {
     "nothing": b"",

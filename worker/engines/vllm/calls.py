@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from schemas.lost_cancellations import cancellations
-from worker.errors import EngineDiedError
+from rollstream.transport.redis.lost_cancellations import cancellations
+
+from ...errors import EngineDiedError
 
 T = TypeVar("T")
 

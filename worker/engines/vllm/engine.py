@@ -14,19 +14,23 @@ from typing import Any
 
 import structlog
 
-from schemas import GenerationConfig
-from worker import checkpoint, vllm_logits, vllm_setup, vllm_start, vllm_translation, vllm_words
-from worker.config import WorkerSettings
-from worker.engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
-from worker.errors import DataError, EngineDiedError, SettingsError, adapter_refused
-from worker.vllm_adapters import LoadedAdapters, num_tensors
-from worker.vllm_calls import Calls
-from worker.vllm_plugin import WORKER_PID
-from worker.vllm_processes import Processes, shut_down
-from worker.vllm_swap import Swapper, Weights
-from worker.vllm_versions import Start, Versions
+from rollstream.schemas import GenerationConfig
 
-vllm_setup.prepare_environment(os.environ)
+from ...config import WorkerSettings
+from ...engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
+from ...weights import checkpoint
+from . import logits, setup, translation
+from . import start as vllm_start
+from . import words as vllm_words
+from .calls import Calls
+from .loaded_adapters import LoadedAdapters, num_tensors
+from .plugin import WORKER_PID
+from .processes import Processes, shut_down
+from .swap import Swapper, Weights
+from .version_spans import Start, Versions
+
+setup.prepare_environment(os.environ)
 
 from vllm import AsyncEngineArgs  # noqa: E402 - see above, for all of these
 from vllm.inputs import tokens_input  # noqa: E402
@@ -36,7 +40,7 @@ from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
-from worker.vllm_gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
+from .gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
 
 log = structlog.get_logger()
 
@@ -76,10 +80,10 @@ class VllmEngine:
         Not in a thread: Linux ends an engine's processes with the thread that started them (PR_SET_PDEATHSIG).
         Raises `SettingsError` with vLLM's reason.
         """
-        vllm_setup.check_plugin_installed()
+        setup.check_plugin_installed()
         on_cpu = current_platform.is_cpu()
-        arguments = vllm_setup.engine_arguments(self._settings, on_cpu=on_cpu)
-        for name in vllm_setup.prepare_cpu_environment(os.environ) if on_cpu else ():
+        arguments = setup.engine_arguments(self._settings, on_cpu=on_cpu)
+        for name in setup.prepare_cpu_environment(os.environ) if on_cpu else ():
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
         model = Path(arguments["model"])
@@ -94,9 +98,7 @@ class VllmEngine:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = vllm_start.why(error, report, vllm_start.secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
-        self._info = vllm_setup.read_info(
-            self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config)
-        )
+        self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config))
         self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
         self._special = vllm_words.special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
@@ -111,9 +113,10 @@ class VllmEngine:
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _watch_logits(self) -> None:
-        """See `worker.vllm_logits`. Where an engine has no such count, log-probs are asked for by every request."""
+        """See `worker.engines.vllm.logits`. Where an engine has no such count, log-probs are asked for by every
+        request."""
         watching = await self._calls.utility(self._llm.collective_rpc("rollstream_watch_logits"))
-        self._watched = all(watching) and vllm_logits.can_end_lost(EngineCoreOutput.__struct_fields__)
+        self._watched = all(watching) and logits.can_end_lost(EngineCoreOutput.__struct_fields__)
         if not self._watched:
             log.warning("this vLLM does not count NaNs: log-probs are computed also for jobs that want none")
 
@@ -125,21 +128,21 @@ class VllmEngine:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for what vLLM refuses, `EngineDiedError`."""
-        fields = vllm_translation.sampling_fields(request, always_logprobs=not self._watched)
+        fields = translation.sampling_fields(request, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields)
-        words = vllm_translation.Words(self._special, self._bad_words(params))
+        words = translation.Words(self._special, self._bad_words(params))
         output, start = await self._calls.answer(self._run(request.request_id, request.prompt, params, request.adapter))
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
-        return vllm_translation.completions(output, request, spans, words)
+        return translation.completions(output, request, spans, words)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens (fewer where the vocabulary is smaller), raw log-probs.
 
         Greedy, where vLLM's processed log-probs are the raw ones.
         """
-        params = passed_gate(prompt, vllm_translation.candidate_fields(min(k, self.info.vocab_size)))
+        params = passed_gate(prompt, translation.candidate_fields(min(k, self.info.vocab_size)))
         output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
-        found = vllm_translation.candidates(output)
+        found = translation.candidates(output)
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
         return NextTokens(tuple(found[:k]), version, exact)
 
@@ -199,7 +202,7 @@ class VllmEngine:
             with self._adapters.in_use(request_id, adapter):
                 output = await self._request(request_id, prompt, params, adapter)
                 self._adapters.refuse_lost(request_id)
-            if not (vllm_translation.aborted(output) and self._versions.aborted(start)):
+            if not (translation.aborted(output) and self._versions.aborted(start)):
                 return output, start
 
     async def _request(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:

@@ -1,6 +1,6 @@
 """What is handed to vLLM: parameters that its engine is sure to decode, and that mean what ours mean.
 
-Imported by `worker.vllm_engine` alone, once the environment is ready that vLLM reads while it is imported.
+Imported by `worker.engines.vllm.engine` alone, once the environment is ready that vLLM reads while it is imported.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from schemas import ErrorCode
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode
+
+from ...errors import DataError
 
 # What vLLM raises for a request that it will not run. 0.26 uses ValueError and TypeError; later it has its own base,
 # and wraps any other error of adding a request in EngineGenerateError.

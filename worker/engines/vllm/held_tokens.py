@@ -84,7 +84,7 @@ class HeldBack:
     """Tokens of requests of which the end alone is wanted (FINAL_ONLY, no text), and no log-probs but the tokens' own.
 
     No two requests of an engine's life may have one id: what an aborted one left here would become the other's. vLLM
-    sees to that unless it is told not to; see `worker.vllm_setup`.
+    sees to that unless it is told not to; see `worker.engines.vllm.setup`.
     """
 
     version: str | None = None

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from schemas import ErrorCode
-from schemas.adapter_config import WEIGHTS_FILE
-from worker.adapter_content import AdapterContent, Looks, look, read_content, still
-from worker.engine import Adapter
-from worker.errors import DataError, EngineDiedError, adapter_refused
-from worker.safetensors_header import HeaderError, read_header
+from rollstream.schemas import ErrorCode
+from rollstream.schemas.weights.adapter_config import WEIGHTS_FILE
+
+from ...engine import Adapter
+from ...errors import DataError, EngineDiedError, adapter_refused
+from ...weights.adapter_content import AdapterContent, Looks, look, read_content, still
+from ...weights.safetensors_header import HeaderError, read_header
 
 log = structlog.get_logger()
 

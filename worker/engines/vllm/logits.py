@@ -14,7 +14,7 @@ NOT_FINITE = "rollstream:logits-not-finite"
 """Stop reason of a request whose logits had no finite maximum."""
 
 COUNT_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
-"""vLLM's switch for its count, off by default; see `worker.vllm_setup`."""
+"""vLLM's switch for its count, off by default; see `worker.engines.vllm.setup`."""
 
 
 def watch_rows(model_runner: Any) -> bool:

@@ -15,8 +15,8 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from worker import vllm_late_stops, vllm_logits, vllm_start
-from worker.vllm_outputs import HeldBack, extend_flat, unfit_output, unfit_rows
+from . import late_stops, logits, start
+from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
 """Set by the worker that starts vLLM; without it this plugin leaves a vLLM in the same environment alone."""
@@ -34,7 +34,7 @@ def register() -> None:
         _read_logprobs_at_once()
     if worker is None or worker == str(os.getpid()) or parent is None:
         return
-    vllm_start.report_failures(os.environ, logging.getLogger("vllm"))
+    start.report_failures(os.environ, logging.getLogger("vllm"))
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
@@ -81,17 +81,17 @@ def _fail_when_the_input_thread_fails() -> None:
 
 
 def _end_requests_of_our_own() -> None:
-    """See `worker.vllm_logits` and `vllm_late_stops`. Before `_send_pieces`, which holds back what has no end."""
+    """See `worker.engines.vllm.logits` and `late_stops`. Before `_send_pieces`, which holds back what has no end."""
     from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
 
-    if vllm_logits.can_end_lost(EngineCoreOutput.__struct_fields__):
-        vllm_logits.end_lost(EngineCore, FinishReason.ERROR)
-    vllm_late_stops.end_late(EngineCore, FinishReason.STOP)
+    if logits.can_end_lost(EngineCoreOutput.__struct_fields__):
+        logits.end_lost(EngineCore, FinishReason.ERROR)
+    late_stops.end_late(EngineCore, FinishReason.STOP)
 
 
 def _send_pieces() -> None:
-    """See `worker.vllm_outputs`."""
+    """See `worker.engines.vllm.held_tokens`."""
     from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415 - vLLM is only there inside its processes
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415

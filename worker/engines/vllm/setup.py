@@ -8,15 +8,16 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from schemas.generation_config import LogprobsFlavour
-from worker.config import WorkerSettings
-from worker.engine import EngineInfo
-from worker.errors import SettingsError
-from worker.vllm_extension import EXTENSION
-from worker.vllm_logits import COUNT_NANS
+from rollstream.schemas.generation_config import LogprobsFlavour
+
+from ...config import WorkerSettings
+from ...engine import EngineInfo
+from ...errors import SettingsError
+from .logits import COUNT_NANS
+from .weight_reload import EXTENSION
 
 PLUGIN = "rollstream"
-"""Our entry point in the group `vllm.general_plugins`; see `worker.vllm_plugin`."""
+"""Our entry point in the group `vllm.general_plugins`; see `worker.engines.vllm.plugin`."""
 
 MAX_LOGPROBS = 128
 CPU_KV_CACHE_BYTES = 256 * 2**20

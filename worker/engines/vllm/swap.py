@@ -15,12 +15,12 @@ from typing import Any
 
 import structlog
 
-from worker import checkpoint
-from worker.engine import SwapMode
-from worker.errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
-from worker.vllm_adapters import LoadedAdapters
-from worker.vllm_calls import Calls
-from worker.vllm_versions import Swap, Versions
+from ...engine import SwapMode
+from ...errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
+from ...weights import checkpoint
+from .calls import Calls
+from .loaded_adapters import LoadedAdapters
+from .version_spans import Swap, Versions
 
 MAX_RELOADS = 4
 """Of the old weights, after a failed load of new ones."""

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import ErrorCode, GenerationConfig
-from schemas.messages import FinishReason, VersionSpan
-from worker.engine import Completion, GenerateRequest
-from worker.errors import DataError, EngineDiedError
-from worker.forbidden import check_allowed
-from worker.special_tokens import visible_text
-from worker.vllm_late_stops import LATE_STOPS
-from worker.vllm_logits import NOT_FINITE
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+
+from ...engine import Completion, GenerateRequest
+from ...errors import DataError, EngineDiedError
+from ..forbidden import check_allowed
+from ..special_tokens import visible_text
+from .late_stops import LATE_STOPS
+from .logits import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)

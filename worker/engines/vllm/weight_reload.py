@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from worker import vllm_logits, vllm_swappable
-from worker.vllm_adapter_audit import AdapterAudit
+from . import logits, swappable
+from .adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
 """For vLLM's `worker_extension_cls`."""
@@ -23,8 +23,8 @@ class WeightReload(AdapterAudit):
     add_lora: Any
 
     def rollstream_watch_logits(self) -> bool:
-        """See `worker.vllm_logits.watch_rows`."""
-        return vllm_logits.watch_rows(self.model_runner)
+        """See `worker.engines.vllm.logits.watch_rows`."""
+        return logits.watch_rows(self.model_runner)
 
     def rollstream_add_adapter(self, name: str, int_id: int, path: str, num_tensors: int) -> str:
         """Load an adapter from a file of `num_tensors`; gives why it is not in the model as a whole then, or nothing.
@@ -37,12 +37,12 @@ class WeightReload(AdapterAudit):
         return self.rollstream_adapter_problem(int_id, num_tensors)
 
     def rollstream_swappable(self) -> tuple[bool | None, str]:
-        """`vllm_swappable.tied` and `why_not` of the model that this process runs."""
+        """`swappable.tied` and `why_not` of the model that this process runs."""
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
         model = self.model_runner.get_model()
-        doubt = vllm_swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
-        return vllm_swappable.tied(model), doubt
+        doubt = swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
+        return swappable.tied(model), doubt
 
     def rollstream_reload(self, folder: str) -> None:
         """Replace the weights by those of `folder`, which must fit.
@@ -80,7 +80,7 @@ def _without_false_alarms(model: Any) -> Iterator[None]:
     tensors, the latter the embedding's, which are new.
     """
     silent = {type(layer).__name__ for layer in model.modules() if _is_computed(layer)}
-    silent.update(type(head).__name__ for head in vllm_swappable.tied_heads(model))
+    silent.update(type(head).__name__ for head in swappable.tied_heads(model))
     alarms = {f"{name}: Failed to load weights" for name in silent}
 
     def keeps(record: logging.LogRecord) -> bool:
@@ -127,7 +127,7 @@ def _repack_tied_head(model: Any) -> None:
     """On the CPU a layer multiplies with a packed copy of its weight, and vLLM forgets that of a tied output layer."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-    heads = [head for head in vllm_swappable.tied_heads(model) if hasattr(head, "cpu_linear")]
+    heads = [head for head in swappable.tied_heads(model) if hasattr(head, "cpu_linear")]
     if not (heads and current_platform.is_cpu()):
         return
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm  # noqa: PLC0415 - see above

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from schemas import ErrorCode
-from worker.engine import EngineInfo
-from worker.errors import DataError
+from rollstream.schemas import ErrorCode
+
+from ...engine import EngineInfo
+from ...errors import DataError
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:

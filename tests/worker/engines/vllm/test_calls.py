@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from worker.errors import EngineDiedError
-from worker.vllm_calls import Calls
+from rollstream.worker.engines.vllm.calls import Calls
+from rollstream.worker.errors import EngineDiedError
 
 
 class GoneError(Exception):

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from worker.vllm_outputs import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
-from worker.vllm_plugin import WORKER_PID
-from worker.vllm_setup import prepare_environment
+from rollstream.worker.engines.vllm.held_tokens import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
+from rollstream.worker.engines.vllm.plugin import WORKER_PID
+from rollstream.worker.engines.vllm.setup import prepare_environment
 
 
 class Rows(NamedTuple):
@@ -207,7 +207,12 @@ def test_no_two_requests_of_an_engine_have_one_id() -> None:
 
 def test_the_plugin_leaves_a_vllm_alone_that_no_worker_started() -> None:
     environment = {name: value for name, value in os.environ.items() if name != WORKER_PID}
-    code = "import sys; from worker.vllm_plugin import register; register(); sys.exit('vllm.v1' in sys.modules)"
+    code = (
+        "import sys\n"
+        "from rollstream.worker.engines.vllm.plugin import register\n"
+        "register()\n"
+        "sys.exit('vllm.v1' in sys.modules)"
+    )
 
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 

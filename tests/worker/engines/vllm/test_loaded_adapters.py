@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas import ErrorCode
-from worker.engine import Adapter
-from worker.errors import DataError, EngineDiedError
-from worker.vllm_adapters import LoadedAdapters
+from rollstream.schemas import ErrorCode
+from rollstream.worker.engine import Adapter
+from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
+from rollstream.worker.errors import DataError, EngineDiedError
 
 
 class Calls:

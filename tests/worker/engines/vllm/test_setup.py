@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from worker.config import WorkerSettings
-from worker.errors import SettingsError
-from worker.vllm_setup import (
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.vllm.setup import (
     CPU_KV_CACHE_BYTES,
     engine_arguments,
     eos_token_ids,
     prepare_cpu_environment,
     prepare_environment,
 )
+from rollstream.worker.errors import SettingsError
 
 
 def arguments(model: Path, *, on_cpu: bool = True, **fields: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from schemas import ErrorCode, GenerationConfig
-from worker.engine import GenerateRequest
-from worker.errors import DataError, EngineDiedError
-from worker.vllm_logits import NOT_FINITE
-from worker.vllm_translation import candidates, completions, sampling_fields
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.engines.vllm.logits import NOT_FINITE
+from rollstream.worker.engines.vllm.translation import candidates, completions, sampling_fields
+from rollstream.worker.errors import DataError, EngineDiedError
 
 SPANS = [(((0, 1),), True)]
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.vllm_versions import Start, Swap, Versions, estimated_spans, reported_spans, shared_out
+from rollstream.worker.engines.vllm.version_spans import (
+    Start,
+    Swap,
+    Versions,
+    estimated_spans,
+    reported_spans,
+    shared_out,
+)
 
 SWAPS = [Swap(10.0, 11.0, 12.0, 1), Swap(20.0, 20.0, 20.0, 2)]
 

@@ -1,0 +1,1 @@
+"""What the queue itself costs, with made-up tokens: `python -m benchmarks.queue.NAME --help`."""

@@ -1,0 +1,1 @@
+"""What benchmarks share: processes, models, loads, reports, plots. Measures nothing itself."""

@@ -1,0 +1,1 @@
+"""The command line: options, tables, exit codes. The library never imports it."""

@@ -1,0 +1,1 @@
+"""What an operator asks a queue that runs: how it is, pause, drain, another lease. Prints nothing."""

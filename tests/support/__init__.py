@@ -1,0 +1,1 @@
+"""What test modules share: workers, faults, batches made by hand. Holds no test."""

@@ -36,13 +36,15 @@ test-large: setup ## what `make test` has on a small scale, with large numbers a
 test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
 	@$(BIN)/python -m tests.support.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and which room may import which
 	@echo "== ruff check"
 	@$(BIN)/ruff check .
 	@echo "== ruff format --check"
 	@$(BIN)/ruff format --check .
 	@echo "== mypy"
 	@$(BIN)/mypy
+	@echo "== lint-imports"
+	@$(BIN)/lint-imports
 
 format: setup ## mend what ruff can mend, and lay the code out
 	@$(BIN)/ruff check --fix-only .

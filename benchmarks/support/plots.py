@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.support.report import Report
+from benchmarks.support.report import Report
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:

@@ -1,12 +1,11 @@
 """What every benchmark writes: where and how it ran, and for each scenario every run, the medians and the ratios.
 
-A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.support.report FILE`
-prints its tables, with `--plot PNG` it draws them (`benchmarks.support.plots`).
+A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.support.show FILE`
+prints its tables, with `--plot PNG` it draws them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -21,7 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support import plots
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import RollstreamError
 
@@ -229,23 +227,3 @@ def _report(shown: Mapping[str, Any]) -> Report:
         for scenario in shown["scenarios"]
     ]
     return Report(**{**shown, "scenarios": scenarios})
-
-
-def main() -> None:
-    """Print and draw a file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.support.report", description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the medians")
-    parser.add_argument("--benchmark", action="append", metavar="NAME", help="repeat for several; default: all")
-    arguments = parser.parse_args()
-    reports = [one for one in read(arguments.file) if one.benchmark in (arguments.benchmark or [one.benchmark])]
-    if not reports:
-        parser.error(f"{arguments.file} has no such benchmark")
-    for report in reports:
-        sys.stdout.write(f"## {report.benchmark}\n\n{report.date}, `{report.command}`\n\n{report.table()}\n\n")
-    if arguments.plot is not None:
-        plots.plot(reports, arguments.plot)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,15 +8,53 @@ is ROLL's `pad_to_seq_len` with a sequence length of P + `max_new_tokens` and ve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
-    from .rollout_batch import RolloutBatch
+
+class Rows(Protocol):
+    """What a layout is made of: `RolloutBatch` has these fields and says what they hold."""
+
+    @property
+    def prompt_len(self) -> int:
+        """P"""
+
+    @property
+    def pad_token_id(self) -> int:
+        """Where no token is."""
+
+    @property
+    def sequences(self) -> torch.Tensor:
+        """int64 (R, S)"""
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """int64 (R, S)"""
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """int64 (R, S)"""
+
+    @property
+    def response_mask(self) -> torch.Tensor:
+        """int64 (R, S)"""
+
+    @property
+    def prompt_lengths(self) -> torch.Tensor:
+        """int64 (R,)"""
+
+    @property
+    def response_lengths(self) -> torch.Tensor:
+        """int64 (R,)"""
+
+    @property
+    def old_log_probs(self) -> torch.Tensor | None:
+        """float32 (R, L)"""
 
 
-def roll(batch: RolloutBatch) -> dict[str, torch.Tensor]:
+def roll(batch: Rows) -> dict[str, torch.Tensor]:
     """What ROLL's `postprocess_generate` puts into its `DataProto`; without log-probs there is no `infer_logprobs`.
 
     | key | shape | dtype | |
@@ -70,7 +108,7 @@ def _shifted(log_probs: torch.Tensor, sampled: torch.Tensor, prompt_lengths: tor
     return log_probs.gather(1, source.clamp(0, log_probs.shape[1] - 1)).where(sampled.bool(), 0.0)
 
 
-def verl(batch: RolloutBatch) -> dict[str, torch.Tensor]:
+def verl(batch: Rows) -> dict[str, torch.Tensor]:
     """What verl's agent loop puts into its `DataProto` for one turn of text; without log-probs no `rollout_log_probs`.
 
     | key | shape | dtype | |

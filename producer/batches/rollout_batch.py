@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, GroupError, GroupResult, Tensor
 from rollstream.schemas.generation_config import LogprobsFlavour
-from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from . import layouts
 from .read_answers import Answer

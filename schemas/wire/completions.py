@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .messages import FinishReason, GroupResult, VersionSpan
+from .fields import FinishReason, VersionSpan
+from .tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,43 @@ class Completion:
         return iter(self.token_ids)
 
 
-def completions_of(result: GroupResult) -> tuple[Completion, ...]:
+class Padded(Protocol):
+    """What a `GroupResult` says of its n completions, padded to the longest of them: L columns."""
+
+    @property
+    def token_ids(self) -> Tensor:
+        """int32 (n, L)"""
+
+    @property
+    def lengths(self) -> Tensor:
+        """int32 (n,)"""
+
+    @property
+    def logprobs(self) -> Tensor | None:
+        """float32 (n, L)"""
+
+    @property
+    def scores(self) -> Tensor | None:
+        """float32 (n,)"""
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """n of them"""
+
+    @property
+    def finish_reasons(self) -> tuple[FinishReason, ...]:
+        """n of them"""
+
+    @property
+    def stop_reasons(self) -> tuple[int | str | None, ...]:
+        """n of them"""
+
+    @property
+    def version_spans(self) -> tuple[tuple[VersionSpan, ...], ...]:
+        """n of them"""
+
+
+def completions_of(result: Padded) -> tuple[Completion, ...]:
     """One object a completion, in the order of the seeds (of the scores, for beams)."""
     lengths = result.lengths.tolist()
     ids, scores = result.token_ids.numpy(), None if result.scores is None else result.scores.tolist()

@@ -9,25 +9,14 @@ from typing import Annotated, ClassVar, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..generation_config import GenerationConfig, LogprobsFlavour
-from ..keys import check_adapter, check_name
-from ..printable import printable
 from .completions import Completion, completions_of
+from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
 from .tensors import Dtype, Tensor
 
 MAX_GROUPS_PER_JOB = 4096
-
-BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
-AdapterName = Annotated[str, AfterValidator(check_adapter)]
-Shown = Annotated[str, AfterValidator(printable)]
-"""Read by people: what a terminal would obey becomes escapes."""
-Index = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-FinishReason = Literal["stop", "length", "abort", "error"]
-VersionSpan = tuple[Index, Index]
-"""`(version, num_tokens)`: which policy version sampled how many tokens, in order."""
 
 
 class Message(BaseModel):

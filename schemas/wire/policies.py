@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .messages import AdapterName, Index, Message
+from .fields import AdapterName, Index
+from .messages import Message
 
 MAX_CHUNKS = 2**16
 """A reader asks for every one."""

@@ -112,7 +112,7 @@ async def test_a_benchmark_waits_for_its_own_turn(tmp_path: Path, monkeypatch: p
 
 
 def test_every_benchmark_that_needs_no_gpu_is_run_by_make_bench() -> None:
-    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "support.models", "support.report")}
+    not_measured = {f"benchmarks.{name}" for name in ("cpu", "gpu", "support.models", "support.show")}
     assert {arguments[0] for arguments in cpu.STAGES.values()} == set(COMMANDS) - not_measured
 
 

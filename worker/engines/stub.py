@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas.wire.messages import VersionSpan
+from rollstream.schemas.wire.fields import VersionSpan
 
 from ..config import WorkerSettings
 from ..engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode

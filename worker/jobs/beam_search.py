@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from ..engine import Completion, Engine, GenerateRequest, NextTokens
 

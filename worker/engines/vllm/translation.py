@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.schemas.wire.messages import FinishReason, VersionSpan
+from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from ...engine import Completion, GenerateRequest
 from ...errors import DataError, EngineDiedError

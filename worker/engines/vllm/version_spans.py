@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollstream.schemas.wire.messages import VersionSpan
+from rollstream.schemas.wire.fields import VersionSpan
 
 Spans = tuple[VersionSpan, ...]
 

@@ -1,0 +1,20 @@
+"""Types that fields of several messages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from ..keys import check_adapter, check_name
+from ..printable import printable
+
+BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
+AdapterName = Annotated[str, AfterValidator(check_adapter)]
+Shown = Annotated[str, AfterValidator(printable)]
+"""Read by people: what a terminal would obey becomes escapes."""
+Index = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+FinishReason = Literal["stop", "length", "abort", "error"]
+VersionSpan = tuple[Index, Index]
+"""`(version, num_tokens)`: which policy version sampled how many tokens, in order."""

@@ -8,10 +8,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys, Sealed
+from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..queue_errors import LostJobsError
-from ..redis_io.connection import BLOCK_MS, Connection
+from ..redis_io.connection import Connection
 from ..redis_io.shared_reads import Entries
 from .lost_jobs import JobsLeft
 from .read_answers import Answer, read_answer, shown

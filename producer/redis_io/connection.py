@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 from redis import exceptions
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from rollstream.transport.redis import connected, is_split
+from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.urls import RedisUrlError, without_password
@@ -24,23 +23,11 @@ from ..errors import RedisUnavailableError
 from .connection_pool import TurnPool
 from .shared_reads import SharedReads
 
-BLOCK_MS = 2_000
-"""Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
-
 COMMANDS_AT_ONCE = 32
 """Of one client, for each node, on a connection each; others wait for their turn. Eight delayed small batches."""
 READS_AT_ONCE = 8
 """Blocking reads of one client, see `producer.redis_io.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
 _READS_OF_A_PARTITION = 2
-_SETTINGS: dict[str, Any] = {
-    "protocol": 2,  # RESP3 changes the shape of stream replies
-    "decode_responses": False,
-    "socket_connect_timeout": 5,
-    "socket_timeout": BLOCK_MS / 1000 + 5,
-    "socket_keepalive": True,
-}
-_NO_BOUND = 10_000
-"""Blocking reads are bounded by those who share them; redis-py's own bound would be an error, not a queue."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 _READ = "read results"
@@ -66,10 +53,10 @@ class Connection:
         """Held by the one who asks what a wait waits for."""
         self.said: dict[str, float] = {}
         """What was just said of such waits, see `producer.calls.patience`."""
-        settings = {"retry": Retry(NoBackoff(), 0), **_SETTINGS}
         try:
-            self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **settings)
-            self._blocking = connected(url, max_connections=_NO_BOUND, **settings)
+            self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **client_settings())
+            # Blocking reads are bounded by those who share them.
+            self._blocking = connected(url, max_connections=NO_BOUND, **client_settings())
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
 

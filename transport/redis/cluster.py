@@ -1,7 +1,8 @@
 """One client for a whole Redis Cluster: a plain client a node, so that each node keeps the guards of a single Redis.
 
-redis-py has a cluster client of its own. It asks a node for the keys of each XREADGROUP, drops the connections to every
-node when one is away, and loads a missing script into all nodes or none: one dead node would stop the others.
+Why not redis-py's own cluster client (looked at in redis-py 8): it asks a node for the keys of each XREADGROUP, drops
+the connections to every node at CLUSTERDOWN, and loads a missing script into all primaries or none: one dead node would
+stop the others.
 """
 
 from __future__ import annotations

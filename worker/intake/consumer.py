@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Envelope, Keys, WireError
+from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..config import WorkerSettings
 from ..delivery.admission import Admission, Claim
@@ -20,7 +21,7 @@ from ..delivery.delivery_budgets import Budgets, Deliveries
 from ..delivery.lease import Lease, Leases
 from ..jobs.runner import Rollout
 from ..redis_io import streams
-from ..redis_io.connections import BLOCK_MS, cancelled, retrying
+from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError
 from ..versions.follower import Policy
 from .backpressure import Backpressure

@@ -12,19 +12,15 @@ import structlog
 from redis import exceptions
 from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from rollstream.transport.redis import connected
+from rollstream.transport.redis.client_settings import NO_BOUND, client_settings
 from rollstream.transport.redis.faults import UNKNOWN, fault_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.urls import RedisUrlError
 
 from ..errors import SettingsError
 
-BLOCK_MS = 2_000
-MAX_CONNECTIONS = 10_000
-"""What is sent at once is bounded elsewhere; redis-py's own bound of 100 would be an error, not a queue."""
 UNKNOWN_REPLY_S = 60
 """How long a reply is waited for to change of which nobody knows what it means."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
@@ -70,19 +66,14 @@ class UnixConnection(_Uv, UnixDomainSocketConnection):
 
 
 def connect(url: str) -> Redis:
-    """A lazy client. RESP2, because RESP3 changes the shape of stream replies. Raises `SettingsError` for a bad URL."""
+    """A lazy client; how much is sent at once is bounded by its users. Raises `SettingsError` for a bad URL."""
     try:
         return connected(
             url,
-            protocol=2,
-            decode_responses=False,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=5,
-            socket_timeout=BLOCK_MS / 1000 + 5,
-            socket_keepalive=True,
-            max_connections=MAX_CONNECTIONS,
+            max_connections=NO_BOUND,
             tcp=TcpConnection,  # TLS needs none of it: its transport takes what is too late
             unix=UnixConnection,
+            **client_settings(),
         )
     except RedisUrlError as error:
         raise SettingsError(f"--redis {error}") from None

@@ -1,4 +1,8 @@
-"""Commands that are ready together go to Redis as one pipeline, each with a reply, an error and retries of its own."""
+"""Commands that are ready together go to Redis as one pipeline, each with a reply, an error and retries of its own.
+
+Why not redis-py's pipeline alone: it does not gather what independent roles have ready, one lost reply would be every
+command's, and one late reply would delay all. Here it only carries what goes together.
+"""
 
 from __future__ import annotations
 

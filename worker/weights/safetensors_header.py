@@ -1,6 +1,7 @@
 """Names, dtypes and shapes of a safetensors file from its header alone, with ceilings: no tensor is read.
 
-What passes here also passes the checks of the safetensors library, so that vLLM can read it.
+What passes here also passes the checks of the safetensors library, so that vLLM can read it. Why not that library
+itself: it tells no offsets, and it maps the file into memory, where one that shrinks meanwhile kills the process.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rollstream.producer.doctor.probe import Probe
 from rollstream.producer.operations.queue_state import Worker
 from rollstream.producer.policies.parked import Parked, newest_announced, waits_for
 from rollstream.schemas.keys import GROUP, PARKED
-from tests.producer.doctor.test_doctor import HEALTHY, doctor, partition, worker
+from tests.support.examined import HEALTHY, doctor, partition, worker
 from tests.support.faults import Queue
 from tests.support.versions import announce
 from tests.support.worker_process import WorkerProcess, wait_for

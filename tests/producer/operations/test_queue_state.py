@@ -12,7 +12,7 @@ from rollstream.producer.operations.queue_state import Queue as SeenQueue
 from rollstream.producer.operations.queue_state import Status, Worker, remarks
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP, PARKED
-from tests.producer.cli.test_cli import Command
+from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.publishing import reporting
 

@@ -19,15 +19,10 @@ from rollstream.producer.replay.criteria import ByEntry, written_moment
 from rollstream.producer.replay.replay import prepare, queue_replay, replay_dead
 from rollstream.producer.replay.selection import Place
 from rollstream.schemas import Envelope, Origin, encode
-from tests.producer.cli.test_cli import Command
+from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.replaying import a_job, add_job, bury, entry_ids, finish, jobs_of, replayed, submit
 from tests.support.worker_process import wait_for
-
-
-@pytest.fixture
-def command(redis_url: str, policy: str) -> Command:
-    return Command(redis_url, policy)
 
 
 def test_a_replay_queues_the_same_jobs_under_a_new_id_without_any_worker(

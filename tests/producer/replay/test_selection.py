@@ -13,14 +13,9 @@ from rollstream import Client
 from rollstream.producer.replay.criteria import read_moment, written_moment
 from rollstream.schemas import Envelope, Job, decode, encode
 from rollstream.schemas.keys import GROUP
-from tests.producer.cli.test_cli import Command
+from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.replaying import a_job, add_job, bury, entry_ids, finish, replayed, submit
-
-
-@pytest.fixture
-def command(redis_url: str, policy: str) -> Command:
-    return Command(redis_url, policy)
 
 
 def test_an_entry_id_of_several_partitions_is_refused_until_it_names_one(command: Command, queue: Queue) -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from rollstream import Client
 from rollstream.schemas import GroupResult, Origin, Sealed, Tensor, encode
-from tests.producer.cli.test_cli import Command, lines
 from tests.support.answers import Answering, result_of
+from tests.support.command_line import Command, lines
 from tests.support.fault_steps import wait_until_done
 from tests.support.faults import Queue
 from tests.support.replaying import CONFIG, entry_ids, finish, jobs_of, replayed, submit, tokens
 from tests.support.worker_process import WorkerProcess
-
-
-@pytest.fixture
-def command(redis_url: str, policy: str) -> Command:
-    return Command(redis_url, policy)
 
 
 def test_a_replayed_batch_gives_the_same_tokens_and_leaves_the_original_alone(

@@ -19,7 +19,7 @@ from rollstream.schemas.reports import LONGEST_BEAT_S, outlived
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.jobs.deadlines import waited_too_long
-from tests.producer.doctor.test_doctor import partition
+from tests.support.examined import partition
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
 from tests.worker.jobs.test_deadlines import job_of

@@ -1,0 +1,50 @@
+"""What the doctor sees of a healthy queue, and of one with a fault."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from rollstream.producer.cli.app import app
+from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe
+from rollstream.producer.operations.queue_state import Queue, Worker
+
+HEALTHY_QUEUE = Queue(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
+HEALTHY_PARTITION = PartitionSeen(HEALTHY_QUEUE, True, (ConsumerSeen("w", 1), ConsumerSeen("gone", 0)), 0)
+NOTHING_WAITS = {"waiting": 0, "oldest_waiting_s": None}
+HEALTHY_INFO = {
+    "redis_version": "7.0.15", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": "1000",
+    "used_memory": "10", "aof_enabled": "1", "aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok",
+    "rdb_last_bgsave_status": "ok",
+}  # fmt: skip
+HEALTHY = Probe(
+    url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
+    clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
+    workers=(Worker("w", {"model": "m", "policy_version": "1", "lease_s": "30.0"}, 1.0),), newest_version=1,
+    paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", batches=(), no_version="",
+    refusals=(),
+)  # fmt: skip
+
+
+def info(**changes: str) -> Probe:
+    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO | changes, "everysec"),))
+
+
+def appendfsync(policy: str) -> Probe:
+    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO, policy),))
+
+
+def partition(queue: dict[str, Any] | None = None, **changes: Any) -> Probe:
+    seen = replace(HEALTHY_PARTITION, queue=replace(HEALTHY_QUEUE, **queue or {}), **changes)
+    return replace(HEALTHY, partitions=(seen,))
+
+
+def worker(consumer: str, **fields: str) -> Worker:
+    return Worker(consumer, {"model": "m", "policy_version": "1"} | fields, 1.0)
+
+
+def doctor(redis_url: str, policy: str, *args: str) -> Result:
+    env = {"ROLLSTREAM_REDIS": redis_url, "ROLLSTREAM_POLICY": policy}
+    return CliRunner(env=env).invoke(app, ["doctor", *args])

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from .errors import NameRefusedError
 
 GROUP = "workers"
-PARKED = "parked:"
-"""Before a policy version: the consumer that holds the jobs which wait for it. No worker has a ':' in its name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")

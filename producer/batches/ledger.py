@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys, SchemaError, decode
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import check_name
 
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..redis_io.connection import Connection
 from .read_answers import shown
-
-_ENTRY_ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
-
-
-def is_entry_id(text: str) -> bool:
-    """Whether Redis would take `text` as the full id of a stream's entry."""
-    match = _ENTRY_ID.fullmatch(text)
-    return match is not None and all(int(number) < 2**64 for number in match.groups())
 
 
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
@@ -54,6 +46,6 @@ async def job_entries(redis: Redis, keys: Keys, batch_id: str) -> list[str]:
     names = redis.hscan_iter(keys.ledger(batch_id), match="job:*", count=1000)
     found: dict[bytes, bytes] = {name: value async for name, value in names}
     for name, entry in found.items():
-        if not (name[4:].isdigit() and len(name) <= 14 and is_entry_id(entry.decode("ascii", "replace"))):
+        if not (name[4:].isdigit() and len(name) <= 14 and EntryId.is_one(entry)):
             raise UnreadableResultError(batch_id, "ledger", f"{shown(name[:40])} is {shown(entry[:40])}", entry)
     return [found[name].decode() for name in sorted(found, key=lambda name: int(name[4:]))]

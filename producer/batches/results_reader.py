@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys, Sealed
+from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..errors import UnknownBatchError, UnreadableResultError
@@ -29,7 +30,7 @@ class ResultsReader:
         self._connection = connection
         self._keys = keys
         self._batch = batch
-        self._last_id = b"0-0"
+        self._last_id = str(BEFORE_ALL).encode()
         self._idle_reads = 0
         self._count = 1
         self._sealed_by: bytes | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import partial
 
-from ..policies.parked import waits_for
+from rollstream.schemas.parked import ParkedFor
 
 _MOST_NAMED = 3
 
@@ -92,7 +92,7 @@ def _partition(facts: BatchFacts) -> str:
 
 
 def _version(facts: BatchFacts) -> str:
-    parked = {version: jobs for name, jobs in facts.held.items() if (version := waits_for(name)) is not None}
+    parked = {found.version: jobs for name, jobs in facts.held.items() if (found := ParkedFor.of(name)) is not None}
     if not parked:
         return ""
     version = min(parked)
@@ -121,7 +121,7 @@ def _nobody_takes(facts: BatchFacts) -> str:
 
 def _under_way(facts: BatchFacts) -> str:
     alive = {one.name for one in facts.workers}
-    running = {name: jobs for name, jobs in facts.held.items() if waits_for(name) is None}
+    running = {name: jobs for name, jobs in facts.held.items() if ParkedFor.of(name) is None}
     told = [_room(facts)] if facts.waiting else []
     if running:
         where = _some(

@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Batch, Keys
+from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.printable import printable
 from rollstream.transport.redis import is_split
 
-from ..policies.errors import MAX_VERSION
 from ..redis_io.connection import Connection
 from .waited_for import BatchFacts, Reporting
 
@@ -40,8 +40,9 @@ async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
         pipe.hmget(keys.ledger(batch.batch_id), [f"job:{job}" for job in range(min(batch.num_jobs, _MOST_JOBS))])
         pipe.xinfo_groups(jobs)
         paused, versions, entries, groups = await pipe.execute(raise_on_error=False)
-    queued = [entry for entry in _unless_refused(entries, []) if entry is not None]
+    queued = [EntryId.of(entry) for entry in _unless_refused(entries, []) if entry and EntryId.is_one(entry)]
     group = next((one for one in _unless_refused(groups, []) if one["name"] == GROUP.encode()), None)
+    delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
     newest = _unless_refused(versions, [])
     return BatchFacts(
         policy=keys.policy,
@@ -50,9 +51,9 @@ async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
         workers=workers,
         elsewhere=() if workers or is_split(redis) else await _other_policies(redis),
         paused=bool(_unless_refused(paused, 0)),
-        newest=int(newest[0][0].split(b"-")[0]) if newest else 0,
+        newest=EntryId.of(newest[0][0]).milliseconds if newest else 0,
         jobs=batch.num_jobs,
-        waiting=sum(group is None or _moment(entry) > _moment(group["last-delivered-id"]) for entry in queued),
+        waiting=sum(entry > delivered for entry in queued),
         held=await _held(redis, jobs, queued) if group and group["pending"] and queued else {},
         backlog=group.get("lag") if group else None,
     )
@@ -89,11 +90,10 @@ async def _other_policies(redis: Redis) -> list[str]:
     return sorted({_text(match[1]) for key in keys if (match := _POLICY.match(key))})
 
 
-async def _held(redis: Redis, jobs: str, queued: list[bytes]) -> Counter[str]:
+async def _held(redis: Redis, jobs: str, queued: list[EntryId]) -> Counter[str]:
     ours = set(queued)
-    first, last = min(queued, key=_moment), max(queued, key=_moment)
-    rows: Any = await redis.xpending_range(jobs, GROUP, first, last, _MOST_JOBS)
-    return Counter(_text(row["consumer"]) for row in rows if row["message_id"] in ours)
+    rows: Any = await redis.xpending_range(jobs, GROUP, str(min(ours)), str(max(ours)), _MOST_JOBS)
+    return Counter(_text(row["consumer"]) for row in rows if EntryId.of(row["message_id"]) in ours)
 
 
 def _unless_refused(reply: Any, otherwise: Any) -> Any:
@@ -111,7 +111,3 @@ def _number(value: bytes | None) -> int | None:
 
 def _text(value: bytes) -> str:
     return printable(value[:500].decode("utf-8", "backslashreplace"))
-
-
-def _moment(entry: bytes) -> tuple[int, ...]:
-    return tuple(int(number) for number in entry.split(b"-") if number.isdigit())

@@ -15,12 +15,13 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.keys import check_adapter
 from rollstream.schemas.printable import printable
 
 from ..client import AsyncClient
 from ..operations.queue_state import age
-from ..policies.errors import MAX_VERSION, VersionTimeoutError
+from ..policies.errors import VersionTimeoutError
 from ..policies.publish_policy import Announced, announced_versions
 from ..policies.wait_for_version import Serving, Workers, read_serving
 from ..redis_io.connection import Connection

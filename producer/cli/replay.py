@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import EntryId
 
-from ..batches.ledger import is_entry_id
 from ..batches.read_answers import Answer
 from ..progress import progress_bar
 from ..redis_io.connection import Connection
@@ -136,7 +136,7 @@ def _need(condition: bool, problem: str) -> None:
 
 def _entry(name: str, partitions: int) -> ByEntry:
     where, _, entry_id = name.rpartition("/")
-    _need(is_entry_id(entry_id), f"--job: {name!r} is no entry id such as 1700000000000-0")
+    _need(EntryId.is_one(entry_id), f"--job: {name!r} is no entry id such as 1700000000000-0")
     if not where:
         return ByEntry(entry_id)
     _need(where in map(str, range(partitions)), f"--job: there is no partition {where!r}, see --partitions")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.printable import printable
 
 from ..replay.plan import Replay
@@ -54,7 +55,7 @@ def plan_json(prepared: Prepared) -> dict[str, Any]:
 def replay_json(replay: Replay) -> dict[str, Any]:
     """One new batch. `queued_at`: Unix seconds at which the original's first selected job was queued."""
     batch, jobs = replay.batch, [placed.selected for placed in replay.jobs]
-    milliseconds = int(jobs[0].origin.entry_id.split("-")[0])
+    queued = EntryId.of(jobs[0].origin.entry_id)
     return {
         "batch_id": batch.batch_id,
         "replay_of": replay.original_id,
@@ -63,7 +64,7 @@ def replay_json(replay: Replay) -> dict[str, Any]:
         "groups": batch.num_groups,
         "prompt_tokens": sum(job.prompt_tokens for job in jobs),
         "completions": batch.num_groups * batch.config.num_return_sequences,
-        "queued_at": milliseconds / 1000 if milliseconds < _LATEST_MS else None,
+        "queued_at": queued.unix_s if queued.milliseconds < _LATEST_MS else None,
     }
 
 

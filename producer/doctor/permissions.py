@@ -6,12 +6,13 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis.faults import fault_of
 from rollstream.transport.redis.rights import is_denied, refused
 
 _BATCH = "doctor"
-_NO_ID = "0-0"
+_NO_ID = str(BEFORE_ALL)
 
 
 def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rollstream.schemas.parked import version_of
+
 from ..operations.queue_state import Worker, age, refusals
-from ..policies.parked import Parked, version_of
+from ..policies.parked import Parked
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .probe import PartitionSeen, Probe
 

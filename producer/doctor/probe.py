@@ -12,16 +12,17 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.lease import DEFAULT_LEASE_S
+from rollstream.schemas.parked import ParkedFor
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
 from ..operations.queue_state import Queue, Worker, read_paused, read_queue, read_worker
-from ..policies.errors import MAX_VERSION
 from ..policies.live_workers import live_reports
-from ..policies.parked import newest_announced, waits_for
+from ..policies.parked import newest_announced
 from ..redis_io.connection import Connection
 from .batch_checks import BatchSeen, troubled_batches
 from .permissions import refused_commands
@@ -185,7 +186,7 @@ class _Prober:
 
     async def _no_version(self, wrong: Mapping[str | bytes, object]) -> str:
         async def read(redis: Redis) -> str:
-            found: Any = await redis.xrange(self._keys.versions(), f"{MAX_VERSION + 1}-0", "+", count=1)
+            found: Any = await redis.xrange(self._keys.versions(), str(EntryId(MAX_VERSION + 1)), "+", count=1)
             return found[0][0].decode() if found else ""
 
         return "" if self._keys.versions() in wrong else await self._try("read the versions", read, "")
@@ -235,9 +236,9 @@ class _Prober:
                     return PartitionSeen(queue, False, (), 0, ended)
                 raise
             named = [(_text(row["name"]), row["pending"]) for row in rows]
-            consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if waits_for(name) is None)
+            consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if ParkedFor.of(name) is None)
             idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=stranded_ms)
-            stranded = [row for row in idle if waits_for(_text(row["consumer"])) is None]
+            stranded = [row for row in idle if ParkedFor.of(_text(row["consumer"])) is None]
             return PartitionSeen(queue, True, consumers, len(stranded), ended)
 
         return look

@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from redis.asyncio import Redis
 
+from rollstream.schemas.entry_id import LAST_POSSIBLE
 from rollstream.transport.redis import nodes_of
-
-from ..operations.waiting import LAST_ID
 
 _PINGS = 7
 
@@ -19,7 +18,8 @@ T = TypeVar("T")
 
 async def ended_streams(redis: Redis, streams: Iterable[str]) -> tuple[str, ...]:
     """Those that hold the last possible id. They are asked for that very id: what it holds is no job."""
-    return tuple([stream for stream in streams if await redis.xrange(stream, LAST_ID, LAST_ID)])
+    last = str(LAST_POSSIBLE)
+    return tuple([stream for stream in streams if await redis.xrange(stream, last, last)])
 
 
 async def time_pings(redis: Redis) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.printable import printable
 
@@ -99,7 +100,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
         entries=entries,
         waiting=await waiting.waiting_jobs(redis, jobs, group, entries),
         pending=group["pending"] if group else 0,
-        oldest_waiting_s=max(0.0, round(now - int(oldest.split(b"-")[0]) / 1000, 3)) if oldest else None,
+        oldest_waiting_s=EntryId.of(oldest).age_s(now) if oldest else None,
         dead_letters=await redis.xlen(keys.dead(partition)),
         parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
         ids_ahead_s=waiting.ahead_s((oldest, group["last-delivered-id"] if group else None), now),

@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from rollstream.schemas.entry_id import EntryId, after
 from rollstream.schemas.keys import GROUP
 
 from ..redis_io.connection import Connection
@@ -23,7 +24,7 @@ async def read_unfinished(connection: Connection, entries: Iterable[tuple[str, s
     """`waiting` or `running` by stream and entry id, of `entries` that are. Raises `RedisUnavailableError`."""
     unfinished: dict[tuple[str, str], str] = {}
     for stream, members in groupby(sorted(entries, key=_by_stream), key=_by_stream):
-        ids = sorted((entry_id for _, entry_id in members), key=_moment)
+        ids = sorted((entry_id for _, entry_id in members), key=EntryId.of)
         read = partial(_read_states, stream=stream, ids=ids)
         states = await connection.call("read what is unfinished", read)
         unfinished |= {(stream, entry_id): state for entry_id, state in states.items()}
@@ -35,10 +36,10 @@ async def _read_states(redis: Redis, stream: str, ids: list[str]) -> dict[str, s
     group = await consumer_group(redis, stream)
     if group is None:
         return dict.fromkeys(ids, WAITING)
-    delivered = _moment(group["last-delivered-id"].decode())
+    delivered = EntryId.of(group["last-delivered-id"])
     running = await _pending(redis, stream, ids[0], ids[-1])
     states = {entry_id: RUNNING for entry_id in ids if entry_id in running}
-    return states | {entry_id: WAITING for entry_id in ids if _moment(entry_id) > delivered}
+    return states | {entry_id: WAITING for entry_id in ids if EntryId.of(entry_id) > delivered}
 
 
 async def _pending(redis: Redis, stream: str, first: str, last: str) -> set[str]:
@@ -53,13 +54,8 @@ async def _pending(redis: Redis, stream: str, first: str, last: str) -> set[str]
         found.update(row["message_id"].decode() for row in rows)
         if len(rows) < _PAGE:
             return found
-        first = f"({rows[-1]['message_id'].decode()}"
+        first = after(rows[-1]["message_id"])
 
 
 def _by_stream(entry: tuple[str, str]) -> str:
     return entry[0]
-
-
-def _moment(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

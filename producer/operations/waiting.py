@@ -9,14 +9,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, after
+
 _COUNT = resources.files(__package__).joinpath("waiting.lua").read_text()
 _ENTRIES, _BYTES = 1000, 8 * 2**20
 """Of one call: a few milliseconds of Redis' time."""
 _MOST_CALLS = 200
 """Beyond which the number is not known: nobody waits for minutes for a status."""
 _SLACK_S = 1.0
-LAST_ID = b"18446744073709551615-18446744073709551615"
-"""After it Redis takes no other, nor the question for what follows it."""
 
 
 async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, entries: int) -> int | None:
@@ -29,26 +29,26 @@ async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, en
     lag: int | None = group.get("lag")
     if lag is not None:
         return lag
-    after, waiting = group["last-delivered-id"], 0
+    last, waiting = group["last-delivered-id"], 0
     for _ in range(_MOST_CALLS):
-        if after == LAST_ID:
+        if EntryId.of(last) == LAST_POSSIBLE:
             return waiting
         try:
-            found: Any = await redis.eval(_COUNT, 1, jobs, after, _ENTRIES, _BYTES)
+            found: Any = await redis.eval(_COUNT, 1, jobs, last, _ENTRIES, _BYTES)
         except ResponseError:  # this user may run no script
             return None
         if not found[0]:
             return waiting
-        waiting, after = waiting + found[0], found[1]
+        waiting, last = waiting + found[0], found[1]
     return None
 
 
 async def oldest_waiting(redis: Redis, jobs: str, group: dict[str, Any] | None) -> bytes | None:
     """Id of the entry that is read next; None where no job waits."""
-    after = group["last-delivered-id"] if group else b"0-0"
-    if after == LAST_ID:
+    delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
+    if delivered == LAST_POSSIBLE:
         return None
-    oldest: Any = await redis.xrange(jobs, min=b"(" + after, count=1)
+    oldest: Any = await redis.xrange(jobs, min=after(delivered), count=1)
     return oldest[0][0] if oldest else None
 
 
@@ -56,6 +56,6 @@ def ahead_s(ids: Iterable[bytes | None], now: float) -> float:
     """By how much the newest of these entry ids is still to come by Redis' clock, which was set back then; 0 where none
     is.
     """
-    moments = [int(entry_id.split(b"-")[0]) / 1000 for entry_id in ids if entry_id is not None]
+    moments = [EntryId.of(entry_id).unix_s for entry_id in ids if entry_id is not None]
     ahead = max(moments, default=0.0) - now
     return round(ahead, 3) if ahead > _SLACK_S else 0.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.errors import shown
 
 from ..errors import ProducerError
-
-MAX_VERSION = 2**31 - 1
 
 
 class AdapterError(ProducerError):

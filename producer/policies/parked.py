@@ -8,9 +8,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.schemas.keys import GROUP, PARKED
-
-from .errors import MAX_VERSION
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import ParkedFor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,11 @@ class Parked:
     """The batch of the oldest; empty where its entry does not say."""
 
 
-def waits_for(consumer: str) -> int | None:
-    """The version that this consumer's jobs wait for; None for a worker."""
-    return version_of(consumer.removeprefix(PARKED)) if consumer.startswith(PARKED) else None
-
-
-def version_of(text: str) -> int | None:
-    """The version that this reads as, if it is one."""
-    return int(text) if text.isdecimal() and len(text) <= len(f"{MAX_VERSION}") else None
-
-
 async def read_parked(redis: Redis, jobs: str, now: float) -> tuple[Parked, ...]:
     """By version; `now` by Redis' clock. The stream must have the workers' group."""
     rows: Any = await redis.xinfo_consumers(jobs, GROUP)
-    held = {version: row for row in rows if row["pending"] and (version := waits_for(_text(row["name"]))) is not None}
-    found = [await _parked(redis, jobs, version, held[version], now) for version in sorted(held)]
+    held = {parked: row for row in rows if row["pending"] and (parked := ParkedFor.of(_text(row["name"]))) is not None}
+    found = [await _parked(redis, jobs, parked.version, held[parked], now) for parked in sorted(held)]
     return tuple(parked for parked in found if parked is not None)
 
 
@@ -51,13 +41,13 @@ async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -
     entry_id: bytes = pending[0]["message_id"]
     entries: Any = await redis.xrange(jobs, entry_id, entry_id)
     batch_id = _text(entries[0][1].get(b"batch", b"")) if entries else ""
-    return Parked(version, row["pending"], max(0.0, round(now - int(entry_id.split(b"-")[0]) / 1000, 3)), batch_id)
+    return Parked(version, row["pending"], EntryId.of(entry_id).age_s(now), batch_id)
 
 
 async def newest_announced(redis: Redis, keys: Keys) -> int:
     """The newest policy version on the control stream, by its entry's id; 0 where nothing was published."""
     entries: Any = await redis.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=1)
-    return int(entries[0][0].split(b"-")[0]) if entries else 0
+    return EntryId.of(entries[0][0]).milliseconds if entries else 0
 
 
 def _text(value: bytes) -> str:

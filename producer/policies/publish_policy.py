@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 
 from ..progress import byte_bar
 from ..redis_io.connection import Connection
@@ -24,7 +25,7 @@ from .adapter_files import AdapterFiles, AdapterSource, read_adapter
 from .adapter_tensors import Scaling
 from .adapter_upload import POLICY_PREFIX, upload
 from .checkpoint_files import CheckpointFolder
-from .errors import MAX_VERSION, AdapterError, PolicyKindError, PolicyVersionError
+from .errors import AdapterError, PolicyKindError, PolicyVersionError
 
 _KEPT = 1000
 """About how many announcements the stream keeps; workers look at the newest few."""
@@ -49,7 +50,7 @@ class Announced:
     @property
     def version(self) -> int:
         """What the entry's id says, which is what workers go by."""
-        return int(self.entry_id.partition("-")[0])
+        return EntryId.of(self.entry_id).milliseconds
 
 
 async def publish_policy(
@@ -119,7 +120,7 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
 
     Raises `PolicyVersionError` when the version is not newer than the newest, `RedisUnavailableError`.
     """
-    entry, payload = f"{announcement.version}-0", encode(announcement)
+    entry, payload = str(EntryId(announcement.version)), encode(announcement)
 
     async def add(redis: Redis) -> bool:
         try:
@@ -152,7 +153,8 @@ async def _check_publishable(connection: Connection, keys: Keys, version: int, s
     """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for the other kind than before."""
     recent = await announced_versions(connection, keys, _RECENT)
     newest = recent[0].version if recent else 0
-    if newest > version and not await _read(connection, keys, f"{version}-0", f"{version}-0"):
+    entry = str(EntryId(version))
+    if newest > version and not await _read(connection, keys, entry, entry):
         raise _backwards(version, newest)
     before = next((one.announcement for one in recent if one.announcement is not None), None)
     if before is not None and before.source != source:
@@ -198,6 +200,6 @@ def _announced(entry_id: str, payload: bytes) -> Announced:
         announcement = decode(payload, PolicyVersion)
     except SchemaError as error:
         return Announced(entry_id, None, str(error))
-    if entry_id != f"{announcement.version}-0":
+    if entry_id != str(EntryId(announcement.version)):
         return Announced(entry_id, None, f"its announcement is that of version {announcement.version}")
     return Announced(entry_id, announcement, "")

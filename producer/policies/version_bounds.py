@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from rollstream.schemas.entry_id import MAX_VERSION
+
 from ..calls.arguments import number
-from .errors import MAX_VERSION, VersionBoundError
+from .errors import VersionBoundError
 
 
 @dataclass(frozen=True, slots=True)

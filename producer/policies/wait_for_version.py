@@ -10,11 +10,12 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.printable import printable
 
 from ..calls.patience import Patience
 from ..redis_io.connection import Connection
-from .errors import MAX_VERSION, VersionTimeoutError, VersionWaitError
+from .errors import VersionTimeoutError, VersionWaitError
 from .live_workers import live_reports
 from .publish_policy import Announced, announced_versions
 

@@ -15,9 +15,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, decode
+from rollstream.schemas.entry_id import EntryId, after
 from rollstream.schemas.wire.envelope import PAYLOAD
 
-from ..batches.ledger import is_entry_id
 from ..errors import RequeueRefusedError, UnknownLetterError
 from ..redis_io.connection import Connection
 from .replay import replay_dead
@@ -102,13 +102,13 @@ async def _partition(connection: Connection, keys: Keys, partition: int) -> Asyn
             yield Listed(partition, entry.decode(), data, size)
         if not rows:
             return
-        position = f"({rows[-1][0].decode()}"
+        position = after(rows[-1][0])
 
 
 async def find(connection: Connection, keys: Keys, name: str) -> Letter:
     """The letter of that name. Raises `UnknownLetterError`, `RedisUnavailableError`."""
     where, _, entry_id = name.rpartition("/")
-    if not is_entry_id(entry_id) or (where and not (where.isascii() and where.isdigit() and len(where) < 5)):
+    if not EntryId.is_one(entry_id) or (where and not (where.isascii() and where.isdigit() and len(where) < 5)):
         raise UnknownLetterError(
             name, keys.policy, "write an entry id such as 1700000000000-0, see `rollstream dead ls`"
         )

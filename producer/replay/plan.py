@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 
 from rollstream.schemas import Batch, Envelope, Job, Origin, decode, encode
+from rollstream.schemas.entry_id import EntryId
 
 from ..batches.submission import Submission
 from ..policies.version_bounds import ANY_VERSION
@@ -108,9 +109,8 @@ def _batch_id(selected: Selected) -> str:
     return selected.origin.batch_id
 
 
-def _age_key(selected: Selected) -> tuple[int, int]:
-    milliseconds, sequence = selected.origin.entry_id.split("-")
-    return int(milliseconds), int(sequence)
+def _age_key(selected: Selected) -> EntryId:
+    return EntryId.of(selected.origin.entry_id)
 
 
 def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
@@ -125,7 +125,7 @@ def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
             taken.append(selected)
         else:
             skipped.append(Skipped(selected.place, reason))
-    taken.sort(key=lambda selected: (selected.groups.start, *(-part for part in _age_key(selected))))
+    taken.sort(key=lambda selected: selected.groups.start)  # of those that begin alike the newest stays first
     for selected in taken:
         if fitting and selected.groups.start < fitting[-1].groups.stop:
             reason = f"has groups of {fitting[-1].place.entry_id}, which is selected too"

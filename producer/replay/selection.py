@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from rollstream.schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
+from rollstream.schemas.entry_id import after
 from rollstream.schemas.wire.envelope import PAYLOAD
 
 from ..batches.ledger import read_batch, read_job_entries
@@ -142,7 +143,7 @@ async def read_range(connection: Connection, stream: str, first: str, last: str)
             yield Place(stream, entry.decode()), fields
         if len(rows) < _READ_COUNT:
             return
-        position = f"({rows[-1][0].decode()}"
+        position = after(rows[-1][0])
 
 
 async def _xrange(redis: Redis, stream: str, first: str, last: str) -> list[tuple[bytes, Fields]]:

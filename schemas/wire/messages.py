@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..entry_id import EntryId
 from ..generation_config import GenerationConfig, LogprobsFlavour
 from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
@@ -28,13 +29,18 @@ class Message(BaseModel):
     v: Literal[1] = 1
 
 
+def _entry_id(text: str) -> str:
+    EntryId.of(text)
+    return text
+
+
 class Origin(BaseModel):
     """Where a replayed job came from: an entry of the jobs stream, and the batch that it belonged to."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
     batch_id: BatchId
-    entry_id: Annotated[str, Field(pattern=r"^\d{1,20}-\d{1,20}$")]
+    entry_id: Annotated[str, AfterValidator(_entry_id)]
 
 
 Lineage = Annotated[tuple[Origin, ...], Field(max_length=100)]

@@ -16,7 +16,8 @@ from rollstream import AsyncClient, BatchHandle
 from rollstream.producer.cli.app import app
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.schemas import GroupResult, Keys, Sealed, decode
-from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import ParkedFor
 from rollstream.transport.redis import connected
 from rollstream.worker.adapters.folder import AdapterDirectory
 from rollstream.worker.adapters.supply import AdapterSupply
@@ -175,7 +176,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     for jobs_key in (keys.jobs(0), here):
         await create_group(commands, jobs_key)
     entry_id: Any = await commands.xadd(here, {"n": "1"})
-    await commands.xreadgroup(GROUP, f"{PARKED}5", {here: ">"})
+    await commands.xreadgroup(GROUP, ParkedFor(5).consumer, {here: ">"})
     parking = Parking(commands, [keys.jobs(0), here], "one", policy)
 
     silent.freeze()

@@ -7,6 +7,7 @@ from importlib import resources
 
 from redis.asyncio import Redis
 
+from rollstream.schemas.entry_id import after
 from rollstream.schemas.keys import GROUP
 
 from ..redis_io.streams import restamp
@@ -32,4 +33,4 @@ class SetBack:
         self._looked_at[jobs_key] = now
         start = "-"
         while last := await restamp(self._script, jobs_key, [GROUP, start, _PAGE]):
-            start = f"({last.decode()}"
+            start = after(last)

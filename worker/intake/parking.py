@@ -13,7 +13,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import ParkedFor
 
 from ..delivery.lease import Lease
 from ..redis_io import streams
@@ -53,7 +54,7 @@ class Parking:
 
     async def park(self, lease: Lease, min_version: int) -> None:
         """Leave the job to a worker that serves `min_version`. What Redis never takes waits for its lease."""
-        args = [GROUP, *lease.token(), f"{PARKED}{min_version}"]
+        args = [GROUP, *lease.token(), ParkedFor(min_version).consumer]
         try:
             async with self._one_at_a_time[lease.jobs_key]:
                 outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)

@@ -12,6 +12,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from rollstream.schemas.entry_id import BEFORE_ALL
+
 from ..delivery.admission import Admission
 from ..delivery.lease import Leases
 from ..redis_io.connections import cancelled
@@ -19,7 +21,7 @@ from ..redis_io.streams import GroupMissingError, Take, claim, tell_removed
 from .clock_set_back import SetBack
 from .parking import Parking
 
-_START = b"0-0"
+_START = str(BEFORE_ALL).encode()
 _TURN_S = 1.0
 """After which it is asked again whether there is room for all: the reader may wait for a job as long as it likes."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rollstream.schemas import ErrorCode, Job
+from rollstream.schemas.entry_id import EntryId
 
 from ..errors import DataError
 
@@ -33,7 +34,7 @@ def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
     An entry that is still to come was written while Redis' clock was ahead, or after such a one: ids only grow. Then
     the producer's clock tells when it was submitted.
     """
-    queued_at = int(entry_id.partition("-")[0]) / 1000
+    queued_at = EntryId.of(entry_id).unix_s
     waited_s = now - (queued_at if queued_at <= now + AHEAD_S else job.submitted_at)
     if job.queue_deadline_s is None or waited_s <= job.queue_deadline_s:
         return None

@@ -12,7 +12,9 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
-from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.schemas.entry_id import after
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import VERSION_PREFIX
 
 _PAGE = 1000
 _CLAIM_STEPS = 100
@@ -101,7 +103,7 @@ async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[s
         ]
         if len(reply) < _PAGE:
             return found
-        start = f"({found[-1][0]}"
+        start = after(found[-1][0])
 
 
 async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:
@@ -132,7 +134,7 @@ async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int
     Raises `GroupMissingError`.
     """
     sent_at = time.monotonic()
-    reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, PARKED, version]))
+    reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, VERSION_PREFIX, version]))
     removed, *found = reply
     return removed, _entry(jobs_key, found, sent_at)
 

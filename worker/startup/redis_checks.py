@@ -13,6 +13,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis import is_split, nodes_of
 from rollstream.transport.redis.rights import Words, refused
@@ -25,7 +26,7 @@ from .redis_hopeless import explained, why_hopeless
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _OLDEST = (6, 2)
 _PROBE = "rights"
-_NO_ID = "0-0"
+_NO_ID = str(BEFORE_ALL)
 
 log = structlog.get_logger()
 

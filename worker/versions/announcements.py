@@ -10,10 +10,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 
 _AT_MOST = 16
 """Newest versions that are looked at: the newest of them that is complete is served."""
-_NEWEST = f"{2**31 - 1}"
+_NEWEST = f"{MAX_VERSION}"
 """Entries beyond it are those of no version: any number of them must not hide the versions."""
 
 
@@ -73,9 +74,9 @@ def to_serve(announced: Sequence[Announced], served: Announced, *, adrift: bool)
 
 def _announced(entries: Any) -> Iterator[Announced]:
     for entry_id, fields in entries:
-        version, _, rest = entry_id.partition(b"-")
-        if rest == b"0" and len(version) <= 10 and int(version) < 2**31:  # nobody can have announced any other
-            yield _opened(int(version), fields.get(b"payload", b""))
+        found = EntryId.of(entry_id)
+        if found.sequence == 0 and found.milliseconds <= MAX_VERSION:  # nobody can have announced any other
+            yield _opened(found.milliseconds, fields.get(b"payload", b""))
 
 
 def _opened(version: int, payload: bytes) -> Announced:

@@ -9,6 +9,7 @@ import pytest
 from rollstream.producer.batches.waited_for import BatchFacts, Reporting, waiting_for
 from rollstream.producer.policies.unserved import unserved
 from rollstream.producer.policies.wait_for_version import Serving
+from rollstream.schemas.parked import ParkedFor
 
 A, B = Reporting("a", partitions=2), Reporting("b", partitions=2)
 
@@ -46,24 +47,24 @@ CASES: dict[str, tuple[BatchFacts, str]] = {
         "4 of its 4 jobs run: 4 in worker a",
     ),
     "a version that nobody announced": (
-        facts(waiting=0, held={"parked:9": 4}, newest=4),
+        facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=4),
         "4 of its 4 jobs wait for policy version 9, which nobody has published: the newest is 4",
     ),
     "no version at all": (
-        facts(waiting=0, held={"parked:9": 1, "a": 3}),
+        facts(waiting=0, held={ParkedFor(9).consumer: 1, "a": 3}),
         "1 of its 4 jobs waits for policy version 9, which nobody has published: nothing was published",
     ),
     "a version that a worker refused": (
         facts(
             waiting=0,
-            held={"parked:9": 4},
+            held={ParkedFor(9).consumer: 4},
             newest=9,
             workers=[Reporting("a", version=8, newest=9, problem="it is half-written"), B],
         ),
         "4 of its 4 jobs wait for policy version 9; worker a refused 9: it is half-written",
     ),
     "a version that is on its way": (
-        facts(waiting=0, held={"parked:9": 4}, newest=9, workers=[Reporting("a", version=8, newest=9)]),
+        facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=9, workers=[Reporting("a", version=8, newest=9)]),
         "4 of its 4 jobs wait for policy version 9, which is published: worker a serves 8",
     ),
     "starting": (

@@ -13,8 +13,9 @@ from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
 from rollstream.producer.doctor.probe import Probe
 from rollstream.producer.operations.queue_state import Worker
-from rollstream.producer.policies.parked import Parked, newest_announced, waits_for
-from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.producer.policies.parked import Parked, newest_announced
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import ParkedFor
 from tests.support.examined import HEALTHY, doctor, partition, worker
 from tests.support.faults import Queue
 from tests.support.versions import announce
@@ -139,14 +140,6 @@ def test_parked_jobs_that_keep_finished_ones_from_being_trimmed_are_named(found:
     assert ("BATCH_ID, for the oldest: b1" in trimming.remedy) == (level == WARN)
 
 
-@pytest.mark.parametrize(
-    ("consumer", "version"),
-    [("parked:12", 12), ("parked:", None), ("parked:x", None), ("parked:99999999999", None), ("worker-1", None)],
-)
-def test_a_consumer_is_a_version_gate_by_its_name_alone(consumer: str, version: int | None) -> None:
-    assert waits_for(consumer) == version
-
-
 def test_a_refused_version_and_a_job_for_another_are_seen_in_a_running_queue(
     client: Client, queue: Queue, stub_worker: WorkerProcess, redis_url: str
 ) -> None:
@@ -171,7 +164,7 @@ def test_a_refused_version_and_a_job_for_another_are_seen_in_a_running_queue(
 
 def parked_names(queue: Queue) -> list[bytes]:
     rows: Any = queue.redis.xinfo_consumers(queue.jobs_key, GROUP)
-    return [row["name"] for row in rows if row["name"].startswith(PARKED.encode()) and row["pending"]]
+    return [row["name"] for row in rows if ParkedFor.of(row["name"].decode()) and row["pending"]]
 
 
 async def test_the_newest_version_is_the_newest_entry_that_can_be_one(redis: Any, queue: Queue) -> None:

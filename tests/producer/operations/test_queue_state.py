@@ -11,7 +11,8 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.operations.queue_state import Queue as SeenQueue
 from rollstream.producer.operations.queue_state import Status, Worker, remarks
 from rollstream.producer.policies.parked import Parked
-from rollstream.schemas.keys import GROUP, PARKED
+from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import ParkedFor
 from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.publishing import reporting
@@ -27,7 +28,7 @@ def command(redis_url: str, policy: str) -> Command:
 def park(queue: Queue, client: Client, version: int, jobs: int, batch_id: str) -> None:
     """As a worker leaves them that is too old."""
     client.submit([[1]] * jobs, None, CONFIG, batch_id=batch_id, prompts_per_job=1, min_policy_version=version)
-    queue.redis.xreadgroup(GROUP, f"{PARKED}{version}", {queue.jobs_key: ">"})
+    queue.redis.xreadgroup(GROUP, ParkedFor(version).consumer, {queue.jobs_key: ">"})
 
 
 def test_parked_jobs_are_counted_and_the_versions_named(command: Command, client: Client, queue: Queue) -> None:

@@ -15,6 +15,7 @@ from rollstream.producer.doctor.probe import probe
 from rollstream.producer.doctor.queue_checks import queue_findings
 from rollstream.schemas import Job
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
 from rollstream.worker.adapters.folder import AdapterDirectory
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
@@ -53,7 +54,7 @@ TAKEN_S = 1.5
 def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: int = 1) -> None:
     def parked() -> bool:
         holders = list(queue.holders().values())
-        return [found.consumer for found in holders].count(f"parked:{version}") == count
+        return [found.consumer for found in holders].count(ParkedFor(version).consumer) == count
 
     wait_for(parked, 10, lambda: f"{queue.holders()}\n{worker.log}")
 
@@ -346,12 +347,12 @@ def test_only_the_holder_of_the_lease_parks_and_a_repeat_changes_nothing(queue: 
     entry_id = delivered(queue, "one")
 
     for consumer, delivery in (("two", 1), ("one", 2)):
-        assert script(queue, "park.lua", consumer, entry_id, delivery, "parked:5") == b"fenced"
+        assert script(queue, "park.lua", consumer, entry_id, delivery, "parked:version:5") == b"fenced"
     assert holder(queue) == Holder("one", 1)
 
-    assert script(queue, "park.lua", "one", entry_id, 1, "parked:5") == b"parked"
-    assert script(queue, "park.lua", "one", entry_id, 1, "parked:5") == b"fenced"
-    assert holder(queue) == Holder("parked:5", 0)
+    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5") == b"parked"
+    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5") == b"fenced"
+    assert holder(queue) == Holder("parked:version:5", 0)
 
 
 async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_delivery(
@@ -366,7 +367,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
         versions = Policy(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
         versions.serving = Served(Announced(5))
         parking = Parking(redis, [queue.jobs_key], "one", versions)
-        link.lose_reply(to=b"parked:", holding=b"parked")
+        link.lose_reply(to=b"parked:version:", holding=b"parked")
         lease = Lease(queue.jobs_key, "dead", entry_id, "one", 1, ends_at=time.monotonic() + 30)
 
         parked = asyncio.create_task(parking.park(lease, 5))
@@ -383,14 +384,14 @@ def test_what_waits_for_us_or_an_older_version_is_taken_oldest_first_with_its_co
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     ids = [delivered(queue, "one") for _ in range(4)]
     for entry_id, version in zip(ids, (10, 9, 9, 9), strict=True):
-        script(queue, "park.lua", "one", entry_id, 1, f"parked:{version}")
+        script(queue, "park.lua", "one", entry_id, 1, ParkedFor(version).consumer)
     queue.redis.xdel(queue.jobs_key, ids[1])
 
-    assert script(queue, "unpark.lua", "new", "parked:", 8) == [0]
-    assert script(queue, "unpark.lua", "new", "parked:", 9) in ([1], [0, ids[2], 1, [b"n", b"1"]])
-    taken = [script(queue, "unpark.lua", "new", "parked:", 9) for _ in range(3)]
+    assert script(queue, "unpark.lua", "new", VERSION_PREFIX, 8) == [0]
+    assert script(queue, "unpark.lua", "new", VERSION_PREFIX, 9) in ([1], [0, ids[2], 1, [b"n", b"1"]])
+    taken = [script(queue, "unpark.lua", "new", VERSION_PREFIX, 9) for _ in range(3)]
 
     assert [0, ids[3], 1, [b"n", b"1"]] in taken
     assert taken[-1] == [0]
-    assert {found.consumer for found in queue.holders().values()} == {"new", "parked:10"}
+    assert {found.consumer for found in queue.holders().values()} == {"new", "parked:version:10"}
     assert ids[1].decode() not in queue.holders()

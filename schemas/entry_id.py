@@ -1,0 +1,60 @@
+"""The id of an entry of a stream: read, compared and written here alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+MAX_VERSION = 2**31 - 1
+"""The last policy version: version v is the entry `EntryId(v)` of the versions stream."""
+
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EntryId:
+    """Later entries of a stream have greater ids. Their milliseconds are those of Redis' clock, unless it went back."""
+
+    milliseconds: int
+    sequence: int = 0
+
+    @classmethod
+    def of(cls, text: str | bytes) -> Self:
+        """Raises `ValueError` for what Redis would not take as a full id."""
+        match = _ID.fullmatch(text if isinstance(text, str) else text.decode("latin-1"))
+        if match is None or max(parts := [int(number) for number in match.groups()]) >= 2**64:
+            raise ValueError(f"{str(text[:50])!r} is no entry id such as 1700000000000-0")
+        return cls(*parts)
+
+    @classmethod
+    def is_one(cls, text: str | bytes) -> bool:
+        """Whether `of` takes it."""
+        try:
+            cls.of(text)
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds}-{self.sequence}"
+
+    @property
+    def unix_s(self) -> float:
+        """When it was written, in seconds by Redis' clock."""
+        return self.milliseconds / 1000
+
+    def age_s(self, now: float) -> float:
+        """Seconds, to the millisecond, at `now` by Redis' clock; 0 for an entry that is still to come."""
+        return max(0.0, round(now - self.unix_s, 3))
+
+
+BEFORE_ALL = EntryId(0)
+"""No entry has it: a read after it begins with the first."""
+LAST_POSSIBLE = EntryId(2**64 - 1, 2**64 - 1)
+"""After it Redis takes no other, nor the question for what follows it."""
+
+
+def after(entry_id: EntryId | str | bytes) -> str:
+    """As the first id of a range: what comes after this entry, without it."""
+    return f"({entry_id.decode() if isinstance(entry_id, bytes) else entry_id}"

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from ..entry_id import EntryId
 from ..keys import check_adapter, check_name
 from ..printable import printable
 
+EntryIdText = Annotated[str, AfterValidator(lambda value: str(EntryId.of(value)))]
 BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", value))]
 AdapterName = Annotated[str, AfterValidator(check_adapter)]
 Shown = Annotated[str, AfterValidator(printable)]

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..entry_id import EntryId
 from ..generation_config import GenerationConfig, LogprobsFlavour
 from .completions import Completion, completions_of
-from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
+from .fields import AdapterName, BatchId, Count, EntryIdText, FinishReason, Index, Shown, VersionSpan
 from .tensors import Dtype, Tensor
 
 MAX_GROUPS_PER_JOB = 4096
@@ -29,18 +28,13 @@ class Message(BaseModel):
     v: Literal[1] = 1
 
 
-def _entry_id(text: str) -> str:
-    EntryId.of(text)
-    return text
-
-
 class Origin(BaseModel):
     """Where a replayed job came from: an entry of the jobs stream, and the batch that it belonged to."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
     batch_id: BatchId
-    entry_id: Annotated[str, AfterValidator(_entry_id)]
+    entry_id: EntryIdText
 
 
 Lineage = Annotated[tuple[Origin, ...], Field(max_length=100)]

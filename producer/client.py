@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import NoReturn, Required, Self, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 
@@ -17,7 +17,15 @@ from .batches.ledger import read_batch
 from .batches.prompts import Prompts, Rows
 from .batches.rollout_batch import RolloutBatch
 from .batches.submission import split
+from .batches.submit_options import (
+    GENERATE_DEFAULTS,
+    SUBMIT_DEFAULTS,
+    GenerateOptions,
+    SubmitOptions,
+    submit_part,
+)
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
+from .calls.options import check_names, spelled_out
 from .errors import ResultTimeoutError, client_stays
 from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
@@ -27,6 +35,16 @@ from .policies.unserved import warn_of_unserved
 from .policies.version_bounds import VersionBounds
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+
+
+class QueueOptions(TypedDict, total=False):
+    """What a client is made with, beside the URL; see `AsyncClient`."""
+
+    policy: Required[str]
+    partitions: int
+    reconnect_s: float
 
 
 class AsyncClient:
@@ -39,7 +57,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        redis_url: str = "redis://127.0.0.1:6379/0",
+        redis_url: str = DEFAULT_URL,
         *,
         policy: str,
         partitions: int = 1,
@@ -48,97 +66,66 @@ class AsyncClient:
         self._keys = Keys(policy, number(partitions))
         self._connection = Connection(redis_url, reconnect_seconds(reconnect_s))
 
-    async def submit(  # noqa: PLR0913 - a call reads as its keyword arguments
+    @spelled_out(SubmitOptions, SUBMIT_DEFAULTS)
+    async def submit(
         self,
         input_ids: Rows,
         attention_mask: Rows | None = None,
         config: GenerationConfig | None = None,
-        *,
-        adapter: str | None = None,
-        batch_id: str | None = None,
-        prompts_per_job: int = 8,
-        queue_deadline_s: float | None = None,
-        run_deadline_s: float | None = None,
-        min_policy_version: int | None = None,
-        max_staleness: int | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> BatchHandle:
         """Queue B prompts, each to be answered `config.num_return_sequences` times; returns once all are queued.
 
         `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
-        the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required. `adapter` is
-        `name@version`. Submitting a `batch_id` again with the same content (prompts, config, `adapter`,
-        `prompts_per_job` and both version bounds) queues only what is not queued yet and returns an equal handle, so a
-        submit that failed half-way is simply repeated.
+        the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required.
 
-        A job that no worker took within `queue_deadline_s` seconds of being queued, and groups that are not done
-        `run_deadline_s` seconds after a worker began the job, are answered with an error. None: no deadline. They are
-        no content: what is queued keeps the deadlines that it was queued with.
-
-        A worker that serves an older policy version than `min_policy_version` leaves a job to others and takes it when
-        it has caught up; until a worker has, it waits, so publish that version or give a deadline. A group that would
-        begin with weights more than `max_staleness` versions behind the newest published is answered with an error of
-        code `too_stale`; one that has begun is finished. None: no bound. They are content: they decide which weights
-        answer.
-
-        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `WireError` (a
-        job too large) and `TooLargeForRedisError` before anything is queued; `BatchConflictError` for other content;
-        `BatchCancelledError` once the batch was cancelled; `RedisUnavailableError`.
+        Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `ArgumentError`
+        (an option that does not exist), `WireError` (a job too large) and `TooLargeForRedisError` before anything is
+        queued; `BatchConflictError` for other content; `BatchCancelledError` once the batch was cancelled;
+        `RedisUnavailableError`.
         """
+        check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
+        chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
+        batch_id = chosen["batch_id"]
         submission = split(
             Prompts.of(input_ids, attention_mask),
             config,
             batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
-            adapter=adapter,
-            prompts_per_job=number(prompts_per_job),
+            adapter=chosen["adapter"],
+            prompts_per_job=number(chosen["prompts_per_job"]),
             submitted_at=time.time(),
-            deadlines=Deadlines.of(queue_deadline_s, run_deadline_s),
-            bounds=VersionBounds.of(min_policy_version, max_staleness),
+            deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
+            bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
         )
         await queue(self._connection, self._keys, submission)
         return BatchHandle(self._connection, self._keys, submission.batch)
 
-    async def generate(  # noqa: PLR0913 - a call reads as its keyword arguments
+    @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions)
+    async def generate(
         self,
         input_ids: Rows,
         attention_mask: Rows | None = None,
         config: GenerationConfig | None = None,
-        *,
-        adapter: str | None = None,
-        batch_id: str | None = None,
-        prompts_per_job: int = 8,
-        queue_deadline_s: float | None = None,
-        run_deadline_s: float | None = None,
-        min_policy_version: int | None = None,
-        max_staleness: int | None = None,
-        timeout: float | None = None,
-        progress: bool = False,
-        pad_token_id: int = 0,
-        pad_to_max_new_tokens: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> RolloutBatch:
-        """`submit`, then `BatchHandle.result`. `timeout` is for both: also a Redis that does not answer ends it.
+        """`submit`, then `BatchHandle.result`: the arguments of both.
 
         After a `ResultTimeoutError` the batch may be under way: `attach(error.batch_id)`, or submit it again under that
         `batch_id`.
         """
-        reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)  # before anything is queued
-        batch_id = uuid.uuid4().hex if batch_id is None else batch_id
+        check_names(options, GENERATE_DEFAULTS)
+        chosen: GenerateOptions = {**GENERATE_DEFAULTS, **options}
+        reading = Reading.of(
+            chosen["timeout"], chosen["progress"], chosen["pad_token_id"], chosen["pad_to_max_new_tokens"]
+        )  # before anything is queued
+        batch_id = uuid.uuid4().hex if chosen["batch_id"] is None else chosen["batch_id"]
+        submitting: SubmitOptions = {**submit_part(chosen), "batch_id": batch_id}
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             async with asyncio.timeout(reading.timeout):
-                handle = await self.submit(
-                    input_ids,
-                    attention_mask,
-                    config,
-                    adapter=adapter,
-                    batch_id=batch_id,
-                    prompts_per_job=prompts_per_job,
-                    queue_deadline_s=queue_deadline_s,
-                    run_deadline_s=run_deadline_s,
-                    min_policy_version=min_policy_version,
-                    max_staleness=max_staleness,
-                )
+                handle = await self.submit(input_ids, attention_mask, config, **submitting)
             left = None if reading.timeout is None else max(0.0, reading.timeout - (clock() - began))
             return await handle.result(*reading._replace(timeout=left))
         except TimeoutError:

@@ -7,15 +7,16 @@ caller, `ActorWorker.generate` in roll/pipeline/base_worker.py, as of August 202
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rollstream.schemas import ConfigError, GenerationConfig
 from rollstream.schemas.plain_values import plain
 
 from ..batches.rollout_batch import RolloutBatch
+from ..calls.options import spelled_out
 from ..client import AsyncClient
 from ..errors import PromptsError
-from .shared import DataProtoLike, check_client, complete
+from .shared import SAMPLING_DEFAULTS, DataProtoLike, DropIn, SamplingOptions, check_client, complete
 
 if TYPE_CHECKING:
     import torch
@@ -29,27 +30,14 @@ _NO_BEAM = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings
 """What ROLL's beam search does not pass on, or what does not change vLLM's beams."""
 
 
-class RollStrategy:
-    """Takes the place of a `VllmStrategy` where only `generate` is called.
+class RollStrategy(DropIn):
+    """Takes the place of a `VllmStrategy` where only `generate` is called."""
 
-    `adapter` (`name@version`) and `min_policy_version` are what the next call samples with, and the oldest policy
-    version that may sample it; set the one or the other after each publish. `timeout_s` is the longest that one call
-    waits for its batch.
-    """
-
-    def __init__(
-        self,
-        client: AsyncClient,
-        *,
-        adapter: str | None = None,
-        min_policy_version: int | None = None,
-        timeout_s: float | None = None,
-    ) -> None:
+    @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
+    def __init__(self, client: AsyncClient, **options: Unpack[SamplingOptions]) -> None:
         check_client(client, AsyncClient)
-        self.adapter = adapter
-        self.min_policy_version = min_policy_version
+        super().__init__(**options)
         self._client = client
-        self._timeout_s = timeout_s
 
     async def generate(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> torch.Tensor:
         """Prompt and response ids, (B * n, prompt columns + longest response): what `postprocess_generate` takes.
@@ -81,10 +69,8 @@ class RollStrategy:
             batch.batch["input_ids"],
             batch.batch["attention_mask"],
             config,
-            adapter=self.adapter,
-            min_policy_version=self.min_policy_version,
-            timeout=self._timeout_s,
             pad_token_id=generation_config["pad_token_id"],
+            **self._options(),
         )
         return complete(rollouts)
 

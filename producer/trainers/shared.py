@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from math import gcd
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.generation_config import MAX_TOKENS_PER_GROUP
 
 from ..batches.rollout_batch import RolloutBatch
 from ..blocking_client import Client
+from ..calls.options import check_names
 from ..client import AsyncClient
 from ..errors import ArgumentError, PromptsError, RolloutFailedError
 
@@ -44,6 +45,44 @@ class Tokenizer(Protocol):
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
         """Messages to ids."""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """`adapter` (`name@version`) and `min_policy_version`: what the next call samples with, and the oldest policy
+    version that may sample it; set the one or the other after each publish. `timeout_s`: the longest that one call
+    waits for its batch.
+    """
+
+    adapter: str | None
+    min_policy_version: int | None
+    timeout_s: float | None
+
+
+SAMPLING_DEFAULTS: SamplingOptions = {"adapter": None, "min_policy_version": None, "timeout_s": None}
+
+
+class _CallOptions(TypedDict):
+    adapter: str | None
+    min_policy_version: int | None
+    timeout: float | None
+
+
+class DropIn:
+    """What every drop-in is told by its trainer: which weights sample the next batch, and how long that may take."""
+
+    def __init__(self, **options: Unpack[SamplingOptions]) -> None:
+        check_names(options, SAMPLING_DEFAULTS)
+        self.adapter = options.get("adapter")
+        self.min_policy_version = options.get("min_policy_version")
+        self._timeout_s = options.get("timeout_s")
+
+    def _options(self) -> _CallOptions:
+        """For `generate`."""
+        return {
+            "adapter": self.adapter,
+            "min_policy_version": self.min_policy_version,
+            "timeout": self._timeout_s,
+        }
 
 
 def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> None:

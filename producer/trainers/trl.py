@@ -6,43 +6,45 @@ interface experimental.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from rollstream.schemas import ConfigError, GenerationConfig
 
 from ..blocking_client import Client
 from ..calls.arguments import check_config
-from .shared import chat_ids, check_client, complete, log_probs, repeats, responses
+from ..calls.options import spelled_out
+from .shared import (
+    SAMPLING_DEFAULTS,
+    DropIn,
+    SamplingOptions,
+    chat_ids,
+    check_client,
+    complete,
+    log_probs,
+    repeats,
+    responses,
+)
 
 
-class RolloutFunction:
+class RolloutFunction(DropIn):
     """What `GRPOTrainer` calls for its completions, instead of generating them itself.
 
     `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
-    gets is the trainer's business: it repeats the prompt. `adapter` (`name@version`) and `min_policy_version` are what
-    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
-    publish, or have `producer.trainers.trl_callback.PublishPolicy` do it: nothing else publishes the trainer's weights.
-    `timeout_s` is the longest that one call waits for its batch.
+    gets is the trainer's business: it repeats the prompt. Nothing but `producer.trainers.trl_callback.PublishPolicy`
+    publishes the trainer's weights by itself; it sets `min_policy_version` too.
     """
 
+    @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
     def __init__(
-        self,
-        client: Client,
-        config: GenerationConfig | None = None,
-        *,
-        adapter: str | None = None,
-        min_policy_version: int | None = None,
-        timeout_s: float | None = None,
+        self, client: Client, config: GenerationConfig | None = None, **options: Unpack[SamplingOptions]
     ) -> None:
         check_client(client, Client)
+        super().__init__(**options)
         if config is not None and check_config(config, None).sequences_per_prompt != 1:
             field = "num_beams" if config.num_beams > 1 else "num_return_sequences"
             raise ConfigError(field, "leave it at 1: TRL repeats each prompt", getattr(config, field))
-        self.adapter = adapter
-        self.min_policy_version = min_policy_version
         self._client = client
         self._config = config
-        self._timeout_s = timeout_s
 
     @property
     def client(self) -> Client:
@@ -69,16 +71,7 @@ class RolloutFunction:
         prompt_ids = _tokenised(prompts, trainer)
         n = repeats(prompt_ids, config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
-        rollouts = complete(
-            self._client.generate(
-                prompt_ids[::n],
-                None,
-                config,
-                adapter=self.adapter,
-                min_policy_version=self.min_policy_version,
-                timeout=self._timeout_s,
-            )
-        )
+        rollouts = complete(self._client.generate(prompt_ids[::n], None, config, **self._options()))
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": responses(rollouts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,19 @@ from rollstream.schemas import ConfigError, GenerationConfig
 
 from ..batches.rollout_batch import RolloutBatch
 from ..blocking_client import Client
+from ..calls.options import spelled_out
 from ..errors import PromptsError
-from .shared import DataProtoLike, Tokenizer, chat_ids, check_client, complete, repeats
+from .shared import (
+    SAMPLING_DEFAULTS,
+    DataProtoLike,
+    DropIn,
+    SamplingOptions,
+    Tokenizer,
+    chat_ids,
+    check_client,
+    complete,
+    repeats,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -40,36 +51,31 @@ class VerlRollouts:
     """`timing`: what verl's trainer logs, here the seconds that the call took."""
 
 
-class VerlRollout:
+class VerlRollout(DropIn):
     """Takes the place of an `AgentLoopManager` where only `generate_sequences` is called.
 
-    `rollout_config` is verl's `actor_rollout_ref.rollout`. `adapter` (`name@version`) and `min_policy_version` are what
-    the next call samples with, and the oldest policy version that may sample it; set the one or the other after each
-    publish. `timeout_s` is the longest that one call waits for its batch; `chat_template` holds further arguments of
+    `rollout_config` is verl's `actor_rollout_ref.rollout`; `chat_template` holds further arguments of
     `tokenizer.apply_chat_template`.
     """
 
+    @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
     def __init__(
         self,
         client: Client,
         rollout_config: Any,
         tokenizer: Tokenizer,
         *,
-        adapter: str | None = None,
-        min_policy_version: int | None = None,
-        timeout_s: float | None = None,
         chat_template: Mapping[str, Any] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         check_client(client, Client)
+        super().__init__(**options)
         if tokenizer.pad_token_id is None:
             raise ConfigError("pad_token_id", "the tokenizer has none, and verl pads with it")
-        self.adapter = adapter
-        self.min_policy_version = min_policy_version
         self._client = client
         self._rollout_config = rollout_config
         self._tokenizer = tokenizer
         self._pad_token_id = tokenizer.pad_token_id
-        self._timeout_s = timeout_s
         self._chat_template = dict(chat_template or {})
 
     def generate_sequences(self, prompts: DataProtoLike) -> VerlRollouts:
@@ -93,11 +99,9 @@ class VerlRollout:
             self._client.generate(
                 *_left_padded(ids[::n], width, self._pad_token_id),
                 GenerationConfig(**config.model_dump() | {"num_return_sequences": n}),
-                adapter=self.adapter,
-                min_policy_version=self.min_policy_version,
-                timeout=self._timeout_s,
                 pad_token_id=self._pad_token_id,
                 pad_to_max_new_tokens=True,
+                **self._options(),
             )
         )
         timing = {"rollstream/generate_sequences": time.monotonic() - started}

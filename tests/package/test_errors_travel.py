@@ -149,7 +149,7 @@ def test_a_process_pool_gives_the_error_and_lives_on() -> None:
 
 def test_a_pickled_handle_or_client_says_what_to_send_instead(client: Client, policy: str) -> None:
     handle = client.submit([[1, 2]], None, GenerationConfig(max_new_tokens=2), batch_id="b1")
-    for given in (handle, handle._handle):
+    for given in (handle, handle._awaited):
         for way in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match=r"send handle\.batch_id \('b1'\).*client\.attach\('b1'\)"):
                 way(given)

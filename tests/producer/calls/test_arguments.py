@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import pydoc
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +32,7 @@ from rollstream import (
     VerlRollout,
     VersionBoundError,
 )
+from rollstream.producer.batches.submit_options import GENERATE_DEFAULTS, SUBMIT_DEFAULTS
 from rollstream.producer.calls.arguments import Reading
 from rollstream.schemas import Job, decode
 from tests.support.faults import Queue
@@ -72,6 +76,40 @@ def test_a_wrong_argument_is_named_and_nothing_is_queued(
         client.generate(LONG, None, CONFIG, **{"timeout": 0.01, **arguments})
     assert told in str(caught.value)
     assert queue.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"prompt_per_job": 2}, "prompt_per_job 2: there is no such option; do you mean prompts_per_job?"),
+        ({"max_new_tokens": 2}, "max_new_tokens 2: it is an option of sampling: write config=GenerationConfig(max_new"),
+        ({"zzz": None}, "zzz None: there is no such option; there are adapter, batch_id,"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named_and_nothing_is_queued(
+    client: Client, queue: Queue, arguments: dict[str, Any], told: str
+) -> None:
+    for call in (client.submit, client.generate):
+        with pytest.raises(ArgumentError) as caught:
+            call(LONG, None, CONFIG, **arguments)
+        assert told in str(caught.value)
+    assert queue.entries() == []
+
+
+def test_help_shows_every_option_with_its_default_and_its_meaning() -> None:
+    for kind in (AsyncClient, Client):
+        for call, options in ((kind.submit, SUBMIT_DEFAULTS), (kind.generate, GENERATE_DEFAULTS)):
+            shown = pydoc.plain(pydoc.render_doc(call))
+            for option, default in options.items():
+                assert re.search(rf" {option}: [A-Za-z |]+ = {default}[,)]", shown)
+                assert f"`{option}`" in shown
+
+
+def test_blocking_calls_take_what_the_awaited_ones_take() -> None:
+    for name in ("submit", "generate", "attach", "publish_policy", "publish_adapter", "wait_for_version"):
+        awaited, blocking = (inspect.signature(getattr(kind, name)) for kind in (AsyncClient, Client))
+        assert blocking.parameters == awaited.parameters
+    assert inspect.signature(Client.submit).return_annotation == "BlockingBatchHandle"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""The keyword arguments of `submit` and `generate`: each declared, explained and given its default once."""
+
+from typing import TypedDict, cast  # no postponed annotations in this module: `help` shows these types
+
+
+class SubmitOptions(TypedDict, total=False):
+    """`adapter`: a LoRA adapter, as `name@version`.
+
+    `batch_id`: the batch's name; None makes one up. Submitting a `batch_id` again with the same content (prompts,
+    config, `adapter`, `prompts_per_job` and both version bounds) queues only what is not queued yet and returns an
+    equal handle, so a submit that failed half-way is simply repeated.
+
+    `prompts_per_job`: prompts that one worker takes at a time.
+
+    `queue_deadline_s`, `run_deadline_s`: a job that no worker took within `queue_deadline_s` seconds of being queued,
+    and groups that are not done `run_deadline_s` seconds after a worker began the job, are answered with an error.
+    None: no deadline. They are no content: what is queued keeps the deadlines that it was queued with.
+
+    `min_policy_version`: a worker that serves an older policy version leaves a job to others and takes it when it has
+    caught up; until a worker has, it waits, so publish that version or give a deadline. `max_staleness`: a group that
+    would begin with weights more than that many versions behind the newest published is answered with an error of code
+    `too_stale`; one that has begun is finished. None: no bound. They are content: they decide which weights answer.
+    """
+
+    adapter: str | None
+    batch_id: str | None
+    prompts_per_job: int
+    queue_deadline_s: float | None
+    run_deadline_s: float | None
+    min_policy_version: int | None
+    max_staleness: int | None
+
+
+class GenerateOptions(SubmitOptions, total=False):
+    """`timeout`: seconds for submitting and waiting together: also a Redis that does not answer ends it. `progress`,
+    `pad_token_id`, `pad_to_max_new_tokens`: see `BatchHandle.result`. The others are those of `submit`.
+    """
+
+    timeout: float | None
+    progress: bool
+    pad_token_id: int
+    pad_to_max_new_tokens: bool
+
+
+SUBMIT_DEFAULTS: SubmitOptions = {
+    "adapter": None,
+    "batch_id": None,
+    "prompts_per_job": 8,
+    "queue_deadline_s": None,
+    "run_deadline_s": None,
+    "min_policy_version": None,
+    "max_staleness": None,
+}
+
+GENERATE_DEFAULTS: GenerateOptions = {
+    **SUBMIT_DEFAULTS,
+    "timeout": None,
+    "progress": False,
+    "pad_token_id": 0,
+    "pad_to_max_new_tokens": False,
+}
+
+
+def submit_part(options: GenerateOptions) -> SubmitOptions:
+    """Those of `options` that `submit` takes."""
+    return cast(SubmitOptions, {name: value for name, value in options.items() if name in SUBMIT_DEFAULTS})

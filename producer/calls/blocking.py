@@ -1,0 +1,55 @@
+"""A call that is awaited becomes one that blocks, with the same arguments: they are declared at the former alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from .loop_thread import LoopThread
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Blocking(Generic[A]):
+    """Something whose calls are awaited, and the thread that awaits them for whoever has no event loop."""
+
+    def __init__(self, awaited: A, thread: LoopThread) -> None:
+        self._awaited = awaited
+        self._thread = thread
+
+
+def blocking(
+    what: str, call: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]
+) -> Callable[Concatenate[Blocking[A], P], T]:
+    """A method that awaits `call` in the thread. `what` says in errors what was asked for."""
+
+    def method(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._thread.run(what, call(self._awaited, *args, **kwargs))
+
+    return told_as(call, method)
+
+
+def blocking_and_held(
+    what: str,
+    call: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+    held: Callable[[T, LoopThread], R],
+) -> Callable[Concatenate[Blocking[A], P], R]:
+    """The same where what comes back has calls that are awaited: it is given to `held`, with the thread."""
+
+    def method(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return held(self._thread.run(what, call(self._awaited, *args, **kwargs)), self._thread)
+
+    return told_as(call, method, getattr(held, "__name__", ""))
+
+
+def told_as(call: Callable[..., Any], method: Callable[P, T], returns: str | None = None) -> Callable[P, T]:
+    """`method` with the name, docstring and parameters of `call`, for `help`; `returns` where that differs."""
+    shown = inspect.signature(call)
+    update_wrapper(method, call)
+    vars(method)["__signature__"] = shown if returns is None else shown.replace(return_annotation=returns)
+    return method

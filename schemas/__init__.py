@@ -6,20 +6,11 @@ if __name__ == "schemas":
 from .errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
 from .generation_config import GenerationConfig
 from .keys import Keys
+from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode
 from .wire.completions import Completion
 from .wire.envelope import Envelope
-from .wire.messages import (
-    Batch,
-    DeadLetter,
-    ErrorCode,
-    GroupError,
-    GroupResult,
-    Job,
-    Message,
-    Origin,
-    Sealed,
-)
+from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.policies import AdapterManifest, PolicyVersion
 from .wire.tensors import Tensor
 

@@ -16,7 +16,7 @@ from ..redis_io.large_commands import check_size, sized
 from .submission import Chunk, Submission
 
 _MOST_ROUNDS = 3
-_ENVELOPE = 512
+_ENVELOPE = 1024
 """Bytes of a job's entry beside its payload, at most."""
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
 _SUBMIT = resources.files(__package__).joinpath("submit.lua").read_text()

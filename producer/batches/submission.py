@@ -13,7 +13,7 @@ import numpy as np
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from rollstream.schemas.errors import shown
 from rollstream.schemas.keys import check_adapter, check_name
-from rollstream.schemas.wire.messages import MAX_GROUPS_PER_JOB
+from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 
 from ..errors import PromptsError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
@@ -114,12 +114,12 @@ def _job(
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
     )
-    return Envelope(batch.batch_id, number, first, len(ids), batch.num_groups), encode(job)
+    return Envelope.of_job(job, batch.traceparent), encode(job)
 
 
 def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds) -> str:
-    config = batch.config.model_dump(mode="json")
-    config["logit_bias"] = sorted(config["logit_bias"])  # a mapping: its order is no content
+    config = batch.config.model_dump(mode="json", exclude_defaults=True)  # an option of tomorrow changes no digest
+    config["logit_bias"] = sorted(batch.config.logit_bias.items())  # a mapping: its order is no content
     sampled_by = [batch.adapter, bounds.min_policy_version, bounds.max_staleness]
     head = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())

@@ -77,8 +77,7 @@ class Replay:
                 "lineage": placed.lineage,
             }
         )
-        envelope = Envelope(job.batch_id, job.job, job.first_group, len(job.groups), job.num_groups)
-        return envelope, encode(job)
+        return Envelope.of_job(job, self.batch.traceparent), encode(job)
 
 
 def new_batch_id(original_id: str, attempt: str) -> str:

@@ -221,9 +221,7 @@ def letter_texts(place: Place, fields: Fields) -> list[str]:
 def _open_job(place: Place, fields: Fields) -> Selected:
     payload = fields.get(PAYLOAD, b"")
     envelope, job = Envelope.of(fields), decode(payload, Job)
-    inside = Envelope(job.batch_id, job.job, job.first_group, len(job.groups), job.num_groups)
-    if inside != envelope:
-        raise WireError("Job", f"payload says {inside}, the entry says {envelope}", payload)
+    envelope.check_names(job, payload)
     return _selected(place, place.entry_id, job, payload)
 
 

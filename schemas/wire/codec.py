@@ -16,8 +16,12 @@ M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """One msgpack map. Raises `WireError` when it is larger than a reader would take."""
-    data: bytes = msgpack.packb(message.model_dump(mode="python"))
+    """One msgpack map of what differs from its default, so that a new field is news only to whoever asks for it.
+
+    Raises `WireError` when it is larger than a reader would take.
+    """
+    told = message.model_dump(mode="python", exclude_defaults=True)
+    data: bytes = msgpack.packb({"v": message.v, "kind": _kind_of(type(message)), **told})
     if len(data) <= limits.MAX_ITEMS:  # no message of ours is deep, and an item is at least a byte
         return data
     try:

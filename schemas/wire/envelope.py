@@ -8,46 +8,93 @@ from typing import Self
 
 from ..errors import NameRefusedError, WireError, shown
 from ..keys import check_name
-from .messages import MAX_GROUPS_PER_JOB
+from .fields import MAX_GROUPS_PER_JOB, check_traceparent
+from .messages import Job
 
 PAYLOAD = b"payload"
+JOB_KIND = "job"
+DEFAULT_LANE = "default"
+_MAX_TOKENS = 2**40
+"""More than 4096 groups of 2**22 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The plain fields of a job's entry; ASCII decimal numbers."""
+    """The plain fields of a job's entry: numbers are ASCII decimals. Those with a default may be missing."""
 
     batch_id: str
     job: int
     first_group: int
     job_groups: int
     num_groups: int
+    kind: str = JOB_KIND
+    """What the payload is, by its message's `kind`."""
+    lane: str = DEFAULT_LANE
+    tokens: int = 0
+    """Most that its completions may have together: groups x n x `max_new_tokens`. 0 where the entry does not say."""
+    traceparent: str | None = None
+    """W3C trace context of the submit, where there is one."""
 
     def fields(self, payload: bytes) -> dict[bytes, bytes]:
         """What XADD takes."""
+        traced = {} if self.traceparent is None else {b"traceparent": self.traceparent.encode()}
         return {
             b"batch": self.batch_id.encode(),
             b"job": b"%d" % self.job,
             b"first": b"%d" % self.first_group,
             b"groups": b"%d" % self.job_groups,
             b"total": b"%d" % self.num_groups,
+            b"kind": self.kind.encode(),
+            b"lane": self.lane.encode(),
+            b"tokens": b"%d" % self.tokens,
+            **traced,
             PAYLOAD: payload,
         }
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Self:
-        """Raises `WireError` when a field is missing, no number or out of bounds."""
+        """Raises `WireError` that names the field which is missing, no number or out of bounds."""
         payload = fields.get(PAYLOAD, b"")
         try:
             batch_id = check_name("batch_id", fields[b"batch"].decode())
-            job, first, groups, total = (_number(fields[name]) for name in (b"job", b"first", b"groups", b"total"))
+            job, first, groups, total = (_number(fields, name) for name in (b"job", b"first", b"groups", b"total"))
+            kind = check_name("kind", fields.get(b"kind", JOB_KIND.encode()).decode())
+            lane = check_name("lane", fields.get(b"lane", DEFAULT_LANE.encode()).decode())
+            tokens = _number(fields, b"tokens", _MAX_TOKENS) if b"tokens" in fields else 0
+            traced = fields.get(b"traceparent")
+            traceparent = None if traced is None else check_traceparent(traced.decode())
         except KeyError as error:
             raise WireError("job entry", f"field {error.args[0].decode()!r} is missing", payload) from None
         except (ValueError, NameRefusedError) as error:
             raise WireError("job entry", str(error), payload) from None
         if not (1 <= groups <= MAX_GROUPS_PER_JOB and first + groups <= total):
             raise WireError("job entry", f"groups {first} to {first + groups} of {total} are out of bounds", payload)
-        return cls(batch_id, job, first, groups, total)
+        return cls(batch_id, job, first, groups, total, kind, lane, tokens, traceparent)
+
+    @classmethod
+    def of_job(cls, job: Job, traceparent: str | None = None) -> Self:
+        """The envelope that `job` is queued in."""
+        groups, config = len(job.groups), job.config
+        return cls(
+            batch_id=job.batch_id,
+            job=job.job,
+            first_group=job.first_group,
+            job_groups=groups,
+            num_groups=job.num_groups,
+            tokens=groups * config.num_return_sequences * config.max_new_tokens,
+            traceparent=traceparent,
+        )
+
+    def check_names(self, job: Job, payload: bytes = b"") -> None:
+        """Raises `WireError` unless `job` is the one that the envelope names: its batch, its number and its groups."""
+        inside = Envelope.of_job(job)
+        if inside.names != self.names:
+            raise WireError("Job", f"payload says {_told(inside)}, the entry says {_told(self)}", payload)
+
+    @property
+    def names(self) -> tuple[str, int, range, int]:
+        """Batch, job, groups of the job, groups of the batch: what every answer is published under."""
+        return self.batch_id, self.job, self.groups, self.num_groups
 
     @property
     def groups(self) -> range:
@@ -55,7 +102,13 @@ class Envelope:
         return range(self.first_group, self.first_group + self.job_groups)
 
 
-def _number(text: bytes) -> int:
-    if not (text.isdigit() and len(text) <= 10 and int(text) < 2**31):
-        raise ValueError(f"{shown(text)} is no number below 2**31")
+def _told(envelope: Envelope) -> str:
+    first, last = envelope.first_group, envelope.first_group + envelope.job_groups - 1
+    return f"job {envelope.job} of batch {envelope.batch_id!r}, groups {first} to {last} of {envelope.num_groups}"
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes, bound: int = 2**31) -> int:
+    text = fields[name]
+    if not (text.isdigit() and len(text) <= 15 and int(text) < bound):
+        raise ValueError(f"{name.decode()}: {shown(text)} is no number below {bound}")
     return int(text)

@@ -104,3 +104,9 @@ class Tensor(BaseModel):
 def _num_bytes(dtype: Dtype, shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
     return (count + 7) // 8 if dtype == "bit" else count * _LITTLE[dtype].itemsize
+
+
+def expect(name: str, tensor: Tensor, dtype: Dtype, ndim: int) -> None:
+    """Raises `ValueError` that names the field `name`."""
+    if tensor.dtype != dtype or len(tensor.shape) != ndim:
+        raise ValueError(f"{name}: expected {dtype} with {ndim} dimensions, got {tensor.dtype} {tensor.shape}")

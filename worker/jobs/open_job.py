@@ -14,15 +14,9 @@ def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:
     """The job of an entry whose envelope was readable. Raises `DataError`, which answers all its groups."""
     try:
         job = decode(fields.get(PAYLOAD, b""), Job)
-        _agree(envelope, job)
+        envelope.check_names(job)
     except WireError as error:
         raise DataError(ErrorCode.UNREADABLE_JOB, "job", f"{error}; the entry is kept as a dead letter") from error
     except ConfigError as error:
         raise DataError(ErrorCode.INVALID_CONFIG, f"config.{error.field}", str(error)) from error
     return job
-
-
-def _agree(envelope: Envelope, job: Job) -> None:
-    inside = Envelope(job.batch_id, job.job, job.first_group, len(job.groups), job.num_groups)
-    if inside != envelope:
-        raise WireError("Job", f"payload says {inside}, the entry says {envelope}", b"")

@@ -4,11 +4,11 @@ tests.schemas.wire.write_golden`."""
 from __future__ import annotations
 
 from rollstream.schemas import encode
-from tests.schemas.wire.test_codec import GOLDEN, MESSAGES, name
+from tests.schemas.wire.test_codec import GOLDEN, TODAY
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for message in MESSAGES:
-        path = GOLDEN / f"{name(message)}.msgpack"
+    for file, message in TODAY.items():
+        path = GOLDEN / f"{file}.msgpack"
         if not path.exists():
             path.write_bytes(encode(message))

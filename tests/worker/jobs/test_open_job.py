@@ -12,8 +12,7 @@ from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.open_job import open_job
 from tests.schemas.wire.test_codec import MESSAGES
 
-JOB = MESSAGES[1]
-assert isinstance(JOB, Job)
+[JOB] = [message for message in MESSAGES if isinstance(message, Job)]
 ENVELOPE = Envelope("b-1", 0, 0, 2, 2)
 
 
@@ -21,8 +20,19 @@ def test_a_payload_that_agrees_with_its_envelope_is_a_job() -> None:
     assert open_job(ENVELOPE, ENVELOPE.fields(encode(JOB))) == JOB
 
 
-def test_an_envelope_reads_back_what_it_wrote() -> None:
-    assert Envelope.of(ENVELOPE.fields(b"")) == ENVELOPE
+@pytest.mark.parametrize("traceparent", [None, f"00-{'4b' * 16}-{'0a' * 8}-01"])
+def test_an_envelope_reads_back_what_it_wrote(traceparent: str | None) -> None:
+    envelope = Envelope.of_job(JOB, traceparent)
+
+    assert Envelope.of(envelope.fields(b"")) == envelope
+    assert envelope == Envelope("b-1", 0, 0, 2, 2, "job", "default", 2 * 2 * 4, traceparent)
+
+
+def test_an_entry_of_an_older_producer_is_read() -> None:
+    old = {b"batch": b"b-1", b"job": b"0", b"first": b"0", b"groups": b"2", b"total": b"2", b"payload": encode(JOB)}
+
+    assert Envelope.of(old) == ENVELOPE
+    assert open_job(Envelope.of(old), old) == JOB
 
 
 @pytest.mark.parametrize(
@@ -58,6 +68,14 @@ def test_a_payload_that_is_no_job_says_why(payload: bytes, code: ErrorCode) -> N
         (b"total", b"1"),
         (b"job", b"99999999999999"),
         (b"job", "\u0663".encode()),
+        (b"kind", b"a job"),
+        (b"kind", b"\xff"),
+        (b"lane", b""),
+        (b"lane", b"x" * 129),
+        (b"tokens", b"-1"),
+        (b"tokens", b"1" * 15),
+        (b"traceparent", b"00-" + b"A" * 32 + b"-" + b"0" * 16 + b"-01"),
+        (b"traceparent", b"\xff"),
     ],
 )
 def test_an_entry_without_a_usable_envelope_is_refused(field: bytes, value: bytes | None) -> None:

@@ -1,0 +1,161 @@
+"""What a group of a job gets: its completions or why there are none, and what says that all groups have theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Literal, NoReturn, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ..generation_config import LogprobsFlavour
+from .completions import Completion, completions_of
+from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
+from .messages import Message
+from .tensors import Dtype, Tensor, expect
+
+
+class ErrorCode(StrEnum):
+    """Why a group has no completions. Those up to ENGINE_REFUSED are faults of the data: never retried."""
+
+    UNREADABLE_JOB = "unreadable_job"
+    INVALID_CONFIG = "invalid_config"
+    EMPTY_PROMPT = "empty_prompt"
+    TOKEN_OUT_OF_VOCABULARY = "token_out_of_vocabulary"  # noqa: S105 - a sampling token, no secret
+    TOO_LONG = "too_long"
+    UNKNOWN_ADAPTER = "unknown_adapter"
+    ADAPTER_REFUSED = "adapter_refused"
+    NEEDS_TOKENIZER = "needs_tokenizer"
+    ENGINE_REFUSED = "engine_refused"
+    TOO_MANY_DELIVERIES = "too_many_deliveries"
+    CANCELLED = "cancelled"
+    QUEUE_DEADLINE = "queue_deadline"
+    RUN_DEADLINE = "run_deadline"
+    TOO_STALE = "too_stale"
+
+
+class GroupError(Message):
+    """The answer to a group that cannot be generated."""
+
+    kind: Literal["error"] = "error"
+    batch_id: BatchId
+    group: Index
+    code: str = Field(pattern=r"^[a-z_]{1,64}$")
+    """An `ErrorCode`; a newer worker may know more of them."""
+    field: Shown
+    """What is at fault: `prompt`, a config's field, `adapter`, `job`."""
+    message: Shown
+    """What is wrong, where, and what to do."""
+    worker: Shown
+    prompt: Tensor | None = None
+    """int32 (prompt_len,), where the worker could read it."""
+
+    @property
+    def completions(self) -> NoReturn:
+        """There are none: raises `TypeError`, so that no failed group is rewarded as an empty one."""
+        raise self._has_none()
+
+    def __iter__(self) -> NoReturn:  # pydantic's own would give names and values
+        raise self._has_none()
+
+    def _has_none(self) -> TypeError:
+        return TypeError(f"group {self.group} failed and has no completions: {self.code}: {self.field}: {self.message}")
+
+    @model_validator(mode="after")
+    def _prompt_is_flat(self) -> Self:
+        if self.prompt is not None:
+            expect("prompt", self.prompt, "int32", 1)
+        return self
+
+
+class GroupResult(Message):
+    """One prompt and its n completions, padded to the longest of them: L columns.
+
+    `completions` has them one by one, without padding; `len(group)` is n, and a loop over the group gives the same.
+    """
+
+    kind: Literal["group"] = "group"
+    batch_id: BatchId
+    group: Index
+    prompt: Tensor
+    """int32 (prompt_len,)"""
+    token_ids: Tensor
+    """int32 (n, L), zeros after a completion's length."""
+    lengths: Tensor
+    """int32 (n,)"""
+    response_mask: Tensor
+    """bit (n, L), true where a token was sampled: column < length."""
+    logprobs: Tensor | None = None
+    """float32 (n, L), zeros after a completion's length."""
+    logprobs_flavour: LogprobsFlavour | None = None
+    finish_reasons: tuple[FinishReason, ...]
+    stop_reasons: tuple[int | str | None, ...]
+    """The stop token id or stop string that ended it; None when cut by length."""
+    texts: tuple[str, ...] | None = None
+    """With `stop_strings` only: the decoded completion, cut as `include_stop_str_in_output` says."""
+    scores: Tensor | None = None
+    """float32 (n,), beam search only."""
+    version_spans: tuple[tuple[VersionSpan, ...], ...]
+    spans_exact: bool = True
+    adapter: AdapterName | None = None
+    worker: Shown
+    delivery: Count = 1
+    """Which delivery of the job answered."""
+    queued_s: float
+    """Seconds between submit and admission, by two machines' clocks."""
+    generate_s: float
+
+    @property
+    def completions(self) -> tuple[Completion, ...]:
+        """Each with its ids, log-probs, text, finish reason and length. Made at each call: keep what you use twice."""
+        return completions_of(self)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt without padding."""
+        return self.prompt.tolist()
+
+    def __len__(self) -> int:
+        return self.token_ids.shape[0]
+
+    def __iter__(self) -> Iterator[Completion]:  # type: ignore[override] # pydantic's own would give names and values
+        return iter(self.completions)
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Self:
+        expect("prompt", self.prompt, "int32", 1)
+        expect("token_ids", self.token_ids, "int32", 2)
+        n, width = self.token_ids.shape
+        if n < 1:  # no bytes would then stand for any width
+            raise ValueError("a group has at least one completion")
+        shapes: list[tuple[str, Tensor | None, Dtype, tuple[int, ...]]] = [
+            ("lengths", self.lengths, "int32", (n,)),
+            ("response_mask", self.response_mask, "bit", (n, width)),
+            ("logprobs", self.logprobs, "float32", (n, width)),
+            ("scores", self.scores, "float32", (n,)),
+        ]
+        for name, tensor, dtype, shape in shapes:
+            if tensor is not None and (tensor.dtype, tensor.shape) != (dtype, shape):
+                raise ValueError(f"{name}: expected {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
+        if {len(self.finish_reasons), len(self.stop_reasons), len(self.version_spans)} != {n}:
+            raise ValueError(f"finish_reasons, stop_reasons and version_spans must have {n} items each")
+        if self.texts is not None and len(self.texts) != n:
+            raise ValueError(f"texts must have {n} items")
+        if (self.logprobs is None) != (self.logprobs_flavour is None):
+            raise ValueError("logprobs and logprobs_flavour come together")
+        lengths = self.lengths.numpy()
+        listed = lengths.tolist()
+        if min(listed, default=0) < 0 or max(listed, default=0) > width:
+            raise ValueError(f"lengths must lie within 0 and {width}")
+        if Tensor.of(np.arange(width) < lengths[:, None]).data != self.response_mask.data:
+            raise ValueError("response_mask does not follow from lengths")
+        return self
+
+
+class Sealed(Message):
+    """Follows a batch's last group: nothing more will come."""
+
+    kind: Literal["sealed"] = "sealed"
+    batch_id: BatchId
+    num_groups: Count

@@ -1,0 +1,59 @@
+"""What a submit sends and its content digest: only what was asked for, so that a new option leaves both as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from rollstream.producer.batches.prompts import Prompts
+from rollstream.producer.batches.submission import Submission, split
+from rollstream.schemas import Envelope, GenerationConfig
+
+
+def submission(**options: Any) -> Submission:
+    config = GenerationConfig(**{"max_new_tokens": 4, "num_return_sequences": 3, **options})
+    prompts = Prompts.of([[5, 6], [7], [8, 9, 1]])
+    return split(prompts, config, batch_id="b", adapter=None, prompts_per_job=2, submitted_at=1000.5)
+
+
+def test_a_job_carries_what_differs_from_its_default() -> None:
+    first = msgpack.unpackb(submission(logprobs=None, temperature=1.0, stop_token_ids=[]).jobs[0][1])
+
+    assert first["config"] == {"max_new_tokens": 4, "num_return_sequences": 3, "logprobs": None}
+    assert set(first) == {"v", "kind", "batch_id", "job", "first_group", "num_groups", "prompt_ids", "prompt_lengths",
+                          "config", "submitted_at"}  # fmt: skip
+
+
+def test_the_digest_is_that_of_every_release() -> None:
+    """A submit that is repeated after an upgrade must find its own digest."""
+    assert submission().digest == "9936c35961f2e202f223a06713e1d990435af500a5e800274ef68ea3b557b865"
+    assert (
+        submission(logit_bias={4: 1.0, 3: -1.0}).digest
+        == "d186acf90077b5e555df3433473c46547743836f1cccf3b61658b3eb2f1216c3"
+    )
+
+
+def test_a_default_that_is_written_out_is_the_same_content() -> None:
+    written_out = {name: value for name, value in submission().batch.config if name not in {"max_new_tokens"}}
+
+    assert submission(**written_out).digest == submission().digest
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.5}, {"logprobs": None}, {"seed": 0}, {"eos_token_id": []}])
+def test_what_differs_from_its_default_is_other_content(change: dict[str, Any]) -> None:
+    assert submission(**change).digest != submission().digest
+
+
+def test_the_order_of_a_bias_is_no_content() -> None:
+    assert submission(logit_bias={3: -1.0, 4: 1.0}).digest == submission(logit_bias={4: 1.0, 3: -1.0}).digest
+
+
+def test_an_entry_says_how_many_tokens_its_job_may_have() -> None:
+    envelopes = [envelope for envelope, _ in submission().jobs]
+
+    assert envelopes == [
+        Envelope("b", 0, 0, 2, 3, kind="job", lane="default", tokens=2 * 3 * 4),
+        Envelope("b", 1, 2, 1, 3, kind="job", lane="default", tokens=1 * 3 * 4),
+    ]

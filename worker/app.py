@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from rollstream.schemas import Keys
+from rollstream.schemas.pause_reason import PauseReason
 
 from .adapters.cache_folder import AdapterCache
 from .adapters.disk_watch import watch_cache
@@ -32,9 +33,6 @@ from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .startup.start import Start
 from .versions.follower import Policy
-
-POLICY = "policy"
-"""The reason for which admission is paused while what is served is none of the versions that are announced."""
 
 log = structlog.get_logger()
 
@@ -154,7 +152,7 @@ class Worker:
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
 
     def _heed_policy(self) -> None:
-        (self._admission.pause if self._policy.adrift else self._admission.resume)(POLICY)
+        self._admission.set_paused(PauseReason.POLICY, on=self._policy.adrift)
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:

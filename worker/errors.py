@@ -34,9 +34,6 @@ def adapter_refused(name: str, problem: str) -> DataError:
 class CacheUnwritableError(WorkerError):
     """Raised when an adapter cannot be kept on this worker's disk: no fault of the job, which others may run."""
 
-    pauses = "adapter cache"
-    """Why admission is paused until it can be written."""
-
     def __init__(self, folder: Path, nbytes: int, error: OSError) -> None:
         problem = f"{error.strerror or error} (errno {error.errno})"
         super().__init__(cut(f"--adapter-cache: {nbytes} bytes cannot be written to {folder}: {problem}"))

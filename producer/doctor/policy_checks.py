@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rollstream.schemas.parked import version_of
+from rollstream.schemas.pause_reason import PauseReason
 
 from ..operations.queue_state import Worker, age, refusals
 from ..policies.parked import Parked
@@ -40,7 +41,7 @@ def _refused(found: Probe) -> Iterator[Finding]:
 
 
 def _takes_nothing(worker: Worker) -> bool:
-    return "policy" in worker.fields.get("paused_for", "").split(",")
+    return PauseReason.POLICY in worker.fields.get("paused_for", "").split(",")
 
 
 def _version_gate(found: Probe) -> Finding:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rollstream.schemas.pause_reason import PauseReason
+
 from ..operations.lease import LeaseSeen, told_by
 from ..operations.queue_state import Worker, age, is_starting
 from .batch_checks import batch_findings
@@ -125,7 +127,7 @@ def _paused(found: Probe) -> Finding:
 
 
 def _intake(found: Probe) -> Finding:
-    full = _paused_for("memory", found)
+    full = _paused_for(PauseReason.MEMORY, found)
     return graded(
         "intake",
         f"{len(full)} of {len(found.workers)} workers take no jobs, Redis is nearly full: {some(full)}"
@@ -137,13 +139,13 @@ def _intake(found: Probe) -> Finding:
 
 
 def _adapter_caches(found: Probe) -> Iterator[Finding]:
-    if stopped := _paused_for("adapter cache", found):
+    if stopped := _paused_for(PauseReason.ADAPTER_CACHE, found):
         seen = f"{len(stopped)} of {len(found.workers)} workers cannot keep adapters and take no jobs: {some(stopped)}"
         remedy = "free space at their --adapter-cache, or start them with another: they go on by themselves"
         yield Finding("adapter cache", FAIL if len(stopped) == len(found.workers) else WARN, seen, remedy)
 
 
-def _paused_for(reason: str, found: Probe) -> list[str]:
+def _paused_for(reason: PauseReason, found: Probe) -> list[str]:
     return [worker.consumer for worker in found.workers if reason in worker.fields.get("paused_for", "").split(",")]
 
 

@@ -9,8 +9,9 @@ import asyncio
 
 import structlog
 
+from rollstream.schemas.pause_reason import PauseReason
+
 from ..delivery.admission import Admission
-from ..errors import CacheUnwritableError
 from ..redis_io.connections import cancelled
 from .supply import AdapterSupply
 
@@ -23,6 +24,6 @@ async def watch_cache(adapters: AdapterSupply, admission: Admission) -> None:
     """Resume admission once there is room for what there was none for. Until cancelled. Raises `EngineDiedError`."""
     while not cancelled():
         await asyncio.sleep(PERIOD_S)
-        if CacheUnwritableError.pauses in admission.paused and await adapters.can_keep_more():
-            admission.resume(CacheUnwritableError.pauses)
+        if PauseReason.ADAPTER_CACHE in admission.paused and await adapters.can_keep_more():
+            admission.set_paused(PauseReason.ADAPTER_CACHE, on=False)
             log.info("intake resumed: the adapter cache can be written again")

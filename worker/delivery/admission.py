@@ -7,6 +7,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
+from rollstream.schemas.pause_reason import PauseReason
+
 from .turns import NOTHING, Claim, Load, is_big, next_turn, spared
 
 __all__ = ["Admission", "Claim", "Load"]
@@ -50,7 +52,7 @@ class Admission:
         self._of_late: deque[Load] = deque(maxlen=OF_LATE)
         self.on_pause: Callable[[], None] = _nothing
         """Called with each new reason to pause: a read that waits would still take the next job."""
-        self._reasons: set[str] = set()
+        self._reasons: set[PauseReason] = set()
         self._one_more = False
         self._wake = asyncio.Event()
         self._wake.set()
@@ -70,7 +72,7 @@ class Admission:
         return self._held + Load(nbytes=self._payloads)
 
     @property
-    def paused(self) -> frozenset[str]:
+    def paused(self) -> frozenset[PauseReason]:
         """Why nothing is read, room or not; empty while it is."""
         return frozenset(self._reasons)
 
@@ -112,23 +114,18 @@ class Admission:
             await self._wake.wait()
         return not self.closed
 
-    def pause(self, reason: str) -> None:
-        """Nothing more is read until `resume(reason)`; jobs at hand go on. A second time changes nothing."""
-        is_new = reason not in self._reasons
-        self._reasons.add(reason)
-        self._one_more = False
+    def set_paused(self, reason: PauseReason, *, on: bool) -> None:
+        """Nothing more is read while any reason is on; jobs at hand go on. A second time changes nothing."""
+        is_new = on and reason not in self._reasons
+        (self._reasons.add if on else self._reasons.discard)(reason)
+        self._one_more = self._one_more and not on
         self._update()
         if is_new:
             self.on_pause()
 
-    def let_one_in(self, although: str) -> None:
+    def let_one_in(self, although: PauseReason) -> None:
         """Read one job, if no other is at hand and `although` is the only reason to pause."""
         self._one_more = self._reasons == {although} and not self._jobs
-        self._update()
-
-    def resume(self, reason: str) -> None:
-        """This reason is over, if it was one."""
-        self._reasons.discard(reason)
         self._update()
 
     def close(self) -> None:

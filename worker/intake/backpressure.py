@@ -15,6 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from rollstream.schemas.pause_reason import PauseReason
 from rollstream.transport.redis import nodes_of
 
 from ..delivery.admission import Admission
@@ -22,7 +23,6 @@ from ..redis_io.connections import cancelled
 from .janitor import Janitor
 
 PERIOD_S = 2
-REASON = "memory"
 PAUSE_AT, RESUME_UNDER = 0.9, 0.85
 """Shares of `maxmemory`."""
 
@@ -75,15 +75,15 @@ class Backpressure:
                 break
             given_up += gone
             memory = await self._measure()
-        self._admission.let_one_in(REASON)
+        self._admission.let_one_in(PauseReason.MEMORY)
         if given_up:
             log.warning("replay history given up for memory", jobs=given_up, used=memory.used, maxmemory=memory.limit)
 
     def _is_nearly_full(self, memory: Memory) -> bool:
-        paused = REASON in self._admission.paused
+        paused = PauseReason.MEMORY in self._admission.paused
         full = nearly_full(memory, paused=paused)
         if full and not paused:
-            self._admission.pause(REASON)
+            self._admission.set_paused(PauseReason.MEMORY, on=True)
             log.warning(
                 "intake paused: redis is nearly full",
                 used=memory.used,
@@ -91,7 +91,7 @@ class Backpressure:
                 remedy="raise maxmemory, or lower --result-ttl-s; until then one job runs at a time",
             )
         if paused and not full:
-            self._admission.resume(REASON)
+            self._admission.set_paused(PauseReason.MEMORY, on=False)
             log.info("intake resumed: redis has memory again", used=memory.used, maxmemory=memory.limit)
         return full
 

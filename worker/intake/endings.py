@@ -6,6 +6,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Envelope, ErrorCode, WireError
+from rollstream.schemas.pause_reason import PauseReason
 
 from ..delivery.admission import Admission, Claim
 from ..delivery.dead_letters import DeadLetters
@@ -62,7 +63,7 @@ class Endings:
         except TooOldError as waiting:
             await self._parking.park(lease, waiting.min_version)
         except CacheUnwritableError as error:
-            self._admission.pause(error.pauses)
+            self._admission.set_paused(PauseReason.ADAPTER_CACHE, on=True)
             log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
             await self.give_back(lease)
         except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.lease import LEASE_FIELD
+from rollstream.schemas.pause_reason import PauseReason
 
 from ..delivery.admission import Admission
 from ..delivery.lease_agreement import LeaseAgreement
@@ -22,8 +23,6 @@ from ..jobs.runner import Rollout
 from ..redis_io.connections import cancelled, never_passes, retrying
 
 PERIOD_S = 0.4
-OPERATOR = "operator"
-"""The reason for which admission is paused here."""
 
 log = structlog.get_logger()
 
@@ -101,10 +100,10 @@ class Control:
             self._drain()
 
     def _heed_pause(self, *, paused: bool) -> None:
-        if paused == (OPERATOR in self._admission.paused):
+        if paused == (PauseReason.OPERATOR in self._admission.paused):
             return
         log.info("queue paused by an operator" if paused else "queue resumed by an operator")
-        (self._admission.pause if paused else self._admission.resume)(OPERATOR)
+        self._admission.set_paused(PauseReason.OPERATOR, on=paused)
 
 
 _RAISE = object()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
+from rollstream.schemas.pause_reason import PauseReason
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
@@ -71,29 +72,29 @@ async def test_no_job_is_read_while_a_limit_is_reached() -> None:
 
 async def test_no_job_is_read_while_there_is_a_reason_to_pause() -> None:
     admission = Admission(4, 100)
-    admission.pause("memory")
-    admission.pause("memory")
-    admission.pause("operator")
+    admission.set_paused(PauseReason.MEMORY, on=True)
+    admission.set_paused(PauseReason.MEMORY, on=True)
+    admission.set_paused(PauseReason.OPERATOR, on=True)
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
 
-    admission.resume("memory")
+    admission.set_paused(PauseReason.MEMORY, on=False)
     await asyncio.sleep(0)
     assert (waiting.done(), admission.has_room, admission.paused) == (False, False, frozenset({"operator"}))
 
-    admission.resume("operator")
-    admission.resume("operator")
+    admission.set_paused(PauseReason.OPERATOR, on=False)
+    admission.set_paused(PauseReason.OPERATOR, on=False)
     assert await waiting is True
     assert admission.has_room
 
 
 async def test_room_that_went_before_its_reader_woke_is_waited_for_again() -> None:
     admission = Admission(4, 100)
-    admission.pause("memory")
+    admission.set_paused(PauseReason.MEMORY, on=True)
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
 
-    admission.resume("memory")
+    admission.set_paused(PauseReason.MEMORY, on=False)
     opened(admission, 4)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -107,7 +108,7 @@ async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> No
     admission = Admission(1, 1)
     opened(admission, 1, payload=1)
     if paused:
-        admission.pause("operator")
+        admission.set_paused(PauseReason.OPERATOR, on=True)
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
 
@@ -119,8 +120,8 @@ async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> No
 async def test_its_state_can_be_read() -> None:
     admission = Admission(4, 100)
     ready(admission, 5, Load(1, 3, 10), payload=50)
-    admission.pause("operator")
-    admission.pause("memory")
+    admission.set_paused(PauseReason.OPERATOR, on=True)
+    admission.set_paused(PauseReason.MEMORY, on=True)
 
     assert repr(admission) == (
         "<Admission 6/4 sequences, 70/100 bytes, 2 groups, 3 waiting, 1 jobs, paused: memory, operator>"

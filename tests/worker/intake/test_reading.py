@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.pause_reason import PauseReason
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import OF_LATE, Admission, Claim, Load
@@ -56,7 +57,7 @@ def test_as_many_fit_as_if_each_were_as_large_as_the_largest_of_late(
 def test_while_there_is_a_reason_to_pause_one_fits() -> None:
     admission = Admission(8, 100)
     opened(admission, Load(1, 1, 1))
-    admission.pause("memory")
+    admission.set_paused(PauseReason.MEMORY, on=True)
 
     assert admission.fits(9) == 1
 
@@ -136,8 +137,8 @@ async def test_while_intake_is_paused_no_more_than_the_one_job_that_was_let_in_i
     await trainer.submit([[5], [6], [7]], None, SMALL, prompts_per_job=1)
     await create_group(redis, queue.jobs_key)
     entries = await read_of(redis, "w", [queue.jobs_key], None, 3)
-    worker._admission.pause("memory")
-    worker._admission.let_one_in("memory")
+    worker._admission.set_paused(PauseReason.MEMORY, on=True)
+    worker._admission.let_one_in(PauseReason.MEMORY)
 
     async with asyncio.TaskGroup() as jobs:
         await worker._consumer._take(jobs, *entries)

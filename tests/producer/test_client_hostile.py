@@ -9,13 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from rollstream import (
-    AsyncClient,
-    BatchHandle,
-    ResultTimeoutError,
-    UnknownBatchError,
-    UnreadableResultError,
-)
+from rollstream import AsyncClient, BatchHandle, ResultTimeoutError, UnknownBatchError, UnreadableResultError
 from rollstream.schemas import Keys, Sealed, Tensor, encode
 from tests.support.answers import error_of, result_of
 from tests.support.batches import CONFIG, PROMPTS, answering, result

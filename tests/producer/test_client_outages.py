@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from rollstream import (
-    AsyncClient,
-    ClientClosedError,
-    RedisUnavailableError,
-)
+from rollstream import AsyncClient, ClientClosedError, RedisUnavailableError
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys

@@ -22,9 +22,8 @@ from rollstream.worker.engine import Engine, GenerateRequest, SwapMode
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
-from tests.support.engine_requests import end
+from tests.support.engine_requests import end, until_under_way
 from tests.support.transformers_reference import Reference
-from tests.support.under_way import until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

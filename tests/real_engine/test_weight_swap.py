@@ -39,9 +39,8 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.follower import Policy
 from rollstream.worker.weights import checkpoint
 from tests.support.checkpoints import shard
-from tests.support.engine_requests import end
+from tests.support.engine_requests import end, until_under_way
 from tests.support.transformers_reference import Reference
-from tests.support.under_way import until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import redis
 
+from rollstream import RolloutBatch
+from rollstream.producer.batches.rollout_batch import assemble
 from rollstream.schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
 
 BATCH_ID = "batch"
@@ -82,3 +84,15 @@ class Answering:
 
     def write(self, kind: bytes, payload: bytes) -> None:
         self._redis.xadd(self.results, {b"kind": kind, b"payload": payload})
+
+
+def rollouts(*rows: tuple[tuple[int, int], ...] | None) -> RolloutBatch:
+    """A prompt a row, by the spans of its completion; None failed."""
+    batch = batch_of([[5]] * len(rows), GenerationConfig(max_new_tokens=8))
+    done = {
+        group: error_of(group, [5])
+        if spans is None
+        else result_of(group, [5], [[6] * sum(tokens for _, tokens in spans)], version_spans=(spans,))
+        for group, spans in enumerate(rows)
+    }
+    return assemble(batch, done)

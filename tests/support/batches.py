@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollstream import (
-    BatchHandle,
-    GenerationConfig,
-    GroupResult,
-)
+from rollstream import BatchHandle, GenerationConfig, GroupResult
 from rollstream.schemas import Envelope, Job, Keys, decode
 from tests.support.answers import Answering, result_of
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,16 @@ async def generate(engine: Engine, *args: Any, **fields: Any) -> list[Completion
 
 def ids(completions: list[Completion]) -> list[list[int]]:
     return [completion.token_ids.tolist() for completion in completions]
+
+
+async def until_under_way(engines: Sequence[VllmEngine], sequences: int, tokens: int) -> None:
+    """Until these engines run just so many sequences, each of which has as many tokens. Raises `TimeoutError`."""
+
+    def reached() -> bool:
+        states = [state for engine in engines for state in engine._llm.output_processor.request_states.values()]
+        lengths = [state.detokenizer.num_output_tokens() for state in states]
+        return len(lengths) == sequences and min(lengths) >= tokens
+
+    async with asyncio.timeout(20):
+        while not reached():  # noqa: ASYNC110 - vLLM has no event for it
+            await asyncio.sleep(0.005)

@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import load, save_file
 
-from rollstream import (
-    PolicyVersion,
-)
+from rollstream import PolicyVersion
 from rollstream.schemas import AdapterManifest, decode
 from tests.support.faults import Link, Queue
 

@@ -9,6 +9,7 @@ from typing import Literal, cast
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
+from rollstream.schemas.parked import ParkedFor
 from tests.support.faults import Queue, audit
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -71,6 +72,14 @@ def wait_until_refused(worker: WorkerProcess, queue: Queue, version: int, why: s
         return seen.get("newest_version") == str(version) and why in seen.get("policy_error", "")
 
     wait_for(refused, 10, lambda: f"not refused for {why!r}: {report(worker, queue)}\n{worker.log}")
+
+
+def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: int = 1) -> None:
+    def parked() -> bool:
+        holders = list(queue.holders().values())
+        return [found.consumer for found in holders].count(ParkedFor(version).consumer) == count
+
+    wait_for(parked, 10, lambda: f"{queue.holders()}\n{worker.log}")
 
 
 def spans(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[tuple[tuple[int, int], ...]]:

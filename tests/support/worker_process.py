@@ -110,3 +110,16 @@ async def until(state: Callable[[], Awaitable[object]], timeout_s: float = 20) -
     async with asyncio.timeout(timeout_s):
         while not await state():  # noqa: ASYNC110 - the state is another process's
             await asyncio.sleep(0.02)
+
+
+async def until_true(state: Callable[[], object], timeout_s: float = 20) -> None:
+    """As `until`, for what this process can see by itself."""
+    async with asyncio.timeout(timeout_s):
+        while not state():  # noqa: ASYNC110 - the state is nobody's event
+            await asyncio.sleep(0.02)
+
+
+async def settled() -> None:
+    """What was ready to run has run."""
+    for _ in range(3):
+        await asyncio.sleep(0)

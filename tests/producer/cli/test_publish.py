@@ -8,9 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from rollstream import (
-    Client,
-)
+from rollstream import Client
 from rollstream.schemas import Job, decode
 from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue

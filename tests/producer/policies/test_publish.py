@@ -8,12 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from rollstream import (
-    AsyncClient,
-    PolicyKindError,
-    PolicyVersion,
-    PolicyVersionError,
-)
+from rollstream import AsyncClient, PolicyKindError, PolicyVersion, PolicyVersionError
 from tests.support.faults import Link, Queue
 from tests.support.publishing import announced, blobs, lora, restore, until_cut
 

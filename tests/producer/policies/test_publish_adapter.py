@@ -10,12 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from rollstream import (
-    AdapterConflictError,
-    AdapterError,
-    AsyncClient,
-    RedisUnavailableError,
-)
+from rollstream import AdapterConflictError, AdapterError, AsyncClient, RedisUnavailableError
 from rollstream.producer.policies.adapter_files import CHUNK_BYTES, AdapterFiles, read_adapter
 from rollstream.producer.policies.adapter_tensors import Scaling
 from rollstream.producer.policies.adapter_upload import upload

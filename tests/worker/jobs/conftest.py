@@ -1,0 +1,11 @@
+"""A worker in the test's process ends at once."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is cancelled while it reads ends with that read: redis-py may forget the cancellation."""
+    monkeypatch.setattr("rollstream.worker.intake.consumer.BLOCK_MS", 100)

@@ -149,6 +149,9 @@ def versions(
         return
     console = Console()
     console.print(_versions_table(policy, announced, serving))
+    for version in announced:
+        if version.announcement is not None and version.problem:
+            console.print(Text(printable(f"version {version.version}: {version.problem}")))
     for name, one in serving.items():
         if one.problem:
             console.print(Text(printable(f"{name} serves {one.version}, refused {one.newest}: {one.problem}")))
@@ -163,7 +166,8 @@ def _workers(given: str) -> Workers:
 
 
 def _row(one: Announced, serving: dict[str, Serving]) -> dict[str, Any]:
-    told = {"problem": one.problem} if one.announcement is None else one.announcement.model_dump(exclude={"v", "kind"})
+    told = {} if one.announcement is None else one.announcement.model_dump(exclude={"v", "kind"})
+    told |= {"problem": one.problem} if one.problem else {}
     return {**told, "version": one.version, "served_by": _served_by(one.version, serving)}
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.wire.requires import unknown_names
 
 from ..progress import byte_bar
 from ..redis_io.connection import Connection
@@ -45,7 +46,7 @@ class Announced:
     entry_id: str
     announcement: PolicyVersion | None
     problem: str
-    """Why it cannot be read; empty when it can."""
+    """Why it cannot be read, or what it needs that this release does not know; empty where neither is so."""
 
     @property
     def version(self) -> int:
@@ -202,4 +203,6 @@ def _announced(entry_id: str, payload: bytes) -> Announced:
         return Announced(entry_id, None, str(error))
     if entry_id != str(EntryId(announcement.version)):
         return Announced(entry_id, None, f"its announcement is that of version {announcement.version}")
-    return Announced(entry_id, announcement, "")
+    names = unknown_names(announcement.requires)
+    problem = f"it requires {names}, which this release does not know: upgrade rollstream here too" if names else ""
+    return Announced(entry_id, announcement, problem)

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
 from rollstream.schemas.entry_id import after
 from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.requires import unknown_names
 
 from ..batches.ledger import read_batch, read_job_entries
 from ..errors import NothingToReplayError, UnknownBatchError
@@ -239,6 +240,10 @@ def _open_letter(place: Place, fields: Fields) -> Selected:
 
 
 def _selected(place: Place, entry_id: str, job: Job, payload: bytes) -> Selected:
+    if names := unknown_names(job.requires):  # queued again from here, it would lack what they stand for
+        raise WireError(
+            "Job", f"it requires {names}, which this release does not know: upgrade rollstream here", payload
+        )
     try:
         origin = Origin(batch_id=job.batch_id, entry_id=entry_id)
     except ValidationError:

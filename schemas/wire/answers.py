@@ -17,7 +17,7 @@ from .tensors import Dtype, Tensor, expect
 
 
 class ErrorCode(StrEnum):
-    """Why a group has no completions. Those up to ENGINE_REFUSED are faults of the data: never retried."""
+    """Why a group has no completions. Those up to UNSUPPORTED are faults of the data: never retried."""
 
     UNREADABLE_JOB = "unreadable_job"
     INVALID_CONFIG = "invalid_config"
@@ -28,6 +28,7 @@ class ErrorCode(StrEnum):
     ADAPTER_REFUSED = "adapter_refused"
     NEEDS_TOKENIZER = "needs_tokenizer"
     ENGINE_REFUSED = "engine_refused"
+    UNSUPPORTED = "unsupported"
     TOO_MANY_DELIVERIES = "too_many_deliveries"
     CANCELLED = "cancelled"
     QUEUE_DEADLINE = "queue_deadline"

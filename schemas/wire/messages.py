@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..generation_config import GenerationConfig
 from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, EntryIdText, Index, Seconds, Shown, Traceparent
+from .requires import Requires
 from .tensors import Tensor, expect
 
 
@@ -93,6 +94,8 @@ class Job(Message):
     seed_offset: Index = 0
     """Group g draws the seed of row g + seed_offset: a replayed slice samples as it did in its own batch."""
     lineage: Lineage = ()
+    requires: Requires = ()
+    """What a worker must know to sample it; one that does not answers every group with `unsupported`."""
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from .fields import AdapterName, Index
 from .messages import Message
+from .requires import Requires
 
 MAX_CHUNKS = 2**16
 """A reader asks for every one."""
@@ -26,6 +27,8 @@ class PolicyVersion(Message):
     """Of the checkpoint's files (`worker.weights.checkpoint.digest`), or of the adapter as in its manifest."""
     published_at: float
     """Unix seconds."""
+    requires: Requires = ()
+    """What a worker must know to serve it; one that does not refuses it and serves on."""
 
 
 class AdapterManifest(Message):

@@ -253,6 +253,37 @@ async def test_an_unreadable_job_whose_ledger_is_something_else_is_a_dead_letter
     assert (await dead_letters(redis))[-1][b"payload"] == b"no job"
 
 
+async def test_a_job_that_requires_what_this_worker_does_not_know_is_unsupported(redis: Redis, batch_id: str) -> None:
+    """An old worker would sample the text without its images: it drops the field that holds them."""
+    newer = {**msgpack.unpackb(encode(job(batch_id, requires=("images",)))), "images": [b"\xff\xd8"]}
+    await push(redis, batch_id, msgpack.packb(newer))
+
+    found = await answers(redis, batch_id, 2)
+
+    assert [kind for kind, _ in found] == [b"error", b"error", b"sealed"]
+    errors = [answer for kind, answer in found if kind == b"error"]
+    assert {(error["code"], error["field"], error["group"]) for error in errors} == {
+        ("unsupported", "requires", 0), ("unsupported", "requires", 1),
+    }  # fmt: skip
+    assert {error["message"] for error in errors} == {
+        "the job requires images, which this worker does not know: upgrade the workers, or submit it without"
+    }
+    assert [error["prompt"]["shape"] for error in sorted(errors, key=lambda error: error["group"])] == [[1], [2]]
+    assert await pending(redis) == 0
+    assert not [letter for letter in await dead_letters(redis) if batch_id.encode() in letter[b"letter"]]
+
+
+async def test_an_entry_of_a_kind_that_this_worker_does_not_know_is_unsupported(redis: Redis, batch_id: str) -> None:
+    fields: Any = Envelope(batch_id, 0, 0, 2, 2, kind="score").fields(b"rows of a newer producer")
+    await redis.xadd(Keys(POLICY).jobs(0), fields)
+
+    errors = [answer for kind, answer in await answers(redis, batch_id, 2) if kind == b"error"]
+
+    assert [(error["code"], error["field"]) for error in errors] == [("unsupported", "kind")] * 2
+    assert "kind 'score'" in errors[0]["message"]
+    assert "upgrade the workers" in errors[0]["message"]
+
+
 async def test_a_valid_job_of_another_producer_is_served(redis: Redis, batch_id: str) -> None:
     await push(redis, batch_id, encode(job(batch_id)))
 

@@ -56,6 +56,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "max_staleness": None,
         "seed_offset": 0,
         "lineage": (),
+        "requires": (),
     },
     GroupResult: {
         "v": 1,
@@ -71,7 +72,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GroupError: {"v": 1, "kind": "error", "prompt": None},
     Sealed: {"v": 1, "kind": "sealed"},
     DeadLetter: {"v": 1, "kind": "dead", "traceback": ""},
-    PolicyVersion: {"v": 1, "kind": "version"},
+    PolicyVersion: {"v": 1, "kind": "version", "requires": ()},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
 }

@@ -34,11 +34,13 @@ def announce(
     sha256: str = "0" * 64,
     source: Literal["checkpoint", "adapter"] = "checkpoint",
     says: int | None = None,
+    requires: tuple[str, ...] = (),
 ) -> None:
     """Whatever it is; `says`: the version in the message, where it is not that of the entry."""
     message = PolicyVersion(
-        version=says or version, source=source, location=location, sha256=sha256, published_at=time.time()
-    )
+        version=says or version, source=source, location=location, sha256=sha256, published_at=time.time(),
+        requires=requires,
+    )  # fmt: skip
     queue.redis.xadd(queue.keys.versions(), {"payload": encode(message)}, id=f"{version}-0")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rollstream.schemas import ConfigError, Envelope, ErrorCode, Job, WireError, decode
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.envelope import JOB_KIND, PAYLOAD
+from rollstream.schemas.wire.requires import unknown_names
 
 from ..errors import DataError
 
 
 def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:
     """The job of an entry whose envelope was readable. Raises `DataError`, which answers all its groups."""
+    if envelope.kind != JOB_KIND:
+        problem = f"no entry of kind {envelope.kind!r} is known to this worker, only {JOB_KIND!r}: upgrade the workers"
+        raise DataError(ErrorCode.UNSUPPORTED, "kind", problem)
     try:
         job = decode(fields.get(PAYLOAD, b""), Job)
         envelope.check_names(job)
@@ -20,3 +24,12 @@ def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:
     except ConfigError as error:
         raise DataError(ErrorCode.INVALID_CONFIG, f"config.{error.field}", str(error)) from error
     return job
+
+
+def unsupported(job: Job) -> DataError | None:
+    """The error for a job that needs what this worker does not know; it would be sampled without it."""
+    names = unknown_names(job.requires)
+    if not names:
+        return None
+    problem = f"the job requires {names}, which this worker does not know: upgrade the workers, or submit it without"
+    return DataError(ErrorCode.UNSUPPORTED, "requires", problem)

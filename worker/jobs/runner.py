@@ -23,6 +23,7 @@ from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_th
 from . import request_checks
 from .deadlines import RedisClock, ran_too_long, waited_too_long
 from .groups import Groups, LeaseLostError
+from .open_job import unsupported
 from .task import OF_ERROR, Plan, Task
 
 log = structlog.get_logger()
@@ -122,6 +123,8 @@ class Rollout:
         standing = await self._publisher.standing(task.envelope)
         if standing.cancelled:
             lease.stop(_cancelled())
+        elif isinstance(job, Job) and (unknown := unsupported(job)) is not None:
+            lease.stop(unknown)
         elif isinstance(job, Job) and lease.delivery == 1 and len(standing.unanswered) == len(job.groups):
             late = waited_too_long(job, lease.entry_id, self._clock.now())
             if late is not None:

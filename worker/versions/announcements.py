@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.wire.requires import unknown_names
 
 _AT_MOST = 16
 """Newest versions that are looked at: the newest of them that is complete is served."""
@@ -28,7 +29,7 @@ class Announced:
     location: str = ""
     sha256: str = ""
     problem: str = ""
-    """Why the entry cannot be read; empty when it can."""
+    """Why it cannot be read, or what it needs that this worker does not know; empty when it may be served."""
 
 
 BOOTED = Announced(0)
@@ -86,4 +87,6 @@ def _opened(version: int, payload: bytes) -> Announced:
         return Announced(version, problem=f"its announcement cannot be read: {error}")
     if found.version != version:
         return Announced(version, problem=f"its announcement is that of version {found.version}")
-    return Announced(version, found.source, found.location, found.sha256)
+    names = unknown_names(found.requires)
+    problem = f"it requires {names}, which this worker does not know: upgrade the worker" if names else ""
+    return Announced(version, found.source, found.location, found.sha256, problem)

@@ -186,6 +186,20 @@ def test_hostile_entries_and_ledgers_are_errors_and_not_tracebacks(
     assert "\x1b" not in hostile.stderr
 
 
+def test_a_job_that_requires_what_this_release_does_not_know_is_not_queued_again_without_it(
+    client: Client, command: Command, queue: Queue
+) -> None:
+    submit(client)
+    newer: Any = Envelope("c", 0, 0, 1, 1).fields(encode(a_job("c", requires=("images",))))
+    queue.redis.xadd(queue.jobs_key, newer)
+    finish(queue)
+    done = command("replay", "--since", "1h")
+    assert replayed(done).startswith("b.replay-")
+    assert "it requires images, which this release does not know: upgrade rollstream here" in " ".join(
+        done.stderr.split()
+    )
+
+
 @pytest.mark.parametrize(
     "options",
     [

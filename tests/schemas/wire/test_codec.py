@@ -123,6 +123,8 @@ IN_FULL: dict[str, Message] = {name(message): message for message in MESSAGES}
 """Written when every field still travelled, at its default or not."""
 
 TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for message in MESSAGES} | {
+    "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
+    "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }
 """Further messages, by the names of their golden files. A file that was written stays: add another."""
@@ -146,11 +148,11 @@ def test_todays_bytes_are_those_of_the_golden_file(file: str, message: Message) 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_what_is_at_its_default_does_not_travel(message: Message) -> None:
-    fields = msgpack.unpackb(encode(message))
+    fields = msgpack.unpackb(encode(message), use_list=False)
     defaults = {field: info.default for field, info in type(message).model_fields.items() if not info.is_required()}
 
     assert {"v", "kind"} <= set(fields)
-    assert [field for field, default in defaults.items() if fields.get(field, ()) == default] == ["v", "kind"]
+    assert [field for field in defaults if field in fields and fields[field] == defaults[field]] == ["v", "kind"]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
@@ -178,6 +180,10 @@ def test_another_wire_version_is_named(version: object) -> None:
         decode(msgpack.packb(fields), Job)
 
 
+REQUIRES_NOTHING_SANE: list[Any] = [
+    "images", [1], [b"images"], [""], ["Images"], ["im ages"], ["images\n"], ["\x1b[2J"], ["i" * 65], ["a"] * 17, {},
+]  # fmt: skip
+
 JOB_CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "group"}, "kind"),
     ({"kind": {}}, "kind"),
@@ -197,6 +203,7 @@ JOB_CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"adapter": "/etc/passwd"}, "adapter"),
     ({"adapter": "math"}, "name@version"),
     ({"submitted_at": "now"}, "submitted_at"),
+    *[({"requires": requires}, "requires") for requires in REQUIRES_NOTHING_SANE],
 ]
 
 
@@ -206,6 +213,14 @@ def test_a_field_that_is_wrong_is_named(change: dict[str, Any], said: str) -> No
 
     with pytest.raises(WireError, match=said):
         decode(msgpack.packb(fields), Job)
+
+
+@pytest.mark.parametrize("requires", REQUIRES_NOTHING_SANE, ids=lambda value: str(value)[:40])
+def test_what_a_policy_version_requires_is_bounded(requires: Any) -> None:
+    fields = {**msgpack.unpackb(encode(MESSAGES[6])), "requires": requires}
+
+    with pytest.raises(WireError, match="requires"):
+        decode(msgpack.packb(fields), PolicyVersion)
 
 
 def test_an_unknown_config_key_from_another_sender_is_refused() -> None:

@@ -12,7 +12,6 @@ import itertools
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,13 @@ from benchmarks.queue.redis_work import Work, between, look
 from benchmarks.support import report
 from benchmarks.support.report import Report, Scenario
 from rollstream.producer.batches.prompts import Prompts
+from rollstream.producer.batches.scripts import submit_call
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.delivery.scripts import PUBLISH, publish_call
 from rollstream.worker.engine import Completion
 from rollstream.worker.jobs.make_answers import group_result
 
@@ -92,10 +93,7 @@ class Lane:
         )
         ids = np.random.default_rng(number).integers(10, VOCABULARY, (PROMPTS, size.prompt_len))
         self._prompts = Prompts.of(ids, None)
-        self._submit = resources.files("rollstream.producer.batches").joinpath("submit.lua").read_text()
-        self._publish = str(
-            client.script_load(resources.files("rollstream.worker.delivery").joinpath("publish.lua").read_bytes())
-        )
+        client.script_load(PUBLISH.text)
         client.xgroup_create(self._keys.jobs(0), GROUP, id="0", mkstream=True)
         self._answer = b""
         self.groups = 0
@@ -120,16 +118,16 @@ class Lane:
         jobs, ledger, results = self._keys.jobs(0), self._keys.ledger(batch_id), self._keys.results(batch_id)
         last, sealed = b"0-0", encode(Sealed(batch_id=batch_id, num_groups=PROMPTS))
         for chunk in batch.chunks():
-            yield "EVAL", self._submit, 2, jobs, ledger, *batch.script_args(chunk)
+            yield submit_call(self._keys, batch, chunk).whole
         for envelope, _ in batch.jobs:
             reply = yield "XREADGROUP", "GROUP", GROUP, "worker", "COUNT", 1, "STREAMS", jobs, ">"
-            entry = reply[0][1][0][0]
+            lease = Lease(jobs, self._keys.dead(0), reply[0][1][0][0].decode(), "worker", 1, 0)
             yield "HMGET", ledger, "cancelled", *(f"g:{group}" for group in envelope.groups)
             for group in envelope.groups:
-                outcome = yield (
-                    "EVALSHA", self._publish, 3, jobs, results, ledger, GROUP, "worker", entry, 1, group, "result",
-                    self._answer, sealed, PROMPTS, envelope.job, envelope.job_groups, TTL_S,
-                )  # fmt: skip
+                outcome = yield publish_call(
+                    lease, self._keys, envelope, group=group, kind="result", payload=self._answer, sealed=sealed,
+                    keep_s=TTL_S,
+                ).by_digest  # fmt: skip
                 if outcome != b"published":
                     raise ReplayFailedError(f"publish: {outcome!r}")
                 reply = yield "XREAD", "COUNT", 1, "STREAMS", results, last

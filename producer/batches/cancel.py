@@ -7,17 +7,14 @@ slices are answered. A cancel that died half-way is completed by the next one.
 from __future__ import annotations
 
 import time
-from importlib import resources
-from typing import Any
-
-from redis.asyncio import Redis
+from functools import partial
 
 from rollstream.schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
 
 from ..errors import UnknownBatchError
 from ..redis_io.connection import Connection
+from . import scripts
 
-_CANCEL = resources.files(__package__).joinpath("cancel.lua").read_text()
 _SLICE = 256
 """Groups a call: a millisecond or two of Redis' time."""
 _KEEP_S = 86_400
@@ -32,27 +29,18 @@ async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
     `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
-    head = [keys.results(batch.batch_id), keys.ledger(batch.batch_id), f"{time.time():.3f}", _KEEP_S, seal]
+    cancel = partial(scripts.cancel, keys=keys, batch_id=batch.batch_id, now=time.time(), keep_s=_KEEP_S, sealed=seal)
     cancelled = 0
     for first in range(0, batch.num_groups, _SLICE):
         groups = range(first, min(first + _SLICE, batch.num_groups))
         answers = [encode(_answer(batch.batch_id, group)) for group in groups]
-        count = await _run(connection, keys, batch, [*head, first, *answers])
-        if count == b"sealed":  # complete; after the first slice: the marked ledger is gone, and another is complete
+        count = await connection.call("cancel", partial(cancel, first_group=first, answers=answers))
+        if count == "unknown":
+            raise UnknownBatchError(batch.batch_id, keys.policy, "its ledger is gone: expired or deleted")
+        if count == "sealed":  # complete; after the first slice: the marked ledger is gone, and another is complete
             return cancelled
         cancelled += count
     return cancelled
-
-
-async def _run(connection: Connection, keys: Keys, batch: Batch, args: list[Any]) -> Any:
-    async def run(redis: Redis) -> Any:
-        running: Any = redis.eval(_CANCEL, 2, *args)  # redis-py types it as a string
-        return await running
-
-    reply = await connection.call("cancel", run)
-    if reply == b"unknown":
-        raise UnknownBatchError(batch.batch_id, keys.policy, "its ledger is gone: expired or deleted")
-    return reply
 
 
 def _answer(batch_id: str, group: int) -> GroupError:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import resources
 from typing import Any
-
-from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 
 from ..errors import BatchCancelledError, BatchConflictError, UnknownBatchError
 from ..redis_io.connection import Connection
 from ..redis_io.large_commands import check_size, sized
+from . import scripts
 from .submission import Chunk, Submission
 
 _MOST_ROUNDS = 3
 _ENVELOPE = 1024
 """Bytes of a job's entry beside its payload, at most."""
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
-_SUBMIT = resources.files(__package__).joinpath("submit.lua").read_text()
 
 
 async def queue(connection: Connection, keys: Keys, submission: Submission) -> None:
@@ -56,14 +53,12 @@ def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
 async def _queue_once(connection: Connection, keys: Keys, submission: Submission, chunks: list[Chunk]) -> int:
     """How many script calls it took."""
     batch_id, calls = submission.batch.batch_id, 0
-    names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
     for chunk in chunks:
-        words = [*names, *submission.script_args(chunk)]
-        send = sized(connection, "submit", partial(_send, words=words), _size(chunk), _ADVICE)
-        reply = await connection.call("submit", send)
-        if reply == b"conflict":
+        submit = partial(scripts.submit, call=scripts.submit_call(keys, submission, chunk))
+        reply = await connection.call("submit", sized(connection, "submit", submit, _size(chunk), _ADVICE))
+        if reply == "conflict":
             raise BatchConflictError(batch_id)
-        if reply == b"cancelled":
+        if reply == "cancelled":
             raise BatchCancelledError(batch_id)
         calls += 1
     return calls
@@ -72,9 +67,3 @@ async def _queue_once(connection: Connection, keys: Keys, submission: Submission
 def _size(chunk: Chunk) -> int:
     """Bytes of the command that carries it."""
     return sum(len(payload) + _ENVELOPE for _, payload in chunk)
-
-
-async def _send(redis: Redis, words: list[Any]) -> Any:
-    """EVAL, not EVALSHA: a restarted Redis has no scripts."""
-    running: Any = redis.eval(_SUBMIT, 2, *words)  # redis-py types it as a string
-    return await running

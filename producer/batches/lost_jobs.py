@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from typing import Any
-
 from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys
-from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis.faults import fault_of
 
 from ..errors import RedisUnavailableError, UnreadableResultError
 from ..redis_io.connection import Connection
+from . import scripts
 from .ledger import read_job_entries
 
-_LOST = resources.files(__package__).joinpath("lost.lua").read_text()
 _MOST = 500
 """Jobs that one call looks at; nearly always the first tells, for the newest are asked for first."""
 
@@ -58,10 +54,8 @@ class JobsLeft:
 
 async def jobs_are_lost(redis: Redis, keys: Keys, batch_id: str, groups: int, entries: list[str]) -> bool:
     """Whether no job of these `entries` is left, and not all of the batch's groups are answered."""
-    names = [keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)]
     newest_first = entries[::-1]
     for ids in (newest_first[at : at + _MOST] for at in range(0, len(entries), _MOST)):
-        running: Any = redis.eval(_LOST, 2, *names, GROUP, groups, *ids)  # redis-py types it as a string
-        if await running != b"lost":
+        if await scripts.jobs_left(redis, keys, batch_id, groups=groups, entries=ids) != "lost":
             return False
     return True

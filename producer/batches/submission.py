@@ -49,16 +49,6 @@ class Submission:
             held += len(payload)
         yield chunk
 
-    def script_args(self, chunk: Chunk) -> list[Any]:
-        """ARGV of `submit.lua` for these jobs."""
-        jobs: list[Any] = []
-        words = 0
-        for envelope, payload in chunk:
-            entry = [word for pair in envelope.fields(payload).items() for word in pair]
-            words = len(entry)
-            jobs += [envelope.job, *entry]
-        return [self.digest, encode(self.batch), self.batch.num_groups, words, *jobs]
-
 
 def split(
     prompts: Prompts,

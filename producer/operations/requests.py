@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable
-from importlib import resources
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
-from rollstream.schemas.reports import OUTLIVED_S
 
 from ..calls.patience import Overdue
 from ..errors import UnknownWorkerError
 from ..policies.live_workers import live_reports
 from ..redis_io.connection import Connection
+from . import scripts
 
 _PAUSED = "paused"
-_DRAIN = resources.files(__package__).joinpath("drain.lua").read_text()
 _POLL_S = 0.2
 
 
@@ -86,8 +85,6 @@ async def _ask(connection: Connection, keys: Keys, workers: Iterable[str]) -> se
     """Those that live, all of them asked."""
     live = set()
     for worker in sorted(workers):
-        key = keys.worker(worker)
-        asked: Any = await connection.call("drain", lambda redis, key=key: redis.eval(_DRAIN, 1, key, OUTLIVED_S))  # type: ignore[misc]
-        if asked:
+        if await connection.call("drain", partial(scripts.drain, report=keys.worker(worker))):
             live.add(worker)
     return live

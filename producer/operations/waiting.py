@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
@@ -11,9 +10,8 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, after
 
-_COUNT = resources.files(__package__).joinpath("waiting.lua").read_text()
-_ENTRIES, _BYTES = 1000, 8 * 2**20
-"""Of one call: a few milliseconds of Redis' time."""
+from . import scripts
+
 _MOST_CALLS = 200
 """Beyond which the number is not known: nobody waits for minutes for a status."""
 _SLACK_S = 1.0
@@ -34,12 +32,12 @@ async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, en
         if EntryId.of(last) == LAST_POSSIBLE:
             return waiting
         try:
-            found: Any = await redis.eval(_COUNT, 1, jobs, last, _ENTRIES, _BYTES)
+            count, last = await scripts.waiting(redis, jobs, after=last)
         except ResponseError:  # this user may run no script
             return None
-        if not found[0]:
+        if not count:
             return waiting
-        waiting, last = waiting + found[0], found[1]
+        waiting += count
     return None
 
 

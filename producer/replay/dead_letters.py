@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import resources
 from itertools import groupby
 from typing import Any
 
@@ -20,12 +19,10 @@ from rollstream.schemas.wire.envelope import PAYLOAD
 
 from ..errors import RequeueRefusedError, UnknownLetterError
 from ..redis_io.connection import Connection
+from . import scripts
 from .replay import replay_dead
 from .selection import Place, letter_texts
 
-_LIST = resources.files(__package__).joinpath("dead.lua").read_text()
-_READ_COUNT, _READ_BYTES = 16, 2**20
-"""Of one call: Redis copies the payloads to look at them, and does nothing else meanwhile."""
 _DROP_COUNT = 500
 _NAME_LENGTH = 128
 
@@ -90,19 +87,11 @@ async def letters(connection: Connection, keys: Keys, text: str = "") -> AsyncIt
 
 
 async def _partition(connection: Connection, keys: Keys, partition: int) -> AsyncIterator[Listed]:
-    key, position = keys.dead(partition), "-"
-    while True:
-
-        async def read(redis: Redis, first: str) -> Any:
-            running: Any = redis.eval(_LIST, 1, key, first, _READ_COUNT, _READ_BYTES)  # redis-py types it as a string
-            return await running
-
-        rows = await connection.call("list dead letters", partial(read, first=position))
+    read, start = partial(scripts.dead, key=keys.dead(partition)), "-"
+    while rows := await connection.call("list dead letters", partial(read, start=start)):
         for entry, data, size in rows:
-            yield Listed(partition, entry.decode(), data, size)
-        if not rows:
-            return
-        position = after(rows[-1][0])
+            yield Listed(partition, entry, data, size)
+        start = after(rows[-1][0])
 
 
 async def find(connection: Connection, keys: Keys, name: str) -> Letter:

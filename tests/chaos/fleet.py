@@ -9,12 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from hashlib import sha1
 
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from tests.chaos.plan import Fault
 from tests.support.faults import Link
-from tests.support.lua import lua_file
+from tests.support.lua import digest
 from tests.support.worker_process import WorkerProcess
 
 DRAINED, POISONED = 0, 70
@@ -166,4 +165,4 @@ def _call_of(name: str) -> bytes:
         return name.encode()
     if name == "submit.lua":
         return b"EVAL"
-    return sha1(lua_file(name).read_bytes(), usedforsecurity=False).hexdigest().encode()
+    return digest(name)

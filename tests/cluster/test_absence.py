@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.transport.redis import nodes_of
+from rollstream.transport.redis.scripts import Script
 from tests.support.cluster_steps import id_of, impatient
 from tests.support.worker_process import until
 
@@ -29,12 +30,12 @@ async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away
     redis: Redis, cluster: LocalCluster
 ) -> None:
     lost, there = cluster.nodes[0], next(key for key in "mnopqrst" if cluster.node_of(key) is cluster.nodes[2])
-    script = redis.register_script(b"return redis.call('INCR', KEYS[1])")
+    script = Script("test", "return redis.call('INCR', KEYS[1])")
     await redis.ping()
     lost.kill()
     try:
         cluster.nodes[2].ask("SCRIPT", "FLUSH")
-        counted = [await script(keys=[there]) for _ in range(2)]
+        counted = [await script([there], []).to(redis) for _ in range(2)]
     finally:
         lost.start()
         cluster.wait_until_whole()

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any, cast
 
 import pytest
@@ -20,7 +19,7 @@ from rollstream.schemas.keys import GROUP
 from rollstream.schemas.lease import LEASE_FIELD, lease_ms
 from tests.support.fault_steps import kill, stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Link, Queue, audit
-from tests.support.lua import lua_file
+from tests.support.lua import SCRIPTS, digest
 from tests.support.worker_process import WorkerProcess, wait_for
 
 GROUPS = 3
@@ -32,7 +31,7 @@ def call_of(name: str) -> bytes:
     """What a call has on the wire: a script its digest."""
     if not name.endswith(".lua"):
         return name.encode()
-    return sha1(lua_file(name).read_bytes(), usedforsecurity=False).hexdigest().encode()
+    return digest(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Victims:
         self._queue = queue
         self._all: list[tuple[Point, Link, WorkerProcess]] = []
         for name in ("publish.lua", "bury.lua", "claim.lua"):  # so that the first call is the script's, not its load
-            queue.redis.script_load(lua_file(name).read_text())
+            queue.redis.script_load(SCRIPTS[name].text)
 
     def add(self, point: Point, link: Link, worker: WorkerProcess) -> None:
         self._all.append((point, link, worker))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -20,17 +19,13 @@ from tests.support.fault_steps import (
     wait_until_held,
 )
 from tests.support.faults import Link, Queue, audit
-from tests.support.lua import lua_file
-
-
-def script(name: str) -> bytes:
-    return lua_file(name).read_bytes()
+from tests.support.lua import SCRIPTS, digest
 
 
 def calls_of(name: str, queue: Queue) -> bytes:
     """What a call of the script looks like on the wire, once Redis knows the script."""
-    queue.redis.script_load(script(name).decode())
-    return sha1(script(name), usedforsecurity=False).hexdigest().encode()
+    queue.redis.script_load(SCRIPTS[name].text)
+    return digest(name)
 
 
 @pytest.mark.parametrize("groups", [1, 3], ids=["the last group's", "the first group's"])

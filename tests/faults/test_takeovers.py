@@ -27,7 +27,7 @@ from tests.support.fault_steps import (
     wait_until_one_holds,
 )
 from tests.support.faults import Holder, Queue, audit
-from tests.support.lua import lua_file
+from tests.support.lua import SCRIPTS
 from tests.support.worker_process import wait_for
 
 
@@ -176,7 +176,7 @@ def test_workers_that_end_in_order_leave_no_consumer(redis_url: str, policy: str
 
 
 def test_a_consumer_is_only_removed_once_nothing_is_pending(queue: Queue) -> None:
-    retire = queue.redis.register_script(script("retire.lua"))
+    retire = queue.redis.register_script(SCRIPTS["retire.lua"].text)
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     entry_id = queue.redis.xadd(queue.jobs_key, {"payload": b""})
     queue.redis.xreadgroup(GROUP, "holding", {queue.jobs_key: ">"})
@@ -187,7 +187,3 @@ def test_a_consumer_is_only_removed_once_nothing_is_pending(queue: Queue) -> Non
     queue.redis.xack(queue.jobs_key, GROUP, entry_id)
     assert retire(keys=[queue.jobs_key], args=[GROUP, "holding"]) == 1
     assert queue.consumers() == {}
-
-
-def script(name: str) -> bytes:
-    return lua_file(name).read_bytes()

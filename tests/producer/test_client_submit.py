@@ -21,8 +21,10 @@ from rollstream import (
     UnknownBatchError,
     WireError,
 )
+from rollstream.producer.batches import scripts
 from rollstream.producer.batches.submission import Chunk, Submission
 from rollstream.schemas import Keys
+from rollstream.transport.redis.scripts import Call
 from tests.support.batches import CONFIG, PROMPTS, entries
 
 
@@ -129,15 +131,15 @@ async def test_a_redis_that_loses_jobs_again_and_again_is_an_error(
 def emptied_between_calls(server: Any, policy: str, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Delete this policy's keys before each second script call; how many jobs were there then."""
     losses: list[int] = []
-    script_args = Submission.script_args
+    submit_call = scripts.submit_call
 
-    def emptying(submission: Submission, chunk: Chunk) -> list[Any]:
+    def emptying(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
         if chunk[0][0].job > 0 and len(losses) < times:
             losses.append(server.xlen(Keys(policy).jobs(0)))
             server.delete(Keys(policy).jobs(0), Keys(policy).ledger("b"))
-        return script_args(submission, chunk)
+        return submit_call(keys, submission, chunk)
 
-    monkeypatch.setattr(Submission, "script_args", emptying)
+    monkeypatch.setattr(scripts, "submit_call", emptying)
     return losses
 
 

@@ -1,15 +1,26 @@
-"""The scripts of producer and worker, by name: no two rooms have one of the same."""
+"""The scripts of producer and worker, by the names of their files: no two rooms have one of the same."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import ModuleType
 
-import rollstream
+import rollstream.producer.batches.scripts
+import rollstream.producer.operations.scripts
+import rollstream.producer.replay.scripts
+import rollstream.worker.delivery.scripts
+import rollstream.worker.intake.scripts
+from rollstream.transport.redis.scripts import Script
 
-ROOT = Path(rollstream.__file__).parents[1]
+_ROOMS: tuple[ModuleType, ...] = (
+    rollstream.producer.batches.scripts,
+    rollstream.producer.operations.scripts,
+    rollstream.producer.replay.scripts,
+    rollstream.worker.delivery.scripts,
+    rollstream.worker.intake.scripts,
+)
+SCRIPTS = {one.name: one for room in _ROOMS for one in vars(room).values() if isinstance(one, Script)}
 
 
-def lua_file(name: str) -> Path:
-    """The script that is called `name`, such as `publish.lua`."""
-    (found,) = [*ROOT.glob(f"producer/**/{name}"), *ROOT.glob(f"worker/**/{name}")]
-    return found
+def digest(name: str) -> bytes:
+    """What a worker's call of this script, such as `publish.lua`, has on the wire."""
+    return SCRIPTS[name].sha.encode()

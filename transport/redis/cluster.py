@@ -16,8 +16,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.commands.core import AsyncScript
-from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, NoScriptError, RedisError
+from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, RedisError
 
 from .slots import Address, addresses, known, owners, slot_of
 from .way import Way
@@ -84,10 +83,6 @@ class ClusterRedis(Redis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: ARG002 - redis-py's
         """A transaction keeps to one slot."""
         return _ClusterPipeline(self, transaction)
-
-    def register_script(self, script: Any) -> Any:  # redis-py types it as the blocking client's
-        """Sent to the node that lacks it, when it says so."""
-        return _Script(self, script)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close every socket to every node."""
@@ -251,13 +246,3 @@ class _ClusterPipeline(Pipeline):
             if raise_on_error and isinstance(reply, RedisError):
                 raise reply
         return replies
-
-
-class _Script(AsyncScript):
-    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
-        redis: Any = client or self.registered_client
-        words = (*(keys or ()), *(args or ()))
-        try:
-            return await redis.evalsha(self.sha, len(keys or ()), *words)
-        except NoScriptError:  # nothing ran; EVAL runs it and keeps it
-            return await redis.eval(self.script, len(keys or ()), *words)

@@ -11,7 +11,7 @@ Address = tuple[str, int]
 
 _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _STREAMS = frozenset({"XREAD", "XREADGROUP"})
-_KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "SCRIPT LOAD", "TIME"})
+_KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "TIME"})
 _UNKNOWN = ("", "?")
 """What a node says, besides nothing, for the host of a node (itself, most often) that it does not know."""
 

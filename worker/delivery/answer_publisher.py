@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from importlib import resources
-from typing import Literal
+from functools import lru_cache
 
 import structlog
 from redis.asyncio import Redis
@@ -13,16 +11,16 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
 from rollstream.schemas.errors import cut
-from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis.limits import Oversize
+from rollstream.transport.redis.scripts import Call
 
 from ..errors import UnpublishableError, WorkerError
 from ..redis_io.connections import retrying
-from ..redis_io.pipelines import Pipelines, Word
+from ..redis_io.pipelines import Pipelines
+from . import scripts
 from .lease import Lease
+from .scripts import Outcome, Settlement
 
-Outcome = Literal["published", "duplicate", "fenced"]
-Settlement = Literal["acknowledged", "unanswered", "fenced"]
 _OVERHEAD = 2048
 """Bytes of a publish beside its payload, at most."""
 
@@ -51,8 +49,6 @@ class Publisher:
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
-        self._script = redis.register_script(resources.files(__package__).joinpath("publish.lua").read_bytes())
-        self._settle_script = redis.register_script(resources.files(__package__).joinpath("settle.lua").read_bytes())
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -63,38 +59,37 @@ class Publisher:
         payload = _encoded(answer, lease.consumer)
         try:
             try:
-                reply = await self._send(lease, job, answer, payload)
+                outcome = await self._send(lease, job, answer, payload)
             except _TooLargeError as error:
                 answer = _too_long(answer, lease.consumer, str(error))
-                reply = await self._send(lease, job, answer, encode(answer))
+                outcome = await self._send(lease, job, answer, encode(answer))
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
-        outcome = _outcome(reply)
         self.counts[outcome] += 1
         return outcome
 
-    async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> bytes:
-        """The script's reply. Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that never passes."""
-        keys = [lease.jobs_key, self._keys.results(job.batch_id), self._keys.ledger(job.batch_id)]
-        args: list[Word] = [
-            GROUP, *lease.token(),
-            answer.group, answer.kind, payload, _sealed(job.batch_id, job.num_groups),
-            job.num_groups, job.job, job.job_groups, self._result_ttl_s,
-        ]  # fmt: skip
+    async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:
+        """Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that never passes."""
+        call = scripts.publish_call(
+            lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
+            sealed=_sealed(job.batch_id, job.num_groups), keep_s=self._result_ttl_s,
+        )  # fmt: skip
         size = Oversize(len(payload), len(payload) + _OVERHEAD)
 
-        async def send() -> bytes:
+        async def send() -> Outcome:
             # What was under way when the link broke may be what broke it, and travels without company from then on.
-            run = partial(self._script, keys=keys, args=args) if size.is_suspect else None
+            way = self._alone if size.is_suspect else self._pipelines.run
             try:
-                reply: bytes = await (run() if run else self._pipelines.run(self._script, keys, args))
+                return await scripts.publish(way, call)
             except RedisError as error:
                 if problem := await size.why(error, self._redis):
                     raise _TooLargeError(str(problem)) from None
                 raise
-            return reply
 
         return await retrying("publish", send)
+
+    async def _alone(self, call: Call) -> object:
+        return await call.to(self._redis)
 
     def fenced(self, lease: Lease, *groups: int) -> None:
         """Count groups that may not be answered from here any more, and of which nothing was sent."""
@@ -114,11 +109,10 @@ class Publisher:
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
         """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `standing` does."""
-        keys = [lease.jobs_key, self._keys.ledger(job.batch_id)]
-        args: list[str | int] = [GROUP, *lease.token(), job.first_group, job.job_groups]
-        reply = await retrying("settle", self._settle_script, keys=keys, args=args)
-        settlement: Settlement = reply.decode()
-        return settlement
+        ledger, groups = self._keys.ledger(job.batch_id), (job.first_group, job.job_groups)
+        return await retrying(
+            "settle", scripts.settle, self._redis, lease, ledger=ledger, first_group=groups[0], groups=groups[1]
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -144,13 +138,3 @@ def _too_long(answer: GroupResult | GroupError, worker: str, problem: str) -> Gr
         batch_id=answer.batch_id, group=answer.group, code=ErrorCode.TOO_LONG.value, field="prompt",
         message=cut(text), worker=worker,
     )  # fmt: skip
-
-
-def _outcome(reply: bytes) -> Outcome:
-    match reply:
-        case b"published":
-            return "published"
-        case b"duplicate":
-            return "duplicate"
-        case _:
-            return "fenced"

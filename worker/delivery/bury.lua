@@ -6,12 +6,8 @@
 -- ARGV[5] dead letter      ARGV[6] payload, or nothing: that of the entry is copied, which need not travel then
 --
 -- Returns 'buried', 'fenced' or 'gone' (the stream has no such entry: send the payload). Nothing was written then.
-local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if pending.err then
-  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
-  return pending
-end
-if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
+local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+if stop then return stop end
 
 local field = 'dead:' .. ARGV[3]
 if KEYS[3] and redis.call('HEXISTS', KEYS[3], field) == 1 then return 'buried' end

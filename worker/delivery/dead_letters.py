@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from importlib import resources
+from functools import partial
 from itertools import islice
 
 import structlog
@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import DeadLetter, Keys, encode
 from rollstream.schemas.errors import cut
-from rollstream.schemas.keys import GROUP
 from rollstream.schemas.wire.envelope import PAYLOAD
 
 from ..redis_io.connections import retrying
+from . import scripts
 from .lease import Lease
 
 MAX_TRACEBACK = 8192
@@ -30,8 +30,8 @@ class DeadLetters:
     """Writes to the `dead` stream of the partition that an entry came from."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
         self._keys = keys
-        self._script = redis.register_script(resources.files(__package__).joinpath("bury.lua").read_bytes())
 
     async def bury(
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
@@ -41,12 +41,12 @@ class DeadLetters:
         Redis copies the payload itself: it need not fit what one command may carry, nor travel again.
         """
         letter = _letter(self._keys.policy, lease, fields, error)
-        keys = [lease.jobs_key, lease.dead_key, *([self._keys.ledger(batch_id)] if batch_id else [])]
-        args: list[str | int | bytes] = [GROUP, *lease.token(), encode(letter)]
+        ledger = self._keys.ledger(batch_id) if batch_id else None
+        sent = partial(scripts.bury, self._redis, lease, dead_key=lease.dead_key, ledger=ledger, letter=encode(letter))
         try:
-            outcome = await retrying("bury", self._script, keys=keys, args=args)
-            if outcome == b"gone":  # somebody removed the entry by hand: what we read of it is all that is left
-                outcome = await retrying("bury", self._script, keys=keys, args=[*args, fields.get(PAYLOAD, b"")])
+            outcome = await retrying("bury", sent)
+            if outcome == "gone":  # somebody removed the entry by hand: what we read of it is all that is left
+                outcome = await retrying("bury", sent, payload=fields.get(PAYLOAD, b""))
         except RedisError as refusal:
             if batch_id is not None:
                 raise
@@ -57,7 +57,7 @@ class DeadLetters:
             entry=lease.entry_id,
             batch=batch_id,
             error=letter.error,
-            outcome=outcome.decode(),
+            outcome=outcome,
         )
 
 

@@ -7,7 +7,6 @@ its worker: until the worker wakes or is reached again it counts as a crash, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import structlog
@@ -17,6 +16,7 @@ from rollstream.schemas import ErrorCode, Keys
 
 from ..errors import DataError
 from ..redis_io.connections import retrying
+from . import scripts
 from .lease import Lease
 
 log = structlog.get_logger()
@@ -61,12 +61,10 @@ class Deliveries:
         self._redis = redis
         self._keys = keys
         self._budgets = budgets
-        self._excuse = redis.register_script(resources.files(__package__).joinpath("excuse.lua").read_bytes())
 
     async def excuse(self, lease: Lease, batch_id: str) -> None:
         """Say that we live although this delivery ended; safe to repeat. Raises `RedisError` as `retrying` does."""
-        args: list[str | int] = [lease.entry_id, lease.delivery, lease.consumer]
-        if await retrying("excuse", self._excuse, keys=[self._keys.ledger(batch_id)], args=args):
+        if await retrying("excuse", scripts.excuse, self._redis, lease, ledger=self._keys.ledger(batch_id)):
             log.info("delivery excused", entry=lease.entry_id, delivery=lease.delivery)
 
     async def check(self, lease: Lease, batch_id: str) -> None:

@@ -7,12 +7,13 @@
 -- Returns how many were given back.
 local given = 0
 for i = 5, #ARGV, 2 do
-  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
-  if pending.err and string.sub(pending.err, 1, 7) ~= 'NOGROUP' then return pending end
-  if not pending.err and #pending > 0 and pending[1][2] == ARGV[2] and tostring(pending[1][4]) == ARGV[i + 1] then
+  local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[i], ARGV[i + 1])
+  if not stop then
     local deliveries = tonumber(ARGV[i + 1]) - tonumber(ARGV[4])
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3], 'RETRYCOUNT', deliveries, 'JUSTID')
     given = given + 1
+  elseif stop ~= 'fenced' then
+    return stop
   end
 end
 return given

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
-from importlib import resources
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,10 +13,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas.keys import GROUP
-
 from ..errors import DataError, WorkerError
 from ..redis_io.connections import cancelled, never_passes
+from . import scripts
 
 _BATCH = 500
 """Leases that one script call renews."""
@@ -62,10 +60,6 @@ class Lease:
     """Why engine requests must not run for it although the lease goes on: what its unanswered groups get."""
     _requests: dict[asyncio.Task[Any], _Request] = field(default_factory=dict, repr=False)
     """What runs for it, by the task that waits for it."""
-
-    def token(self) -> tuple[str, str, str]:
-        """consumer, entry id and delivery count, in the order that the scripts take them."""
-        return self.consumer, self.entry_id, str(self.delivery)
 
     def follows(self, other: Lease) -> bool:
         """Whether it is a later delivery of the same entry."""
@@ -129,8 +123,6 @@ class Leases:
     def __init__(self, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._lease_s = lease_s
-        self._renew_script = redis.register_script(_script("renew.lua"))
-        self._give_back_script = redis.register_script(_script("give_back.lua"))
         self._held: set[Lease] = set()
         self._dropped = asyncio.Event()
         """Set, and replaced, with every `drop`."""
@@ -194,10 +186,9 @@ class Leases:
 
     async def _renew(self, leases: list[Lease]) -> None:
         sent_at = time.monotonic()
-        args = [part for lease in leases for part in (lease.entry_id, lease.delivery)]
-        lost = await self._renew_script(keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, *args])
+        lost = await scripts.renew(self._redis, leases)
         for lease in leases:
-            if lease.entry_id.encode() not in lost:
+            if lease.entry_id not in lost:
                 lease.ends_at = sent_at + self._lease_s
             elif lease in self._held and not lease.ended:
                 self._heed_loss(lease)
@@ -233,11 +224,8 @@ class Leases:
 
     async def _give_back(self, leases: list[Lease], *, counted: bool) -> None:
         idle_ms = int(1000 * self._lease_s) + 1
-        args = [part for lease in leases for part in (lease.entry_id, lease.delivery)]
         try:
-            given = await self._give_back_script(
-                keys=[leases[0].jobs_key], args=[GROUP, leases[0].consumer, idle_ms, 0 if counted else 1, *args]
-            )
+            given = await scripts.give_back(self._redis, leases, idle_ms=idle_ms, counted=counted)
         except RedisError as error:
             if not never_passes(error):
                 raise
@@ -256,7 +244,3 @@ def _by_stream(leases: Iterable[Lease]) -> list[list[Lease]]:
         while chunk := list(islice(remaining, _BATCH)):
             chunks.append(chunk)
     return chunks
-
-
-def _script(name: str) -> bytes:
-    return resources.files(__package__).joinpath(name).read_bytes()

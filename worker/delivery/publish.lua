@@ -7,19 +7,15 @@
 --
 -- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The error UNPUBLISHABLE
 -- says that the ledger holds numbers which cannot be; nothing was written then either.
-local holder = ARGV[2] .. '|' .. ARGV[4]
-local token = ARGV[3] .. '|' .. holder
+local token = ARGV[3] .. '|' .. ARGV[2] .. '|' .. ARGV[4]
 local field = 'g:' .. ARGV[5]
 
+-- The own token before the fence: after the XACK of the last group nothing is pending.
 local winner = redis.call('HGET', KEYS[3], field)
 if winner == token then return 'published' end
 
-local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if pending.err then
-  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
-  return pending
-end
-if #pending == 0 or pending[1][2] .. '|' .. pending[1][4] ~= holder then return 'fenced' end
+local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+if stop then return stop end
 
 -- Redis undoes nothing: what may be refused comes before the first thing that counts. Adding 0 proves that a field is a
 -- number and that we may write it.

@@ -6,12 +6,13 @@
 -- Returns the entry ids of the leases that were lost.
 local lost = {}
 for i = 3, #ARGV, 2 do
-  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
-  if pending.err and string.sub(pending.err, 1, 7) ~= 'NOGROUP' then return pending end
-  if pending.err or #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[i + 1] then
+  local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[i], ARGV[i + 1])
+  if not stop then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+  elseif stop == 'fenced' then
     lost[#lost + 1] = ARGV[i]
   else
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    return stop
   end
 end
 return lost

@@ -7,12 +7,8 @@
 --
 -- Returns 'acknowledged', 'unanswered' (a group has none) or 'fenced' (the lease was lost, or the job is acknowledged);
 -- nothing was written for the last two.
-local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if pending.err then
-  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
-  return pending
-end
-if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
+local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+if stop then return stop end
 
 for group = ARGV[5], ARGV[5] + ARGV[6] - 1 do
   if redis.call('HEXISTS', KEYS[2], 'g:' .. string.format('%d', group)) == 0 then return 'unanswered' end

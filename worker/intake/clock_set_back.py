@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
 
 from redis.asyncio import Redis
 
 from rollstream.schemas.entry_id import after
-from rollstream.schemas.keys import GROUP
 
-from ..redis_io.streams import restamp
-
-_PAGE = 500
+from .scripts import restamp
 
 
 class SetBack:
@@ -21,7 +17,7 @@ class SetBack:
     """
 
     def __init__(self, redis: Redis, lease_s: float) -> None:
-        self._script = redis.register_script(resources.files(__package__).joinpath("restamp.lua").read_bytes())
+        self._redis = redis
         self._period_s = lease_s / 2
         self._looked_at: dict[str, float] = {}
 
@@ -32,5 +28,5 @@ class SetBack:
             return
         self._looked_at[jobs_key] = now
         start = "-"
-        while last := await restamp(self._script, jobs_key, [GROUP, start, _PAGE]):
+        while last := await restamp(self._redis, jobs_key, start=start):
             start = after(last)

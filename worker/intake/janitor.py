@@ -6,23 +6,19 @@ import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas.keys import GROUP, horizons
-
 from ..delivery.admission import Admission
 from ..redis_io.connections import cancelled
 from ..redis_io.streams import GroupMissingError, idle_consumers
+from . import scripts
 
 PERIOD_S = 60
 CONSUMER_IDLE_S = 60
 """A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
-_STEP_ENTRIES, _STEPS = 128, 16
-"""Bound a call of the trim script to a few milliseconds of Redis' time. A step fits a stream's node: 100 entries."""
 
 log = structlog.get_logger()
 
@@ -44,8 +40,6 @@ class Janitor:
         self._admission = admission
         self._jobs_keys = list(jobs_keys)
         self._retention = retention
-        self._trim = redis.register_script(resources.files(__package__).joinpath("trim.lua").read_bytes())
-        self._retire = redis.register_script(resources.files(__package__).joinpath("retire.lua").read_bytes())
 
     async def run(self) -> None:
         """Until admission closes. A Redis that is away is no reason to stop."""
@@ -86,17 +80,16 @@ class Janitor:
         return gone
 
     async def _step(self, jobs_key: str, nbytes: int) -> int:
-        args: list[str | int] = [GROUP, int(1000 * self._retention.seconds), nbytes, _STEP_ENTRIES, _STEPS]
-        trimmed: int = await self._trim(keys=[jobs_key, horizons(jobs_key)], args=args)
-        return trimmed
+        retention_ms = int(1000 * self._retention.seconds)
+        return await scripts.trim(self._redis, jobs_key, retention_ms=retention_ms, nbytes=nbytes)
 
     async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:
         """Those that hold nothing and have been silent for `idle_s` seconds."""
         for consumer in await idle_consumers(self._redis, jobs_key, idle_s):
-            if await self._retire(keys=[jobs_key], args=[GROUP, consumer]):
+            if await scripts.retire(self._redis, jobs_key, consumer=consumer):
                 log.info("dead consumer removed", dead=consumer)
 
     async def retire(self, consumer: str) -> None:
         """Remove one consumer where it holds nothing."""
         for jobs_key in self._jobs_keys:
-            await self._retire(keys=[jobs_key], args=[GROUP, consumer])
+            await scripts.retire(self._redis, jobs_key, consumer=consumer)

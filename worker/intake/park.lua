@@ -6,12 +6,8 @@
 -- ARGV[5] consumer that it waits under
 --
 -- Returns 'parked' or 'fenced' (nothing was written).
-local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if pending.err then
-  if string.sub(pending.err, 1, 7) == 'NOGROUP' then return 'fenced' end
-  return pending
-end
-if #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[4] then return 'fenced' end
+local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+if stop then return stop end
 
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[5], 0, ARGV[3], 'IDLE', 0, 'RETRYCOUNT', ARGV[4] - 1, 'JUSTID')
 return 'parked'

@@ -7,20 +7,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas.keys import GROUP
-from rollstream.schemas.parked import ParkedFor
-
 from ..delivery.lease import Lease
-from ..redis_io import streams
 from ..redis_io.connections import cancelled, retrying
-from ..redis_io.streams import Entry, GroupMissingError
+from ..redis_io.streams import Entry, GroupMissingError, tell_removed
 from ..versions.follower import Policy
+from . import scripts
 
 LOOK_S = 0.5
 """Between two looks of a worker that found nothing."""
@@ -34,11 +30,10 @@ class Parking:
     """Parks what this worker is too old for, and finds what it has become new enough for."""
 
     def __init__(self, redis: Redis, jobs_keys: Iterable[str], consumer: str, policy: Policy) -> None:
+        self._redis = redis
         self._jobs_keys = list(jobs_keys)
         self._consumer = consumer
         self._policy = policy
-        self._park = redis.register_script(resources.files(__package__).joinpath("park.lua").read_bytes())
-        self._unpark = redis.register_script(resources.files(__package__).joinpath("unpark.lua").read_bytes())
         self._nothing: tuple[int, float] = (-1, 0.0)
         """For which version nothing was found last, and when (monotonic seconds)."""
         # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing
@@ -54,14 +49,13 @@ class Parking:
 
     async def park(self, lease: Lease, min_version: int) -> None:
         """Leave the job to a worker that serves `min_version`. What Redis never takes waits for its lease."""
-        args = [GROUP, *lease.token(), ParkedFor(min_version).consumer]
         try:
             async with self._one_at_a_time[lease.jobs_key]:
-                outcome = await retrying("park", self._park, keys=[lease.jobs_key], args=args)
+                outcome = await retrying("park", scripts.park, self._redis, lease, version=min_version)
         except RedisError as error:
             log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
             return
-        log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome.decode())
+        log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome)
         if min_version <= self._policy.serving.version:  # a swap came between
             self._nothing = (-1, 0.0)
             self._policy.swapped.set()
@@ -101,11 +95,11 @@ class Parking:
     async def _look(self, jobs_key: str, version: int) -> Entry | None:
         try:
             async with self._one_at_a_time[jobs_key]:
-                removed, entry = await streams.unpark(self._unpark, jobs_key, self._consumer, version)
+                removed, entry = await scripts.unpark(self._redis, jobs_key, consumer=self._consumer, version=version)
         except (RedisError, GroupMissingError) as error:
             if cancelled():
                 raise asyncio.CancelledError from error
             log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
             return None
-        streams.tell_removed(jobs_key, removed)
+        tell_removed(jobs_key, removed)
         return entry

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
@@ -17,7 +16,8 @@ from rollstream.schemas.entry_id import BEFORE_ALL
 from ..delivery.admission import Admission
 from ..delivery.lease import Leases
 from ..redis_io.connections import cancelled
-from ..redis_io.streams import GroupMissingError, Take, claim, tell_removed
+from ..redis_io.streams import GroupMissingError, Take, tell_removed
+from . import scripts
 from .clock_set_back import SetBack
 from .parking import Parking
 
@@ -48,7 +48,7 @@ class Recoverer:
         self._leases = leases
         self._last_delivery = last_delivery
         self._parking = parking
-        self._claim = redis.register_script(resources.files(__package__).joinpath("claim.lua").read_bytes())
+        self._redis = redis
         self._set_back = SetBack(redis, lease_s)
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
@@ -85,8 +85,12 @@ class Recoverer:
     async def _sweep(self, jobs_key: str, take: Take) -> None:
         removed = 0
         while self._has_room(jobs_key):
-            self._cursors[jobs_key], gone, entry = await claim(
-                self._claim, jobs_key, self._consumer, int(1000 * self._lease_s), self._cursors[jobs_key]
+            self._cursors[jobs_key], gone, entry = await scripts.claim(
+                self._redis,
+                jobs_key,
+                consumer=self._consumer,
+                idle_ms=int(1000 * self._lease_s),
+                cursor=self._cursors[jobs_key],
             )
             removed += gone
             if entry is not None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, RedisError
+
+from rollstream.transport.redis.scripts import Call, Word
 
 AT_ONCE = 4
 """Pipelines under way to one stream, each on a connection: a reply that is late or lost delays few others."""
@@ -22,8 +23,6 @@ _MOST, _MOST_BYTES = 64, 2**20
 """Of one pipeline: commands, and bytes of theirs, which a single command may exceed."""
 _LATE_S = 0.05
 """After which a pipeline that was not answered keeps no other waiting."""
-
-Word = str | int | float | bytes
 
 
 @dataclass(slots=True)
@@ -75,12 +74,12 @@ class Pipelines:
             self._see_to(queue)
         return await reply
 
-    async def run(self, script: AsyncScript, keys: Sequence[str], args: Sequence[Word]) -> Any:
-        """What `script` returns; the first of `keys` is the stream. Raises `RedisError`."""
+    async def run(self, call: Call) -> Any:
+        """The script's reply; the first key of the call is the stream. Raises `RedisError`."""
         try:
-            return await self.send(keys[0], "EVALSHA", script.sha, len(keys), *keys, *args)
+            return await self.send(call.keys[0], *call.by_digest)
         except NoScriptError:  # nothing ran
-            return await script(keys=keys, args=args)
+            return await call.whole_to(self._redis)
 
     def _see_to(self, queue: _Queue) -> None:
         loop = asyncio.get_running_loop()

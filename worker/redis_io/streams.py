@@ -9,16 +9,12 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from rollstream.schemas.entry_id import after
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.parked import VERSION_PREFIX
 
 _PAGE = 1000
-_CLAIM_STEPS = 100
-"""A thousand entries a call: a few milliseconds of Redis' time."""
 
 log = structlog.get_logger()
 
@@ -82,7 +78,7 @@ async def read_of(
     """Up to `count` undelivered entries of each stream; None: without waiting. Raises `GroupMissingError`."""
     streams: Any = dict.fromkeys(jobs_keys, ">")
     sent_at = time.monotonic()
-    reply: Any = await _unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
+    reply: Any = await unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
     return [
         Entry(key.decode(), entry_id.decode(), fields, 1, sent_at)
         for key, entries in reply
@@ -96,7 +92,7 @@ async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[s
     start = "-"
     while True:
         sent_at = time.monotonic()
-        reply: Any = await _unless_missing(redis.xpending_range(jobs_key, GROUP, start, "+", _PAGE, consumer))
+        reply: Any = await unless_missing(redis.xpending_range(jobs_key, GROUP, start, "+", _PAGE, consumer))
         found += [
             (item["message_id"].decode(), item["times_delivered"], sent_at - item["time_since_delivered"] / 1000)
             for item in reply
@@ -112,33 +108,6 @@ async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, 
     return [Entry(jobs_key, entry_id, fields, delivery, taken_at) for _, fields in reply]
 
 
-async def claim(
-    script: AsyncScript, jobs_key: str, consumer: str, idle_ms: int, cursor: bytes
-) -> tuple[bytes, int, Entry | None]:
-    """The next cursor, how many pending entries the stream has no more, which were acknowledged, and an entry whose
-    lease ran out, now ours, if one was found.
-
-    Raises `GroupMissingError`.
-    """
-    sent_at = time.monotonic()
-    args: list[str | int | bytes] = [GROUP, consumer, idle_ms, cursor, _CLAIM_STEPS]
-    reply: Any = await _unless_missing(script(keys=[jobs_key], args=args))
-    cursor, removed, *found = reply
-    return cursor, removed, _entry(jobs_key, found, sent_at)
-
-
-async def unpark(script: AsyncScript, jobs_key: str, consumer: str, version: int) -> tuple[int, Entry | None]:
-    """How many parked entries the stream has no more, as in `claim`, and one that was parked for `version` or an older
-    one, now ours, if there is one.
-
-    Raises `GroupMissingError`.
-    """
-    sent_at = time.monotonic()
-    reply: Any = await _unless_missing(script(keys=[jobs_key], args=[GROUP, consumer, VERSION_PREFIX, version]))
-    removed, *found = reply
-    return removed, _entry(jobs_key, found, sent_at)
-
-
 def tell_removed(jobs_key: str, removed: int) -> None:
     """Warn of entries that somebody took from the stream while they were pending."""
     if removed:
@@ -146,28 +115,14 @@ def tell_removed(jobs_key: str, removed: int) -> None:
         log.warning("pending jobs are gone from the stream", key=jobs_key, jobs=removed, remedy=remedy)
 
 
-async def restamp(script: AsyncScript, jobs_key: str, args: list[str | int]) -> bytes | None:
-    """See `restamp.lua`: the last entry looked at, None when there were no more. Raises `GroupMissingError`."""
-    reply: Any = await _unless_missing(script(keys=[jobs_key], args=args))
-    return reply[0] if reply else None
-
-
-def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:
-    """As a script returns it: entry id, delivery count, flat fields; or nothing."""
-    if not found:
-        return None
-    entry_id, delivery, flat = found
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
-
-
 async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:
     """Names of the consumers that hold nothing and asked for nothing for `idle_s` seconds."""
-    reply: Any = await _unless_missing(redis.xinfo_consumers(jobs_key, GROUP))
+    reply: Any = await unless_missing(redis.xinfo_consumers(jobs_key, GROUP))
     return [item["name"].decode() for item in reply if item["pending"] == 0 and item["idle"] > 1000 * idle_s]
 
 
-async def _unless_missing(command: Any) -> Any:
+async def unless_missing(command: Awaitable[Any]) -> Any:
+    """The reply. Raises `GroupMissingError` where stream or group are gone, as after a Redis that came back empty."""
     try:
         return await command
     except ResponseError as error:

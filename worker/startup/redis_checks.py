@@ -90,7 +90,6 @@ def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
         "EVAL": ("return 1", 0),
         "EVALSHA": ("0" * 40, 0),
         "INFO": (),
-        "SCRIPT LOAD": ("return 1",),
         "TIME": (),
         "DEL": (worker,),
         "EXISTS": (ledger,),

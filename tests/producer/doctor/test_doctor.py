@@ -156,7 +156,7 @@ async def test_a_user_with_all_rights_is_refused_nothing(own_redis: Any, policy:
 def test_every_command_of_a_script_is_asked_for() -> None:
     """`XGROUP`, `XINFO` and `MEMORY` with what follows them."""
     called = set()
-    for script in (*ROOT.glob("worker/**/*.lua"), *ROOT.glob("producer/**/*.lua")):
+    for script in (found for room in ("worker", "producer", "transport") for found in ROOT.glob(f"{room}/**/*.lua")):
         calls = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text())
         assert len(calls) == len(re.findall(r"redis\.p?call\(", script.read_text())), script
         called |= {f"{name} {second}" if name in ("XGROUP", "XINFO", "MEMORY") else name for name, second in calls}

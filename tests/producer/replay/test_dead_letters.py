@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from rollstream.producer.replay import dead_letters
+from rollstream.producer.replay import scripts
 from rollstream.schemas import Keys
 from tests.support.dead_letters import HOSTILE, Operator, bury, letter_of
 from tests.support.faults import Queue
@@ -35,9 +35,8 @@ def test_more_letters_than_one_read_takes_are_listed_in_order(operator: Operator
 def test_large_letters_are_listed_a_megabyte_a_call(operator: Operator, queue: Queue, policy: str) -> None:
     buried = [bury(queue, letter_of(policy), b"x" * 400_000) for _ in range(7)]
     bury(queue, letter_of(policy), b"y" * 3_000_000)
-    rows: Any = queue.redis.eval(
-        dead_letters._LIST, 1, queue.keys.dead(0), "-", dead_letters._READ_COUNT, dead_letters._READ_BYTES
-    )
+    call = scripts.DEAD([queue.keys.dead(0)], ["-", scripts.READ_COUNT, scripts.READ_BYTES])
+    rows = cast("Any", queue.redis).execute_command(*call.whole)
     assert [row[0].decode() for row in rows] == buried[:3]
     listed = [row["entry"] for row in operator.json("ls")]
     assert (listed[:-1], len(listed)) == (buried, 8)

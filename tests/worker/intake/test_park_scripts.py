@@ -21,13 +21,12 @@ from tests.support.fault_steps import (
     holder,
 )
 from tests.support.faults import Holder, Link, Queue
-from tests.support.lua import lua_file
+from tests.support.lua import SCRIPTS
 from tests.support.worker_process import wait_for
 
 
 def script(queue: Queue, name: str, *args: Any) -> Any:
-    text = lua_file(name).read_text()
-    return cast("Any", queue.redis).eval(text, 1, queue.jobs_key, GROUP, *args)
+    return cast("Any", queue.redis).eval(SCRIPTS[name].text, 1, queue.jobs_key, GROUP, *args)
 
 
 def delivered(queue: Queue, consumer: str) -> bytes:

@@ -12,6 +12,7 @@ from redis.asyncio import Connection, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
+from rollstream.transport.redis.scripts import Script
 from rollstream.worker.redis_io.connections import TcpConnection, connect
 from rollstream.worker.redis_io.pipelines import Pipelines
 from tests.support.worker_process import until
@@ -52,11 +53,10 @@ async def test_a_refused_command_is_an_error_of_its_own(redis: Redis, pipelines:
 async def test_scripts_that_redis_does_not_know_are_brought_to_it(
     redis: Redis, pipelines: Pipelines, policy: str
 ) -> None:
-    scripts = [
-        redis.register_script(f"return redis.call('INCR', KEYS[1]) + {number} -- {policy}") for number in (10, 20)
-    ]
+    texts = [f"return redis.call('INCR', KEYS[1]) + {number} -- {policy}" for number in (10, 20)]
+    calls = [Script("test", text)([policy], []) for text in texts]
 
-    found = await asyncio.gather(*(pipelines.run(script, [policy], []) for script in scripts * 2))
+    found = await asyncio.gather(*(pipelines.run(call) for call in calls * 2))
 
     assert sorted(number % 10 for number in found) == [1, 2, 3, 4]
     assert await redis.get(policy) == b"4"

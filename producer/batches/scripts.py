@@ -1,0 +1,84 @@
+"""The scripts of a batch, each as a typed call: its jobs queued, looked for, its groups cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from redis.asyncio import Redis
+
+from rollstream.schemas import Envelope, Keys, encode
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis.scripts import Call, Word, load
+
+from .submission import Chunk, Submission
+
+SUBMIT = load(__package__, "submit.lua")
+LOST = load(__package__, "lost.lua")
+CANCEL = load(__package__, "cancel.lua")
+
+
+def submit_call(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
+    """See `submit.lua`: queue the jobs of `chunk`."""
+    batch = submission.batch
+    entries = [(envelope.job, _entry(envelope, payload)) for envelope, payload in chunk]
+    words = len(entries[0][1])
+    jobs = [word for number, entry in entries for word in (number, *entry)]
+    names = keys.jobs(keys.partition(batch.batch_id)), keys.ledger(batch.batch_id)
+    return SUBMIT(names, [submission.digest, encode(batch), batch.num_groups, words, *jobs])
+
+
+async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "cancelled"]:
+    """What became of the jobs that `submit_call` took; whole, for its payloads must not travel twice.
+
+    Raises `RedisError`.
+    """
+    match await call.whole_to(redis):
+        case b"conflict":
+            return "conflict"
+        case b"cancelled":
+            return "cancelled"
+        case _:
+            return "queued"
+
+
+async def jobs_left(
+    redis: Redis, keys: Keys, batch_id: str, *, groups: int, entries: Sequence[str]
+) -> Literal["answered", "alive", "lost"]:
+    """See `lost.lua`: whether one of the jobs that were queued as these `entries` can still be answered.
+
+    Raises `RedisError`.
+    """
+    names = keys.jobs(keys.partition(batch_id)), keys.ledger(batch_id)
+    reply: bytes = await LOST(names, [GROUP, groups, *entries]).whole_to(redis)
+    left: Literal["answered", "alive", "lost"] = reply.decode()  # type: ignore[assignment]
+    return left
+
+
+async def cancel(
+    redis: Redis,
+    keys: Keys,
+    batch_id: str,
+    *,
+    now: float,
+    keep_s: int,
+    sealed: bytes,
+    first_group: int,
+    answers: Sequence[bytes],
+) -> int | Literal["unknown", "sealed"]:
+    """See `cancel.lua`: how many of the groups from `first_group` on, one for each of `answers`, are cancelled.
+
+    Raises `RedisError`.
+    """
+    args: list[Word] = [f"{now:.3f}", keep_s, sealed, first_group, *answers]
+    match await CANCEL([keys.results(batch_id), keys.ledger(batch_id)], args).whole_to(redis):
+        case b"unknown":
+            return "unknown"
+        case b"sealed":
+            return "sealed"
+        case count:
+            return int(count)
+
+
+def _entry(envelope: Envelope, payload: bytes) -> list[Word]:
+    return [word for pair in envelope.fields(payload).items() for word in pair]

@@ -1,0 +1,61 @@
+"""Lua scripts: found by one loader, sent by digest, fenced by one function."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+import rollstream
+from rollstream.transport.redis.scripts import Script
+from tests.support.lua import SCRIPTS
+
+FILES = {
+    path.name: path.read_text()
+    for room in ("producer", "worker", "transport")
+    for path in Path(rollstream.__file__).parents[1].glob(f"{room}/**/*.lua")
+}
+
+
+def evals(stats: dict[str, Any]) -> tuple[int, int]:
+    """Calls of EVALSHA and of EVAL."""
+    return tuple(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))  # type: ignore[return-value]
+
+
+async def test_a_script_travels_whole_only_where_redis_does_not_know_it(own_redis: Any) -> None:
+    redis = Redis.from_url(own_redis.url)
+    call = Script("test", "return redis.call('INCR', KEYS[1]) + ARGV[1]")(["counter"], [10])
+
+    assert [await call.to(redis) for _ in range(3)] == [11, 12, 13]
+    assert evals(await redis.info("commandstats")) == (3, 1)
+    await redis.script_flush()
+    assert await call.to(redis) == 14
+    assert evals(await redis.info("commandstats")) == (4, 2)
+    await redis.aclose()
+
+
+async def test_an_error_of_the_script_is_no_reason_to_run_it_again(own_redis: Any) -> None:
+    redis = Redis.from_url(own_redis.url)
+    call = Script("test", "redis.call('INCR', KEYS[1]) return redis.error_reply('BROKEN it is')")(["counter"], [])
+
+    with pytest.raises(ResponseError, match="BROKEN it is"):
+        await call.to(redis)
+    assert await redis.get("counter") == b"1"
+    await redis.aclose()
+
+
+def test_every_script_is_one_that_some_room_calls() -> None:
+    assert SCRIPTS.keys() == FILES.keys() - {"fence.lua"}
+
+
+def test_the_fence_is_defined_once_and_in_each_script_that_calls_it() -> None:
+    defining = [name for name, text in FILES.items() if "function fenced(" in text]
+    calling = {name for name, text in FILES.items() if re.search(r"= fenced\(", text)}
+
+    assert defining == ["fence.lua"]
+    assert calling == {"bury.lua", "give_back.lua", "park.lua", "publish.lua", "renew.lua", "settle.lua"}
+    assert {name for name, script in SCRIPTS.items() if "function fenced(" in script.text} == calling

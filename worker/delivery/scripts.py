@@ -1,0 +1,105 @@
+"""The scripts that end or prolong a delivery, each as a typed call. Only the holder of the lease writes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from redis.asyncio import Redis
+
+from rollstream.schemas import Envelope, Keys
+from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis.scripts import Call, Send, Word, load
+
+Outcome = Literal["published", "duplicate", "fenced"]
+Settlement = Literal["acknowledged", "unanswered", "fenced"]
+Burial = Literal["buried", "fenced", "gone"]
+
+PUBLISH = load(__package__, "publish.lua", with_fence=True)
+SETTLE = load(__package__, "settle.lua", with_fence=True)
+RENEW = load(__package__, "renew.lua", with_fence=True)
+GIVE_BACK = load(__package__, "give_back.lua", with_fence=True)
+BURY = load(__package__, "bury.lua", with_fence=True)
+EXCUSE = load(__package__, "excuse.lua")
+
+
+class Delivery(Protocol):
+    """What a `Lease` says of its delivery; (consumer, delivery) is the fencing token."""
+
+    @property
+    def jobs_key(self) -> str:
+        """Key of the stream of jobs that the entry is in."""
+
+    @property
+    def consumer(self) -> str:
+        """Who holds it."""
+
+    @property
+    def entry_id(self) -> str:
+        """Id of the entry."""
+
+    @property
+    def delivery(self) -> int:
+        """Redis' count."""
+
+
+def publish_call(
+    lease: Delivery, keys: Keys, job: Envelope, *, group: int, kind: str, payload: bytes, sealed: bytes, keep_s: int
+) -> Call:
+    """See `publish.lua`: the answer of one `group`; `keep_s`: seconds that results and ledger stay once sealed."""
+    args = GROUP, *_token(lease), group, kind, payload, sealed, job.num_groups, job.job, job.job_groups, keep_s
+    return PUBLISH([lease.jobs_key, keys.results(job.batch_id), keys.ledger(job.batch_id)], args)
+
+
+async def publish(send: Send, call: Call) -> Outcome:
+    """What became of the answer that `publish_call` made. Raises `RedisError`."""
+    match await send(call):
+        case b"published":
+            return "published"
+        case b"duplicate":
+            return "duplicate"
+        case _:
+            return "fenced"
+
+
+async def settle(redis: Redis, lease: Delivery, *, ledger: str, first_group: int, groups: int) -> Settlement:
+    """See `settle.lua`: acknowledge a job all of whose `groups` have an answer. Raises `RedisError`."""
+    reply = await SETTLE([lease.jobs_key, ledger], [GROUP, *_token(lease), first_group, groups]).to(redis)
+    settlement: Settlement = reply.decode()
+    return settlement
+
+
+async def renew(redis: Redis, leases: Sequence[Delivery]) -> set[str]:
+    """See `renew.lua`: the entries, all of one stream and consumer, whose leases were lost. Raises `RedisError`."""
+    lost = await RENEW([leases[0].jobs_key], [GROUP, leases[0].consumer, *_entries(leases)]).to(redis)
+    return {entry_id.decode() for entry_id in lost}
+
+
+async def give_back(redis: Redis, leases: Sequence[Delivery], *, idle_ms: int, counted: bool) -> int:
+    """See `give_back.lua`: how many of these leases of one stream were given back. Raises `RedisError`."""
+    args = GROUP, leases[0].consumer, idle_ms, 0 if counted else 1, *_entries(leases)
+    given: int = await GIVE_BACK([leases[0].jobs_key], args).to(redis)
+    return given
+
+
+async def bury(
+    redis: Redis, lease: Delivery, *, dead_key: str, ledger: str | None, letter: bytes, payload: bytes | None = None
+) -> Burial:
+    """See `bury.lua`: keep the entry as a dead letter, with its own payload, or with this one. Raises `RedisError`."""
+    keys = [lease.jobs_key, dead_key, *([ledger] if ledger else [])]
+    args = [GROUP, *_token(lease), letter, *([] if payload is None else [payload])]
+    burial: Burial = (await BURY(keys, args).to(redis)).decode()
+    return burial
+
+
+async def excuse(redis: Redis, lease: Delivery, *, ledger: str) -> bool:
+    """See `excuse.lua`: whether it was noted that this delivery's worker lives. Raises `RedisError`."""
+    return bool(await EXCUSE([ledger], [lease.entry_id, lease.delivery, lease.consumer]).to(redis))
+
+
+def _token(lease: Delivery) -> tuple[Word, ...]:
+    return lease.consumer, lease.entry_id, lease.delivery
+
+
+def _entries(leases: Sequence[Delivery]) -> list[Word]:
+    return [word for lease in leases for word in (lease.entry_id, lease.delivery)]

@@ -1,0 +1,89 @@
+"""The scripts that bring jobs in and take away what is done with, each as a typed call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from rollstream.schemas.keys import GROUP, horizons
+from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
+from rollstream.transport.redis.scripts import load
+
+from ..delivery.scripts import Delivery
+from ..redis_io.streams import Entry, unless_missing
+
+CLAIM = load(__package__, "claim.lua")
+PARK = load(__package__, "park.lua", with_fence=True)
+UNPARK = load(__package__, "unpark.lua")
+RESTAMP = load(__package__, "restamp.lua")
+TRIM = load(__package__, "trim.lua")
+RETIRE = load(__package__, "retire.lua")
+
+_CLAIM_STEPS = 100
+"""A thousand entries a call: a few milliseconds of Redis' time."""
+_RESTAMP_ENTRIES = 500
+_TRIM_ENTRIES, _TRIM_STEPS = 128, 16
+"""Bound a call to a few milliseconds of Redis' time. A step fits a stream's node: 100 entries."""
+
+
+async def claim(
+    redis: Redis, jobs_key: str, *, consumer: str, idle_ms: int, cursor: bytes
+) -> tuple[bytes, int, Entry | None]:
+    """See `claim.lua`: the next cursor, how many pending entries the stream has no more, which were acknowledged, and
+    an entry whose lease ran out, now ours, if one was found. Raises `GroupMissingError`, `RedisError`.
+    """
+    sent_at = time.monotonic()
+    call = CLAIM([jobs_key], [GROUP, consumer, idle_ms, cursor, _CLAIM_STEPS])
+    cursor, removed, *found = await unless_missing(call.to(redis))
+    return cursor, removed, _entry(jobs_key, found, sent_at)
+
+
+async def unpark(redis: Redis, jobs_key: str, *, consumer: str, version: int) -> tuple[int, Entry | None]:
+    """See `unpark.lua`: how many parked entries the stream has no more, as in `claim`, and one that was parked for
+    `version` or an older one, now ours, if there is one. Raises `GroupMissingError`, `RedisError`.
+    """
+    sent_at = time.monotonic()
+    call = UNPARK([jobs_key], [GROUP, consumer, VERSION_PREFIX, version])
+    removed, *found = await unless_missing(call.to(redis))
+    return removed, _entry(jobs_key, found, sent_at)
+
+
+async def park(redis: Redis, lease: Delivery, *, version: int) -> Literal["parked", "fenced"]:
+    """See `park.lua`: leave the job to workers that serve `version`. Raises `RedisError`."""
+    args = GROUP, lease.consumer, lease.entry_id, lease.delivery, ParkedFor(version).consumer
+    reply: bytes = await PARK([lease.jobs_key], args).to(redis)
+    return "parked" if reply == b"parked" else "fenced"
+
+
+async def restamp(redis: Redis, jobs_key: str, *, start: str) -> bytes | None:
+    """See `restamp.lua`: the last entry looked at from `start` on, None when there were no more.
+
+    Raises `GroupMissingError`, `RedisError`.
+    """
+    reply = await unless_missing(RESTAMP([jobs_key], [GROUP, start, _RESTAMP_ENTRIES]).to(redis))
+    last: bytes | None = reply[0] if reply else None
+    return last
+
+
+async def trim(redis: Redis, jobs_key: str, *, retention_ms: int, nbytes: int) -> int:
+    """See `trim.lua`: how many finished entries went in this step; 0: it was the last. Raises `RedisError`."""
+    args = GROUP, retention_ms, nbytes, _TRIM_ENTRIES, _TRIM_STEPS
+    trimmed: int = await TRIM([jobs_key, horizons(jobs_key)], args).to(redis)
+    return trimmed
+
+
+async def retire(redis: Redis, jobs_key: str, *, consumer: str) -> bool:
+    """See `retire.lua`: whether a consumer that holds nothing was removed. Raises `RedisError`."""
+    return bool(await RETIRE([jobs_key], [GROUP, consumer]).to(redis))
+
+
+def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:
+    """As a script returns it: entry id, delivery count, flat fields; or nothing."""
+    if not found:
+        return None
+    entry_id, delivery, flat = found
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)

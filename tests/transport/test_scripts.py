@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 import rollstream
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.transport.redis.scripts import Script
 from tests.support.lua import SCRIPTS
 
@@ -21,13 +23,21 @@ FILES = {
 }
 
 
-def evals(stats: dict[str, Any]) -> tuple[int, int]:
+@pytest.fixture
+async def redis() -> AsyncIterator[Redis]:
+    """Of a server of its own, whose commands are counted."""
+    with EmbeddedRedis() as own:
+        client = Redis.from_url(own.url)
+        yield client
+        await client.aclose()
+
+
+def evals(stats: dict[str, Any]) -> tuple[int, ...]:
     """Calls of EVALSHA and of EVAL."""
-    return tuple(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))  # type: ignore[return-value]
+    return tuple(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
 
 
-async def test_a_script_travels_whole_only_where_redis_does_not_know_it(own_redis: Any) -> None:
-    redis = Redis.from_url(own_redis.url)
+async def test_a_script_travels_whole_only_where_redis_does_not_know_it(redis: Redis) -> None:
     call = Script("test", "return redis.call('INCR', KEYS[1]) + ARGV[1]")(["counter"], [10])
 
     assert [await call.to(redis) for _ in range(3)] == [11, 12, 13]
@@ -35,17 +45,14 @@ async def test_a_script_travels_whole_only_where_redis_does_not_know_it(own_redi
     await redis.script_flush()
     assert await call.to(redis) == 14
     assert evals(await redis.info("commandstats")) == (4, 2)
-    await redis.aclose()
 
 
-async def test_an_error_of_the_script_is_no_reason_to_run_it_again(own_redis: Any) -> None:
-    redis = Redis.from_url(own_redis.url)
+async def test_an_error_of_the_script_is_no_reason_to_run_it_again(redis: Redis) -> None:
     call = Script("test", "redis.call('INCR', KEYS[1]) return redis.error_reply('BROKEN it is')")(["counter"], [])
 
     with pytest.raises(ResponseError, match="BROKEN it is"):
         await call.to(redis)
     assert await redis.get("counter") == b"1"
-    await redis.aclose()
 
 
 def test_every_script_is_one_that_some_room_calls() -> None:

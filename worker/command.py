@@ -1,4 +1,4 @@
-"""The worker's command line: settings in, exit code out; the only place that picks the engine."""
+"""The worker's command line: settings in, exit code out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 import structlog
 
 from .config import WorkerSettings
-from .engine import Engine
 from .errors import EngineDiedError, SettingsError
 from .exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
 from .operations import logs, process_end
@@ -40,12 +39,13 @@ def main(argv: list[str] | None = None) -> int:
 
 async def _serve(settings: WorkerSettings) -> int:
     from .app import Worker  # noqa: PLC0415 - a second or more, in which a bad setting is long known
+    from .engines.choose import make_engine  # noqa: PLC0415 - the same
     from .startup.start import Start  # noqa: PLC0415 - the same
 
     start = Start(settings)
     try:
         await start.begin()
-        await Worker(settings, _engine(settings), start).run()
+        await Worker(settings, make_engine(settings), start).run()
     except SettingsError as error:
         _complain(Redaction(settings).lines(str(error)))
         return EXIT_SETTINGS
@@ -58,29 +58,6 @@ async def _serve(settings: WorkerSettings) -> int:
     finally:
         start.close()
     return EXIT_DRAINED
-
-
-def _engine(settings: WorkerSettings) -> Engine:
-    if settings.replicas == 1:
-        return _one_engine(settings)
-    from .engines.replicas import Replicas, settings_of_one  # noqa: PLC0415 - few workers have any
-
-    one = settings_of_one(settings)
-    return Replicas([_one_engine(one) for _ in range(settings.replicas)])
-
-
-def _one_engine(settings: WorkerSettings) -> Engine:
-    if settings.engine == "stub":
-        from .engines.stub import StubEngine  # noqa: PLC0415 - not beside a real one
-
-        return StubEngine(settings)
-    try:
-        from .engines.vllm.engine import VllmEngine  # noqa: PLC0415 - seconds of import that the stub never pays
-    except ModuleNotFoundError as error:
-        hint = "pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU"
-        raise SettingsError(f"--engine vllm: {error}: {hint}") from None
-
-    return VllmEngine(settings)
 
 
 def _complain(text: str) -> None:

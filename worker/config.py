@@ -17,6 +17,7 @@ from rollstream.schemas.reports import LONGEST_BEAT_S
 from rollstream.schemas.weights.folders import folder_problem, odd_entry
 from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
 
+from . import engine_registry
 from .exit_codes import MEANINGS
 
 
@@ -48,8 +49,11 @@ class WorkerSettings(BaseSettings):
     )
 
     policy: str = Field(description="The policy whose queue is served, such as math-7b.")
-    engine: Literal["vllm", "stub"] = Field("vllm", description="stub: made-up tokens, no model; for trying the queue.")
-    model: Path | None = Field(None, description="Folder of the model in Hugging Face's format (vllm only).")
+    engine: str = Field(
+        engine_registry.DEFAULT,
+        description=engine_registry.described(),
+    )
+    model: Path | None = Field(None, description="Folder of the model in Hugging Face's format.")
     tokenizer: Path | None = Field(
         None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
     )
@@ -174,6 +178,13 @@ class WorkerSettings(BaseSettings):
         """A flag is text, which pydantic compares with the numbers as it is."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
+    @field_validator("engine")
+    @classmethod
+    def _registered(cls, value: str) -> str:
+        if value not in engine_registry.ENGINES:
+            raise ValueError(engine_registry.unknown(value))
+        return value
+
     @field_validator("policy", "consumer")
     @classmethod
     def _usable_in_keys(cls, value: str) -> str:
@@ -193,8 +204,8 @@ class WorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.engine == "vllm" and self.model is None:
-            raise ValueError("--model: the vllm engine needs a model folder")
+        if engine_registry.ENGINES[self.engine].loads_model and self.model is None:
+            raise ValueError(f"--model: the {self.engine} engine needs a model folder")
         if self.replicas > 1 and self.tensor_parallel_size > 1:
             raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
         folders = {

@@ -1,4 +1,4 @@
-"""What a worker asks of an engine; `engines.vllm.engine` and `engines.stub` are the two that exist."""
+"""What a worker asks of an engine; `engine_registry` says which there are."""
 
 from __future__ import annotations
 

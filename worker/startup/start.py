@@ -22,6 +22,7 @@ from rollstream.schemas.printable import printable
 from rollstream.schemas.weights.regular_files import open_regular
 
 from ..config import WorkerSettings
+from ..engine_registry import ENGINES
 from ..errors import SettingsError
 from ..operations import process_end
 from ..operations.heartbeat import Heartbeat, Report
@@ -171,7 +172,8 @@ def _is_gone(process: str) -> bool:
 
 def _check_folders(settings: WorkerSettings) -> None:
     """Raises `SettingsError` for what would be found out only once the model is loaded."""
-    if settings.engine == "vllm" and settings.model is not None:
+    loads_model = ENGINES[settings.engine].loads_model
+    if loads_model and settings.model is not None:
         _check_model(settings.model)
     for flag, folder in (("--adapter-dir", settings.adapter_dir), ("--checkpoint-dir", settings.checkpoint_dir)):
         if folder is not None:
@@ -179,7 +181,7 @@ def _check_folders(settings: WorkerSettings) -> None:
                 next(iter(os.scandir(folder)), None)
             except OSError as error:
                 raise SettingsError(f"{flag}: {folder} cannot be read: {error.strerror}") from None
-    if settings.engine == "vllm" or (settings.serves_adapters and settings.adapter_cache is None):
+    if loads_model or (settings.serves_adapters and settings.adapter_cache is None):
         try:
             tempfile.gettempdir()
         except OSError:

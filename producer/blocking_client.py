@@ -1,6 +1,6 @@
-"""The client for trainers without an event loop: the same calls, blocking, on a loop in a background thread.
+"""The client for trainers without an event loop: the same calls, which block while a background thread runs them.
 
-What a call takes and does is declared and explained at `AsyncClient` and `BatchHandle` alone.
+Arguments and effects of the calls are declared and explained only at `AsyncClient` and `BatchHandle`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class BlockingBatchHandle(Blocking[BatchHandle]):
 
     @property
     def batch(self) -> Batch:
-        """What was submitted, but for the prompts."""
+        """The description of the batch, without the prompts."""
         return self._awaited.batch
 
     @property
     def batch_id(self) -> str:
-        """Names the batch, also for `attach` in another process."""
+        """The batch's id, for `attach` in another process."""
         return self._awaited.batch_id
 
     @property
     def num_groups(self) -> int:
-        """Prompts of the batch."""
+        """The number of prompts."""
         return self._awaited.num_groups
 
     def groups(self, timeout: float | None = None) -> Iterator[GroupResult | GroupError]:
-        """Each group once, as it finishes; `timeout` in seconds until the last."""
+        """Each group once, as it finishes; `timeout`: seconds until the last one."""
         began, position = time.monotonic(), 0
         while position < self.num_groups:
             waited = time.monotonic() - began
@@ -69,8 +69,8 @@ class BlockingBatchHandle(Blocking[BatchHandle]):
 class Client(Blocking[AsyncClient]):
     """`AsyncClient` with blocking calls. Use as `with Client(url, policy="math-7b") as client`.
 
-    `redis_url`, `policy`, `partitions` and `reconnect_s` are those of `AsyncClient`, and so are the arguments of each
-    call, what it returns and what it raises.
+    It takes the arguments of `AsyncClient`, and each call has the arguments, the results and the errors of the call
+    there.
     """
 
     def __init__(self, redis_url: str = DEFAULT_URL, **queue: Unpack[QueueOptions]) -> None:
@@ -92,7 +92,7 @@ class Client(Blocking[AsyncClient]):
     def close(self) -> None:
         """Close the connections and end the thread; waiting calls raise `ClientClosedError`. Safe to call twice.
 
-        Batches go on without us. A client that is not closed ends with the process, or when nobody holds it any more.
+        Batches go on without the client. A client that is not closed ends with the process or when it is collected.
         """
         self._thread.close()
 

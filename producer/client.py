@@ -1,4 +1,4 @@
-"""What a trainer holds: submit a batch of prompts, get it back as tensors, from this process or another."""
+"""The trainer's client: submit a batch of prompts, get it back as tensors, in this process or another."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class QueueOptions(TypedDict, total=False):
 class AsyncClient:
     """One policy's queue. Use as `async with AsyncClient(url, policy="math-7b") as client`.
 
-    `policy` and `partitions` are those of the workers. Once Redis has answered, it is waited for up to `reconnect_s`
-    seconds whenever it goes away. Raises `NameRefusedError` for a bad policy name and `RedisUnavailableError`
-    for a bad URL; nothing connects before the first call.
+    `policy` and `partitions` must be the workers'. If Redis goes away after it has answered once, calls wait for it up
+    to `reconnect_s` seconds. Nothing connects before the first call. Raises `NameRefusedError` for a bad policy name
+    and `RedisUnavailableError` for a bad URL.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class AsyncClient:
         config: GenerationConfig | None = None,
         **options: Unpack[SubmitOptions],
     ) -> BatchHandle:
-        """Queue B prompts, each to be answered `config.num_return_sequences` times; returns once all are queued.
+        """Queue B prompts, each for `config.num_return_sequences` completions; return once all are queued.
 
         `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
         the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required.
@@ -137,7 +137,7 @@ class AsyncClient:
             ) from None
 
     async def attach(self, batch_id: str) -> BatchHandle:
-        """The handle of a batch that another process or an earlier run submitted.
+        """The handle of a batch that another process or an earlier run has submitted.
 
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
@@ -157,15 +157,15 @@ class AsyncClient:
     ) -> PolicyVersion:
         """Announce new weights as policy version `version`, from 1 on; workers verify them and swap.
 
-        `checkpoint`: a folder as `save_pretrained` writes it. Only its name and its digest travel: it must lie directly
-        below the workers' `--checkpoint-dir`, on a file system that they share, and must not change any more; use one
-        folder a version. `adapter`: a LoRA adapter on the model that the workers booted with, as for `publish_adapter`;
-        it travels through Redis. Give one of the two. Files are read in a thread; `progress` shows a bar on stderr.
+        `checkpoint`: a folder as `save_pretrained` writes it. Only its name and its digest are sent: it must lie
+        directly below the workers' `--checkpoint-dir`, on a shared file system, and must not change any more; use one
+        folder a version. `adapter`: a LoRA adapter on the workers' boot model, as for `publish_adapter`; it is sent
+        through Redis. Give one of the two. Files are read in a thread; `progress` shows a bar on stderr.
 
-        The logger `rollstream` warns of live workers that were not started for it, or refused the version before.
+        The logger `rollstream` warns of live workers that were not started for such a version or refused the last one.
 
-        Versions only grow. Publishing the same content again is a no-op, so a publish that failed is simply repeated;
-        one that was cut short announced nothing. Raises `PolicyVersionError` (no version, too old, or taken by other
+        Versions only grow. Publishing the same content again is a no-op, so a failed publish is simply repeated; an
+        interrupted one has announced nothing. Raises `PolicyVersionError` (invalid, too old, or taken by other
         content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
         `RedisUnavailableError`.
         """
@@ -191,12 +191,12 @@ class AsyncClient:
 
         `source`: a folder as PEFT's `save_pretrained` writes it, or what `peft.get_peft_model_state_dict` gives, pairs
         of torch tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank): float32, float16 or bfloat16,
-        dense and finite. They are copied before the call first gives way. At most 1 GiB; a worker's own ceiling may be
+        dense and finite. Tensors are copied before the first `await` inside. At most 1 GiB; a worker's limit may be
         lower.
 
         Tensors do not say how they are scaled. Pass `peft_config=model.peft_config["default"]` (PEFT's `LoraConfig`, or
-        a dict of its fields), or `lora_alpha`, with `use_rslora=True` where it was trained so. What no worker can apply
-        exactly as PEFT does (DoRA, patterns, tensors named by a wrapper, half a pair) is an `AdapterError`.
+        a dict of its fields), or `lora_alpha`, with `use_rslora=True` if the adapter was trained so. What no worker can
+        apply exactly as PEFT does (DoRA, patterns, half a pair) is an `AdapterError`.
 
         An adapter never changes: publishing the same content again renews it (Redis keeps it a day after its last use).
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
@@ -210,7 +210,7 @@ class AsyncClient:
         return full
 
     async def newest_version(self) -> int:
-        """The newest published policy version, from which a trainer counts on; 0 where none was.
+        """The newest published policy version; 0 if none was published. A trainer goes on from it.
 
         Raises `RedisUnavailableError`.
         """
@@ -219,14 +219,14 @@ class AsyncClient:
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.
 
-        Workers that drain do not count; one that died counts until its report expires, in seconds. Raises
-        `VersionTimeoutError`, which names those that are behind and why, `VersionWaitError` for arguments that make no
-        sense, `RedisUnavailableError`.
+        Draining workers do not count; a dead one counts until its report expires some seconds later. Raises
+        `VersionTimeoutError`, which names the workers that are behind and says why, `VersionWaitError` for invalid
+        arguments, `RedisUnavailableError`.
         """
         await wait_for_version(self._connection, self._keys, number(version), number(workers), number(timeout))
 
     async def aclose(self) -> None:
-        """Close the connections. Batches go on without us."""
+        """Close the connections. Batches go on without the client."""
         await self._connection.aclose()
 
     def __reduce__(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What can go wrong for a producer, each with the fields that an operator needs."""
+"""The producer's errors, each with the facts that an operator needs as fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def handle_stays(kind: str, batch_id: str) -> str:
-    """The text of the TypeError for whoever pickles or copies a handle: a process pool, Ray, `deepcopy`."""
+    """Text of the TypeError when a handle is pickled or copied: by a process pool, Ray, `deepcopy`."""
     return (
         f"a {kind} holds connections of this process and cannot be pickled or copied: send handle.batch_id "
         f"({batch_id!r}) and call client.attach({batch_id!r}) where it is needed"
@@ -20,7 +20,7 @@ def handle_stays(kind: str, batch_id: str) -> str:
 
 
 def client_stays(kind: str) -> str:
-    """The same for a client, also where it is held by a rollout function or a strategy."""
+    """The same for a client, alone or inside a rollout function or a strategy."""
     return (
         f"{kind} holds connections of this process and cannot be pickled or copied: make a client in each process; "
         "batches travel as handle.batch_id, for client.attach(batch_id)"
@@ -28,13 +28,13 @@ def client_stays(kind: str) -> str:
 
 
 class ProducerError(RollstreamError):
-    """Base of what `producer` raises."""
+    """Base of the errors that `producer` raises."""
 
 
 class PromptsError(ProducerError):
     """Raised when `input_ids` or `attention_mask` cannot be read as prompts; nothing was queued.
 
-    `row` and `column` say where, when it is one place.
+    `row` and `column` say where, if the fault is at one place.
     """
 
     def __init__(self, what: str, problem: str, row: int | None = None, column: int | None = None) -> None:
@@ -57,7 +57,7 @@ class ArgumentError(ProducerError):
 
 
 class PublishingRefusedError(ProducerError):
-    """Raised when a trainer's weights cannot be published by themselves; nothing was. `what` is in the way."""
+    """Raised when a callback cannot publish a trainer's weights; nothing was published. `what` is the obstacle."""
 
     def __init__(self, what: str, problem: str) -> None:
         super().__init__(f"{what} {problem}")
@@ -66,7 +66,7 @@ class PublishingRefusedError(ProducerError):
 
 
 class PromptFileError(ProducerError):
-    """Raised when a JSONL file of prompts cannot be read; the text starts with file:line."""
+    """Raised when a JSONL file of prompts cannot be read; the text starts with file and line."""
 
     def __init__(self, source: str, line: int | None, problem: str) -> None:
         super().__init__(f"{source}: {problem}" if line is None else f"{source}:{line}: {problem}")
@@ -84,7 +84,7 @@ class BatchConflictError(ProducerError):
 
 
 class BatchCancelledError(ProducerError):
-    """Raised when jobs of a cancelled batch are submitted; its answers so far are there, more will not come."""
+    """Raised when jobs of a cancelled batch are submitted. Its answers so far can be read; there will be no more."""
 
     def __init__(self, batch_id: str) -> None:
         super().__init__(
@@ -94,7 +94,7 @@ class BatchCancelledError(ProducerError):
 
 
 class DeadlineError(ProducerError):
-    """Raised when a deadline is no positive number of seconds; nothing was queued. `name` is the parameter."""
+    """Raised when a deadline is not a positive number of seconds; nothing was queued. `name` is the parameter."""
 
     def __init__(self, name: str, value: object) -> None:
         super().__init__(f"{name} {shown(value)}: give seconds above 0 and below 1e9, or None for no deadline")
@@ -103,7 +103,7 @@ class DeadlineError(ProducerError):
 
 
 class UnknownBatchError(ProducerError):
-    """Raised when Redis knows nothing (any more) of a batch: never submitted, expired, deleted or another policy's."""
+    """Raised when Redis has no such batch (any more): never submitted, expired, deleted or another policy's."""
 
     def __init__(self, batch_id: str, policy: str, problem: str) -> None:
         super().__init__(f"batch {batch_id!r} of policy {policy!r}: {problem}")
@@ -115,7 +115,7 @@ class UnknownBatchError(ProducerError):
 class ResultTimeoutError(ProducerError):
     """Raised when a batch is not complete in time. Nothing is lost: `result` or `attach` may wait again.
 
-    `waiting_for` says what the batch waits for, as far as Redis told: it is empty after a time too short to ask.
+    `waiting_for` says what the batch waits for, as far as Redis could tell; empty if the time was too short to ask.
     """
 
     def __init__(self, batch_id: str, done: int, total: int, timeout_s: float, waiting_for: str = "") -> None:
@@ -147,7 +147,7 @@ class RolloutFailedError(ProducerError):
 
 
 class UnreadableResultError(ProducerError):
-    """Raised when what Redis holds of a batch is not what a worker writes. `data` keeps the bytes of `entry`."""
+    """Raised when Redis holds something for a batch that no worker writes. `data` has the bytes of `entry`."""
 
     def __init__(self, batch_id: str, entry: str, problem: str, data: bytes = b"") -> None:
         super().__init__(f"batch {batch_id!r}, entry {entry}: {problem}; was it written by another release?")
@@ -158,7 +158,7 @@ class UnreadableResultError(ProducerError):
 
 
 class RedisUnavailableError(ProducerError):
-    """Raised when Redis cannot be reached, went away for too long or refuses a command. `url` has no password."""
+    """Raised when Redis cannot be reached, is away for too long or refuses a command. `url` has no password."""
 
     def __init__(self, what: str, url: str, problem: str, advice: str) -> None:
         super().__init__(f"cannot {what}: Redis at {url}: {problem}; {advice}")
@@ -169,14 +169,14 @@ class RedisUnavailableError(ProducerError):
 
 
 class ClientClosedError(ProducerError):
-    """Raised when a client is used after it was closed, and by calls that wait while it is being closed."""
+    """Raised when a client is used after it was closed, and by calls that still wait when it is closed."""
 
 
 class ClientMisusedError(ProducerError):
-    """Raised when a client, or a handle of it, is used where it would wait for ever; nothing was sent.
+    """Raised when a client, or one of its handles, is used where the call would never end; nothing was sent.
 
-    That is: in a process that was forked after it was made, in another event loop than before (`AsyncClient`), or in
-    its own background thread (`Client`).
+    That is: in a process forked from the one that made it, in another event loop than before (`AsyncClient`), or in its
+    own background thread (`Client`).
     """
 
     def __init__(self, what: str, problem: str, remedy: str) -> None:
@@ -187,7 +187,7 @@ class ClientMisusedError(ProducerError):
 
 
 class UnknownWorkerError(ProducerError):
-    """Raised when a worker is named that does not report; nobody was asked anything. `live` are those that do."""
+    """Raised when a named worker does not report; no worker was asked anything. `live`: the workers that report."""
 
     def __init__(self, workers: list[str], policy: str, live: list[str]) -> None:
         known = f"live are {', '.join(live)}" if live else "no worker is live"
@@ -198,7 +198,7 @@ class UnknownWorkerError(ProducerError):
 
 
 class NothingToReplayError(ProducerError):
-    """Raised when a selection holds no job that can be queued again; nothing was queued."""
+    """Raised when a selection has no job that can be queued again; nothing was queued."""
 
     def __init__(self, selection: str, problem: str) -> None:
         super().__init__(f"nothing to replay for {selection}: {problem}")
@@ -207,7 +207,7 @@ class NothingToReplayError(ProducerError):
 
 
 class PartialBatchError(ProducerError):
-    """Raised when a whole batch was to be replayed and only some of its jobs can be; nothing was queued."""
+    """Raised when a whole batch should be replayed but only some of its jobs can be; nothing was queued."""
 
     def __init__(self, batch_id: str, left: int, total: int, problem: str) -> None:
         super().__init__(
@@ -234,7 +234,7 @@ class NoStoredResultError(ProducerError):
 
 
 class JobGoneError(ProducerError):
-    """Raised when a job went away between being selected and being queued again; what was queued stays queued."""
+    """Raised when a selected job is gone before it could be queued again; what was queued stays queued."""
 
     def __init__(self, stream: str, entry_id: str) -> None:
         super().__init__(f"entry {entry_id} of {stream} was trimmed or replaced while it was being replayed")
@@ -243,7 +243,7 @@ class JobGoneError(ProducerError):
 
 
 class UnknownLetterError(ProducerError):
-    """Raised when a name is that of no dead letter, or of several."""
+    """Raised when no dead letter has this name, or several have it."""
 
     def __init__(self, name: str, policy: str, problem: str) -> None:
         super().__init__(f"dead letter {shown(name)} of policy {policy!r}: {problem}")
@@ -253,7 +253,7 @@ class UnknownLetterError(ProducerError):
 
 
 class RequeueRefusedError(ProducerError):
-    """Raised when a dead letter holds no job that could be queued again; it stays."""
+    """Raised when a dead letter has no job that could be queued again; the letter stays."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"dead letter {name} cannot be queued again: {problem}; `rollstream dead show` tells more")

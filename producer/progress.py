@@ -1,6 +1,6 @@
-"""A bar on stderr for whoever waits: groups done, their rate, the time left; one last line where it is no terminal.
+"""A progress bar on stderr: groups done, their rate, the time left. Without a terminal it is one line at the end.
 
-rich is imported by the first bar: a trainer that shows none does not wait for it.
+The first bar imports rich, so that a trainer without bars does not wait for the import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(name: str, total: int | None, unit: str = "groups") -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes how many are done so far. `total` None: nobody knows how many there are."""
+    """Yields a function that takes the number done so far. `total` None: the total is not known."""
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -45,7 +45,7 @@ def _columns(unit: str) -> list[ProgressColumn]:
 
 @contextmanager
 def byte_bar(name: str, num_bytes: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """As `progress_bar`, in MiB; the function takes bytes, from any thread. Not `shown`: it does nothing."""
+    """Like `progress_bar`, in MiB; the function takes bytes and may be called in any thread. Not `shown`: no bar."""
     if not shown:
         yield lambda _done: None
         return

@@ -1,4 +1,4 @@
-"""What the state of the queue or of Redis itself makes impossible, until an operator changes it."""
+"""Errors that last until an operator changes the state of the queue or of Redis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .errors import ProducerError
 
 
 class LostJobsError(ProducerError):
-    """Raised when groups of a batch have no answer and no job of it is left that could give one.
+    """Raised when groups of a batch have no answer and no job is left that could answer them.
 
     Somebody removed, acknowledged or skipped its entries by hand (XTRIM, XDEL, XACK, XGROUP), or its jobs became dead
     letters that could not be answered. `done` of `total` groups have an answer.
@@ -25,10 +25,10 @@ class LostJobsError(ProducerError):
 
 
 class TooLargeForRedisError(ProducerError):
-    """Raised when Redis, or a proxy before it, never takes a command of this size. `limit` is 0 where it is not known.
+    """Raised when Redis, or a proxy in front of it, does not take a command of this size.
 
-    `setting` is the option of Redis that sets it. What was not queued or stored stays so: send it again in smaller
-    pieces, or after the limit was raised.
+    `limit` is the most that it takes, 0 if unknown; `setting` is the option of Redis that sets the limit. Nothing was
+    queued or stored: send smaller pieces, or raise the limit and try again.
     """
 
     def __init__(self, what: str, url: str, problem: str, nbytes: int, limit: int, setting: str) -> None:
@@ -42,9 +42,9 @@ class TooLargeForRedisError(ProducerError):
 
 
 class LeaseInUseError(ProducerError):
-    """Raised when the lease of a policy is to be changed while workers with another live; nothing was changed.
+    """Raised when the lease of a policy should change while workers with another one are alive; nothing was changed.
 
-    `workers` are those, each with the `--lease-s` that it reports.
+    `workers`: those workers, each with the `--lease-s` that it reports.
     """
 
     def __init__(self, policy: str, seconds: float, workers: dict[str, str]) -> None:

@@ -52,7 +52,7 @@ class EntryId:
 BEFORE_ALL = EntryId(0)
 """No entry has it: a read after it begins with the first."""
 LAST_POSSIBLE = EntryId(2**64 - 1, 2**64 - 1)
-"""After it Redis takes no other, nor the question for what follows it."""
+"""Redis adds no entry after this id, and refuses to read after it."""
 
 
 def after(entry_id: EntryId | str | bytes) -> str:

@@ -1,6 +1,6 @@
-"""What carries bytes for producers and workers alike: the only package beneath both that does I/O over a network.
+"""Carries bytes for producers and workers: the only package below both that does I/O over a network.
 
-It knows no message, no batch and no policy, and of `schemas` hardly more than its errors.
+It knows no message, no batch and no policy, and hardly more of `schemas` than the errors.
 """
 
 if __name__ == "transport":

@@ -12,14 +12,15 @@ class SubmitOptions(TypedDict, total=False):
 
     `prompts_per_job`: prompts that one worker takes at a time.
 
-    `queue_deadline_s`, `run_deadline_s`: a job that no worker took within `queue_deadline_s` seconds of being queued,
+    `queue_deadline_s`, `run_deadline_s`: a job that no worker has taken `queue_deadline_s` seconds after it was queued,
     and groups that are not done `run_deadline_s` seconds after a worker began the job, are answered with an error.
-    None: no deadline. They are no content: what is queued keeps the deadlines that it was queued with.
+    None: no deadline. Deadlines are not part of the content: a queued job keeps those with which it was queued.
 
     `min_policy_version`: a worker that serves an older policy version leaves a job to others and takes it when it has
-    caught up; until a worker has, it waits, so publish that version or give a deadline. `max_staleness`: a group that
-    would begin with weights more than that many versions behind the newest published is answered with an error of code
-    `too_stale`; one that has begun is finished. None: no bound. They are content: they decide which weights answer.
+    caught up. The job waits until a worker serves that version, so publish it or give a deadline. `max_staleness`: a
+    group that would begin with weights more than that many versions behind the newest published is answered with an
+    error of code `too_stale`; a group that has begun is finished. None: no bound. Both bounds are part of the content:
+    they decide which weights answer.
     """
 
     adapter: str | None
@@ -32,7 +33,7 @@ class SubmitOptions(TypedDict, total=False):
 
 
 class GenerateOptions(SubmitOptions, total=False):
-    """`timeout`: seconds for submitting and waiting together: also a Redis that does not answer ends it. `progress`,
+    """`timeout`: seconds for submitting and waiting together, even if Redis does not answer. `progress`,
     `pad_token_id`, `pad_to_max_new_tokens`: see `BatchHandle.result`. The others are those of `submit`.
     """
 
@@ -62,5 +63,5 @@ GENERATE_DEFAULTS: GenerateOptions = {
 
 
 def submit_part(options: GenerateOptions) -> SubmitOptions:
-    """Those of `options` that `submit` takes."""
+    """The part of `options` that `submit` takes."""
     return cast(SubmitOptions, {name: value for name, value in options.items() if name in SUBMIT_DEFAULTS})

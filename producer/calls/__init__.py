@@ -1,1 +1,1 @@
-"""What every call of a client goes through: its arguments, its loop, its patience. Never talks to Redis."""
+"""What every call of a client needs: checked arguments, the right event loop, time limits. Never talks to Redis."""

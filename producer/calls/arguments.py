@@ -1,4 +1,4 @@
-"""The arguments of a call, checked before anything is queued: what can mean one thing is taken, the rest is named."""
+"""The arguments of a call, checked before anything is queued. What is ambiguous is refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INT64 = 2**63
 
 
 def number(value: Any) -> Any:
-    """A number of numpy or torch, or a `timedelta`, as Python's own; anything else as it is, for its own check."""
+    """A number of numpy or torch, or a `timedelta`, as a Python number; anything else unchanged, for a later check."""
     return value.total_seconds() if isinstance(value, timedelta) else plain(value)
 
 
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
     @classmethod
     def of(cls, timeout: object, progress: object, pad_token_id: object, pad_to_max_new_tokens: object) -> Self:
-        """Raises `ArgumentError`."""
+        """Check the arguments. Raises `ArgumentError`."""
         return cls(
             _seconds("timeout", number(timeout)),
             _flag("progress", plain(progress)),
@@ -41,12 +41,12 @@ class Reading(NamedTuple):
 
     @classmethod
     def of_wait(cls, timeout: object, progress: object) -> Self:
-        """Where nothing is padded."""
+        """The same for calls that pad nothing."""
         return cls.of(timeout, progress, 0, False)
 
 
 def reconnect_seconds(value: object) -> float:
-    """A client's `reconnect_s`. Raises `ArgumentError`."""
+    """Check a client's `reconnect_s`. Raises `ArgumentError`."""
     seconds = number(value)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
         raise ArgumentError("reconnect_s", value, "give seconds from 0 on; math.inf waits for ever")
@@ -77,7 +77,7 @@ def _pad_token_id(value: object) -> int:
 
 
 def check_config(config: object, attention_mask: object) -> GenerationConfig:
-    """`config`. Raises `ConfigError` or `PromptsError`, which say what was given in its place and what to write."""
+    """Return `config`. Raises `ConfigError` or `PromptsError`, which tell what was given instead and what to write."""
     if isinstance(attention_mask, GenerationConfig):
         raise PromptsError("attention_mask", "got the GenerationConfig: write config=..., or None before it")
     if not isinstance(config, GenerationConfig):

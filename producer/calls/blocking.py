@@ -1,4 +1,4 @@
-"""A call that is awaited becomes one that blocks, with the same arguments: they are declared at the former alone."""
+"""Make a blocking call of an awaited one, with the same arguments, which are declared only at the awaited call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class Blocking(Generic[A]):
-    """Something whose calls are awaited, and the thread that awaits them for whoever has no event loop."""
+    """An object whose calls are awaited, and the thread that awaits them for callers without an event loop."""
 
     def __init__(self, awaited: A, thread: LoopThread) -> None:
         self._awaited = awaited
@@ -26,7 +26,7 @@ class Blocking(Generic[A]):
 def blocking(
     what: str, call: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]
 ) -> Callable[Concatenate[Blocking[A], P], T]:
-    """A method that awaits `call` in the thread. `what` says in errors what was asked for."""
+    """A method that awaits `call` in the thread. `what` names the call in errors."""
 
     def method(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._thread.run(what, call(self._awaited, *args, **kwargs))
@@ -39,7 +39,7 @@ def blocking_and_held(
     call: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
     held: Callable[[T, LoopThread], R],
 ) -> Callable[Concatenate[Blocking[A], P], R]:
-    """The same where what comes back has calls that are awaited: it is given to `held`, with the thread."""
+    """The same for a call whose result has awaited calls itself: `held` makes an object of it and the thread."""
 
     def method(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return held(self._thread.run(what, call(self._awaited, *args, **kwargs)), self._thread)
@@ -48,7 +48,7 @@ def blocking_and_held(
 
 
 def told_as(call: Callable[..., Any], method: Callable[P, T], returns: str | None = None) -> Callable[P, T]:
-    """`method` with the name, docstring and parameters of `call`, for `help`; `returns` where that differs."""
+    """Give `method` the name, docstring and parameters of `call`, for `help`; `returns`: another return type."""
     shown = inspect.signature(call)
     update_wrapper(method, call)
     vars(method)["__signature__"] = shown if returns is None else shown.replace(return_annotation=returns)

@@ -1,7 +1,7 @@
-"""Where a client may be used: in one event loop of one process, until it is closed. Elsewhere it would wait for ever.
+"""A client may be used in one event loop of one process, until it is closed. Elsewhere its calls would never end.
 
-A socket belongs to the loop that opened it: in another loop nobody would wake whoever waits for it. A forked process
-has copies of the parent's sockets, and would read the parent's answers.
+A socket belongs to the loop that opened it: a call that waits in another loop would not be woken. A forked process has
+copies of the parent's sockets, and would read the parent's answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from ..errors import ClientClosedError, ClientMisusedError
 
 _CLOSE_S = 1.0
-"""Most that closing waits for calls that were told to end."""
+"""The longest time, in seconds, that closing waits for calls that were told to end."""
 
 
 class Home:
@@ -28,7 +28,7 @@ class Home:
         self._sockets: AsyncGenerator[None, None] | None = None
 
     async def enter(self, what: str, *clients: Redis) -> None:
-        """Called before each use. Raises `ClientMisusedError` anywhere but at home."""
+        """Called before each use. Raises `ClientMisusedError` in another process or event loop."""
         check_process(what, self._pid)
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -38,7 +38,7 @@ class Home:
             raise _elsewhere(what)
 
     def is_here(self, what: str) -> bool:
-        """Whether there is something to close here. Raises `ClientMisusedError` where another loop can close it."""
+        """Whether there is something to close here. Raises `ClientMisusedError` while the client's own loop runs."""
         if self._loop is None or self._pid != os.getpid():
             return False
         if self._loop is asyncio.get_running_loop():
@@ -54,7 +54,7 @@ class Home:
 
 
 class OpenCalls:
-    """The calls that wait for Redis. Closing ends them, rather than leave them with a connection that is gone."""
+    """The calls that wait for Redis. Closing ends them, so that none is left with a closed connection."""
 
     def __init__(self) -> None:
         self._scopes: set[asyncio.Timeout] = set()
@@ -63,7 +63,7 @@ class OpenCalls:
 
     @asynccontextmanager
     async def open(self, what: str) -> AsyncIterator[None]:
-        """Around one call. Raises `ClientClosedError` once `close` was called, before the call or during it."""
+        """Around one call. Raises `ClientClosedError` if the client is closed before the call or during it."""
         if self._closed:
             raise _closed(what)
         try:
@@ -74,15 +74,15 @@ class OpenCalls:
                 finally:
                     self._scopes.discard(scope)
                     self._ended.set()
-        except TimeoutError:  # `end` has set it
+        except TimeoutError:  # only `end` sets a time limit
             raise _closed(what) from None
 
     def refuse(self) -> None:
-        """From now on every call is refused."""
+        """Refuse every call from now on."""
         self._closed = True
 
     async def end(self) -> None:
-        """End the calls under way, and return once they have ended, or soon."""
+        """End the calls under way; return once they have ended, after a second at the latest."""
         now = asyncio.get_running_loop().time()
         for scope in self._scopes:
             if not scope.expired():
@@ -95,8 +95,10 @@ class OpenCalls:
 
 
 async def _open_until_the_loop_ends(clients: Sequence[Redis]) -> AsyncGenerator[None, None]:
-    """`asyncio.run` closes the asynchronous generators of its loop before the loop: a client that nobody closed leaves
-    no socket behind, and no noise. It must not hold the client, so that one that nobody holds ends in the same way.
+    """Close the clients' sockets when the loop ends: `asyncio.run` closes asynchronous generators before the loop.
+
+    So a client that was never closed leaves no socket and no warning. The generator must not refer to the client:
+    otherwise it would keep alive a client that nothing else uses.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The event loop of a blocking client, in a thread of its own: callers wait for it, it waits for no caller."""
+"""The event loop of a blocking client, in a thread of its own. Callers wait for the thread, never the reverse."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .home import check_process
 T = TypeVar("T")
 
 _END_S = 2.0
-"""Most that whoever ends the loop waits for its thread."""
+"""The longest time, in seconds, that `close` waits for the thread."""
 
 
 class LoopThread:
-    """Runs coroutines for callers of any thread, also of one that runs a loop already, such as a Jupyter cell.
+    """Runs coroutines for callers in any thread, even in one that runs a loop already, such as a Jupyter cell.
 
-    Ends with `close`, or when nobody holds it any more, or with the process. `on_close` closes what the coroutines use;
-    it must not hold this object.
+    Ends with `close`, or when nothing refers to it any more, or with the process. `on_close` closes what the coroutines
+    use; it must not refer to this object.
     """
 
     def __init__(self, on_close: Callable[[], Awaitable[None]]) -> None:
@@ -40,24 +40,24 @@ class LoopThread:
         except CancelledError:
             raise ClientClosedError(f"cannot {what}: the client was closed meanwhile") from None
         except ProducerError:
-            call.close()  # it may not have begun; no effect on what has ended
+            call.close()  # the call may not have begun; closing one that has ended does nothing
             raise
         finally:
             if waiting.cancel():  # Ctrl-C
                 self._inside.give_up(waiting)
 
     def close(self) -> None:
-        """End what runs, the loop and the thread. Safe to call twice; in a forked process it does nothing."""
+        """End the running calls, the loop and the thread. Safe to call twice; does nothing in a forked process."""
         if self._end.detach() is not None and self._inside.is_ours:
             self._inside.end()
         self._inside.join()
 
 
 class _Inside:
-    """What the thread knows. It does not know the `LoopThread`, which ends it once nobody holds one.
+    """The part that the thread refers to. It does not refer to `LoopThread`, so that an unused one can be collected.
 
-    `_calls` is the loop's alone. `_ending` is set under the lock, so that no call is begun after the end. The lock may
-    be taken again by the thread that has it: a signal's handler or the garbage collection may use a client there.
+    Only the loop's thread changes `_calls`. `_ending` is set under the lock, so that no call begins after the end. The
+    lock is reentrant: while a thread has it, a signal handler or the garbage collector may use a client there.
     """
 
     def __init__(self, on_close: Callable[[], Awaitable[None]]) -> None:
@@ -73,13 +73,13 @@ class _Inside:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this is the process that started the thread: a fork has no such thread."""
+        """Whether this is the process that started the thread: a forked process does not have it."""
         return os.getpid() == self._pid
 
     def begin(self, what: str, call: Coroutine[Any, Any, T], waiting: Future[T]) -> None:
-        """Run `call` in the loop; its outcome goes to `waiting`.
+        """Run `call` in the loop; its result or error goes to `waiting`.
 
-        Raises `ClientClosedError`, and `ClientMisusedError` where it would wait for itself or for no thread at all.
+        Raises `ClientClosedError`, and `ClientMisusedError` in the loop's own thread and in a forked process.
         """
         check_process(what, self._pid)
         if threading.current_thread() is self._thread:
@@ -91,27 +91,27 @@ class _Inside:
             self._loop.call_soon_threadsafe(self._start, call, waiting)
 
     def give_up(self, waiting: Future[Any]) -> None:
-        """Cancel the call that nobody waits for any more."""
+        """Cancel a call whose caller was interrupted."""
         with self._lock:
             if self.is_ours and not self._ending:
                 self._loop.call_soon_threadsafe(self._cancel, waiting)
 
     def end(self) -> None:
-        """End what runs; whoever waits for it gets `ClientClosedError`. Does not wait."""
+        """Start to end the running calls, which then raise `ClientClosedError`. Does not wait."""
         with self._lock:
             if not self._ending:
                 self._ending = True
                 self._loop.call_soon_threadsafe(self._begin_end)
 
     def end_quietly(self) -> None:
-        """The same where nobody can wait any more but threads that end with the process: they are left as they are."""
+        """End without waking callers: any thread that still waits then ends with the process."""
         if self.is_ours:
             self._quiet = True
             self.end()
             self.join()
 
     def join(self) -> None:
-        """Wait for the thread, if that is another one of this process."""
+        """Wait for the thread, unless this is that thread or a forked process."""
         if self.is_ours and threading.current_thread() is not self._thread:
             self._thread.join(_END_S)
 
@@ -135,7 +135,7 @@ class _Inside:
         error = None if task.cancelled() else task.exception()
         if self._quiet:
             return
-        with suppress(InvalidStateError):  # its caller was interrupted just now
+        with suppress(InvalidStateError):  # the caller was interrupted just now
             if task.cancelled():
                 waiting.cancel()
             elif error is not None:

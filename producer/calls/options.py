@@ -1,4 +1,4 @@
-"""Keyword options that several calls share: declared once as a `TypedDict`, shown by `help`, a misspelt one named."""
+"""Keyword options that several calls share: declared once as a `TypedDict`, shown by `help`, checked for typos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 def check_names(given: Mapping[str, object], known: Collection[str]) -> None:
-    """Raises `ArgumentError` for an option that the call does not have; it says what was most likely meant."""
+    """Raises `ArgumentError` for an option that the call does not have; the error suggests the nearest name."""
     for name, value in given.items():
         if name not in known:
             raise ArgumentError(name, value, _meant(name, known))

@@ -1,6 +1,6 @@
-"""A long wait says what it waits for: the logger `rollstream` warns after ten seconds, then at doubling intervals.
+"""A long wait tells what it waits for: the logger `rollstream` warns after ten seconds, then at doubling intervals.
 
-The same text is in the error of a call that has a time limit.
+When a call with a time limit fails, its error has the same text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ProducerError
 
 
 def _shown(record: logging.LogRecord) -> bool:
-    """Whatever workers and Redis wrote into a warning, a terminal only shows it."""
+    """Make a warning safe for a terminal: it may hold texts from workers and from Redis."""
     record.msg, record.args = printable(without_credentials(record.getMessage())), None
     return True
 
@@ -26,14 +26,14 @@ log = logging.getLogger("rollstream")
 log.addFilter(_shown)
 
 FIRST_S = 10.0
-"""Until the first warning; the next one comes after twice as long, and so on."""
+"""Seconds until the first warning; the next one comes after twice as long, and so on."""
 _SHORTEST_S = 0.05
-"""A shorter time limit is a look, not a wait: nothing is asked for it."""
+"""A call with a shorter time limit only looks, so nothing is asked for its error."""
 _SILENT = "Redis does not answer"
 
 
 class Overdue:
-    """Around a wait that can say at any time what it waits for: `told(seconds so far)`."""
+    """Around a wait that knows what it waits for: `told(seconds so far)` gives the text."""
 
     def __init__(self, told: Callable[[float], str]) -> None:
         self._told = told
@@ -55,21 +55,21 @@ class Overdue:
 
 
 class Patience:
-    """Around a wait that has to ask what it waits for. It asks no sooner than something is to be said.
+    """Around a wait that has to ask Redis what it waits for. It asks only when the text is needed.
 
-    That is after ten seconds without `progressed`, and with a time limit also shortly before its end, for the error.
-    `told` is the last answer, empty before the first.
+    That is after ten seconds without `progressed`, and shortly before the end of a time limit, for the error. `told` is
+    the last answer, empty before the first.
     """
 
     def __init__(
         self, what: str, ask: Callable[[], Awaitable[str]], timeout: float | None, said: dict[str, float] | None = None
     ) -> None:
-        """`said`: shared by those of whom one alone says the same thing at a time."""
+        """`said`: shared by several waits, so that only one of them logs the same text at a time."""
         self.told = ""
         self._said = {} if said is None else said
         self._what = what
         self._ask = ask
-        # The time to ask, with a time limit; None once it was asked for that.
+        # When to ask for the error of a time limit; None without one, and once that was done.
         self._last_look = None if timeout is None or timeout < _SHORTEST_S else timeout - min(1.0, timeout / 3)
         self._asking: asyncio.Task[None] | None = None
 
@@ -89,7 +89,7 @@ class Patience:
             await asyncio.wait([self._asking])
 
     def progressed(self) -> None:
-        """Something came: the ten seconds begin again."""
+        """Something has arrived: the ten seconds begin again."""
         self._quiet_since, self._interval = self._elapsed, FIRST_S
         self._warn_at = self._quiet_since + FIRST_S
 

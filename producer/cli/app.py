@@ -103,13 +103,17 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")
     ] = None,
-    batch_id: Annotated[str | None, typer.Option(help="Default: a new one. The same again is a no-op.")] = None,
+    batch_id: Annotated[
+        str | None, typer.Option(help="Default: a new one. Submitting the same batch again is a no-op.")
+    ] = None,
     prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
     queue_deadline_s: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Answer jobs with an error that wait longer for a worker.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Answer a job with an error once it has waited so long for a worker."),
     ] = None,
     run_deadline_s: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Answer groups with an error whose job runs longer.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Answer the groups left with an error once the job has run so long."),
     ] = None,
     min_policy_version: Annotated[
         int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
@@ -117,7 +121,8 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     max_staleness: Annotated[
         int | None,
         typer.Option(
-            metavar="VERSIONS", help="Answer with an error what would begin with weights further behind the newest."
+            metavar="VERSIONS",
+            help="Answer a group with an error when its worker's weights are further behind the newest.",
         ),
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer's folder, for rows of text.")] = None,
@@ -186,7 +191,7 @@ def results(
 ) -> None:
     """Write a batch's results as JSONL, a line a group, in the order in which they finished.
 
-    Without --follow: what is there now; while groups are missing, stderr says how many and the exit code is 5.
+    Without --follow it writes what is there now; if groups are missing, stderr says how many and the exit code is 5.
 
     A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for a group that failed,
     {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}.
@@ -214,7 +219,7 @@ def status(
     partitions: Partitions = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show how long the queue is, how old, and which workers live."""
+    """Show how many jobs wait, how old the oldest is, and which workers are alive."""
     with exit_codes():
         found = with_connection(redis, lambda connection: read_status(connection, Keys(policy, partitions)))
     if json_output:

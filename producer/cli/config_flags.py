@@ -1,4 +1,4 @@
-"""A generation config from the command line: a JSON file, then `--set`, then `--max-new-tokens`, the later one wins."""
+"""A generation config from the command line: a JSON file, then `--set`, then `--max-new-tokens`; later ones win."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rollstream.schemas import ConfigError, GenerationConfig
 
 
 def read_config(file: Path | None, assignments: Iterable[str], max_new_tokens: int | None) -> GenerationConfig:
-    """Raises `ConfigError` for what is no JSON, no known name or out of bounds."""
+    """Raises `ConfigError` for a value that is no JSON or out of bounds, and for an unknown name."""
     values = {} if file is None else _of_file(file)
     values |= dict(map(_assignment, assignments))
     if max_new_tokens is not None:
@@ -47,5 +47,5 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _token_id(key: str) -> int | str:
-    """JSON has no integer keys. No id has more than 10 digits, and `int` refuses thousands of them."""
+    """JSON keys are strings, token ids integers. An id has at most 10 digits; `int` would refuse thousands of them."""
     return int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else key

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def with_connection(redis: str, command: Callable[[Connection], Awaitable[T]]) -> T:
-    """What `command` answers. Redis is waited for a few seconds, no more. Raises `RedisUnavailableError`."""
+    """Return what `command` returns. Waits at most 5 s for Redis, then raises `RedisUnavailableError`."""
 
     async def run() -> T:
         connection = Connection(redis, reconnect_s=5)

@@ -1,4 +1,4 @@
-"""`rollstream dead`: what was given up on, why, and what becomes of it."""
+"""`rollstream dead`: list, show, requeue and drop dead letters, the jobs that were given up on."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ dead = typer.Typer(
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ENTRY|FILTER", help="As `dead ls` shows them; with --all: text to filter by."),
+    typer.Argument(metavar="ENTRY|FILTER", help="Entries as `dead ls` shows them; with --all, a text to filter by."),
 ]
-Every = Annotated[bool, typer.Option("--all", help="All letters, or all with FILTER in them.")]
+Every = Annotated[bool, typer.Option("--all", help="All dead letters, or all that contain FILTER.")]
 
 
 @dead.command(epilog="Example: rollstream dead ls too_many_deliveries --policy math-7b")
 def ls(
     policy: Policy,
-    text: Annotated[str, typer.Argument(metavar="[FILTER]", help="In the error, batch id, worker or entry id.")] = "",
+    text: Annotated[
+        str, typer.Argument(metavar="[FILTER]", help="Text in the error, batch id, worker or entry id.")
+    ] = "",
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
     json_output: Json = False,
@@ -64,7 +66,7 @@ def show(
     payload: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the job's original bytes here.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Show all of one dead letter: the error, its traceback and history, the entry's fields and what its payload is."""
+    """Show one dead letter in full: error, traceback, history, the entry's fields and what its payload says."""
     with exit_codes():
         letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions), entry))
         if payload is not None:
@@ -97,7 +99,7 @@ def requeue(
                     typer.echo(await requeue_letter(connection, keys, await find(connection, keys, name)))
                 except RedisUnavailableError:
                     raise
-                except RollstreamError as error:  # of this letter: it stays, the others go on
+                except RollstreamError as error:  # only this letter is refused: it stays
                     refused = True
                     typer.echo(f"rollstream: {printable(str(error))}", err=True)
             return refused
@@ -116,7 +118,7 @@ def drop(
     partitions: Partitions = 1,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove dead letters for good, bytes and all. Asks first."""
+    """Remove dead letters and their bytes for good. Asks first."""
     _check_names(names, every)
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("nobody can be asked here: give --yes")

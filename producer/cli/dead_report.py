@@ -1,4 +1,4 @@
-"""How dead letters are shown: a table, one letter in full, and both as JSON. Hostile bytes come out as escapes."""
+"""How dead letters are shown: a table, one letter in full, and both as JSON. Unprintable bytes are shown as escapes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rollstream.schemas.printable import printable
 from ..replay.dead_letters import Letter, Listed
 
 _LATEST_S = 1e11
-"""Unix seconds beyond which no calendar goes."""
+"""Unix seconds; `datetime` has no year for what lies far beyond."""
 
 
 def listed_json(listed: Listed) -> dict[str, Any]:
-    """One row of `dead ls --json`; None where the letter cannot be read."""
+    """One row of `dead ls --json`; fields of a letter that cannot be read are None."""
     letter = listed.read()
     row: dict[str, Any] = {
         "partition": listed.partition,
@@ -43,7 +43,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
 
 
 def letter_json(letter: Letter) -> dict[str, Any]:
-    """All of one letter but the bytes of its payload."""
+    """Everything about one letter except the bytes of its payload."""
     read, job = letter.listed.read(), letter.job
     known = None if isinstance(read, SchemaError) else read
     return listed_json(letter.listed) | {
@@ -73,7 +73,7 @@ def _job_json(job: Job) -> dict[str, Any]:
 
 
 def letters_table(found: Iterable[Listed]) -> Table:
-    """Two lines a letter: an error needs the width."""
+    """Two lines for each letter, since an error needs the whole width."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("entry", no_wrap=True)
     table.add_column("batch and error", overflow="fold")
@@ -88,7 +88,7 @@ def letters_table(found: Iterable[Listed]) -> Table:
 
 
 def letter_lines(letter: Letter) -> list[str]:
-    """All of one letter for a terminal, a field a line."""
+    """One letter in full for a terminal, one field a line."""
     shown = letter_json(letter)
     lines = [f"{name}: {_value(shown[name])}" for name in shown if name not in {"fields", "traceback", "payload"}]
     lines += [f"field {printable(name)}: {printable(value)}" for name, value in shown["fields"]]
@@ -106,5 +106,5 @@ def _text(data: bytes) -> str:
 
 
 def _time(moment: float) -> str | None:
-    """ISO 8601 in UTC; None for what is no time."""
+    """ISO 8601 in UTC; None for a number that is no time."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds") if 0 <= moment < _LATEST_S else None

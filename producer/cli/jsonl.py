@@ -1,4 +1,4 @@
-"""Prompts in and results out as JSON lines; whoever wrote a bad line is told its file and number."""
+"""Prompts in and results out as JSON lines; the error for a bad line names its file and number."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _prompt(line: bytes, source: str, number: int, tokenize: Tokenize | None) ->
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON may spell what is no character: the escape of a lone surrogate."""
+    """False for a lone surrogate, which a JSON escape can spell although it is no character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ def _ids(ids: Any, source: str, number: int) -> list[int]:
 
 
 def load_tokenizer(folder: Path) -> Tokenize:
-    """The tokenizer of a model's folder, special tokens added as it is configured. Raises `PromptFileError`."""
+    """Load the tokenizer from a model's folder; it adds special tokens as configured. Raises `PromptFileError`."""
     if problem := folder_problem(folder) or odd_entry(folder):
         raise PromptFileError(f"--tokenizer {folder}", None, problem)
     try:
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> Tokenize:
 
 
 def result_line(answer: Answer) -> str:
-    """One group as one line of ASCII JSON with its newline."""
+    """One group as a line of ASCII JSON that ends with a newline."""
     prompt = None if answer.prompt is None else answer.prompt.numpy().tolist()
     row: dict[str, Any] = {"batch_id": answer.batch_id, "group": answer.group, "prompt_token_ids": prompt}
     if isinstance(answer, GroupError):
@@ -106,5 +106,5 @@ def _completion(result: GroupResult, sample: int) -> dict[str, Any]:
 
 
 def _numbers(values: list[float]) -> list[float | None]:
-    """JSON has no NaN and no infinity."""
+    """NaN and infinity become None: JSON has neither."""
     return [value if math.isfinite(value) else None for value in values]

@@ -1,4 +1,4 @@
-"""`rollstream lease`: the lease that all workers of a policy share, and its change."""
+"""`rollstream lease`: show or change the lease that all workers of a policy share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
 from .output import exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli.app`."""
+"""`app` adds these commands to `rollstream`."""
 
 
 @commands.command(
@@ -30,7 +30,9 @@ def lease(
     policy: Policy,
     seconds: Annotated[
         float | None,
-        typer.Option("--set", min=SHORTEST_LEASE_S, max=LONGEST_LEASE_S, help="Seconds; no worker may live."),
+        typer.Option(
+            "--set", min=SHORTEST_LEASE_S, max=LONGEST_LEASE_S, help="New lease in seconds. No worker may be running."
+        ),
     ] = None,
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
@@ -38,9 +40,9 @@ def lease(
 ) -> None:
     """Show or change the lease: the seconds after which a silent worker's jobs are taken over.
 
-    All workers of a policy have the same, or they would take each other's jobs. The first one that starts writes its
-    --lease-s down, and a worker with another does not start. It is changed while no worker with another lives: drain
-    them, set it, and start them with the new one.
+    All workers of a policy need the same lease, or they would take each other's jobs. The first worker writes its
+    --lease-s to Redis, and a worker with another value does not start. To change it, drain the workers, set the new
+    value, and start them with it.
     """
     with exit_codes():
         keys = Keys(policy, partitions)
@@ -58,7 +60,7 @@ def _told(policy: str, seen: LeaseSeen) -> list[str]:
     if seen.seconds is not None:
         lease = f"{seen.seconds:g} s"
     else:
-        lease = printable(seen.problem) or "none yet, the first worker that starts writes its own down"
+        lease = printable(seen.problem) or "none yet, the first worker that starts sets it"
     lines = [f"policy {policy}: lease {lease}; {len(seen.workers)} live workers"]
     others = seen.differing(seen.seconds)
     return lines + [printable(f"worker {name} has {told or 'not said which'}") for name, told in sorted(others.items())]

@@ -1,4 +1,4 @@
-"""What an operator does to a queue that runs: cancel a batch, pause and resume, drain workers, ask what is wrong."""
+"""Commands for a running queue: cancel a batch, pause and resume, drain workers, ask what is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
 from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli.app`."""
+"""`app` adds these commands to `rollstream`."""
 
 
 @commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b")
@@ -38,10 +38,10 @@ def cancel(
     partitions: Partitions = 1,
     json_output: Json = False,
 ) -> None:
-    """Cancel what is unanswered of a batch, queued or running.
+    """Cancel the groups of a batch that have no answer yet, queued or running.
 
     Groups that have finished keep their results. The others are answered with an error of code "cancelled", so that
-    whoever waits for the batch goes on. Needs no worker; safe to repeat.
+    callers that wait for the batch go on. Needs no worker; safe to repeat.
     """
     with exit_codes():
 
@@ -62,9 +62,9 @@ def cancel(
 
 @commands.command(epilog="Example: rollstream pause --policy math-7b")
 def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
-    """Let no worker take a new job until `rollstream resume`.
+    """Stop all workers from taking new jobs until `rollstream resume`.
 
-    Jobs that run are finished; submitting goes on. Workers stay up.
+    Running jobs are finished, batches can still be submitted, and workers stay up.
     """
     with exit_codes():
         keys = Keys(policy, partitions)
@@ -95,14 +95,14 @@ def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitio
 )
 def drain(
     policy: Policy,
-    workers: Annotated[list[str] | None, typer.Argument(metavar="WORKER", help="Names, or --all.")] = None,
+    workers: Annotated[list[str] | None, typer.Argument(metavar="WORKER", help="Names of workers, or --all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every live worker.")] = False,
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
-    wait: Annotated[bool, typer.Option("--wait", help="Return once they are gone.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once these workers are gone.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds to wait; then exit 4.")] = None,
 ) -> None:
-    """Ask workers to end as on SIGTERM: they finish what fits their grace period and give the rest back."""
+    """Ask workers to end as on SIGTERM: they finish what they can in their grace period and give the rest back."""
     if bool(workers) == every:
         raise typer.BadParameter("name the workers, or give --all")
     if timeout is not None and not wait:
@@ -137,7 +137,7 @@ def doctor(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Check Redis, the queue and its workers: what was seen, and what to do about it. Changes nothing."""
+    """Check Redis, the queue and its workers; tell what was seen and what to do about it. Changes nothing."""
     with exit_codes():
         findings = asyncio.run(examine(redis, Keys(policy, partitions), lease_s))
     if json_output:

@@ -1,4 +1,4 @@
-"""The options that every command which talks to a queue takes, spelled once."""
+"""The options shared by all commands that talk to a queue."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ RedisUrl = Annotated[
     ),
 ]
 Policy = Annotated[
-    str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue it is, such as math-7b.")
+    str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue is meant, such as math-7b.")
 ]
 Partitions = Annotated[
-    int, typer.Option(envvar="ROLLSTREAM_PARTITIONS", min=1, max=1024, help="The same number as at the workers.")
+    int,
+    typer.Option(
+        envvar="ROLLSTREAM_PARTITIONS", min=1, max=1024, help="Number of partitions, the same as the workers'."
+    ),
 ]
 Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for results; then exit 4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -1,4 +1,4 @@
-"""Where the command line's results go, and which exit code says how it went."""
+"""Where the results of a command go, and which exit code tells how it ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_UNFINISHED, EXIT_INTERRUPTED 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """One clear line on stderr instead of a traceback, for every fault that is not ours."""
+    """Turn every expected error into one line on stderr and an exit code; only a bug shows a traceback."""
     try:
         yield
     except ResultTimeoutError as error:
@@ -50,7 +50,7 @@ def output(file: Path | None) -> AbstractContextManager[TextIO]:
 
 
 def write(answers: Iterable[Answer], out: TextIO) -> int:
-    """Write a line a group; the exit code that they deserve."""
+    """Write one line for each group. Returns 3 if one is an error, else 0."""
     code = 0
     for answer in answers:
         out.write(result_line(answer))
@@ -60,7 +60,7 @@ def write(answers: Iterable[Answer], out: TextIO) -> int:
 
 
 def write_unfinished(handle: BatchHandle, answers: list[Answer], out: TextIO) -> int:
-    """Write what is there, and say on stderr how many groups are missing; the exit code."""
+    """Write the answers and say on stderr how many groups are missing. Returns the exit code."""
     code = write(answers, out)
     missing = handle.num_groups - len(answers)
     if not missing:
@@ -71,9 +71,9 @@ def write_unfinished(handle: BatchHandle, answers: list[Answer], out: TextIO) ->
 
 
 async def follow(handle: BatchHandle, out: TextIO | None, timeout: float | None) -> int:
-    """Write each group as it finishes, under a progress bar, until the batch is sealed; the exit code.
+    """Write each group as it finishes, under a progress bar, until the batch is sealed. Returns the exit code.
 
-    Raises `ResultTimeoutError`, with what finished by then written.
+    Raises `ResultTimeoutError`; what finished until then has been written.
     """
     code = done = 0
     with progress_bar(handle.batch_id, handle.num_groups) as show:

@@ -1,4 +1,4 @@
-"""Publishing from the command line what a trainer publishes from Python, and who serves it."""
+"""Publish policy versions and adapters from the command line, and show which workers serve them."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from .options import DEFAULT_REDIS, Json, Policy, RedisUrl
 from .output import EXIT_TIMED_OUT, exit_codes
 
 commands = typer.Typer()
-"""Merged into `rollstream` by `producer.cli.app`."""
+"""`app` adds these commands to `rollstream`."""
 
 _LATEST_S = 1e11
-"""Unix seconds beyond which an announcement's time is none, nor are infinity and NaN."""
+"""Unix seconds. A later time, infinity or NaN in an announcement is no time and is shown as `?`."""
 
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])
-"""Click's. Typer has a copy of click of its own or imports it, by release."""
+"""Click's `UsageError`. Some releases of typer import click, others carry a copy of it."""
 
-Wait = Annotated[bool, typer.Option("--wait", help="Return once the workers serve it, or a newer one.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return once the workers serve this version or a newer one.")]
 WaitFor = Annotated[
-    str, typer.Option("--workers", metavar="N|all", help="With --wait: how many workers; all that live.")
+    str, typer.Option("--workers", metavar="N|all", help="With --wait: how many workers; default: all live ones.")
 ]
-Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 4.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: seconds to wait; then exit 4.")]
 
 
 class _TakesVersion(TyperCommand):
-    """Click takes a number below 0 for an option, and says so."""
+    """Tells the bounds of VERSION for `-1` too, which click would call an unknown option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -80,8 +80,8 @@ def publish(
 ) -> None:
     """Announce new weights as policy version VERSION; workers verify them and swap.
 
-    Of a checkpoint only the folder's name and its digest travel: workers find it below their own --checkpoint-dir, on a
-    file system that they share. Publishing the same again is a no-op.
+    Only the name of a checkpoint's folder and its digest are sent: workers find the folder below their own
+    --checkpoint-dir, on a shared file system. Publishing the same again is a no-op.
     """
     if (checkpoint is None) == (adapter is None):
         raise typer.BadParameter("give --checkpoint DIR or --adapter DIR")
@@ -111,7 +111,7 @@ def publish(
     "publish-adapter", epilog="Example: rollstream publish-adapter math@17 adapters/math --policy math-7b"
 )
 def publish_adapter(
-    adapter: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A name that no other content has.")],
+    adapter: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A name that no other adapter has.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="As PEFT's save_pretrained writes it.")],
     policy: Policy,
     redis: RedisUrl = DEFAULT_REDIS,
@@ -131,7 +131,7 @@ def publish_adapter(
 def versions(
     policy: Policy,
     redis: RedisUrl = DEFAULT_REDIS,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the newest to show.")] = 10,
     json_output: Json = False,
 ) -> None:
     """Show the newest policy versions and which workers serve them."""
@@ -183,7 +183,7 @@ def _served_by(version: int, serving: dict[str, Serving]) -> list[str]:
 
 
 def _versions_table(policy: str, announced: list[Announced], serving: dict[str, Serving]) -> Table:
-    """A row a version, the newest first, down to 0 where a worker still serves what it booted with."""
+    """One row a version, the newest first; 0 is shown where a worker still serves its boot model."""
     title = f"policy {policy}: {len(serving)} live workers"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     for column in ("version", "source", "location", "sha256", "published", "served by"):

@@ -1,4 +1,4 @@
-"""`rollstream replay`: which jobs, what it would queue or has queued, and whether the same came out."""
+"""`rollstream replay`: queue selected jobs again, or show what would be queued, and compare the results."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     """Queue jobs again, finished or dead, as new batches.
 
     The originals and their results stay as they are. Finished jobs can be
-    replayed until the workers trim them (--retention-s, a day). Jobs that wait
+    replayed until the workers trim them (--retention-s, one day). Jobs that wait
     or run are queued a second time by --batch and --job; --since leaves out
     batches that have such jobs in its span.
 
@@ -93,10 +93,10 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     config and seeds: a seeded batch gives the same tokens again, also when only
     some of its jobs are replayed. It is sampled by the policy version that is
     served now: min_policy_version and max_staleness of the original are
-    dropped, and --verify tells groups that another version sampled than the
-    stored ones from those that differ. Its id is <original>.replay-<6 hex>,
-    another one each time, or --batch-id. A replay is a batch as any other: it
-    can be replayed, and --since finds it too.
+    dropped, and --verify counts groups that another version sampled apart from
+    those that differ. Its id is <original>.replay-<6 hex>, new each time, or
+    --batch-id. A replay is a batch like any other: it can be replayed, and
+    --since finds it too.
 
     The new batch ids go to stdout, one a line. A replay that ended half-way
     says how to queue the rest.
@@ -144,7 +144,7 @@ def _entry(name: str, partitions: int) -> ByEntry:
 
 
 def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, int]:
-    """Unix milliseconds. The span ends before now: no more jobs can come into it, so it selects the same ones again."""
+    """Unix milliseconds. The span ends before now, so no new job can enter it and a repeat selects the same jobs."""
     latest = max(0, now_ms - 1)
     try:
         first = 0 if since is None else read_moment(since, now_ms)
@@ -206,7 +206,7 @@ async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[in
 
 
 async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: Way, sent: Sent) -> None:
-    """Queue all, and print the batches that were queued whole, also when it ended half-way."""
+    """Queue all batches, and print those that were queued whole, even if an error ended it half-way."""
     pace, queued, before = Pace(way.rate), list[Replay](), 0
     try:
         with progress_bar("queueing", sum(replay.batch.num_jobs for replay in prepared.replays), "jobs") as show:
@@ -217,7 +217,7 @@ async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: Wa
     finally:
         for replay in queued:
             typer.echo(f"{replay.batch.num_groups} groups queued in {replay.batch.num_jobs} jobs", err=True)
-            if not (way.json and way.verify):  # then its line has the comparison too
+            if not (way.json and way.verify):  # with both, `_verify` prints one line that has the comparison too
                 typer.echo(json.dumps(replay_json(replay)) if way.json else replay.batch.batch_id)
 
 
@@ -229,7 +229,7 @@ def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> No
 async def _verify(
     connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], way: Way
 ) -> int:
-    """Compare each batch with its original; the exit code. Raises `ResultTimeoutError`."""
+    """Compare each batch with its original. Returns the exit code. Raises `ResultTimeoutError`."""
     loop = asyncio.get_running_loop()
     end = None if way.timeout is None else loop.time() + way.timeout
     code = 0

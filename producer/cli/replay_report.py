@@ -1,4 +1,4 @@
-"""A replay as people and scripts read it: what it would queue, what it leaves out, and what the comparison found."""
+"""Tables and JSON for a replay: what it would queue, what it leaves out, and what the comparison found."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..replay.selection import Skipped
 from ..replay.verify import Comparison
 
 _LATEST_MS = 10**14
-"""Entry ids beyond this are no times; a dead letter may carry any."""
+"""Milliseconds. A later entry id is no time; a dead letter may carry any id."""
 _MOST_SKIPPED = 20
 
 
 def plan_table(prepared: Prepared) -> Table:
-    """A row a new batch; what is skipped stays out."""
+    """One row for each new batch, without what is skipped."""
     columns = ("jobs", "groups", "prompt tokens", "completions")
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("original batch", overflow="fold")
@@ -44,7 +44,7 @@ def plan_table(prepared: Prepared) -> Table:
 
 
 def plan_json(prepared: Prepared) -> dict[str, Any]:
-    """All of it as one object."""
+    """The new batches and what is skipped, as one object."""
     skipped = [
         {"stream": skip.place.stream, "entry_id": skip.place.entry_id, "reason": skip.reason}
         for skip in prepared.skipped
@@ -75,7 +75,7 @@ def _local(seconds: float | None) -> str:
 
 
 def skipped_lines(skipped: list[Skipped]) -> Iterator[str]:
-    """A line each, and one for the rest of many."""
+    """One line each for the first 20, then one line that counts the rest."""
     for skip in skipped[:_MOST_SKIPPED]:
         yield printable(f"skipped {skip.place.stream} {skip.place.entry_id}: {skip.reason}")
     if len(skipped) > _MOST_SKIPPED:
@@ -83,7 +83,7 @@ def skipped_lines(skipped: list[Skipped]) -> Iterator[str]:
 
 
 def comparison_line(replay: Replay, comparison: Comparison) -> str:
-    """What was compared and what came of it."""
+    """One line: how much was compared, and what differs."""
     amount = f"{comparison.groups} groups, {comparison.completions} completions, {comparison.tokens} tokens compared"
     found = []
     if comparison.first is not None:

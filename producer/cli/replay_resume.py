@@ -1,4 +1,4 @@
-"""How `rollstream replay` queues what it selected, and how it says to go on when that ended half-way."""
+"""Options of one `rollstream replay`, and the command that it prints for the rest when it ends half-way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Way:
 
     batch_id: str | None
     attempt: str
-    """Decides the default batch ids: the same again gives the same."""
+    """Makes the default batch ids: the same attempt gives the same ids."""
     dry_run: bool
     rate: float | None
     verify: bool
@@ -44,23 +44,25 @@ class Way:
 
 @dataclass(slots=True)
 class Sent:
-    """How far the queueing came."""
+    """How much has been queued so far."""
 
     any: bool = False
-    """Whether a job was sent: Redis may have queued it without our hearing of it."""
+    """Whether a job was sent. Redis may have queued it even if its reply was lost."""
     jobs: int = 0
-    """Jobs that are queued for certain."""
+    """How many jobs are certainly queued."""
 
 
 @contextmanager
 def explained(keys: Keys, selector: Selector, way: Way) -> Iterator[Sent]:
-    """Say how to go on, whatever ends the queueing half-way: an error or Ctrl-C."""
+    """When an error or Ctrl-C ends the queueing half-way, tell how to queue the rest."""
     sent = Sent()
     try:
         yield sent
     except (BatchConflictError, BatchCancelledError, JobGoneError):
         if sent.jobs:
-            typer.echo("what was queued stays queued; the rest cannot be, the same selection is not there", err=True)
+            typer.echo(
+                "what was queued stays queued; the rest cannot be queued: the selected jobs have changed", err=True
+            )
         raise
     except BaseException:
         if sent.any:

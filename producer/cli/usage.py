@@ -1,4 +1,4 @@
-"""What was typed or set wrongly and would be lost, or shown with its password, is refused before any command."""
+"""Refuse, before any command runs, a misspelled variable and a Redis URL in the wrong place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _REDIS_URL = re.compile(r"(rediss?(\+cluster)?|unix)://")
 
 
 def usage_problem(words: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """What is wrong with a command line, or with the variables that it was typed under; help is there for everybody."""
+    """What is wrong with a command line or its environment variables; None if nothing is, or help is asked for.
+
+    A Redis URL without its flag would be shown in an error with its password; an unknown variable would be ignored.
+    """
     if not {"-h", "--help"}.isdisjoint(words):
         return None
     for before, word in zip(["", *words], words, strict=False):

@@ -1,1 +1,1 @@
-"""The main job on one machine, and the small servers and models that tests borrow. No trainer imports it."""
+"""The whole system on one machine, and the small servers and models that tests use too. No trainer imports it."""

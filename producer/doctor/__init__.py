@@ -1,1 +1,1 @@
-"""What is wrong with a queue: the probe only looks, the checks only judge. Nothing here writes."""
+"""What is wrong with a queue. The probe reads, the checks judge what it read; nothing here writes to Redis."""

@@ -1,4 +1,4 @@
-"""Batches that wait for nobody: the doctor names them, and what to do. Looks at the ledgers, and never writes."""
+"""Batches that will never finish by themselves: found by their ledgers, named with a remedy. Never writes."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from .questions import ended_streams
 
 LOST, HALF, GONE, UNREADABLE = "lost", "half", "gone", "unreadable"
 _MOST = 20_000
-"""Ledgers that are looked at."""
+"""The most ledgers that one look reads."""
 _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSeen:
-    """A batch that something is wrong with."""
+    """A batch with which something is wrong."""
 
     batch_id: str
     trouble: str
-    """`LOST`: unanswered, and no job is left; `HALF`: not all of its jobs were queued; `GONE`: results
-    are missing; `UNREADABLE`."""
+    """`LOST`: groups are unanswered and no job is left; `HALF`: not all of its jobs were queued; `GONE`: results
+    are missing; `UNREADABLE`: workers or producers cannot use its ledger."""
     told: str
-    """How far it is, or why its ledger cannot be used."""
+    """How much of the batch is there, or why its ledger cannot be used."""
 
 
 async def troubled_batches(redis: Redis, keys: Keys) -> tuple[BatchSeen, ...]:
-    """Those among the ledgers of the policy, by name. Raises `RedisError`."""
+    """The policy's batches with which something is wrong, sorted by id. Raises `RedisError`."""
     seen = [one async for page in _pages(redis, keys) for one in await _look(redis, keys, page)]
     return tuple(sorted(seen, key=lambda one: one.batch_id))
 
 
 async def _pages(redis: Redis, keys: Keys) -> AsyncIterator[list[str]]:
-    """Ids of the batches that have a ledger where ours would be."""
+    """Ids of the batches whose ledger is in one of our partitions."""
     page: list[str] = []
     count = 0
     async for key in redis.scan_iter(match=keys.ledgers_pattern(), count=1000):
         name = key.decode("utf-8", "backslashreplace")
         batch_id = name.rpartition(":ledger:")[2]
         try:
-            if keys.ledger(batch_id) != name:  # of a partition that is not ours
+            if keys.ledger(batch_id) != name:  # in a partition that is not ours
                 continue
         except NameRefusedError:
             continue
@@ -76,7 +76,7 @@ async def _look(redis: Redis, keys: Keys, page: list[str]) -> list[BatchSeen]:
 
 
 async def _judged(redis: Redis, keys: Keys, batch_id: str, fields: Any, answers: Any) -> BatchSeen | None:
-    """None for a batch that is complete, or whose jobs wait or run."""
+    """What is wrong with one batch; None if it is complete or its jobs wait or run."""
     for reply in (fields, answers):
         if isinstance(reply, RedisError):
             return BatchSeen(batch_id, UNREADABLE, str(reply)[:80])
@@ -108,7 +108,7 @@ async def _unfinished(
 
 
 async def _unpublishable(redis: Redis, keys: Keys, batch_id: str) -> str | None:
-    """Why Redis refuses the workers' answers to a batch that a producer can still read."""
+    """Why Redis would refuse the workers' answers to this batch, though producers can read it; None if it would not."""
     if await ended_streams(redis, [keys.results(batch_id)]):
         return "the last possible id is in its results"
     async for name, value in redis.hscan_iter(keys.ledger(batch_id), match="answered:*", count=1000):
@@ -129,7 +129,7 @@ def _is_count(value: bytes) -> bool:
 
 
 def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Finding]:
-    """Whether any batch waits for nobody, and what else its ledgers show."""
+    """One finding on lost jobs, and one for each other trouble that the ledgers show."""
     by_trouble: dict[str, list[str]] = {LOST: [], HALF: [], GONE: [], UNREADABLE: []}
     for one in batches:
         by_trouble[one.trouble].append(f"{one.batch_id} ({one.told})")
@@ -139,15 +139,13 @@ def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Findin
         f"{len(lost)} batches have no job left to answer them: {some(lost)}" if lost else "no batch waits for them",
         fail=bool(lost),
         remedy="their entries were removed by hand or are dead letters: rollstream cancel BATCH_ID "
-        f"--policy {policy} lets whoever waits go on; submit or requeue them then",
+        f"--policy {policy} ends the wait of their producers; then submit or requeue them",
     )
     if half:
         remedy = "unless they are just being submitted: submit them again, or rollstream cancel BATCH_ID"
         yield Finding("half a batch", WARN, f"{len(half)} batches: {some(half)}", remedy)
     if gone:
-        remedy = (
-            "they were removed by hand, and whoever reads the batch gets an error: rollstream replay --batch BATCH_ID"
-        )
+        remedy = "they were removed by hand, and reading the batch is an error: rollstream replay --batch BATCH_ID"
         yield Finding("results", WARN, f"{len(gone)} batches: {some(gone)}", remedy)
     if unreadable:
         remedy = "something else wrote them, their jobs become dead letters: submit under another batch_id"

@@ -1,4 +1,4 @@
-"""What is wrong with a policy's queue, from one look at it: pure, so that every fault has a test."""
+"""`rollstream doctor`: read a policy's queue once, then judge what was read. `diagnose` is pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 
 def diagnose(found: Probe) -> list[Finding]:
-    """Every check once or more."""
+    """The findings of all checks; each check gives at least one."""
     return [*redis_findings(found), *queue_findings(found)]
 
 
 async def examine(url: str, keys: Keys, lease_s: float | None = None) -> list[Finding]:
-    """Look and judge. `lease_s`: the workers' lease in seconds, None for what they agreed on.
+    """Read the queue and judge it. `lease_s`: the workers' lease in seconds; None: the one that they agreed on.
 
-    Reads, never writes; that there is no Redis is a finding too.
+    Never writes. A Redis that cannot be reached is a finding too.
     """
     try:
         return diagnose(await probe(url, keys, lease_s))
@@ -34,7 +34,7 @@ async def examine(url: str, keys: Keys, lease_s: float | None = None) -> list[Fi
 
 
 def findings_table(findings: list[Finding]) -> Table:
-    """A row a finding, its remedy below what was seen."""
+    """One row for each finding, with the remedy below what was seen."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("", "check"):
         table.add_column(column, no_wrap=True)

@@ -1,4 +1,4 @@
-"""One row of what the doctor says: what was looked at, how bad it is, what was seen, and what to do about it."""
+"""One finding of the doctor: what was checked, how bad it is, what was seen, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 OLD_S = 600.0
-"""A job that has waited longer is worth a look."""
+"""A job that has waited longer is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Finding:
 
 
 def graded(check: str, seen: str, *, fail: bool = False, warn: bool = False, remedy: str) -> Finding:
-    """A finding at the level that applies; the remedy only where there is something to mend."""
+    """A finding at the level that applies; `remedy` is dropped when all is well."""
     level = FAIL if fail else WARN if warn else OK
     return Finding(check, level, seen, "" if level == OK else remedy)
 
 
 def some(names: Iterable[str]) -> str:
-    """The first five, each once."""
+    """The first five different names, then dots if there are more."""
     shown = list(dict.fromkeys(names))
     return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")

@@ -1,4 +1,4 @@
-"""Which commands of workers and producers Redis would refuse to this user, asked for without running one."""
+"""Which commands of workers and producers Redis would refuse to this user. None of them is run for real."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_ID = str(BEFORE_ALL)
 
 
 def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
-    """Arguments by command: all that the Lua scripts call and that workers and producers send, on their keys."""
+    """Every command that workers, producers and the Lua scripts use, with arguments on the keys that they use."""
     jobs, dead, control = keys.jobs(0), keys.dead(0), keys.control()
     ledger, results, worker = keys.ledger(_BATCH), keys.results(_BATCH), keys.worker(_BATCH)
     versions, adapter = keys.versions(), keys.adapter("doctor@0")
@@ -66,10 +66,10 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
 
 
 async def refused_commands(redis: Redis, keys: Keys) -> dict[str, str]:
-    """Redis' words by command, those of any node of a cluster."""
+    """Redis' refusal by command; in a cluster, the refusal of any node."""
     return await refused(redis, commands(keys), _is_refusal)
 
 
 def _is_refusal(reply: object) -> bool:
-    """Of the right, of the command itself, or of any write just now."""
+    """Whether the user lacks the right, the server lacks the command, or it refuses all writes just now."""
     return is_denied(reply) or (isinstance(reply, exceptions.RedisError) and fault_of(reply).passes)

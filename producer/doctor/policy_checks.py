@@ -1,4 +1,4 @@
-"""What the doctor makes of policy versions: those that are refused, and those that jobs wait for. Pure."""
+"""The doctor's checks of policy versions: those that workers refuse, and those for which jobs wait. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .probe import PartitionSeen, Probe
 
 
 def policy_findings(found: Probe) -> Iterator[Finding]:
-    """In the order in which an operator mends them."""
+    """The findings, in the order in which an operator should mend them."""
     yield from _refused(found)
     yield _version_gate(found)
     yield _trimming(found)
 
 
 def _refused(found: Probe) -> Iterator[Finding]:
-    """Workers that refuse a version serve an older one, or, where there is none that they may, take no jobs."""
+    """A worker that refuses a version goes on with an older one, or takes no jobs when there is none to serve."""
     stopped = {worker.consumer for worker in found.workers if _takes_nothing(worker)}
     level = FAIL if found.workers and len(stopped) == len(found.workers) else WARN
     remedy = (
-        "mend what it says: workers try again by themselves, soon when files change, else within 5 minutes; or publish "
-        f"a newer version that they can load (rollstream versions --policy {found.policy})"
+        "mend what the reason says: workers try again by themselves, soon when files change, else within 5 minutes; "
+        f"or publish a newer version that they can load (rollstream versions --policy {found.policy})"
     )
     reasons = refusals(found.workers)
     for (version, why), names in reasons.items():
@@ -36,7 +36,7 @@ def _refused(found: Probe) -> Iterator[Finding]:
         yield Finding("refused version", level, seen, remedy)
     if loading := sorted(stopped.difference(*reasons.values())):
         seen = f"{len(loading)} of {len(found.workers)} workers take no jobs until one is served: {some(loading)}"
-        remedy = "they load it: look again, and at their logs where it stays so"
+        remedy = "they are loading it: look again later; if nothing changes, see their logs"
         yield Finding("announced version", WARN, seen, remedy)
 
 
@@ -45,7 +45,10 @@ def _takes_nothing(worker: Worker) -> bool:
 
 
 def _version_gate(found: Probe) -> Finding:
-    """Where nothing is announced (any more), workers go on with what they serve, and take what waits for that."""
+    """Warn when jobs wait for a version that nobody announced.
+
+    If no version is announced (any more), workers keep the version they serve, and take jobs that wait for it.
+    """
     parked = [parked for seen in found.partitions for parked in seen.queue.parked]
     served = [version_of(worker.fields.get("policy_version", "")) or 0 for worker in found.workers]
     newest = found.newest_version or max(served, default=0)
@@ -62,7 +65,7 @@ def _version_gate(found: Probe) -> Finding:
 
 
 def _trimming(found: Probe) -> Finding:
-    """Finished jobs go oldest first and never past one that is pending: one that waits long keeps all behind it."""
+    """Trimming stops at the oldest pending job: one that waits long keeps all finished jobs behind it."""
     held = [seen for seen in found.partitions if _finished(seen) and _oldest_s(seen) > OLD_S]
     kept = sum(map(_finished, held))
     parked = [parked for seen in held for parked in seen.queue.parked]
@@ -73,7 +76,7 @@ def _trimming(found: Probe) -> Finding:
         if held
         else "no parked job holds it back",
         warn=bool(held),
-        remedy=f"publish the version that they wait for, or give them up: {_cancel(found, parked)}",
+        remedy=f"publish the version that they wait for, or give up the jobs: {_cancel(found, parked)}",
     )
 
 
@@ -82,7 +85,7 @@ def _oldest_s(seen: PartitionSeen) -> float:
 
 
 def _finished(seen: PartitionSeen) -> int:
-    """At most: before Redis 7 those that wait count too."""
+    """An upper bound: where Redis does not count the waiting jobs, these are included."""
     return max(0, seen.queue.entries - seen.queue.pending - (seen.queue.waiting or 0))
 
 

@@ -1,4 +1,4 @@
-"""Looks at everything that the doctor judges, and judges nothing. It never writes."""
+"""Reads everything that the doctor judges. It judges nothing and never writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something that Redis did not let us see."""
+    """Something that Redis did not let us read."""
 
     what: str
     problem: str
@@ -54,67 +54,67 @@ class ConsumerSeen:
 
 @dataclass(frozen=True, slots=True)
 class PartitionSeen:
-    """One partition. `group` is false also where there is no stream."""
+    """One partition. `group`: whether the consumer group exists; false if there is no stream either."""
 
     queue: Queue
     group: bool
     consumers: tuple[ConsumerSeen, ...]
-    """Without those that parked jobs wait under."""
+    """Without the consumers that stand for parked jobs."""
     stranded: int
-    """Pending entries idle for a lease and a half, renewed and taken over by nobody; counted up to 1000."""
+    """Pending entries that no worker has renewed or taken over for 1.5 leases; counted up to 1000."""
     ended: tuple[str, ...] = ()
-    """Streams that hold the last possible id: no entry can follow it."""
+    """Streams that contain the last possible id, so that Redis can add no entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """A Redis that holds keys: the only one, or one of a cluster's."""
+    """One Redis server: the only one, or a node of a cluster that holds keys."""
 
     name: str
-    """Its host and port; empty for the only one."""
+    """Host and port; empty outside of a cluster."""
     info: Mapping[str, str]
-    """Of INFO, all sections."""
+    """All sections of INFO."""
     appendfsync: str
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One policy and its Redis at one moment. What could not be read is empty and stands in `refusals`."""
+    """One policy and its Redis at one moment. What could not be read is empty, and `refusals` says why."""
 
     url: str
     policy: str
     nodes: tuple[NodeSeen, ...]
     round_trips_s: tuple[float, ...]
     clock_ahead_s: float
-    """Redis' clock minus ours."""
+    """Redis' clock minus ours, in seconds."""
     refused_commands: Mapping[str, str]
-    """Commands that this user or this server does not run, with Redis' words."""
+    """Commands that Redis would not run for this user, with its reply."""
     wrong_types: Mapping[str, tuple[str, str]]
-    """Keys that hold something else: the expected and the found type."""
+    """Keys of the wrong type: the expected type and the one found."""
     partitions: tuple[PartitionSeen, ...]
-    """Those whose keys could be read."""
+    """Only partitions whose keys could be read."""
     beyond: tuple[int, ...]
-    """Partitions with a stream of jobs that the number of partitions does not cover."""
+    """Partitions that have a stream of jobs but lie outside of the given number of partitions."""
     workers: tuple[Worker, ...]
     newest_version: int | None
-    """The newest policy version announced, 0 for none; None where that could not be read."""
+    """The newest policy version announced, 0 for none; None if it could not be read."""
     paused: bool
     paused_s_ago: float | None
     lease_s: float
-    """What was asked to be taken for the workers' lease, else what they agreed on, else the default."""
+    """The lease that the checks assume: the caller's, else the one that workers agreed on, else the default."""
     lease_agreed: float | None
-    """What the control hash says; None where it does not say or cannot be read."""
+    """The lease in the control hash; None if there is none or it cannot be read."""
     lease_problem: str
-    """Why it cannot be read."""
+    """Why the lease in the control hash cannot be read; empty if it can."""
     no_version: str
-    """Id of an entry of the versions stream that is beyond the last version; empty where there is none."""
+    """An entry id in the versions stream that is higher than any version may be; empty if there is none."""
     batches: tuple[BatchSeen, ...]
-    """Those that something is wrong with."""
+    """Only batches with which something is wrong."""
     refusals: tuple[Refusal, ...]
 
 
 async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
-    """`lease_s`: None for what the workers agreed on. Raises `RedisUnavailableError` where there is no Redis."""
+    """Read all. `lease_s` None: the lease that the workers agreed on. Raises `RedisUnavailableError`."""
     connection = Connection(url, reconnect_s=0)
     try:
         return await _Prober(connection, keys, lease_s).look()
@@ -123,7 +123,7 @@ async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
 
 
 class _Prober:
-    """Goes on where a single command is refused, and remembers what was."""
+    """Goes on when Redis refuses a command, and notes the refusal."""
 
     def __init__(self, connection: Connection, keys: Keys, lease_s: float | None) -> None:
         self._connection = connection
@@ -201,7 +201,7 @@ class _Prober:
             return default
 
     def _expected(self, workers: list[bytes]) -> dict[str | bytes, str]:
-        """The type that each key must have."""
+        """The Redis type that each key must have, if the key exists."""
         streams = [key(p) for p in range(self._keys.partitions) for key in (self._keys.jobs, self._keys.dead)]
         expected: dict[str | bytes, str] = dict.fromkeys([*streams, self._keys.versions()], "stream")
         return expected | dict.fromkeys([self._keys.control(), *workers], "hash")

@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 async def ended_streams(redis: Redis, streams: Iterable[str]) -> tuple[str, ...]:
-    """Those that hold the last possible id. They are asked for that very id: what it holds is no job."""
+    """The streams that contain the last possible id. Only that id is read: it is never one of our entries."""
     last = str(LAST_POSSIBLE)
     return tuple([stream for stream in streams if await redis.xrange(stream, last, last)])
 
 
 async def time_pings(redis: Redis) -> tuple[float, ...]:
-    """Seconds of a few round trips."""
+    """Durations of a few round trips, in seconds."""
     seconds = []
     for _ in range(_PINGS):
         sent = time.perf_counter()
@@ -33,7 +33,7 @@ async def time_pings(redis: Redis) -> tuple[float, ...]:
 
 
 async def read_clock(redis: Redis) -> tuple[float, float]:
-    """Redis' clock minus ours in the middle of the round trip, and Redis' clock; unix seconds."""
+    """Redis' clock minus ours, taken in the middle of the round trip, and Redis' clock; in Unix seconds."""
     sent = time.time()
     seconds, micros = await redis.time()
     now = seconds + micros / 1e6
@@ -41,7 +41,7 @@ async def read_clock(redis: Redis) -> tuple[float, float]:
 
 
 def of_each(command: Callable[[Redis], Awaitable[T]]) -> Callable[[Redis], Awaitable[dict[str, T]]]:
-    """Asks every node; the answers by its name."""
+    """Make a question to one node a question to all; the answers are keyed by the node's name."""
 
     async def ask(redis: Redis) -> dict[str, T]:
         return {name: await command(node) for name, node in (await nodes_of(redis)).items()}
@@ -55,12 +55,12 @@ async def read_info(redis: Redis) -> dict[str, str]:
 
 
 async def read_appendfsync(redis: Redis) -> str:
-    """How often the append-only file is written to the disk; empty where Redis does not say."""
+    """When the append-only file is written to the disk; empty if Redis does not say."""
     return str((await redis.config_get("appendfsync")).get("appendfsync", ""))
 
 
 async def read_types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes, str]:
-    """What each key holds; `none` for one that is not there."""
+    """The Redis type of each key; `none` for a key that does not exist."""
     names = list(keys)
     async with redis.pipeline(transaction=False) as pipe:
         for key in names:

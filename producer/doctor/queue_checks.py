@@ -1,4 +1,4 @@
-"""What the doctor makes of a policy's queue and of its workers. Pure."""
+"""The doctor's checks of a policy's queue and its workers. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stream_checks import stream_findings
 
 
 def queue_findings(found: Probe) -> Iterator[Finding]:
-    """In the order in which an operator mends them."""
+    """The findings, in the order in which an operator should mend them."""
     yield from _wrong_types(found)
     yield _partitions(found)
     yield from _consumer_groups(found)
@@ -48,7 +48,7 @@ def _partitions(found: Probe) -> Finding:
         "partitions",
         f"jobs also in partition {beyond}" if beyond else "no jobs outside of them",
         fail=bool(beyond),
-        remedy="give --partitions as the producers do, the same to all workers: nobody here reads jobs out there",
+        remedy="no worker reads jobs there: give all workers and this command the producers' --partitions",
     )
 
 
@@ -61,7 +61,7 @@ def _consumer_groups(found: Probe) -> Iterator[Finding]:
         fail=bool(missing and _ready(found)),
         warn=bool(missing),
         remedy=(
-            "workers live but do not read there: are they started with the same --partitions?"
+            "workers live but do not read there: were they started with the same --partitions?"
             if _ready(found)
             else "the first worker creates it once it has loaded its model"
             if found.workers
@@ -87,7 +87,7 @@ def _workers(found: Probe) -> Finding:
 
 
 def _ready(found: Probe) -> list[Worker]:
-    """Those that have loaded what they serve."""
+    """Workers that have loaded the version they serve."""
     return [worker for worker in found.workers if not is_starting(worker)]
 
 
@@ -96,9 +96,7 @@ def _differing(found: Probe) -> Iterator[Finding]:
         values = sorted({worker.fields.get(field, "") for worker in _ready(found)})
         if len(values) > 1:
             seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in values)}"
-            remedy = (
-                "drain those that are wrong, or wait if they are being changed: one batch is answered by all of them"
-            )
+            remedy = "one batch is answered by all of them: drain the wrong ones, or wait if they are being changed"
             yield Finding(what, WARN, seen, remedy)
 
 
@@ -112,7 +110,7 @@ def _lease(found: Probe) -> Finding:
         seen.problem or (f"{lease}, but {some(others)}" if others else lease),
         fail=bool(seen.problem or others),
         remedy="with another lease a worker takes the jobs of the others: drain them, then `rollstream lease "
-        f"--policy {found.policy} --set SECONDS`, and start them with that",
+        f"--policy {found.policy} --set SECONDS`, and start them with that lease",
     )
 
 
@@ -141,7 +139,7 @@ def _intake(found: Probe) -> Finding:
 def _adapter_caches(found: Probe) -> Iterator[Finding]:
     if stopped := _paused_for(PauseReason.ADAPTER_CACHE, found):
         seen = f"{len(stopped)} of {len(found.workers)} workers cannot keep adapters and take no jobs: {some(stopped)}"
-        remedy = "free space at their --adapter-cache, or start them with another: they go on by themselves"
+        remedy = "free space at their --adapter-cache, and they go on by themselves; or start them with another folder"
         yield Finding("adapter cache", FAIL if len(stopped) == len(found.workers) else WARN, seen, remedy)
 
 
@@ -156,12 +154,12 @@ def _backlog(found: Probe) -> Finding:
         "backlog",
         f"{_waiting(found)} jobs waiting, the oldest for {age(oldest)}" if ages else "no job waits",
         warn=oldest > OLD_S,
-        remedy="start more workers, or submit less: see `rollstream status` for what they do",
+        remedy="start more workers, or submit less: `rollstream status` shows what workers do",
     )
 
 
 def _waiting(found: Probe) -> int:
-    """At least: where they could not be counted, only that some job waits is known."""
+    """A lower bound: a partition whose waiting jobs could not be counted adds 1 if any job waits."""
     queues = [seen.queue for seen in found.partitions]
     return sum(int(q.oldest_waiting_s is not None) if q.waiting is None else q.waiting for q in queues)
 
@@ -177,12 +175,12 @@ def _consumers(found: Probe) -> Finding:
         if gone
         else f"{len({c.name for _, c in workers})}, none gone with jobs in hand",
         warn=bool(gone),
-        remedy="live workers take these over when the lease ends; without one, start one",
+        remedy="live workers take these jobs over when the lease ends; if no worker is alive, start one",
     )
 
 
 def _stranded(found: Probe) -> Finding:
-    """Workers that are full or paused take over nothing, as they take no new jobs: that is not yet a fault."""
+    """Only a warning while jobs wait or the queue is paused: full or paused workers take over no jobs."""
     count = sum(seen.stranded for seen in found.partitions)
     where = ", ".join(str(seen.queue.partition) for seen in found.partitions if seen.stranded)
     busy = found.workers and (found.paused or _waiting(found))
@@ -194,7 +192,7 @@ def _stranded(found: Probe) -> Finding:
         fail=bool(count and not busy),
         warn=bool(count),
         remedy=(
-            "no worker renews or takes them: are all full, paused, hung, or started with a longer --lease-s?"
+            "no worker renews or takes them: are all workers full, paused or hung, or is their --lease-s longer?"
             if found.workers
             else "no worker takes them over: start one"
         ),

@@ -1,4 +1,4 @@
-"""What the doctor makes of Redis itself: whether it can hold a queue, keeps it, and is near. Pure."""
+"""The doctor's checks of Redis itself: can it hold a queue, does it keep it, is it near? Pure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _CLOCK_OFF_S = 1.0
 _MEMORY_WARN, _MEMORY_FAIL = 0.8, 0.95
 
 FREES_MEMORY = (
-    "raise maxmemory; or `rollstream dead drop`, a shorter --result-ttl-s for the results to come, a smaller "
-    "--retention-bytes at the workers. Reading results frees nothing: they go when they expire"
+    "raise maxmemory; or run `rollstream dead drop`; or give workers a smaller --retention-bytes, and a shorter "
+    "--result-ttl-s for future results. Reading results frees nothing: they go when they expire"
 )
 
 
 def unreachable(error: RedisUnavailableError) -> Finding:
-    """The only finding where there is no Redis."""
+    """The only finding when Redis cannot be reached."""
     return Finding("redis", FAIL, f"{error.url}: {error.problem}", error.advice)
 
 
 def redis_findings(found: Probe) -> Iterator[Finding]:
-    """In the order in which an operator mends them."""
+    """The findings, in the order in which an operator should mend them."""
     yield graded("redis", f"{found.url} answers", remedy="")
     yield from _refusals(found)
     for node in found.nodes:
@@ -48,7 +48,7 @@ def _node_findings(node: NodeSeen) -> Iterator[Finding]:
 
 
 def _refusals(found: Probe) -> Iterator[Finding]:
-    """INFO and CONFIG are often taken away, by managed services above all: what they tell is then not known."""
+    """Without INFO or CONFIG, which managed services often forbid, some facts are unknown: only a warning."""
     for refusal in found.refusals:
         only_unknown = refusal.what in ("run INFO", "run CONFIG GET")
         level = WARN if only_unknown else FAIL
@@ -84,7 +84,7 @@ def _eviction(found: NodeSeen) -> Finding:
         "eviction",
         f"maxmemory-policy {policy}",
         fail=policy != "noeviction",
-        remedy="CONFIG SET maxmemory-policy noeviction: any other throws away jobs and results when memory is short",
+        remedy="CONFIG SET maxmemory-policy noeviction: any other drops jobs and results when memory is short",
     )
 
 
@@ -123,7 +123,7 @@ def _last_saves(found: NodeSeen) -> Iterator[Finding]:
     ):
         status = found.info.get(name, "ok")
         if status != "ok":
-            remedy = "see Redis' log and its disk: until a save succeeds it may refuse writes"
+            remedy = "see Redis' log and its disk: Redis may refuse writes until a save succeeds"
             yield Finding("disk", FAIL, f"{what}: {status}", remedy)
 
 
@@ -146,7 +146,7 @@ def _clock(found: Probe) -> Finding:
         "clock",
         f"Redis' clock is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} ours",
         warn=abs(ahead) > _CLOCK_OFF_S,
-        remedy="let NTP set both machines: ages and queueing times are wrong by as much; leases are not affected",
+        remedy="set both machines' clocks by NTP: ages and queueing times are wrong by as much; leases are not",
     )
 
 
@@ -156,7 +156,7 @@ def _round_trip(found: Probe) -> Finding:
         "round trip",
         f"{1000 * median:.1f} ms, the median of {len(found.round_trips_s)}",
         warn=median > _FAR_S,
-        remedy="move Redis nearer to the workers, or see what keeps it busy: SLOWLOG GET",
+        remedy="move Redis nearer to the workers, or see with SLOWLOG GET what keeps it busy",
     )
 
 

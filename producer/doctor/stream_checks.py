@@ -1,4 +1,4 @@
-"""What the doctor makes of the streams' ids: those that tell no time, and those that none can follow. Pure."""
+"""The doctor's checks of entry ids: those ahead of the clock, and those after which no entry can come. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _LONGEST_S = 1e9
 
 
 def stream_findings(found: Probe) -> Iterator[Finding]:
-    """Nothing where the streams are as producers and workers leave them."""
+    """A finding for each fault; producers and workers cause none of them themselves."""
     if ended := [stream for seen in found.partitions for stream in seen.ended]:
         yield Finding(
             "last id",
             FAIL,
             f"{some(ended)}: something else wrote the last possible id, Redis takes no entry after it",
-            "jobs: wait until they are worked off (rollstream status), then DEL the stream and submit again; dead "
+            "jobs: wait until they are finished (rollstream status), then DEL the stream and submit again; dead "
             "letters: rollstream dead requeue or drop, then DEL the stream",
         )
     if found.no_version:
         yield Finding(
             "versions",
             FAIL,
-            f"entry {found.no_version} of the versions stream is that of no version: none can be published after it",
-            "XDEL does not help, Redis keeps the id: DEL the stream and publish the newest weights again",
+            f"entry {found.no_version} of the versions stream is no version, and none can be published after it",
+            "XDEL does not help, since Redis keeps the id: DEL the stream and publish the newest weights again",
         )
     ahead = {seen.queue.partition: seen.queue.ids_ahead_s for seen in found.partitions if seen.queue.ids_ahead_s}
     if ahead:
@@ -37,6 +37,6 @@ def stream_findings(found: Probe) -> Iterator[Finding]:
             WARN,
             f"the newest jobs of partition {', '.join(map(str, ahead))} are {told} ahead of Redis' clock: it was set "
             "back, or something else wrote them",
-            "deadlines, takeovers and retention go on; ages are not known until the clock is there: replay by --batch "
-            "rather than by time",
+            "deadlines, takeovers and retention still work; ages are unknown until the clock has caught up: replay by "
+            "--batch rather than by time",
         )

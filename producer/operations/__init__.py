@@ -1,1 +1,1 @@
-"""What an operator asks a queue that runs: how it is, pause, drain, another lease. Prints nothing."""
+"""What an operator does with a running queue: see its state, pause, drain, change the lease. Prints nothing."""

@@ -1,4 +1,4 @@
-"""The lease that all workers of a policy share: shown, and changed while no worker lives that has another."""
+"""The lease that all workers of a policy share: show it, and change it while no worker with another one is alive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .queue_state import Worker, read_workers
 
 @dataclass(frozen=True, slots=True)
 class LeaseSeen:
-    """What is agreed on, and what live workers have."""
+    """The lease in the control hash, and the lease of each live worker."""
 
     seconds: float | None
-    """None before the first worker started."""
+    """The agreed lease; None before the first worker has started."""
     problem: str
-    """Why it cannot be read; empty when it can."""
+    """Why the agreed lease cannot be read; empty when it can."""
     workers: dict[str, str]
-    """`--lease-s` by live worker, as each reports it."""
+    """`--lease-s` of each live worker by its name, as it reports it."""
 
     def differing(self, seconds: float | None) -> dict[str, str]:
-        """Those of the live workers that have another than `seconds`."""
+        """The live workers whose lease is not `seconds`."""
         return {name: told for name, told in self.workers.items() if seconds is None or not _is(told, seconds)}
 
 
@@ -40,7 +40,7 @@ def _is(told: str, seconds: float) -> bool:
 
 
 async def read_lease(redis: Redis, keys: Keys) -> tuple[float | None, str]:
-    """The lease in seconds, None where there is none or it cannot be read; and why it cannot."""
+    """The agreed lease in seconds, None if there is none or it cannot be read; and why it cannot."""
     value: Any = await redis.hget(keys.control(), LEASE_FIELD)
     try:
         return lease_of(value), ""
@@ -49,7 +49,7 @@ async def read_lease(redis: Redis, keys: Keys) -> tuple[float | None, str]:
 
 
 async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
-    """Raises `RedisUnavailableError`."""
+    """Read the agreed lease and that of each live worker. Raises `RedisUnavailableError`."""
 
     async def read(redis: Redis) -> LeaseSeen:
         seconds, micros = await redis.time()
@@ -60,15 +60,15 @@ async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
 
 
 def told_by(workers: Iterable[Worker]) -> dict[str, str]:
-    """`--lease-s` by worker; empty where one does not say."""
+    """`--lease-s` by worker; empty for a worker that does not report it."""
     return {worker.consumer: worker.fields.get("lease_s", "") for worker in workers}
 
 
 async def set_lease(connection: Connection, keys: Keys, seconds: float) -> None:
     """Make `seconds` the lease of the workers that start from now on.
 
-    One that started meanwhile with another sees it and drains. Raises `LeaseInUseError` while workers with another
-    live: they would take each other's jobs; `RedisUnavailableError`.
+    Raises `LeaseInUseError` while a worker with another lease is alive, since workers would take each other's jobs, and
+    `RedisUnavailableError`. A worker that starts with another lease at the same moment sees the new one and drains.
     """
     seen = await lease_seen(connection, keys)
     if others := seen.differing(seconds):

@@ -1,4 +1,4 @@
-"""What an operator asks first: how long the queue is, how old, and who is working. Reads, never writes."""
+"""What an operator asks first: how many jobs wait, how old they are, and which workers are alive. Never writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..redis_io.connection import Connection
 from . import waiting
 
 _LATEST_S = 1e11
-"""Unix seconds beyond which `seen_at` is no time, nor are infinity and NaN."""
+"""Unix seconds. A later `seen_at`, infinity or NaN is no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +34,25 @@ class Queue:
     entries: int
     """Jobs in the stream, finished ones that are kept for replay included."""
     waiting: int | None
-    """Jobs no worker has taken; None where they are too many to count, or must not be counted by a script."""
+    """Jobs that no worker has taken; None if they are too many to count, or this user may run no script."""
     pending: int
     """Jobs taken and not finished, parked ones included."""
     oldest_waiting_s: float | None
     dead_letters: int
     parked: tuple[Parked, ...] = ()
-    """Of those pending: jobs that no worker holds, because they wait for a newer policy version."""
+    """Pending jobs that no worker holds, because they wait for a newer policy version."""
     ids_ahead_s: float = 0.0
-    """By how much the newest job's id is still to come: Redis' clock was set back, and ages are not known."""
+    """How far the newest job's id is ahead of Redis' clock. Above 0 the clock was set back and ages are unknown."""
 
     @property
     def parked_jobs(self) -> int:
-        """All of them, whichever version they wait for."""
+        """The number of parked jobs, for any version."""
         return sum(parked.jobs for parked in self.parked)
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One live worker, as its heartbeat tells."""
+    """One live worker, as it reports itself."""
 
     consumer: str
     fields: dict[str, str]
@@ -72,7 +72,7 @@ class Status:
 
 
 async def read_status(connection: Connection, keys: Keys) -> Status:
-    """Raises `RedisUnavailableError`."""
+    """Read all partitions and workers. Raises `RedisUnavailableError`."""
 
     async def read(redis: Redis) -> Status:
         seconds, micros = await redis.time()
@@ -84,7 +84,7 @@ async def read_status(connection: Connection, keys: Keys) -> Status:
 
 
 async def read_paused(redis: Redis, keys: Keys, now: float) -> tuple[bool, float | None]:
-    """Whether the queue is paused, and since how many seconds; `now` by Redis' clock."""
+    """Whether the queue is paused, and for how many seconds; `now` by Redis' clock."""
     paused: Any = await redis.hget(keys.control(), "paused")
     return (False, None) if paused is None else (True, _ago(_text(paused), now))
 
@@ -108,7 +108,7 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
 
 
 async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
-    """What XINFO GROUPS says of the workers' group; None where there is none yet."""
+    """The row of XINFO GROUPS for the workers' group; None if there is no group yet."""
     try:
         groups: Any = await redis.xinfo_groups(jobs)
     except ResponseError as error:
@@ -119,14 +119,14 @@ async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
 
 
 async def read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
-    """Those that report, by name; `now` by Redis' clock."""
+    """The workers that report, sorted by name; `now` by Redis' clock."""
     found = await live_reports(redis, keys)
     workers = [await read_worker(redis, keys, key, now) for key in found]
     return [worker for worker in workers if worker is not None]
 
 
 async def read_worker(redis: Redis, keys: Keys, key: bytes, now: float) -> Worker | None:
-    """What the worker with this key reports; None when its report has expired."""
+    """The worker whose report is at this key; None when the report has expired."""
     raw: Any = await redis.hgetall(key)
     fields = {_text(name): _text(value) for name, value in raw.items()}
     consumer = _text(key).removeprefix(keys.worker(""))
@@ -138,7 +138,7 @@ def _text(value: bytes) -> str:
 
 
 def is_starting(worker: Worker) -> bool:
-    """Whether it still loads its model, or the version that it is to serve: it takes no jobs yet."""
+    """Whether the worker still loads its model or its first version, and takes no jobs yet."""
     return worker.fields.get("state") == "starting"
 
 
@@ -151,7 +151,7 @@ def _ago(moment: str | None, now: float) -> float | None:
 
 
 def queue_table(status: Status) -> Table:
-    """A row a partition."""
+    """One row for each partition."""
     since = "" if status.paused_s_ago is None else f" since {age(status.paused_s_ago)}"
     paused = f", PAUSED{since}: `rollstream resume` lets workers go on" if status.paused else ""
     table = _table(f"policy {status.policy}{paused}")
@@ -177,13 +177,13 @@ _WORKER_COLUMNS = {
 
 
 def waiting_jobs(status: Status) -> int | None:
-    """Jobs that no worker has taken; None where Redis cannot tell."""
+    """Jobs that no worker has taken; None if they could not be counted."""
     counts = [queue.waiting for queue in status.queues]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
 def worker_table(status: Status) -> Table:
-    """A row a live worker; what a worker does not tell stays empty."""
+    """One row for each live worker; what a worker does not report stays empty."""
     table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
     table.add_column("worker", no_wrap=True)
     for column in (*_WORKER_COLUMNS, "seen ago"):
@@ -199,7 +199,7 @@ def worker_table(status: Status) -> Table:
 
 
 def _version(fields: dict[str, str]) -> str:
-    """What a worker serves, and the newest version it knows of where that is another: on its way, or refused."""
+    """The version that a worker serves, and the newest that it knows if that is another: on its way, or refused."""
     serves, newest = fields.get("policy_version", ""), fields.get("newest_version", "")
     if newest in {"", serves}:
         return serves
@@ -207,12 +207,12 @@ def _version(fields: dict[str, str]) -> str:
 
 
 def remarks(status: Status) -> Iterator[str]:
-    """What the tables have no room for, a line each: what jobs and groups wait for, and why versions are refused."""
+    """Lines for what does not fit the tables: what jobs and groups wait for, and why versions are refused."""
     for queue in status.queues:
         if queue.ids_ahead_s:
             yield (
                 f"partition {queue.partition}: its newest job is {age(queue.ids_ahead_s)} ahead of Redis' clock, which "
-                "was set back: how old jobs are is not known until then"
+                "was set back: the ages of jobs are unknown until it has caught up"
             )
     by_version: dict[int, list[Parked]] = {}
     for queue in status.queues:
@@ -229,13 +229,13 @@ def remarks(status: Status) -> Iterator[str]:
 
 
 def waiting_groups(workers: Iterable[Worker]) -> int:
-    """Groups that live workers hold and whose turn has not come; what is no count is left out."""
+    """Groups that live workers hold but have not started. A field that is no number is left out."""
     counts = [worker.fields.get("waiting_groups", "") for worker in workers]
     return sum(int(count) for count in counts if re.fullmatch(r"[0-9]{1,9}", count))
 
 
 def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:
-    """Workers by the version that they refuse and the reason that they give."""
+    """Names of workers by refused version and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for worker in workers:
         if why := worker.fields.get("policy_error"):
@@ -244,12 +244,12 @@ def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:
 
 
 def _table(title: str) -> Table:
-    """No lines between columns: a worker's row fits 80 columns."""
+    """A table without lines between its columns, so that a worker's row fits into 80 characters."""
     return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
 
 
 def age(seconds: float | None) -> str:
-    """For people, in at most two units."""
+    """A duration for people, in at most two units; `-` for None."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)

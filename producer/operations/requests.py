@@ -1,4 +1,4 @@
-"""What an operator asks of workers that run: pause and resume the queue, drain a worker. All of it may be repeated."""
+"""What an operator asks of running workers: pause or resume the queue, drain a worker. All of it may be repeated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL_S = 0.2
 
 
 async def pause(connection: Connection, keys: Keys) -> bool:
-    """Workers take no new jobs until `resume`; what runs goes on. False: it was paused already.
+    """Stop workers from taking new jobs until `resume`; running jobs go on. False: the queue was paused already.
 
     Raises `RedisUnavailableError`.
     """
@@ -37,11 +37,11 @@ async def pause(connection: Connection, keys: Keys) -> bool:
             return (await pipe.execute())[1]
 
     paused_since = await connection.call("pause", mark)
-    return bool(paused_since == now.encode())  # also when the first reply was lost
+    return bool(paused_since == now.encode())  # right even if the first reply was lost and the command sent again
 
 
 async def resume(connection: Connection, keys: Keys) -> bool:
-    """Workers take jobs again. False: it was not paused. Raises `RedisUnavailableError`."""
+    """Let workers take jobs again. False: the queue was not paused. Raises `RedisUnavailableError`."""
     key = keys.control()
     paused: Any = await connection.call("resume", lambda redis: redis.hexists(key, _PAUSED))
     await connection.call("resume", lambda redis: redis.hdel(key, _PAUSED))
@@ -60,9 +60,9 @@ async def live_workers(connection: Connection, keys: Keys) -> list[str]:
 
 
 async def drain(connection: Connection, keys: Keys, workers: Collection[str] | None) -> list[str]:
-    """Ask workers to end as on SIGTERM, None: all that live. Their names, sorted.
+    """Ask workers to end as on SIGTERM; None: all live workers. Returns their names, sorted.
 
-    Nobody is asked when one of those named does not live. Raises `UnknownWorkerError`, `RedisUnavailableError`.
+    Raises `UnknownWorkerError` and asks none if one of those named is not alive. Raises `RedisUnavailableError`.
     """
     live = await live_workers(connection, keys)
     if strangers := sorted(set(workers or ()) - set(live)):
@@ -73,7 +73,7 @@ async def drain(connection: Connection, keys: Keys, workers: Collection[str] | N
 async def wait_until_drained(connection: Connection, keys: Keys, workers: Iterable[str]) -> None:
     """Return once none of `workers` reports any more.
 
-    They are asked again each time: a worker that was away from Redis for a while reports into a new hash.
+    Each look asks the workers again: after an outage of Redis a worker writes a new report that lacks the request.
     """
     left = set(workers)
     with Overdue(lambda seconds: f"drain, after {seconds:.0f} s: still there: {printable(', '.join(sorted(left)))}"):
@@ -82,7 +82,7 @@ async def wait_until_drained(connection: Connection, keys: Keys, workers: Iterab
 
 
 async def _ask(connection: Connection, keys: Keys, workers: Iterable[str]) -> set[str]:
-    """Those that live, all of them asked."""
+    """Ask all `workers` to drain; the names of those that are alive."""
     live = set()
     for worker in sorted(workers):
         if await connection.call("drain", partial(scripts.drain, report=keys.worker(worker))):

@@ -1,4 +1,4 @@
-"""Which entries of the jobs streams are not finished: no worker has taken them, or one holds them; writes nothing."""
+"""Which entries of the jobs streams are not finished: they wait for a worker, or one holds them. Never writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE = 1000
 
 
 async def read_unfinished(connection: Connection, entries: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """`waiting` or `running` by stream and entry id, of `entries` that are. Raises `RedisUnavailableError`."""
+    """`waiting` or `running` by (stream, entry id), for the unfinished ones. Raises `RedisUnavailableError`."""
     unfinished: dict[tuple[str, str], str] = {}
     for stream, members in groupby(sorted(entries, key=_by_stream), key=_by_stream):
         ids = sorted((entry_id for _, entry_id in members), key=EntryId.of)
@@ -32,7 +32,7 @@ async def read_unfinished(connection: Connection, entries: Iterable[tuple[str, s
 
 
 async def _read_states(redis: Redis, stream: str, ids: list[str]) -> dict[str, str]:
-    """The group before the pending ones: what it had delivered by then and is not pending now was acknowledged."""
+    """Read the group first, then its pending entries: an entry delivered before and not pending now is finished."""
     group = await consumer_group(redis, stream)
     if group is None:
         return dict.fromkeys(ids, WAITING)

@@ -1,4 +1,4 @@
-"""How many jobs no worker has taken yet, and the oldest of them, also where Redis itself does not count them."""
+"""How many jobs no worker has taken yet, and which is the oldest; works also when Redis does not count them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, afte
 from . import scripts
 
 _MOST_CALLS = 200
-"""Beyond which the number is not known: nobody waits for minutes for a status."""
+"""After so many calls the number counts as unknown, since a status must not take minutes."""
 _SLACK_S = 1.0
 
 
 async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, entries: int) -> int | None:
-    """Entries that the workers' `group` has not read; None where nobody can tell in time.
+    """Entries that the workers' `group` has not read; None if counting takes too long or is not allowed.
 
-    Redis counts them from version 7 on, as long as nobody removed one by hand; else they are counted here.
+    Redis counts them from version 7 on, unless an entry was removed by hand; else they are counted here.
     """
     if group is None:
         return entries
@@ -42,7 +42,7 @@ async def waiting_jobs(redis: Redis, jobs: str, group: dict[str, Any] | None, en
 
 
 async def oldest_waiting(redis: Redis, jobs: str, group: dict[str, Any] | None) -> bytes | None:
-    """Id of the entry that is read next; None where no job waits."""
+    """Id of the entry that is read next; None if no job waits."""
     delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
     if delivered == LAST_POSSIBLE:
         return None
@@ -51,9 +51,7 @@ async def oldest_waiting(redis: Redis, jobs: str, group: dict[str, Any] | None) 
 
 
 def ahead_s(ids: Iterable[bytes | None], now: float) -> float:
-    """By how much the newest of these entry ids is still to come by Redis' clock, which was set back then; 0 where none
-    is.
-    """
+    """Seconds by which the newest of these ids is ahead of Redis' clock (it was set back then); 0 if none is ahead."""
     moments = [EntryId.of(entry_id).unix_s for entry_id in ids if entry_id is not None]
     ahead = max(moments, default=0.0) - now
     return round(ahead, 3) if ahead > _SLACK_S else 0.0

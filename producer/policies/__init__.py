@@ -1,1 +1,1 @@
-"""Policy versions and adapters: checked, published, expired and waited for. Never queues a job."""
+"""Check, publish and expire policy versions and adapters, and wait until workers serve them. Never queues a job."""

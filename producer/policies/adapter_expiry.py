@@ -1,6 +1,6 @@
-"""The adapter of the newest policy version stays in Redis for a day, those that it superseded leave within an hour.
+"""The adapter of the newest policy version stays in Redis for a day; those of older versions leave within an hour.
 
-A worker that still serves an older one renews it for a day. The next announcement shortens that again.
+A worker that still serves an older adapter renews it for a day. The next announcement shortens its time again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ..redis_io.connection import Connection
 from .adapter_upload import POLICY_PREFIX
 
 SUPERSEDED_TTL_S = 1_800
-"""What is left for workers to find it. They renew what they serve every 600 s."""
+"""Seconds in which workers can still find a superseded adapter. They renew the one they serve every 600 s."""
 _SLACK_S = 1_800
-"""Chunks outlive their manifest by this: whoever found it has the time to fetch them."""
+"""Seconds by which chunks outlive their manifest, so that a worker that found it can fetch them."""
 
 
 async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
-    """`announced`: the newest first, of which all but it were superseded. Raises `RedisUnavailableError`.
+    """Let all `announced` adapters but the first, the newest, expire soon. Raises `RedisUnavailableError`.
 
-    A policy's adapter shares its chunks with none but a policy's, see `producer.policies.publish_policy`.
+    Chunks of a policy version's adapter belong to no other kind of adapter, see `producer.policies.publish_policy`.
     """
     newest, superseded = announced[:1], announced[1:]
     spared = {one.sha256 for one in newest}
@@ -37,7 +37,7 @@ async def expire_superseded(connection: Connection, keys: Keys, announced: Seque
             for key, manifest in found.items():
                 for number in range(manifest.chunks):
                     pipe.expire(keys.blob(manifest.sha256, number), SUPERSEDED_TTL_S + _SLACK_S)
-                pipe.expire(key, SUPERSEDED_TTL_S)  # last: it is what is looked at
+                pipe.expire(key, SUPERSEDED_TTL_S)  # last, because its TTL says whether this was done
             await pipe.execute()
 
     if names:
@@ -45,7 +45,7 @@ async def expire_superseded(connection: Connection, keys: Keys, announced: Seque
 
 
 async def _long_lived(redis: Redis, manifests: Sequence[str]) -> dict[str, AdapterManifest]:
-    """By key, those that are there for longer than they should be."""
+    """Manifests, by key, whose TTL is longer than it should be."""
     async with redis.pipeline(transaction=False) as pipe:
         for key in manifests:
             pipe.ttl(key)

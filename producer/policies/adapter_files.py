@@ -1,4 +1,4 @@
-"""A LoRA adapter in PEFT's format, from a folder or from tensors, and what would be refused later is refused here."""
+"""A LoRA adapter in PEFT's format, from a folder or from tensors; what workers would refuse is refused here first."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 AdapterSource: TypeAlias = "Path | str | Mapping[str, torch.Tensor]"
 
 MAX_ADAPTER_BYTES = 2**30
-"""Workers have a ceiling of their own, `--max-adapter-bytes`."""
+"""Workers have a limit of their own, `--max-adapter-bytes`."""
 _MAX_CONFIG_BYTES = 64 * 1024
 CHUNK_BYTES = 4 * 2**20 - 1024
-"""Of what travels at once. The names of chunks do not hold it, so that it cannot change. With Redis' own bytes a chunk
-just fits what its allocator gives out, which after 4 MiB is 5."""
+"""Size of one chunk. It can never change, since the keys of chunks do not contain it. A little under 4 MiB, so that
+with Redis' own bytes a chunk fits a block of 4 MiB; the allocator's next size is 5 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """`config` is the JSON file, `weights` the safetensors file: its path, read chunk by chunk, or its bytes."""
+    """`config` is the JSON file; `weights` the safetensors file, as a path that is read by chunks, or as bytes."""
 
     name: str
-    """For errors."""
+    """The adapter's name in errors."""
     config: bytes
     weights: Path | bytes
     num_bytes: int
-    """Of the weights."""
+    """Size of the weights."""
     sha256: str
-    """Of config, then weights."""
+    """Digest of the config and then the weights."""
     chunk_digests: tuple[bytes, ...]
-    """A chunk travels under a name that holds `sha256`: it must be what was read then."""
+    """Digests of the chunks. A chunk's key contains `sha256`, so its bytes must be the ones that were read for that."""
     incomplete: str = ""
-    """Which half of a pair a folder lacks, for which every worker refuses it."""
+    """Which half of a pair of tensors is missing, so that every worker will refuse the adapter; empty for none."""
 
     @classmethod
     def of(cls, name: str, config: bytes, weights: Path | bytes, num_bytes: int, incomplete: str = "") -> Self:
-        """Reads all of it once. Raises `OSError`."""
+        """Read the weights once, for the digests. Raises `OSError`."""
         whole, digests = hashlib.sha256(config), []
         for number in range(-(-num_bytes // CHUNK_BYTES)):
             chunk = _chunk(weights, number)
@@ -71,7 +71,7 @@ class AdapterFiles:
         return cls(name, config, weights, num_bytes, whole.hexdigest(), tuple(digests), incomplete)
 
     def chunk(self, number: int) -> bytes:
-        """`CHUNK_BYTES` of the weights, the last may be shorter. Blocks on the disk. Raises `AdapterError`."""
+        """One chunk of the weights; the last may be shorter. Blocks on the disk. Raises `AdapterError`."""
         try:
             chunk = _chunk(self.weights, number)
         except OSError as error:
@@ -84,10 +84,10 @@ class AdapterFiles:
 async def read_adapter(
     name: str, source: AdapterSource, scaling: Scaling = NOTHING_GIVEN, padding: bytes = b""
 ) -> AdapterFiles:
-    """`name` is for errors, `padding` (white space) goes behind the config.
+    """Read and check an adapter. `name` is for errors; `padding` (white space) is added to the config.
 
-    Tensors are copied before this gives way, so that training may go on: a trainer that calls it from a task of its own
-    awaits the task before it changes them. Raises `AdapterError`.
+    Tensors are copied before the first `await`, so that the caller may go on training once this has begun. Raises
+    `AdapterError`.
     """
     if isinstance(source, Mapping):
         source = without_wrappers(name, source)
@@ -111,7 +111,7 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
         if problem := safetensors_problem(weights, DTYPES):
             raise AdapterError(name, f"{weights} is not whole, or not to be loaded ({problem}): write it again first")
         return _of_file(name, content, weights)
-    except (OSError, ValueError) as error:  # ValueError: of a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
         if not os.path.exists(folder):  # noqa: PTH110 - Path.exists raises for a name that is too long
             problem += download_hint(folder)
@@ -119,7 +119,7 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
 
 
 def _of_file(name: str, config: bytes, path: Path) -> AdapterFiles:
-    """Raises `AdapterError` for what every worker would refuse; what is left depends on the worker's model."""
+    """Raises `AdapterError` for what every worker would refuse; the rest depends on the worker's model."""
     from safetensors import safe_open  # noqa: PLC0415 - loads torch, which the producer does without until asked
 
     with safe_open(path, framework="pt") as file:
@@ -143,7 +143,7 @@ def _of_tensors(name: str, config: bytes, tensors: dict[str, torch.Tensor]) -> A
 
 
 def _file(path: Path) -> Path:
-    if not path.is_file():  # opening a FIFO would wait for ever, and no signal ends a thread
+    if not path.is_file():  # opening a FIFO would block this thread for ever
         raise OSError(f"{path.name} is not there, or no file")
     return path
 

@@ -1,4 +1,4 @@
-"""Tensors of a LoRA adapter become what PEFT writes to files; only those that a worker can load."""
+"""Turn tensors of a LoRA adapter into the files that PEFT would write, if a worker can load them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' words and torch's for what may travel."""
+"""The allowed dtypes, as safetensors and as torch name them."""
 
 
 class _LoraConfig(Protocol):
-    """`peft.LoraConfig`, which this package does without."""
+    """`peft.LoraConfig`; this package does not import peft."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields."""
+        """The config's fields."""
 
 
 PeftConfig: TypeAlias = "Mapping[str, Any] | _LoraConfig"
@@ -42,7 +42,7 @@ PeftConfig: TypeAlias = "Mapping[str, Any] | _LoraConfig"
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What tensors do not hold: `lora_alpha` and `use_rslora`, or PEFT's whole config (a `LoraConfig` or its dict)."""
+    """What tensors do not tell: `lora_alpha` and `use_rslora`, or PEFT's whole config (a `LoraConfig` or its dict)."""
 
     lora_alpha: float | None = None
     use_rslora: bool | None = None
@@ -50,7 +50,7 @@ class Scaling:
 
     @property
     def given(self) -> list[str]:
-        """Names of what was passed, for errors."""
+        """Names of the arguments that were given, for errors."""
         return [name for name in self.__slots__ if getattr(self, name) is not None]
 
 
@@ -60,8 +60,8 @@ NOTHING_GIVEN = Scaling()
 def peft_config(name: str, tensors: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
     """`adapter_config.json` for tensors `...lora_A.weight` (rank, in) and `...lora_B.weight` (out, rank).
 
-    `name` is for errors. Raises `AdapterError` for anything but pairs of such tensors, all of one rank, dense, with
-    values, of one of `DTYPES`, with a config that a worker applies as PEFT does.
+    `name` is for errors. Raises `AdapterError` unless the tensors are pairs of one rank, dense, with values, of one of
+    `DTYPES`, and the config is one that a worker applies as PEFT does.
     """
     shapes = _shapes(name, tensors)
     config = _written(name, shapes, scaling) if scaling.peft_config is None else _given(name, scaling)
@@ -76,7 +76,10 @@ def peft_config(name: str, tensors: Mapping[str, Any], scaling: Scaling) -> dict
 
 
 def without_wrappers(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Named as the model's own, without what torch.compile, FSDP and others put in between. Raises `AdapterError`."""
+    """The tensors by the model's own names, without the parts that torch.compile, FSDP and others insert.
+
+    Raises `AdapterError` if two tensors would have the same name.
+    """
     found: dict[str, Any] = {}
     for tensor, value in tensors.items():
         bare = unwrapped(tensor) if isinstance(tensor, str) else tensor
@@ -87,15 +90,15 @@ def without_wrappers(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copied(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In this process' memory, where nobody changes them. Raises `AdapterError`."""
+    """Copies of the tensors in this process' memory, which training cannot change. Raises `AdapterError`."""
     try:
         return {tensor: value.detach().to("cpu", copy=True).contiguous() for tensor, value in tensors.items()}
-    except RuntimeError as error:  # out of memory, or a fault of the accelerator that came before
+    except RuntimeError as error:  # out of memory, or an earlier fault of the accelerator
         raise AdapterError(name, f"its tensors cannot be copied: {str(error)[:200]}") from error
 
 
 def serialised(name: str, tensors: dict[str, torch.Tensor]) -> bytes:
-    """The safetensors file. Raises `AdapterError` for NaN and infinities. Blocks: it reads them all."""
+    """The bytes of a safetensors file. Raises `AdapterError` for NaN and infinities. Blocks: it reads all tensors."""
     from safetensors.torch import save  # noqa: PLC0415 - loads torch, which the producer does without until asked
 
     check_finite(name, tensors.items())
@@ -103,7 +106,7 @@ def serialised(name: str, tensors: dict[str, torch.Tensor]) -> bytes:
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raises `AdapterError` for the first that holds NaN or an infinity. Reads them all, one after the other."""
+    """Raises `AdapterError` for the first tensor with NaN or an infinity. Reads all tensors, one after the other."""
     for tensor, value in tensors:
         if not all(bound.isfinite() for bound in value.aminmax()):  # NaN is passed on; nothing is allocated
             raise AdapterError(name, f"tensor {shown(tensor)} holds NaN or infinity: its training diverged")
@@ -122,7 +125,7 @@ def _shapes(name: str, tensors: Mapping[str, Any]) -> TensorShapes:
 
 
 def _written(name: str, shapes: TensorShapes, scaling: Scaling) -> dict[str, Any]:
-    """The config of an adapter of which only the scaling is told."""
+    """The config of an adapter for which only the scaling was given."""
     alpha, stabilised = scaling.lora_alpha, scaling.use_rslora
     if type(alpha) not in {int, float} or not 0 < (alpha or 0) <= MAX_ALPHA:
         problem = f"tensors do not hold it: pass a number above 0 and at most {MAX_ALPHA:g}, or PEFT's peft_config="
@@ -142,7 +145,7 @@ def _written(name: str, shapes: TensorShapes, scaling: Scaling) -> dict[str, Any
 
 
 def _given(name: str, scaling: Scaling) -> dict[str, Any]:
-    """PEFT's own, as its save_pretrained would write it."""
+    """The given PEFT config, as PEFT's save_pretrained would write it."""
     config: Any = scaling.peft_config
     if others := [given for given in scaling.given if given != "peft_config"]:
         raise AdapterError(name, f"peft_config= holds {others[0]}: leave {others[0]}= out")
@@ -162,7 +165,7 @@ def _given(name: str, scaling: Scaling) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """What PEFT holds and JSON does not."""
+    """Values that PEFT's config may have and JSON does not know."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, Enum):

@@ -1,4 +1,4 @@
-"""An adapter goes into Redis chunk by chunk, its manifest last: what can be found is complete, and never changes."""
+"""Write an adapter to Redis chunk by chunk and the manifest last: an adapter that is found is complete, and fixed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .adapter_tensors import Scaling
 from .errors import AdapterConflictError, AdapterError
 
 ADAPTER_TTL_S = 86_400
-"""Workers that use an adapter renew this."""
+"""Workers renew the adapters that they use."""
 POLICY_PREFIX = "policy."
-"""Names of adapters that are policy versions begin so, and no other's."""
+"""The names of adapters that are policy versions begin with this; no other names do."""
 _ROUNDS = 5
-"""How often what went missing meanwhile is sent again."""
+"""How often chunks that Redis lost meanwhile are sent again."""
 _CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
 _COMMAND_BYTES = 512
-"""Bytes of a SET beside its value, at most."""
+"""At most so many bytes has a SET besides its value."""
 _ADVICE = f"adapters travel in chunks of up to {CHUNK_BYTES} bytes: raise the limit"
 _SLACK_S = 3_600
-"""Chunks outlive their manifest by this: an upload takes time."""
+"""Seconds by which chunks outlive their manifest, because an upload takes time."""
 
 log = logging.getLogger("rollstream")
 
@@ -73,9 +73,9 @@ async def upload(
 ) -> AdapterManifest:
     """Publish the adapter; publishing the same content again renews it and restores chunks that are gone.
 
-    All of it is there when this returns, also when Redis came back empty meanwhile. Holds one chunk in memory. Raises
-    `AdapterConflictError` when the name has other content, `AdapterError` for files that change meanwhile and for
-    chunks that Redis loses again and again, `RedisUnavailableError`.
+    When this returns, all chunks are there, even if Redis was restarted empty meanwhile. Holds one chunk in memory.
+    Raises `AdapterConflictError` when the name has other content, `AdapterError` for files that change meanwhile and
+    for chunks that Redis loses again and again, `RedisUnavailableError`.
     """
     manifest = AdapterManifest(
         name=name,
@@ -109,7 +109,7 @@ async def upload(
 
 
 async def _publish_manifest(connection: Connection, key: str, manifest: AdapterManifest) -> AdapterManifest:
-    """The first that writes it wins. What is there afterwards, renewed."""
+    """Write the manifest, unless one is there already; renew and return the one that is there."""
     await connection.call(
         "publish an adapter", lambda redis: redis.set(key, encode(manifest), nx=True, ex=ADAPTER_TTL_S)
     )
@@ -118,8 +118,9 @@ async def _publish_manifest(connection: Connection, key: str, manifest: AdapterM
 
 
 async def _missing(redis: Redis, *, keys: Keys, manifest: AdapterManifest) -> list[int]:
-    """Numbers of the chunks that are not there in full. Read after the manifest, so that it was there with the others:
-    a Redis that lost everything in between lacks them too.
+    """Numbers of the chunks that are missing or incomplete.
+
+    Called after the manifest was written, so that chunks found here were in Redis together with the manifest.
     """
     async with redis.pipeline(transaction=False) as pipe:
         for number in range(manifest.chunks):
@@ -130,7 +131,7 @@ async def _missing(redis: Redis, *, keys: Keys, manifest: AdapterManifest) -> li
 
 
 def _keeping(key: str, chunk: bytes) -> Any:
-    """A command that may be sent twice. The key names the content, so that what is there need not travel again."""
+    """A command, safe to send twice, that keeps a chunk. A chunk that is there already is renewed, not sent again."""
 
     async def send(redis: Redis) -> None:
         length: Any = await redis.strlen(key)
@@ -141,7 +142,7 @@ def _keeping(key: str, chunk: bytes) -> Any:
 
 
 def _same(name: str, manifest: AdapterManifest, data: bytes | None) -> AdapterManifest:
-    """What `data` holds, if it is the manifest of the same content."""
+    """The manifest in `data`, if it is for the same content. Raises `AdapterError`, `AdapterConflictError`."""
     try:
         found = decode(data or b"", AdapterManifest)
     except SchemaError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder is whole before it is announced, and its digest is the one that workers compute."""
+"""Check that a checkpoint's folder is complete before it is announced, and compute the digest that workers compute."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIECE = 8 * 2**20
 _MAX_CONFIG_BYTES, _MAX_INDEX_BYTES = 2**20, 64 * 2**20
 
 Advanced = Callable[[int], None]
-"""Takes how many bytes are done so far."""
+"""Called with the number of bytes done so far."""
 
 
 def _unseen(_done: int) -> None:
@@ -31,7 +31,7 @@ def _unseen(_done: int) -> None:
 
 
 _Stamp = tuple[str, int, int, int]
-"""Name, size, times of the last change of its content, and of anything else about it."""
+"""A file's name and size, and the times when its content and its metadata last changed."""
 
 
 def _contents(stamps: list[_Stamp]) -> list[tuple[str, int, int]]:
@@ -46,10 +46,10 @@ class _Tensor(NamedTuple):
 
 
 class CheckpointFolder:
-    """What of a folder is announced. Reads headers, JSON and names when made: half-written ones are refused at once."""
+    """The files of a folder that are announced. Made from headers, JSON and names; refuses a half-written folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `CheckpointError`."""
+        """Check the folder. Raises `CheckpointError`."""
         self._folder = folder
         try:
             self._real = folder.resolve()
@@ -59,20 +59,20 @@ class CheckpointFolder:
             self.num_bytes = sum(path.stat().st_size for path in self._files)
         except NameRefusedError as error:
             raise self._refusal(str(error)) from None
-        except (OSError, ValueError, RuntimeError) as error:  # pathlib's for a NUL, and for a link to itself
+        except (OSError, ValueError, RuntimeError) as error:  # pathlib raises these for a NUL and for a link to itself
             raise self._refusal(f"cannot be read: {error}") from None
 
     def digest(self, advanced: Advanced = _unseen) -> str:
-        """Reads every byte (blocking: seconds for gigabytes).
+        """Read every byte and return the digest. Blocks, for seconds if there are gigabytes.
 
-        Raises `CheckpointError`, also for files that change, and for weights that are NaN or infinite.
+        Raises `CheckpointError`, also for files that change meanwhile and for weights that are NaN or infinite.
         """
         scans = {path.name: FiniteScan(is_computed) for path in self._files if path.suffix == ".safetensors"}
         try:
             before = self._stamps()
             found = self._read(_Counted(advanced), scans)
             after = self._stamps()
-            # A new link to a file or other rights change a time too: whether it is the content, a second look says.
+            # A new link to a file or other rights change a time too, so a second read tells if the content changed.
             same = before == after or (_contents(before) == _contents(after) and found == self._read(_Counted(), {}))
         except OSError as error:
             raise self._refusal(f"cannot be read: {error}") from None
@@ -112,7 +112,7 @@ class CheckpointFolder:
             raise self._refusal(f"{path.name} has more than {limit} bytes: save_pretrained writes far fewer")
 
     def _check_files(self, names: set[str]) -> None:
-        """vLLM would read all weights of the folder, and each of them once."""
+        """Refuse a folder in which vLLM would read a weight that is not meant, or find one twice."""
         mapped = self._weight_map() if INDEX in names else None
         indexed = None if mapped is None else set(mapped.values())
         if indexed is not None and (missing := sorted(indexed - names)):
@@ -151,7 +151,7 @@ class CheckpointFolder:
         return {str(tensor): str(name) for tensor, name in mapped.items()}
 
     def _object(self, name: str) -> dict[str, Any]:
-        """A JSON file whose size was checked."""
+        """Read a JSON object from a file whose size has been checked."""
         try:
             with open_regular(self._real / name) as file:
                 found = json.load(file)
@@ -163,7 +163,7 @@ class CheckpointFolder:
         return found
 
     def _stamps(self) -> list[_Stamp]:
-        """Without inode numbers, which some file systems make up anew at each look."""
+        """Stamps without inode numbers, because some file systems invent new ones at each look."""
         stats = [(path.name, path.stat()) for path in self._files]
         return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
@@ -172,8 +172,9 @@ class CheckpointFolder:
 
 
 def safetensors_problem(path: Path, dtypes: Collection[str] | None = None) -> str | None:
-    """Why the file is no whole safetensors file, or has other `dtypes` (the format's words) than these; None for one
-    that is and has not. Reads its header alone.
+    """Why the file is not a complete safetensors file, or which dtype it has that is not in `dtypes`; None if neither.
+
+    `dtypes`: names of the format; None: any. Reads only the header.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - the producer starts without it
 
@@ -187,7 +188,7 @@ def safetensors_problem(path: Path, dtypes: Collection[str] | None = None) -> st
 
 
 def _tensors(path: Path) -> dict[str, _Tensor]:
-    """From the header of a file that the safetensors library finds in order."""
+    """The tensors in the header of a file that the safetensors library has accepted."""
     with open_regular(path) as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {
@@ -198,7 +199,7 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
 
 
 class _Counted:
-    """Reads files piece by piece and tells how many bytes that were, over all of them."""
+    """Reads files piece by piece and reports how many bytes of all files are done."""
 
     def __init__(self, advanced: Advanced = _unseen) -> None:
         self._advanced = advanced

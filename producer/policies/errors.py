@@ -1,4 +1,4 @@
-"""What can go wrong with policy versions and adapters: publishing them, asking for them, waiting for them."""
+"""Errors of policy versions and adapters: of publishing them, asking for them, waiting for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CheckpointError(ProducerError):
 class PolicyVersionError(ProducerError):
     """Raised when a version cannot be published; nothing was announced.
 
-    `newest` is the newest one published, where that is why; `taken`: this one exists, with other content.
+    `newest` is the newest version, if that is the reason; `taken`: this version exists with other content.
     """
 
     def __init__(self, version: object, problem: str, newest: int | None = None, *, taken: bool = False) -> None:
@@ -49,9 +49,9 @@ class PolicyVersionError(ProducerError):
 
 
 class PolicyKindError(ProducerError):
-    """Raised when a version would be an adapter and the newest is a checkpoint, or the reverse; nothing was announced.
+    """Raised for an adapter when the newest version is a checkpoint, or the reverse; nothing was announced.
 
-    `source` is what was given for `version`, `newest_source` what `newest` was published as.
+    `source` is the kind of `version`, `newest_source` that of `newest`.
     """
 
     def __init__(self, version: int, source: str, newest: int, newest_source: str) -> None:
@@ -68,7 +68,7 @@ class PolicyKindError(ProducerError):
 
 
 class VersionBoundError(ProducerError):
-    """Raised when `min_policy_version` or `max_staleness` is no number of versions; nothing was queued."""
+    """Raised when `min_policy_version` or `max_staleness` is not a valid number of versions; nothing was queued."""
 
     def __init__(self, name: str, value: object) -> None:
         super().__init__(f"{name} {shown(value)}: give an integer from 0 to {MAX_VERSION}, or None for no bound")
@@ -77,7 +77,7 @@ class VersionBoundError(ProducerError):
 
 
 class VersionWaitError(ProducerError):
-    """Raised when `wait_for_version` is asked for a version, a number of workers or a time that it cannot wait for."""
+    """Raised when `wait_for_version` gets an invalid version, number of workers or time."""
 
     def __init__(self, what: str, value: object, rule: str) -> None:
         super().__init__(f"{what} {shown(value)}: {rule}")
@@ -88,8 +88,8 @@ class VersionWaitError(ProducerError):
 class VersionTimeoutError(ProducerError):
     """Raised when too few workers serve a version in time; waiting again is safe.
 
-    `live` workers report, `there` of them serve it; `behind` maps the others to the version that they serve and to why
-    they refused a newer one, empty where they did not. `waiting_for` says it in a sentence.
+    `live` workers report and `there` of them serve it. `behind` maps the others to the version that they serve and the
+    reason why they refused a newer one (empty if they did not). `waiting_for` says all this in a sentence.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which workers report: those that are gone since Redis' clock was set back do not count."""
+"""Which workers are alive. A report that stays only because Redis' clock was set back does not count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollstream.schemas.reports import outlived
 
 
 async def live_reports(redis: Redis, keys: Keys) -> list[bytes]:
-    """Keys of the reports of workers that live, sorted."""
+    """Keys of the reports of live workers, sorted."""
     found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
     async with redis.pipeline(transaction=False) as pipe:
         for key in found:

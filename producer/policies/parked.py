@@ -1,4 +1,4 @@
-"""Jobs that wait for a policy version: pending under a consumer that is named for the version and is no worker."""
+"""Jobs that wait for a policy version: pending under a consumer whose name has the version and that is no worker."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Parked:
     version: int
     jobs: int
     oldest_s: float
-    """Since the oldest of them was queued."""
+    """Seconds since the oldest of these jobs was queued."""
     oldest_batch: str
-    """The batch of the oldest; empty where its entry does not say."""
+    """The batch of the oldest job; empty if its entry does not say."""
 
 
 async def read_parked(redis: Redis, jobs: str, now: float) -> tuple[Parked, ...]:
-    """By version; `now` by Redis' clock. The stream must have the workers' group."""
+    """A partition's parked jobs, sorted by version; `now` by Redis' clock. The stream must have the workers' group."""
     rows: Any = await redis.xinfo_consumers(jobs, GROUP)
     held = {parked: row for row in rows if row["pending"] and (parked := ParkedFor.of(_text(row["name"]))) is not None}
     found = [await _parked(redis, jobs, parked.version, held[parked], now) for parked in sorted(held)]
@@ -34,7 +34,7 @@ async def read_parked(redis: Redis, jobs: str, now: float) -> tuple[Parked, ...]
 
 
 async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -> Parked | None:
-    """None when the last of them was taken meanwhile."""
+    """The jobs of one parked consumer; None if the last of them was taken meanwhile."""
     pending: Any = await redis.xpending_range(jobs, GROUP, "-", "+", 1, consumername=row["name"])
     if not pending:
         return None
@@ -45,7 +45,7 @@ async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -
 
 
 async def newest_announced(redis: Redis, keys: Keys) -> int:
-    """The newest policy version on the control stream, by its entry's id; 0 where nothing was published."""
+    """The newest policy version in the versions stream, by its entry's id; 0 if nothing was published."""
     entries: Any = await redis.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=1)
     return EntryId.of(entries[0][0]).milliseconds if entries else 0
 

@@ -1,6 +1,7 @@
-"""What the PEFT models of this process say about tensors that were taken from one of them.
+"""Check a given scaling against the PEFT models of this process.
 
-Tensors do not say how they are scaled. Where the model that they are from is at hand, a wrong word is noticed.
+Tensors do not say how they are scaled. If the model from which they were taken is in this process, a wrong
+`lora_alpha` is noticed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from rollstream.schemas.weights.adapter_config import config_problem, scaling
 
 
 def contradiction(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """How a PEFT model of this process would apply these very tensors differently than `config` does; None: not known.
+    """How a PEFT model of this process would apply these tensors differently from `config`; None if it would not.
 
-    Looks at one module's pair of tensors, once it has asked the garbage collector for the models: 0.1 s and more in a
-    process of a million objects, which a trainer that passes `peft_config=` does not pay.
+    Asks the garbage collector for the models, then compares one module's pair of tensors. In a process with a million
+    objects that takes 0.1 s or more; a trainer that passes `peft_config=` does not come here.
     """
     models = sys.modules.get("peft.tuners.lora.model")
     if models is None:
@@ -33,7 +34,7 @@ def contradiction(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> str 
 
 
 def _living(kind: type) -> Iterator[Any]:
-    """All instances. An object refers to its class: the collector knows them, and finds them faster than a walk."""
+    """All instances of a class. Each refers to its class, so the garbage collector finds them faster than a search."""
     kinds = [kind]
     for one in kinds:
         kinds += one.__subclasses__()
@@ -41,7 +42,7 @@ def _living(kind: type) -> Iterator[Any]:
 
 
 def _holds(model: Any, adapter: str, tensors: Mapping[str, Any]) -> bool:
-    """Whether one pair of `tensors`, or what it was copied from, is the model's."""
+    """Whether one pair of `tensors` has the same values as the model's pair."""
     lower = next((name for name in tensors if name.endswith(".lora_A.weight")), "")
     stem = lower.removesuffix(".lora_A.weight")
     for part in ("lora_A", "lora_B"):

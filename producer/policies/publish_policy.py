@@ -1,7 +1,7 @@
-"""New weights become a policy version: one entry of the control stream, whose ids Redis itself lets only grow.
+"""New weights become a policy version: one entry of the versions stream, in which Redis lets ids only grow.
 
-The entry is the last thing that a publish writes. One that was cut short before it leaves nothing that a worker takes:
-a folder, or an adapter under a name of its own that expires.
+The entry is the last thing that a publish writes. A publish that ends before it leaves nothing that a worker takes,
+only a folder, or an adapter under a name of its own that expires.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .checkpoint_files import CheckpointFolder
 from .errors import AdapterError, PolicyKindError, PolicyVersionError
 
 _KEPT = 1000
-"""About how many announcements the stream keeps; workers look at the newest few."""
+"""About how many announcements the stream keeps; workers read only the newest few."""
 _RECENT = 16
-"""How many of them a publish looks at."""
+"""How many announcements a publish reads."""
 _PADDING = b" "
-"""Behind the config of a policy's adapter, so that its digest and its chunks are no other adapter's: they expire soon
-after the next version."""
+"""Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
+expire soon after the next version."""
 
 Source = Literal["checkpoint", "adapter"]
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """One entry of the control stream, readable or not."""
+    """One entry of the versions stream, readable or not."""
 
     entry_id: str
     announcement: PolicyVersion | None
@@ -50,7 +50,7 @@ class Announced:
 
     @property
     def version(self) -> int:
-        """What the entry's id says, which is what workers go by."""
+        """The version by the entry's id, which is what workers use."""
         return EntryId.of(self.entry_id).milliseconds
 
 
@@ -81,7 +81,9 @@ async def publish_policy(
         folder = _folder(version, checkpoint, scaling)
         await _check_publishable(connection, keys, version, "checkpoint")
         announcement = await _read_checkpoint(version, folder, progress=progress)
-    await _check_publishable(connection, keys, version, announcement.source)  # all that took its time
+    await _check_publishable(
+        connection, keys, version, announcement.source
+    )  # reading the weights took time: check again
     announcement = await announce(connection, keys, announcement)
     if adapter is not None:
         recent = await announced_versions(connection, keys, _RECENT)
@@ -108,8 +110,10 @@ async def _read_checkpoint(version: int, path: Path, *, progress: bool) -> Polic
 async def _ship(
     connection: Connection, keys: Keys, version: int, files: AdapterFiles, *, progress: bool
 ) -> PolicyVersion:
-    """Its name holds its digest: two trainers, or one before and after a crash, never meet under one name with other
-    content. Who announces first decides.
+    """Upload the adapter under a name that contains its digest.
+
+    So two trainers, or one before and after a crash, never use one name for different content. The first to announce
+    the version decides.
     """
     name = f"{POLICY_PREFIX}{files.sha256[:16]}@{version}"
     await upload(connection, keys, name, files, progress=progress)
@@ -117,7 +121,7 @@ async def _ship(
 
 
 async def announce(connection: Connection, keys: Keys, announcement: PolicyVersion) -> PolicyVersion:
-    """Make it the newest version; announcing the same content again is a no-op. What stands in the stream.
+    """Announce the newest version. Returns what is in the stream: announcing the same content again is a no-op.
 
     Raises `PolicyVersionError` when the version is not newer than the newest, `RedisUnavailableError`.
     """
@@ -146,12 +150,12 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
 
 
 async def announced_versions(connection: Connection, keys: Keys, count: int) -> list[Announced]:
-    """The newest `count` entries of the control stream, the newest first. Raises `RedisUnavailableError`."""
+    """The newest `count` entries of the versions stream, the newest first. Raises `RedisUnavailableError`."""
     return await _read(connection, keys, "+", "-", count)
 
 
 async def _check_publishable(connection: Connection, keys: Keys, version: int, source: Source) -> None:
-    """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for the other kind than before."""
+    """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for another kind than before."""
     recent = await announced_versions(connection, keys, _RECENT)
     newest = recent[0].version if recent else 0
     entry = str(EntryId(version))
@@ -167,7 +171,7 @@ def _backwards(version: int, newest: int) -> PolicyVersionError:
 
 
 def _way_on(newest: int) -> str:
-    """What to do about a version that cannot be published any more."""
+    """What to do about a version that cannot be published."""
     if newest < MAX_VERSION:
         return f"publish your weights as {newest + 1}"
     if newest == MAX_VERSION:
@@ -184,7 +188,7 @@ def _content(announcement: PolicyVersion) -> PolicyVersion:
 
 
 async def newest_version(connection: Connection, keys: Keys) -> int:
-    """By the entry's id; 0 where nothing was published. Raises `RedisUnavailableError`."""
+    """The newest version, by its entry's id; 0 if nothing was published. Raises `RedisUnavailableError`."""
     found = await _read(connection, keys, "+", "-")
     return found[0].version if found else 0
 

@@ -1,4 +1,4 @@
-"""After a publish: the logger `rollstream` warns of live workers that cannot serve it, by what they report."""
+"""After a publish the logger `rollstream` warns of live workers that report that they cannot serve it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..redis_io.connection import Connection
 from .wait_for_version import Serving, read_serving
 
 _LOOK_S = 2.0
-"""What was published stands: a Redis that went away meanwhile is no reason to wait."""
+"""The longest time for this look, in seconds: the publish is done, so nothing waits for a Redis that is away."""
 _FLAGS = {"checkpoint": "--checkpoint-dir", "adapter": "--lora"}
 
 
 async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: str) -> None:
-    """`kind`: `checkpoint` or `adapter`. Raises nothing but what ends the client."""
+    """Log a warning for each such worker. `kind`: `checkpoint` or `adapter`. A fault of Redis only skips the look."""
     try:
         async with asyncio.timeout(_LOOK_S):
             serving = await read_serving(connection, keys)
@@ -29,7 +29,7 @@ async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: 
 
 
 def unserved(serving: Mapping[str, Serving], kind: str) -> Iterator[str]:
-    """A sentence for each worker that was not started for this kind, or refuses the version before."""
+    """A sentence for each worker that was not started for this kind, or refused the version before."""
     for name, one in serving.items():
         if kind in one.refused_kinds:
             yield f"worker {name} takes no published {kind}s: start it with {_FLAGS[kind]}"

@@ -1,4 +1,4 @@
-"""Which policy versions may sample a job, checked before anything is queued: a worker would refuse the whole job."""
+"""Which policy versions may sample a job. Checked before anything is queued, since a worker would refuse the job."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .errors import VersionBoundError
 
 @dataclass(frozen=True, slots=True)
 class VersionBounds:
-    """Of every job of a submit. Part of the batch's content digest: they decide which weights answer."""
+    """The bounds of every job of a batch, and part of its content digest: they decide which weights answer."""
 
     min_policy_version: int = 0
-    """A worker that serves an older one leaves the job to others."""
+    """A worker that serves an older version leaves the job to others."""
     max_staleness: int | None = None
-    """Most versions behind the newest published one at admission; None: any."""
+    """How many versions the weights may be behind the newest published one when a group begins; None: any number."""
 
     @classmethod
     def of(cls, min_policy_version: object, max_staleness: object) -> Self:
-        """None: no bound. Raises `VersionBoundError`."""
+        """Check both bounds; None: no bound. Raises `VersionBoundError`."""
         least = _index("min_policy_version", min_policy_version)
         return cls(0 if least is None else least, _index("max_staleness", max_staleness))
 

@@ -1,4 +1,4 @@
-"""Who serves which policy version, by the workers' own reports; a worker that died stops counting once its expires."""
+"""Which worker serves which policy version, by the workers' reports. A dead worker counts until its report expires."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Workers = int | Literal["all"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LATE_LOOK_S = 5.0
-"""After which a look tells nothing of now any more."""
+"""After so many seconds without an answer, the last look is called out of date."""
 _FIELDS = (
     "policy_version", "newest_version", "policy_error", "state", "policy_sha256", "takes_checkpoints", "takes_adapters",
 )  # fmt: skip
@@ -34,30 +34,31 @@ class Serving:
     """What one live worker reports."""
 
     version: int
-    """-1 for one that does not say: it counts as behind."""
+    """The version that it serves; -1 if it does not say, which counts as behind."""
     newest: int
-    """The newest version that it has heard of."""
+    """The newest version that it knows."""
     problem: str
-    """Why it refused the newest; empty where it did not."""
+    """Why it refused the newest version; empty if it did not."""
     draining: bool
-    """It ends: it will not swap any more and takes no jobs."""
+    """It is ending: it takes no more jobs and no new versions."""
     sha256: str = ""
-    """Of what it serves; empty for what it booted with, and where it does not say."""
+    """Digest of the served version; empty for the boot model, and if it does not say."""
     refused_kinds: frozenset[str] = frozenset()
-    """`checkpoint`, `adapter`: kinds of versions that it says it was not started for."""
+    """`checkpoint`, `adapter`: the kinds of versions for which it was not started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look showed, and when, by the event loop's clock; None: there was none yet."""
+    """What one look showed."""
 
     serving: Mapping[str, Serving]
     newest: Sequence[Announced]
-    """The newest entry of the control stream, if it has one."""
+    """The newest entry of the versions stream, if it has one."""
     at: float | None = None
+    """When the look was, by the event loop's clock; None before the first."""
 
     def behind(self, version: int) -> dict[str, tuple[int, str]]:
-        """Workers that do not serve `version`: which they serve, and why they refused a newer one."""
+        """Workers that do not serve `version`, with the version that they serve and why they refused a newer one."""
         counted = _counted(self.serving).items()
         return {name: (one.version, one.problem) for name, one in counted if not _serves(one, self.newest, version)}
 
@@ -93,7 +94,7 @@ async def wait_for_version(
         pause = _FIRST_PAUSE_S
         while True:
             serving = await read_serving(connection, keys)
-            # After the reports: in one and the same stream none of them is ahead of it.
+            # Read after the reports, so that no report is ahead of the stream unless the stream was replaced.
             seen = Seen(serving, await announced_versions(connection, keys, 1), asyncio.get_running_loop().time())
             if served(seen.serving, seen.newest, version, workers):
                 return
@@ -113,7 +114,7 @@ async def wait_for_version(
 
 
 def waits_for(seen: Seen, version: int, workers: Workers) -> str:
-    """What a wait for `version` waits for, by its last look."""
+    """What a wait for `version` waits for, according to its last look."""
     if seen.at is None or asyncio.get_running_loop().time() - seen.at > _LATE_LOOK_S:
         return "Redis does not answer" + ("" if seen.at is None else "; before, " + _waits_for(seen, version, workers))
     return _waits_for(seen, version, workers)
@@ -130,10 +131,10 @@ def _waits_for(seen: Seen, version: int, workers: Workers) -> str:
 
 
 def served(serving: Mapping[str, Serving], newest: Sequence[Announced], version: int, workers: Workers) -> bool:
-    """Whether enough of those that do not drain serve `version` or a newer one; "all" needs at least one.
+    """Whether enough workers serve `version` or a newer one; draining ones do not count, "all" needs at least one.
 
-    `newest`: the newest entry of the control stream, if it has one. Who serves a version beyond it, or other content in
-    its place, is not counted: its version is of a stream that is gone.
+    `newest`: the newest entry of the versions stream, if it has one. A worker that serves a later version, or other
+    content under that number, does not count: its version came from a stream that is gone.
     """
     counted = _counted(serving).values()
     there = sum(_serves(one, newest, version) for one in counted)
@@ -161,7 +162,7 @@ def _check(version: object, workers: object, timeout: object) -> None:
 
 
 def _serving(*fields: bytes | None) -> Serving:
-    """Of the values of `_FIELDS`."""
+    """Make a `Serving` of the values of `_FIELDS`."""
     version, newest, problem, state, sha256, checkpoints, adapters = fields
     kinds = {"checkpoint": checkpoints, "adapter": adapters}
     return Serving(

@@ -1,1 +1,1 @@
-"""How a producer talks to Redis: what is sent again, shared or refused for its size. Knows no batch and no policy."""
+"""How a producer talks to Redis: which commands are sent again, shared, or refused for their size. Knows no batch."""

@@ -1,4 +1,4 @@
-"""The border to Redis: what is safe to send twice is sent again here, and foreign errors become ours, once."""
+"""The producer's border to Redis: commands that are safe to repeat are repeated, and Redis' errors become our own."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .connection_pool import TurnPool
 from .shared_reads import SharedReads
 
 COMMANDS_AT_ONCE = 32
-"""Of one client, for each node, on a connection each; others wait for their turn. Eight delayed small batches."""
+"""How many commands of one client run at once on each node, each on its own connection; others wait for their turn."""
 READS_AT_ONCE = 8
-"""Blocking reads of one client, see `producer.redis_io.shared_reads`; in a cluster `_READS_OF_A_PARTITION` for each."""
+"""Blocking reads of one client, see `producer.redis_io.shared_reads`; in a cluster `_READS_OF_A_PARTITION` each."""
 _READS_OF_A_PARTITION = 2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 
 class Connection:
-    """One Redis for one client. redis-py's own retries are off: they repeat commands that must not be repeated.
+    """One Redis for one client. redis-py's own retries are off, since they repeat commands that must not be repeated.
 
-    It belongs to the event loop of its first call and to the process that made it, see `Home`.
+    A connection belongs to the event loop of its first call and to the process that made it, see `Home`.
     """
 
     def __init__(self, url: str, reconnect_s: float) -> None:
@@ -50,12 +50,12 @@ class Connection:
         self._left: set[asyncio.Future[Any]] = set()
         self._reads: dict[int, SharedReads] = {}
         self.asking = asyncio.Lock()
-        """Held by the one who asks what a wait waits for."""
+        """Held by the one wait that asks Redis what it waits for."""
         self.said: dict[str, float] = {}
-        """What was just said of such waits, see `producer.calls.patience`."""
+        """The texts that such waits have just logged, see `producer.calls.patience`."""
         try:
             self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **client_settings())
-            # Blocking reads are bounded by those who share them.
+            # `SharedReads` limits the number of blocking reads.
             self._blocking = connected(url, max_connections=NO_BOUND, **client_settings())
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
@@ -63,10 +63,11 @@ class Connection:
     async def call(self, what: str, command: Callable[[Redis], Awaitable[T]], *, told: bool = False) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
 
-        Before the first answer ever nothing is retried, so that a wrong address is reported at once. A reply that Redis
-        cannot serve just now (loading, out of memory, ...) is waited for like a lost connection.
-        A wait of ten seconds is told, unless the caller tells of its own (`told`). Raises `RedisUnavailableError`,
-        `ClientClosedError`, also when the client is closed meanwhile, and `ClientMisusedError`.
+        Until Redis has answered once, nothing is repeated, so that a wrong address is reported at once. If Redis replies
+        that it cannot serve just now (loading, out of memory, ...), the call waits as for a lost connection.
+        After ten seconds the wait is logged, unless the caller does that itself (`told`). Raises
+        `RedisUnavailableError`, `ClientClosedError` (also when the client is closed meanwhile) and
+        `ClientMisusedError`.
         """
         async with self._calls.open(what):
             await self._home.enter(what, self._redis, self._blocking)
@@ -77,7 +78,7 @@ class Connection:
                 return await self._answer(what, partial(command, self._redis), problems)
 
     def reads(self, partition: int) -> SharedReads:
-        """Who waits for results of this partition."""
+        """The reads shared by all that wait for results of this partition."""
         shared = partition if is_split(self._redis) else 0
         if shared not in self._reads:
             most = _READS_OF_A_PARTITION if is_split(self._redis) else READS_AT_ONCE
@@ -85,7 +86,7 @@ class Connection:
         return self._reads[shared]
 
     async def _read(self, command: Callable[[Redis], Awaitable[T]]) -> T:
-        """As `call`, for one that blocks: it takes no turn from those that do not."""
+        """Like `call`, for a blocking command; it has a pool of its own and takes no turn from other commands."""
         async with self._calls.open(_READ):
             await self._home.enter(_READ, self._redis, self._blocking)
             return await self._answer(_READ, partial(self._apart, partial(command, self._blocking)), [])
@@ -114,7 +115,7 @@ class Connection:
             try:
                 return await self._once(what, command)
             except RedisUnavailableError as error:
-                # Counted from here: what a busy event loop takes for late may have been in time.
+                # The time runs from the first error: a busy event loop may see a failure late.
                 give_up = min(give_up, loop.time() + self._reconnect_s)
                 if not fault_of(error.__cause__).passes or loop.time() + pause > give_up:
                     raise
@@ -123,7 +124,7 @@ class Connection:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _once(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
-        """One attempt, sent before this gives way: a caller that queues many batches has much else to do first."""
+        """One attempt. The command is sent before other tasks run, of which a caller with many batches has many."""
         before = await cancellations_so_far()
         try:
             answer = await command()
@@ -137,9 +138,9 @@ class Connection:
         return answer
 
     async def _apart(self, command: Callable[[], Awaitable[T]]) -> T:
-        """One that blocks, in a task of its own: where redis-py loses a cancellation, the caller need not wait for it.
+        """Run a blocking command in a task of its own, so that a cancelled caller need not wait for it.
 
-        What its caller has given up ends by itself, with the answer at the latest.
+        redis-py may lose a cancellation. The abandoned task then ends by itself, at the latest with Redis' answer.
         """
         asked = asyncio.ensure_future(command())
         try:
@@ -153,13 +154,13 @@ class Connection:
     def _forget(self, given_up: asyncio.Future[Any]) -> None:
         self._left.discard(given_up)
         if not given_up.cancelled():
-            given_up.exception()  # nobody waits for it
+            given_up.exception()  # marks the error as seen: nothing else waits for it
 
     async def aclose(self) -> None:
         """Close every socket; calls under way raise `ClientClosedError`. Safe to call twice.
 
-        In a forked process, and once its event loop has ended, it only refuses further calls. Raises
-        `ClientMisusedError` in another event loop while its own is running.
+        In a forked process, or after its event loop has ended, this only refuses further calls. Raises
+        `ClientMisusedError` in another event loop while the client's own is running.
         """
         is_here = self._home.is_here("close")
         self._calls.refuse()

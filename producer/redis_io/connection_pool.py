@@ -1,4 +1,4 @@
-"""A pool of connections whose bound is a queue: who finds none free waits for one, where redis-py raises an error."""
+"""A pool of connections with a queue: a command that finds none free waits, where redis-py would raise an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 
 
 class TurnPool(ConnectionPool):
-    """As redis-py's. A connection is its user's from `get_connection` to `release`, and so is a turn."""
+    """redis-py's pool with turns. A command has its connection and its turn from `get_connection` to `release`."""
 
     def __init__(self, connection_class: type[AbstractConnection], max_connections: int, **settings: Any) -> None:
         super().__init__(connection_class, max_connections, **settings)
@@ -18,7 +18,7 @@ class TurnPool(ConnectionPool):
         self._used: set[AbstractConnection] = set()
 
     async def get_connection(self, *_command: Any, **_options: Any) -> AbstractConnection:
-        """A connection that is open, whatever it is for. Raises `RedisError`."""
+        """Wait for a turn, then return an open connection. Raises `RedisError`."""
         await self._turns.acquire()
         try:
             pool: Any = super()  # redis-py does not type it
@@ -30,7 +30,7 @@ class TurnPool(ConnectionPool):
         return connection
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Give it to the next one. redis-py also calls this for one that could not be opened, which has no turn."""
+        """Pass the turn on. redis-py also calls this for a connection that could not be opened, which has no turn."""
         try:
             await super().release(connection)
         finally:

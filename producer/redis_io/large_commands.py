@@ -1,4 +1,4 @@
-"""What is larger than Redis takes is refused with both sizes, at once: Redis itself only closes the connection."""
+"""Refuse a command that is larger than Redis takes, with both sizes; Redis itself would only close the connection."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 async def check_size(connection: Connection, what: str, argument: int, command: int, advice: str) -> None:
-    """Before anything is sent: asks Redis for its limits where a command of so many bytes may exceed one.
+    """Before anything is sent, ask Redis for its limits if a command of so many bytes may exceed one.
 
-    `argument` is the largest one. Raises `TooLargeForRedisError`, `RedisUnavailableError`.
+    `argument` is the size of the largest argument. Raises `TooLargeForRedisError`, `RedisUnavailableError`.
     """
     if command <= ALWAYS_FITS:
         return
@@ -31,9 +31,9 @@ async def check_size(connection: Connection, what: str, argument: int, command: 
 def sized(
     connection: Connection, what: str, command: Callable[[Redis], Awaitable[T]], nbytes: int, advice: str
 ) -> Callable[[Redis], Awaitable[T]]:
-    """`command`, for `Connection.call`, which sends it again after a lost link, until its size is known to break it.
+    """Wrap `command` for `Connection.call`, which repeats it after a lost connection.
 
-    It raises `TooLargeForRedisError` then.
+    Once it is known that the command's size breaks the connection, the wrapper raises `TooLargeForRedisError`.
     """
     size = Oversize(nbytes, nbytes)
 

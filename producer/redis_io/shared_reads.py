@@ -1,9 +1,9 @@
-"""Blocking reads of result streams, shared by all who wait on one client: a few connections serve any number of them.
+"""Blocking reads of result streams, shared by all handles of a client: a few connections serve any number of waits.
 
-Each of the first handles that wait reads for itself, as if it were alone. With more of them, whoever begins a read
-reads for others that are in no read, up to an equal share of all: each result ends a read, and the whole of it is asked
-for again. A read goes on without those that come after it began: the last free one of the reads is kept short and takes
-all, so that they wait for a moment only.
+The first waits each read for themselves. When there are more waits than reads, a read also serves others that are in no
+read, up to an equal share of all. (Any result ends a read, and all its streams are asked for again, so a large read
+costs more.) A wait cannot join a read that has begun. Therefore the last free read is kept short and takes all, so that
+late waits are in no read only for a moment.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from ..errors import RedisUnavailableError
 Entries: TypeAlias = list[tuple[bytes, dict[bytes, bytes]]]
 _SHORT_MS = 50
 _FEW = 16
-"""Who share one read without its getting slower for any of them."""
+"""So many waits can share one read without making it slower."""
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """One who waits. `entries` or `error` is set once; until then it waits in `SharedReads._idle`, or a read has it."""
+    """One wait. Until `entries` or `error` is set, once, it is in `SharedReads._idle` or part of a read."""
 
     key: str
     after: bytes
     count: int
     since: float
-    """When it began to wait."""
+    """When the wait began."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     entries: Entries | None = None
     error: RedisUnavailableError | None = None
     is_alone: bool = False
-    """It shares no read: Redis refused one that it was in."""
+    """Whether it must read alone, because Redis refused a read that it shared."""
     has_left: bool = False
-    """It waits no more; a read may have it still."""
+    """Whether the wait has ended; a read may still include it."""
 
     @property
     def is_done(self) -> bool:
@@ -52,9 +52,9 @@ class _Waiter:
 
 
 class SharedReads:
-    """Those of one Redis, or of one partition of a cluster, where no command names two.
+    """The shared reads of one Redis, or of one partition of a cluster, where a command may name only one partition.
 
-    `read` makes a call that is sent again while Redis is away; `waiting` is around a wait without a call.
+    `read` runs a command and repeats it while Redis is away; `waiting` is entered around a wait without a command.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class SharedReads:
         self._waiting = waiting
         self._most = most
         self._block_ms = block_ms
-        self._clock = time.monotonic  # also there when the event loop has ended under a wait
+        self._clock = time.monotonic  # works even if the event loop has ended during a wait
         self._idle: list[_Waiter] = []
         self._waiters = 0
-        """In a read or not."""
+        """All waits, in a read or not."""
         self._reading = 0
         self._short = 0
-        """Reads under way, and how many of them are short: none or one, but while one of before has not ended."""
+        """Reads under way, and how many of them are short: usually none or one."""
 
     async def entries(self, key: str, after: bytes, count: int, *, is_patient: bool = False) -> Entries:
-        """What the stream `key` has after `after`, at most `count`; nothing where none came in `block_ms`.
+        """At most `count` entries of the stream `key` after `after`; none if nothing came within `block_ms`.
 
-        `is_patient`: nothing came for long, and it may wait a moment to share a read, so that reads become few again.
+        `is_patient`: nothing has come for a long time, so the wait may join a later read; reads become fewer again.
         Raises `RedisUnavailableError` and what else `read` raises.
         """
         waiter = _Waiter(key, after, count, self._clock())
@@ -88,7 +88,7 @@ class SharedReads:
         try:
             while not waiter.is_done:
                 if self._reading:
-                    await asyncio.sleep(0)  # those that come with it share its read
+                    await asyncio.sleep(0)  # so that waits that begin at the same time share a read
                 if waiter in self._idle and self._reading < self._most and not (is_patient and self._short):
                     await self._lead(waiter)
                 elif not waiter.is_done:
@@ -106,14 +106,14 @@ class SharedReads:
         return waiter.entries or []
 
     async def _lead(self, leader: _Waiter) -> None:
-        """One read for those that are in none."""
+        """Make one read for waits that are in none."""
         is_short = self._reading + 1 == self._most > 1
         chosen = self._choose(leader, self._waiters if is_short else self._share)
         self._idle = [one for one in self._idle if one not in chosen]
         self._reading += 1
         self._short += is_short
         self._let_lead()
-        with ExitStack() as under_way:  # ended by the answer, before whoever leads hears of it, or by what came instead
+        with ExitStack() as under_way:  # ended by the answer, before the leader wakes, or by an error
             under_way.callback(self._end, chosen, is_short=is_short)
             try:
                 await self._read(_command(chosen, _SHORT_MS if is_short else self._block_ms, under_way.close))
@@ -127,11 +127,11 @@ class SharedReads:
 
     @property
     def _share(self) -> int:
-        """Who read together, so that the long reads are enough for all."""
+        """How many waits share a long read, so that all long reads together have room for all."""
         return max(_FEW, ceil(self._waiters / max(1, self._most - 1)))
 
     def _choose(self, leader: _Waiter, most: int) -> list[_Waiter]:
-        """The leader and those that wait longest. A stream is read from one place at a time."""
+        """The leader and those that have waited longest. A read has one position for each stream."""
         if leader.is_alone:
             return [leader]
         places = {leader.key: leader.after}
@@ -156,7 +156,7 @@ class SharedReads:
 
 
 def _command(chosen: list[_Waiter], block_ms: int, answered: Callable[[], None]) -> Callable[[Redis], Awaitable[None]]:
-    """Asks for no more at once than one alone would; where that does not get through, the next attempt asks for one."""
+    """Asks for no more entries in all than a single wait would; after a failed attempt for one entry a stream."""
     streams: Any = {one.key: one.after for one in chosen}
     count = max(1, min(one.count for one in chosen) // len(streams))
 
@@ -173,7 +173,7 @@ def _command(chosen: list[_Waiter], block_ms: int, answered: Callable[[], None])
 
 
 def _refuse(chosen: list[_Waiter], error: RedisUnavailableError) -> None:
-    """Of several, the one that Redis refuses is not known: each is then read alone."""
+    """Give the error to a single wait. If several shared the read, let each read alone, to find the one refused."""
     for one in chosen:
         if len(chosen) > 1 and not fault_of(error.__cause__).passes:
             one.is_alone = True

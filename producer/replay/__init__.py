@@ -1,1 +1,1 @@
-"""Finished and dead jobs, selected and queued again or compared. Never changes the originals, prints nothing."""
+"""Select finished and dead jobs, queue them again, compare the results. Never changes the originals, prints nothing."""

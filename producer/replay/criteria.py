@@ -1,4 +1,4 @@
-"""What a replay may be asked for: a batch, an entry, a span of time, dead letters; and how people write moments."""
+"""How to select jobs for a replay: by batch, entry, time or dead letter; and how people write times."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @dataclass(frozen=True, slots=True)
 class ByBatch:
-    """The jobs that a batch's ledger names."""
+    """All jobs of a batch, as its ledger lists them."""
 
     batch_id: str
     partial: bool = False
-    """Whether some of them may be gone."""
+    """Whether it is all right if some of the jobs are gone."""
 
     def __str__(self) -> str:
         return f"batch {self.batch_id!r}"
@@ -25,7 +25,7 @@ class ByBatch:
 
 @dataclass(frozen=True, slots=True)
 class ByEntry:
-    """The job of one entry, in whichever partition it is, or in one of several that have such an entry."""
+    """The job of one entry; `partition` is needed only if several partitions have an entry with that id."""
 
     entry_id: str
     partition: int | None = None
@@ -35,13 +35,13 @@ class ByEntry:
 
     @property
     def name(self) -> str:
-        """As `--job` takes it."""
+        """The value that `--job` takes."""
         return self.entry_id if self.partition is None else f"{self.partition}/{self.entry_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class ByTime:
-    """Jobs whose entries were made within two moments, both included: Unix milliseconds by Redis' clock."""
+    """Jobs queued between two moments, both included; Unix milliseconds by Redis' clock."""
 
     since_ms: int
     until_ms: int
@@ -52,11 +52,11 @@ class ByTime:
 
 @dataclass(frozen=True, slots=True)
 class ByLetter:
-    """Dead letters with `text` in their error, batch id, worker or entry id; the empty text is in all of them."""
+    """Dead letters with `text` in their error, batch id, worker or entry id; an empty text selects all."""
 
     text: str = ""
     until_ms: int | None = None
-    """The last millisecond, by Redis' clock, in which they were buried; None: whenever."""
+    """Only letters written up to this millisecond by Redis' clock; None: at any time."""
 
     def __str__(self) -> str:
         return f"dead letters with {self.text!r}" if self.text else "dead letters"
@@ -82,12 +82,12 @@ def read_moment(text: str, now_ms: int) -> int:
 
 
 def written_moment(milliseconds: int) -> str:
-    """`read_moment` reads it as the same millisecond, on any machine."""
+    """A text that `read_moment` reads as the same millisecond on any machine."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def as_options(selector: Selector) -> list[str]:
-    """The options of `rollstream replay` that select the same again, at any later time."""
+    """The options of `rollstream replay` that select the same jobs at any later time."""
     if isinstance(selector, ByBatch):
         return ["--batch", selector.batch_id, *(["--partial"] if selector.partial else [])]
     if isinstance(selector, ByEntry):

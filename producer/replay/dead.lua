@@ -1,4 +1,4 @@
--- List dead letters without their payloads, which may be megabytes each. Writes nothing.
+-- List dead letters without sending their payloads, which may be megabytes. Writes nothing.
 --
 -- KEYS[1] stream of dead letters
 -- ARGV[1] first entry id, `(` before it: without it   ARGV[2] most entries   ARGV[3] bytes of payloads after which to stop
@@ -6,7 +6,7 @@
 -- Returns {{entry id, letter, bytes of the payload}, ...}; none when there are no more.
 local rows, read, first = {}, 0, ARGV[1]
 while #rows < tonumber(ARGV[2]) and read < tonumber(ARGV[3]) do
-  -- One at a time: how large an entry is shows only once it is here.
+  -- One at a time: the size of an entry is known only after it has been read.
   local entry = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', 1)[1]
   if not entry then break end
   local letter, size = '', 0

@@ -1,6 +1,6 @@
 """Dead letters of every partition: listed without their payloads, read whole one by one, queued again, dropped.
 
-A letter is named by its entry id, with the partition before it (`3/1700000000000-0`) where two have the same.
+A letter's name is its entry id, with the partition before it (`3/1700000000000-0`) if two letters have the same id.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Listed:
 
     partition: int
     entry_id: str
-    """In the stream of dead letters."""
+    """The id in the stream of dead letters, not that of the job."""
     data: bytes
-    """The encoded `DeadLetter`, as it was found."""
+    """The encoded `DeadLetter`, not yet decoded."""
     payload_bytes: int
 
     @property
     def name(self) -> str:
-        """What `find` takes."""
+        """The name that `find` takes."""
         return f"{self.partition}/{self.entry_id}"
 
     def read(self) -> DeadLetter | SchemaError:
@@ -52,7 +52,7 @@ class Listed:
 
     @property
     def batch_id(self) -> str:
-        """By the entry's own fields; empty where they do not tell."""
+        """From the job entry's plain fields; empty if they do not say."""
         letter = self.read()
         fields = {} if isinstance(letter, SchemaError) else dict(letter.fields)
         return fields.get(b"batch", b"").decode("utf-8", "backslashreplace")
@@ -67,7 +67,7 @@ class Letter:
 
     @cached_property
     def job(self) -> Job | SchemaError:
-        """What was to be done, or why nobody can tell."""
+        """The decoded job, or why it cannot be decoded."""
         try:
             return decode(self.payload, Job)
         except SchemaError as error:
@@ -75,7 +75,7 @@ class Letter:
 
 
 async def letters(connection: Connection, keys: Keys, text: str = "") -> AsyncIterator[Listed]:
-    """Those with `text` in their error, batch id, worker or entry ids, the oldest of each partition first.
+    """Letters with `text` in their error, batch id, worker or entry ids, the oldest of each partition first.
 
     Raises `RedisUnavailableError`.
     """
@@ -122,10 +122,10 @@ async def _read(connection: Connection, keys: Keys, partition: int, entry_id: st
 
 
 async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:
-    """Queue the letter's job again as a batch of its own, then drop the letter; the new batch's id.
+    """Queue the letter's job again as a batch of its own, then drop the letter. Returns the new batch's id.
 
-    Repeating it after a failure at any point neither loses nor doubles the job: the new id follows from the letter.
-    Raises `RequeueRefusedError`, and what `replay_dead` raises; then the letter stays.
+    The new id follows from the letter, so repeating the call after a failure neither loses nor doubles the job.
+    Raises `RequeueRefusedError`, and what `replay_dead` raises; the letter then stays.
     """
     if isinstance(letter.job, SchemaError):
         raise RequeueRefusedError(letter.listed.name, str(letter.job))
@@ -138,7 +138,7 @@ async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:
 
 
 async def drop(connection: Connection, keys: Keys, listed: Iterable[Listed]) -> None:
-    """Remove letters, bytes and all. Those that are gone already are no error. Raises `RedisUnavailableError`."""
+    """Remove letters and their payloads; a letter that is gone already is no error. Raises `RedisUnavailableError`."""
     for partition, members in groupby(sorted(listed, key=_partition_of), key=_partition_of):
         key, entries = keys.dead(partition), [letter.entry_id for letter in members]
         for start in range(0, len(entries), _DROP_COUNT):

@@ -1,4 +1,4 @@
-"""Selected jobs become new batches, away from Redis: renumbered, with their seeds and lineage, for any version."""
+"""Make new batches of selected jobs, without Redis: renumbered, with seeds and lineage, free to run at any version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_INDEX = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A selected job and where it stands in the new batch."""
+    """A selected job and its position in the new batch."""
 
     selected: Selected
     job: int
@@ -29,12 +29,12 @@ class Placed:
 
     @property
     def seed_offset(self) -> int:
-        """What makes its groups draw the seeds that they drew in the original."""
+        """The offset with which the groups draw the same seeds as in the original."""
         return self.selected.groups.start + self.selected.seed_offset - self.first_group
 
     @property
     def lineage(self) -> tuple[Origin, ...]:
-        """All that it repeats, the oldest first."""
+        """All entries that this job repeats, the oldest first."""
         return (*self.selected.lineage, self.selected.origin)
 
 
@@ -43,12 +43,12 @@ class Replay:
     """One new batch: some or all jobs of one original."""
 
     batch: Batch
-    """The new one."""
+    """The new batch."""
     digest: str
-    """sha256 of the selected entries' ids and payloads; of no clock."""
+    """sha256 of the selected entries' ids and payloads; the same at any time."""
     jobs: tuple[Placed, ...]
     original: Batch | None
-    """None when its ledger is gone."""
+    """The original batch; None when its ledger is gone."""
 
     @property
     def original_id(self) -> str:
@@ -61,7 +61,7 @@ class Replay:
             yield from zip(placed.selected.groups, range(placed.first_group, self.batch.num_groups), strict=False)
 
     def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> Submission:
-        """What queues these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""
+        """The submission of these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""
         return Submission(self.batch, self.digest, [self._renumbered(*pair) for pair in opened])
 
     def _renumbered(self, placed: Placed, payload: bytes) -> tuple[Envelope, bytes]:
@@ -72,7 +72,7 @@ class Replay:
                 "first_group": placed.first_group,
                 "num_groups": self.batch.num_groups,
                 "submitted_at": self.batch.submitted_at,
-                **asdict(ANY_VERSION),  # it runs under what is served now: the bounds were for the first time
+                **asdict(ANY_VERSION),  # the bounds were meant for the original run: any served version may run it
                 "seed_offset": placed.seed_offset,
                 "lineage": placed.lineage,
             }
@@ -81,7 +81,7 @@ class Replay:
 
 
 def new_batch_id(original_id: str, attempt: str) -> str:
-    """`<original>.replay-<6 hex>`, the same for the same `attempt`, cut so that it is a batch id."""
+    """`<original>.replay-<6 hex>`, the same for the same `attempt`. A long original is cut to keep the id valid."""
     digits = hashlib.sha256(f"{attempt}:{original_id}".encode()).hexdigest()[:_SUFFIX_DIGITS]
     suffix = f".replay-{digits}"
     return original_id[: _NAME_LENGTH - len(suffix)] + suffix
@@ -90,10 +90,10 @@ def new_batch_id(original_id: str, attempt: str) -> str:
 def plan(
     jobs: Iterable[Selected], originals: Mapping[str, Batch], named: Callable[[str], str], submitted_at: float
 ) -> tuple[list[Replay], list[Skipped]]:
-    """One `Replay` an original batch, the earliest queued first, and the jobs that fit into none.
+    """One `Replay` for each original batch, the earliest queued first, and the jobs that fit into none.
 
-    `originals` describes those batches that still have a ledger; `named` gives the new id for an original's. Raises
-    `schemas.NameRefusedError` for a new id that is none.
+    `originals` has the batches that still have a ledger; `named` turns an original's id into the new one. Raises
+    `schemas.NameRefusedError` for a new id that is not valid.
     """
     replays, skipped = [], []
     for batch_id, members in groupby(sorted(jobs, key=_batch_id), key=_batch_id):
@@ -113,7 +113,10 @@ def _age_key(selected: Selected) -> EntryId:
 
 
 def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
-    """The jobs that can be one batch, by group. A batch id that was used again after its batch expired: the newest."""
+    """The jobs that can be one batch, sorted by group, and the rest.
+
+    If a batch id was used again after its batch had expired, the jobs of the newer batch are kept.
+    """
     newest, *older = sorted(members, key=_age_key, reverse=True)
     fitting: list[Selected] = []
     taken: list[Selected] = []
@@ -143,7 +146,7 @@ def _misfit(selected: Selected) -> str | None:
 
 
 def _disagreement(selected: Selected, newest: Selected) -> str | None:
-    """Whether both can be one batch: it has one config and one adapter."""
+    """Why the two cannot be in one batch, which has one config and one adapter; None if they can."""
     same = (selected.config, selected.adapter, selected.num_groups) == (
         newest.config, newest.adapter, newest.num_groups,
     )  # fmt: skip

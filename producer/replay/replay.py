@@ -1,4 +1,4 @@
-"""Queues finished or dead jobs again as new batches; the originals and their results are never touched."""
+"""Queue finished or dead jobs again as new batches; the originals and their results stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .plan import Placed, Replay, plan
 from .selection import Place, Selection, Skipped, read_letters, read_range, select
 
 _AT_ONCE = 16
-"""Jobs that are read, and queued, in one go."""
+"""How many jobs are read and queued together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Prepared:
     replays: list[Replay]
     skipped: list[Skipped]
     unfinished: int = 0
-    """Jobs that would be queued and whose originals wait or run."""
+    """How many of the jobs to queue still wait or run as originals."""
 
 
 class Pace:
-    """At most `per_s` jobs a second (None: as fast as it goes); time lost to a stall is not caught up with."""
+    """At most `per_s` jobs a second (None: no limit). After a stall it does not hurry to catch up."""
 
     def __init__(self, per_s: float | None = None) -> None:
         self.at_once = _AT_ONCE if per_s is None else 1
@@ -58,11 +58,11 @@ async def replay_dead(connection: Connection, keys: Keys, letters: Sequence[Plac
     """Queue the jobs of dead letters, all of one batch, again as the batch `batch_id`; the letters stay.
 
     A letter's place is `Place(keys.dead(partition), entry id in that stream)`. Safe to repeat with the same letters and
-    `batch_id`, also after a failure half-way: only what is not queued yet is queued. So a requeue takes a deterministic
-    `batch_id`, calls this, and drops the letters afterwards.
+    `batch_id`, also after a failure half-way: only what is not queued yet is queued. So a requeue derives `batch_id`
+    from the letter, calls this, and drops the letter afterwards.
 
-    Raises `NothingToReplayError` when a letter is gone, is unreadable or is of another batch than the others, and what
-    `queue_replay` raises; then no letter must be dropped.
+    Raises `NothingToReplayError` when a letter is gone or unreadable, or when letters are of different batches, and
+    what `queue_replay` raises. After an error the caller must not drop any letter.
     """
     what = f"dead letter {', '.join(letter.entry_id for letter in letters)}"
     selection = await read_letters(connection, letters)
@@ -84,10 +84,10 @@ async def prepare(
     named: Callable[[str], str],
     seen: Callable[[int], None] = lambda _: None,
 ) -> Prepared:
-    """What replaying the selection would queue; writes nothing. `named` gives the new batch id for an original's.
+    """What replaying the selection would queue; writes nothing. `named` turns an original's batch id into the new one.
 
-    Raises `NothingToReplayError` when no job is left, `PartialBatchError` when jobs of a batch are missing that was to
-    be replayed whole, and what `select` raises.
+    Raises `NothingToReplayError` when no job is left, `PartialBatchError` when a whole batch was asked for and some of
+    its jobs are gone, and what `select` raises.
     """
     selection = await select(connection, keys, selector, seen)
     prepared = await _planned(connection, keys, selection, named)
@@ -105,11 +105,11 @@ async def queue_replay(
     pace: Pace | None = None,
     seen: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Queue the jobs of the new batch that are not queued yet; `seen` is told how many are, before more are sent too.
+    """Queue the jobs of the new batch that are not queued yet. `seen` gets their number before and after each step.
 
-    Ended half-way, by an error or by cancellation, it leaves a batch that the same call completes.
-    Raises `JobGoneError` when a job was trimmed meanwhile, `UnknownBatchError` when Redis lost what was queued first,
-    and what `queue` raises.
+    If an error or a cancellation ends the call half-way, the same call again completes the batch.
+    Raises `JobGoneError` when a job was trimmed meanwhile, `UnknownBatchError` when Redis lost the first jobs, and what
+    `queue` raises.
     """
     pace = pace or Pace()
     for start in range(0, len(replay.jobs), pace.at_once):
@@ -129,7 +129,7 @@ async def _planned(connection: Connection, keys: Keys, selection: Selection, nam
         try:
             originals[batch_id] = await read_batch(connection, keys, batch_id)
         except (UnknownBatchError, UnreadableResultError):
-            continue  # a job outlives its batch's ledger, and needs nothing of it
+            continue  # a job may outlive its batch's ledger, and can be replayed without it
     replays, skipped = plan(selection.jobs, originals, named, time.time())
     return Prepared(replays, [*selection.skipped, *skipped], selection.unfinished)
 
@@ -155,6 +155,4 @@ def _why_nothing(skipped: list[Skipped], total: int | None, keys: Keys) -> str:
         return f"{len(skipped)} were found and none can be queued again: {skipped[0].reason}"
     if total is not None:
         return f"its {total} jobs are gone, trimmed after the workers' retention"
-    return (
-        f"policy {keys.policy!r} has none in {keys.partitions} partitions: trimmed, or another policy's or never there"
-    )
+    return f"policy {keys.policy!r} has none in {keys.partitions} partitions: trimmed, another policy's, or never there"

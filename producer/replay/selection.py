@@ -1,6 +1,6 @@
-"""Which jobs a replay repeats, read from the jobs streams and the dead letters in bounded pieces; writes nothing.
+"""Read which jobs a replay repeats, from the jobs streams and the dead letters, in bounded pieces. Never writes.
 
-A selected job is known by where it stands and what it asks for; its prompts are read again when it is queued, so that a
+A selected job keeps its place and its settings, not its prompts. These are read again when the job is queued, so that a
 day's jobs need not fit in memory.
 """
 
@@ -27,14 +27,14 @@ from ..redis_io.connection import Connection
 from .criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector
 
 _READ_COUNT = 16
-"""Entries a read: each may be as large as a message."""
+"""Entries of one read: each may be as large as a message."""
 
 Fields: TypeAlias = dict[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An entry of a stream of jobs or of dead letters, where a payload can be read again."""
+    """Where a payload can be read again: an entry of a stream of jobs or of dead letters."""
 
     stream: str
     entry_id: str
@@ -46,10 +46,10 @@ class Selected:
 
     place: Place
     origin: Origin
-    """The batch that it belongs to and the entry that it was queued as."""
+    """The job's batch, and the id of the entry as which it was queued."""
     groups: range
     num_groups: int
-    """Groups of its batch."""
+    """The number of groups of its batch."""
     prompt_tokens: int
     longest_prompt: int
     config: GenerationConfig
@@ -57,12 +57,12 @@ class Selected:
     seed_offset: int
     lineage: tuple[Origin, ...]
     sha256: bytes
-    """Of the payload."""
+    """Digest of the payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What was selected and cannot be queued again."""
+    """An entry that was selected but cannot be queued again."""
 
     place: Place
     reason: str
@@ -70,24 +70,24 @@ class Skipped:
 
 @dataclass(slots=True)
 class Selection:
-    """What was found."""
+    """All entries that a selector found."""
 
     jobs: list[Selected]
     skipped: list[Skipped]
     total: int | None = None
-    """Jobs that there would be if none were gone, where that is known."""
+    """How many jobs there were when none was gone; None if unknown."""
     unfinished: int = 0
-    """Of `jobs`: those that wait or run."""
+    """How many of `jobs` still wait or run."""
 
 
 async def select(
     connection: Connection, keys: Keys, selector: Selector, seen: Callable[[int], None] = lambda _: None
 ) -> Selection:
-    """Read what `selector` names; `seen` is told how many entries were read.
+    """Read the jobs that `selector` names; `seen` gets the number of entries read so far.
 
-    A span of time leaves out batches that have unfinished jobs within it. Raises `NothingToReplayError` for a batch
-    that Redis does not know and for an entry id that several partitions have, `UnreadableResultError` for a ledger that
-    no producer wrote, `NameRefusedError`, `RedisUnavailableError`.
+    `ByTime` leaves out batches that have unfinished jobs in its span. Raises `NothingToReplayError` for a batch that
+    Redis does not know and for an entry id that several partitions have, `UnreadableResultError` for a ledger that no
+    producer wrote, `NameRefusedError`, `RedisUnavailableError`.
     """
     selection = Selection([], [])
     if isinstance(selector, ByLetter):
@@ -108,7 +108,10 @@ async def select(
 
 
 def _leave_out(selection: Selection, unfinished: Mapping[tuple[str, str], str]) -> None:
-    """Whole batches: one that went half into a replay would be other content once that is gone on with."""
+    """Leave out each batch that has an unfinished job.
+
+    A repeated command would find more of its jobs finished, and so other content under the same new batch id.
+    """
     states = {job.place: unfinished.get((job.place.stream, job.place.entry_id)) for job in selection.jobs}
     batches = {job.origin.batch_id for job in selection.jobs if states[job.place]}
     for job in selection.jobs:
@@ -194,7 +197,7 @@ async def _entries(
     if isinstance(selector, ByEntry):
         first = last = selector.entry_id
         partitions = partitions if selector.partition is None else [selector.partition]
-    else:  # without a sequence number: the first, the last of that millisecond
+    else:  # without a sequence number Redis takes the first and the last of that millisecond
         first, last = str(selector.since_ms), str(selector.until_ms)
     for partition in partitions:
         async for found in read_range(connection, keys.jobs(partition), first, last):
@@ -210,7 +213,7 @@ async def _letters(connection: Connection, keys: Keys, selector: ByLetter) -> As
 
 
 def letter_texts(place: Place, fields: Fields) -> list[str]:
-    """What the FILTER of `replay --dead` and of `dead ls` looks for its text in."""
+    """The texts that the FILTER of `replay --dead` and `dead ls` searches."""
     try:
         letter = decode(fields.get(b"letter", b""), DeadLetter)
     except SchemaError:

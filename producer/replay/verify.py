@@ -1,4 +1,4 @@
-"""Whether a replay gave what the original gave: token for token, where the same weights sampled them."""
+"""Compare a replay with its original token by token, as far as the same policy version sampled them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Difference:
     """One thing that differs between a stored answer and the replayed one."""
 
     group: int
-    """Of the original batch."""
+    """The group's number in the original batch."""
     new_group: int
-    """Of the replay."""
+    """The group's number in the replay."""
     what: str
-    """`answer` (one is an error), `error code`, `prompt`, `completions` (their number), `policy version`, `token`,
-    `length`, `finish reason`."""
+    """`answer` (only one is an error), `error code`, `prompt's token`, `prompt's length`, `completions` (their number),
+    `policy version`, `token`, `length`, `finish reason`."""
     stored: object
     replayed: object
     sample: int | None = None
     position: int | None = None
-    """Where in the completion, or in the prompt."""
+    """The token's position in the completion, or in the prompt."""
 
     def __str__(self) -> str:
         group = f"group {self.group}" + (f" ({self.new_group} in the replay)" if self.new_group != self.group else "")
@@ -46,17 +46,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was compared, and what came of it."""
+    """How much was compared, and what differs."""
 
     groups: int
     completions: int
-    """Of the original, as are `tokens`; none in groups that are errors."""
+    """Counted in the original, as are `tokens`; groups that are errors have none."""
     tokens: int
     differing_groups: int
     first: Difference | None
-    """In the order of the replay's groups, then of samples and positions."""
+    """The first difference in the order of the replay's groups, then samples, then positions."""
     other_versions: int = 0
-    """Groups that other policy versions sampled than the stored ones: not comparable, and not among those differing."""
+    """Groups that another policy version sampled: they cannot be compared, and do not count as differing."""
     first_other: Difference | None = None
 
     @property
@@ -68,7 +68,7 @@ class Comparison:
 def compare(
     groups: Iterable[tuple[int, int]], stored: Mapping[int, Answer], replayed: Mapping[int, Answer]
 ) -> Comparison:
-    """Compare pairs of (group of the original, group of the replay), each looked up among its own batch's answers."""
+    """Compare answers. `groups` has pairs (group of the original, group of the replay)."""
     differences: list[Difference] = []
     others: list[Difference] = []
     counted = completions = tokens = 0
@@ -98,14 +98,14 @@ def _difference(group: int, new_group: int, before: Answer, after: Answer) -> Di
     n, m = len(before.finish_reasons), len(after.finish_reasons)
     if n != m:
         return Difference(group, new_group, "completions", n, m)
-    looks = (_other_version, _sample_difference)  # under other weights other tokens are no difference
+    looks = (_other_version, _sample_difference)  # with other weights other tokens are expected, so versions come first
     return next(filter(None, (look(group, new_group, before, after, i) for look in looks for i in range(n))), None)
 
 
 def _other_version(
     group: int, new_group: int, before: GroupResult, after: GroupResult, sample: int
 ) -> Difference | None:
-    """Where another policy version sampled, among the tokens that both have."""
+    """The first position, of those that both have, at which the policy versions differ."""
     stored, replayed = (_versions(result, sample) for result in (before, after))
     return next(
         (
@@ -118,7 +118,7 @@ def _other_version(
 
 
 def _versions(result: GroupResult, sample: int) -> Iterator[int]:
-    """Of each token, however many the spans tell of."""
+    """The policy version of each token of a completion; no more of them than tokens, whatever the spans say."""
     each = chain.from_iterable(repeat(version, tokens) for version, tokens in result.version_spans[sample])
     return islice(each, int(result.lengths.numpy()[sample]))
 
@@ -137,7 +137,7 @@ def _sample_difference(
 
 
 def _first_difference(before: Any, after: Any) -> tuple[str, int | None, int, int] | None:
-    """What differs first between two arrays of tokens: (what, position, before, after)."""
+    """The first difference between two arrays of tokens: (what, position, before, after); None if they are equal."""
     common = min(len(before), len(after))
     unequal = np.flatnonzero(before[:common] != after[:common])
     if len(unequal):
@@ -161,9 +161,9 @@ def expected_to_differ(replay: Replay) -> bool:
 
 
 async def stored_answers(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
-    """The original's answers to the replayed groups, by the original's group numbers; does not wait.
+    """The original's answers to the replayed groups, by the original's group numbers. Does not wait for any.
 
-    Raises `NoStoredResultError` where they are gone or not there yet, `UnreadableResultError`,
+    Raises `NoStoredResultError` when some are gone or not there yet, `UnreadableResultError`,
     `RedisUnavailableError`.
     """
     wanted = {group for group, _ in replay.groups()}

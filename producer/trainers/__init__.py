@@ -1,1 +1,1 @@
-"""What other trainers and training loops call. Imports none of those libraries, and nothing private of a batch."""
+"""What ROLL, TRL, verl and other training loops call. Uses only the public parts of a batch, and imports no trainer."""

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 _REQUIRED = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_return_sequences",
              "eos_token_id", "pad_token_id", "stop_strings")  # fmt: skip
-"""What `create_sampling_params_for_vllm` reads without a default, and the pad id that its caller adds."""
+"""The names that `create_sampling_params_for_vllm` requires, and the pad id that its caller adds."""
 
 _NO_BEAM = ("temperature", "top_p", "top_k", "repetition_penalty", "stop_strings", "logprobs",
             "include_stop_str_in_output")  # fmt: skip
-"""What ROLL's beam search does not pass on, or what does not change vLLM's beams."""
+"""Options that ROLL's beam search does not pass on, or that do not change vLLM's beams."""
 
 
 class RollStrategy(DropIn):
-    """Takes the place of a `VllmStrategy` where only `generate` is called."""
+    """Replaces a `VllmStrategy` of which only `generate` is called."""
 
     @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
     def __init__(self, client: AsyncClient, **options: Unpack[SamplingOptions]) -> None:
@@ -40,11 +40,11 @@ class RollStrategy(DropIn):
         self._client = client
 
     async def generate(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> torch.Tensor:
-        """Prompt and response ids, (B * n, prompt columns + longest response): what `postprocess_generate` takes.
+        """Prompt and response ids, (B * n, prompt columns + longest response), for ROLL's `postprocess_generate`.
 
         B = rows of `batch.batch["input_ids"]`; the n = `num_return_sequences` rows of a prompt are adjacent. The prompt
-        columns are those that came in, padding included; responses are right-padded with `pad_token_id`. Same device
-        and dtype as `input_ids`. Raises as `rollouts`.
+        columns are the given ones with their padding; responses are right-padded with `pad_token_id`. Device and dtype
+        are those of `input_ids`. Raises what `rollouts` raises.
         """
         import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
@@ -56,9 +56,9 @@ class RollStrategy(DropIn):
         return torch.cat((prompts, rollouts.sequences[:, rollouts.prompt_len :].to(prompts)), dim=1)
 
     async def rollouts(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> RolloutBatch:
-        """What `generate` cuts down to ids: log-probs, version spans and finish reasons too.
+        """The whole batch of which `generate` returns the ids: with log-probs, version spans and finish reasons.
 
-        Its `roll()` has the keys of ROLL's `postprocess_generate`, with masks from lengths instead of ids. Raises
+        Its `roll()` has the keys of ROLL's `postprocess_generate`, with masks made from lengths, not from ids. Raises
         `PromptsError` for multi-modal prompts, `ConfigError`, `RolloutFailedError` when a group failed, and what
         `AsyncClient.generate` raises.
         """
@@ -76,16 +76,16 @@ class RollStrategy(DropIn):
 
 
 def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:
-    """ROLL's generation config in our names, meaning what ROLL makes of it.
+    """Translate ROLL's generation config into ours, with the meaning that ROLL gives it.
 
-    - `eos_token_id` ends a completion beside the model's own EOS ids, as it does there: `stop_token_ids` here.
-    - `logprobs`: an integer (ROLL's default 0 is the sampled token's) or None; or this project's own names.
+    - `eos_token_id` becomes `stop_token_ids`: as in ROLL, these end a completion beside the model's own EOS ids.
+    - `logprobs`: an integer (ROLL's default 0 is the sampled token's), None, or one of our own names.
     - `num_beams` above 1 gives that many rows a prompt, so `num_return_sequences` must be equal, as ROLL's
-      `GeneratingArguments` makes it; what its beam search does not pass on is left out.
+      `GeneratingArguments` makes it; options that ROLL's beam search does not pass on are left out.
     - `do_sample=False` is refused unless `temperature` is 0, because ROLL's vLLM strategy samples all the same.
-    - Other names of `GenerationConfig`, such as `seed` or `min_p`, are taken as they are.
+    - Other fields of `GenerationConfig`, such as `seed` or `min_p`, are taken as they are.
 
-    Raises `ConfigError`, also for a missing name that ROLL requires and for one that nobody knows.
+    Raises `ConfigError` for bad values, unknown names, and missing names that ROLL requires.
     """
     if not isinstance(given, Mapping):
         raise ConfigError("generation_config", f"expected a mapping, got {type(given).__name__}", given)
@@ -107,7 +107,7 @@ def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:
 
 
 def _plain(value: Any) -> Any:
-    """OmegaConf's lists are no lists of Python's."""
+    """A Python list of any iterable, since OmegaConf's lists are not Python's."""
     return value if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") else list(value)
 
 

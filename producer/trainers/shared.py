@@ -1,4 +1,4 @@
-"""What the drop-ins for trainers share: repeated prompts travel once, a failed group is an error, text only."""
+"""What the drop-ins for trainers share: repeated prompts are sent once, a failed group is an error, text only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..client import AsyncClient
 from ..errors import ArgumentError, PromptsError, RolloutFailedError
 
 _MAX_REPEATS = 1024
-"""`num_return_sequences` ends there."""
+"""The largest `num_return_sequences`."""
 
 
 class DataProtoLike(Protocol):
@@ -33,18 +33,18 @@ class DataProtoLike(Protocol):
 
     @property
     def meta_info(self) -> Mapping[str, Any]:
-        """Whatever concerns the batch as a whole."""
+        """Values that concern the batch as a whole."""
 
 
 class Tokenizer(Protocol):
-    """What is needed of a Hugging Face tokenizer."""
+    """The parts of a Hugging Face tokenizer that are used."""
 
     @property
     def pad_token_id(self) -> int | None:
-        """None where it has none."""
+        """The pad id; None if the tokenizer has none."""
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Messages to ids."""
+        """Turn messages into ids."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -68,7 +68,7 @@ class _CallOptions(TypedDict):
 
 
 class DropIn:
-    """What every drop-in is told by its trainer: which weights sample the next batch, and how long that may take."""
+    """The options of all drop-ins: which weights sample the next batch, and how long one call may take."""
 
     def __init__(self, **options: Unpack[SamplingOptions]) -> None:
         check_names(options, SAMPLING_DEFAULTS)
@@ -77,7 +77,7 @@ class DropIn:
         self._timeout_s = options.get("timeout_s")
 
     def _options(self) -> _CallOptions:
-        """For `generate`."""
+        """The arguments for `generate`."""
         return {
             "adapter": self.adapter,
             "min_policy_version": self.min_policy_version,
@@ -86,7 +86,7 @@ class DropIn:
 
 
 def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> None:
-    """Raises `ArgumentError` where the other kind of client was given: its calls would come back as coroutines."""
+    """Raises `ArgumentError` for the other kind of client: one has methods that block, the other coroutines."""
     other = AsyncClient if wanted is Client else Client
     if isinstance(client, other):
         raise ArgumentError("client", client, f"got {other.__name__}, give a {wanted.__name__}")
@@ -95,7 +95,7 @@ def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> No
 def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
     """The largest n such that `prompts[::n]`, each answered n times, has the rows of `prompts` in their order.
 
-    Trainers repeat a prompt for each of its completions. Greedy rows stay apart: n times the same is refused.
+    Trainers repeat a prompt for each of its completions. Greedy rows stay single, because n above 1 is refused there.
     """
     if config.temperature == 0:
         return 1
@@ -105,7 +105,7 @@ def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
 
 
 def complete(rollouts: RolloutBatch) -> RolloutBatch:
-    """`rollouts`, if every group has its completions; else raises `RolloutFailedError`."""
+    """Return `rollouts` if every group has its completions; else raise `RolloutFailedError`."""
     if rollouts.errors:
         total = len(rollouts) // rollouts.num_return_sequences
         raise RolloutFailedError(rollouts.batch_id, total, rollouts.errors)
@@ -119,7 +119,7 @@ def responses(rollouts: RolloutBatch) -> list[list[int]]:
 
 
 def log_probs(rollouts: RolloutBatch) -> list[list[float]] | None:
-    """Those of each row's sampled ids; None when the config asked for none."""
+    """The log-probs of each row's sampled ids; None when the config asked for none."""
     if rollouts.old_log_probs is None:
         return None
     rows = rollouts.old_log_probs.tolist()

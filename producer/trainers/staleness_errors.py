@@ -1,4 +1,4 @@
-"""What can go wrong when a trainer bounds how stale its samples get."""
+"""Errors of a trainer that bounds how stale its samples may be."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..errors import ProducerError
 
 
 class StalenessError(ProducerError):
-    """Base of what a `StalenessGate` raises. Whatever raised it changed nothing."""
+    """Base of the errors of a `StalenessGate`. A call that raises one has changed nothing."""
 
 
 class GateArgumentError(StalenessError):
-    """Raised when a `StalenessGate` gets a number that it cannot take, such as a request that can never be admitted."""
+    """Raised for a number that a `StalenessGate` cannot take, such as a request that can never be admitted."""
 
     def __init__(self, what: str, value: object, problem: str) -> None:
         super().__init__(f"{what}: {value!r}: {problem}")
@@ -20,7 +20,7 @@ class GateArgumentError(StalenessError):
 
 
 class NotOutstandingError(StalenessError):
-    """Raised when more samples are consumed or returned than are outstanding of those admitted at that version."""
+    """Raised when more samples are consumed or returned than are outstanding for the version of their admission."""
 
     def __init__(self, samples: int, admitted: int, outstanding: int) -> None:
         super().__init__(f"{samples!r} samples admitted at version {admitted!r}: {outstanding} of them are outstanding")
@@ -30,7 +30,7 @@ class NotOutstandingError(StalenessError):
 
 
 class VersionNotNewerError(StalenessError):
-    """Raised when a trainer advances to a version that is not above its own: versions only grow."""
+    """Raised when a trainer advances to a version that is not above its current one."""
 
     def __init__(self, version: object, current: int) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class VersionNotNewerError(StalenessError):
 
 
 class SamplesDueError(StalenessError):
-    """Raised when a trainer advances while samples are outstanding that would be too stale from then on."""
+    """Raised when a trainer advances while it has outstanding samples that would then be too stale."""
 
     def __init__(self, version: int, due: int, oldest: int, max_staleness: int) -> None:
         super().__init__(

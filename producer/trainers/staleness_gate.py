@@ -2,9 +2,9 @@
 
 The rule is AReaL's (arXiv 2505.24298, section on staleness-aware training; `StalenessManager.get_capacity` in
 areal/infra/staleness_manager.py): with train batches of B samples, version i and maximum staleness k, at most
-(i + k + 1) * B samples are ever submitted, those given back not counted. That suffices for a trainer that consumes in
-the order of submission, B samples a version. For every other one this gate also knows at which version each outstanding
-sample was admitted, and refuses a version that would leave one of them too stale.
+(i + k + 1) * B samples are ever submitted, not counting those that were returned. That is enough for a trainer that
+consumes B samples a version in the order of submission. For other trainers the gate also remembers at which version
+each outstanding sample was admitted, and refuses a version that would make one of them too stale.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class GateCounts:
-    """What became of samples so far. Each is counted once: `submitted` = consumed + failed + returned + outstanding."""
+    """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding."""
 
     at_once: int = 0
     """Admitted without waiting."""
     waited: int = 0
     """Admitted after waiting."""
     cancelled: int = 0
-    """Asked for by a caller that was cancelled while it waited; never submitted."""
+    """Never submitted: the caller that asked for them was cancelled while it waited."""
     consumed: int = 0
     failed: int = 0
-    """Of groups that failed in a batch that was consumed; no others are submitted for them."""
+    """Samples of failed groups in a consumed batch; no others may be submitted in their place."""
     returned: int = 0
-    """Given back: cancelled or dropped by the trainer; as many others may be submitted."""
+    """Cancelled or dropped by the trainer; as many others may be submitted in their place."""
     late: int = 0
-    """Consumed with a staleness above `max_staleness`. Stays 0 while the workers keep to `min_policy_version`."""
+    """Consumed with a staleness above `max_staleness`. Stays 0 while workers respect `min_policy_version`."""
 
     @property
     def submitted(self) -> int:
-        """All that were ever admitted."""
+        """All samples that were ever admitted."""
         return self.at_once + self.waited
 
 
@@ -53,11 +53,12 @@ class _Waiter:
 
 
 class StalenessGate:
-    """Bounds how far a trainer's samples may lag behind its policy. For one event loop, or for one thread without.
+    """Bounds how many versions a trainer's samples may lag behind its policy.
 
-    `batch_samples` is B, what the trainer consumes a version; a sample is one completion. `max_staleness` is k: 0 is
-    on-policy. `max_outstanding` bounds the samples that are submitted and not consumed, (k + 1) * B unless given.
-    `version` is what the policy starts from: a restarted trainer passes the one it restored.
+    Use it from one event loop, or from one thread. `batch_samples` is B, the samples that the trainer consumes for each
+    version; a sample is one completion. `max_staleness` is k; 0 is on-policy. `max_outstanding` bounds the samples that
+    are submitted and not consumed; default (k + 1) * B. `version` is the policy's first version: a restarted trainer
+    passes the one that it restored.
 
         version = await gate.admit(prompts * n)
         handle = await client.submit(prompts, None, config, min_policy_version=version)
@@ -68,9 +69,9 @@ class StalenessGate:
         await client.publish_policy(new_version, checkpoint=folder)
         gate.advance(new_version)
 
-    Requests are served in their order, so that a large one is not starved by small ones. Let them be of one size that
-    divides B, or of any sizes up to k * B + 1: else a request may wait for a train batch that waits for it. For that
-    reason, too, a `max_outstanding` below B is for a trainer that calls `consumed` before it has all of a batch.
+    Requests are admitted in their order, so that a large one does not starve behind small ones. Use one size that
+    divides B, or any sizes up to k * B + 1; with others a request may wait for a train batch that waits for the
+    request. For the same reason a `max_outstanding` below B needs a trainer that calls `consumed` for parts of a batch.
     """
 
     def __init__(
@@ -85,13 +86,13 @@ class StalenessGate:
         self._outstanding: Counter[int] = Counter()
         self._waiters: deque[_Waiter] = deque()
         self.counts = GateCounts()
-        """What became of samples so far."""
+        """What has become of the samples so far."""
         self.staleness: Counter[int] = Counter()
         """Consumed samples by staleness: versions between the oldest one that sampled them and the consuming one."""
 
     @property
     def version(self) -> int:
-        """The policy version that the trainer is at."""
+        """The trainer's current policy version."""
         return self._version
 
     @property
@@ -101,22 +102,22 @@ class StalenessGate:
 
     @property
     def limit(self) -> int:
-        """Samples that may have been submitted by now, those given back not counted; from `version` of the start on."""
+        """How many samples may have been submitted by now, not counting returned ones."""
         return (self._version - self._first_version + self.max_staleness + 1) * self.batch_samples
 
     @property
     def waiting(self) -> int:
-        """Samples that callers of `admit` wait for."""
+        """Samples for which callers of `admit` wait."""
         return sum(waiter.samples for waiter in self._waiters)
 
     @property
     def oldest(self) -> int | None:
-        """The version at which the oldest outstanding sample was admitted."""
+        """The version at which the oldest outstanding sample was admitted; None if none is outstanding."""
         return min(self._outstanding, default=None)
 
     @property
     def due(self) -> int:
-        """Samples that must be consumed or returned before the next version, lest they become too stale."""
+        """Samples that would be too stale at the next version: consume or return them before it."""
         return self._due_by(self._version + 1)
 
     async def admit(self, samples: int) -> int:
@@ -137,7 +138,7 @@ class StalenessGate:
             raise
 
     def try_admit(self, samples: int) -> int | None:
-        """As `admit`, but None instead of waiting; never overtakes a caller that waits."""
+        """Like `admit`, but returns None instead of waiting. It never overtakes a waiting caller."""
         if _at_least(1, "samples", samples) > self._largest:
             problem = f"more than {self._largest}, the most that can be admitted at once"
             raise GateArgumentError("samples", samples, f"{problem}: submit smaller batches")
@@ -148,11 +149,11 @@ class StalenessGate:
         return self._version
 
     def count(self, rollouts: RolloutBatch, admitted: int) -> None:
-        """All of `rollouts`, admitted at version `admitted`, is done with: its step trains on it now.
+        """Count a whole batch, admitted at version `admitted`, as used: call it when a step trains on the batch.
 
         Completions are counted as `consumed`, by the versions that sampled them; the rows of failed groups as
-        `failed`. These keep their place: a trainer that takes one batch a version, however much of it failed, would
-        else be given more batches than it can take in time. Raises `NotOutstandingError`, and then changes nothing.
+        `failed`. No others may be submitted for failed rows: a trainer that takes one batch a version, however much of
+        it failed, would get more batches than it can take in time. Raises `NotOutstandingError`; then nothing changed.
         """
         rows = zip(rollouts.finish_reasons, rollouts.version_spans, strict=True)
         versions = [min((version for version, _ in spans), default=admitted) for why, spans in rows if why != "error"]
@@ -161,11 +162,11 @@ class StalenessGate:
         self._consume(Counter(versions))
 
     def consumed(self, samples: int, admitted: int, versions: Sequence[int] | None = None) -> None:
-        """`samples` admitted at version `admitted` are now trained on. For a trainer that does not take whole batches.
+        """Count `samples`, admitted at version `admitted`, as trained on; for trainers that use parts of batches.
 
-        `versions` has the oldest version that sampled any token of each, by default `admitted`. Raises
-        `NotOutstandingError` when fewer are outstanding, `GateArgumentError` for what is no number of samples or no
-        version, and for a wrong number of `versions`; neither changes anything.
+        `versions` has, for each sample, the oldest version that sampled one of its tokens; default `admitted`. Raises
+        `NotOutstandingError` when fewer are outstanding, `GateArgumentError` for an invalid number or version, and for
+        a wrong number of `versions`. After an error nothing has changed.
         """
         for version in () if versions is None else versions:
             _at_least(0, "versions", version)
@@ -175,19 +176,19 @@ class StalenessGate:
         self._consume(Counter({admitted: samples}) if versions is None else Counter(versions))
 
     def returned(self, samples: int, admitted: int) -> None:
-        """`samples` admitted at version `admitted` will never be consumed; as many others may be submitted.
+        """Count `samples`, admitted at version `admitted`, as dropped; as many others may be submitted.
 
-        For cancelled batches and whatever else the trainer drops. Raises as `consumed`.
+        For cancelled batches and everything else that the trainer drops. Raises what `consumed` raises.
         """
         self._take(samples, admitted)
         self.counts.returned += samples
         self._serve()
 
     def advance(self, version: int) -> None:
-        """The trainer is at `version` now.
+        """Make `version` the trainer's current version.
 
-        Raises, and changes nothing, `VersionNotNewerError` unless it grew, and `SamplesDueError` while samples are
-        outstanding that would be consumed too late from then on: consume or return them first.
+        Raises `VersionNotNewerError` unless it is above the current one, and `SamplesDueError` while samples are
+        outstanding that would then be too stale: consume or return them first. After an error nothing has changed.
         """
         if type(version) is not int or version <= self._version:
             raise VersionNotNewerError(version, self._version)
@@ -211,10 +212,10 @@ class StalenessGate:
         return sum(count for admitted, count in self._outstanding.items() if version - admitted > self.max_staleness)
 
     def _consume(self, versions: Counter[int]) -> None:
-        """Samples that were taken, counted by the oldest version that sampled each."""
+        """Count consumed samples; `versions` counts them by the oldest version that sampled each."""
         self.counts.consumed += versions.total()
         for version, number in (+versions).items():
-            staleness = max(self._version - version, 0)  # workers may have swapped before the trainer advanced
+            staleness = max(self._version - version, 0)  # a worker may be ahead of the trainer
             self.staleness[staleness] += number
             self.counts.late += number if staleness > self.max_staleness else 0
         self._serve()
@@ -224,13 +225,13 @@ class StalenessGate:
         if _at_least(0, "samples", samples) > outstanding:
             raise NotOutstandingError(samples, admitted, outstanding)
         self._outstanding[admitted] -= samples
-        self._outstanding += Counter()  # drops what is at 0, so that `oldest` is right
+        self._outstanding += Counter()  # drops versions without samples, so that `oldest` is right
 
     def _serve(self) -> None:
-        """Admit those who wait, in their order, until the first that does not fit."""
+        """Admit waiting requests in their order, up to the first that does not fit."""
         while self._waiters:
             waiter = self._waiters[0]
-            cancelled = waiter.admitted.cancelled()  # its caller has not run since
+            cancelled = waiter.admitted.cancelled()  # the caller has not run since it was cancelled
             if not cancelled and not self._fits(waiter.samples):
                 return
             self._waiters.popleft()
@@ -242,7 +243,7 @@ class StalenessGate:
                 waiter.admitted.set_result(self._version)
 
     def _forget(self, waiter: _Waiter) -> None:
-        """Its caller was cancelled: take it out of the queue, or take back what it was just given."""
+        """The waiter's caller was cancelled: remove it from the queue, or take back the samples it has just got."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
             self.counts.cancelled += waiter.samples

@@ -27,11 +27,11 @@ from .shared import (
 
 
 class RolloutFunction(DropIn):
-    """What `GRPOTrainer` calls for its completions, instead of generating them itself.
+    """`GRPOTrainer` calls this for its completions instead of generating them itself.
 
-    `config` says how to sample; without one the trainer's own arguments do (`config_of`). How many completions a prompt
-    gets is the trainer's business: it repeats the prompt. Nothing but `producer.trainers.trl_callback.PublishPolicy`
-    publishes the trainer's weights by itself; it sets `min_policy_version` too.
+    `config` says how to sample; the default is the trainer's own arguments (`config_of`). TRL repeats a prompt for each
+    of its completions, so `config` must ask for one. `producer.trainers.trl_callback.PublishPolicy` publishes the
+    trainer's weights and sets `min_policy_version`; without it you must do both.
     """
 
     @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
@@ -48,18 +48,19 @@ class RolloutFunction(DropIn):
 
     @property
     def client(self) -> Client:
-        """What it samples with."""
+        """The client that submits the prompts."""
         return self._client
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        """One completion for each of R `prompts`, which are texts or conversations, repeated by TRL's sampler.
+        """One completion for each of R `prompts`: texts or conversations, repeated by TRL's sampler.
 
-        `prompt_ids`, `completion_ids` (R lists of ids, without padding) and `logprobs` (R lists, of `completion_ids`;
-        None when the config asked for none) are what TRL requires. It passes the rest to the reward functions:
+        TRL requires `prompt_ids`, `completion_ids` (R lists of ids, without padding) and `logprobs` (R lists, one value
+        for each completion id; None when the config asked for none). It passes the rest to the reward functions:
         `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop` or `length`.
 
-        Raises `PromptsError` for what is not text, `ConfigError` for tools, environments and sampling arguments that
-        mean something else here, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
+        Raises `PromptsError` for prompts that are not text, `ConfigError` for tools, environments, sampling arguments
+        without a counterpart here and another temperature than the trainer's, `RolloutFailedError` when a group failed,
+        and what `Client.generate` raises.
         """
         _check_one_turn(trainer)
         config = self._config or config_of(trainer)
@@ -82,9 +83,9 @@ class RolloutFunction(DropIn):
 
 
 def config_of(trainer: Any) -> GenerationConfig:
-    """How a `GRPOTrainer` would sample by itself: from its `GRPOConfig`, `generation_kwargs` included, and its EOS ids.
+    """The config with which a `GRPOTrainer` would sample: its `GRPOConfig` with `generation_kwargs`, its EOS ids.
 
-    Raises `ConfigError` for whatever `GenerationConfig` does not know.
+    Raises `ConfigError` for options that `GenerationConfig` does not have.
     """
     args = trainer.args
     values = {
@@ -100,7 +101,7 @@ def config_of(trainer: Any) -> GenerationConfig:
 
 
 def _check_one_turn(trainer: Any) -> None:
-    """TRL samples the turns after a tool's answer from the trainer's own model, under nobody's `version_spans`."""
+    """Refuse tools: TRL samples the turns after a tool's answer itself, and no `version_spans` would tell of them."""
     for name, given in (("environment_factory", trainer.environment_factories), ("tools", trainer.tools)):
         if given:
             raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")

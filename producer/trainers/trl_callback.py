@@ -19,27 +19,27 @@ from ..policies.wait_for_version import Workers
 from .trl import RolloutFunction
 
 _ADAPTER = "default"
-"""As PEFT and TRL name the one that is trained."""
+"""The name that PEFT and TRL give to the adapter that is trained."""
 
 
 class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' types are not followed
-    """Save, publish, and have the next rollouts wait for it. Give it to `GRPOTrainer(callbacks=[...])`.
+    """Saves and publishes the weights, and lets the next rollouts wait for them: `GRPOTrainer(callbacks=[...])`.
 
-    Without it workers sample with the weights that they booted with for as long as the training runs.
+    Without this callback workers sample with their boot model for as long as the training runs.
 
     When training begins, and after each optimizer step, the main process saves the model below `checkpoint_dir`, which
     is the workers' `--checkpoint-dir`, and publishes it as the next policy version; `rollout.min_policy_version`
-    becomes that version in every process. Versions go on from the newest published one, so a run that is resumed, or
-    a second run of a policy, begins with its own weights too. `staleness`: how many versions older workers may be.
+    becomes that version in every process. Versions go on from the newest published one, so a resumed run, or a second
+    run of a policy, begins with its own weights too. `staleness`: how many versions older a worker's weights may be.
 
-    `wait_for`: workers that must serve a version before training goes on (a number, or "all"), for at most `wait_s`
-    seconds; None: none, the next rollouts wait for the first worker that does. The newest `keep` folders stay; older
-    ones that this run wrote are deleted.
+    `wait_for`: how many workers (or "all") must serve a version before training goes on, for at most `wait_s` seconds;
+    None: training goes on at once, and the next rollouts wait for a worker that serves it. The newest `keep` folders
+    stay; older ones that this run wrote are deleted.
 
-    Of a PEFT model the adapter named "default" is published, through Redis; workers need `--lora` and must have booted
-    with the trainer's base model. The weights must be whole in the main process: DeepSpeed and FSDP are a
-    `PublishingRefusedError` when training begins, and so is a PEFT model without such an adapter. Raises what
-    `Client.publish_policy` and `Client.wait_for_version` raise.
+    For a PEFT model the adapter named "default" is published, through Redis; workers need `--lora` and must have booted
+    with the trainer's base model. The weights must be whole in the main process: DeepSpeed, FSDP and a PEFT model
+    without that adapter raise `PublishingRefusedError` when training begins. Raises what `Client.publish_policy` and
+    `Client.wait_for_version` raise.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
     ) -> None:
         self._rollout = rollout
         self._folder = Path(checkpoint_dir)
-        self._keep = _at_least(2, "keep", keep)  # a worker may still read the one before the newest
+        self._keep = _at_least(2, "keep", keep)  # a worker may still read the folder before the newest
         self._staleness = _at_least(0, "staleness", staleness)
         self._wait_for = wait_for
         self._wait_s = wait_s
@@ -68,18 +68,18 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
         return self._version
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers'
-        """Publish what training begins with: workers may have booted with other weights."""
+        """Publish the weights with which training begins: workers may have booted with others."""
         _check_whole(args, kwargs["model"])
         self._first = 1 + self._newest(args, state)
         self._publish(self._first, state, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers'
-        """After an optimizer step, not after each micro-batch of an accumulated gradient."""
+        """Publish after each optimizer step, not after each micro-batch of an accumulated gradient."""
         self._publish(self._version + 1, state, kwargs["model"])
 
     def _newest(self, args: Any, state: Any) -> int:
         newest = [self._rollout.client.newest_version() if state.is_world_process_zero else 0]
-        if args.world_size > 1:  # every process counts on from what the main one has read
+        if args.world_size > 1:  # every process counts on from the version that the main one has read
             import_module("accelerate.utils").broadcast_object_list(newest)
         return newest[0]
 

@@ -1,4 +1,4 @@
-"""verl's rollout of one turn of text, answered by Rollstream's workers. Imports nothing of verl, Ray or tensordict.
+"""verl's rollouts of one turn of text, answered by Rollstream's workers. Imports nothing of verl, Ray or tensordict.
 
 Written against `AgentLoopManager.generate_sequences`, `AgentLoopWorker._postprocess` and `SingleTurnAgentLoop` in
 verl/experimental/agent_loop/, and their caller in verl/trainer/ppo/ray_trainer.py, as of August 2026 (1dda039).
@@ -43,16 +43,16 @@ class VerlRollouts:
     batch: dict[str, torch.Tensor]
     """See `producer.batches.layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
     non_tensor_batch: dict[str, NDArray[Any]]
-    """What came in, and what verl's agent loop adds to each row of text:
+    """The given arrays, and what verl's agent loop adds to each row of text:
 
     `__num_turns__` (int32, 2); and objects: `multi_modal_inputs`, `turn_scores` and `tool_rewards` (empty), `extras`
     (None), `min_global_steps` and `max_global_steps` (the policy versions of its first and its last token)."""
     meta_info: dict[str, Any]
-    """`timing`: what verl's trainer logs, here the seconds that the call took."""
+    """`timing`, which verl's trainer logs: the seconds that the call took."""
 
 
 class VerlRollout(DropIn):
-    """Takes the place of an `AgentLoopManager` where only `generate_sequences` is called.
+    """Replaces an `AgentLoopManager` of which only `generate_sequences` is called.
 
     `rollout_config` is verl's `actor_rollout_ref.rollout`; `chat_template` holds further arguments of
     `tokenizer.apply_chat_template`.
@@ -79,11 +79,11 @@ class VerlRollout(DropIn):
         self._chat_template = dict(chat_template or {})
 
     def generate_sequences(self, prompts: DataProtoLike) -> VerlRollouts:
-        """One response for each row of `prompts`, which verl has repeated `rollout.n` times already.
+        """One response for each row of `prompts`; verl has already repeated each prompt `rollout.n` times.
 
         Reads `non_tensor_batch["raw_prompt"]`, conversations of text, and `meta_info["validate"]`. Raises
-        `PromptsError` for prompts longer than `prompt_length` or not text, `ConfigError` for what only verl's own agent
-        loops do, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
+        `PromptsError` for prompts that are longer than `prompt_length` or not text, `ConfigError` for what only verl's
+        own agent loops do, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
         """
         started = time.monotonic()
         given = prompts.non_tensor_batch
@@ -109,7 +109,7 @@ class VerlRollout(DropIn):
 
 
 def config_of(rollout_config: Any, *, validate: bool) -> GenerationConfig:
-    """How verl's agent loop samples: by its rollout config, or with its `val_kwargs` when it validates."""
+    """The config with which verl's agent loop samples: its rollout config, or `val_kwargs` when it validates."""
     how = rollout_config.val_kwargs if validate else rollout_config
     return GenerationConfig(
         max_new_tokens=rollout_config.response_length,
@@ -139,7 +139,7 @@ def _fitting(row: int, ids: list[int], width: int) -> list[int]:
 
 
 def _left_padded(prompts: Sequence[list[int]], width: int, pad_token_id: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Ids and mask, (rows, width) each: as wide as verl wants them back."""
+    """Ids and mask, (rows, width) each; verl wants the prompts back in this width."""
     ids = np.full((len(prompts), width), pad_token_id, np.int64)
     mask = np.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -162,7 +162,7 @@ def _row_fields(rollouts: RolloutBatch) -> dict[str, NDArray[Any]]:
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
-    """One object a row; numpy would make columns of lists."""
+    """An array with one object a row; numpy itself would make columns of lists."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -1,4 +1,4 @@
-"""What producer and worker share of the way to Redis: a cluster behind the interface of one, faults, limits."""
+"""The way to Redis for producers and workers: a cluster behind the interface of a single Redis, faults, limits."""
 
 from .cluster import ClusterRedis, connected, disconnected, is_split, nodes_of
 

@@ -1,4 +1,4 @@
-"""What every client of both sides has in common: how long it waits, and that it repeats nothing by itself."""
+"""Settings of all Redis clients on both sides: how long they wait, and that they repeat nothing by themselves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 BLOCK_MS = 2_000
-"""Longest blocking read; the socket's timeout is 5 s more, so that a slow answer is not taken for a lost one."""
+"""The longest blocking read. The socket's timeout is 5 s longer, so that a slow answer does not count as lost."""
 NO_BOUND = 10_000
-"""Connections of a pool whose use is bounded elsewhere; redis-py's own bound would be an error, not a queue."""
+"""Size of a pool whose use is limited elsewhere. redis-py would raise an error at its own limit instead of waiting."""
 
 
 def client_settings() -> dict[str, Any]:
-    """For `connected`. redis-py's own retries are off: they repeat commands that must not be repeated."""
+    """Settings for `connected`. redis-py's own retries are off: they repeat commands that must not be repeated."""
     return {
         "protocol": 2,  # RESP3 changes the shape of stream replies
         "decode_responses": False,

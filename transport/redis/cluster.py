@@ -1,8 +1,7 @@
-"""One client for a whole Redis Cluster: a plain client a node, so that each node keeps the guards of a single Redis.
+"""One client for a whole Redis Cluster, made of a plain client for each node with the guards of a single Redis.
 
-Why not redis-py's own cluster client (looked at in redis-py 8): it asks a node for the keys of each XREADGROUP, drops
-the connections to every node at CLUSTERDOWN, and loads a missing script into all primaries or none: one dead node would
-stop the others.
+Why not redis-py's own cluster client (version 8): it asks a node for the keys of each XREADGROUP, drops the connections
+to all nodes at CLUSTERDOWN, and loads a missing script into all primaries or none. One dead node would stop the others.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from .way import Way
 
 _MOST_HOPS = 5
 _LOOK_S = 0.25
-"""Between two looks at who has which slots, while a node is away."""
+"""Seconds between two looks at which node has which slots, while a node is away."""
 
 Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def connected(url: str, **settings: Any) -> Redis:
-    """A lazy client of what the URL names; `settings` as of `Way`. Raises `RedisUrlError`."""
+    """A client for the URL that connects at its first command; `settings` as for `Way`. Raises `RedisUrlError`."""
     way = Way(url, **settings)
     return ClusterRedis(way) if way.place.is_cluster else Redis.from_pool(way.to())
 
@@ -40,21 +39,22 @@ def is_split(redis: Redis) -> bool:
 
 
 async def nodes_of(redis: Redis) -> dict[str, Redis]:
-    """A client for each node that holds keys, by `host:port`; a single Redis is one without a name."""
+    """A client for each node that holds keys, by `host:port`; a single Redis has the name ''."""
     return await redis.nodes() if isinstance(redis, ClusterRedis) else {"": redis}
 
 
 async def disconnected(redis: Redis) -> None:
-    """End its connections, also those that wait for an answer: each such command raises `ConnectionError`."""
+    """End all connections, even those that wait for an answer: such commands raise `ConnectionError`."""
     nodes = (await nodes_of(redis)).values()
     await asyncio.gather(*(node.connection_pool.disconnect(inuse_connections=True) for node in nodes))
 
 
 class ClusterRedis(Redis):
-    """Sends each command to the node that has its keys' slot, and follows a slot that moved: nothing ran then.
+    """Sends each command to the node that has its keys' slot, and follows a slot that has moved.
 
-    It repeats nothing else, but asks the next node what any may answer where one is away. A pipeline that is no
-    transaction may span nodes; what one of them did not answer is an error in place of each of its replies.
+    A node that no longer has the slot runs nothing, so the command may be sent again. Nothing else is repeated; only a
+    command that any node may answer goes to the next node when one is away. A pipeline that is no transaction may span
+    nodes; if a node does not answer, each of its replies is an error.
     """
 
     def __init__(self, way: Way) -> None:
@@ -69,19 +69,19 @@ class ClusterRedis(Redis):
         self._looking = asyncio.Lock()
 
     async def nodes(self) -> dict[str, Redis]:
-        """See `nodes_of`. Raises `RedisError` where no node was ever there to tell of the others."""
+        """See `nodes_of`. Raises `RedisError` if no node has ever answered."""
         await self._look()
         return {f"{host}:{port}": self._at((host, port)) for host, port in addresses(self._owners)}
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """What the node answers. Raises `RedisError`."""
+        """Send a command and return the node's answer. Raises `RedisError`."""
         slot = slot_of(args)
         if slot is None:
             return await self._of_any(args, options)
         return await self._follow(await self._place(slot), args, options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: ARG002 - redis-py's
-        """A transaction keeps to one slot."""
+        """A pipeline; all keys of a transaction must share one slot."""
         return _ClusterPipeline(self, transaction)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
@@ -91,7 +91,7 @@ class ClusterRedis(Redis):
         await super().aclose(close_connection_pool)
 
     async def send_many(self, commands: Sequence[Command], *, transaction: bool) -> list[Any]:
-        """The replies in order, errors among them; nodes are asked side by side. One without a key joins the others.
+        """The replies in order, errors included. Nodes are asked together; a command without a key joins another.
 
         Raises `DataError` for a transaction over several slots, `RedisError`.
         """
@@ -104,7 +104,7 @@ class ClusterRedis(Redis):
         for number, slot in enumerate(slots):
             try:
                 parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
-            except ClusterDownError as error:  # of this slot alone
+            except ClusterDownError as error:  # only this slot has no node
                 replies[number] = error
         sent = [self._send(node, [commands[number] for number in part], transaction) for node, part in parts.items()]
         answered = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
@@ -119,20 +119,20 @@ class ClusterRedis(Redis):
                 for args, options in commands:
                     pipe.pipeline_execute_command(*args, **options)
                 replies = await pipe.execute(raise_on_error=False)
-            except MovedError as moved:  # of a transaction, which did not run
+            except MovedError as moved:  # a whole transaction, of which nothing ran
                 node = self._moved(node, moved)
             except RedisError as error:
-                self._heed(node, error)
+                self._note_failure(node, error)
                 return [error] * len(commands)
             else:
                 return [await self._settled(node, *each) for each in zip(commands, replies, strict=True)]
         return [ClusterError("a slot moved again and again")] * len(commands)
 
     async def _settled(self, node: Address, command: Command, reply: Any) -> Any:
-        """The reply, or what the node says that the slot has moved to."""
+        """The reply; if the slot has moved, that of the node to which it has moved."""
         if not isinstance(reply, AskError):
             if isinstance(reply, RedisError):
-                self._heed(node, reply)
+                self._note_failure(node, reply)
             return reply
         args, options = command
         try:
@@ -152,7 +152,7 @@ class ClusterRedis(Redis):
             except AskError as ask:
                 return await self._asking(node, ask, args, options)
             except RedisError as error:
-                self._heed(node, error)
+                self._note_failure(node, error)
                 raise
         raise ClusterError("a slot moved again and again")
 
@@ -179,7 +179,7 @@ class ClusterRedis(Redis):
         self._stale = True
         return there
 
-    def _heed(self, node: Address, error: RedisError) -> None:
+    def _note_failure(self, node: Address, error: RedisError) -> None:
         if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | ClusterDownError):
             self._stale, self._failed = True, node
 
@@ -192,7 +192,7 @@ class ClusterRedis(Redis):
         return found
 
     async def _look(self) -> None:
-        """Learn who has which slots, if that may have changed. While one looks, others go on by what is known."""
+        """Ask which node has which slots, if that may have changed. Meanwhile other commands use what is known."""
         if not self._stale or (self._owners and (self._looking.locked() or time.monotonic() < self._look_at)):
             return
         async with self._looking:
@@ -200,11 +200,11 @@ class ClusterRedis(Redis):
                 await self._learn()
 
     async def _learn(self) -> None:
-        """From the first that answers. Raises `RedisError` where nothing was ever known."""
+        """Ask the nodes in turn until one answers. Raises `RedisError` if none does and nothing was known before."""
         self._look_at = time.monotonic() + _LOOK_S
         known = [(address, self._at(address)) for address in addresses(self._owners)]
         random.shuffle(known)
-        known.sort(key=lambda each: each[0] == self._failed)  # last: it may take its time to say nothing
+        known.sort(key=lambda each: each[0] == self._failed)  # last, since it may block until its timeout
         problem: RedisError | None = None
         client: Any
         for host, client in [*((host, client) for (host, _), client in known), *self._named()]:
@@ -224,8 +224,8 @@ class ClusterRedis(Redis):
     async def _take(self, found: list[Address | None]) -> None:
         self._owners, self._stale = found, None in found
         for without in self._clients.keys() - set(addresses(found)):
-            # What is under way there goes on: a node is asked for a slot on its way to it before it has any, and who
-            # answered here may not have heard of a slot that moved.
+            # Commands under way there go on: a node that takes over its first slot is asked before it has any, and the
+            # node that answered here may not know yet that a slot has moved.
             await self._clients[without].connection_pool.disconnect(inuse_connections=False)
 
     def _at(self, address: Address) -> Redis:

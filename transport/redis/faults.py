@@ -1,4 +1,4 @@
-"""What an error of Redis means: whether the same command may work later, and what to do about it. Pure, one table."""
+"""What an error of Redis means: may the same command work later, and what is to be done? One table, pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from redis import exceptions
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of fault: redis-py's classes, codes of replies, and their words where there is no code."""
+    """One kind of fault, known by redis-py's classes, by reply codes, and by words if there is no code."""
 
     classes: tuple[type[Exception], ...]
     codes: frozenset[str]
     passes: bool
-    """Whether somebody who waits should wait on: the same command may be answered soon."""
+    """Whether to wait and repeat: the same command may be answered soon."""
     advice: str
     never: bool = False
-    """Whether the same command fails until somebody changes what the keys hold, or sends something else: a worker
-    waits for everything but this."""
+    """Whether the command fails until somebody changes what the keys hold, or sends something else. A worker waits for
+    all other faults to pass."""
     words: re.Pattern[str] | None = None
 
     def fits(self, error: BaseException | None, code: str) -> bool:
-        """Whether this is the kind of `error`, whose reply has `code`."""
+        """Whether `error`, whose reply has `code`, is of this kind."""
         return (
             isinstance(error, self.classes)
             or code in self.codes
@@ -48,7 +48,7 @@ HUNG_UP = Fault(
     "it hung up; see its log, and whether it has as many clients as its maxclients allows",
     words=re.compile(r"while writing to socket|Connection closed by server|Connection reset by peer|Connection lost"),
 )
-"""Redis closes a connection beyond its maxclients, often before what it says of that arrives."""
+"""Redis closes a connection beyond its maxclients, often before its explanation arrives."""
 CUT_OFF = Fault(
     (),
     frozenset(),
@@ -56,9 +56,9 @@ CUT_OFF = Fault(
     "it closed the connection on what was sent; see its log",
     words=re.compile(r"Protocol error"),
 )
-"""A reply after which Redis closes the connection. In a pipeline any command may get it: `Oversize` finds out which."""
+"""A reply after which Redis closes the connection. In a pipeline any command may get it; `Oversize` finds which."""
 UNKNOWN = Fault((), frozenset(), False, "it is there, but refused the command; Rollstream needs Redis 6.2 or newer")
-"""Any other reply. A worker tries for a while, then takes it for one that never passes."""
+"""Any other reply. A worker repeats the command for a while, then gives it up."""
 LAST_ID = _never(
     r"exhausted the last possible ID|equal or smaller than the target stream top item|must be greater than 0-0",
     "something else wrote the last possible id into this stream, no entry can follow it; `rollstream doctor` names "
@@ -81,7 +81,7 @@ _FAULTS = (
         r"(hash )?value is not (an integer|a float|a valid float)|increment or decrement would overflow"
         r"|invalid expire time|[Ii]nvalid (stream|start|end) ID",
         "something else wrote a field of this batch; submit it under another batch_id",
-        "UNPUBLISHABLE",  # of our scripts
+        "UNPUBLISHABLE",  # an error of our scripts
     ),
     _never(
         r"attempt to (perform|compare|index|call|concatenate)|bad argument #|Error compiling|wrong number of arg",
@@ -99,7 +99,7 @@ _FAULTS = (
         frozenset({"NOPERM"}),
         False,
         "give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
-        # What Redis 7 and 8, and 6.2, say instead of a code when a script is refused a command.
+        # Redis 7 and 8 (the first), and 6.2 (the second), say this without a code when a script may not run a command.
         words=re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)"),
     ),
     Fault(

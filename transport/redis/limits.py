@@ -1,8 +1,8 @@
-"""How much one command may carry. Redis closes the connection on what is too large, which looks like a lost link.
+"""How large one command may be. Redis closes the connection on a command that is too large, as if it were lost.
 
-So whoever sends megabytes asks for the limits before, or once the link did not survive a command: `Oversize` tells the
-two apart. Where a server does not say its limits (managed ones), what breaks the link time after time, while it answers
-everything else, is taken for too large.
+So code that sends megabytes asks for the limits, before it sends them or after a connection was lost: `Oversize` tells
+the two causes apart. If a server does not tell its limits (managed services), a command that breaks the connection
+again and again, while Redis answers everything else, counts as too large.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .cluster import nodes_of
 from .faults import AWAY, CUT_OFF, HUNG_UP, fault_of
 
 ALWAYS_FITS = 2**20
-"""Bytes: neither limit can be set lower."""
+"""Bytes. Neither of Redis' limits can be set lower."""
 _SUSPICIOUS = 2**16
-"""Bytes from which on a size is suspected where the limits are not known: a proxy may have lower ones."""
+"""Bytes. Only a larger command can be to blame for a lost connection; a proxy may have lower limits than Redis."""
 _TIMES = 5
-"""A command that broke the link so often in a row, each time with an answer to PING after it, is too large."""
+"""A command that broke the connection so often in a row, while Redis answered PING each time after, is too large."""
 _ARGUMENT, _COMMAND = "proto-max-bulk-len", "client-query-buffer-limit"
 
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """What is more than Redis takes, and its limit: 0 where only the broken link tells that there is one."""
+    """A size that Redis does not take, and the limit; 0 if only the broken connection shows that there is one."""
 
     nbytes: int
     limit: int
@@ -42,13 +42,13 @@ class TooLarge:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the node that takes the least, in bytes; 0: not known."""
+    """The limits of the node with the lowest ones, in bytes; 0: not known."""
 
     argument: int
     command: int
 
     def exceeded_by(self, argument: int, command: int) -> TooLarge | None:
-        """Which limit the largest argument, or the whole command, goes beyond."""
+        """Which limit is exceeded by the largest argument, or by the whole command; None if none is."""
         for nbytes, limit, setting in ((argument, self.argument, _ARGUMENT), (command, self.command, _COMMAND)):
             if 0 < limit < nbytes:
                 return TooLarge(nbytes, limit, setting)
@@ -59,7 +59,7 @@ UNKNOWN = Limits(0, 0)
 
 
 async def read_limits(redis: Redis) -> Limits:
-    """`UNKNOWN` where no node tells. Raises `RedisError` where Redis is away."""
+    """Ask Redis for its limits; `UNKNOWN` if no node tells. Raises `RedisError` while Redis is away."""
     found = [await _limits(node) for node in (await nodes_of(redis)).values()]
     return Limits(
         min((one.argument for one in found if one.argument), default=0),
@@ -70,7 +70,7 @@ async def read_limits(redis: Redis) -> Limits:
 async def _limits(node: Redis) -> Limits:
     try:  # one by one: several names in a command need Redis 7
         return Limits(await _limit(node, _ARGUMENT), await _limit(node, _COMMAND))
-    except exceptions.ResponseError:  # taken away, renamed, or a proxy that does not know it
+    except exceptions.ResponseError:  # CONFIG is forbidden, renamed, or unknown to a proxy
         return UNKNOWN
 
 
@@ -81,7 +81,7 @@ async def _limit(node: Redis, name: str) -> int:
 
 
 async def _answered_limits(redis: Redis) -> Limits | None:
-    """None where Redis does not answer. It is asked twice: the first time may meet the connection that was closed."""
+    """The limits; None if Redis does not answer. Asked twice: the first attempt may get the closed connection."""
     for _ in range(2):
         try:
             limits = await read_limits(redis)
@@ -93,7 +93,7 @@ async def _answered_limits(redis: Redis) -> Limits | None:
 
 
 class Oversize:
-    """Whether one command breaks the link by its size. One object a command, asked after each failure of it."""
+    """Whether one command breaks the connection by its size. One object for each command, asked after each failure."""
 
     def __init__(self, argument: int, command: int) -> None:
         self._argument = argument
@@ -102,16 +102,16 @@ class Oversize:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the link was lost with it: it must not travel with others again."""
+        """Whether the connection was lost with this command: then it must not share a pipeline with others again."""
         return self._times > 0
 
     async def why(self, error: exceptions.RedisError, redis: Redis) -> TooLarge | None:
-        """Why the command can never pass, where `error` tells of a lost link and that is known by now."""
+        """Why the command can never pass, if `error` is a lost connection and the size is known to be the cause."""
         if self._argument < _SUSPICIOUS or fault_of(error) not in (AWAY, CUT_OFF, HUNG_UP):
             return None
         limits = await _answered_limits(redis)
         if limits is None:
-            self._times = 0  # it is the link itself
+            self._times = 0  # Redis does not answer at all, so the size is not to blame
             return None
         self._times += 1
         if limits == UNKNOWN and self._times >= _TIMES:

@@ -1,6 +1,6 @@
-"""Which commands Redis would refuse to this user, asked for without running one.
+"""Which commands Redis would refuse to this user. None of them is run.
 
-They are queued in a transaction that never runs: Redis checks a right when it queues a command.
+The commands are queued in a transaction that never runs, since Redis checks rights when it queues a command.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Words = tuple[str | int, ...]
 
 
 def is_denied(reply: object) -> bool:
-    """Whether this user may not run the command, or this server has none of that name; not an EXEC without a MULTI."""
-    denied = exceptions.NoPermissionError, exceptions.ExecAbortError  # the second: EXEC itself
+    """Whether this user may not run the command, or the server has no such command; not for an EXEC without a MULTI."""
+    denied = exceptions.NoPermissionError, exceptions.ExecAbortError  # the second is for EXEC itself
     return isinstance(reply, denied) or (isinstance(reply, exceptions.RedisError) and "unknown command" in str(reply))
 
 
 async def refused(
     redis: Redis, commands: Mapping[str, Words], is_refusal: Callable[[object], bool] = is_denied
 ) -> dict[str, str]:
-    """Redis' words by command, those of any node of a cluster: a right is checked before who has the key."""
+    """Redis' refusal by command. In a cluster all nodes are asked; each checks rights before it looks at the key."""
     found: dict[str, str] = {}
     for node in (await nodes_of(redis)).values():
         found |= await _refused_at(node, commands, is_refusal)
@@ -36,16 +36,16 @@ async def refused(
 async def _refused_at(
     redis: Redis, commands: Mapping[str, Words], is_refusal: Callable[[object], bool]
 ) -> dict[str, str]:
-    """Without MULTI the others cannot be asked for; then it alone is named."""
+    """The refusals of one node. Without the right to MULTI nothing else can be asked, so only MULTI is named."""
     pool: Any = redis.connection_pool
     connection = await pool.get_connection()
     try:
-        # EXEC without a MULTI is an error, whatever else
+        # EXEC without a MULTI is always an error; which error tells whether EXEC is allowed
         replies = await _answers(connection, {"EXEC": (), "MULTI": ()})
         if not isinstance(replies["MULTI"], exceptions.RedisError):
             replies |= await _answers(connection, commands)
     finally:
-        await connection.disconnect()  # and with it goes the transaction
+        await connection.disconnect()  # this drops the transaction
         await pool.release(connection)
     return {command: str(reply) for command, reply in replies.items() if is_refusal(reply)}
 

@@ -1,4 +1,4 @@
-"""Which node a command goes to, decided without asking one: our commands name their keys in known places. Pure."""
+"""To which slot a command belongs. Pure: our commands have their keys at known positions, so no node is asked."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _STREAMS = frozenset({"XREAD", "XREADGROUP"})
 _KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "TIME"})
 _UNKNOWN = ("", "?")
-"""What a node says, besides nothing, for the host of a node (itself, most often) that it does not know."""
+"""What a node may say for a host that it does not know, which is mostly its own."""
 
 
 def slot_of(command: Sequence[Any]) -> int | None:
-    """The slot of the command's first key; None for a command without one, which any node may answer.
+    """The slot of the command's first key; None for a command without a key, which any node may answer.
 
-    All keys of a command of ours share a slot, and Redis refuses one whose do not. SCAN goes by the hash tag of its
-    pattern: what it is to find is there and nowhere else.
+    All keys of one of our commands share a slot; Redis refuses a command with keys of several. SCAN uses the hash tag
+    of its pattern, since all keys that match it are in that slot.
     """
     key = _key(command)
     return None if key is None else key_slot(_bytes(key))
@@ -40,9 +40,9 @@ def _key(command: Sequence[Any]) -> Any:
 
 
 def owners(reply: Any, asked: str) -> list[Address | None]:
-    """The primary of each slot, by what CLUSTER SLOTS answered; None for a slot that has none.
+    """The primary of each slot, from the reply to CLUSTER SLOTS; None for a slot that has none.
 
-    `asked`: the host that answered, which stands for one that is not known there.
+    `asked`: the host that answered. It replaces a host that the node does not know.
     """
     found: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for first, last, (host, port, *_), *_replicas in reply:
@@ -51,12 +51,12 @@ def owners(reply: Any, asked: str) -> list[Address | None]:
 
 
 def known(host: str | None, asked: str) -> str:
-    """The host that a node named, or that of the node itself, which was `asked`, for one that it does not know."""
+    """The host that a node named, or, if it does not know that host, the node's own (`asked`)."""
     return asked if host is None or host in _UNKNOWN else host
 
 
 def addresses(found: Sequence[Address | None]) -> Iterator[Address]:
-    """Every node that has slots, in the order of their first."""
+    """Every node that has slots, in the order of their first slots."""
     return iter(dict.fromkeys(address for address in found if address is not None))
 
 
@@ -65,7 +65,7 @@ def _bytes(key: Any) -> bytes:
 
 
 def _text(word: Any) -> str:
-    """Of a word of the command's syntax; payloads are no such words and are not decoded."""
+    """A word of the command's syntax in capitals; empty for anything longer, such as a payload."""
     if isinstance(word, bytes):
         return word.decode("latin-1").upper() if len(word) <= 16 else ""
     return word.upper() if isinstance(word, str) and len(word) <= 16 else ""

@@ -1,4 +1,4 @@
-"""What a Redis URL may say, for producers, workers and the command line alike; it is shown without its credentials."""
+"""Read Redis URLs for producers, workers and the command line; show them without credentials."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _OPTION = re.compile(r"[A-Za-z0-9_]{1,40}=")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 _LONGEST_LABEL = 63
 _LONGEST_PATH = 107
-"""What Linux takes as the path of a socket."""
+"""The most bytes that Linux takes as the path of a socket."""
 
 Address = tuple[str, int]
 
 
 class RedisUrlError(SchemaError):
-    """Raised when a Redis URL cannot be meant. No field shows a password; `url` is what may be shown of the URL."""
+    """Raised for an invalid Redis URL. No field has a password; `url` is the part of the URL that may be shown."""
 
     def __init__(self, url: str, problem: str, advice: str) -> None:
         super().__init__(f"{url}: {problem}; {advice}")
@@ -48,33 +48,33 @@ class RedisUrlError(SchemaError):
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A URL that was read. `str()` of it is for logs and errors."""
+    """A Redis URL that was read. Its `str()` is for logs and errors and has no credentials."""
 
     shown: str
     scheme: str
     nodes: tuple[Address, ...]
-    """One, or those of a cluster that were named; none for a unix socket."""
+    """One node, or those of a cluster that the URL names; none for a unix socket."""
     path: str
-    """Of a unix socket."""
+    """The path of a unix socket; else empty."""
     options: Mapping[str, Any] = field(repr=False)
-    """For a connection of redis-py: database, login, TLS and names."""
+    """Options of redis-py's connection: database, login, TLS and names."""
 
     def __str__(self) -> str:
         return self.shown
 
     @property
     def is_cluster(self) -> bool:
-        """Whether it names nodes of a Redis Cluster."""
+        """Whether the URL names nodes of a Redis Cluster."""
         return self.scheme.endswith("+cluster")
 
     @property
     def is_tls(self) -> bool:
-        """Whether the way there is encrypted."""
+        """Whether the connection is encrypted."""
         return self.scheme.startswith("rediss")
 
 
 def parse(url: str) -> RedisUrl:
-    """Raises `RedisUrlError`, which says what is wrong with it and shows nothing that may be a password."""
+    """Read a URL. Raises `RedisUrlError`, which says what is wrong and shows nothing that may be a password."""
     try:
         return _Parser(url).parsed()
     except _Refusal as refusal:
@@ -82,7 +82,7 @@ def parse(url: str) -> RedisUrl:
 
 
 def without_password(url: str) -> str:
-    """`url` for logs and errors: its place, without login and options; of one that cannot be read its scheme alone."""
+    """`url` for logs and errors, without login and options; only the scheme if the URL cannot be read."""
     try:
         return _Parser(url).shown()
     except _Refusal:
@@ -98,7 +98,7 @@ class _Refusal(Exception):
 
 
 class _Parser:
-    """Cuts the text where a URL is cut, and refuses it where the cut may go through a password."""
+    """Splits the text at the URL's separators, and refuses it if a separator may be part of a password."""
 
     def __init__(self, url: str) -> None:
         if not isinstance(url, str):

@@ -63,7 +63,7 @@ class Connection:
     async def call(self, what: str, command: Callable[[Redis], Awaitable[T]], *, told: bool = False) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
 
-        Until Redis has answered once, nothing is repeated, so that a wrong address is reported at once. If Redis replies
+        Until Redis has answered once, nothing is repeated, so that a wrong address is reported at once. If Redis says
         that it cannot serve just now (loading, out of memory, ...), the call waits as for a lost connection.
         After ten seconds the wait is logged, unless the caller does that itself (`told`). Raises
         `RedisUnavailableError`, `ClientClosedError` (also when the client is closed meanwhile) and

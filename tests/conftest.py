@@ -21,7 +21,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
-from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.redis_io.connections import connect
 from tests.support.faults import Link, Queue
 from tests.support.real_workers import RealWorkers
@@ -182,8 +182,8 @@ def steps(models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[AdapterCache]:
-    cache = AdapterCache(tmp_path / "cache")
+def cache(tmp_path: Path) -> Iterator[CacheFolder]:
+    cache = CacheFolder(tmp_path / "cache")
     cache.open()
     yield cache
     cache.close()

@@ -11,9 +11,9 @@ import structlog
 from rollstream.schemas import Keys
 from rollstream.schemas.pause_reason import PauseReason
 
-from .adapters.cache_folder import AdapterCache
-from .adapters.disk_watch import watch_cache
-from .adapters.folder import AdapterDirectory
+from .adapters.cache_folder import CacheFolder
+from .adapters.disk_watch import watch_disk
+from .adapters.folder import AdapterFolder
 from .adapters.store import AdapterStore
 from .adapters.supply import AdapterSupply
 from .config import WorkerSettings
@@ -53,7 +53,7 @@ class Worker:
         self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
         self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
-        self._adapter_cache = AdapterCache(settings.adapter_cache)
+        self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)
         self._policy = Policy(
             self._commands,
@@ -129,7 +129,7 @@ class Worker:
             others = [
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
                 roles.create_task(self._leases.run()),
-                roles.create_task(watch_cache(self._adapters, self._admission)),
+                roles.create_task(watch_disk(self._adapters, self._admission)),
             ]
             try:
                 async with self._drain:
@@ -178,12 +178,12 @@ class Worker:
 
     def _supply(self, keys: Keys) -> AdapterSupply:
         settings = self._settings
-        directory = AdapterDirectory(settings.adapter_dir, settings.max_lora_rank, settings.model)
+        folder = AdapterFolder(settings.adapter_dir, settings.max_lora_rank, settings.model)
         store = None
         if settings.serves_adapters:
             sizes = settings.max_adapter_bytes, settings.adapter_cache_bytes
             store = AdapterStore(self._commands, keys, self._adapter_cache, *sizes)
-        return AdapterSupply(self._engine, directory, store)
+        return AdapterSupply(self._engine, folder, store)
 
     def _report(self) -> Report:
         return {

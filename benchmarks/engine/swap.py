@@ -26,7 +26,7 @@ from benchmarks.support.models import link_version, make, make_adapters
 from benchmarks.support.report import Report, Scenario
 from benchmarks.support.turns import my_turn
 from benchmarks.support.workload import SCALES, Prompts, config
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Adapter, Engine, GenerateRequest, SwapMode
 from rollstream.worker.weights.checkpoint import read_content
 
@@ -111,7 +111,7 @@ async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scena
     """From one adapter to the next, which the engine has not seen: what runs keeps the old one."""
     if engines.adapters is None:
         raise ValueError("adapters are measured on engines that have some")
-    directory = AdapterDirectory(engines.adapters, 16, engines.model.folder)
+    directory = AdapterFolder(engines.adapters, 16, engines.model.folder)
     work, took = Work(engines), []
     seconds: dict[str, list[float]] = {"no swap": [], "next adapter": []}
     names = (f"bench@{number}" for number in itertools.count(1))

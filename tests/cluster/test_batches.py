@@ -19,7 +19,7 @@ from rollstream.schemas import GroupResult, Keys, Sealed, decode
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
 from rollstream.transport.redis import connected
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
@@ -170,7 +170,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
     policy = Policy(
-        commands, keys, engine, AdapterSupply(engine, AdapterDirectory(None, 16, None), None), None, "keep", print
+        commands, keys, engine, AdapterSupply(engine, AdapterFolder(None, 16, None), None), None, "keep", print
     )
     policy.serving = Served(Announced(5))
     for jobs_key in (keys.jobs(0), here):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from rollstream.producer.policies.adapter_files import read_adapter
 from rollstream.producer.policies.adapter_tensors import Scaling
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
@@ -99,7 +99,7 @@ async def test_the_engine_computes_what_peft_computes(
     (tmp_path / "tensors" / CONFIG_FILE).write_bytes(published.config)
     assert isinstance(published.weights, bytes)
     (tmp_path / "tensors" / WEIGHTS_FILE).write_bytes(published.weights)
-    directory = AdapterDirectory(None, 16, tiny_model)
+    directory = AdapterFolder(None, 16, tiny_model)
     base = await greedy(engine, None)
 
     for route in ("folder", "tensors"):

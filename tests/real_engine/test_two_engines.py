@@ -16,7 +16,7 @@ import torch
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import GenerationConfig
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Engine, GenerateRequest, SwapMode
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
@@ -108,7 +108,7 @@ def test_logprobs_are_transformers_logprobs(run: Any, engine: Engine, models: li
 def test_an_adapter_is_the_merged_model_also_beside_base_rows(
     run: Any, engine: Engine, models: list[Path], adapters: Path
 ) -> None:
-    adapter = AdapterDirectory(adapters, 16, models[0]).find("math@1")
+    adapter = AdapterFolder(adapters, 16, models[0]).find("math@1")
     run(engine.load_adapter(adapter))
 
     async def both() -> list[Any]:

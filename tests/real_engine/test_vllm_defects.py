@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
@@ -154,7 +154,7 @@ def bad_adapters(tmp_path: Path, tiny_model: Path) -> Path:
 async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
     engine: VllmEngine, tiny_model: Path, bad_adapters: Path
 ) -> None:
-    directory = AdapterDirectory(bad_adapters, 16, tiny_model)
+    directory = AdapterFolder(bad_adapters, 16, tiny_model)
     for name in ("missing@1", "rank@1", "corrupt@1"):
         with pytest.raises(DataError):
             directory.find(name)
@@ -173,7 +173,7 @@ async def test_defect_3_an_adapter_that_changed_is_refused_before_vllm_reads_it_
     tiny_model: Path, tmp_path: Path, harm: str
 ) -> None:
     weights = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1) / "adapter_model.safetensors"
-    directory = AdapterDirectory(tmp_path, 16, tiny_model)
+    directory = AdapterFolder(tmp_path, 16, tiny_model)
     directory.find("math@1")
 
     if harm == "vanished":
@@ -189,7 +189,7 @@ async def test_defect_4_base_rows_among_adapter_rows_stay_base(
     engine: VllmEngine, tiny_model: Path, adapter_dir: Path
 ) -> None:
     # As many adapters as slots: the last slot, which a base row would fall into, has one.
-    directory = AdapterDirectory(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(adapter_dir, 16, tiny_model)
     adapters: list[Adapter | None] = [None, *(directory.find(name) for name in ("math@1", "math@2", "code@1"))]
     for adapter in adapters:
         if adapter is not None:
@@ -238,7 +238,7 @@ async def test_defect_8_versions_of_an_adapter_do_not_share_a_cached_prefix(
 async def test_defect_10_every_call_ends_when_the_engine_is_killed(
     doomed: VllmEngine, adapter_dir: Path, tiny_model: Path
 ) -> None:
-    adapter = AdapterDirectory(adapter_dir, 16, tiny_model).find("math@1")
+    adapter = AdapterFolder(adapter_dir, 16, tiny_model).find("math@1")
     (core,) = _cores(doomed)
     core.suspend()  # so that the calls below are on their way when it dies
     calls = [

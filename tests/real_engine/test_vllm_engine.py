@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import ErrorCode
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SettingsError
@@ -41,7 +41,7 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def adapters(engine: VllmEngine, tiny_model: Path, adapter_dir: Path) -> dict[str | None, Adapter | None]:
     """Loaded, by name; None is the base model."""
-    directory = AdapterDirectory(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(adapter_dir, 16, tiny_model)
     found = [directory.find(name) for name in ("math@1", "math@2", "code@1")]
     for adapter in found:
         await engine.load_adapter(adapter)
@@ -430,7 +430,7 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
     engine = VllmEngine(settings(model, tmp_path, dtype="auto", logprobs_mode="raw"))
     await engine.start()
     try:
-        adapter = AdapterDirectory(tmp_path, 16, model).find("math@1")
+        adapter = AdapterFolder(tmp_path, 16, model).find("math@1")
         await engine.load_adapter(adapter)
         sampled: dict[str, Any] = {
             "temperature": 0.7, "logprobs": "raw", "num_return_sequences": 8, "ignore_eos": True, "max_new_tokens": 32,

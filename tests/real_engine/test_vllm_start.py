@@ -20,7 +20,7 @@ from rollstream.worker.engines.vllm.start import (
     listening,
     report_failures,
     secrets_of,
-    why,
+    why_not_started,
 )
 from rollstream.worker.errors import SettingsError
 from tests.support.engine_requests import settings
@@ -77,14 +77,16 @@ def test_a_childs_word_goes_before_the_parents(text: str, reported: str, expecte
     report = StartReport()
     report.text = reported
 
-    assert why(RuntimeError(text), report, ()).startswith(expected)
+    assert why_not_started(RuntimeError(text), report, ()).startswith(expected)
 
 
 def test_no_secret_is_in_a_cause() -> None:
     arguments = {"hf_token": "hf_abcdefgh", "tokenizer": "/models/tokenizer", "max_num_batched_tokens": 12345678}
     secrets = secrets_of(arguments, {"HF_TOKEN": "hf_of_the_environment", "HOME": "/home/somebody"})
 
-    found = why(OSError("401 for hf_abcdefgh, hf_of_the_environment at /models/tokenizer"), StartReport(), secrets)
+    found = why_not_started(
+        OSError("401 for hf_abcdefgh, hf_of_the_environment at /models/tokenizer"), StartReport(), secrets
+    )
 
     assert found == "OSError: 401 for ***, *** at /models/tokenizer"
 

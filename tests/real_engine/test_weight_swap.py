@@ -23,13 +23,13 @@ from safetensors.torch import load_file, save_file
 from rollstream import AsyncClient
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import ErrorCode, GenerationConfig, Keys
-from rollstream.worker.adapters.cache_folder import AdapterCache
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter, Completion, GenerateRequest, SwapMode
-from rollstream.worker.engines.vllm import version_spans as vllm_versions
+from rollstream.worker.engines.vllm import version_spans
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.version_spans import Spans, Start, Versions, estimated_spans
 from rollstream.worker.errors import CheckpointRefusedError, DataError, EngineDiedError, SwapFailedError
@@ -76,7 +76,7 @@ def reference(adapter_dir: Path) -> Callable[..., Reference]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def adapters(engine: VllmEngine, adapter_dir: Path, models: list[Path]) -> dict[str, Adapter]:
     """Loaded."""
-    directory = AdapterDirectory(adapter_dir, 16, models[0])
+    directory = AdapterFolder(adapter_dir, 16, models[0])
     found = {name: directory.find(name) for name in ("math@1", "math@2")}
     for adapter in found.values():
         await engine.load_adapter(adapter)
@@ -248,7 +248,7 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
     tmp_path: Path,
 ) -> None:
     await swap(engine, models[0])
-    directory, cache, keys = AdapterDirectory(None, 16, models[0]), AdapterCache(tmp_path), Keys("as-adapters")
+    directory, cache, keys = AdapterFolder(None, 16, models[0]), CacheFolder(tmp_path), Keys("as-adapters")
     directory._ids = itertools.count(600)  # the engine has those of other tests
     cache.open()
     async with AsyncClient(redis_url, policy="as-adapters") as trainer, connect(redis_url) as redis:
@@ -510,7 +510,7 @@ async def test_where_vllm_reports_no_versions_spans_are_estimates_and_say_so(
     engine: VllmEngine, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await swap(engine, models[0])
-    monkeypatch.setattr(vllm_versions, "reported_spans", lambda *_: None)  # as with vLLM 0.26
+    monkeypatch.setattr(version_spans, "reported_spans", lambda *_: None)  # as with vLLM 0.26
     answers = await in_flight(engine, [request(num_return_sequences=2, max_new_tokens=300)])
 
     after = await swap(engine, models[1])

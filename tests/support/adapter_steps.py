@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, encode
-from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine
@@ -39,7 +39,7 @@ async def expire(redis: Redis, keys: Keys, manifest: AdapterManifest) -> None:
     await redis.delete(keys.adapter(manifest.name), *chunks)
 
 
-def on_disk(cache: AdapterCache) -> list[str]:
+def on_disk(cache: CacheFolder) -> list[str]:
     """Names of the adapters in the cache, whole or not, each as often as it is there."""
     return sorted(path.name.rpartition(".")[0] for path in cache.folder.iterdir() if path.is_dir())
 

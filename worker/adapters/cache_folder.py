@@ -15,7 +15,7 @@ _PROBE = ".probe"
 _PREFIX = "rollstream-adapters-"
 
 
-class AdapterCache:
+class CacheFolder:
     """A folder below `root` (None: the system's temporary folder) from `open` to `close`, both of which block."""
 
     def __init__(self, root: Path | None) -> None:
@@ -25,7 +25,7 @@ class AdapterCache:
         self.folder = self._root
 
     def __repr__(self) -> str:
-        return f"<AdapterCache {self.folder}>"
+        return f"<CacheFolder {self.folder}>"
 
     def open(self) -> None:
         """Raises `SettingsError` where nothing can be written."""

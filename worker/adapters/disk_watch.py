@@ -20,7 +20,7 @@ PERIOD_S = 2
 log = structlog.get_logger()
 
 
-async def watch_cache(adapters: AdapterSupply, admission: Admission) -> None:
+async def watch_disk(adapters: AdapterSupply, admission: Admission) -> None:
     """Resume admission once there is room for what there was none for. Until cancelled. Raises `EngineDiedError`."""
     while not cancelled():
         await asyncio.sleep(PERIOD_S)

@@ -25,7 +25,7 @@ Shapes = Mapping[str, frozenset[tuple[int, ...]]]
 """Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
 
 
-class AdapterDirectory:
+class AdapterFolder:
     """The adapters below one folder, `<root>/<name@version>/`: nothing else can be loaded, whatever a job says.
 
     Each gets an id that no other adapter of this process ever has: vLLM keys adapters by id alone, and an id used

@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class SharedTasks(Generic[T]):
+class SingleFlight(Generic[T]):
     """At most one task a key."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[T]] = {}
 
     def __repr__(self) -> str:
-        return f"<SharedTasks {sorted(self._running)}>"
+        return f"<SingleFlight {sorted(self._running)}>"
 
     async def result(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Of the task that runs under `key`, else of `start()`."""

@@ -21,9 +21,9 @@ from rollstream.schemas import AdapterManifest, Keys, NameRefusedError
 
 from ..errors import CacheUnwritableError, DataError, adapter_refused
 from ..redis_io.connections import retrying
-from .cache_folder import AdapterCache
+from .cache_folder import CacheFolder
 from .download import check_chunks, download, opened
-from .single_flight import SharedTasks
+from .single_flight import SingleFlight
 
 TTL_S = 86_400
 """What an adapter that is used is kept for in Redis, from its last use on."""
@@ -50,14 +50,14 @@ class _Kept:
 class AdapterStore:
     """Fetches adapters into folders below `cache`, each once, keeping what nobody uses within `cache_bytes`."""
 
-    def __init__(self, redis: Redis, keys: Keys, cache: AdapterCache, max_bytes: int, cache_bytes: int) -> None:
+    def __init__(self, redis: Redis, keys: Keys, cache: CacheFolder, max_bytes: int, cache_bytes: int) -> None:
         self._redis = redis
         self._keys = keys
         self._cache = cache
         self._max_bytes = max_bytes
         self._cache_bytes = cache_bytes
-        self._reads: SharedTasks[AdapterManifest | None] = SharedTasks()
-        self._downloads: SharedTasks[Path] = SharedTasks()
+        self._reads: SingleFlight[AdapterManifest | None] = SingleFlight()
+        self._downloads: SingleFlight[Path] = SingleFlight()
         self._reserved: dict[Path, int] = {}
         """Bytes of what is being fetched."""
         self._kept: dict[str, _Kept] = {}

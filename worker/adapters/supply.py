@@ -16,8 +16,8 @@ from rollstream.schemas.weights.regular_files import open_regular
 
 from ..engine import Adapter, Engine
 from ..errors import DataError, adapter_refused
-from .folder import AdapterDirectory
-from .single_flight import SharedTasks
+from .folder import AdapterFolder
+from .single_flight import SingleFlight
 from .store import AGAIN_S, AdapterStore
 
 _PIECE = 2**20
@@ -26,11 +26,11 @@ _PIECE = 2**20
 class AdapterSupply:
     """Adapters of the local folder first, then those that come through Redis; each is checked against the model."""
 
-    def __init__(self, engine: Engine, directory: AdapterDirectory, store: AdapterStore | None) -> None:
+    def __init__(self, engine: Engine, folder: AdapterFolder, store: AdapterStore | None) -> None:
         self._engine = engine
-        self._directory = directory
+        self._folder = folder
         self._store = store
-        self._checks: SharedTasks[Adapter] = SharedTasks()
+        self._checks: SingleFlight[Adapter] = SingleFlight()
         """By name those of the local folder, by folder those that were fetched."""
         self._fetched: dict[Path, Adapter] = {}
         self._refused: dict[Path, tuple[str, float]] = {}
@@ -79,7 +79,7 @@ class AdapterSupply:
 
     async def _find(self, name: str) -> Adapter:
         try:
-            return await self._checks.result(name, partial(asyncio.to_thread, self._directory.find, name))
+            return await self._checks.result(name, partial(asyncio.to_thread, self._folder.find, name))
         except DataError as error:
             if error.code is not ErrorCode.UNKNOWN_ADAPTER or self._store is None:
                 raise
@@ -99,7 +99,7 @@ class AdapterSupply:
         if time.monotonic() < until:
             raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", why)
         try:
-            adapter = self._fetched[folder] = await asyncio.to_thread(self._directory.admit, name, folder)
+            adapter = self._fetched[folder] = await asyncio.to_thread(self._folder.admit, name, folder)
         except DataError as error:
             self._refused[folder] = error.message, time.monotonic() + AGAIN_S
             raise

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import GroupResult, Keys
-from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.errors import CacheUnwritableError
 from tests.support.adapter_steps import SIZE, on_disk, put
@@ -81,7 +81,7 @@ def test_the_only_worker_answers_what_waited_once_its_disk_has_room(
 
 
 async def test_what_nobody_uses_goes_when_the_disk_is_full_before_any_job_is_given_back(
-    redis: Redis, policy: str, cache: AdapterCache
+    redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
     store = AdapterStore(redis, keys, cache, SIZE, 10 * SIZE)
@@ -100,7 +100,7 @@ async def test_what_nobody_uses_goes_when_the_disk_is_full_before_any_job_is_giv
     await store.close()
 
 
-def test_a_cache_is_asked_for_as_much_as_is_needed_and_keeps_nothing_of_it(cache: AdapterCache) -> None:
+def test_a_cache_is_asked_for_as_much_as_is_needed_and_keeps_nothing_of_it(cache: CacheFolder) -> None:
     cache.check(SIZE)
     with pytest.raises(OSError, match=r"Errno"):
         cache.check(2**62)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import ErrorCode
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
 from tests.support.publishing import STEM
@@ -29,7 +29,7 @@ def root(tmp_path: Path, adapter_dir: Path) -> Path:
 
 def refusal(root: Path | None, model: Path, name: str = "math@1", max_rank: int = 16) -> DataError:
     with pytest.raises(DataError) as raised:
-        AdapterDirectory(root, max_rank, model).find(name)
+        AdapterFolder(root, max_rank, model).find(name)
     assert raised.value.field == "adapter"
     return raised.value
 
@@ -40,7 +40,7 @@ def configure(root: Path, **fields: Any) -> None:
 
 
 def test_each_adapter_has_an_id_of_its_own_and_keeps_it(adapter_dir: Path, tiny_model: Path) -> None:
-    directory = AdapterDirectory(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(adapter_dir, 16, tiny_model)
 
     found = [directory.find(name) for name in ("math@1", "math@2", "code@1", "math@1")]
 
@@ -63,7 +63,7 @@ def test_an_unknown_adapter_names_the_flag(adapter_dir: Path, tiny_model: Path) 
 
 
 def test_an_adapter_published_later_is_found_then(root: Path, adapter_dir: Path, tiny_model: Path) -> None:
-    directory = AdapterDirectory(root, 16, tiny_model)
+    directory = AdapterFolder(root, 16, tiny_model)
     with pytest.raises(DataError):
         directory.find("code@1")
 
@@ -148,7 +148,7 @@ def test_a_huge_header_is_refused_unread(root: Path, tiny_model: Path) -> None:
 
 
 def test_a_model_without_safetensors_says_nothing_about_shapes(adapter_dir: Path, tmp_path: Path) -> None:
-    assert AdapterDirectory(adapter_dir, 16, tmp_path).find("math@1").int_id == 1
+    assert AdapterFolder(adapter_dir, 16, tmp_path).find("math@1").int_id == 1
 
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -191,7 +191,7 @@ def test_the_largest_finite_weights_are_taken(root: Path, tiny_model: Path, dtyp
     for value in (limits.max, limits.min, limits.smallest_normal, -0.0):
         rewrite(root, dtype, value)
 
-        assert AdapterDirectory(root, 16, tiny_model).find("math@1").name == "math@1"
+        assert AdapterFolder(root, 16, tiny_model).find("math@1").name == "math@1"
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.complex64], ids=str)
@@ -224,7 +224,7 @@ SHAPES = {"lora_A": (1, 3), "lora_B": (300_001, 1)}
 def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_checked(
     root: Path, tiny_model: Path
 ) -> None:
-    class Changing(AdapterDirectory):
+    class Changing(AdapterFolder):
         def admit(self, name: str, folder: Path) -> Adapter:
             admitted = super().admit(name, folder)
             rewrite(root, torch.float16)
@@ -236,7 +236,7 @@ def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_c
 
 def test_an_adapter_whose_config_changes_later_is_refused(root: Path, tiny_model: Path) -> None:
     """vLLM reads it anew after it had dropped the adapter: it would be scaled otherwise from then on."""
-    directory = AdapterDirectory(root, 16, tiny_model)
+    directory = AdapterFolder(root, 16, tiny_model)
     directory.find("math@1")
 
     configure(root, lora_alpha=64.0)

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import AdapterManifest, ErrorCode, GroupResult, Keys, decode
-from rollstream.worker.adapters.cache_folder import AdapterCache
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.errors import DataError
@@ -29,7 +29,7 @@ def content(folder: Path | None) -> bytes:
 
 
 async def test_other_content_under_a_kept_name_is_fetched_beside_what_still_runs(
-    redis: Redis, policy: str, cache: AdapterCache
+    redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
     store = AdapterStore(redis, keys, cache, SIZE, 2 * SIZE + 100)
@@ -59,7 +59,7 @@ async def test_other_content_under_a_kept_name_is_fetched_beside_what_still_runs
 
 
 async def test_what_was_replaced_and_nobody_uses_is_the_first_to_go(
-    redis: Redis, policy: str, cache: AdapterCache
+    redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
     store = AdapterStore(redis, keys, cache, SIZE, 3 * SIZE + 100)
@@ -79,7 +79,7 @@ async def test_what_was_replaced_and_nobody_uses_is_the_first_to_go(
 
 
 async def test_what_is_kept_is_used_when_redis_has_it_no_more_or_is_away(
-    redis: Redis, policy: str, cache: AdapterCache, link: Link
+    redis: Redis, policy: str, cache: CacheFolder, link: Link
 ) -> None:
     keys = Keys(policy)
     async with connect(link.url) as harmed:
@@ -98,7 +98,7 @@ async def test_what_is_kept_is_used_when_redis_has_it_no_more_or_is_away(
 
 
 async def test_jobs_of_one_moment_ask_once_for_the_manifest_of_what_is_kept(
-    redis: Redis, policy: str, cache: AdapterCache, link: Link
+    redis: Redis, policy: str, cache: CacheFolder, link: Link
 ) -> None:
     keys = Keys(policy)
     async with connect(link.url) as watched:
@@ -114,13 +114,13 @@ async def test_jobs_of_one_moment_ask_once_for_the_manifest_of_what_is_kept(
 
 
 async def test_other_content_has_an_id_of_its_own_and_what_was_evicted_leaves_the_engine(
-    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+    redis: Redis, policy: str, cache: CacheFolder, tiny_model: Path, tmp_path: Path, client: Client
 ) -> None:
     folders = [write_adapter(tmp_path / str(seed), "a@1", model=tiny_model, seed=seed) for seed in (1, 2, 3)]
     size = sum(path.stat().st_size for path in folders[0].iterdir())
     engine, keys = RecordingEngine(), Keys(policy)
     store = AdapterStore(redis, keys, cache, 2**30, 2 * size)
-    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
 
     async def publish(seed: int) -> None:
         there = await redis.get(keys.adapter("math@1"))
@@ -140,11 +140,11 @@ async def test_other_content_has_an_id_of_its_own_and_what_was_evicted_leaves_th
 
 
 async def test_one_that_does_not_fit_the_model_is_not_read_by_every_job(
-    redis: Redis, policy: str, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, policy: str, cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
 
-    class Counting(AdapterDirectory):
+    class Counting(AdapterFolder):
         def admit(self, name: str, folder: Path) -> object:  # type: ignore[override]
             nonlocal reads
             reads += 1

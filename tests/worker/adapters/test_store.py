@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import ErrorCode, Keys, encode
-from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.store import TTL_S, AdapterStore
 from rollstream.worker.errors import DataError, SettingsError
 from rollstream.worker.redis_io.connections import connect
@@ -21,7 +21,7 @@ from tests.support.faults import Link
 
 
 @pytest.fixture
-async def store(redis: Redis, policy: str, cache: AdapterCache) -> AsyncIterator[AdapterStore]:
+async def store(redis: Redis, policy: str, cache: CacheFolder) -> AsyncIterator[AdapterStore]:
     """Holds two adapters of `SIZE`."""
     store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     yield store
@@ -49,7 +49,7 @@ async def test_what_was_published_lies_on_disk_byte_for_byte(redis: Redis, polic
 
 
 async def test_what_is_not_whole_is_refused_leaves_nothing_and_may_come_right(
-    redis: Redis, policy: str, store: AdapterStore, cache: AdapterCache
+    redis: Redis, policy: str, store: AdapterStore, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
     manifest = await put(redis, keys, "math@1")
@@ -70,7 +70,7 @@ async def test_what_is_not_whole_is_refused_leaves_nothing_and_may_come_right(
 
 
 async def test_bytes_that_do_not_match_their_digest_are_not_fetched_by_every_job(
-    redis: Redis, policy: str, cache: AdapterCache, link: Link, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, policy: str, cache: CacheFolder, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetched() -> int:
         return cast("bytearray", link.requests).count(b"GETRANGE")
@@ -117,7 +117,7 @@ async def test_a_chunk_that_is_too_long_is_not_read_further_than_the_manifest_sa
 
 
 async def test_a_manifest_that_cannot_be_is_refused_unread(
-    redis: Redis, policy: str, store: AdapterStore, cache: AdapterCache
+    redis: Redis, policy: str, store: AdapterStore, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
     await put(redis, keys, "math@1", num_bytes=SIZE + 1)
@@ -136,7 +136,7 @@ async def test_a_manifest_that_cannot_be_is_refused_unread(
 
 
 async def test_who_waits_for_the_same_adapter_shares_one_fetch_and_its_failure(
-    redis: Redis, redis_url: str, policy: str, cache: AdapterCache, link: Link
+    redis: Redis, redis_url: str, policy: str, cache: CacheFolder, link: Link
 ) -> None:
     manifest = await put(redis, Keys(policy), "math@1")
     slow = connect(link.url)
@@ -166,7 +166,7 @@ async def test_who_waits_for_the_same_adapter_shares_one_fetch_and_its_failure(
 
 
 async def test_the_least_recently_used_go_so_that_the_bound_is_kept(
-    redis: Redis, policy: str, store: AdapterStore, cache: AdapterCache
+    redis: Redis, policy: str, store: AdapterStore, cache: CacheFolder
 ) -> None:
     for version in range(1, 5):
         await put(redis, Keys(policy), f"math@{version}")
@@ -183,7 +183,7 @@ async def test_the_least_recently_used_go_so_that_the_bound_is_kept(
 
 
 async def test_what_is_in_use_is_never_evicted_whatever_the_bound(
-    redis: Redis, policy: str, store: AdapterStore, cache: AdapterCache
+    redis: Redis, policy: str, store: AdapterStore, cache: CacheFolder
 ) -> None:
     for version in range(1, 6):
         await put(redis, Keys(policy), f"math@{version}")
@@ -228,14 +228,14 @@ async def test_what_is_used_is_renewed_in_redis(
 
 
 def test_a_cache_goes_with_its_worker_and_with_the_next_one_if_that_was_killed(tmp_path: Path) -> None:
-    killed, living, other = AdapterCache(tmp_path), AdapterCache(tmp_path), tmp_path / "other"
+    killed, living, other = CacheFolder(tmp_path), CacheFolder(tmp_path), tmp_path / "other"
     other.mkdir()
     killed.open()
     living.open()
     os.close(killed._lock)  # which is what is left of a process after SIGKILL
     (killed.folder / "math@1").mkdir()
 
-    AdapterCache(tmp_path).open()
+    CacheFolder(tmp_path).open()
 
     assert not killed.folder.exists()
     assert (living.folder.is_dir(), other.is_dir()) == (True, True)
@@ -243,7 +243,7 @@ def test_a_cache_goes_with_its_worker_and_with_the_next_one_if_that_was_killed(t
     assert not living.folder.exists()
 
 
-def test_what_exceeds_the_whole_disk_is_told_from_what_does_not_fit_now(cache: AdapterCache) -> None:
+def test_what_exceeds_the_whole_disk_is_told_from_what_does_not_fit_now(cache: CacheFolder) -> None:
     assert [cache.can_ever_hold(nbytes) for nbytes in (1, 2**62)] == [True, False]
 
 
@@ -251,4 +251,4 @@ def test_a_cache_that_cannot_be_made_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(SettingsError, match="--adapter-cache"):
-        AdapterCache(tmp_path / "file").open()
+        CacheFolder(tmp_path / "file").open()

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient, Client
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode, Keys
-from rollstream.worker.adapters.cache_folder import AdapterCache
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engine import Adapter
@@ -24,7 +24,7 @@ from tests.support.worker_process import until
 
 
 @pytest.fixture
-async def store(redis: Redis, policy: str, cache: AdapterCache) -> AsyncIterator[AdapterStore]:
+async def store(redis: Redis, policy: str, cache: CacheFolder) -> AsyncIterator[AdapterStore]:
     """Holds two adapters of `SIZE`."""
     store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     yield store
@@ -32,13 +32,13 @@ async def store(redis: Redis, policy: str, cache: AdapterCache) -> AsyncIterator
 
 
 async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh_id(
-    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+    redis: Redis, policy: str, cache: CacheFolder, tiny_model: Path, tmp_path: Path, client: Client
 ) -> None:
     folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
     size = sum(path.stat().st_size for path in folder.iterdir())
     for version in (1, 2, 3):
         client.publish_adapter("math", version, folder)
-    engine, directory = RecordingEngine(), AdapterDirectory(None, 16, tiny_model)
+    engine, directory = RecordingEngine(), AdapterFolder(None, 16, tiny_model)
     store = AdapterStore(redis, Keys(policy), cache, 2**30, 2 * size)
     supply = AdapterSupply(engine, directory, store)
 
@@ -62,7 +62,7 @@ class Leaving(RecordingEngine):
 
 
 async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_it_was_cancelled(
-    redis: Redis, policy: str, cache: AdapterCache, tiny_model: Path, tmp_path: Path, client: Client
+    redis: Redis, policy: str, cache: CacheFolder, tiny_model: Path, tmp_path: Path, client: Client
 ) -> None:
     folder = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -70,7 +70,7 @@ async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_
         client.publish_adapter("math", version, folder)
     engine = Leaving()
     store = AdapterStore(redis, Keys(policy), cache, 2**30, size)
-    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
     await supply.load("math@1")
     evicting = asyncio.create_task(supply.load("math@2"))
     await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
@@ -87,7 +87,7 @@ async def test_a_local_folder_comes_before_redis(
     redis: Redis, policy: str, store: AdapterStore, adapter_dir: Path, tiny_model: Path
 ) -> None:
     await put(redis, Keys(policy), "math@1")
-    supply = AdapterSupply(RecordingEngine(), AdapterDirectory(adapter_dir, 16, tiny_model), store)
+    supply = AdapterSupply(RecordingEngine(), AdapterFolder(adapter_dir, 16, tiny_model), store)
 
     assert (await supply.load("math@1")).path == (adapter_dir / "math@1").resolve()
     with pytest.raises(DataError) as raised:
@@ -99,14 +99,14 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     redis: Redis,
     redis_url: str,
     policy: str,
-    cache: AdapterCache,
+    cache: CacheFolder,
     adapter_dir: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys, engine = Keys(policy), RecordingEngine()
     store = AdapterStore(redis, keys, cache, 2**30, 2**30)
-    supply = AdapterSupply(engine, AdapterDirectory(None, 16, tiny_model), store)
+    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
     served = Policy(redis, keys, engine, supply, None, "keep", lambda: None)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.lease import Lease
@@ -57,7 +57,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
     with Link(redis_url) as link:
         redis = connect(link.url)
         engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
-        adapters = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+        adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
         versions = Policy(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
         versions.serving = Served(Announced(5))
         parking = Parking(redis, [queue.jobs_key], "one", versions)

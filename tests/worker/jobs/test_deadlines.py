@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from rollstream import Client, GenerationConfig, GroupError
 from rollstream.schemas import Envelope, ErrorCode, Job, Keys, Tensor
 from rollstream.schemas.keys import GROUP
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission
@@ -174,7 +174,7 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
     publisher = Publisher(redis, keys, result_ttl_s=100)
-    adapters = AdapterSupply(engine, AdapterDirectory(adapter_dir, 16, tiny_model), None)
+    adapters = AdapterSupply(engine, AdapterFolder(adapter_dir, 16, tiny_model), None)
     versions = Policy(redis, keys, engine, adapters, None, "keep", lambda: None)
     admission = Admission(8)
     rollout = Rollout(engine, adapters, publisher, admission, RedisClock(), versions)

@@ -15,7 +15,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.cli.usage import usage_problem
 from rollstream.schemas import GroupError, RollstreamError
 from rollstream.schemas.printable import printable, printable_lines, without_credentials
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.command import main
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import DataError
@@ -194,7 +194,7 @@ def test_an_adapters_escapes_are_shown_by_the_worker_as_text(tmp_path: Path) -> 
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": ESCAPES}))
     with pytest.raises(DataError) as caught:
-        AdapterDirectory(tmp_path, 16, None).find("a@1")
+        AdapterFolder(tmp_path, 16, None).find("a@1")
 
     assert printable(str(caught.value)) == str(caught.value)
 

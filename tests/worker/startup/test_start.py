@@ -23,7 +23,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_pare
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import Keys
 from rollstream.transport.redis.urls import parse
-from rollstream.worker.adapters.cache_folder import AdapterCache
+from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.redis_io.connections import connect
@@ -281,7 +281,7 @@ def test_a_unix_socket_serves_trainer_command_line_and_worker(tmp_path: Path, po
 
 def test_a_cache_that_cannot_be_written_is_named() -> None:
     with pytest.raises(SettingsError, match=r"--adapter-cache: /proc/none: .*name a folder"):
-        AdapterCache(Path("/proc/none")).open()
+        CacheFolder(Path("/proc/none")).open()
 
 
 async def test_no_temporary_folder_is_told_before_anything_is_loaded(

@@ -11,7 +11,7 @@ import pytest
 
 from rollstream import Client
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
@@ -125,7 +125,7 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
     redis_url: str, policy: str, queue: Queue, steps: Path
 ) -> None:
     engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
-    adapters = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+    adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
     follower = Policy(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
     await follower.begin()
     announce(queue, 1, "step-1", checkpoint.digest(steps / "step-1"))

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient
 from rollstream.schemas import Keys
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import SwapMode
@@ -24,7 +24,7 @@ from tests.support.versions import announce, write_steps
 
 
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> Policy:
-    supply = AdapterSupply(engine, AdapterDirectory(None, 16, None), None)
+    supply = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
     return Policy(redis, Keys(policy), engine, supply, steps, "keep", lambda: changes.append(1))
 
 

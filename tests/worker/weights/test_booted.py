@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import CheckpointRefusedError, DataError
@@ -63,7 +63,7 @@ def test_adapters_are_still_compared_with_a_booted_model_that_is_gone(boot: Path
     write_adapter(tmp_path, "math@1", model=boot, seed=1)
     weights = tmp_path / "math@1" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes().replace(b"layers.1.", b"layers.7."))
-    directory = AdapterDirectory(tmp_path, 16, boot)
+    directory = AdapterFolder(tmp_path, 16, boot)
     shutil.rmtree(boot)
 
     with pytest.raises(DataError, match="names a layer that the worker's model does not have"):

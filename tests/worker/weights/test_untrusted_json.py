@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.adapters.folder import AdapterDirectory
+from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.errors import CheckpointRefusedError, DataError
 from rollstream.worker.weights.checkpoint import Booted, check
 from rollstream.worker.weights.safetensors_header import HeaderError, read_header
@@ -99,7 +99,7 @@ def test_an_adapter_with_such_a_config_is_refused(hostile: str, adapter_dir: Pat
     (folder / "adapter_config.json").write_bytes(HOSTILE[hostile])
 
     with pytest.raises(DataError, match=r"adapter_config\.json") as raised:
-        AdapterDirectory(tmp_path, 16, None).find("math@1")
+        AdapterFolder(tmp_path, 16, None).find("math@1")
     raised.value.message.encode()
 
 

@@ -21,14 +21,14 @@ from ...engine import Adapter, Completion, EngineInfo, GenerateRequest, NextToke
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
 from . import logits, setup, translation
-from . import start as vllm_start
-from . import words as vllm_words
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .plugin import WORKER_PID
 from .processes import Processes, shut_down
+from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper, Weights
 from .version_spans import Start, Versions
+from .words import check_bad_words, special_tokens
 
 setup.prepare_environment(os.environ)
 
@@ -90,17 +90,17 @@ class VllmEngine:
         booted = Weights(model, checkpoint.unread_content(model))  # before vLLM reads them
         if left_out := checkpoint.unread(model):
             log.warning("the model's folder holds weights that vLLM may leave out", file=left_out)
-        report = vllm_start.StartReport()
+        report = StartReport()
         try:
-            with self._processes.collect(), vllm_start.listening(os.environ) as report:
+            with self._processes.collect(), listening(os.environ) as report:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
-            cause = vllm_start.why(error, report, vllm_start.secrets_of(self._settings.engine_args, os.environ))
+            cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
         self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config))
         self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
-        self._special = vllm_words.special_tokens(self._llm.tokenizer)
+        self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
         await self._swapper.label(self.policy_version)
@@ -230,7 +230,7 @@ class VllmEngine:
             params.update_from_tokenizer(self._llm.tokenizer)
         except REFUSALS as error:
             raise refusal(error) from error
-        vllm_words.check_bad_words(params.bad_words_token_ids, self.info)
+        check_bad_words(params.bad_words_token_ids, self.info)
         return list(params.bad_words_token_ids)
 
     async def _add_lora(self, adapter: Adapter) -> None:

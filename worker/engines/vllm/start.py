@@ -87,7 +87,7 @@ def _first(lines: list[str]) -> str:
     return next(iter([*fatal, *lines]), "")
 
 
-def why(error: BaseException, report: StartReport, secrets: Iterable[str]) -> str:
+def why_not_started(error: BaseException, report: StartReport, secrets: Iterable[str]) -> str:
     """The cause of a start that failed with `error`, without any of `secrets`."""
     found = report.text or _ended_processes(str(error)) or cause(error)
     for secret in sorted(secrets, key=len, reverse=True):

@@ -60,7 +60,7 @@ class RolloutBatch:
     scores: torch.Tensor | None
     """float32 (R,), beam search only; NaN in failed rows"""
     finish_reasons: tuple[FinishReason, ...]
-    """R of `stop`, `length`, `abort`, `error`"""
+    """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
     stop_reasons: tuple[int | str | None, ...]
     """R stop ids or stop strings; None when cut by length or failed"""
     texts: tuple[str | None, ...]

@@ -126,12 +126,13 @@ def _versions(result: GroupResult, sample: int) -> Iterator[int]:
 def _sample_difference(
     group: int, new_group: int, before: GroupResult, after: GroupResult, sample: int
 ) -> Difference | None:
+    ended, ended_after = before.finish_reasons[sample], after.finish_reasons[sample]
+    was_cut = "cut" in (ended, ended_after)  # by what its neighbours did: only the tokens that both have tell anything
     tokens = _first_difference(_completion(before, sample), _completion(after, sample))
-    if tokens is not None:
+    if tokens is not None and not (was_cut and tokens[0] == "length"):
         what, position, one, other = tokens
         return Difference(group, new_group, what, one, other, sample, position)
-    ended, ended_after = before.finish_reasons[sample], after.finish_reasons[sample]
-    if ended == ended_after:
+    if was_cut or ended == ended_after:
         return None
     return Difference(group, new_group, "finish reason", ended, ended_after, sample)
 

@@ -56,7 +56,8 @@ class RolloutFunction(DropIn):
 
         TRL requires `prompt_ids`, `completion_ids` (R lists of ids, without padding) and `logprobs` (R lists, one value
         for each completion id; None when the config asked for none). It passes the rest to the reward functions:
-        `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop` or `length`.
+        `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop`,
+        `length`, `repetition` or `cut`.
 
         Raises `PromptsError` for prompts that are not text, `ConfigError` for tools, environments, sampling arguments
         without a counterpart here and another temperature than the trainer's, `RolloutFailedError` when a group failed,

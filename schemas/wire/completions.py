@@ -23,7 +23,7 @@ class Completion:
     text: str | None
     """With `stop_strings` only; else decode `token_ids` with the tokenizer."""
     finish_reason: FinishReason
-    """`stop` or `length`; `abort` when an engine gave it up."""
+    """`stop`, `length` or `repetition`; `cut` where it was not needed any more, `abort` when an engine gave it up."""
     stop_reason: int | str | None
     """The stop id or stop string that ended it."""
     score: float | None

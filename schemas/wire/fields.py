@@ -34,6 +34,8 @@ Shown = Annotated[str, AfterValidator(printable)]
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0, lt=1e9)]
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "repetition", "cut"]
+"""Why a completion ended: something that ends it came up; `max_new_tokens`; an engine gave it up; its group failed; it
+repeated itself; it was not needed any more, which says nothing of where it would have ended."""
 VersionSpan = tuple[Index, Index]
 """`(version, num_tokens)`: which policy version sampled how many tokens, in order."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from hypothesis import strategies as st
 from rollstream import GenerationConfig, RolloutBatch
 from rollstream.producer.batches.read_answers import Answer
 from rollstream.producer.batches.rollout_batch import assemble
+from rollstream.producer.cli.jsonl import result_line
+from rollstream.schemas import GroupResult, decode, encode
+from rollstream.schemas.wire.fields import FinishReason
 from tests.support.answers import batch_of, error_of, result_of
 
 PAD, EOS, EOS_2 = 0, 2, 3
@@ -70,6 +75,17 @@ def test_masks_cut_out_exactly_prompt_and_completion(completion: list[int], pad_
         ([5], [EOS]),
         ([5], completion),
     ]
+
+
+@pytest.mark.parametrize("reason", get_args(FinishReason))
+def test_every_finish_reason_reaches_every_reader(reason: FinishReason) -> None:
+    result = result_of(0, [5], [[7, 8], [9]], finish_reasons=(reason, "stop"))
+    rollouts = assemble(batch_of([[5]], GenerationConfig(max_new_tokens=2, num_return_sequences=2)), {0: result})
+    assert decode(encode(result), GroupResult) == result
+    assert [one.finish_reason for one in result] == [reason, "stop"]
+    assert rollouts.finish_reasons == (reason, "stop")
+    assert rollouts.roll()["responses"].tolist() == rollouts.verl()["responses"].tolist() == [[7, 8], [9, PAD]]
+    assert [one["finish_reason"] for one in json.loads(result_line(result))["completions"]] == [reason, "stop"]
 
 
 def test_the_layout_is_a_left_padded_prompt_and_a_right_padded_response() -> None:

@@ -88,6 +88,16 @@ def test_the_first_difference_of_a_group_is_named(group: int, other: Answer, dif
     assert str(comparison.first) == text
 
 
+@pytest.mark.parametrize(
+    ("completion", "first"), [([20], None), ([20, 29], None), ([29], Difference(2, 2, "token", 20, 29, 0, 0))]
+)
+def test_of_a_completion_that_was_cut_only_the_tokens_that_both_have_are_compared(
+    completion: list[int], first: Difference | None
+) -> None:
+    cut = result_of(2, PROMPT, [completion, [21, 22]], finish_reasons=("cut", "stop"))
+    assert compared([*STORED[:2], cut]).first == first
+
+
 def test_the_first_of_several_groups_is_named_and_all_are_counted() -> None:
     replayed = [STORED[0], result_of(1, PROMPT, [[5], [6]]), result_of(2, PROMPT, [[29], [21, 22]])]
     comparison = compared(replayed)

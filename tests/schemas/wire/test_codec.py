@@ -123,6 +123,7 @@ IN_FULL: dict[str, Message] = {name(message): message for message in MESSAGES}
 """Written when every field still travelled, at its default or not."""
 
 TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for message in MESSAGES} | {
+    "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
     "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
     "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),

@@ -133,12 +133,12 @@ def _completion(
     config = request.config
     token_ids = np.asarray(completion.token_ids, np.int32)
     check_allowed(token_ids, request, words.bad)
-    # "length" apart, every reason of vLLM's means that something asked for came up: an id, a string, a repetition.
-    reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
+    # Those apart, every reason of vLLM's means that something asked for came up: an id or a string.
+    own: dict[str, FinishReason] = {"length": "length", "repetition": "repetition"}
     return Completion(
         token_ids=token_ids,
         logprobs=_logprobs(completion, config),
-        finish_reason=reason,
+        finish_reason=own.get(completion.finish_reason, "stop"),
         stop_reason=completion.stop_reason,
         version_spans=spans,
         spans_exact=spans_exact,

@@ -47,6 +47,17 @@ def test_a_finite_log_prob_is_passed_on() -> None:
     assert found.logprobs.tolist() == [-0.5]
 
 
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("length", "length"), ("stop", "stop"), ("repetition", "repetition"), ("of tomorrow", "stop")],
+)
+def test_vllms_finish_reason_becomes_ours(finish: str, reason: str) -> None:
+    ended = output(-0.5)
+    ended.outputs[0].finish_reason = finish
+
+    assert completions(ended, asked(), SPANS)[0].finish_reason == reason
+
+
 @pytest.mark.parametrize("logprob", [math.nan, -math.inf])
 def test_a_token_that_nothing_was_left_to_sample_from_is_refused(logprob: float) -> None:
     with pytest.raises(DataError, match="finite") as caught:

@@ -24,7 +24,7 @@ from .plain_values import SCALARS, plain
 from .printable import printable
 
 MAX_TOKENS_PER_GROUP = 2**22
-"""n * max_new_tokens: what still fits one result message with ids, masks and log-probs."""
+"""n * max_new_tokens, whatever is asked for of each token; `wire.result_size` bounds the bytes."""
 
 MAX_SEED = 2**63 - 2**20
 """Seeds stay under this, so that seed + sample never leaves the 64 bits that an engine stores."""
@@ -215,7 +215,7 @@ def _check_together(config: GenerationConfig) -> None:
     if config.min_new_tokens > config.max_new_tokens:
         raise ConfigError("min_new_tokens", f"exceeds max_new_tokens={config.max_new_tokens}", config.min_new_tokens)
     if config.sequences_per_prompt * config.max_new_tokens > MAX_TOKENS_PER_GROUP:
-        problem = f"times the sequences of a prompt exceeds {MAX_TOKENS_PER_GROUP}, more than one result can carry"
+        problem = f"times the sequences of a prompt exceeds {MAX_TOKENS_PER_GROUP}, the most that one result carries"
         raise ConfigError("max_new_tokens", problem, config.max_new_tokens)
     if config.num_beams > 1:
         _check_beams(config)

@@ -14,6 +14,7 @@ from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, e
 from rollstream.schemas.errors import shown
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
+from rollstream.schemas.wire.result_size import check_result_fits
 
 from ..errors import PromptsError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
@@ -63,14 +64,15 @@ def split(
 ) -> Submission:
     """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
 
-    Raises `PromptsError`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`, and `schemas.WireError` for a
-    job larger than a reader takes.
+    Raises `PromptsError`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`, `schemas.ConfigError` for a
+    group whose result may be larger than a message, and `schemas.WireError` for a job larger than a reader takes.
     """
     if type(prompts_per_job) is not int or not 1 <= prompts_per_job <= MAX_GROUPS_PER_JOB:
         raise PromptsError("prompts_per_job", f"{shown(prompts_per_job)} is no integer from 1 to {MAX_GROUPS_PER_JOB}")
     check_name("batch_id", batch_id)
     if adapter is not None:
         check_adapter(adapter)
+    check_result_fits(config, max(map(len, prompts.ids)))
     starts = range(0, len(prompts.ids), prompts_per_job)
     batch = Batch(
         batch_id=batch_id,

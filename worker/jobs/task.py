@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rollstream.schemas import Envelope, Job
+from rollstream.schemas.wire.result_size import result_bytes
 
 from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load
@@ -28,12 +29,12 @@ class Task:
 
     @cached_property
     def of_group(self) -> Load:
-        """What a group takes until its answer is in Redis: an int32 id, a float32 log-prob and a mask bit a token."""
+        """What a group takes until its answer is in Redis."""
         if isinstance(self.job, DataError):
             return OF_ERROR
-        sequences = self.job.config.sequences_per_prompt
-        tokens = sequences * self.job.config.max_new_tokens
-        return Load(1, sequences, tokens * 65 // 8, tokens)
+        config = self.job.config
+        sequences = config.sequences_per_prompt
+        return Load(1, sequences, result_bytes(config), sequences * config.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 
 from rollstream.producer.batches.prompts import Prompts
 from rollstream.producer.batches.submission import Submission, split
-from rollstream.schemas import Envelope, GenerationConfig
+from rollstream.schemas import ConfigError, Envelope, GenerationConfig
 
 
 def submission(**options: Any) -> Submission:
@@ -48,6 +49,16 @@ def test_what_differs_from_its_default_is_other_content(change: dict[str, Any]) 
 
 def test_the_order_of_a_bias_is_no_content() -> None:
     assert submission(logit_bias={3: -1.0, 4: 1.0}).digest == submission(logit_bias={4: 1.0, 3: -1.0}).digest
+
+
+def test_a_prompt_whose_result_no_message_would_carry_is_refused_before_anything_is_sent() -> None:
+    config = GenerationConfig(max_new_tokens=2**16, num_return_sequences=64)
+    prompts = Prompts.of([np.ones(1, np.int32), np.ones(8 * 2**20, np.int32)])
+
+    with pytest.raises(
+        ConfigError, match="a prompt of 8388608 make a result of 67633152 bytes, and one message carries"
+    ):
+        split(prompts, config, batch_id="b", adapter=None, prompts_per_job=1, submitted_at=1000.5)
 
 
 def test_an_entry_says_how_many_tokens_its_job_may_have() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rollstream.schemas import Envelope, ErrorCode, GenerationConfig, Job, Tensor
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.wire.result_size import result_bytes
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
@@ -146,6 +147,7 @@ def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dic
 
     ids_logprobs_and_mask = 4 * 16 + 4 * 16 + 16 // 8
     assert task.of_group == Load(1, sequences, sequences * ids_logprobs_and_mask, sequences * 16)
+    assert task.of_group.nbytes == result_bytes(GenerationConfig(max_new_tokens=16, **config))
 
 
 def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:

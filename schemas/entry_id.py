@@ -9,6 +9,13 @@ from typing import Self
 MAX_VERSION = 2**31 - 1
 """The last policy version: version v is the entry `EntryId(v)` of the versions stream."""
 
+
+def version_of(text: str) -> int | None:
+    """The policy version that this reads as, if it is one."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(f"{MAX_VERSION}")
+    return int(text) if is_number and int(text) <= MAX_VERSION else None
+
+
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 

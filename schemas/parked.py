@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from .entry_id import MAX_VERSION
+from .entry_id import version_of
 
 VERSION_PREFIX = "parked:version:"
 """Before the version; `unpark.lua` looks for it."""
@@ -31,9 +31,3 @@ class ParkedFor:
         """What the jobs of this consumer wait for; None for a worker, whose jobs run."""
         version = version_of(consumer.removeprefix(VERSION_PREFIX)) if consumer.startswith(VERSION_PREFIX) else None
         return None if version is None else cls(version)
-
-
-def version_of(text: str) -> int | None:
-    """The policy version that this reads as, if it is one."""
-    is_number = text.isascii() and text.isdigit() and len(text) <= len(f"{MAX_VERSION}")
-    return int(text) if is_number and int(text) <= MAX_VERSION else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+PAUSED_FIELD = "paused"
+"""Of the control hash: when an operator paused the queue, in Unix seconds; no such field while it is not paused."""
+
 
 class PauseReason(StrEnum):
     """A worker may have several at once; it takes jobs again when the last is over."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 
 from rollstream.schemas import Keys
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from .adapters.cache_folder import CacheFolder
 from .adapters.disk_watch import watch_disk
@@ -27,7 +29,7 @@ from .intake.consumer import Consumer
 from .jobs.deadlines import RedisClock
 from .jobs.runner import Rollout
 from .operations.control import Control
-from .operations.heartbeat import Heartbeat, Report
+from .operations.heartbeat import Heartbeat
 from .operations.process_end import end_by
 from .operations.watchdog import watch
 from .redis_io.connections import connect
@@ -88,13 +90,13 @@ class Worker:
         return f"<Worker {self.state} {self._consumer!r} published={self._publisher.counts}>"
 
     @property
-    def state(self) -> str:
-        """`starting` (the newest policy version is not loaded yet), `serving`, `paused` or `draining`."""
+    def state(self) -> WorkerState:
+        """Starting also while the newest policy version is not loaded yet."""
         if self._admission.closed:
-            return "draining"
+            return WorkerState.DRAINING
         if self._starting:
-            return "starting"
-        return "paused" if self._admission.paused else "serving"
+            return WorkerState.STARTING
+        return WorkerState.PAUSED if self._admission.paused else WorkerState.SERVING
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or an operator asks for a drain, then finish what the grace period allows.
@@ -185,24 +187,25 @@ class Worker:
             store = AdapterStore(self._commands, keys, self._adapter_cache, *sizes)
         return AdapterSupply(self._engine, folder, store)
 
-    def _report(self) -> Report:
-        return {
-            "state": self.state,
-            "paused_for": ",".join(sorted(self._admission.paused)),
-            **self._start.report(),
-            "policy_version": self._policy.serving.version,
-            "policy_sha256": self._policy.serving.announced.sha256,
-            "newest_version": self._policy.newest,
-            "policy_error": self._policy.error,
-            "running_groups": self._admission.load.groups,
-            "running_sequences": self._admission.load.sequences,
-            "waiting_groups": self._admission.waiting,
-            "held_jobs": len(self._leases),
-            "groups_published": self._publisher.counts["published"],
-            "groups_duplicate": self._publisher.counts["duplicate"],
-            "groups_fenced": self._publisher.counts["fenced"],
-            "tokens_generated": self._rollout.tokens_generated,
-        }
+    def _report(self) -> WorkerReport:
+        counts, load = self._publisher.counts, self._admission.load
+        return replace(
+            self._start.report(),
+            state=self.state,
+            paused_for=tuple(sorted(self._admission.paused)),
+            policy_version=self._policy.serving.version,
+            policy_sha256=self._policy.serving.announced.sha256,
+            newest_version=self._policy.newest,
+            policy_error=self._policy.error,
+            running_groups=load.groups,
+            running_sequences=load.sequences,
+            waiting_groups=self._admission.waiting,
+            held_jobs=len(self._leases),
+            groups_published=counts["published"],
+            groups_duplicate=counts["duplicate"],
+            groups_fenced=counts["fenced"],
+            tokens_generated=self._rollout.tokens_generated,
+        )
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

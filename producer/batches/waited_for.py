@@ -8,6 +8,7 @@ from difflib import SequenceMatcher
 from functools import partial
 
 from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.worker_report import WorkerState
 
 _MOST_NAMED = 3
 
@@ -17,8 +18,7 @@ class Reporting:
     """One live worker, as it reports. Its text is printable already."""
 
     name: str
-    state: str = "serving"
-    """`starting`, `serving`, `paused` or `draining`."""
+    state: str = WorkerState.SERVING
     paused_for: tuple[str, ...] = ()
     version: int = 0
     """The policy version that it serves."""
@@ -33,7 +33,7 @@ class Reporting:
     @property
     def takes_jobs(self) -> bool:
         """Whether nothing but a lack of room keeps it from taking a job now."""
-        return self.state == "serving"
+        return self.state == WorkerState.SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,9 @@ _REASONS: tuple[Callable[[BatchFacts], str], ...] = (
 
 
 def _state(one: Reporting) -> str:
-    if one.state == "starting":
+    if one.state == WorkerState.STARTING:
         return f"{one.name} is starting{f', it loads {one.model}' if one.model else ''}"
-    if one.state != "paused":
+    if one.state != WorkerState.PAUSED:
         return f"{one.name} is {one.state}"
     why = f", it refused version {one.newest}: {one.problem}" if one.problem else ""
     return f"{one.name} is paused for {' and '.join(one.paused_for)}{why}"

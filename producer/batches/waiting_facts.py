@@ -13,13 +13,15 @@ from redis.exceptions import ResponseError
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
+from rollstream.schemas.worker_report import WorkerReport, WorkerState
 from rollstream.transport.redis import is_split
 
+from ..policies.live_workers import live_reports
 from ..redis_io.connection import Connection
 from .waited_for import BatchFacts, Reporting
 
-_FIELDS = ("state", "paused_for", "policy_version", "newest_version", "policy_error", "partitions", "model")
 _MOST_JOBS = 1000
 """Of a batch that are looked at, the first ones."""
 _POLICY = re.compile(rb"rs:\{([^{}:]+)\}:workers:")
@@ -31,11 +33,11 @@ async def read_facts(connection: Connection, keys: Keys, batch: Batch) -> BatchF
 
 
 async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
-    workers = await _workers(redis, keys)
+    workers = [_reporting(name, report) for name, report in (await live_reports(redis, keys)).items()]
     partition = keys.partition(batch.batch_id)
     jobs = keys.jobs(partition)
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.hexists(keys.control(), "paused")
+        pipe.hexists(keys.control(), PAUSED_FIELD)
         pipe.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=1)
         pipe.hmget(keys.ledger(batch.batch_id), [f"job:{job}" for job in range(min(batch.num_jobs, _MOST_JOBS))])
         pipe.xinfo_groups(jobs)
@@ -59,29 +61,16 @@ async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
     )
 
 
-async def _workers(redis: Redis, keys: Keys) -> list[Reporting]:
-    pattern = keys.workers_pattern()
-    names = sorted([key async for key in redis.scan_iter(match=pattern, count=500)])
-    async with redis.pipeline(transaction=False) as pipe:
-        for key in names:
-            pipe.hmget(key, _FIELDS)
-        replies = await pipe.execute(raise_on_error=False)
-    found = zip(names, (_unless_refused(reply, [None]) for reply in replies), strict=True)
-    return [_reporting(_text(key)[len(pattern) - 1 :], *reply) for key, reply in found if any(reply)]
-
-
-def _reporting(name: str, *fields: bytes | None) -> Reporting:
-    """The values of `_FIELDS`; a field that makes no sense is as one that is not there."""
-    state, paused_for, version, newest, problem, partitions, model = fields
+def _reporting(name: str, report: WorkerReport) -> Reporting:
     return Reporting(
-        name=name,
-        state=_text(state or b"serving"),
-        paused_for=tuple(filter(None, _text(paused_for or b"").split(","))),
-        version=_number(version) or 0,
-        newest=_number(newest) or 0,
-        problem=_text(problem or b""),
-        partitions=_number(partitions),
-        model=_text(model or b""),
+        name=printable(name),
+        state=report.state or WorkerState.SERVING,
+        paused_for=report.paused_for,
+        version=report.policy_version or 0,
+        newest=report.newest_version or 0,
+        problem=report.policy_error,
+        partitions=report.partitions,
+        model=report.model,
     )
 
 
@@ -103,10 +92,6 @@ def _unless_refused(reply: Any, otherwise: Any) -> Any:
     if isinstance(reply, Exception):
         raise reply
     return reply
-
-
-def _number(value: bytes | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() and len(value) <= 10 else None
 
 
 def _text(value: bytes) -> str:

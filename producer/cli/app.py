@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import sys
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from rollstream.schemas import Keys
 
 from ..client import AsyncClient
 from ..errors import PromptFileError
-from ..operations.queue_state import queue_table, read_status, remarks, worker_table
+from ..operations.queue_state import queue_table, read_status, remarks, status_json, worker_table
 from .config_flags import read_config
 from .connection import with_connection
 from .dead import dead
@@ -223,7 +222,7 @@ def status(
     with exit_codes():
         found = with_connection(redis, lambda connection: read_status(connection, Keys(policy, partitions)))
     if json_output:
-        typer.echo(json.dumps(dataclasses.asdict(found)))
+        typer.echo(json.dumps(status_json(found)))
         return
     console = Console()
     console.print(queue_table(found))

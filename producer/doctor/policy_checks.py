@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rollstream.schemas.parked import version_of
 from rollstream.schemas.pause_reason import PauseReason
 
 from ..operations.queue_state import Worker, age, refusals
@@ -41,7 +40,7 @@ def _refused(found: Probe) -> Iterator[Finding]:
 
 
 def _takes_nothing(worker: Worker) -> bool:
-    return PauseReason.POLICY in worker.fields.get("paused_for", "").split(",")
+    return PauseReason.POLICY in worker.report.paused_for
 
 
 def _version_gate(found: Probe) -> Finding:
@@ -50,7 +49,7 @@ def _version_gate(found: Probe) -> Finding:
     If no version is announced (any more), workers keep the version they serve, and take jobs that wait for it.
     """
     parked = [parked for seen in found.partitions for parked in seen.queue.parked]
-    served = [version_of(worker.fields.get("policy_version", "")) or 0 for worker in found.workers]
+    served = [worker.report.policy_version or 0 for worker in found.workers]
     newest = found.newest_version or max(served, default=0)
     unknown = [] if found.newest_version is None else [one for one in parked if one.version > newest]
     if not unknown:

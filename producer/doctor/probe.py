@@ -20,8 +20,8 @@ from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
-from ..operations.queue_state import Queue, Worker, read_paused, read_queue, read_worker
-from ..policies.live_workers import live_reports
+from ..operations.queue_state import Queue, Worker, read_paused, read_queue, seen_workers
+from ..policies.live_workers import live_names, read_reports
 from ..policies.parked import newest_announced
 from ..redis_io.connection import Connection
 from .batch_checks import BatchSeen, troubled_batches
@@ -134,9 +134,9 @@ class _Prober:
     async def look(self) -> Probe:
         round_trips = await self._connection.call("ping", time_pings)
         ahead, now = await self._try("read the clock", read_clock, (0.0, time.time()))
-        workers: list[bytes] = await self._try("list the workers", self._worker_keys, [])
+        workers: list[str] = await self._try("list the workers", partial(live_names, keys=self._keys), [])
         expected = self._expected(workers)
-        nothing: dict[str | bytes, str] = {}
+        nothing: dict[str, str] = {}
         types = await self._try("read the types of keys", partial(read_types, keys=expected), nothing)
         wrong = {key: (expected[key], found) for key, found in types.items() if found not in ("none", expected[key])}
         paused, paused_s_ago = await self._paused(wrong, now)
@@ -149,10 +149,10 @@ class _Prober:
             round_trips_s=round_trips,
             clock_ahead_s=ahead,
             refused_commands=await self._try("ask for rights", partial(refused_commands, keys=self._keys), {}),
-            wrong_types={_text(key): types for key, types in wrong.items()},
+            wrong_types=wrong,
             partitions=await self._partitions(wrong, now),
             beyond=await self._try("look for other partitions", self._beyond, ()),
-            workers=await self._workers([key for key in workers if key not in wrong], now),
+            workers=await self._workers(workers, now),
             newest_version=await self._newest_version(wrong),
             paused=paused,
             paused_s_ago=paused_s_ago,
@@ -164,12 +164,12 @@ class _Prober:
             refusals=tuple(self._refusals),
         )
 
-    async def _paused(self, wrong: Mapping[str | bytes, object], now: float) -> tuple[bool, float | None]:
+    async def _paused(self, wrong: Mapping[str, object], now: float) -> tuple[bool, float | None]:
         if self._keys.control() in wrong:
             return False, None
         return await self._try("read the control hash", partial(read_paused, keys=self._keys, now=now), (False, None))
 
-    async def _lease(self, wrong: Mapping[str | bytes, object]) -> tuple[float | None, str]:
+    async def _lease(self, wrong: Mapping[str, object]) -> tuple[float | None, str]:
         if self._keys.control() in wrong:
             return None, ""
         return await self._try("read the lease", partial(read_lease, keys=self._keys), (None, ""))
@@ -179,12 +179,12 @@ class _Prober:
         fsyncs: dict[str, str] = await self._try("run CONFIG GET", of_each(read_appendfsync), {})
         return tuple(NodeSeen(name, infos.get(name, {}), fsyncs.get(name, "")) for name in infos | fsyncs)
 
-    async def _newest_version(self, wrong: Mapping[str | bytes, object]) -> int | None:
+    async def _newest_version(self, wrong: Mapping[str, object]) -> int | None:
         if self._keys.versions() in wrong:
             return None
         return await self._try("read the versions", partial(newest_announced, keys=self._keys), None)
 
-    async def _no_version(self, wrong: Mapping[str | bytes, object]) -> str:
+    async def _no_version(self, wrong: Mapping[str, object]) -> str:
         async def read(redis: Redis) -> str:
             found: Any = await redis.xrange(self._keys.versions(), str(EntryId(MAX_VERSION + 1)), "+", count=1)
             return found[0][0].decode() if found else ""
@@ -200,23 +200,17 @@ class _Prober:
             self._refusals.append(Refusal(what, error.problem, error.advice))
             return default
 
-    def _expected(self, workers: list[bytes]) -> dict[str | bytes, str]:
+    def _expected(self, workers: list[str]) -> dict[str, str]:
         """The Redis type that each key must have, if the key exists."""
         streams = [key(p) for p in range(self._keys.partitions) for key in (self._keys.jobs, self._keys.dead)]
-        expected: dict[str | bytes, str] = dict.fromkeys([*streams, self._keys.versions()], "stream")
-        return expected | dict.fromkeys([self._keys.control(), *workers], "hash")
+        hashes = [self._keys.control(), *map(self._keys.worker, workers)]
+        return dict.fromkeys([*streams, self._keys.versions()], "stream") | dict.fromkeys(hashes, "hash")
 
-    async def _worker_keys(self, redis: Redis) -> list[bytes]:
-        return await live_reports(redis, self._keys)
+    async def _workers(self, names: list[str], now: float) -> tuple[Worker, ...]:
+        read = partial(read_reports, keys=self._keys, names=names)
+        return tuple(seen_workers(await self._try("read the workers", read, {}), now))
 
-    async def _workers(self, keys: list[bytes], now: float) -> tuple[Worker, ...]:
-        async def read(redis: Redis) -> list[Worker | None]:
-            return [await read_worker(redis, self._keys, key, now) for key in keys]
-
-        found: list[Worker | None] = await self._try("read the workers", read, [])
-        return tuple(worker for worker in found if worker is not None)
-
-    async def _partitions(self, wrong: Mapping[str | bytes, object], now: float) -> tuple[PartitionSeen, ...]:
+    async def _partitions(self, wrong: Mapping[str, object], now: float) -> tuple[PartitionSeen, ...]:
         seen = []
         for number in range(self._keys.partitions):
             if not {self._keys.jobs(number), self._keys.dead(number)} & wrong.keys():
@@ -252,5 +246,5 @@ class _Prober:
         return tuple(number for number, exists in zip(numbers, found, strict=True) if exists)
 
 
-def _text(key: str | bytes) -> str:
-    return key if isinstance(key, str) else key.decode("utf-8", "backslashreplace")
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

@@ -59,7 +59,7 @@ async def read_appendfsync(redis: Redis) -> str:
     return str((await redis.config_get("appendfsync")).get("appendfsync", ""))
 
 
-async def read_types(redis: Redis, keys: Iterable[str | bytes]) -> dict[str | bytes, str]:
+async def read_types(redis: Redis, keys: Iterable[str]) -> dict[str, str]:
     """The Redis type of each key; `none` for a key that does not exist."""
     names = list(keys)
     async with redis.pipeline(transaction=False) as pipe:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rollstream.schemas.pause_reason import PauseReason
 
 from ..operations.lease import LeaseSeen, told_by
-from ..operations.queue_state import Worker, age, is_starting
+from ..operations.queue_state import Worker, age
 from .batch_checks import batch_findings
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .policy_checks import policy_findings
@@ -72,8 +72,8 @@ def _consumer_groups(found: Probe) -> Iterator[Finding]:
 
 def _workers(found: Probe) -> Finding:
     unfinished = _waiting(found) + sum(seen.queue.pending for seen in found.partitions)
-    loading = [worker for worker in found.workers if is_starting(worker)]
-    models = some(worker.fields.get("model", "") for worker in loading)
+    loading = [worker for worker in found.workers if worker.report.is_starting]
+    models = some(worker.report.model for worker in loading)
     starting = f" ({len(loading)} starting: {models or 'no model'})" if loading else ""
     return graded(
         "workers",
@@ -88,14 +88,15 @@ def _workers(found: Probe) -> Finding:
 
 def _ready(found: Probe) -> list[Worker]:
     """Workers that have loaded the version they serve."""
-    return [worker for worker in found.workers if not is_starting(worker)]
+    return [worker for worker in found.workers if not worker.report.is_starting]
 
 
 def _differing(found: Probe) -> Iterator[Finding]:
-    for field, what in (("model", "model"), ("policy_version", "policy version")):
-        values = sorted({worker.fields.get(field, "") for worker in _ready(found)})
+    reports = [worker.report for worker in _ready(found)]
+    versions = ["" if report.policy_version is None else str(report.policy_version) for report in reports]
+    for what, values in (("model", {report.model for report in reports}), ("policy version", {*versions})):
         if len(values) > 1:
-            seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in values)}"
+            seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in sorted(values))}"
             remedy = "one batch is answered by all of them: drain the wrong ones, or wait if they are being changed"
             yield Finding(what, WARN, seen, remedy)
 
@@ -144,7 +145,7 @@ def _adapter_caches(found: Probe) -> Iterator[Finding]:
 
 
 def _paused_for(reason: PauseReason, found: Probe) -> list[str]:
-    return [worker.consumer for worker in found.workers if reason in worker.fields.get("paused_for", "").split(",")]
+    return [worker.consumer for worker in found.workers if reason in worker.report.paused_for]
 
 
 def _backlog(found: Probe) -> Finding:

@@ -61,7 +61,8 @@ async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
 
 def told_by(workers: Iterable[Worker]) -> dict[str, str]:
     """`--lease-s` by worker; empty for a worker that does not report it."""
-    return {worker.consumer: worker.fields.get("lease_s", "") for worker in workers}
+    told = {worker.consumer: worker.report.lease_s for worker in workers}
+    return {name: "" if lease_s is None else str(lease_s) for name, lease_s in told.items()}
 
 
 async def set_lease(connection: Connection, keys: Keys, seconds: float) -> None:

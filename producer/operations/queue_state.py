@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,16 +13,16 @@ from rich.text import Text
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.field_values import seconds_of
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
+from rollstream.schemas.worker_report import WorkerReport
 
 from ..policies.live_workers import live_reports
 from ..policies.parked import Parked, read_parked
 from ..redis_io.connection import Connection
 from . import waiting
-
-_LATEST_S = 1e11
-"""Unix seconds. A later `seen_at`, infinity or NaN is no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Worker:
     """One live worker, as it reports itself."""
 
     consumer: str
-    fields: dict[str, str]
+    report: WorkerReport
     seen_s_ago: float | None
 
 
@@ -83,10 +82,19 @@ async def read_status(connection: Connection, keys: Keys) -> Status:
     return await connection.call("read the status", read)
 
 
+def status_json(status: Status) -> dict[str, Any]:
+    """What `status --json` prints: of each worker the `fields` of its report, as they stand in Redis."""
+    found = asdict(status)
+    for worker, row in zip(status.workers, found["workers"], strict=True):
+        row["fields"] = worker.report.fields()
+        del row["report"]
+    return found
+
+
 async def read_paused(redis: Redis, keys: Keys, now: float) -> tuple[bool, float | None]:
     """Whether the queue is paused, and for how many seconds; `now` by Redis' clock."""
-    paused: Any = await redis.hget(keys.control(), "paused")
-    return (False, None) if paused is None else (True, _ago(_text(paused), now))
+    paused: Any = await redis.hget(keys.control(), PAUSED_FIELD)
+    return (False, None) if paused is None else (True, _ago(seconds_of(paused), now))
 
 
 async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Queue:
@@ -120,34 +128,16 @@ async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
 
 async def read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
     """The workers that report, sorted by name; `now` by Redis' clock."""
-    found = await live_reports(redis, keys)
-    workers = [await read_worker(redis, keys, key, now) for key in found]
-    return [worker for worker in workers if worker is not None]
+    return seen_workers(await live_reports(redis, keys), now)
 
 
-async def read_worker(redis: Redis, keys: Keys, key: bytes, now: float) -> Worker | None:
-    """The worker whose report is at this key; None when the report has expired."""
-    raw: Any = await redis.hgetall(key)
-    fields = {_text(name): _text(value) for name, value in raw.items()}
-    consumer = _text(key).removeprefix(keys.worker(""))
-    return Worker(consumer, fields, _ago(fields.get("seen_at"), now)) if raw else None
+def seen_workers(reports: Mapping[str, WorkerReport], now: float) -> list[Worker]:
+    """In the order of `reports`; `now` by Redis' clock."""
+    return [Worker(name, report, _ago(report.seen_at, now)) for name, report in reports.items()]
 
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-def is_starting(worker: Worker) -> bool:
-    """Whether the worker still loads its model or its first version, and takes no jobs yet."""
-    return worker.fields.get("state") == "starting"
-
-
-def _ago(moment: str | None, now: float) -> float | None:
-    try:
-        seen = float(moment or "")
-    except ValueError:
-        return None
-    return max(0.0, round(now - seen, 3)) if 0 <= seen < _LATEST_S else None
+def _ago(moment: float | None, now: float) -> float | None:
+    return None if moment is None else max(0.0, round(now - moment, 3))
 
 
 def queue_table(status: Status) -> Table:
@@ -164,16 +154,16 @@ def queue_table(status: Status) -> Table:
     return table
 
 
-_WORKER_COLUMNS = {
-    "state": "state",
-    "engine": "engine",
-    "model": "model",
-    "ver": "policy_version",
-    "groups": "running_groups",
-    "seqs": "running_sequences",
-    "done": "groups_published",
-    "tokens": "tokens_generated",
-}
+_WORKER_COLUMNS = ("state", "engine", "model", "ver", "groups", "seqs", "done", "tokens", "seen ago")
+
+
+def _worker_row(worker: Worker) -> list[str]:
+    report = worker.report
+    why = f" ({','.join(report.paused_for)})" if report.paused_for else ""
+    counts = report.running_groups, report.running_sequences, report.groups_published, report.tokens_generated
+    seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
+    told = ["" if count is None else str(count) for count in counts]
+    return [worker.consumer, f"{report.state}{why}", report.engine, report.model, _version(report), *told, seen]
 
 
 def waiting_jobs(status: Status) -> int | None:
@@ -186,24 +176,20 @@ def worker_table(status: Status) -> Table:
     """One row for each live worker; what a worker does not report stays empty."""
     table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
     table.add_column("worker", no_wrap=True)
-    for column in (*_WORKER_COLUMNS, "seen ago"):
+    for column in _WORKER_COLUMNS:
         table.add_column(column, overflow="fold")
     for worker in status.workers:
-        told = worker.fields | {"policy_version": _version(worker.fields)}
-        state, *others = (told.get(name, "") for name in _WORKER_COLUMNS.values())
-        why = worker.fields.get("paused_for", "")
-        values = [worker.consumer, f"{state} ({why})" if why else state, *others]
-        seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
-        table.add_row(*(Text(printable(value)) for value in (*values, seen)))
+        table.add_row(*(Text(printable(value)) for value in _worker_row(worker)))
     return table
 
 
-def _version(fields: dict[str, str]) -> str:
+def _version(report: WorkerReport) -> str:
     """The version that a worker serves, and the newest that it knows if that is another: on its way, or refused."""
-    serves, newest = fields.get("policy_version", ""), fields.get("newest_version", "")
-    if newest in {"", serves}:
+    serves = "" if report.policy_version is None else str(report.policy_version)
+    if report.newest_version in (None, report.policy_version):
         return serves
-    return f"{serves} ({newest} refused)" if fields.get("policy_error") else f"{serves} (-> {newest})"
+    newest = f"{report.newest_version} refused" if report.policy_error else f"-> {report.newest_version}"
+    return f"{serves} ({newest})"
 
 
 def remarks(status: Status) -> Iterator[str]:
@@ -229,17 +215,17 @@ def remarks(status: Status) -> Iterator[str]:
 
 
 def waiting_groups(workers: Iterable[Worker]) -> int:
-    """Groups that live workers hold but have not started. A field that is no number is left out."""
-    counts = [worker.fields.get("waiting_groups", "") for worker in workers]
-    return sum(int(count) for count in counts if re.fullmatch(r"[0-9]{1,9}", count))
+    """Groups that live workers hold but have not started."""
+    return sum(worker.report.waiting_groups or 0 for worker in workers)
 
 
 def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:
-    """Names of workers by refused version and reason."""
+    """Names of workers by refused version, `?` where none is named, and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for worker in workers:
-        if why := worker.fields.get("policy_error"):
-            found.setdefault((worker.fields.get("newest_version", "?"), why), []).append(worker.consumer)
+        if why := worker.report.policy_error:
+            version = worker.report.newest_version
+            found.setdefault(("?" if version is None else str(version), why), []).append(worker.consumer)
     return found
 
 

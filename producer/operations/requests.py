@@ -11,15 +11,15 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
 
 from ..calls.patience import Overdue
 from ..errors import UnknownWorkerError
-from ..policies.live_workers import live_reports
+from ..policies.live_workers import live_names
 from ..redis_io.connection import Connection
 from . import scripts
 
-_PAUSED = "paused"
 _POLL_S = 0.2
 
 
@@ -32,8 +32,8 @@ async def pause(connection: Connection, keys: Keys) -> bool:
 
     async def mark(redis: Redis) -> Any:
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.hsetnx(keys.control(), _PAUSED, now)
-            pipe.hget(keys.control(), _PAUSED)
+            pipe.hsetnx(keys.control(), PAUSED_FIELD, now)
+            pipe.hget(keys.control(), PAUSED_FIELD)
             return (await pipe.execute())[1]
 
     paused_since = await connection.call("pause", mark)
@@ -43,20 +43,14 @@ async def pause(connection: Connection, keys: Keys) -> bool:
 async def resume(connection: Connection, keys: Keys) -> bool:
     """Let workers take jobs again. False: the queue was not paused. Raises `RedisUnavailableError`."""
     key = keys.control()
-    paused: Any = await connection.call("resume", lambda redis: redis.hexists(key, _PAUSED))
-    await connection.call("resume", lambda redis: redis.hdel(key, _PAUSED))
+    paused: Any = await connection.call("resume", lambda redis: redis.hexists(key, PAUSED_FIELD))
+    await connection.call("resume", lambda redis: redis.hdel(key, PAUSED_FIELD))
     return bool(paused)
 
 
 async def live_workers(connection: Connection, keys: Keys) -> list[str]:
     """Names of the workers that report, sorted. Raises `RedisUnavailableError`."""
-    pattern = keys.workers_pattern()
-
-    async def scan(redis: Redis) -> list[bytes]:
-        return await live_reports(redis, keys)
-
-    found = await connection.call("list the workers", scan)
-    return sorted(key.decode("utf-8", "backslashreplace")[len(pattern) - 1 :] for key in found)
+    return await connection.call("list the workers", partial(live_names, keys=keys))
 
 
 async def drain(connection: Connection, keys: Keys, workers: Collection[str] | None) -> list[str]:

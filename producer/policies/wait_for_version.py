@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.printable import printable
+from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ..calls.patience import Patience
 from ..redis_io.connection import Connection
@@ -24,9 +25,6 @@ Workers = int | Literal["all"]
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LATE_LOOK_S = 5.0
 """After so many seconds without an answer, the last look is called out of date."""
-_FIELDS = (
-    "policy_version", "newest_version", "policy_error", "state", "policy_sha256", "takes_checkpoints", "takes_adapters",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +63,10 @@ class Seen:
 
 async def read_serving(connection: Connection, keys: Keys) -> dict[str, Serving]:
     """Live workers by name. Raises `RedisUnavailableError`."""
-    pattern = keys.workers_pattern()
 
     async def read(redis: Redis) -> dict[str, Serving]:
-        names = await live_reports(redis, keys)
-        async with redis.pipeline(transaction=False) as pipeline:
-            for key in names:
-                pipeline.hmget(key, _FIELDS)
-            replies: Any = await pipeline.execute()
-        found = {_text(key)[len(pattern) - 1 :]: reply for key, reply in zip(names, replies, strict=True)}
-        return {name: _serving(*reply) for name, reply in found.items() if any(field is not None for field in reply)}
+        reports = await live_reports(redis, keys)
+        return {printable(name): _serving(report) for name, report in reports.items()}
 
     return await connection.call("read the workers", read)
 
@@ -161,23 +153,17 @@ def _check(version: object, workers: object, timeout: object) -> None:
         raise VersionWaitError("timeout", timeout, "give seconds from 0 on, or None to wait for ever")
 
 
-def _serving(*fields: bytes | None) -> Serving:
-    """Make a `Serving` of the values of `_FIELDS`."""
-    version, newest, problem, state, sha256, checkpoints, adapters = fields
-    kinds = {"checkpoint": checkpoints, "adapter": adapters}
+def _serving(report: WorkerReport) -> Serving:
+    taken = {"checkpoint": report.takes_checkpoints, "adapter": report.takes_adapters}
     return Serving(
-        _number(version),
-        _number(newest),
-        _text(problem or b"")[:500],
-        state == b"draining",
-        _text(sha256 or b"")[:64],
-        frozenset(kind for kind, taken in kinds.items() if taken == b"0"),
+        _known(report.policy_version),
+        _known(report.newest_version),
+        report.policy_error,
+        report.state == WorkerState.DRAINING,
+        report.policy_sha256,
+        frozenset(kind for kind, is_taken in taken.items() if is_taken is False),
     )
 
 
-def _number(value: bytes | None) -> int:
-    return int(value) if value is not None and value.isdigit() and len(value) <= 10 else -1
-
-
-def _text(value: bytes) -> str:
-    return printable(value.decode("utf-8", "backslashreplace"))
+def _known(version: int | None) -> int:
+    return -1 if version is None else version

@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.lease import LEASE_FIELD
-from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.pause_reason import PAUSED_FIELD, PauseReason
+from rollstream.schemas.worker_report import DRAIN
 
 from ..delivery.admission import Admission
 from ..delivery.lease_agreement import LeaseAgreement
@@ -75,8 +76,8 @@ class Control:
         batches = list(self._rollout.batches)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
-            pipe.hmget(self._keys.control(), "paused", LEASE_FIELD)
-            pipe.hget(self._worker_key, "drain")
+            pipe.hmget(self._keys.control(), PAUSED_FIELD, LEASE_FIELD)
+            pipe.hget(self._worker_key, DRAIN)
             for batch_id in batches:
                 pipe.hget(self._keys.ledger(batch_id), "cancelled")
             replies: list[Any] = await pipe.execute(raise_on_error=False)

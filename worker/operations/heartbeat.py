@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from redis.typing import EncodableT, FieldT
+
+from rollstream.schemas.worker_report import WorkerReport
 
 from ..redis_io.connections import cancelled, never_passes
 
-Report = Mapping[str, str | int | float]
 log = structlog.get_logger()
 
 
@@ -22,7 +24,7 @@ class Heartbeat:
     """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
 
     def __init__(
-        self, redis: Redis, key: str, interval_s: float, report: Callable[[], Report], ttl_s: float = 0
+        self, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: float = 0
     ) -> None:
         """`ttl_s`: where three beats may be missed while the process loads."""
         self._redis = redis
@@ -54,10 +56,11 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """One report, now."""
-        fields: dict[FieldT, EncodableT] = {"seen_at": round(time.time(), 3)}
-        fields.update(self._report())
+        report: Any = replace(
+            self._report(), seen_at=round(time.time(), 3)
+        ).fields()  # redis-py's mappings are invariant
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key, mapping=fields)
+            pipe.hset(self._key, mapping=report)
             pipe.expire(self._key, self._ttl_s)
             await pipe.execute()
 

@@ -20,12 +20,13 @@ from redis.exceptions import RedisError
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
 from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 
 from ..config import WorkerSettings
 from ..engine_registry import ENGINES
 from ..errors import SettingsError
 from ..operations import process_end
-from ..operations.heartbeat import Heartbeat, Report
+from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
 from .redis_checks import wait_for_redis
 
@@ -79,18 +80,19 @@ class Start:
         self._retire = not self._over.is_set()
         self.over()
 
-    def report(self) -> Report:
-        """What stays the same as long as this process lives."""
-        return {
-            "engine": self._settings.engine,
-            "model": self._settings.model_name,
-            "partitions": self._settings.partitions,
-            "takes_checkpoints": int(self._settings.checkpoint_dir is not None),
-            "takes_adapters": int(self._settings.serves_adapters),
-            "lease_s": self._settings.lease_s,
-            "process": self._process,
-            "started_at": self._started_at,
-        }
+    def report(self) -> WorkerReport:
+        """That it starts, and what stays the same as long as this process lives."""
+        return WorkerReport(
+            state=WorkerState.STARTING,
+            engine=self._settings.engine,
+            model=self._settings.model_name,
+            partitions=self._settings.partitions,
+            takes_checkpoints=self._settings.checkpoint_dir is not None,
+            takes_adapters=self._settings.serves_adapters,
+            lease_s=self._settings.lease_s,
+            process=self._process,
+            started_at=self._started_at,
+        )
 
     async def _claim(self, redis: Redis) -> None:
         """Two workers of one name would take each other's jobs for their own. Raises `SettingsError`."""
@@ -105,28 +107,27 @@ class Start:
             before = found
             await asyncio.sleep(_LOOK_S)
 
-    async def _try(self, redis: Redis) -> tuple[str, str] | None:
+    async def _try(self, redis: Redis) -> tuple[str, float | None] | None:
         """None: the name is ours. Else who has it, and when that one reported last."""
-        told: Any = [None, None]
+        told = WorkerReport()
         try:
-            told = await redis.hmget(self._key, ["process", "seen_at"])
+            values: Any = await redis.hmget(self._key, REPORT_FIELDS)
+            told = WorkerReport.of_values(values) or told
         except RedisError as error:
             if not never_passes(error):
                 raise
             await redis.delete(self._key)  # it is no hash: no worker wrote it
-        process, seen_at = (value or b"" for value in told)
-        holder = process.decode(errors="replace")
-        if holder and not _is_gone(holder):
-            return holder, seen_at.decode(errors="replace")
+        if told.process and not _is_gone(told.process):
+            return told.process, told.seen_at
         async with redis.pipeline(transaction=True) as pipe:
-            if holder:
+            if told.process:
                 pipe.delete(self._key)
-            pipe.hdel(self._key, "drain")  # it was asked of a former process of our name
-            pipe.hsetnx(self._key, "process", self._process)
+            pipe.hdel(self._key, DRAIN)  # it was asked of a former process of our name
+            pipe.hsetnx(self._key, PROCESS_FIELD, self._process)
             pipe.expire(self._key, int(self._ttl_s))
-            pipe.hget(self._key, "process")
+            pipe.hget(self._key, PROCESS_FIELD)
             *_, taken_by = await pipe.execute()
-        return None if taken_by == self._process.encode() else (taken_by.decode(errors="replace"), "")
+        return None if taken_by == self._process.encode() else (taken_by.decode(errors="replace"), None)
 
     @property
     def _ttl_s(self) -> float:
@@ -137,7 +138,7 @@ class Start:
 
     async def _beat(self) -> None:
         redis = connect(self._settings.redis)
-        heartbeat = Heartbeat(redis, self._key, self._settings.heartbeat_s, self._starting, self._ttl_s)
+        heartbeat = Heartbeat(redis, self._key, self._settings.heartbeat_s, self.report, self._ttl_s)
         while True:
             try:
                 await heartbeat.beat()
@@ -149,9 +150,6 @@ class Start:
             await heartbeat.retire()
         with suppress(RedisError):
             await redis.aclose()
-
-    def _starting(self) -> Report:
-        return {"state": "starting", **self.report()}
 
 
 def _is_gone(process: str) -> bool:

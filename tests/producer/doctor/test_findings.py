@@ -25,7 +25,7 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
     ("found", "level", "check", "words"),
     [
         (replace(HEALTHY, lease_agreed=None, workers=()), OK, "lease", "none agreed yet"),
-        (replace(HEALTHY, workers=(worker("w", lease_s="1"),)), FAIL, "lease", "30 s, but w has 1 s"),
+        (replace(HEALTHY, workers=(worker("w", lease_s="1"),)), FAIL, "lease", "30 s, but w has 1.0 s"),
         (replace(HEALTHY, lease_agreed=None, lease_problem="lease_ms is 'x'"), FAIL, "lease", "lease_ms is 'x'"),
         (info(redis_version="6.0.16"), FAIL, "version", "6.0.16"),
         (info(redis_version="6.2.0"), OK, "version", "6.2.0"),

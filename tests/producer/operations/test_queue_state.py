@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from rollstream.producer.operations.queue_state import Status, Worker, remarks
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Queue
 from tests.support.publishing import reporting
@@ -67,7 +67,7 @@ def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
         return SeenQueue(partition, 9, 0, 3, None, 0, parked)
 
     queues = [part(0, Parked(8, 2, 5.0, "young"), Parked(9, 1, 1.0, "x")), part(1, Parked(8, 1, 70.0, "old"))]
-    workers: list[Any] = [Worker("w", {"policy_error": "why"}, 1.0), Worker("v", {}, 1.0)]
+    workers: list[Worker] = [Worker("w", WorkerReport(policy_error="why"), 1.0), Worker("v", WorkerReport(), 1.0)]
     assert list(remarks(Status("p", False, None, queues, workers))) == [
         "parked: 3 jobs wait for policy version 8, the oldest, of batch old, for 1 min 10 s",
         "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",

@@ -12,6 +12,7 @@ from typing import Any, cast
 from rollstream import Client, GroupError
 from rollstream.schemas import GroupResult
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.operations.heartbeat import Heartbeat
 from rollstream.worker.redis_io.connections import connect
 from tests.support.answers import Answering, result_of
@@ -267,7 +268,7 @@ async def test_a_role_ends_when_it_is_cancelled_though_redis_py_loses_cancellati
 ) -> None:
     for _ in range(60):
         redis = connect(redis_url)
-        role = asyncio.create_task(Heartbeat(redis, queue.keys.worker("w"), 0, dict).run())
+        role = asyncio.create_task(Heartbeat(redis, queue.keys.worker("w"), 0, WorkerReport).run())
         await asyncio.sleep(random.uniform(0.0005, 0.004))
         role.cancel()
         _, running = await asyncio.wait([role], timeout=5)

@@ -1,1 +1,1 @@
-"""What an engine must keep to, and those that exist. Knows neither Redis nor a job."""
+"""The engines, and rules that hold for all of them. Knows neither Redis nor a job."""

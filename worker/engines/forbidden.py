@@ -1,7 +1,6 @@
-"""A token that its config forbids is sampled only where nothing else was left; such a completion is no answer.
+"""Refuse a completion with a token that its config forbids: it was sampled only because nothing else was left.
 
-vLLM picks an id all the same where every logit is masked, and says nothing. Pure, and looks only where a config
-forbids ids at all.
+If every logit is masked, vLLM still picks an id and says nothing. Pure; looks only if the config forbids ids at all.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..errors import DataError
 def check_allowed(tokens: NDArray[np.int32], request: GenerateRequest, bad_words: Sequence[Sequence[int]]) -> None:
     """Raises `DataError` (`engine_refused`) if `request` forbids one of `tokens`; `bad_words` as vLLM tokenises them.
 
-    Where all ids were masked, whatever was sampled is forbidden, so that nothing of this kind goes unseen.
+    If all ids were masked, any sampled id is a forbidden one, so no such case is missed.
     """
     config = request.config
     if config.allowed_token_ids is not None:
@@ -32,7 +31,7 @@ def check_allowed(tokens: NDArray[np.int32], request: GenerateRequest, bad_words
 
 
 def _ends_of(word: Sequence[int], tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether `word` ends at a position."""
+    """For each position, whether `word` ends there."""
     found = np.zeros(len(tokens), np.bool_)
     if len(word) <= len(tokens):
         windows = np.lib.stride_tricks.sliding_window_view(tokens, len(word))

@@ -1,6 +1,6 @@
-"""Several engines of one worker on one GPU: one admission budget and one set of leases in front, dying together.
+"""Several engines of one worker on one GPU, with one admission budget and one set of leases. They die together.
 
-One engine with a small model is bound by the Python of its own process and leaves the chip idle; several share it.
+One engine with a small model is limited by the Python of its own process and leaves the chip idle; several fill it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..errors import DataError, EngineDiedError
 from ..weights import checkpoint
 
 _Weights = tuple[int, Path, str | None]
-"""A version, and the files that it was loaded from."""
+"""A version, and the folder and digest of the files from which it was loaded."""
 
 
 def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
-    """For each of the replicas: the worker's memory is shared out evenly; `max_num_seqs` is each one's own."""
+    """The settings of one replica: an equal share of the worker's memory, but its own full `max_num_seqs`."""
     share = {
         "gpu_memory_utilization": settings.gpu_memory_utilization / settings.replicas,
         "kv_cache_bytes": None if settings.kv_cache_bytes is None else settings.kv_cache_bytes // settings.replicas,
@@ -32,10 +32,10 @@ def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
 
 
 class Replicas:
-    """An `Engine` (see `worker.engine`) over several that serve the same model with the same settings.
+    """An `Engine` (see `worker.engine`) made of several that serve the same model with the same settings.
 
-    A call that concerns the weights goes to all of them; a group to the one that runs the fewest sequences; the steps
-    of a beam search all to the same one, which has their prefix in its cache.
+    A call about weights goes to all engines. A group goes to the engine that runs the fewest sequences. All steps of a
+    beam search go to one engine, which has their prefix in its cache.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -45,34 +45,34 @@ class Replicas:
 
     @property
     def info(self) -> EngineInfo:
-        """Of any of them, but for `max_num_seqs`: what all of them together run at once."""
+        """The info of one engine, with the `max_num_seqs` of all together."""
         infos = [engine.info for engine in self._engines]
         return replace(infos[0], max_num_seqs=sum(info.max_num_seqs for info in infos))
 
     @property
     def policy_version(self) -> int:
-        """The oldest: what every new request is sampled with at least."""
+        """The oldest version that an engine serves: no new request is sampled with an older one."""
         return min(engine.policy_version for engine in self._engines)
 
     async def start(self) -> None:
-        """One after the other: engines that start at the same moment take each other's memory for their own."""
+        """Start the engines one after the other: at the same time each would count the memory of another as its own."""
         for engine in self._engines:
             await engine.start()
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """See `Engine.generate`; on the engine that runs the fewest sequences."""
+        """See `Engine.generate`; runs on the engine with the fewest sequences."""
         number = min(range(len(self._engines)), key=self._running.__getitem__)
         async with self._counted(number, request.config.num_return_sequences):
             return await self._engines[number].generate(request)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
-        """See `Engine.next_tokens`. The steps of a search have one `request_id` but for what follows its last `/`."""
+        """See `Engine.next_tokens`. The `request_id`s of a search's steps are equal up to the last `/`."""
         number = zlib.crc32(request_id.rpartition("/")[0].encode()) % len(self._engines)
         async with self._counted(number, 1):
             return await self._engines[number].next_tokens(request_id, prompt, k, adapter)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Into every engine, for a group may go to any; into none when one of them refuses it. Raises `DataError`."""
+        """Load it into every engine, since a group may go to any; if one refuses it, into none. Raises `DataError`."""
         loaded: list[Engine] = []
 
         async def load(engine: Engine) -> None:
@@ -86,17 +86,17 @@ class Replicas:
             raise
 
     async def unload_adapter(self, adapter: Adapter) -> None:
-        """From every engine."""
+        """Unload it from every engine."""
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
     ) -> None:
-        """Into every engine that did not load these very files as `version` yet, at the same time.
+        """Load it, at the same time, into every engine that has not yet loaded these files as `version`.
 
-        Raises as `Engine.load_checkpoint` does, once all are done. Where only some could load it, those serve it, and
-        `version_spans` say so; `policy_version` stays the old one until a later call has made the others follow. The
-        version alone tells nothing: one that is announced anew may be other weights.
+        Raises what `Engine.load_checkpoint` raises, once all are done. If only some could load it, these serve it, and
+        `version_spans` say so; `policy_version` stays the old one until a later call has loaded the others. Files are
+        compared too, because a version that is announced again may have other weights.
         """
         read = await asyncio.to_thread(checkpoint.read_content, path) if content is None else content
         weights = version, path, read.sha256
@@ -108,12 +108,12 @@ class Replicas:
         await _all(engine.check() for engine in self._engines)
 
     async def close(self) -> None:
-        """End the processes of all."""
+        """End the processes of all engines."""
         await _all(engine.close() for engine in self._engines)
 
     async def _load(self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content) -> None:
         version, path, _ = weights
-        self._loaded[number] = None  # not known while it is under way: a cancelled one is carried through
+        self._loaded[number] = None  # unknown during the load: a cancelled load is still carried out
         await self._engines[number].load_checkpoint(version, path, mode, content)
         self._loaded[number] = weights
 
@@ -127,7 +127,7 @@ class Replicas:
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Return once all have; the first error is raised when all are done, a death at once, the others cancelled."""
+    """Wait for all calls, then raise the first error. The death of an engine is raised at once and cancels the rest."""
     errors: list[BaseException] = []
     running = {asyncio.create_task(call) for call in calls}
     try:

@@ -1,4 +1,4 @@
-"""An engine without a model: uniform made-up tokens, the same for the same prompt, seed and version, at a set speed."""
+"""An engine without a model. It makes up uniform tokens at a set speed, the same for one prompt, seed and version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EOS = 2
 
 
 class StubEngine:
-    """For queue tests, load tests and demos without vLLM; it never stands in where generation itself is tested."""
+    """For tests of the queue, load tests and demos without vLLM; never for tests of generation itself."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s
@@ -61,7 +61,7 @@ class StubEngine:
         """Nothing to load."""
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """n completions whose tokens follow from prompt, seed, sample and adapter alone."""
+        """n completions whose tokens follow only from prompt, seed, sample, adapter and version."""
         if self._poison in request.prompt:
             os._exit(70)
         samples = range(request.config.num_return_sequences)
@@ -70,7 +70,7 @@ class StubEngine:
         return list(await asyncio.gather(*(self._sample(request, sample) for sample in samples)))
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
-        """The k likeliest of a made-up distribution that follows from prompt and version."""
+        """The k likeliest tokens of a made-up distribution that follows from prompt, adapter and version."""
         async with self._slot():
             await self._spend(1)
             version = self._version
@@ -88,7 +88,7 @@ class StubEngine:
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
     ) -> None:
-        """Checked like any (against `--model`, if there is one); of it only the version enters the tokens."""
+        """Check it like any engine (against `--model`, if there is one); only its version changes the tokens."""
         async with self._one_swap:
             await asyncio.to_thread(checkpoint.check, path, self._booted)
             if mode == "wait":
@@ -125,7 +125,7 @@ class StubEngine:
         )
 
     async def _tokens(self, request: GenerateRequest, sample: int) -> tuple[NDArray[np.int32], tuple[VersionSpan, ...]]:
-        """All of a completion's tokens; a swap may come between any two."""
+        """A completion's tokens and version spans; a swap may come between any two tokens."""
         parts: list[NDArray[np.int32]] = []
         spans: list[VersionSpan] = []
         while True:
@@ -141,7 +141,7 @@ class StubEngine:
                 return parts[0] if len(parts) == 1 else np.concatenate(parts), tuple(spans)
 
     def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
-        """What `version` samples after the first `done` tokens."""
+        """The tokens that `version` samples after the first `done` ones."""
         config = request.config
         generator = _generator(request.prompt, request.adapter, (request.seed or 0) + sample, version)
         tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
@@ -154,7 +154,7 @@ class StubEngine:
         return tokens[done : int(stops[0]) + 1] if len(stops) else tokens[done:]
 
     def _goes_on(self, stop_ids: tuple[int, ...]) -> int:
-        """What stands for a stop id before `min_new_tokens`, where vLLM bans them."""
+        """The token that replaces a stop id before `min_new_tokens`; vLLM bans stop ids there."""
         return next((token for token in range(self._info.vocab_size) if token not in stop_ids), 0)
 
     @asynccontextmanager
@@ -172,7 +172,7 @@ class StubEngine:
                     self._idle.set()
 
     async def _spend(self, tokens: int) -> int:
-        """The time of `tokens`; less, and how many were done, when a swap comes in between."""
+        """Wait as long as `tokens` take. Returns how many were done: fewer if a swap came in between."""
         if not self._tokens_per_s:
             await asyncio.sleep(0)
             return tokens

@@ -1,1 +1,1 @@
-"""vLLM behind our `Engine`, and what runs inside its processes. The only room that imports vLLM."""
+"""vLLM behind our `Engine`, and our code inside vLLM's processes. The only room that imports vLLM."""

@@ -1,7 +1,7 @@
-"""Runs inside vLLM's workers: all of an adapter is in the model once it was loaded, and nothing of it where it was not.
+"""Runs inside vLLM's workers: check that an adapter is in the model as a whole, and remove one that is not.
 
-vLLM keeps an adapter that it could load only half-way among those that it has. It also drops tensors that no layer asks
-for, and writes a tensor that is too small into a part of its layer, without a word.
+vLLM keeps an adapter that it could load only in part. It also drops tensors for which there is no layer, and writes a
+tensor that is too small into a part of its layer, without any message.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class AdapterAudit:
-    """Its methods become methods of vLLM's worker, and so targets of `collective_rpc`."""
+    """The methods become methods of vLLM's worker, so that `collective_rpc` can call them."""
 
     model_runner: Any
 
     def rollstream_adapter_problem(self, int_id: int, num_tensors: int) -> str:
-        """Why an adapter that was loaded from a file of `num_tensors` is not in the model as a whole; else empty.
+        """Why an adapter from a file of `num_tensors` tensors is not in the model as a whole; empty if it is.
 
-        To be asked before the next step, which may need its slot for others.
+        Must be called before the next step, which may give the adapter's slot to another.
         """
         manager = _manager(self.model_runner)
         found = manager.get_adapter(int_id)
@@ -27,9 +27,9 @@ class AdapterAudit:
         return _problem(manager, found.loras, num_tensors)
 
     def rollstream_forget_adapter(self, int_id: int) -> bool:
-        """Take it out of every place that it may have; whether it is nowhere now.
+        """Remove the adapter from every place where it may be. Returns whether it is gone.
 
-        What its load wrote into a slot is no harm there: the next adapter in that slot writes or clears every layer.
+        What the load wrote into a slot does no harm: the next adapter in that slot writes or clears every layer.
         """
         manager = _manager(self.model_runner)
         manager.remove_adapter(int_id)
@@ -60,10 +60,10 @@ def _problem(manager: Any, loras: dict[str, Any], num_tensors: int) -> str:
 
 
 def _pairs(layer: Any, weights: Any) -> Iterator[tuple[Any, Any, int, int | None]]:
-    """Each lora_A and lora_B, with the width and the height of what they are for.
+    """Each lora_A and lora_B, with the width and the height of the layer for which they are.
 
-    A fused layer has several places. Where there are fewer tensors than places, vLLM cuts a tensor up, and raises when
-    several cannot be cut to fit.
+    A fused layer has several places. If there are fewer tensors than places, vLLM cuts a tensor into parts, and raises
+    if several cannot be cut to fit.
     """
     lowers, uppers = ([half] if not isinstance(half, list) else half for half in (weights.lora_a, weights.lora_b))
     places_a, places_b = (
@@ -95,7 +95,7 @@ def _misfit(lower: Any, upper: Any, width: int, height: int | None, shards: int)
 
 
 def _covers(size: int, place: int, shards: int) -> bool:
-    """Whether a whole tensor has the size of the layer of which `place` is this process' share."""
+    """Whether a tensor of this size fits the whole layer, of which `place` is this process' share."""
     return size % place == 0 and 1 <= size // place <= shards
 
 
@@ -104,7 +104,7 @@ def _is_finite(tensor: Any) -> bool:
 
 
 def _names(manager: Any) -> list[str]:
-    """Of all layers that an adapter may be on, those of a fused one by their own names."""
+    """Names of all layers that an adapter may have; parts of a fused layer have their own names."""
     return [name for module in manager.modules for name in manager.packed_modules.get(module, [module])]
 
 

@@ -1,4 +1,4 @@
-"""Every call to vLLM ends: with its answer, at its limit, or with the engine. Imports no vLLM."""
+"""Every call to vLLM ends: with its answer, at its time limit, or when the engine dies. Imports no vLLM."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Calls:
-    """Those to one engine. `dead` is what vLLM raises for an engine whose process ended.
+    """The calls to one engine. `dead` is what vLLM raises when the engine's process has ended.
 
-    vLLM itself leaves utility calls waiting for ever when the engine dies, and any call when it is shut down.
+    vLLM itself lets utility calls wait for ever when the engine dies, and any call when it is shut down.
     """
 
     def __init__(self, dead: type[Exception], step_limit_s: float, load_limit_s: float) -> None:
@@ -27,7 +27,7 @@ class Calls:
         self._no_load = asyncio.Event()
         self._no_load.set()
         self.death: str | None = None
-        """Why the engine is gone."""
+        """Why the engine is gone; None while it lives."""
 
     async def answer(self, call: Coroutine[Any, Any, T]) -> T:
         """The result of `call`, however long it takes. Raises `EngineDiedError` once the engine is known to be dead."""
@@ -48,11 +48,11 @@ class Calls:
             raise self.died("its process ended") from error
 
     async def utility(self, call: Coroutine[Any, Any, T]) -> T:
-        """The same for a call that is answered between two steps; an engine that takes too long is dead."""
+        """The same for a call that is answered between two steps; an engine that takes too long counts as dead."""
         return await self._within(self._step_limit_s, "no step", call)
 
     async def load(self, call: Coroutine[Any, Any, T]) -> T:
-        """The same for one that reads weights; it ends `loaded`'s waiting, however it ends."""
+        """The same for a call that loads weights. When it ends, in whatever way, `loaded` returns."""
         self._no_load.clear()
         try:
             return await self._within(self._load_limit_s, "weights not loaded", call)
@@ -60,17 +60,17 @@ class Calls:
             self._no_load.set()
 
     async def loaded(self) -> None:
-        """Wait while weights are loaded: EngineCore answers calls in their order, and a load has a limit of its own."""
+        """Wait while weights are loaded: EngineCore answers calls in order, and a load has its own time limit."""
         while not self._no_load.is_set():  # the next load may begin before a waiter wakes
             await self._no_load.wait()
 
     def died(self, reason: str) -> EngineDiedError:
-        """What to raise where an engine is found dead, or has to be."""
+        """Declare the engine dead; returns the error to raise."""
         self.die(reason)
         return EngineDiedError(self.death)
 
     def die(self, reason: str) -> None:
-        """The first reason stays; every pending call ends."""
+        """Declare the engine dead and end every pending call. The first reason is kept."""
         if self.death is None:
             self.death = f"the vLLM engine is gone: {reason}"
         for task in self._running:

@@ -1,6 +1,6 @@
-"""The only importer of vLLM in our process: an `AsyncLLM` that hangs no caller, and whose errors are ours.
+"""The engine over vLLM's `AsyncLLM`: no call hangs, and all errors are our own.
 
-vLLM reads its environment while it is imported, hence the order of the first lines.
+vLLM reads environment variables while it is imported, so the first lines must keep their order.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ class VllmEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Known once `start` has returned."""
+        """See `Engine.info`; known once `start` has returned."""
         if self._info is None:
             raise EngineDiedError("the engine was never started")
         return self._info
 
     @property
     def policy_version(self) -> int:
-        """What new requests are sampled with; 0 is what the engine booted with."""
+        """The version that samples new requests; 0 is the boot model."""
         return self._versions.now
 
     async def start(self) -> None:
         """Load the model and run a first request of each kind. Blocks the event loop while vLLM starts.
 
-        Not in a thread: Linux ends an engine's processes with the thread that started them (PR_SET_PDEATHSIG).
+        Do not call it in a thread: Linux ends the engine's processes with the thread that started them.
         Raises `SettingsError` with vLLM's reason.
         """
         setup.check_plugin_installed()
@@ -107,27 +107,26 @@ class VllmEngine:
         await self._watch_logits()
         try:
             await self._warm_up()
-        except DataError as error:  # weights that are NaN, or that leave the range of --dtype
+        except DataError as error:  # the weights are NaN, or too large for --dtype
             raise SettingsError(f"--model {self._settings.model}: a first request failed: {error}") from error
         _collect_less()
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _watch_logits(self) -> None:
-        """See `worker.engines.vllm.logits`. Where an engine has no such count, log-probs are asked for by every
-        request."""
+        """See `worker.engines.vllm.logits`. If the engine has no such count, every request asks for log-probs."""
         watching = await self._calls.utility(self._llm.collective_rpc("rollstream_watch_logits"))
         self._watched = all(watching) and logits.can_end_lost(EngineCoreOutput.__struct_fields__)
         if not self._watched:
             log.warning("this vLLM does not count NaNs: log-probs are computed also for jobs that want none")
 
     async def _warm_up(self) -> None:
-        # Two tokens: how one is held back until the next joins it is tried before there is a job to lose.
+        # Two tokens, so that holding back a token until the next one is tried before there is a job to lose.
         config = GenerationConfig(max_new_tokens=2, num_return_sequences=2, logprobs=self.info.logprobs_flavour)
         await self.generate(GenerateRequest("warm-up", [0], config, (), None, None))
         await self.next_tokens("warm-up-beam", [0], 2, None)
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """The n completions, in order. Raises `DataError` for what vLLM refuses, `EngineDiedError`."""
+        """The n completions, in order. Raises `DataError` for a request that vLLM refuses, `EngineDiedError`."""
         fields = translation.sampling_fields(request, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields)
         words = translation.Words(self._special, self._bad_words(params))
@@ -136,9 +135,9 @@ class VllmEngine:
         return translation.completions(output, request, spans, words)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
-        """The k likeliest next tokens (fewer where the vocabulary is smaller), raw log-probs.
+        """The k likeliest next tokens (fewer if the vocabulary is smaller), with raw log-probs.
 
-        Greedy, where vLLM's processed log-probs are the raw ones.
+        The request is greedy: vLLM's processed log-probs are then the raw ones.
         """
         params = passed_gate(prompt, translation.candidate_fields(min(k, self.info.vocab_size)))
         output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
@@ -157,10 +156,10 @@ class VllmEngine:
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
     ) -> None:
-        """See `Engine.load_checkpoint`. The pause is over when this returns, however it does.
+        """See `Engine.load_checkpoint`. The pause is over when this returns or raises.
 
-        Reading weights has `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has no
-        limit.
+        Reading weights may take `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has
+        no limit.
         """
         if self._swapper is None:
             raise EngineDiedError("the engine was never started")
@@ -172,7 +171,7 @@ class VllmEngine:
     async def check(self) -> None:
         """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout.
 
-        Waits for the end of a load, which has its own limit.
+        Waits for the end of a load, which has a limit of its own.
         """
         await self._calls.loaded()
         await self._calls.utility(self._llm.is_sleeping())
@@ -182,18 +181,18 @@ class VllmEngine:
         already_dead = self._calls.death is not None
         self._calls.die("it was closed")
         async with self._closing:
-            if already_dead:  # a hung engine obeys no shutdown: waiting for it would only delay the takeover
+            if already_dead:  # a hung engine ignores a shutdown, and waiting would delay the takeover of its jobs
                 self._processes.signal()
             if self._llm is not None:
                 await shut_down(self._llm)
             await self._processes.kill()
-        gc.unfreeze()  # at the process' end triton counts what was not collected, and complains
+        gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
 
     async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
-        """The final `RequestOutput`, and when it began.
+        """The final `RequestOutput` and the request's start.
 
-        One that a swap aborted is started again as a whole: of several samples only those that are short would have
-        ended under the old weights, and keeping them would favour short ones.
+        A request that a swap aborted is started again as a whole: only the short samples would have ended under the old
+        weights, and keeping these would favour short completions.
         """
         while True:
             if adapter is not None:
@@ -213,7 +212,7 @@ class VllmEngine:
                 output = latest
         except asyncio.CancelledError:
             if self._calls.death is None:
-                # vLLM issue 57061: one that is cancelled while it is being added goes on running.
+                # vLLM issue 57061: a request that is cancelled while it is being added goes on running.
                 await self._llm.abort(request_id)
             raise
         except REFUSALS as error:
@@ -223,7 +222,7 @@ class VllmEngine:
         return output
 
     def _bad_words(self, params: Any) -> list[list[int]]:
-        """As vLLM will ban them. Raises `DataError` for those that it cannot."""
+        """The `bad_words` as token ids, as vLLM will ban them. Raises `DataError` for words that it cannot ban."""
         if not params.bad_words:
             return []
         try:
@@ -234,7 +233,7 @@ class VllmEngine:
         return list(params.bad_words_token_ids)
 
     async def _add_lora(self, adapter: Adapter) -> None:
-        """Raises `DataError` for one that is not in the model as a whole then, and what vLLM raises."""
+        """Raises `DataError` if the adapter is then not in the model as a whole, and what vLLM raises."""
         tensors = await asyncio.to_thread(num_tensors, adapter)
         request = _lora_request(adapter)
         arguments = request.lora_name, request.lora_int_id, request.lora_path, tensors
@@ -243,7 +242,7 @@ class VllmEngine:
             raise adapter_refused(adapter.name, problem)
 
     async def _forget_lora(self, adapter: Adapter, why: Exception) -> None:
-        """Raises `EngineDiedError` where it is not sure to be gone: a later job would be sampled with half of it."""
+        """Raises `EngineDiedError` unless the adapter is certainly gone: a later job might be sampled with a part."""
         asked = self._llm.collective_rpc("rollstream_forget_adapter", args=(adapter.int_id,))
         try:
             gone = all(await self._calls.utility(asked))
@@ -261,19 +260,19 @@ class VllmEngine:
     def _swap_over(self, swapping: asyncio.Task[None]) -> None:
         self._swaps.discard(swapping)
         if not swapping.cancelled():
-            swapping.exception()  # for a caller that was cancelled: it is in the log
+            swapping.exception()  # marks the error as seen if the caller was cancelled; it is in the log
 
 
 def _collect_less() -> None:
-    """A full collection walks a million objects that vLLM's import has made; for 0.4 s nothing else runs meanwhile.
+    """Freeze the million objects that vLLM's import made: each full garbage collection would stop all for 0.4 s.
 
-    Without the frozen it takes milliseconds. vLLM does the same in EngineCore and in its server, not in `AsyncLLM`.
+    Without them it takes milliseconds. vLLM does the same in EngineCore and in its server, but not in `AsyncLLM`.
     """
     gc.collect()
     gc.freeze()
 
 
 def _lora_request(adapter: Adapter) -> Any:
-    # vLLM tells adapters, and the KV blocks in its cache, apart by name: content that is published anew needs another.
+    # vLLM tells adapters and cached KV blocks apart by name, so new content under an old name needs another one here.
     name = f"{adapter.name}#{adapter.int_id}"
     return LoRARequest(lora_name=name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))

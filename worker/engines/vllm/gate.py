@@ -1,6 +1,6 @@
-"""What is handed to vLLM: parameters that its engine is sure to decode, and that mean what ours mean.
+"""The parameters of a request for vLLM: its engine can surely decode them, and they mean what ours mean.
 
-Imported by `worker.engines.vllm.engine` alone, once the environment is ready that vLLM reads while it is imported.
+Only `worker.engines.vllm.engine` imports this, after it has prepared the environment that vLLM reads at import.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rollstream.schemas import ErrorCode
 
 from ...errors import DataError
 
-# What vLLM raises for a request that it will not run. 0.26 uses ValueError and TypeError; later it has its own base,
-# and wraps any other error of adding a request in EngineGenerateError.
+# vLLM raises these for a request that it will not run. 0.26 uses ValueError and TypeError; later versions have their
+# own base class, and wrap any other error of adding a request in EngineGenerateError.
 REFUSALS = (
     ValueError,
     TypeError,
@@ -35,17 +35,17 @@ _encoder, _decoder = MsgpackEncoder(), MsgpackDecoder(SamplingParams)
 
 
 class _OwnStops(SamplingParams):  # type: ignore[misc] # vLLM's types are not looked at
-    """Ends where our stop ids say, and bans before `min_tokens` those ids and no others.
+    """Ends completions only at our stop ids, and bans only these before `min_tokens`.
 
-    vLLM would add the EOS ids of the model and of its tokenizer to what it bans, also where they end nothing.
+    vLLM would also ban the EOS ids of the model and of its tokenizer, even if they end nothing.
     """
 
     def update_from_generation_config(self, *_args: Any, **_kwargs: Any) -> None:
-        """Called by vLLM for each request."""
+        """vLLM calls this for each request; here it adds nothing."""
 
 
 def table_limits(config: Any) -> dict[str, int]:
-    """The tables of vLLM's V2 runner, which only GPUs have: a request beyond them ends its engine."""
+    """Sizes of the tables of vLLM's V2 runner, which only GPUs have. A request that exceeds one kills the engine."""
     if not getattr(config, "use_v2_model_runner", False):
         return {}
     from vllm.v1.worker.gpu.sample import bad_words, logit_bias  # noqa: PLC0415 - not every vLLM has them
@@ -59,7 +59,7 @@ def table_limits(config: Any) -> dict[str, int]:
 
 
 def passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:
-    """`SamplingParams` that EngineCore is sure to decode: it does so outside any try, and what fails there hangs it.
+    """`SamplingParams` that EngineCore can surely decode; an error in its decoding would hang the engine.
 
     Raises `DataError` (`engine_refused`).
     """
@@ -74,5 +74,5 @@ def passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:
 
 
 def refusal(error: BaseException) -> DataError:
-    """What a request is answered with that vLLM refuses with `error`."""
+    """The error with which to answer a request that vLLM refused with `error`."""
     return DataError(ErrorCode.ENGINE_REFUSED, "config", f"vLLM refuses the request: {error}")

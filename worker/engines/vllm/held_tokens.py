@@ -1,6 +1,6 @@
-"""A completion leaves EngineCore in pieces of many tokens: vLLM itself sends each of them. Imports no vLLM.
+"""Let a completion leave EngineCore in pieces of many tokens, where vLLM would send each token. Imports no vLLM.
 
-What is sent is encoded, decoded and looked at in Python, message by message, while a small model's chip waits for it.
+Python encodes, decodes and handles each message, and a small model's chip waits for that.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any
 import numpy as np
 
 PIECE = 32
-"""Tokens of a piece; the last of a completion is what is left."""
+"""Tokens of a piece; the last piece of a completion has the rest."""
 
 _NONES: tuple[None, ...] = (None,)
 _RARE = (
     "new_prompt_logprobs_tensors", "prompt_token_id_logprobs", "pooling_output", "events", "routed_experts",
     "new_sampling_mask",
 )  # fmt: skip
-"""What an output may carry beside its tokens, and nobody here asks for. Some are arrays, which have no truth value."""
+"""Fields that an output may have beside its tokens, which we never ask for. Some are arrays without a truth value."""
 _JOINED = ("request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats")
-"""What every vLLM has, and is made of all outputs of a piece."""
+"""Fields that every vLLM has, and that a piece combines from all its outputs."""
 _OF_THE_LAST = (
     "stop_reason", "kv_transfer_params", "ec_transfer_params", "trace_headers", "num_nans_in_logits",
     "mm_cache_miss_hashes", "spec_decode_metrics",
 )  # fmt: skip
-"""What only the last output of a request has, or all have alike: the piece has its last output's."""
+"""Fields that only the last output of a request has, or that are the same in all: a piece takes its last output's."""
 _ROWS = ("logprob_token_ids", "logprobs", "sampled_token_ranks", "cu_num_generated_tokens")
 _FLAT = ("start_indices", "end_indices", "token_ids", "logprobs", "ranks", "decoded_tokens")
 
 
 def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
-    """Fields of vLLM's `EngineCoreOutput` and `LogprobsLists` for which `HeldBack` was not made; none in 0.26 and 0.32.
+    """Fields of vLLM's `EngineCoreOutput` and `LogprobsLists` that `HeldBack` does not know; none in 0.26 and 0.32.
 
-    A field that it does not know may hold a part of the answer, which it would lose.
+    An unknown field may hold a part of the answer, which would be lost.
     """
     found = set(output)
     return sorted(_unfit(found.difference(_RARE, _OF_THE_LAST), _JOINED) | _unfit(rows, _ROWS))
 
 
 def unfit_rows(flat: Iterable[str], rows: Iterable[str]) -> list[str]:
-    """The same of `FlatLogprobs` and `LogprobsLists` for `extend_flat`."""
+    """The same for `extend_flat`, with the fields of `FlatLogprobs` and `LogprobsLists`."""
     return sorted(_unfit(flat, _FLAT) | _unfit(rows, _ROWS))
 
 
@@ -51,7 +51,7 @@ def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
 
 @dataclass(slots=True)
 class _Part:
-    """The outputs of one request since its last piece, as numbers: arrays and tuples are slower to keep and to join."""
+    """The outputs of one request since its last piece, as lists of numbers: arrays are slower to keep and to join."""
 
     first: Any
     token_ids: list[int] = field(default_factory=list)
@@ -59,14 +59,14 @@ class _Part:
     ranks: list[int] = field(default_factory=list)
 
     def add(self, output: Any) -> None:
-        """Its log-probs of the sampled tokens: there are more columns if another request of the step wants them."""
+        """Add an output, with the sampled tokens' log-probs: column 0; others are for other requests of the step."""
         self.token_ids += output.new_token_ids
         if (rows := output.new_logprobs) is not None:
             self.logprobs += rows.logprobs[:, 0].tolist()
             self.ranks += rows.sampled_token_ranks.tolist()
 
     def joined(self, output: Any) -> Any:
-        """`output`, one of them, with all that they brought."""
+        """`output`, one of the outputs, with the tokens and log-probs of all."""
         output.new_token_ids = self.token_ids
         if self.logprobs:  # the last output may have neither tokens nor log-probs
             output.new_logprobs = type(self.first.new_logprobs)(
@@ -81,21 +81,21 @@ class _Part:
 
 @dataclass(slots=True)
 class HeldBack:
-    """Tokens of requests of which the end alone is wanted (FINAL_ONLY, no text), and no log-probs but the tokens' own.
+    """Tokens held back: of requests that want only the end (FINAL_ONLY), no text, and only their own log-probs.
 
-    No two requests of an engine's life may have one id: what an aborted one left here would become the other's. vLLM
-    sees to that unless it is told not to; see `worker.engines.vllm.setup`.
+    No two requests of an engine may have the same id, or the second would get what an aborted first one left here. vLLM
+    ensures that unless it is told not to; see `worker.engines.vllm.setup`.
     """
 
     version: str | None = None
-    """Weight version of the step before, where vLLM names one (0.32 and later)."""
+    """Weight version of the last step, if vLLM names it (0.32 and later)."""
     parts: dict[str, _Part] = field(default_factory=dict)
 
     def take(self, step: Any, requests: Mapping[str, Any]) -> list[Any]:
-        """Leave in `step` (an `EngineCoreOutputs`) what is to be sent now; gives outputs to be sent before it.
+        """Leave in `step` (an `EngineCoreOutputs`) only what is to be sent now; returns outputs to be sent before it.
 
-        `requests`: those that the scheduler knows, by id. A request that crosses a change of the weight version is
-        sent in parts, for vLLM counts the tokens of a version by the message that brings them.
+        `requests`: those that the scheduler knows, by id. When the weight version changes, all held tokens are sent
+        first, because vLLM counts the tokens of a version by the message that brings them.
         """
         version = getattr(step, "weight_version", None)
         earlier = [] if version == self.version else self._release()
@@ -126,13 +126,13 @@ class HeldBack:
         return True
 
     def _release(self) -> list[Any]:
-        """Those of aborted requests too, which vLLM's frontend ignores: one that ends in this step is gone as well."""
+        """All held outputs, those of aborted requests too, which vLLM's frontend ignores."""
         parts, self.parts = self.parts, {}
         return [part.joined(part.first) for part in parts.values()]
 
 
 def extend_flat(flat: Any, rows: Any) -> float:
-    """Append `rows` (a `LogprobsLists` of one column, L rows) to vLLM's `FlatLogprobs`; gives their sum."""
+    """Append `rows` (a `LogprobsLists` of one column, L rows) to vLLM's `FlatLogprobs`; returns their sum."""
     logprobs = rows.logprobs[:, 0].tolist()
     start, length = len(flat.logprobs), len(logprobs)
     flat.start_indices.extend(range(start, start + length))

@@ -1,7 +1,6 @@
-"""Ids that end a completion only once it has its `min_new_tokens`, and are not banned before.
+"""Stop ids that end a completion only after `min_new_tokens`, and are allowed before.
 
-vLLM knows no such ids: its stop ids always end, so that it has to ban them until then. Runs inside EngineCore's
-process.
+vLLM has no such ids: its stop ids always end a completion, so it bans them until then. Runs inside EngineCore.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 LATE_STOPS = "rollstream_late_stops"
-"""In a request's `extra_args`: its late stop ids."""
+"""The name in a request's `extra_args` for its late stop ids."""
 
 _FIELD = "rollstream_late"
-"""Of an engine: its requests that have such ids."""
+"""The attribute of an engine with its requests that have such ids."""
 
 
 @dataclass(slots=True)
@@ -23,9 +22,9 @@ class _Late:
     tokens: int = 0
 
     def end(self, new_token_ids: list[int]) -> int | None:
-        """How many of the request's next tokens it has until one ends it, that one included; None if none does.
+        """The number of new tokens up to the one that ends the request, that one included; None if none does.
 
-        A step gives several where the engine guesses tokens ahead.
+        A step gives several tokens if the engine guesses ahead.
         """
         enough = max(self.min_tokens - self.tokens, 0)
         self.tokens += len(new_token_ids)
@@ -34,7 +33,7 @@ class _Late:
 
 
 def end_late(engine_core: Any, stop: Any) -> None:
-    """Once: `engine_core` (vLLM's class) obeys `LATE_STOPS`; `stop` is vLLM's finish reason for a stop id."""
+    """Make `engine_core` (vLLM's class) obey `LATE_STOPS`, once; `stop` is vLLM's finish reason for a stop id."""
     if hasattr(engine_core, "rollstream_ends_late"):
         return
     engine_core.rollstream_ends_late = True
@@ -83,7 +82,10 @@ def _end(engine: Any, outputs: list[Any], late: dict[str, _Late], stop: Any) -> 
 
 
 def _comes_first(output: Any, length: int) -> bool:
-    """Another stop id can only be the last token; a reason in words is an error, and of all that the step sampled."""
+    """Whether the late stop comes before vLLM's own stop.
+
+    vLLM's stop id can only be the last token. A reason in words is an error, which concerns all tokens of the step.
+    """
     if output.stop_reason is None:
         return True
     return isinstance(output.stop_reason, int) and length < len(output.new_token_ids)

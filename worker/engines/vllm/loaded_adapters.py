@@ -1,4 +1,4 @@
-"""No request reaches vLLM with an adapter that vLLM could not read: it would end the engine. Imports no vLLM."""
+"""No request reaches vLLM with an adapter that it cannot read, which would kill the engine. Imports no vLLM."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """One that was loaded, with the files that it was loaded from."""
+    """An adapter that was loaded, and what its files held then."""
 
     adapter: Adapter
     content: AdapterContent
 
 
 class LoadedAdapters:
-    """Which adapters vLLM has, and which requests use them; `add` loads one as a whole, `remove` is its `remove_lora`.
+    """Which adapters vLLM has, and which requests use them. `add` loads one, `remove` is vLLM's `remove_lora`.
 
-    `forget` takes out what `add` left behind when it failed, or raises `EngineDiedError`.
+    `forget` removes what a failed `add` left behind, or raises `EngineDiedError`.
 
-    New weights take vLLM's adapters away: `changing` keeps others from loading one meanwhile, and `restore` brings
-    back what was there. vLLM also drops the least recently used and reads them again at their next request: the files
-    of each must be there and as they were.
+    New weights remove vLLM's adapters: `changing` is held so that none is loaded meanwhile, and `restore` brings the
+    adapters back. vLLM also drops the least recently used and reads it again at its next request, so the files of each
+    must stay as they were.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LoadedAdapters:
         self._remove = remove
         self._forget = forget
         self._refused: dict[int, tuple[Looks, str]] = {}
-        """What the engine would find again, having stood still for it: the files, and what is wrong with them."""
+        """Refused adapters: their files and what is wrong, so that the engine is not stopped to find out again."""
         self._loading: dict[int, asyncio.Task[None]] = {}
         self._known: dict[int, _Known] = {}
         self._used: dict[str, int] = {}
@@ -56,13 +56,13 @@ class LoadedAdapters:
         self.changing = asyncio.Lock()
 
     def __len__(self) -> int:
-        """Those that were loaded and not unloaded."""
+        """The number of adapters that were loaded and not unloaded."""
         return len(self._known)
 
     async def load(self, adapter: Adapter) -> None:
-        """Load it once, whoever else waits for it. Raises `DataError` (`adapter_refused`); it may then be tried again.
+        """Load the adapter once, for all that wait for it. After `DataError` (`adapter_refused`) it may be tried again.
 
-        A request that names an adapter which vLLM cannot read kills the engine; `add_lora` only refuses it.
+        A request with an adapter that vLLM cannot read kills the engine; a failed `add` only refuses the adapter.
         """
         await self._check_unchanged(adapter)
         loading = self._loading.get(adapter.int_id)
@@ -72,7 +72,7 @@ class LoadedAdapters:
         await asyncio.shield(loading)
 
     async def unload(self, adapter: Adapter) -> None:
-        """Forget one that no request uses, and take it from vLLM if it still has it; one in use stays.
+        """Forget an adapter and remove it from vLLM, unless a request uses it.
 
         Raises `EngineDiedError`.
         """
@@ -92,7 +92,7 @@ class LoadedAdapters:
 
     @contextmanager
     def in_use(self, request_id: str, adapter: Adapter | None) -> Iterator[None]:
-        """While vLLM may have the request."""
+        """Entered while vLLM may have the request."""
         if adapter is None:
             yield
             return
@@ -110,9 +110,9 @@ class LoadedAdapters:
             raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"the adapter: {problem}")
 
     async def restore(self, listed: frozenset[int]) -> list[str]:
-        """Load again what vLLM had (`listed`) or what requests use; gives the requests whose adapter is lost.
+        """Load again the adapters that vLLM had (`listed`) or requests use. Returns requests whose adapter is lost.
 
-        Holds for the time of `changing`. Raises `EngineDiedError`.
+        Call it while holding `changing`. Raises `EngineDiedError`.
         """
         gone = set()
         for int_id in sorted(listed | set(self._used.values())):
@@ -172,7 +172,7 @@ class LoadedAdapters:
 
 
 def num_tensors(adapter: Adapter) -> int:
-    """In its file. Blocks. Raises `DataError` for a file that cannot be read."""
+    """The number of tensors in the adapter's file. Blocks. Raises `DataError` for a file that cannot be read."""
     try:
         return len(read_header(adapter.path / WEIGHTS_FILE))
     except HeaderError as error:

@@ -1,7 +1,7 @@
-"""Logits from which nothing can be sampled end their request with an error, at the step that has them.
+"""End a request with an error at the step whose logits allow no sampling.
 
-vLLM samples some id all the same where logits are NaN or infinite: broken weights, or numbers that leave float16. Its
-own count of NaNs a request travels with each token, and is what this uses. Runs inside vLLM's own processes.
+If logits are NaN or infinite (broken weights, or numbers too large for float16), vLLM still samples some id. This uses
+vLLM's own count of NaNs, which each token carries. Runs inside vLLM's own processes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ COUNT_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
 
 
 def watch_rows(model_runner: Any) -> bool:
-    """In a process with a model: make vLLM's count say which rows have no finite maximum. False if it has none.
+    """In a process with a model: make vLLM's count mark the rows without a finite maximum. False if it has no count.
 
-    What it counts itself are NaNs alone, and an infinite logit is sampled for ever.
+    vLLM itself counts only NaNs, and would sample an infinite logit for ever.
     """
     sampler: Any = model_runner.sampler
     if sampler is None:  # another rank of a pipeline samples
@@ -37,16 +37,16 @@ def watch_rows(model_runner: Any) -> bool:
 
 
 def lost_rows(logits: Any) -> Any:
-    """(rows, vocabulary) to (rows,) int32: 1 where there is no finite maximum, else 0. One pass, no synchronisation."""
+    """(rows, vocabulary) to (rows,) int32: 1 if there is no finite maximum, else 0. One pass, no synchronisation."""
     import torch  # noqa: PLC0415 - only there inside vLLM's processes
 
     return _summary(logits).isnan().sum(dim=-1, dtype=torch.int32)
 
 
 def end_lost(engine_core: Any, error: Any) -> None:
-    """In EngineCore's process, once: `engine_core` (vLLM's class) ends each request of which a row was lost.
+    """In EngineCore's process, once: make `engine_core` (vLLM's class) end each request that has a lost row.
 
-    `error` is vLLM's finish reason for what it could not do.
+    `error` is vLLM's finish reason for errors.
     """
     if not hasattr(engine_core, "rollstream_ends_lost"):
         engine_core.rollstream_ends_lost = True
@@ -55,7 +55,7 @@ def end_lost(engine_core: Any, error: Any) -> None:
 
 
 def can_end_lost(fields: tuple[str, ...]) -> bool:
-    """Whether vLLM's `EngineCoreOutput` has what `end_lost` needs."""
+    """Whether vLLM's `EngineCoreOutput` has the fields that `end_lost` needs."""
     return {"num_nans_in_logits", "finish_reason", "stop_reason", "request_id"} <= set(fields)
 
 
@@ -86,12 +86,12 @@ def _summarised(count: Any) -> Any:
 
 
 def _modules(thing: Any) -> Iterator[Any]:
-    """Where its class and those that it inherits from were written."""
+    """The modules of the object's class and of its base classes."""
     return (sys.modules[kind.__module__] for kind in type(thing).__mro__)
 
 
 def _replace(owner: Any, name: str, by: Any) -> bool:
-    """Once: vLLM calls what its module or class has under that name."""
+    """Replace a function in a module or class of vLLM, once. False if it has none of that name."""
     if not hasattr(owner, name):
         return False
     if not hasattr(owner, f"rollstream_{name}"):

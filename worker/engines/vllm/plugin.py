@@ -1,4 +1,4 @@
-"""Runs inside vLLM's own processes: no engine outlives its worker, hangs unnoticed, or mixes up adapters on the CPU;
+"""Runs inside vLLM's own processes: no engine outlives its worker, hangs unnoticed, or mixes up adapters on the CPU,
 and none sends its tokens one by one.
 
 The entry point `rollstream` of the group `vllm.general_plugins`; vLLM calls `register` in each process it starts.
@@ -19,11 +19,11 @@ from . import late_stops, logits, start
 from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
-"""Set by the worker that starts vLLM; without it this plugin leaves a vLLM in the same environment alone."""
+"""Set by the worker that starts vLLM. Without it the plugin does nothing, so it disturbs no other vLLM."""
 
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger("vllm.rollstream")
-"""Below vLLM's, which has the handlers in its processes."""
+"""A child of vLLM's logger, which has the handlers in vLLM's processes."""
 
 
 def register() -> None:
@@ -47,12 +47,12 @@ def _die_with_parent() -> None:
     """vLLM issues 55510 and 34816: a killed frontend leaves EngineCore and its workers behind for ever."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before the line above
+    if parent is not None and not parent.is_alive():  # the parent died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _leave_interrupts_to_the_worker() -> None:
-    """Ctrl-C reaches every process of a terminal: an engine that obeyed would abort what its worker is draining."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the engine would abort what its worker is draining."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -60,7 +60,7 @@ def _leave_interrupts_to_the_worker() -> None:
 def _fail_when_the_input_thread_fails() -> None:
     """vLLM issues 26139 and 26196: a request that cannot be decoded ends the input thread, and the engine hangs.
 
-    With this it is an engine death, which the frontend sees at once.
+    Turn that into the death of the engine, which the frontend sees at once.
     """
     from vllm.v1.engine import EngineCoreRequestType  # noqa: PLC0415 - vLLM is only there inside its processes
     from vllm.v1.engine.core import EngineCoreProc  # noqa: PLC0415
@@ -81,7 +81,7 @@ def _fail_when_the_input_thread_fails() -> None:
 
 
 def _end_requests_of_our_own() -> None:
-    """See `worker.engines.vllm.logits` and `late_stops`. Before `_send_pieces`, which holds back what has no end."""
+    """See `worker.engines.vllm.logits` and `late_stops`. Must come before `_send_pieces`, which holds tokens back."""
     from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
 
@@ -124,7 +124,7 @@ def _holding_back(step: Any, held: dict[int, HeldBack]) -> Any:
 
 
 def _read_logprobs_at_once() -> None:
-    """In the worker's own process. vLLM reads them position by position, for they used to come one by one."""
+    """In the worker's own process: read the log-probs of a piece together; vLLM would read each position."""
     from vllm.logprobs import FlatLogprobs  # noqa: PLC0415 - imported with vLLM only
     from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
@@ -148,7 +148,7 @@ def _read_logprobs_at_once() -> None:
 
 
 def _mask_rows_without_adapter() -> None:
-    """vLLM issues 48421 and 49656: on the CPU, index -1 (no adapter) picks the last slot's adapter. Mended in 0.33.
+    """vLLM issues 48421 and 49656, mended in 0.33: on the CPU, index -1 (no adapter) picks the last slot's adapter.
 
     All three operations are linear in their input, so a row of zeros gets nothing from any adapter.
     """
@@ -168,7 +168,7 @@ def _mask_rows_without_adapter() -> None:
 
 
 def _mixes_up_rows(bgmv_shrink: Any) -> bool:
-    """Whether a row of index -1 comes out changed."""
+    """Whether a row of index -1 is changed."""
     import torch  # noqa: PLC0415 - see above
 
     row = torch.zeros(1, 1)

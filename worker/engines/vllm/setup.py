@@ -1,4 +1,4 @@
-"""What vLLM is started with, environment and arguments, and what they came to. Pure: imports no vLLM."""
+"""The environment and arguments with which vLLM starts, and what vLLM made of them. Pure: imports no vLLM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLUGIN = "rollstream"
 MAX_LOGPROBS = 128
 CPU_KV_CACHE_BYTES = 256 * 2**20
 
-# Read by vLLM while it is imported.
+# vLLM reads these while it is imported.
 _DEFAULTS = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -32,8 +32,8 @@ _DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-# 0: the model runs inside EngineCore's process (two processes instead of three, half the start).
-# No compiler: on the CPU eager is as fast, and the first log-probs would wait 14 s for one function.
+# 0: the model runs inside EngineCore's process: two processes instead of three, which start in half the time.
+# No compiler: on the CPU eager mode is as fast, and the first log-probs would wait 14 s for one compiled function.
 _CPU_DEFAULTS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
 
 _SERVICE_LINK = re.compile(r"VLLM(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
@@ -43,17 +43,17 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.j
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> None:
-    """Before vLLM is imported. What the operator has set stays; our plugin joins a list of plugins."""
+    """Call before vLLM is imported. The operator's own settings stay; our plugin is added to a list of plugins."""
     for name in [name for name, value in environment.items() if _is_service_link(name, value)]:
         del environment[name]
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
-    # vLLM's default on CUDA is fork: such an engine runs no plugin (they are loaded once) and inherits our sockets.
+    # vLLM's default on CUDA is fork: a forked engine loads no plugins again and inherits our sockets.
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    # How a step says that it had nothing to sample from. The other would end the whole engine for it.
+    # The count tells that a step had nothing to sample from. The second variable would end the whole engine for it.
     environment[COUNT_NANS] = "1"
     environment.pop("VLLM_RAISE_ON_LOGIT_NANS", None)
-    # With it a completion that a swap aborts and starts again would begin with tokens of the aborted one.
+    # With this variable a completion that a swap starts again would begin with tokens of the aborted one.
     environment.pop("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", None)
     plugins = environment.get("VLLM_PLUGINS")
     if plugins is not None and PLUGIN not in plugins.split(","):
@@ -61,9 +61,9 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
 
 
 def prepare_cpu_environment(environment: MutableMapping[str, str]) -> list[str]:
-    """Before an engine is made on the CPU; gives the names that had to go.
+    """Call before an engine is made on the CPU. Returns the names of variables that had to be removed.
 
-    VLLM_BATCH_INVARIANT kills an engine on the CPU at its first request: it calls Triton kernels.
+    With VLLM_BATCH_INVARIANT an engine on the CPU calls Triton kernels and dies at its first request.
     """
     for name, value in _CPU_DEFAULTS.items():
         environment.setdefault(name, value)
@@ -72,9 +72,9 @@ def prepare_cpu_environment(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
-    """For vLLM's `AsyncEngineArgs`. `settings.engine_args` wins over everything.
+    """The arguments for vLLM's `AsyncEngineArgs`. `settings.engine_args` wins over all others.
 
-    Raises `SettingsError` for a model folder that is none, and for an engine argument that the worker itself needs.
+    Raises `SettingsError` for an invalid model folder, and for an engine argument that the worker itself needs.
     """
     model = settings.model
     if model is None or not (model / "config.json").is_file():
@@ -105,9 +105,9 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
 
 
 def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineInfo:
-    """From vLLM's `VllmConfig`, which says what the settings came to, and its tokenizer. Raises `SettingsError`.
+    """Make the info from vLLM's `VllmConfig`, which has the final settings, and its tokenizer. Raises `SettingsError`.
 
-    `limits`: those of `EngineInfo` that the engine's runner has.
+    `limits`: the fields of `EngineInfo` that are limits of the engine's runner.
     """
     model = config.model_config
     mode = str(model.logprobs_mode)
@@ -130,11 +130,11 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
 
 
 def eos_token_ids(model: Any, tokenizer: Any, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The model's own EOS ids, and its tokenizer's where that is another; sorted. `model` is vLLM's `ModelConfig`.
+    """The model's own EOS ids, and the tokenizer's if that is another; sorted. `model` is vLLM's `ModelConfig`.
 
-    Its own are those of the first that names any of its vocabulary: generation_config.json, as in transformers, then
-    config.json, and the text model's part of config.json. The tokenizer's ends a completion too, as in vLLM: after a
-    fine-tuning it is often the one that the model has learned to say, while the configs still name the base model's.
+    The model's own come from the first of these that names an id of the vocabulary: generation_config.json (as in
+    transformers), config.json, and the text model's part of config.json. The tokenizer's id ends a completion too, as
+    in vLLM: after fine-tuning the model often emits that one, while the configs still name the base model's.
     """
     named = (
         model.try_get_generation_config().get("eos_token_id"),
@@ -157,7 +157,7 @@ def check_plugin_installed() -> None:
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Whether Kubernetes set it, for a service whose name begins with vllm; `VLLM_PORT=tcp://...` ends vLLM's start."""
+    """Whether Kubernetes set the variable for a service named vllm...; `VLLM_PORT=tcp://...` stops vLLM's start."""
     return _SERVICE_LINK.match(name) is not None or (_PORT.match(name) is not None and "://" in value)
 
 
@@ -171,7 +171,7 @@ def _on_cpu(settings: WorkerSettings) -> dict[str, Any]:
     return {
         "enforce_eager": True,
         "distributed_executor_backend": "uni",
-        # A seeded request whose prefill is cut in chunks kills an engine on the CPU (its generators have no offset).
+        # On the CPU a seeded request with a chunked prefill kills the engine: its generators have no offset.
         "enable_chunked_prefill": False,
         "kv_cache_memory_bytes": settings.kv_cache_bytes or CPU_KV_CACHE_BYTES,
     }
@@ -189,5 +189,5 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _ids(value: Any) -> set[int]:
-    """One id, several or none."""
+    """The ids in a value that may be one id, a list, or neither."""
     return {token for token in (value if isinstance(value, list | tuple) else [value]) if type(token) is int}

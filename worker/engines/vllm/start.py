@@ -1,6 +1,6 @@
-"""Why vLLM did not start, in one line: the cause is in another process, and vLLM's own error only points to its log.
+"""Why vLLM did not start, in one line. The cause is in a child process, and vLLM's own error only points to a log.
 
-A child writes what it fails with into a file in memory that its worker made; see `listening` and `report_failures`.
+A child writes its error into a file in memory that the worker made; see `listening` and `report_failures`.
 Imports no vLLM.
 """
 
@@ -19,29 +19,29 @@ from typing import Any
 from pydantic import ValidationError
 
 START_REPORT = "ROLLSTREAM_START_REPORT"
-"""Where the processes of an engine that starts say why they could not; set by its worker meanwhile."""
+"""Path where the processes of a starting engine write why they fail; the worker sets it during the start."""
 
 MAX_CAUSE = 1200
-"""Characters of a cause; vLLM and torch print whole configs."""
+"""The most characters of a cause: vLLM and torch print whole configs."""
 
 _NAME = "rollstream-start"
 _FATAL = "! "
 _SECRET = re.compile(r"token(?!iz)|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
 _POINTERS = ("root cause", "See stack trace", "initialization failed")
-"""What errors say that only point to a child's."""
+"""Words of errors that only point to a child's error."""
 
 
 class StartReport:
-    """What the processes of one start reported."""
+    """The failures that the processes of one start reported."""
 
     def __init__(self) -> None:
         self.text = ""
-        """The first that failed: a process that waits for it fails after it."""
+        """The first failure: a process that waits for the failed one fails later."""
 
 
 @contextmanager
 def listening(environment: MutableMapping[str, str]) -> Iterator[StartReport]:
-    """While an engine starts. The report is complete when the block has ended, however it did."""
+    """Entered while an engine starts. The report is complete when the block has ended, with or without an error."""
     report = StartReport()
     descriptor = os.memfd_create(_NAME)
     environment[START_REPORT] = f"/proc/{os.getpid()}/fd/{descriptor}"
@@ -54,17 +54,17 @@ def listening(environment: MutableMapping[str, str]) -> Iterator[StartReport]:
 
 
 def report_failures(environment: Mapping[str, str], logger: logging.Logger) -> None:
-    """In a child, early: what `logger` (vLLM's) says with an exception goes to the worker that starts it."""
+    """Called early in a child: send errors that vLLM's `logger` logs with an exception to the starting worker."""
     place = environment.get(START_REPORT)
     if place is None or any(isinstance(handler, _Reporting) for handler in logger.handlers):
         return
-    with suppress(OSError):  # the start is over, or this process may not look at its parent: there is vLLM's log
+    with suppress(OSError):  # the start is over, or this process may not see its parent: vLLM's log has it
         if _NAME in str(Path(place).readlink()):
             logger.addHandler(_Reporting(os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)))
 
 
 class _Reporting(logging.Handler):
-    """A line for each error, the first few. Its descriptor stays open: after the start nobody reads what it writes."""
+    """Writes a line for each of the first errors. The descriptor stays open; after the start nobody reads it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(logging.ERROR)
@@ -82,7 +82,7 @@ class _Reporting(logging.Handler):
 
 
 def _first(lines: list[str]) -> str:
-    """Of those that ended a process, if any did: vLLM also logs errors that it can do without."""
+    """The first error that ended a process, else the first of all: vLLM also logs errors that are not fatal."""
     fatal = [line.removeprefix(_FATAL) for line in lines if line.startswith(_FATAL)]
     return next(iter([*fatal, *lines]), "")
 
@@ -96,7 +96,7 @@ def why_not_started(error: BaseException, report: StartReport, secrets: Iterable
 
 
 def cause(error: BaseException) -> str:
-    """What `error` says and what it was raised from, on one line. The values that pydantic was given are left out."""
+    """The text of `error` and of the error from which it was raised, on one line, without values given to pydantic."""
     chain = [error]
     while (earlier := chain[-1].__cause__) is not None and earlier not in chain:
         chain.append(earlier)
@@ -107,7 +107,7 @@ def cause(error: BaseException) -> str:
 
 
 def secrets_of(engine_args: Mapping[str, Any], environment: Mapping[str, str]) -> set[str]:
-    """Values that no error may show: of engine arguments and variables whose name says so."""
+    """Values that no error may show: those of engine arguments and variables with the name of a secret."""
     named = [*engine_args.items(), *environment.items()]
     return {value for name, value in named if _SECRET.search(name) and isinstance(value, str) and len(value) >= 8}
 
@@ -126,7 +126,7 @@ def _said(error: BaseException) -> str:
 
 
 def _ended_processes(text: str) -> str | None:
-    """vLLM's list of processes that ended without a word, and by which signal."""
+    """Which process a signal has ended, from vLLM's list of exit codes in an error's text; None if none."""
     listed = re.search(r"\{[^{}]*\}", text)
     with suppress(ValueError, SyntaxError):
         codes = ast.literal_eval(listed[0]) if listed else {}

@@ -1,6 +1,6 @@
-"""New weights for a running vLLM engine: all of them are in place, or all the old ones; it goes on in either case.
+"""New weights for a running vLLM engine. After a swap it has all the new weights or all the old ones, and goes on.
 
-Imports no vLLM: works on an `AsyncLLM` through calls that end when the engine does.
+Imports no vLLM: it calls an `AsyncLLM` through `Calls`, which end when the engine does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .loaded_adapters import LoadedAdapters
 from .version_spans import Swap, Versions
 
 MAX_RELOADS = 4
-"""Of the old weights, after a failed load of new ones."""
+"""How often the old weights are loaded at most after new ones could not be."""
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Weights:
 
 
 class Swapper:
-    """One swap at a time; every checkpoint is compared with what the worker `booted` with."""
+    """Makes one swap at a time; every checkpoint is compared with the boot model (`booted`)."""
 
     def __init__(self, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions) -> None:
         self._llm = llm
@@ -50,7 +50,7 @@ class Swapper:
         self._one_at_a_time = asyncio.Lock()
 
     async def look(self) -> str:
-        """Ask the engine what it made of the model, once; gives why no checkpoint can be swapped in, or nothing."""
+        """Ask the engine, once, what it made of the model. Returns why no checkpoint can be swapped in, or ''."""
         found = await self._calls.utility(self._llm.collective_rpc("rollstream_swappable"))
         self._booted.tied = next(
             (tied for tied, _ in sorted(found, key=lambda one: not one[0]) if tied is not None), None
@@ -59,14 +59,14 @@ class Swapper:
         return self._why_not
 
     async def label(self, version: int) -> None:
-        """Make vLLM report `version` with the tokens that it samples from now on, if it can (0.32 and later)."""
+        """Make vLLM report `version` with all tokens from now on, if it can (0.32 and later)."""
         if hasattr(self._llm, "update_weight_version"):
             await self._calls.utility(self._llm.update_weight_version(str(version)))
 
     async def swap(self, version: int, folder: Path, mode: SwapMode, content: checkpoint.Content | None) -> None:
         """Raises `CheckpointRefusedError` before anything is touched, `SwapFailedError`, `EngineDiedError`.
 
-        `content` is what the files held, where the caller has read them.
+        `content` is what the files held, if the caller has read them.
         """
         if self._why_not:
             remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
@@ -84,7 +84,7 @@ class Swapper:
 
     @contextmanager
     def _failing(self, version: int, folder: Path) -> Iterator[None]:
-        """A failed utility call is a bare Exception in every vLLM."""
+        """Raise `SwapFailedError` for any error but a death: every vLLM raises a bare Exception for a failed call."""
         try:
             yield
         except EngineDiedError:
@@ -108,7 +108,7 @@ class Swapper:
         self._versions.swapped(Swap(asked_at, paused_at, time.monotonic(), version))
 
     async def _pause(self, mode: SwapMode) -> None:
-        """The KV cache goes with it: what is kept is computed again from its tokens."""
+        """Pause the engine and clear its KV cache: requests that are kept compute it again from their tokens."""
         self._versions.aborting = mode == "abort"
         pausing = self._llm.pause_generation(mode=mode, clear_cache=True)
         try:
@@ -118,7 +118,7 @@ class Swapper:
             self._versions.aborting = False
 
     async def _drain(self, pausing: Coroutine[Any, Any, None]) -> None:
-        """Completions end when they end; until then the engine must step, and no longer stepping is its death."""
+        """Wait for all completions, without a limit. Meanwhile the engine must step, or it counts as dead."""
         draining = asyncio.create_task(pausing)
         try:
             while not draining.done():
@@ -130,17 +130,17 @@ class Swapper:
 
     async def _load(self, version: int, weights: Weights, listed: frozenset[int]) -> None:
         await self._calls.load(self._llm.collective_rpc("rollstream_reload", args=(str(weights.folder),)))
-        if await self._changed(weights):  # vLLM loads what is left of a checkpoint without a word
+        if await self._changed(weights):  # vLLM loads a checkpoint that has lost files without an error
             raise RuntimeError("its files changed while they were loaded")
         await self.label(version)
-        # The pause has emptied it; but its keys do not know the weights, so nothing else may have filled it.
+        # The pause has cleared the prefix cache. Its keys do not depend on the weights, so make sure that it is empty.
         if not await self._calls.utility(self._llm.reset_prefix_cache(reset_running_requests=True)):
             raise RuntimeError("vLLM did not drop its prefix cache")
         for request_id in await self._adapters.restore(listed):
             await self._calls.utility(self._llm.abort(request_id))
 
     async def _go_back(self, listed: frozenset[int], cause: Exception) -> None:
-        """Two good loads in a row: layers that a failed load left half done swallow part of the next one."""
+        """Load the old weights until two loads in a row succeed: half-loaded layers take a part of the next load."""
         now = self._versions.now
         if await self._changed(self._serving):
             raise self._calls.died(f"new weights could not be loaded ({cause}), and the files of version {now} changed")
@@ -164,7 +164,7 @@ class Swapper:
         return not await self._calls.load(asyncio.to_thread(checkpoint.unchanged, weights.folder, weights.content))
 
     async def _resume(self) -> None:
-        """Raises `EngineDiedError`, also for an engine that refuses: it would stand still for ever."""
+        """Let the engine go on. Raises `EngineDiedError` also if it refuses, since it would stand still for ever."""
         try:
             await self._calls.utility(self._llm.resume_generation())
         except EngineDiedError:

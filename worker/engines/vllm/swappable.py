@@ -1,7 +1,7 @@
-"""In which models a reload leaves nothing of the old weights: not in all that vLLM runs.
+"""Which models a reload renews completely; vLLM runs some that it does not.
 
-Runs inside vLLM's workers, and looks at the layers that a model really has: names of architectures tell little. What
-was not seen to be right is refused, because it would sample from a mixture of two versions in silence.
+Runs inside vLLM's workers and looks at the layers that a model really has, since names of architectures tell little. A
+kind of layer that was not tried is refused: it might sample from a mixture of two versions without an error.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from collections.abc import Iterator
 from typing import Any
 
 _RENEWED = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
-"""What a reload was seen to do right, on the CPU (0.32) and on a GPU (0.26)."""
+"""Kinds of layers for which a reload was tried and is right, on the CPU (0.32) and on a GPU (0.26)."""
 _RENEWED_EXPERTS = {"UnquantizedFusedMoEMethod"}
-"""On a GPU (0.26). The CPU build multiplies with packed copies, which a reload leaves as they were."""
+"""The same on a GPU (0.26) only: the CPU build multiplies with packed copies, which a reload leaves as they were."""
 
 _HEAD, _EMBEDDING = "ParallelLMHead", "VocabParallelEmbedding"
 
 _FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor"}
-"""With any other vLLM does not read the files that were checked."""
+"""With any other `load_format` vLLM reads other files than those that were checked."""
 
 
 def why_not(model: Any, vllm_config: Any, *, on_cpu: bool) -> str:
-    """Why a reload may leave old weights in `model`; empty where all are renewed."""
+    """Why a reload may leave old weights in `model`; empty if it renews all."""
     return next(_doubts(model, vllm_config, on_cpu=on_cpu), "")
 
 
 def tied(model: Any) -> bool | None:
-    """Whether the output layer is the embedding; None where this process does not have it.
+    """Whether the output layer is the embedding; None if this process has no output layer.
 
-    The config does not tell: from 0.32 on vLLM goes by what the checkpoint holds that it boots with.
+    The config does not decide that: from 0.32 on vLLM follows the tensors of the checkpoint with which it boots.
     """
     heads = [layer for name, layer in _named(model) if name.rpartition(".")[2] == "lm_head" or _is(layer, _HEAD)]
     return any(_is_embedding(model, head) for head in heads) if heads else None
 
 
 def tied_heads(model: Any) -> list[Any]:
-    """The output layers that are no embedding themselves, and whose weight is one's."""
+    """The output layers that are separate from the embedding but share its weight."""
     return [layer for layer in model.modules() if _is(layer, _HEAD) and _is_embedding(model, layer)]
 
 
@@ -44,7 +44,7 @@ def _doubts(model: Any, vllm_config: Any, *, on_cpu: bool) -> Iterator[str]:
     if (named := str(getattr(load_format, "value", load_format))) not in _FORMATS:
         yield f"it was loaded with load_format={named}, which reads other files than those that are checked"
     if getattr(vllm_config.parallel_config, "enable_eplb", False):
-        yield "its experts are spread anew while it runs (enable_eplb)"
+        yield "its experts are moved while it runs (enable_eplb)"
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
         yield "the scales of its KV cache were computed from the weights that it booted with (calculate_kv_scales)"
     if _offloads(vllm_config):
@@ -78,7 +78,7 @@ def _offloads(vllm_config: Any) -> bool:
 
 
 def _named(model: Any) -> Iterator[tuple[str, Any]]:
-    """Also a layer that has two names, without what LoRA puts around it."""
+    """All layers by name, one with two names twice, and without the wrappers of LoRA."""
     for name, layer in model.named_modules(remove_duplicate=False):
         yield name, getattr(layer, "base_layer", layer)
 

@@ -1,4 +1,4 @@
-"""Requests into vLLM's words and its outputs into ours. Pure: imports no vLLM, whose outputs are plain attributes."""
+"""Translate our requests for vLLM and its outputs for us. Pure: imports no vLLM, and reads only attributes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Words:
     """What the worker's tokenizer makes of texts; empty without one."""
 
     special: Mapping[int, str] = field(default_factory=dict)
-    """Its special tokens, by id."""
+    """The tokenizer's special tokens, by id."""
     bad: Sequence[Sequence[int]] = ()
     """The request's `bad_words` as vLLM bans them."""
 
@@ -38,9 +38,9 @@ _NOTHING_LEFT = (
 
 
 def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) -> dict[str, Any]:
-    """For vLLM's `SamplingParams`. EOS ids go as stop ids, so that vLLM's own idea of EOS never ends a completion.
+    """The fields for vLLM's `SamplingParams`. EOS ids are passed as stop ids, so that only they end a completion.
 
-    `always_logprobs`: of an engine that says in no other way that nothing was left to sample.
+    `always_logprobs`: for an engine that cannot tell in another way that nothing was left to sample.
     """
     config = request.config
     may_stop = bool(request.stop_token_ids or request.late_stop_ids or config.stop_strings)
@@ -54,14 +54,14 @@ def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) 
         "presence_penalty": config.presence_penalty,
         "frequency_penalty": config.frequency_penalty,
         "max_tokens": config.max_new_tokens,
-        # vLLM bans the model's EOS before min_tokens, also where a job ignores it.
+        # vLLM bans the model's EOS before min_tokens, even if a job ignores EOS.
         "min_tokens": config.min_new_tokens if may_stop else 0,
         "ignore_eos": True,
         "stop_token_ids": list(request.stop_token_ids),
         "stop": list(config.stop_strings) or None,
         "include_stop_str_in_output": config.include_stop_str_in_output,
         "detokenize": bool(config.stop_strings),
-        # As in transformers, a stop string may be a special token, or reach into one.
+        # As in transformers, a stop string may be or overlap a special token.
         "skip_special_tokens": not config.stop_strings,
         "bad_words": list(config.bad_words) or None,
         "logit_bias": dict(config.logit_bias) or None,
@@ -73,7 +73,7 @@ def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) 
 
 
 def candidate_fields(k: int) -> dict[str, Any]:
-    """For vLLM's `SamplingParams`: the top k of one greedy token, where processed log-probs are the raw ones."""
+    """The fields for vLLM's `SamplingParams`: the top k of one greedy token, whose processed log-probs are raw."""
     return {"temperature": 0.0, "max_tokens": 1, "logprobs": k, "ignore_eos": True, "detokenize": False}
 
 
@@ -83,9 +83,9 @@ def aborted(output: Any) -> bool:
 
 
 def check_sampled(output: Any) -> None:
-    """Raises `DataError` for what EngineCore could not sample, `EngineDiedError` for what nobody here aborted.
+    """Raises `DataError` if EngineCore could not sample, `EngineDiedError` if the request was aborted, but not by us.
 
-    The latter: the engine is being shut down, and the request belongs to another worker.
+    In the second case the engine is being shut down, and another worker will take the request.
     """
     ended = [(completion.finish_reason, completion.stop_reason) for completion in output.outputs]
     if ("error", NOT_FINITE) in ended:
@@ -104,8 +104,8 @@ def completions(
 ) -> list[Completion]:
     """The n completions of a final `RequestOutput` (FINAL_ONLY, flat log-probs), in order.
 
-    `spans` has for each of its outputs the version spans and whether they are exact. Raises as `check_sampled` does,
-    and `DataError` where nothing was left to sample.
+    `spans` has, for each output, the version spans and whether they are exact. Raises what `check_sampled` raises, and
+    `DataError` if nothing was left to sample.
     """
     check_sampled(output)
     found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
@@ -117,7 +117,7 @@ def completions(
 def candidates(output: Any) -> list[tuple[int, float]]:
     """Tokens and log-probs of a greedy request's one position, likeliest first; vLLM names the sampled one twice.
 
-    Raises as `check_sampled` does, and `DataError` for log-probs that are NaN, which have no order.
+    Raises what `check_sampled` raises, and `DataError` for log-probs that are NaN, which have no order.
     """
     check_sampled(output)
     flat = output.outputs[0].logprobs

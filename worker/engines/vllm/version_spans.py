@@ -1,4 +1,4 @@
-"""Which policy version sampled which tokens of a completion: as vLLM says, or as well as the clock can tell. Pure."""
+"""Which policy version sampled which tokens of a completion: as vLLM reports it, else estimated by the clock. Pure."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MAX_SWAPS_REMEMBERED = 256
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """One that brought `version`, by the moments (monotonic seconds) between which the engine did what it was asked.
+    """A swap to `version`, with its moments in monotonic seconds.
 
-    The old version may have sampled until `paused_at`, `version` from `resuming_at` on: what came before the one or
-    after the other is sure, whenever the engine itself stopped and went on.
+    The old version may have sampled until `paused_at`, and `version` from `resuming_at` on. So what ended before the
+    former, or began after the latter, is certain, though the engine's own moments are not known.
     """
 
     asked_at: float
     """When the pause was asked for."""
     paused_at: float
-    """When it was known to have taken effect."""
+    """When the pause was known to have taken effect."""
     resuming_at: float
-    """Before the engine was asked to go on."""
+    """Just before the engine was asked to go on."""
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """When a request was handed to vLLM, and what was true then."""
+    """When a request was handed to vLLM, with the version and the number of aborting swaps then."""
 
     at: float
     version: int
@@ -42,36 +42,36 @@ class Start:
 
 @dataclass(slots=True)
 class Versions:
-    """The version that new requests are sampled with, and how the engine came to it."""
+    """The version that samples new requests, and the swaps that led to it."""
 
     now: int = 0
     swaps: deque[Swap] = field(default_factory=lambda: deque(maxlen=MAX_SWAPS_REMEMBERED))
     aborts: int = 0
-    """Swaps that have aborted what was in flight."""
+    """How many swaps have aborted the requests in flight."""
     aborting: bool = False
 
     def swapped(self, swap: Swap) -> None:
-        """Taken before the engine is asked to go on: an answer may be here before it is known that the engine does."""
+        """Called before the engine is asked to go on: an answer may come before the engine's reply."""
         self.swaps.append(swap)
         self.now = swap.version
 
     def start(self, at: float) -> Start:
-        """Taken before a request is handed over."""
+        """Called before a request is handed to vLLM."""
         return Start(at, self.now, self.aborts)
 
     def aborted(self, start: Start) -> bool:
-        """Whether a swap aborted what started at `start`."""
+        """Whether a swap has aborted the request with this start."""
         return self.aborting or self.aborts != start.aborts
 
     def spans(self, completion: Any, start: Start, until: float) -> tuple[Spans, bool]:
-        """The spans of a vLLM `CompletionOutput` that came at `until`, and whether they are exact."""
+        """The spans of a vLLM `CompletionOutput` that arrived at `until`, and whether they are exact."""
         length = len(completion.token_ids)
         reported = reported_spans(completion, length)
         return (reported, True) if reported is not None else estimated_spans(length, start, until, self.swaps)
 
 
 def reported_spans(completion: Any, length: int) -> Spans | None:
-    """vLLM's own (0.32 and later), without empty ones; None where it has none or they do not cover the completion."""
+    """vLLM's own spans (0.32 and later), without empty ones; None if it has none or they do not cover all tokens."""
     reported = getattr(completion, "weight_versions", None)
     if reported is None:
         return None
@@ -83,7 +83,7 @@ def reported_spans(completion: Any, length: int) -> Spans | None:
 
 
 def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swap]) -> tuple[Spans, bool]:
-    """Tokens shared out by the time that each version served; exact where only one can have sampled any."""
+    """Share the tokens out by the time that each version served; exact if only one can have sampled."""
     done = [swap.version for swap in swaps if swap.paused_at <= start.at]
     crossed = [swap for swap in swaps if start.at < swap.paused_at and swap.resuming_at < until]
     version, since = done[-1] if done else start.version, start.at
@@ -96,7 +96,7 @@ def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swa
 
 
 def shared_out(length: int, served: Sequence[tuple[int, float]]) -> Spans:
-    """`length` tokens over (version, seconds), in proportion: no empty span, neighbours of one version as one."""
+    """Share `length` tokens out over (version, seconds) in proportion: no empty span, equal neighbours joined."""
     total = sum(seconds for _, seconds in served)
     spans: list[VersionSpan] = []
     given, passed = 0, 0.0

@@ -1,4 +1,4 @@
-"""Runs inside vLLM's workers: all weights are read again, and none of the old ones is left behind."""
+"""Runs inside vLLM's workers: read all weights again, and leave none of the old ones behind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from . import logits, swappable
 from .adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
-"""For vLLM's `worker_extension_cls`."""
+"""The value for vLLM's `worker_extension_cls`."""
 
 
 class WeightReload(AdapterAudit):
-    """Its methods become methods of vLLM's worker, and so targets of `collective_rpc`."""
+    """The methods become methods of vLLM's worker, so that `collective_rpc` can call them."""
 
     model_runner: Any
     vllm_config: Any
@@ -27,9 +27,9 @@ class WeightReload(AdapterAudit):
         return logits.watch_rows(self.model_runner)
 
     def rollstream_add_adapter(self, name: str, int_id: int, path: str, num_tensors: int) -> str:
-        """Load an adapter from a file of `num_tensors`; gives why it is not in the model as a whole then, or nothing.
+        """Load an adapter from a file of `num_tensors` tensors. Returns why it is not in the model as a whole, or ''.
 
-        In one call: where requests with other adapters fill every slot, the next step takes it out again.
+        Both in one call: if requests with other adapters fill all slots, the next step removes it again.
         """
         from vllm.lora.request import LoRARequest  # noqa: PLC0415 - vLLM is only there inside its processes
 
@@ -37,7 +37,7 @@ class WeightReload(AdapterAudit):
         return self.rollstream_adapter_problem(int_id, num_tensors)
 
     def rollstream_swappable(self) -> tuple[bool | None, str]:
-        """`swappable.tied` and `why_not` of the model that this process runs."""
+        """`swappable.tied` and `swappable.why_not` for the model of this process."""
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
         model = self.model_runner.get_model()
@@ -45,9 +45,9 @@ class WeightReload(AdapterAudit):
         return swappable.tied(model), doubt
 
     def rollstream_reload(self, folder: str) -> None:
-        """Replace the weights by those of `folder`, which must fit.
+        """Replace the weights by those in `folder`, which must fit the model.
 
-        After an error they are a mixture, and nothing may run before another reload.
+        After an error the weights are a mixture, and nothing may run before another reload.
         """
         model = self.model_runner.get_model()
         try:
@@ -61,7 +61,7 @@ class WeightReload(AdapterAudit):
 
 
 def _end_reload(model: Any, vllm_config: Any) -> None:
-    """A reload that failed half way leaves layers that wait for their other half: no later reload would work."""
+    """Clean up after a failed reload: half-loaded layers wait for the rest, and no later reload would work."""
     from vllm.config import set_current_vllm_config  # noqa: PLC0415 - vLLM is only there inside its processes
 
     try:
@@ -74,10 +74,9 @@ def _end_reload(model: Any, vllm_config: Any) -> None:
 
 @contextmanager
 def _without_false_alarms(model: Any) -> Iterator[None]:
-    """vLLM warns of each layer that a reload gave nothing, also of those for which no checkpoint has anything.
+    """Suppress vLLM's warnings of layers that a reload did not touch, if no checkpoint has anything for them.
 
-    These are tables that are computed (rotary embeddings), and an output layer that is the embedding. Both keep their
-    tensors, the latter the embedding's, which are new.
+    These are computed tables (rotary embeddings) and an output layer that is the embedding, whose weights are new.
     """
     silent = {type(layer).__name__ for layer in model.modules() if _is_computed(layer)}
     silent.update(type(head).__name__ for head in swappable.tied_heads(model))
@@ -96,9 +95,9 @@ def _without_false_alarms(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _as_in_its_checkpoint(model: Any) -> Iterator[None]:
-    """An engine with LoRA has put a layer around each layer, and vLLM 0.26 finds no weight's layer by name any more.
+    """Remove LoRA's wrappers around layers for the reload: vLLM 0.26 does not find wrapped layers by name.
 
-    Those around layers without weights stay: vLLM 0.32 looks for one of them.
+    Wrappers around layers without weights stay, because vLLM 0.32 looks for one of them.
     """
     from vllm.lora.layers import BaseLayerWithLoRA  # noqa: PLC0415 - vLLM is only there inside its processes
 
@@ -118,13 +117,13 @@ def _as_in_its_checkpoint(model: Any) -> Iterator[None]:
 
 
 def _is_computed(layer: Any) -> bool:
-    """It has tensors, and none of them is saved."""
+    """Whether the layer has tensors but none that a checkpoint saves."""
     saved = layer._buffers.keys() - layer._non_persistent_buffers_set
     return bool(layer._buffers) and not saved and not layer._parameters
 
 
 def _repack_tied_head(model: Any) -> None:
-    """On the CPU a layer multiplies with a packed copy of its weight, and vLLM forgets that of a tied output layer."""
+    """Renew the packed copy of a tied output layer, with which the CPU multiplies and which vLLM's reload forgets."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
     heads = [head for head in swappable.tied_heads(model) if hasattr(head, "cpu_linear")]
@@ -137,9 +136,9 @@ def _repack_tied_head(model: Any) -> None:
 
 
 def _forget_keys_and_values(kv_caches: list[Any]) -> None:
-    """On the CPU a NaN that old weights left in a block reaches the sequence that gets the block next.
+    """On the CPU, clear the KV cache: a NaN from old weights would reach the next sequence that gets the block.
 
-    Masked positions are multiplied by 0 there, and 0 * NaN is NaN. No sequence has a block now: the pause took them.
+    Masked positions are multiplied by 0 there, and 0 * NaN is NaN. No sequence has a block now, because of the pause.
     """
     import torch  # noqa: PLC0415 - vLLM is only there inside its processes
     from vllm.platforms import current_platform  # noqa: PLC0415 - see above

@@ -1,4 +1,4 @@
-"""What the engine's tokenizer makes of the texts of a config. Imports no vLLM."""
+"""What the engine's tokenizer makes of the texts in a config. Imports no vLLM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import DataError
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
-    """Those that a plain decoding leaves out: id and text. `tokenizer` is vLLM's, or None."""
+    """The special tokens, which plain decoding leaves out, by id. `tokenizer` is vLLM's, or None."""
     if tokenizer is None:
         return {}
     added = getattr(tokenizer, "added_tokens_decoder", None)
@@ -22,7 +22,7 @@ def special_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def check_bad_words(words: Sequence[Sequence[int]], info: EngineInfo) -> None:
-    """`words` as token ids. Raises `DataError` for what the engine cannot ban: on some it would end the engine."""
+    """Check `words`, given as token ids. Raises `DataError` for words that the engine cannot ban or would die of."""
     outside = next((token for word in words for token in word if token >= info.vocab_size), None)
     if outside is not None:
         problem = (

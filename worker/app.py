@@ -20,21 +20,21 @@ from .adapters.store import AdapterStore
 from .adapters.supply import AdapterSupply
 from .config import WorkerSettings
 from .delivery.admission import Admission
-from .delivery.answer_publisher import Publisher
+from .delivery.answer_publisher import AnswerPublisher
 from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
 from .engine import Engine
 from .errors import EngineDiedError
 from .intake.consumer import Consumer
 from .jobs.deadlines import RedisClock
-from .jobs.runner import Rollout
+from .jobs.runner import JobRunner
 from .operations.control import Control
 from .operations.heartbeat import Heartbeat
 from .operations.process_end import end_by
 from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .startup.start import Start
-from .versions.follower import Policy
+from .versions.follower import VersionFollower
 
 log = structlog.get_logger()
 
@@ -52,24 +52,24 @@ class Worker:
         self._upkeep = connect(settings.redis)  # what keeps us alive never queues behind thousands of answers
         keys = Keys(settings.policy, settings.partitions)
         self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
-        self._publisher = Publisher(self._commands, keys, settings.result_ttl_s)
+        self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
         self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)
-        self._policy = Policy(
+        self._follower = VersionFollower(
             self._commands,
             keys,
             engine,
             self._adapters,
             settings.checkpoint_dir,
             settings.swap,
-            self._heed_policy,
+            self._on_version,
         )
-        self._rollout = Rollout(engine, self._adapters, self._publisher, self._admission, clock, self._policy)
+        self._runner = JobRunner(engine, self._adapters, self._publisher, self._admission, clock, self._follower)
         self._leases = Leases(self._upkeep, settings.lease_s)
         self._consumer = Consumer(
-            settings, self._blocking, self._commands, self._leases, self._admission, self._rollout, self._policy
+            settings, self._blocking, self._commands, self._leases, self._admission, self._runner, self._follower
         )
         self._agreement = LeaseAgreement(self._upkeep, keys, settings.lease_s)
         self._control = Control(
@@ -77,7 +77,7 @@ class Worker:
             keys,
             settings.consumer,
             self._admission,
-            self._rollout,
+            self._runner,
             clock,
             self._agreement,
             self._begin_drain,
@@ -138,7 +138,7 @@ class Worker:
                     await self._control.begin()
                     others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
                     await self._begin()
-                    others.append(roles.create_task(self._policy.run()))
+                    others.append(roles.create_task(self._follower.run()))
                     await self._consumer.run()
                 log.info("drained", published=self._publisher.counts)
             except TimeoutError:
@@ -148,13 +148,13 @@ class Worker:
 
     async def _begin(self) -> None:
         """Jobs are admitted from the newest complete policy version on, or where none is announced."""
-        await self._policy.begin()
+        await self._follower.begin()
         self._starting = False
         self._heartbeat.hurry()
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
 
-    def _heed_policy(self) -> None:
-        self._admission.set_paused(PauseReason.POLICY, on=self._policy.adrift)
+    def _on_version(self) -> None:
+        self._admission.set_paused(PauseReason.POLICY, on=self._follower.adrift)
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
@@ -193,10 +193,10 @@ class Worker:
             self._start.report(),
             state=self.state,
             paused_for=tuple(sorted(self._admission.paused)),
-            policy_version=self._policy.serving.version,
-            policy_sha256=self._policy.serving.announced.sha256,
-            newest_version=self._policy.newest,
-            policy_error=self._policy.error,
+            policy_version=self._follower.serving.version,
+            policy_sha256=self._follower.serving.announced.sha256,
+            newest_version=self._follower.newest,
+            policy_error=self._follower.error,
             running_groups=load.groups,
             running_sequences=load.sequences,
             waiting_groups=self._admission.waiting,
@@ -204,7 +204,7 @@ class Worker:
             groups_published=counts["published"],
             groups_duplicate=counts["duplicate"],
             groups_fenced=counts["fenced"],
-            tokens_generated=self._rollout.tokens_generated,
+            tokens_generated=self._runner.tokens_generated,
         )
 
 

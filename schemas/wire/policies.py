@@ -1,4 +1,4 @@
-"""What a trainer publishes besides batches: policy versions on the control stream, adapters as blobs beside it."""
+"""What a trainer publishes besides batches: policy versions on the versions stream, adapters as blobs beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class PolicyVersion(Message):
-    """An announcement on the control stream, whose entry has the id `<version>-0`: Redis lets versions only grow."""
+    """An announcement on the versions stream, whose entry has the id `<version>-0`: Redis lets versions only grow."""
 
     kind: Literal["version"] = "version"
     version: Annotated[Index, Field(ge=1)]

@@ -27,7 +27,7 @@ from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.streams import create_group
 from rollstream.worker.versions.announcements import Announced
-from rollstream.worker.versions.follower import Policy, Served
+from rollstream.worker.versions.follower import Served, VersionFollower
 from tests.support.fault_steps import kill, stub_flags, tokens, wait_until_logged
 from tests.support.worker_process import WorkerProcess, until
 
@@ -169,7 +169,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     here = next(keys.jobs(p) for p in range(PARTITIONS) if cluster.node_of(keys.jobs(p)) is not silent)
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
-    policy = Policy(
+    policy = VersionFollower(
         commands, keys, engine, AdapterSupply(engine, AdapterFolder(None, 16, None), None), None, "keep", print
     )
     policy.serving = Served(Announced(5))

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream import Client, GroupError, GroupResult
 from rollstream.schemas import Keys
-from rollstream.worker.delivery.delivery_budgets import Budgets, Deliveries, why_given_up
+from rollstream.worker.delivery.delivery_budgets import Budgets, DeliveryBudgets, why_given_up
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
 from tests.support.fault_steps import (
@@ -64,7 +64,7 @@ def lease(delivery: int) -> Lease:
 
 
 async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Redis, policy: str) -> None:
-    deliveries, ledger = Deliveries(redis, Keys(policy), BUDGETS), Keys(policy).ledger("b")
+    deliveries, ledger = DeliveryBudgets(redis, Keys(policy), BUDGETS), Keys(policy).ledger("b")
     await redis.hset(ledger, mapping={"digest": "x", "lived:2-0:1": "w1", "lived:2-0:2": "w1"})
     await deliveries.check(lease(3), "b")
 
@@ -79,11 +79,11 @@ async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Re
 
 async def test_no_number_of_deliveries_is_too_large_to_be_counted(redis: Redis, policy: str) -> None:
     with pytest.raises(DataError, match="--max-deliveries 3"):
-        await Deliveries(redis, Keys(policy), BUDGETS).check(lease(2**31), "b")
+        await DeliveryBudgets(redis, Keys(policy), BUDGETS).check(lease(2**31), "b")
 
 
 async def test_a_ledger_that_expired_is_not_made_again(redis: Redis, policy: str) -> None:
-    await Deliveries(redis, Keys(policy), BUDGETS).excuse(lease(1), "b")
+    await DeliveryBudgets(redis, Keys(policy), BUDGETS).excuse(lease(1), "b")
 
     assert await redis.exists(Keys(policy).ledger("b")) == 0
 

@@ -36,7 +36,7 @@ from rollstream.worker.errors import CheckpointRefusedError, DataError, EngineDi
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.operations.watchdog import watch
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.follower import Policy
+from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights import checkpoint
 from tests.support.checkpoints import shard
 from tests.support.engine_requests import end, until_under_way
@@ -253,7 +253,7 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
     cache.open()
     async with AsyncClient(redis_url, policy="as-adapters") as trainer, connect(redis_url) as redis:
         supply = AdapterSupply(engine, directory, AdapterStore(redis, keys, cache, 2**30, 2**30))
-        followed = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
+        followed = VersionFollower(redis, keys, engine, supply, None, "keep", lambda: None)
         await trainer.publish_policy(1, adapter=adapter_dir / "math@1")
         await followed.begin()
         running = await in_flight(

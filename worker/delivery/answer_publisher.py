@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class JobState:
     """What the ledger says of a job."""
 
     cancelled: bool
@@ -41,7 +41,7 @@ class _TooLargeError(WorkerError):
     """Raised when Redis never takes an answer of this size; the text has the size and the limit."""
 
 
-class Publisher:
+class AnswerPublisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
     def __init__(self, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
@@ -99,16 +99,16 @@ class Publisher:
                 "groups fenced: their lease ended", entry=lease.entry_id, first_group=groups[0], groups=len(groups)
             )
 
-    async def standing(self, job: Envelope) -> Standing:
+    async def job_state(self, job: Envelope) -> JobState:
         """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
         command = "HMGET", self._keys.ledger(job.batch_id), "cancelled", *(f"g:{group}" for group in job.groups)
         cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
-        return Standing(cancelled is not None, missing)
+        return JobState(cancelled is not None, missing)
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
-        """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `standing` does."""
+        """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `job_state` does."""
         ledger, groups = self._keys.ledger(job.batch_id), (job.first_group, job.job_groups)
         return await retrying(
             "settle", scripts.settle, self._redis, lease, ledger=ledger, first_group=groups[0], groups=groups[1]

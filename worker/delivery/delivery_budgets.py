@@ -54,7 +54,7 @@ def why_given_up(budgets: Budgets, earlier: int, interrupted: int) -> str | None
     return None
 
 
-class Deliveries:
+class DeliveryBudgets:
     """Counts how a job's earlier deliveries ended."""
 
     def __init__(self, redis: Redis, keys: Keys, budgets: Budgets) -> None:

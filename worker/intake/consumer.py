@@ -17,13 +17,13 @@ from rollstream.transport.redis.client_settings import BLOCK_MS
 from ..config import WorkerSettings
 from ..delivery.admission import Admission, Claim
 from ..delivery.dead_letters import DeadLetters
-from ..delivery.delivery_budgets import Budgets, Deliveries
+from ..delivery.delivery_budgets import Budgets, DeliveryBudgets
 from ..delivery.lease import Lease, Leases
-from ..jobs.runner import Rollout
+from ..jobs.runner import JobRunner
 from ..redis_io import streams
 from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError
-from ..versions.follower import Policy
+from ..versions.follower import VersionFollower
 from .backpressure import Backpressure
 from .endings import Endings
 from .janitor import Janitor, Retention
@@ -50,8 +50,8 @@ class Consumer:
         commands: Redis,
         leases: Leases,
         admission: Admission,
-        rollout: Rollout,
-        policy: Policy,
+        runner: JobRunner,
+        follower: VersionFollower,
     ) -> None:
         keys = Keys(settings.policy, settings.partitions)
         self._settings = settings
@@ -60,7 +60,7 @@ class Consumer:
         self._leases = leases
         self._admission = admission
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
-        self._parking = Parking(commands, self._dead_keys, self._name, policy)
+        self._parking = Parking(commands, self._dead_keys, self._name, follower)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
@@ -69,9 +69,9 @@ class Consumer:
         retention = Retention(settings.retention_s, settings.retention_bytes)
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
         self._backpressure = Backpressure(commands, admission, self._janitor)
-        self._deliveries = Deliveries(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
+        self._budgets = DeliveryBudgets(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
         dead_letters = DeadLetters(commands, keys)
-        self._endings = Endings(leases, admission, rollout, self._deliveries, self._parking, dead_letters)
+        self._endings = Endings(leases, admission, runner, self._budgets, self._parking, dead_letters)
         # A lease counts from when the read was sent: a read must not take much of it.
         block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
         self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
@@ -181,7 +181,7 @@ class Consumer:
     async def _excuse(self, unseen: list[Entry]) -> None:
         for entry in unseen:
             try:
-                await self._deliveries.excuse(self._lease(entry), Envelope.of(entry.fields).batch_id)
+                await self._budgets.excuse(self._lease(entry), Envelope.of(entry.fields).batch_id)
             except (WireError, RedisError) as error:
                 log.debug("delivery not excused", entry=entry.entry_id, error=str(error))
 

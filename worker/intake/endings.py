@@ -10,12 +10,12 @@ from rollstream.schemas.pause_reason import PauseReason
 
 from ..delivery.admission import Admission, Claim
 from ..delivery.dead_letters import DeadLetters
-from ..delivery.delivery_budgets import Deliveries
+from ..delivery.delivery_budgets import DeliveryBudgets
 from ..delivery.lease import Lease, Leases
 from ..errors import CacheUnwritableError, DataError, UnpublishableError
+from ..jobs.admitted_job import AdmittedJob
 from ..jobs.open_job import open_job
-from ..jobs.runner import Rollout
-from ..jobs.task import Task
+from ..jobs.runner import JobRunner
 from ..redis_io.connections import retrying
 from ..redis_io.streams import Entry
 from ..versions.job_bounds import TooOldError
@@ -31,15 +31,15 @@ class Endings:
         self,
         leases: Leases,
         admission: Admission,
-        rollout: Rollout,
-        deliveries: Deliveries,
+        runner: JobRunner,
+        budgets: DeliveryBudgets,
         parking: Parking,
         dead_letters: DeadLetters,
     ) -> None:
         self._leases = leases
         self._admission = admission
-        self._rollout = rollout
-        self._deliveries = deliveries
+        self._runner = runner
+        self._budgets = budgets
         self._parking = parking
         self._dead_letters = dead_letters
 
@@ -50,16 +50,16 @@ class Endings:
         worker, `EngineDiedError` above all; the lease is still held then.
         """
         try:
-            task = await self._open(lease, entry, claim)
-            if task is None:
+            admitted = await self._open(lease, entry, claim)
+            if admitted is None:
                 return
             if is_spare and self._admission.is_supplied:
                 log.debug("no room, job given back", entry=lease.entry_id)
                 await self.give_back(lease)
                 return
-            await self._rollout.run(task)
+            await self._runner.run(admitted)
             if lease.ended:
-                await self._deliveries.excuse(lease, task.envelope.batch_id)
+                await self._budgets.excuse(lease, admitted.envelope.batch_id)
         except TooOldError as waiting:
             await self._parking.park(lease, waiting.min_version)
         except CacheUnwritableError as error:
@@ -73,7 +73,7 @@ class Endings:
         """Let any worker take these at once; no delivery counts."""
         await retrying("give back", self._leases.give_back, leases, counted=False)
 
-    async def _open(self, lease: Lease, entry: Entry, claim: Claim) -> Task | None:
+    async def _open(self, lease: Lease, entry: Entry, claim: Claim) -> AdmittedJob | None:
         """The job, ready to run; None when it became a dead letter that nobody waits for."""
         try:
             envelope = Envelope.of(entry.fields)
@@ -81,10 +81,10 @@ class Endings:
             await self._dead_letters.bury(lease, entry.fields, error)
             return None
         try:
-            await self._deliveries.check(lease, envelope.batch_id)
-            return Task(lease, envelope, open_job(envelope, entry.fields), claim)
+            await self._budgets.check(lease, envelope.batch_id)
+            return AdmittedJob(lease, envelope, open_job(envelope, entry.fields), claim)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
             # Without the traceback and the cause, which hold the payload.
-            return Task(lease, envelope, DataError(error.code, error.field, error.message), claim)
+            return AdmittedJob(lease, envelope, DataError(error.code, error.field, error.message), claim)

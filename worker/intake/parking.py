@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from ..delivery.lease import Lease
 from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError, tell_removed
-from ..versions.follower import Policy
+from ..versions.follower import VersionFollower
 from . import scripts
 
 LOOK_S = 0.5
@@ -29,11 +29,11 @@ log = structlog.get_logger()
 class Parking:
     """Parks what this worker is too old for, and finds what it has become new enough for."""
 
-    def __init__(self, redis: Redis, jobs_keys: Iterable[str], consumer: str, policy: Policy) -> None:
+    def __init__(self, redis: Redis, jobs_keys: Iterable[str], consumer: str, follower: VersionFollower) -> None:
         self._redis = redis
         self._jobs_keys = list(jobs_keys)
         self._consumer = consumer
-        self._policy = policy
+        self._follower = follower
         self._nothing: tuple[int, float] = (-1, 0.0)
         """For which version nothing was found last, and when (monotonic seconds)."""
         # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing
@@ -56,27 +56,27 @@ class Parking:
             log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
             return
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome)
-        if min_version <= self._policy.serving.version:  # a swap came between
+        if min_version <= self._follower.serving.version:  # a swap came between
             self._nothing = (-1, 0.0)
-            self._policy.swapped.set()
+            self._follower.swapped.set()
 
     async def swap_within(self, seconds: float) -> None:
         """Return after so long, or at once when a version was newly served since this last returned."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._policy.swapped.wait()
-        self._policy.swapped.clear()
+                await self._follower.swapped.wait()
+        self._follower.swapped.clear()
 
     async def next(self) -> list[Entry]:
         """One that may run now, if any does: asked for at once after a swap, else now and then. Redis away: none."""
         looked_for, looked_at = self._nothing
-        if self._policy.serving.version == looked_for and time.monotonic() - looked_at < LOOK_S:
+        if self._follower.serving.version == looked_for and time.monotonic() - looked_at < LOOK_S:
             return []
         async with self._looking:
             return await self._next()
 
     async def _next(self) -> list[Entry]:
-        version, now = self._policy.serving.version, time.monotonic()
+        version, now = self._follower.serving.version, time.monotonic()
         for jobs_key in self._jobs_keys:
             looking = self._slow.pop(jobs_key, None) or asyncio.create_task(self._look(jobs_key, version))
             try:

@@ -8,15 +8,15 @@ import structlog
 
 from rollstream.schemas import GroupError, GroupResult
 
-from ..delivery.answer_publisher import Publisher
+from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
 from ..engine import Engine, GenerateRequest
 from ..errors import DataError, WorkerError
 from . import request_checks
+from .admitted_job import AdmittedJob, Plan
 from .beam_search import beam_search
 from .make_answers import group_error, group_result, sampled_by
 from .seeds import prompt_seed
-from .task import Plan, Task
 
 log = structlog.get_logger()
 
@@ -28,12 +28,12 @@ class LeaseLostError(WorkerError):
 class Groups:
     """Samples groups that have a place, and publishes their answers."""
 
-    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+    def __init__(self, engine: Engine, publisher: AnswerPublisher) -> None:
         self._engine = engine
         self._publisher = publisher
         self.tokens_generated = 0
 
-    async def answer(self, task: Task, plan: Plan | DataError, group: int) -> None:
+    async def answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
         """Sample a group and publish it, or its error. Where the lease ends first, whoever has the next one does.
 
         Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
@@ -42,16 +42,16 @@ class Groups:
         try:
             if isinstance(plan, DataError):
                 raise plan
-            answer = await task.lease.during(self._generate(task.lease, plan, group), stoppable=True)
+            answer = await admitted.lease.during(self._generate(admitted.lease, plan, group), stoppable=True)
         except DataError as error:
-            answer = group_error(task.lease, task.envelope, task.job, group, error)
+            answer = group_error(admitted.lease, admitted.envelope, admitted.job, group, error)
         except LeaseEndedError:
-            self._publisher.fenced(task.lease, group)
+            self._publisher.fenced(admitted.lease, group)
             return
-        outcome = await self._publisher.publish(task.lease, task.envelope, answer)
-        log.debug("group answered", batch=task.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
+        outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
+        log.debug("group answered", batch=admitted.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":
-            raise LeaseLostError(f"{task.lease} was fenced")
+            raise LeaseLostError(f"{admitted.lease} was fenced")
 
     async def _generate(self, lease: Lease, plan: Plan, group: int) -> GroupResult:
         job, started = plan.job, time.time()

@@ -14,17 +14,17 @@ from rollstream.schemas import ErrorCode, Job
 
 from ..adapters.supply import AdapterSupply
 from ..delivery.admission import Admission, Load
-from ..delivery.answer_publisher import Publisher
+from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
 from ..engine import Engine
 from ..errors import DataError, UnpublishableError
-from ..versions.follower import Policy, Served
+from ..versions.follower import Served, VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 from . import request_checks
+from .admitted_job import OF_ERROR, AdmittedJob, Plan
 from .deadlines import RedisClock, ran_too_long, waited_too_long
 from .groups import Groups, LeaseLostError
 from .open_job import unsupported
-from .task import OF_ERROR, Plan, Task
 
 log = structlog.get_logger()
 
@@ -33,17 +33,17 @@ ERRORS_AT_ONCE = 64
 """Error answers of one job under way together: what one pipeline takes, however many groups the job has."""
 
 
-class Rollout:
+class JobRunner:
     """Runs jobs that were taken; the groups of a job run and are published independently."""
 
     def __init__(
         self,
         engine: Engine,
         adapters: AdapterSupply,
-        publisher: Publisher,
+        publisher: AnswerPublisher,
         admission: Admission,
         clock: RedisClock,
-        policy: Policy,
+        follower: VersionFollower,
     ) -> None:
         self._engine = engine
         self._groups = Groups(engine, publisher)
@@ -51,7 +51,7 @@ class Rollout:
         self._publisher = publisher
         self._admission = admission
         self._clock = clock
-        self._policy = policy
+        self._follower = follower
         self._running: dict[Lease, str] = {}
 
     @property
@@ -71,41 +71,43 @@ class Rollout:
                 log.info("batch cancelled, engine requests aborted", entry=lease.entry_id, batch=batch_id)
                 lease.stop(_cancelled())
 
-    async def run(self, task: Task) -> None:
-        """Answer every group of `task` that has no answer.
+    async def run(self, admitted: AdmittedJob) -> None:
+        """Answer every group of `admitted` that has no answer.
 
         Raises `TooOldError`, `CacheUnwritableError`, `UnpublishableError`, and `EngineDiedError` (in an
         `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
         """
-        lease, groups = task.lease, task.envelope.groups
-        self._admission.expect(task.claim, len(groups), task.of_group)
+        lease, groups = admitted.lease, admitted.envelope.groups
+        self._admission.expect(admitted.claim, len(groups), admitted.of_group)
         try:
-            with self._stoppable(task):
-                missing = await lease.during(self._missing(task))
-                if isinstance(task.job, Job) and is_bounded(task.job):  # what was announced before it counts
-                    await lease.during(self._policy.look())
-                with self._sampling(task, needed=bool(missing)) as served:
-                    plan = await self._plan(task, served)
+            with self._stoppable(admitted):
+                missing = await lease.during(self._missing(admitted))
+                if isinstance(admitted.job, Job) and is_bounded(admitted.job):  # what was announced before it counts
+                    await lease.during(self._follower.look())
+                with self._sampling(admitted, needed=bool(missing)) as served:
+                    plan = await self._plan(admitted, served)
                     if len(missing) < len(groups):
-                        self._admission.expect(task.claim, len(missing), task.of_group)
-                    log.debug("job started", entry=lease.entry_id, batch=task.envelope.batch_id, groups=len(missing))
-                    await self._answer_all(task, plan, missing)
+                        self._admission.expect(admitted.claim, len(missing), admitted.of_group)
+                    log.debug(
+                        "job started", entry=lease.entry_id, batch=admitted.envelope.batch_id, groups=len(missing)
+                    )
+                    await self._answer_all(admitted, plan, missing)
                 if len(missing) < len(groups):  # no publish of ours acknowledges what another entry answered
-                    await lease.during(self._publisher.settle(lease, task.envelope))
+                    await lease.during(self._publisher.settle(lease, admitted.envelope))
         except LeaseEndedError:
-            log.warning("job left to its next owner", entry=lease.entry_id, batch=task.envelope.batch_id)
+            log.warning("job left to its next owner", entry=lease.entry_id, batch=admitted.envelope.batch_id)
         finally:
-            self._admission.vacate(task.claim)
+            self._admission.vacate(admitted.claim)
 
     @contextmanager
-    def _stoppable(self, task: Task) -> Iterator[None]:
+    def _stoppable(self, admitted: AdmittedJob) -> Iterator[None]:
         """While it runs, `cancel` and its run deadline may stop it."""
-        job, lease = task.job, task.lease
+        job, lease = admitted.job, admitted.lease
         timer = None
         if isinstance(job, Job) and job.run_deadline_s is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
-        self._running[lease] = task.envelope.batch_id
+        self._running[lease] = admitted.envelope.batch_id
         try:
             yield
         finally:
@@ -113,120 +115,122 @@ class Rollout:
             if timer is not None:
                 timer.cancel()
 
-    async def _missing(self, task: Task) -> Sequence[int]:
+    async def _missing(self, admitted: AdmittedJob) -> Sequence[int]:
         """Groups to answer: those that the ledger lacks. A job that nobody wants any more is stopped before it starts.
 
         A command for every job, so that one that was cancelled in the queue, or queued twice, generates nothing. It
         delays its own job alone: the reader has gone on to the next.
         """
-        lease, job = task.lease, task.job
-        standing = await self._publisher.standing(task.envelope)
-        if standing.cancelled:
+        lease, job = admitted.lease, admitted.job
+        job_state = await self._publisher.job_state(admitted.envelope)
+        if job_state.cancelled:
             lease.stop(_cancelled())
         elif isinstance(job, Job) and (unknown := unsupported(job)) is not None:
             lease.stop(unknown)
-        elif isinstance(job, Job) and lease.delivery == 1 and len(standing.unanswered) == len(job.groups):
+        elif isinstance(job, Job) and lease.delivery == 1 and len(job_state.unanswered) == len(job.groups):
             late = waited_too_long(job, lease.entry_id, self._clock.now())
             if late is not None:
                 lease.stop(late)
-        return standing.unanswered
+        return job_state.unanswered
 
     @contextmanager
-    def _sampling(self, task: Task, *, needed: bool) -> Iterator[Served]:
+    def _sampling(self, admitted: AdmittedJob, *, needed: bool) -> Iterator[Served]:
         """What the job is sampled with, the same for all its groups; kept for as long as it runs.
 
         Raises `TooOldError`. A job that no version may sample here is stopped.
         """
-        job, served = task.job, self._policy.serving
+        job, served = admitted.job, self._follower.serving
         name = None
-        if isinstance(job, Job) and needed and task.lease.stopped is None:
+        if isinstance(job, Job) and needed and admitted.lease.stopped is None:
             refused = None if served.adapter is None else outside_the_policy(job)
-            if refused is None and (self._policy.adrift or must_wait(job, served.version)):
+            if refused is None and (self._follower.adrift or must_wait(job, served.version)):
                 raise TooOldError(job.min_policy_version)
-            refused = refused or too_stale(job, served.version, self._policy.newest, self._policy.error)
+            refused = refused or too_stale(job, served.version, self._follower.newest, self._follower.error)
             if refused is not None:
-                task.lease.stop(refused)
+                admitted.lease.stop(refused)
             name = job.adapter or (served.adapter.name if served.adapter is not None else None)
         with self._adapters.in_use(name):
             yield served
 
-    async def _answer_all(self, task: Task, plan: Plan | DataError, missing: Sequence[int]) -> None:
+    async def _answer_all(self, admitted: AdmittedJob, plan: Plan | DataError, missing: Sequence[int]) -> None:
         refused: ExceptionGroup[UnpublishableError] | None = None
         try:
             if isinstance(plan, DataError):
-                await self._refuse(task, plan, missing)
+                await self._refuse(admitted, plan, missing)
             elif missing:
-                await self._sample(task, plan, missing)
+                await self._sample(admitted, plan, missing)
         except* LeaseLostError:
-            task.lease.end()
+            admitted.lease.end()
             log.warning(
-                "lease lost, job left to its new owner", entry=task.lease.entry_id, batch=task.envelope.batch_id
+                "lease lost, job left to its new owner", entry=admitted.lease.entry_id, batch=admitted.envelope.batch_id
             )
         except* UnpublishableError as unpublishable:
             refused = unpublishable
         if refused is not None:
             raise UnpublishableError(str(_first(refused)))
 
-    async def _sample(self, task: Task, plan: Plan, missing: Sequence[int]) -> None:
-        self._admission.queue(task.claim)
+    async def _sample(self, admitted: AdmittedJob, plan: Plan, missing: Sequence[int]) -> None:
+        self._admission.queue(admitted.claim)
         if len(missing) == 1:  # needs no task of its own
-            await self._feed(task, plan, missing, None)
+            await self._feed(admitted, plan, missing, None)
             return
         async with asyncio.TaskGroup() as groups:
-            await self._feed(task, plan, missing, groups)
+            await self._feed(admitted, plan, missing, groups)
 
-    async def _feed(self, task: Task, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None) -> None:
+    async def _feed(
+        self, admitted: AdmittedJob, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None
+    ) -> None:
         """Start each group once it has a place. What waits when the job is stopped, its lease ends or the weights that
         would sample it have become too old gets none.
         """
         waiting = deque(missing)
         try:
             while waiting:
-                await task.lease.during(self._admission.place(task.claim), stoppable=True)
-                self._check_age(task, plan)
-                answering = self._answer(task, plan, waiting.popleft(), task.of_group)
+                await admitted.lease.during(self._admission.place(admitted.claim), stoppable=True)
+                self._check_age(admitted, plan)
+                answering = self._answer(admitted, plan, waiting.popleft(), admitted.of_group)
                 if groups is None:
                     await answering
                 else:
                     groups.create_task(answering)
         except DataError as stopped:
-            await self._refuse(task, stopped, waiting)
+            await self._refuse(admitted, stopped, waiting)
         except LeaseEndedError:
-            self._admission.expect(task.claim, 0, task.of_group)
-            self._publisher.fenced(task.lease, *waiting)
+            self._admission.expect(admitted.claim, 0, admitted.of_group)
+            self._publisher.fenced(admitted.lease, *waiting)
 
-    def _check_age(self, task: Task, plan: Plan) -> None:
+    def _check_age(self, admitted: AdmittedJob, plan: Plan) -> None:
         """A group may get its place long after its job began, and a policy's adapter stays that of the beginning.
 
         Raises `DataError`, having given the place back.
         """
-        sampled_by = self._policy.serving.version if plan.version is None else plan.version
-        stale = too_stale(plan.job, sampled_by, self._policy.newest, self._policy.error)
+        sampled_by = self._follower.serving.version if plan.version is None else plan.version
+        stale = too_stale(plan.job, sampled_by, self._follower.newest, self._follower.error)
         if stale is not None:
-            self._admission.leave(task.claim, task.of_group)
+            self._admission.leave(admitted.claim, admitted.of_group)
             raise stale
 
-    async def _refuse(self, task: Task, why: DataError, groups: Collection[int]) -> None:
+    async def _refuse(self, admitted: AdmittedJob, why: DataError, groups: Collection[int]) -> None:
         """Answer these groups with the same error, some at a time: one job may have thousands."""
-        self._admission.expect(task.claim, len(groups), OF_ERROR)
+        self._admission.expect(admitted.claim, len(groups), OF_ERROR)
         waiting = iter(groups)
         while some := list(islice(waiting, ERRORS_AT_ONCE)):
             async with asyncio.TaskGroup() as answering:
                 for group in some:
-                    self._admission.enter(task.claim, OF_ERROR)
-                    answering.create_task(self._answer(task, why, group, OF_ERROR))
+                    self._admission.enter(admitted.claim, OF_ERROR)
+                    answering.create_task(self._answer(admitted, why, group, OF_ERROR))
 
-    async def _answer(self, task: Task, plan: Plan | DataError, group: int, load: Load) -> None:
+    async def _answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int, load: Load) -> None:
         try:
-            await self._groups.answer(task, plan, group)
+            await self._groups.answer(admitted, plan, group)
         finally:
-            self._admission.leave(task.claim, load)
+            self._admission.leave(admitted.claim, load)
 
-    async def _plan(self, task: Task, served: Served) -> Plan | DataError:
-        if isinstance(task.job, DataError):
-            return task.job
+    async def _plan(self, admitted: AdmittedJob, served: Served) -> Plan | DataError:
+        if isinstance(admitted.job, DataError):
+            return admitted.job
         try:
-            return await task.lease.during(self._checked(task.job, served), stoppable=True)
+            return await admitted.lease.during(self._checked(admitted.job, served), stoppable=True)
         except DataError as error:
             return error
 

@@ -20,7 +20,7 @@ from ..delivery.admission import Admission
 from ..delivery.lease_agreement import LeaseAgreement
 from ..errors import SettingsError
 from ..jobs.deadlines import RedisClock
-from ..jobs.runner import Rollout
+from ..jobs.runner import JobRunner
 from ..redis_io.connections import cancelled, never_passes, retrying
 
 PERIOD_S = 0.4
@@ -37,7 +37,7 @@ class Control:
         keys: Keys,
         consumer: str,
         admission: Admission,
-        rollout: Rollout,
+        runner: JobRunner,
         clock: RedisClock,
         lease: LeaseAgreement,
         drain: Callable[[], None],
@@ -46,7 +46,7 @@ class Control:
         self._keys = keys
         self._worker_key = keys.worker(consumer)
         self._admission = admission
-        self._rollout = rollout
+        self._runner = runner
         self._clock = clock
         self._lease = lease
         self._drain = drain
@@ -73,7 +73,7 @@ class Control:
 
     async def look(self) -> None:
         """One round trip, and what follows from it. Raises `RedisError`."""
-        batches = list(self._rollout.batches)
+        batches = list(self._runner.batches)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.hmget(self._keys.control(), PAUSED_FIELD, LEASE_FIELD)
@@ -92,7 +92,7 @@ class Control:
         for batch_id, reply in zip(batches, replies[3:], strict=True):
             # An error: the ledger is something else. The job finds that itself, and becomes a dead letter.
             if isinstance(reply, bytes):
-                self._rollout.cancel(batch_id)
+                self._runner.cancel(batch_id)
 
     async def _heed_lease(self, value: bytes | None) -> None:
         why = await self._lease.heed(value)

@@ -1,4 +1,4 @@
-"""The control stream as it stands is the truth about policy versions, also when it has begun anew."""
+"""The versions stream as it stands is the truth about policy versions, also when it has begun anew."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Served:
         return self.announced.version
 
 
-class Policy:
-    """Follows the control stream. `serving` changes between two jobs; what runs is the engine's business."""
+class VersionFollower:
+    """Follows the versions stream. `serving` changes between two jobs; what runs is the engine's business."""
 
     def __init__(
         self,
@@ -76,7 +76,8 @@ class Policy:
 
     def __repr__(self) -> str:
         refused = sorted(one.version for one in self._refused)
-        return f"<Policy version={self.serving.version} newest={self.newest} adrift={self.adrift} refused={refused}>"
+        seen = f"version={self.serving.version} newest={self.newest} adrift={self.adrift} refused={refused}"
+        return f"<VersionFollower {seen}>"
 
     @property
     def newest(self) -> int:

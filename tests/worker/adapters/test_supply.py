@@ -18,7 +18,7 @@ from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
-from rollstream.worker.versions.follower import Policy
+from rollstream.worker.versions.follower import VersionFollower
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
 from tests.support.worker_process import until
 
@@ -109,7 +109,7 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
-    served = Policy(redis, keys, engine, supply, None, "keep", lambda: None)
+    served = VersionFollower(redis, keys, engine, supply, None, "keep", lambda: None)
     monkeypatch.setattr("rollstream.worker.adapters.store.RENEW_S", -1)
     await served.begin()
     await redis.expire(keys.adapter(location), 1000)

@@ -14,7 +14,7 @@ from rollstream.schemas.wire.result_size import result_bytes
 from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
-from rollstream.worker.jobs.task import Task
+from rollstream.worker.jobs.admitted_job import AdmittedJob
 
 LEASE = Lease("jobs", "dead", "1-0", "w1", 1, ends_at=0.0)
 ONE = Load(1, 1)
@@ -143,15 +143,17 @@ def job_of(groups: int, **config: Any) -> Job:
     ids=str,
 )
 def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dict[str, Any], sequences: int) -> None:
-    task = Task(LEASE, Envelope("b", 0, 0, 2, 2), job_of(2, max_new_tokens=16, **config), Admission(1).hold(0))
+    admitted = AdmittedJob(
+        LEASE, Envelope("b", 0, 0, 2, 2), job_of(2, max_new_tokens=16, **config), Admission(1).hold(0)
+    )
 
     ids_logprobs_and_mask = 4 * 16 + 4 * 16 + 16 // 8
-    assert task.of_group == Load(1, sequences, sequences * ids_logprobs_and_mask, sequences * 16)
-    assert task.of_group.nbytes == result_bytes(GenerationConfig(max_new_tokens=16, **config))
+    assert admitted.of_group == Load(1, sequences, sequences * ids_logprobs_and_mask, sequences * 16)
+    assert admitted.of_group.nbytes == result_bytes(GenerationConfig(max_new_tokens=16, **config))
 
 
 def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
     """Else a worker whose Redis takes no answers would go on reading such jobs until its memory is full."""
     error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
 
-    assert Task(LEASE, Envelope("b", 0, 0, 7, 7), error, Admission(1).hold(0)).of_group == Load(1, 1)
+    assert AdmittedJob(LEASE, Envelope("b", 0, 0, 7, 7), error, Admission(1).hold(0)).of_group == Load(1, 1)

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, GroupError, Keys, Sealed, decode
 from rollstream.schemas.keys import GROUP
-from rollstream.worker.delivery.answer_publisher import Publisher
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.pipelines import AT_ONCE
@@ -31,8 +31,8 @@ def keys(policy: str) -> Keys:
 
 
 @pytest.fixture
-def publisher(redis: Redis, keys: Keys) -> Publisher:
-    return Publisher(redis, keys, result_ttl_s=100)
+def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
+    return AnswerPublisher(redis, keys, result_ttl_s=100)
 
 
 async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope = JOB) -> Lease:
@@ -63,7 +63,7 @@ async def pending(redis: Redis, keys: Keys) -> int:
 
 
 async def test_the_last_group_acknowledges_the_job_and_seals_the_batch(
-    redis: Redis, keys: Keys, publisher: Publisher
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
 ) -> None:
     lease = await deliver(redis, keys)
 
@@ -80,7 +80,7 @@ async def test_the_last_group_acknowledges_the_job_and_seals_the_batch(
 
 @pytest.mark.parametrize("group", [0, 1])
 async def test_a_publish_whose_reply_was_lost_is_sent_again_without_effect(
-    redis: Redis, keys: Keys, publisher: Publisher, group: int
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, group: int
 ) -> None:
     lease = await deliver(redis, keys)
     await publisher.publish(lease, JOB, error(0))
@@ -91,7 +91,9 @@ async def test_a_publish_whose_reply_was_lost_is_sent_again_without_effect(
     assert len(await results(redis, keys)) == 3
 
 
-async def test_a_worker_that_lost_its_lease_writes_nothing(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+async def test_a_worker_that_lost_its_lease_writes_nothing(
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
+) -> None:
     zombie = await deliver(redis, keys, "zombie")
     await take_over(redis, zombie, "rescuer")
 
@@ -102,7 +104,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(redis: Redis, keys: K
 
 
 async def test_an_earlier_delivery_to_the_same_consumer_is_fenced_too(
-    redis: Redis, keys: Keys, publisher: Publisher
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
 ) -> None:
     first = await deliver(redis, keys)
     second = await take_over(redis, first, first.consumer)
@@ -112,7 +114,7 @@ async def test_an_earlier_delivery_to_the_same_consumer_is_fenced_too(
 
 
 async def test_a_second_delivery_keeps_the_first_answers_and_still_finishes_the_job(
-    redis: Redis, keys: Keys, publisher: Publisher
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
 ) -> None:
     first = await deliver(redis, keys, "w1")
     await publisher.publish(first, JOB, error(0, "w1"))
@@ -126,7 +128,7 @@ async def test_a_second_delivery_keeps_the_first_answers_and_still_finishes_the_
 
 
 async def test_two_entries_that_name_the_same_groups_answer_each_group_once_and_both_end(
-    redis: Redis, keys: Keys, publisher: Publisher
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
 ) -> None:
     one, other = await deliver(redis, keys, "w1"), await deliver(redis, keys, "w2", replace(JOB, job=1))
 
@@ -138,7 +140,9 @@ async def test_two_entries_that_name_the_same_groups_answer_each_group_once_and_
     assert await pending(redis, keys) == 0
 
 
-async def test_an_entry_that_is_gone_with_its_stream_is_fenced(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+async def test_an_entry_that_is_gone_with_its_stream_is_fenced(
+    redis: Redis, keys: Keys, publisher: AnswerPublisher
+) -> None:
     lease = await deliver(redis, keys)
     await redis.delete(keys.jobs(0))
 
@@ -152,7 +156,7 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
     rights: Any = redis
     await rights.execute_command("ACL", "SETUSER", policy, "on", ">secret", "~*", "+@all", "-xadd")
     refused = connect(redis_url.replace("redis://", f"redis://{policy}:secret@"))
-    publisher = Publisher(refused, keys, result_ttl_s=100)
+    publisher = AnswerPublisher(refused, keys, result_ttl_s=100)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await publisher.publish(lease, JOB, error(0))
@@ -167,7 +171,7 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
     assert await redis.hget(keys.ledger(BATCH), "done") == b"1"
 
 
-async def test_a_job_of_many_groups_takes_few_connections(redis: Redis, keys: Keys, publisher: Publisher) -> None:
+async def test_a_job_of_many_groups_takes_few_connections(redis: Redis, keys: Keys, publisher: AnswerPublisher) -> None:
     job = Envelope(BATCH, 0, 0, 500, 500)
     lease = await deliver(redis, keys, job=job)
     before = await connections(redis)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP
-from rollstream.worker.delivery.answer_publisher import Publisher, Standing
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher, JobState
 from rollstream.worker.delivery.lease import Lease
 
 BATCH = "b"
@@ -24,8 +24,8 @@ def keys(policy: str) -> Keys:
 
 
 @pytest.fixture
-def publisher(redis: Redis, keys: Keys) -> Publisher:
-    return Publisher(redis, keys, result_ttl_s=100)
+def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
+    return AnswerPublisher(redis, keys, result_ttl_s=100)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def pending(redis: Redis, keys: Keys) -> int:
 
 
 async def test_a_job_that_others_have_answered_is_acknowledged_once(
-    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease
 ) -> None:
     await answer(redis, keys, 9, 10)
 
@@ -59,7 +59,7 @@ async def test_a_job_that_others_have_answered_is_acknowledged_once(
 
 @pytest.mark.parametrize("answered", [9, 10])
 async def test_a_job_with_a_group_that_has_no_answer_stays_pending(
-    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease, answered: int
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease, answered: int
 ) -> None:
     await answer(redis, keys, answered, 8, 11)
 
@@ -68,7 +68,7 @@ async def test_a_job_with_a_group_that_has_no_answer_stays_pending(
 
 
 async def test_a_worker_that_lost_its_lease_acknowledges_nothing(
-    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease
 ) -> None:
     await answer(redis, keys, 9, 10)
     await redis.xclaim(lease.jobs_key, GROUP, "w2", 0, [lease.entry_id])
@@ -80,16 +80,16 @@ async def test_a_worker_that_lost_its_lease_acknowledges_nothing(
 
 
 async def test_an_entry_that_is_gone_with_its_stream_is_fenced(
-    redis: Redis, keys: Keys, publisher: Publisher, lease: Lease
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease
 ) -> None:
     await redis.delete(keys.jobs(0))
 
     assert await publisher.settle(lease, JOB) == "fenced"
 
 
-async def test_what_the_ledger_says_of_a_job(redis: Redis, keys: Keys, publisher: Publisher) -> None:
-    assert await publisher.standing(JOB) == Standing(cancelled=False, unanswered=[9, 10])
+async def test_what_the_ledger_says_of_a_job(redis: Redis, keys: Keys, publisher: AnswerPublisher) -> None:
+    assert await publisher.job_state(JOB) == JobState(cancelled=False, unanswered=[9, 10])
     await answer(redis, keys, 9, 0)
-    assert await publisher.standing(JOB) == Standing(cancelled=False, unanswered=[10])
+    assert await publisher.job_state(JOB) == JobState(cancelled=False, unanswered=[10])
     await redis.hset(keys.ledger(BATCH), "cancelled", "1700000000.0")
-    assert await publisher.standing(JOB) == Standing(cancelled=True, unanswered=[10])
+    assert await publisher.job_state(JOB) == JobState(cancelled=True, unanswered=[10])

@@ -16,7 +16,7 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.announcements import Announced
-from rollstream.worker.versions.follower import Policy, Served
+from rollstream.worker.versions.follower import Served, VersionFollower
 from tests.support.fault_steps import (
     holder,
 )
@@ -58,7 +58,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
         redis = connect(link.url)
         engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
         adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-        versions = Policy(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
+        versions = VersionFollower(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
         versions.serving = Served(Announced(5))
         parking = Parking(redis, [queue.jobs_key], "one", versions)
         link.lose_reply(to=b"parked:version:", holding=b"parked")

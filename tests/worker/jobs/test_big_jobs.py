@@ -92,7 +92,7 @@ async def test_groups_that_get_their_place_once_their_weights_are_too_old_are_no
             await trainer.wait_for_version(2, timeout=10)
         else:
             announce(queue, 1, "nowhere")
-            await until_true(lambda: worker._policy.newest == 1)
+            await until_true(lambda: worker._follower.newest == 1)
         engine.gate.set()
         await batch.wait(timeout=20)
         await until_true(lambda: worker._admission.load == Load())

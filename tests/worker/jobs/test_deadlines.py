@@ -18,14 +18,14 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission
-from rollstream.worker.delivery.answer_publisher import Publisher
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
-from rollstream.worker.jobs.runner import Rollout
-from rollstream.worker.jobs.task import Task
-from rollstream.worker.versions.follower import Policy
+from rollstream.worker.jobs.runner import JobRunner
+from rollstream.worker.versions.follower import VersionFollower
 from tests.support.fault_steps import SLACK_S, stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
 
@@ -173,14 +173,14 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     await redis.xreadgroup(GROUP, "w1", {keys.jobs(0): ">"})
     lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
-    publisher = Publisher(redis, keys, result_ttl_s=100)
+    publisher = AnswerPublisher(redis, keys, result_ttl_s=100)
     adapters = AdapterSupply(engine, AdapterFolder(adapter_dir, 16, tiny_model), None)
-    versions = Policy(redis, keys, engine, adapters, None, "keep", lambda: None)
+    versions = VersionFollower(redis, keys, engine, adapters, None, "keep", lambda: None)
     admission = Admission(8)
-    rollout = Rollout(engine, adapters, publisher, admission, RedisClock(), versions)
+    runner = JobRunner(engine, adapters, publisher, admission, RedisClock(), versions)
 
     async with asyncio.timeout(10):
-        await rollout.run(Task(lease, envelope, job, admission.hold(0)))
+        await runner.run(AdmittedJob(lease, envelope, job, admission.hold(0)))
 
     assert publisher.counts["published"] == 1
     assert lease.stopped is not None

@@ -1,4 +1,4 @@
-"""Workers follow the stream of versions: the newest complete one is served, whatever dies or comes late."""
+"""Workers follow the versions stream: the newest complete one is served, whatever dies or comes late."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.follower import Policy
+from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights import checkpoint
 from tests.support.fault_steps import (
     LEASE_S,
@@ -126,7 +126,7 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
 ) -> None:
     engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
     adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-    follower = Policy(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
+    follower = VersionFollower(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
     await follower.begin()
     announce(queue, 1, "step-1", checkpoint.digest(steps / "step-1"))
 

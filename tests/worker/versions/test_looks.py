@@ -1,4 +1,4 @@
-"""What a worker hears of the control stream: each look counts, whoever gives up, and no news is reported once."""
+"""What a worker hears of the versions stream: each look counts, whoever gives up, and no news is reported once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.follower import Policy
+from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Link, Queue
 from tests.support.versions import announce, write_steps
 
 
-def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> Policy:
+def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> VersionFollower:
     supply = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-    return Policy(redis, Keys(policy), engine, supply, steps, "keep", lambda: changes.append(1))
+    return VersionFollower(redis, Keys(policy), engine, supply, steps, "keep", lambda: changes.append(1))
 
 
 def stub_engine() -> StubEngine:
@@ -84,7 +84,7 @@ class Overtaken(StubEngine):
     def __init__(self, queue: Queue) -> None:
         super().__init__(WorkerSettings(policy="p", engine="stub"))
         self._queue = queue
-        self.follower: Policy | None = None
+        self.follower: VersionFollower | None = None
 
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
         assert self.follower is not None

@@ -1,4 +1,4 @@
-"""A stream of versions that begins anew: its versions are served, lower or not, and until then no job is taken."""
+"""A versions stream that begins anew: its versions are served, lower or not, and until then no job is taken."""
 
 from __future__ import annotations
 

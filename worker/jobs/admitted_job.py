@@ -1,4 +1,4 @@
-"""One delivery of a job, and what is decided once for all its groups."""
+"""A job that was let in, as one delivery of it, and what is decided once for all its groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OF_ERROR = Load(1, 1)
 
 
 @dataclass(frozen=True)
-class Task:
+class AdmittedJob:
     """One delivery of a job that this worker has taken; `job` is the payload or the reason why there is none."""
 
     lease: Lease

@@ -23,3 +23,19 @@ def test_the_table_of_a_package_names_its_rooms_and_no_others(package: str) -> N
     named = {name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
 
     assert named == rooms(ROOT / package)
+
+
+def test_the_way_of_a_job_names_modules_that_exist() -> None:
+    way = (ROOT / "docs" / "design.md").read_text().partition("\nThe way of a job: ")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([a-z_/]+)`", way))
+    rooms = (ROOT, ROOT / "worker", ROOT / "producer" / "batches")
+
+    assert len(named) > 10
+    assert (
+        sorted(
+            name
+            for name in named
+            if not any((room / name).with_suffix(".py").is_file() or (room / name).is_dir() for room in rooms)
+        )
+        == []
+    )

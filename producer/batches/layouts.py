@@ -65,7 +65,7 @@ def roll(batch: Rows) -> dict[str, torch.Tensor]:
     | `attention_mask` | (R, S) | int64 | 1 for the first prompt + response length columns |
     | `position_ids` | (R, S) | int64 | `clip(cumsum(attention_mask) - 1, 0)` |
     | `prompt_mask` | (R, S) | bool | |
-    | `response_mask` | (R, S) | int64 | |
+    | `response_mask` | (R, S) | int64 | 0 where a token was put there and not sampled |
     | `infer_logprobs` | (R, S - 1) | float32 | column t - 1 is of the token in column t; 0 elsewhere |
 
     `old_log_probs` is no key of a ROLL rollout. ROLL's pipeline computes it with the training engine, in the alignment
@@ -81,9 +81,9 @@ def roll(batch: Rows) -> dict[str, torch.Tensor]:
     start = batch.prompt_lengths[:, None]
     end = start + batch.response_lengths[:, None]
     attention_mask = (columns < end).long()
-    response_mask = ((columns >= start) & (columns < end)).long()
-    source = columns + (batch.prompt_len - start)
-    moved = batch.sequences.gather(1, source.clamp(max=max(len(columns) - 1, 0)))
+    source = (columns + (batch.prompt_len - start)).clamp(max=max(len(columns) - 1, 0))
+    response_mask = batch.response_mask.gather(1, source) * ((columns >= start) & (columns < end))
+    moved = batch.sequences.gather(1, source)
     rows = {
         "prompts": batch.sequences[:, : batch.prompt_len].clone(),
         "responses": batch.sequences[:, batch.prompt_len :].clone(),
@@ -115,7 +115,7 @@ def verl(batch: Rows) -> dict[str, torch.Tensor]:
     | --- | --- | --- | --- |
     | `prompts` | (R, P) | int64 | left-padded |
     | `responses` | (R, L) | int64 | right-padded |
-    | `response_mask` | (R, L) | int64 | over the response only; no tool turns here, so it is its attention mask |
+    | `response_mask` | (R, L) | int64 | over the response only; 0 in the padding and where a token was put there |
     | `input_ids` | (R, S) | int64 | `prompts` and `responses` side by side |
     | `attention_mask` | (R, S) | int64 | |
     | `position_ids` | (R, S) | int64 | `clip(cumsum(attention_mask) - 1, 0)` |

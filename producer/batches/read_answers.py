@@ -63,4 +63,6 @@ def _unfit_completions(batch: Batch, result: GroupResult) -> str | None:
         return f"completions of {width} tokens, max_new_tokens is {config.max_new_tokens}"
     if (result.logprobs is None) != (config.logprobs is None):
         return f"logprobs are {'absent' if result.logprobs is None else 'present'}, asked for: {config.logprobs}"
+    if result.sample_index is not None and (sample := max(result.sample_index.tolist())) >= config.num_return_sequences:
+        return f"sample_index names sample {sample}, num_return_sequences is {config.num_return_sequences}"
     return "a negative token id in a completion" if result.token_ids.numpy().min(initial=0) < 0 else None

@@ -102,6 +102,7 @@ def assemble(
     response_len = batch.config.max_new_tokens if pad_to_max_new_tokens else int(response_lengths.max(initial=0))
     prompt_mask, response_mask = _masks(prompt_lengths, response_lengths, batch.prompt_width, response_len)
     attention_mask = prompt_mask | response_mask
+    _take_forced_out(response_mask[:, batch.prompt_width :], batch, results)
     log_probs, scores = _log_probs(batch, results, response_len), _scores(batch, results)
     n = batch.config.num_return_sequences
     return RolloutBatch(
@@ -176,7 +177,7 @@ def _sequences(batch: Batch, answers: Mapping[int, Answer], response_len: int, p
         if answer.prompt is not None:
             rows[:, width - answer.prompt.shape[0] : width] = answer.prompt.numpy()
         if isinstance(answer, GroupResult):
-            _place(rows[:, width:], answer, answer.token_ids)
+            _place(rows[:, width:], answer.token_ids, answer.response_mask.numpy())
     return sequences
 
 
@@ -187,14 +188,29 @@ def _log_probs(batch: Batch, results: Mapping[int, GroupResult], response_len: i
     log_probs = np.zeros(shape, np.float32)
     for group, result in results.items():
         if result.logprobs is not None:
-            _place(log_probs[_rows(batch, group)], result, result.logprobs)
+            _place(log_probs[_rows(batch, group)], result.logprobs, _sampled(result))
     return log_probs
 
 
-def _place(rows: NDArray[Any], result: GroupResult, values: Tensor) -> None:
-    """Write a group's (n, L) values where it has tokens, and leave the padding of `rows` elsewhere."""
+def _take_forced_out(response_mask: NDArray[np.bool_], batch: Batch, results: Mapping[int, GroupResult]) -> None:
+    """Make `response_mask`, (R, L), false where a token was put there and not sampled."""
+    for group, result in results.items():
+        if result.forced_mask is not None:
+            rows, forced = response_mask[_rows(batch, group)], result.forced_mask.numpy()
+            width = min(forced.shape[1], rows.shape[1])
+            rows[:, :width] &= ~forced[:, :width]
+
+
+def _sampled(result: GroupResult) -> NDArray[np.bool_]:
+    """(n, L), true where the policy sampled a token."""
+    there = result.response_mask.numpy()
+    return there if result.forced_mask is None else there & ~result.forced_mask.numpy()
+
+
+def _place(rows: NDArray[Any], values: Tensor, where: NDArray[np.bool_]) -> None:
+    """Write a group's (n, L) values where `where`, (n, L), says so, and leave what `rows` holds elsewhere."""
     width = min(values.shape[1], rows.shape[1])
-    np.copyto(rows[:, :width], values.numpy()[:, :width], where=result.response_mask.numpy()[:, :width])
+    np.copyto(rows[:, :width], values.numpy()[:, :width], where=where[:, :width])
 
 
 def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.float32] | None:

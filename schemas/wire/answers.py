@@ -11,9 +11,12 @@ from pydantic import Field, model_validator
 
 from ..generation_config import LogprobsFlavour
 from .completions import Completion, completions_of
-from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
+from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
 from .messages import Message
-from .tensors import Dtype, Tensor, expect
+from .tensors import Tensor, expect, expect_shape, expect_within
+
+MAX_CANDIDATES = 128
+"""Ids a position, in `top_token_ids` and in `support_ids`."""
 
 
 class ErrorCode(StrEnum):
@@ -106,6 +109,25 @@ class GroupResult(Message):
     queued_s: float
     """Seconds between submit and admission, by two machines' clocks."""
     generate_s: float
+    forced_mask: Tensor | None = None
+    """bit (n, L), true where a token was put there and not sampled; None: nowhere."""
+    top_token_ids: Tensor | None = None
+    """int32 (n, L, K): the K likeliest at each position, the likeliest first; zeros after a completion's length."""
+    top_logprobs: Tensor | None = None
+    """float32 (n, L, K), those of `top_token_ids`."""
+    support_ids: Tensor | None = None
+    """int32 (sum of `support_lengths`,): the ids that were left to sample from at each position, one position after the
+    other."""
+    support_lengths: Tensor | None = None
+    """int32 (n, L), how many ids of `support_ids` belong to each position; zeros after a completion's length."""
+    sample_index: Tensor | None = None
+    """int32 (n,): which sample of its prompt each completion is, where not all that were begun are here."""
+    cut_lengths: Tensor | None = None
+    """int32 (c,): tokens of those completions of the prompt that were cut and are not here."""
+    resumed_at: Tensor | None = None
+    """int32 (n,): tokens of each completion that earlier deliveries sampled; another engine drew those after them."""
+    trace: Traceparent | None = None
+    """W3C trace context of the worker's span."""
 
     @property
     def completions(self) -> tuple[Completion, ...]:
@@ -130,15 +152,10 @@ class GroupResult(Message):
         n, width = self.token_ids.shape
         if n < 1:  # no bytes would then stand for any width
             raise ValueError("a group has at least one completion")
-        shapes: list[tuple[str, Tensor | None, Dtype, tuple[int, ...]]] = [
-            ("lengths", self.lengths, "int32", (n,)),
-            ("response_mask", self.response_mask, "bit", (n, width)),
-            ("logprobs", self.logprobs, "float32", (n, width)),
-            ("scores", self.scores, "float32", (n,)),
-        ]
-        for name, tensor, dtype, shape in shapes:
-            if tensor is not None and (tensor.dtype, tensor.shape) != (dtype, shape):
-                raise ValueError(f"{name}: expected {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
+        expect_shape("lengths", self.lengths, "int32", (n,))
+        expect_shape("response_mask", self.response_mask, "bit", (n, width))
+        expect_shape("logprobs", self.logprobs, "float32", (n, width))
+        expect_shape("scores", self.scores, "float32", (n,))
         if {len(self.finish_reasons), len(self.stop_reasons), len(self.version_spans)} != {n}:
             raise ValueError(f"finish_reasons, stop_reasons and version_spans must have {n} items each")
         if self.texts is not None and len(self.texts) != n:
@@ -151,6 +168,63 @@ class GroupResult(Message):
             raise ValueError(f"lengths must lie within 0 and {width}")
         if Tensor.of(np.arange(width) < lengths[:, None]).data != self.response_mask.data:
             raise ValueError("response_mask does not follow from lengths")
+        return self
+
+    @model_validator(mode="after")
+    def _forced_tokens_are_tokens(self) -> Self:
+        expect_shape("forced_mask", self.forced_mask, "bit", self.token_ids.shape)
+        if self.forced_mask is not None and (self.forced_mask.numpy() & ~self.response_mask.numpy()).any():
+            raise ValueError("forced_mask is true where there is no token")
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_agree(self) -> Self:
+        if (self.top_token_ids is None) != (self.top_logprobs is None):
+            raise ValueError("top_token_ids and top_logprobs come together")
+        if self.top_token_ids is None:
+            return self
+        expect("top_token_ids", self.top_token_ids, "int32", 3)
+        k = self.top_token_ids.shape[2]
+        if not 1 <= k <= MAX_CANDIDATES:
+            raise ValueError(f"top_token_ids: K is 1 to {MAX_CANDIDATES}, not {k}")
+        expect_shape("top_token_ids", self.top_token_ids, "int32", (*self.token_ids.shape, k))
+        expect_shape("top_logprobs", self.top_logprobs, "float32", (*self.token_ids.shape, k))
+        expect_within("top_token_ids", self.top_token_ids)
+        return self
+
+    @model_validator(mode="after")
+    def _support_agrees(self) -> Self:
+        if (self.support_ids is None) != (self.support_lengths is None):
+            raise ValueError("support_ids and support_lengths come together")
+        if self.support_ids is None or self.support_lengths is None:
+            return self
+        expect("support_ids", self.support_ids, "int32", 1)
+        expect_shape("support_lengths", self.support_lengths, "int32", self.token_ids.shape)
+        expect_within("support_ids", self.support_ids)
+        expect_within("support_lengths", self.support_lengths, MAX_CANDIDATES)
+        of_each = self.support_lengths.numpy()
+        if of_each[~self.response_mask.numpy()].any():
+            raise ValueError("support_lengths is not 0 where there is no token")
+        if int(of_each.sum(dtype=np.int64)) != self.support_ids.shape[0]:
+            raise ValueError("support_lengths do not add up to support_ids")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_agree(self) -> Self:
+        n = len(self)
+        expect_shape("sample_index", self.sample_index, "int32", (n,))
+        expect_shape("resumed_at", self.resumed_at, "int32", (n,))
+        if self.sample_index is not None:
+            expect_within("sample_index", self.sample_index)
+            if len(set(self.sample_index.tolist())) != n:
+                raise ValueError("sample_index names a sample twice")
+        if self.cut_lengths is not None:
+            expect("cut_lengths", self.cut_lengths, "int32", 1)
+            expect_within("cut_lengths", self.cut_lengths)
+        if self.resumed_at is not None:
+            expect_within("resumed_at", self.resumed_at)
+            if (self.resumed_at.numpy() > self.lengths.numpy()).any():
+                raise ValueError("resumed_at is beyond the completion's length")
         return self
 
 

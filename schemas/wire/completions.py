@@ -15,7 +15,7 @@ class Completion:
     """One sampled continuation of a group's prompt. Its length is `len(completion)`; iterating it gives its ids."""
 
     sample: int
-    """Its number within the group."""
+    """Its number among those of its prompt: the seed's."""
     token_ids: list[int]
     """The sampled ids, the one that ended it included."""
     logprobs: list[float] | None
@@ -62,6 +62,10 @@ class Padded(Protocol):
         """n of them"""
 
     @property
+    def sample_index(self) -> Tensor | None:
+        """int32 (n,)"""
+
+    @property
     def finish_reasons(self) -> tuple[FinishReason, ...]:
         """n of them"""
 
@@ -79,16 +83,17 @@ def completions_of(result: Padded) -> tuple[Completion, ...]:
     lengths = result.lengths.tolist()
     ids, scores = result.token_ids.numpy(), None if result.scores is None else result.scores.tolist()
     logprobs = None if result.logprobs is None else result.logprobs.numpy()
+    samples = range(len(lengths)) if result.sample_index is None else result.sample_index.tolist()
     return tuple(
         Completion(
             sample=sample,
-            token_ids=ids[sample, :length].tolist(),
-            logprobs=None if logprobs is None else logprobs[sample, :length].tolist(),
-            text=None if result.texts is None else result.texts[sample],
-            finish_reason=result.finish_reasons[sample],
-            stop_reason=result.stop_reasons[sample],
-            score=None if scores is None else scores[sample],
-            version_spans=result.version_spans[sample],
+            token_ids=ids[row, :length].tolist(),
+            logprobs=None if logprobs is None else logprobs[row, :length].tolist(),
+            text=None if result.texts is None else result.texts[row],
+            finish_reason=result.finish_reasons[row],
+            stop_reason=result.stop_reasons[row],
+            score=None if scores is None else scores[row],
+            version_spans=result.version_spans[row],
         )
-        for sample, length in enumerate(lengths)
+        for row, (sample, length) in enumerate(zip(samples, lengths, strict=True))
     )

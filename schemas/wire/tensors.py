@@ -110,3 +110,16 @@ def expect(name: str, tensor: Tensor, dtype: Dtype, ndim: int) -> None:
     """Raises `ValueError` that names the field `name`."""
     if tensor.dtype != dtype or len(tensor.shape) != ndim:
         raise ValueError(f"{name}: expected {dtype} with {ndim} dimensions, got {tensor.dtype} {tensor.shape}")
+
+
+def expect_shape(name: str, tensor: Tensor | None, dtype: Dtype, shape: tuple[int, ...]) -> None:
+    """Raises `ValueError` that names the field `name`, unless it is None."""
+    if tensor is not None and (tensor.dtype, tensor.shape) != (dtype, shape):
+        raise ValueError(f"{name}: expected {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
+
+
+def expect_within(name: str, tensor: Tensor, most: int = 2**31 - 1) -> None:
+    """Raises `ValueError` that names the field `name` for a number below 0 or above `most`."""
+    values = tensor.numpy()
+    if values.size and not (values.min() >= 0 and values.max() <= most):
+        raise ValueError(f"{name}: from {values.min()} to {values.max()}, which must lie within 0 and {most}")

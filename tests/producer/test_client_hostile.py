@@ -43,6 +43,10 @@ def sealed(handle: BatchHandle) -> bytes:
         (lambda h: encode(result_of(0, [1] * 4, [[5]], h.batch_id)), "a prompt of 4 tokens"),
         (lambda h: encode(result(h, 0, logprobs=None, logprobs_flavour=None)), "logprobs are absent"),
         (lambda h: _changed(h, lengths=Tensor.of(np.array([9], np.int32)).model_dump()), "lengths"),
+        (
+            lambda h: encode(result_of(0, [1], [[5]], h.batch_id, sample_index=Tensor.of(np.array([1], np.int32)))),
+            "sample_index names sample 1, num_return_sequences is 1",
+        ),
         (lambda h: encode(result_of(0, [1], [[-5]], h.batch_id)), "a negative token id in a completion"),
         (lambda h: encode(result_of(0, [-1], [[5]], h.batch_id)), "a negative token id in the prompt"),
         (lambda h: encode(error_of(0, [1] * 4, h.batch_id)), "a prompt of 4 tokens"),

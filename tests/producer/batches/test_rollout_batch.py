@@ -16,7 +16,7 @@ from rollstream import GenerationConfig, RolloutBatch
 from rollstream.producer.batches.read_answers import Answer
 from rollstream.producer.batches.rollout_batch import assemble
 from rollstream.producer.cli.jsonl import result_line
-from rollstream.schemas import GroupResult, decode, encode
+from rollstream.schemas import GroupResult, Tensor, decode, encode
 from rollstream.schemas.wire.fields import FinishReason
 from tests.support.answers import batch_of, error_of, result_of
 
@@ -86,6 +86,30 @@ def test_every_finish_reason_reaches_every_reader(reason: FinishReason) -> None:
     assert rollouts.finish_reasons == (reason, "stop")
     assert rollouts.roll()["responses"].tolist() == rollouts.verl()["responses"].tolist() == [[7, 8], [9, PAD]]
     assert [one["finish_reason"] for one in json.loads(result_line(result))["completions"]] == [reason, "stop"]
+
+
+def test_a_token_that_was_put_there_is_attended_to_and_not_trained_on() -> None:
+    forced = Tensor.of(np.array([[0, 1, 1], [0, 0, 0]], np.bool_))
+    answers: dict[int, Answer] = {
+        0: result_of(0, [5, 6], [[7, 8, 9], [7]], forced_mask=forced),
+        1: result_of(1, [4], [[7, 8, 9, 1], [7]]),
+    }
+    rollouts = assemble(batch_of([[5, 6], [4]], GenerationConfig(max_new_tokens=6, num_return_sequences=2)), answers)
+    assert rollouts.sequences[0].tolist() == [5, 6, 7, 8, 9, PAD]
+    assert rollouts.attention_mask[0].tolist() == [1, 1, 1, 1, 1, 0]
+    assert rollouts.response_mask.tolist() == [
+        [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0],
+    ]  # fmt: skip
+    assert rollouts.old_log_probs is not None
+    assert rollouts.old_log_probs[0].tolist() == [-1, 0, 0, 0]
+    assert rollouts.response_lengths.tolist() == [3, 1, 4, 1]
+    roll, verl = rollouts.roll(), rollouts.verl()
+    assert roll["response_mask"].tolist() == [
+        [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0],
+    ]  # fmt: skip
+    assert roll["infer_logprobs"][0].tolist() == [0, -1, 0, 0, 0]
+    assert roll["attention_mask"][0].tolist() == [1, 1, 1, 1, 1, 0]
+    assert verl["response_mask"][0].tolist() == [1, 0, 0, 0]
 
 
 def test_the_layout_is_a_left_padded_prompt_and_a_right_padded_response() -> None:

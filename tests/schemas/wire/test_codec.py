@@ -123,6 +123,23 @@ IN_FULL: dict[str, Message] = {name(message): message for message in MESSAGES}
 """Written when every field still travelled, at its default or not."""
 
 TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for message in MESSAGES} | {
+    "GroupResult.v1.every-field": MESSAGES[2].model_copy(
+        update={
+            "forced_mask": Tensor.of(np.array([[0, 1, 0], [0, 0, 0]], bool)),
+            "top_token_ids": Tensor.of(np.array([[[9, 1], [2, 3], [0, 0]], [[4, 5]] * 3], np.int32)),
+            "top_logprobs": Tensor.of(np.array([[[-0.5, -3], [-1, -1], [0, 0]], [[-2, -2]] * 3], np.float32)),
+            "support_ids": int32(9, 1, 4, 4, 5, 4),
+            "support_lengths": Tensor.of(np.array([[2, 0, 0], [1, 2, 1]], np.int32)),
+            "texts": ("a", "bcd"),
+            "scores": Tensor.of(np.array([-1.5, -6], np.float32)),
+            "spans_exact": False,
+            "delivery": 2,
+            "sample_index": int32(5, 1),
+            "cut_lengths": int32(3, 0, 2),
+            "resumed_at": int32(0, 3),
+            "trace": f"00-{'4b' * 16}-{'0a' * 8}-01",
+        }
+    ),
     "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
     "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
     "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
@@ -240,6 +257,59 @@ def test_a_result_whose_mask_contradicts_its_lengths_is_refused() -> None:
         decode(msgpack.packb(fields), GroupResult)
 
 
+def packed(dtype: str, shape: list[int], data: bytes) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data": data}
+
+
+RESULT_CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"forced_mask": packed("bit", [2, 2], b"\0")}, "forced_mask: expected bit"),
+    ({"forced_mask": packed("int32", [2, 3], b"\0" * 24)}, "forced_mask: expected bit"),
+    ({"forced_mask": packed("bit", [2, 3], b"\x04")}, "forced_mask is true where there is no token"),
+    ({"top_logprobs": None}, "top_token_ids and top_logprobs come together"),
+    ({"top_token_ids": None}, "top_token_ids and top_logprobs come together"),
+    ({"top_token_ids": packed("int32", [2, 3], b"\0" * 24)}, "top_token_ids: expected int32 with 3"),
+    ({"top_token_ids": packed("int32", [2, 3, 0], b"")}, "top_token_ids: K is 1 to 128, not 0"),
+    ({"top_token_ids": packed("int32", [2, 3, 129], b"\0" * 3096)}, "top_token_ids: K is 1 to 128, not 129"),
+    ({"top_token_ids": packed("int32", [3, 2, 2], b"\0" * 48)}, "top_token_ids: expected int32"),
+    ({"top_token_ids": packed("int32", [2, 3, 2], b"\xff" * 48)}, "top_token_ids: from -1 to -1"),
+    ({"top_logprobs": packed("float32", [2, 3, 1], b"\0" * 24)}, "top_logprobs: expected float32"),
+    ({"support_ids": None}, "support_ids and support_lengths come together"),
+    ({"support_lengths": None}, "support_ids and support_lengths come together"),
+    ({"support_ids": packed("int32", [5], b"\0" * 20)}, "support_lengths do not add up to support_ids"),
+    ({"support_ids": packed("int32", [2, 3], b"\0" * 24)}, "support_ids: expected int32 with 1"),
+    ({"support_ids": packed("int32", [6], b"\xff" * 24)}, "support_ids: from -1 to -1"),
+    ({"support_lengths": packed("int32", [6], b"\1\0\0\0" * 6)}, "support_lengths: expected int32"),
+    ({"support_lengths": packed("int32", [2, 3], b"\1\0\0\0" * 6)}, "support_lengths is not 0 where there is no token"),
+    ({"support_lengths": packed("int32", [2, 3], b"\x81\0\0\0" * 6)}, "support_lengths: from 129 to 129"),
+    ({"support_lengths": packed("int32", [2, 3], b"\xff" * 24)}, "support_lengths: from -1 to -1"),
+    ({"sample_index": packed("int32", [1], b"\0" * 4)}, "sample_index: expected int32"),
+    ({"sample_index": packed("int32", [2], b"\0" * 8)}, "sample_index names a sample twice"),
+    ({"sample_index": packed("int32", [2], b"\xff" * 8)}, "sample_index: from -1 to -1"),
+    ({"cut_lengths": packed("int32", [1, 1], b"\0" * 4)}, "cut_lengths: expected int32 with 1"),
+    ({"cut_lengths": packed("int32", [1], b"\xff" * 4)}, "cut_lengths: from -1 to -1"),
+    ({"resumed_at": packed("int32", [3], b"\0" * 12)}, "resumed_at: expected int32"),
+    ({"resumed_at": packed("int32", [2], b"\xff" * 8)}, "resumed_at: from -1 to -1"),
+    ({"resumed_at": packed("int32", [2], b"\3\0\0\0" * 2)}, "resumed_at is beyond the completion's length"),
+    ({"trace": "00-1-2-3"}, "traceparent"),
+    ({"trace": b"\xff"}, "trace"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), RESULT_CHANGES, ids=lambda value: str(value)[:60])
+def test_a_result_whose_fields_contradict_each_other_is_refused_by_name(change: dict[str, Any], said: str) -> None:
+    fields = {**msgpack.unpackb(encode(TODAY["GroupResult.v1.every-field"])), **change}
+
+    with pytest.raises(WireError, match=said):
+        decode(msgpack.packb(fields), GroupResult)
+
+
+def test_the_completions_of_a_result_that_lacks_some_are_numbered_as_their_seeds() -> None:
+    result = TODAY["GroupResult.v1.every-field"]
+    assert isinstance(result, GroupResult)
+
+    assert [(one.sample, one.token_ids) for one in result] == [(5, [9, 2]), (1, [4, 4, 4])]
+
+
 def test_a_result_without_completions_claims_no_memory_for_its_width() -> None:
     fields = msgpack.unpackb(encode(MESSAGES[2]))
     empty = {"shape": [0, 2**24], "data": b""}
@@ -292,7 +362,7 @@ def test_a_payload_over_the_size_ceiling_is_not_parsed() -> None:
         decode(bytes(MAX_BYTES + 1), Job)
 
 
-VALID = [encode(message) for message in MESSAGES]
+VALID = [encode(message) for message in (*MESSAGES, *TODAY.values())]
 
 
 @settings(max_examples=400, deadline=None)

@@ -11,7 +11,7 @@ from typing import NoReturn, Required, Self, TypedDict, Unpack
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 
 from .batches.deadlines import Deadlines
-from .batches.enqueue import queue
+from .batches.enqueue import enqueue
 from .batches.handle import BatchHandle
 from .batches.ledger import read_batch
 from .batches.prompts import Prompts, Rows
@@ -98,7 +98,7 @@ class AsyncClient:
             deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
             bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
         )
-        await queue(self._connection, self._keys, submission)
+        await enqueue(self._connection, self._keys, submission)
         return BatchHandle(self._connection, self._keys, submission.batch)
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions)

@@ -19,7 +19,7 @@ _ENVELOPE = 1024
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
 
 
-async def queue(connection: Connection, keys: Keys, submission: Submission) -> None:
+async def enqueue(connection: Connection, keys: Keys, submission: Submission) -> None:
     """Queue those jobs of `submission` that are not queued yet.
 
     A Redis that lost everything in between (FLUSHALL, a restart without a disk) would keep the later jobs alone: all

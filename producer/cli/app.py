@@ -17,7 +17,7 @@ from rollstream.schemas import Keys
 
 from ..client import AsyncClient
 from ..errors import PromptFileError
-from ..operations.queue_state import queue_table, read_status, remarks, status_json, worker_table
+from ..operations.queue_state import queue_table, read_queue_state, remarks, status_json, worker_table
 from .config_flags import read_config
 from .connection import with_connection
 from .dead import dead
@@ -220,7 +220,7 @@ def status(
 ) -> None:
     """Show how many jobs wait, how old the oldest is, and which workers are alive."""
     with exit_codes():
-        found = with_connection(redis, lambda connection: read_status(connection, Keys(policy, partitions)))
+        found = with_connection(redis, lambda connection: read_queue_state(connection, Keys(policy, partitions)))
     if json_output:
         typer.echo(json.dumps(status_json(found)))
         return

@@ -16,7 +16,7 @@ from rollstream.schemas.printable import printable
 from ..client import AsyncClient
 from ..doctor.examine import examine, findings_table
 from ..doctor.finding import FAIL
-from ..operations.queue_state import Status, read_status, waiting_jobs
+from ..operations.queue_state import QueueState, read_queue_state, waiting_jobs
 from ..operations.requests import drain as drain_workers
 from ..operations.requests import pause as pause_queue
 from ..operations.requests import resume as resume_queue
@@ -69,8 +69,8 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
     with exit_codes():
         keys = Keys(policy, partitions)
 
-        async def call(connection: Connection) -> tuple[bool, Status]:
-            return await pause_queue(connection, keys), await read_status(connection, keys)
+        async def call(connection: Connection) -> tuple[bool, QueueState]:
+            return await pause_queue(connection, keys), await read_queue_state(connection, keys)
 
         changed, found = with_connection(redis, call)
     waiting = waiting_jobs(found)

@@ -34,7 +34,7 @@ from .replay_report import (
     replay_json,
     skipped_lines,
 )
-from .replay_resume import Sent, Way, explained
+from .replay_resume import ReplayOptions, Sent, explained
 
 EPILOG = """Examples:
 
@@ -124,9 +124,9 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         first, last = _moments(since, until, now_ms)
         return ByLetter(text or "", last) if dead else ByTime(first, last)
 
-    way = Way(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
+    how = ReplayOptions(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
     with exit_codes():
-        raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, way)))
+        raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, how)))
 
 
 def _need(condition: bool, problem: str) -> None:
@@ -155,22 +155,22 @@ def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, in
     return first, last
 
 
-async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], way: Way) -> int:
+async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], how: ReplayOptions) -> int:
     async with _connected(redis) as connection:
         seconds, micros = await connection.call("read the time", lambda client: client.time())
         selector = selector_at(seconds * 1000 + micros // 1000)
         with progress_bar("reading", None, "jobs") as seen:
-            prepared = await prepare(connection, keys, selector, way.named, seen)
-        if way.batch_id is not None and len(prepared.replays) > 1:
+            prepared = await prepare(connection, keys, selector, how.named, seen)
+        if how.batch_id is not None and len(prepared.replays) > 1:
             raise typer.BadParameter(f"--batch-id names one batch, {len(prepared.replays)} are selected")
-        if way.dry_run:
-            _show(prepared, way.json)
+        if how.dry_run:
+            _show(prepared, how.json)
             return 0
         _tell_left_out(prepared)
-        stored = [await _stored(connection, keys, replay) for replay in prepared.replays] if way.verify else []
-        with explained(keys, selector, way) as sent:
-            await _queue(connection, keys, prepared, way, sent)
-        return await _verify(connection, keys, prepared, stored, way) if way.verify else 0
+        stored = [await _stored(connection, keys, replay) for replay in prepared.replays] if how.verify else []
+        with explained(keys, selector, how) as sent:
+            await _queue(connection, keys, prepared, how, sent)
+        return await _verify(connection, keys, prepared, stored, how) if how.verify else 0
 
 
 @asynccontextmanager
@@ -205,9 +205,9 @@ async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[in
     return await stored_answers(connection, keys, replay)
 
 
-async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: Way, sent: Sent) -> None:
+async def _queue(connection: Connection, keys: Keys, prepared: Prepared, how: ReplayOptions, sent: Sent) -> None:
     """Queue all batches, and print those that were queued whole, even if an error ended it half-way."""
-    pace, queued, before = Pace(way.rate), list[Replay](), 0
+    pace, queued, before = Pace(how.rate), list[Replay](), 0
     try:
         with progress_bar("queueing", sum(replay.batch.num_jobs for replay in prepared.replays), "jobs") as show:
             for replay in prepared.replays:
@@ -217,8 +217,8 @@ async def _queue(connection: Connection, keys: Keys, prepared: Prepared, way: Wa
     finally:
         for replay in queued:
             typer.echo(f"{replay.batch.num_groups} groups queued in {replay.batch.num_jobs} jobs", err=True)
-            if not (way.json and way.verify):  # with both, `_verify` prints one line that has the comparison too
-                typer.echo(json.dumps(replay_json(replay)) if way.json else replay.batch.batch_id)
+            if not (how.json and how.verify):  # with both, `_verify` prints one line that has the comparison too
+                typer.echo(json.dumps(replay_json(replay)) if how.json else replay.batch.batch_id)
 
 
 def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> None:
@@ -227,17 +227,17 @@ def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> No
 
 
 async def _verify(
-    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], way: Way
+    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], how: ReplayOptions
 ) -> int:
     """Compare each batch with its original. Returns the exit code. Raises `ResultTimeoutError`."""
     loop = asyncio.get_running_loop()
-    end = None if way.timeout is None else loop.time() + way.timeout
+    end = None if how.timeout is None else loop.time() + how.timeout
     code = 0
     for replay, answers in zip(prepared.replays, stored, strict=True):
         left = None if end is None else max(0.0, end - loop.time())
         comparison = await verify(connection, keys, replay, answers, left)
         code = code if comparison.identical else EXIT_SOME_FAILED
         typer.echo(comparison_line(replay, comparison), err=True)
-        if way.json:
+        if how.json:
             typer.echo(json.dumps({**replay_json(replay), "verify": comparison_json(comparison)}))
     return code

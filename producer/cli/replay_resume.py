@@ -17,7 +17,7 @@ from ..replay.plan import new_batch_id
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ReplayOptions:
     """How the selected jobs are queued, and what happens after."""
 
     batch_id: str | None
@@ -53,7 +53,7 @@ class Sent:
 
 
 @contextmanager
-def explained(keys: Keys, selector: Selector, way: Way) -> Iterator[Sent]:
+def explained(keys: Keys, selector: Selector, how: ReplayOptions) -> Iterator[Sent]:
     """When an error or Ctrl-C ends the queueing half-way, tell how to queue the rest."""
     sent = Sent()
     try:
@@ -66,7 +66,7 @@ def explained(keys: Keys, selector: Selector, way: Way) -> Iterator[Sent]:
         raise
     except BaseException:
         if sent.any:
-            command = shlex.join(["rollstream", "replay", *_where(keys), *as_options(selector), *way.again()])
+            command = shlex.join(["rollstream", "replay", *_where(keys), *as_options(selector), *how.again()])
             kept = "what was queued stays queued; this queues the rest, with the same --redis"
             typer.echo(f"{kept}, while no selected job is trimmed or dropped:\n{command}", err=True)
         raise

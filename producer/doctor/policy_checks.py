@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rollstream.schemas.pause_reason import PauseReason
 
-from ..operations.queue_state import Worker, age, refusals
+from ..operations.queue_state import WorkerSeen, age, refusals
 from ..policies.parked import Parked
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .probe import PartitionSeen, Probe
@@ -39,7 +39,7 @@ def _refused(found: Probe) -> Iterator[Finding]:
         yield Finding("announced version", WARN, seen, remedy)
 
 
-def _takes_nothing(worker: Worker) -> bool:
+def _takes_nothing(worker: WorkerSeen) -> bool:
     return PauseReason.POLICY in worker.report.paused_for
 
 

@@ -20,7 +20,7 @@ from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
-from ..operations.queue_state import Queue, Worker, read_paused, read_queue, seen_workers
+from ..operations.queue_state import QueueSeen, WorkerSeen, read_paused, read_queue, seen_workers
 from ..policies.live_workers import live_names, read_reports
 from ..policies.parked import newest_announced
 from ..redis_io.connection import Connection
@@ -56,7 +56,7 @@ class ConsumerSeen:
 class PartitionSeen:
     """One partition. `group`: whether the consumer group exists; false if there is no stream either."""
 
-    queue: Queue
+    queue: QueueSeen
     group: bool
     consumers: tuple[ConsumerSeen, ...]
     """Without the consumers that stand for parked jobs."""
@@ -95,7 +95,7 @@ class Probe:
     """Only partitions whose keys could be read."""
     beyond: tuple[int, ...]
     """Partitions that have a stream of jobs but lie outside of the given number of partitions."""
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerSeen, ...]
     newest_version: int | None
     """The newest policy version announced, 0 for none; None if it could not be read."""
     paused: bool
@@ -206,7 +206,7 @@ class _Prober:
         hashes = [self._keys.control(), *map(self._keys.worker, workers)]
         return dict.fromkeys([*streams, self._keys.versions()], "stream") | dict.fromkeys(hashes, "hash")
 
-    async def _workers(self, names: list[str], now: float) -> tuple[Worker, ...]:
+    async def _workers(self, names: list[str], now: float) -> tuple[WorkerSeen, ...]:
         read = partial(read_reports, keys=self._keys, names=names)
         return tuple(seen_workers(await self._try("read the workers", read, {}), now))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rollstream.schemas.pause_reason import PauseReason
 
 from ..operations.lease import LeaseSeen, told_by
-from ..operations.queue_state import Worker, age
+from ..operations.queue_state import WorkerSeen, age
 from .batch_checks import batch_findings
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .policy_checks import policy_findings
@@ -86,7 +86,7 @@ def _workers(found: Probe) -> Finding:
     )
 
 
-def _ready(found: Probe) -> list[Worker]:
+def _ready(found: Probe) -> list[WorkerSeen]:
     """Workers that have loaded the version they serve."""
     return [worker for worker in found.workers if not worker.report.is_starting]
 

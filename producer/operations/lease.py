@@ -13,7 +13,7 @@ from rollstream.schemas.lease import LEASE_FIELD, lease_ms, lease_of
 
 from ..queue_errors import LeaseInUseError
 from ..redis_io.connection import Connection
-from .queue_state import Worker, read_workers
+from .queue_state import WorkerSeen, read_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
     return await connection.call("read the lease", read)
 
 
-def told_by(workers: Iterable[Worker]) -> dict[str, str]:
+def told_by(workers: Iterable[WorkerSeen]) -> dict[str, str]:
     """`--lease-s` by worker; empty for a worker that does not report it."""
     told = {worker.consumer: worker.report.lease_s for worker in workers}
     return {name: "" if lease_s is None else str(lease_s) for name, lease_s in told.items()}

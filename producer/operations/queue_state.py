@@ -26,7 +26,7 @@ from . import waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueSeen:
     """One partition's jobs."""
 
     partition: int
@@ -50,7 +50,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerSeen:
     """One live worker, as it reports itself."""
 
     consumer: str
@@ -59,30 +59,32 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class QueueState:
     """One policy at one moment."""
 
     policy: str
     paused: bool
     """An operator paused the queue: workers take no new jobs."""
     paused_s_ago: float | None
-    queues: list[Queue]
-    workers: list[Worker]
+    queues: list[QueueSeen]
+    workers: list[WorkerSeen]
 
 
-async def read_status(connection: Connection, keys: Keys) -> Status:
+async def read_queue_state(connection: Connection, keys: Keys) -> QueueState:
     """Read all partitions and workers. Raises `RedisUnavailableError`."""
 
-    async def read(redis: Redis) -> Status:
+    async def read(redis: Redis) -> QueueState:
         seconds, micros = await redis.time()
         now = seconds + micros / 1e6
         queues = [await read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
-        return Status(keys.policy, *await read_paused(redis, keys, now), queues, await read_workers(redis, keys, now))
+        return QueueState(
+            keys.policy, *await read_paused(redis, keys, now), queues, await read_workers(redis, keys, now)
+        )
 
     return await connection.call("read the status", read)
 
 
-def status_json(status: Status) -> dict[str, Any]:
+def status_json(status: QueueState) -> dict[str, Any]:
     """What `status --json` prints: of each worker the `fields` of its report, as they stand in Redis."""
     found = asdict(status)
     for worker, row in zip(status.workers, found["workers"], strict=True):
@@ -97,13 +99,13 @@ async def read_paused(redis: Redis, keys: Keys, now: float) -> tuple[bool, float
     return (False, None) if paused is None else (True, _ago(seconds_of(paused), now))
 
 
-async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Queue:
+async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> QueueSeen:
     """One partition; `now` by Redis' clock."""
     jobs = keys.jobs(partition)
     entries = await redis.xlen(jobs)
     group = await consumer_group(redis, jobs)
     oldest = await waiting.oldest_waiting(redis, jobs, group)
-    return Queue(
+    return QueueSeen(
         partition=partition,
         entries=entries,
         waiting=await waiting.waiting_jobs(redis, jobs, group, entries),
@@ -126,21 +128,21 @@ async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
     return next((group for group in groups if group["name"] == GROUP.encode()), None)
 
 
-async def read_workers(redis: Redis, keys: Keys, now: float) -> list[Worker]:
+async def read_workers(redis: Redis, keys: Keys, now: float) -> list[WorkerSeen]:
     """The workers that report, sorted by name; `now` by Redis' clock."""
     return seen_workers(await live_reports(redis, keys), now)
 
 
-def seen_workers(reports: Mapping[str, WorkerReport], now: float) -> list[Worker]:
+def seen_workers(reports: Mapping[str, WorkerReport], now: float) -> list[WorkerSeen]:
     """In the order of `reports`; `now` by Redis' clock."""
-    return [Worker(name, report, _ago(report.seen_at, now)) for name, report in reports.items()]
+    return [WorkerSeen(name, report, _ago(report.seen_at, now)) for name, report in reports.items()]
 
 
 def _ago(moment: float | None, now: float) -> float | None:
     return None if moment is None else max(0.0, round(now - moment, 3))
 
 
-def queue_table(status: Status) -> Table:
+def queue_table(status: QueueState) -> Table:
     """One row for each partition."""
     since = "" if status.paused_s_ago is None else f" since {age(status.paused_s_ago)}"
     paused = f", PAUSED{since}: `rollstream resume` lets workers go on" if status.paused else ""
@@ -157,7 +159,7 @@ def queue_table(status: Status) -> Table:
 _WORKER_COLUMNS = ("state", "engine", "model", "ver", "groups", "seqs", "done", "tokens", "seen ago")
 
 
-def _worker_row(worker: Worker) -> list[str]:
+def _worker_row(worker: WorkerSeen) -> list[str]:
     report = worker.report
     why = f" ({','.join(report.paused_for)})" if report.paused_for else ""
     counts = report.running_groups, report.running_sequences, report.groups_published, report.tokens_generated
@@ -166,13 +168,13 @@ def _worker_row(worker: Worker) -> list[str]:
     return [worker.consumer, f"{report.state}{why}", report.engine, report.model, _version(report), *told, seen]
 
 
-def waiting_jobs(status: Status) -> int | None:
+def waiting_jobs(status: QueueState) -> int | None:
     """Jobs that no worker has taken; None if they could not be counted."""
     counts = [queue.waiting for queue in status.queues]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def worker_table(status: Status) -> Table:
+def worker_table(status: QueueState) -> Table:
     """One row for each live worker; what a worker does not report stays empty."""
     table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
     table.add_column("worker", no_wrap=True)
@@ -192,7 +194,7 @@ def _version(report: WorkerReport) -> str:
     return f"{serves} ({newest})"
 
 
-def remarks(status: Status) -> Iterator[str]:
+def remarks(status: QueueState) -> Iterator[str]:
     """Lines for what does not fit the tables: what jobs and groups wait for, and why versions are refused."""
     for queue in status.queues:
         if queue.ids_ahead_s:
@@ -214,12 +216,12 @@ def remarks(status: Status) -> Iterator[str]:
         yield printable(f"version {refused} refused by {', '.join(names)}: {why}")
 
 
-def waiting_groups(workers: Iterable[Worker]) -> int:
+def waiting_groups(workers: Iterable[WorkerSeen]) -> int:
     """Groups that live workers hold but have not started."""
     return sum(worker.report.waiting_groups or 0 for worker in workers)
 
 
-def refusals(workers: Iterable[Worker]) -> dict[tuple[str, str], list[str]]:
+def refusals(workers: Iterable[WorkerSeen]) -> dict[tuple[str, str], list[str]]:
     """Names of workers by refused version, `?` where none is named, and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for worker in workers:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.wire.envelope import PAYLOAD
 
-from ..batches.enqueue import is_queued, lost, queue
+from ..batches.enqueue import enqueue, is_queued, lost
 from ..batches.ledger import read_batch
 from ..errors import (
     JobGoneError,
@@ -117,7 +117,7 @@ async def queue_replay(
         opened = [(placed, await _payload(connection, placed)) for placed in piece]
         await pace.wait()
         seen(start)
-        await queue(connection, keys, replay.submission(opened))
+        await enqueue(connection, keys, replay.submission(opened))
         seen(start + len(piece))
     if not await is_queued(connection, keys, replay.batch.batch_id, 0):
         raise lost(replay.batch.batch_id, keys)

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream import AsyncClient, BatchHandle
-from rollstream.producer.operations.queue_state import read_status
+from rollstream.producer.operations.queue_state import read_queue_state
 from rollstream.producer.operations.requests import drain, pause, resume, wait_until_drained
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
@@ -51,7 +51,7 @@ CALLS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "resume": lambda world: resume(world.connection, world.keys),
     "drain": lambda world: drain(world.connection, world.keys, None),
     "wait_until_drained": lambda world: wait_until_drained(world.connection, world.keys, ["gone"]),
-    "status": lambda world: read_status(world.connection, world.keys),
+    "status": lambda world: read_queue_state(world.connection, world.keys),
 }
 
 

@@ -9,10 +9,10 @@ from typer.testing import CliRunner, Result
 
 from rollstream.producer.cli.app import app
 from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe
-from rollstream.producer.operations.queue_state import Queue, Worker
+from rollstream.producer.operations.queue_state import QueueSeen, WorkerSeen
 from rollstream.schemas.worker_report import WorkerReport
 
-HEALTHY_QUEUE = Queue(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
+HEALTHY_QUEUE = QueueSeen(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
 HEALTHY_PARTITION = PartitionSeen(HEALTHY_QUEUE, True, (ConsumerSeen("w", 1), ConsumerSeen("gone", 0)), 0)
 NOTHING_WAITS = {"waiting": 0, "oldest_waiting_s": None}
 HEALTHY_INFO = {
@@ -23,7 +23,7 @@ HEALTHY_INFO = {
 HEALTHY = Probe(
     url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
     clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
-    workers=(Worker("w", WorkerReport(model="m", policy_version=1, lease_s=30.0), 1.0),), newest_version=1,
+    workers=(WorkerSeen("w", WorkerReport(model="m", policy_version=1, lease_s=30.0), 1.0),), newest_version=1,
     paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", batches=(), no_version="",
     refusals=(),
 )  # fmt: skip
@@ -42,9 +42,9 @@ def partition(queue: dict[str, Any] | None = None, **changes: Any) -> Probe:
     return replace(HEALTHY, partitions=(seen,))
 
 
-def worker(consumer: str, **fields: str) -> Worker:
+def worker(consumer: str, **fields: str) -> WorkerSeen:
     told = {"model": "m", "policy_version": "1"} | fields
-    return Worker(consumer, WorkerReport.of({name.encode(): value.encode() for name, value in told.items()}), 1.0)
+    return WorkerSeen(consumer, WorkerReport.of({name.encode(): value.encode() for name, value in told.items()}), 1.0)
 
 
 def doctor(redis_url: str, policy: str, *args: str) -> Result:

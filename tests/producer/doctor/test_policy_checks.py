@@ -12,7 +12,7 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
 from rollstream.producer.doctor.probe import Probe
-from rollstream.producer.operations.queue_state import Worker
+from rollstream.producer.operations.queue_state import WorkerSeen
 from rollstream.producer.policies.parked import Parked, newest_announced
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
@@ -22,11 +22,11 @@ from tests.support.versions import announce
 from tests.support.worker_process import WorkerProcess, wait_for
 
 
-def workers(*of: Worker) -> Probe:
+def workers(*of: WorkerSeen) -> Probe:
     return replace(HEALTHY, workers=of)
 
 
-def refusing(name: str, **fields: str) -> Worker:
+def refusing(name: str, **fields: str) -> WorkerSeen:
     return worker(name, **{"newest_version": "8", "policy_error": "no such folder"} | fields)
 
 

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from rollstream import Client, GenerationConfig
-from rollstream.producer.operations.queue_state import Queue as SeenQueue
-from rollstream.producer.operations.queue_state import Status, Worker, remarks
+from rollstream.producer.operations.queue_state import QueueSeen, QueueState, WorkerSeen, remarks
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
@@ -63,12 +62,15 @@ def test_the_reason_of_a_refusal_stands_below_the_table(command: Command, queue:
 
 
 def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
-    def part(partition: int, *parked: Parked) -> SeenQueue:
-        return SeenQueue(partition, 9, 0, 3, None, 0, parked)
+    def part(partition: int, *parked: Parked) -> QueueSeen:
+        return QueueSeen(partition, 9, 0, 3, None, 0, parked)
 
     queues = [part(0, Parked(8, 2, 5.0, "young"), Parked(9, 1, 1.0, "x")), part(1, Parked(8, 1, 70.0, "old"))]
-    workers: list[Worker] = [Worker("w", WorkerReport(policy_error="why"), 1.0), Worker("v", WorkerReport(), 1.0)]
-    assert list(remarks(Status("p", False, None, queues, workers))) == [
+    workers: list[WorkerSeen] = [
+        WorkerSeen("w", WorkerReport(policy_error="why"), 1.0),
+        WorkerSeen("v", WorkerReport(), 1.0),
+    ]
+    assert list(remarks(QueueState("p", False, None, queues, workers))) == [
         "parked: 3 jobs wait for policy version 8, the oldest, of batch old, for 1 min 10 s",
         "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",
         "version ? refused by w: why",

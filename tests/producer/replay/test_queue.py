@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream import Client
-from rollstream.producer.cli.replay_resume import Way
+from rollstream.producer.cli.replay_resume import ReplayOptions
 from rollstream.producer.errors import JobGoneError, NothingToReplayError
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.producer.replay.criteria import ByEntry, written_moment
@@ -85,10 +85,10 @@ def test_an_interrupted_replay_says_how_to_queue_the_rest(client: Client, comman
 
 
 def test_going_on_takes_the_same_options_again() -> None:
-    way = Way(None, "attempt", dry_run=False, rate=0.5, verify=True, timeout=3.0, json=True)
+    how = ReplayOptions(None, "attempt", dry_run=False, rate=0.5, verify=True, timeout=3.0, json=True)
     options = ["--rate", "0.5", "--verify", "--timeout", "3.0", "--json"]
-    assert way.again() == ["--continue", "attempt", *options]
-    assert Way("new", "x", dry_run=False, rate=None, verify=False, timeout=None, json=False).again() == [
+    assert how.again() == ["--continue", "attempt", *options]
+    assert ReplayOptions("new", "x", dry_run=False, rate=None, verify=False, timeout=None, json=False).again() == [
         "--batch-id", "new",
     ]  # fmt: skip
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from rollstream.schemas import Keys
+from rollstream.schemas.ledger import LedgerField
 
 from ..errors import BatchCancelledError, BatchConflictError, UnknownBatchError
 from ..redis_io.connection import Connection
@@ -40,7 +41,7 @@ async def enqueue(connection: Connection, keys: Keys, submission: Submission) ->
 
 async def is_queued(connection: Connection, keys: Keys, batch_id: str, job: int) -> bool:
     """Whether the batch's ledger still knows this job. Raises `RedisUnavailableError`."""
-    key, field = keys.ledger(batch_id), f"job:{job}"
+    key, field = keys.ledger(batch_id), LedgerField.job(job)
     known: Any = await connection.call("submit", lambda redis: redis.hexists(key, field))
     return bool(known)
 

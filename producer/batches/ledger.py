@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Batch, Keys, SchemaError, decode
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import check_name
+from rollstream.schemas.ledger import LedgerField, job_entry
 
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..redis_io.connection import Connection
@@ -19,7 +20,9 @@ from .read_answers import shown
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
     """Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`."""
     key = keys.ledger(check_name("batch_id", batch_id))
-    found: Any = await connection.call("read the ledger", lambda redis: redis.hmget(key, ["batch", "groups"]))
+    found: Any = await connection.call(
+        "read the ledger", lambda redis: redis.hmget(key, [LedgerField.DESCRIPTION, LedgerField.GROUPS])
+    )
     data, groups = found
     if data is None:
         problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
@@ -43,9 +46,12 @@ async def read_job_entries(connection: Connection, keys: Keys, batch_id: str) ->
 
 async def job_entries(redis: Redis, keys: Keys, batch_id: str) -> list[str]:
     """The same, from `redis` itself. Raises `UnreadableResultError`."""
-    names = redis.hscan_iter(keys.ledger(batch_id), match="job:*", count=1000)
-    found: dict[bytes, bytes] = {name: value async for name, value in names}
-    for name, entry in found.items():
-        if not (name[4:].isdigit() and len(name) <= 14 and EntryId.is_one(entry)):
-            raise UnreadableResultError(batch_id, "ledger", f"{shown(name[:40])} is {shown(entry[:40])}", entry)
-    return [found[name].decode() for name in sorted(found, key=lambda name: int(name[4:]))]
+    names = redis.hscan_iter(keys.ledger(batch_id), match=LedgerField.JOBS, count=1000)
+    found: dict[int, EntryId] = {}
+    async for name, value in names:
+        try:
+            job, entry_id = job_entry(name, value)
+        except ValueError as error:
+            raise UnreadableResultError(batch_id, "ledger", str(error), value) from None
+        found[job] = entry_id
+    return [str(found[job]) for job in sorted(found)]

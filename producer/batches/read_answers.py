@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from rollstream.schemas import Batch, GroupError, GroupResult, SchemaError, Sealed, Tensor, decode
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..errors import UnreadableResultError
 
@@ -17,7 +18,7 @@ _ANSWERS: tuple[type[Answer | Sealed], ...] = (GroupResult, GroupError, Sealed)
 
 def read_answer(batch: Batch, entry: bytes, fields: Mapping[bytes, bytes]) -> Answer | Sealed:
     """Raises `UnreadableResultError` unless the entry is an answer to a group of this very batch."""
-    payload = fields.get(b"payload", b"")
+    payload = fields.get(PAYLOAD, b"")
     try:
         answer = decode(payload, *_ANSWERS)
     except SchemaError as error:

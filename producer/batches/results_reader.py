@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Batch, Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
+from rollstream.schemas.ledger import LedgerCounts, LedgerField
 from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..errors import UnknownBatchError, UnreadableResultError
@@ -72,9 +73,10 @@ class ResultsReader:
         done, groups = await self._ledger_counts()
         if not groups:
             raise self._gone("its results expired or were deleted")
-        if not (done.isdigit() and len(done) <= 10):
-            raise UnreadableResultError(self._batch.batch_id, "ledger", f"done is {done[:20]!r}", done)
-        return int(done)
+        try:
+            return LedgerCounts.of(done, groups).done
+        except ValueError as error:
+            raise UnreadableResultError(self._batch.batch_id, "ledger", str(error), done or b"") from None
 
     async def _wait_for_entries(self) -> None:
         if await self._read(block_ms=BLOCK_MS if self._sealed_by is None else None):
@@ -143,10 +145,10 @@ class ResultsReader:
         problem = f"sealed with {len(self.by_group)} of {self._batch.num_groups} groups"
         return UnreadableResultError(self._batch.batch_id, shown(sealed_by), problem)
 
-    async def _ledger_counts(self) -> tuple[bytes, bytes]:
-        key = self._keys.ledger(self._batch.batch_id)
-        counts: Any = await self._connection.call("count results", lambda redis: redis.hmget(key, ["done", "groups"]))
-        return counts[0] or b"0", counts[1] or b""
+    async def _ledger_counts(self) -> tuple[bytes | None, bytes | None]:
+        key, fields = self._keys.ledger(self._batch.batch_id), [LedgerField.DONE, LedgerField.GROUPS]
+        counts: Any = await self._connection.call("count results", lambda redis: redis.hmget(key, fields))
+        return counts[0], counts[1]
 
     def _gone(self, problem: str) -> UnknownBatchError:
         return UnknownBatchError(self._batch.batch_id, self._keys.policy, f"{problem}; submit it again")

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
@@ -39,7 +40,9 @@ async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hexists(keys.control(), PAUSED_FIELD)
         pipe.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=1)
-        pipe.hmget(keys.ledger(batch.batch_id), [f"job:{job}" for job in range(min(batch.num_jobs, _MOST_JOBS))])
+        pipe.hmget(
+            keys.ledger(batch.batch_id), [LedgerField.job(job) for job in range(min(batch.num_jobs, _MOST_JOBS))]
+        )
         pipe.xinfo_groups(jobs)
         paused, versions, entries, groups = await pipe.execute(raise_on_error=False)
     queued = [EntryId.of(entry) for entry in _unless_refused(entries, []) if entry and EntryId.is_one(entry)]

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Batch, Keys, NameRefusedError, SchemaError, decode
 from rollstream.schemas.errors import shown
+from rollstream.schemas.ledger import LedgerCounts, LedgerField, count
 
 from ..batches.ledger import job_entries
 from ..batches.lost_jobs import jobs_are_lost
@@ -67,7 +68,7 @@ async def _pages(redis: Redis, keys: Keys) -> AsyncIterator[list[str]]:
 async def _look(redis: Redis, keys: Keys, page: list[str]) -> list[BatchSeen]:
     async with redis.pipeline(transaction=False) as pipe:
         for batch_id in page:
-            pipe.hmget(keys.ledger(batch_id), ["done", "groups", "batch"])
+            pipe.hmget(keys.ledger(batch_id), [LedgerField.DONE, LedgerField.GROUPS, LedgerField.DESCRIPTION])
             pipe.xlen(keys.results(batch_id))
         replies: list[Any] = await pipe.execute(raise_on_error=False)
     pairs = zip(page, replies[::2], replies[1::2], strict=True)
@@ -80,16 +81,16 @@ async def _judged(redis: Redis, keys: Keys, batch_id: str, fields: Any, answers:
     for reply in (fields, answers):
         if isinstance(reply, RedisError):
             return BatchSeen(batch_id, UNREADABLE, str(reply)[:80])
-    done, groups, description = fields[0] or b"0", fields[1], fields[2]
-    if problem := _uncountable(done, groups):
-        return BatchSeen(batch_id, UNREADABLE, problem)
-    if answers < min(int(done), int(groups)):
-        return BatchSeen(batch_id, GONE, f"{answers} of {int(done)} answers left")
-    if description is None or int(done) >= int(groups):  # expired half-way, or complete
-        return None
     try:
-        return await _unfinished(redis, keys, batch_id, int(done), int(groups), decode(description, Batch))
-    except (SchemaError, UnreadableResultError) as error:
+        counts = LedgerCounts.of(fields[0], fields[1])
+        if counts.groups is None:
+            return BatchSeen(batch_id, UNREADABLE, f"{LedgerField.GROUPS} is missing")
+        if answers < min(counts.done, counts.groups):
+            return BatchSeen(batch_id, GONE, f"{answers} of {counts.done} answers left")
+        if fields[2] is None or counts.done >= counts.groups:  # expired half-way, or complete
+            return None
+        return await _unfinished(redis, keys, batch_id, counts.done, counts.groups, decode(fields[2], Batch))
+    except (SchemaError, UnreadableResultError, ValueError) as error:
         return BatchSeen(batch_id, UNREADABLE, str(error)[:160])
 
 
@@ -111,21 +112,12 @@ async def _unpublishable(redis: Redis, keys: Keys, batch_id: str) -> str | None:
     """Why Redis would refuse the workers' answers to this batch, though producers can read it; None if it would not."""
     if await ended_streams(redis, [keys.results(batch_id)]):
         return "the last possible id is in its results"
-    async for name, value in redis.hscan_iter(keys.ledger(batch_id), match="answered:*", count=1000):
-        if not _is_count(value):
-            return f"{shown(name[:40])} is {shown(value[:40])}"
+    async for name, value in redis.hscan_iter(keys.ledger(batch_id), match=LedgerField.ANSWERED_JOBS, count=1000):
+        try:
+            count(shown(name[:40]), value)
+        except ValueError as error:
+            return str(error)
     return None
-
-
-def _uncountable(done: bytes, groups: bytes | None) -> str | None:
-    for name, value in (("done", done), ("groups", b"0" if groups is None else groups)):
-        if not _is_count(value):
-            return f"{name} is {shown(value)}"
-    return None if groups is not None else "groups is missing"
-
-
-def _is_count(value: bytes) -> bool:
-    return value.isdigit() and len(value) <= 10
 
 
 def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.transport.redis.faults import fault_of
 from rollstream.transport.redis.rights import is_denied, refused
 
@@ -29,12 +31,12 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "GET": (adapter,),
         "GETEX": (adapter,),
         "GETRANGE": (adapter, 0, 0),
-        "HDEL": (control, "paused"),
-        "HEXISTS": (ledger, "cancelled"),
-        "HGET": (ledger, "batch"),
+        "HDEL": (control, PAUSED_FIELD),
+        "HEXISTS": (ledger, LedgerField.CANCELLED),
+        "HGET": (ledger, LedgerField.DESCRIPTION),
         "HGETALL": (worker,),
-        "HINCRBY": (ledger, "done", 0),
-        "HMGET": (ledger, "done", "groups"),
+        "HINCRBY": (ledger, LedgerField.DONE, 0),
+        "HMGET": (ledger, LedgerField.DONE, LedgerField.GROUPS),
         "HSCAN": (ledger, 0),
         "HSET": (ledger, "field", "value"),
         "HSETNX": (ledger, "field", "value"),

@@ -11,6 +11,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.wire.entry_fields import named_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -
         return None
     entry_id: bytes = pending[0]["message_id"]
     entries: Any = await redis.xrange(jobs, entry_id, entry_id)
-    batch_id = _text(entries[0][1].get(b"batch", b"")) if entries else ""
+    batch_id = named_batch(entries[0][1]) if entries else ""
     return Parked(version, row["pending"], EntryId.of(entry_id).age_s(now), batch_id)
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.requires import unknown_names
 
 from ..progress import byte_bar
@@ -129,7 +130,7 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
 
     async def add(redis: Redis) -> bool:
         try:
-            await redis.xadd(keys.versions(), {"payload": payload}, id=entry, maxlen=_KEPT, approximate=True)
+            await redis.xadd(keys.versions(), {PAYLOAD: payload}, id=entry, maxlen=_KEPT, approximate=True)
         except ResponseError as error:
             if "equal or smaller" not in str(error):
                 raise
@@ -197,7 +198,7 @@ async def _read(connection: Connection, keys: Keys, newest: str, oldest: str, co
     entries: Any = await connection.call(
         "read the versions", lambda redis: redis.xrevrange(keys.versions(), newest, oldest, count=count)
     )
-    return [_announced(entry_id.decode(), fields.get(b"payload", b"")) for entry_id, fields in entries]
+    return [_announced(entry_id.decode(), fields.get(PAYLOAD, b"")) for entry_id, fields in entries]
 
 
 def _announced(entry_id: str, payload: bytes) -> Announced:

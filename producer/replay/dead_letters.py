@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, decode
 from rollstream.schemas.entry_id import EntryId, after
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD, named_batch
 
 from ..errors import RequeueRefusedError, UnknownLetterError
 from ..redis_io.connection import Connection
@@ -55,7 +55,7 @@ class Listed:
         """From the job entry's plain fields; empty if they do not say."""
         letter = self.read()
         fields = {} if isinstance(letter, SchemaError) else dict(letter.fields)
-        return fields.get(b"batch", b"").decode("utf-8", "backslashreplace")
+        return named_batch(fields)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ async def letters(connection: Connection, keys: Keys, text: str = "") -> AsyncIt
     for partition in range(keys.partitions):
         async for listed in _partition(connection, keys, partition):
             place = Place(keys.dead(partition), listed.entry_id)
-            if text in "\n".join(letter_texts(place, {b"letter": listed.data})):
+            if text in "\n".join(letter_texts(place, {LETTER: listed.data})):
                 yield listed
 
 
@@ -118,7 +118,7 @@ async def _read(connection: Connection, keys: Keys, partition: int, entry_id: st
         return None
     entry, fields = rows[0]
     payload = fields.get(PAYLOAD, b"")
-    return Letter(Listed(partition, entry.decode(), fields.get(b"letter", b""), len(payload)), payload)
+    return Letter(Listed(partition, entry.decode(), fields.get(LETTER, b""), len(payload)), payload)
 
 
 async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from rollstream.schemas import Batch, Keys
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..batches.enqueue import enqueue, is_queued, lost
 from ..batches.ledger import read_batch

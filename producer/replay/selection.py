@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
 from rollstream.schemas.entry_id import after
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD, named_batch
 from rollstream.schemas.wire.requires import unknown_names
 
 from ..batches.ledger import read_batch, read_job_entries
@@ -215,11 +215,10 @@ async def _letters(connection: Connection, keys: Keys, selector: ByLetter) -> As
 def letter_texts(place: Place, fields: Fields) -> list[str]:
     """The texts that the FILTER of `replay --dead` and `dead ls` searches."""
     try:
-        letter = decode(fields.get(b"letter", b""), DeadLetter)
+        letter = decode(fields.get(LETTER, b""), DeadLetter)
     except SchemaError:
         return [place.entry_id]
-    batch_id = dict(letter.fields).get(b"batch", b"").decode("ascii", "replace")
-    return [place.entry_id, letter.entry_id, letter.error, letter.worker, batch_id]
+    return [place.entry_id, letter.entry_id, letter.error, letter.worker, named_batch(dict(letter.fields))]
 
 
 def _open_job(place: Place, fields: Fields) -> Selected:
@@ -237,7 +236,7 @@ def _open_job_of(batch_id: str, place: Place, fields: Fields) -> Selected:
 
 
 def _open_letter(place: Place, fields: Fields) -> Selected:
-    letter = decode(fields.get(b"letter", b""), DeadLetter)
+    letter = decode(fields.get(LETTER, b""), DeadLetter)
     payload = fields.get(PAYLOAD, b"")
     return _selected(place, letter.entry_id, decode(payload, Job), payload)
 

@@ -8,10 +8,10 @@ from typing import Self
 
 from ..errors import NameRefusedError, WireError, shown
 from ..keys import check_name
+from .entry_fields import BATCH, KIND, PAYLOAD
 from .fields import MAX_GROUPS_PER_JOB, check_traceparent
 from .messages import Job
 
-PAYLOAD = b"payload"
 JOB_KIND = "job"
 DEFAULT_LANE = "default"
 _MAX_TOKENS = 2**40
@@ -39,12 +39,12 @@ class Envelope:
         """What XADD takes."""
         traced = {} if self.traceparent is None else {b"traceparent": self.traceparent.encode()}
         return {
-            b"batch": self.batch_id.encode(),
+            BATCH: self.batch_id.encode(),
             b"job": b"%d" % self.job,
             b"first": b"%d" % self.first_group,
             b"groups": b"%d" % self.job_groups,
             b"total": b"%d" % self.num_groups,
-            b"kind": self.kind.encode(),
+            KIND: self.kind.encode(),
             b"lane": self.lane.encode(),
             b"tokens": b"%d" % self.tokens,
             **traced,
@@ -56,9 +56,9 @@ class Envelope:
         """Raises `WireError` that names the field which is missing, no number or out of bounds."""
         payload = fields.get(PAYLOAD, b"")
         try:
-            batch_id = check_name("batch_id", fields[b"batch"].decode())
+            batch_id = check_name("batch_id", fields[BATCH].decode())
             job, first, groups, total = (_number(fields, name) for name in (b"job", b"first", b"groups", b"total"))
-            kind = check_name("kind", fields.get(b"kind", JOB_KIND.encode()).decode())
+            kind = check_name("kind", fields.get(KIND, JOB_KIND.encode()).decode())
             lane = check_name("lane", fields.get(b"lane", DEFAULT_LANE.encode()).decode())
             tokens = _number(fields, b"tokens", _MAX_TOKENS) if b"tokens" in fields else 0
             traced = fields.get(b"traceparent")

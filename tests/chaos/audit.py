@@ -11,7 +11,7 @@ import numpy as np
 
 from rollstream.producer.batches.read_answers import Answer
 from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Sealed
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.stub import StubEngine

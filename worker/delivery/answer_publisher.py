@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
 from rollstream.schemas.errors import cut
+from rollstream.schemas.ledger import LedgerField
 from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
 
@@ -102,7 +103,7 @@ class AnswerPublisher:
     async def job_state(self, job: Envelope) -> JobState:
         """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
-        command = "HMGET", self._keys.ledger(job.batch_id), "cancelled", *(f"g:{group}" for group in job.groups)
+        command = "HMGET", self._keys.ledger(job.batch_id), LedgerField.CANCELLED, *map(LedgerField.group, job.groups)
         cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
         return JobState(cancelled is not None, missing)

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import DeadLetter, Keys, encode
 from rollstream.schemas.errors import cut
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..redis_io.connections import retrying
 from . import scripts

@@ -13,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from rollstream.schemas import ErrorCode, Keys
+from rollstream.schemas.ledger import LedgerField
 
 from ..errors import DataError
 from ..redis_io.connections import retrying
@@ -73,7 +74,7 @@ class DeliveryBudgets:
         if earlier < self._budgets.deliveries:
             return
         counted = range(1, min(earlier, self._budgets.total) + 1)
-        fields = [f"lived:{lease.entry_id}:{delivery}" for delivery in counted]
+        fields = [LedgerField.lived(lease.entry_id, delivery) for delivery in counted]
         lived = await retrying("read ledger", self._values, self._keys.ledger(batch_id), fields)
         problem = why_given_up(self._budgets, len(counted), sum(value is not None for value in lived))
         if problem is not None:

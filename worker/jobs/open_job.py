@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rollstream.schemas import ConfigError, Envelope, ErrorCode, Job, WireError, decode
-from rollstream.schemas.wire.envelope import JOB_KIND, PAYLOAD
+from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.envelope import JOB_KIND
 from rollstream.schemas.wire.requires import unknown_names
 
 from ..errors import DataError

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.lease import LEASE_FIELD
+from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD, PauseReason
 from rollstream.schemas.worker_report import DRAIN
 
@@ -79,7 +80,7 @@ class Control:
             pipe.hmget(self._keys.control(), PAUSED_FIELD, LEASE_FIELD)
             pipe.hget(self._worker_key, DRAIN)
             for batch_id in batches:
-                pipe.hget(self._keys.ledger(batch_id), "cancelled")
+                pipe.hget(self._keys.ledger(batch_id), LedgerField.CANCELLED)
             replies: list[Any] = await pipe.execute(raise_on_error=False)
         seen_at = time.monotonic()
         (seconds, micros), (paused, lease) = (_value(reply) for reply in replies[:2])

@@ -15,6 +15,9 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.pause_reason import PAUSED_FIELD
+from rollstream.schemas.worker_report import DRAIN
 from rollstream.transport.redis import is_split, nodes_of
 from rollstream.transport.redis.rights import Words, refused
 from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl, parse
@@ -94,12 +97,12 @@ def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
         "DEL": (worker,),
         "EXISTS": (ledger,),
         "EXPIRE": (results, 1),
-        "HDEL": (worker, "drain"),
-        "HEXISTS": (ledger, "cancelled"),
-        "HGET": (keys.control(), "paused"),
+        "HDEL": (worker, DRAIN),
+        "HEXISTS": (ledger, LedgerField.CANCELLED),
+        "HGET": (keys.control(), PAUSED_FIELD),
         "HGETALL": (worker,),
-        "HINCRBY": (ledger, "done", 0),
-        "HMGET": (ledger, "done"),
+        "HINCRBY": (ledger, LedgerField.DONE, 0),
+        "HMGET": (ledger, LedgerField.DONE),
         "HSET": (worker, "field", "value"),
         "HSETNX": (ledger, "field", "value"),
         "MEMORY USAGE": (jobs,),

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.requires import unknown_names
 
 _AT_MOST = 16
@@ -77,7 +78,7 @@ def _announced(entries: Any) -> Iterator[Announced]:
     for entry_id, fields in entries:
         found = EntryId.of(entry_id)
         if found.sequence == 0 and found.milliseconds <= MAX_VERSION:  # nobody can have announced any other
-            yield _opened(found.milliseconds, fields.get(b"payload", b""))
+            yield _opened(found.milliseconds, fields.get(PAYLOAD, b""))
 
 
 def _opened(version: int, payload: bytes) -> Announced:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import DeadLetter, Envelope, ErrorCode, Keys, WireError, decode
 from rollstream.schemas.keys import GROUP
-from rollstream.schemas.wire.envelope import PAYLOAD
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.worker.delivery.dead_letters import MAX_TRACEBACK, DeadLetters
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError

@@ -1,0 +1,97 @@
+"""The fields of a batch's ledger, a hash that producers and workers write by scripts and read here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from .entry_id import EntryId
+from .errors import shown
+
+_JOB = re.compile(rb"job:([0-9]{1,10})")
+_MOST = 2**31
+
+
+class LedgerField:
+    """Names, for producers, workers and their scripts alike."""
+
+    DIGEST = "digest"
+    """Content digest of the batch: who submits other content under its id is refused."""
+    DESCRIPTION = "batch"
+    """The `Batch` message."""
+    GROUPS = "groups"
+    """How many groups the batch has."""
+    DONE = "done"
+    """How many of them have an answer."""
+    CANCELLED = "cancelled"
+    """When the batch was cancelled, in Unix seconds."""
+    JOBS = "job:*"
+    """Pattern of `job`."""
+    ANSWERED_JOBS = "answered:*"
+    """Pattern of `answered`."""
+
+    @staticmethod
+    def job(job: int) -> str:
+        """Entry id that the job was queued as."""
+        return f"job:{job}"
+
+    @staticmethod
+    def group(group: int) -> str:
+        """Who answered the group: `<entry>|<consumer>|<delivery>`, or `cancelled`."""
+        return f"g:{group}"
+
+    @staticmethod
+    def answered(job: int) -> str:
+        """How many groups of the job have an answer."""
+        return f"answered:{job}"
+
+    @staticmethod
+    def duplicate(job: int, group: int) -> str:
+        """Set where another entry had answered the group before: it counts for this job once."""
+        return f"dup:{job}:{group}"
+
+    @staticmethod
+    def lived(entry_id: str, delivery: int) -> str:
+        """Set where a delivery ended although its worker lived."""
+        return f"lived:{entry_id}:{delivery}"
+
+    @staticmethod
+    def dead(entry_id: str) -> str:
+        """Set where the entry is kept as a dead letter."""
+        return f"dead:{entry_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCounts:
+    """How far a batch is."""
+
+    done: int
+    groups: int | None
+    """None where there is no batch (any more)."""
+
+    @classmethod
+    def of(cls, done: bytes | None, groups: bytes | None) -> Self:
+        """The values of `DONE`, which nobody wrote before the first answer, and `GROUPS`.
+
+        Raises `ValueError` for what no script of ours wrote.
+        """
+        return cls(count(LedgerField.DONE, done or b"0"), None if groups is None else count(LedgerField.GROUPS, groups))
+
+
+def count(name: str, value: bytes) -> int:
+    """Raises `ValueError` that names the field."""
+    if not (value.isdigit() and len(value) <= 10 and int(value) < _MOST):
+        raise ValueError(f"{name} is {shown(value[:40])}")
+    return int(value)
+
+
+def job_entry(name: bytes, value: bytes) -> tuple[int, EntryId]:
+    """A field of the pattern `JOBS`: the job, and the entry that it was queued as.
+
+    Raises `ValueError` for what no script of ours wrote.
+    """
+    job = _JOB.fullmatch(name)
+    if job is None or not EntryId.is_one(value):
+        raise ValueError(f"{shown(name[:40])} is {shown(value[:40])}")
+    return int(job[1]), EntryId.of(value)

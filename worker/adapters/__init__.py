@@ -1,1 +1,1 @@
-"""LoRA adapters in place for as long as they are used: fetched, kept, evicted. Never chooses a version."""
+"""Fetch, keep and evict LoRA adapters, so that each is there as long as it is used. Never chooses a version."""

@@ -1,4 +1,4 @@
-"""A worker's cache of adapters is its own and goes with it; what a killed worker left is removed by the next."""
+"""The folder of a worker's adapter cache, removed when the worker ends. A killed worker's is removed by the next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CacheFolder:
         return f"<CacheFolder {self.folder}>"
 
     def open(self) -> None:
-        """Raises `SettingsError` where nothing can be written."""
+        """Make the folder. Raises `SettingsError` if nothing can be written."""
         try:
             self._root = self._named or Path(tempfile.gettempdir())
             self._root.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ class CacheFolder:
             raise SettingsError(f"--adapter-cache: {where}: {error.strerror or error}; {remedy}") from None
 
     def check(self, nbytes: int) -> None:
-        """Raises `OSError` where no file of `nbytes` can be written now. Blocks."""
-        self.folder.mkdir(exist_ok=True)  # those who clean up temporary folders take it
+        """Raises `OSError` if a file of `nbytes` cannot be written now. Blocks."""
+        self.folder.mkdir(exist_ok=True)  # a clean-up of temporary folders may have removed it
         probe = self.folder / _PROBE
         try:
             with probe.open("wb") as file:
@@ -52,7 +52,7 @@ class CacheFolder:
             probe.unlink(missing_ok=True)
 
     def can_ever_hold(self, nbytes: int) -> bool:
-        """False where the whole disk is smaller."""
+        """False if the whole disk is smaller."""
         try:
             return nbytes <= shutil.disk_usage(self._root).total
         except OSError:
@@ -67,7 +67,7 @@ class CacheFolder:
 
 
 def _locked(path: Path, flags: int = 0) -> int:
-    """An open descriptor; the lock goes with it, however the process ends. Raises `OSError` where another has it."""
+    """Lock a file; returns a descriptor. The lock ends with the process. Raises `OSError` if another process has it."""
     lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +78,7 @@ def _locked(path: Path, flags: int = 0) -> int:
 
 
 def _remove_left(folder: Path) -> None:
-    """Only what is ours. A folder without a lock is one that is just being made."""
+    """Remove a dead worker's folder, if it is this user's. A folder without a lock file is just being made."""
     try:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             return

@@ -1,6 +1,6 @@
-"""No job is read while an adapter cannot be kept on this worker's disk: others, whose disks are well, take the jobs.
+"""Resume reading jobs once adapters can be kept on this worker's disk again; meanwhile other workers take the jobs.
 
-The job that met it was given back. What has its adapter goes on; what is read in the same moment is given back too.
+The job that met the full disk was given back. Jobs that have their adapter go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 async def watch_disk(adapters: AdapterSupply, admission: Admission) -> None:
-    """Resume admission once there is room for what there was none for. Until cancelled. Raises `EngineDiedError`."""
+    """Resume admission whenever there is room again. Runs until cancelled. Raises `EngineDiedError`."""
     while not cancelled():
         await asyncio.sleep(PERIOD_S)
         if PauseReason.ADAPTER_CACHE in admission.paused and await adapters.can_keep_more():

@@ -1,4 +1,4 @@
-"""What a manifest names becomes a folder, chunk by chunk; none is begun of which a chunk is not there."""
+"""Write an adapter from Redis into a folder, chunk by chunk, after a check that all chunks are there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..errors import adapter_refused
 from ..redis_io.connections import cancelled, retrying
 
 _BATCH = 500
-"""Chunks whose lengths are asked for at once."""
+"""How many chunks' lengths are asked for at once."""
 
 
 def opened(name: str, data: bytes, max_bytes: int) -> AdapterManifest:
-    """The manifest of `name`. Raises `DataError` (`adapter_refused`)."""
+    """Decode and check the manifest of `name`. Raises `DataError` (`adapter_refused`)."""
     try:
         manifest = decode(data, AdapterManifest)
     except SchemaError as error:
@@ -33,9 +33,9 @@ def opened(name: str, data: bytes, max_bytes: int) -> AdapterManifest:
 
 
 async def check_chunks(redis: Redis, keys: Keys, manifest: AdapterManifest) -> None:
-    """Raises `DataError` (`adapter_refused`) where a chunk is gone or too short, `RedisError` as `retrying` does.
+    """Raises `DataError` (`adapter_refused`) if a chunk is gone or too short, and `RedisError` as `retrying` does.
 
-    Small beside the chunks themselves, so it may be asked as often as somebody names the adapter.
+    It costs little compared to the chunks, so it may be called for each job that names the adapter.
     """
     for first in range(0, manifest.chunks, _BATCH):
         numbers = range(first, min(first + _BATCH, manifest.chunks))
@@ -45,10 +45,10 @@ async def check_chunks(redis: Redis, keys: Keys, manifest: AdapterManifest) -> N
 
 
 async def download(redis: Redis, keys: Keys, manifest: AdapterManifest, folder: Path) -> str:
-    """Write the adapter into `folder`, which is made; gives the sha256 (hex) of what was written.
+    """Make `folder` and write the adapter into it. Returns the sha256 (hex) of what was written.
 
-    Raises `DataError` (`adapter_refused`) for a chunk that went meanwhile, `RedisError` as `retrying` does, and
-    `OSError` where the folder cannot be written.
+    Raises `DataError` (`adapter_refused`) for a chunk that is gone meanwhile, `RedisError` as `retrying` does, and
+    `OSError` if the folder cannot be written.
     """
     await asyncio.to_thread(_begin, folder, manifest)
     digest = hashlib.sha256(manifest.config)
@@ -65,7 +65,7 @@ async def _lengths(redis: Redis, keys: Keys, manifest: AdapterManifest, numbers:
 
 
 async def _chunk(redis: Redis, keys: Keys, manifest: AdapterManifest, number: int) -> bytes:
-    """No more than the manifest says, whatever the key holds."""
+    """Read a chunk: no more bytes than the manifest says, whatever the key holds."""
     if cancelled():
         raise asyncio.CancelledError
     last = _size(manifest, number) - 1

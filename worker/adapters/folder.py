@@ -1,4 +1,4 @@
-"""An adapter that a request names was found where it may lie and fits the model; vLLM checks neither."""
+"""Find an adapter in its folder and check that it fits the model; vLLM does neither."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..weights.safetensors_header import HeaderError, TensorHeader, read_header
 from ..weights.untrusted_json import JsonRefusedError, read_object
 
 Shapes = Mapping[str, frozenset[tuple[int, ...]]]
-"""Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty where they say nothing."""
+"""Layer (`layers.0.mlp.up_proj`) to the shapes (out, in) that its weight may have; empty if unknown."""
 
 
 class AdapterFolder:
-    """The adapters below one folder, `<root>/<name@version>/`: nothing else can be loaded, whatever a job says.
+    """The adapters in `<root>/<name@version>/`; a job can name no other folder.
 
-    Each gets an id that no other adapter of this process ever has: vLLM keys adapters by id alone, and an id used
-    twice silently keeps the old weights.
+    Each gets an id that no other adapter of this process ever has: vLLM knows adapters by id alone, and would silently
+    keep the old weights for an id used twice.
     """
 
     def __init__(self, root: Path | None, max_rank: int, model: Path | None) -> None:
-        """Reads the headers of `model` now: its folder may be gone when the first adapter comes."""
+        """Read the headers of `model` now, because its folder may be gone when the first adapter comes."""
         self._root = root
         self._max_rank = max_rank
         self._shapes: Shapes = {} if model is None else _read_shapes(model)
@@ -41,11 +41,11 @@ class AdapterFolder:
         self._found: dict[str, tuple[Adapter, AdapterContent]] = {}
 
     def find(self, name: str) -> Adapter:
-        """The adapter `name@version`, checked once, and still the same file: vLLM reads evicted adapters again.
+        """The adapter `name@version`. Checked once; its files must stay the same, since vLLM may read them again.
 
-        Reads all of its weights the first time, about 0.1 s per 100 MB: call it in a thread, one at a time for a name.
-        Raises `DataError`: `unknown_adapter` where there is none (it may be published later), `adapter_refused` where
-        its config or its tensors do not fit this worker's model and rank, or are not finite.
+        The first time it reads all weights, about 0.1 s per 100 MB: call it in a thread, once at a time for each name.
+        Raises `DataError`: `unknown_adapter` if there is none (it may be published later), `adapter_refused` if its
+        config or tensors do not fit this worker's model and rank, or are not finite.
         """
         if name not in self._found:
             folder = self._folder(name)
@@ -60,7 +60,7 @@ class AdapterFolder:
         return adapter
 
     def admit(self, name: str, folder: Path) -> Adapter:
-        """One that lies in `folder`, wherever that is, checked as any. Raises `DataError` (`adapter_refused`)."""
+        """Check the adapter in `folder`, wherever that is. Raises `DataError` (`adapter_refused`)."""
         config = _check_config(name, folder, self._max_rank)
         _check_tensors(name, folder, config, self._shapes)
         return Adapter(name, next(self._ids), folder)
@@ -130,12 +130,12 @@ def _check_fit(
 
 
 def _read_shapes(model: Path) -> Shapes:
-    """Shapes of the model's own weights, from its safetensors headers; empty where it has none."""
+    """Shapes of the model's own weights, from its safetensors headers; empty if it has none."""
     shapes: dict[str, set[tuple[int, ...]]] = {}
     try:
         headers = [read_header(path) for path in sorted(model.glob("*.safetensors"))]
     except (OSError, HeaderError):
-        return {}  # vLLM will say what is wrong with the model itself
+        return {}  # vLLM will tell what is wrong with the model
     for tensor, found in itertools.chain.from_iterable(header.items() for header in headers):
         module, _, parameter = tensor.rpartition(".")
         known = shapes.setdefault(_layer(module), set())
@@ -145,11 +145,11 @@ def _read_shapes(model: Path) -> Shapes:
 
 
 def _tells_shape(tensor: TensorHeader) -> bool:
-    """A quantised weight is packed: its shape is not (out, in)."""
+    """Whether the weight's shape is (out, in); a quantised weight is packed and has another."""
     return tensor.dtype in FLOATS and len(tensor.shape) == 2
 
 
 def _layer(module: str) -> str:
-    """The module's path from its layer number on; what comes before differs between PEFT, checkpoints and vLLM."""
+    """The module's path from its layer number on; the part before differs between PEFT, checkpoints and vLLM."""
     before, found, after = module.partition("layers.")
     return found + after if found else before.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Who asks for what is already under way gets that one's result or failure, and takes nothing away by leaving."""
+"""Callers that ask for the same thing share one task and its result or error; a cancelled caller does not end it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """At most one task a key."""
+    """At most one running task for each key."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[T]] = {}
@@ -20,7 +20,7 @@ class SingleFlight(Generic[T]):
         return f"<SingleFlight {sorted(self._running)}>"
 
     async def result(self, key: str, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Of the task that runs under `key`, else of `start()`."""
+        """The result of the task that runs under `key`, or else of `start()`."""
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.create_task(start())
@@ -28,7 +28,7 @@ class SingleFlight(Generic[T]):
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Cancel what runs."""
+        """Cancel the running tasks."""
         running = list(self._running.values())
         for task in running:
             task.cancel()
@@ -37,4 +37,4 @@ class SingleFlight(Generic[T]):
     def _done(self, key: str, task: asyncio.Task[T]) -> None:
         del self._running[key]
         if not task.cancelled():
-            task.exception()  # all who waited for it may have been cancelled
+            task.exception()  # marks the error as seen: all callers may have been cancelled

@@ -1,4 +1,4 @@
-"""An adapter from Redis lies in the cache folder whole and verified, or not at all; what is in use is never evicted."""
+"""Adapters from Redis in the cache folder: complete and verified, or not there. One in use is never evicted."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .download import check_chunks, download, opened
 from .single_flight import SingleFlight
 
 TTL_S = 86_400
-"""What an adapter that is used is kept for in Redis, from its last use on."""
+"""Seconds that Redis keeps an adapter after its last use."""
 RENEW_S = 600
 AGAIN_S = 10
-"""Before bytes that did not match their digest are fetched again, or a renewal that Redis did not take is repeated."""
+"""Seconds before bytes that did not match their digest are fetched again, or a failed renewal is repeated."""
 _SLACK_S = 3_600
-"""Chunks outlive their manifest: who finds it finds them."""
+"""Seconds by which chunks outlive their manifest, so that a worker that finds it finds them too."""
 
 log = structlog.get_logger()
 
@@ -44,11 +44,11 @@ class _Kept:
     manifest: AdapterManifest
     renew_at: float = -math.inf
     users: set[object] = field(default_factory=set)
-    """Of one whose name stands for other content by now: who came before that."""
+    """Users from before the name got other content; only for a replaced adapter."""
 
 
 class AdapterStore:
-    """Fetches adapters into folders below `cache`, each once, keeping what nobody uses within `cache_bytes`."""
+    """Fetches adapters into folders below `cache`, each once, and evicts unused ones beyond `cache_bytes`."""
 
     def __init__(self, redis: Redis, keys: Keys, cache: CacheFolder, max_bytes: int, cache_bytes: int) -> None:
         self._redis = redis
@@ -59,13 +59,13 @@ class AdapterStore:
         self._reads: SingleFlight[AdapterManifest | None] = SingleFlight()
         self._downloads: SingleFlight[Path] = SingleFlight()
         self._reserved: dict[Path, int] = {}
-        """Bytes of what is being fetched."""
+        """Bytes of the adapters that are being fetched, by folder."""
         self._kept: dict[str, _Kept] = {}
         """By name, the least recently used first."""
         self._replaced: list[_Kept] = []
         self._users: dict[str, set[object]] = {}
         self._altered: dict[str, tuple[AdapterManifest, float]] = {}
-        """What did not match its digest, and when it is fetched again."""
+        """Adapters that did not match their digest, and when they may be fetched again."""
         self._lacked = 0
         """Bytes of the largest adapter for which the disk had no room, since it last had some."""
         self._numbers = 0
@@ -75,7 +75,7 @@ class AdapterStore:
 
     @contextmanager
     def in_use(self, name: str) -> Iterator[None]:
-        """It is not evicted meanwhile, also if it is only fetched then."""
+        """Entered while the adapter is used: it is not evicted, even if it is fetched only later."""
         user = object()
         self._users.setdefault(name, set()).add(user)
         try:
@@ -92,15 +92,15 @@ class AdapterStore:
         return any(kept.folder == folder for kept in (*self._replaced, *self._kept.values()))
 
     async def fetch(self, name: str) -> Path | None:
-        """The folder of what Redis has under this name, fetched once, whoever else waits for it; None for nothing.
+        """The folder of the adapter that Redis has under this name, fetched once for all callers; None if it has none.
 
-        What is kept is used on while Redis is away, and when it is gone from Redis, where it is never written back.
-        Other content goes into another folder. Raises `DataError` (`adapter_refused`) for one that is too large,
-        incomplete or not what its manifest says, and `CacheUnwritableError`.
+        A cached adapter is used while Redis is away and after it is gone from Redis; it is never written back. Other
+        content gets another folder. Raises `DataError` (`adapter_refused`) for an adapter that is too large, incomplete
+        or not what its manifest says, and `CacheUnwritableError`.
         """
         manifest = await self._reads.result(name, partial(self._manifest, name))
         kept = self._kept.get(name)
-        if manifest is None and kept is None:  # others may have begun that read before it was published
+        if manifest is None and kept is None:  # that shared read may have begun before the adapter was published
             manifest = await self._manifest(name)
             kept = self._kept.get(name)
         if kept is not None and (manifest is None or manifest.sha256 == kept.manifest.sha256):
@@ -112,7 +112,7 @@ class AdapterStore:
         return await self._downloads.result(f"{name} {manifest.sha256}", partial(self._download, manifest))
 
     async def renew(self, name: str) -> None:
-        """Keep it in Redis for workers that come later, if that is due. Nothing depends on it here."""
+        """If due, renew the adapter's TTL in Redis, for workers that need it later. A failure does no harm here."""
         kept, now = self._kept.get(name), time.monotonic()
         if kept is None or now < kept.renew_at:
             return
@@ -128,7 +128,7 @@ class AdapterStore:
             log.warning("adapter not renewed", adapter=name, error=str(error))
 
     async def is_writable(self) -> bool:
-        """Whether there is room for what there was none for, once all that nobody uses is gone."""
+        """Whether the largest adapter that did not fit would fit now. Evicts all unused adapters."""
         await self._evict_all()
         try:
             await asyncio.to_thread(self._cache.check, self._lacked)
@@ -139,12 +139,12 @@ class AdapterStore:
         return True
 
     async def close(self) -> None:
-        """Give up what is being fetched."""
+        """Stop all fetching."""
         await self._reads.close()
         await self._downloads.close()
 
     async def _manifest(self, name: str) -> AdapterManifest | None:
-        """None where Redis has none, or does not answer and one is kept."""
+        """The manifest; None if Redis has none, or if Redis does not answer and the adapter is cached."""
         try:
             key = self._keys.adapter(name)
             if name in self._kept:
@@ -173,11 +173,11 @@ class AdapterStore:
                 if not await self._evict_all():
                     raise
                 return await self._write(manifest)
-        except RedisError as error:  # what passes was waited for: a key is of another type
+        except RedisError as error:  # `retrying` waited for all that passes: a key has another type
             raise _not_ours(name, error) from None
         except OSError as error:
             nbytes = _nbytes(manifest)
-            if not self._cache.can_ever_hold(nbytes):  # else it would stop one worker after the other
+            if not self._cache.can_ever_hold(nbytes):  # otherwise it would stop one worker after the other
                 raise adapter_refused(name, f"its {nbytes} bytes exceed the disk of the worker's cache") from None
             self._lacked = max(self._lacked, nbytes)
             raise CacheUnwritableError(self._cache.folder, nbytes, error) from None
@@ -204,7 +204,7 @@ class AdapterStore:
         return folder
 
     def _remember(self, manifest: AdapterManifest) -> None:
-        """Every job that names it would fetch it all again, for nothing."""
+        """Note a wrong digest, so that not every job that names the adapter fetches it again for nothing."""
         now = time.monotonic()
         self._altered = {name: (bad, until) for name, (bad, until) in self._altered.items() if until > now}
         self._altered[manifest.name] = manifest, now + AGAIN_S
@@ -219,21 +219,21 @@ class AdapterStore:
         self._kept[name] = kept
 
     async def _make_room(self) -> None:
-        """Remove what nobody uses until what is being fetched fits."""
+        """Evict unused adapters until those being fetched fit."""
         while self._held() > self._cache_bytes:
             if not await self._evict_one():
                 log.warning("adapters in use exceed --adapter-cache-bytes", held=self._held(), limit=self._cache_bytes)
                 return
 
     async def _evict_all(self) -> bool:
-        """Remove all that nobody uses; whether there was any."""
+        """Evict all unused adapters. Returns whether there were any."""
         any_gone = False
         while await self._evict_one():
             any_gone = True
         return any_gone
 
     async def _evict_one(self) -> bool:
-        """Remove one that nobody uses: one whose name has other content, else the least recently used."""
+        """Evict one unused adapter: one whose name has other content, else the least recently used."""
         kept = next((kept for kept in self._replaced if not kept.users), None)
         if kept is not None:
             self._replaced.remove(kept)
@@ -241,7 +241,7 @@ class AdapterStore:
             kept = next((kept for name, kept in self._kept.items() if name not in self._users), None)
             if kept is None:
                 return False
-            # Gone before the first wait: who asks for it from here on fetches it again, into another folder.
+            # Removed before the first await: a later caller fetches it again, into another folder.
             del self._kept[kept.manifest.name]
         log.info("adapter evicted", adapter=kept.manifest.name)
         await asyncio.to_thread(shutil.rmtree, kept.folder, ignore_errors=True)

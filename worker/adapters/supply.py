@@ -1,4 +1,4 @@
-"""Whatever is sampled with an adapter has its files on disk and its weights in the engine until it ends."""
+"""Provide adapters: while one is in use its files stay on disk and its weights in the engine."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _PIECE = 2**20
 
 
 class AdapterSupply:
-    """Adapters of the local folder first, then those that come through Redis; each is checked against the model."""
+    """Looks for an adapter in the local folder, then in Redis, and checks each against the model."""
 
     def __init__(self, engine: Engine, folder: AdapterFolder, store: AdapterStore | None) -> None:
         self._engine = engine
         self._folder = folder
         self._store = store
         self._checks: SingleFlight[Adapter] = SingleFlight()
-        """By name those of the local folder, by folder those that were fetched."""
+        """Checks under way: by name for the local folder, by folder for fetched adapters."""
         self._fetched: dict[Path, Adapter] = {}
         self._refused: dict[Path, tuple[str, float]] = {}
-        """Why one that was fetched is refused, and when it is checked again (monotonic seconds)."""
+        """Fetched adapters that were refused: why, and when to check again (monotonic seconds)."""
 
     @contextmanager
     def in_use(self, name: str | None) -> Iterator[None]:
-        """What `load` gives for this name stays for as long; enter it before."""
+        """Enter this before `load`: the adapter that it gives stays until this is left."""
         if name is None or self._store is None:
             yield
             return
@@ -46,9 +46,9 @@ class AdapterSupply:
             yield
 
     async def load(self, name: str, sha256: str | None = None) -> Adapter:
-        """The adapter `name@version`, ready for requests; `sha256`: what its content must be.
+        """The adapter `name@version`, ready for requests; `sha256`: the digest that its content must have.
 
-        Raises `DataError`: `unknown_adapter` where nobody published it, `adapter_refused` for what cannot be used;
+        Raises `DataError`: `unknown_adapter` if it was not published, `adapter_refused` if it cannot be used; and
         `CacheUnwritableError`.
         """
         adapter = await self._find(name)
@@ -58,12 +58,12 @@ class AdapterSupply:
         return adapter
 
     async def renew(self, name: str) -> None:
-        """Keep it in Redis, for workers that come later."""
+        """Renew the adapter in Redis, for workers that need it later."""
         if self._store is not None:
             await self._store.renew(name)
 
     async def can_keep_more(self) -> bool:
-        """Whether an adapter that could not be kept would fit now; what nobody uses goes for it."""
+        """Whether the adapter that did not fit would fit now. Evicts unused adapters."""
         if self._store is None:
             return True
         try:
@@ -72,7 +72,7 @@ class AdapterSupply:
             await self._unload_evicted(self._store)
 
     async def close(self) -> None:
-        """Give up what is being fetched."""
+        """Stop all fetching."""
         await self._checks.close()
         if self._store is not None:
             await self._store.close()
@@ -94,7 +94,7 @@ class AdapterSupply:
         return known or await self._checks.result(str(folder), partial(self._admit, name, folder))
 
     async def _admit(self, name: str, folder: Path) -> Adapter:
-        """Checked once: it reads all of the weights. A refusal holds for a while, in case a fault of ours is in it."""
+        """Check a fetched adapter once, since that reads all weights. After a while a refused one is checked again."""
         why, until = self._refused.get(folder, ("", 0.0))
         if time.monotonic() < until:
             raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", why)
@@ -114,7 +114,7 @@ class AdapterSupply:
 
 
 def _digest(name: str, folder: Path) -> str:
-    """As in the manifest of one that travels: over config, then weights. Blocks."""
+    """The digest as in a manifest: of the config and then the weights. Blocks."""
     digest = hashlib.sha256()
     try:
         for file_name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -1,1 +1,1 @@
-"""Which policy version is served, and which jobs may run under it. Takes no job."""
+"""Decides which policy version is served, and which jobs may run under it. Takes no job."""

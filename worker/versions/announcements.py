@@ -15,14 +15,14 @@ from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.requires import unknown_names
 
 _AT_MOST = 16
-"""Newest versions that are looked at: the newest of them that is complete is served."""
+"""How many of the newest versions are read; the newest complete one is served."""
 _NEWEST = f"{MAX_VERSION}"
-"""Entries beyond it are those of no version: any number of them must not hide the versions."""
+"""The last possible version. Later entries are no versions, and must not hide the versions however many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """One version, by the id of its entry. Two are equal when they are the same content under the same number."""
+    """One version, by the id of its entry. Two are equal if they have the same number and content."""
 
     version: int
     source: str = ""
@@ -34,26 +34,26 @@ class Announced:
 
 
 BOOTED = Announced(0)
-"""What no stream announces."""
+"""The boot model, which no stream announces."""
 
 
 class Announcements:
-    """Reads the stream: one entry a look, the newest few when that one has changed."""
+    """Reads one entry at each look, and the newest few when that entry has changed."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self.key = keys.versions()
         self._redis = redis
         self._head: Any = None
         self.versions: tuple[Announced, ...] = ()
-        """The newest first, as last read; a stream that was found empty changes nothing."""
+        """The newest first, as last read. An empty stream changes nothing."""
 
     @property
     def newest(self) -> int:
-        """The newest version announced, whether it can be served or not; 0 where none was."""
+        """The newest announced version, whether it can be served or not; 0 if there is none."""
         return self.versions[0].version if self.versions else 0
 
     async def read(self) -> None:
-        """Raises `RedisError`."""
+        """Read the stream. Raises `RedisError`."""
         head: Any = await self._redis.xrevrange(self.key, _NEWEST, count=1)
         if not head or head == self._head:
             return
@@ -64,13 +64,13 @@ class Announcements:
 
 
 def began_anew(announced: Sequence[Announced], served: Announced) -> bool:
-    """Whether these are of another stream than `served`: they end below it, or have other content in its place."""
+    """Whether the stream is another than that of `served`: it ends before it, or has other content under its number."""
     there = [one for one in announced if one.version == served.version]
     return bool(announced) and (announced[0].version < served.version or there not in ([], [served]))
 
 
 def to_serve(announced: Sequence[Announced], served: Announced, *, adrift: bool) -> list[Announced]:
-    """What is to be served instead of `served`, the best first: newer versions, or if `adrift` any of the stream."""
+    """Versions to serve instead of `served`, the best first: newer ones, or if `adrift` any in the stream."""
     return list(takewhile(lambda one: one != served and (adrift or one.version > served.version), announced))
 
 

@@ -1,4 +1,4 @@
-"""The newest complete version is served: what cannot be verified is refused by name, and the old one goes on."""
+"""Serve the newest complete version. One that cannot be verified is refused by name, and the old one is served on."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an admitted job without an adapter of its own is sampled with."""
+    """The version that samples an admitted job without an adapter of its own."""
 
     announced: Announced = BOOTED
     adapter: Adapter | None = None
-    """A version that was published as an adapter; None for a checkpoint, whose version the engine itself tells."""
+    """The adapter, if the version was published as one; None for a checkpoint, whose version the engine knows."""
 
     @property
     def version(self) -> int:
-        """0 is what the worker booted with."""
+        """The version's number; 0 is the boot model."""
         return self.announced.version
 
 
@@ -70,9 +70,10 @@ class VersionFollower:
         self._load_due = asyncio.Event()
         self.serving = Served()
         self.adrift = False
-        """What is served is none of the announced, at boot or since the stream began anew: nothing is admitted."""
+        """Whether the served version is not in the stream: at boot, or after the stream was replaced. Then no job is
+        admitted."""
         self.swapped = asyncio.Event()
-        """Set at each newly served version, for the one who clears it."""
+        """Set whenever a new version is served; the waiting role clears it."""
 
     def __repr__(self) -> str:
         refused = sorted(one.version for one in self._refused)
@@ -81,19 +82,19 @@ class VersionFollower:
 
     @property
     def newest(self) -> int:
-        """The newest version announced, whether it can be served or not."""
+        """The newest announced version, whether it can be served or not."""
         return self._announcements.newest
 
     @property
     def error(self) -> str:
-        """Why the newest version is not served; empty when it is, or when it is on its way."""
+        """Why the newest version was refused; empty if it is served, or still loads."""
         refused = [self._refused[one] for one in self._announcements.versions[:1] if one in self._refused]
         return refused[0].why if refused else ""
 
     async def begin(self) -> None:
-        """Serve the newest complete version before anything is admitted; where there is none, stay adrift.
+        """Serve the newest complete version before any job is admitted; if none is complete, stay adrift.
 
-        Raises `EngineDiedError`, and `SettingsError` where waiting cannot help.
+        Raises `EngineDiedError`, and `SettingsError` if waiting cannot help.
         """
         try:
             await retrying("read the versions", self._announcements.read)
@@ -106,7 +107,7 @@ class VersionFollower:
         self._changed()
 
     async def run(self) -> None:
-        """Look until cancelled, also while a version loads or Redis is away. Raises `EngineDiedError`."""
+        """Look until cancelled, even while a version loads or Redis is away. Raises `EngineDiedError`."""
         async with asyncio.TaskGroup() as loads:
             loading = loads.create_task(self._serve_newest())
             while not cancelled():
@@ -117,10 +118,10 @@ class VersionFollower:
                 if loading.done() and self._due():
                     loading = loads.create_task(self._serve_newest())
                 self._load_due.clear()
-            loading.cancel()  # the group would wait for it
+            loading.cancel()  # otherwise the group would wait for it
 
     async def look(self) -> None:
-        """Hear of all that was announced before this call; whoever asks meanwhile shares the next look."""
+        """Read all announcements made before this call. Callers that come during a look share the next one."""
         asked_at = time.monotonic()
         async with self._looking:
             if self._looked_at > asked_at:
@@ -165,12 +166,12 @@ class VersionFollower:
     async def _serve_newest(self) -> None:
         announced = self._announcements.versions
         for one in self._candidates():
-            # What was announced meanwhile comes first.
+            # New announcements come first.
             if cancelled() or self._announcements.versions is not announced or await self._try(one):
                 return
 
     async def _try(self, announced: Announced) -> bool:
-        """Whether it is served now."""
+        """Try to serve a version. Returns whether it is served now."""
         began, before = time.monotonic(), self._refused.get(announced)
         stamp: checkpoint.Stamp = ()
         if not is_due(before, began):
@@ -202,7 +203,7 @@ class VersionFollower:
 
     async def _stamp(self, announced: Announced) -> checkpoint.Stamp:
         if announced.source == "checkpoint":
-            with suppress(VersionRefusedError):  # its load says so
+            with suppress(VersionRefusedError):  # loading it raises the same error
                 return await asyncio.to_thread(checkpoint.stamp, self._folder(announced.location))
         return ()
 

@@ -1,4 +1,4 @@
-"""Which jobs may run under the policy that this worker serves. Pure."""
+"""Which jobs may run under the policy version that this worker serves. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import DataError, WorkerError
 
 
 class TooOldError(WorkerError):
-    """Raised when a job is for a newer policy version than is served here: nothing was done for it."""
+    """Raised when a job needs a newer policy version than this worker serves; nothing was done for it."""
 
     def __init__(self, min_version: int) -> None:
         super().__init__(f"the job waits for policy version {min_version}")
@@ -21,14 +21,14 @@ def is_bounded(job: Job) -> bool:
 
 
 def must_wait(job: Job, served: int) -> bool:
-    """Whether the job is for a newer version than the one served."""
+    """Whether the job needs a newer version than the served one."""
     return job.min_policy_version > served
 
 
 def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | None:
-    """The error for what `served` would sample of a job, where it is too far behind the newest version announced.
+    """The error for a group of the job if `served` is too far behind the newest announced version; None if it is not.
 
-    `refused`: why the worker does not serve that one; empty where it is on its way.
+    `refused`: why this worker refused the newest version; empty if it still loads.
     """
     behind = newest - served
     if job.max_staleness is None or behind <= job.max_staleness:
@@ -44,9 +44,9 @@ def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | N
 
 
 def outside_the_policy(job: Job) -> DataError | None:
-    """The error for a job with version bounds and an adapter of its own, where the policy is an adapter too.
+    """The error for a job with version bounds and an adapter of its own when the policy is an adapter too.
 
-    Such a job is sampled by what the worker booted with and its own adapter, which no version names.
+    Such a job is sampled by the boot model and its own adapter, so no policy version applies to it.
     """
     if job.adapter is None or not is_bounded(job):
         return None

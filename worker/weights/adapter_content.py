@@ -1,7 +1,7 @@
-"""Whether the files of an adapter still hold the bytes that were checked: vLLM reads again what it had dropped.
+"""Check that an adapter's files still hold the bytes that were checked: vLLM drops adapters and reads them again.
 
-A file that was copied over itself, linked or given other rights is still good. Inode numbers say nothing: some network
-file systems give a file another one at each look.
+A file that was copied over itself, linked or given other rights is still good. Inode numbers are not compared, because
+some network file systems give a file another one at each look.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from rollstream.schemas.weights.regular_files import open_regular
 _PIECE = 2**20
 
 Looks = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time of modification and of change (ns) of each file that is there."""
+"""Name, size, and times of the last modification and change (ns) of each file that exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterContent:
-    """What the files were when they were read."""
+    """What the files held when they were read."""
 
     looks: Looks
     sha256: str | None
-    """Digest of all bytes; None where they could not be read."""
+    """Digest of all bytes; None if they could not be read."""
 
 
 def read_content(folder: Path) -> AdapterContent:
-    """Reads all of it; blocks."""
+    """Read the adapter's files. Blocks."""
     looks = look(folder)
     return AdapterContent(looks, _digest(folder))
 
 
 def still(folder: Path, content: AdapterContent) -> AdapterContent | None:
-    """The same content as its files look now; None where they hold other bytes, or are gone.
+    """`content` with the files' present looks; None if they hold other bytes or are gone.
 
-    Blocks, for as long as it takes to read them where anything but their bytes changed.
+    Blocks; reads the files again if their times have changed.
     """
     looks = look(folder)
     if looks == content.looks:
@@ -51,7 +51,7 @@ def still(folder: Path, content: AdapterContent) -> AdapterContent | None:
 
 
 def look(folder: Path) -> Looks:
-    """How the files look now; one that is gone is left out."""
+    """How the files look now; a file that is gone is left out."""
     found = []
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         with suppress(OSError):

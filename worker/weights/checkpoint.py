@@ -1,7 +1,7 @@
-"""A checkpoint fits the model that the worker booted with, before the engine is touched.
+"""Check that a checkpoint fits the boot model, before the engine is touched.
 
-vLLM checks little of this: a missing tensor leaves a mixture of two models behind, and a wrong shape half-replaced
-layers that end the engine at its next step.
+vLLM checks little of this: a missing tensor leaves a mixture of two models, and a wrong shape leaves half-replaced
+layers that kill the engine at its next step.
 """
 
 from __future__ import annotations
@@ -37,32 +37,30 @@ CONFIG = "config.json"
 
 _OPTIONAL_PREFIXES = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
 _GLOB = frozenset("*?[")
-"""vLLM looks for the weights with a pattern that begins with the folder's path."""
+"""vLLM looks for weights with a pattern that begins with the folder's path, so the path may not have these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a checkpoint holds: its config, and tensor name to (header, file), without what is computed anyway."""
+    """A checkpoint's config, and its tensors: name to (header, file), without those that are computed anyway."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, tuple[TensorHeader, str]]
 
     @property
     def tied(self) -> bool:
-        """The output layer is the embedding: `lm_head.weight` may be there or not."""
+        """Whether the output layer is the embedding, so that `lm_head.weight` may be missing."""
         said = language_config(self.config).get("tie_word_embeddings")
         return not any(map(is_head, self.tensors)) if said is None else bool(said)
 
 
 class Booted:
-    """The layout of the model that an engine booted with, read once, at its start: its folder may be gone at a swap."""
+    """The layout of the boot model, read once at the engine's start: its folder may be gone at a swap."""
 
     def __init__(self, folder: Path, *, tied: bool | None = None) -> None:
-        """Blocks on the disk. What cannot be read is no fault of the start: `layout` raises it."""
+        """Blocks on the disk. An unreadable folder does not fail the start; `layout` raises the error later."""
         self.tied = tied
-        """Whether the engine takes the embedding as its output layer, and so ignores one of a checkpoint's own; None
-        where nobody knows but the config.
-        """
+        """Whether the engine uses the embedding as output layer and ignores a checkpoint's; None: see the config."""
         self._read: Layout | CheckpointRefusedError
         try:
             self._read = read_layout(folder, confined=False)
@@ -72,14 +70,14 @@ class Booted:
 
     @property
     def layout(self) -> Layout:
-        """Raises `CheckpointRefusedError` where it could not be read at the start."""
+        """The boot model's layout. Raises `CheckpointRefusedError` if it could not be read at the start."""
         if isinstance(self._read, CheckpointRefusedError):
             raise CheckpointRefusedError(self._read.folder, self._read.where, self._read.problem)
         return self._read
 
 
 def check(folder: Path, like: Booted | None) -> None:
-    """Whether an engine that booted with `like` can load `folder`; None asks only whether it is whole.
+    """Check that an engine that booted with `like` can load `folder`; None: check only that it is complete.
 
     Reads headers, and the two tensors of a tied output layer: blocks on the disk, so call it in a thread. Raises
     `CheckpointRefusedError`.
@@ -89,7 +87,7 @@ def check(folder: Path, like: Booted | None) -> None:
     if like is not None:
         booted = like.layout
         tied = booted.tied if like.tied is None else like.tied
-        # An engine may have found another output layer in a model whose config says that it is tied.
+        # An engine may have found a separate output layer in a model whose config says that it is tied.
         compared = None if booted.tied and not tied else tied
         if problem := config_difference(found.config, booted.config, tied=compared):
             raise CheckpointRefusedError(folder, CONFIG, problem)
@@ -102,9 +100,9 @@ def check(folder: Path, like: Booted | None) -> None:
 
 
 def unread(folder: Path) -> str | None:
-    """Which weights beside those of a model vLLM leaves out, or reads in their place; None also for no readable folder.
+    """Which weights in a model's folder vLLM leaves out, or reads instead of others; None if none, or unreadable.
 
-    A model to boot with may come from a hub with several formats, so this is for a warning.
+    Only for a warning: a boot model may come from a hub in several formats.
     """
     try:
         with reading(folder):
@@ -119,7 +117,7 @@ _Tensors = Mapping[str, tuple[TensorHeader, str]]
 
 
 def tensor_difference(found: _Tensors, booted: _Tensors, *, tied: bool) -> tuple[str, str] | None:
-    """(where, problem) of the first tensor that is missing, too much, or of another shape or dtype."""
+    """(where, problem) for the first tensor that is missing, unknown, or of another shape or dtype."""
     if problem := wrapped(found):
         return "tensors", problem
     optional = set(filter(is_head, {*booted, *found})) if tied else set()
@@ -148,10 +146,10 @@ def _remedy(missing: str, found: _Tensors) -> str:
 
 
 def read_layout(folder: Path, *, confined: bool) -> Layout:
-    """Config and tensor headers of a folder in Hugging Face's format.
+    """Read config and tensor headers of a folder in Hugging Face's format.
 
-    `confined` holds for a published one: no link may lead out of it, and no weights may lie in it that vLLM would leave
-    out. Raises `CheckpointRefusedError` for what is missing, truncated or contradicts its index.
+    `confined`, for a published folder: no link may lead out of it, and it may have no weights that vLLM would leave
+    out. Raises `CheckpointRefusedError` for files that are missing, truncated or contradict the index.
     """
     with reading(folder):
         present = content_names(folder)
@@ -182,7 +180,7 @@ def _weight_map(folder: Path, *, confined: bool) -> dict[str, str]:
 
 
 def _weight_files(folder: Path, present: list[str], mapped: Mapping[str, str] | None) -> list[str]:
-    """Those that vLLM reads."""
+    """The files that vLLM reads."""
     if mapped is None:
         names = [name for name in present if name.endswith(".safetensors") and not name.startswith(".")]
         if not names:
@@ -217,7 +215,7 @@ def _merged(folder: Path, held: Mapping[str, Mapping[str, TensorHeader]], prefix
 
 
 def _prefix(config: Mapping[str, Any]) -> str:
-    """What vLLM takes in front of a tensor's name, and also does without: old checkpoints of these have none."""
+    """The prefix of tensor names that vLLM accepts but does not need: old checkpoints of some models have none."""
     kind = config.get("model_type")
     return _OPTIONAL_PREFIXES.get(kind, "") if isinstance(kind, str) else ""
 

@@ -1,8 +1,8 @@
-"""Which bytes a checkpoint's files held, and whether they still hold them.
+"""Which bytes a checkpoint's files held, and whether they still do.
 
-A digest is the only proof, and takes seconds for gigabytes. So files are looked at for signs of a change first, and
-read again where there is one. An inode number that changes is no sign on its own: on some network and FUSE file
-systems it is another one at each look.
+Only a digest proves that, and takes seconds for gigabytes. So signs of a change are checked first, and files are read
+again only if there is one. A changed inode number alone is no sign: some network and FUSE file systems give another one
+at each look.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What can be known of a file without reading it."""
+    """What is known of a file without reading it."""
 
     name: str
     size: int
     mtime_ns: int
     ctime_ns: int
     inode: int | None
-    """None where the file system gives it another one at each look."""
+    """None if the file system gives another one at each look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Content:
     """What the files of a checkpoint held when they were read."""
 
     sha256: str | None
-    """None for a folder that nobody has read."""
+    """None if the files have not been read."""
     files: tuple[_File, ...]
     spoilt: tuple[str, str] | None = None
-    """Where the first weight is that is NaN or infinite, and what that means."""
+    """The file with the first weight that is NaN or infinite, and what that means; None if all are finite."""
 
 
 def read_content(folder: Path, given_up: Event | None = None) -> Content:
     """Read every byte of a checkpoint, a piece at a time. Raises `CheckpointRefusedError`.
 
-    Blocks for seconds, so call it in a thread, which nothing but `given_up` ends early.
+    Blocks for seconds, so call it in a thread; only `given_up` ends it early.
     """
     with reading(folder):
         before = {file.name: file for file in _look(folder)}
@@ -69,17 +69,17 @@ def read_content(folder: Path, given_up: Event | None = None) -> Content:
 
 
 def unread_content(folder: Path) -> Content:
-    """The files as they are now, without reading them; one that cannot be seen is left out."""
+    """The files as they look now, without reading them; a file that cannot be seen is left out."""
     return Content(None, _look(folder))
 
 
 def digest(folder: Path, given_up: Event | None = None) -> str:
-    """The sha256 (hex) that names the content of a checkpoint folder. As `read_content`."""
+    """The sha256 (hex) that names the content of a checkpoint folder. Blocks and raises as `read_content` does."""
     return read_content(folder, given_up).sha256 or ""
 
 
 def unchanged(folder: Path, content: Content) -> bool:
-    """Whether the files still hold `content`. Reads them again where that is in doubt: blocks then, for seconds."""
+    """Whether the files still hold `content`. If in doubt it reads them again, which blocks for seconds."""
     now = _look(folder)
     if [(file.name, file.size) for file in now] != [(file.name, file.size) for file in content.files]:
         return False
@@ -94,9 +94,9 @@ def unchanged(folder: Path, content: Content) -> bool:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Changes when the files of a checkpoint do, without reading them; what cannot be seen is left out, never raised.
+    """A value that changes when a checkpoint's files do, without reading them. Unseen files are left out; never raises.
 
-    So a folder that cannot be read has an empty stamp until it can, and `read_content` says why.
+    A folder that cannot be read has an empty stamp; `read_content` says why.
     """
     return tuple((file.name, file.size, file.mtime_ns) for file in _look(folder))
 

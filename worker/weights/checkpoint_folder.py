@@ -1,4 +1,4 @@
-"""Names and files of a checkpoint's folder, which can fail at any call and may hold anything."""
+"""Names and files of a checkpoint's folder, which may hold anything and may fail at any call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import CheckpointRefusedError
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Translates what a shared folder fails with (ESTALE, EIO, EACCES), also after it was seen to be there."""
+    """Turn errors of a shared folder (ESTALE, EIO, EACCES), which may come at any time, into our own."""
     try:
         yield
     except OSError as error:
@@ -27,17 +27,17 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def all_names(folder: Path) -> list[str]:
-    """Whatever lies in the folder, sorted. Raises `OSError`."""
+    """All names in the folder, sorted. Raises `OSError`."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def is_content(name: str) -> bool:
-    """Whether a file is part of what a checkpoint is announced as."""
+    """Whether a file of this name is part of a checkpoint's content."""
     return any(fnmatchcase(name, like) for like in CHECKPOINT_FILES)
 
 
 def content_names(folder: Path) -> list[str]:
-    """Files that are a checkpoint's content, sorted. Raises `OSError`, `CheckpointRefusedError`."""
+    """Names of the files that are a checkpoint's content, sorted. Raises `OSError`, `CheckpointRefusedError`."""
     names = [name for name in all_names(folder) if is_content(name)]
     for name in names:
         if not name.isprintable():
@@ -46,7 +46,7 @@ def content_names(folder: Path) -> list[str]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file `name`, a regular one below `folder`: a link out of it would show what was never published."""
+    """The path of the regular file `name` in `folder`. A link out of it is refused: its target was never published."""
     path = Path(os.path.realpath(folder / name))
     if not path.is_relative_to(os.path.realpath(folder)):
         raise CheckpointRefusedError(folder, name, "is a link out of the folder: copy the file into it")

@@ -1,6 +1,6 @@
-"""Two config.json ask for the same forward pass, whichever version of transformers wrote them, or the first difference.
+"""Compare two config.json: do they mean the same forward pass, whatever version of transformers wrote them?
 
-What only one of them names is not compared: versions differ in which defaults they write down.
+A field that only one of them has is not compared, because versions differ in the defaults that they write.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# What a forward pass follows from: vLLM keeps what it booted with, whatever config.json says after that.
+# Fields that decide the forward pass. vLLM keeps those of its boot model, whatever a later config.json says.
 _ARCHITECTURE = (
     "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
     "sliding_window", "use_sliding_window", "layer_types", "num_experts", "num_experts_per_tok", "tie_word_embeddings",
     "quantization_config",
-    # Other names of the same, in some families.
+    # Other names for the same, in some families.
     "n_embd", "n_head", "n_layer", "n_inner", "activation_function", "hidden_activation", "layer_norm_eps",
     "layer_norm_epsilon", "norm_eps", "attention_bias", "mlp_bias", "use_bias", "use_qk_norm", "qk_layernorm",
-    # Numbers that a forward pass multiplies with, or stops at.
+    # Numbers with which a forward pass multiplies, or at which it stops.
     "final_logit_softcapping", "attn_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
     "attention_multiplier", "residual_multiplier", "embedding_multiplier", "scale_emb", "scale_depth", "dim_model_base",
     "clip_qkv", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "parallel_attn", "alibi",
     "attn_temperature_tuning", "floor_scale", "attn_scale", "attention_chunk_size", "no_rope_layers",
     "no_rope_layer_interval", "rope_interleave", "rotary_pct", "rotary_emb_base", "rotary_dim",
     "position_embedding_type", "swiglu_limit", "mup_enabled",
-    # What is normalised, added or shared where: the tensors are the same either way.
+    # What is normalised, added or shared where; these do not change the tensors.
     "use_parallel_residual", "apply_residual_connection_post_layernorm", "do_layer_norm_before",
     "_remove_final_layer_norm", "new_decoder_architecture", "num_ln_in_parallel_attn", "multi_query", "num_kv_heads",
     "num_kv_shared_layers", "layer_norm_elementwise_affine", "norm_head", "sliding_window_pattern",
@@ -38,23 +38,23 @@ _ARCHITECTURE = (
     "v_head_dim",
 )  # fmt: skip
 
-# Null leaves these to be derived from the others, and a later save writes what they became.
+# If these are null they are derived from others, and a later save writes the derived values.
 _DERIVED = (
     "head_dim", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "activation_sparsity_pattern",
     "tie_word_embeddings", "hidden_activation", "n_inner",
 )  # fmt: skip
 
 _Rope = dict[str, dict[str, Any]]
-"""Layer type ("" where there is one for all) to the parameters of its rotary embedding."""
+"""Layer type ("" if all layers share one) to the parameters of its rotary embedding."""
 
 _ROPE_FIELDS = ("rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "partial_rotary_factor")
 _ROPE_TYPES = {"su": "longrope", "mrope": "default"}
-"""Former names."""
+"""Old names of types."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part: of one that also sees, some versions write it on top and some in `text_config`."""
+    """The language model's part. For a model that also sees, some transformers versions put it into `text_config`."""
     text = config.get("text_config")
     if not isinstance(text, dict):
         return dict(config)
@@ -63,9 +63,9 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_difference(found: Mapping[str, Any], booted: Mapping[str, Any], *, tied: bool | None) -> str | None:
-    """The first architecture field that both name and that differs.
+    """The first architecture field that both have and that differs, as a sentence; None if none differs.
 
-    `tied` holds where `booted` does not say it; None leaves out whether the output layer is the embedding.
+    `tied`: whether the output layer is the embedding, if `booted` does not say; None: do not compare that.
     """
     one, other = language_config(found), language_config(booted)
     new, old = _architecture(one), {"tie_word_embeddings": tied, **_architecture(other)}
@@ -82,14 +82,14 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     if "num_local_experts" in fields:
         fields.setdefault("num_experts", fields["num_local_experts"])
     if fields.get("use_sliding_window") is False:
-        fields["sliding_window"] = None  # what it is says nothing, and transformers 5 writes null
+        fields["sliding_window"] = None  # its value has no effect, and transformers 5 writes null
     if fields.get("model_type") == "gemma" and fields.get("hidden_act") == "gelu":
-        fields["hidden_act"] = "gelu_pytorch_tanh"  # which is what it always meant there
+        fields["hidden_act"] = "gelu_pytorch_tanh"  # for this model "gelu" always meant that
     return fields
 
 
 def _rope(config: Mapping[str, Any]) -> _Rope:
-    """Empty where the config says nothing of it."""
+    """Parameters of the rotary embedding by layer type; empty if the config has none."""
     if not any(field in config for field in _ROPE_FIELDS):
         return {}
     shared = {field: config.get(field) for field in ("rope_theta", "partial_rotary_factor")}
@@ -122,7 +122,7 @@ def _rope_difference(found: _Rope, booted: _Rope) -> str | None:
 
 
 def _of_layer(rope: _Rope, layer: str, other: _Rope) -> dict[str, Any]:
-    """Where one config has parameters for all layers and the other for each type, scaling may be for full ones only."""
+    """Parameters for one layer type. If only the other config names types, scaling may concern full layers only."""
     if layer in rope:
         return rope[layer]
     whole = rope.get("", {})

@@ -1,6 +1,6 @@
-"""Weights that are not finite are found a piece at a time, whatever the size of a tensor.
+"""Find weights that are not finite, a piece at a time, whatever the size of a tensor.
 
-One NaN in an adapter reaches the other requests of its batch: the CPU kernels add 0 times its weights to theirs.
+One NaN in an adapter spreads to the other requests of its batch: the CPU kernels add 0 times its weights to theirs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .safetensors_header import TensorHeader
 _PIECE = 2**20
 
 FLOATS = ("F32", "F16", "BF16", "F8_E5M2", "F8_E4M3")
-"""What an adapter's weights may be, as safetensors spells it."""
+"""The dtypes that an adapter's weights may have, as safetensors names them."""
 
 
 def first_not_finite(path: Path, tensors: Mapping[str, TensorHeader]) -> str | None:
     """The first of a safetensors file's tensors (all of `FLOATS`) with a NaN or an infinity. Raises `OSError`.
 
-    Reads every byte, holding 1 MiB: blocks for about 0.1 s per 100 MB, so call it in a thread.
+    Reads every byte with 1 MiB of memory. Blocks for about 0.1 s per 100 MB, so call it in a thread.
     """
     ordered = sorted(tensors.items(), key=lambda item: item[1].start)
     with open_regular(path) as file:

@@ -1,6 +1,6 @@
 """Names, dtypes and shapes of a safetensors file from its header alone, with ceilings: no tensor is read.
 
-What passes here also passes the checks of the safetensors library, so that vLLM can read it. Why not that library
+A file that passes here also passes the safetensors library's checks, so that vLLM can read it. Why not that library
 itself: it tells no offsets, and it maps the file into memory, where one that shrinks meanwhile kills the process.
 """
 
@@ -17,7 +17,7 @@ from rollstream.schemas.weights.regular_files import open_regular
 from .untrusted_json import MAX_BYTES, JsonRefusedError, parse_object
 
 _MAX_DIMENSIONS = 64
-"""Of a tensor in torch."""
+"""The most dimensions of a tensor in torch."""
 
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -26,18 +26,18 @@ _ITEM_BYTES = {
 
 
 class HeaderError(ValueError):
-    """Raised when a file is missing, truncated or no safetensors file."""
+    """Raised when a file is missing, truncated or not in the safetensors format."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """What a header says of one tensor."""
+    """What a header says about one tensor."""
 
     dtype: str
-    """The format's word: F32, BF16, U8, ..."""
+    """As the format names it: F32, BF16, U8, ..."""
     shape: tuple[int, ...]
     start: int
-    """Where its bytes start, counted from the end of the header."""
+    """Where the tensor's bytes start, counted from the end of the header."""
     end: int
 
 
@@ -76,7 +76,7 @@ def _is_size(value: object) -> bool:
 
 
 def _check_layout(name: str, tensors: Mapping[str, TensorHeader]) -> None:
-    """The tensors follow one another without a gap, each with the bytes that its shape needs."""
+    """Raises unless the tensors follow one another without a gap, each with the bytes that its shape needs."""
     position = 0
     for tensor, found in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         item = _ITEM_BYTES.get(found.dtype)

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote is an object that may be compared and printed, or it is refused with one error."""
+"""Read JSON that somebody else wrote: an object that may safely be compared and printed, or one error."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic_core import from_json
 from rollstream.schemas.weights.regular_files import open_regular
 
 MAX_BYTES = 100_000_000
-"""What safetensors allows a header; an index of tensors is no longer."""
+"""The longest header that safetensors allows; an index of tensors is no longer."""
 MAX_DEPTH = 16
-"""So that nothing that walks the value (repr, ==) meets the interpreter's own limit. `from_json` itself allows 200."""
+"""So deep at most, so that repr and == do not reach the interpreter's recursion limit. `from_json` allows 200."""
 
 
 class JsonRefusedError(ValueError):
-    """Raised when a file cannot be read, or holds no JSON object of a sane depth. Its text is a predicate."""
+    """Raised when a file cannot be read or has no JSON object of a sane depth. The text begins with a verb."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Of a file, its first `MAX_BYTES` at most. Raises `JsonRefusedError`."""
+    """Read an object from a file, from at most `MAX_BYTES`. Raises `JsonRefusedError`."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES)
@@ -30,7 +30,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Its strings can be encoded again: half a surrogate pair is no JSON here. Raises `JsonRefusedError`."""
+    """Read an object whose strings can be encoded again; half a surrogate pair cannot. Raises `JsonRefusedError`."""
     try:
         value = from_json(data)
     except ValueError as error:  # it names the fault and its place, never the content
@@ -50,6 +50,6 @@ def _too_deep(value: Any) -> bool:
 
 
 def _items(outer: Any) -> list[Any]:
-    """What is in it that may hold more."""
+    """The items that may have items themselves."""
     found = outer.values() if isinstance(outer, dict) else outer
     return [item for item in found if isinstance(item, dict | list)]

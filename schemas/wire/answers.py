@@ -171,61 +171,62 @@ class GroupResult(Message):
         return self
 
     @model_validator(mode="after")
-    def _forced_tokens_are_tokens(self) -> Self:
-        expect_shape("forced_mask", self.forced_mask, "bit", self.token_ids.shape)
-        if self.forced_mask is not None and (self.forced_mask.numpy() & ~self.response_mask.numpy()).any():
-            raise ValueError("forced_mask is true where there is no token")
-        return self
-
-    @model_validator(mode="after")
-    def _candidates_agree(self) -> Self:
+    def _what_few_have_agrees(self) -> Self:
+        if self.forced_mask is not None:
+            self._check_forced(self.forced_mask)
         if (self.top_token_ids is None) != (self.top_logprobs is None):
             raise ValueError("top_token_ids and top_logprobs come together")
-        if self.top_token_ids is None:
-            return self
-        expect("top_token_ids", self.top_token_ids, "int32", 3)
-        k = self.top_token_ids.shape[2]
-        if not 1 <= k <= MAX_CANDIDATES:
-            raise ValueError(f"top_token_ids: K is 1 to {MAX_CANDIDATES}, not {k}")
-        expect_shape("top_token_ids", self.top_token_ids, "int32", (*self.token_ids.shape, k))
-        expect_shape("top_logprobs", self.top_logprobs, "float32", (*self.token_ids.shape, k))
-        expect_within("top_token_ids", self.top_token_ids)
-        return self
-
-    @model_validator(mode="after")
-    def _support_agrees(self) -> Self:
+        if self.top_token_ids is not None:
+            self._check_candidates(self.top_token_ids)
         if (self.support_ids is None) != (self.support_lengths is None):
             raise ValueError("support_ids and support_lengths come together")
-        if self.support_ids is None or self.support_lengths is None:
-            return self
-        expect("support_ids", self.support_ids, "int32", 1)
-        expect_shape("support_lengths", self.support_lengths, "int32", self.token_ids.shape)
-        expect_within("support_ids", self.support_ids)
-        expect_within("support_lengths", self.support_lengths, MAX_CANDIDATES)
-        of_each = self.support_lengths.numpy()
-        if of_each[~self.response_mask.numpy()].any():
-            raise ValueError("support_lengths is not 0 where there is no token")
-        if int(of_each.sum(dtype=np.int64)) != self.support_ids.shape[0]:
-            raise ValueError("support_lengths do not add up to support_ids")
-        return self
-
-    @model_validator(mode="after")
-    def _samples_agree(self) -> Self:
-        n = len(self)
-        expect_shape("sample_index", self.sample_index, "int32", (n,))
-        expect_shape("resumed_at", self.resumed_at, "int32", (n,))
+        if self.support_ids is not None and self.support_lengths is not None:
+            self._check_support(self.support_ids, self.support_lengths)
         if self.sample_index is not None:
-            expect_within("sample_index", self.sample_index)
-            if len(set(self.sample_index.tolist())) != n:
-                raise ValueError("sample_index names a sample twice")
+            self._check_sample_index(self.sample_index)
         if self.cut_lengths is not None:
             expect("cut_lengths", self.cut_lengths, "int32", 1)
             expect_within("cut_lengths", self.cut_lengths)
         if self.resumed_at is not None:
-            expect_within("resumed_at", self.resumed_at)
-            if (self.resumed_at.numpy() > self.lengths.numpy()).any():
-                raise ValueError("resumed_at is beyond the completion's length")
+            self._check_resumed_at(self.resumed_at)
         return self
+
+    def _check_forced(self, forced: Tensor) -> None:
+        expect_shape("forced_mask", forced, "bit", self.token_ids.shape)
+        if (forced.numpy() & ~self.response_mask.numpy()).any():
+            raise ValueError("forced_mask is true where there is no token")
+
+    def _check_candidates(self, ids: Tensor) -> None:
+        expect("top_token_ids", ids, "int32", 3)
+        k = ids.shape[2]
+        if not 1 <= k <= MAX_CANDIDATES:
+            raise ValueError(f"top_token_ids: K is 1 to {MAX_CANDIDATES}, not {k}")
+        expect_shape("top_token_ids", ids, "int32", (*self.token_ids.shape, k))
+        expect_shape("top_logprobs", self.top_logprobs, "float32", (*self.token_ids.shape, k))
+        expect_within("top_token_ids", ids)
+
+    def _check_support(self, ids: Tensor, lengths: Tensor) -> None:
+        expect("support_ids", ids, "int32", 1)
+        expect_within("support_ids", ids)
+        expect_shape("support_lengths", lengths, "int32", self.token_ids.shape)
+        expect_within("support_lengths", lengths, MAX_CANDIDATES)
+        of_each = lengths.numpy()
+        if of_each[~self.response_mask.numpy()].any():
+            raise ValueError("support_lengths is not 0 where there is no token")
+        if int(of_each.sum(dtype=np.int64)) != ids.shape[0]:
+            raise ValueError("support_lengths do not add up to support_ids")
+
+    def _check_sample_index(self, index: Tensor) -> None:
+        expect_shape("sample_index", index, "int32", (len(self),))
+        expect_within("sample_index", index)
+        if len(set(index.tolist())) != len(self):
+            raise ValueError("sample_index names a sample twice")
+
+    def _check_resumed_at(self, resumed_at: Tensor) -> None:
+        expect_shape("resumed_at", resumed_at, "int32", (len(self),))
+        expect_within("resumed_at", resumed_at)
+        if (resumed_at.numpy() > self.lengths.numpy()).any():
+            raise ValueError("resumed_at is beyond the completion's length")
 
 
 class Sealed(Message):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from .times import LONGEST_LEASE_S, SHORTEST_LEASE_S
+
 LEASE_FIELD = "lease_ms"
 """Of the control hash; the first worker writes it."""
-DEFAULT_LEASE_S = 30.0
-SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.5, 3_600.0
 
 
 def lease_ms(seconds: float) -> int:

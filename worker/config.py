@@ -13,7 +13,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollstream.schemas.errors import NameRefusedError
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.reports import LONGEST_BEAT_S
+from rollstream.schemas.times import (
+    DEFAULT_LEASE_S,
+    HEARTBEAT_S,
+    LONGEST_HEARTBEAT_S,
+    LONGEST_LEASE_S,
+    RESULT_TTL_S,
+    SHORTEST_LEASE_S,
+)
 from rollstream.schemas.weights.folders import folder_problem, odd_entry
 from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
 
@@ -141,7 +148,10 @@ class WorkerSettings(BaseSettings):
         2**28, ge=1, description="Bytes of admitted jobs and their answers to be, until these are in Redis."
     )
     lease_s: float = Field(
-        30, ge=0.5, le=3600, description="Seconds after which a silent worker's jobs are taken over; renewed meanwhile."
+        DEFAULT_LEASE_S,
+        ge=SHORTEST_LEASE_S,
+        le=LONGEST_LEASE_S,
+        description="Seconds after which a silent worker's jobs are taken over; renewed meanwhile.",
     )
     max_deliveries: int = Field(
         3, ge=1, le=100, description="Deliveries whose worker died or hung after which a job is given up on."
@@ -150,14 +160,16 @@ class WorkerSettings(BaseSettings):
         20, ge=1, le=1000, description="The same for deliveries whose worker lived on: Redis or the link was away."
     )
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
-    heartbeat_s: float = Field(5, gt=0, le=LONGEST_BEAT_S, description="Seconds between two reports of this worker.")
+    heartbeat_s: float = Field(
+        HEARTBEAT_S, gt=0, le=LONGEST_HEARTBEAT_S, description="Seconds between two reports of this worker."
+    )
     retention_s: float = Field(
         86_400, ge=0, description="Seconds that a finished job stays in its stream; what is unfinished always stays."
     )
     retention_bytes: int = Field(
         2**30, ge=0, description="Size of a partition's stream above which its oldest finished jobs go earlier."
     )
-    result_ttl_s: int = Field(86_400, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
+    result_ttl_s: int = Field(RESULT_TTL_S, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else JSON."

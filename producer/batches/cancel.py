@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 from rollstream.schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
+from rollstream.schemas.times import RESULT_TTL_S
 
 from ..errors import UnknownBatchError
 from ..redis_io.connection import Connection
@@ -17,8 +18,6 @@ from . import scripts
 
 _SLICE = 256
 """Groups a call: a millisecond or two of Redis' time."""
-_KEEP_S = 86_400
-"""How long results and ledger stay once the batch is sealed: the workers' default, whose own is not known here."""
 
 
 async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
@@ -29,7 +28,9 @@ async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
     `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
-    cancel = partial(scripts.cancel, keys=keys, batch_id=batch.batch_id, now=time.time(), keep_s=_KEEP_S, sealed=seal)
+    cancel = partial(
+        scripts.cancel, keys=keys, batch_id=batch.batch_id, now=time.time(), keep_s=RESULT_TTL_S, sealed=seal
+    )
     cancelled = 0
     for first in range(0, batch.num_groups, _SLICE):
         groups = range(first, min(first + _SLICE, batch.num_groups))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from rollstream.schemas.reports import OUTLIVED_S
+from rollstream.schemas.times import LONGEST_REPORT_TTL_S
 from rollstream.transport.redis.scripts import load
 
 DRAIN = load(__package__, "drain.lua")
@@ -15,7 +15,7 @@ _ENTRIES, _BYTES = 1000, 8 * 2**20
 
 async def drain(redis: Redis, report: str) -> bool:
     """See `drain.lua`: whether the worker with this report lives and was asked. Raises `RedisError`."""
-    return bool(await DRAIN([report], [OUTLIVED_S]).whole_to(redis))
+    return bool(await DRAIN([report], [LONGEST_REPORT_TTL_S]).whole_to(redis))
 
 
 async def waiting(redis: Redis, jobs: str, *, after: bytes) -> tuple[int, bytes]:

@@ -11,14 +11,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas.times import SUPERSEDED_SLACK_S, SUPERSEDED_TTL_S
 
 from ..redis_io.connection import Connection
 from .adapter_upload import POLICY_PREFIX
-
-SUPERSEDED_TTL_S = 1_800
-"""Seconds in which workers can still find a superseded adapter. They renew the one they serve every 600 s."""
-_SLACK_S = 1_800
-"""Seconds by which chunks outlive their manifest, so that a worker that found it can fetch them."""
 
 
 async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
@@ -36,7 +32,7 @@ async def expire_superseded(connection: Connection, keys: Keys, announced: Seque
         async with redis.pipeline(transaction=False) as pipe:
             for key, manifest in found.items():
                 for number in range(manifest.chunks):
-                    pipe.expire(keys.blob(manifest.sha256, number), SUPERSEDED_TTL_S + _SLACK_S)
+                    pipe.expire(keys.blob(manifest.sha256, number), SUPERSEDED_TTL_S + SUPERSEDED_SLACK_S)
                 pipe.expire(key, SUPERSEDED_TTL_S)  # last, because its TTL says whether this was done
             await pipe.execute()
 

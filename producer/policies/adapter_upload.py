@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
 from rollstream.schemas.keys import check_adapter
+from rollstream.schemas.times import ADAPTER_SLACK_S, ADAPTER_TTL_S
 
 from ..progress import byte_bar
 from ..redis_io.connection import Connection
@@ -21,8 +22,6 @@ from .adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapte
 from .adapter_tensors import Scaling
 from .errors import AdapterConflictError, AdapterError
 
-ADAPTER_TTL_S = 86_400
-"""Workers renew the adapters that they use."""
 POLICY_PREFIX = "policy."
 """The names of adapters that are policy versions begin with this; no other names do."""
 _ROUNDS = 5
@@ -31,8 +30,6 @@ _CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
 _COMMAND_BYTES = 512
 """At most so many bytes has a SET besides its value."""
 _ADVICE = f"adapters travel in chunks of up to {CHUNK_BYTES} bytes: raise the limit"
-_SLACK_S = 3_600
-"""Seconds by which chunks outlive their manifest, because an upload takes time."""
 
 log = logging.getLogger("rollstream")
 
@@ -135,8 +132,8 @@ def _keeping(key: str, chunk: bytes) -> Any:
 
     async def send(redis: Redis) -> None:
         length: Any = await redis.strlen(key)
-        if length != len(chunk) or not await redis.expire(key, ADAPTER_TTL_S + _SLACK_S):
-            await redis.set(key, chunk, ex=ADAPTER_TTL_S + _SLACK_S)
+        if length != len(chunk) or not await redis.expire(key, ADAPTER_TTL_S + ADAPTER_SLACK_S):
+            await redis.set(key, chunk, ex=ADAPTER_TTL_S + ADAPTER_SLACK_S)
 
     return send
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys
-from rollstream.schemas.reports import outlived
+from rollstream.schemas.times import is_outlived
 from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
 
@@ -23,7 +23,7 @@ async def live_names(redis: Redis, keys: Keys) -> list[str]:
         left: list[int] = await pipe.execute()
     before = len(keys.worker(""))
     names = [key.decode("utf-8", "backslashreplace")[before:] for key in found]
-    return [name for name, ttl_s in zip(names, left, strict=True) if not outlived(ttl_s)]
+    return [name for name, ttl_s in zip(names, left, strict=True) if not is_outlived(ttl_s)]
 
 
 async def read_reports(redis: Redis, keys: Keys, names: Iterable[str]) -> dict[str, WorkerReport]:

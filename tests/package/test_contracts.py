@@ -26,7 +26,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {one["id"]: one for one in SETTINGS["cont
 
 FORBIDDEN = {
     "packages": ("rollstream.producer.errors", "rollstream.worker.config"),
-    "schemas-rooms": ("rollstream.schemas.errors", "rollstream.schemas.lease"),
+    "schemas-rooms": ("rollstream.schemas.errors", "rollstream.schemas.times"),
     "worker-rooms": ("rollstream.worker.exit_codes", "rollstream.worker.weights.checkpoint"),
     "producer-rooms": ("rollstream.producer.progress", "rollstream.producer.calls.patience"),
     "engines": ("rollstream.worker.engines.stub", "rollstream.worker.jobs.seeds"),

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import AdapterManifest, Keys, NameRefusedError
+from rollstream.schemas.times import ADAPTER_RENEW_S, ADAPTER_SLACK_S, ADAPTER_TTL_S
 
 from ..errors import CacheUnwritableError, DataError, adapter_refused
 from ..redis_io.connections import retrying
@@ -25,13 +26,8 @@ from .cache_folder import CacheFolder
 from .download import check_chunks, download, opened
 from .single_flight import SingleFlight
 
-TTL_S = 86_400
-"""Seconds that Redis keeps an adapter after its last use."""
-RENEW_S = 600
 AGAIN_S = 10
 """Seconds before bytes that did not match their digest are fetched again, or a failed renewal is repeated."""
-_SLACK_S = 3_600
-"""Seconds by which chunks outlive their manifest, so that a worker that finds it finds them too."""
 
 log = structlog.get_logger()
 
@@ -116,12 +112,12 @@ class AdapterStore:
         kept, now = self._kept.get(name), time.monotonic()
         if kept is None or now < kept.renew_at:
             return
-        kept.renew_at = now + RENEW_S
+        kept.renew_at = now + ADAPTER_RENEW_S
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for number in range(kept.manifest.chunks):
-                    pipe.expire(self._keys.blob(kept.manifest.sha256, number), TTL_S + _SLACK_S)
-                pipe.expire(self._keys.adapter(name), TTL_S)
+                    pipe.expire(self._keys.blob(kept.manifest.sha256, number), ADAPTER_TTL_S + ADAPTER_SLACK_S)
+                pipe.expire(self._keys.adapter(name), ADAPTER_TTL_S)
                 await pipe.execute()
         except RedisError as error:
             kept.renew_at = now + AGAIN_S

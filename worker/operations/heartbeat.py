@@ -13,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from rollstream.schemas.times import report_ttl_s
 from rollstream.schemas.worker_report import WorkerReport
 
 from ..redis_io.connections import cancelled, never_passes
@@ -24,14 +25,14 @@ class Heartbeat:
     """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
 
     def __init__(
-        self, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: float = 0
+        self, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: int = 0
     ) -> None:
         """`ttl_s`: where three beats may be missed while the process loads."""
         self._redis = redis
         self._key = key
         self._interval_s = interval_s
         self._report = report
-        self._ttl_s = int(max(ttl_s, 3 * interval_s + 1))
+        self._ttl_s = max(ttl_s, report_ttl_s(interval_s))
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:

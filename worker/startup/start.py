@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
+from rollstream.schemas.times import STARTING_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.weights.regular_files import open_regular
 from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 
@@ -30,8 +31,6 @@ from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
 from .redis_checks import wait_for_redis
 
-_SHORTEST_TTL_S = 15.0
-"""Of the report while it loads: imports keep every thread of the process from running for seconds."""
 _LOOK_S = 0.2
 _JOIN_S = 2.0
 
@@ -124,14 +123,14 @@ class Start:
                 pipe.delete(self._key)
             pipe.hdel(self._key, DRAIN)  # it was asked of a former process of our name
             pipe.hsetnx(self._key, PROCESS_FIELD, self._process)
-            pipe.expire(self._key, int(self._ttl_s))
+            pipe.expire(self._key, self._ttl_s)
             pipe.hget(self._key, PROCESS_FIELD)
             *_, taken_by = await pipe.execute()
         return None if taken_by == self._process.encode() else (taken_by.decode(errors="replace"), None)
 
     @property
-    def _ttl_s(self) -> float:
-        return max(_SHORTEST_TTL_S, 3 * self._settings.heartbeat_s + 1)
+    def _ttl_s(self) -> int:
+        return max(STARTING_REPORT_TTL_S, report_ttl_s(self._settings.heartbeat_s))
 
     def _report_until_over(self) -> None:
         asyncio.run(self._beat())

@@ -12,8 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas import ErrorCode, Keys, encode
+from rollstream.schemas.times import ADAPTER_TTL_S
 from rollstream.worker.adapters.cache_folder import CacheFolder
-from rollstream.worker.adapters.store import TTL_S, AdapterStore
+from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.errors import DataError, SettingsError
 from rollstream.worker.redis_io.connections import connect
 from tests.support.adapter_steps import CONFIG, SIZE, on_disk, put
@@ -212,12 +213,12 @@ async def test_what_is_used_is_renewed_in_redis(
     manifest = await put(redis, keys, "math@1")
     await store.fetch("math@1")
     of_manifest, *of_chunks = await ttls()
-    assert 1000 < of_manifest <= TTL_S < min(of_chunks), "not renewed by its first use"
+    assert 1000 < of_manifest <= ADAPTER_TTL_S < min(of_chunks), "not renewed by its first use"
     await redis.expire(keys.adapter("math@1"), 1000)
     await store.fetch("math@1")
     await store.renew("math@1")
     assert (await ttls())[0] <= 1000, "renewed although that was not due"
-    monkeypatch.setattr("rollstream.worker.adapters.store.RENEW_S", -1)
+    monkeypatch.setattr("rollstream.worker.adapters.store.ADAPTER_RENEW_S", -1)
     await put(redis, keys, "math@2")
     await store.fetch("math@2")
     await redis.expire(keys.adapter("math@2"), 1000)

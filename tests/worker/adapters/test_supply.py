@@ -110,7 +110,7 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
     served = VersionFollower(redis, keys, engine, supply, None, "keep", lambda: None)
-    monkeypatch.setattr("rollstream.worker.adapters.store.RENEW_S", -1)
+    monkeypatch.setattr("rollstream.worker.adapters.store.ADAPTER_RENEW_S", -1)
     await served.begin()
     await redis.expire(keys.adapter(location), 1000)
 

@@ -15,7 +15,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.doctor.stream_checks import stream_findings
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
-from rollstream.schemas.reports import LONGEST_BEAT_S, outlived
+from rollstream.schemas.times import LONGEST_HEARTBEAT_S, is_outlived, report_ttl_s
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake.janitor import Janitor, Retention
 from rollstream.worker.jobs.deadlines import waited_too_long
@@ -144,8 +144,8 @@ def test_a_worker_that_died_then_is_not_taken_for_live(redis_url: str, policy: s
 
 
 def test_no_report_of_a_live_worker_is_taken_for_one_of_then() -> None:
-    assert not outlived(3 * LONGEST_BEAT_S + 1)
-    assert outlived(3 * LONGEST_BEAT_S + 60)
+    assert not is_outlived(report_ttl_s(LONGEST_HEARTBEAT_S))
+    assert is_outlived(3 * LONGEST_HEARTBEAT_S + 60)
 
 
 def test_the_doctor_names_ids_that_are_ahead_and_streams_that_are_full() -> None:

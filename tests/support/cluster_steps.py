@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -41,6 +41,14 @@ def give(key: str, to: ClusterNode, nodes: Sequence[ClusterNode]) -> None:
         return not unaware
 
     wait_for(agreed, 30, lambda: "\n".join(_told(node) for node in nodes))
+
+
+def take_away(slots: Iterable[int], nodes: Sequence[ClusterNode]) -> None:
+    """In the eyes of all nodes nobody has the slots; to be repeated, for a heartbeat may give them back."""
+    for node in nodes:
+        given = {slot for first, last, *_ in node.ask("CLUSTER", "SLOTS") for slot in range(first, last + 1)}
+        if taken := sorted(given.intersection(slots)):
+            node.ask("CLUSTER", "DELSLOTS", *taken)
 
 
 def _believes(node: ClusterNode, slot: int, owner: str) -> bool:

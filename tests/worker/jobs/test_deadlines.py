@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from rollstream.worker.jobs.runner import JobRunner
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.fault_steps import SLACK_S, stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
+from tests.support.worker_process import wait_for
 
 LONG = tokens(4000)
 
@@ -78,12 +79,23 @@ def test_the_clock_is_that_of_redis_and_late_rather_than_early() -> None:
     assert 4989.9 < clock.now() < 4991
 
 
+def wait_until_late(queue: Queue, deadline_s: float) -> None:
+    """By Redis' clock every entry has waited longer: a worker that starts after this sees it so, however fast it is."""
+
+    def late() -> bool:
+        seconds, micros = cast("tuple[int, int]", queue.redis.time())
+        return seconds + micros / 1e6 > queued_at + deadline_s
+
+    queued_at = int(queue.entries()[-1][0].partition("-")[0]) / 1000
+    wait_for(late, 20, lambda: "Redis' clock stands still")
+
+
 def test_a_job_that_waited_too_long_is_answered_without_generating(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
     late = client.submit([[5], [6]], None, tokens(), queue_deadline_s=0.2)
     patient = client.submit([[7]], None, tokens(), queue_deadline_s=1000)
-    time.sleep(0.3)  # past the deadline, which is no state to wait for
+    wait_until_late(queue, 0.2)
     with stub(redis_url, policy) as worker:
         wait_until_done(queue, patient.batch_id, 1, worker)
         wait_until_done(queue, late.batch_id, 2, worker)
@@ -102,6 +114,7 @@ def test_the_queue_deadline_is_over_with_the_first_delivery(
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     batch = client.submit([[5]], None, tokens(), queue_deadline_s=0.2)
     queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"})
+    wait_until_late(queue, 0.2)
     with stub(redis_url, policy) as worker:
         wait_until_done(queue, batch.batch_id, 1, worker)
 
@@ -117,6 +130,7 @@ def test_a_job_that_was_given_back_before_anything_was_answered_waits_on(
     ((entry_id, _),) = queue.entries()
     queue.redis.xreadgroup(GROUP, "drained", {queue.jobs_key: ">"})
     queue.redis.xclaim(queue.jobs_key, GROUP, "drained", 0, [entry_id], idle=10**6, retrycount=0, justid=True)
+    wait_until_late(queue, 0.2)
     with stub(redis_url, policy) as worker:
         wait_until_done(queue, batch.batch_id, 1, worker)
 

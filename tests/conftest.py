@@ -157,6 +157,15 @@ def link(redis_url: str) -> Iterator[Link]:
 
 
 @pytest.fixture
+def long_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the end of a read that blocks, or for a silent Redis, waits for a minute: far longer than a test
+    that must not wait for it takes on a busy machine. For clients that are made after this.
+    """
+    for module in ("transport.redis.client_settings", "producer.redis_io.connection", "worker.intake.consumer"):
+        monkeypatch.setattr(f"rollstream.{module}.BLOCK_MS", 60_000)
+
+
+@pytest.fixture
 def stub_worker(redis_url: str, policy: str) -> Iterator[WorkerProcess]:
     """A serving stub worker of this test's policy; vocabulary 1000."""
     with running_worker(redis_url, policy, "--engine", "stub", "--stub-vocab-size", "1000") as worker:

@@ -162,6 +162,7 @@ async def test_a_node_that_is_away_keeps_no_other_partition_from_its_answers(
     assert workers[1].process.poll() is None
 
 
+@pytest.mark.usefixtures("long_reads")
 async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_jobs_elsewhere(
     cluster: LocalCluster, keys: Keys
 ) -> None:
@@ -181,7 +182,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
 
     silent.freeze()
     try:
-        (taken,) = await asyncio.wait_for(parking.next(), 4)
+        (taken,) = await asyncio.wait_for(parking.next(), 20)
     finally:
         silent.thaw()
         parking.close()

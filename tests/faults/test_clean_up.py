@@ -141,7 +141,7 @@ async def test_another_cancellation_ends_the_clean_up(trainer: AsyncClient) -> N
     await cleaning.wait()
     await asyncio.sleep(0.1)
     task.cancel()
-    ended, _ = await asyncio.wait({task}, timeout=3)
+    ended, _ = await asyncio.wait({task}, timeout=20)
     assert ended
     assert task.cancelled()
 
@@ -180,7 +180,7 @@ async def test_no_cancellation_of_a_clean_up_is_lost(redis_url: str) -> None:
         calling.cancel()
         await asyncio.sleep(number % 10 / 2000)
         calling.cancel()
-        ended, _ = await asyncio.wait({calling}, timeout=1)
+        ended, _ = await asyncio.wait({calling}, timeout=20)
         assert ended, f"cancellation {number} was lost"
     await connection.aclose()
 
@@ -202,7 +202,7 @@ async def test_what_a_worker_sends_in_its_clean_up_is_sent_until_redis_takes_it(
     task.cancel()
     assert not (await asyncio.wait({task}, timeout=0.3))[0], "gave up while Redis was away"
     link.restore()
-    await asyncio.wait({task}, timeout=10)
+    await asyncio.wait({task}, timeout=20)
     assert answered == [True]
     assert task.cancelled()
     await redis.aclose()

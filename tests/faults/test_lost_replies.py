@@ -11,7 +11,6 @@ from rollstream.schemas import Envelope
 from rollstream.schemas.keys import GROUP
 from tests.support.fault_steps import (
     LEASE_S,
-    SLACK_S,
     stub,
     tokens,
     wait_until_done,
@@ -52,7 +51,7 @@ def test_a_lost_reply_to_a_takeover_loses_nothing(
     queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"})
     link.lose_reply(to=calls_of("claim.lua", queue), holding=b"payload")
     with stub(link.url, policy) as worker:
-        wait_until_done(queue, batch.batch_id, 1, worker, timeout_s=3 * LEASE_S + SLACK_S)
+        wait_until_done(queue, batch.batch_id, 1, worker)
 
     audit(redis_url, policy, batch.batch_id, 1)
     assert link.lost == 1

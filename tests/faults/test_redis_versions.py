@@ -95,8 +95,8 @@ def test_a_cancelled_batch_is_answered_and_its_worker_serves_the_next_batch(
         batch = client.submit([[5], [6], [7]], None, tokens(60 * TOKENS))
         wait_until_held(worker, queue)
         batch.cancel()
-        found = batch.result(timeout=5)
-        following = client.generate([[8]], None, tokens(1), timeout=5)
+        found = batch.result(timeout=30)
+        following = client.generate([[8]], None, tokens(1), timeout=30)
         wait_until_done(queue, batch.batch_id, 3, worker)
 
     answers = audit(redis_url, policy, batch.batch_id, 3)

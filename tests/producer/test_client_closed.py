@@ -22,8 +22,10 @@ from tests.support.batches import CONFIG
 from tests.support.faults import Link, Queue
 from tests.support.worker_process import ROOT, until, wait_for
 
-AT_ONCE_S = 3.0
-"""On a busy machine; what is not ended by closing waits for ever here."""
+AT_ONCE_S = 20.0
+"""On a busy machine; what is not ended by closing waits for a minute or for ever here."""
+
+pytestmark = pytest.mark.usefixtures("long_reads")
 
 
 def waiting_threads() -> int:
@@ -214,4 +216,4 @@ def test_clients_that_nobody_closed_make_no_noise_at_exit(redis_url: str, policy
     began = time.monotonic()
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", ""), ended.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40

@@ -210,10 +210,10 @@ def test_cancelling_a_running_batch_aborts_its_requests_and_the_engine_serves_th
     cancelled_at = time.monotonic()
     wait_for(lambda: running_sequences(queue) == 0, 10, lambda: log_of(*workers))
     took_s = time.monotonic() - cancelled_at
-    following = client.generate(PROMPTS[:1], None, GenerationConfig(max_new_tokens=8, ignore_eos=True), timeout=5)
+    following = client.generate(PROMPTS[:1], None, GenerationConfig(max_new_tokens=8, ignore_eos=True), timeout=30)
 
     assert took_s < ABORT_S + HEARTBEAT_S + SLACK_S
-    assert {error.code for error in batch.result(timeout=1).errors.values()} == {"cancelled"}
+    assert {error.code for error in batch.result(timeout=30).errors.values()} == {"cancelled"}
     assert batch.batch_id not in str(queue.holders())
     assert following.response_lengths.tolist() == [8]
 

@@ -27,7 +27,7 @@ BIG, SMALL = 5, 6
 
 
 class CountingEngine(StubEngine):
-    """Answers while its gate is open, after `group_s`; knows what runs of which job."""
+    """Answers the first `answers` groups while its gate is open, after `group_s`; knows what runs of which job."""
 
     def __init__(self, settings: WorkerSettings, group_s: float = 0.0) -> None:
         super().__init__(settings)
@@ -36,12 +36,16 @@ class CountingEngine(StubEngine):
         self.group_s = group_s
         self.running: Counter[int] = Counter()
         self.started = 0
+        self.answers: int | None = None
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         job = request.prompt[0]
         self.running[job] += 1
         self.started += 1
+        is_answered = self.answers is None or self.started <= self.answers
         try:
+            if not is_answered:
+                await asyncio.Event().wait()
             await asyncio.sleep(self.group_s)
             await self.gate.wait()
             return await super().generate(request)

@@ -17,8 +17,8 @@ from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 LEASE_S = 1.0
 SWEEP_S = 1.0
 """Most between two sweeps of a recoverer."""
-SLACK_S = 1.0
-"""For two busy cores: what a takeover may take beyond what is promised."""
+SLACK_S = 4.0
+"""What may be late on a busy machine beyond what is promised; what is broken here takes far longer or for ever."""
 TOKENS = 10
 
 
@@ -86,17 +86,17 @@ def holds(worker: WorkerProcess, queue: Queue) -> bool:
     return found is not None and is_of(found.consumer, worker)
 
 
-def wait_until_held(worker: WorkerProcess, queue: Queue, timeout_s: float = 10) -> None:
+def wait_until_held(worker: WorkerProcess, queue: Queue, timeout_s: float = 30) -> None:
     wait_for(lambda: holds(worker, queue), timeout_s, lambda: f"{queue.holders()}\n{worker.log}")
 
 
 def wait_until_one_holds(one: WorkerProcess, two: WorkerProcess, queue: Queue) -> tuple[WorkerProcess, WorkerProcess]:
     """The worker that has the only entry, and the other."""
-    wait_for(lambda: holds(one, queue) or holds(two, queue), 10, lambda: log_of(one, two))
+    wait_for(lambda: holds(one, queue) or holds(two, queue), 30, lambda: log_of(one, two))
     return (one, two) if holds(one, queue) else (two, one)
 
 
-def wait_until_done(queue: Queue, batch_id: str, groups: int, *workers: WorkerProcess, timeout_s: float = 20) -> None:
+def wait_until_done(queue: Queue, batch_id: str, groups: int, *workers: WorkerProcess, timeout_s: float = 30) -> None:
     wait_for(
         lambda: queue.done(batch_id) >= groups,
         timeout_s,
@@ -104,7 +104,7 @@ def wait_until_done(queue: Queue, batch_id: str, groups: int, *workers: WorkerPr
     )
 
 
-def wait_until_logged(worker: WorkerProcess, *texts: str, timeout_s: float = 10) -> None:
+def wait_until_logged(worker: WorkerProcess, *texts: str, timeout_s: float = 30) -> None:
     """Any one of `texts`."""
     wait_for(lambda: any(text in worker.log for text in texts), timeout_s, lambda: f"no {texts} in\n{worker.log}")
 

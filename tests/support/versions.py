@@ -54,7 +54,7 @@ def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:
     return {}
 
 
-def wait_until_reported(worker: WorkerProcess, queue: Queue, timeout_s: float = 10, **fields: str) -> None:
+def wait_until_reported(worker: WorkerProcess, queue: Queue, timeout_s: float = 30, **fields: str) -> None:
     wait_for(
         lambda: fields.items() <= report(worker, queue).items(),
         timeout_s,
@@ -62,7 +62,7 @@ def wait_until_reported(worker: WorkerProcess, queue: Queue, timeout_s: float = 
     )
 
 
-def wait_until_serves(worker: WorkerProcess, queue: Queue, version: int, timeout_s: float = 10) -> None:
+def wait_until_serves(worker: WorkerProcess, queue: Queue, version: int, timeout_s: float = 30) -> None:
     wait_until_reported(worker, queue, timeout_s, policy_version=str(version), policy_error="")
 
 
@@ -73,7 +73,7 @@ def wait_until_refused(worker: WorkerProcess, queue: Queue, version: int, why: s
         seen = report(worker, queue)
         return seen.get("newest_version") == str(version) and why in seen.get("policy_error", "")
 
-    wait_for(refused, 10, lambda: f"not refused for {why!r}: {report(worker, queue)}\n{worker.log}")
+    wait_for(refused, 30, lambda: f"not refused for {why!r}: {report(worker, queue)}\n{worker.log}")
 
 
 def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: int = 1) -> None:
@@ -81,7 +81,7 @@ def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: 
         holders = list(queue.holders().values())
         return [found.consumer for found in holders].count(ParkedFor(version).consumer) == count
 
-    wait_for(parked, 10, lambda: f"{queue.holders()}\n{worker.log}")
+    wait_for(parked, 30, lambda: f"{queue.holders()}\n{worker.log}")
 
 
 def spans(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[tuple[tuple[int, int], ...]]:

@@ -109,7 +109,7 @@ async def test_sigterm_finishes_what_was_taken_and_exits_0(
 
         assert worker.terminate() == 0
 
-        assert len((await handle.result(timeout=1)).sequences) == 1
+        assert len((await handle.result(timeout=30)).sequences) == 1
         assert [key async for key in redis.scan_iter(Keys(policy).workers_pattern())] == []
 
 

@@ -92,7 +92,7 @@ async def test_answered_groups_keep_their_answers(
         handle = await trainer.submit([[n] for n in range(1, 7)], None, tokens(), batch_id="b", prompts_per_job=6)
         await asyncio.to_thread(wait_until_done, queue, "b", 2, worker)
         cancelled = await handle.cancel()
-        rollouts = await handle.result(timeout=5)
+        rollouts = await handle.result(timeout=30)
         assert 1 <= cancelled <= 4
         assert {error.code for error in rollouts.errors.values()} == {"cancelled"}
         assert len(rollouts.errors) == cancelled
@@ -107,7 +107,7 @@ async def test_a_complete_batch_is_left_as_it_is(
     handle = await submitted(trainer, 1)
     Answering(redis_url, policy, "b", 1).publish(result_of(0, [1], [[9]], "b"))
     assert await handle.cancel() == 0
-    assert (await handle.result(timeout=5)).errors == {}
+    assert (await handle.result(timeout=30)).errors == {}
     assert not queue.redis.hexists(queue.keys.ledger("b"), "cancelled")
 
 
@@ -194,7 +194,7 @@ def test_the_blocking_client_cancels_too(redis_url: str, policy: str) -> None:
     with Client(redis_url, policy=policy) as blocking:
         handle = blocking.submit([[1], [2]], None, CONFIG)
         assert handle.cancel() == 2
-        assert set(handle.result(timeout=5).errors) == {0, 1}
+        assert set(handle.result(timeout=30).errors) == {0, 1}
 
 
 def test_the_command_says_how_many_had_finished(redis_url: str, policy: str) -> None:

@@ -19,12 +19,18 @@ from rollstream import AsyncClient, Client, ClientClosedError, ClientMisusedErro
 from tests.support.batches import CONFIG
 from tests.support.worker_process import ROOT
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 20.0
+"""On a busy machine; what waits for the end of a read waits for a minute here."""
+
+pytestmark = pytest.mark.usefixtures("long_reads")
 
 FORKED = """
 import asyncio, gc, json, os, sys, threading, time
 from rollstream import Client, GenerationConfig, RollstreamError
+from rollstream.producer.redis_io import connection
+from rollstream.transport.redis import client_settings
 url, policy = sys.argv[1:]
+connection.BLOCK_MS = client_settings.BLOCK_MS = 60_000
 config = GenerationConfig(max_new_tokens=4)
 
 def told(call):
@@ -156,4 +162,4 @@ def test_a_client_of_one_thread_may_be_used_by_many(client: Client) -> None:
         began = time.monotonic()
         assert [handle.cancel() for handle in handles] == [1] * 32
         assert [len(one.result(30)) for one in waiting] == [1] * 32
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 20

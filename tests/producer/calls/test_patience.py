@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,19 @@ from rollstream.schemas import Keys
 from tests.support.batches import CONFIG, answering, result
 from tests.support.faults import Link, Queue
 from tests.support.publishing import lora, reporting
-from tests.support.versions import announce
-from tests.support.worker_process import WorkerProcess, until
+from tests.support.versions import announce, wait_until_parked
+from tests.support.worker_process import WorkerProcess, until_true
 
-LIMIT_S, LATE_S = 0.4, 1.0
-"""A time limit, and what a call may exceed it by on a busy machine; what does not hold it takes 5 s or more."""
+LIMIT_S, LATE_S = 1.2, 20.0
+"""A time limit, and what a call may exceed it by on a busy machine; what does not hold it takes a minute."""
+
+pytestmark = pytest.mark.usefixtures("long_reads")
+
+
+@pytest.fixture
+async def faulty(link: Link, policy: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(link.url, policy=policy, reconnect_s=60) as client:
+        yield client
 
 
 @pytest.fixture
@@ -31,15 +40,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.name == "rollstream" and one.levelno == logging.WARNING]
+    """However many seconds each was after."""
+    told = [one.getMessage() for one in caplog.records if one.name == "rollstream" and one.levelno == logging.WARNING]
+    return [re.sub(r"after \d+ s", "after N s", one) for one in told]
 
 
-async def until_warned(caplog: pytest.LogCaptureFixture, count: int, beginning: str = "") -> list[str]:
-    async def warned() -> bool:
-        return sum(one.startswith(beginning) for one in warnings(caplog)) >= count
-
-    await until(warned, 10)
-    return warnings(caplog)
+async def until_warned(caplog: pytest.LogCaptureFixture, *parts: str) -> None:
+    """Each of `parts` is in a warning."""
+    await until_true(lambda: all(any(part in one for one in warnings(caplog)) for part in parts))
 
 
 FROZEN: dict[str, Callable[[AsyncClient, Any], Awaitable[Any]]] = {
@@ -72,7 +80,7 @@ async def test_no_call_outlives_its_time_limit_when_redis_is_silent(
 
 @pytest.mark.parametrize("call", ["groups", "generate"])
 def test_the_blocking_client_keeps_to_its_time_limit_too(link: Link, policy: str, call: str) -> None:
-    with Client(link.url, policy=policy, reconnect_s=5) as client:
+    with Client(link.url, policy=policy, reconnect_s=60) as client:
         handle = client.submit([[1]], None, CONFIG)
         link.freeze()
         calls: dict[str, Callable[[], object]] = {
@@ -87,7 +95,7 @@ def test_the_blocking_client_keeps_to_its_time_limit_too(link: Link, policy: str
 
 
 async def test_no_time_limit_is_too_short_to_be_kept(trainer: AsyncClient) -> None:
-    """redis-py forgets a cancellation that comes while it looks at an idle connection, and reads on for two seconds."""
+    """redis-py forgets a cancellation that comes while it looks at an idle connection, and reads on to its end."""
     handle = await trainer.submit([[1]], None, CONFIG)
     for limit_s in (0, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3) * 3:
         began = time.monotonic()
@@ -99,16 +107,16 @@ async def test_no_time_limit_is_too_short_to_be_kept(trainer: AsyncClient) -> No
 async def test_a_time_limit_is_for_all_groups(trainer: AsyncClient, redis_url: str, policy: str) -> None:
     handle = await trainer.submit([[1], [2]], None, CONFIG)
     answering(redis_url, policy, handle).publish(result(handle, 1))
-    groups = handle.groups(timeout=LIMIT_S)
+    groups = handle.groups(timeout=2)
     assert (await anext(groups)).group == 1
-    await asyncio.sleep(LIMIT_S)  # the whole of it
-    with pytest.raises(ResultTimeoutError, match=r"1 of 2 groups after 0\.4 s") as late:
+    await asyncio.sleep(2)  # the whole of it
+    with pytest.raises(ResultTimeoutError, match="1 of 2 groups after 2 s") as late:
         await anext(groups)
-    assert late.value.timeout_s == LIMIT_S
+    assert late.value.timeout_s == 2
 
 
 async def test_the_error_of_a_batch_that_nobody_serves_says_so(
-    redis_url: str, policy: str, stub_worker: WorkerProcess, trainer: AsyncClient
+    redis_url: str, policy: str, stub_worker: WorkerProcess, trainer: AsyncClient, queue: Queue
 ) -> None:
     async with AsyncClient(redis_url, policy=f"{policy}-x") as other:
         with pytest.raises(ResultTimeoutError, match=f"no worker serves policy '{policy}-x': .*{policy}.* the name"):
@@ -118,8 +126,10 @@ async def test_the_error_of_a_batch_that_nobody_serves_says_so(
     async with AsyncClient(redis_url, policy=policy, partitions=7) as other:
         with pytest.raises(ResultTimeoutError, match=r"no worker reads partition 5, .*=7, .*--partitions 1;"):
             await other.generate([[1]], None, CONFIG, timeout=LIMIT_S, batch_id=batch_id)
+    parked = await trainer.submit([[1]], None, CONFIG, min_policy_version=9)
+    await asyncio.to_thread(wait_until_parked, stub_worker, queue, 9)
     with pytest.raises(ResultTimeoutError, match="for policy version 9, which nobody has published"):
-        await trainer.generate([[1]], None, CONFIG, timeout=1.5, min_policy_version=9)
+        await parked.result(timeout=LIMIT_S)
 
 
 @pytest.mark.usefixtures("soon")
@@ -128,16 +138,16 @@ async def test_a_wait_without_a_time_limit_warns_again_and_again(
 ) -> None:
     handle = await trainer.submit([[1], [2]], None, CONFIG, batch_id="b")
     waiting = asyncio.create_task(handle.wait())
-    first, second = (await until_warned(caplog, 2))[:2]
-    assert first.startswith(f"batch 'b', after 0 s: no worker serves policy '{policy}'")
-    assert second.startswith("batch 'b', after 1 s: no worker")
+    await until_true(lambda: len(warnings(caplog)) >= 2)
+    for warning in warnings(caplog)[:2]:
+        assert warning.startswith(f"batch 'b', after N s: no worker serves policy '{policy}'")
     reporting(queue, "a\x1b[31m", 0, state="starting", model="math\x07-7b")
-    await until_warned(caplog, 3)
+    await until_warned(caplog, "is starting")
     await handle.cancel()
     await waiting
-    third = warnings(caplog)[2]
-    assert third.endswith("no worker takes any now: a\\x1b[31m is starting, it loads math\\x07-7b")
-    assert third.isprintable()
+    last = next(one for one in warnings(caplog) if "is starting" in one)
+    assert last.endswith("no worker takes any now: a\\x1b[31m is starting, it loads math\\x07-7b")
+    assert last.isprintable()
 
 
 @pytest.mark.usefixtures("soon")
@@ -151,11 +161,12 @@ async def test_whoever_waits_for_groups_or_a_version_is_warned(
     await gate.admit(4)
     calls: list[Any] = [anext(handle.groups()), trainer.wait_for_version(9), gate.admit(4)]
     waits = [asyncio.ensure_future(call) for call in calls]
-    told = sorted(await until_warned(caplog, 3))
-    assert told[0].startswith("admit 4 samples, after 0 s: <StalenessGate version 0: 4 of 4 submitted")
+    await until_true(lambda: len(set(warnings(caplog))) == 3)
+    told = sorted(set(warnings(caplog)))
+    assert told[0].startswith("admit 4 samples, after N s: <StalenessGate version 0: 4 of 4 submitted")
     assert told[1].endswith("1 of its 1 jobs waits until a worker has room; live: a")
     assert told[2] == (
-        "policy version 9, after 0 s: served by 0 of 1 live workers, all wanted; a serves 1, refused: no folder of "
+        "policy version 9, after N s: served by 0 of 1 live workers, all wanted; a serves 1, refused: no folder of "
         "that name; nobody has published it, the newest is 2"
     )
     for one in waits:
@@ -171,8 +182,11 @@ async def test_a_call_that_redis_does_not_answer_is_told(
     link.drop()
     waits: list[asyncio.Task[Any]] = [asyncio.create_task(handle.done()), asyncio.create_task(handle.wait())]
     try:
-        await until_warned(caplog, 1, "count results, after 0 s: Redis at redis://127.0.0.1")
-        await until_warned(caplog, 1, f"batch '{handle.batch_id}', after 2 s: Redis does not answer")
+        await until_warned(
+            caplog,
+            "count results, after N s: Redis at redis://127.0.0.1",
+            f"batch '{handle.batch_id}', after N s: Redis does not answer",
+        )
         link.restore()
         assert await waits[0] == 0
     finally:

@@ -33,7 +33,7 @@ def test_a_job_is_refused_before_anything_is_queued(client: Client, queue: Queue
     with pytest.raises(TooLargeForRedisError, match=r"takes at most 1048576 \(proto-max-bulk-len\)") as raised:
         client.submit([[7]] * 64 + [[7] * 300_000], None, GenerationConfig(max_new_tokens=1), prompts_per_job=1)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert (raised.value.limit, raised.value.setting) == (LIMIT, "proto-max-bulk-len")
     assert raised.value.nbytes > 1_200_000
     assert queue.entries() == []

@@ -7,7 +7,6 @@ import contextlib
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from rollstream.producer.redis_io.shared_reads import SharedReads
 from rollstream.transport.redis.faults import fault_of
 from tests.support.answers import Answering
 from tests.support.batches import CONFIG
-from tests.support.worker_process import ROOT, until
+from tests.support.worker_process import ROOT, until, until_true
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +62,10 @@ async def test_hundreds_of_handles_wait_on_few_connections(lone: AsyncClient, ow
     assert connections(own_redis) <= COMMANDS_AT_ONCE + READS_AT_ONCE
 
 
+@pytest.mark.usefixtures("long_reads")
 async def test_handles_that_come_and_go_hear_of_their_results_at_once(lone: AsyncClient, own_redis: Any) -> None:
     handles, waits = await waiting(lone, 30)
     await until_blocked(own_redis)
-    late: list[float] = []
     for number, (handle, wait) in enumerate(zip(handles, waits, strict=True)):
         if number % 3 == 0:
             wait.cancel()
@@ -74,11 +73,8 @@ async def test_handles_that_come_and_go_hear_of_their_results_at_once(lone: Asyn
         new, others = await waiting(lone, 1)
         await new[0].cancel()
         await handle.cancel()
-        began = time.monotonic()
-        assert len(await wait) == len(await others[0]) == 2
-        late.append(time.monotonic() - began)
-    assert sorted(late)[len(late) // 2] < 0.2, late
-    assert max(late) < 1.5, "somebody waited for a read that others had begun"
+        async with asyncio.timeout(20):  # a read that others had begun takes longer
+            assert len(await wait) == len(await others[0]) == 2
 
 
 async def test_handles_of_one_batch_share_its_reads_wherever_each_is(
@@ -180,7 +176,7 @@ def test_a_client_that_finds_no_file_for_its_event_loop_says_so() -> None:
 async def test_in_a_cluster_each_partition_shares_its_own_reads(cluster: LocalCluster, policy: str) -> None:
     async with AsyncClient(cluster.url, policy=policy, partitions=4) as client:
         handles, waits = await waiting(client, 60)
-        await asyncio.sleep(0.2)
+        await until_true(lambda: all(reads._reading for reads in client._connection._reads.values()))
         assert sum(reads._reading for reads in client._connection._reads.values()) <= 8
         await asyncio.gather(*(handle.cancel() for handle in handles))
         assert [len(answers) for answers in await asyncio.gather(*waits)] == [2] * 60

@@ -119,11 +119,11 @@ def test_a_policy_published_as_adapters_changes_what_starts_and_not_what_runs(
         booted = client.submit([[5]], None, tokens(100))
         wait_until_held(worker, queue)
         client.publish_policy(1, adapter=adapter_dir / "math@1")
-        client.wait_for_version(1, timeout=10)
+        client.wait_for_version(1, timeout=30)
         first = client.submit([[5]], None, tokens(150))
         wait_until_logged(worker, f"job started                    batch={first.batch_id}")
         client.publish_policy(2, adapter=adapter_dir / "math@2")
-        client.wait_for_version(2, timeout=10)
+        client.wait_for_version(2, timeout=30)
         assert queue.done(first.batch_id) == 0, "it did not live through the change"
         second = client.submit([[5]], None, tokens(150))
         own = client.submit([[5]], None, tokens(), adapter=client.publish_adapter("own", 1, adapter_dir / "code@1"))

@@ -70,7 +70,7 @@ def test_a_worker_that_catches_up_takes_what_it_left_at_once_and_has_not_spun_me
         assert worker.log.count("job waits for a newer version") == 2
 
         client.publish_policy(1, checkpoint=steps / "step-1")
-        client.wait_for_version(1, timeout=10)
+        client.wait_for_version(1, timeout=30)
         began = time.monotonic()
         wait_until_done(queue, gated.batch_id, 1, worker)
         assert time.monotonic() - began < TAKEN_S

@@ -83,13 +83,13 @@ async def test_groups_that_get_their_place_once_their_weights_are_too_old_are_no
     async with serving(redis_url, policy, lora=True) as (worker, engine):
         if "adapter" in kind:
             await trainer.publish_policy(1, adapter=lora(seed=1), lora_alpha=8)
-            await trainer.wait_for_version(1, timeout=10)
+            await trainer.wait_for_version(1, timeout=30)
         engine.gate.clear()
         batch = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096, max_staleness=0)
         await runs(engine, 4)
         if "adapter" in kind:
             await trainer.publish_policy(2, adapter=lora(seed=2), lora_alpha=8)
-            await trainer.wait_for_version(2, timeout=10)
+            await trainer.wait_for_version(2, timeout=30)
         else:
             announce(queue, 1, "nowhere")
             await until_true(lambda: worker._follower.newest == 1)

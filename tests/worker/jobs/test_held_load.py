@@ -23,7 +23,7 @@ async def test_a_run_deadline_strikes_groups_that_wait_for_a_place_too(
 ) -> None:
     async with serving(redis_url, policy) as (worker, engine):
         engine.gate.clear()
-        batch = await trainer.submit([[BIG]] * 200, None, ONE, prompts_per_job=4096, run_deadline_s=0.3)
+        batch = await trainer.submit([[BIG]] * 200, None, ONE, prompts_per_job=4096, run_deadline_s=2)
         await batch.wait(timeout=20)
         await until_true(lambda: not worker._leases._held)
         started, load = engine.started, worker._admission.load

@@ -111,7 +111,7 @@ def test_a_paused_queue_is_neither_read_nor_taken_over_until_it_is_resumed(
     pause(queue)
     with started(redis_url, policy) as worker:
         wait_until_reported(worker, queue, state="paused")
-        wait_for(lambda: queue.idle_s() > LEASE_S + SWEEP_S + SLACK_S, 10, lambda: worker.log)
+        wait_for(lambda: queue.idle_s() > LEASE_S + 2 * SWEEP_S, 30, lambda: worker.log)
         assert [found.consumer for found in queue.holders().values()] == ["gone"]
         assert (queue.done(orphan.batch_id), queue.done(queued.batch_id)) == (0, 0)
 
@@ -199,7 +199,7 @@ def test_a_cancelled_batch_leaves_the_engine_within_a_second_and_the_next_is_ser
         wait_until_done(queue, again.batch_id, 3, worker)
         wait_until_reported(worker, queue, held_jobs="0", running_sequences="0", tokens_generated="3")
 
-        assert took_s < HEEDED_S + SLACK_S / 2
+        assert took_s < HEEDED_S + SLACK_S
         assert codes(redis_url, queue, batch.batch_id, 4) == ["cancelled"] * 4
         assert codes(redis_url, queue, again.batch_id, 3) == [None] * 3
 
@@ -271,7 +271,7 @@ async def test_a_role_ends_when_it_is_cancelled_though_redis_py_loses_cancellati
         role = asyncio.create_task(Heartbeat(redis, queue.keys.worker("w"), 0, WorkerReport).run())
         await asyncio.sleep(random.uniform(0.0005, 0.004))
         role.cancel()
-        _, running = await asyncio.wait([role], timeout=5)
+        _, running = await asyncio.wait([role], timeout=20)
         await redis.aclose()
 
         assert not running

@@ -56,7 +56,7 @@ def test_a_swap_under_load_loses_nothing_and_every_token_says_its_version(
         batch = client.submit([[5 + row] for row in range(24)], None, tokens(200), prompts_per_job=3)
         wait_for(lambda: worker.log.count("job started") >= 6, 10, lambda: worker.log)
         publish(client, steps, 1)
-        client.wait_for_version(1, timeout=10)
+        client.wait_for_version(1, timeout=30)
         assert queue.done(batch.batch_id) == 0, "nothing was in flight during the swap"
         publish(client, steps, 2)
         wait_until_serves(worker, queue, 2)

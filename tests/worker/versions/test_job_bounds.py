@@ -83,7 +83,7 @@ def test_under_a_policy_of_adapters_version_bounds_and_an_adapter_of_ones_own_ar
     with stub(redis_url, policy, "--lora", "--model", str(tiny_model)) as worker:
         own = client.publish_adapter("own", 1, adapter_dir / "code@1")
         client.publish_policy(3, adapter=adapter_dir / "math@1")
-        client.wait_for_version(3, timeout=10)
+        client.wait_for_version(3, timeout=30)
         bounds: list[dict[str, Any]] = [{"min_policy_version": 3}, {"min_policy_version": 5}, {"max_staleness": 0}, {}]
         batches = [client.submit([[5]], None, tokens(), adapter=own, **bound).batch_id for bound in bounds]
         for batch_id in batches:

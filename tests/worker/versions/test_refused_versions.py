@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from redis.asyncio import Redis
 from safetensors.torch import load_file, save_file
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from rollstream import Client
 from rollstream.producer.cli.app import app as commands
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.versions.retries import is_due, refusal
+from rollstream.worker.adapters.folder import AdapterFolder
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.retries import CHANGED_S, is_due, refusal
 from rollstream.worker.weights import checkpoint
 from tests.support.checkpoints import shard
 from tests.support.fault_steps import (
@@ -35,10 +43,12 @@ from tests.support.versions import (
     wait_until_reported,
     wait_until_serves,
 )
-from tests.support.worker_process import WorkerProcess, wait_for
+from tests.support.worker_process import WorkerProcess, until_true, wait_for
 
-SEEN_S = 3.0
-"""Within which a version that has just become complete is served: two seconds between two tries, and slack."""
+SEEN_S = 8.0
+"""Within which a version that has just become complete is served: two looks at its files are two seconds apart, two
+loads without a look ten.
+"""
 
 
 def worker_row(redis_url: str, policy: str) -> str:
@@ -195,7 +205,7 @@ def test_a_worker_that_boots_and_can_serve_nothing_announced_says_so_and_takes_n
         wait_until_refused(worker, queue, 2, "cannot be read")
         again = client.submit([[5]], None, tokens(), min_policy_version=3)
         looks = worker.log.count("policy version refused")
-        wait_for(lambda: worker.log.count("policy version refused") > looks, 20, lambda: worker.log)
+        wait_for(lambda: worker.log.count("policy version refused") > looks, 60, lambda: worker.log)
         assert (queue.done(batch.batch_id), queue.holders()) == (0, {})
         assert "PAUSED" not in worker_row(redis_url, policy)
         assert "paused (policy)" in worker_row(redis_url, policy)
@@ -242,13 +252,29 @@ def test_a_version_whose_files_come_late_is_served_once_they_are_there(
         wait_until_serves(worker, queue, 1, SEEN_S)
 
 
-def test_a_version_that_stays_broken_is_not_read_again_and_again(
-    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+async def test_a_version_that_stays_broken_is_looked_at_often_and_read_again_seldom(
+    redis: Redis, policy: str, queue: Queue, client: Client, steps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
-        wrong_digest(client, queue, steps, 1)
-        wait_until_refused(worker, queue, 1, "not those that were published")
-        began = time.monotonic()
-        wait_for(lambda: time.monotonic() - began > 2 * SEEN_S, 20, lambda: worker.log)
+    now = 100.0
+    monkeypatch.setattr("rollstream.worker.versions.follower.time", SimpleNamespace(monotonic=lambda: now))
+    engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
+    adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
+    follower = VersionFollower(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
+    wrong_digest(client, queue, steps, 1)
+    with capture_logs() as told:
 
-        assert worker.log.count("loading policy version") == 1
+        def loads() -> int:
+            return sum(line["event"] == "loading policy version" for line in told)
+
+        await follower.begin()
+        following = asyncio.create_task(follower.run())
+        ((announced, first),) = follower._refused.items()
+        for _ in range(4):
+            before, now = follower._refused[announced].look_at, now + CHANGED_S
+            await until_true(lambda: follower._refused[announced].look_at > before)  # noqa: B023 - awaited in its turn
+        assert loads() == 1
+
+        now = first.retry_at
+        await until_true(lambda: loads() == 2)
+        following.cancel()
+        await asyncio.wait([following])

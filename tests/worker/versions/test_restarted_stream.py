@@ -35,12 +35,12 @@ def test_versions_that_begin_anew_are_served_lower_or_not_before_another_job_is_
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
         publish(client, steps, 1)
         client.publish_policy(5, checkpoint=steps / "step-2")
-        client.wait_for_version(5, timeout=10)
+        client.wait_for_version(5, timeout=30)
         for version, step in ((1, 1), (1, 2), (2, 1)):
             start_anew(queue)
             client.publish_policy(version, checkpoint=steps / f"step-{step}")
             gated = client.submit([[5]], None, tokens(), min_policy_version=version, max_staleness=0)
-            client.wait_for_version(version, timeout=10)
+            client.wait_for_version(version, timeout=30)
             wait_until_done(queue, gated.batch_id, 1, worker)
             assert spans(redis_url, queue, gated.batch_id, 1) == [((version, 10),)]
             assert report(worker, queue)["policy_sha256"] == checkpoint.digest(steps / f"step-{step}")

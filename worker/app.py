@@ -54,33 +54,42 @@ class Worker:
         self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
         self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
-        self._heartbeat = Heartbeat(self._upkeep, keys.worker(settings.consumer), settings.heartbeat_s, self._report)
+        self._heartbeat = Heartbeat(
+            redis=self._upkeep, key=keys.worker(settings.consumer), interval_s=settings.heartbeat_s, report=self._report
+        )
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)
         self._follower = VersionFollower(
-            self._commands,
-            keys,
-            engine,
-            self._adapters,
-            settings.checkpoint_dir,
-            settings.swap,
-            self._on_version,
+            redis=self._commands,
+            keys=keys,
+            engine=engine,
+            adapters=self._adapters,
+            checkpoints=settings.checkpoint_dir,
+            swap=settings.swap,
+            changed=self._on_version,
         )
-        self._runner = JobRunner(engine, self._adapters, self._publisher, self._admission, clock, self._follower)
+        self._runner = JobRunner(
+            engine=engine,
+            adapters=self._adapters,
+            publisher=self._publisher,
+            admission=self._admission,
+            clock=clock,
+            follower=self._follower,
+        )
         self._leases = Leases(self._upkeep, settings.lease_s)
         self._consumer = Consumer(
             settings, self._blocking, self._commands, self._leases, self._admission, self._runner, self._follower
         )
         self._agreement = LeaseAgreement(self._upkeep, keys, settings.lease_s)
         self._control = Control(
-            self._upkeep,
-            keys,
-            settings.consumer,
-            self._admission,
-            self._runner,
-            clock,
-            self._agreement,
-            self._begin_drain,
+            redis=self._upkeep,
+            keys=keys,
+            consumer=settings.consumer,
+            admission=self._admission,
+            runner=self._runner,
+            clock=clock,
+            lease=self._agreement,
+            drain=self._begin_drain,
         )
         self._drain = asyncio.timeout(None)
         self._starting = True
@@ -180,12 +189,17 @@ class Worker:
 
     def _supply(self, keys: Keys) -> AdapterSupply:
         settings = self._settings
-        folder = AdapterFolder(settings.adapter_dir, settings.max_lora_rank, settings.model)
+        folder = AdapterFolder(root=settings.adapter_dir, max_rank=settings.max_lora_rank, model=settings.model)
         store = None
         if settings.serves_adapters:
-            sizes = settings.max_adapter_bytes, settings.adapter_cache_bytes
-            store = AdapterStore(self._commands, keys, self._adapter_cache, *sizes)
-        return AdapterSupply(self._engine, folder, store)
+            store = AdapterStore(
+                redis=self._commands,
+                keys=keys,
+                cache=self._adapter_cache,
+                max_bytes=settings.max_adapter_bytes,
+                cache_bytes=settings.adapter_cache_bytes,
+            )
+        return AdapterSupply(engine=self._engine, folder=folder, store=store)
 
     def _report(self) -> WorkerReport:
         counts, load = self._publisher.counts, self._admission.load

@@ -20,7 +20,7 @@ SwapMode = Literal["keep", "wait", "abort"]
 new weights; `wait` lets them finish first; `abort` starts them again from their prompt, with the same seed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """What the guard must know of a running engine."""
 
@@ -44,7 +44,7 @@ class EngineInfo:
     """The same of all tokens of `bad_words`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """A LoRA adapter that was found and checked: immutable, with an id that no other adapter of this process has."""
 
@@ -54,7 +54,7 @@ class Adapter:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One group, after the guard: every id within the vocabulary, every length within the model's."""
 
@@ -70,7 +70,7 @@ class GenerateRequest:
     """What ends a completion once it has `min_new_tokens`, and can be sampled before without ending it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One continuation. `logprobs` has a number for each token, or is None when the config asked for none."""
 
@@ -87,7 +87,7 @@ class Completion:
     """False where the engine cannot tell which version sampled what, and `version_spans` is its best estimate."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NextTokens:
     """What may follow a prompt: (token, raw log-prob), likeliest first, and which policy version says so."""
 

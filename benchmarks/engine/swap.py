@@ -111,7 +111,7 @@ async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scena
     """From one adapter to the next, which the engine has not seen: what runs keeps the old one."""
     if engines.adapters is None:
         raise ValueError("adapters are measured on engines that have some")
-    directory = AdapterFolder(engines.adapters, 16, engines.model.folder)
+    directory = AdapterFolder(root=engines.adapters, max_rank=16, model=engines.model.folder)
     work, took = Work(engines), []
     seconds: dict[str, list[float]] = {"no swap": [], "next adapter": []}
     names = (f"bench@{number}" for number in itertools.count(1))

@@ -140,7 +140,14 @@ def _answer(batch: Submission, size: Size) -> bytes:
     job = decode(batch.jobs[0][1], Job)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (size.n, size.new_tokens)).astype(np.int32)
     completions = [
-        Completion(row, np.full(len(row), -10.4, np.float32), "length", None, ((0, len(row)),)) for row in tokens
+        Completion(
+            token_ids=row,
+            logprobs=np.full(len(row), -10.4, np.float32),
+            finish_reason="length",
+            stop_reason=None,
+            version_spans=((0, len(row)),),
+        )
+        for row in tokens
     ]
     lease = Lease("", "", "", "worker-name-1234-abcdef", 1, 0)
     encoded = encode(group_result(lease, job, 0, job.prompts[0], completions, time.time()))

@@ -123,7 +123,11 @@ class Raw:
         from vllm.inputs import tokens_input  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-        fields = translation.sampling_fields(GenerateRequest("", prompt, batch.config, (), None, None))
+        fields = translation.sampling_fields(
+            GenerateRequest(
+                request_id="", prompt=prompt, config=batch.config, stop_token_ids=(), seed=None, adapter=None
+            )
+        )
         params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=not self._default)
         lora = None if batch.adapter is None else self._adapters[batch.adapter]
         last: Any = None

@@ -64,7 +64,9 @@ async def _undisturbed(plan: Plan) -> Expected:
         stops = request_checks.stop_ids(batch.config, engine.info)
         for group, prompt in enumerate(batch.prompts):
             seed = prompt_seed(batch.config.seed or 0, group)
-            request = GenerateRequest("", prompt, batch.config, stops, seed, None)
+            request = GenerateRequest(
+                request_id="", prompt=prompt, config=batch.config, stop_token_ids=stops, seed=seed, adapter=None
+            )
             completions = await engine.generate(request)
             expected[batch.batch_id, group] = [completion.token_ids.tolist() for completion in completions]
     return expected

@@ -171,9 +171,15 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
     policy = VersionFollower(
-        commands, keys, engine, AdapterSupply(engine, AdapterFolder(None, 16, None), None), None, "keep", print
+        redis=commands,
+        keys=keys,
+        engine=engine,
+        adapters=AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None),
+        checkpoints=None,
+        swap="keep",
+        changed=print,
     )
-    policy.serving = Served(Announced(5))
+    policy.serving = Served(announced=Announced(version=5))
     for jobs_key in (keys.jobs(0), here):
         await create_group(commands, jobs_key)
     entry_id: Any = await commands.xadd(here, {"n": "1"})

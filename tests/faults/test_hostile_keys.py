@@ -126,7 +126,7 @@ async def test_entries_of_no_version_hide_none(redis: Redis, policy: str) -> Non
     await redis.xadd(keys.versions(), fields, id="3-0")
     for number in range(40):
         await redis.xadd(keys.versions(), {"a": "b"}, id=f"{2**31 + number}-0")
-    announcements = Announcements(redis, keys)
+    announcements = Announcements(redis=redis, keys=keys)
 
     await announcements.read()
 

@@ -46,7 +46,11 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
 
 async def greedy(engine: VllmEngine, adapter: Adapter | None) -> Completion:
     config = GenerationConfig(max_new_tokens=12, temperature=0, ignore_eos=True)
-    (found,) = await engine.generate(GenerateRequest(f"test/{next(_ids)}", PROMPT, config, (), None, adapter))
+    (found,) = await engine.generate(
+        GenerateRequest(
+            request_id=f"test/{next(_ids)}", prompt=PROMPT, config=config, stop_token_ids=(), seed=None, adapter=adapter
+        )
+    )
     return found
 
 
@@ -99,12 +103,12 @@ async def test_the_engine_computes_what_peft_computes(
     (tmp_path / "tensors" / CONFIG_FILE).write_bytes(published.config)
     assert isinstance(published.weights, bytes)
     (tmp_path / "tensors" / WEIGHTS_FILE).write_bytes(published.weights)
-    directory = AdapterFolder(None, 16, tiny_model)
+    directory = AdapterFolder(root=None, max_rank=16, model=tiny_model)
     base = await greedy(engine, None)
 
     for route in ("folder", "tensors"):
         found = directory.admit(f"{route}@1", tmp_path / route)
-        adapter = Adapter(found.name, next(_ids), found.path)
+        adapter = Adapter(name=found.name, int_id=next(_ids), path=found.path)
         await engine.load_adapter(adapter)
         sampled = await greedy(engine, adapter)
 
@@ -163,7 +167,10 @@ async def test_what_cannot_be_loaded_whole_leaves_nothing_in_the_engine(
     spoil, says = SPOILT[how]
     folder = Path(shutil.copytree(adapter_dir / "math@1", tmp_path / "spoilt"))
     save_file(spoil(load_file(folder / WEIGHTS_FILE)), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    spoilt, good = Adapter("spoilt@1", next(_ids), folder), Adapter("code@1", next(_ids), adapter_dir / "code@1")
+    spoilt, good = (
+        Adapter(name="spoilt@1", int_id=next(_ids), path=folder),
+        Adapter(name="code@1", int_id=next(_ids), path=adapter_dir / "code@1"),
+    )
     await engine.load_adapter(good)
 
     for _ in range(2):
@@ -184,11 +191,17 @@ async def test_one_is_loaded_while_requests_with_another_fill_every_slot(
     engine: VllmEngine, tiny_model: Path, adapter_dir: Path
 ) -> None:
     """The next step takes it out again, which is no fault of it."""
-    first, second = (Adapter(name, next(_ids), adapter_dir / name) for name in ("code@1", "math@1"))
+    first, second = (Adapter(name=name, int_id=next(_ids), path=adapter_dir / name) for name in ("code@1", "math@1"))
     await engine.load_adapter(first)
     config = GenerationConfig(max_new_tokens=300, temperature=0, ignore_eos=True, logprobs=None)
     running = [
-        asyncio.create_task(engine.generate(GenerateRequest(f"busy/{n}", PROMPT, config, (), None, first)))
+        asyncio.create_task(
+            engine.generate(
+                GenerateRequest(
+                    request_id=f"busy/{n}", prompt=PROMPT, config=config, stop_token_ids=(), seed=None, adapter=first
+                )
+            )
+        )
         for n in range(2)
     ]
     await engine.check()
@@ -208,7 +221,7 @@ async def test_one_that_was_mended_is_loaded(engine: VllmEngine, adapter_dir: Pa
     folder = Path(shutil.copytree(adapter_dir / "math@1", tmp_path / "math"))
     weights = load_file(folder / WEIGHTS_FILE)
     save_file(_resized(0.5)(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    adapter = Adapter("math@1", next(_ids), folder)
+    adapter = Adapter(name="math@1", int_id=next(_ids), path=folder)
     with pytest.raises(DataError, match="made for another model"):
         await engine.load_adapter(adapter)
 

@@ -72,7 +72,9 @@ async def test_experts_on_the_cpu_are_not_swapped_and_the_old_ones_serve_on(mixt
     config = GenerationConfig(max_new_tokens=8, ignore_eos=True, temperature=0)
 
     async def serves_the_old(name: str) -> None:
-        (found,) = await engine.generate(GenerateRequest(name, PROMPT, config, (), None, None))
+        (found,) = await engine.generate(
+            GenerateRequest(request_id=name, prompt=PROMPT, config=config, stop_token_ids=(), seed=None, adapter=None)
+        )
         expected = Reference(root / "step-0").logprobs(PROMPT, found.token_ids.tolist())
         assert found.logprobs == pytest.approx(expected, abs=1e-4)
         assert found.version_spans == ((0, 8),)

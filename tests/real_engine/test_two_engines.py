@@ -79,7 +79,9 @@ def engine(engines: list[VllmEngine], run: Callable[[Awaitable[Any]], Any]) -> I
 
 def request(name: str, adapter: Any = None, prompt: list[int] = PROMPT, **fields: Any) -> GenerateRequest:
     config = GenerationConfig(**{"max_new_tokens": 24, "ignore_eos": True, **fields})
-    return GenerateRequest(name, prompt, config, (), config.seed, adapter)
+    return GenerateRequest(
+        request_id=name, prompt=prompt, config=config, stop_token_ids=(), seed=config.seed, adapter=adapter
+    )
 
 
 def sampled(run: Callable[[Awaitable[Any]], Any], engine: Engine, name: str, adapter: Any = None) -> list[Any]:
@@ -108,7 +110,7 @@ def test_logprobs_are_transformers_logprobs(run: Any, engine: Engine, models: li
 def test_an_adapter_is_the_merged_model_also_beside_base_rows(
     run: Any, engine: Engine, models: list[Path], adapters: Path
 ) -> None:
-    adapter = AdapterFolder(adapters, 16, models[0]).find("math@1")
+    adapter = AdapterFolder(root=adapters, max_rank=16, model=models[0]).find("math@1")
     run(engine.load_adapter(adapter))
 
     async def both() -> list[Any]:

@@ -65,7 +65,9 @@ async def doomed(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
 
 def request(adapter: Adapter | None = None, prompt: list[int] | None = None, **fields: Any) -> GenerateRequest:
     config = GenerationConfig(**{"max_new_tokens": 8, "ignore_eos": True, **fields})
-    return GenerateRequest("test", prompt or PROMPT, config, (), config.seed, adapter)
+    return GenerateRequest(
+        request_id="test", prompt=prompt or PROMPT, config=config, stop_token_ids=(), seed=config.seed, adapter=adapter
+    )
 
 
 async def serves(engine: VllmEngine) -> bool:
@@ -95,7 +97,11 @@ async def test_defect_1_a_wrong_type_never_reaches_the_engine(engine: VllmEngine
     unchecked = GenerationConfig.model_construct(**{"max_new_tokens": 8, **fields})
 
     with pytest.raises(DataError) as raised:
-        await engine.generate(GenerateRequest("bad", PROMPT, unchecked, (2,), None, None))
+        await engine.generate(
+            GenerateRequest(
+                request_id="bad", prompt=PROMPT, config=unchecked, stop_token_ids=(2,), seed=None, adapter=None
+            )
+        )
 
     assert raised.value.code == ErrorCode.ENGINE_REFUSED
     assert await serves(engine)
@@ -104,7 +110,14 @@ async def test_defect_1_a_wrong_type_never_reaches_the_engine(engine: VllmEngine
 @pytest.mark.parametrize("bad", [{"seed": 1.5}, {"stop": (True,)}, {"prompt": [5.0]}, {"prompt": [5, True]}], ids=str)
 async def test_defect_1_nor_does_a_wrong_seed_stop_id_or_prompt(engine: VllmEngine, bad: dict[str, Any]) -> None:
     config = GenerationConfig(max_new_tokens=8)
-    wrong = GenerateRequest("bad", bad.get("prompt", PROMPT), config, bad.get("stop", ()), bad.get("seed"), None)
+    wrong = GenerateRequest(
+        request_id="bad",
+        prompt=bad.get("prompt", PROMPT),
+        config=config,
+        stop_token_ids=bad.get("stop", ()),
+        seed=bad.get("seed"),
+        adapter=None,
+    )
 
     with pytest.raises(DataError) as raised:
         await engine.generate(wrong)
@@ -154,7 +167,7 @@ def bad_adapters(tmp_path: Path, tiny_model: Path) -> Path:
 async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
     engine: VllmEngine, tiny_model: Path, bad_adapters: Path
 ) -> None:
-    directory = AdapterFolder(bad_adapters, 16, tiny_model)
+    directory = AdapterFolder(root=bad_adapters, max_rank=16, model=tiny_model)
     for name in ("missing@1", "rank@1", "corrupt@1"):
         with pytest.raises(DataError):
             directory.find(name)
@@ -162,7 +175,7 @@ async def test_defect_3_a_bad_adapter_is_refused_and_the_engine_lives(
     # And what slips through there is refused by `add_lora`.
     for number, name in enumerate(("rank@1", "corrupt@1", "missing@1"), start=50):
         with pytest.raises(DataError) as raised:
-            await engine.load_adapter(Adapter(name, number, bad_adapters / name))
+            await engine.load_adapter(Adapter(name=name, int_id=number, path=bad_adapters / name))
         assert raised.value.code == ErrorCode.ADAPTER_REFUSED
 
     assert await serves(engine)
@@ -173,7 +186,7 @@ async def test_defect_3_an_adapter_that_changed_is_refused_before_vllm_reads_it_
     tiny_model: Path, tmp_path: Path, harm: str
 ) -> None:
     weights = write_adapter(tmp_path, "math@1", model=tiny_model, seed=1) / "adapter_model.safetensors"
-    directory = AdapterFolder(tmp_path, 16, tiny_model)
+    directory = AdapterFolder(root=tmp_path, max_rank=16, model=tiny_model)
     directory.find("math@1")
 
     if harm == "vanished":
@@ -189,7 +202,7 @@ async def test_defect_4_base_rows_among_adapter_rows_stay_base(
     engine: VllmEngine, tiny_model: Path, adapter_dir: Path
 ) -> None:
     # As many adapters as slots: the last slot, which a base row would fall into, has one.
-    directory = AdapterFolder(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model)
     adapters: list[Adapter | None] = [None, *(directory.find(name) for name in ("math@1", "math@2", "code@1"))]
     for adapter in adapters:
         if adapter is not None:
@@ -218,7 +231,7 @@ async def test_defect_8_versions_of_an_adapter_do_not_share_a_cached_prefix(
     versions = []
     for number in (1, 2):
         folder = write_adapter(tmp_path, f"fresh@{number}", model=tiny_model, seed=number + 20)
-        versions.append(Adapter(f"fresh@{number}", 70 + number, folder))
+        versions.append(Adapter(name=f"fresh@{number}", int_id=70 + number, path=folder))
         await engine.load_adapter(versions[-1])
 
     async def greedy(adapter: Adapter | None) -> Completion:
@@ -238,7 +251,7 @@ async def test_defect_8_versions_of_an_adapter_do_not_share_a_cached_prefix(
 async def test_defect_10_every_call_ends_when_the_engine_is_killed(
     doomed: VllmEngine, adapter_dir: Path, tiny_model: Path
 ) -> None:
-    adapter = AdapterFolder(adapter_dir, 16, tiny_model).find("math@1")
+    adapter = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model).find("math@1")
     (core,) = _cores(doomed)
     core.suspend()  # so that the calls below are on their way when it dies
     calls = [
@@ -265,7 +278,9 @@ async def test_defect_10_every_call_ends_when_the_engine_is_killed(
 async def test_defect_11_all_children_come_in_the_one_answer(engine: VllmEngine) -> None:
     # Children that end at very different steps: the ones that were sampled last must not hide the others.
     wanted = request(num_return_sequences=16, max_new_tokens=64, logit_bias={9: 3.0, 11: 3.0}, seed=5)
-    wanted = GenerateRequest("children", PROMPT, wanted.config, (9, 11), 5, None)
+    wanted = GenerateRequest(
+        request_id="children", prompt=PROMPT, config=wanted.config, stop_token_ids=(9, 11), seed=5, adapter=None
+    )
 
     found = await engine.generate(wanted)
 

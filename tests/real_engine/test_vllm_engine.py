@@ -41,7 +41,7 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def adapters(engine: VllmEngine, tiny_model: Path, adapter_dir: Path) -> dict[str | None, Adapter | None]:
     """Loaded, by name; None is the base model."""
-    directory = AdapterFolder(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model)
     found = [directory.find(name) for name in ("math@1", "math@2", "code@1")]
     for adapter in found:
         await engine.load_adapter(adapter)
@@ -256,8 +256,8 @@ async def test_two_contents_of_one_name_are_told_apart_in_one_burst(
     engine: VllmEngine, adapters: dict[str | None, Adapter | None], adapter_dir: Path
 ) -> None:
     options = {"seed": 3, "ignore_eos": True, "max_new_tokens": 20}
-    anew, *others = [Adapter("math@1", 200, adapter_dir / "math@2")] + [
-        Adapter(f"other@{number}", 200 + number, adapter_dir / "code@1") for number in range(1, 5)
+    anew, *others = [Adapter(name="math@1", int_id=200, path=adapter_dir / "math@2")] + [
+        Adapter(name=f"other@{number}", int_id=200 + number, path=adapter_dir / "code@1") for number in range(1, 5)
     ]
     alone = [await generate(engine, PROMPT, adapters[name], **options) for name in ("math@1", "math@2")]
     for adapter in (anew, *others):  # the last four take all places in a batch
@@ -344,7 +344,7 @@ async def test_an_interrupt_of_the_terminal_leaves_the_engine_to_its_worker(engi
 
 async def test_concurrent_callers_load_an_adapter_once(engine: VllmEngine, tiny_model: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path, "new@1", model=tiny_model, seed=9)
-    adapter = Adapter("new@1", 100, tmp_path / "new@1")
+    adapter = Adapter(name="new@1", int_id=100, path=tmp_path / "new@1")
 
     await asyncio.gather(*(engine.load_adapter(adapter) for _ in range(10)))
 
@@ -360,7 +360,7 @@ async def test_an_adapter_that_vllm_refuses_may_be_loaded_once_it_is_mended(
     config = folder / "adapter_config.json"
     kept = config.read_bytes()
     config.unlink()
-    adapter = Adapter("late@1", 101, folder)
+    adapter = Adapter(name="late@1", int_id=101, path=folder)
 
     with pytest.raises(DataError) as raised:
         await engine.load_adapter(adapter)
@@ -430,7 +430,7 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
     engine = VllmEngine(settings(model, tmp_path, dtype="auto", logprobs_mode="raw"))
     await engine.start()
     try:
-        adapter = AdapterFolder(tmp_path, 16, model).find("math@1")
+        adapter = AdapterFolder(root=tmp_path, max_rank=16, model=model).find("math@1")
         await engine.load_adapter(adapter)
         sampled: dict[str, Any] = {
             "temperature": 0.7, "logprobs": "raw", "num_return_sequences": 8, "ignore_eos": True, "max_new_tokens": 32,

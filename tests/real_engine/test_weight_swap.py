@@ -76,7 +76,7 @@ def reference(adapter_dir: Path) -> Callable[..., Reference]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def adapters(engine: VllmEngine, adapter_dir: Path, models: list[Path]) -> dict[str, Adapter]:
     """Loaded."""
-    directory = AdapterFolder(adapter_dir, 16, models[0])
+    directory = AdapterFolder(root=adapter_dir, max_rank=16, model=models[0])
     found = {name: directory.find(name) for name in ("math@1", "math@2")}
     for adapter in found.values():
         await engine.load_adapter(adapter)
@@ -92,7 +92,14 @@ def settings(model: Path, adapter_dir: Path | None = None) -> WorkerSettings:
 
 def request(prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields: Any) -> GenerateRequest:
     config = GenerationConfig(**{"max_new_tokens": 24, "ignore_eos": True, **fields})
-    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, (), config.seed, adapter)
+    return GenerateRequest(
+        request_id=f"test/{next(_numbers)}",
+        prompt=prompt,
+        config=config,
+        stop_token_ids=(),
+        seed=config.seed,
+        adapter=adapter,
+    )
 
 
 async def swap(engine: VllmEngine, folder: Path, mode: SwapMode = "keep") -> int:
@@ -248,12 +255,22 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
     tmp_path: Path,
 ) -> None:
     await swap(engine, models[0])
-    directory, cache, keys = AdapterFolder(None, 16, models[0]), CacheFolder(tmp_path), Keys("as-adapters")
+    directory, cache, keys = (
+        AdapterFolder(root=None, max_rank=16, model=models[0]),
+        CacheFolder(tmp_path),
+        Keys("as-adapters"),
+    )
     directory._ids = itertools.count(600)  # the engine has those of other tests
     cache.open()
     async with AsyncClient(redis_url, policy="as-adapters") as trainer, connect(redis_url) as redis:
-        supply = AdapterSupply(engine, directory, AdapterStore(redis, keys, cache, 2**30, 2**30))
-        followed = VersionFollower(redis, keys, engine, supply, None, "keep", lambda: None)
+        supply = AdapterSupply(
+            engine=engine,
+            folder=directory,
+            store=AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=2**30, cache_bytes=2**30),
+        )
+        followed = VersionFollower(
+            redis=redis, keys=keys, engine=engine, adapters=supply, checkpoints=None, swap="keep", changed=lambda: None
+        )
         await trainer.publish_policy(1, adapter=adapter_dir / "math@1")
         await followed.begin()
         running = await in_flight(
@@ -280,7 +297,7 @@ async def test_an_adapter_whose_files_are_gone_fails_its_requests_and_not_the_en
     engine: VllmEngine, models: list[Path], tmp_path: Path
 ) -> None:
     folder = write_adapter(tmp_path, "gone@1", model=models[0], seed=3)
-    adapter = Adapter("gone@1", 90, folder)
+    adapter = Adapter(name="gone@1", int_id=90, path=folder)
     await engine.load_adapter(adapter)
     running = await in_flight(engine, [request(adapter=adapter, num_return_sequences=2, max_new_tokens=400)])
     kept = folder.rename(tmp_path / "elsewhere")
@@ -301,7 +318,9 @@ async def test_an_adapter_that_vllm_dropped_and_whose_files_are_gone_fails_its_r
     engine: VllmEngine, adapter_dir: Path, tmp_path: Path
 ) -> None:
     def copied(number: int) -> Adapter:
-        return Adapter(f"copy@{number}", number, shutil.copytree(adapter_dir / "math@1", tmp_path / str(number)))
+        return Adapter(
+            name=f"copy@{number}", int_id=number, path=shutil.copytree(adapter_dir / "math@1", tmp_path / str(number))
+        )
 
     gone, *others = (copied(number) for number in range(700, 706))
     assert len((await greedy(engine, PROMPT, gone)).token_ids) == 24
@@ -545,7 +564,7 @@ async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess
             await swap(engine, models[number % 2], modes[number % 10])
             stalls[modes[number % 10]].append(1000 * (time.perf_counter() - started))
             if number % 10 == 0:
-                passing = Adapter(f"passing@{number}", 800 + number, adapters["math@1"].path)
+                passing = Adapter(name=f"passing@{number}", int_id=800 + number, path=adapters["math@1"].path)
                 await greedy(engine, PROMPT, passing)
                 await engine.unload_adapter(passing)
             if number % 2:
@@ -643,7 +662,7 @@ async def test_an_untied_model_swaps_too_and_ends_when_neither_new_nor_old_weigh
 async def test_an_unloaded_adapter_is_gone_from_vllm_and_no_swap_misses_its_files(
     engine: VllmEngine, models: list[Path], adapter_dir: Path, tmp_path: Path
 ) -> None:
-    adapter = Adapter("gone@1", 990, shutil.copytree(adapter_dir / "math@1", tmp_path / "gone@1"))
+    adapter = Adapter(name="gone@1", int_id=990, path=shutil.copytree(adapter_dir / "math@1", tmp_path / "gone@1"))
     await engine.load_adapter(adapter)
     assert 990 in await engine._llm.list_loras()
     shutil.rmtree(adapter.path)

@@ -34,7 +34,15 @@ def request(
     request_checks.check_prompt(np.array(prompt, np.int32), config, engine.info)
     stops = request_checks.stop_ids(config, engine.info)
     late = request_checks.late_stop_ids(config, engine.info)
-    return GenerateRequest(f"test/{next(_numbers)}", prompt, config, stops, config.seed, adapter, late)
+    return GenerateRequest(
+        request_id=f"test/{next(_numbers)}",
+        prompt=prompt,
+        config=config,
+        stop_token_ids=stops,
+        seed=config.seed,
+        adapter=adapter,
+        late_stop_ids=late,
+    )
 
 
 async def end(engine: VllmEngine) -> None:

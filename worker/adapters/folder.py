@@ -32,7 +32,7 @@ class AdapterFolder:
     keep the old weights for an id used twice.
     """
 
-    def __init__(self, root: Path | None, max_rank: int, model: Path | None) -> None:
+    def __init__(self, *, root: Path | None, max_rank: int, model: Path | None) -> None:
         """Read the headers of `model` now, because its folder may be gone when the first adapter comes."""
         self._root = root
         self._max_rank = max_rank
@@ -63,7 +63,7 @@ class AdapterFolder:
         """Check the adapter in `folder`, wherever that is. Raises `DataError` (`adapter_refused`)."""
         config = _check_config(name, folder, self._max_rank)
         _check_tensors(name, folder, config, self._shapes)
-        return Adapter(name, next(self._ids), folder)
+        return Adapter(name=name, int_id=next(self._ids), path=folder)
 
     def _folder(self, name: str) -> Path:
         if self._root is None:

@@ -32,7 +32,7 @@ AGAIN_S = 10
 log = structlog.get_logger()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Kept:
     """One adapter on disk. Times are monotonic seconds."""
 
@@ -46,7 +46,7 @@ class _Kept:
 class AdapterStore:
     """Fetches adapters into folders below `cache`, each once, and evicts unused ones beyond `cache_bytes`."""
 
-    def __init__(self, redis: Redis, keys: Keys, cache: CacheFolder, max_bytes: int, cache_bytes: int) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, cache: CacheFolder, max_bytes: int, cache_bytes: int) -> None:
         self._redis = redis
         self._keys = keys
         self._cache = cache
@@ -193,7 +193,7 @@ class AdapterStore:
             raise
         finally:
             del self._reserved[folder]
-        self._keep(_Kept(folder, manifest))
+        self._keep(_Kept(folder=folder, manifest=manifest))
         seconds = round(time.monotonic() - began, 3)
         log.info("adapter fetched", adapter=manifest.name, bytes=manifest.num_bytes, seconds=seconds)
         await self.renew(manifest.name)

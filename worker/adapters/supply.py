@@ -26,7 +26,7 @@ _PIECE = 2**20
 class AdapterSupply:
     """Looks for an adapter in the local folder, then in Redis, and checks each against the model."""
 
-    def __init__(self, engine: Engine, folder: AdapterFolder, store: AdapterStore | None) -> None:
+    def __init__(self, *, engine: Engine, folder: AdapterFolder, store: AdapterStore | None) -> None:
         self._engine = engine
         self._folder = folder
         self._store = store

@@ -28,7 +28,7 @@ class StubEngine:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
-        self._booted = checkpoint.Booted(settings.model) if settings.model else None
+        self._booted = checkpoint.Booted(folder=settings.model) if settings.model else None
         self._version = 0
         self._aborts = 0
         self._running = 0
@@ -77,7 +77,7 @@ class StubEngine:
         logits = _generator(prompt, adapter, 0, version).standard_normal(self._info.vocab_size)
         logprobs = logits - np.log(np.exp(logits).sum())
         best = np.argsort(-logprobs)[:k]
-        return NextTokens(tuple((int(token), float(logprobs[token])) for token in best), version)
+        return NextTokens(candidates=tuple((int(token), float(logprobs[token])) for token in best), version=version)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Nothing to load."""

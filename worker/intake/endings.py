@@ -82,9 +82,11 @@ class Endings:
             return None
         try:
             await self._budgets.check(lease, envelope.batch_id)
-            return AdmittedJob(lease, envelope, open_job(envelope, entry.fields), claim)
+            return AdmittedJob(lease=lease, envelope=envelope, job=open_job(envelope, entry.fields), claim=claim)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
             # Without the traceback and the cause, which hold the payload.
-            return AdmittedJob(lease, envelope, DataError(error.code, error.field, error.message), claim)
+            return AdmittedJob(
+                lease=lease, envelope=envelope, job=DataError(error.code, error.field, error.message), claim=claim
+            )

@@ -86,4 +86,4 @@ def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:
         return None
     entry_id, delivery, flat = found
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(jobs_key, entry_id.decode(), fields, delivery, sent_at)
+    return Entry(jobs_key=jobs_key, entry_id=entry_id.decode(), fields=fields, delivery=delivery, taken_at=sent_at)

@@ -17,7 +17,7 @@ OF_ERROR = Load(1, 1)
 """What a group takes that only gets an error answer: nothing of the engine, but memory, so it counts as a sequence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdmittedJob:
     """One delivery of a job that this worker has taken; `job` is the payload or the reason why there is none."""
 
@@ -37,7 +37,7 @@ class AdmittedJob:
         return Load(1, sequences, result_bytes(config), sequences * config.max_new_tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What all groups of a job share, checked once."""
 

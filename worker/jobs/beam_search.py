@@ -19,7 +19,7 @@ from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 from ..engine import Completion, Engine, GenerateRequest, NextTokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beam:
     """A continuation so far; `total` is the sum of `logprobs`, `spans` says which version each token is from."""
 
@@ -34,15 +34,15 @@ class Beam:
         version, length = self.spans[-1] if self.spans else (answer.version, 0)
         same = version == answer.version
         return Beam(
-            (*self.tokens, token),
-            (*self.logprobs, logprob),
-            self.total + logprob,
-            (*self.spans[:-1], (version, length + 1)) if same else (*self.spans, (answer.version, 1)),
-            self.spans_exact and answer.version_exact,
+            tokens=(*self.tokens, token),
+            logprobs=(*self.logprobs, logprob),
+            total=self.total + logprob,
+            spans=(*self.spans[:-1], (version, length + 1)) if same else (*self.spans, (answer.version, 1)),
+            spans_exact=self.spans_exact and answer.version_exact,
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """Where a search stands: `live` beams, best first, and the best `num_beams` `finished` ones with their scores."""
 
@@ -90,7 +90,7 @@ def advance(search: Search, answers: Sequence[NextTokens]) -> Search:
     ended = [(_score(b.total, len(b.tokens), config.length_penalty), b) for b, end in best if end]
     finished = sorted([*search.finished, *ended], key=lambda scored: -scored[0])
     live = [beam for beam, end in zip(ranked, ends, strict=True) if not end]
-    return Search(request, tuple(live[: config.num_beams]), tuple(finished[: config.num_beams]))
+    return Search(request=request, live=tuple(live[: config.num_beams]), finished=tuple(finished[: config.num_beams]))
 
 
 async def beam_search(engine: Engine, request: GenerateRequest) -> list[Completion]:
@@ -99,7 +99,7 @@ async def beam_search(engine: Engine, request: GenerateRequest) -> list[Completi
     The score is the sum of log-probs / length ** length_penalty, the length counting a final EOS. Raises `DataError`,
     `EngineDiedError`; cancelling it aborts what runs in the engine.
     """
-    search = Search(request)
+    search = Search(request=request)
     for step in itertools.count():
         search = advance(search, await _ask(engine, search, step))
         if search.done:

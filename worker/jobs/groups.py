@@ -28,7 +28,7 @@ class LeaseLostError(WorkerError):
 class Groups:
     """Samples groups that have a place, and publishes their answers."""
 
-    def __init__(self, engine: Engine, publisher: AnswerPublisher) -> None:
+    def __init__(self, *, engine: Engine, publisher: AnswerPublisher) -> None:
         self._engine = engine
         self._publisher = publisher
         self.tokens_generated = 0

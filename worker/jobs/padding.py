@@ -25,7 +25,7 @@ def pad(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
     return padded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Padded:
     """The tensors of a `GroupResult`: int32 ids, bit mask and float32 log-probs (n, L), int32 lengths (n,)."""
 

@@ -38,6 +38,7 @@ class JobRunner:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         adapters: AdapterSupply,
         publisher: AnswerPublisher,
@@ -46,7 +47,7 @@ class JobRunner:
         follower: VersionFollower,
     ) -> None:
         self._engine = engine
-        self._groups = Groups(engine, publisher)
+        self._groups = Groups(engine=engine, publisher=publisher)
         self._adapters = adapters
         self._publisher = publisher
         self._admission = admission
@@ -238,10 +239,12 @@ class JobRunner:
         request_checks.check_config(job.config, self._engine.info)
         stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
         if job.adapter is not None:
-            return Plan(job, stop_token_ids, await self._adapters.load(job.adapter), None)
+            return Plan(
+                job=job, stop_token_ids=stop_token_ids, adapter=await self._adapters.load(job.adapter), version=None
+            )
         if served.adapter is not None:
-            return Plan(job, stop_token_ids, served.adapter, served.version)
-        return Plan(job, stop_token_ids, None, None)
+            return Plan(job=job, stop_token_ids=stop_token_ids, adapter=served.adapter, version=served.version)
+        return Plan(job=job, stop_token_ids=stop_token_ids, adapter=None, version=None)
 
 
 def _first(error: Exception) -> Exception:

@@ -34,6 +34,7 @@ class Control:
 
     def __init__(
         self,
+        *,
         redis: Redis,
         keys: Keys,
         consumer: str,

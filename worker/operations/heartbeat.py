@@ -25,7 +25,7 @@ class Heartbeat:
     """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
 
     def __init__(
-        self, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: int = 0
+        self, *, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: int = 0
     ) -> None:
         """`ttl_s`: where three beats may be missed while the process loads."""
         self._redis = redis

@@ -23,7 +23,7 @@ class GroupMissingError(Exception):
     """Raised when the stream or its consumer group is gone, as after a Redis that came back empty."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One delivered entry of a jobs stream."""
 
@@ -80,7 +80,7 @@ async def read_of(
     sent_at = time.monotonic()
     reply: Any = await unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
     return [
-        Entry(key.decode(), entry_id.decode(), fields, 1, sent_at)
+        Entry(jobs_key=key.decode(), entry_id=entry_id.decode(), fields=fields, delivery=1, taken_at=sent_at)
         for key, entries in reply
         for entry_id, fields in entries
     ]
@@ -105,7 +105,10 @@ async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[s
 async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:
     """The entry with this id, or nothing when the stream no longer has it."""
     reply: Any = await redis.xrange(jobs_key, entry_id, entry_id)
-    return [Entry(jobs_key, entry_id, fields, delivery, taken_at) for _, fields in reply]
+    return [
+        Entry(jobs_key=jobs_key, entry_id=entry_id, fields=fields, delivery=delivery, taken_at=taken_at)
+        for _, fields in reply
+    ]
 
 
 def tell_removed(jobs_key: str, removed: int) -> None:

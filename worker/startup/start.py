@@ -137,7 +137,9 @@ class Start:
 
     async def _beat(self) -> None:
         redis = connect(self._settings.redis)
-        heartbeat = Heartbeat(redis, self._key, self._settings.heartbeat_s, self.report, self._ttl_s)
+        heartbeat = Heartbeat(
+            redis=redis, key=self._key, interval_s=self._settings.heartbeat_s, report=self.report, ttl_s=self._ttl_s
+        )
         while True:
             try:
                 await heartbeat.beat()

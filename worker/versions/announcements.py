@@ -20,7 +20,7 @@ _NEWEST = f"{MAX_VERSION}"
 """The last possible version. Later entries are no versions, and must not hide the versions however many there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
     """One version, by the id of its entry. Two are equal if they have the same number and content."""
 
@@ -33,14 +33,14 @@ class Announced:
     """Why it cannot be read, or what it needs that this worker does not know; empty when it may be served."""
 
 
-BOOTED = Announced(0)
+BOOTED = Announced(version=0)
 """The boot model, which no stream announces."""
 
 
 class Announcements:
     """Reads one entry at each look, and the newest few when that entry has changed."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys) -> None:
         self.key = keys.versions()
         self._redis = redis
         self._head: Any = None
@@ -85,9 +85,11 @@ def _opened(version: int, payload: bytes) -> Announced:
     try:
         found = decode(payload, PolicyVersion)
     except SchemaError as error:
-        return Announced(version, problem=f"its announcement cannot be read: {error}")
+        return Announced(version=version, problem=f"its announcement cannot be read: {error}")
     if found.version != version:
-        return Announced(version, problem=f"its announcement is that of version {found.version}")
+        return Announced(version=version, problem=f"its announcement is that of version {found.version}")
     names = unknown_names(found.requires)
     problem = f"it requires {names}, which this worker does not know: upgrade the worker" if names else ""
-    return Announced(version, found.source, found.location, found.sha256, problem)
+    return Announced(
+        version=version, source=found.source, location=found.location, sha256=found.sha256, problem=problem
+    )

@@ -30,7 +30,7 @@ PERIOD_S = 0.1
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """The version that samples an admitted job without an adapter of its own."""
 
@@ -49,6 +49,7 @@ class VersionFollower:
 
     def __init__(
         self,
+        *,
         redis: Redis,
         keys: Keys,
         engine: Engine,
@@ -57,7 +58,7 @@ class VersionFollower:
         swap: SwapMode,
         changed: Callable[[], None],
     ) -> None:
-        self._announcements = Announcements(redis, keys)
+        self._announcements = Announcements(redis=redis, keys=keys)
         self._engine = engine
         self._adapters = adapters
         self._checkpoints = checkpoints
@@ -185,7 +186,7 @@ class VersionFollower:
         except REFUSED as error:
             self._refuse(announced, str(error), stamp)
             return False
-        self.serving, self.adrift = Served(announced, adapter), False
+        self.serving, self.adrift = Served(announced=announced, adapter=adapter), False
         self._refused = {one: why for one, why in self._refused.items() if one in self._candidates()}
         log.info("policy version served", version=announced.version, seconds=round(time.monotonic() - began, 3))
         self._settle()

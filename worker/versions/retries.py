@@ -23,7 +23,7 @@ REFUSED = VersionRefusedError, CheckpointRefusedError, SwapFailedError, DataErro
 """Errors of loading a version; the worker goes on with the old one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Why a version is not served. Times are monotonic seconds."""
 
@@ -45,4 +45,4 @@ def refusal(before: Refusal | None, why: str, stamp: Stamp, now: float) -> Refus
     """The next refusal after `before`: if the files are the same, the next load waits twice as long."""
     again = before is not None and before.stamp == stamp
     retry_s = min(2 * before.retry_s, LONGEST_RETRY_S) if before is not None and again else FIRST_RETRY_S
-    return Refusal(cut(why), stamp, retry_s, now + retry_s, now + CHANGED_S)
+    return Refusal(why=cut(why), stamp=stamp, retry_s=retry_s, retry_at=now + retry_s, look_at=now + CHANGED_S)

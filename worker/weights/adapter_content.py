@@ -20,7 +20,7 @@ Looks = tuple[tuple[str, int, int, int], ...]
 """Name, size, and times of the last modification and change (ns) of each file that exists."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterContent:
     """What the files held when they were read."""
 
@@ -32,7 +32,7 @@ class AdapterContent:
 def read_content(folder: Path) -> AdapterContent:
     """Read the adapter's files. Blocks."""
     looks = look(folder)
-    return AdapterContent(looks, _digest(folder))
+    return AdapterContent(looks=looks, sha256=_digest(folder))
 
 
 def still(folder: Path, content: AdapterContent) -> AdapterContent | None:
@@ -47,7 +47,7 @@ def still(folder: Path, content: AdapterContent) -> AdapterContent | None:
         return None
     if content.sha256 is None or _digest(folder) != content.sha256:
         return None
-    return AdapterContent(looks, content.sha256)
+    return AdapterContent(looks=looks, sha256=content.sha256)
 
 
 def look(folder: Path) -> Looks:

@@ -40,7 +40,7 @@ _GLOB = frozenset("*?[")
 """vLLM looks for weights with a pattern that begins with the folder's path, so the path may not have these."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """A checkpoint's config, and its tensors: name to (header, file), without those that are computed anyway."""
 
@@ -57,7 +57,7 @@ class Layout:
 class Booted:
     """The layout of the boot model, read once at the engine's start: its folder may be gone at a swap."""
 
-    def __init__(self, folder: Path, *, tied: bool | None = None) -> None:
+    def __init__(self, *, folder: Path, tied: bool | None = None) -> None:
         """Blocks on the disk. An unreadable folder does not fail the start; `layout` raises the error later."""
         self.tied = tied
         """Whether the engine uses the embedding as output layer and ignores a checkpoint's; None: see the config."""
@@ -160,7 +160,7 @@ def read_layout(folder: Path, *, confined: bool) -> Layout:
         held = {name: _read_tensors(folder, name, confined=confined) for name in _weight_files(folder, present, mapped)}
         if confined and mapped is not None and (problem := index_difference(mapped, held)):
             raise CheckpointRefusedError(folder, INDEX, problem)
-        return Layout(config, _merged(folder, held, _prefix(config)))
+        return Layout(config=config, tensors=_merged(folder, held, _prefix(config)))
 
 
 def _check_names(folder: Path, mapped: Mapping[str, str] | None) -> None:

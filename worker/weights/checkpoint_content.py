@@ -27,7 +27,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 """Name, size and modification time of each file."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
     """What is known of a file without reading it."""
 
@@ -39,7 +39,7 @@ class _File:
     """None if the file system gives another one at each look."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """What the files of a checkpoint held when they were read."""
 
@@ -65,12 +65,12 @@ def read_content(folder: Path, given_up: Event | None = None) -> Content:
         after = {file.name: file.inode for file in _look(folder)}
     files = (file if after.get(name) == file.inode else replace(file, inode=None) for name, file in before.items())
     spoilt = next(((name, not_finite(scan.spoilt)) for name, scan in scans.items() if scan.spoilt), None)
-    return Content(sha256, tuple(files), spoilt)
+    return Content(sha256=sha256, files=tuple(files), spoilt=spoilt)
 
 
 def unread_content(folder: Path) -> Content:
     """The files as they look now, without reading them; a file that cannot be seen is left out."""
-    return Content(None, _look(folder))
+    return Content(sha256=None, files=_look(folder))
 
 
 def digest(folder: Path, given_up: Event | None = None) -> str:
@@ -107,7 +107,15 @@ def _look(folder: Path) -> tuple[_File, ...]:
         for name in filter(is_content, all_names(folder)):
             with suppress(OSError):
                 status = (folder / name).stat()
-                found.append(_File(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+                found.append(
+                    _File(
+                        name=name,
+                        size=status.st_size,
+                        mtime_ns=status.st_mtime_ns,
+                        ctime_ns=status.st_ctime_ns,
+                        inode=status.st_ino,
+                    )
+                )
     return tuple(found)
 
 

@@ -29,7 +29,7 @@ class HeaderError(ValueError):
     """Raised when a file is missing, truncated or not in the safetensors format."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorHeader:
     """What a header says about one tensor."""
 
@@ -68,7 +68,7 @@ def _parse(name: str, found: Any) -> TensorHeader:
         raise HeaderError(f"{name} has no valid safetensors header") from None
     if not (isinstance(dtype, str) and len(shape) <= _MAX_DIMENSIONS and all(map(_is_size, (*shape, start, end)))):
         raise HeaderError(f"{name} has no valid safetensors header")
-    return TensorHeader(dtype, shape, start, end)
+    return TensorHeader(dtype=dtype, shape=shape, start=start, end=end)
 
 
 def _is_size(value: object) -> bool:

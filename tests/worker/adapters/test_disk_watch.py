@@ -84,7 +84,7 @@ async def test_what_nobody_uses_goes_when_the_disk_is_full_before_any_job_is_giv
     redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
-    store = AdapterStore(redis, keys, cache, SIZE, 10 * SIZE)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
     for version in range(1, 4):
         await put(redis, keys, f"math@{version}")
     await store.fetch("math@1")

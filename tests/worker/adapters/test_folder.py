@@ -29,7 +29,7 @@ def root(tmp_path: Path, adapter_dir: Path) -> Path:
 
 def refusal(root: Path | None, model: Path, name: str = "math@1", max_rank: int = 16) -> DataError:
     with pytest.raises(DataError) as raised:
-        AdapterFolder(root, max_rank, model).find(name)
+        AdapterFolder(root=root, max_rank=max_rank, model=model).find(name)
     assert raised.value.field == "adapter"
     return raised.value
 
@@ -40,7 +40,7 @@ def configure(root: Path, **fields: Any) -> None:
 
 
 def test_each_adapter_has_an_id_of_its_own_and_keeps_it(adapter_dir: Path, tiny_model: Path) -> None:
-    directory = AdapterFolder(adapter_dir, 16, tiny_model)
+    directory = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model)
 
     found = [directory.find(name) for name in ("math@1", "math@2", "code@1", "math@1")]
 
@@ -63,7 +63,7 @@ def test_an_unknown_adapter_names_the_flag(adapter_dir: Path, tiny_model: Path) 
 
 
 def test_an_adapter_published_later_is_found_then(root: Path, adapter_dir: Path, tiny_model: Path) -> None:
-    directory = AdapterFolder(root, 16, tiny_model)
+    directory = AdapterFolder(root=root, max_rank=16, model=tiny_model)
     with pytest.raises(DataError):
         directory.find("code@1")
 
@@ -148,7 +148,7 @@ def test_a_huge_header_is_refused_unread(root: Path, tiny_model: Path) -> None:
 
 
 def test_a_model_without_safetensors_says_nothing_about_shapes(adapter_dir: Path, tmp_path: Path) -> None:
-    assert AdapterFolder(adapter_dir, 16, tmp_path).find("math@1").int_id == 1
+    assert AdapterFolder(root=adapter_dir, max_rank=16, model=tmp_path).find("math@1").int_id == 1
 
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -191,7 +191,7 @@ def test_the_largest_finite_weights_are_taken(root: Path, tiny_model: Path, dtyp
     for value in (limits.max, limits.min, limits.smallest_normal, -0.0):
         rewrite(root, dtype, value)
 
-        assert AdapterFolder(root, 16, tiny_model).find("math@1").name == "math@1"
+        assert AdapterFolder(root=root, max_rank=16, model=tiny_model).find("math@1").name == "math@1"
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.complex64], ids=str)
@@ -231,12 +231,12 @@ def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_c
             return admitted
 
     with pytest.raises(DataError, match="changed after it was loaded"):
-        Changing(root, 16, tiny_model).find("math@1")
+        Changing(root=root, max_rank=16, model=tiny_model).find("math@1")
 
 
 def test_an_adapter_whose_config_changes_later_is_refused(root: Path, tiny_model: Path) -> None:
     """vLLM reads it anew after it had dropped the adapter: it would be scaled otherwise from then on."""
-    directory = AdapterFolder(root, 16, tiny_model)
+    directory = AdapterFolder(root=root, max_rank=16, model=tiny_model)
     directory.find("math@1")
 
     configure(root, lora_alpha=64.0)

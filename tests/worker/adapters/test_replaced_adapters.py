@@ -32,7 +32,7 @@ async def test_other_content_under_a_kept_name_is_fetched_beside_what_still_runs
     redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
-    store = AdapterStore(redis, keys, cache, SIZE, 2 * SIZE + 100)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     first = await put(redis, keys, "math@1", "old")
     with store.in_use("math@1"):
         old = await store.fetch("math@1")
@@ -62,7 +62,7 @@ async def test_what_was_replaced_and_nobody_uses_is_the_first_to_go(
     redis: Redis, policy: str, cache: CacheFolder
 ) -> None:
     keys = Keys(policy)
-    store = AdapterStore(redis, keys, cache, SIZE, 3 * SIZE + 100)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=3 * SIZE + 100)
     await put(redis, keys, "code@1")
     await store.fetch("code@1")
     manifest = await put(redis, keys, "math@1", "old")
@@ -83,7 +83,7 @@ async def test_what_is_kept_is_used_when_redis_has_it_no_more_or_is_away(
 ) -> None:
     keys = Keys(policy)
     async with connect(link.url) as harmed:
-        store = AdapterStore(harmed, keys, cache, SIZE, 10 * SIZE)
+        store = AdapterStore(redis=harmed, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
         manifest = await put(redis, keys, "math@1")
         folder = await store.fetch("math@1")
 
@@ -102,7 +102,7 @@ async def test_jobs_of_one_moment_ask_once_for_the_manifest_of_what_is_kept(
 ) -> None:
     keys = Keys(policy)
     async with connect(link.url) as watched:
-        store = AdapterStore(watched, keys, cache, SIZE, 10 * SIZE)
+        store = AdapterStore(redis=watched, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
         await put(redis, keys, "math@1")
         folder = await store.fetch("math@1")
         link.requests = bytearray()
@@ -119,8 +119,8 @@ async def test_other_content_has_an_id_of_its_own_and_what_was_evicted_leaves_th
     folders = [write_adapter(tmp_path / str(seed), "a@1", model=tiny_model, seed=seed) for seed in (1, 2, 3)]
     size = sum(path.stat().st_size for path in folders[0].iterdir())
     engine, keys = RecordingEngine(), Keys(policy)
-    store = AdapterStore(redis, keys, cache, 2**30, 2 * size)
-    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=2**30, cache_bytes=2 * size)
+    supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=tiny_model), store=store)
 
     async def publish(seed: int) -> None:
         there = await redis.get(keys.adapter("math@1"))
@@ -155,8 +155,8 @@ async def test_one_that_does_not_fit_the_model_is_not_read_by_every_job(
         assert [isinstance(one, DataError) and one.code for one in found] == [ErrorCode.ADAPTER_REFUSED] * 3
 
     keys = Keys(policy)
-    store = AdapterStore(redis, keys, cache, SIZE, 10 * SIZE)
-    supply = AdapterSupply(RecordingEngine(), Counting(None, 16, None), store)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
+    supply = AdapterSupply(engine=RecordingEngine(), folder=Counting(root=None, max_rank=16, model=None), store=store)
     await put(redis, keys, "math@1")
 
     await refused()

@@ -24,7 +24,7 @@ from tests.support.faults import Link
 @pytest.fixture
 async def store(redis: Redis, policy: str, cache: CacheFolder) -> AsyncIterator[AdapterStore]:
     """Holds two adapters of `SIZE`."""
-    store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
+    store = AdapterStore(redis=redis, keys=Keys(policy), cache=cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     yield store
     await store.close()
 
@@ -81,7 +81,7 @@ async def test_bytes_that_do_not_match_their_digest_are_not_fetched_by_every_job
     whole = cast("bytes", await redis.get(chunk))
     await redis.set(chunk, whole[:-1] + b"x")
     async with connect(link.url) as watched:
-        store = AdapterStore(watched, keys, cache, SIZE, 10 * SIZE)
+        store = AdapterStore(redis=watched, keys=keys, cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
         await watched.ping()
         link.requests = bytearray()
 
@@ -141,7 +141,7 @@ async def test_who_waits_for_the_same_adapter_shares_one_fetch_and_its_failure(
 ) -> None:
     manifest = await put(redis, Keys(policy), "math@1")
     slow = connect(link.url)
-    store = AdapterStore(slow, Keys(policy), cache, SIZE, 10 * SIZE)
+    store = AdapterStore(redis=slow, keys=Keys(policy), cache=cache, max_bytes=SIZE, cache_bytes=10 * SIZE)
     await slow.ping()
     link.requests = bytearray()
     link.freeze()

@@ -26,7 +26,7 @@ from tests.support.worker_process import until
 @pytest.fixture
 async def store(redis: Redis, policy: str, cache: CacheFolder) -> AsyncIterator[AdapterStore]:
     """Holds two adapters of `SIZE`."""
-    store = AdapterStore(redis, Keys(policy), cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
+    store = AdapterStore(redis=redis, keys=Keys(policy), cache=cache, max_bytes=SIZE, cache_bytes=2 * SIZE + 100)
     yield store
     await store.close()
 
@@ -38,9 +38,9 @@ async def test_an_evicted_adapter_leaves_the_engine_and_comes_back_under_a_fresh
     size = sum(path.stat().st_size for path in folder.iterdir())
     for version in (1, 2, 3):
         client.publish_adapter("math", version, folder)
-    engine, directory = RecordingEngine(), AdapterFolder(None, 16, tiny_model)
-    store = AdapterStore(redis, Keys(policy), cache, 2**30, 2 * size)
-    supply = AdapterSupply(engine, directory, store)
+    engine, directory = RecordingEngine(), AdapterFolder(root=None, max_rank=16, model=tiny_model)
+    store = AdapterStore(redis=redis, keys=Keys(policy), cache=cache, max_bytes=2**30, cache_bytes=2 * size)
+    supply = AdapterSupply(engine=engine, folder=directory, store=store)
 
     ids = [(await supply.load(name)).int_id for name in ("math@1", "math@2", "math@1", "math@3", "math@2")]
 
@@ -69,8 +69,8 @@ async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_
     for version in (1, 2):
         client.publish_adapter("math", version, folder)
     engine = Leaving()
-    store = AdapterStore(redis, Keys(policy), cache, 2**30, size)
-    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
+    store = AdapterStore(redis=redis, keys=Keys(policy), cache=cache, max_bytes=2**30, cache_bytes=size)
+    supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=tiny_model), store=store)
     await supply.load("math@1")
     evicting = asyncio.create_task(supply.load("math@2"))
     await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
@@ -87,7 +87,9 @@ async def test_a_local_folder_comes_before_redis(
     redis: Redis, policy: str, store: AdapterStore, adapter_dir: Path, tiny_model: Path
 ) -> None:
     await put(redis, Keys(policy), "math@1")
-    supply = AdapterSupply(RecordingEngine(), AdapterFolder(adapter_dir, 16, tiny_model), store)
+    supply = AdapterSupply(
+        engine=RecordingEngine(), folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=store
+    )
 
     assert (await supply.load("math@1")).path == (adapter_dir / "math@1").resolve()
     with pytest.raises(DataError) as raised:
@@ -105,11 +107,13 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys, engine = Keys(policy), RecordingEngine()
-    store = AdapterStore(redis, keys, cache, 2**30, 2**30)
-    supply = AdapterSupply(engine, AdapterFolder(None, 16, tiny_model), store)
+    store = AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=2**30, cache_bytes=2**30)
+    supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=tiny_model), store=store)
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
-    served = VersionFollower(redis, keys, engine, supply, None, "keep", lambda: None)
+    served = VersionFollower(
+        redis=redis, keys=keys, engine=engine, adapters=supply, checkpoints=None, swap="keep", changed=lambda: None
+    )
     monkeypatch.setattr("rollstream.worker.adapters.store.ADAPTER_RENEW_S", -1)
     await served.begin()
     await redis.expire(keys.adapter(location), 1000)

@@ -144,7 +144,10 @@ def job_of(groups: int, **config: Any) -> Job:
 )
 def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dict[str, Any], sequences: int) -> None:
     admitted = AdmittedJob(
-        LEASE, Envelope("b", 0, 0, 2, 2), job_of(2, max_new_tokens=16, **config), Admission(1).hold(0)
+        lease=LEASE,
+        envelope=Envelope("b", 0, 0, 2, 2),
+        job=job_of(2, max_new_tokens=16, **config),
+        claim=Admission(1).hold(0),
     )
 
     ids_logprobs_and_mask = 4 * 16 + 4 * 16 + 16 // 8
@@ -156,4 +159,6 @@ def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
     """Else a worker whose Redis takes no answers would go on reading such jobs until its memory is full."""
     error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
 
-    assert AdmittedJob(LEASE, Envelope("b", 0, 0, 7, 7), error, Admission(1).hold(0)).of_group == Load(1, 1)
+    assert AdmittedJob(
+        lease=LEASE, envelope=Envelope("b", 0, 0, 7, 7), job=error, claim=Admission(1).hold(0)
+    ).of_group == Load(1, 1)

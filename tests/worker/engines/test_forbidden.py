@@ -15,7 +15,11 @@ from rollstream.worker.errors import DataError
 
 def check(tokens: list[int], stops: tuple[int, ...] = (2,), bad: tuple[list[int], ...] = (), **fields: Any) -> None:
     config = GenerationConfig(max_new_tokens=8, **fields)
-    check_allowed(np.array(tokens, np.int32), GenerateRequest("a/0", [5], config, stops, None, None), bad)
+    check_allowed(
+        np.array(tokens, np.int32),
+        GenerateRequest(request_id="a/0", prompt=[5], config=config, stop_token_ids=stops, seed=None, adapter=None),
+        bad,
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,14 @@ class Seen(StubEngine):
 
 def request(name: str, n: int = 1, tokens: int = 4, **fields: Any) -> GenerateRequest:
     config = GenerationConfig(max_new_tokens=tokens, num_return_sequences=n, ignore_eos=True, **fields)
-    return GenerateRequest(name, [5, int(name.rpartition("/")[2])], config, (), None, None)
+    return GenerateRequest(
+        request_id=name,
+        prompt=[5, int(name.rpartition("/")[2])],
+        config=config,
+        stop_token_ids=(),
+        seed=None,
+        adapter=None,
+    )
 
 
 @pytest.fixture
@@ -121,7 +128,7 @@ async def test_the_steps_of_a_beam_search_stay_on_one_engine_and_searches_are_sp
 async def test_adapters_and_weights_reach_every_engine(checkpoint: Path) -> None:
     engines = [Seen(), Seen(), Seen()]
     all_of_them = Replicas(engines)
-    adapter = Adapter("math@1", 1, checkpoint)
+    adapter = Adapter(name="math@1", int_id=1, path=checkpoint)
 
     await all_of_them.start()
     await all_of_them.load_adapter(adapter)
@@ -142,7 +149,7 @@ async def test_an_adapter_that_one_engine_refuses_is_in_none(checkpoint: Path) -
     engines[1].fails = DataError(ErrorCode.ADAPTER_REFUSED, "adapter", "no layer takes it")
 
     with pytest.raises(DataError, match="no layer takes it"):
-        await Replicas(engines).load_adapter(Adapter("math@1", 1, checkpoint))
+        await Replicas(engines).load_adapter(Adapter(name="math@1", int_id=1, path=checkpoint))
 
     assert [engine.adapters for engine in engines] == [set()] * 3
 

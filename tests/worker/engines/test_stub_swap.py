@@ -31,7 +31,9 @@ def engine(model: Path | None = None, *, tokens_per_s: float = 200, max_num_seqs
 
 def request(stops: tuple[int, ...] = (), **fields: Any) -> GenerateRequest:
     config = GenerationConfig(**{"max_new_tokens": LENGTH, "seed": 3, **fields})
-    return GenerateRequest("r", [5, 6], config, stops, config.seed, None)
+    return GenerateRequest(
+        request_id="r", prompt=[5, 6], config=config, stop_token_ids=stops, seed=config.seed, adapter=None
+    )
 
 
 @pytest.fixture

@@ -57,9 +57,17 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
     with Link(redis_url) as link:
         redis = connect(link.url)
         engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
-        adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-        versions = VersionFollower(redis, queue.keys, engine, adapters, None, "keep", lambda: None)
-        versions.serving = Served(Announced(5))
+        adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
+        versions = VersionFollower(
+            redis=redis,
+            keys=queue.keys,
+            engine=engine,
+            adapters=adapters,
+            checkpoints=None,
+            swap="keep",
+            changed=lambda: None,
+        )
+        versions.serving = Served(announced=Announced(version=5))
         parking = Parking(redis, [queue.jobs_key], "one", versions)
         link.lose_reply(to=b"parked:version:", holding=b"parked")
         lease = Lease(queue.jobs_key, "dead", entry_id, "one", 1, ends_at=time.monotonic() + 30)

@@ -22,7 +22,7 @@ VOCAB, EOS = 5, 0
 
 
 def answer(*candidates: tuple[int, float], version: int = 0, exact: bool = True) -> NextTokens:
-    return NextTokens(candidates, version, exact)
+    return NextTokens(candidates=candidates, version=version, version_exact=exact)
 
 
 class TableEngine:
@@ -69,7 +69,9 @@ class TableEngine:
 
 def request(stops: tuple[int, ...] = (EOS,), adapter: Adapter | None = None, **fields: Any) -> GenerateRequest:
     config = GenerationConfig(**{"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3, **fields})
-    return GenerateRequest("r", [1, 2], config, stops, None, adapter)
+    return GenerateRequest(
+        request_id="r", prompt=[1, 2], config=config, stop_token_ids=stops, seed=None, adapter=adapter
+    )
 
 
 def exhaustive(engine: TableEngine, wanted: GenerateRequest) -> list[tuple[float, tuple[int, ...]]]:
@@ -163,7 +165,7 @@ async def test_no_stop_id_comes_before_min_new_tokens() -> None:
 
 
 async def test_every_step_asks_with_the_adapter_for_enough_candidates() -> None:
-    engine, adapter = TableEngine(0), Adapter("math@1", 1, Path())
+    engine, adapter = TableEngine(0), Adapter(name="math@1", int_id=1, path=Path())
 
     await beam_search(engine, request(stops=(0, 3), adapter=adapter))
 
@@ -175,7 +177,7 @@ async def test_every_step_asks_with_the_adapter_for_enough_candidates() -> None:
 def test_a_poor_end_never_displaces_a_live_beam() -> None:
     wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
 
-    search = advance(Search(wanted), [answer((4, -0.1), (3, -0.2), (EOS, -0.3))])
+    search = advance(Search(request=wanted), [answer((4, -0.1), (3, -0.2), (EOS, -0.3))])
 
     assert search.finished == ()
     assert [beam.tokens for beam in search.live] == [(4,), (3,)]
@@ -184,7 +186,7 @@ def test_a_poor_end_never_displaces_a_live_beam() -> None:
 def test_a_good_end_is_finished_and_two_beams_stay_live() -> None:
     wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=9)
 
-    search = advance(Search(wanted), [answer((4, -0.1), (EOS, -0.2), (3, -0.3))])
+    search = advance(Search(request=wanted), [answer((4, -0.1), (EOS, -0.2), (3, -0.3))])
 
     assert [beam.tokens for _, beam in search.finished] == [(EOS,)]
     assert [beam.tokens for beam in search.live] == [(4,), (3,)]
@@ -194,7 +196,7 @@ def test_a_good_end_is_finished_and_two_beams_stay_live() -> None:
 @pytest.mark.parametrize(("early_stopping", "done"), [(True, True), (False, False), ("never", False)])
 def test_early_stopping_true_stops_at_num_beams_ends(early_stopping: bool | str, done: bool) -> None:
     wanted = request(num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping)
-    search = advance(Search(wanted), [answer((EOS, -3.0), (4, -3.1), (3, -3.2))])
+    search = advance(Search(request=wanted), [answer((EOS, -3.0), (4, -3.1), (3, -3.2))])
     search = advance(search, [answer((4, -0.1), (EOS, -0.2), (3, -0.3)), answer((4, -9.0), (3, -9.1), (2, -9.2))])
 
     assert len(search.finished) == 2
@@ -206,7 +208,7 @@ def test_never_goes_on_while_a_longer_beam_could_win() -> None:
         wanted = request(
             num_beams=2, num_return_sequences=1, max_new_tokens=9, early_stopping=early_stopping, length_penalty=1.0
         )
-        search = advance(Search(wanted), [answer((EOS, -1.0), (4, -2.0), (3, -2.1))])
+        search = advance(Search(request=wanted), [answer((EOS, -1.0), (4, -2.0), (3, -2.1))])
         return advance(search, [answer((EOS, -0.1), (4, -0.5), (3, -0.6)), answer((4, -9.0), (3, -9.1), (2, -9.2))])
 
     # Worst end: -2.1 / 2. The best live beam, -2.5, ends now at -2.5 / 2 but might at -2.5 / 9.
@@ -216,7 +218,7 @@ def test_never_goes_on_while_a_longer_beam_could_win() -> None:
 
 def test_ties_go_to_the_better_parent_and_the_lower_id() -> None:
     wanted = request(num_beams=3, max_new_tokens=9)
-    search = advance(Search(wanted), [answer((4, -1.0), (2, -1.0), (3, -1.0))])
+    search = advance(Search(request=wanted), [answer((4, -1.0), (2, -1.0), (3, -1.0))])
     assert [beam.tokens for beam in search.live] == [(2,), (3,), (4,)]
 
     search = advance(search, [answer((4, -1.0), (1, -1.0)), answer((1, -1.0)), answer((1, -1.0))])
@@ -233,7 +235,7 @@ async def test_extreme_length_penalties_give_numbers(length_penalty: float) -> N
 
 async def test_spans_say_which_version_gave_each_token_of_each_beam() -> None:
     wanted = request(num_beams=2, num_return_sequences=2, max_new_tokens=3)
-    search = advance(Search(wanted), [answer((4, -0.1), (3, -0.2))])
+    search = advance(Search(request=wanted), [answer((4, -0.1), (3, -0.2))])
     # A swap in the middle of a step: the second beam's answer is of the new version.
     search = advance(search, [answer((4, -0.1), (1, -9.0)), answer((3, -0.1), (1, -9.0), version=7)])
     search = advance(search, [answer((2, -0.1), version=7), answer((2, -0.1), version=7, exact=False)])

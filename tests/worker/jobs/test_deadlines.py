@@ -189,13 +189,24 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
     publisher = AnswerPublisher(redis, keys, result_ttl_s=100)
-    adapters = AdapterSupply(engine, AdapterFolder(adapter_dir, 16, tiny_model), None)
-    versions = VersionFollower(redis, keys, engine, adapters, None, "keep", lambda: None)
+    adapters = AdapterSupply(
+        engine=engine, folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=None
+    )
+    versions = VersionFollower(
+        redis=redis, keys=keys, engine=engine, adapters=adapters, checkpoints=None, swap="keep", changed=lambda: None
+    )
     admission = Admission(8)
-    runner = JobRunner(engine, adapters, publisher, admission, RedisClock(), versions)
+    runner = JobRunner(
+        engine=engine,
+        adapters=adapters,
+        publisher=publisher,
+        admission=admission,
+        clock=RedisClock(),
+        follower=versions,
+    )
 
     async with asyncio.timeout(10):
-        await runner.run(AdmittedJob(lease, envelope, job, admission.hold(0)))
+        await runner.run(AdmittedJob(lease=lease, envelope=envelope, job=job, claim=admission.hold(0)))
 
     assert publisher.counts["published"] == 1
     assert lease.stopped is not None

@@ -268,7 +268,9 @@ async def test_a_role_ends_when_it_is_cancelled_though_redis_py_loses_cancellati
 ) -> None:
     for _ in range(60):
         redis = connect(redis_url)
-        role = asyncio.create_task(Heartbeat(redis, queue.keys.worker("w"), 0, WorkerReport).run())
+        role = asyncio.create_task(
+            Heartbeat(redis=redis, key=queue.keys.worker("w"), interval_s=0, report=WorkerReport).run()
+        )
         await asyncio.sleep(random.uniform(0.0005, 0.004))
         role.cancel()
         _, running = await asyncio.wait([role], timeout=20)

@@ -194,7 +194,7 @@ def test_an_adapters_escapes_are_shown_by_the_worker_as_text(tmp_path: Path) -> 
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": ESCAPES}))
     with pytest.raises(DataError) as caught:
-        AdapterFolder(tmp_path, 16, None).find("a@1")
+        AdapterFolder(root=tmp_path, max_rank=16, model=None).find("a@1")
 
     assert printable(str(caught.value)) == str(caught.value)
 

@@ -125,8 +125,16 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
     redis_url: str, policy: str, queue: Queue, steps: Path
 ) -> None:
     engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
-    adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-    follower = VersionFollower(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
+    adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
+    follower = VersionFollower(
+        redis=redis,
+        keys=queue.keys,
+        engine=engine,
+        adapters=adapters,
+        checkpoints=steps,
+        swap="keep",
+        changed=lambda: None,
+    )
     await follower.begin()
     announce(queue, 1, "step-1", checkpoint.digest(steps / "step-1"))
 

@@ -24,8 +24,16 @@ from tests.support.versions import announce, write_steps
 
 
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> VersionFollower:
-    supply = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-    return VersionFollower(redis, Keys(policy), engine, supply, steps, "keep", lambda: changes.append(1))
+    supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
+    return VersionFollower(
+        redis=redis,
+        keys=Keys(policy),
+        engine=engine,
+        adapters=supply,
+        checkpoints=steps,
+        swap="keep",
+        changed=lambda: changes.append(1),
+    )
 
 
 def stub_engine() -> StubEngine:

@@ -258,8 +258,16 @@ async def test_a_version_that_stays_broken_is_looked_at_often_and_read_again_sel
     now = 100.0
     monkeypatch.setattr("rollstream.worker.versions.follower.time", SimpleNamespace(monotonic=lambda: now))
     engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
-    adapters = AdapterSupply(engine, AdapterFolder(None, 16, None), None)
-    follower = VersionFollower(redis, queue.keys, engine, adapters, steps, "keep", lambda: None)
+    adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
+    follower = VersionFollower(
+        redis=redis,
+        keys=queue.keys,
+        engine=engine,
+        adapters=adapters,
+        checkpoints=steps,
+        swap="keep",
+        changed=lambda: None,
+    )
     wrong_digest(client, queue, steps, 1)
     with capture_logs() as told:
 

@@ -38,7 +38,7 @@ async def test_a_swap_does_not_need_the_folder_that_the_engine_booted_with(boot:
 def test_what_is_written_over_the_booted_model_is_not_what_checkpoints_are_compared_with(
     boot: Path, new: Path, tmp_path: Path
 ) -> None:
-    booted = Booted(boot)
+    booted = Booted(folder=boot)
     write_model(boot, vocab_size=300, tokenizer=False)
 
     check(new, booted)
@@ -52,7 +52,7 @@ def test_a_booted_model_that_cannot_be_read_refuses_every_checkpoint_and_is_name
 ) -> None:
     assert callable(harm)
     harm(boot)
-    booted = Booted(boot)
+    booted = Booted(folder=boot)
 
     for _ in range(2):
         with pytest.raises(CheckpointRefusedError, match=r"checkpoint boot: .*the worker booted with this model"):
@@ -63,7 +63,7 @@ def test_adapters_are_still_compared_with_a_booted_model_that_is_gone(boot: Path
     write_adapter(tmp_path, "math@1", model=boot, seed=1)
     weights = tmp_path / "math@1" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes().replace(b"layers.1.", b"layers.7."))
-    directory = AdapterFolder(tmp_path, 16, boot)
+    directory = AdapterFolder(root=tmp_path, max_rank=16, model=boot)
     shutil.rmtree(boot)
 
     with pytest.raises(DataError, match="names a layer that the worker's model does not have"):

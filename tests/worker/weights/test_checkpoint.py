@@ -122,7 +122,7 @@ def test_a_harmed_checkpoint_is_refused_by_name(name: str, booted: Path, new: Pa
     harm(new)
 
     with pytest.raises(CheckpointRefusedError, match=says) as raised:
-        check(new, Booted(booted))
+        check(new, Booted(folder=booted))
 
     assert str(raised.value).startswith("checkpoint step-7: ")
     assert str(new.parent) not in str(raised.value)
@@ -151,13 +151,13 @@ def test_a_harmed_sharded_checkpoint_is_refused_by_name(name: str, booted: Path,
     harm(new)
 
     with pytest.raises(CheckpointRefusedError, match=says):
-        check(new, Booted(booted))
+        check(new, Booted(folder=booted))
 
 
 def test_whole_checkpoints_pass_sharded_or_not(booted: Path, new: Path) -> None:
-    check(new, Booted(booted))
+    check(new, Booted(folder=booted))
     check(new, None)
-    check(shard(new), Booted(booted))
+    check(shard(new), Booted(folder=booted))
 
 
 def test_a_booted_model_may_be_made_of_links_as_a_cache_has_them(booted: Path, new: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_booted_model_may_be_made_of_links_as_a_cache_has_them(booted: Path, n
     for path in booted.iterdir():
         (cached / path.name).symlink_to(path)
 
-    check(new, Booted(cached))
+    check(new, Booted(folder=cached))
 
 
 @pytest.mark.parametrize("with_head", ["neither", "booted", "new"])
@@ -177,7 +177,7 @@ def test_a_tied_head_may_be_there_or_not(with_head: str, tmp_path: Path) -> None
     if with_head != "neither":
         add_head(tmp_path / with_head)
 
-    check(new, Booted(booted))
+    check(new, Booted(folder=booted))
 
 
 def test_without_a_model_to_compare_with_a_checkpoint_must_still_be_whole(new: Path) -> None:
@@ -275,7 +275,7 @@ def test_what_the_file_system_refuses_is_a_refused_checkpoint_that_says_why(name
     folder = harm(new) or new
 
     assert stamp(folder) == ()
-    for asked in (digest, lambda f: check(f, Booted(booted)), lambda f: check(f, None)):
+    for asked in (digest, lambda f: check(f, Booted(folder=booted)), lambda f: check(f, None)):
         with pytest.raises(CheckpointRefusedError, match=says) as raised:
             asked(folder)
         assert str(new.parent) not in str(raised.value)
@@ -286,7 +286,7 @@ def test_a_file_that_leads_to_itself_is_refused_and_not_stamped(booted: Path, ne
     weights_loop(new)
 
     assert set(stamp(new)) == {file for file in before if file[0] != WEIGHTS}
-    for asked in (digest, lambda f: check(f, Booted(booted))):
+    for asked in (digest, lambda f: check(f, Booted(folder=booted))):
         with pytest.raises(CheckpointRefusedError, match=r"model\.safetensors: is (missing or no regular file|a link)"):
             asked(new)
 
@@ -295,7 +295,7 @@ def test_a_file_that_leads_to_itself_is_refused_and_not_stamped(booted: Path, ne
 def test_a_file_whose_name_cannot_be_printed_is_refused(name: bytes, booted: Path, new: Path) -> None:
     (new / os.fsdecode(name)).write_bytes(b"")
 
-    for asked in (digest, lambda f: check(f, Booted(booted))):
+    for asked in (digest, lambda f: check(f, Booted(folder=booted))):
         with pytest.raises(CheckpointRefusedError, match="cannot be printed") as raised:
             asked(new)
         assert str(raised.value).isprintable()

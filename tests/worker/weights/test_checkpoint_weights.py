@@ -46,7 +46,7 @@ def tied_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tied(tied_models: Path, tmp_path: Path) -> tuple[Booted, Path]:
     """A model with tied embeddings, and another version of it."""
-    return Booted(tied_models / "step-1"), Path(shutil.copytree(tied_models / "step-2", tmp_path / "step-8"))
+    return Booted(folder=tied_models / "step-1"), Path(shutil.copytree(tied_models / "step-2", tmp_path / "step-8"))
 
 
 def change(folder: Path, by: Change, file: str = WEIGHTS) -> None:
@@ -133,7 +133,7 @@ def test_weights_that_vllm_would_not_read_are_refused_by_name(name: str, tiny_mo
     harm, says = UNREAD[name]
     harm(new)
 
-    refused_by_both(new, Booted(tiny_model), says)
+    refused_by_both(new, Booted(folder=tiny_model), says)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_weights_that_vllm_would_not_read_are_refused_by_name(name: str, tiny_mo
 def test_what_a_trainer_keeps_beside_the_weights_is_taken(name: str, tiny_model: Path, new: Path) -> None:
     (new / name).write_bytes(b"x")
 
-    taken_by_both(new, Booted(tiny_model))
+    taken_by_both(new, Booted(folder=tiny_model))
 
 
 def test_an_index_that_names_the_one_file_is_taken(tiny_model: Path, new: Path) -> None:
     mapped = dict.fromkeys(load_file(new / WEIGHTS), WEIGHTS)
     (new / INDEX).write_text(json.dumps({"weight_map": mapped}))
 
-    taken_by_both(new, Booted(tiny_model))
+    taken_by_both(new, Booted(folder=tiny_model))
 
 
 def test_a_model_to_boot_with_may_lie_beside_other_formats(tiny_model: Path, new: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_model_to_boot_with_may_lie_beside_other_formats(tiny_model: Path, new
     shutil.copy(tiny_model / WEIGHTS, hub / "consolidated.safetensors")
     (hub / "pytorch_model.bin").write_bytes(b"x")
 
-    check(new, Booted(hub))
+    check(new, Booted(folder=hub))
 
 
 WRAPPERS: dict[str, tuple[str, str]] = {
@@ -177,7 +177,7 @@ def test_the_names_of_a_wrapper_are_refused_with_what_to_do(wrapper: str, tiny_m
     weights = load_file(new / WEIGHTS)
     save_file({pattern.format(name): tensor for name, tensor in weights.items()}, new / WEIGHTS)
 
-    refused_by_both(new, Booted(tiny_model), says)
+    refused_by_both(new, Booted(folder=tiny_model), says)
 
 
 def test_a_wrapper_that_only_the_worker_can_know_of_is_named(tiny_model: Path, new: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_wrapper_that_only_the_worker_can_know_of_is_named(tiny_model: Path, n
     save_file({f"pretrained_model.{name}": tensor for name, tensor in weights.items()}, new / WEIGHTS)
 
     with pytest.raises(CheckpointRefusedError, match=f"calls it pretrained_model.{HEAD}: save the model .* inside"):
-        check(new, Booted(tiny_model))
+        check(new, Booted(folder=tiny_model))
 
 
 COMPUTED = {
@@ -208,7 +208,7 @@ def test_buffers_that_every_loader_computes_may_be_there_or_not(
         if sharded:
             shard(folder)
 
-    taken_by_both(new, Booted(booted))
+    taken_by_both(new, Booted(folder=booted))
     assert read_content(new).spoilt is None
 
 
@@ -217,7 +217,7 @@ def test_what_only_looks_like_a_computed_buffer_is_refused(name: str, tiny_model
     change(new, lambda weights: weights.update({name: torch.ones(8)}))
 
     with pytest.raises(CheckpointRefusedError, match=f"has no tensor {name}"):
-        check(new, Booted(tiny_model))
+        check(new, Booted(folder=tiny_model))
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_a_prefix_that_old_checkpoints_have_not_may_be_there_or_not(
 
     if prefix is None:
         with pytest.raises(CheckpointRefusedError, match="is missing"):
-            check(new, Booted(hub))
+            check(new, Booted(folder=hub))
     else:
-        taken_by_both(new, Booted(hub))
+        taken_by_both(new, Booted(folder=hub))
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -268,7 +268,7 @@ def test_whether_the_engine_tied_its_head_counts_whatever_the_config_says(
     """It unties one of another content that it booted with, and needs one from then on."""
     folder = Path(shutil.copytree(tied_models / "step-1", tmp_path / "booted"))
     change(folder, lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
-    booted = Booted(folder, tied=False)
+    booted = Booted(folder=folder, tied=False)
     with pytest.raises(CheckpointRefusedError, match=f"tensor {HEAD} is missing"):
         check(tied[1], booted)
     change(tied[1], lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
@@ -290,7 +290,7 @@ def test_the_engine_tells_whether_embeddings_are_tied_where_no_config_does(
     del config["tie_word_embeddings"]
     (new / "config.json").write_text(json.dumps(config))
     change(new, lambda weights: weights.update({HEAD: weights[EMBEDDING] * 2}))
-    booted = Booted(Path(shutil.copytree(new, tmp_path / "booted")), tied=engine_tied)
+    booted = Booted(folder=Path(shutil.copytree(new, tmp_path / "booted")), tied=engine_tied)
 
     if engine_tied:
         with pytest.raises(CheckpointRefusedError, match="differs from"):

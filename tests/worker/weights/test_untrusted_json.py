@@ -60,7 +60,7 @@ def weights(header: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def booted(tiny_model: Path) -> Booted:
-    return Booted(tiny_model)
+    return Booted(folder=tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_an_adapter_with_such_a_config_is_refused(hostile: str, adapter_dir: Pat
     (folder / "adapter_config.json").write_bytes(HOSTILE[hostile])
 
     with pytest.raises(DataError, match=r"adapter_config\.json") as raised:
-        AdapterFolder(tmp_path, 16, None).find("math@1")
+        AdapterFolder(root=tmp_path, max_rank=16, model=None).find("math@1")
     raised.value.message.encode()
 
 

@@ -19,7 +19,7 @@ class Calls:
     vLLM itself lets utility calls wait for ever when the engine dies, and any call when it is shut down.
     """
 
-    def __init__(self, dead: type[Exception], step_limit_s: float, load_limit_s: float) -> None:
+    def __init__(self, *, dead: type[Exception], step_limit_s: float, load_limit_s: float) -> None:
         self._dead = dead
         self._step_limit_s = step_limit_s
         self._load_limit_s = load_limit_s

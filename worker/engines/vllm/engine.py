@@ -52,8 +52,10 @@ class VllmEngine:
         self._settings = settings
         self._llm: Any = None
         self._info: EngineInfo | None = None
-        self._calls = Calls(EngineDeadError, settings.engine_timeout_s, settings.load_timeout_s)
-        self._adapters = LoadedAdapters(self._add_lora, self._remove_lora, self._forget_lora)
+        self._calls = Calls(
+            dead=EngineDeadError, step_limit_s=settings.engine_timeout_s, load_limit_s=settings.load_timeout_s
+        )
+        self._adapters = LoadedAdapters(add=self._add_lora, remove=self._remove_lora, forget=self._forget_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
         self._watched = False
@@ -87,7 +89,7 @@ class VllmEngine:
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
         model = Path(arguments["model"])
-        booted = Weights(model, checkpoint.unread_content(model))  # before vLLM reads them
+        booted = Weights(folder=model, content=checkpoint.unread_content(model))  # before vLLM reads them
         if left_out := checkpoint.unread(model):
             log.warning("the model's folder holds weights that vLLM may leave out", file=left_out)
         report = StartReport()
@@ -99,7 +101,9 @@ class VllmEngine:
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
         self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config))
-        self._swapper = Swapper(self._llm, self._calls, booted, self._adapters, self._versions)
+        self._swapper = Swapper(
+            llm=self._llm, calls=self._calls, booted=booted, adapters=self._adapters, versions=self._versions
+        )
         self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
@@ -122,14 +126,16 @@ class VllmEngine:
     async def _warm_up(self) -> None:
         # Two tokens, so that holding back a token until the next one is tried before there is a job to lose.
         config = GenerationConfig(max_new_tokens=2, num_return_sequences=2, logprobs=self.info.logprobs_flavour)
-        await self.generate(GenerateRequest("warm-up", [0], config, (), None, None))
+        await self.generate(
+            GenerateRequest(request_id="warm-up", prompt=[0], config=config, stop_token_ids=(), seed=None, adapter=None)
+        )
         await self.next_tokens("warm-up-beam", [0], 2, None)
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for a request that vLLM refuses, `EngineDiedError`."""
         fields = translation.sampling_fields(request, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields)
-        words = translation.Words(self._special, self._bad_words(params))
+        words = translation.Words(special=self._special, bad=self._bad_words(params))
         output, start = await self._calls.answer(self._run(request.request_id, request.prompt, params, request.adapter))
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         return translation.completions(output, request, spans, words)
@@ -143,7 +149,7 @@ class VllmEngine:
         output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
         found = translation.candidates(output)
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
-        return NextTokens(tuple(found[:k]), version, exact)
+        return NextTokens(candidates=tuple(found[:k]), version=version, version_exact=exact)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""

@@ -49,7 +49,7 @@ def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
     return set(found) ^ set(known)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Part:
     """The outputs of one request since its last piece, as lists of numbers: arrays are slower to keep and to join."""
 
@@ -79,7 +79,7 @@ class _Part:
         return output
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class HeldBack:
     """Tokens held back: of requests that want only the end (FINAL_ONLY), no text, and only their own log-probs.
 
@@ -121,7 +121,7 @@ class HeldBack:
             return False
         if params.logprobs or any(getattr(output, name, None) is not None for name in _RARE):
             return False
-        part = self.parts[output.request_id] = _Part(output)
+        part = self.parts[output.request_id] = _Part(first=output)
         part.add(output)
         return True
 

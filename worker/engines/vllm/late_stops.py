@@ -15,7 +15,7 @@ _FIELD = "rollstream_late"
 """The attribute of an engine with its requests that have such ids."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Late:
     ids: frozenset[int]
     min_tokens: int
@@ -46,7 +46,7 @@ def _noting(add_request: Any) -> Any:
     def added(engine: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         params = request.sampling_params
         if params is not None and params.extra_args and LATE_STOPS in params.extra_args:
-            late = _Late(frozenset(params.extra_args[LATE_STOPS]), params.min_tokens)
+            late = _Late(ids=frozenset(params.extra_args[LATE_STOPS]), min_tokens=params.min_tokens)
             vars(engine).setdefault(_FIELD, {})[request.request_id] = late
         return add_request(engine, request, *args, **kwargs)
 

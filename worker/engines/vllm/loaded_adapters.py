@@ -20,7 +20,7 @@ from ...weights.safetensors_header import HeaderError, read_header
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
     """An adapter that was loaded, and what its files held then."""
 
@@ -40,6 +40,7 @@ class LoadedAdapters:
 
     def __init__(
         self,
+        *,
         add: Callable[[Adapter], Awaitable[object]],
         remove: Callable[[Adapter], Awaitable[object]],
         forget: Callable[[Adapter, Exception], Awaitable[object]],
@@ -134,7 +135,7 @@ class LoadedAdapters:
         async with self.changing:
             content = await asyncio.to_thread(read_content, adapter.path)  # before vLLM reads them
             await self._add_checked(adapter)
-            self._known.setdefault(adapter.int_id, _Known(adapter, content))
+            self._known.setdefault(adapter.int_id, _Known(adapter=adapter, content=content))
 
     async def _check_unchanged(self, adapter: Adapter) -> None:
         known = self._known.get(adapter.int_id)
@@ -146,7 +147,7 @@ class LoadedAdapters:
                 adapter.name, "its files are gone or changed since it was loaded; publish another version"
             )
         if adapter.int_id in self._known:  # not unloaded meanwhile
-            self._known[adapter.int_id] = _Known(adapter, content)
+            self._known[adapter.int_id] = _Known(adapter=adapter, content=content)
 
     async def _add_checked(self, adapter: Adapter) -> None:
         looks = look(adapter.path)

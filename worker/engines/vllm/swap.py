@@ -28,7 +28,7 @@ MAX_RELOADS = 4
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """A checkpoint, and what its files held when they were read."""
 
@@ -39,10 +39,12 @@ class Weights:
 class Swapper:
     """Makes one swap at a time; every checkpoint is compared with the boot model (`booted`)."""
 
-    def __init__(self, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions) -> None:
+    def __init__(
+        self, *, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions
+    ) -> None:
         self._llm = llm
         self._calls = calls
-        self._booted = checkpoint.Booted(booted.folder)
+        self._booted = checkpoint.Booted(folder=booted.folder)
         self._why_not = ""
         self._serving = booted
         self._adapters = adapters
@@ -105,7 +107,9 @@ class Swapper:
             await self._go_back(listed, error)
             raise
         self._serving = weights
-        self._versions.swapped(Swap(asked_at, paused_at, time.monotonic(), version))
+        self._versions.swapped(
+            Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)
+        )
 
     async def _pause(self, mode: SwapMode) -> None:
         """Pause the engine and clear its KV cache: requests that are kept compute it again from their tokens."""
@@ -181,4 +185,4 @@ def _checked(folder: Path, booted: checkpoint.Booted, content: checkpoint.Conten
     checkpoint.check(folder, booted)
     if content.spoilt:
         raise CheckpointRefusedError(folder, *content.spoilt)
-    return Weights(folder, content)
+    return Weights(folder=folder, content=content)

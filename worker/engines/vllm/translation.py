@@ -20,7 +20,7 @@ from .late_stops import LATE_STOPS
 from .logits import NOT_FINITE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """What the worker's tokenizer makes of texts; empty without one."""
 

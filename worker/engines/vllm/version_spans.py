@@ -14,7 +14,7 @@ Spans = tuple[VersionSpan, ...]
 MAX_SWAPS_REMEMBERED = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Swap:
     """A swap to `version`, with its moments in monotonic seconds.
 
@@ -31,7 +31,7 @@ class Swap:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """When a request was handed to vLLM, with the version and the number of aborting swaps then."""
 
@@ -40,7 +40,7 @@ class Start:
     aborts: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Versions:
     """The version that samples new requests, and the swaps that led to it."""
 
@@ -57,7 +57,7 @@ class Versions:
 
     def start(self, at: float) -> Start:
         """Called before a request is handed to vLLM."""
-        return Start(at, self.now, self.aborts)
+        return Start(at=at, version=self.now, aborts=self.aborts)
 
     def aborted(self, start: Start) -> bool:
         """Whether a swap has aborted the request with this start."""

@@ -19,7 +19,7 @@ async def fail(error: Exception) -> None:
 
 
 async def test_a_call_without_an_answer_is_the_engines_death_and_every_other_call_ends_with_it() -> None:
-    calls = Calls(GoneError, 0.05, 60)
+    calls = Calls(dead=GoneError, step_limit_s=0.05, load_limit_s=60)
     waiting = asyncio.create_task(calls.answer(asyncio.sleep(60)))
 
     with pytest.raises(EngineDiedError, match=r"no step in 0\.05 s"):
@@ -31,7 +31,7 @@ async def test_a_call_without_an_answer_is_the_engines_death_and_every_other_cal
 
 
 async def test_a_load_has_a_longer_limit_and_others_can_wait_for_its_end() -> None:
-    calls = Calls(GoneError, 0.05, 60)
+    calls = Calls(dead=GoneError, step_limit_s=0.05, load_limit_s=60)
     ending = asyncio.Event()
     loading = asyncio.create_task(calls.load(ending.wait()))
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_a_load_has_a_longer_limit_and_others_can_wait_for_its_end() -> No
 
 
 async def test_who_waits_for_a_load_waits_for_the_next_one_too_that_begins_at_once() -> None:
-    calls = Calls(GoneError, 60, 60)
+    calls = Calls(dead=GoneError, step_limit_s=60, load_limit_s=60)
     ending = asyncio.Event()
 
     async def twice() -> None:
@@ -66,7 +66,7 @@ async def test_who_waits_for_a_load_waits_for_the_next_one_too_that_begins_at_on
 
 
 async def test_a_load_beyond_its_limit_is_the_engines_death_and_nobody_waits_for_it_any_more() -> None:
-    calls = Calls(GoneError, 60, 0.05)
+    calls = Calls(dead=GoneError, step_limit_s=60, load_limit_s=0.05)
 
     with pytest.raises(EngineDiedError, match=r"weights not loaded in 0\.05 s"):
         await calls.load(asyncio.sleep(60))
@@ -75,7 +75,7 @@ async def test_a_load_beyond_its_limit_is_the_engines_death_and_nobody_waits_for
 
 
 async def test_an_engine_that_says_it_is_gone_is_dead_and_any_other_error_is_the_calls_own() -> None:
-    calls = Calls(GoneError, 60, 60)
+    calls = Calls(dead=GoneError, step_limit_s=60, load_limit_s=60)
 
     with pytest.raises(ValueError, match="of the call"):
         await calls.utility(fail(ValueError("of the call")))
@@ -88,7 +88,7 @@ async def test_an_engine_that_says_it_is_gone_is_dead_and_any_other_error_is_the
 
 
 async def test_a_caller_that_was_cancelled_is_cancelled() -> None:
-    calls = Calls(GoneError, 60, 60)
+    calls = Calls(dead=GoneError, step_limit_s=60, load_limit_s=60)
     caller = asyncio.create_task(calls.utility(asyncio.sleep(60)))
     await asyncio.sleep(0)
 

@@ -42,12 +42,12 @@ def calls() -> Calls:
 
 @pytest.fixture
 def adapters(calls: Calls) -> LoadedAdapters:
-    return LoadedAdapters(calls.add, calls.remove, calls.forget)
+    return LoadedAdapters(add=calls.add, remove=calls.remove, forget=calls.forget)
 
 
 @pytest.fixture
 def adapter(adapter_dir: Path, tmp_path: Path) -> Adapter:
-    return Adapter("math@1", 1, Path(shutil.copytree(adapter_dir / "math@1", tmp_path / "math@1")))
+    return Adapter(name="math@1", int_id=1, path=Path(shutil.copytree(adapter_dir / "math@1", tmp_path / "math@1")))
 
 
 async def test_whatever_a_load_raises_the_adapter_is_taken_out(

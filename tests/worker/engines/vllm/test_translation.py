@@ -25,7 +25,14 @@ def output(logprob: float) -> SimpleNamespace:
 
 
 def asked(**fields: Any) -> GenerateRequest:
-    return GenerateRequest("b/0/1", [5], GenerationConfig(**{"max_new_tokens": 1, **fields}), (2,), None, None)
+    return GenerateRequest(
+        request_id="b/0/1",
+        prompt=[5],
+        config=GenerationConfig(**{"max_new_tokens": 1, **fields}),
+        stop_token_ids=(2,),
+        seed=None,
+        adapter=None,
+    )
 
 
 @pytest.mark.parametrize("n", [1, 8])

@@ -19,7 +19,10 @@ from rollstream.worker.engines.vllm.version_spans import (
     shared_out,
 )
 
-SWAPS = [Swap(10.0, 11.0, 12.0, 1), Swap(20.0, 20.0, 20.0, 2)]
+SWAPS = [
+    Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1),
+    Swap(asked_at=20.0, paused_at=20.0, resuming_at=20.0, version=2),
+]
 
 
 def completion(length: int, *spans: tuple[str, int, int]) -> SimpleNamespace:
@@ -67,13 +70,15 @@ def test_without_a_report_the_time_that_each_version_served_shares_out_the_token
 ) -> None:
     version = 0 if start < 12 else 1 if start < 20 else 2
 
-    assert estimated_spans(12, Start(start, version, 0), until, SWAPS) == (spans, exact)
+    assert estimated_spans(12, Start(at=start, version=version, aborts=0), until, SWAPS) == (spans, exact)
 
 
 def test_an_answer_that_comes_before_the_engine_is_known_to_go_on_is_no_exact_one_of_the_old_version() -> None:
     versions = Versions()
     start = versions.start(5.0)
-    versions.swapped(Swap(10.0, 11.0, 12.0, 1))  # and then the engine is asked to go on
+    versions.swapped(
+        Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1)
+    )  # and then the engine is asked to go on
 
     assert versions.spans(SimpleNamespace(token_ids=[1] * 4), start, 12.001) == (((0, 4),), False)
 
@@ -95,7 +100,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Swap], list[tuple[int, int]], int, 
         paused = stopped + draw(ms)
         resuming = paused + draw(ms)
         now = resuming + draw(ms)
-        swaps.append(Swap(asked, paused, resuming, version))
+        swaps.append(Swap(asked_at=asked, paused_at=paused, resuming_at=resuming, version=version))
         pauses.append((stopped, now))
     start = draw(st.integers(0, now + 40))
     steps = [at for at in range(start, now + 120) if not any(stopped <= at < on for stopped, on in pauses)]
@@ -105,7 +110,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Swap], list[tuple[int, int]], int, 
 
 
 @given(histories(), ms)
-@example(([Swap(0, 9, 30, 1)], [(5, 31)], 2, [3, 4, 31, 32]), 0)
+@example(([Swap(asked_at=0, paused_at=9, resuming_at=30, version=1)], [(5, 31)], 2, [3, 4, 31, 32]), 0)
 def test_what_is_called_exact_is_what_was_sampled_and_every_estimate_adds_up(
     history: tuple[list[Swap], list[tuple[int, int]], int, list[int]], late: int
 ) -> None:
@@ -114,7 +119,7 @@ def test_what_is_called_exact_is_what_was_sampled_and_every_estimate_adds_up(
     known = sum(swap.resuming_at <= start for swap in swaps)
     seen = [swap for swap in swaps if swap.resuming_at <= until]
 
-    spans, exact = estimated_spans(len(sampled), Start(start, known, 0), until, seen)
+    spans, exact = estimated_spans(len(sampled), Start(at=start, version=known, aborts=0), until, seen)
 
     went_on = [on for _, on in pauses]
     truth = tuple((version, len(list(run))) for version, run in groupby(bisect_right(went_on, at) for at in sampled))
@@ -146,7 +151,7 @@ def test_tokens_are_shared_out_in_proportion(
 def test_a_report_is_exact_and_a_guess_is_not() -> None:
     versions = Versions(now=2)
     versions.swaps.extend(SWAPS)
-    start = Start(8.0, 0, 0)
+    start = Start(at=8.0, version=0, aborts=0)
 
     assert versions.spans(completion(4, ("0", 0, 1), ("1", 1, 4)), start, 16.0) == (((0, 1), (1, 3)), True)
     assert versions.spans(SimpleNamespace(token_ids=[1] * 12), start, 16.0) == (((0, 4), (1, 8)), False)

@@ -1,6 +1,6 @@
-"""`rollstream-worker` and `python -m rollstream.worker` are the same command. Imports nothing until it is called.
+"""`rollstream-worker` and `python -m rollstream.worker` are the same command. It imports nothing until it is called.
 
-vLLM's EngineCore is a new process that imports its parent's main module first: what stands here it would wait for.
+vLLM's EngineCore is a new process that first imports its parent's main module, and would wait for imports here.
 """
 
 import sys
@@ -8,7 +8,7 @@ import sys
 
 def main() -> int:
     """See `worker.command.main`."""
-    # First of all: a worker that still loads holds nothing, and ends at once without a traceback.
+    # First of all: a worker that still loads holds no jobs, so a signal ends it at once, without a traceback.
     from .operations.process_end import end_on_signals  # noqa: PLC0415 - see above
 
     end_on_signals()

@@ -1,4 +1,4 @@
-"""A worker is one task group: whichever role fails takes the others down, and the process with them."""
+"""A worker is one task group of roles: if one role fails, all others end, and the process with them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Worker:
     """Consumer, heartbeat and watchdog around one engine."""
 
     def __init__(self, settings: WorkerSettings, engine: Engine, start: Start | None = None) -> None:
-        """`start`: where the engine took long to make, and the worker is to be seen meanwhile."""
+        """`start`: an earlier start, if the engine took long to make and the worker should be seen meanwhile."""
         self._settings = settings
         self._start = start or Start(settings)
         self._engine = engine
         self._blocking = connect(settings.redis)
         self._commands = connect(settings.redis)
-        self._upkeep = connect(settings.redis)  # what keeps us alive never queues behind thousands of answers
+        self._upkeep = connect(settings.redis)  # leases and heartbeats must not wait behind thousands of answers
         keys = Keys(settings.policy, settings.partitions)
         self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
         self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
@@ -100,7 +100,7 @@ class Worker:
 
     @property
     def state(self) -> WorkerState:
-        """Starting also while the newest policy version is not loaded yet."""
+        """The state is starting until the newest policy version is loaded."""
         if self._admission.closed:
             return WorkerState.DRAINING
         if self._starting:
@@ -156,7 +156,7 @@ class Worker:
                 other.cancel()
 
     async def _begin(self) -> None:
-        """Jobs are admitted from the newest complete policy version on, or where none is announced."""
+        """Admit jobs once the newest complete policy version is loaded, or if none is announced."""
         await self._follower.begin()
         self._starting = False
         self._heartbeat.hurry()
@@ -167,7 +167,7 @@ class Worker:
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
-        # Until here `process_end` handles them: nothing is held yet, and vLLM's processes die with us
+        # Until now `process_end` handles the signals: no job is held yet, and vLLM's processes end with this one
         # (engines/vllm/plugin.py).
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -182,7 +182,7 @@ class Worker:
             self._begin_drain(signal.Signals(number).name)
 
     def _begin_drain(self, asked_by: str = "operator") -> None:
-        grace_s = 0 if self._starting else self._settings.grace_s  # while it starts nothing is held
+        grace_s = 0 if self._starting else self._settings.grace_s  # no job is held during the start
         log.info("draining", asked_by=asked_by, grace_s=grace_s, jobs=len(self._leases))
         self._consumer.stop()
         self._drain.reschedule(asyncio.get_running_loop().time() + grace_s)
@@ -223,7 +223,7 @@ class Worker:
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """A dead engine fails every group at once; one error says it all. `EngineDiedError` before anything else."""
+    """One error of the group, since a dead engine fails every group at once; `EngineDiedError` before any other."""
     died = group.subgroup(EngineDiedError)
     error: BaseException = died or group
     while isinstance(error, BaseExceptionGroup):

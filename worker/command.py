@@ -16,11 +16,11 @@ from .operations.redaction import Redaction, without_secrets
 from .startup.command_line import read_settings
 
 FEWEST_FILES = 64
-"""An event loop and the connections to Redis; an engine needs more, and says so itself."""
+"""Enough files for an event loop and connections to Redis. An engine needs more, and says so itself."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, see `worker.exit_codes`."""
+    """Run a worker; returns the exit code, see `worker.exit_codes`."""
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
     except SettingsError as error:
@@ -61,6 +61,6 @@ async def _serve(settings: WorkerSettings) -> int:
 
 
 def _complain(text: str) -> None:
-    """A line a problem."""
+    """Write one line for each problem."""
     for line in text.split("\n"):
         sys.stderr.write(f"rollstream-worker: {line}\n")

@@ -1,4 +1,4 @@
-"""Every setting of a worker, from flags and `ROLLSTREAM_*`; what cannot work is refused before anything starts."""
+"""All settings of a worker, from flags and `ROLLSTREAM_*`. Settings that cannot work are refused before the start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .exit_codes import MEANINGS
 
 
 def new_consumer_name() -> str:
-    """Unique a process start, so that a restarted worker is a stranger to the entries of its former self."""
+    """A name unique to this start of the process, so that a restarted worker does not own its old entries."""
     return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
@@ -39,7 +39,7 @@ _HELP = "Take jobs of one policy from Redis, generate with vLLM, publish padded 
 
 
 class WorkerSettings(BaseSettings):
-    """Every flag; each is an environment variable too."""
+    """All flags; each is an environment variable too."""
 
     model_config = SettingsConfigDict(
         env_prefix="ROLLSTREAM_",
@@ -80,39 +80,40 @@ class WorkerSettings(BaseSettings):
     )
     adapter_cache: Path | None = Field(
         None,
-        description="Folder for adapters that come through Redis, each worker in a sub-folder of its own, removed when "
-        "it ends; default: a temporary one.",
+        description="Folder for adapters that come through Redis. Each worker uses a sub-folder of its own and removes "
+        "it at its end; default: a temporary folder.",
     )
     lora: bool = Field(
         False,
         description="Serve adapters that come through Redis; --adapter-dir and --adapter-cache imply it. It costs "
-        "speed also where no job names one.",
+        "speed even if no job names an adapter.",
     )
     max_adapter_bytes: int = Field(2**30, ge=1, description="Largest adapter that is fetched from Redis.")
     adapter_cache_bytes: int = Field(
-        8 * 2**30, ge=1, description="Disk that fetched adapters take; what is in use stays in any case."
+        8 * 2**30, ge=1, description="Disk space for fetched adapters; those in use stay in any case."
     )
     max_loras: int = Field(4, ge=1, le=64, description="Adapters that may run in one engine batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="Highest rank of an adapter.")
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of weights and activations; on the CPU auto turns float32 weights into bfloat16."
+        "auto",
+        description="Data type of weights and activations; on the CPU, auto turns float32 weights into bfloat16.",
     )
     max_model_len: int | None = Field(None, ge=2, description="Longest prompt + completion; default: the model's.")
     replicas: int = Field(
         1,
         ge=1,
         le=16,
-        description="Engines on the GPU, which they share: a small model is bound by one engine's Python.",
+        description="Engines that share the GPU; a small model is limited by the Python of a single engine.",
     )
     max_num_seqs: int = Field(256, ge=1, le=65536, description="Sequences that an engine runs at once.")
     kv_cache_bytes: int | None = Field(
-        None, ge=2**20, description="Size of the KV cache, of all replicas together; default on a GPU: what is free."
+        None, ge=2**20, description="Size of the KV cache of all replicas together; default on a GPU: all free memory."
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of the GPU's memory that vLLM takes, all replicas together."
     )
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one engine is spread over.")
+    tensor_parallel_size: int = Field(1, ge=1, description="Number of GPUs for one engine.")
     logprobs_mode: Literal["processed", "raw"] = Field(
         "processed", description="Log-probs under the sampling distribution, or the model's raw ones."
     )
@@ -120,13 +121,13 @@ class WorkerSettings(BaseSettings):
         default_factory=dict, repr=False, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
     )
     engine_timeout_s: float = Field(
-        120, gt=0, description="Seconds without an engine step after which it is taken for dead."
+        120, gt=0, description="Seconds without an engine step after which the engine counts as dead."
     )
     load_timeout_s: float = Field(
         1800,
         gt=0,
-        description="The same while it loads the weights of a new version: nothing is sampled meanwhile, so what a "
-        "slow file system takes.",
+        description="The same while the weights of a new version are loaded: enough for a slow file system. Nothing is "
+        "sampled meanwhile.",
     )
 
     checkpoint_dir: Path | None = Field(
@@ -134,18 +135,18 @@ class WorkerSettings(BaseSettings):
     )
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
-        description="What new weights do to completions in flight: keep goes on with them, wait lets the completions "
-        "finish first, abort starts them again: none ends where new versions come faster than completions take.",
+        description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "
+        "completions finish first, abort starts them again (if versions come faster than completions, none ends).",
     )
 
     inflight_sequences: int | None = Field(
         None,
         ge=1,
-        description="Sequences in the engine at once, of which one group may exceed what is left; default: no job is "
-        "read from 1.25 x replicas x max_num_seqs on, and groups of jobs that were read enter up to twice as many.",
+        description="Sequences in the engine at once; one group may exceed what is left. Default: jobs are read up to "
+        "1.25 x replicas x max_num_seqs sequences, and groups of read jobs enter the engine up to twice as many.",
     )
     inflight_bytes: int = Field(
-        2**28, ge=1, description="Bytes of admitted jobs and their answers to be, until these are in Redis."
+        2**28, ge=1, description="Bytes of admitted jobs and their expected answers, until the answers are in Redis."
     )
     lease_s: float = Field(
         DEFAULT_LEASE_S,
@@ -154,20 +155,23 @@ class WorkerSettings(BaseSettings):
         description="Seconds after which a silent worker's jobs are taken over; renewed meanwhile.",
     )
     max_deliveries: int = Field(
-        3, ge=1, le=100, description="Deliveries whose worker died or hung after which a job is given up on."
+        3, ge=1, le=100, description="A job is given up on after so many deliveries whose worker died or hung."
     )
     max_interruptions: int = Field(
-        20, ge=1, le=1000, description="The same for deliveries whose worker lived on: Redis or the link was away."
+        20,
+        ge=1,
+        le=1000,
+        description="The same for deliveries whose worker stayed alive: Redis or the connection was away.",
     )
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
     heartbeat_s: float = Field(
         HEARTBEAT_S, gt=0, le=LONGEST_HEARTBEAT_S, description="Seconds between two reports of this worker."
     )
     retention_s: float = Field(
-        86_400, ge=0, description="Seconds that a finished job stays in its stream; what is unfinished always stays."
+        86_400, ge=0, description="Seconds that a finished job stays in its stream; unfinished jobs always stay."
     )
     retention_bytes: int = Field(
-        2**30, ge=0, description="Size of a partition's stream above which its oldest finished jobs go earlier."
+        2**30, ge=0, description="Above this size of a partition's stream its oldest finished jobs go earlier."
     )
     result_ttl_s: int = Field(RESULT_TTL_S, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 
@@ -178,16 +182,18 @@ class WorkerSettings(BaseSettings):
 
     print_config: bool = Field(False, exclude=True, description="Print the settings as JSON and exit.")
 
-    stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: at once.")
+    stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: no delay.")
     stub_vocab_size: int = Field(32_000, ge=8, description="Vocabulary of the stub engine.")
     stub_poison_token: int | None = Field(
-        None, ge=0, description="A prompt with this token ends the process at once, as one that kills its engine would."
+        None,
+        ge=0,
+        description="A prompt with this token ends the process at once, like a prompt that kills its engine.",
     )
 
     @field_validator("max_lora_rank", mode="before")
     @classmethod
     def _number(cls, value: object) -> object:
-        """A flag is text, which pydantic compares with the numbers as it is."""
+        """A flag is text, and pydantic would compare the text with numbers."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("engine")
@@ -243,26 +249,26 @@ class WorkerSettings(BaseSettings):
 
     @property
     def admitted_sequences(self) -> int:
-        """`inflight_sequences` or its default: a quarter waits in the engines, so that none of them runs short."""
+        """`inflight_sequences` or its default: a quarter more than the engines run, so that they stay full."""
         return self.inflight_sequences or self.replicas * self.max_num_seqs * 5 // 4
 
     @property
     def places(self) -> int:
-        """Sequences below which groups enter the engines. A group has its places until its last sequence has ended, so
-        by default there are enough of them for engines that are full all the same.
+        """Groups enter the engines while fewer sequences have places. A group keeps its places until its last sequence
+        has ended, so the default is large enough to keep the engines full.
         """
         return self.inflight_sequences or 2 * self.admitted_sequences
 
     @property
     def model_name(self) -> str:
-        """For people: the folder's own name, also where `--model` is `.`; its links stay as they are."""
+        """The folder's own name, for people, even if `--model` is `.`; links are not followed."""
         return Path(os.path.abspath(self.model)).name if self.model else ""  # noqa: PTH100 - resolve follows links
 
     @property
     def serves_adapters(self) -> bool:
-        """Whether the engine runs with LoRA at all."""
+        """Whether the engine runs with LoRA."""
         return self.lora or self.adapter_dir is not None or self.adapter_cache is not None
 
     def shown(self) -> dict[str, Any]:
-        """All settings for `--print-config`, the Redis password blotted out."""
+        """All settings for `--print-config`, without the Redis password."""
         return {**self.model_dump(mode="json"), "redis": without_password(self.redis)}

@@ -1,4 +1,4 @@
-"""What a worker asks of an engine; `engine_registry` says which there are."""
+"""What a worker needs from an engine; `engine_registry` lists the engines."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 from .weights.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
-"""What new weights do to requests in flight: `keep` goes on from where they are, their KV cache computed again by the
-new weights; `wait` lets them finish first; `abort` starts them again from their prompt, with the same seed."""
+"""What new weights do to requests in flight: `keep` goes on from where they are, with a KV cache computed again by the
+new weights; `wait` lets the requests finish first; `abort` starts them again from their prompt, with the same seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What the guard must know of a running engine."""
+    """What the checks of requests must know of a running engine."""
 
     vocab_size: int
-    """Of the model, not the tokenizer: ids at or above it kill vLLM."""
+    """The model's, not the tokenizer's: an id at or above it kills vLLM."""
     max_model_len: int
     max_num_seqs: int
     eos_token_ids: tuple[int, ...]
-    """What ends a completion when the job names no `eos_token_id`: the model's own."""
+    """The model's own EOS ids; they end a completion if the job names no `eos_token_id`."""
     max_logprobs: int
-    """Most candidates that `next_tokens` may be asked for."""
+    """The most candidates that `next_tokens` can give."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
     spoken_eos_ids: tuple[int, ...] = ()
-    """The tokenizer's EOS where the model names others: ends a completion too, but only the model's are banned."""
+    """The tokenizer's EOS if the model names others. It ends a completion too, but only the model's are ever banned."""
     max_allowed_ids: int | None = None
-    """Most `allowed_token_ids` of a request; one more ends the engine. None: any number."""
+    """The most `allowed_token_ids` of a request; one more kills the engine. None: any number."""
     max_banned_stops: int | None = None
-    """The same of the EOS and stop ids that `min_new_tokens` bans."""
+    """The same for the EOS and stop ids that `min_new_tokens` bans."""
     max_bad_word_tokens: int | None = None
-    """The same of all tokens of `bad_words`."""
+    """The same for all tokens of `bad_words` together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """A LoRA adapter that was found and checked: immutable, with an id that no other adapter of this process has."""
+    """A LoRA adapter that was found and checked. Its id belongs to no other adapter of this process."""
 
     name: str
     """`name@version`"""
@@ -56,40 +56,40 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One group, after the guard: every id within the vocabulary, every length within the model's."""
+    """One group that has passed the checks: ids are within the vocabulary, lengths within the model's limit."""
 
     request_id: str
     prompt: list[int]
     config: GenerationConfig
     stop_token_ids: tuple[int, ...]
-    """EOS ids (unless ignored) and stop ids together."""
+    """All EOS ids (unless ignored) and stop ids."""
     seed: int | None
-    """Of sample 0; sample i uses seed + i."""
+    """The seed of sample 0; sample i uses seed + i. None: no seed."""
     adapter: Adapter | None
     late_stop_ids: tuple[int, ...] = ()
-    """What ends a completion once it has `min_new_tokens`, and can be sampled before without ending it."""
+    """Ids that end a completion once it has `min_new_tokens`; before, they may be sampled and do not end it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One continuation. `logprobs` has a number for each token, or is None when the config asked for none."""
+    """One continuation. `logprobs` has a number for each token, or is None if the config asked for none."""
 
     token_ids: NDArray[np.int32]
-    """(L,), the stop token or the tokens of the stop string included."""
+    """(L,), including the stop token or the tokens of the stop string."""
     logprobs: NDArray[np.float32] | None
     finish_reason: FinishReason
     stop_reason: int | str | None
     version_spans: tuple[VersionSpan, ...]
-    """In order; the numbers of tokens add up to L."""
+    """In order; their numbers of tokens add up to L."""
     text: str | None = None
     score: float | None = None
     spans_exact: bool = True
-    """False where the engine cannot tell which version sampled what, and `version_spans` is its best estimate."""
+    """False if the engine cannot tell which version sampled which token; `version_spans` is then an estimate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextTokens:
-    """What may follow a prompt: (token, raw log-prob), likeliest first, and which policy version says so."""
+    """Candidates for the next token as (token, raw log-prob), likeliest first, and the version that gave them."""
 
     candidates: tuple[tuple[int, float], ...]
     version: int
@@ -97,9 +97,9 @@ class NextTokens:
 
 
 class Engine(Protocol):
-    """One engine, whichever it is. All methods run on the worker's event loop.
+    """Any engine. All methods run on the worker's event loop.
 
-    Every method raises `EngineDiedError` once the engine's process has ended or stopped answering, and then always.
+    Once the engine's process has ended or stopped answering, every call raises `EngineDiedError`.
     A cancelled call aborts its request in the engine.
     """
 
@@ -109,36 +109,36 @@ class Engine(Protocol):
 
     @property
     def policy_version(self) -> int:
-        """What new requests are sampled with; 0 is what the engine booted with."""
+        """The version that samples new requests; 0 is the boot model."""
 
     async def start(self) -> None:
-        """Load the model and run a first request, so that the first job pays no compilation. Raises `SettingsError`."""
+        """Load the model and run a first request, so that no job waits for compilation. Raises `SettingsError`."""
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
-        """The n completions of a prompt, in order. Raises `DataError` for what the engine itself refuses."""
+        """The n completions of a prompt, in order. Raises `DataError` for a request that the engine refuses."""
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens with their raw log-probs: a step of beam search."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Make `adapter` usable by requests; a no-op when it is. Raises `DataError` (`adapter_refused`)."""
+        """Make `adapter` usable by requests; a no-op if it is. Raises `DataError` (`adapter_refused`)."""
 
     async def unload_adapter(self, adapter: Adapter) -> None:
-        """Forget one that no request uses or will name again; its files may be gone."""
+        """Forget an adapter that no request uses or will name again; its files may be gone."""
 
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
-        """Swap to the weights in the folder `path`; requests may be in flight and may go on being made.
+        """Swap to the weights in the folder `path`. Requests may be in flight, and new ones may come.
 
-        `content` is what its files held when the caller read them; without it they are read for this.
-        Calls are served one after another, and a cancelled one is carried through all the same. Adapters stay loaded.
-        The engine serves on with what it had after `CheckpointRefusedError` (the checkpoint is broken, or not of the
-        model that the engine booted with) and `SwapFailedError` (it could not be loaded).
+        `content` is what the files held when the caller read them; without it they are read now.
+        Calls are carried out one after another, a cancelled one too. Adapters stay loaded.
+        After `CheckpointRefusedError` (the checkpoint is broken, or not of the boot model) and `SwapFailedError` (it
+        could not be loaded) the engine goes on with its old weights.
 
-        A beam search is many requests: under any mode it goes on with the new weights, and its spans say where.
+        A beam search is many requests: in every mode it goes on with the new weights, and its spans say where.
         """
 
     async def check(self) -> None:
-        """Return once the engine has answered a round trip between two of its steps."""
+        """Return once the engine has answered between two of its steps."""
 
     async def close(self) -> None:
-        """End the engine's processes; none is left when this returns. Safe to call twice and after its death."""
+        """End the engine's processes; none is left when this returns. Safe to call twice, and after its death."""

@@ -14,18 +14,18 @@ from .errors import SettingsError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
-    """One engine. Its module is imported when a worker is made that runs it, and by nothing else."""
+    """One engine. Its module is imported only when a worker runs this engine."""
 
     module: str
-    """Absolute, such as `rollstream.worker.engines.stub`."""
+    """The absolute name of the module, such as `rollstream.worker.engines.stub`."""
     make: str
-    """A class or function of the module, called with the `WorkerSettings`; gives an `Engine`."""
+    """A class or function of the module that makes an `Engine` from the `WorkerSettings`."""
     about: str
-    """For `--help`."""
+    """The text for `--help`."""
     loads_model: bool
-    """Whether it needs `--model`, and a folder for temporary files."""
+    """Whether the engine needs `--model`, and a folder for temporary files."""
     install: str | None = None
-    """What to do where a package that the module needs is missing."""
+    """What to install if a package that the module needs is missing."""
 
 
 ENGINES = {
@@ -47,17 +47,17 @@ DEFAULT = "vllm"
 
 
 def described() -> str:
-    """A line for `--help`."""
+    """A line for `--help` that describes all engines."""
     return "; ".join(f"{name}: {entry.about}" for name, entry in ENGINES.items()) + "."
 
 
 def unknown(name: str) -> str:
-    """What is said of an engine that is not registered."""
+    """The error text for an engine that is not registered."""
     return f"there is no engine {shown(name)}: give {' or '.join(ENGINES)}"
 
 
 def load(name: str) -> Callable[..., Any]:
-    """What makes the engine `name` of the settings. Raises `SettingsError` where its packages are not installed."""
+    """The function that makes the engine `name`. Raises `SettingsError` if its packages are not installed."""
     entry = ENGINES[name]
     try:
         module = import_module(entry.module)

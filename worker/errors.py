@@ -1,4 +1,4 @@
-"""What can go wrong in a worker, told apart by who is at fault: the data, the operator or the machine."""
+"""The worker's errors, by cause: the data, the operator or the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollstream.schemas.errors import cut
 
 
 class WorkerError(RollstreamError):
-    """Base of what `worker` raises."""
+    """Base of the errors that `worker` raises."""
 
 
 class SettingsError(WorkerError):
@@ -17,7 +17,7 @@ class SettingsError(WorkerError):
 
 
 class DataError(WorkerError):
-    """Raised when a group cannot be generated on any worker: answered with a `GroupError`, never retried."""
+    """Raised when no worker can generate a group: it is answered with a `GroupError` and never retried."""
 
     def __init__(self, code: ErrorCode, field: str, message: str) -> None:
         super().__init__(cut(message))
@@ -27,12 +27,12 @@ class DataError(WorkerError):
 
 
 def adapter_refused(name: str, problem: str) -> DataError:
-    """Of an adapter that no worker can use as it is."""
+    """The error for an adapter that no worker can use as it is."""
     return DataError(ErrorCode.ADAPTER_REFUSED, "adapter", f"adapter {name!r}: {problem}")
 
 
 class CacheUnwritableError(WorkerError):
-    """Raised when an adapter cannot be kept on this worker's disk: no fault of the job, which others may run."""
+    """Raised when an adapter cannot be kept on this worker's disk. The job is sound; other workers may run it."""
 
     def __init__(self, folder: Path, nbytes: int, error: OSError) -> None:
         problem = f"{error.strerror or error} (errno {error.errno})"
@@ -43,15 +43,15 @@ class CacheUnwritableError(WorkerError):
 
 
 class UnpublishableError(WorkerError):
-    """Raised when a key of a batch holds something else, so that Redis never takes its answers: a dead letter."""
+    """Raised when a key of a batch holds something else, so that Redis takes no answers: the job is a dead letter."""
 
 
 class EngineDiedError(WorkerError):
-    """Raised when the engine's process ended or no longer steps; the worker ends non-zero and its jobs stay pending."""
+    """Raised when the engine's process has ended or hangs. The worker ends with an error; its jobs stay pending."""
 
 
 class CheckpointRefusedError(WorkerError):
-    """Raised when a checkpoint is incomplete or made for another model; the engine was not touched and serves on."""
+    """Raised when a checkpoint is incomplete or made for another model. The engine keeps its weights and goes on."""
 
     def __init__(self, folder: Path, where: str, problem: str) -> None:
         super().__init__(cut(f"checkpoint {folder.name}: {where}: {problem}"))
@@ -61,7 +61,7 @@ class CheckpointRefusedError(WorkerError):
 
 
 class SwapFailedError(WorkerError):
-    """Raised when vLLM could not load a checkpoint that fits; the engine has its old weights again and serves on."""
+    """Raised when vLLM could not load a checkpoint that fits. The engine has its old weights again and goes on."""
 
     def __init__(self, folder: Path, version: int, kept: int, problem: str) -> None:
         super().__init__(

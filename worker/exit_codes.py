@@ -1,4 +1,4 @@
-"""How this process ends, for whoever supervises it."""
+"""The exit codes of a worker, for the program that supervises it."""
 
 EXIT_DRAINED, EXIT_FAILED, EXIT_SETTINGS, EXIT_ENGINE_DIED = 0, 1, 2, 3
 

@@ -105,7 +105,7 @@ def test_jobs_before_the_last_possible_id_are_answered_and_a_submit_after_it_say
             client.submit([[5]], None, CONFIG)
 
 
-def test_a_report_that_became_something_else_is_written_again_and_a_pause_is_heeded(
+def test_a_report_that_became_something_else_is_written_again_and_a_pause_takes_effect(
     redis_url: str, policy: str, queue: Queue
 ) -> None:
     with running_worker(redis_url, policy, *FLAGS) as worker:

@@ -191,9 +191,9 @@ class Leases:
             if lease.entry_id not in lost:
                 lease.ends_at = sent_at + self._lease_s
             elif lease in self._held and not lease.ended:
-                self._heed_loss(lease)
+                self._note_loss(lease)
 
-    def _heed_loss(self, lease: Lease) -> None:
+    def _note_loss(self, lease: Lease) -> None:
         """Where nothing runs for it, its last answer is on its way, or it is parked, given back or buried: done by now,
         or the script that is to do it finds out, and says so.
         """

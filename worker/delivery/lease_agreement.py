@@ -40,7 +40,7 @@ class LeaseAgreement:
         if agreed is not None and not self._is_ours(agreed):
             raise SettingsError(f"--lease-s {self._lease_s:g}: {self._other(agreed)}")
 
-    async def heed(self, value: bytes | None) -> str | None:
+    async def check(self, value: bytes | None) -> str | None:
         """Why this worker must end, now that the control hash says `value`; None: it may go on.
 
         A Redis that came back empty is told our lease again. Raises `RedisError`.

@@ -1,1 +1,1 @@
-"""What an operator sees and asks of a worker: reports, logs, control, its end. Touches no job's content."""
+"""What an operator sees of a worker and asks of it: reports, logs, control, its end. Touches no job's content."""

@@ -1,4 +1,4 @@
-"""What an operator asked for is state in Redis, looked at every 0.4 s: nothing is missed while the link is away."""
+"""Do what an operator asks: requests are state in Redis, read every 0.4 s, so an outage loses none of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Control:
-    """Pauses and resumes admission, drains the worker, cancels what runs of a cancelled batch, sets the Redis clock."""
+    """Pauses and resumes admission, drains the worker, cancels running groups of a cancelled batch, sets the clock."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class Control:
         self._drain = drain
 
     async def begin(self) -> None:
-        """The first look: nothing may be read before it. Raises `SettingsError` where waiting cannot help."""
+        """The first look, before any job may be read. Raises `SettingsError` if waiting cannot help."""
         try:
             await retrying("first look", self.look)
         except RedisError as error:
             raise SettingsError(f"--policy {self._keys.policy}: {self._keys.control()} is no hash: {error}") from None
 
     async def run(self) -> None:
-        """Look until cancelled. A Redis that is away is no reason to stop, and is told once an outage."""
+        """Look until cancelled. An outage of Redis does not stop this, and is logged once."""
         away = False
         while not cancelled():
             await asyncio.sleep(PERIOD_S)
@@ -70,11 +70,11 @@ class Control:
                 away = False
             except RedisError as error:
                 if not away:
-                    log.warning("redis does not answer, what an operator asks is heeded later", error=str(error))
+                    log.warning("redis does not answer, what an operator asks is done later", error=str(error))
                 away = True
 
     async def look(self) -> None:
-        """One round trip, and what follows from it. Raises `RedisError`."""
+        """Read all requests in one round trip and act on them. Raises `RedisError`."""
         batches = list(self._runner.batches)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
@@ -85,24 +85,24 @@ class Control:
             replies: list[Any] = await pipe.execute(raise_on_error=False)
         seen_at = time.monotonic()
         (seconds, micros), (paused, lease) = (_value(reply) for reply in replies[:2])
-        drain = _value(replies[2], otherwise=None)  # our own report: what else somebody wrote there asks for nothing
+        drain = _value(replies[2], otherwise=None)  # in our own report; anything else written there is no request
         self._clock.set(seconds + micros / 1e6, seen_at)
-        self._heed_pause(paused=paused is not None)
+        self._follow_pause(paused=paused is not None)
         if drain is not None and not self._admission.closed:
             self._drain()
-        await self._heed_lease(lease)
+        await self._follow_lease(lease)
         for batch_id, reply in zip(batches, replies[3:], strict=True):
-            # An error: the ledger is something else. The job finds that itself, and becomes a dead letter.
+            # On an error the ledger is something else. The job will find that too and become a dead letter.
             if isinstance(reply, bytes):
                 self._runner.cancel(batch_id)
 
-    async def _heed_lease(self, value: bytes | None) -> None:
-        why = await self._lease.heed(value)
+    async def _follow_lease(self, value: bytes | None) -> None:
+        why = await self._lease.check(value)
         if why is not None and not self._admission.closed:
             log.error("draining, this worker's lease is no longer that of the others", why=why)
             self._drain()
 
-    def _heed_pause(self, *, paused: bool) -> None:
+    def _follow_pause(self, *, paused: bool) -> None:
         if paused == (PauseReason.OPERATOR in self._admission.paused):
             return
         log.info("queue paused by an operator" if paused else "queue resumed by an operator")
@@ -113,7 +113,7 @@ _RAISE = object()
 
 
 def _value(reply: Any, otherwise: Any = _RAISE) -> Any:
-    """Raises `RedisError`, but `otherwise` in place of what never passes where that is given."""
+    """The reply. Raises it if it is an error; if it never passes and `otherwise` is given, returns that instead."""
     if isinstance(reply, RedisError):
         if otherwise is not _RAISE and never_passes(reply):
             return otherwise

@@ -1,4 +1,4 @@
-"""Reports what this worker does into a hash with a TTL: who is gone is gone from `rollstream status` too."""
+"""Write what this worker does into a hash with a TTL, so that a dead worker disappears from `rollstream status`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Heartbeat:
     def __init__(
         self, *, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: int = 0
     ) -> None:
-        """`ttl_s`: where three beats may be missed while the process loads."""
+        """`ttl_s`: a longer TTL, for a process that may miss three beats while it loads."""
         self._redis = redis
         self._key = key
         self._interval_s = interval_s
@@ -36,7 +36,7 @@ class Heartbeat:
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled. Nothing that Redis answers is a reason to stop."""
+        """Report until cancelled. No answer of Redis stops this."""
         while not cancelled():
             self._hurry.clear()
             try:
@@ -52,11 +52,11 @@ class Heartbeat:
                     await self._hurry.wait()
 
     def hurry(self) -> None:
-        """Something changed that somebody waits for: report it now."""
+        """Report now: something has changed that others wait for."""
         self._hurry.set()
 
     async def beat(self) -> None:
-        """One report, now."""
+        """Write one report."""
         report: Any = replace(
             self._report(), seen_at=round(time.time(), 3)
         ).fields()  # redis-py's mappings are invariant
@@ -66,7 +66,7 @@ class Heartbeat:
             await pipe.execute()
 
     async def retire(self) -> None:
-        """Remove the report of a worker that ends in order."""
+        """Remove the report, when the worker ends in order."""
         try:
             await self._redis.delete(self._key)
         except RedisError as error:

@@ -1,4 +1,4 @@
-"""One structlog set-up: readable lines on a terminal, JSON for machines, always on stderr and never with a secret."""
+"""Set up structlog: readable lines on a terminal, JSON for machines, always on stderr and never with a secret."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..config import WorkerSettings
 from .redaction import Redaction
 
 _OURS = frozenset({"event", "level", "timestamp", "policy", "consumer"})
-"""What no one else has a part in."""
+"""Fields that only this worker writes, so that they need no redaction."""
 
 
 def configure(settings: WorkerSettings) -> None:
-    """Lines carry level, UTC time, policy and consumer."""
+    """Configure logging. Each line has level, UTC time, policy and consumer."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # structlog's own choices show the local variables of every frame, the Redis URL among them.
+        # By default structlog shows the local variables of every frame, and with them the Redis URL.
         structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
         if as_json
         else structlog.processors.format_exc_info,
@@ -44,7 +44,7 @@ def configure(settings: WorkerSettings) -> None:
 
 
 class _Shown:
-    """A processor: whatever others wrote into a line, a terminal only shows it."""
+    """A processor that makes texts from others harmless for a terminal and hides secrets."""
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction

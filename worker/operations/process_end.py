@@ -1,4 +1,4 @@
-"""How this process ends when it is told to: before it serves, as process 1 of a container, with a disk that stalls."""
+"""End this process when asked to: before it serves, as process 1 of a container, and while a disk hangs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import uvloop
 
 _READERS = "reader"
 _LAST_S = 2.0
-"""What threads get to end in; one that waits for a stalled disk never does."""
+"""Seconds that threads get to end; a thread that waits for a hung disk never ends."""
 
 _before_end: list[Callable[[], None]] = []
 
 
 def end_on_signals() -> None:
-    """SIGTERM and SIGINT end the process at once, until somebody handles them better: nothing is held yet.
+    """Let SIGTERM and SIGINT end the process at once, until the worker handles them: it holds no job yet.
 
-    Without a handler the kernel drops them for process 1 of a container. Python runs this one between two steps of its
-    own, also while vLLM loads.
+    For process 1 of a container the kernel drops signals without a handler. Python runs this handler between two of its
+    own steps, even while vLLM loads.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
@@ -40,22 +40,22 @@ def before_end(last: Callable[[], None]) -> None:
 
 
 def end_by(number: int) -> None:
-    """As if killed by this signal. Does not return."""
+    """End as if killed by this signal. Does not return."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
-    os._exit(128 + number)  # process 1: the kernel has dropped it
+    os._exit(128 + number)  # for process 1 the kernel has dropped the signal
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
     for last in _before_end:
         last()
-    for child in multiprocessing.active_children():  # an engine that loads does not know yet to end with us
+    for child in multiprocessing.active_children():  # an engine that still loads does not end with its worker yet
         child.kill()
     end_by(number)
 
 
 def run(serve: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """The exit code of `serve()`, on an event loop of its own. A thread that still reads does not keep the process."""
+    """Run `serve()` on an event loop; returns its exit code. A thread that still reads does not keep the process."""
     readers = ThreadPoolExecutor(thread_name_prefix=_READERS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_default_executor(readers)
@@ -72,7 +72,7 @@ def run(serve: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 def _hang(readers: ThreadPoolExecutor) -> bool:
-    """Whether threads are left, which Python would wait for, and no signal ends."""
+    """Whether threads are left, for which Python would wait and which no signal ends."""
     readers.shutdown(wait=False, cancel_futures=True)
     until = time.monotonic() + _LAST_S
     left = [thread for thread in threading.enumerate() if thread.name.startswith(_READERS)]

@@ -1,4 +1,4 @@
-"""What leaves this worker as text for people: no secret of its settings, nothing that a terminal would obey."""
+"""Make texts for people safe: without secrets of the settings, and without control characters for a terminal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SECRET_WORDS = frozenset({
 })  # fmt: skip
 _WORDS = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 _SHORTEST = 4
-"""Of a secret that is searched for in texts: a shorter one would blot out words, and is none."""
+"""The shortest secret to search for in texts: a shorter one would hide parts of words."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether an engine argument of this name, such as `hf_token` or `api_key`, is not to be shown."""
+    """Whether an engine argument of this name, such as `hf_token` or `api_key`, must not be shown."""
     return not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORDS.split(name))
 
 
 def without_secrets(value: Any) -> Any:
-    """A copy of `value`, from JSON, with `***` in place of secrets at any depth."""
+    """A copy of a JSON value with `***` instead of secrets at any depth."""
     if isinstance(value, Mapping):
         return {name: (_hidden if is_secret(str(name)) else without_secrets)(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -37,18 +37,18 @@ def without_secrets(value: Any) -> Any:
 
 
 class Redaction:
-    """Knows the secrets of one worker's settings, and finds them wherever vLLM, Redis or Python may print them."""
+    """Knows the secrets of a worker's settings and hides them in any text of vLLM, Redis or Python."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         found = {*_of_url(settings.redis), *_of_arguments(settings.engine_args)}
         self._secrets = sorted((secret for secret in found if len(secret) >= _SHORTEST), key=len, reverse=True)
 
     def line(self, text: str) -> str:
-        """For a table, a log line or an error of one line."""
+        """Text for a table, a log line or an error of one line."""
         return printable(self._without(text))
 
     def lines(self, text: str) -> str:
-        """For what was written as several lines, such as a traceback."""
+        """Text of several lines, such as a traceback."""
         return printable_lines(self._without(text))
 
     def _without(self, text: str) -> str:
@@ -58,7 +58,7 @@ class Redaction:
 
 
 def _hidden(value: Any) -> Any:
-    """True, false and null tell nothing and stay."""
+    """`***`; but true, false and null tell nothing and stay."""
     return value if value is None or isinstance(value, bool) else HIDDEN
 
 
@@ -74,7 +74,7 @@ def _of_url(url: str) -> Iterator[str]:
 
 
 def _of_arguments(value: Any, secret: bool = False) -> Iterator[str]:
-    """Every text below a secret name, in whatever list or mapping it lies."""
+    """All texts below a secret name, in lists and mappings of any depth."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _of_arguments(inner, secret or is_secret(str(name)))

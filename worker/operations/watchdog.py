@@ -1,4 +1,4 @@
-"""An engine that no longer steps is found, also one that says it is well."""
+"""Find an engine that no longer steps, even if it says that it is well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..engine import Engine
 
 
 async def watch(engine: Engine, timeout_s: float) -> None:
-    """Ask for a round trip between two steps, for ever, a few seconds apart.
+    """Every few seconds, ask the engine for an answer between two of its steps, for ever.
 
     Raises `EngineDiedError` when the engine does not answer within `timeout_s`. Its `check` waits for the end of a
     load of weights, which has a limit of its own.

@@ -1,4 +1,4 @@
-"""No connection retries by itself: only what is known to be safe to send twice is sent twice, by `retrying`."""
+"""No connection retries by itself: `retrying` repeats only commands that are known to be safe to send twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rollstream.transport.redis.urls import RedisUrlError
 from ..errors import SettingsError
 
 UNKNOWN_REPLY_S = 60
-"""How long a reply is waited for to change of which nobody knows what it means."""
+"""How long a command is repeated whose error reply is not known."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 P = ParamSpec("P")
@@ -31,13 +31,13 @@ log = structlog.get_logger()
 
 
 class _Uv(AbstractConnection):
-    """Packs commands in C, as redis-py's blocking connections do; its asyncio ones take three times as long.
+    """Packs commands in C, as redis-py's blocking connections do; its asyncio connections take three times as long.
 
-    uvloop refuses to write to a transport that was closed meanwhile; redis-py expects the error of a lost link then.
+    uvloop refuses to write to a closed transport; this turns its error into that of a lost connection.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        """Raises `ConnectionError` where the link is gone."""
+        """Send a packed command. Raises `ConnectionError` if the connection is lost."""
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
@@ -45,15 +45,15 @@ class _Uv(AbstractConnection):
             raise exceptions.ConnectionError(str(error)) from None
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """A command as Redis reads it. Raises `DataError` for a word that is no text, number or bytes."""
-        name = args[0].encode() if isinstance(args[0], str) else args[0]  # several words, for redis-py
+        """Pack a command for Redis. Raises `DataError` for a word that is no text, number or bytes."""
+        name = args[0].encode() if isinstance(args[0], str) else args[0]  # redis-py may write several words as one name
         try:
             return [hiredis.pack_command((*name.split(), *args[1:]))]
         except TypeError as error:
             raise exceptions.DataError(str(error)) from None
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
-        """Several, to be sent at once."""
+        """Pack several commands to send them together."""
         return [b"".join([packed for command in commands for packed in self.pack_command(*command)])]
 
 
@@ -66,12 +66,12 @@ class UnixConnection(_Uv, UnixDomainSocketConnection):
 
 
 def connect(url: str) -> Redis:
-    """A lazy client; how much is sent at once is bounded by its users. Raises `SettingsError` for a bad URL."""
+    """A client that connects at its first command; its users limit how much is sent at once. Raises `SettingsError`."""
     try:
         return connected(
             url,
             max_connections=NO_BOUND,
-            tcp=TcpConnection,  # TLS needs none of it: its transport takes what is too late
+            tcp=TcpConnection,  # not needed for TLS, whose transport takes late writes
             unix=UnixConnection,
             **client_settings(),
         )
@@ -80,18 +80,18 @@ def connect(url: str) -> Redis:
 
 
 def never_passes(error: exceptions.RedisError) -> bool:
-    """Whether the same command fails for ever, because of what its keys hold or of what is sent."""
+    """Whether the same command fails for ever, because of what its keys hold or of the command itself."""
     return fault_of(error).never
 
 
 class Patience:
-    """How long a command is sent again, by what Redis answers to it."""
+    """Decides, from Redis' errors, how long a command is repeated."""
 
     def __init__(self) -> None:
         self._unknown_since: float | None = None
 
     def is_over(self, error: exceptions.RedisError) -> bool:
-        """Whether to give up now, after this answer."""
+        """Whether to give up after this error."""
         fault = fault_of(error)
         if fault is not UNKNOWN:
             self._unknown_since = None
@@ -101,20 +101,20 @@ class Patience:
 
 
 def cancelled(since: int = 0) -> bool:
-    """Whether this task was cancelled, beyond the `since` times before. What loops over commands must ask.
+    """Whether this task was cancelled more than `since` times. A loop over commands must ask this.
 
-    redis-py loses a cancellation now and then, see `transport.redis.lost_cancellations`.
+    redis-py sometimes loses a cancellation, see `transport.redis.lost_cancellations`.
     """
     return cancellations() > since
 
 
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Send `command` until Redis takes it, pausing longer each time. Only for what may be sent twice.
+    """Repeat `command` until Redis takes it, with longer and longer pauses. Only for commands that may be sent twice.
 
-    A lost link, a failover, a full disk or memory, missing replicas, a changed right: all may be mended while we wait.
-    It may be what a cancelled task does last: only another cancellation ends it then.
-    Raises `RedisError` for what never passes, and for a reply that nobody knows once it came for a minute: no entry
-    may keep its place in the worker for ever.
+    A lost connection, a failover, a full disk or memory, missing replicas, a missing right: all may be mended.
+    A cancelled task may call this as its last act; then only another cancellation ends it.
+    Raises `RedisError` for an error that never passes, and for an unknown one after a minute, so that no entry keeps
+    its place in the worker for ever.
     """
     before, pause, patience = await cancellations_so_far(), _FIRST_PAUSE_S, Patience()
     while True:

@@ -18,33 +18,33 @@ from redis.exceptions import NoScriptError, RedisError
 from rollstream.transport.redis.scripts import Call, Word
 
 AT_ONCE = 4
-"""Pipelines under way to one stream, each on a connection: a reply that is late or lost delays few others."""
+"""Pipelines under way to one stream, each on its own connection, so that a late or lost reply delays few others."""
 _MOST, _MOST_BYTES = 64, 2**20
-"""Of one pipeline: commands, and bytes of theirs, which a single command may exceed."""
+"""The most commands and bytes of one pipeline; a single command may have more bytes."""
 _LATE_S = 0.05
-"""After which a pipeline that was not answered keeps no other waiting."""
+"""Seconds after which other commands no longer wait for an unanswered pipeline."""
 
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits to be sent for one stream."""
+    """The commands that wait to be sent for one stream."""
 
     waiting: deque[tuple[Sequence[Word], asyncio.Future[Any]]] = field(default_factory=deque)
     senders: set[object] = field(default_factory=set)
     busy_since: float = 0.0
-    """When a sender last had something to send, or was started for it (seconds of the event loop)."""
+    """When a sender last had something to send, or was started (seconds of the event loop)."""
     is_watched: bool = False
-    """Whether somebody will look again soon at what waits."""
+    """Whether a timer will soon look again at the waiting commands."""
 
     def wants_sender(self, now: float) -> bool:
-        """Whether one more is to send what waits: the first at once, others where those that are there fall behind."""
+        """Whether to start one more sender: the first at once, others if the senders fall behind."""
         if not self.senders:
             return True
         behind = len(self.waiting) > _MOST or now - self.busy_since > _LATE_S
         return behind and len(self.senders) < AT_ONCE
 
     def next(self) -> list[tuple[Sequence[Word], asyncio.Future[Any]]]:
-        """What goes into the next pipeline: nothing of what nobody waits for any more."""
+        """The commands for the next pipeline, without those whose caller has given up."""
         chosen: list[tuple[Sequence[Word], asyncio.Future[Any]]] = []
         nbytes = 0
         while self.waiting and len(chosen) < _MOST and nbytes < _MOST_BYTES:
@@ -66,7 +66,7 @@ class Pipelines:
         self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
 
     async def send(self, stream: str, *command: Word) -> Any:
-        """The reply to `command`, which names keys of the partition of `stream` alone. Raises `RedisError`."""
+        """The reply to `command`, whose keys must be in the partition of `stream`. Raises `RedisError`."""
         queue = self._queues[stream]
         reply = asyncio.get_running_loop().create_future()
         queue.waiting.append((command, reply))
@@ -85,7 +85,7 @@ class Pipelines:
         loop = asyncio.get_running_loop()
         if queue.wants_sender(now := loop.time()):
             queue.busy_since = now
-            # Its first step comes after those of whoever is ready now.
+            # The task starts after all callers that are ready now, so that their commands share the pipeline.
             queue.senders.add(loop.create_task(self._send_all(queue)))
         if not queue.is_watched:
             queue.is_watched = True
@@ -112,7 +112,7 @@ class Pipelines:
             found = await pipe.execute(raise_on_error=False)
         except RedisError as error:
             found = [error] * len(commands)
-        except BaseException as error:  # whoever waits must hear of it
+        except BaseException as error:  # the callers must get it
             _answer(replies, [error] * len(commands))
             raise
         _answer(replies, found)
@@ -120,7 +120,7 @@ class Pipelines:
 
 def _answer(replies: list[asyncio.Future[Any]], found: list[Any]) -> None:
     for reply, value in zip(replies, found, strict=True):
-        if reply.done():  # nobody waits for it any more
+        if reply.done():  # its caller has given up
             continue
         if isinstance(value, BaseException):
             reply.set_exception(value)

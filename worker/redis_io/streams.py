@@ -1,4 +1,4 @@
-"""The stream commands that a consumer needs, each with a typed reply, and what a missing consumer group looks like."""
+"""The stream commands that a consumer needs, with typed replies, and the error of a missing consumer group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class GroupMissingError(Exception):
-    """Raised when the stream or its consumer group is gone, as after a Redis that came back empty."""
+    """Raised when the stream or its consumer group is gone, as after Redis was restarted empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,22 +31,22 @@ class Entry:
     entry_id: str
     fields: Mapping[bytes, bytes]
     delivery: int
-    """Redis' count; one that was given back or parked is not counted."""
+    """Redis' count of deliveries, without those that were given back or parked."""
     taken_at: float
-    """Monotonic seconds, no later than Redis delivered it: the lease counts from here."""
+    """Monotonic seconds, no later than the delivery; the lease counts from here."""
 
     @property
     def nbytes(self) -> int:
-        """What its fields take of memory."""
+        """The size of the fields in memory."""
         return sum(len(name) + len(value) for name, value in self.fields.items())
 
 
 Take = Callable[[Entry], Awaitable[None]]
-"""Receives an entry that is ours."""
+"""Receives an entry that now belongs to this worker."""
 
 
 async def create_group(redis: Redis, jobs_key: str) -> None:
-    """Create stream and group at `0`, so that jobs queued before the first worker are read. A no-op when they exist."""
+    """Create stream and group at `0`, so that jobs queued before the first worker are read. A no-op if they exist."""
     try:
         await redis.xgroup_create(jobs_key, GROUP, id="0", mkstream=True)
     except ResponseError as error:
@@ -57,9 +57,9 @@ async def create_group(redis: Redis, jobs_key: str) -> None:
 async def read_new(
     redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None, count: int
 ) -> list[Entry]:
-    """Up to `count` undelivered entries of the first stream that has any, waiting if none has (None: without).
+    """Up to `count` undelivered entries of the first stream that has any. If none has, wait (None: do not wait).
 
-    Asked for several streams at once, Redis gives so many of each: more than there may be room for. Raises
+    Asked for several streams at once, Redis would give so many of each, for which there may be no room. Raises
     `GroupMissingError`.
     """
     if len(jobs_keys) > 1:
@@ -75,7 +75,7 @@ async def read_new(
 async def read_of(
     redis: Redis, consumer: str, jobs_keys: Sequence[str], block_ms: int | None, count: int
 ) -> list[Entry]:
-    """Up to `count` undelivered entries of each stream; None: without waiting. Raises `GroupMissingError`."""
+    """Up to `count` undelivered entries of each stream; `block_ms` None: do not wait. Raises `GroupMissingError`."""
     streams: Any = dict.fromkeys(jobs_keys, ">")
     sent_at = time.monotonic()
     reply: Any = await unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
@@ -87,7 +87,7 @@ async def read_of(
 
 
 async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[str, int, float]]:
-    """Entry id, delivery count and monotonic time of delivery of what `consumer` holds. Raises `GroupMissingError`."""
+    """Entry id, delivery count and monotonic delivery time of each pending entry. Raises `GroupMissingError`."""
     found: list[tuple[str, int, float]] = []
     start = "-"
     while True:
@@ -103,7 +103,7 @@ async def pending_of(redis: Redis, consumer: str, jobs_key: str) -> list[tuple[s
 
 
 async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, taken_at: float) -> list[Entry]:
-    """The entry with this id, or nothing when the stream no longer has it."""
+    """The entry with this id; an empty list if the stream no longer has it."""
     reply: Any = await redis.xrange(jobs_key, entry_id, entry_id)
     return [
         Entry(jobs_key=jobs_key, entry_id=entry_id, fields=fields, delivery=delivery, taken_at=taken_at)
@@ -112,20 +112,20 @@ async def read_again(redis: Redis, jobs_key: str, entry_id: str, delivery: int, 
 
 
 def tell_removed(jobs_key: str, removed: int) -> None:
-    """Warn of entries that somebody took from the stream while they were pending."""
+    """Warn of entries that were removed from the stream while they were pending."""
     if removed:
         remedy = "rollstream doctor names the batches, rollstream cancel answers what is open of them"
         log.warning("pending jobs are gone from the stream", key=jobs_key, jobs=removed, remedy=remedy)
 
 
 async def idle_consumers(redis: Redis, jobs_key: str, idle_s: float) -> list[str]:
-    """Names of the consumers that hold nothing and asked for nothing for `idle_s` seconds."""
+    """Names of consumers that hold no entries and have read nothing for `idle_s` seconds."""
     reply: Any = await unless_missing(redis.xinfo_consumers(jobs_key, GROUP))
     return [item["name"].decode() for item in reply if item["pending"] == 0 and item["idle"] > 1000 * idle_s]
 
 
 async def unless_missing(command: Awaitable[Any]) -> Any:
-    """The reply. Raises `GroupMissingError` where stream or group are gone, as after a Redis that came back empty."""
+    """The reply. Raises `GroupMissingError` if stream or group is gone, as after Redis was restarted empty."""
     try:
         return await command
     except ResponseError as error:

@@ -1,1 +1,1 @@
-"""A worker until it serves: its flags, its Redis, its first report. Nothing here runs afterwards."""
+"""What a worker does until it serves: read flags, check Redis, report itself. Nothing here runs afterwards."""

@@ -1,4 +1,4 @@
-"""From flags and environment to settings, or to lines that name what is wrong and show no value that may be secret."""
+"""Make settings from flags and environment, or lines that name what is wrong and show no value: it may be secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import SettingsError
 
 
 def read_settings(argv: Sequence[str]) -> WorkerSettings:
-    """Raises `SettingsError` with a line a problem; ends the process after `--help`."""
+    """Read the settings. Raises `SettingsError` with one line for each problem; ends the process after `--help`."""
     try:
         if "--help" not in argv and "-h" not in argv:
             check_environment(os.environ)
@@ -54,7 +54,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
 
 
 def _without_values(text: str) -> str:
-    """What argparse and pydantic-settings say, but for words of the command line, which may be a password."""
+    """The text of argparse and pydantic-settings without words of the command line, which may be a password."""
     text = text.removeprefix("error parsing CLI: ")
     if text.startswith("unrecognized arguments"):
         return "there is a word that belongs to no flag: is a value with spaces in quotes?"

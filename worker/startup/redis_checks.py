@@ -1,7 +1,7 @@
-"""Whether this Redis can serve a worker, found out before anything is loaded.
+"""Check that this Redis can serve a worker, before anything is loaded.
 
-What can pass is waited for, with a warning a try: Redis away, loading or a replica, a name that does not resolve yet,
-too many clients. What never passes by waiting is a `SettingsError`: password, rights, database, version, TLS, limits.
+Faults that may pass are waited for, with a warning at each try: Redis away, loading or a replica, a name that does not
+resolve yet, too many clients. Others are a `SettingsError`: password, rights, database, version, TLS, limits.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ log = structlog.get_logger()
 
 
 class _NotYetError(exceptions.RedisError):
-    """Raised while Redis answers, but cannot serve a worker for now."""
+    """Raised while Redis answers but cannot serve a worker yet."""
 
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
-    """Return once Redis, all nodes of a cluster, can serve. Raises `SettingsError` where waiting cannot help."""
+    """Return once Redis, or each node of a cluster, can serve. Raises `SettingsError` if waiting cannot help."""
     place, pause = parse(settings.redis), _FIRST_PAUSE_S
     while True:
         try:
@@ -65,7 +65,7 @@ async def _look(redis: Redis, settings: WorkerSettings, place: RedisUrl) -> None
 
 
 def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
-    """Raises `SettingsError`, `_NotYetError`."""
+    """Check one server. Raises `SettingsError`, `_NotYetError`."""
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _OLDEST:
         raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
@@ -85,7 +85,7 @@ def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
 
 
 def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
-    """All that a worker and its scripts send, with the keys of its policy."""
+    """All commands that a worker and its scripts send, with keys of its policy."""
     keys = Keys(settings.policy, settings.partitions)
     jobs, dead, worker = keys.jobs(0), keys.dead(0), keys.worker(settings.consumer)
     ledger, results, adapter = keys.ledger(_PROBE), keys.results(_PROBE), keys.adapter(f"{_PROBE}@0")
@@ -126,7 +126,7 @@ def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
 
 
 def _told(denied: dict[str, str], settings: WorkerSettings) -> str:
-    """Each refused command with the key that it was asked for, and what to give."""
+    """The refused commands with their keys, and which rights to give."""
     sent, policy = commands_of_a_worker(settings), settings.policy
     seen = (next((word for word in sent.get(name, ()) if str(word).startswith("rs:")), "") for name in denied)
     named = ", ".join(f"{name} {key}".strip() for name, key in zip(denied, seen, strict=True))

@@ -1,4 +1,4 @@
-"""Which failures of a first connection stay as they are however often it is tried, and what to do about the others."""
+"""Which failures of a first connection no retry can mend, and what to do about each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOPELESS = (
      "it wants a certificate of ours that it trusts: ssl_certfile and ssl_keyfile in the URL"),
     (("unknown command", "NOPERM", "no permission"), "a worker needs this command: ask whoever runs this Redis"),
 )  # fmt: skip
-"""Words of a reply that stays the same however often it is asked for, and what to do."""
+"""Words of replies that no retry can change, and what to do."""
 _PASSING = (
     (("max number of clients",), "raise its maxclients, or end some of its clients"),
     (("Name or service not known", "name resolution", "nodename nor servname"), "does the name resolve here (yet)?"),
@@ -34,14 +34,14 @@ _PASSING = (
 
 
 def explained(error: BaseException) -> str:
-    """What Redis or the system said, and what to do about it where that is known."""
+    """The error's text, with what to do about it if that is known."""
     text = str(error) or type(error).__name__
     advice = _advice(text, _PASSING)
     return f"{text}: {advice}" if advice else text
 
 
 async def why_hopeless(error: BaseException, place: RedisUrl) -> str | None:
-    """Why no later try can succeed; None where one may."""
+    """Why no later try can succeed; None if one may."""
     text = str(error)
     if advice := _advice(text, _HOPELESS):
         return f"{text}: {advice}"
@@ -67,7 +67,7 @@ def _of_system(cause: BaseException, place: RedisUrl) -> str | None:
 
 
 async def _wrong_tongue(place: RedisUrl) -> str | None:
-    """Whether TLS is spoken where none is expected, or the reverse: both look like a link that breaks."""
+    """Whether the server speaks TLS and the URL does not, or the reverse: both look like a broken connection."""
     for node in place.nodes:
         if place.is_tls and await speaks_plainly(node):
             return f"it speaks no TLS: write {place.scheme.replace('rediss', 'redis')}://"
@@ -81,7 +81,7 @@ def _advice(text: str, table: tuple[tuple[tuple[str, ...], str], ...]) -> str | 
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it was raised for."""
+    """The error and the errors from which it was raised."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

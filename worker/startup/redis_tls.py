@@ -1,4 +1,4 @@
-"""Whether who listens at an address speaks TLS, or Redis' protocol without it: asked when no link can be made."""
+"""Does the server at an address speak TLS, or Redis' protocol without it? Asked when no connection can be made."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rollstream.transport.redis.urls import Address
 
 _LIMIT_S = 2.0
 _NO_TLS = (None, "WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE")
-"""What OpenSSL makes of an answer, or of an end, that is no TLS."""
+"""OpenSSL's reasons for an answer that is no TLS, or for a closed connection."""
 
 
 async def speaks_tls(node: Address) -> bool:
-    """Whether a handshake is answered with one, whatever its certificate; a refusal in TLS is an answer too."""
+    """Whether a TLS handshake is answered in TLS, with any certificate; a refusal counts too."""
     anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anybody.check_hostname = False
     anybody.verify_mode = ssl.CERT_NONE
@@ -30,7 +30,7 @@ async def speaks_tls(node: Address) -> bool:
 
 
 async def speaks_plainly(node: Address) -> bool:
-    """Whether a PING is answered as Redis does, even if only to ask for a password."""
+    """Whether a PING is answered as Redis answers, even if only with a demand for a password."""
     try:
         async with asyncio.timeout(_LIMIT_S):
             reader, writer = await asyncio.open_connection(*node)

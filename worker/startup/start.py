@@ -1,4 +1,4 @@
-"""A worker from its first word to Redis until its engine is there: seen while it loads, under a name of its own."""
+"""A worker from its first contact with Redis until its engine is ready: its name is unique, its state `starting`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Start:
-    """Checks what can be checked without an engine, then reports `starting` from a thread: vLLM's start blocks ours."""
+    """Checks what needs no engine, then reports `starting` from a thread, since vLLM's start blocks the main one."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -50,7 +50,7 @@ class Start:
         self._thread: threading.Thread | None = None
 
     async def begin(self) -> None:
-        """Return once Redis can serve, the name is ours and the report is there. A second time changes nothing.
+        """Return once Redis can serve, this worker owns its name and the report is written. A second call does nothing.
 
         Raises `SettingsError`.
         """
@@ -69,18 +69,18 @@ class Start:
         process_end.before_end(self.close)
 
     def over(self) -> None:
-        """The engine is there: the worker reports for itself. Blocks for as long as a report takes."""
+        """The engine is ready, and the worker reports by itself: stop the thread. Blocks while a report is written."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(_JOIN_S)
 
     def close(self) -> None:
-        """The same, and where it did not come so far the report goes: nobody is starting any more."""
+        """Stop the thread; if the engine never became ready, remove the report too."""
         self._retire = not self._over.is_set()
         self.over()
 
     def report(self) -> WorkerReport:
-        """That it starts, and what stays the same as long as this process lives."""
+        """The report of a starting worker, with all that stays the same as long as the process lives."""
         return WorkerReport(
             state=WorkerState.STARTING,
             engine=self._settings.engine,
@@ -94,7 +94,7 @@ class Start:
         )
 
     async def _claim(self, redis: Redis) -> None:
-        """Two workers of one name would take each other's jobs for their own. Raises `SettingsError`."""
+        """Take the name. Two workers of one name would mix up their jobs. Raises `SettingsError` if it is taken."""
         before = None
         while (found := await retrying("claim the name", self._try, redis)) is not None:
             if before is not None and found != before:
@@ -107,7 +107,7 @@ class Start:
             await asyncio.sleep(_LOOK_S)
 
     async def _try(self, redis: Redis) -> tuple[str, float | None] | None:
-        """None: the name is ours. Else who has it, and when that one reported last."""
+        """Try to take the name; None if it is ours. Else the process that has it, and when it reported last."""
         told = WorkerReport()
         try:
             values: Any = await redis.hmget(self._key, REPORT_FIELDS)
@@ -115,13 +115,13 @@ class Start:
         except RedisError as error:
             if not never_passes(error):
                 raise
-            await redis.delete(self._key)  # it is no hash: no worker wrote it
+            await redis.delete(self._key)  # it is no hash, so no worker wrote it
         if told.process and not _is_gone(told.process):
             return told.process, told.seen_at
         async with redis.pipeline(transaction=True) as pipe:
             if told.process:
                 pipe.delete(self._key)
-            pipe.hdel(self._key, DRAIN)  # it was asked of a former process of our name
+            pipe.hdel(self._key, DRAIN)  # that request was for a former process of this name
             pipe.hsetnx(self._key, PROCESS_FIELD, self._process)
             pipe.expire(self._key, self._ttl_s)
             pipe.hget(self._key, PROCESS_FIELD)
@@ -145,7 +145,7 @@ class Start:
                 await heartbeat.beat()
             except RedisError as error:
                 log.warning("heartbeat missed", error=str(error), consumer=self._settings.consumer)
-            if self._over.wait(self._settings.heartbeat_s):  # blocks this thread's loop, which has nothing else to do
+            if self._over.wait(self._settings.heartbeat_s):  # blocks this thread's loop, which does nothing else
                 break
         if self._retire:
             await heartbeat.retire()
@@ -154,7 +154,7 @@ class Start:
 
 
 def _is_gone(process: str) -> bool:
-    """Whether that process ran on this host and ended: it may be our former self, in a container also of our pid."""
+    """Whether that process ran on this host and has ended. In a container an earlier one may have had our pid."""
     host, _, pid = process.rpartition("/")[0].rpartition("/")
     if host != socket.gethostname() or not pid.isdecimal():
         return False
@@ -170,7 +170,7 @@ def _is_gone(process: str) -> bool:
 
 
 def _check_folders(settings: WorkerSettings) -> None:
-    """Raises `SettingsError` for what would be found out only once the model is loaded."""
+    """Raises `SettingsError` for faults of folders that would else be found only after the model is loaded."""
     loads_model = ENGINES[settings.engine].loads_model
     if loads_model and settings.model is not None:
         _check_model(settings.model)
@@ -193,6 +193,6 @@ def _check_model(model: Path) -> None:
         with open_regular(model / "config.json") as file:
             file.read(1)
     except FileNotFoundError:
-        return  # told with what a model's folder needs
+        return  # the engine tells what a model's folder needs
     except OSError as error:
         raise SettingsError(f"--model: {error.filename or model}: {error.strerror}") from None

@@ -78,7 +78,7 @@ async def test_a_redis_that_came_back_empty_is_told_again(redis: Redis, policy: 
     await agreement.begin()
     await redis.delete(Keys(policy).control())
 
-    assert await agreement.heed(None) is None
+    assert await agreement.check(None) is None
     kept: Any = await redis.hget(Keys(policy).control(), LEASE_FIELD)
     assert kept == b"30000"
     with pytest.raises(SettingsError, match="have a lease of 30 s"):

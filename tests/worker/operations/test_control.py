@@ -1,4 +1,4 @@
-"""What an operator asks for through Redis is heeded within a second and loses nothing: pause, resume, drain, cancel."""
+"""What an operator asks for through Redis is done within a second and loses nothing: pause, resume, drain, cancel."""
 
 from __future__ import annotations
 

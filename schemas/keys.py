@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from .errors import NameRefusedError
 
 GROUP = "workers"
+POLICIES = "rs:policies"
+"""Sorted set with a TTL: policies that have workers, by the last beat of any. A hint for who spells one wrongly: a user
+whose keys are one policy's does not write it, and a cluster has none.
+"""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
@@ -51,6 +55,10 @@ class Keys:
         """crc32, the same in every process (Python's `hash` is salted)."""
         return zlib.crc32(batch_id.encode()) % self.partitions
 
+    def has_batch(self, partition: int, batch_id: str) -> bool:
+        """Whether it is the id of a batch, and of this partition."""
+        return _NAME.fullmatch(batch_id) is not None and self.partition(batch_id) == partition
+
     def jobs(self, partition: int) -> str:
         """Stream of jobs, read by the consumer group `workers`."""
         return f"{self._tag(partition)}:jobs"
@@ -67,9 +75,9 @@ class Keys:
         """Hash: which groups have a result, which jobs were queued, the batch's digest and description."""
         return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
 
-    def ledgers_pattern(self) -> str:
-        """For SCAN: the ledgers of all partitions of the policy."""
-        return f"rs:{{{self.policy}:*}}:ledger:*"
+    def batches(self, partition: int) -> str:
+        """Sorted set: each batch that has a ledger, by the unix seconds of its submit; so nobody looks for ledgers."""
+        return f"{self._tag(partition)}:batches"
 
     def versions(self) -> str:
         """Stream of published policy versions and adapters."""
@@ -83,9 +91,11 @@ class Keys:
         """Hash with a TTL: what one live worker is doing, and `drain` once an operator asked it to."""
         return f"rs:{{{self.policy}}}:workers:{consumer}"
 
-    def workers_pattern(self) -> str:
-        """For SCAN: every live worker of the policy."""
-        return f"rs:{{{self.policy}}}:workers:*"
+    def workers(self) -> str:
+        """Sorted set with a TTL: each worker by its last beat (unix seconds, Redis' clock), and for a while those that
+        are gone, whose reports are too.
+        """
+        return f"rs:{{{self.policy}}}:workers"
 
     def adapter(self, name: str) -> str:
         """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""

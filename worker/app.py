@@ -55,7 +55,11 @@ class Worker:
         self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()
         self._heartbeat = Heartbeat(
-            redis=self._upkeep, key=keys.worker(settings.consumer), interval_s=settings.heartbeat_s, report=self._report
+            redis=self._upkeep,
+            keys=keys,
+            consumer=settings.consumer,
+            interval_s=settings.heartbeat_s,
+            report=self._report,
         )
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)

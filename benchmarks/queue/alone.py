@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import psutil
 import redis
@@ -176,8 +177,9 @@ class Bench:
 def _at_gate(arm: Arm, server: Server) -> int:
     if not arm.ours:
         return int(server.get(READY) or 0)
-    reports = list(server.scan_iter(Keys(POLICY).workers_pattern()))
-    return sum(server.hget(key, "state") == b"paused" for key in reports)
+    keys = Keys(POLICY)
+    workers = cast("list[bytes]", server.zrange(keys.workers(), 0, -1))
+    return sum(server.hget(keys.worker(worker.decode()), "state") == b"paused" for worker in workers)
 
 
 async def _operate(change: Callable[[Connection, Keys], Awaitable[bool]], url: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import redis
 
@@ -45,8 +45,9 @@ class WorkerProcess(LoggedProcess):
         return time.monotonic() - self.started_at
 
     def _serves(self, client: redis.Redis, mine: str) -> bool:
-        found = [key for key in client.scan_iter(Keys(self.policy).workers_pattern()) if mine in key.decode()]
-        return any(client.hget(key, "state") == b"serving" for key in found)
+        keys = Keys(self.policy)
+        found = [worker.decode() for worker in cast("list[bytes]", client.zrange(keys.workers(), 0, -1))]
+        return any(client.hget(keys.worker(worker), "state") == b"serving" for worker in found if mine in worker)
 
     def kill(self) -> None:
         """SIGKILL to the worker alone; its engine goes with it, as it would anywhere."""

@@ -24,8 +24,10 @@ def submit_call(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
     entries = [(envelope.job, _entry(envelope, payload)) for envelope, payload in chunk]
     words = len(entries[0][1])
     jobs = [word for number, entry in entries for word in (number, *entry)]
-    names = keys.jobs(keys.partition(batch.batch_id)), keys.ledger(batch.batch_id)
-    return SUBMIT(names, [submission.digest, encode(batch), batch.num_groups, words, *jobs])
+    partition = keys.partition(batch.batch_id)
+    names = keys.jobs(partition), keys.ledger(batch.batch_id), keys.batches(partition)
+    head = submission.digest, encode(batch), batch.num_groups, batch.batch_id, batch.submitted_at
+    return SUBMIT(names, [*head, words, *jobs])
 
 
 async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "cancelled"]:

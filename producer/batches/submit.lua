@@ -1,8 +1,9 @@
 -- Queue some jobs of a batch, each once. Safe to send again after a lost reply, and after the producer died half-way.
 --
--- KEYS[1] jobs stream      KEYS[2] ledger of the batch
--- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] words of a job's entry
--- ARGV[5...] for each job: its number, then field, value, ... of its entry
+-- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] index of batches
+-- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] batch id
+-- ARGV[5] unix seconds of the submit               ARGV[6] words of a job's entry
+-- ARGV[7...] for each job: its number, then field, value, ... of its entry
 --
 -- Returns 'queued', or 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
 -- (nothing was written).
@@ -14,8 +15,10 @@ if not digest then
   redis.call('HSET', KEYS[2], 'digest', ARGV[1], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
 end
-local words = tonumber(ARGV[4])
-for at = 5, #ARGV, words + 1 do
+-- The index is for readers: where something else wrote it, jobs are queued all the same.
+redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
+local words = tonumber(ARGV[6])
+for at = 7, #ARGV, words + 1 do
   local field = 'job:' .. ARGV[at]
   if redis.call('HEXISTS', KEYS[2], field) == 0 then
     -- One by one: an error at a later job must not leave an entry that the ledger does not know.

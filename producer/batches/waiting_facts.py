@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
-from rollstream.schemas.keys import GROUP
+from rollstream.schemas.keys import GROUP, POLICIES
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
@@ -25,7 +24,6 @@ from .waited_for import BatchFacts, Reporting
 
 _MOST_JOBS = 1000
 """Of a batch that are looked at, the first ones."""
-_POLICY = re.compile(rb"rs:\{([^{}:]+)\}:workers:")
 
 
 async def read_facts(connection: Connection, keys: Keys, batch: Batch) -> BatchFacts:
@@ -78,8 +76,11 @@ def _reporting(name: str, report: WorkerReport) -> Reporting:
 
 
 async def _other_policies(redis: Redis) -> list[str]:
-    keys = [key async for key in redis.scan_iter(match="rs:{*}:workers:*", count=500)]
-    return sorted({_text(match[1]) for key in keys if (match := _POLICY.match(key))})
+    try:
+        found: Any = await redis.zrange(POLICIES, 0, -1)
+    except ResponseError:  # this user may read the keys of its own policy alone
+        return []
+    return sorted(map(_text, found))
 
 
 async def _held(redis: Redis, jobs: str, queued: list[EntryId]) -> Counter[str]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import redis
 
@@ -91,8 +92,9 @@ def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy
 
 
 def _serves(client: redis.Redis, policy: str) -> bool:
-    reports = client.scan_iter(Keys(policy).workers_pattern())
-    return any(client.hget(report, "state") == b"serving" for report in reports)
+    keys = Keys(policy)
+    workers = cast("list[bytes]", client.zrange(keys.workers(), 0, -1))
+    return any(client.hget(keys.worker(worker.decode()), "state") == b"serving" for worker in workers)
 
 
 def _tail(log: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Batch, Keys, NameRefusedError, SchemaError, decode
+from rollstream.schemas import Batch, Keys, SchemaError, decode
 from rollstream.schemas.errors import shown
 from rollstream.schemas.ledger import LedgerCounts, LedgerField, count
 
@@ -21,7 +21,7 @@ from .questions import ended_streams
 
 LOST, HALF, GONE, UNREADABLE = "lost", "half", "gone", "unreadable"
 _MOST = 20_000
-"""The most ledgers that one look reads."""
+"""The most ledgers of a partition that one look reads."""
 _PAGE = 500
 
 
@@ -44,25 +44,14 @@ async def troubled_batches(redis: Redis, keys: Keys) -> tuple[BatchSeen, ...]:
 
 
 async def _pages(redis: Redis, keys: Keys) -> AsyncIterator[list[str]]:
-    """Ids of the batches whose ledger is in one of our partitions."""
-    page: list[str] = []
-    count = 0
-    async for key in redis.scan_iter(match=keys.ledgers_pattern(), count=1000):
-        name = key.decode("utf-8", "backslashreplace")
-        batch_id = name.rpartition(":ledger:")[2]
-        try:
-            if keys.ledger(batch_id) != name:  # in a partition that is not ours
-                continue
-        except NameRefusedError:
-            continue
-        page.append(batch_id)
-        count += 1
-        if len(page) == _PAGE:
-            yield page
-            page = []
-        if count == _MOST:
-            break
-    yield page
+    """Ids of the batches in the indexes, the newest of each partition first."""
+    for partition in range(keys.partitions):
+        for start in range(0, _MOST, _PAGE):
+            members: Any = await redis.zrange(keys.batches(partition), start, start + _PAGE - 1, desc=True)
+            if not members:
+                break
+            names = [member.decode("utf-8", "backslashreplace") for member in members]
+            yield [name for name in names if keys.has_batch(partition, name)]
 
 
 async def _look(redis: Redis, keys: Keys, page: list[str]) -> list[BatchSeen]:
@@ -70,9 +59,14 @@ async def _look(redis: Redis, keys: Keys, page: list[str]) -> list[BatchSeen]:
         for batch_id in page:
             pipe.hmget(keys.ledger(batch_id), [LedgerField.DONE, LedgerField.GROUPS, LedgerField.DESCRIPTION])
             pipe.xlen(keys.results(batch_id))
+            pipe.exists(keys.ledger(batch_id))
         replies: list[Any] = await pipe.execute(raise_on_error=False)
-    pairs = zip(page, replies[::2], replies[1::2], strict=True)
-    found = [await _judged(redis, keys, batch_id, fields, answers) for batch_id, fields, answers in pairs]
+    rows = zip(page, replies[::3], replies[1::3], replies[2::3], strict=True)
+    found = [
+        await _judged(redis, keys, batch_id, fields, answers)
+        for batch_id, fields, answers, is_there in rows
+        if is_there != 0  # expired, and not taken off the index yet
+    ]
     return [seen for seen in found if seen is not None]
 
 

@@ -43,7 +43,6 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "INFO": (),
         "MEMORY USAGE": (jobs,),
         "PING": (),
-        "SCAN": (0,),
         "SET": (adapter, "", "NX"),
         "STRLEN": (adapter,),
         "TIME": (),
@@ -64,6 +63,10 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "XREADGROUP": ("GROUP", GROUP, _BATCH, "STREAMS", jobs, ">"),
         "XREVRANGE": (versions, "+", "-"),
         "XTRIM": (jobs, "MINID", _NO_ID),
+        "ZADD": (keys.workers(), 0, _BATCH),
+        "ZRANGE": (keys.workers(), 0, -1),
+        "ZREM": (keys.workers(), _BATCH),
+        "ZREMRANGEBYSCORE": (keys.workers(), 0, 0),
     }
 
 

@@ -204,7 +204,9 @@ class _Prober:
         """The Redis type that each key must have, if the key exists."""
         streams = [key(p) for p in range(self._keys.partitions) for key in (self._keys.jobs, self._keys.dead)]
         hashes = [self._keys.control(), *map(self._keys.worker, workers)]
-        return dict.fromkeys([*streams, self._keys.versions()], "stream") | dict.fromkeys(hashes, "hash")
+        indexes = [self._keys.workers(), *map(self._keys.batches, range(self._keys.partitions))]
+        types = {"stream": [*streams, self._keys.versions()], "hash": hashes, "zset": indexes}
+        return {key: kind for kind, keys in types.items() for key in keys}
 
     async def _workers(self, names: list[str], now: float) -> tuple[WorkerSeen, ...]:
         read = partial(read_reports, keys=self._keys, names=names)

@@ -1,5 +1,5 @@
-"""Which workers are alive, and what they report. A report that stays only because Redis' clock was set back does not
-count."""
+"""Which workers are alive, and what they report. The index may name some that are gone, and a report may stay only
+because Redis' clock was set back: neither counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from rollstream.schemas import Keys
 from rollstream.schemas.times import is_outlived
 from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
+_NO_KEY = -2
+"""What TTL answers then."""
+
 
 async def live_names(redis: Redis, keys: Keys) -> list[str]:
     """Names of live workers, sorted."""
-    found = sorted([key async for key in redis.scan_iter(match=keys.workers_pattern(), count=500)])
+    members: Any = await redis.zrange(keys.workers(), 0, -1)
+    names = sorted(member.decode("utf-8", "backslashreplace") for member in members)
     async with redis.pipeline(transaction=False) as pipe:
-        for key in found:
-            pipe.ttl(key)
+        for name in names:
+            pipe.ttl(keys.worker(name))
         left: list[int] = await pipe.execute()
-    before = len(keys.worker(""))
-    names = [key.decode("utf-8", "backslashreplace")[before:] for key in found]
-    return [name for name, ttl_s in zip(names, left, strict=True) if not is_outlived(ttl_s)]
+    return [name for name, ttl_s in zip(names, left, strict=True) if ttl_s != _NO_KEY and not is_outlived(ttl_s)]
 
 
 async def read_reports(redis: Redis, keys: Keys, names: Iterable[str]) -> dict[str, WorkerReport]:

@@ -91,7 +91,7 @@ async def wait_for_version(
             if served(seen.serving, seen.newest, version, workers):
                 return
             await asyncio.sleep(pause)
-            pause = min(1.5 * pause, _LONGEST_PAUSE_S)  # each look scans the database
+            pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
     async with Patience(f"policy version {version}", ask, timeout):
         try:

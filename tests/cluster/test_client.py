@@ -39,8 +39,6 @@ async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
         (("XREAD", b"COUNT", 1, b"STREAMS", "{p:1}:a", "0-0"), SLOT),
         (("XREADGROUP", b"GROUP", b"workers", "w", b"BLOCK", b"9", b"STREAMS", b"{p:1}:a", ">"), SLOT),
         (("XREADGROUP", b"GROUP", b"streams", "streams", b"STREAMS", b"{p:1}:a", ">"), SLOT),
-        (("SCAN", "0", b"MATCH", "{p:1}:workers:*", b"COUNT", 500), SLOT),
-        (("SCAN", "0"), None),
         (("PING",), None),
         (("INFO", "memory"), None),
         (("TIME",), None),

@@ -18,6 +18,7 @@ from rollstream.worker.redis_io.connections import connect, retrying
 from tests.support.batches import CONFIG
 from tests.support.faults import Link, Queue
 from tests.support.publishing import lora
+from tests.support.reports import report_of
 
 
 class World:
@@ -58,7 +59,7 @@ CALLS: dict[str, Callable[[World], Awaitable[Any]]] = {
 @pytest.fixture
 async def world(trainer: AsyncClient, redis_url: str, policy: str, queue: Queue) -> Any:
     handle = await trainer.submit([[1]] * 3, None, CONFIG)
-    queue.redis.hset(queue.keys.worker("a"), mapping={"state": "serving", "policy_version": 0})
+    report_of(queue.redis, queue.keys, "a", {"state": "serving", "policy_version": 0})
     connection = Connection(redis_url, reconnect_s=1)
     yield World(trainer, handle, connection, Keys(policy))
     await connection.aclose()

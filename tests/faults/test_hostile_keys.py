@@ -109,7 +109,7 @@ def test_a_report_that_became_something_else_is_written_again_and_a_pause_takes_
     redis_url: str, policy: str, queue: Queue
 ) -> None:
     with running_worker(redis_url, policy, *FLAGS) as worker:
-        (key,) = list(queue.redis.scan_iter(queue.keys.workers_pattern()))
+        (key,) = list(queue.redis.scan_iter(queue.keys.worker("*")))
         queue.redis.set(key, "no hash")
         queue.redis.hset(queue.keys.control(), "paused", "1")
 

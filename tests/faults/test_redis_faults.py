@@ -77,7 +77,7 @@ def test_a_fault_of_redis_is_waited_for(
 
 def test_a_heartbeat_that_cannot_be_written_is_no_reason_to_end(server: EmbeddedRedis, worker: WorkerProcess) -> None:
     with redis.Redis.from_url(server.url) as admin:
-        pattern = Keys(POLICY).workers_pattern()
+        pattern = Keys(POLICY).worker("*")
         wait_for(lambda: any(admin.scan_iter(pattern)), 20, lambda: worker.log)
         (key,) = list(admin.scan_iter(pattern))
         missed = worker.log.count("heartbeat missed")

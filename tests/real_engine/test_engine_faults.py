@@ -101,7 +101,7 @@ def family(worker: WorkerProcess) -> list[psutil.Process]:
 
 def running_sequences(queue: Queue) -> int:
     """Over all workers, as they last reported it."""
-    reports = queue.redis.scan_iter(queue.keys.workers_pattern())
+    reports = queue.redis.scan_iter(queue.keys.worker("*"))
     return sum(int(cast("bytes | None", queue.redis.hget(report, "running_sequences")) or 0) for report in reports)
 
 

@@ -9,6 +9,7 @@ import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
 import rollstream.worker.delivery.scripts
 import rollstream.worker.intake.scripts
+import rollstream.worker.operations.scripts
 from rollstream.transport.redis.scripts import Script
 
 _ROOMS: tuple[ModuleType, ...] = (
@@ -17,6 +18,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.replay.scripts,
     rollstream.worker.delivery.scripts,
     rollstream.worker.intake.scripts,
+    rollstream.worker.operations.scripts,
 )
 SCRIPTS = {one.name: one for room in _ROOMS for one in vars(room).values() if isinstance(one, Script)}
 

@@ -15,6 +15,7 @@ from safetensors.torch import load, save_file
 from rollstream import PolicyVersion
 from rollstream.schemas import AdapterManifest, decode
 from tests.support.faults import Link, Queue
+from tests.support.reports import report_of
 
 STEM = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight"
@@ -92,7 +93,5 @@ def ttl(queue: Queue, key: bytes) -> int:
 
 def reporting(queue: Queue, worker: str, version: int, ttl_ms: int = 60_000, **fields: str) -> None:
     """A worker's heartbeat, without a worker."""
-    key = queue.keys.worker(worker)
     report: dict[Any, Any] = {"state": "serving", "policy_version": version, **fields}
-    queue.redis.hset(key, mapping=report)
-    queue.redis.pexpire(key, ttl_ms)
+    report_of(queue.redis, queue.keys, worker, report, ttl_ms / 1000)

@@ -47,7 +47,7 @@ def announce(
 def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:
     """The worker's heartbeat; empty when there is none."""
     mine = f"-{worker.process.pid}-"
-    for key in queue.redis.scan_iter(queue.keys.workers_pattern()):
+    for key in queue.redis.scan_iter(queue.keys.worker("*")):
         if mine in key.decode():
             fields = cast("dict[bytes, bytes]", queue.redis.hgetall(key))
             return {name.decode(): value.decode() for name, value in fields.items()}

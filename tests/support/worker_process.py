@@ -64,7 +64,7 @@ class WorkerProcess:
             def serving() -> bool:
                 assert self.process.poll() is None, f"worker exited with {self.process.returncode}:\n{self.log}"
                 mine = f"-{self.process.pid}-"
-                found = [key for key in client.scan_iter(keys.workers_pattern()) if mine in key.decode()]
+                found = [key for key in client.scan_iter(keys.worker("*")) if mine in key.decode()]
                 return any(client.hget(key, "state") == state for key in found)
 
             wait_for(serving, timeout_s, lambda: self.log)

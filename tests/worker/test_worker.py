@@ -110,7 +110,7 @@ async def test_sigterm_finishes_what_was_taken_and_exits_0(
         assert worker.terminate() == 0
 
         assert len((await handle.result(timeout=30)).sequences) == 1
-        assert [key async for key in redis.scan_iter(Keys(policy).workers_pattern())] == []
+        assert [key async for key in redis.scan_iter(Keys(policy).worker("*"))] == []
 
 
 async def test_a_job_longer_than_the_grace_period_stays_pending(

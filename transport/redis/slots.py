@@ -19,8 +19,7 @@ _UNKNOWN = ("", "?")
 def slot_of(command: Sequence[Any]) -> int | None:
     """The slot of the command's first key; None for a command without a key, which any node may answer.
 
-    All keys of one of our commands share a slot; Redis refuses a command with keys of several. SCAN uses the hash tag
-    of its pattern, since all keys that match it are in that slot.
+    All keys of one of our commands share a slot; Redis refuses a command with keys of several.
     """
     key = _key(command)
     return None if key is None else key_slot(_bytes(key))
@@ -33,9 +32,6 @@ def _key(command: Sequence[Any]) -> Any:
     if name in _STREAMS:
         after = 4 if name == "XREADGROUP" else 1  # names of a group and a consumer, which may be anything
         return command[[_text(word) for word in command].index("STREAMS", after) + 1]
-    if name == "SCAN":
-        words = [_text(word) for word in command]
-        return command[words.index("MATCH") + 1] if "MATCH" in words else None
     return None if name in _KEYLESS or len(command) == 1 else command[1]
 
 

@@ -25,6 +25,7 @@ from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError
 from ..versions.follower import VersionFollower
 from .backpressure import Backpressure
+from .batch_index import BatchIndex
 from .endings import Endings
 from .janitor import Janitor, Retention
 from .parking import Parking
@@ -68,6 +69,7 @@ class Consumer:
         )
         retention = Retention(settings.retention_s, settings.retention_bytes)
         self._janitor = Janitor(commands, self._dead_keys, retention, admission)
+        self._batch_index = BatchIndex(redis=commands, keys=keys, admission=admission)
         self._backpressure = Backpressure(commands, admission, self._janitor)
         self._budgets = DeliveryBudgets(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
         dead_letters = DeadLetters(commands, keys)
@@ -96,6 +98,7 @@ class Consumer:
                 jobs.create_task(self._take_new(jobs)),
                 jobs.create_task(self._until_stopped(self._recoverer.run(take))),
                 jobs.create_task(self._until_stopped(self._janitor.run())),
+                jobs.create_task(self._until_stopped(self._batch_index.run())),
                 jobs.create_task(self._until_stopped(self._backpressure.run())),
             ]
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
+from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
 from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
 from rollstream.transport.redis.scripts import load
@@ -21,6 +22,7 @@ UNPARK = load(__package__, "unpark.lua")
 RESTAMP = load(__package__, "restamp.lua")
 TRIM = load(__package__, "trim.lua")
 RETIRE = load(__package__, "retire.lua")
+FORGET = load(__package__, "forget.lua")
 
 _CLAIM_STEPS = 100
 """A thousand entries a call: a few milliseconds of Redis' time."""
@@ -78,6 +80,13 @@ async def trim(redis: Redis, jobs_key: str, *, retention_ms: int, nbytes: int) -
 async def retire(redis: Redis, jobs_key: str, *, consumer: str) -> bool:
     """See `retire.lua`: whether a consumer that holds nothing was removed. Raises `RedisError`."""
     return bool(await RETIRE([jobs_key], [GROUP, consumer]).to(redis))
+
+
+async def forget(redis: Redis, keys: Keys, partition: int, *, batch_ids: Sequence[str]) -> int:
+    """See `forget.lua`: how many of these batches of one partition had no ledger any more. Raises `RedisError`."""
+    names = [keys.batches(partition), *(keys.ledger(batch_id) for batch_id in batch_ids)]
+    forgotten: int = await FORGET(names, batch_ids).to(redis)
+    return forgotten
 
 
 def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:

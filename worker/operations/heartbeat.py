@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from rollstream.schemas.times import report_ttl_s
+from rollstream.schemas import Keys
+from rollstream.schemas.keys import POLICIES
+from rollstream.schemas.times import LONGEST_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.worker_report import WorkerReport
+from rollstream.transport.redis import is_split
 
 from ..redis_io.connections import cancelled, never_passes
+from . import scripts
 
 log = structlog.get_logger()
 
@@ -25,14 +28,23 @@ class Heartbeat:
     """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
 
     def __init__(
-        self, *, redis: Redis, key: str, interval_s: float, report: Callable[[], WorkerReport], ttl_s: int = 0
+        self,
+        *,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        interval_s: float,
+        report: Callable[[], WorkerReport],
+        ttl_s: int = 0,
     ) -> None:
         """`ttl_s`: a longer TTL, for a process that may miss three beats while it loads."""
         self._redis = redis
-        self._key = key
+        self._keys = keys
+        self._consumer = consumer
         self._interval_s = interval_s
         self._report = report
         self._ttl_s = max(ttl_s, report_ttl_s(interval_s))
+        self._names_policy = not is_split(redis)
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
@@ -57,17 +69,29 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Write one report."""
-        report: Any = replace(
-            self._report(), seen_at=round(time.time(), 3)
-        ).fields()  # redis-py's mappings are invariant
+        fields = replace(self._report(), seen_at=round(time.time(), 3)).fields()
+        now = await scripts.beat(self._redis, self._keys, consumer=self._consumer, ttl_s=self._ttl_s, fields=fields)
+        if self._names_policy:
+            await self._name_policy(now)
+
+    async def _name_policy(self, now: float) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key, mapping=report)
-            pipe.expire(self._key, self._ttl_s)
-            await pipe.execute()
+            pipe.zadd(POLICIES, {self._keys.policy: now})
+            pipe.zremrangebyscore(POLICIES, "-inf", now - LONGEST_REPORT_TTL_S)
+            pipe.expire(POLICIES, LONGEST_REPORT_TTL_S)
+            try:
+                await pipe.execute()
+            except NoPermissionError:
+                self._names_policy = False
+            except ResponseError as error:  # nobody waits for a hint
+                log.debug("policy not named", error=str(error))
 
     async def retire(self) -> None:
         """Remove the report, when the worker ends in order."""
-        try:
-            await self._redis.delete(self._key)
-        except RedisError as error:
-            log.debug("report left to its TTL", error=str(error))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self._keys.worker(self._consumer))
+            pipe.zrem(self._keys.workers(), self._consumer)
+            try:
+                await pipe.execute()
+            except RedisError as error:
+                log.debug("report left to its TTL", error=str(error))

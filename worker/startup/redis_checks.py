@@ -119,6 +119,10 @@ def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
         "XREADGROUP": ("GROUP", GROUP, _PROBE, "STREAMS", jobs, ">"),
         "XREVRANGE": (keys.versions(), "+", "-"),
         "XTRIM": (jobs, "MINID", _NO_ID),
+        "ZADD": (keys.workers(), 0, _PROBE),
+        "ZRANGE": (keys.batches(0), 0, -1),
+        "ZREM": (keys.batches(0), _PROBE),
+        "ZREMRANGEBYSCORE": (keys.workers(), 0, 0),
     }
     if settings.serves_adapters:
         found |= {"GET": (adapter,), "GETRANGE": (adapter, 0, 0), "STRLEN": (adapter,)}

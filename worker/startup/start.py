@@ -42,7 +42,8 @@ class Start:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._key = Keys(settings.policy, settings.partitions).worker(settings.consumer)
+        self._keys = Keys(settings.policy, settings.partitions)
+        self._key = self._keys.worker(settings.consumer)
         self._process = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._started_at = round(time.time(), 3)
         self._over = threading.Event()
@@ -138,7 +139,12 @@ class Start:
     async def _beat(self) -> None:
         redis = connect(self._settings.redis)
         heartbeat = Heartbeat(
-            redis=redis, key=self._key, interval_s=self._settings.heartbeat_s, report=self.report, ttl_s=self._ttl_s
+            redis=redis,
+            keys=self._keys,
+            consumer=self._settings.consumer,
+            interval_s=self._settings.heartbeat_s,
+            report=self.report,
+            ttl_s=self._ttl_s,
         )
         while True:
             try:

@@ -134,6 +134,7 @@ async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(
     trimmed = await trainer.submit(PROMPTS, None, CONFIG, batch_id="trimmed")
     answering(redis_url, policy, trimmed).publish(*[result(trimmed, group) for group in range(4)])
     server.xtrim(keys.results("trimmed"), maxlen=2, approximate=False)
+    await trainer.submit(PROMPTS, None, CONFIG, batch_id="string")
     server.set(keys.ledger("string"), "x")
     await trainer.submit(PROMPTS, None, CONFIG, batch_id="last")
     server.xadd(keys.results("last"), {"kind": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")

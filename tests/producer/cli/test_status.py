@@ -10,6 +10,7 @@ import redis
 
 from rollstream.schemas import Keys
 from tests.support.command_line import Command
+from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess
 
 
@@ -50,8 +51,8 @@ def test_status_shows_live_workers(stub_worker: WorkerProcess, command: Command)
 
 def test_a_worker_cannot_send_control_characters_to_the_terminal(command: Command, redis_url: str, policy: str) -> None:
     with redis.Redis.from_url(redis_url) as server:
-        server.hset(Keys(policy).worker("w\x1b[2J"), mapping={"state": "[red]\x1b]0;x\x07", "seen_at": "never"})
-        server.hset(Keys(policy).worker("v"), mapping={b"model": b"\xff"})
+        report_of(server, Keys(policy), "w\x1b[2J", {"state": "[red]\x1b]0;x\x07", "seen_at": "never"})
+        report_of(server, Keys(policy), "v", {b"model": b"\xff"})
     shown = command("status")
     assert shown.exit_code == 0
     assert "2 live workers" in shown.stdout
@@ -63,6 +64,6 @@ def test_a_worker_seen_at_no_time_at_all_is_shown_without(
     command: Command, redis_url: str, policy: str, moment: str
 ) -> None:
     with redis.Redis.from_url(redis_url) as server:
-        server.hset(Keys(policy).worker("w"), mapping={"state": "serving", "seen_at": moment})
+        report_of(server, Keys(policy), "w", {"state": "serving", "seen_at": moment})
     assert command("status").exit_code == 0
     assert json.loads(command("status", "--json").stdout)["workers"][0]["seen_s_ago"] is None

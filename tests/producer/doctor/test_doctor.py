@@ -22,6 +22,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from tests.support.examined import doctor
 from tests.support.fault_steps import stub
+from tests.support.reports import index, report_of
 from tests.support.worker_process import ROOT
 
 
@@ -71,9 +72,10 @@ def broken(server: Any, policy: str) -> None:
     server.hset(keys.control(), "paused", "1")
     server.set(keys.versions(), "x")
     server.xadd(keys.jobs(7), {"payload": "x"})
-    server.hset(keys.worker("a\x1b[2J"), mapping={"model": "m"})
-    server.hset(keys.worker("b"), mapping={"model": "n"})
+    report_of(server, keys, "a\x1b[2J", {"model": "m"})
+    report_of(server, keys, "b", {"model": "n"})
     server.set(keys.worker("c"), "x")
+    index(server, keys, "c")
 
 
 def test_each_fault_of_a_broken_queue_is_named(own_redis: Any, policy: str) -> None:

@@ -14,6 +14,7 @@ from rollstream.producer.operations.requests import pause
 from rollstream.producer.redis_io.connection import Connection
 from tests.support.fault_steps import stub
 from tests.support.faults import Link, Queue
+from tests.support.reports import report_of
 from tests.support.worker_process import wait_for
 
 
@@ -34,8 +35,7 @@ def operator(redis_url: str, policy: str) -> Operator:
 
 def reporting(queue: Queue, *workers: str, ttl_s: int = 60) -> None:
     for worker in workers:
-        queue.redis.hset(queue.keys.worker(worker), mapping={"state": "serving", "model": "m"})
-        queue.redis.expire(queue.keys.worker(worker), ttl_s)
+        report_of(queue.redis, queue.keys, worker, {"state": "serving", "model": "m"}, ttl_s)
 
 
 # Pause and resume

@@ -20,6 +20,7 @@ from rollstream import (
 from rollstream.schemas import Job, decode
 from tests.support.faults import Queue
 from tests.support.publishing import lora, reporting
+from tests.support.reports import report_of
 from tests.support.versions import announce
 
 CONFIG = GenerationConfig(max_new_tokens=4)
@@ -98,8 +99,8 @@ async def test_a_worker_whose_version_is_of_a_stream_that_is_gone_is_not_counted
 async def test_a_worker_that_reports_nonsense_is_behind(trainer: AsyncClient, queue: Queue) -> None:
     announce(queue, 2, "step-2")
     reporting(queue, "a", 2)
-    queue.redis.hset(queue.keys.worker("b"), mapping={"state": "serving", "policy_version": "9" * 5000})
-    queue.redis.hset(queue.keys.worker("c"), mapping={"state": "serving"})
+    report_of(queue.redis, queue.keys, "b", {"state": "serving", "policy_version": "9" * 5000})
+    report_of(queue.redis, queue.keys, "c", {"state": "serving"})
     with pytest.raises(VersionTimeoutError) as late:
         await trainer.wait_for_version(2, timeout=1.0)
     assert late.value.behind == {"b": (-1, ""), "c": (-1, "")}

@@ -139,7 +139,7 @@ def test_a_worker_reads_next_to_nothing_while_redis_is_nearly_full(server: Embed
 
 def seen_at(admin: blocking.Redis, policy: str) -> float:
     """When the only worker reported last, unix seconds."""
-    (key,) = admin.scan_iter(Keys(policy).workers_pattern())
+    (key,) = admin.scan_iter(Keys(policy).worker("*"))
     return float(cast("bytes | None", admin.hget(key, "seen_at")) or 0)
 
 

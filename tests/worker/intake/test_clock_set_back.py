@@ -22,6 +22,7 @@ from rollstream.worker.jobs.deadlines import waited_too_long
 from tests.support.examined import partition
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
+from tests.support.reports import report_of
 from tests.worker.jobs.test_deadlines import job_of
 
 DAY_S = 86_400
@@ -130,8 +131,7 @@ async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy
 
 def test_a_worker_that_died_then_is_not_taken_for_live(redis_url: str, policy: str, queue: Queue) -> None:
     ghost: Any = {"state": "serving", "seen_at": time.time() + DAY_S}
-    queue.redis.hset(queue.keys.worker("ghost"), mapping=ghost)
-    queue.redis.expire(queue.keys.worker("ghost"), DAY_S + 16)
+    report_of(queue.redis, queue.keys, "ghost", ghost, DAY_S + 16)
     queue.redis.xadd(queue.jobs_key, {"payload": b"x"}, id=f"{int(1000 * time.time()) + 1000 * DAY_S}-1")
 
     run = CliRunner().invoke

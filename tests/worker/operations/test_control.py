@@ -40,7 +40,7 @@ HEEDED_S = 1.0
 def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:
     """The worker's heartbeat; empty when there is none."""
     mine = f"-{worker.process.pid}-"
-    for key in queue.redis.scan_iter(queue.keys.workers_pattern()):
+    for key in queue.redis.scan_iter(queue.keys.worker("*")):
         if mine in key.decode():
             fields = cast("dict[bytes, bytes]", queue.redis.hgetall(key))
             return {name.decode(): value.decode() for name, value in fields.items()}
@@ -69,7 +69,7 @@ def resume(queue: Queue) -> None:
 
 
 def drain(worker: WorkerProcess, queue: Queue) -> None:
-    (key,) = queue.redis.scan_iter(queue.keys.workers_pattern())
+    (key,) = queue.redis.scan_iter(queue.keys.worker("*"))
     assert f"-{worker.process.pid}-" in key.decode()
     queue.redis.hset(key, "drain", "1")
 
@@ -268,9 +268,8 @@ async def test_a_role_ends_when_it_is_cancelled_though_redis_py_loses_cancellati
 ) -> None:
     for _ in range(60):
         redis = connect(redis_url)
-        role = asyncio.create_task(
-            Heartbeat(redis=redis, key=queue.keys.worker("w"), interval_s=0, report=WorkerReport).run()
-        )
+        heartbeat = Heartbeat(redis=redis, keys=queue.keys, consumer="w", interval_s=0, report=WorkerReport)
+        role = asyncio.create_task(heartbeat.run())
         await asyncio.sleep(random.uniform(0.0005, 0.004))
         role.cancel()
         _, running = await asyncio.wait([role], timeout=20)

@@ -1,0 +1,23 @@
+"""Reports of workers that are none, and where readers look for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rollstream.schemas import Keys
+
+
+def report_of(server: Any, keys: Keys, worker: str, report: Mapping[Any, Any], ttl_s: float | None = None) -> None:
+    """As a beat writes it."""
+    server.hset(keys.worker(worker), mapping=report)
+    if ttl_s is not None:
+        server.pexpire(keys.worker(worker), int(1000 * ttl_s))
+    index(server, keys, worker)
+
+
+def index(server: Any, keys: Keys, worker: str) -> None:
+    """Let readers find the worker."""
+    server.zadd(keys.workers(), {worker: time.time()})
+    server.expire(keys.workers(), 600)

@@ -1,0 +1,60 @@
+"""Batches leave the index of their partition once their ledgers have expired, whoever submitted them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from rollstream.schemas import Keys
+
+from ..delivery.admission import Admission
+from ..redis_io.connections import cancelled
+from . import scripts
+
+PERIOD_S = 60
+_PAGE, _PAGES = 500, 4
+"""Batches of one call, and calls of one look: a few milliseconds of Redis' time a minute, however many batches wait."""
+
+log = structlog.get_logger()
+
+
+class BatchIndex:
+    """Looks at some batches of every index about once a minute; any number of workers may do so at once."""
+
+    def __init__(self, *, redis: Redis, keys: Keys, admission: Admission) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._admission = admission
+        self._starts = dict.fromkeys(range(keys.partitions), 0)
+        """Rank at which the next look at a partition begins."""
+
+    async def run(self) -> None:
+        """Until admission closes. A Redis that is away is no reason to stop."""
+        while not (self._admission.closed or cancelled()):
+            await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
+            for partition in self._starts:
+                try:
+                    await self.tidy(partition)
+                except RedisError as error:
+                    log.warning("index of batches not tidied", partition=partition, error=str(error))
+
+    async def tidy(self, partition: int) -> int:
+        """How many batches went in one look, which goes on where the last one ended. Raises `RedisError`."""
+        gone = 0
+        for _ in range(_PAGES):
+            start = self._starts[partition]
+            members: Any = await self._redis.zrange(self._keys.batches(partition), start, start + _PAGE - 1)
+            names = [member.decode("utf-8", "backslashreplace") for member in members]
+            ours = [name for name in names if self._keys.has_batch(partition, name)]
+            forgotten = await scripts.forget(self._redis, self._keys, partition, batch_ids=ours) if ours else 0
+            gone += forgotten
+            self._starts[partition] = start + len(members) - forgotten
+            if len(members) < _PAGE:
+                self._starts[partition] = 0
+                break
+        return gone

@@ -33,6 +33,7 @@ def check_result_fits(config: GenerationConfig, longest_prompt: int) -> None:
     problem = (
         f"{config.sequences_per_prompt} sequences of {config.max_new_tokens} tokens, at {bits_per_token(config)} bits "
         f"each, and a prompt of {longest_prompt} make a result of {nbytes} bytes, and one message carries "
-        f"{MAX_RESULT_BYTES}: ask for fewer or shorter completions a prompt, or for less of each token (logprobs=None)"
+        f"{MAX_RESULT_BYTES}: ask for fewer or shorter completions a prompt, for less of each token (logprobs=None), "
+        "or shorten the prompt"
     )
     raise ConfigError("max_new_tokens", problem, config.max_new_tokens)

@@ -162,7 +162,8 @@ async def test_a_batch_goes_to_its_own_partition(redis_url: str, server: Any, po
         ({"adapter": "math"}, NameRefusedError, "name@version"),
         ({"prompts_per_job": 0}, PromptsError, "prompts_per_job"),
         ({"prompts_per_job": 5000}, PromptsError, "4096"),
-        ({"input_ids": np.ones((1, 2**24), np.int32)}, WireError, "fewer prompts per job"),
+        ({"input_ids": np.ones((2, 2**23), np.int32)}, WireError, "fewer prompts per job"),
+        ({"input_ids": np.ones((1, 2**24), np.int32)}, ConfigError, "or shorten the prompt"),
     ],
 )
 async def test_what_cannot_be_submitted_leaves_nothing_behind(

@@ -14,6 +14,9 @@ POLICIES = "rs:policies"
 whose keys are one policy's does not write it, and a cluster has none.
 """
 
+POLICY_ADAPTER = "policy."
+"""Names of adapters that are policy versions begin with it; no other names do."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
 

@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import redis
 
 from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport, WorkerState
 
 from .embedded_redis import die_with_parent
 
@@ -94,7 +95,9 @@ def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy
 def _serves(client: redis.Redis, policy: str) -> bool:
     keys = Keys(policy)
     workers = cast("list[bytes]", client.zrange(keys.workers(), 0, -1))
-    return any(client.hget(keys.worker(worker.decode()), "state") == b"serving" for worker in workers)
+    told: list[Any] = [client.hmget(keys.worker(worker.decode()), REPORT_FIELDS) for worker in workers]
+    reports = filter(None, map(WorkerReport.of_values, told))
+    return any(report.state == WorkerState.SERVING for report in reports)
 
 
 def _tail(log: Path) -> str:

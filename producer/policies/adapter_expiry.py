@@ -11,10 +11,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas.keys import POLICY_ADAPTER
 from rollstream.schemas.times import SUPERSEDED_SLACK_S, SUPERSEDED_TTL_S
 
 from ..redis_io.connection import Connection
-from .adapter_upload import POLICY_PREFIX
 
 
 async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
@@ -24,7 +24,7 @@ async def expire_superseded(connection: Connection, keys: Keys, announced: Seque
     """
     newest, superseded = announced[:1], announced[1:]
     spared = {one.sha256 for one in newest}
-    names = [one.location for one in superseded if one.location.startswith(POLICY_PREFIX) and one.sha256 not in spared]
+    names = [one.location for one in superseded if one.location.startswith(POLICY_ADAPTER) and one.sha256 not in spared]
 
     async def expire(redis: Redis) -> None:
         manifests = [keys.adapter(name) for name in names]

@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, NameRefusedError, SchemaError, decode, encode
-from rollstream.schemas.keys import check_adapter
+from rollstream.schemas.keys import POLICY_ADAPTER, check_adapter
 from rollstream.schemas.times import ADAPTER_SLACK_S, ADAPTER_TTL_S
 
 from ..progress import byte_bar
@@ -22,8 +22,6 @@ from .adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapte
 from .adapter_tensors import Scaling
 from .errors import AdapterConflictError, AdapterError
 
-POLICY_PREFIX = "policy."
-"""The names of adapters that are policy versions begin with this; no other names do."""
 _ROUNDS = 5
 """How often chunks that Redis lost meanwhile are sent again."""
 _CONTENT = ("name", "sha256", "num_bytes", "chunk_bytes")
@@ -60,8 +58,8 @@ def adapter_name(name: object, version: object) -> str:
     if isinstance(name, str) and "@" in name:
         raise NameRefusedError("adapter", name, f"leave out what begins with the @: version={version} is an argument")
     full = check_adapter(f"{name}@{version}" if isinstance(name, str) else name)
-    if full.startswith(POLICY_PREFIX):
-        raise AdapterError(full, f"names that begin with {POLICY_PREFIX!r} are those of policy versions")
+    if full.startswith(POLICY_ADAPTER):
+        raise AdapterError(full, f"names that begin with {POLICY_ADAPTER!r} are those of policy versions")
     return full
 
 

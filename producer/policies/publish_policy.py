@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.keys import POLICY_ADAPTER
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.requires import unknown_names
 
@@ -25,7 +26,7 @@ from ..redis_io.connection import Connection
 from .adapter_expiry import expire_superseded
 from .adapter_files import AdapterFiles, AdapterSource, read_adapter
 from .adapter_tensors import Scaling
-from .adapter_upload import POLICY_PREFIX, upload
+from .adapter_upload import upload
 from .checkpoint_files import CheckpointFolder
 from .errors import AdapterError, PolicyKindError, PolicyVersionError
 
@@ -116,7 +117,7 @@ async def _ship(
     So two trainers, or one before and after a crash, never use one name for different content. The first to announce
     the version decides.
     """
-    name = f"{POLICY_PREFIX}{files.sha256[:16]}@{version}"
+    name = f"{POLICY_ADAPTER}{files.sha256[:16]}@{version}"
     await upload(connection, keys, name, files, progress=progress)
     return _announcement(version, "adapter", name, files.sha256)
 

@@ -64,7 +64,7 @@ class AsyncClient:
         reconnect_s: float = 60.0,
     ) -> None:
         self._keys = Keys(policy, number(partitions))
-        self._connection = Connection(redis_url, reconnect_seconds(reconnect_s))
+        self._connection = Connection(url=redis_url, reconnect_s=reconnect_seconds(reconnect_s))
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS)
     async def submit(
@@ -99,7 +99,7 @@ class AsyncClient:
             bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
         )
         await enqueue(self._connection, self._keys, submission)
-        return BatchHandle(self._connection, self._keys, submission.batch)
+        return BatchHandle(connection=self._connection, keys=self._keys, batch=submission.batch)
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions)
     async def generate(
@@ -142,7 +142,7 @@ class AsyncClient:
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
         batch = await read_batch(self._connection, self._keys, batch_id)
-        return BatchHandle(self._connection, self._keys, batch, attached=True)
+        return BatchHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
 
     async def publish_policy(
         self,
@@ -169,7 +169,7 @@ class AsyncClient:
         content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
         `RedisUnavailableError`.
         """
-        scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
+        scaling = Scaling(lora_alpha=number(lora_alpha), use_rslora=use_rslora, peft_config=peft_config)
         published = await publish_policy(
             self._connection, self._keys, number(version), checkpoint, adapter, scaling, progress=progress
         )
@@ -202,7 +202,7 @@ class AsyncClient:
         Raises `AdapterConflictError` when the name has other content, `AdapterError`, `NameRefusedError`,
         `TooLargeForRedisError`, `RedisUnavailableError`.
         """
-        scaling = Scaling(number(lora_alpha), use_rslora, peft_config)
+        scaling = Scaling(lora_alpha=number(lora_alpha), use_rslora=use_rslora, peft_config=peft_config)
         full = await publish_adapter(
             self._connection, self._keys, name, number(version), source, scaling, progress=progress
         )

@@ -9,7 +9,7 @@ from ..calls.arguments import number
 from ..errors import DeadlineError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
     """Of every job of a submit; None: none. No part of the batch's content digest."""
 
@@ -21,7 +21,10 @@ class Deadlines:
     @classmethod
     def of(cls, queue_deadline_s: object, run_deadline_s: object) -> Self:
         """Raises `DeadlineError`."""
-        return cls(_seconds("queue_deadline_s", queue_deadline_s), _seconds("run_deadline_s", run_deadline_s))
+        return cls(
+            queue_deadline_s=_seconds("queue_deadline_s", queue_deadline_s),
+            run_deadline_s=_seconds("run_deadline_s", run_deadline_s),
+        )
 
 
 NO_DEADLINES = Deadlines()

@@ -37,14 +37,14 @@ class BatchHandle:
     client's `reconnect_s`.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, batch: Batch, *, attached: bool = False) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, batch: Batch, attached: bool = False) -> None:
         self.batch = batch
         """What was submitted, but for the prompts."""
         self._identity = (keys.policy, batch.batch_id)
         self._connection = connection
         self._keys = keys
         self._attached = attached
-        self._reader = ResultsReader(connection, keys, batch)
+        self._reader = ResultsReader(connection=connection, keys=keys, batch=batch)
 
     @property
     def batch_id(self) -> str:
@@ -147,7 +147,9 @@ class BatchHandle:
     async def _in_time(self, timeout: float | None, waited: float = 0.0) -> AsyncIterator[Patience]:
         """Around a wait; it says what it waits for. Raises `ResultTimeoutError`."""
         left = None if timeout is None else max(0.0, timeout - waited)
-        async with Patience(f"batch {self.batch_id!r}", self._ask, left, self._connection.said) as patience:
+        async with Patience(
+            what=f"batch {self.batch_id!r}", ask=self._ask, timeout=left, said=self._connection.said
+        ) as patience:
             try:
                 async with asyncio.timeout(left):
                     yield patience

@@ -19,7 +19,7 @@ _MOST = 500
 class JobsLeft:
     """Asks whether a batch has a job that can still be answered; remembers which entries its jobs are."""
 
-    def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
         self._connection = connection
         self._keys = keys
         self._batch = batch

@@ -27,7 +27,7 @@ _IDLE_READS_BEFORE_CHECK = 2
 class ResultsReader:
     """All answers read so far stay here, so that many iterators and repeated `result` calls share one read."""
 
-    def __init__(self, connection: Connection, keys: Keys, batch: Batch) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
         self._connection = connection
         self._keys = keys
         self._batch = batch
@@ -37,7 +37,7 @@ class ResultsReader:
         self._sealed_by: bytes | None = None
         self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
-        self._jobs = JobsLeft(connection, keys, batch)
+        self._jobs = JobsLeft(connection=connection, keys=keys, batch=batch)
         self.answers: list[Answer] = []
         self.by_group: dict[int, Answer] = {}
 

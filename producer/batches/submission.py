@@ -29,7 +29,7 @@ Chunk = list[tuple[Envelope, bytes]]
 """Jobs, each with its payload, that one script call queues."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """All that one submit sends. Made before anything is sent, so that what cannot be sent leaves nothing behind."""
 
@@ -85,7 +85,7 @@ def split(
     )
     slices = [prompts.ids[first : first + prompts_per_job] for first in starts]
     jobs = [_job(batch, number, starts[number], ids, deadlines, bounds) for number, ids in enumerate(slices)]
-    return Submission(batch, _digest(prompts, batch, prompts_per_job, bounds), jobs)
+    return Submission(batch=batch, digest=_digest(prompts, batch, prompts_per_job, bounds), jobs=jobs)
 
 
 def _job(

@@ -13,7 +13,7 @@ from rollstream.schemas.worker_report import WorkerState
 _MOST_NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reporting:
     """One live worker, as it reports. Its text is printable already."""
 
@@ -36,7 +36,7 @@ class Reporting:
         return self.state == WorkerState.SERVING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFacts:
     """A batch, its queue and the workers at one moment."""
 

@@ -62,7 +62,12 @@ class Patience:
     """
 
     def __init__(
-        self, what: str, ask: Callable[[], Awaitable[str]], timeout: float | None, said: dict[str, float] | None = None
+        self,
+        *,
+        what: str,
+        ask: Callable[[], Awaitable[str]],
+        timeout: float | None,
+        said: dict[str, float] | None = None,
     ) -> None:
         """`said`: shared by several waits, so that only one of them logs the same text at a time."""
         self.told = ""

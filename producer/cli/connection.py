@@ -15,7 +15,7 @@ def with_connection(redis: str, command: Callable[[Connection], Awaitable[T]]) -
     """Return what `command` returns. Waits at most 5 s for Redis, then raises `RedisUnavailableError`."""
 
     async def run() -> T:
-        connection = Connection(redis, reconnect_s=5)
+        connection = Connection(url=redis, reconnect_s=5)
         try:
             return await command(connection)
         finally:

@@ -118,13 +118,21 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
     def selector(now_ms: int) -> Selector:
         if batch is not None:
-            return ByBatch(batch, incomplete)
+            return ByBatch(batch_id=batch, partial=incomplete)
         if entry is not None:
             return entry
         first, last = _moments(since, until, now_ms)
-        return ByLetter(text or "", last) if dead else ByTime(first, last)
+        return ByLetter(text=text or "", until_ms=last) if dead else ByTime(since_ms=first, until_ms=last)
 
-    how = ReplayOptions(batch_id, attempt or secrets.token_hex(4), dry_run, rate, compare, timeout, json_output)
+    how = ReplayOptions(
+        batch_id=batch_id,
+        attempt=attempt or secrets.token_hex(4),
+        dry_run=dry_run,
+        rate=rate,
+        verify=compare,
+        timeout=timeout,
+        json=json_output,
+    )
     with exit_codes():
         raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, how)))
 
@@ -138,9 +146,9 @@ def _entry(name: str, partitions: int) -> ByEntry:
     where, _, entry_id = name.rpartition("/")
     _need(EntryId.is_one(entry_id), f"--job: {name!r} is no entry id such as 1700000000000-0")
     if not where:
-        return ByEntry(entry_id)
+        return ByEntry(entry_id=entry_id)
     _need(where in map(str, range(partitions)), f"--job: there is no partition {where!r}, see --partitions")
-    return ByEntry(entry_id, int(where))
+    return ByEntry(entry_id=entry_id, partition=int(where))
 
 
 def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, int]:
@@ -175,7 +183,7 @@ async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], h
 
 @asynccontextmanager
 async def _connected(redis: str) -> AsyncIterator[Connection]:
-    connection = Connection(redis, reconnect_s=60)
+    connection = Connection(url=redis, reconnect_s=60)
     try:
         yield connection
     finally:

@@ -16,7 +16,7 @@ from ..replay.criteria import Selector, as_options
 from ..replay.plan import new_batch_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
     """How the selected jobs are queued, and what happens after."""
 
@@ -42,7 +42,7 @@ class ReplayOptions:
         return [*options, *(["--json"] if self.json else [])]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Sent:
     """How much has been queued so far."""
 

@@ -29,7 +29,7 @@ TEXTS = ("two and two is", "the capital of france", "a haiku on rain", "why is t
 BATCH_TIMEOUT_S = 120
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Step:
     name: str
     title: str
@@ -40,9 +40,9 @@ class _Step:
 SAMPLED = GenerationConfig(max_new_tokens=32, num_return_sequences=4, temperature=0.8, seed=7)
 BEAMS = GenerationConfig(max_new_tokens=16, num_beams=4, num_return_sequences=2)
 STEPS = (
-    _Step("sampled", "sampled at temperature 0.8, n = 4", SAMPLED),
-    _Step("LoRA", f"the same prompts through the LoRA adapter {ADAPTER}", SAMPLED, ADAPTER),
-    _Step("beams", "beam search: the best 2 of 4", BEAMS),
+    _Step(name="sampled", title="sampled at temperature 0.8, n = 4", config=SAMPLED),
+    _Step(name="LoRA", title=f"the same prompts through the LoRA adapter {ADAPTER}", config=SAMPLED, adapter=ADAPTER),
+    _Step(name="beams", title="beam search: the best 2 of 4", config=BEAMS),
 )
 
 
@@ -99,7 +99,15 @@ async def _generate(redis_url: str, model: Path) -> list[Shown]:
             answers = await handle.wait(timeout=BATCH_TIMEOUT_S, progress=True)
             rollouts = assemble(handle.batch, answers)
             in_order = [answers[group] for group in sorted(answers)]
-            batches.append(Shown(step.name, step.title, rollouts, in_order, time.monotonic() - started))
+            batches.append(
+                Shown(
+                    name=step.name,
+                    title=step.title,
+                    rollouts=rollouts,
+                    answers=in_order,
+                    seconds=time.monotonic() - started,
+                )
+            )
     return batches
 
 

@@ -17,7 +17,7 @@ from ..batches.read_answers import Answer
 from ..batches.rollout_batch import RolloutBatch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """One batch of the demo."""
 

@@ -25,7 +25,7 @@ _MOST = 20_000
 _PAGE = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSeen:
     """A batch with which something is wrong."""
 
@@ -74,32 +74,34 @@ async def _judged(redis: Redis, keys: Keys, batch_id: str, fields: Any, answers:
     """What is wrong with one batch; None if it is complete or its jobs wait or run."""
     for reply in (fields, answers):
         if isinstance(reply, RedisError):
-            return BatchSeen(batch_id, UNREADABLE, str(reply)[:80])
+            return BatchSeen(batch_id=batch_id, trouble=UNREADABLE, told=str(reply)[:80])
     try:
         counts = LedgerCounts.of(fields[0], fields[1])
         if counts.groups is None:
-            return BatchSeen(batch_id, UNREADABLE, f"{LedgerField.GROUPS} is missing")
+            return BatchSeen(batch_id=batch_id, trouble=UNREADABLE, told=f"{LedgerField.GROUPS} is missing")
         if answers < min(counts.done, counts.groups):
-            return BatchSeen(batch_id, GONE, f"{answers} of {counts.done} answers left")
+            return BatchSeen(batch_id=batch_id, trouble=GONE, told=f"{answers} of {counts.done} answers left")
         if fields[2] is None or counts.done >= counts.groups:  # expired half-way, or complete
             return None
         return await _unfinished(redis, keys, batch_id, counts.done, counts.groups, decode(fields[2], Batch))
     except (SchemaError, UnreadableResultError, ValueError) as error:
-        return BatchSeen(batch_id, UNREADABLE, str(error)[:160])
+        return BatchSeen(batch_id=batch_id, trouble=UNREADABLE, told=str(error)[:160])
 
 
 async def _unfinished(
     redis: Redis, keys: Keys, batch_id: str, done: int, groups: int, batch: Batch
 ) -> BatchSeen | None:
     if batch.num_groups != groups:
-        return BatchSeen(batch_id, UNREADABLE, f"describes {batch.num_groups} groups, and counts {groups}")
+        return BatchSeen(
+            batch_id=batch_id, trouble=UNREADABLE, told=f"describes {batch.num_groups} groups, and counts {groups}"
+        )
     if problem := await _unpublishable(redis, keys, batch_id):
-        return BatchSeen(batch_id, UNREADABLE, problem)
+        return BatchSeen(batch_id=batch_id, trouble=UNREADABLE, told=problem)
     entries = await job_entries(redis, keys, batch_id)
     if len(entries) < batch.num_jobs:
-        return BatchSeen(batch_id, HALF, f"{len(entries)} of {batch.num_jobs} jobs queued")
+        return BatchSeen(batch_id=batch_id, trouble=HALF, told=f"{len(entries)} of {batch.num_jobs} jobs queued")
     lost = await jobs_are_lost(redis, keys, batch_id, groups, entries)
-    return BatchSeen(batch_id, LOST, f"{done} of {groups} groups answered") if lost else None
+    return BatchSeen(batch_id=batch_id, trouble=LOST, told=f"{done} of {groups} groups answered") if lost else None
 
 
 async def _unpublishable(redis: Redis, keys: Keys, batch_id: str) -> str | None:
@@ -129,10 +131,10 @@ def batch_findings(batches: Iterable[BatchSeen], policy: str) -> Iterator[Findin
     )
     if half:
         remedy = "unless they are just being submitted: submit them again, or rollstream cancel BATCH_ID"
-        yield Finding("half a batch", WARN, f"{len(half)} batches: {some(half)}", remedy)
+        yield Finding(check="half a batch", level=WARN, seen=f"{len(half)} batches: {some(half)}", remedy=remedy)
     if gone:
         remedy = "they were removed by hand, and reading the batch is an error: rollstream replay --batch BATCH_ID"
-        yield Finding("results", WARN, f"{len(gone)} batches: {some(gone)}", remedy)
+        yield Finding(check="results", level=WARN, seen=f"{len(gone)} batches: {some(gone)}", remedy=remedy)
     if unreadable:
         remedy = "something else wrote them, their jobs become dead letters: submit under another batch_id"
-        yield Finding("ledgers", FAIL, f"{len(unreadable)} batches: {some(unreadable)}", remedy)
+        yield Finding(check="ledgers", level=FAIL, seen=f"{len(unreadable)} batches: {some(unreadable)}", remedy=remedy)

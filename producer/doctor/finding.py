@@ -10,7 +10,7 @@ OLD_S = 600.0
 """A job that has waited longer is worth a warning."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """`remedy` is empty when there is nothing to mend."""
 
@@ -24,7 +24,7 @@ class Finding:
 def graded(check: str, seen: str, *, fail: bool = False, warn: bool = False, remedy: str) -> Finding:
     """A finding at the level that applies; `remedy` is dropped when all is well."""
     level = FAIL if fail else WARN if warn else OK
-    return Finding(check, level, seen, "" if level == OK else remedy)
+    return Finding(check=check, level=level, seen=seen, remedy="" if level == OK else remedy)
 
 
 def some(names: Iterable[str]) -> str:

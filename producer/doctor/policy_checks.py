@@ -32,11 +32,11 @@ def _refused(found: Probe) -> Iterator[Finding]:
         idle = len(stopped.intersection(names))
         so = f"; {idle} of them take no jobs for it" if idle else ""
         seen = f"{len(names)} of {len(found.workers)} workers refuse version {version}{so}: {some(names)}: {why}"
-        yield Finding("refused version", level, seen, remedy)
+        yield Finding(check="refused version", level=level, seen=seen, remedy=remedy)
     if loading := sorted(stopped.difference(*reasons.values())):
         seen = f"{len(loading)} of {len(found.workers)} workers take no jobs until one is served: {some(loading)}"
         remedy = "they are loading it: look again later; if nothing changes, see their logs"
-        yield Finding("announced version", WARN, seen, remedy)
+        yield Finding(check="announced version", level=WARN, seen=seen, remedy=remedy)
 
 
 def _takes_nothing(worker: WorkerSeen) -> bool:

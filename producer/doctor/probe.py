@@ -35,7 +35,7 @@ _MOST_STRANDED = 1000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Something that Redis did not let us read."""
 
@@ -44,7 +44,7 @@ class Refusal:
     advice: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerSeen:
     """A worker's name in the consumer group."""
 
@@ -52,7 +52,7 @@ class ConsumerSeen:
     pending: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionSeen:
     """One partition. `group`: whether the consumer group exists; false if there is no stream either."""
 
@@ -66,7 +66,7 @@ class PartitionSeen:
     """Streams that contain the last possible id, so that Redis can add no entry."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSeen:
     """One Redis server: the only one, or a node of a cluster that holds keys."""
 
@@ -77,7 +77,7 @@ class NodeSeen:
     appendfsync: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """One policy and its Redis at one moment. What could not be read is empty, and `refusals` says why."""
 
@@ -115,9 +115,9 @@ class Probe:
 
 async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
     """Read all. `lease_s` None: the lease that the workers agreed on. Raises `RedisUnavailableError`."""
-    connection = Connection(url, reconnect_s=0)
+    connection = Connection(url=url, reconnect_s=0)
     try:
-        return await _Prober(connection, keys, lease_s).look()
+        return await _Prober(connection=connection, keys=keys, lease_s=lease_s).look()
     finally:
         await connection.aclose()
 
@@ -125,7 +125,7 @@ async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
 class _Prober:
     """Goes on when Redis refuses a command, and notes the refusal."""
 
-    def __init__(self, connection: Connection, keys: Keys, lease_s: float | None) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, lease_s: float | None) -> None:
         self._connection = connection
         self._keys = keys
         self._lease_s = lease_s
@@ -177,7 +177,9 @@ class _Prober:
     async def _nodes(self) -> tuple[NodeSeen, ...]:
         infos: dict[str, dict[str, str]] = await self._try("run INFO", of_each(read_info), {})
         fsyncs: dict[str, str] = await self._try("run CONFIG GET", of_each(read_appendfsync), {})
-        return tuple(NodeSeen(name, infos.get(name, {}), fsyncs.get(name, "")) for name in infos | fsyncs)
+        return tuple(
+            NodeSeen(name=name, info=infos.get(name, {}), appendfsync=fsyncs.get(name, "")) for name in infos | fsyncs
+        )
 
     async def _newest_version(self, wrong: Mapping[str, object]) -> int | None:
         if self._keys.versions() in wrong:
@@ -197,7 +199,7 @@ class _Prober:
         except RedisUnavailableError as error:
             if fault_of(error.__cause__) in {AWAY, HUNG_UP}:
                 raise
-            self._refusals.append(Refusal(what, error.problem, error.advice))
+            self._refusals.append(Refusal(what=what, problem=error.problem, advice=error.advice))
             return default
 
     def _expected(self, workers: list[str]) -> dict[str, str]:
@@ -229,13 +231,15 @@ class _Prober:
                 rows: Any = await redis.xinfo_consumers(jobs, GROUP)
             except exceptions.ResponseError as error:
                 if "no such key" in str(error) or str(error).startswith("NOGROUP"):
-                    return PartitionSeen(queue, False, (), 0, ended)
+                    return PartitionSeen(queue=queue, group=False, consumers=(), stranded=0, ended=ended)
                 raise
             named = [(_text(row["name"]), row["pending"]) for row in rows]
-            consumers = tuple(ConsumerSeen(name, pending) for name, pending in named if ParkedFor.of(name) is None)
+            consumers = tuple(
+                ConsumerSeen(name=name, pending=pending) for name, pending in named if ParkedFor.of(name) is None
+            )
             idle: Any = await redis.xpending_range(jobs, GROUP, "-", "+", _MOST_STRANDED, idle=stranded_ms)
             stranded = [row for row in idle if ParkedFor.of(_text(row["consumer"])) is None]
-            return PartitionSeen(queue, True, consumers, len(stranded), ended)
+            return PartitionSeen(queue=queue, group=True, consumers=consumers, stranded=len(stranded), ended=ended)
 
         return look
 

@@ -39,7 +39,7 @@ def queue_findings(found: Probe) -> Iterator[Finding]:
 def _wrong_types(found: Probe) -> Iterator[Finding]:
     for key, (expected, kind) in sorted(found.wrong_types.items()):
         remedy = "something else wrote it: use another policy or database, or RENAME the key and start again"
-        yield Finding("key", FAIL, f"{key} is a {kind}, not a {expected}", remedy)
+        yield Finding(check="key", level=FAIL, seen=f"{key} is a {kind}, not a {expected}", remedy=remedy)
 
 
 def _partitions(found: Probe) -> Finding:
@@ -98,12 +98,16 @@ def _differing(found: Probe) -> Iterator[Finding]:
         if len(values) > 1:
             seen = f"workers differ in their {what}: {', '.join(value or '(none)' for value in sorted(values))}"
             remedy = "one batch is answered by all of them: drain the wrong ones, or wait if they are being changed"
-            yield Finding(what, WARN, seen, remedy)
+            yield Finding(check=what, level=WARN, seen=seen, remedy=remedy)
 
 
 def _lease(found: Probe) -> Finding:
     agreed = found.lease_agreed
-    seen = LeaseSeen(agreed, found.lease_problem, {name: told for name, told in told_by(found.workers).items() if told})
+    seen = LeaseSeen(
+        seconds=agreed,
+        problem=found.lease_problem,
+        workers={name: told for name, told in told_by(found.workers).items() if told},
+    )
     others = [f"{name} has {told} s" for name, told in sorted(seen.differing(agreed).items())]
     lease = "none agreed yet" if agreed is None else f"{agreed:g} s"
     return graded(
@@ -141,7 +145,9 @@ def _adapter_caches(found: Probe) -> Iterator[Finding]:
     if stopped := _paused_for(PauseReason.ADAPTER_CACHE, found):
         seen = f"{len(stopped)} of {len(found.workers)} workers cannot keep adapters and take no jobs: {some(stopped)}"
         remedy = "free space at their --adapter-cache, and they go on by themselves; or start them with another folder"
-        yield Finding("adapter cache", FAIL if len(stopped) == len(found.workers) else WARN, seen, remedy)
+        yield Finding(
+            check="adapter cache", level=FAIL if len(stopped) == len(found.workers) else WARN, seen=seen, remedy=remedy
+        )
 
 
 def _paused_for(reason: PauseReason, found: Probe) -> list[str]:

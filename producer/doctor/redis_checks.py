@@ -23,7 +23,7 @@ FREES_MEMORY = (
 
 def unreachable(error: RedisUnavailableError) -> Finding:
     """The only finding when Redis cannot be reached."""
-    return Finding("redis", FAIL, f"{error.url}: {error.problem}", error.advice)
+    return Finding(check="redis", level=FAIL, seen=f"{error.url}: {error.problem}", remedy=error.advice)
 
 
 def redis_findings(found: Probe) -> Iterator[Finding]:
@@ -52,7 +52,9 @@ def _refusals(found: Probe) -> Iterator[Finding]:
     for refusal in found.refusals:
         only_unknown = refusal.what in ("run INFO", "run CONFIG GET")
         level = WARN if only_unknown else FAIL
-        yield Finding("access", level, f"cannot {refusal.what}: {refusal.problem}", refusal.advice)
+        yield Finding(
+            check="access", level=level, seen=f"cannot {refusal.what}: {refusal.problem}", remedy=refusal.advice
+        )
 
 
 def _version(found: NodeSeen) -> Finding:
@@ -124,7 +126,7 @@ def _last_saves(found: NodeSeen) -> Iterator[Finding]:
         status = found.info.get(name, "ok")
         if status != "ok":
             remedy = "see Redis' log and its disk: Redis may refuse writes until a save succeeds"
-            yield Finding("disk", FAIL, f"{what}: {status}", remedy)
+            yield Finding(check="disk", level=FAIL, seen=f"{what}: {status}", remedy=remedy)
 
 
 def _rights(found: Probe) -> Finding:

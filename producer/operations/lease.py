@@ -16,7 +16,7 @@ from ..redis_io.connection import Connection
 from .queue_state import WorkerSeen, read_workers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSeen:
     """The lease in the control hash, and the lease of each live worker."""
 
@@ -54,7 +54,8 @@ async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
     async def read(redis: Redis) -> LeaseSeen:
         seconds, micros = await redis.time()
         workers = await read_workers(redis, keys, seconds + micros / 1e6)
-        return LeaseSeen(*await read_lease(redis, keys), told_by(workers))
+        agreed, problem = await read_lease(redis, keys)
+        return LeaseSeen(seconds=agreed, problem=problem, workers=told_by(workers))
 
     return await connection.call("read the lease", read)
 

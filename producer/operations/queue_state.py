@@ -25,7 +25,7 @@ from ..redis_io.connection import Connection
 from . import waiting
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSeen:
     """One partition's jobs."""
 
@@ -49,7 +49,7 @@ class QueueSeen:
         return sum(parked.jobs for parked in self.parked)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSeen:
     """One live worker, as it reports itself."""
 
@@ -58,7 +58,7 @@ class WorkerSeen:
     seen_s_ago: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
     """One policy at one moment."""
 
@@ -77,9 +77,9 @@ async def read_queue_state(connection: Connection, keys: Keys) -> QueueState:
         seconds, micros = await redis.time()
         now = seconds + micros / 1e6
         queues = [await read_queue(redis, keys, partition, now) for partition in range(keys.partitions)]
-        return QueueState(
-            keys.policy, *await read_paused(redis, keys, now), queues, await read_workers(redis, keys, now)
-        )
+        paused, paused_s_ago = await read_paused(redis, keys, now)
+        workers = await read_workers(redis, keys, now)
+        return QueueState(policy=keys.policy, paused=paused, paused_s_ago=paused_s_ago, queues=queues, workers=workers)
 
     return await connection.call("read the status", read)
 
@@ -135,7 +135,10 @@ async def read_workers(redis: Redis, keys: Keys, now: float) -> list[WorkerSeen]
 
 def seen_workers(reports: Mapping[str, WorkerReport], now: float) -> list[WorkerSeen]:
     """In the order of `reports`; `now` by Redis' clock."""
-    return [WorkerSeen(name, report, _ago(report.seen_at, now)) for name, report in reports.items()]
+    return [
+        WorkerSeen(consumer=name, report=report, seen_s_ago=_ago(report.seen_at, now))
+        for name, report in reports.items()
+    ]
 
 
 def _ago(moment: float | None, now: float) -> float | None:

@@ -43,7 +43,7 @@ CHUNK_BYTES = 4 * 2**20 - 1024
 with Redis' own bytes a chunk fits a block of 4 MiB; the allocator's next size is 5 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFiles:
     """`config` is the JSON file; `weights` the safetensors file, as a path that is read by chunks, or as bytes."""
 
@@ -68,7 +68,15 @@ class AdapterFiles:
             chunk = _chunk(weights, number)
             whole.update(chunk)
             digests.append(hashlib.sha256(chunk).digest())
-        return cls(name, config, weights, num_bytes, whole.hexdigest(), tuple(digests), incomplete)
+        return cls(
+            name=name,
+            config=config,
+            weights=weights,
+            num_bytes=num_bytes,
+            sha256=whole.hexdigest(),
+            chunk_digests=tuple(digests),
+            incomplete=incomplete,
+        )
 
     def chunk(self, number: int) -> bytes:
         """One chunk of the weights; the last may be shorter. Blocks on the disk. Raises `AdapterError`."""

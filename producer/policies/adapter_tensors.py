@@ -40,7 +40,7 @@ class _LoraConfig(Protocol):
 PeftConfig: TypeAlias = "Mapping[str, Any] | _LoraConfig"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
     """What tensors do not tell: `lora_alpha` and `use_rslora`, or PEFT's whole config (a `LoraConfig` or its dict)."""
 

@@ -14,7 +14,7 @@ from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.wire.entry_fields import named_batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
     """The jobs of one partition that wait for one version."""
 
@@ -42,7 +42,7 @@ async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -
     entry_id: bytes = pending[0]["message_id"]
     entries: Any = await redis.xrange(jobs, entry_id, entry_id)
     batch_id = named_batch(entries[0][1]) if entries else ""
-    return Parked(version, row["pending"], EntryId.of(entry_id).age_s(now), batch_id)
+    return Parked(version=version, jobs=row["pending"], oldest_s=EntryId.of(entry_id).age_s(now), oldest_batch=batch_id)
 
 
 async def newest_announced(redis: Redis, keys: Keys) -> int:

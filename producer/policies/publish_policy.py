@@ -41,7 +41,7 @@ expire soon after the next version."""
 Source = Literal["checkpoint", "adapter"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
     """One entry of the versions stream, readable or not."""
 
@@ -206,9 +206,11 @@ def _announced(entry_id: str, payload: bytes) -> Announced:
     try:
         announcement = decode(payload, PolicyVersion)
     except SchemaError as error:
-        return Announced(entry_id, None, str(error))
+        return Announced(entry_id=entry_id, announcement=None, problem=str(error))
     if entry_id != str(EntryId(announcement.version)):
-        return Announced(entry_id, None, f"its announcement is that of version {announcement.version}")
+        return Announced(
+            entry_id=entry_id, announcement=None, problem=f"its announcement is that of version {announcement.version}"
+        )
     names = unknown_names(announcement.requires)
     problem = f"it requires {names}, which this release does not know: upgrade rollstream here too" if names else ""
-    return Announced(entry_id, announcement, problem)
+    return Announced(entry_id=entry_id, announcement=announcement, problem=problem)

@@ -11,7 +11,7 @@ from ..calls.arguments import number
 from .errors import VersionBoundError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionBounds:
     """The bounds of every job of a batch, and part of its content digest: they decide which weights answer."""
 
@@ -24,7 +24,9 @@ class VersionBounds:
     def of(cls, min_policy_version: object, max_staleness: object) -> Self:
         """Check both bounds; None: no bound. Raises `VersionBoundError`."""
         least = _index("min_policy_version", min_policy_version)
-        return cls(0 if least is None else least, _index("max_staleness", max_staleness))
+        return cls(
+            min_policy_version=0 if least is None else least, max_staleness=_index("max_staleness", max_staleness)
+        )
 
 
 ANY_VERSION = VersionBounds()

@@ -27,7 +27,7 @@ _LATE_LOOK_S = 5.0
 """After so many seconds without an answer, the last look is called out of date."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """What one live worker reports."""
 
@@ -45,7 +45,7 @@ class Serving:
     """`checkpoint`, `adapter`: the kinds of versions for which it was not started."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What one look showed."""
 
@@ -76,7 +76,7 @@ async def wait_for_version(
 ) -> None:
     """See `AsyncClient.wait_for_version`."""
     _check(version, workers, timeout)
-    seen = Seen({}, ())
+    seen = Seen(serving={}, newest=())
 
     async def ask() -> str:
         return waits_for(seen, version, workers)
@@ -87,13 +87,17 @@ async def wait_for_version(
         while True:
             serving = await read_serving(connection, keys)
             # Read after the reports, so that no report is ahead of the stream unless the stream was replaced.
-            seen = Seen(serving, await announced_versions(connection, keys, 1), asyncio.get_running_loop().time())
+            seen = Seen(
+                serving=serving,
+                newest=await announced_versions(connection, keys, 1),
+                at=asyncio.get_running_loop().time(),
+            )
             if served(seen.serving, seen.newest, version, workers):
                 return
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
-    async with Patience(f"policy version {version}", ask, timeout):
+    async with Patience(what=f"policy version {version}", ask=ask, timeout=timeout):
         try:
             async with asyncio.timeout(timeout):
                 await look_until_served()
@@ -156,12 +160,12 @@ def _check(version: object, workers: object, timeout: object) -> None:
 def _serving(report: WorkerReport) -> Serving:
     taken = {"checkpoint": report.takes_checkpoints, "adapter": report.takes_adapters}
     return Serving(
-        _known(report.policy_version),
-        _known(report.newest_version),
-        report.policy_error,
-        report.state == WorkerState.DRAINING,
-        report.policy_sha256,
-        frozenset(kind for kind, is_taken in taken.items() if is_taken is False),
+        version=_known(report.policy_version),
+        newest=_known(report.newest_version),
+        problem=report.policy_error,
+        draining=report.state == WorkerState.DRAINING,
+        sha256=report.policy_sha256,
+        refused_kinds=frozenset(kind for kind, is_taken in taken.items() if is_taken is False),
     )
 
 

@@ -41,7 +41,7 @@ class Connection:
     A connection belongs to the event loop of its first call and to the process that made it, see `Home`.
     """
 
-    def __init__(self, url: str, reconnect_s: float) -> None:
+    def __init__(self, *, url: str, reconnect_s: float) -> None:
         self.url = without_password(url)
         self._reconnect_s = reconnect_s
         self._reached = False
@@ -82,7 +82,9 @@ class Connection:
         shared = partition if is_split(self._redis) else 0
         if shared not in self._reads:
             most = _READS_OF_A_PARTITION if is_split(self._redis) else READS_AT_ONCE
-            self._reads[shared] = SharedReads(self._read, partial(self._calls.open, _READ), most, BLOCK_MS)
+            self._reads[shared] = SharedReads(
+                read=self._read, waiting=partial(self._calls.open, _READ), most=most, block_ms=BLOCK_MS
+            )
         return self._reads[shared]
 
     async def _read(self, command: Callable[[Redis], Awaitable[T]]) -> T:

@@ -29,7 +29,7 @@ _FEW = 16
 """So many waits can share one read without making it slower."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class _Waiter:
     """One wait. Until `entries` or `error` is set, once, it is in `SharedReads._idle` or part of a read."""
 
@@ -59,6 +59,7 @@ class SharedReads:
 
     def __init__(
         self,
+        *,
         read: Callable[[Callable[[Redis], Awaitable[Any]]], Awaitable[Any]],
         waiting: Callable[[], AbstractAsyncContextManager[None]],
         most: int,
@@ -82,7 +83,7 @@ class SharedReads:
         `is_patient`: nothing has come for a long time, so the wait may join a later read; reads become fewer again.
         Raises `RedisUnavailableError` and what else `read` raises.
         """
-        waiter = _Waiter(key, after, count, self._clock())
+        waiter = _Waiter(key=key, after=after, count=count, since=self._clock())
         self._idle.append(waiter)
         self._waiters += 1
         try:

@@ -11,7 +11,7 @@ _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByBatch:
     """All jobs of a batch, as its ledger lists them."""
 
@@ -23,7 +23,7 @@ class ByBatch:
         return f"batch {self.batch_id!r}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByEntry:
     """The job of one entry; `partition` is needed only if several partitions have an entry with that id."""
 
@@ -39,7 +39,7 @@ class ByEntry:
         return self.entry_id if self.partition is None else f"{self.partition}/{self.entry_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByTime:
     """Jobs queued between two moments, both included; Unix milliseconds by Redis' clock."""
 
@@ -50,7 +50,7 @@ class ByTime:
         return "that time"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByLetter:
     """Dead letters with `text` in their error, batch id, worker or entry id; an empty text selects all."""
 

@@ -27,7 +27,7 @@ _DROP_COUNT = 500
 _NAME_LENGTH = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """One dead letter, as listed."""
 
@@ -58,7 +58,7 @@ class Listed:
         return named_batch(fields)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Letter:
     """One dead letter with its payload."""
 
@@ -81,7 +81,7 @@ async def letters(connection: Connection, keys: Keys, text: str = "") -> AsyncIt
     """
     for partition in range(keys.partitions):
         async for listed in _partition(connection, keys, partition):
-            place = Place(keys.dead(partition), listed.entry_id)
+            place = Place(stream=keys.dead(partition), entry_id=listed.entry_id)
             if text in "\n".join(letter_texts(place, {LETTER: listed.data})):
                 yield listed
 
@@ -90,7 +90,7 @@ async def _partition(connection: Connection, keys: Keys, partition: int) -> Asyn
     read, start = partial(scripts.dead, key=keys.dead(partition)), "-"
     while rows := await connection.call("list dead letters", partial(read, start=start)):
         for entry, data, size in rows:
-            yield Listed(partition, entry, data, size)
+            yield Listed(partition=partition, entry_id=entry, data=data, payload_bytes=size)
         start = after(rows[-1][0])
 
 
@@ -118,7 +118,12 @@ async def _read(connection: Connection, keys: Keys, partition: int, entry_id: st
         return None
     entry, fields = rows[0]
     payload = fields.get(PAYLOAD, b"")
-    return Letter(Listed(partition, entry.decode(), fields.get(LETTER, b""), len(payload)), payload)
+    return Letter(
+        listed=Listed(
+            partition=partition, entry_id=entry.decode(), data=fields.get(LETTER, b""), payload_bytes=len(payload)
+        ),
+        payload=payload,
+    )
 
 
 async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:
@@ -131,7 +136,7 @@ async def requeue(connection: Connection, keys: Keys, letter: Letter) -> str:
         raise RequeueRefusedError(letter.listed.name, str(letter.job))
     suffix = f".requeue-{letter.listed.entry_id}"
     batch_id = letter.job.batch_id[: _NAME_LENGTH - len(suffix)] + suffix
-    place = Place(keys.dead(letter.listed.partition), letter.listed.entry_id)
+    place = Place(stream=keys.dead(letter.listed.partition), entry_id=letter.listed.entry_id)
     await replay_dead(connection, keys, [place], batch_id)
     await drop(connection, keys, [letter.listed])
     return batch_id

@@ -19,7 +19,7 @@ _MAX_LINEAGE = 100
 _MAX_INDEX = 2**31
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
     """A selected job and its position in the new batch."""
 
@@ -38,7 +38,7 @@ class Placed:
         return (*self.selected.lineage, self.selected.origin)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """One new batch: some or all jobs of one original."""
 
@@ -62,7 +62,7 @@ class Replay:
 
     def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> Submission:
         """The submission of these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""
-        return Submission(self.batch, self.digest, [self._renumbered(*pair) for pair in opened])
+        return Submission(batch=self.batch, digest=self.digest, jobs=[self._renumbered(*pair) for pair in opened])
 
     def _renumbered(self, placed: Placed, payload: bytes) -> tuple[Envelope, bytes]:
         job = decode(payload, Job).model_copy(
@@ -126,12 +126,12 @@ def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
         if reason is None:
             taken.append(selected)
         else:
-            skipped.append(Skipped(selected.place, reason))
+            skipped.append(Skipped(place=selected.place, reason=reason))
     taken.sort(key=lambda selected: selected.groups.start)  # of those that begin alike the newest stays first
     for selected in taken:
         if fitting and selected.groups.start < fitting[-1].groups.stop:
             reason = f"has groups of {fitting[-1].place.entry_id}, which is selected too"
-            skipped.append(Skipped(selected.place, reason))
+            skipped.append(Skipped(place=selected.place, reason=reason))
         else:
             fitting.append(selected)
     return fitting, skipped
@@ -156,7 +156,7 @@ def _disagreement(selected: Selected, newest: Selected) -> str | None:
 def _replay(jobs: list[Selected], original: Batch | None, batch_id: str, submitted_at: float) -> Replay:
     placed, first = [], 0
     for number, selected in enumerate(jobs):
-        placed.append(Placed(selected, number, first))
+        placed.append(Placed(selected=selected, job=number, first_group=first))
         first += len(selected.groups)
     batch = Batch(
         batch_id=batch_id,
@@ -168,7 +168,7 @@ def _replay(jobs: list[Selected], original: Batch | None, batch_id: str, submitt
         submitted_at=submitted_at,
         lineage=placed[0].lineage,
     )
-    return Replay(batch, _digest(jobs), tuple(placed), original)
+    return Replay(batch=batch, digest=_digest(jobs), jobs=tuple(placed), original=original)
 
 
 def _digest(jobs: list[Selected]) -> str:

@@ -29,7 +29,7 @@ _AT_ONCE = 16
 """How many jobs are read and queued together."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """What a replay would queue, and what it leaves out."""
 
@@ -131,7 +131,7 @@ async def _planned(connection: Connection, keys: Keys, selection: Selection, nam
         except (UnknownBatchError, UnreadableResultError):
             continue  # a job may outlive its batch's ledger, and can be replayed without it
     replays, skipped = plan(selection.jobs, originals, named, time.time())
-    return Prepared(replays, [*selection.skipped, *skipped], selection.unfinished)
+    return Prepared(replays=replays, skipped=[*selection.skipped, *skipped], unfinished=selection.unfinished)
 
 
 async def _payload(connection: Connection, placed: Placed) -> bytes:

@@ -32,7 +32,7 @@ _READ_COUNT = 16
 Fields: TypeAlias = dict[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a payload can be read again: an entry of a stream of jobs or of dead letters."""
 
@@ -40,7 +40,7 @@ class Place:
     entry_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
     """A job that can be queued again, without its prompts."""
 
@@ -60,7 +60,7 @@ class Selected:
     """Digest of the payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
     """An entry that was selected but cannot be queued again."""
 
@@ -68,7 +68,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Selection:
     """All entries that a selector found."""
 
@@ -89,7 +89,7 @@ async def select(
     Redis does not know and for an entry id that several partitions have, `UnreadableResultError` for a ledger that no
     producer wrote, `NameRefusedError`, `RedisUnavailableError`.
     """
-    selection = Selection([], [])
+    selection = Selection(jobs=[], skipped=[])
     if isinstance(selector, ByLetter):
         await _take(selection, _letters(connection, keys, selector), _open_letter, seen)
         return selection
@@ -117,7 +117,7 @@ def _leave_out(selection: Selection, unfinished: Mapping[tuple[str, str], str]) 
     for job in selection.jobs:
         if job.origin.batch_id in batches:
             reason = f"is {states[job.place]}" if states[job.place] else "is done, but other jobs of its batch are not"
-            selection.skipped.append(Skipped(job.place, f"{reason}: select it by --batch or --job"))
+            selection.skipped.append(Skipped(place=job.place, reason=f"{reason}: select it by --batch or --job"))
     selection.jobs = [job for job in selection.jobs if job.origin.batch_id not in batches]
 
 
@@ -132,7 +132,7 @@ def _refuse_several(selector: ByBatch | ByEntry, keys: Keys, selection: Selectio
 
 async def read_letters(connection: Connection, places: Iterable[Place]) -> Selection:
     """The dead letters at these places. Raises `RedisUnavailableError`."""
-    selection = Selection([], [])
+    selection = Selection(jobs=[], skipped=[])
     for place in places:
         await _take(selection, read_range(connection, place.stream, place.entry_id, place.entry_id), _open_letter)
     return selection
@@ -144,7 +144,7 @@ async def read_range(connection: Connection, stream: str, first: str, last: str)
     while True:
         rows = await connection.call("read entries", partial(_xrange, stream=stream, first=position, last=last))
         for entry, fields in rows:
-            yield Place(stream, entry.decode()), fields
+            yield Place(stream=stream, entry_id=entry.decode()), fields
         if len(rows) < _READ_COUNT:
             return
         position = after(rows[-1][0])
@@ -165,7 +165,7 @@ async def _take(
         try:
             selection.jobs.append(opened(place, fields))
         except SchemaError as error:
-            selection.skipped.append(Skipped(place, str(error)))
+            selection.skipped.append(Skipped(place=place, reason=str(error)))
         seen(len(selection.jobs) + len(selection.skipped))
 
 

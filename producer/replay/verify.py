@@ -20,7 +20,7 @@ from .plan import Replay
 POLICY_VERSION = "policy version"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One thing that differs between a stored answer and the replayed one."""
 
@@ -44,7 +44,7 @@ class Difference:
         return f"{group}{sample}{position}: {self.what} {self.stored} stored, {self.replayed} replayed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """How much was compared, and what differs."""
 
@@ -81,23 +81,38 @@ def compare(
         difference = _difference(group, new_group, before, after)
         if difference is not None:
             (others if difference.what == POLICY_VERSION else differences).append(difference)
-    found = len(differences), differences[0] if differences else None
-    return Comparison(counted, completions, tokens, *found, len(others), others[0] if others else None)
+    return Comparison(
+        groups=counted,
+        completions=completions,
+        tokens=tokens,
+        differing_groups=len(differences),
+        first=differences[0] if differences else None,
+        other_versions=len(others),
+        first_other=others[0] if others else None,
+    )
 
 
 def _difference(group: int, new_group: int, before: Answer, after: Answer) -> Difference | None:
     if isinstance(before, GroupError) and isinstance(after, GroupError):
         same = before.code == after.code
-        return None if same else Difference(group, new_group, "error code", before.code, after.code)
+        return (
+            None
+            if same
+            else Difference(
+                group=group, new_group=new_group, what="error code", stored=before.code, replayed=after.code
+            )
+        )
     if isinstance(before, GroupError) or isinstance(after, GroupError):
-        return Difference(group, new_group, "answer", _kind(before), _kind(after))
+        return Difference(group=group, new_group=new_group, what="answer", stored=_kind(before), replayed=_kind(after))
     prompt = _first_difference(before.prompt.numpy(), after.prompt.numpy())
     if prompt is not None:
         what, position, one, other = prompt
-        return Difference(group, new_group, f"prompt's {what}", one, other, position=position)
+        return Difference(
+            group=group, new_group=new_group, what=f"prompt's {what}", stored=one, replayed=other, position=position
+        )
     n, m = len(before.finish_reasons), len(after.finish_reasons)
     if n != m:
-        return Difference(group, new_group, "completions", n, m)
+        return Difference(group=group, new_group=new_group, what="completions", stored=n, replayed=m)
     looks = (_other_version, _sample_difference)  # with other weights other tokens are expected, so versions come first
     return next(filter(None, (look(group, new_group, before, after, i) for look in looks for i in range(n))), None)
 
@@ -109,7 +124,15 @@ def _other_version(
     stored, replayed = (_versions(result, sample) for result in (before, after))
     return next(
         (
-            Difference(group, new_group, POLICY_VERSION, one, other, sample, position)
+            Difference(
+                group=group,
+                new_group=new_group,
+                what=POLICY_VERSION,
+                stored=one,
+                replayed=other,
+                sample=sample,
+                position=position,
+            )
             for position, (one, other) in enumerate(zip(stored, replayed, strict=False))
             if one != other
         ),
@@ -131,10 +154,14 @@ def _sample_difference(
     tokens = _first_difference(_completion(before, sample), _completion(after, sample))
     if tokens is not None and not (was_cut and tokens[0] == "length"):
         what, position, one, other = tokens
-        return Difference(group, new_group, what, one, other, sample, position)
+        return Difference(
+            group=group, new_group=new_group, what=what, stored=one, replayed=other, sample=sample, position=position
+        )
     if was_cut or ended == ended_after:
         return None
-    return Difference(group, new_group, "finish reason", ended, ended_after, sample)
+    return Difference(
+        group=group, new_group=new_group, what="finish reason", stored=ended, replayed=ended_after, sample=sample
+    )
 
 
 def _first_difference(before: Any, after: Any) -> tuple[str, int | None, int, int] | None:
@@ -170,7 +197,7 @@ async def stored_answers(connection: Connection, keys: Keys, replay: Replay) -> 
     wanted = {group for group, _ in replay.groups()}
     if replay.original is None:
         raise NoStoredResultError(replay.original_id, len(wanted), len(wanted))
-    answers = await BatchHandle(connection, keys, replay.original).finished()
+    answers = await BatchHandle(connection=connection, keys=keys, batch=replay.original).finished()
     found = {answer.group: answer for answer in answers if answer.group in wanted}
     if len(found) < len(wanted):
         raise NoStoredResultError(replay.original_id, len(wanted) - len(found), len(wanted))
@@ -184,5 +211,5 @@ async def verify(
 
     Raises `ResultTimeoutError`, and what waiting for any batch raises.
     """
-    replayed = await BatchHandle(connection, keys, replay.batch).wait(timeout, progress=True)
+    replayed = await BatchHandle(connection=connection, keys=keys, batch=replay.batch).wait(timeout, progress=True)
     return compare(replay.groups(), stored, replayed)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..batches.rollout_batch import RolloutBatch
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class GateCounts:
     """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding."""
 
@@ -46,7 +46,7 @@ class GateCounts:
         return self.at_once + self.waited
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class _Waiter:
     samples: int
     admitted: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -128,7 +128,7 @@ class StalenessGate:
         """
         if (version := self.try_admit(samples)) is not None:
             return version
-        waiter = _Waiter(samples)
+        waiter = _Waiter(samples=samples)
         self._waiters.append(waiter)
         try:
             with Overdue(lambda seconds: f"admit {samples} samples, after {seconds:.0f} s: {self!r}"):

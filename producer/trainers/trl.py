@@ -36,7 +36,7 @@ class RolloutFunction(DropIn):
 
     @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
     def __init__(
-        self, client: Client, config: GenerationConfig | None = None, **options: Unpack[SamplingOptions]
+        self, client: Client, *, config: GenerationConfig | None = None, **options: Unpack[SamplingOptions]
     ) -> None:
         check_client(client, Client)
         super().__init__(**options)

@@ -45,8 +45,8 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
     def __init__(
         self,
         rollout: RolloutFunction,
-        checkpoint_dir: Path | str,
         *,
+        checkpoint_dir: Path | str,
         keep: int = 3,
         staleness: int = 0,
         wait_for: Workers | None = None,

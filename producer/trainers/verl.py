@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerlRollouts:
     """The three parts of verl's `DataProto`: `DataProto.from_dict(r.batch, r.non_tensor_batch, r.meta_info)`."""
 
@@ -62,9 +62,9 @@ class VerlRollout(DropIn):
     def __init__(
         self,
         client: Client,
+        *,
         rollout_config: Any,
         tokenizer: Tokenizer,
-        *,
         chat_template: Mapping[str, Any] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> None:
@@ -105,7 +105,9 @@ class VerlRollout(DropIn):
             )
         )
         timing = {"rollstream/generate_sequences": time.monotonic() - started}
-        return VerlRollouts(rollouts.verl(), {**given, **_row_fields(rollouts)}, {"timing": timing})
+        return VerlRollouts(
+            batch=rollouts.verl(), non_tensor_batch={**given, **_row_fields(rollouts)}, meta_info={"timing": timing}
+        )
 
 
 def config_of(rollout_config: Any, *, validate: bool) -> GenerationConfig:

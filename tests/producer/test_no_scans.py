@@ -38,7 +38,7 @@ def test_status_doctor_and_whoever_waits_find_all_of_it_without_a_scan(own_redis
     keys = Keys(policy)
 
     async def ask(batch: Batch) -> tuple[list[str], list[str], list[str]]:
-        connection = Connection(own_redis.url, 5)
+        connection = Connection(url=own_redis.url, reconnect_s=5)
         status = await read_queue_state(connection, keys)
         facts = await read_facts(connection, keys, batch)
         nobody = await read_facts(connection, Keys("p-without-workers"), batch)

@@ -107,7 +107,7 @@ def test_published_weights_keep_trainer_and_worker_together_and_unpublished_ones
     assert max(apart.differences) > 1e-2, "a test that could not fail"
 
     rollout = RolloutFunction(client, timeout_s=120)
-    publish = PublishPolicy(rollout, checkpoints)
+    publish = PublishPolicy(rollout, checkpoint_dir=checkpoints)
     together = train(trl, tiny_model, tmp_path, rollout, [publish])
     assert together.versions == [{version} for version in range(1, STEPS + 1)]
     assert max(together.differences) < 1e-4
@@ -116,7 +116,12 @@ def test_published_weights_keep_trainer_and_worker_together_and_unpublished_ones
 
     rollout = RolloutFunction(client, timeout_s=120)
     resumed = train(
-        trl, tiny_model, tmp_path, rollout, [PublishPolicy(rollout, checkpoints, wait_for="all", wait_s=60)], 1
+        trl,
+        tiny_model,
+        tmp_path,
+        rollout,
+        [PublishPolicy(rollout, checkpoint_dir=checkpoints, wait_for="all", wait_s=60)],
+        1,
     )
     assert resumed.versions == [{STEPS + 2}], "a second run goes on from the newest version, with its own weights"
     assert max(resumed.differences) < 1e-4
@@ -145,7 +150,7 @@ def rollout(redis_url: str, policy: str) -> Iterator[RolloutFunction]:
 
 def test_workers_may_be_behind_by_what_was_asked_for(rollout: RolloutFunction, models: Path, tmp_path: Path) -> None:
     rollout.client.publish_policy(41, checkpoint=models / "step-1")
-    publish = PublishPolicy(rollout, tmp_path, keep=2, staleness=2)
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, keep=2, staleness=2)
     versions, oldest = [], []
     for tell in (publish.on_train_begin, *[publish.on_step_end] * 4):
         tell(ARGS, MAIN, None, model=Saving(models / "step-2"))
@@ -163,7 +168,7 @@ def test_of_a_peft_model_the_trained_adapter_is_published(
     base = import_module("transformers").AutoModelForCausalLM.from_pretrained(tiny_model)
     model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"]))
     model.add_adapter("ref", peft.LoraConfig(r=8, target_modules=["v_proj"]))
-    publish = PublishPolicy(rollout, tmp_path)
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path)
     publish.on_train_begin(ARGS, MAIN, None, model=model)
     publish.on_step_end(ARGS, MAIN, None, model=model)
     assert rollout.client.newest_version() == rollout.min_policy_version == 2
@@ -172,7 +177,7 @@ def test_of_a_peft_model_the_trained_adapter_is_published(
 
 
 def test_only_the_main_process_publishes(rollout: RolloutFunction, models: Path, tmp_path: Path) -> None:
-    publish = PublishPolicy(rollout, tmp_path)
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path)
     publish.on_train_begin(ARGS, OTHER, None, model=Saving(models / "step-1"))
     publish.on_step_end(ARGS, OTHER, None, model=Saving(models / "step-1"))
     assert rollout.client.newest_version() == 0
@@ -191,7 +196,7 @@ def test_weights_that_are_not_whole_in_one_process_are_refused(
     rollout: RolloutFunction, tmp_path: Path, changes: dict[str, Any], model: Any, what: str
 ) -> None:
     with pytest.raises(PublishingRefusedError) as refused:
-        PublishPolicy(rollout, tmp_path).on_train_begin(
+        PublishPolicy(rollout, checkpoint_dir=tmp_path).on_train_begin(
             SimpleNamespace(**vars(ARGS) | changes), MAIN, None, model=model
         )
     assert (refused.value.what, rollout.client.newest_version()) == (what, 0)
@@ -202,4 +207,4 @@ def test_numbers_that_make_no_sense_are_refused(
     rollout: RolloutFunction, tmp_path: Path, name: str, value: Any
 ) -> None:
     with pytest.raises(ArgumentError, match=name):
-        PublishPolicy(rollout, tmp_path, **{name: value})
+        PublishPolicy(rollout, checkpoint_dir=tmp_path, **{name: value})

@@ -12,29 +12,54 @@ from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSe
 from rollstream.producer.operations.queue_state import QueueSeen, WorkerSeen
 from rollstream.schemas.worker_report import WorkerReport
 
-HEALTHY_QUEUE = QueueSeen(0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
-HEALTHY_PARTITION = PartitionSeen(HEALTHY_QUEUE, True, (ConsumerSeen("w", 1), ConsumerSeen("gone", 0)), 0)
+HEALTHY_QUEUE = QueueSeen(partition=0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
+HEALTHY_PARTITION = PartitionSeen(
+    queue=HEALTHY_QUEUE,
+    group=True,
+    consumers=(ConsumerSeen(name="w", pending=1), ConsumerSeen(name="gone", pending=0)),
+    stranded=0,
+)
 NOTHING_WAITS = {"waiting": 0, "oldest_waiting_s": None}
 HEALTHY_INFO = {
-    "redis_version": "7.0.15", "role": "master", "maxmemory_policy": "noeviction", "maxmemory": "1000",
-    "used_memory": "10", "aof_enabled": "1", "aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok",
+    "redis_version": "7.0.15",
+    "role": "master",
+    "maxmemory_policy": "noeviction",
+    "maxmemory": "1000",
+    "used_memory": "10",
+    "aof_enabled": "1",
+    "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
     "rdb_last_bgsave_status": "ok",
-}  # fmt: skip
+}
 HEALTHY = Probe(
-    url="redis://x", policy="p", nodes=(NodeSeen("", HEALTHY_INFO, "everysec"),), round_trips_s=(0.001,),
-    clock_ahead_s=0.01, refused_commands={}, wrong_types={}, partitions=(HEALTHY_PARTITION,), beyond=(),
-    workers=(WorkerSeen("w", WorkerReport(model="m", policy_version=1, lease_s=30.0), 1.0),), newest_version=1,
-    paused=False, paused_s_ago=None, lease_s=30.0, lease_agreed=30.0, lease_problem="", batches=(), no_version="",
+    url="redis://x",
+    policy="p",
+    nodes=(NodeSeen(name="", info=HEALTHY_INFO, appendfsync="everysec"),),
+    round_trips_s=(0.001,),
+    clock_ahead_s=0.01,
+    refused_commands={},
+    wrong_types={},
+    partitions=(HEALTHY_PARTITION,),
+    beyond=(),
+    workers=(WorkerSeen(consumer="w", report=WorkerReport(model="m", policy_version=1, lease_s=30.0), seen_s_ago=1.0),),
+    newest_version=1,
+    paused=False,
+    paused_s_ago=None,
+    lease_s=30.0,
+    lease_agreed=30.0,
+    lease_problem="",
+    batches=(),
+    no_version="",
     refusals=(),
-)  # fmt: skip
+)
 
 
 def info(**changes: str) -> Probe:
-    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO | changes, "everysec"),))
+    return replace(HEALTHY, nodes=(NodeSeen(name="", info=HEALTHY_INFO | changes, appendfsync="everysec"),))
 
 
 def appendfsync(policy: str) -> Probe:
-    return replace(HEALTHY, nodes=(NodeSeen("", HEALTHY_INFO, policy),))
+    return replace(HEALTHY, nodes=(NodeSeen(name="", info=HEALTHY_INFO, appendfsync=policy),))
 
 
 def partition(queue: dict[str, Any] | None = None, **changes: Any) -> Probe:
@@ -44,7 +69,11 @@ def partition(queue: dict[str, Any] | None = None, **changes: Any) -> Probe:
 
 def worker(consumer: str, **fields: str) -> WorkerSeen:
     told = {"model": "m", "policy_version": "1"} | fields
-    return WorkerSeen(consumer, WorkerReport.of({name.encode(): value.encode() for name, value in told.items()}), 1.0)
+    return WorkerSeen(
+        consumer=consumer,
+        report=WorkerReport.of({name.encode(): value.encode() for name, value in told.items()}),
+        seen_s_ago=1.0,
+    )
 
 
 def doctor(redis_url: str, policy: str, *args: str) -> Result:

@@ -11,7 +11,7 @@ from rollstream.producer.policies.unserved import unserved
 from rollstream.producer.policies.wait_for_version import Serving
 from rollstream.schemas.parked import ParkedFor
 
-A, B = Reporting("a", partitions=2), Reporting("b", partitions=2)
+A, B = Reporting(name="a", partitions=2), Reporting(name="b", partitions=2)
 
 
 def facts(**changes: Any) -> BatchFacts:
@@ -30,12 +30,12 @@ CASES: dict[str, tuple[BatchFacts, str]] = {
         "`rollstream-worker --policy p`",
     ),
     "other partitions": (
-        facts(workers=[Reporting("a", partitions=1)]),
+        facts(workers=[Reporting(name="a", partitions=1)]),
         "no worker reads partition 1, where this batch is: this client has partitions=2, worker a has --partitions 1; "
         "give all of them the same number",
     ),
     "a worker that does not say how many partitions it reads": (
-        facts(workers=[Reporting("a", partitions=1), Reporting("b")]),
+        facts(workers=[Reporting(name="a", partitions=1), Reporting(name="b")]),
         "4 of its 4 jobs wait until a worker has room; live: a, b",
     ),
     "paused": (
@@ -59,27 +59,29 @@ CASES: dict[str, tuple[BatchFacts, str]] = {
             waiting=0,
             held={ParkedFor(9).consumer: 4},
             newest=9,
-            workers=[Reporting("a", version=8, newest=9, problem="it is half-written"), B],
+            workers=[Reporting(name="a", version=8, newest=9, problem="it is half-written"), B],
         ),
         "4 of its 4 jobs wait for policy version 9; worker a refused 9: it is half-written",
     ),
     "a version that is on its way": (
-        facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=9, workers=[Reporting("a", version=8, newest=9)]),
+        facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=9, workers=[Reporting(name="a", version=8, newest=9)]),
         "4 of its 4 jobs wait for policy version 9, which is published: worker a serves 8",
     ),
     "starting": (
-        facts(workers=[Reporting("a", "starting", model="math-7b")]),
+        facts(workers=[Reporting(name="a", state="starting", model="math-7b")]),
         "4 of its 4 jobs wait, and no worker takes any now: a is starting, it loads math-7b",
     ),
     "draining": (
-        facts(workers=[Reporting("a", "draining"), Reporting("b", "starting")]),
+        facts(workers=[Reporting(name="a", state="draining"), Reporting(name="b", state="starting")]),
         "4 of its 4 jobs wait, and no worker takes any now: a is draining, b is starting",
     ),
     "workers that are paused": (
         facts(
             workers=[
-                Reporting("a", "paused", paused_for=("memory", "adapter cache")),
-                Reporting("b", "paused", paused_for=("policy",), newest=3, problem="there is no such folder"),
+                Reporting(name="a", state="paused", paused_for=("memory", "adapter cache")),
+                Reporting(
+                    name="b", state="paused", paused_for=("policy",), newest=3, problem="there is no such folder"
+                ),
             ]
         ),
         "4 of its 4 jobs wait, and no worker takes any now: a is paused for memory and adapter cache, "
@@ -99,7 +101,7 @@ CASES: dict[str, tuple[BatchFacts, str]] = {
         "none of its jobs waits or runs: were entries deleted from the jobs stream?",
     ),
     "many workers": (
-        facts(workers=[Reporting(name, "draining") for name in "abcdef"]),
+        facts(workers=[Reporting(name=name, state="draining") for name in "abcdef"]),
         "4 of its 4 jobs wait, and no worker takes any now: a is draining, b is draining, c is draining, and 3 more",
     ),
 }
@@ -113,9 +115,9 @@ def test_a_batch_says_what_it_waits_for(case: str) -> None:
 
 def test_a_publish_names_the_workers_that_cannot_serve_it() -> None:
     serving = {
-        "a": Serving(1, 1, "", draining=False, refused_kinds=frozenset({"checkpoint"})),
-        "b": Serving(1, 2, "it is half-written", draining=False),
-        "c": Serving(2, 2, "", draining=False, refused_kinds=frozenset({"adapter"})),
+        "a": Serving(version=1, newest=1, problem="", draining=False, refused_kinds=frozenset({"checkpoint"})),
+        "b": Serving(version=1, newest=2, problem="it is half-written", draining=False),
+        "c": Serving(version=2, newest=2, problem="", draining=False, refused_kinds=frozenset({"adapter"})),
     }
     refused = "worker b serves version 1 and refused 2: it is half-written"
     assert list(unserved(serving, "checkpoint")) == [

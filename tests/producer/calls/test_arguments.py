@@ -197,11 +197,11 @@ def test_each_drop_in_names_the_kind_of_client_that_it_needs(client: Client, pol
     tokenizer: Any = SimpleNamespace(pad_token_id=0)
     made: list[Callable[[], Any]] = [
         lambda: RolloutFunction(waiting),  # type: ignore[arg-type] # the mistake under test
-        lambda: VerlRollout(waiting, None, tokenizer),  # type: ignore[arg-type] # the mistake under test
+        lambda: VerlRollout(waiting, rollout_config=None, tokenizer=tokenizer),  # type: ignore[arg-type] # the mistake under test
         lambda: RollStrategy(client),  # type: ignore[arg-type] # the mistake under test
     ]
     for make in made:
         with pytest.raises(ArgumentError, match=r"client some (Async)?Client: got (Async)?Client, give a"):
             make()
     with pytest.raises(ConfigError, match="got a dict"):
-        RolloutFunction(client, {"max_new_tokens": 4})  # type: ignore[arg-type] # the mistake under test
+        RolloutFunction(client, config={"max_new_tokens": 4})  # type: ignore[arg-type] # the mistake under test

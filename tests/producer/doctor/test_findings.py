@@ -48,18 +48,34 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (replace(HEALTHY, workers=(worker("w", paused_for="operator"),)), OK, "intake", "no worker waits"),
         (
             replace(HEALTHY, workers=(worker("w", paused_for="memory,operator"), worker("v", paused_for=""))),
-            FAIL, "intake", "1 of 2 workers take no jobs, Redis is nearly full: w",
+            FAIL,
+            "intake",
+            "1 of 2 workers take no jobs, Redis is nearly full: w",
         ),
         (
             replace(HEALTHY, workers=(worker("w", paused_for="adapter cache,memory-like"), worker("v"))),
-            WARN, "adapter cache", "1 of 2 workers cannot keep adapters and take no jobs: w",
+            WARN,
+            "adapter cache",
+            "1 of 2 workers cannot keep adapters and take no jobs: w",
         ),
         (
             replace(HEALTHY, workers=(worker("w", paused_for="adapter cache"),)),
-            FAIL, "adapter cache", "1 of 1 workers cannot keep adapters",
+            FAIL,
+            "adapter cache",
+            "1 of 1 workers cannot keep adapters",
         ),
-        (replace(HEALTHY, nodes=(), refusals=(Refusal("run INFO", "NOPERM", "a"),)), WARN, "access", "INFO: NOPERM"),
-        (replace(HEALTHY, refusals=(Refusal("read partition 0", "NOPERM", "a"),)), FAIL, "access", "partition 0"),
+        (
+            replace(HEALTHY, nodes=(), refusals=(Refusal(what="run INFO", problem="NOPERM", advice="a"),)),
+            WARN,
+            "access",
+            "INFO: NOPERM",
+        ),
+        (
+            replace(HEALTHY, refusals=(Refusal(what="read partition 0", problem="NOPERM", advice="a"),)),
+            FAIL,
+            "access",
+            "partition 0",
+        ),
         (replace(HEALTHY, clock_ahead_s=2.0), WARN, "clock", "2.000 s ahead"),
         (replace(HEALTHY, clock_ahead_s=-2.0), WARN, "clock", "2.000 s behind"),
         (replace(HEALTHY, round_trips_s=(0.001, 0.03, 0.03)), WARN, "round trip", "30.0 ms"),
@@ -74,19 +90,25 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (replace(partition({"waiting": None, "pending": 0}), workers=()), FAIL, "workers", "1 jobs unfinished"),
         (
             replace(partition({"waiting": 0, "pending": 0, "oldest_waiting_s": None}), workers=()),
-            WARN, "workers", "0 live, 0 jobs",
+            WARN,
+            "workers",
+            "0 live, 0 jobs",
         ),
         (replace(HEALTHY, workers=(worker("w"), worker("v", model="n"))), WARN, "model", "model: m, n"),
         (
             replace(HEALTHY, workers=(worker("w"), worker("v", policy_version="2"))),
-            WARN, "policy version", "policy version: 1, 2",
+            WARN,
+            "policy version",
+            "policy version: 1, 2",
         ),
         (replace(HEALTHY, paused=True, paused_s_ago=90.0), WARN, "pause", "paused for 1 min 30 s"),
         (replace(HEALTHY, paused=True), WARN, "pause", "is paused"),
         (partition({"oldest_waiting_s": 601.0}), WARN, "backlog", "2 jobs waiting, the oldest for 10 min"),
         (
-            partition(consumers=(ConsumerSeen("x", 2), ConsumerSeen("y", 1))),
-            WARN, "consumers", "2 are gone and hold 3 jobs: x, y",
+            partition(consumers=(ConsumerSeen(name="x", pending=2), ConsumerSeen(name="y", pending=1))),
+            WARN,
+            "consumers",
+            "2 are gone and hold 3 jobs: x, y",
         ),
         (partition(stranded=2), WARN, "stranded", "2 jobs idle for more than 45 s, in partition 0"),
         (partition(NOTHING_WAITS, stranded=2), FAIL, "stranded", "2 jobs idle"),
@@ -94,7 +116,7 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (replace(partition(stranded=2), workers=()), FAIL, "stranded", "2 jobs idle"),
         (partition({"dead_letters": 4}), WARN, "dead letters", "4"),
     ],
-)  # fmt: skip
+)
 def test_every_fault_is_named_with_its_remedy(found: Probe, level: str, check: str, words: str) -> None:
     findings = [finding for finding in diagnose(found) if finding.check == check]
     assert [finding.level for finding in findings] == [level], findings

@@ -32,7 +32,10 @@ def refusing(name: str, **fields: str) -> WorkerSeen:
 
 def parked(*parts: tuple[int, int, float], **queue: Any) -> Probe:
     """(version, jobs, seconds) each."""
-    found = tuple(Parked(version, jobs, seconds, f"b{version}") for version, jobs, seconds in parts)
+    found = tuple(
+        Parked(version=version, jobs=jobs, oldest_s=seconds, oldest_batch=f"b{version}")
+        for version, jobs, seconds in parts
+    )
     return partition({"entries": 3, "waiting": 2, "pending": 1, "parked": found} | queue)
 
 

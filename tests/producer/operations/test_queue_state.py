@@ -63,14 +63,23 @@ def test_the_reason_of_a_refusal_stands_below_the_table(command: Command, queue:
 
 def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
     def part(partition: int, *parked: Parked) -> QueueSeen:
-        return QueueSeen(partition, 9, 0, 3, None, 0, parked)
+        return QueueSeen(
+            partition=partition, entries=9, waiting=0, pending=3, oldest_waiting_s=None, dead_letters=0, parked=parked
+        )
 
-    queues = [part(0, Parked(8, 2, 5.0, "young"), Parked(9, 1, 1.0, "x")), part(1, Parked(8, 1, 70.0, "old"))]
-    workers: list[WorkerSeen] = [
-        WorkerSeen("w", WorkerReport(policy_error="why"), 1.0),
-        WorkerSeen("v", WorkerReport(), 1.0),
+    queues = [
+        part(
+            0,
+            Parked(version=8, jobs=2, oldest_s=5.0, oldest_batch="young"),
+            Parked(version=9, jobs=1, oldest_s=1.0, oldest_batch="x"),
+        ),
+        part(1, Parked(version=8, jobs=1, oldest_s=70.0, oldest_batch="old")),
     ]
-    assert list(remarks(QueueState("p", False, None, queues, workers))) == [
+    workers: list[WorkerSeen] = [
+        WorkerSeen(consumer="w", report=WorkerReport(policy_error="why"), seen_s_ago=1.0),
+        WorkerSeen(consumer="v", report=WorkerReport(), seen_s_ago=1.0),
+    ]
+    assert list(remarks(QueueState(policy="p", paused=False, paused_s_ago=None, queues=queues, workers=workers))) == [
         "parked: 3 jobs wait for policy version 8, the oldest, of batch old, for 1 min 10 s",
         "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",
         "version ? refused by w: why",

@@ -98,7 +98,7 @@ async def test_whoever_leaves_in_the_midst_of_a_read_is_not_waited_for(own_redis
     async def read(command: Any) -> None:
         await command(connected)
 
-    reads = SharedReads(read, contextlib.nullcontext, most=1, block_ms=60_000)
+    reads = SharedReads(read=read, waiting=contextlib.nullcontext, most=1, block_ms=60_000)
 
     def wait(name: str) -> asyncio.Task[Any]:
         return asyncio.create_task(reads.entries(f"{policy}:{name}", b"0-0", 1))

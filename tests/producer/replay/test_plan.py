@@ -12,10 +12,18 @@ from tests.support.replaying import CONFIG
 
 def selected(groups: range, entry_id: str = "1-0", **changes: Any) -> Selected:
     fields: dict[str, Any] = {
-        "place": Place("jobs", entry_id), "origin": Origin(batch_id="b", entry_id=entry_id), "groups": groups,
-        "num_groups": 100, "prompt_tokens": 3, "longest_prompt": 2, "config": CONFIG, "adapter": None,
-        "seed_offset": 0, "lineage": (), "sha256": b"",
-    }  # fmt: skip
+        "place": Place(stream="jobs", entry_id=entry_id),
+        "origin": Origin(batch_id="b", entry_id=entry_id),
+        "groups": groups,
+        "num_groups": 100,
+        "prompt_tokens": 3,
+        "longest_prompt": 2,
+        "config": CONFIG,
+        "adapter": None,
+        "seed_offset": 0,
+        "lineage": (),
+        "sha256": b"",
+    }
     return Selected(**fields | changes)
 
 

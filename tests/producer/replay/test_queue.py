@@ -38,8 +38,10 @@ def test_a_replay_queues_the_same_jobs_under_a_new_id_without_any_worker(
     assert [job.model_copy(update=kept) for job in new] == [job.model_copy(update=kept) for job in old]
     envelopes = [Envelope.of(fields) for _, fields in queue.entries()][3:]
     assert [(e.batch_id, e.job, e.groups, e.num_groups) for e in envelopes] == [
-        ("new", 0, range(2), 5), ("new", 1, range(2, 4), 5), ("new", 2, range(4, 5), 5),
-    ]  # fmt: skip
+        ("new", 0, range(2), 5),
+        ("new", 1, range(2, 4), 5),
+        ("new", 2, range(4, 5), 5),
+    ]
     handle = client.attach("new")
     assert (handle.batch.num_groups, handle.batch.num_jobs, handle.batch.prompt_width) == (5, 3, 3)
 
@@ -85,12 +87,15 @@ def test_an_interrupted_replay_says_how_to_queue_the_rest(client: Client, comman
 
 
 def test_going_on_takes_the_same_options_again() -> None:
-    how = ReplayOptions(None, "attempt", dry_run=False, rate=0.5, verify=True, timeout=3.0, json=True)
+    how = ReplayOptions(batch_id=None, attempt="attempt", dry_run=False, rate=0.5, verify=True, timeout=3.0, json=True)
     options = ["--rate", "0.5", "--verify", "--timeout", "3.0", "--json"]
     assert how.again() == ["--continue", "attempt", *options]
-    assert ReplayOptions("new", "x", dry_run=False, rate=None, verify=False, timeout=None, json=False).again() == [
-        "--batch-id", "new",
-    ]  # fmt: skip
+    assert ReplayOptions(
+        batch_id="new", attempt="x", dry_run=False, rate=None, verify=False, timeout=None, json=False
+    ).again() == [
+        "--batch-id",
+        "new",
+    ]
 
 
 def test_a_letter_that_comes_in_meanwhile_does_not_change_an_interrupted_replay(command: Command, queue: Queue) -> None:
@@ -113,8 +118,8 @@ async def test_a_job_that_is_trimmed_or_replaced_before_it_is_queued_again_is_na
     redis_url: str, redis: Redis, queue: Queue, replaced: bool
 ) -> None:
     add_job(queue, "b", "1-0")
-    connection = Connection(redis_url, 1)
-    prepared = await prepare(connection, queue.keys, ByEntry("1-0"), lambda _: "new")
+    connection = Connection(url=redis_url, reconnect_s=1)
+    prepared = await prepare(connection, queue.keys, ByEntry(entry_id="1-0"), lambda _: "new")
     await redis.delete(queue.jobs_key)
     if replaced:
         add_job(queue, "other", "1-0")
@@ -133,19 +138,19 @@ def test_rate_spreads_the_jobs_over_time(client: Client, command: Command, queue
 
 
 async def test_a_requeue_of_a_dead_letter_is_safe_to_repeat(redis_url: str, queue: Queue) -> None:
-    place = Place(queue.keys.dead(0), bury(queue, "one", "gave up", entry_id="12-3"))
-    connection = Connection(redis_url, 1)
+    place = Place(stream=queue.keys.dead(0), entry_id=bury(queue, "one", "gave up", entry_id="12-3"))
+    connection = Connection(url=redis_url, reconnect_s=1)
     for _ in range(2):
         done = await replay_dead(connection, queue.keys, [place], "one.requeue-1")
         assert (done.batch.batch_id, done.original_id) == ("one.requeue-1", "one")
     (job,) = jobs_of(queue, "one.requeue-1")
     assert job.lineage == (Origin(batch_id="one", entry_id="12-3"),)
     with pytest.raises(NothingToReplayError, match="not there"):
-        await replay_dead(connection, queue.keys, [Place(place.stream, "1-1")], "x")
-    unreadable = Place(place.stream, bury(queue, "one", "gave up", payload=b"?"))
+        await replay_dead(connection, queue.keys, [Place(stream=place.stream, entry_id="1-1")], "x")
+    unreadable = Place(stream=place.stream, entry_id=bury(queue, "one", "gave up", payload=b"?"))
     with pytest.raises(NothingToReplayError, match="Job: expected a map"):
         await replay_dead(connection, queue.keys, [unreadable], "x")
-    other = Place(place.stream, bury(queue, "two", "gave up"))
+    other = Place(stream=place.stream, entry_id=bury(queue, "two", "gave up"))
     with pytest.raises(NothingToReplayError, match="of 2 batches"):
         await replay_dead(connection, queue.keys, [place, other], "x")
     await connection.aclose()
@@ -182,9 +187,15 @@ def test_a_dry_run_shows_what_would_be_queued(client: Client, command: Command, 
     entry = entry_ids(queue, "b")[0]
     (row,) = json.loads(command("replay", "--job", entry, "--dry-run", "--json", "--batch-id", "n").stdout)["batches"]
     assert row == {
-        "batch_id": "n", "replay_of": "b", "jobs": 1, "original_jobs": 3, "groups": 2, "prompt_tokens": 3,
-        "completions": 4, "queued_at": int(entry.split("-")[0]) / 1000,
-    }  # fmt: skip
+        "batch_id": "n",
+        "replay_of": "b",
+        "jobs": 1,
+        "original_jobs": 3,
+        "groups": 2,
+        "prompt_tokens": 3,
+        "completions": 4,
+        "queued_at": int(entry.split("-")[0]) / 1000,
+    }
     table = command("replay", "--job", entry, "--dry-run", "--batch-id", "n")
     assert {"b", "1/3", "2", "3", "4", "n"} <= set(table.stdout.split())
     assert "nothing was queued" in table.stderr

@@ -31,56 +31,76 @@ def test_identical_answers_are_counted() -> None:
 
 
 def test_only_what_was_replayed_is_compared_under_its_new_number() -> None:
-    assert compared([result_of(0, PROMPT, [[20], [21, 22]])], first_group=2) == Comparison(1, 2, 3, 0, None)
+    assert compared([result_of(0, PROMPT, [[20], [21, 22]])], first_group=2) == Comparison(
+        groups=1, completions=2, tokens=3, differing_groups=0, first=None
+    )
 
 
 @pytest.mark.parametrize(
     ("group", "other", "difference", "text"),
     [
         (
-            0, result_of(0, PROMPT, [[10, 11, 12], [99]]), Difference(0, 0, "token", 13, 99, 1, 0),
+            0,
+            result_of(0, PROMPT, [[10, 11, 12], [99]]),
+            Difference(group=0, new_group=0, what="token", stored=13, replayed=99, sample=1, position=0),
             "group 0, sample 1, position 0: token 13 stored, 99 replayed",
         ),
         (
-            0, result_of(0, PROMPT, [[10, 98, 97], [99]]), Difference(0, 0, "token", 11, 98, 0, 1),
+            0,
+            result_of(0, PROMPT, [[10, 98, 97], [99]]),
+            Difference(group=0, new_group=0, what="token", stored=11, replayed=98, sample=0, position=1),
             "group 0, sample 0, position 1: token 11 stored, 98 replayed",
         ),
         (
-            0, result_of(0, PROMPT, [[10, 11, 12], [13, 14]]), Difference(0, 0, "length", 1, 2, 1),
+            0,
+            result_of(0, PROMPT, [[10, 11, 12], [13, 14]]),
+            Difference(group=0, new_group=0, what="length", stored=1, replayed=2, sample=1),
             "group 0, sample 1: length 1 stored, 2 replayed",
         ),
         (
-            0, result_of(0, PROMPT, [[10, 11], [13]]), Difference(0, 0, "length", 3, 2, 0),
+            0,
+            result_of(0, PROMPT, [[10, 11], [13]]),
+            Difference(group=0, new_group=0, what="length", stored=3, replayed=2, sample=0),
             "group 0, sample 0: length 3 stored, 2 replayed",
         ),
         (
-            2, result_of(2, PROMPT, [[20], [21, 22]], finish_reasons=("stop", "length")),
-            Difference(2, 2, "finish reason", "stop", "length", 1),
+            2,
+            result_of(2, PROMPT, [[20], [21, 22]], finish_reasons=("stop", "length")),
+            Difference(group=2, new_group=2, what="finish reason", stored="stop", replayed="length", sample=1),
             "group 2, sample 1: finish reason stop stored, length replayed",
         ),
         (
-            2, result_of(2, PROMPT, [[20]]), Difference(2, 2, "completions", 2, 1),
+            2,
+            result_of(2, PROMPT, [[20]]),
+            Difference(group=2, new_group=2, what="completions", stored=2, replayed=1),
             "group 2: completions 2 stored, 1 replayed",
         ),
         (
-            2, result_of(2, [1, 3], [[20], [21, 22]]), Difference(2, 2, "prompt's token", 2, 3, None, 1),
+            2,
+            result_of(2, [1, 3], [[20], [21, 22]]),
+            Difference(group=2, new_group=2, what="prompt's token", stored=2, replayed=3, sample=None, position=1),
             "group 2, position 1: prompt's token 2 stored, 3 replayed",
         ),
         (
-            2, error_of(2), Difference(2, 2, "answer", "completions", "error too_long"),
+            2,
+            error_of(2),
+            Difference(group=2, new_group=2, what="answer", stored="completions", replayed="error too_long"),
             "group 2: answer completions stored, error too_long replayed",
         ),
         (
-            1, result_of(1, PROMPT, [[5], [6]]), Difference(1, 1, "answer", "error too_long", "completions"),
+            1,
+            result_of(1, PROMPT, [[5], [6]]),
+            Difference(group=1, new_group=1, what="answer", stored="error too_long", replayed="completions"),
             "group 1: answer error too_long stored, completions replayed",
         ),
         (
-            1, error_of(1).model_copy(update={"code": "cancelled"}),
-            Difference(1, 1, "error code", "too_long", "cancelled"),
+            1,
+            error_of(1).model_copy(update={"code": "cancelled"}),
+            Difference(group=1, new_group=1, what="error code", stored="too_long", replayed="cancelled"),
             "group 1: error code too_long stored, cancelled replayed",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_first_difference_of_a_group_is_named(group: int, other: Answer, difference: Difference, text: str) -> None:
     replayed = [*STORED[:group], other, *STORED[group + 1 :]]
     comparison = compared(replayed)
@@ -89,7 +109,12 @@ def test_the_first_difference_of_a_group_is_named(group: int, other: Answer, dif
 
 
 @pytest.mark.parametrize(
-    ("completion", "first"), [([20], None), ([20, 29], None), ([29], Difference(2, 2, "token", 20, 29, 0, 0))]
+    ("completion", "first"),
+    [
+        ([20], None),
+        ([20, 29], None),
+        ([29], Difference(group=2, new_group=2, what="token", stored=20, replayed=29, sample=0, position=0)),
+    ],
 )
 def test_of_a_completion_that_was_cut_only_the_tokens_that_both_have_are_compared(
     completion: list[int], first: Difference | None
@@ -143,7 +168,15 @@ def test_what_another_version_sampled_is_not_compared(
     assert comparison.other_versions == (position is not None)
     assert comparison.identical is (position is None)
     if versions is not None:
-        assert comparison.first_other == Difference(0, 0, "policy version", *versions, 1, position)
+        assert comparison.first_other == Difference(
+            group=0,
+            new_group=0,
+            what="policy version",
+            stored=versions[0],
+            replayed=versions[1],
+            sample=1,
+            position=position,
+        )
         assert str(comparison.first_other).endswith(f": policy version {versions[0]} stored, {versions[1]} replayed")
 
 
@@ -151,7 +184,10 @@ def test_a_completion_of_another_length_by_the_same_version_differs() -> None:
     before = result_of(0, PROMPT, [[1, 2]], version_spans=(((2, 2),),))
     after = result_of(0, PROMPT, [[1, 2, 3]], version_spans=(((2, 2), (3, 1)),))
     comparison = compare([(0, 0)], {0: before}, {0: after})
-    assert (comparison.first, comparison.other_versions) == (Difference(0, 0, "length", 2, 3, 0), 0)
+    assert (comparison.first, comparison.other_versions) == (
+        Difference(group=0, new_group=0, what="length", stored=2, replayed=3, sample=0),
+        0,
+    )
 
 
 def test_another_version_of_any_sample_comes_before_a_token_that_differs() -> None:
@@ -170,8 +206,12 @@ def test_groups_that_differ_and_groups_of_other_versions_are_counted_apart() -> 
     pairs = [(n, n) for n in range(4)]
     comparison = compare(pairs, answers((2, 1), (2, 1), (2, 1), (2, 1)), answers((2, 1), (3, 1), (2, 9), (3, 9)))
     assert (comparison.groups, comparison.differing_groups, comparison.other_versions) == (4, 1, 2)
-    assert comparison.first == Difference(2, 2, "token", 1, 9, 0, 0)
-    assert comparison.first_other == Difference(1, 1, "policy version", 2, 3, 0, 0)
+    assert comparison.first == Difference(
+        group=2, new_group=2, what="token", stored=1, replayed=9, sample=0, position=0
+    )
+    assert comparison.first_other == Difference(
+        group=1, new_group=1, what="policy version", stored=2, replayed=3, sample=0, position=0
+    )
 
 
 def test_spans_that_promise_more_tokens_than_there_are_are_cut() -> None:

@@ -109,7 +109,7 @@ def test_each_repeated_prompt_gets_a_completion_of_its_own(client: Client, redis
 
 def test_completions_end_where_they_ended_and_have_a_log_prob_a_token(client: Client) -> None:
     config = GenerationConfig(max_new_tokens=8, eos_token_id=tuple(range(200)))
-    output = RolloutFunction(client, config, timeout_s=60)(["ab"] * 8, trainer())
+    output = RolloutFunction(client, config=config, timeout_s=60)(["ab"] * 8, trainer())
     lengths = [len(ids) for ids in output["completion_ids"]]
     assert len(set(lengths)) > 1, "every completion of one length shows nothing"
     assert [len(values) for values in output["logprobs"]] == lengths
@@ -124,13 +124,13 @@ def test_conversations_are_templated_as_the_trainer_says(client: Client) -> None
 
 def test_a_config_of_ones_own_samples(client: Client) -> None:
     config = GenerationConfig(max_new_tokens=2, temperature=0.5, logprobs=None, ignore_eos=True)
-    output = RolloutFunction(client, config, timeout_s=60)(["ab", "cd"], trainer(temperature=0.5))
+    output = RolloutFunction(client, config=config, timeout_s=60)(["ab", "cd"], trainer(temperature=0.5))
     assert output["logprobs"] is None
     assert [len(ids) for ids in output["completion_ids"]] == [2, 2]
 
 
 def test_another_temperature_than_the_trainers_is_refused(client: Client) -> None:
-    function = RolloutFunction(client, GenerationConfig(max_new_tokens=2, temperature=0.5))
+    function = RolloutFunction(client, config=GenerationConfig(max_new_tokens=2, temperature=0.5))
     with pytest.raises(ConfigError) as refused:
         function(["ab"], trainer())
     assert refused.value.field == "temperature"
@@ -139,7 +139,7 @@ def test_another_temperature_than_the_trainers_is_refused(client: Client) -> Non
 @pytest.mark.parametrize("field", ["num_return_sequences", "num_beams"])
 def test_how_many_completions_is_the_trainers_business(client: Client, field: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        RolloutFunction(client, GenerationConfig.model_validate({"max_new_tokens": 2, field: 2}))
+        RolloutFunction(client, config=GenerationConfig.model_validate({"max_new_tokens": 2, field: 2}))
     assert refused.value.field == field
 
 

@@ -73,7 +73,7 @@ def client(redis_url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def rollout(client: Client) -> VerlRollout:
-    return VerlRollout(client, rollout_config(), Tokenizer(), timeout_s=60)
+    return VerlRollout(client, rollout_config=rollout_config(), tokenizer=Tokenizer(), timeout_s=60)
 
 
 def test_the_rollout_config_says_how_to_sample_and_val_kwargs_how_to_validate() -> None:
@@ -153,7 +153,12 @@ def test_greedy_validation_answers_each_row(rollout: VerlRollout) -> None:
 
 
 def test_without_log_probs_there_is_no_key_of_them(client: Client) -> None:
-    rollout = VerlRollout(client, rollout_config(calculate_log_probs=False), Tokenizer(), chat_template={"turn": "!"})
+    rollout = VerlRollout(
+        client,
+        rollout_config=rollout_config(calculate_log_probs=False),
+        tokenizer=Tokenizer(),
+        chat_template={"turn": "!"},
+    )
     batch = rollout.generate_sequences(ask("ab")).batch
     assert "rollout_log_probs" not in batch
     assert batch["prompts"][0, -1] == token("!")
@@ -175,13 +180,15 @@ def test_what_only_verl_itself_can_do_is_refused_by_name(
     prompts = ask("ab")
     prompts.non_tensor_batch |= non_tensor
     with pytest.raises(error) as refused:
-        VerlRollout(client, rollout_config(), Tokenizer()).generate_sequences(prompts)
+        VerlRollout(client, rollout_config=rollout_config(), tokenizer=Tokenizer()).generate_sequences(prompts)
     assert what in (getattr(refused.value, "what", None), getattr(refused.value, "field", None))
 
 
 def test_the_oldest_version_that_may_sample_is_the_one_set_last(redis_url: str, policy: str, queue: Queue) -> None:
     with Client(redis_url, policy=policy) as client:
-        rollout = VerlRollout(client, rollout_config(), Tokenizer(), min_policy_version=3, timeout_s=0.1)
+        rollout = VerlRollout(
+            client, rollout_config=rollout_config(), tokenizer=Tokenizer(), min_policy_version=3, timeout_s=0.1
+        )
         for version in (3, 4):
             rollout.min_policy_version = version
             with pytest.raises(ResultTimeoutError):
@@ -191,14 +198,14 @@ def test_the_oldest_version_that_may_sample_is_the_one_set_last(redis_url: str, 
 
 def test_prompts_without_conversations_are_refused(client: Client) -> None:
     with pytest.raises(PromptsError):
-        VerlRollout(client, rollout_config(), Tokenizer()).generate_sequences(DataProto())
+        VerlRollout(client, rollout_config=rollout_config(), tokenizer=Tokenizer()).generate_sequences(DataProto())
 
 
 def test_a_tokenizer_without_a_pad_id_is_refused(client: Client) -> None:
     tokenizer = Tokenizer()
     tokenizer.pad_token_id = None
     with pytest.raises(ConfigError):
-        VerlRollout(client, rollout_config(), tokenizer)
+        VerlRollout(client, rollout_config=rollout_config(), tokenizer=tokenizer)
 
 
 def test_a_failed_row_is_an_error_and_no_empty_response(rollout: VerlRollout) -> None:

@@ -61,15 +61,13 @@ class Envelope:
             kind = check_name("kind", fields.get(KIND, JOB_KIND.encode()).decode())
             lane = check_name("lane", fields.get(b"lane", DEFAULT_LANE.encode()).decode())
             tokens = _number(fields, b"tokens", _MAX_TOKENS) if b"tokens" in fields else 0
-            traced = fields.get(b"traceparent")
-            traceparent = None if traced is None else check_traceparent(traced.decode())
         except KeyError as error:
             raise WireError("job entry", f"field {error.args[0].decode()!r} is missing", payload) from None
         except (ValueError, NameRefusedError) as error:
             raise WireError("job entry", str(error), payload) from None
         if not (1 <= groups <= MAX_GROUPS_PER_JOB and first + groups <= total):
             raise WireError("job entry", f"groups {first} to {first + groups} of {total} are out of bounds", payload)
-        return cls(batch_id, job, first, groups, total, kind, lane, tokens, traceparent)
+        return cls(batch_id, job, first, groups, total, kind, lane, tokens, _traceparent(fields))
 
     @classmethod
     def of_job(cls, job: Job, traceparent: str | None = None) -> Self:
@@ -100,6 +98,14 @@ class Envelope:
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.job_groups)
+
+
+def _traceparent(fields: Mapping[bytes, bytes]) -> str | None:
+    """None where it is no trace context: a job is answered whether or not it can be traced, as W3C asks."""
+    try:
+        return check_traceparent(fields[b"traceparent"].decode())
+    except (KeyError, ValueError, NameRefusedError):
+        return None
 
 
 def _told(envelope: Envelope) -> str:

@@ -74,8 +74,6 @@ def test_a_payload_that_is_no_job_says_why(payload: bytes, code: ErrorCode) -> N
         (b"lane", b"x" * 129),
         (b"tokens", b"-1"),
         (b"tokens", b"1" * 15),
-        (b"traceparent", b"00-" + b"A" * 32 + b"-" + b"0" * 16 + b"-01"),
-        (b"traceparent", b"\xff"),
     ],
 )
 def test_an_entry_without_a_usable_envelope_is_refused(field: bytes, value: bytes | None) -> None:
@@ -94,3 +92,9 @@ def test_whatever_an_entry_holds_nothing_else_is_raised(fields: dict[bytes, byte
     except (WireError, DataError):
         return
     raise AssertionError("random bytes made a job")
+
+
+@pytest.mark.parametrize("garbage", [b"00-" + b"A" * 32 + b"-" + b"0" * 16 + b"-01", b"\xff", b""])
+def test_a_job_whose_trace_nobody_can_read_is_read_without_it(garbage: bytes) -> None:
+    fields = Envelope.of_job(JOB).fields(b"") | {b"traceparent": garbage}
+    assert Envelope.of(fields) == Envelope.of_job(JOB)

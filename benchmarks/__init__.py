@@ -1,1 +1,1 @@
-"""Benchmarks that anyone can run: `python -m benchmarks.NAME --help`. They use producer and worker as they are."""
+"""Benchmarks that anyone can run: `python -m benchmarks.NAME --help`. They use producer and worker without changes."""

@@ -1,8 +1,8 @@
-"""Every benchmark that needs no GPU, one after the other; a JSON file of each, one of all, and a plot.
+"""Every benchmark that needs no GPU, one after the other; a JSON file for each, one for all, and a plot.
 
-Each stage is another benchmark's own command (`--dry-run` prints them all), which says what it does; one that fails is
-noted and the next one has its turn. `python -m benchmarks.peers runs/peers` installs the queues that ours is compared
-with, each for itself (arq and taskiq-redis want different versions of redis); without them ours is measured alone.
+Each stage is the command of another benchmark, which says what it does (`--dry-run` prints all). A stage that fails is
+noted, and the next one runs. `python -m benchmarks.peers runs/peers` installs the queues with which ours is compared,
+each in its own environment (arq and taskiq-redis need different versions of redis); without them only ours is measured.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ STAGES: dict[str, tuple[str, ...]] = {
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
 }
 PEERS = Path("runs/peers")
-"""Where `benchmarks.peers` has put the other queues, or nothing."""
+"""Where `benchmarks.peers` installs the other queues."""
 LIMIT_S = 900
 
 
 def command(name: str, folder: Path) -> list[str]:
-    """Of a stage. Without the other queues in PEERS ours alone."""
+    """The command of a stage. If the other queues are not in PEERS, only for ours."""
     found = [sys.executable, "-m", *STAGES[name], "--out", str(folder / f"{name}.json")]
     if name != "queue":
         return found
@@ -55,7 +55,7 @@ def command(name: str, folder: Path) -> list[str]:
 
 
 def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
-    """The reports of a stage, which writes to our terminal, and how it went."""
+    """Run a stage, which writes to this terminal. Returns its reports and how it ended."""
     out, began = folder / f"{name}.json", time.monotonic()
     out.unlink(missing_ok=True)
     with subprocess.Popen(command(name, folder), start_new_session=True) as process:
@@ -63,7 +63,7 @@ def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             code = 124
-        finally:  # with all that it started: an engine that is left would slow the next stage down
+        finally:  # with all its children: an engine that is left would slow the next stage down
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     details = {"exit_code": code, "command": shlex.join(["python", *command(name, folder)[1:]])}
@@ -72,7 +72,7 @@ def run(name: str, folder: Path) -> tuple[list[Report], Scenario]:
 
 
 def run_all(names: list[str], folder: Path) -> int:
-    """Every stage; how many failed. What there is of them is written after each."""
+    """Run the stages and write all results after each. Returns how many failed."""
     overview, found = Report("cpu", []), list[Report]()
     for name in names:
         sys.stdout.write(f"\n== {name}: {' '.join(['python', *command(name, folder)[1:]])}\n")
@@ -90,7 +90,7 @@ def run_all(names: list[str], folder: Path) -> int:
 
 
 def _drawn(found: list[Report], path: Path) -> str:
-    """What became of the plot."""
+    """Draw the plot; returns a note on it."""
     if not found:
         return "no plot: there is nothing to draw"
     try:
@@ -101,7 +101,7 @@ def _drawn(found: list[Report], path: Path) -> str:
 
 
 def main() -> int:
-    """Run it. The exit code says how many stages failed."""
+    """Run the benchmarks. The exit code is the number of failed stages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for the results (%(default)s)")
     parser.add_argument("--stage", action="append", choices=list(STAGES), help="repeat for several; default: all")

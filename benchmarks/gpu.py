@@ -1,9 +1,9 @@
-"""Everything that we claim of a GPU, measured on one within half an hour; one JSON file, written after every stage.
+"""All claims about a GPU, measured within half an hour; one JSON file, written after every stage.
 
-Each stage is another benchmark's own command (`--dry-run` prints them all, with the time that each may take); one that
-fails or has had its time is noted and the next one has its turn. Where a machine gives less time at once, `--stage`
-splits the work. The files of the models (3 GB) go to `--folder`. Written for a GPU of 141 GB, which the engines of a
-group share; on one of 80 GB, name fewer stages at once (docs/performance.md).
+Each stage is the command of another benchmark (`--dry-run` prints them all, with the time that each may take). A stage
+that fails or exceeds its time is noted, and the next one runs. `--stage` splits the work for machines that are lent for
+a shorter time. The files of the models (3 GB) go to `--folder`. Made for a GPU of 141 GB, which the engines of a group
+share; on one of 80 GB, name fewer stages at once (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def _scenarios(*names: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """One command."""
+    """One command of the whole run."""
 
     name: str
     arguments: tuple[str, ...]
     turns: bool = True
-    """It is a benchmark, which waits for its turn (`benchmarks.support.turns`) and writes a report."""
+    """Whether it is a benchmark, which waits for its turn (`benchmarks.support.turns`) and writes a report."""
     expected_s: int = 60
-    """Of measuring, engines already there: a guess, for the budget that `--dry-run` prints."""
+    """Expected seconds of measuring, after the engines have started: a guess, for the budget in `--dry-run`."""
     needs: str = ""
-    """A package that a machine may lack."""
+    """A package that the stage needs and a machine may not have."""
 
     @property
     def limit_s(self) -> float:
-        """Of measuring; what has not ended by then is ended."""
+        """Seconds of measuring after which the stage is ended."""
         return 1.5 * self.expected_s + 30
 
 
@@ -76,13 +76,13 @@ GROUPS: tuple[tuple[Stage, ...], ...] = (
               expected_s=85),
     ),
 )  # fmt: skip
-"""The engines of a group fit the memory together; they start at once, and then measure one after the other."""
+"""The engines of a group fit into the memory together. They start together and then measure one after the other."""
 
 MINUTES_30 = 1800
 GROUP_START_S = 220
-"""From a group's start until all its engines are there: 245 and 188 were seen on 16 cores. A guess, as `expected_s`."""
+"""Expected seconds until all engines of a group are loaded: a guess; 245 and 188 were seen on 16 cores."""
 START_LIMIT_S = 400
-"""Then a stage has its turn, ready or not, and `Stage.limit_s` for what is left of it."""
+"""After so many seconds a stage has its turn, ready or not, and then `Stage.limit_s` for the rest."""
 
 
 class Running:
@@ -98,7 +98,7 @@ class Running:
         self._ran = LoggedProcess(self._command, folder / f"{stage.name}.log", environment)
 
     def until_ready(self, gives_up: float) -> None:
-        """Until it waits for its turn, has ended, or has had its time; `gives_up` (`time.monotonic`) ends that too."""
+        """Wait until the stage waits for its turn, has ended or has had its time, or until `gives_up` (monotonic)."""
         ends = min(gives_up, self._ran.started_at + START_LIMIT_S)
         while self._ran.process.poll() is None and time.monotonic() < ends:
             if self._turn is not None and self._turn.is_asked_for():
@@ -106,7 +106,7 @@ class Running:
             time.sleep(0.1)
 
     def finish(self, gives_up: float) -> tuple[list[Report], Scenario]:
-        """Let it measure; its reports, and how it went. The end of its log goes to stderr where it failed."""
+        """Let the stage measure. Returns its reports and how it ended; after a failure its log goes to stderr."""
         ready = time.monotonic()
         if self._turn is not None:
             self._turn.let_go()
@@ -124,7 +124,7 @@ class Running:
         return (report.read(self._out) if self._out.exists() else []), done
 
     def end(self) -> None:
-        """With all that it started: an engine that is left would take the next stage's memory."""
+        """End the stage and all its children: an engine that is left would take the next stage's memory."""
         self._ran.end()
 
 
@@ -136,7 +136,7 @@ def _command(stage: Stage, folder: Path, out: Path) -> list[str]:
 
 
 def run_all(groups: list[list[Stage]], folder: Path, out: Path, budget_s: float) -> int:
-    """How many stages failed, were cut off or were left out."""
+    """Run all stages. Returns how many failed, were ended early or were left out."""
     gives_up = time.monotonic() + budget_s
     found: list[Report] = []
     overview = Report("gpu", [])
@@ -161,7 +161,7 @@ def run_all(groups: list[list[Stage]], folder: Path, out: Path, budget_s: float)
 
 
 def _reason(stage: Stage, gives_up: float) -> str:
-    """Why it is not even tried; empty where it is."""
+    """Why a stage is left out; empty if it runs."""
     if time.monotonic() > gives_up:
         return "the time is up"
     return f"there is no {stage.needs}" if stage.needs and find_spec(stage.needs) is None else ""
@@ -173,7 +173,7 @@ def _left_out(stage: Stage, reason: str) -> Scenario:
 
 
 def _shown(groups: list[list[Stage]], folder: Path) -> str:
-    """The commands, and the time that they should take."""
+    """The commands, with the time that they should take."""
     lines, total = [], 0
     for group in groups:
         start = GROUP_START_S if any(stage.turns for stage in group) else 0
@@ -190,7 +190,7 @@ def _typed(command: list[str]) -> str:
 
 
 def main() -> int:
-    """Run it. The exit code says how many stages failed or were left out."""
+    """Run the benchmarks. The exit code is the number of stages that failed or were left out."""
     names = [stage.name for group in GROUPS for stage in group]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/rollstream-gpu"), help="default: %(default)s")  # noqa: S108

@@ -7,11 +7,11 @@ The task: a prompt ends in a token of one of four kinds, and the reward of a com
 with t % 4 == kind, divided by `MAX_NEW_TOKENS`. A model with random weights gets 0.25, one that has learnt it 1.
 
 A step trains on one batch in `MINIBATCHES` updates, then publishes the weights as the next policy version. In sync mode
-the next batch is sampled after that. In async mode up to `--max-staleness` batches are sampled meanwhile; such a batch
-is off-policy twice: its worker had older weights, and each update moves away from the weights at the step's start. The
-loss keeps these apart (decoupled PPO: AReaL, https://arxiv.org/abs/2505.24298, section 5.2):
+the next batch is sampled after that. In async mode up to `--max-staleness` batches are sampled meanwhile. Such a batch
+is off-policy for two reasons: its worker had older weights, and each update moves away from the weights at the step's
+start. The loss handles the two separately (decoupled PPO: AReaL, https://arxiv.org/abs/2505.24298, section 5.2):
 
-    behaviour    what sampled a token, by the log-probs that came with it
+    behaviour    the weights that sampled a token, known by the log-probs that came with it
     proximal     the trainer's weights at the start of the step: ratios to it are clipped, as in PPO
     weight       proximal / behaviour, truncated at `CAP` (truncated importance sampling, TIS:
                  https://fengyao.notion.site/off-policy-rl)
@@ -55,7 +55,7 @@ POLICY = "grpo"
 
 @dataclass(frozen=True)
 class Sampled:
-    """A batch under way, and the policy version at which the gate admitted it."""
+    """A batch under way, with the policy version at which the gate admitted it."""
 
     admitted: int
     kinds: torch.Tensor
@@ -63,7 +63,7 @@ class Sampled:
 
 
 def draw_prompts(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kinds (PROMPTS,) and prompts (PROMPTS, 3): two tokens that mean nothing, then one that says the kind."""
+    """Kinds (PROMPTS,) and prompts (PROMPTS, 3): two random tokens, then one that tells the kind."""
     generator = torch.Generator().manual_seed(1000 * seed + step)
     kinds = torch.randint(KINDS, (PROMPTS,), generator=generator)
     noise = torch.randint(20, 60, (PROMPTS, 2), generator=generator)
@@ -71,7 +71,7 @@ def draw_prompts(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rewards(rollouts: RolloutBatch, kinds: torch.Tensor) -> torch.Tensor:
-    """(R,): tokens of the prompt's kind, as a share of the most there can be: a short completion gains nothing."""
+    """(R,): tokens of the prompt's kind divided by `MAX_NEW_TOKENS`, so that a short completion gains nothing."""
     wanted = kinds.repeat_interleave(COMPLETIONS)[:, None]
     responses = rollouts.sequences[:, rollouts.prompt_len :]
     mask = rollouts.response_mask[:, rollouts.prompt_len :]
@@ -85,7 +85,7 @@ def advantages(reward: torch.Tensor) -> torch.Tensor:
 
 
 def truncated_weight(proximal: torch.Tensor, behaviour: torch.Tensor) -> torch.Tensor:
-    """How much more likely a token was under `proximal` than under what sampled it, at most `CAP`; from log-probs."""
+    """How much likelier a token is under `proximal` than under `behaviour`, at most `CAP`; both are log-probs."""
     return torch.exp(proximal - behaviour).clamp(max=CAP)
 
 
@@ -99,7 +99,7 @@ def decoupled_loss(
 
 
 def token_versions(rollouts: RolloutBatch) -> torch.Tensor:
-    """(R, L): the policy version that sampled each token, by the spans; -1 where none did."""
+    """(R, L): the policy version that sampled each token, by the spans; -1 for padding."""
     versions = torch.full((len(rollouts), rollouts.response_len), -1)
     for row, spans in zip(versions, rollouts.version_spans, strict=True):
         sampled = torch.tensor([version for version, tokens in spans for _ in range(tokens)])
@@ -108,7 +108,7 @@ def token_versions(rollouts: RolloutBatch) -> torch.Tensor:
 
 
 class Learner:
-    """The model in training, which is at policy version `version`; and the weights that may still be sampled with."""
+    """The model in training, at policy version `version`, and older weights with which workers may still sample."""
 
     def __init__(self, model: Path, settings: Settings, version: int = 0) -> None:
         self.version = version
@@ -119,7 +119,7 @@ class Learner:
         self._past = {version: copy.deepcopy(self.model.state_dict())}
 
     def train(self, rollouts: RolloutBatch, kinds: torch.Tensor) -> Step:
-        """All updates of the step that ends in the next version."""
+        """Make all updates of one step, which ends in the next version."""
         mask = rollouts.response_mask[:, rollouts.prompt_len :].float()
         reward = rewards(rollouts, kinds)
         behaviour, proximal = _behaviour(rollouts), self._under(self.version, rollouts)
@@ -147,7 +147,7 @@ class Learner:
         self._optimiser.step()
 
     def _compare(self, step: Step, rollouts: RolloutBatch, proximal: torch.Tensor) -> None:
-        """The worker's log-probs against ours: under the current weights, and under those that the spans name."""
+        """Compare the worker's log-probs with ours, under the current weights and under those that the spans name."""
         versions, ours = token_versions(rollouts), torch.zeros_like(proximal)
         for sampler in sorted({version for spans in rollouts.version_spans for version, _ in spans}):
             of_it = versions == sampler
@@ -175,7 +175,7 @@ class Learner:
 
     @staticmethod
     def _log_probs(model: Any, rollouts: RolloutBatch, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, L): the log-prob of each sampled token at temperature 1, which is what the worker sampled at."""
+        """(rows, L): the log-prob of each sampled token at temperature 1, as the worker sampled."""
         ids = rollouts.sequences[rows]
         logits = model(
             input_ids=ids, attention_mask=rollouts.attention_mask[rows], position_ids=rollouts.position_ids[rows]
@@ -195,7 +195,7 @@ def _behaviour(rollouts: RolloutBatch) -> torch.Tensor:
 async def submit_all(
     client: AsyncClient, gate: StalenessGate, settings: Settings, under_way: asyncio.Queue[Sampled]
 ) -> None:
-    """One batch a step, each as soon as the gate lets it pass."""
+    """Submit one batch for each step, as soon as the gate admits it."""
     for step in range(settings.steps):
         version = await gate.admit(SAMPLES)
         kinds, prompts = draw_prompts(settings.seed, step)
@@ -207,7 +207,7 @@ async def submit_all(
 
 
 async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
-    """Workers read the folder while we go on, so it stays until the version after the next is out."""
+    """Publish the weights. Workers read the folder later, so it stays until the version after the next is published."""
     checkpoint = folder / f"v{learner.version}"
     await asyncio.to_thread(learner.model.save_pretrained, checkpoint)
     await client.publish_policy(learner.version, checkpoint=checkpoint)
@@ -215,7 +215,7 @@ async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
 
 
 async def train(client: AsyncClient, learner: Learner, settings: Settings, checkpoints: Path) -> dict[str, Any]:
-    """The run as JSON has it."""
+    """Make one run; returns its results for the JSON file."""
     gate = StalenessGate(SAMPLES, settings.max_staleness, version=learner.version)
     under_way: asyncio.Queue[Sampled] = asyncio.Queue()
     steps: list[Step] = []
@@ -242,7 +242,7 @@ async def train(client: AsyncClient, learner: Learner, settings: Settings, check
 
 
 async def train_each(redis_url: str, runs: Sequence[Settings], model: Path, checkpoints: Path) -> list[dict[str, Any]]:
-    """One run after the other, all from `model`. Versions only grow: the next run starts above the last one's."""
+    """One run after the other, all from `model`. Versions only grow, so each run starts above the last version."""
     results: list[dict[str, Any]] = []
     version = 0
     async with AsyncClient(redis_url, policy=POLICY) as client:
@@ -257,7 +257,7 @@ async def train_each(redis_url: str, runs: Sequence[Settings], model: Path, chec
 
 
 def run(runs: Sequence[Settings], console: Console) -> list[dict[str, Any]]:
-    """All `runs` of one seed, with a worker process that finds its checkpoints in a folder of its own."""
+    """Make all `runs` of one seed, with a worker process and a temporary folder for its checkpoints."""
     with tempfile.TemporaryDirectory(prefix="rollstream-example-") as name, EmbeddedRedis() as server:
         model, checkpoints = write_model(Path(name) / "model", seed=runs[0].seed), Path(name) / "checkpoints"
         checkpoints.mkdir()
@@ -268,9 +268,9 @@ def run(runs: Sequence[Settings], console: Console) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """All runs that were asked for; then the numbers and the plot."""
+    """Make all runs that were asked for, then write the numbers and the plot."""
     (runs, out), console = runs_of(), Console(stderr=True)
-    disable_progress_bar()  # one a checkpoint
+    disable_progress_bar()  # there would be one for each checkpoint
     torch.set_num_threads(1)  # the worker has the other core
     out.mkdir(parents=True, exist_ok=True)
     results = run(runs, console)

@@ -1,4 +1,4 @@
-"""What a run of `grpo_async` measures and shows: progress, a table, a plot; also of several runs, by their JSON files.
+"""What a run of `grpo_async` measures and shows: progress, a table, a plot; for several runs, from their JSON files.
 
 python -m examples.grpo_report runs/*.json --out runs/grpo.png                # a few lines a run, and the plot
 python -m examples.grpo_report runs/*.json --out runs/grpo.png --markdown     # a table instead of the lines
@@ -22,7 +22,7 @@ from examples.grpo_settings import Settings
 from rollstream import StalenessGate
 
 Result = dict[str, Any]
-"""Of `summary`, or as JSON has it."""
+"""A run's result, from `summary` or from its JSON file."""
 
 _LINES = 6
 LEARNT = 0.9
@@ -31,11 +31,11 @@ LEARNT = 0.9
 
 @dataclass
 class Step:
-    """What a step saw: times in seconds, differences as (sum of |worker's log-prob - trainer's|, tokens).
+    """The measures of a step: times in seconds, differences as (sum of |worker's log-prob - trainer's|, tokens).
 
     `difference_by_spans` is over all tokens, each under the weights of the version that its span names;
-    `difference_swapped` over those of them whose completion lived through a swap (`completions_swapped`);
-    `difference_current` over those of the trainer's current version. Weights are those that the loss used.
+    `difference_swapped` over the tokens of completions that went through a swap (`completions_swapped`);
+    `difference_current` over the tokens of the trainer's current version. Weights are those that the loss used.
     """
 
     reward: float
@@ -52,7 +52,7 @@ class Step:
 
 
 def summary(settings: Settings, steps: list[Step], gate: StalenessGate) -> Result:
-    """The numbers of a run; the differences are None where no token was compared."""
+    """The numbers of a run; differences are None if no token was compared."""
     wall_s = steps[-1].ended_s
     few = max(1, min(5, len(steps) // 4))
     return {
@@ -79,7 +79,7 @@ def _mean(parts: list[tuple[float, int]]) -> dict[str, float | int] | None:
 
 @contextmanager
 def progress(name: str, steps: int) -> Iterator[Callable[[Step], None]]:
-    """A bar on stderr, and a line now and then. Yields what takes each `Step`."""
+    """A bar on stderr, and a line now and then. Yields a function that takes each `Step`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=steps)
@@ -99,7 +99,7 @@ def progress(name: str, steps: int) -> Iterator[Callable[[Step], None]]:
 
 
 def print_summary(console: Console, results: Sequence[Result]) -> None:
-    """A few lines a run."""
+    """Print a few lines for each run."""
     for result in results:
         shares = _staleness_shares([result]).items()
         console.print(
@@ -121,7 +121,7 @@ def _difference(found: dict[str, float] | None) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table of docs/training.md, and a line on the log-probs of all runs. Wall times unless seeds differ."""
+    """The table of docs/training.md, and a line on the log-probs of all runs. It has wall times unless seeds differ."""
     groups = _grouped(results)
     timed = _one_seed(groups)
     columns = ["mode", "seed", "reward, first 5 steps", "last 5 steps", f"steps to {LEARNT}",
@@ -140,7 +140,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def steps_to(wanted: float, rewards: Sequence[float]) -> int | None:
-    """The number, from 1, of the first step that with the two after it has a mean reward of at least `wanted`."""
+    """The first step, counted from 1, whose mean reward with that of the next two steps is at least `wanted`."""
     means = [sum(three) / 3 for three in zip(rewards, rewards[1:], rewards[2:], strict=False)]
     return next((number for number, mean in enumerate(means, start=1) if mean >= wanted), None)
 
@@ -165,7 +165,7 @@ def _one_seed(groups: Mapping[str, Sequence[Result]]) -> bool:
 
 
 def write_plot(results: Sequence[Result], path: Path) -> Path:
-    """Reward over steps, staleness, idle share. Runs that differ in their seed share a colour; else also wall time."""
+    """Plot reward over steps, staleness and idle share, and wall time unless seeds differ. Seeds share a colour."""
     import matplotlib  # noqa: PLC0415 - a run without a plot needs none
 
     matplotlib.use("agg")
@@ -181,7 +181,7 @@ def write_plot(results: Sequence[Result], path: Path) -> Path:
         rewards = [[step["reward"] for step in run["steps"]] for run in runs]
         for reward in rewards:
             by_step.plot(reward, color=colour, alpha=0.25 if len(runs) > 1 else 1)
-        if len(runs) > 1:  # a step that some run lacks is left out
+        if len(runs) > 1:  # steps that not all runs have are left out
             by_step.plot([sum(seeds) / len(seeds) for seeds in zip(*rewards, strict=False)], color=colour, linewidth=2)
         if panels > 3:
             axes[3].plot([step["ended_s"] for step in runs[0]["steps"]], rewards[0], color=colour)
@@ -203,7 +203,7 @@ def write_plot(results: Sequence[Result], path: Path) -> Path:
 
 
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Sync first, then by staleness, the uncorrected last."""
+    """Runs by label: sync first, then by staleness, uncorrected ones last."""
     groups: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: (not result["settings"]["correction"], _staleness(result))):
         groups.setdefault(_label(result["settings"]), []).append(result)

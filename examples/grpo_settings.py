@@ -1,4 +1,4 @@
-"""What a run of `grpo_async` is asked for, on the command line and in its results."""
+"""The settings of a run of `grpo_async`, on the command line and in its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LARGEST = 10**6
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one run. Runs of one seed start from the same weights and see the same prompts in the same order."""
+    """The settings of one run. Runs of one seed start from the same weights and get the same prompts in order."""
 
     mode: str
     max_staleness: int
@@ -24,13 +24,13 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """Of the run, and of its file."""
+        """The name of the run and of its file."""
         staleness = f"-{self.max_staleness}" if self.mode == "async" else ""
         return f"{self.mode}{staleness}{'' if self.correction else '-uncorrected'}-seed{self.seed}"
 
 
 def runs_of(arguments: Sequence[str] | None = None) -> tuple[list[Settings], Path]:
-    """The runs that are asked for, sync first; and the folder for what they give. Ends the process at a wrong flag."""
+    """The runs that are asked for, sync first, and the folder for results. Ends the process at a wrong flag."""
     parser = argparse.ArgumentParser(prog="grpo_async", description="GRPO with rollouts from a worker process.")
     parser.add_argument("--mode", choices=("compare", "sync", "async"), default="compare", help="compare: both")
     late = "most versions late, in async mode: a run for each"

@@ -1,1 +1,1 @@
-"""What a worker makes of its engine, against the engine alone: `python -m benchmarks.engine.NAME --help`."""
+"""A worker compared with its engine alone: `python -m benchmarks.engine.NAME --help`."""

@@ -1,8 +1,8 @@
-"""How long a batch takes: from `submit` to its first group and to sealed, at low load, at 80 %, and across a death.
+"""How long a batch takes, from `submit` to its first group and to sealed: at low load, at 80 %, and across a death.
 
-Low load: one batch at a time, beside `AsyncLLM` alone with the same batches. 80 %: batches come at random (Poisson) at
-0.8 of the rate that the worker manages. Death: the worker that has the only batch gets SIGKILL; then, in another batch,
-its engine does.
+Low load: one batch at a time, next to `AsyncLLM` alone with the same batches. 80 %: batches come at random (Poisson) at
+0.8 of the rate that the worker can serve. Death: the worker that has the only batch gets SIGKILL; then, in another
+batch, its engine gets it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROMPTS_PER_JOB = 2
 
 @dataclass
 class Latencies:
-    """Seconds from just before `submit`, one of each a batch."""
+    """Seconds since just before `submit`; each list has one number for each batch."""
 
     submitted: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -53,19 +53,19 @@ class Latencies:
 
 
 class Batches:
-    """Batches of 8 prompts, n = 1: as small as a trainer's, so that what is measured is the way and not the work."""
+    """Batches of 8 prompts, n = 1: so small that mostly the queue's time is measured, not the engine's."""
 
     def __init__(self, engines: Engines) -> None:
         self._prompts = Prompts(engines.model, SCALES[engines.model.name].prompt)
         self.config = config(32 if engines.model.name == "tiny" else 128, 1)
 
     def next(self) -> Load:
-        """Another one, with prompts that no cache knows."""
+        """Another batch, with prompts that are in no cache."""
         return Load(self._prompts.draw(8), self.config)
 
 
 async def timed(client: AsyncClient, batch: Load, into: Latencies) -> None:
-    """Submit, read as groups finish, note the times."""
+    """Submit a batch, read its groups as they finish, note the times."""
     began = time.perf_counter()
     handle = await client.submit(batch.prompts, None, batch.config, prompts_per_job=PROMPTS_PER_JOB)
     into.submitted.append(time.perf_counter() - began)
@@ -77,7 +77,7 @@ async def timed(client: AsyncClient, batch: Load, into: Latencies) -> None:
 
 
 async def low_load(raw: Raw, client: AsyncClient, batches: Batches, count: int) -> list[Scenario]:
-    """One batch at a time, in turns with the raw engine, which is timed to its last completion."""
+    """One batch at a time, in turns with the engine alone, which is timed until its last completion."""
     ours, alone = Latencies(), list[float]()
     for number in range(count + 3):
         if number == 3:  # the first ones warm up connections and kernels
@@ -94,7 +94,7 @@ async def low_load(raw: Raw, client: AsyncClient, batches: Batches, count: int) 
 
 
 async def loaded(client: AsyncClient, batches: Batches, share: float, seconds: float) -> list[Scenario]:
-    """Batches at random at `share` of what the worker manages, which is measured first."""
+    """Batches at random, at `share` of the rate that the worker can serve; that rate is measured first."""
     capacity = await _capacity(client, batches)
     rate = share * capacity
     found, pause = Latencies(), random.Random(1)
@@ -121,7 +121,7 @@ async def _capacity(client: AsyncClient, batches: Batches) -> float:
 
 
 async def deaths(client: AsyncClient, workers: list[WorkerProcess], batches: Batches, lease_s: float) -> list[Scenario]:
-    """First the worker with the most groups is killed, then the engine of the one that is left with the most."""
+    """Kill first the worker with the most groups, then the engine of the remaining worker with the most."""
     found = []
     for what, kill in (("worker", WorkerProcess.kill), ("engine", kill_engine)):
         alive = [worker for worker in workers if worker.process.poll() is None]
@@ -136,7 +136,7 @@ async def deaths(client: AsyncClient, workers: list[WorkerProcess], batches: Bat
 async def _across(
     client: AsyncClient, batches: Batches, workers: list[WorkerProcess], kill: Callable[[WorkerProcess], None]
 ) -> tuple[float, int]:
-    """Seconds from the kill to the last answer, and how many groups had none by then."""
+    """Seconds from the kill to the last answer, and how many groups had no answer at the kill."""
     prompts = [prompt for _ in range(32) for prompt in batches.next().prompts]
     handle = await client.submit(prompts, None, batches.config, prompts_per_job=PROMPTS_PER_JOB)
     workers_seen: dict[str, int] = {}
@@ -159,7 +159,7 @@ def _owner(workers: list[WorkerProcess], consumer: str) -> WorkerProcess:
 
 
 def kill_engine(worker: WorkerProcess) -> None:
-    """SIGKILL to an EngineCore of the worker, which then gives its jobs back and ends."""
+    """Send SIGKILL to an EngineCore of the worker, which then gives its jobs back and ends."""
     children = psutil.Process(worker.process.pid).children(recursive=True)
     engine = next(
         (child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])), children[-1]
@@ -175,7 +175,7 @@ def _scenario(name: str, about: str, runs: dict[str, list[float]], baseline: str
 async def measure(
     engines: Engines, redis_url: str, fleet: Fleet, *, count: int, seconds: float, lease_s: float
 ) -> Report:
-    """All of it: the raw engine and one worker, then three workers of another policy for the deaths."""
+    """Measure all: the engine alone and one worker, then three workers of another policy for the deaths."""
     raw = Raw(engines.settings())
     flags = [*engines.flags(), "--lease-s", f"{lease_s:g}"]
     workers = {"worker": fleet.start(POLICY, *flags)}
@@ -195,12 +195,12 @@ async def measure(
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.latency", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--count", type=int, default=60, help="batches at low load (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="at 80 %% load (default: %(default)s)")
-    parser.add_argument("--lease-s", type=float, default=5, help="of the workers (default: %(default)s)")
+    parser.add_argument("--lease-s", type=float, default=5, help="the workers' lease (default: %(default)s)")
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:

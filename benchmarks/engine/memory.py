@@ -1,8 +1,8 @@
-"""Peak memory of a worker and of a client against a batch's size, and the bytes of Redis that a token takes.
+"""Peak memory of a worker and a client by batch size, and the bytes that a token takes in Redis.
 
-A client in a process of its own submits a batch that nobody serves yet; then a worker with the stub engine starts and
-answers all of it; then the finished job is trimmed, and the results expire. So Redis is seen with all jobs queued, with
-all results unread, and after each of the two retentions. What an engine takes beside the worker is not in it. Linux.
+A client in its own process submits a batch before any worker serves; then a worker with the stub engine starts and
+answers all of it; then the finished job is trimmed, and the results expire. So Redis is measured with all jobs queued,
+with all results unread, and after each of the two retentions. An engine's memory is not included. Linux only.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ STUB = (
     "--result-ttl-s", str(RESULT_TTL_S),
 )  # fmt: skip
 PAYLOAD = 8.0
-"""Bytes of one sampled token's id and log-prob, int32 and float32: what no form without compression goes below."""
+"""Bytes of one sampled token's id and log-prob, int32 and float32: the least without compression."""
 
 
 class ClientFailedError(RollstreamError):
-    """Raised when the client's process ends before it has said what it used."""
+    """Raised when the client's process ends before it has reported its memory."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a batch; every completion has its full length."""
+    """The size of a batch; every completion has its full length."""
 
     prompts: int
     prompt_len: int
@@ -58,12 +58,12 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Sampled ones."""
+        """The number of sampled tokens."""
         return self.prompts * self.n * self.new_tokens
 
     @property
     def config(self) -> GenerationConfig:
-        """With log-probs."""
+        """The batch's config, with log-probs."""
         return GenerationConfig(
             max_new_tokens=self.new_tokens, num_return_sequences=self.n, ignore_eos=True, logprobs="processed"
         )
@@ -79,13 +79,13 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """Of all three."""
+        """The sum of all three."""
         return self.jobs + self.results + self.ledger
 
 
 @dataclass
 class Peaks:
-    """Of the runs of one size, in bytes: resident memory of the processes, and what Redis held when."""
+    """What the runs of one size took, in bytes: resident memory of the processes, and Redis' memory at each point."""
 
     size: Size
     worker: list[float] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Peaks:
     trimmed: list[Usage] = field(default_factory=list)
 
     def memory(self) -> Scenario:
-        """Of the processes."""
+        """The memory of the processes."""
         runs = {
             "worker": self.worker, "client": self.client, "client, submitted": self.client_submitted,
             "tensors of the RolloutBatch": self.tensors,
@@ -107,7 +107,7 @@ class Peaks:
         return Scenario(f"{self.size.prompts} prompts", _about(self.size), "MiB", "", in_mib)
 
     def redis(self) -> Scenario:
-        """Of Redis, a token."""
+        """The memory of Redis for each token."""
         size = self.size
         runs = {
             "id and log-prob": [PAYLOAD] * len(self.sealed),
@@ -128,15 +128,15 @@ def _about(size: Size) -> str:
 
 
 def resident(pid: int, *, peak: bool = False) -> int:
-    """Bytes of a process's memory that are in RAM now, or were at most."""
+    """Bytes of a process's memory that are in RAM now, or at its peak."""
     name = "VmHWM:" if peak else "VmRSS:"
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def client_process(told: Connection, redis_url: str, policy: str, size: Size) -> None:
-    """What a trainer does, in a process of its own; tells its memory twice: once all is queued, and at the end."""
-    import torch  # noqa: F401, PLC0415 - a trainer has it: what it takes is not the batch's
+    """Does what a trainer does, in a process of its own. Reports its memory when all is queued, and at the end."""
+    import torch  # noqa: F401, PLC0415 - a trainer has it, and its memory is not the batch's
 
     asyncio.run(_client(told, redis_url, policy, size))
 
@@ -145,7 +145,7 @@ async def _client(told: Connection, redis_url: str, policy: str, size: Size) -> 
     prompts = np.random.default_rng(0).integers(10, VOCABULARY, (size.prompts, size.prompt_len))
     me = os.getpid()
     async with AsyncClient(redis_url, policy=policy) as client:
-        Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240 - the peak begins anew: imports had their own
+        Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240 - resets the peak, which imports have raised
         idle = resident(me)
         handle = await client.submit(prompts, None, size.config, batch_id=policy)
         told.send({"idle": idle, "submitted": resident(me, peak=True)})
@@ -156,7 +156,7 @@ async def _client(told: Connection, redis_url: str, policy: str, size: Size) -> 
 
 
 def usage(connection: redis.Redis, policy: str) -> Usage:
-    """Of the one batch of `policy`, which has its policy's name."""
+    """The usage of the only batch of `policy`; the batch has the policy's name."""
     keys = Keys(policy)
     found = [connection.memory_usage(key, samples=0) or 0
              for key in (keys.jobs(0), keys.results(policy), keys.ledger(policy))]  # fmt: skip
@@ -164,7 +164,7 @@ def usage(connection: redis.Redis, policy: str) -> Usage:
 
 
 async def trim(redis_url: str, policy: str) -> None:
-    """What the worker's janitor does once a minute, for a retention that is over."""
+    """Trim finished jobs, as a worker does once a minute, as if their retention were over."""
     connection = connect(redis_url)
     try:
         key = Keys(policy).jobs(0)
@@ -174,7 +174,7 @@ async def trim(redis_url: str, policy: str) -> None:
 
 
 def one_run(redis_url: str, fleet: Fleet, policy: str, peaks: Peaks) -> None:
-    """A client, a batch and a worker, all of them new. Raises `ClientFailedError`."""
+    """One run with a new client, batch and worker. Raises `ClientFailedError`."""
     spawning = get_context("spawn")
     hears, tells = spawning.Pipe(duplex=False)
     client = spawning.Process(target=client_process, args=(tells, redis_url, policy, peaks.size), daemon=True)
@@ -205,7 +205,7 @@ def one_run(redis_url: str, fleet: Fleet, policy: str, peaks: Peaks) -> None:
 
 
 def idle_worker(fleet: Fleet) -> float:
-    """Bytes of a worker that serves an empty queue."""
+    """Memory, in bytes, of a worker that serves an empty queue."""
     worker = fleet.start("memory-idle", *STUB)
     worker.wait_until_serving()
     found = resident(worker.process.pid, peak=True)
@@ -226,7 +226,7 @@ def left_when_expired(redis_url: str, policies: Sequence[str]) -> int:
 
 
 def measure(redis_url: str, fleet: Fleet, sizes: Sequence[Size], repeats: int) -> list[Report]:
-    """Every size in turn, `repeats` times."""
+    """Measure every size in turn, `repeats` times."""
     found = [Peaks(size) for size in sizes]
     policies = {(number, peaks.size.prompts): f"memory-{peaks.size.prompts}-{number}-{os.getpid()}"
                 for number in range(repeats) for peaks in found}  # fmt: skip
@@ -249,7 +249,7 @@ def measure(redis_url: str, fleet: Fleet, sizes: Sequence[Size], repeats: int) -
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.memory", description=__doc__)
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 64, 256, 1024], metavar="B",
                         help="sizes of a batch (default: %(default)s)")  # fmt: skip

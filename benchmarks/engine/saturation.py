@@ -1,9 +1,9 @@
 """Tokens a second through submit, Redis, a worker process and results, against vLLM's `AsyncLLM` alone.
 
-Both serve the same prompts under the same config and engine arguments, side by side on the same machine, turn by turn;
-the one whose turn it is not has nothing to do. Both run on uvloop. The prompts are the same in every run, so that all
-but the first find them in their prefix cache. `--sweep` measures workers of 1, 2, ... replicas against one `AsyncLLM`
-with vLLM's default arguments instead.
+Both serve the same prompts with the same config and engine arguments, on the same machine, in turns; while one runs the
+other is idle. Both run on uvloop. The prompts are the same in every run, so that all runs but the first find them in
+the prefix cache. `--sweep` measures workers of 1, 2, ... replicas against one `AsyncLLM` with vLLM's default arguments
+instead.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ ADAPTER = "bench@1"
 
 @dataclass(frozen=True)
 class Engines:
-    """What raw engine and worker have in common."""
+    """Settings that the engine alone and the worker share."""
 
     model: Model
     max_num_seqs: int
     kv_cache_bytes: int | None
     memory: float
-    """Share of a GPU that one engine takes."""
+    """Share of a GPU's memory that one engine takes."""
     adapters: Path | None = None
     default_kv_cache_bytes: int | None = None
-    """Of what is started with vLLM's defaults, which runs as many sequences as it likes."""
+    """KV cache of the engine with vLLM's defaults, which has its own limit of sequences."""
 
     def settings(self) -> WorkerSettings:
-        """Of one engine."""
+        """The settings of one engine."""
         return WorkerSettings(_cli_parse_args=["--policy", POLICY, *self.flags()])
 
     def flags(self, replicas: int = 1) -> list[str]:
-        """Of a worker; each replica gets what one engine gets."""
+        """The flags of a worker; each replica gets what one engine gets."""
         engine_args = dict(self.model.engine_args)
         found = [
             "--model", str(self.model.folder), "--dtype", engine_args.pop("dtype"), "--replicas", str(replicas),
@@ -71,7 +71,7 @@ class Engines:
 async def compare(
     engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet, out: Path | None
 ) -> Report:
-    """Every workload on both arms. What there is goes to `out` after each."""
+    """Run every workload on both arms; write all results to `out` after each."""
     raw = Raw(engines.settings())
     starts = await start_all(engines, raw, {"rollstream": fleet.start(POLICY, *engines.flags())})
     await my_turn()
@@ -90,7 +90,7 @@ async def compare(
 
 
 async def sweep(engines: Engines, replicas: Sequence[int], repeats: int, redis_url: str, fleet: Fleet) -> Report:
-    """Workers of so many replicas and one engine with vLLM's defaults, all there at once, each in its turn."""
+    """Workers with these numbers of replicas and one engine with vLLM's defaults: all loaded, running in turns."""
     of_default = engines.default_kv_cache_bytes or engines.kv_cache_bytes
     raw = Raw(replace(engines, kv_cache_bytes=of_default).settings(), default=True)
     names = {count: f"{count} replica" + "s" * (count > 1) for count in replicas}
@@ -114,8 +114,9 @@ async def sweep(engines: Engines, replicas: Sequence[int], repeats: int, redis_u
 
 
 async def start_all(engines: Engines, raw: Raw, workers: dict[str, WorkerProcess]) -> dict[str, float]:
-    """Seconds to each one's start. At the same time only where the KV cache is explicit: else they count each other's
-    memory as free or as taken, as it happens.
+    """Start all; returns the seconds that each took.
+
+    They start together only if the KV cache has an explicit size: otherwise each might count another's memory as free.
     """
     starts: dict[str, float] = {}
     if engines.kv_cache_bytes is not None:
@@ -128,7 +129,7 @@ async def start_all(engines: Engines, raw: Raw, workers: dict[str, WorkerProcess
 
 
 def for_sweep(model: Model, share: float = 1.0) -> Workload:
-    """More sequences than four replicas run at once."""
+    """A workload with more sequences than four replicas run at once."""
     lengths, prompts, tokens = (SCALES[model.name].prompt, 64, 32) if model.name == "tiny" else ((32, 256), 160, 128)
     batch = Load(Prompts(model, lengths, int(10 * share)).draw(int(prompts * share)), config(tokens))
     return Workload("sweep", f"one batch of {prompts} prompts, n = 8, {tokens} tokens, log-probs", (batch,))
@@ -140,7 +141,7 @@ async def _measured(arms: list[Any], workload: Workload, repeats: int) -> Scenar
 
 
 def shown_engines(engines: Engines) -> dict[str, Any]:
-    """For a report's settings."""
+    """The settings for a report."""
     return {
         "model": engines.model.name, "max_num_seqs": engines.max_num_seqs, "memory_of_an_engine": engines.memory,
         "kv_cache_bytes": engines.kv_cache_bytes, "lora": engines.adapters is not None,
@@ -155,14 +156,14 @@ def _chosen(engines: Engines, names: Sequence[str] | None, scale: float) -> list
 
 
 def prepare(model: str) -> None:
-    """Before vLLM is imported: a tiny model gains nothing from threads, in the worker as in this process."""
+    """Call before vLLM is imported: a tiny model gains nothing from threads, here and in the worker."""
     for variable, value in SMALL_MODEL_ENV.items() if model == "tiny" else ():
         os.environ.setdefault(variable, value)
 
 
 @contextmanager
 def bench_redis(url: str | None) -> Iterator[str]:
-    """The given one, or a server of our own."""
+    """The given URL, or that of a server started here."""
     if url is not None:
         yield url
         return
@@ -171,25 +172,25 @@ def bench_redis(url: str | None) -> Iterator[str]:
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """What every benchmark with an engine takes."""
+    """Add the flags of all benchmarks with an engine."""
     parser.add_argument("--model", choices=NAMES, default="tiny", help="tiny (for a CPU), or a size for a GPU")
     parser.add_argument("--folder", type=Path, help="where the model is made or was made; default: a temporary folder")
-    parser.add_argument("--max-num-seqs", type=int, default=64, help="of an engine (default: %(default)s)")
+    parser.add_argument("--max-num-seqs", type=int, default=64, help="sequences of an engine (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=0.4, help="share of the GPU an engine takes (%(default)s)")
-    parser.add_argument("--kv-cache-bytes", type=int, help="of an engine, instead of --memory")
+    parser.add_argument("--kv-cache-bytes", type=int, help="KV cache of an engine, instead of --memory")
     parser.add_argument("--redis", help="URL; default: a redis-server of our own")
     parser.add_argument("--out", type=Path, metavar="JSON", help="where the report goes")
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.saturation", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
     parser.add_argument("--lora", action="store_true", help="engines with LoRA, every batch through an adapter")
-    parser.add_argument("--default-kv-cache-bytes", type=int, help="of the default engine of --sweep")
+    parser.add_argument("--default-kv-cache-bytes", type=int, help="KV cache of the default engine of --sweep")
     parser.add_argument("--sweep", type=int, nargs="+", metavar="N", help="replicas to try, such as 1 2 3 4")
     arguments = parser.parse_args()
     prepare(arguments.model)

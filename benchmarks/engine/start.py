@@ -1,8 +1,8 @@
-"""Seconds from a command to a worker that serves, beside vLLM's engine alone; and what importing costs.
+"""Seconds from a command to a serving worker, compared with vLLM's engine alone; and what imports cost.
 
-Every run is a fresh process, in turns. `rollstream-worker` is timed until its report in Redis says that it serves, its
-first requests included; `AsyncLLM` alone with the same arguments until it has answered one request. Who opens the
-weights, and how often, is counted meanwhile (Linux). `--no-vllm` leaves out what needs vLLM.
+Every run is a new process, in turns. `rollstream-worker` is timed until its report in Redis says that it serves, after
+its first requests; `AsyncLLM` alone, with the same arguments, until it has answered one request. How often the weights
+are opened is counted meanwhile (Linux). `--no-vllm` leaves out what needs vLLM.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StartFailedError(RollstreamError):
 
 
 def program(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run to its end. Raises `StartFailedError`."""
+    """Run a program to its end. Raises `StartFailedError`."""
     done = subprocess.run([sys.executable, *flags, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           check=False, timeout=START_TIMEOUT_S)  # fmt: skip
     if done.returncode:
@@ -64,7 +64,7 @@ def program(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def imports(repeats: int) -> Scenario:
-    """Programs that should be there at once; a first round fills the disk cache."""
+    """Time programs that should start at once; an uncounted first round fills the disk cache."""
     runs: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for number in range(repeats + 1):
         for name, code in PROGRAMS.items():
@@ -77,9 +77,9 @@ def imports(repeats: int) -> Scenario:
 
 
 def imported(importtime: str) -> dict[str, Any]:
-    """From what `-X importtime` wrote: how many modules, which heavy packages, and whose modules took longest.
+    """From the output of `-X importtime`: how many modules, which heavy packages, and which packages took longest.
 
-    Milliseconds of a package's own modules, without what they import from others.
+    The milliseconds are those of a package's own modules, without imports of others.
     """
     found = [match for line in importtime.splitlines() if (match := _IMPORT_TIME.match(line))]
     spent: Counter[str] = Counter()
@@ -90,7 +90,7 @@ def imported(importtime: str) -> dict[str, Any]:
 
 
 def raw_start(flags: list[str]) -> None:
-    """`AsyncLLM` alone, as `Raw` starts it, and one request; seconds of each part on stdout, as a line of JSON."""
+    """Start `AsyncLLM` alone, as `Raw` does, and run one request; print the seconds of each part as a line of JSON."""
     asyncio.run(_raw_start(Raw(WorkerSettings(_cli_parse_args=flags))))
 
 
@@ -108,7 +108,7 @@ async def _raw_start(raw: Raw) -> None:
 
 
 class Opened:
-    """Counts how often a file is opened, by whomever, inside the block."""
+    """Counts how often any process opens a file inside the block."""
 
     def __init__(self, path: Path) -> None:
         self.times = 0
@@ -119,7 +119,7 @@ class Opened:
         self._reading = threading.Thread(target=self._read, daemon=True)
 
     def _read(self) -> None:
-        # At once: the kernel keeps one event where several of the same kind wait.
+        # Read at once: the kernel merges equal events that wait.
         while events := os.read(self._fd, 4096):
             for place in range(0, len(events), _EVENT.size):
                 if not _EVENT.unpack_from(events, place)[1] & _IN_OPEN:
@@ -139,7 +139,7 @@ class Opened:
 
 
 def start_raw(flags: list[str], log: Path) -> tuple[float, dict[str, float]]:
-    """Seconds from the start of its process to its first answer, and of its parts."""
+    """Seconds from the start of the process to its first answer, and those of its parts."""
     began = time.perf_counter()
     with (
         log.open("wb") as errors,
@@ -156,7 +156,7 @@ def start_raw(flags: list[str], log: Path) -> tuple[float, dict[str, float]]:
 
 
 def start_worker(fleet: Fleet, *flags: str) -> float:
-    """Seconds from the start of its process until it serves."""
+    """Seconds from the start of the process until it serves."""
     worker = fleet.start(POLICY, *flags)
     seconds = worker.wait_until_serving()
     worker.end()
@@ -164,7 +164,7 @@ def start_worker(fleet: Fleet, *flags: str) -> float:
 
 
 def workers(fleet: Fleet, engines: Engines, folder: Path, repeats: int) -> Scenario:
-    """vLLM alone and the worker around it, in turns; a first round fills caches of disk and compiler."""
+    """vLLM alone and the worker, in turns; an uncounted first round fills the caches of disk and compiler."""
     runs: dict[str, list[float]] = {"AsyncLLM alone": [], "rollstream-worker": []}
     parts, opened = [], []
     flags = engines.flags()
@@ -185,13 +185,13 @@ def workers(fleet: Fleet, engines: Engines, folder: Path, repeats: int) -> Scena
 
 
 def stubs(fleet: Fleet, repeats: int) -> Scenario:
-    """What is left of a worker's start without vLLM."""
+    """The start of a worker without vLLM."""
     runs = [start_worker(fleet, "--engine", "stub") for _ in range(repeats + 1)][1:]
     return Scenario("start, stub engine", "a fresh process, until it serves", "s", "", {"rollstream-worker": runs})
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.start", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each (default: %(default)s)")

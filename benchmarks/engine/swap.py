@@ -1,8 +1,8 @@
-"""Tokens that are lost while new weights or a new adapter come in, and how long that takes.
+"""Tokens that are lost while new weights or a new adapter are loaded, and how long that takes.
 
-At the engine, below the queue: the worker goes on generating while it looks for a new version. The same sequences are
-generated with a swap in mid-run and without, in turns; what is lost is the time in between, in tokens at the rate
-without. The new weights are the old ones under another name, so that they cost what weights cost and change nothing.
+Measured at the engine, without the queue: a worker goes on generating while it looks for a new version. The same
+sequences are generated with a swap in mid-run and without, in turns. The loss is the difference in time, as tokens at
+the rate without a swap. The new weights are the old ones under another name: they cost the same and change nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Interruption = Callable[[], Awaitable[None]]
 
 
 class Work:
-    """The same groups every time, as many sequences at once as the engine runs.
+    """The same groups in every run, with as many sequences at once as the engine can run.
 
-    Their completions have from a half to one and a half times as many tokens as their mean: if all ended together, a
-    swap in mid-run would find all of them just begun, and `abort` nothing to throw away.
+    Their completions have from 0.5 to 1.5 times as many tokens as their mean. If all ended together, a swap in mid-run
+    would find that all had just begun, and `abort` would have nothing to throw away.
     """
 
     def __init__(self, engines: Engines) -> None:
@@ -55,7 +55,7 @@ class Work:
         self._done = 0
 
     async def run(self, engine: Engine, adapter: Callable[[], Adapter | None], midway: Interruption | None) -> float:
-        """Seconds; `midway` starts when half of the groups are done. `adapter` is asked before each group."""
+        """The seconds of a run. `midway` is called when half of the groups are done, `adapter` before each group."""
         self._done = 0
         half, places = asyncio.Event(), asyncio.Semaphore(self._at_once)
         began = time.perf_counter()
@@ -84,7 +84,7 @@ class Work:
 
 
 async def weights(engine: Engine, engines: Engines, versions: Path, repeats: int) -> list[Scenario]:
-    """Of each mode."""
+    """A swap of weights in each mode."""
     work = Work(engines)
     took: dict[str, list[float]] = {mode: [] for mode in MODES}
     seconds: dict[str, list[float]] = {"no swap": [], **{mode: [] for mode in MODES}}
@@ -108,7 +108,7 @@ async def weights(engine: Engine, engines: Engines, versions: Path, repeats: int
 
 
 async def adapters(engine: Engine, engines: Engines, repeats: int) -> list[Scenario]:
-    """From one adapter to the next, which the engine has not seen: what runs keeps the old one."""
+    """A change to an adapter that the engine has not seen; running groups keep the old one."""
     if engines.adapters is None:
         raise ValueError("adapters are measured on engines that have some")
     directory = AdapterFolder(root=engines.adapters, max_rank=16, model=engines.model.folder)
@@ -144,7 +144,7 @@ async def _started(engines: Engines) -> Any:
 
 
 def _lost(name: str, about: str, work: Work, seconds: dict[str, list[float]]) -> Scenario:
-    """Tokens at the rate of the runs without a swap."""
+    """The lost time as tokens, at the rate of the runs without a swap."""
     base = statistics.median(seconds["no swap"])
     rate = work.total / base
     lost = {arm: [rate * (run - base) for run in runs] for arm, runs in seconds.items()}
@@ -158,7 +158,7 @@ def _times(name: str, about: str, took: dict[str, list[float]]) -> Scenario:
 
 
 async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
-    """Weights on an engine without LoRA, adapters on one with it; both are there from the start."""
+    """Measure weights on an engine without LoRA and adapters on one with it; both are loaded from the start."""
     lora = replace(engines, adapters=make_adapters(engines.model, folder / f"swaps-{engines.model.name}", repeats + 3))
     plain, with_lora = await _started(engines), await _started(lora)
     await my_turn()
@@ -172,7 +172,7 @@ async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.swap", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each kind (default: %(default)s)")

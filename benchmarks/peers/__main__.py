@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers FOLDER`: a virtual environment for each peer; arq wants redis < 6, others a newer one."""
+"""`python -m benchmarks.peers FOLDER`: a virtual environment for each peer; arq needs redis < 6, others a newer one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.peers.arms import arms
 
 
 def main() -> None:
-    """Make those that are not there."""
+    """Make the environments that do not exist yet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder

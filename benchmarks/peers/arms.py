@@ -1,4 +1,4 @@
-"""The queues that are compared: how each is started, and how far it has come as Redis sees it."""
+"""The queues that are compared: how each is started, and how many of its jobs are done according to Redis."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rollstream.schemas.keys import GROUP
 
 POLICY = "queue-bench"
 Server = Any
-"""A redis-py client; its replies have no types of use."""
+"""A redis-py client; the types of its replies are of no use."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One queue: how it is started, and how far it has come as Redis sees it."""
+    """One queue."""
 
     name: str
     module: str
     done: Callable[[Server, int], int]
-    """Finished jobs of so many queued ones."""
+    """How many of so many queued jobs are finished."""
     worker: Sequence[str]
-    """After `python -m`."""
+    """The worker's command after `python -m`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     requires: Sequence[str] = ()
-    """What pip installs for it; nothing for ours."""
+    """Packages that pip installs for the queue; none for ours."""
 
     @property
     def ours(self) -> bool:
-        """Whether it runs in this Python."""
+        """Whether it is Rollstream, which runs in this Python."""
         return not self.requires
 
 
@@ -62,7 +62,7 @@ def _rollstream(name: str, batch: int, prompts_per_job: int, concurrency: int) -
 
 
 def arms(concurrency: int, batch: int) -> dict[str, Arm]:
-    """By name."""
+    """All queues by name."""
     peers = "benchmarks.peers"
     taskiq = ["taskiq", "worker", "--workers", "1", "--max-async-tasks", str(concurrency),
               "--max-prefetch", str(concurrency), "--log-level", "WARNING", f"{peers}.with_taskiq:broker"]  # fmt: skip

@@ -1,7 +1,7 @@
 """A job that sleeps, on each peer, for `benchmarks.peers.takeovers`: `python -m benchmarks.peers.naps PEER WHAT`.
 
 WHAT is `worker`, `enqueue NAME` (prints the job's id), or `result ID` (prints which worker's result there is). Imports
-nothing but the peer that it is asked for.
+only the peer in question.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 REDIS, WORKER, RUNS = (os.environ.get(f"NAPS_{name}", "") for name in ("REDIS", "WORKER", "RUNS"))
 NAP_S, SLOW, SLOW_S = 2.0, "slow", 10.0
 TIMEOUT_S = 4.0
-"""After which a peer takes a job over; minutes or an hour by default. arq adds 10 s of its own."""
+"""Seconds after which a peer takes a job over; minutes or an hour by default. arq adds 10 s."""
 
 
 async def nap(job: str) -> str:
-    """Say that it runs, sleep, and return the worker's name. The job SLOW sleeps longer than TIMEOUT_S."""
+    """Note that the job runs, sleep, and return the worker's name. The job SLOW sleeps longer than TIMEOUT_S."""
     with Path(RUNS).open("a") as runs:  # noqa: ASYNC230 - a line, and nothing else runs
         runs.write(f"{job} {WORKER} {time.monotonic()}\n")
     await asyncio.sleep(SLOW_S if job == SLOW else NAP_S)
@@ -32,7 +32,7 @@ async def _nap_of_arq(_ctx: dict[str, Any], job: str) -> str:
 
 
 async def arq(what: str, argument: str) -> str:
-    """With a `job_timeout` of TIMEOUT_S."""
+    """arq with a `job_timeout` of TIMEOUT_S."""
     from arq import create_pool, func  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 - a peer
     from arq.connections import RedisSettings  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
     from arq.jobs import Job  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
@@ -82,7 +82,7 @@ def taskiq_broker() -> Any:
 
 
 async def taskiq(what: str, argument: str) -> str:
-    """Its worker is `taskiq worker -f benchmarks.peers.naps:taskiq_broker`."""
+    """taskiq-redis; its worker is `taskiq worker -f benchmarks.peers.naps:taskiq_broker`."""
     broker = taskiq_broker()
     await broker.startup()
     if what == "enqueue":

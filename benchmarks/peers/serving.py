@@ -1,4 +1,4 @@
-"""What all queues share: a client that obeys lines on stdin, and the gate at which workers wait for a full queue."""
+"""What all queues share: a client with commands on stdin, and a gate at which workers wait until the queue is full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REDIS = os.environ.get("QUEUE_BENCH_REDIS", "redis://127.0.0.1:6379/0")
 CONCURRENCY = int(os.environ.get("QUEUE_BENCH_CONCURRENCY", "32"))
 READY, GO = "queue-bench:ready", "queue-bench:go"
 RESULT_WAIT_S = 0.02
-"""Between two looks for a result that is not there yet, where a queue looks at all."""
+"""Seconds between two looks for a result, for queues that poll."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -24,14 +24,14 @@ class Client(Protocol):
     """The producer's side of a queue."""
 
     async def enqueue(self, jobs: int) -> None:
-        """Return once so many no-ops are queued."""
+        """Queue so many no-op jobs; return once all are queued."""
 
     async def results(self) -> int:
-        """Wait for the results of all that was queued since the last call, and read them; how many."""
+        """Wait for and read the results of all jobs queued since the last call; returns their number."""
 
 
 async def obey(client: Client) -> None:
-    """`enqueue N` or `results`, a line each; answers with JSON: seconds, seconds of CPU, and the count."""
+    """Read commands, `enqueue N` or `results`, a line each; answer with JSON: seconds, CPU seconds, and the count."""
     while line := (await asyncio.to_thread(sys.stdin.readline)).split():
         began, cpu = time.perf_counter(), time.process_time()
         if line[0] == "enqueue":
@@ -45,7 +45,7 @@ async def obey(client: Client) -> None:
 
 
 async def each(items: Iterable[S], call: Callable[[S], Awaitable[T]], at_once: int = CONCURRENCY) -> list[T]:
-    """`call` of every item, so many at a time; in the order in which they ended."""
+    """Call `call` with every item, `at_once` at a time; the results are in the order in which they ended."""
     left, found = iter(items), list[T]()
 
     async def take() -> None:
@@ -57,14 +57,14 @@ async def each(items: Iterable[S], call: Callable[[S], Awaitable[T]], at_once: i
 
 
 async def pass_gate(redis: Any) -> None:
-    """Say that a worker is up, and hold it until the gate opens. `redis`: an asyncio client of any make."""
+    """Note that a worker is ready, and hold it until the gate opens. `redis`: any asyncio client."""
     await redis.incr(READY)
     while await redis.get(GO) is None:  # noqa: ASYNC110 - another process opens it
         await asyncio.sleep(0.01)
 
 
 def prefer_uvloop() -> bool:
-    """Whether this Python has uvloop, which is then the event loop of whatever runs next."""
+    """Use uvloop for the next event loop if this Python has it. Returns whether it has."""
     try:
         import uvloop  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 - a peer's choice
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What the peers do with the job of a worker that is killed, is paused for longer than its time, or just takes longer.
+"""What the peers do with the job of a worker that is killed, paused for longer than its timeout, or just slow.
 
 `python -m benchmarks.peers.takeovers FOLDER`, after `python -m benchmarks.peers FOLDER`. A job sleeps; its worker gets
 SIGKILL, or SIGSTOP and, once another worker's result is there, SIGCONT.
@@ -23,7 +23,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_pare
 
 PEERS = ("streaq", "taskiq-redis", "arq")
 PATIENCE_S = TIMEOUT_S + 16
-"""arq's worker asks for the job again after TIMEOUT_S + 10 s."""
+"""Seconds to wait for a takeover; arq's takes TIMEOUT_S + 10 s."""
 
 
 class Peer:
@@ -38,7 +38,7 @@ class Peer:
         self._environment = {**os.environ, "NAPS_REDIS": url, "NAPS_RUNS": str(self._runs)}
 
     def worker(self, name: str, ending: ExitStack) -> subprocess.Popen[bytes]:
-        """In a session of its own; killed at the end, paused or not."""
+        """Start a worker in its own session. At the end it is killed, even if paused."""
         arguments = ["benchmarks.peers.naps", self.name, "worker"]
         if self.name == "taskiq-redis":
             arguments = ["taskiq", "worker", "--workers", "1", "-f", "benchmarks.peers.naps:taskiq_broker"]
@@ -53,17 +53,17 @@ class Peer:
         return process
 
     def ask(self, *arguments: str) -> str:
-        """See `naps`."""
+        """Run `naps` with these arguments; returns what it prints."""
         command = [self._python, "-m", "benchmarks.peers.naps", self.name, *arguments]
         return subprocess.check_output(command, env=self._environment, cwd=ROOT, text=True).strip()
 
     def runs(self, job: str) -> list[tuple[str, float]]:
-        """Which worker ran it, and when."""
+        """Which workers ran the job, and when."""
         lines = [line.split() for line in self._runs.read_text().splitlines()]
         return [(worker, float(when)) for name, worker, when in lines if name == job]
 
     def ran(self, job: str, times: int, within_s: float) -> bool:
-        """Whether it is run so often in that time."""
+        """Whether the job is run so often within that time."""
         return _wait(lambda: len(self.runs(job)) >= times, within_s)
 
 
@@ -88,7 +88,7 @@ def killed(peer: Peer) -> str:
 
 
 def paused(peer: Peer) -> str:
-    """May a worker that slept through its timeout replace the result of the one that took over?"""
+    """Can a worker that was paused beyond its timeout replace the result of the worker that took over?"""
     with ExitStack() as ending:
         first = peer.worker("first", ending)
         time.sleep(3)
@@ -107,7 +107,7 @@ def paused(peer: Peer) -> str:
 
 
 def slow(peer: Peer) -> str:
-    """Is a job that takes longer than the timeout run twice, though its worker is well?"""
+    """Is a job that takes longer than the timeout run twice, though its worker is alive?"""
     with ExitStack() as ending:
         peer.worker("first", ending)
         peer.worker("second", ending)
@@ -139,9 +139,9 @@ def _wait(until: Callable[[], bool], seconds: float) -> bool:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the comparison."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.takeovers", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of `benchmarks.peers`")
+    parser.add_argument("folder", type=Path, help="the folder of `benchmarks.peers`")
     parser.add_argument("--peer", action="append", choices=PEERS, help="repeat for several; default: all")
     arguments = parser.parse_args()
     for name in arguments.peer or PEERS:

@@ -14,7 +14,7 @@ from benchmarks.peers.serving import CONCURRENCY, REDIS, RESULT_WAIT_S, each, ob
 
 
 async def noop(_ctx: dict[str, Any], _number: int) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 async def _startup(ctx: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "on_startup": _startup,
     "poll_delay": 0.01,
 }
-"""With its own `poll_delay` of 0.5 s it starts at most 5 x `max_jobs` jobs every half second."""
+"""With arq's default `poll_delay` of 0.5 s it starts at most 5 x `max_jobs` jobs every half second."""
 
 
 class ArqClient:

@@ -23,7 +23,7 @@ class RollstreamClient:
         self._batches: list[BatchHandle] = []
 
     async def enqueue(self, jobs: int) -> None:
-        """See `serving.Client`. In batches of BATCH prompts."""
+        """See `serving.Client`. Submits batches of BATCH prompts."""
         sizes = [min(BATCH, jobs - first) for first in range(0, jobs, BATCH)]
         self._batches += await each(sizes, self._submit)
 

@@ -17,7 +17,7 @@ coredis.Config.optimized = True  # as in its own benchmark
 
 
 async def noop(_number: int) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ class StreaqClient:
         self._jobs: list[Any] = []
 
     async def enqueue(self, jobs: int) -> None:
-        """See `serving.Client`. All in one call, as in its own benchmark."""
+        """See `serving.Client`. Queues all in one call, as streaq's own benchmark does."""
         tasks = [_task.enqueue(number) for number in range(jobs)]
         await worker.enqueue_many(tasks)
         self._jobs += tasks

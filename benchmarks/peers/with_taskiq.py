@@ -16,7 +16,7 @@ from benchmarks.peers.serving import REDIS, RESULT_WAIT_S, each, obey, pass_gate
 
 
 async def noop(_number: int) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 async def _startup(_state: TaskiqState) -> None:

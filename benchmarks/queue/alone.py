@@ -1,14 +1,14 @@
 """What the queue itself costs: no-op jobs a second, against streaq, taskiq-redis and arq on the same Redis.
 
-Ours run on the stub engine, which generates at once; fences, ledger and results are as always. A job is one prompt with
-one completion of one token; `x8` puts 8 prompts into a job, `one a batch` makes a batch of every prompt. Each run has
-processes of its own: a client, and workers that wait at a gate while the client fills the queue.
+Our workers run the stub engine, which generates at once; fences, ledger and results are as always. A job is one prompt
+with one completion of one token; `x8` puts 8 prompts into a job, `one a batch` makes a batch of every prompt. Each run
+has new processes: a client, and workers that wait at a gate while the client fills the queue.
 
 - enqueue: the client alone, until all jobs are in Redis.
 - drain: from the first finished job to the last, once the gate is open.
 - end to end: with the workers still there, from the first call to the last result in the client's hands.
 
-`python -m benchmarks.peers FOLDER` installs the peers, each for itself; they run on uvloop. Needs Redis 7 or newer.
+`python -m benchmarks.peers FOLDER` installs the peers, each by itself; they run on uvloop. Needs Redis 7 or newer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rollstream.schemas import Keys, RollstreamError
 WARM_UP = 64
 TIMEOUT_S = 300.0
 OLDEST_REDIS = (7,)
-"""Older ones do not count what a group has read, nor have they the functions that streaq calls."""
+"""An older Redis does not count what a group has read, and lacks functions that streaq calls."""
 
 
 class BenchmarkFailedError(RollstreamError):
@@ -53,7 +53,7 @@ class BenchmarkFailedError(RollstreamError):
 
 
 class Process:
-    """A client, to whom one may talk, or a worker, and all that it starts; what it has to say of itself is a file."""
+    """A client, which takes commands, or a worker, with all its children; its log is a file."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, *, talks: bool) -> None:
         self._log = log
@@ -65,12 +65,12 @@ class Process:
             )  # fmt: skip
 
     def check(self) -> None:
-        """Raises `BenchmarkFailedError` once it has ended."""
+        """Raises `BenchmarkFailedError` if the process has ended."""
         if self.process.poll() is not None:
             raise BenchmarkFailedError(f"exit code {self.process.returncode}:\n{self._log.read_text()[-4000:]}")
 
     def ask(self, line: str) -> dict[str, float]:
-        """What a client answers, see `peers.serving.obey`. Raises `BenchmarkFailedError`."""
+        """Send a command and return the client's answer, see `peers.serving.obey`. Raises `BenchmarkFailedError`."""
         if self.process.stdin is None or self.process.stdout is None:
             raise BenchmarkFailedError("no pipe")
         self.process.stdin.write(f"{line}\n")
@@ -83,12 +83,12 @@ class Process:
         return reply
 
     def cpu_s(self) -> float:
-        """Of it and of its children so far."""
+        """CPU seconds of the process and its children so far."""
         one = psutil.Process(self.process.pid)
         return sum(sum(each.cpu_times()[:2]) for each in [one, *one.children(recursive=True)])
 
     def end(self) -> None:
-        """It and its children."""
+        """End the process and its children."""
         children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.terminate()
         try:
@@ -112,7 +112,7 @@ class Bench:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self, arm: Arm, jobs: int, workers: int) -> dict[str, float]:
-        """All measures of one run: jobs a second, and ms of CPU a job."""
+        """Make one run; returns jobs a second, and ms of CPU for each job."""
         with redis.Redis.from_url(self.server.url) as server, ExitStack() as ending:
             server.flushall()
             if arm.ours:
@@ -138,9 +138,9 @@ class Bench:
         }
 
     def _drain(self, arm: Arm, server: Server, queued: int, crew: Sequence[Process]) -> float:
-        """Open the gate; jobs a second from the first finished one that is seen to the last.
+        """Open the gate; returns jobs a second, from the first look with a finished job to the last job.
 
-        Where the first look sees all of them finished, they are counted from the gate on.
+        If the first look finds all jobs finished, the time counts from the gate.
         """
 
         def drained() -> bool:
@@ -206,7 +206,7 @@ def _check(read: Mapping[str, float], jobs: int) -> None:
 
 
 def measure(bench: Bench, chosen: Sequence[Arm], jobs: int, workers: Sequence[int], repeats: int) -> list[Scenario]:
-    """Arm by arm, and again, for each number of workers."""
+    """Run all arms in turns, `repeats` times, for each number of workers."""
     found: dict[str, Scenario] = {}
     for count, _, arm in itertools.product(workers, range(repeats), chosen):
         for name, value in bench.run(arm, jobs, count).items():
@@ -219,7 +219,7 @@ def measure(bench: Bench, chosen: Sequence[Arm], jobs: int, workers: Sequence[in
 
 
 def _versions(python: str) -> dict[str, str]:
-    """Of the peers, as their own Python sees them."""
+    """Versions of the peers' packages, as their own Python finds them."""
     names = ("streaq", "coredis", "taskiq-redis", "taskiq", "arq", "redis", "uvloop")
     code = (
         "import json, sys; from importlib.metadata import distributions as d; "
@@ -231,18 +231,18 @@ def _versions(python: str) -> dict[str, str]:
 
 
 def python_of(arm: Arm, peers: Path) -> str:
-    """Which has the queue; `peers`: the folder of `benchmarks.peers`."""
+    """The Python that has the queue installed; `peers`: the folder of `benchmarks.peers`."""
     return sys.executable if arm.ours else str(peers.absolute() / arm.name / "bin" / "python")
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.queue.alone",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=int, default=20_000, help="of a run (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=20_000, help="jobs of a run (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default: 1 2 4")
     parser.add_argument("--concurrency", type=int, default=32, help="jobs at once of a worker (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="prompts of a batch of ours (default: %(default)s)")

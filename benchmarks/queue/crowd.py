@@ -1,5 +1,7 @@
-"""Real workers with the stub engine, and a trainer that keeps them busy, each a process forked from one that has
-imported all: 64 of them start in seconds, which as commands would take minutes and gigabytes.
+"""Real workers with the stub engine, and a trainer that keeps them busy.
+
+Each is a process forked from one that has imported all, so that 64 of them start in seconds; as separate commands they
+would take minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -30,42 +32,44 @@ from rollstream.worker.operations import logs
 VOCABULARY = 32_000
 PROMPTS_PER_JOB = 8
 _BATCHES_PER_WORKER = 4
-"""Of `Load.prompts`: more than a worker admits at once, so that jobs wait for it in Redis."""
+"""Batches of `Load.prompts` prompts: more than a worker admits at once, so that jobs wait in Redis."""
 
 
 class CrowdFailedError(RollstreamError):
-    """Raised when a worker or the trainer ends while it is needed, or nobody serves in time; see its log."""
+    """Raised when a worker or the trainer ends too early, or a state is not reached in time; the text has the log."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every worker generates, at which speed. Lengths of batches are drawn from half to one and a half times
-    `new_tokens`, so that completions do not end in step; all sequences of a batch have the same.
+    """What every worker generates, and how fast.
+
+    The length of a batch's completions is drawn from 0.5 to 1.5 times `new_tokens`, so that batches do not end
+    together; all sequences of a batch have the same length.
     """
 
     tokens_per_s: float = 45_788
-    """Of one worker: its sequences together."""
+    """Speed of one worker, all its sequences together."""
     sequences: int = 256
-    """At once, of a worker."""
+    """Sequences that a worker runs at once."""
     prompts: int = 32
-    """Of a batch."""
+    """Prompts of a batch."""
     prompt_len: int = 256
     n: int = 8
     new_tokens: int = 512
 
     @property
     def longest_s(self) -> float:
-        """Of one completion."""
+        """Seconds of the longest completion."""
         return 1.5 * self.new_tokens * self.sequences / self.tokens_per_s
 
     def config(self, new_tokens: int) -> GenerationConfig:
-        """With log-probs, as a trainer needs them."""
+        """A batch's config, with log-probs as a trainer needs them."""
         return GenerationConfig(
             max_new_tokens=new_tokens, num_return_sequences=self.n, ignore_eos=True, logprobs="processed"
         )
 
     def settings(self, url: str, policy: str, partitions: int) -> dict[str, Any]:
-        """Of a worker."""
+        """The settings of a worker."""
         return {
             "redis": url, "policy": policy, "partitions": partitions, "engine": "stub", "log_level": "warning",
             "stub_vocab_size": VOCABULARY, "stub_tokens_per_s": self.tokens_per_s / self.sequences,
@@ -75,7 +79,7 @@ class Load:
 
 
 class Crowd:
-    """Workers and their trainer on one Redis or cluster; all of them end with the block."""
+    """Workers and their trainer on one Redis or cluster; all end with the block."""
 
     def __init__(self, url: str, policy: str, partitions: int, load: Load, folder: Path) -> None:
         self._context = get_context("forkserver")
@@ -103,7 +107,7 @@ class Crowd:
             process.join()
 
     async def grow(self, workers: int) -> None:
-        """Until there are so many, and batches for all. Raises `CrowdFailedError`."""
+        """Start workers until there are so many, and batches for all. Raises `CrowdFailedError`."""
         while len(self.workers) < workers:
             self.workers.append(self._started(_work, self._settings, self._serving))
         await self._until(lambda: self._serving.value == workers, "not every worker serves")
@@ -111,25 +115,25 @@ class Crowd:
         await self._until(lambda: self._lanes.value == self._wanted.value, "the trainer does not submit")
 
     async def rest(self) -> None:
-        """Until all that was submitted is answered. Raises `CrowdFailedError`."""
+        """Stop submitting and wait until all batches are answered. Raises `CrowdFailedError`."""
         self._wanted.value = 0
         await self._until(lambda: self._lanes.value == 0, "batches are not answered")
 
     def answered(self) -> tuple[int, int]:
-        """Groups and tokens that the trainer has had so far."""
+        """Groups and tokens that the trainer has received so far."""
         return self._groups.value, self._tokens.value
 
     def cpu_s(self) -> dict[str, float]:
-        """User and system time so far."""
+        """CPU seconds so far, user and system."""
         return {"trainer": _cpu_s(self.trainer), "workers": sum(map(_cpu_s, self.workers))}
 
     def memory(self) -> dict[str, float]:
-        """MiB in RAM that are each worker's own (median), and of all of them."""
+        """Memory that workers do not share, in MiB: the median of a worker, and the sum of all."""
         own = sorted(psutil.Process(worker.pid).memory_full_info().uss / 2**20 for worker in self.workers)
         return {"worker_mib": round(own[len(own) // 2], 1), "workers_mib": round(sum(own))}
 
     def check(self) -> None:
-        """Raises `CrowdFailedError` once one has ended."""
+        """Raises `CrowdFailedError` if a process has ended."""
         for process in (self.trainer, *self.workers):
             if process.exitcode is not None:
                 log = self._log_of(process.name).read_text(errors="replace")[-2000:]
@@ -157,7 +161,7 @@ class Crowd:
 
 
 def _forked(target: Any, log: Path, *args: Any) -> None:
-    """Nothing of the terminal, nothing of the environment's settings; gone when the benchmark is. Workers on uvloop."""
+    """Run a role in a forked process, without terminal and settings in the environment; it dies with the benchmark."""
     for name in [name for name in os.environ if name.upper().startswith("ROLLSTREAM_")]:
         del os.environ[name]
     with log.open("wb") as output:
@@ -189,8 +193,8 @@ async def _work(settings: dict[str, Any], serving: Any) -> None:
 
 
 async def _train(load: dict[str, Any], settings: dict[str, Any], counters: tuple[Any, Any, Any, Any]) -> None:
-    """As many batches at once as are wanted, each read group by group, padded, and followed by the next."""
-    import torch  # noqa: F401, PLC0415 - a trainer has it; its import is no part of what is measured
+    """Keep as many batches under way as are wanted; each is read group by group, padded, and followed by the next."""
+    import torch  # noqa: F401, PLC0415 - a trainer has it, and its import is not measured
 
     wanted, lanes, *seen = counters
     running: dict[int, asyncio.Task[None]] = {}

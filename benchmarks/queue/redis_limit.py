@@ -1,8 +1,7 @@
-"""How much one Redis takes: the commands of trainer and workers, with the messages that they would send, as fast as
-Redis answers them.
+"""How much one Redis can serve: the commands of trainer and workers, with real messages, as fast as Redis answers.
 
-One process, many connections, one command under way on each: so Redis reads, runs and answers every command for itself,
-where workers send together what is ready together. Answers are made once and sent again and again, so that the sender
+One process has many connections with one command under way on each. So Redis reads, runs and answers every command by
+itself, where workers would send several together. Answers are made once and sent again and again, so that the sender
 takes less time than Redis.
 """
 
@@ -38,7 +37,7 @@ GPUS = {"3 replicas": 45_788, "AsyncLLM, default": 16_458}
 LANES = 24
 PROMPTS = 64
 TTL_S = 2
-"""Of a batch's results: long enough to be read, short enough that Redis frees them while it is measured."""
+"""TTL of a batch's results: long enough to read them, short enough that Redis frees them during the measurement."""
 WARM_UP_S = 1.0
 
 _CONNECTION: Any = Connection  # redis-py does not type it
@@ -47,12 +46,12 @@ Traffic = Generator[Command, Any, None]
 
 
 class ReplayFailedError(RollstreamError):
-    """Raised when Redis answers otherwise than it answers a worker: what is counted would mean nothing."""
+    """Raised when Redis answers otherwise than it answers a worker: the counts would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a group; all completions are full, with log-probs."""
+    """The size of a group; all completions have full length and log-probs."""
 
     n: int
     new_tokens: int
@@ -60,12 +59,12 @@ class Size:
 
     @property
     def name(self) -> str:
-        """For a table."""
+        """The name for a table."""
         return f"n = {self.n}, {self.new_tokens} token{'s' * (self.new_tokens > 1)}"
 
     @property
     def tokens(self) -> int:
-        """Sampled ones of a group."""
+        """Sampled tokens of a group."""
         return self.n * self.new_tokens
 
 
@@ -74,16 +73,16 @@ SIZES = (Size(1, 1, 32), Size(8, 128), Size(8, 512), Size(8, 1024))
 
 @dataclass(frozen=True)
 class Reached:
-    """What was counted in a few seconds."""
+    """The counts of a few seconds."""
 
     work: Work
     groups: int
     payload: int
-    """Bytes of a group's answer."""
+    """Size of a group's answer in bytes."""
 
 
 class Lane:
-    """One batch after the other on a policy of its own: submit, read, answer, read the answers."""
+    """Runs one batch after the other on its own policy: submit, read the job, answer, read the answers."""
 
     def __init__(self, client: redis.Redis, number: int, size: Size) -> None:
         self._keys = Keys(f"limit-{number}")
@@ -100,11 +99,11 @@ class Lane:
 
     @property
     def payload(self) -> int:
-        """Bytes of an answer."""
+        """Size of an answer in bytes."""
         return len(self._answer)
 
     def traffic(self) -> Traffic:
-        """Every command for ever; it is sent what Redis answers to each."""
+        """A generator of commands without end; it is sent Redis' answer to each."""
         for number in itertools.count():
             batch_id = f"batch-{number}"
             batch = split(
@@ -136,7 +135,7 @@ class Lane:
 
 
 def _answer(batch: Submission, size: Size) -> bytes:
-    """A group's, as a worker encodes it."""
+    """A group's answer, as a worker encodes it."""
     job = decode(batch.jobs[0][1], Job)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (size.n, size.new_tokens)).astype(np.int32)
     completions = [
@@ -156,7 +155,7 @@ def _answer(batch: Submission, size: Size) -> bytes:
 
 
 def replay(server: EmbeddedRedis, size: Size, seconds: float, *, appendonly: bool) -> Reached:
-    """All lanes at once on an empty Redis. Raises `ReplayFailedError`."""
+    """Run all lanes at once on an empty Redis. Raises `ReplayFailedError`."""
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
         client.config_set("appendfsync", "everysec")
@@ -174,7 +173,7 @@ def replay(server: EmbeddedRedis, size: Size, seconds: float, *, appendonly: boo
 
 
 class _Sending:
-    """Commands of all lanes, each on a connection of its own."""
+    """Sends the commands of all lanes, each on its own connection."""
 
     def __init__(self, port: int, lanes: Sequence[Lane]) -> None:
         self._lanes = lanes
@@ -188,24 +187,24 @@ class _Sending:
 
     @property
     def groups(self) -> int:
-        """Answered and read so far."""
+        """Groups answered and read so far."""
         return sum(lane.groups for lane in self._lanes)
 
     def go_on(self, seconds: float) -> None:
-        """One reply and the next command of each, in turn."""
+        """For each lane in turn, read a reply and send the next command."""
         ends = time.perf_counter() + seconds
         while time.perf_counter() < ends:
             for connection, traffic in self._running:
                 connection.send_command(*traffic.send(connection.read_response()))
 
     def close(self) -> None:
-        """All connections."""
+        """Close all connections."""
         for connection, _ in self._running:
             connection.disconnect()
 
 
 def limit(sizes: Sequence[Size], seconds: float) -> list[Report]:
-    """What a group costs Redis, and how many GPUs it feeds, without and with an append-only file."""
+    """What a group costs Redis, and how many GPUs a Redis can feed, without and with an append-only file."""
     found: dict[str, dict[str, Reached]] = {size.name: {} for size in sizes}
     with EmbeddedRedis() as server:
         for appendonly in (False, True):
@@ -250,7 +249,7 @@ def _fed(size: Size, reached: dict[str, Reached]) -> Scenario:
 
 
 def gpus_a_core(tokens_per_s: float, tokens_a_group: int, cpu_us_a_group: float) -> float:
-    """GPUs of that speed whose groups take all of a core's time."""
+    """How many GPUs of that speed it takes until their groups use all of a core."""
     return 1e6 / (tokens_per_s / tokens_a_group * cpu_us_a_group)
 
 

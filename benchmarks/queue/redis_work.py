@@ -1,4 +1,4 @@
-"""What Redis did between two looks at it: CPU, bytes, commands, and what of their time was spent in Lua itself."""
+"""What Redis did between two looks: CPU, bytes, commands, and how much of their time was spent in Lua itself."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import redis
 IN_SCRIPTS = frozenset(
     {"xadd", "xpending", "xack", "xclaim", "xautoclaim", "hget", "hset", "hsetnx", "hincrby", "hexists", "expire"}
 )
-"""Commands that our scripts send, and next to nobody else, so that their time is a part of EVAL's and EVALSHA's."""
+"""Commands that almost only our scripts send, so that their time is a part of EVAL's and EVALSHA's."""
 _SCRIPTS = frozenset({"eval", "evalsha"})
 
 
 @dataclass(frozen=True)
 class Look:
-    """At one node."""
+    """One look at one node."""
 
     cpu_s: float
     main_cpu_s: float
-    """Of the thread that runs the commands; Redis has few others."""
+    """CPU seconds of the thread that runs the commands; Redis has few others."""
     bytes_in: int
     bytes_out: int
     commands: dict[str, tuple[int, float]]
@@ -30,7 +30,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Work:
-    """The difference of two looks `seconds` apart."""
+    """The difference between two looks that are `seconds` apart."""
 
     seconds: float
     cpu_s: float
@@ -41,12 +41,13 @@ class Work:
 
     @property
     def cores(self) -> float:
-        """CPU time a second."""
+        """CPU seconds a second."""
         return self.cpu_s / self.seconds
 
     def parts(self) -> dict[str, float]:
-        """Microseconds: of commands within scripts, of Lua around them, of other commands, and of all else that the
-        process does, which is reading and writing sockets, parsing, and expiry.
+        """Microseconds of commands within scripts, of Lua around them, of other commands, and of all else.
+
+        The last are reading and writing sockets, parsing, and expiry.
         """
         inner = sum(us for name, (_, us) in self.commands.items() if name in IN_SCRIPTS)
         scripts = sum(us for name, (_, us) in self.commands.items() if name in _SCRIPTS)
@@ -55,7 +56,7 @@ class Work:
         return {"commands in scripts": inner, "Lua": scripts - inner, "other commands": others, "all else": rest}
 
     def a_group(self, groups: int) -> dict[str, Any]:
-        """What one group took: of the whole traffic, jobs and reads included."""
+        """What one group took, as a share of all traffic, with jobs and reads."""
         parts = {name: round(us / groups, 2) for name, us in self.parts().items()}
         calls = sorted(self.commands.items(), key=lambda item: -item[1][1])
         return {
@@ -69,7 +70,7 @@ class Work:
 
 
 def look(client: redis.Redis) -> Look:
-    """At the node that answers."""
+    """Look at the node behind this client."""
     info: dict[str, Any] = {**client.info("cpu"), **client.info("stats")}
     stats: Any = client.info("commandstats")
     cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
@@ -79,7 +80,7 @@ def look(client: redis.Redis) -> Look:
 
 
 def between(first: Look, last: Look, seconds: float) -> Work:
-    """What was done from one to the other."""
+    """What was done from one look to the other."""
     commands = {
         name: (calls - first.commands.get(name, (0, 0.0))[0], us - first.commands.get(name, (0, 0.0))[1])
         for name, (calls, us) in last.commands.items()
@@ -91,7 +92,7 @@ def between(first: Look, last: Look, seconds: float) -> Work:
 
 
 def together(works: Sequence[Work]) -> Work:
-    """Of all nodes."""
+    """The sum over all nodes."""
     commands: dict[str, tuple[int, float]] = {}
     for work in works:
         for name, (calls, us) in work.commands.items():

@@ -1,10 +1,10 @@
-"""How far one Redis, or a cluster of three nodes, carries: workers with the speed of a GPU, and Redis by itself.
+"""How many workers with the speed of a GPU one Redis, or a cluster of three nodes, can serve; and Redis by itself.
 
 - `workers`: real worker processes with the stub engine, which sleeps as long as a GPU would take, and one trainer, on
-  one Redis and on three nodes on loopback, with more and more workers. Tokens that reach the trainer, against as many
-  engines alone, and who used the CPU, which all of them share here.
-- `redis`: the same commands with the same messages, sent by one process as fast as Redis answers: what a group costs
-  Redis, where that goes, and how many GPUs a core of it feeds.
+  one Redis and on three nodes on loopback, with more and more workers. Shows the tokens that reach the trainer,
+  compared with as many engines alone, and how the CPU, which all share here, is divided.
+- `redis`: the same commands with the same messages, sent by one process as fast as Redis answers. Shows what a group
+  costs Redis, where the time goes, and how many GPUs one core can feed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from rollstream.producer.demo.local_cluster import LocalCluster
 
 LINEAR = "engines alone"
 SLICES = 4
-"""Of the seconds that are measured: how much the rate varies."""
+"""The measured seconds are cut into so many slices, to show how much the rate varies."""
 IDLE_S = 3.0
 FULL = 0.5
-"""Of linear: below it the cores of this machine are full, and more workers would measure nothing but that."""
+"""A share of the linear rate. Below it this machine's cores are full, and more workers would show nothing else."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Of an arm."""
+        """The name of the arm."""
         place = "3 nodes" if self.cluster else "1 Redis"
         return f"{place}, {self.partitions} partition{'s' * (self.partitions > 1)}"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was seen with so many workers."""
+    """The measurement with one number of workers."""
 
     workers: int
     slices: list[float]
-    """Tokens a second of each."""
+    """Tokens a second in each slice."""
     groups: int
     seconds: float
     cores: dict[str, float]
@@ -71,7 +71,7 @@ class Point:
         return sum(self.slices) / SLICES
 
     def details(self) -> dict[str, Any]:
-        """For the report."""
+        """The details for the report."""
         work = together(self.nodes)
         return {
             "slices": [round(rate) for rate in self.slices],
@@ -93,7 +93,7 @@ class Series:
     idle: dict[str, Any] = field(default_factory=dict)
 
     def cores(self) -> Report:
-        """CPU time a second of each party."""
+        """CPU seconds a second of trainer, workers and Redis."""
         found = []
         for point in self.points:
             runs = {name: [value] for name, value in point.cores.items()}
@@ -105,7 +105,7 @@ class Series:
 
 @contextmanager
 def serving(target: Target) -> Iterator[tuple[str, list[EmbeddedRedis]]]:
-    """Its URL and its nodes. In memory alone: what a disk costs is measured apart."""
+    """Start a target; yields its URL and its nodes. Without a disk, whose cost is measured separately."""
     if target.cluster:
         with LocalCluster(appendonly=False) as cluster:
             yield cluster.url, list(cluster.nodes)
@@ -115,7 +115,7 @@ def serving(target: Target) -> Iterator[tuple[str, list[EmbeddedRedis]]]:
 
 
 async def grow(target: Target, counts: Sequence[int], load: Load, seconds: float, folder: Path) -> Series:
-    """More and more workers, without a stop in between, until this machine is full; then all of them without work."""
+    """Measure more and more workers, without a stop, until this machine is full; then all workers without work."""
     found = Series(target)
     policy = f"scale-{'c' * target.cluster}{target.partitions}-{os.getpid()}"
     with serving(target) as (url, nodes), Crowd(url, policy, target.partitions, load, folder) as crowd:
@@ -163,7 +163,7 @@ def _looks(nodes: Sequence[EmbeddedRedis]) -> list[Look]:
 
 
 def rates(series: Sequence[Series], load: Load) -> Report:
-    """Tokens a second of all targets against as many engines alone."""
+    """Tokens a second of all targets, compared with as many engines alone."""
     found: dict[int, Scenario] = {}
     for one in series:
         for point in one.points:
@@ -211,7 +211,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     arguments = _arguments()
     load = Load(tokens_per_s=arguments.tokens_per_s, new_tokens=arguments.new_tokens)
     done: list[Report] = []

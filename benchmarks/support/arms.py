@@ -1,4 +1,4 @@
-"""What is measured against what: vLLM's `AsyncLLM` in this process, and Rollstream from `submit` to tensors."""
+"""The arms that are compared: vLLM's `AsyncLLM` in this process, and Rollstream from `submit` to tensors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rollstream.worker.engines.vllm import setup, translation
 
 _numbers = itertools.count()
 TUNED = ("disable_log_stats", "max_num_seqs", "enable_prefix_caching", "max_logprobs", "logprobs_mode")
-"""Engine arguments that vLLM has a default for, and the worker another."""
+"""Engine arguments for which the worker has another default than vLLM."""
 
 
 class WrongOutputError(RollstreamError):
-    """Raised when an arm did not generate what it was asked for: its time would mean nothing."""
+    """Raised when an arm did not generate what it should: its time would mean nothing."""
 
 
 class Arm(Protocol):
@@ -32,7 +32,7 @@ class Arm(Protocol):
     name: str
 
     async def run(self, workload: Workload) -> float:
-        """Generate all of it; the seconds that it took. Raises `WrongOutputError` when a token is missing."""
+        """Generate the workload; returns the seconds. Raises `WrongOutputError` when a token is missing."""
 
 
 class Rollstream:
@@ -63,8 +63,8 @@ class Rollstream:
 class Raw:
     """`AsyncLLM.generate` for every prompt at once.
 
-    As the worker starts and asks it (engine arguments, final outputs only, flat log-probs, one request for n), or with
-    `default`: vLLM's own defaults in both, but for the final output only, without which n samples are lost.
+    It is started and called as the worker does (engine arguments, final outputs only, flat log-probs, one request for
+    n). With `default`: with vLLM's own defaults, except final outputs only, without which n samples would be lost.
     """
 
     def __init__(self, settings: WorkerSettings, *, default: bool = False) -> None:
@@ -75,7 +75,7 @@ class Raw:
         self._adapters: dict[str, Any] = {}
 
     async def start(self) -> float:
-        """Load the model; the seconds that it took, without the import of vLLM. Blocks."""
+        """Load the model; returns the seconds, without the import of vLLM. Blocks."""
         setup.prepare_environment(os.environ)
         from vllm import AsyncEngineArgs  # noqa: PLC0415 - it reads the environment
         from vllm.platforms import current_platform  # noqa: PLC0415
@@ -90,7 +90,7 @@ class Raw:
 
     @property
     def limits(self) -> dict[str, int]:
-        """What the engine arguments came to."""
+        """The engine's limits that follow from its arguments."""
         scheduler = self._llm.vllm_config.scheduler_config
         return {name: getattr(scheduler, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
 
@@ -105,7 +105,7 @@ class Raw:
         return seconds
 
     def close(self) -> None:
-        """End its processes."""
+        """End the engine's processes."""
         if self._llm is not None:
             self._llm.output_handler.cancel()
             self._llm.shutdown(timeout=10)
@@ -154,10 +154,10 @@ def _check(tokens: int, workload: Workload) -> None:
 
 
 async def interleaved(arms: list[Any], workload: Workload, repeats: int) -> dict[str, list[float]]:
-    """Tokens/s of each arm: A B C, A B C, ...
+    """Tokens/s of each arm, run in turns: A B C, A B C, ...
 
-    A full collection of this process would take 0.4 s of whichever arm it hits, a million objects of imports; so these
-    are taken out. A worker and vLLM's server do the same for themselves.
+    A full garbage collection would walk a million objects of imports and take 0.4 s from one arm, so these objects are
+    frozen. A worker and vLLM's server do the same.
     """
     gc.collect()
     gc.freeze()

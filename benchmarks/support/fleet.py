@@ -1,4 +1,4 @@
-"""Worker processes as an operator would start them; their logs are files, and none outlives the benchmark."""
+"""Worker processes, started as an operator would; their logs are files, and none outlives the benchmark."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WorkerProcess(LoggedProcess):
         )  # fmt: skip
 
     def wait_until_serving(self) -> float:
-        """Seconds since it was started. Raises `WorkerFailedError`."""
+        """Wait until it serves; returns the seconds since its start. Raises `WorkerFailedError`."""
         mine = f"-{self.process.pid}-"
         with redis.Redis.from_url(self._redis_url) as client:
             while not self._serves(client, mine):
@@ -50,7 +50,7 @@ class WorkerProcess(LoggedProcess):
         return any(client.hget(keys.worker(worker), "state") == b"serving" for worker in found if mine in worker)
 
     def kill(self) -> None:
-        """SIGKILL to the worker alone; its engine goes with it, as it would anywhere."""
+        """Send SIGKILL to the worker alone; its engine ends with it, as always."""
         self.process.kill()
         self.process.wait()
 
@@ -64,12 +64,12 @@ class Fleet:
         self.workers: list[WorkerProcess] = []
 
     def start(self, policy: str, *flags: str) -> WorkerProcess:
-        """One more. It does not serve yet."""
+        """Start one more worker; it does not serve yet."""
         self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags))
         return self.workers[-1]
 
     def end(self) -> None:
-        """All."""
+        """End all workers."""
         for worker in self.workers:
             worker.end()
         self.workers = []

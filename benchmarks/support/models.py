@@ -31,18 +31,18 @@ NAMES = ("tiny", *_SIZES)
 
 @dataclass(frozen=True)
 class Model:
-    """A folder to serve, and what a benchmark has to know of it."""
+    """A model's folder, and what a benchmark must know about it."""
 
     name: str
     folder: Path
     vocabulary: int
     engine_args: dict[str, Any]
-    """What its engines are started with beside the benchmark's own."""
+    """Engine arguments that the model needs, besides the benchmark's own."""
     max_model_len: int
 
 
 def make(name: str, root: Path, *, weights: bool = False) -> Model:
-    """Write the model `name` below `root`, unless it is there; a large one without `weights` is filled by vLLM."""
+    """Write the model `name` below `root`, unless it exists. Without `weights`, vLLM fills a large model."""
     folder = root / name
     if name == "tiny":
         if not (folder / "config.json").exists():
@@ -58,7 +58,7 @@ def make(name: str, root: Path, *, weights: bool = False) -> Model:
 
 
 def make_adapters(model: Model, root: Path, count: int) -> Path:
-    """`count` LoRA adapters of rank 8, `bench@1` and so on, in the folder that is returned."""
+    """Write `count` LoRA adapters of rank 8, `bench@1` and so on. Returns their folder."""
     for number in range(1, count + 1):
         if (root / f"bench@{number}").exists():
             continue
@@ -70,7 +70,7 @@ def make_adapters(model: Model, root: Path, count: int) -> Path:
 
 
 def link_version(model: Model, root: Path, version: int) -> Path:
-    """The model's own checkpoint under another name: as much work to load as new weights."""
+    """The model's own checkpoint under another name; loading it is as much work as loading new weights."""
     folder = root / f"v{version}"
     folder.mkdir(parents=True, exist_ok=True)
     for file in model.folder.iterdir():

@@ -11,7 +11,7 @@ from benchmarks.support.report import Report
 
 
 def plot(reports: Sequence[Report], path: Path) -> None:
-    """Every arm's median by scenario, lines where each has an `x`, else bars; a chart a benchmark, model and unit."""
+    """Draw every arm's median by scenario: lines if each has an `x`, else bars. A chart for each unit and model."""
     import matplotlib as mpl  # noqa: PLC0415 - the benchmarks run without it
 
     mpl.use("Agg")
@@ -30,7 +30,7 @@ def plot(reports: Sequence[Report], path: Path) -> None:
 
 
 def _charts(reports: Iterable[Report]) -> dict[str, Report]:
-    """By title; what was measured in parts on the same machine is one chart, but for what has other units."""
+    """Charts by title; parts measured on the same machine are joined if they have the same unit."""
     found: dict[str, Report] = {}
     for report in reports:
         model = f", {report.settings['model']}" if "model" in report.settings else ""

@@ -1,4 +1,4 @@
-"""A process that a benchmark starts: its output is a file, and it does not outlive the benchmark."""
+"""A process that a benchmark starts: its output goes to a file, and it does not outlive the benchmark."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ START_TIMEOUT_S = 400.0
 
 
 class LoggedProcess:
-    """In a session of its own, with the checkout as its folder. To be made on the main thread.
+    """A process in its own session, with the checkout as its folder. Make it on the main thread.
 
-    `dies_by`: the signal that it gets when the benchmark ends without a word.
+    `dies_by`: the signal that it gets when the benchmark is killed.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class LoggedProcess:
 
     @property
     def log(self) -> str:
-        """Its last lines."""
+        """The last lines of its log."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
 
     def why_it_does_not_serve(self) -> str | None:
-        """It has ended, or has had `START_TIMEOUT_S`; None: it may still come."""
+        """Why it will not serve: it has ended, or has taken `START_TIMEOUT_S`; None if it may still serve."""
         if self.process.poll() is not None:
             return f"exited with {self.process.returncode}:\n{self.log}"
         if time.monotonic() - self.started_at > START_TIMEOUT_S:
@@ -48,7 +48,7 @@ class LoggedProcess:
         return None
 
     def end(self) -> None:
-        """In order if it is alive; all that it started is gone after this."""
+        """End it with SIGTERM if it is alive; all its children are gone after this."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.terminate()
             self.process.wait(30)

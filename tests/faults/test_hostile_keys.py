@@ -53,6 +53,7 @@ HARMS: dict[str, Harm] = {
 }
 
 
+@pytest.mark.keys_by_hand
 def test_a_batch_that_cannot_be_answered_is_a_dead_letter_and_keeps_no_other_waiting(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:

@@ -80,6 +80,7 @@ async def test_a_hostile_result_does_not_block_the_others(trainer: AsyncClient, 
     assert not (await handle.result(timeout=20)).errors
 
 
+@pytest.mark.keys_by_hand
 async def test_the_first_hostile_result_is_told_once_no_other_will_come(
     trainer: AsyncClient, redis_url: str, server: Any, policy: str
 ) -> None:
@@ -97,6 +98,7 @@ async def test_the_first_hostile_result_is_told_once_no_other_will_come(
     assert caught.value.data == b"rubbish"
 
 
+@pytest.mark.keys_by_hand
 async def test_a_count_that_no_worker_writes_is_a_typed_error(trainer: AsyncClient, server: Any, policy: str) -> None:
     handle = await trainer.submit(PROMPTS, None, CONFIG)
     server.hset(Keys(policy).ledger(handle.batch_id), "done", "9" * 5000)

@@ -13,6 +13,8 @@ from rollstream.producer.batches.rollout_batch import assemble
 from rollstream.schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
 
 BATCH_ID = "batch"
+KEPT_S = 600
+"""How long the answers stay, so that no test waits for one that is gone."""
 
 
 def batch_of(prompts: Sequence[Sequence[int]], config: GenerationConfig, prompt_width: int | None = None) -> Batch:
@@ -81,6 +83,8 @@ class Answering:
             self.write(answer.kind.encode(), encode(answer))
             if self._redis.hincrby(self.ledger, "done", 1) == self._num_groups:
                 self.write(b"sealed", encode(Sealed(batch_id=self._batch_id, num_groups=self._num_groups)))
+                self._redis.expire(self.results, KEPT_S)
+                self._redis.expire(self.ledger, KEPT_S)
 
     def write(self, kind: bytes, payload: bytes) -> None:
         self._redis.xadd(self.results, {b"kind": kind, b"payload": payload})

@@ -27,9 +27,7 @@ BIG, SMALL = 5, 6
 
 
 class CountingEngine(StubEngine):
-    """Answers the first `answers` groups while its gate is open, after `group_s`; knows what runs of which job, which
-    is known by the first token of its prompts.
-    """
+    """Answers the first `answers` groups while its gate is open, after `group_s`; knows what runs of which job."""
 
     def __init__(self, settings: WorkerSettings, group_s: float = 0.0) -> None:
         super().__init__(settings)
@@ -39,8 +37,6 @@ class CountingEngine(StubEngine):
         self.running: Counter[int] = Counter()
         self.started = 0
         self.answers: int | None = None
-        self.answered: list[int] = []
-        """Jobs of the groups that were answered, in order."""
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         job = request.prompt[0]
@@ -52,9 +48,7 @@ class CountingEngine(StubEngine):
                 await asyncio.Event().wait()
             await asyncio.sleep(self.group_s)
             await self.gate.wait()
-            completions = await super().generate(request)
-            self.answered.append(job)
-            return completions
+            return await super().generate(request)
         finally:
             self.running[job] -= 1
 

@@ -9,11 +9,10 @@ from typing import Any
 from rollstream.schemas import Keys
 
 
-def report_of(server: Any, keys: Keys, worker: str, report: Mapping[Any, Any], ttl_s: float | None = None) -> None:
+def report_of(server: Any, keys: Keys, worker: str, report: Mapping[Any, Any], ttl_s: float = 120) -> None:
     """As a beat writes it."""
     server.hset(keys.worker(worker), mapping=report)
-    if ttl_s is not None:
-        server.pexpire(keys.worker(worker), int(1000 * ttl_s))
+    server.pexpire(keys.worker(worker), int(1000 * ttl_s))
     index(server, keys, worker)
 
 

@@ -120,6 +120,7 @@ async def test_a_user_who_may_not_look_waits_as_before(policy: str) -> None:
                 await handle.wait(timeout=0.5)
 
 
+@pytest.mark.keys_by_hand
 async def test_the_doctor_tells_half_a_batch_and_ledgers_that_are_none_of_ours(
     trainer: AsyncClient, redis_url: str, policy: str, server: Any
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rollstream import Client
 from rollstream.schemas import GroupResult, Origin, Sealed, Tensor, encode
-from tests.support.answers import Answering, result_of
+from tests.support.answers import KEPT_S, Answering, result_of
 from tests.support.command_line import Command, lines
 from tests.support.fault_steps import wait_until_done
 from tests.support.faults import Queue
@@ -106,6 +106,7 @@ def rewrite(queue: Queue, batch_id: str, group: int, **changes: Any) -> None:
         queue.redis.xadd(
             key, {b"kind": kind, b"payload": encode(answer if same else answer.model_copy(update=changes))}
         )
+    queue.redis.expire(key, KEPT_S)
 
 
 def test_verify_tells_groups_of_another_policy_version_from_those_that_differ(
@@ -147,7 +148,7 @@ def test_verify_refuses_before_it_queues_when_there_is_nothing_to_compare_with(
     done = command("replay", "--batch", "b", "--verify")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "4 of 5 groups have no stored result to compare with" in done.stderr
-    queue.redis.delete(queue.keys.ledger("b"))
+    queue.redis.delete(queue.keys.ledger("b"), queue.keys.results("b"))
     finish(queue)
     expired = command("replay", "--since", "1h", "--verify")
     assert (expired.exit_code, expired.stdout) == (1, "")

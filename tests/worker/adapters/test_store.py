@@ -117,6 +117,7 @@ async def test_a_chunk_that_is_too_long_is_not_read_further_than_the_manifest_sa
     assert (folder / "adapter_model.safetensors").stat().st_size == SIZE
 
 
+@pytest.mark.keys_by_hand
 async def test_a_manifest_that_cannot_be_is_refused_unread(
     redis: Redis, policy: str, store: AdapterStore, cache: CacheFolder
 ) -> None:

@@ -16,7 +16,6 @@ from rollstream.worker.engine import GenerateRequest, SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.jobs.beam_search import beam_search
-from tests.worker.engines.conftest import SteppedClock
 
 LENGTH = 100
 
@@ -53,25 +52,19 @@ async def alone(version: int, checkpoint: Path) -> list[int]:
     return tokens
 
 
-async def until_it_waits(stub: StubEngine, swapping: asyncio.Task[None]) -> None:
-    """For what runs; one that does not wait is done."""
-    while stub._admitting.is_set() and not swapping.done():  # noqa: ASYNC110 - it waits for nobody's event
-        await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize(("mode", "versions"), [("keep", [0, 4]), ("wait", [0]), ("abort", [4])])
 async def test_a_completion_in_flight_is_sampled_by_the_versions_that_its_spans_say(
-    mode: SwapMode, versions: list[int], checkpoint: Path, clock: SteppedClock
+    mode: SwapMode, versions: list[int], checkpoint: Path
 ) -> None:
     old, new = await alone(0, checkpoint), await alone(4, checkpoint)
     stub = engine()
     running = asyncio.create_task(stub.generate(request()))
-    await clock.go_on(0.1)
+    await asyncio.sleep(0.1)
 
     swapping = asyncio.create_task(stub.load_checkpoint(4, checkpoint, mode))
-    await until_it_waits(stub, swapping)
+    await asyncio.sleep(0.05)
     late = asyncio.create_task(stub.generate(request(max_new_tokens=2)))
-    await clock.go_on_until_done(running, late, swapping)
+    await swapping
 
     ((found,), (later,)) = await running, await late
     assert [version for version, _ in found.version_spans] == versions
@@ -95,52 +88,44 @@ async def test_before_min_new_tokens_no_stop_id_is_sampled_as_in_vllm(checkpoint
     assert (found.finish_reason, found.stop_reason) == ("stop", fourth)
 
 
-async def test_a_stop_id_is_looked_for_after_the_swap_only_in_what_is_left(
-    checkpoint: Path, clock: SteppedClock
-) -> None:
+async def test_a_stop_id_is_looked_for_after_the_swap_only_in_what_is_left(checkpoint: Path) -> None:
     new = await alone(4, checkpoint)
     stub = engine()
     # Its tenth token would have ended the new version's own completion; by then the old one is further on.
     running = asyncio.create_task(stub.generate(request(stops=(new[10],))))
-    await clock.go_on(0.2)
+    await asyncio.sleep(0.2)
 
     await stub.load_checkpoint(4, checkpoint, "keep")
 
-    await clock.go_on_until_done(running)
     (found,) = await running
     assert (len(found.token_ids), found.finish_reason) == (LENGTH, "length")
     assert new[10] not in found.token_ids.tolist()
 
 
-async def test_beams_say_which_version_gave_each_token(checkpoint: Path, clock: SteppedClock) -> None:
+async def test_beams_say_which_version_gave_each_token(checkpoint: Path) -> None:
     stub = engine(tokens_per_s=100)
     search = asyncio.create_task(beam_search(stub, request(num_beams=2, max_new_tokens=20)))
-    for _ in range(8):
-        await clock.go_on(0.01)
+    await asyncio.sleep(0.08)
 
     await stub.load_checkpoint(4, checkpoint, "keep")
 
-    await clock.go_on_until_done(search)
     for beam in await search:
         assert [version for version, _ in beam.version_spans] == [0, 4]
         assert sum(tokens for _, tokens in beam.version_spans) == 20
 
 
-async def test_a_swap_that_waits_admits_nothing_and_goes_on_when_it_is_given_up(
-    checkpoint: Path, clock: SteppedClock
-) -> None:
+async def test_a_swap_that_waits_admits_nothing_and_goes_on_when_it_is_given_up(checkpoint: Path) -> None:
     stub = engine(tokens_per_s=50)
     running = asyncio.create_task(stub.generate(request()))
-    await clock.go_on(0.05)
+    await asyncio.sleep(0.05)
     swapping = asyncio.create_task(stub.load_checkpoint(4, checkpoint, "wait"))
-    await until_it_waits(stub, swapping)
+    await asyncio.sleep(0.1)
     late = asyncio.create_task(stub.generate(request(max_new_tokens=1)))
-    await clock.go_on(0.1)
+    await asyncio.sleep(0.1)
     assert not late.done()
 
     swapping.cancel()
 
-    await clock.go_on_until_done(late, running)
     ((found,), (waited,)) = await late, await running
     assert (found.version_spans, waited.version_spans) == (((0, 1),), ((0, LENGTH),))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from pathlib import Path
 
@@ -28,12 +27,10 @@ from tests.support.faults import Queue, audit
 from tests.support.versions import announce, codes, spans, wait_until_parked, wait_until_serves
 from tests.support.worker_process import wait_for
 
-PROMPT_S = 0.25
-"""In the median, what a job that waits for its version takes longer than one that does not: less than any period of
-half a second allows. How long that one takes says how busy the machine is.
-"""
-TAKEN_S = 10.0
-"""Within which a worker that is new enough takes a job that was parked, long before its lease of 30 s is over."""
+PROMPT_S = 0.4
+"""In the median, from publish to answer: what no period of half a second allows."""
+TAKEN_S = 1.5
+"""Within which a worker that is new enough takes a job that was parked."""
 
 
 def test_an_older_worker_leaves_a_job_to_a_newer_one_which_takes_it_at_once(
@@ -111,7 +108,7 @@ def test_many_parked_jobs_keep_no_other_waiting_and_burn_no_delivery(
 def test_a_job_for_a_version_is_answered_as_soon_as_its_worker_serves_it(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
-    took, at_once = [], []
+    took = []
     with stub(redis_url, policy, "--checkpoint-dir", str(steps), lease_s=30) as worker:
         for version in range(1, 8):
             began = time.monotonic()
@@ -119,13 +116,8 @@ def test_a_job_for_a_version_is_answered_as_soon_as_its_worker_serves_it(
             batch = client.submit([[5], [6]], None, tokens(), min_policy_version=version)
             wait_until_done(queue, batch.batch_id, 2, worker)
             took.append(time.monotonic() - began)
-            began = time.monotonic()
-            client.publish_policy(version, checkpoint=steps / "step-1")  # again, which is no new one
-            batch = client.submit([[5], [6]], None, tokens(), min_policy_version=version)
-            wait_until_done(queue, batch.batch_id, 2, worker)
-            at_once.append(time.monotonic() - began)
 
-    assert statistics.median(took) < PROMPT_S + 2 * statistics.median(at_once), (took, at_once)
+    assert sorted(took)[3] < PROMPT_S, took
 
 
 def test_jobs_that_waited_come_before_new_ones_on_a_busy_worker(

@@ -85,7 +85,7 @@ def replace_by_fifo(folder: Path) -> None:
 HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "folder: no folder of that name"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: is missing"),
-    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: is not readable \(JSONDecode"),
+    "config no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: is not readable \(EOF while"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json: is no JSON object"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), r"no \*\.safetensors file"),
     "truncated": (lambda f: os.truncate(f / WEIGHTS, 10_000), "truncated"),

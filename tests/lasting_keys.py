@@ -20,6 +20,7 @@ _ANY = Keys("any")
 LASTING: dict[str, str] = {
     _kind(_ANY.jobs(0)): "a job waits until a worker takes it; what is finished is trimmed by its age",
     _kind(_ANY.dead(0)): "a dead letter waits for an operator, who requeues or drops it",
+    _kind(_ANY.batches(0)): "an entry goes once its ledger has expired; the set is gone with the last",
     _kind(_ANY.versions()): "a worker that starts next month has to learn what is served",
     _kind(_ANY.batches(0)): "a batch is in the index for as long as it has a ledger; workers take it off then",
     _kind(_ANY.control()): "a pause lasts until it is taken back, the lease for as long as there is a queue",
@@ -50,4 +51,4 @@ def _is_answered(server: Any, key: str) -> bool:
     if not server.exists(ledger):
         return True
     done, groups = server.hmget(ledger, "done", "groups")
-    return groups is not None and int(done or 0) >= int(groups)
+    return groups is not None and done == groups

@@ -17,6 +17,7 @@ whose keys are one policy's does not write it, and a cluster has none.
 POLICY_ADAPTER = "policy."
 """Names of adapters that are policy versions begin with it; no other names do."""
 
+_JOBS = ":jobs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
 
@@ -24,6 +25,11 @@ _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
 def horizons(jobs_key: str) -> str:
     """Hash beside a jobs stream: which entry had been delivered when, while ids run ahead of Redis' clock."""
     return f"{jobs_key}:horizons"
+
+
+def totals(jobs_key: str) -> str:
+    """Hash beside a jobs stream: sums of what it was asked for and what became of it, see `schemas.totals`."""
+    return f"{jobs_key.removesuffix(_JOBS)}:totals"
 
 
 def check_name(what: str, value: object) -> str:
@@ -64,7 +70,7 @@ class Keys:
 
     def jobs(self, partition: int) -> str:
         """Stream of jobs, read by the consumer group `workers`."""
-        return f"{self._tag(partition)}:jobs"
+        return f"{self._tag(partition)}{_JOBS}"
 
     def dead(self, partition: int) -> str:
         """Stream of dead letters."""

@@ -24,6 +24,8 @@ class LedgerField:
     """How many groups the batch has."""
     DONE = "done"
     """How many of them have an answer."""
+    QUEUED = "queued"
+    """How many of them were queued: so many answers count in the totals of the partition."""
     CANCELLED = "cancelled"
     """When the batch was cancelled, in Unix seconds."""
     JOBS = "job:*"

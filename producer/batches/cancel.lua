@@ -1,9 +1,9 @@
 -- Answer the unanswered of some groups of a batch as cancelled, and seal it with the last one. Safe to send again after a
 -- lost reply, and after another cancel died half-way. A group that has an answer keeps it.
 --
--- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch
--- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`
--- ARGV[4] first group      ARGV[5...] error answer of this group and of those after it
+-- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
+-- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`    ARGV[4] tokens that a group asks for
+-- ARGV[5] first group      ARGV[6...] error answer of this group and of those after it
 --
 -- Returns 'unknown' or 'sealed' (complete without a cancel; nothing was written), else how many of the groups are
 -- cancelled. A batch that is complete and was cancelled is counted, and nothing is written.
@@ -18,15 +18,22 @@ elseif redis.call('HEXISTS', KEYS[2], 'cancelled') == 0 then
   return 'sealed'
 end
 
+-- A group that was never queued counts nowhere: of all answers, whoever gives them, as many count as were queued.
+local queued = tonumber(redis.call('HGET', KEYS[2], 'queued') or '0') or 0
 local cancelled = 0
-for i = 5, #ARGV do
-  local field = 'g:' .. string.format('%d', ARGV[4] + i - 5)
+for i = 6, #ARGV do
+  local field = 'g:' .. string.format('%d', ARGV[5] + i - 6)
   local winner = redis.call('HGET', KEYS[2], field)
   if not winner then
     -- The answer before its mark: a group that is marked and has no answer would never get one.
     redis.call('XADD', KEYS[1], '*', 'kind', 'error', 'payload', ARGV[i])
     redis.call('HSETNX', KEYS[2], field, 'cancelled')
-    done = tostring(redis.call('HINCRBY', KEYS[2], 'done', 1))
+    local answered = redis.call('HINCRBY', KEYS[2], 'done', 1)
+    if answered <= queued then
+      redis.pcall('HINCRBY', KEYS[3], 'groups_cancelled', 1)
+      redis.pcall('HINCRBY', KEYS[3], 'tokens_cancelled', ARGV[4])
+    end
+    done = tostring(answered)
     if done == groups then
       -- The times first: a stream that took its last possible entry just now refuses the seal.
       redis.call('EXPIRE', KEYS[1], ARGV[2])

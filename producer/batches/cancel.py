@@ -28,9 +28,7 @@ async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
     `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
-    cancel = partial(
-        scripts.cancel, keys=keys, batch_id=batch.batch_id, now=time.time(), keep_s=RESULT_TTL_S, sealed=seal
-    )
+    cancel = partial(scripts.cancel, keys=keys, batch=batch, now=time.time(), keep_s=RESULT_TTL_S, sealed=seal)
     cancelled = 0
     for first in range(0, batch.num_groups, _SLICE):
         groups = range(first, min(first + _SLICE, batch.num_groups))

@@ -7,8 +7,8 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, Keys, encode
-from rollstream.schemas.keys import GROUP
+from rollstream.schemas import Batch, Envelope, Keys, encode
+from rollstream.schemas.keys import GROUP, totals
 from rollstream.transport.redis.scripts import Call, Word, load
 
 from .submission import Chunk, Submission
@@ -23,11 +23,12 @@ def submit_call(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
     batch = submission.batch
     entries = [(envelope.job, _entry(envelope, payload)) for envelope, payload in chunk]
     words = len(entries[0][1])
-    jobs = [word for number, entry in entries for word in (number, *entry)]
+    words_of_jobs = [word for number, entry in entries for word in (number, *entry)]
     partition = keys.partition(batch.batch_id)
-    names = keys.jobs(partition), keys.ledger(batch.batch_id), keys.batches(partition)
+    jobs_key = keys.jobs(partition)
+    names = jobs_key, keys.ledger(batch.batch_id), keys.batches(partition), totals(jobs_key)
     head = submission.digest, encode(batch), batch.num_groups, batch.batch_id, batch.submitted_at
-    return SUBMIT(names, [*head, words, *jobs])
+    return SUBMIT(names, [*head, words, *words_of_jobs])
 
 
 async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "cancelled"]:
@@ -60,7 +61,7 @@ async def jobs_left(
 async def cancel(
     redis: Redis,
     keys: Keys,
-    batch_id: str,
+    batch: Batch,
     *,
     now: float,
     keep_s: int,
@@ -72,8 +73,10 @@ async def cancel(
 
     Raises `RedisError`.
     """
-    args: list[Word] = [f"{now:.3f}", keep_s, sealed, first_group, *answers]
-    match await CANCEL([keys.results(batch_id), keys.ledger(batch_id)], args).whole_to(redis):
+    batch_id, tokens = batch.batch_id, batch.config.num_return_sequences * batch.config.max_new_tokens
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
+    args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, first_group, *answers]
+    match await CANCEL(names, args).whole_to(redis):
         case b"unknown":
             return "unknown"
         case b"sealed":

@@ -1,6 +1,6 @@
 -- Queue some jobs of a batch, each once. Safe to send again after a lost reply, and after the producer died half-way.
 --
--- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] index of batches
+-- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] index of batches      KEYS[4] totals
 -- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] batch id
 -- ARGV[5] unix seconds of the submit               ARGV[6] words of a job's entry
 -- ARGV[7...] for each job: its number, then field, value, ... of its entry
@@ -15,14 +15,28 @@ if not digest then
   redis.call('HSET', KEYS[2], 'digest', ARGV[1], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
 end
--- The index is for readers: where something else wrote it, jobs are queued all the same.
+-- The index and the totals are for readers: where something else wrote them, jobs are queued all the same.
 redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
+
+local function count(from, to)
+  local groups, tokens = 0, 0
+  for at = from, to, 2 do
+    if ARGV[at] == 'groups' then groups = ARGV[at + 1] end
+    if ARGV[at] == 'tokens' then tokens = ARGV[at + 1] end
+  end
+  redis.pcall('HINCRBY', KEYS[2], 'queued', groups)
+  redis.pcall('HINCRBY', KEYS[4], 'jobs_queued', 1)
+  redis.pcall('HINCRBY', KEYS[4], 'groups_queued', groups)
+  redis.pcall('HINCRBY', KEYS[4], 'tokens_queued', tokens)
+end
+
 local words = tonumber(ARGV[6])
 for at = 7, #ARGV, words + 1 do
   local field = 'job:' .. ARGV[at]
   if redis.call('HEXISTS', KEYS[2], field) == 0 then
     -- One by one: an error at a later job must not leave an entry that the ledger does not know.
     redis.call('HSET', KEYS[2], field, redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + words)))
+    count(at + 1, at + words)
   end
 end
 return 'queued'

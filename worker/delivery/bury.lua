@@ -1,7 +1,8 @@
 -- Keep a job that was given up on as a dead letter, once, only for the holder of the lease. Without a ledger nobody waits
 -- for an answer: the entry is acknowledged. With one, its error answers do that, and the ledger says that it was kept.
 --
--- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] ledger of the batch, if there is one
+-- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] totals
+-- KEYS[4] ledger of the batch, if there is one
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
 -- ARGV[5] dead letter      ARGV[6] payload, or nothing: that of the entry is copied, which need not travel then
 --
@@ -10,17 +11,24 @@ local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 if stop then return stop end
 
 local field = 'dead:' .. ARGV[3]
-if KEYS[3] and redis.call('HEXISTS', KEYS[3], field) == 1 then return 'buried' end
-local payload = ARGV[6]
+if KEYS[4] and redis.call('HEXISTS', KEYS[4], field) == 1 then return 'buried' end
+local payload, tokens = ARGV[6], '0'
 if not payload then
   local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
   if not entry then return 'gone' end
   payload = ''
   for i = 1, #entry[2], 2 do
     if entry[2][i] == 'payload' then payload = entry[2][i + 1] end
+    if entry[2][i] == 'tokens' then tokens = entry[2][i + 1] end
   end
 end
 -- The letter before the mark: Redis undoes nothing, and a letter may be refused.
 redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', payload)
-if KEYS[3] then redis.call('HSETNX', KEYS[3], field, 1) else redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
+if KEYS[4] then
+  redis.call('HSETNX', KEYS[4], field, 1)
+elseif redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 1 then
+  redis.pcall('HINCRBY', KEYS[3], 'jobs_acknowledged', 1)
+end
+redis.pcall('HINCRBY', KEYS[3], 'jobs_buried', 1)
+redis.pcall('HINCRBY', KEYS[3], 'tokens_buried', tokens)
 return 'buried'

@@ -1,9 +1,10 @@
 -- Publish one group's answer, once, and only for the holder of the lease. Safe to send again after a lost reply.
 --
--- KEYS[1] jobs stream      KEYS[2] results stream of the batch      KEYS[3] ledger of the batch
+-- KEYS[1] jobs stream      KEYS[2] results stream of the batch      KEYS[3] ledger of the batch      KEYS[4] totals
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
 -- ARGV[5] group            ARGV[6] kind       ARGV[7] payload    ARGV[8] payload of `sealed`
 -- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep
+-- ARGV[13] tokens that the group asks for
 --
 -- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The error UNPUBLISHABLE
 -- says that the ledger holds numbers which cannot be; nothing was written then either.
@@ -29,7 +30,8 @@ if winner then
     and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
 else
   redis.call('HSETNX', KEYS[3], 'groups', ARGV[9])
-  local groups = redis.call('HGET', KEYS[3], 'groups')
+  local known = redis.call('HMGET', KEYS[3], 'groups', 'queued')
+  local groups, queued = known[1], tonumber(known[2] or '0') or 0
   local before = redis.call('HINCRBY', KEYS[3], 'done', 0)
   if groups ~= ARGV[9] or before < 0 or before >= tonumber(ARGV[9]) then
     local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
@@ -38,6 +40,12 @@ else
   redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
   redis.call('HSETNX', KEYS[3], field, token)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
+  -- Totals are for readers: an answer is published also where something else wrote them. Of all answers, whoever gives
+  -- them, as many count as groups were queued.
+  if done <= queued then
+    redis.pcall('HINCRBY', KEYS[4], 'groups_answered', 1)
+    redis.pcall('HINCRBY', KEYS[4], 'tokens_answered', ARGV[13])
+  end
   if tostring(done) == groups then
     -- The times first: a stream that took its last possible entry just now refuses the seal, and must go all the same.
     redis.call('EXPIRE', KEYS[2], ARGV[12])
@@ -47,5 +55,7 @@ else
 end
 
 local answered = redis.call('HINCRBY', KEYS[3], answered_field, counts and 1 or 0)
-if answered >= tonumber(ARGV[11]) then redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) end
+if answered >= tonumber(ARGV[11]) and redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 1 then
+  redis.pcall('HINCRBY', KEYS[4], 'jobs_acknowledged', 1)
+end
 return winner and 'duplicate' or 'published'

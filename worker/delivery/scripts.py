@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
-from rollstream.schemas.keys import GROUP
+from rollstream.schemas.keys import GROUP, totals
 from rollstream.transport.redis.scripts import Call, Send, Word, load
 
 Outcome = Literal["published", "duplicate", "fenced"]
@@ -47,8 +47,10 @@ def publish_call(
     lease: Delivery, keys: Keys, job: Envelope, *, group: int, kind: str, payload: bytes, sealed: bytes, keep_s: int
 ) -> Call:
     """See `publish.lua`: the answer of one `group`; `keep_s`: seconds that results and ledger stay once sealed."""
-    args = GROUP, *_token(lease), group, kind, payload, sealed, job.num_groups, job.job, job.job_groups, keep_s
-    return PUBLISH([lease.jobs_key, keys.results(job.batch_id), keys.ledger(job.batch_id)], args)
+    names = lease.jobs_key, keys.results(job.batch_id), keys.ledger(job.batch_id), totals(lease.jobs_key)
+    of_batch = job.num_groups, job.job, job.job_groups
+    args = GROUP, *_token(lease), group, kind, payload, sealed, *of_batch, keep_s, job.tokens // job.job_groups
+    return PUBLISH(names, args)
 
 
 async def publish(send: Send, call: Call) -> Outcome:
@@ -64,7 +66,9 @@ async def publish(send: Send, call: Call) -> Outcome:
 
 async def settle(redis: Redis, lease: Delivery, *, ledger: str, first_group: int, groups: int) -> Settlement:
     """See `settle.lua`: acknowledge a job all of whose `groups` have an answer. Raises `RedisError`."""
-    reply = await SETTLE([lease.jobs_key, ledger], [GROUP, *_token(lease), first_group, groups]).to(redis)
+    reply = await SETTLE(
+        [lease.jobs_key, ledger, totals(lease.jobs_key)], [GROUP, *_token(lease), first_group, groups]
+    ).to(redis)
     settlement: Settlement = reply.decode()
     return settlement
 
@@ -86,7 +90,7 @@ async def bury(
     redis: Redis, lease: Delivery, *, dead_key: str, ledger: str | None, letter: bytes, payload: bytes | None = None
 ) -> Burial:
     """See `bury.lua`: keep the entry as a dead letter, with its own payload, or with this one. Raises `RedisError`."""
-    keys = [lease.jobs_key, dead_key, *([ledger] if ledger else [])]
+    keys = [lease.jobs_key, dead_key, totals(lease.jobs_key), *([ledger] if ledger else [])]
     args = [GROUP, *_token(lease), letter, *([] if payload is None else [payload])]
     burial: Burial = (await BURY(keys, args).to(redis)).decode()
     return burial

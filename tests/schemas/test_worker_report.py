@@ -17,6 +17,7 @@ from rollstream.producer.cli.app import app
 from rollstream.schemas.pause_reason import PauseReason
 from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport, WorkerState
 from tests.support.faults import Queue
+from tests.support.reports import report_of
 
 FULL = WorkerReport(
     seen_at=1.5, started_at=1.25, process="host/1/aa", state=WorkerState.PAUSED,
@@ -59,32 +60,37 @@ def test_a_field_that_makes_no_sense_is_as_one_that_is_not_there(told: dict[byte
 
 
 @pytest.fixture(params=[*NONSENSE, "no hash"], ids=lambda one: repr(one)[:20])
-def hostile(request: pytest.FixtureRequest, queue: Queue) -> Iterator[None]:
-    """A worker all of whose fields are this, or whose report is no hash."""
-    key = queue.keys.worker("hostile")
-    if request.param == "no hash":
+def hostile(request: pytest.FixtureRequest, queue: Queue) -> Iterator[int]:
+    """A worker all of whose fields are this, or whose report is no hash; how many workers are to be seen."""
+    report_of(queue.redis, queue.keys, "hostile", dict.fromkeys(REPORT_FIELDS, request.param))
+    key, is_hash = queue.keys.worker("hostile"), request.param != "no hash"
+    if not is_hash:
         queue.redis.set(key, "x")
-    else:
-        report: Any = dict.fromkeys(REPORT_FIELDS, request.param)
-        queue.redis.hset(key, mapping=report)
-    yield
+    yield int(is_hash)
     queue.redis.delete(key)
 
 
-@pytest.mark.usefixtures("hostile")
-def test_no_reader_of_reports_fails(redis_url: str, policy: str, client: Client) -> None:
+def test_no_reader_of_reports_fails(redis_url: str, policy: str, client: Client, hostile: int) -> None:
     env = {"ROLLSTREAM_REDIS": redis_url, "ROLLSTREAM_POLICY": policy}
-    for words in (["status"], ["status", "--json"], ["doctor", "--json"], ["lease", "--json"]):
+
+    def run(*words: str) -> Any:
         done = CliRunner(env=env).invoke(app, words)
         assert isinstance(done.exception, SystemExit | None), (words, done.exception)
         assert done.exit_code in ((0, 1) if words[0] == "doctor" else (0,)), done.output
-    assert json.loads(CliRunner(env=env).invoke(app, ["status", "--json"]).stdout)["policy"] == policy
-    with pytest.raises(VersionTimeoutError, match="served by 0 of"):
+        return json.loads(done.stdout) if "--json" in words else done.stdout
+
+    assert f"{hostile} live workers" in run("status")
+    assert [worker["consumer"] for worker in run("status", "--json")["workers"]] == ["hostile"] * hostile
+    assert [*run("lease", "--json")["workers"]] == ["hostile"] * hostile
+    levels = {row["check"]: row["level"] for row in run("doctor", "--json")}
+    assert ("key" in levels) == (not hostile), levels
+    with pytest.raises(VersionTimeoutError, match=f"served by 0 of {hostile} live"):
         client.wait_for_version(1, timeout=0.3)
 
 
-@pytest.mark.usefixtures("hostile")
-def test_what_a_batch_waits_for_is_told_all_the_same(client: Client) -> None:
+def test_what_a_batch_waits_for_is_told_all_the_same(client: Client, hostile: int) -> None:
     handle = client.submit([[1]], None, GenerationConfig(max_new_tokens=1))
-    with pytest.raises(ResultTimeoutError, match="wait"):
+    with pytest.raises(
+        ResultTimeoutError, match="no worker takes any|until a worker has room" if hostile else "no worker serves"
+    ):
         handle.result(timeout=1)

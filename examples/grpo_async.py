@@ -216,7 +216,7 @@ async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
 
 async def train(client: AsyncClient, learner: Learner, settings: Settings, checkpoints: Path) -> dict[str, Any]:
     """Make one run; returns its results for the JSON file."""
-    gate = StalenessGate(SAMPLES, settings.max_staleness, version=learner.version)
+    gate = StalenessGate(batch_samples=SAMPLES, max_staleness=settings.max_staleness, version=learner.version)
     under_way: asyncio.Queue[Sampled] = asyncio.Queue()
     steps: list[Step] = []
     began = time.monotonic()

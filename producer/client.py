@@ -63,7 +63,7 @@ class AsyncClient:
         partitions: int = 1,
         reconnect_s: float = 60.0,
     ) -> None:
-        self._keys = Keys(policy, number(partitions))
+        self._keys = Keys(policy, partitions=number(partitions))
         self._connection = Connection(url=redis_url, reconnect_s=reconnect_seconds(reconnect_s))
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS)

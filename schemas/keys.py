@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import NameRefusedError
 
@@ -53,7 +53,7 @@ class Keys:
     """Every key of one policy. `partitions` is the same number for all its producers and workers."""
 
     policy: str
-    partitions: int = 1
+    partitions: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         check_name("policy", self.policy)

@@ -64,7 +64,7 @@ class LedgerField:
         return f"dead:{entry_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerCounts:
     """How far a batch is."""
 
@@ -78,7 +78,10 @@ class LedgerCounts:
 
         Raises `ValueError` for what no script of ours wrote.
         """
-        return cls(count(LedgerField.DONE, done or b"0"), None if groups is None else count(LedgerField.GROUPS, groups))
+        return cls(
+            done=count(LedgerField.DONE, done or b"0"),
+            groups=None if groups is None else count(LedgerField.GROUPS, groups),
+        )
 
 
 def count(name: str, value: bytes) -> int:

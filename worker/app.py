@@ -50,7 +50,7 @@ class Worker:
         self._blocking = connect(settings.redis)
         self._commands = connect(settings.redis)
         self._upkeep = connect(settings.redis)  # leases and heartbeats must not wait behind thousands of answers
-        keys = Keys(settings.policy, settings.partitions)
+        keys = Keys(settings.policy, partitions=settings.partitions)
         self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
         self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
         clock = RedisClock()

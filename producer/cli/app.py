@@ -220,7 +220,9 @@ def status(
 ) -> None:
     """Show how many jobs wait, how old the oldest is, and which workers are alive."""
     with exit_codes():
-        found = with_connection(redis, lambda connection: read_queue_state(connection, Keys(policy, partitions)))
+        found = with_connection(
+            redis, lambda connection: read_queue_state(connection, Keys(policy, partitions=partitions))
+        )
     if json_output:
         typer.echo(json.dumps(status_json(found)))
         return

@@ -48,7 +48,7 @@ def ls(
 ) -> None:
     """List dead letters, the oldest of each partition first."""
     with exit_codes():
-        found = with_connection(redis, lambda connection: _all(connection, Keys(policy, partitions), text))
+        found = with_connection(redis, lambda connection: _all(connection, Keys(policy, partitions=partitions), text))
     if json_output:
         typer.echo(json.dumps([listed_json(listed) for listed in found]))
     elif found:
@@ -68,7 +68,7 @@ def show(
 ) -> None:
     """Show one dead letter in full: error, traceback, history, the entry's fields and what its payload says."""
     with exit_codes():
-        letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions), entry))
+        letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions=partitions), entry))
         if payload is not None:
             payload.write_bytes(letter.payload)
     typer.echo(json.dumps(letter_json(letter)) if json_output else "\n".join(letter_lines(letter)))
@@ -89,7 +89,7 @@ def requeue(
     """
     _check_names(names, every)
     with exit_codes():
-        keys = Keys(policy, partitions)
+        keys = Keys(policy, partitions=partitions)
 
         async def call(connection: Connection) -> bool:
             refused = False
@@ -123,7 +123,7 @@ def drop(
     if not yes and not sys.stdin.isatty():
         raise typer.BadParameter("nobody can be asked here: give --yes")
     with exit_codes():
-        keys = Keys(policy, partitions)
+        keys = Keys(policy, partitions=partitions)
 
         async def select(connection: Connection) -> list[Listed]:
             if every:

@@ -45,7 +45,7 @@ def lease(
     value, and start them with it.
     """
     with exit_codes():
-        keys = Keys(policy, partitions)
+        keys = Keys(policy, partitions=partitions)
 
         async def call(connection: Connection) -> LeaseSeen:
             if seconds is not None:

@@ -67,7 +67,7 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
     Running jobs are finished, batches can still be submitted, and workers stay up.
     """
     with exit_codes():
-        keys = Keys(policy, partitions)
+        keys = Keys(policy, partitions=partitions)
 
         async def call(connection: Connection) -> tuple[bool, QueueState]:
             return await pause_queue(connection, keys), await read_queue_state(connection, keys)
@@ -86,7 +86,9 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
 def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
     """Let workers take jobs again after `rollstream pause`."""
     with exit_codes():
-        changed = with_connection(redis, lambda connection: resume_queue(connection, Keys(policy, partitions)))
+        changed = with_connection(
+            redis, lambda connection: resume_queue(connection, Keys(policy, partitions=partitions))
+        )
     typer.echo(f"policy {policy} resumed" if changed else f"policy {policy} was not paused")
 
 
@@ -108,7 +110,7 @@ def drain(
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --wait")
     with exit_codes():
-        keys = Keys(policy, partitions)
+        keys = Keys(policy, partitions=partitions)
 
         async def call(connection: Connection) -> bool:
             named = await drain_workers(connection, keys, None if every else workers)
@@ -139,7 +141,7 @@ def doctor(
 ) -> None:
     """Check Redis, the queue and its workers; tell what was seen and what to do about it. Changes nothing."""
     with exit_codes():
-        findings = asyncio.run(examine(redis, Keys(policy, partitions), lease_s))
+        findings = asyncio.run(examine(redis, Keys(policy, partitions=partitions), lease_s))
     if json_output:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:

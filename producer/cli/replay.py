@@ -134,7 +134,7 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         json=json_output,
     )
     with exit_codes():
-        raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions), selector, how)))
+        raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions=partitions), selector, how)))
 
 
 def _need(condition: bool, problem: str) -> None:

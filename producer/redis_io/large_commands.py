@@ -35,7 +35,7 @@ def sized(
 
     Once it is known that the command's size breaks the connection, the wrapper raises `TooLargeForRedisError`.
     """
-    size = Oversize(nbytes, nbytes)
+    size = Oversize(argument=nbytes, command=nbytes)
 
     async def send(redis: Redis) -> T:
         try:

@@ -75,7 +75,7 @@ class StalenessGate:
     """
 
     def __init__(
-        self, batch_samples: int, max_staleness: int, *, max_outstanding: int | None = None, version: int = 0
+        self, *, batch_samples: int, max_staleness: int, max_outstanding: int | None = None, version: int = 0
     ) -> None:
         self.batch_samples = _at_least(1, "batch_samples", batch_samples)
         self.max_staleness = _at_least(0, "max_staleness", max_staleness)

@@ -10,7 +10,7 @@ from .fields import FinishReason, VersionSpan
 from .tensors import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One sampled continuation of a group's prompt. Its length is `len(completion)`; iterating it gives its ids."""
 

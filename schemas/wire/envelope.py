@@ -18,7 +18,7 @@ _MAX_TOKENS = 2**40
 """More than 4096 groups of 2**22 tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """The plain fields of a job's entry: numbers are ASCII decimals. Those with a default may be missing."""
 
@@ -67,7 +67,17 @@ class Envelope:
             raise WireError("job entry", str(error), payload) from None
         if not (1 <= groups <= MAX_GROUPS_PER_JOB and first + groups <= total):
             raise WireError("job entry", f"groups {first} to {first + groups} of {total} are out of bounds", payload)
-        return cls(batch_id, job, first, groups, total, kind, lane, tokens, _traceparent(fields))
+        return cls(
+            batch_id=batch_id,
+            job=job,
+            first_group=first,
+            job_groups=groups,
+            num_groups=total,
+            kind=kind,
+            lane=lane,
+            tokens=tokens,
+            traceparent=_traceparent(fields),
+        )
 
     @classmethod
     def of_job(cls, job: Job, traceparent: str | None = None) -> Self:

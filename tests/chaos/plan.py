@@ -132,7 +132,7 @@ def _batch(rng: random.Random, number: int, jobs: int, *, poison: bool) -> Plann
 def _malformed(rng: random.Random, batch_id: str) -> Malformed:
     """Nobody's batch but its own: an entry that answers for another's groups is another's answer."""
     groups = rng.randrange(1, 4)
-    envelope = Envelope(batch_id, 0, 0, groups, groups)
+    envelope = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=groups, num_groups=groups)
     job = Job(
         batch_id=batch_id,
         job=0,
@@ -153,7 +153,7 @@ def _malformed(rng: random.Random, batch_id: str) -> Malformed:
         case 2:
             return Malformed(envelope.fields(payload[: rng.randrange(len(payload))]), envelope)
         case _:
-            lies = Envelope(batch_id, 0, 0, groups + 1, groups + 1)
+            lies = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=groups + 1, num_groups=groups + 1)
             return Malformed(lies.fields(payload), lies)
 
 

@@ -30,7 +30,7 @@ async def test_a_script_is_loaded_where_it_is_missing_while_another_node_is_away
     redis: Redis, cluster: LocalCluster
 ) -> None:
     lost, there = cluster.nodes[0], next(key for key in "mnopqrst" if cluster.node_of(key) is cluster.nodes[2])
-    script = Script("test", "return redis.call('INCR', KEYS[1])")
+    script = Script(name="test", text="return redis.call('INCR', KEYS[1])")
     await redis.ping()
     lost.kill()
     try:

@@ -37,7 +37,7 @@ GROUPS = 6
 
 @pytest.fixture
 def keys(policy: str) -> Keys:
-    return Keys(policy, PARTITIONS)
+    return Keys(policy, partitions=PARTITIONS)
 
 
 @pytest.fixture

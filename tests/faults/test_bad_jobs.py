@@ -55,7 +55,7 @@ def job(batch_id: str, **changes: Any) -> Job:
 
 async def push(redis: Redis, batch_id: str, payload: bytes) -> None:
     """XADD a two-group job with any payload, as another producer might."""
-    fields: Any = Envelope(batch_id, 0, 0, 2, 2).fields(payload)
+    fields: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=2, num_groups=2).fields(payload)
     await redis.xadd(Keys(POLICY).jobs(0), fields)
 
 
@@ -210,7 +210,8 @@ async def none_pending(redis: Redis) -> bool:
 
 async def test_a_huge_bad_value_is_not_repeated_in_every_answer(redis: Redis, batch_id: str) -> None:
     payload = msgpack.packb({"v": "\0" * HUGE, "kind": "job"})
-    await redis.xadd(Keys(POLICY).jobs(0), dict(Envelope(batch_id, 0, 0, 200, 200).fields(payload)))  # type: ignore[arg-type] # bytes
+    fields: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=200, num_groups=200).fields(payload)
+    await redis.xadd(Keys(POLICY).jobs(0), fields)
 
     found = await answers(redis, batch_id, expected=201)
 
@@ -274,7 +275,9 @@ async def test_a_job_that_requires_what_this_worker_does_not_know_is_unsupported
 
 
 async def test_an_entry_of_a_kind_that_this_worker_does_not_know_is_unsupported(redis: Redis, batch_id: str) -> None:
-    fields: Any = Envelope(batch_id, 0, 0, 2, 2, kind="score").fields(b"rows of a newer producer")
+    fields: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=2, num_groups=2, kind="score").fields(
+        b"rows of a newer producer"
+    )
     await redis.xadd(Keys(POLICY).jobs(0), fields)
 
     errors = [answer for kind, answer in await answers(redis, batch_id, 2) if kind == b"error"]

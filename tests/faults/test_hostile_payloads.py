@@ -109,7 +109,9 @@ def entries(examples: int) -> list[Entry]:
     made: list[Entry] = []
 
     def add(payload: bytes, changes: dict[bytes, bytes] | None = None, *, valid: bool = False) -> None:
-        fields = Envelope(f"b{len(made)}", 0, 0, 1, 1).fields(payload) | (changes or {})
+        fields = Envelope(batch_id=f"b{len(made)}", job=0, first_group=0, job_groups=1, num_groups=1).fields(
+            payload
+        ) | (changes or {})
         try:
             envelope = Envelope.of(fields)
         except WireError:

@@ -122,7 +122,9 @@ def test_a_worker_killed_at_any_call_of_a_job_leaves_one_answer_a_group(
         if point.job == "fine":
             client.submit([[5 + row] for row in range(GROUPS)], None, tokens(), batch_id=batch_id)
         else:
-            entry: Any = Envelope(batch_id, 0, 0, 1, 1).fields(b"no job of " + batch_id.encode())
+            entry: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=1, num_groups=1).fields(
+                b"no job of " + batch_id.encode()
+            )
             queue.redis.xadd(queue.jobs_key, entry)
         sizes[batch_id] = GROUPS if point.job == "fine" else 1
     left = len(queue.holders())

@@ -60,7 +60,10 @@ def test_a_lost_reply_to_a_takeover_loses_nothing(
 def test_a_lost_reply_to_a_burial_leaves_one_dead_letter(redis_url: str, policy: str, queue: Queue, link: Link) -> None:
     with stub(link.url, policy) as worker:
         link.lose_reply(to=calls_of("bury.lua", queue))
-        queue.redis.xadd(queue.jobs_key, fields_of(Envelope("b", 0, 0, 1, 1), b"no job"))
+        queue.redis.xadd(
+            queue.jobs_key,
+            fields_of(Envelope(batch_id="b", job=0, first_group=0, job_groups=1, num_groups=1), b"no job"),
+        )
         wait_until_done(queue, "b", 1, worker)
 
     audit(redis_url, policy, "b", 1)

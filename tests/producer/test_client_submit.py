@@ -147,7 +147,7 @@ async def test_a_batch_goes_to_its_own_partition(redis_url: str, server: Any, po
     async with AsyncClient(redis_url, policy=policy, partitions=4) as trainer:
         for number in range(8):
             await trainer.submit(PROMPTS, None, CONFIG, batch_id=f"b{number}")
-    keys = Keys(policy, 4)
+    keys = Keys(policy, partitions=4)
     for partition in range(4):
         found = [fields[b"batch"].decode() for _, fields in server.xrange(keys.jobs(partition))]
         assert found == [f"b{n}" for n in range(8) if keys.partition(f"b{n}") == partition]

@@ -13,7 +13,7 @@ PROMPTS = [[1, 2], [3], [4, 5, 6], [7]]
 
 
 def entries(server: Any, policy: str, partitions: int = 1) -> list[tuple[Envelope, Job]]:
-    keys = Keys(policy, partitions)
+    keys = Keys(policy, partitions=partitions)
     found = [server.xrange(keys.jobs(partition)) for partition in range(partitions)]
     return [(Envelope.of(fields), decode(fields[b"payload"], Job)) for rows in found for _, fields in rows]
 

@@ -24,7 +24,7 @@ def submit(client: Client, batch_id: str = "b", config: GenerationConfig = CONFI
 def finish(queue: Queue) -> None:
     """All that is queued by now was taken by a worker and acknowledged."""
     for partition in range(2):
-        key = Keys(queue.keys.policy, 2).jobs(partition)
+        key = Keys(queue.keys.policy, partitions=2).jobs(partition)
         try:
             queue.redis.xgroup_create(key, GROUP, "$", mkstream=True)
         except ResponseError:
@@ -54,8 +54,10 @@ def replayed(done: Result) -> str:
 
 def add_job(queue: Queue, batch_id: str, entry_id: str, partition: int = 0) -> None:
     job = a_job(batch_id)
-    fields: dict[Any, Any] = dict(Envelope(batch_id, 0, 0, 1, 1).fields(encode(job)))
-    queue.redis.xadd(Keys(queue.keys.policy, 2).jobs(partition), fields, id=entry_id)
+    fields: dict[Any, Any] = dict(
+        Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=1, num_groups=1).fields(encode(job))
+    )
+    queue.redis.xadd(Keys(queue.keys.policy, partitions=2).jobs(partition), fields, id=entry_id)
 
 
 def a_job(batch_id: str, **changes: Any) -> Job:

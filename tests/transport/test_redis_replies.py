@@ -82,10 +82,20 @@ async def test_a_reply_that_nobody_knows_is_given_up_on_after_a_while(monkeypatc
 @pytest.mark.parametrize(
     ("limits", "argument", "command", "told"),
     [
-        (Limits(1000, 5000), 1000, 1200, None),
-        (Limits(1000, 5000), 1001, 1200, "1001 bytes, and this Redis takes at most 1000 (proto-max-bulk-len)"),
-        (Limits(9000, 5000), 900, 5001, "5001 bytes, and this Redis takes at most 5000 (client-query-buffer-limit)"),
-        (Limits(0, 0), 2**40, 2**40, None),
+        (Limits(argument=1000, command=5000), 1000, 1200, None),
+        (
+            Limits(argument=1000, command=5000),
+            1001,
+            1200,
+            "1001 bytes, and this Redis takes at most 1000 (proto-max-bulk-len)",
+        ),
+        (
+            Limits(argument=9000, command=5000),
+            900,
+            5001,
+            "5001 bytes, and this Redis takes at most 5000 (client-query-buffer-limit)",
+        ),
+        (Limits(argument=0, command=0), 2**40, 2**40, None),
     ],
     ids=["fits", "argument", "command", "not known"],
 )

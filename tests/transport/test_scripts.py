@@ -38,7 +38,7 @@ def evals(stats: dict[str, Any]) -> tuple[int, ...]:
 
 
 async def test_a_script_travels_whole_only_where_redis_does_not_know_it(redis: Redis) -> None:
-    call = Script("test", "return redis.call('INCR', KEYS[1]) + ARGV[1]")(["counter"], [10])
+    call = Script(name="test", text="return redis.call('INCR', KEYS[1]) + ARGV[1]")(["counter"], [10])
 
     assert [await call.to(redis) for _ in range(3)] == [11, 12, 13]
     assert evals(await redis.info("commandstats")) == (3, 1)
@@ -48,7 +48,9 @@ async def test_a_script_travels_whole_only_where_redis_does_not_know_it(redis: R
 
 
 async def test_an_error_of_the_script_is_no_reason_to_run_it_again(redis: Redis) -> None:
-    call = Script("test", "redis.call('INCR', KEYS[1]) return redis.error_reply('BROKEN it is')")(["counter"], [])
+    call = Script(name="test", text="redis.call('INCR', KEYS[1]) return redis.error_reply('BROKEN it is')")(
+        ["counter"], []
+    )
 
     with pytest.raises(ResponseError, match="BROKEN it is"):
         await call.to(redis)

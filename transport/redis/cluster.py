@@ -29,7 +29,7 @@ Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 def connected(url: str, **settings: Any) -> Redis:
     """A client for the URL that connects at its first command; `settings` as for `Way`. Raises `RedisUrlError`."""
-    way = Way(url, **settings)
+    way = Way(url=url, **settings)
     return ClusterRedis(way) if way.place.is_cluster else Redis.from_pool(way.to())
 
 
@@ -82,7 +82,7 @@ class ClusterRedis(Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: ARG002 - redis-py's
         """A pipeline; all keys of a transaction must share one slot."""
-        return _ClusterPipeline(self, transaction)
+        return _ClusterPipeline(cluster=self, transaction=transaction)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close every socket to every node."""
@@ -235,7 +235,7 @@ class ClusterRedis(Redis):
 
 
 class _ClusterPipeline(Pipeline):
-    def __init__(self, cluster: ClusterRedis, transaction: bool) -> None:
+    def __init__(self, *, cluster: ClusterRedis, transaction: bool) -> None:
         super().__init__(cluster.connection_pool, cluster.response_callbacks, transaction, None)
         self._cluster = cluster
 

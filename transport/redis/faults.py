@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis import exceptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One kind of fault, known by redis-py's classes, by reply codes, and by words if there is no code."""
 
@@ -32,32 +32,39 @@ class Fault:
 
 
 def _never(words: str, advice: str, *codes: str, classes: tuple[type[Exception], ...] = ()) -> Fault:
-    return Fault(classes, frozenset(codes), passes=False, advice=advice, never=True, words=re.compile(words))
+    return Fault(
+        classes=classes, codes=frozenset(codes), passes=False, advice=advice, never=True, words=re.compile(words)
+    )
 
 
 AWAY = Fault(
-    (exceptions.ConnectionError, exceptions.TimeoutError),
-    frozenset(),
-    True,
-    "check the address and that the server runs",
+    classes=(exceptions.ConnectionError, exceptions.TimeoutError),
+    codes=frozenset(),
+    passes=True,
+    advice="check the address and that the server runs",
 )
 HUNG_UP = Fault(
-    (),
-    frozenset(),
-    True,
-    "it hung up; see its log, and whether it has as many clients as its maxclients allows",
+    classes=(),
+    codes=frozenset(),
+    passes=True,
+    advice="it hung up; see its log, and whether it has as many clients as its maxclients allows",
     words=re.compile(r"while writing to socket|Connection closed by server|Connection reset by peer|Connection lost"),
 )
 """Redis closes a connection beyond its maxclients, often before its explanation arrives."""
 CUT_OFF = Fault(
-    (),
-    frozenset(),
-    True,
-    "it closed the connection on what was sent; see its log",
+    classes=(),
+    codes=frozenset(),
+    passes=True,
+    advice="it closed the connection on what was sent; see its log",
     words=re.compile(r"Protocol error"),
 )
 """A reply after which Redis closes the connection. In a pipeline any command may get it; `Oversize` finds which."""
-UNKNOWN = Fault((), frozenset(), False, "it is there, but refused the command; Rollstream needs Redis 6.2 or newer")
+UNKNOWN = Fault(
+    classes=(),
+    codes=frozenset(),
+    passes=False,
+    advice="it is there, but refused the command; Rollstream needs Redis 6.2 or newer",
+)
 """Any other reply. A worker repeats the command for a while, then gives it up."""
 LAST_ID = _never(
     r"exhausted the last possible ID|equal or smaller than the target stream top item|must be greater than 0-0",
@@ -89,56 +96,62 @@ _FAULTS = (
         classes=(exceptions.DataError,),
     ),
     Fault(
-        (exceptions.AuthenticationError, exceptions.AuthorizationError),
-        frozenset({"NOAUTH", "WRONGPASS"}),
-        False,
-        "check the user and the password in the URL",
+        classes=(exceptions.AuthenticationError, exceptions.AuthorizationError),
+        codes=frozenset({"NOAUTH", "WRONGPASS"}),
+        passes=False,
+        advice="check the user and the password in the URL",
     ),
     Fault(
-        (exceptions.NoPermissionError,),
-        frozenset({"NOPERM"}),
-        False,
-        "give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
+        classes=(exceptions.NoPermissionError,),
+        codes=frozenset({"NOPERM"}),
+        passes=False,
+        advice="give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
         # Redis 7 and 8 (the first), and 6.2 (the second), say this without a code when a script may not run a command.
         words=re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)"),
     ),
     Fault(
-        (),
-        frozenset(),
-        False,
-        "it does not know the command: Rollstream needs Redis 6.2 or newer, with no command renamed",
+        classes=(),
+        codes=frozenset(),
+        passes=False,
+        advice="it does not know the command: Rollstream needs Redis 6.2 or newer, with no command renamed",
         words=re.compile(r"[Uu]nknown (Redis )?command"),
     ),
     Fault(
-        (exceptions.MovedError,),
-        frozenset({"MOVED", "CROSSSLOT"}),
-        False,
-        "it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
+        classes=(exceptions.MovedError,),
+        codes=frozenset({"MOVED", "CROSSSLOT"}),
+        passes=False,
+        advice="it is a node of a Redis Cluster: write redis+cluster:// or rediss+cluster://",
     ),
-    Fault((exceptions.OutOfMemoryError,), frozenset({"OOM"}), True, "raise its maxmemory or remove old batches"),
     Fault(
-        (),
-        frozenset(),
-        True,
-        "it has as many clients as it may: raise its maxclients, or close clients; one client shares its connections",
+        classes=(exceptions.OutOfMemoryError,),
+        codes=frozenset({"OOM"}),
+        passes=True,
+        advice="raise its maxmemory or remove old batches",
+    ),
+    Fault(
+        classes=(),
+        codes=frozenset(),
+        passes=True,
+        advice="it has as many clients as it may: raise its maxclients, or close clients; "
+        "one client shares its connections",
         words=re.compile(r"max number of clients reached"),
     ),
     Fault(
-        (),
-        frozenset(),
-        True,
-        "this process has as many open files as it may: raise `ulimit -n`, or close clients and files",
+        classes=(),
+        codes=frozenset(),
+        passes=True,
+        advice="this process has as many open files as it may: raise `ulimit -n`, or close clients and files",
         words=re.compile(r"[Tt]oo many open files"),
     ),
     Fault(
-        (
+        classes=(
             exceptions.BusyLoadingError,
             exceptions.ReadOnlyError,
             exceptions.TryAgainError,
             exceptions.ClusterError,
             exceptions.AskError,
         ),
-        frozenset(
+        codes=frozenset(
             {
                 "BUSY",
                 "LOADING",
@@ -151,8 +164,8 @@ _FAULTS = (
                 "UNBLOCKED",
             }
         ),
-        True,
-        "it is there, but cannot serve now; see its log",
+        passes=True,
+        advice="it is there, but cannot serve now; see its log",
     ),
     HUNG_UP,
     AWAY,  # after those that redis-py derives from a lost connection

@@ -25,7 +25,7 @@ _TIMES = 5
 _ARGUMENT, _COMMAND = "proto-max-bulk-len", "client-query-buffer-limit"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TooLarge:
     """A size that Redis does not take, and the limit; 0 if only the broken connection shows that there is one."""
 
@@ -40,7 +40,7 @@ class TooLarge:
         return f"{self.nbytes} bytes: this Redis, or a proxy before it, closes the connection on them, {told}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The limits of the node with the lowest ones, in bytes; 0: not known."""
 
@@ -51,25 +51,25 @@ class Limits:
         """Which limit is exceeded by the largest argument, or by the whole command; None if none is."""
         for nbytes, limit, setting in ((argument, self.argument, _ARGUMENT), (command, self.command, _COMMAND)):
             if 0 < limit < nbytes:
-                return TooLarge(nbytes, limit, setting)
+                return TooLarge(nbytes=nbytes, limit=limit, setting=setting)
         return None
 
 
-UNKNOWN = Limits(0, 0)
+UNKNOWN = Limits(argument=0, command=0)
 
 
 async def read_limits(redis: Redis) -> Limits:
     """Ask Redis for its limits; `UNKNOWN` if no node tells. Raises `RedisError` while Redis is away."""
     found = [await _limits(node) for node in (await nodes_of(redis)).values()]
     return Limits(
-        min((one.argument for one in found if one.argument), default=0),
-        min((one.command for one in found if one.command), default=0),
+        argument=min((one.argument for one in found if one.argument), default=0),
+        command=min((one.command for one in found if one.command), default=0),
     )
 
 
 async def _limits(node: Redis) -> Limits:
     try:  # one by one: several names in a command need Redis 7
-        return Limits(await _limit(node, _ARGUMENT), await _limit(node, _COMMAND))
+        return Limits(argument=await _limit(node, _ARGUMENT), command=await _limit(node, _COMMAND))
     except exceptions.ResponseError:  # CONFIG is forbidden, renamed, or unknown to a proxy
         return UNKNOWN
 
@@ -95,7 +95,7 @@ async def _answered_limits(redis: Redis) -> Limits | None:
 class Oversize:
     """Whether one command breaks the connection by its size. One object for each command, asked after each failure."""
 
-    def __init__(self, argument: int, command: int) -> None:
+    def __init__(self, *, argument: int, command: int) -> None:
         self._argument = argument
         self._command = command
         self._times = 0
@@ -115,5 +115,5 @@ class Oversize:
             return None
         self._times += 1
         if limits == UNKNOWN and self._times >= _TIMES:
-            return TooLarge(self._argument, 0, "")
+            return TooLarge(nbytes=self._argument, limit=0, setting="")
         return limits.exceeded_by(self._argument, self._command)

@@ -19,7 +19,7 @@ Word = str | int | float | bytes
 _FENCE = resources.files(__package__).joinpath("fence.lua")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """One Lua script."""
 
@@ -34,16 +34,16 @@ class Script:
 
     def __call__(self, keys: Sequence[str], args: Sequence[Word]) -> Call:
         """A call with these KEYS and ARGV, to be sent."""
-        return Call(self, tuple(keys), tuple(args))
+        return Call(script=self, keys=tuple(keys), args=tuple(args))
 
 
 def load(package: str | None, name: str, *, with_fence: bool = False) -> Script:
     """The file `name` beside the modules of `package`; `with_fence`: it calls `fenced`, which `fence.lua` defines."""
     text = resources.files(package or "").joinpath(name).read_text()
-    return Script(name, _FENCE.read_text() + text if with_fence else text)
+    return Script(name=name, text=_FENCE.read_text() + text if with_fence else text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of a script, not sent yet. Sending it raises `RedisError`."""
 

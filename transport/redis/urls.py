@@ -46,7 +46,7 @@ class RedisUrlError(SchemaError):
         self.advice = advice
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RedisUrl:
     """A Redis URL that was read. Its `str()` is for logs and errors and has no credentials."""
 
@@ -133,7 +133,7 @@ class _Parser:
             raise _Refusal("it names two databases", "write one, after the / or as db=")
         if self.scheme.endswith("+cluster") and options.get("db"):
             raise _Refusal("a Redis Cluster has database 0 alone", "leave the database out")
-        return RedisUrl(self.shown(), self.scheme, self.nodes, self._socket(), options)
+        return RedisUrl(shown=self.shown(), scheme=self.scheme, nodes=self.nodes, path=self._socket(), options=options)
 
     def _nodes(self) -> tuple[Address, ...]:
         if self.scheme == "unix":

@@ -17,8 +17,8 @@ class Way:
 
     def __init__(
         self,
-        url: str,
         *,
+        url: str,
         tcp: type[AbstractConnection] = Connection,
         unix: type[AbstractConnection] = UnixDomainSocketConnection,
         pool: type[ConnectionPool] = ConnectionPool,

@@ -75,7 +75,7 @@ class AnswerPublisher:
             lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
             sealed=_sealed(job.batch_id, job.num_groups), keep_s=self._result_ttl_s,
         )  # fmt: skip
-        size = Oversize(len(payload), len(payload) + _OVERHEAD)
+        size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
         async def send() -> Outcome:
             # What was under way when the link broke may be what broke it, and travels without company from then on.

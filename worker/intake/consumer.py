@@ -54,7 +54,7 @@ class Consumer:
         runner: JobRunner,
         follower: VersionFollower,
     ) -> None:
-        keys = Keys(settings.policy, settings.partitions)
+        keys = Keys(settings.policy, partitions=settings.partitions)
         self._settings = settings
         self._name = settings.consumer
         self._commands = commands

@@ -86,7 +86,7 @@ def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
 
 def commands_of_a_worker(settings: WorkerSettings) -> dict[str, Words]:
     """All commands that a worker and its scripts send, with keys of its policy."""
-    keys = Keys(settings.policy, settings.partitions)
+    keys = Keys(settings.policy, partitions=settings.partitions)
     jobs, dead, worker = keys.jobs(0), keys.dead(0), keys.worker(settings.consumer)
     ledger, results, adapter = keys.ledger(_PROBE), keys.results(_PROBE), keys.adapter(f"{_PROBE}@0")
     found: dict[str, Words] = {

@@ -42,7 +42,7 @@ class Start:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._keys = Keys(settings.policy, settings.partitions)
+        self._keys = Keys(settings.policy, partitions=settings.partitions)
         self._key = self._keys.worker(settings.consumer)
         self._process = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._started_at = round(time.time(), 3)

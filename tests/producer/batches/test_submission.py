@@ -65,6 +65,10 @@ def test_an_entry_says_how_many_tokens_its_job_may_have() -> None:
     envelopes = [envelope for envelope, _ in submission().jobs]
 
     assert envelopes == [
-        Envelope("b", 0, 0, 2, 3, kind="job", lane="default", tokens=2 * 3 * 4),
-        Envelope("b", 1, 2, 1, 3, kind="job", lane="default", tokens=1 * 3 * 4),
+        Envelope(
+            batch_id="b", job=0, first_group=0, job_groups=2, num_groups=3, kind="job", lane="default", tokens=2 * 3 * 4
+        ),
+        Envelope(
+            batch_id="b", job=1, first_group=2, job_groups=1, num_groups=3, kind="job", lane="default", tokens=1 * 3 * 4
+        ),
     ]

@@ -121,7 +121,7 @@ async def test_the_error_of_a_batch_that_nobody_serves_says_so(
     async with AsyncClient(redis_url, policy=f"{policy}-x") as other:
         with pytest.raises(ResultTimeoutError, match=f"no worker serves policy '{policy}-x': .*{policy}.* the name"):
             await other.generate([[1]], None, CONFIG, timeout=LIMIT_S)
-    keys = Keys(policy, 7)
+    keys = Keys(policy, partitions=7)
     batch_id = next(name for name in map(str, range(99)) if keys.partition(name) == 5)
     async with AsyncClient(redis_url, policy=policy, partitions=7) as other:
         with pytest.raises(ResultTimeoutError, match=r"no worker reads partition 5, .*=7, .*--partitions 1;"):
@@ -157,7 +157,7 @@ async def test_whoever_waits_for_groups_or_a_version_is_warned(
     announce(queue, 2, "step-2")
     reporting(queue, "a", 1, policy_error="no folder of that name")
     handle = await trainer.submit([[1]], None, CONFIG)
-    gate = StalenessGate(4, 0)
+    gate = StalenessGate(batch_samples=4, max_staleness=0)
     await gate.admit(4)
     calls: list[Any] = [anext(handle.groups()), trainer.wait_for_version(9), gate.admit(4)]
     waits = [asyncio.ensure_future(call) for call in calls]

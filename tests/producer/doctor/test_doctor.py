@@ -99,7 +99,7 @@ def test_each_fault_of_a_broken_queue_is_named(own_redis: Any, policy: str) -> N
 
 
 def test_keys_of_another_type_hide_no_other_fault(own_redis: Any, policy: str) -> None:
-    keys = Keys(policy, 2)
+    keys = Keys(policy, partitions=2)
     for key in (keys.jobs(0), keys.control()):
         own_redis.set(key, "x")
     own_redis.xadd(keys.dead(1), {"letter": b"x", "payload": b""})

@@ -54,7 +54,7 @@ def test_a_filter_looks_into_error_worker_batch_and_entry(
 
 
 def test_letters_of_every_partition_are_found(redis_url: str, policy: str, queue: Queue) -> None:
-    operator, keys = Operator(redis_url, policy), Keys(policy, 3)
+    operator, keys = Operator(redis_url, policy), Keys(policy, partitions=3)
     for partition in (0, 2):
         bury(queue, letter_of(policy), b"p%d" % partition, keys.dead(partition), "9-1")
     bury(queue, letter_of(policy), b"", keys.dead(1), "8-1")

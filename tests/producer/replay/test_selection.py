@@ -170,7 +170,8 @@ def test_hostile_entries_and_ledgers_are_errors_and_not_tracebacks(
 ) -> None:
     submit(client)
     bad: Any = queue.redis.xadd(queue.jobs_key, {"batch": "b", "payload": "\x1b[2J"})
-    queue.redis.xadd(queue.jobs_key, dict(Envelope("c", 0, 0, 1, 1).fields(encode(a_job("d")))))  # type: ignore[arg-type]
+    lying: Any = Envelope(batch_id="c", job=0, first_group=0, job_groups=1, num_groups=1).fields(encode(a_job("d")))
+    queue.redis.xadd(queue.jobs_key, lying)
     finish(queue)
     done = command("replay", "--since", "1h")
     assert replayed(done).startswith("b.replay-")
@@ -190,7 +191,9 @@ def test_a_job_that_requires_what_this_release_does_not_know_is_not_queued_again
     client: Client, command: Command, queue: Queue
 ) -> None:
     submit(client)
-    newer: Any = Envelope("c", 0, 0, 1, 1).fields(encode(a_job("c", requires=("images",))))
+    newer: Any = Envelope(batch_id="c", job=0, first_group=0, job_groups=1, num_groups=1).fields(
+        encode(a_job("c", requires=("images",)))
+    )
     queue.redis.xadd(queue.jobs_key, newer)
     finish(queue)
     done = command("replay", "--since", "1h")

@@ -22,7 +22,7 @@ class AnyTrainer(RuleBasedStateMachine):
     )
     def start(self, batch: int, k: int, room: int | None, version: int) -> None:
         self.loop = asyncio.new_event_loop()
-        self.gate = StalenessGate(batch, k, max_outstanding=room, version=version)
+        self.gate = StalenessGate(batch_samples=batch, max_staleness=k, max_outstanding=room, version=version)
         self.first, self.now = version, version
         self.largest = min((k + 1) * batch, (k + 1) * batch if room is None else room)
         self.room = (k + 1) * batch if room is None else room
@@ -160,7 +160,7 @@ def test_a_trainer_that_consumes_in_order_never_hangs_and_is_never_refused(
     sizes = data.draw(fixed | any_size)
 
     async def train() -> StalenessGate:
-        gate, queue = StalenessGate(batch, k), asyncio.Queue[int]()
+        gate, queue = StalenessGate(batch_samples=batch, max_staleness=k), asyncio.Queue[int]()
 
         async def submit() -> None:
             for size in sizes:

@@ -26,7 +26,7 @@ from tests.support.worker_process import settled
 def test_samples_ever_submitted_are_bounded_by_version_and_staleness(
     batch: int, k: int, start: int, version: int, allowed: int
 ) -> None:
-    gate = StalenessGate(batch, k, version=start)
+    gate = StalenessGate(batch_samples=batch, max_staleness=k, version=start)
     submitted = 0
     for at in range(start, version + 1):
         if at > start:
@@ -38,7 +38,7 @@ def test_samples_ever_submitted_are_bounded_by_version_and_staleness(
 
 
 def test_max_outstanding_bounds_what_is_not_yet_consumed() -> None:
-    gate = StalenessGate(8, 1, max_outstanding=10)
+    gate = StalenessGate(batch_samples=8, max_staleness=1, max_outstanding=10)
     assert [gate.try_admit(5), gate.try_admit(5), gate.try_admit(1)] == [0, 0, None]
     gate.consumed(3, 0)
     assert [gate.try_admit(4), gate.try_admit(3)] == [None, 0]
@@ -46,7 +46,7 @@ def test_max_outstanding_bounds_what_is_not_yet_consumed() -> None:
 
 
 def test_what_is_returned_may_be_submitted_again() -> None:
-    gate = StalenessGate(4, 0)
+    gate = StalenessGate(batch_samples=4, max_staleness=0)
     assert [gate.try_admit(4), gate.try_admit(1)] == [0, None]
     gate.returned(3, 0)
     assert [gate.try_admit(3), gate.try_admit(1)] == [0, None]
@@ -54,7 +54,7 @@ def test_what_is_returned_may_be_submitted_again() -> None:
 
 
 def test_a_version_that_would_strand_samples_is_refused_until_they_are_consumed() -> None:
-    gate = StalenessGate(4, 1)
+    gate = StalenessGate(batch_samples=4, max_staleness=1)
     assert [gate.try_admit(4), gate.try_admit(4)] == [0, 0]
     gate.consumed(3, 0)
     gate.advance(1)
@@ -70,14 +70,14 @@ def test_a_version_that_would_strand_samples_is_refused_until_they_are_consumed(
 
 @pytest.mark.parametrize("version", [3, 2, -1, True, 4.0])
 def test_versions_only_grow(version: Any) -> None:
-    gate = StalenessGate(4, 1, version=3)
+    gate = StalenessGate(batch_samples=4, max_staleness=1, version=3)
     with pytest.raises(VersionNotNewerError):
         gate.advance(version)
     assert gate.version == 3
 
 
 def test_more_than_is_outstanding_cannot_be_consumed_or_returned() -> None:
-    gate = StalenessGate(4, 1)
+    gate = StalenessGate(batch_samples=4, max_staleness=1)
     gate.try_admit(2)
     for take in (gate.consumed, gate.returned):
         for samples, admitted in ((3, 0), (1, 1)):
@@ -96,7 +96,7 @@ def test_more_than_is_outstanding_cannot_be_consumed_or_returned() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_number_of_samples_or_no_version_is_refused_and_changes_nothing(arguments: tuple[Any, ...]) -> None:
-    gate = StalenessGate(8, 1)
+    gate = StalenessGate(batch_samples=8, max_staleness=1)
     gate.try_admit(8)
     takes: list[Callable[..., None]] = [gate.consumed, gate.returned] if len(arguments) == 2 else [gate.consumed]
     for take in takes:
@@ -106,7 +106,7 @@ def test_what_is_no_number_of_samples_or_no_version_is_refused_and_changes_nothi
 
 
 def test_none_consumed_and_none_returned_change_nothing() -> None:
-    gate = StalenessGate(8, 1)
+    gate = StalenessGate(batch_samples=8, max_staleness=1)
     gate.try_admit(8)
     gate.consumed(0, 0)
     gate.consumed(0, 7, [])
@@ -115,18 +115,18 @@ def test_none_consumed_and_none_returned_change_nothing() -> None:
 
 
 def test_what_can_never_be_admitted_is_refused_at_once() -> None:
-    gate = StalenessGate(4, 1, max_outstanding=6)
+    gate = StalenessGate(batch_samples=4, max_staleness=1, max_outstanding=6)
     for samples in (7, 0, -1, True):
         with pytest.raises(GateArgumentError):
             gate.try_admit(samples)
-    for bounds in ((0, 1), (4, -1), (4, 1.5)):
+    for samples, staleness in ((0, 1), (4, -1), (4, 1.5)):
         with pytest.raises(GateArgumentError):
-            StalenessGate(*bounds)
+            StalenessGate(batch_samples=samples, max_staleness=staleness)  # type: ignore[arg-type] # one is none
     assert gate.try_admit(6) == 0
 
 
 def test_staleness_is_counted_by_the_oldest_version_that_sampled() -> None:
-    gate = StalenessGate(4, 2)
+    gate = StalenessGate(batch_samples=4, max_staleness=2)
     gate.try_admit(4)
     gate.advance(1)
     gate.try_admit(2)
@@ -140,7 +140,7 @@ def test_staleness_is_counted_by_the_oldest_version_that_sampled() -> None:
 
 
 def test_a_batch_is_counted_by_completions_and_failed_rows() -> None:
-    gate = StalenessGate(4, 2, version=3)
+    gate = StalenessGate(batch_samples=4, max_staleness=2, version=3)
     gate.try_admit(8)
     gate.advance(4)
     gate.count(rollouts(((3, 2), (4, 6)), None, ((4, 1),), (), ((5, 1),)), 3)  # an empty completion is no failure
@@ -150,7 +150,7 @@ def test_a_batch_is_counted_by_completions_and_failed_rows() -> None:
 
 
 def test_a_trainer_that_takes_one_batch_a_version_is_never_refused_however_much_of_it_failed() -> None:
-    gate = StalenessGate(8, 1)
+    gate = StalenessGate(batch_samples=8, max_staleness=1)
     under_way: list[int] = []
 
     def submit_what_fits() -> None:
@@ -167,20 +167,20 @@ def test_a_trainer_that_takes_one_batch_a_version_is_never_refused_however_much_
 
 
 def test_a_worker_that_sampled_with_an_older_policy_than_admitted_is_counted_as_late() -> None:
-    gate = StalenessGate(4, 1, version=5)
+    gate = StalenessGate(batch_samples=4, max_staleness=1, version=5)
     gate.try_admit(2)
     gate.consumed(2, 5, [3, 4])
     assert (gate.counts.late, gate.staleness) == (1, {2: 1, 1: 1})
 
 
 def test_repr_says_where_it_stands() -> None:
-    gate = StalenessGate(8, 1, version=2)
+    gate = StalenessGate(batch_samples=8, max_staleness=1, version=2)
     gate.try_admit(5)
     assert repr(gate) == ("<StalenessGate version 2: 5 of 16 submitted, 5 of 16 outstanding, 0 due, 0 waiting>")
 
 
 async def test_admit_waits_for_the_version_and_tells_it() -> None:
-    gate = StalenessGate(4, 0)
+    gate = StalenessGate(batch_samples=4, max_staleness=0)
     assert await gate.admit(4) == 0
     waiting = asyncio.create_task(gate.admit(4))
     await settled()
@@ -194,7 +194,7 @@ async def test_admit_waits_for_the_version_and_tells_it() -> None:
 
 
 async def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
-    gate = StalenessGate(8, 0)
+    gate = StalenessGate(batch_samples=8, max_staleness=0)
     await gate.admit(4)
     large = asyncio.create_task(gate.admit(8))
     await settled()
@@ -209,7 +209,7 @@ async def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
 
 
 async def test_cancelling_the_first_in_line_lets_the_next_one_in() -> None:
-    gate = StalenessGate(8, 0)
+    gate = StalenessGate(batch_samples=8, max_staleness=0)
     await gate.admit(4)
     large = asyncio.create_task(gate.admit(8))
     await settled()
@@ -221,7 +221,7 @@ async def test_cancelling_the_first_in_line_lets_the_next_one_in() -> None:
 
 
 async def test_cancelling_what_was_just_admitted_gives_it_to_the_next() -> None:
-    gate = StalenessGate(4, 0)
+    gate = StalenessGate(batch_samples=4, max_staleness=0)
     await gate.admit(4)
     first = asyncio.create_task(gate.admit(4))
     await settled()
@@ -237,7 +237,7 @@ async def test_cancelling_what_was_just_admitted_gives_it_to_the_next() -> None:
 
 
 async def test_admitting_between_a_cancel_and_its_arrival_counts_it_once() -> None:
-    gate = StalenessGate(4, 0)
+    gate = StalenessGate(batch_samples=4, max_staleness=0)
     await gate.admit(4)
     first = asyncio.create_task(gate.admit(4))
     await settled()

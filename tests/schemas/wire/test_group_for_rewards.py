@@ -23,8 +23,26 @@ PADDED = [[7, 8, 9], [5, 0, 0]]
 def test_a_group_has_its_completions_one_by_one_without_padding() -> None:
     first, second = GROUP.completions
     assert (len(GROUP), GROUP.group, GROUP.prompt_ids) == (2, 3, [1, 2])
-    assert first == Completion(0, [7, 8, 9], [-1.0, -1.125, -1.25], "abc", "stop", 9, -1.5, ((0, 3),))
-    assert second == Completion(1, [5], [-2.0], "d", "stop", 5, -2.5, ((0, 1),))
+    assert first == Completion(
+        sample=0,
+        token_ids=[7, 8, 9],
+        logprobs=[-1.0, -1.125, -1.25],
+        text="abc",
+        finish_reason="stop",
+        stop_reason=9,
+        score=-1.5,
+        version_spans=((0, 3),),
+    )
+    assert second == Completion(
+        sample=1,
+        token_ids=[5],
+        logprobs=[-2.0],
+        text="d",
+        finish_reason="stop",
+        stop_reason=5,
+        score=-2.5,
+        version_spans=((0, 1),),
+    )
     assert [len(one) for one in GROUP] == [3, 1]
     assert [list(one) for one in GROUP] == IDS
     assert all(type(token) is int for one in GROUP for token in one.token_ids)

@@ -145,7 +145,7 @@ def job_of(groups: int, **config: Any) -> Job:
 def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dict[str, Any], sequences: int) -> None:
     admitted = AdmittedJob(
         lease=LEASE,
-        envelope=Envelope("b", 0, 0, 2, 2),
+        envelope=Envelope(batch_id="b", job=0, first_group=0, job_groups=2, num_groups=2),
         job=job_of(2, max_new_tokens=16, **config),
         claim=Admission(1).hold(0),
     )
@@ -160,5 +160,8 @@ def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
     error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
 
     assert AdmittedJob(
-        lease=LEASE, envelope=Envelope("b", 0, 0, 7, 7), job=error, claim=Admission(1).hold(0)
+        lease=LEASE,
+        envelope=Envelope(batch_id="b", job=0, first_group=0, job_groups=7, num_groups=7),
+        job=error,
+        claim=Admission(1).hold(0),
     ).of_group == Load(1, 1)

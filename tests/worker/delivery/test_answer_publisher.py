@@ -18,7 +18,7 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.pipelines import AT_ONCE
 
 BATCH = "b"
-JOB = Envelope(BATCH, 0, 0, 2, 2)
+JOB = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2)
 
 
 def error(group: int, worker: str = "w1") -> GroupError:
@@ -172,7 +172,7 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
 
 
 async def test_a_job_of_many_groups_takes_few_connections(redis: Redis, keys: Keys, publisher: AnswerPublisher) -> None:
-    job = Envelope(BATCH, 0, 0, 500, 500)
+    job = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=500, num_groups=500)
     lease = await deliver(redis, keys, job=job)
     before = await connections(redis)
 

@@ -26,7 +26,7 @@ async def lease(redis: Redis, policy: str) -> Lease:
     """Of an unreadable job, taken ten seconds ago."""
     keys = Keys(policy)
     await redis.xgroup_create(keys.jobs(0), GROUP, id="0", mkstream=True)
-    fields: Any = Envelope(BATCH, 0, 0, 2, 2).fields(BYTES)
+    fields: Any = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2).fields(BYTES)
     entry_id: Any = await redis.xadd(keys.jobs(0), fields)
     await redis.xreadgroup(GROUP, "w1", {keys.jobs(0): ">"})
     now = time.monotonic()
@@ -35,7 +35,7 @@ async def lease(redis: Redis, policy: str) -> Lease:
 
 async def buried(redis: Redis, policy: str, lease: Lease, error: Exception) -> tuple[DeadLetter, bytes]:
     """The only dead letter, after `error` was raised."""
-    fields = Envelope(BATCH, 0, 0, 2, 2).fields(BYTES)
+    fields = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2).fields(BYTES)
     await DeadLetters(redis, Keys(policy)).bury(lease, fields, error, BATCH)
     letters: Any = await redis.xrange(lease.dead_key)
     ((_, letter),) = letters
@@ -43,7 +43,7 @@ async def buried(redis: Redis, policy: str, lease: Lease, error: Exception) -> t
 
 
 def raised_by_intake() -> DataError:
-    envelope = Envelope(BATCH, 0, 0, 2, 2)
+    envelope = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2)
     with pytest.raises(DataError) as raised:
         open_job(envelope, envelope.fields(BYTES))
     return raised.value

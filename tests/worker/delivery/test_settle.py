@@ -15,7 +15,7 @@ from rollstream.worker.delivery.answer_publisher import AnswerPublisher, JobStat
 from rollstream.worker.delivery.lease import Lease
 
 BATCH = "b"
-JOB = Envelope(BATCH, job=0, first_group=9, job_groups=2, num_groups=11)
+JOB = Envelope(batch_id=BATCH, job=0, first_group=9, job_groups=2, num_groups=11)
 
 
 @pytest.fixture

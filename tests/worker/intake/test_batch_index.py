@@ -63,7 +63,7 @@ async def test_each_look_goes_on_where_the_last_one_ended(
 
 
 async def test_what_is_no_batch_of_this_partition_is_left_alone(redis: Redis, policy: str, queue: Queue) -> None:
-    keys = Keys(policy, 2)
+    keys = Keys(policy, partitions=2)
     other = next(name for name in "abcdef" if keys.partition(name) == 1)
     strangers: Any = {b"\xff": 1, "a b": 2, other: 3}
     queue.redis.zadd(keys.batches(0), strangers)

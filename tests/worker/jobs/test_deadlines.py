@@ -181,7 +181,7 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     redis: Redis, policy: str, tiny_model: Path, adapter_dir: Path
 ) -> None:
     keys, job = Keys(policy), job_of(run_deadline_s=0.1, adapter="math@1")
-    envelope = Envelope("b", 0, 0, 1, 1)
+    envelope = Envelope(batch_id="b", job=0, first_group=0, job_groups=1, num_groups=1)
     await redis.xgroup_create(keys.jobs(0), GROUP, id="0", mkstream=True)
     fields: Any = envelope.fields(b"")
     entry_id: Any = await redis.xadd(keys.jobs(0), fields)

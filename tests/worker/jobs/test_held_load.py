@@ -98,7 +98,9 @@ async def test_jobs_that_nobody_can_read_are_counted_while_redis_does_not_take_t
             await until_true(lambda: queue.redis.exists(queue.jobs_key))
             await redis.acl_setuser("slow", reset=True, categories=["+@all"], commands=["-xadd"], **rights)
             for number in range(5):
-                fields: Any = Envelope(f"junk-{number}", 0, 0, 1, 1).fields(b"\xc1" * 100_000)
+                fields: Any = Envelope(
+                    batch_id=f"junk-{number}", job=0, first_group=0, job_groups=1, num_groups=1
+                ).fields(b"\xc1" * 100_000)
                 await redis.xadd(queue.jobs_key, fields)
             await until_true(lambda: len(queue.holders()) == 3 and worker._admission.load.nbytes > 300_000)
             assert not worker._admission.has_room
@@ -116,7 +118,7 @@ async def test_a_job_that_waits_to_be_buried_leaves_its_places_to_others(
     redis: Redis, redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
     """Its ledger refuses answers, and the stream of dead letters refuses the job."""
-    keys = Keys(policy, 1)
+    keys = Keys(policy, partitions=1)
     rights: Any = {"enabled": True, "passwords": "+secret", "channels": ["*"], "categories": ["+@all"]}
     few = [f"{keys.jobs(0).removesuffix('jobs')}{name}*" for name in ("jobs", "results:", "ledger:")]
     await redis.acl_setuser("few", reset=True, keys=["*"], **rights)

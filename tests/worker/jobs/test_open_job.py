@@ -13,7 +13,7 @@ from rollstream.worker.jobs.open_job import open_job
 from tests.schemas.wire.test_codec import MESSAGES
 
 [JOB] = [message for message in MESSAGES if isinstance(message, Job)]
-ENVELOPE = Envelope("b-1", 0, 0, 2, 2)
+ENVELOPE = Envelope(batch_id="b-1", job=0, first_group=0, job_groups=2, num_groups=2)
 
 
 def test_a_payload_that_agrees_with_its_envelope_is_a_job() -> None:
@@ -25,7 +25,17 @@ def test_an_envelope_reads_back_what_it_wrote(traceparent: str | None) -> None:
     envelope = Envelope.of_job(JOB, traceparent)
 
     assert Envelope.of(envelope.fields(b"")) == envelope
-    assert envelope == Envelope("b-1", 0, 0, 2, 2, "job", "default", 2 * 2 * 4, traceparent)
+    assert envelope == Envelope(
+        batch_id="b-1",
+        job=0,
+        first_group=0,
+        job_groups=2,
+        num_groups=2,
+        kind="job",
+        lane="default",
+        tokens=2 * 2 * 4,
+        traceparent=traceparent,
+    )
 
 
 def test_an_entry_of_an_older_producer_is_read() -> None:

@@ -54,7 +54,7 @@ async def test_scripts_that_redis_does_not_know_are_brought_to_it(
     redis: Redis, pipelines: Pipelines, policy: str
 ) -> None:
     texts = [f"return redis.call('INCR', KEYS[1]) + {number} -- {policy}" for number in (10, 20)]
-    calls = [Script("test", text)([policy], []) for text in texts]
+    calls = [Script(name="test", text=text)([policy], []) for text in texts]
 
     found = await asyncio.gather(*(pipelines.run(call) for call in calls * 2))
 

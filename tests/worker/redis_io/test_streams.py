@@ -10,7 +10,7 @@ from rollstream.worker.redis_io import streams
 
 
 async def test_a_read_takes_one_job_however_many_partitions_have_one(redis: Redis, policy: str) -> None:
-    keys = Keys(policy, 4)
+    keys = Keys(policy, partitions=4)
     jobs = [keys.jobs(partition) for partition in range(4)]
     for jobs_key in jobs:
         await streams.create_group(redis, jobs_key)

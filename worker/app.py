@@ -42,7 +42,7 @@ log = structlog.get_logger()
 class Worker:
     """Consumer, heartbeat and watchdog around one engine."""
 
-    def __init__(self, settings: WorkerSettings, engine: Engine, start: Start | None = None) -> None:
+    def __init__(self, *, settings: WorkerSettings, engine: Engine, start: Start | None = None) -> None:
         """`start`: an earlier start, if the engine took long to make and the worker should be seen meanwhile."""
         self._settings = settings
         self._start = start or Start(settings)
@@ -51,8 +51,10 @@ class Worker:
         self._commands = connect(settings.redis)
         self._upkeep = connect(settings.redis)  # leases and heartbeats must not wait behind thousands of answers
         keys = Keys(settings.policy, partitions=settings.partitions)
-        self._admission = Admission(settings.admitted_sequences, settings.inflight_bytes, settings.places)
-        self._publisher = AnswerPublisher(self._commands, keys, settings.result_ttl_s)
+        self._admission = Admission(
+            limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
+        )
+        self._publisher = AnswerPublisher(redis=self._commands, keys=keys, result_ttl_s=settings.result_ttl_s)
         clock = RedisClock()
         self._heartbeat = Heartbeat(
             redis=self._upkeep,
@@ -80,11 +82,17 @@ class Worker:
             clock=clock,
             follower=self._follower,
         )
-        self._leases = Leases(self._upkeep, settings.lease_s)
+        self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s)
         self._consumer = Consumer(
-            settings, self._blocking, self._commands, self._leases, self._admission, self._runner, self._follower
+            settings=settings,
+            blocking=self._blocking,
+            commands=self._commands,
+            leases=self._leases,
+            admission=self._admission,
+            runner=self._runner,
+            follower=self._follower,
         )
-        self._agreement = LeaseAgreement(self._upkeep, keys, settings.lease_s)
+        self._agreement = LeaseAgreement(redis=self._upkeep, keys=keys, lease_s=settings.lease_s)
         self._control = Control(
             redis=self._upkeep,
             keys=keys,

@@ -45,7 +45,7 @@ async def _serve(settings: WorkerSettings) -> int:
     start = Start(settings)
     try:
         await start.begin()
-        await Worker(settings, make_engine(settings), start).run()
+        await Worker(settings=settings, engine=make_engine(settings), start=start).run()
     except SettingsError as error:
         _complain(Redaction(settings).lines(str(error)))
         return EXIT_SETTINGS

@@ -168,7 +168,9 @@ async def trim(redis_url: str, policy: str) -> None:
     connection = connect(redis_url)
     try:
         key = Keys(policy).jobs(0)
-        await Janitor(connection, [key], Retention(0, 0), Admission(1)).trim(key)
+        await Janitor(
+            redis=connection, jobs_keys=[key], retention=Retention(seconds=0, nbytes=0), admission=Admission(limit=1)
+        ).trim(key)
     finally:
         await connection.aclose()
 

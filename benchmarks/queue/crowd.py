@@ -183,7 +183,7 @@ async def _while_wanted(role: Any) -> None:
 async def _work(settings: dict[str, Any], serving: Any) -> None:
     mine = WorkerSettings(**settings)
     logs.configure(mine)
-    worker = Worker(mine, StubEngine(mine))
+    worker = Worker(settings=mine, engine=StubEngine(mine))
     async with asyncio.TaskGroup() as roles:
         roles.create_task(worker.run())
         while worker.state == "starting":  # noqa: ASYNC110 - it has no event for it

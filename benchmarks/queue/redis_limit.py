@@ -120,7 +120,14 @@ class Lane:
             yield submit_call(self._keys, batch, chunk).whole
         for envelope, _ in batch.jobs:
             reply = yield "XREADGROUP", "GROUP", GROUP, "worker", "COUNT", 1, "STREAMS", jobs, ">"
-            lease = Lease(jobs, self._keys.dead(0), reply[0][1][0][0].decode(), "worker", 1, 0)
+            lease = Lease(
+                jobs_key=jobs,
+                dead_key=self._keys.dead(0),
+                entry_id=reply[0][1][0][0].decode(),
+                consumer="worker",
+                delivery=1,
+                ends_at=0,
+            )
             yield "HMGET", ledger, "cancelled", *(f"g:{group}" for group in envelope.groups)
             for group in envelope.groups:
                 outcome = yield publish_call(
@@ -148,7 +155,7 @@ def _answer(batch: Submission, size: Size) -> bytes:
         )
         for row in tokens
     ]
-    lease = Lease("", "", "", "worker-name-1234-abcdef", 1, 0)
+    lease = Lease(jobs_key="", dead_key="", entry_id="", consumer="worker-name-1234-abcdef", delivery=1, ends_at=0)
     encoded = encode(group_result(lease, job, 0, job.prompts[0], completions, time.time()))
     decode(encoded, GroupResult)
     return encoded

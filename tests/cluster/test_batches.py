@@ -184,7 +184,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
         await create_group(commands, jobs_key)
     entry_id: Any = await commands.xadd(here, {"n": "1"})
     await commands.xreadgroup(GROUP, ParkedFor(5).consumer, {here: ">"})
-    parking = Parking(commands, [keys.jobs(0), here], "one", policy)
+    parking = Parking(redis=commands, jobs_keys=[keys.jobs(0), here], consumer="one", follower=policy)
 
     silent.freeze()
     try:

@@ -60,11 +60,11 @@ def test_crashes_and_interruptions_are_counted_apart(earlier: int, interrupted: 
 
 
 def lease(delivery: int) -> Lease:
-    return Lease("jobs", "dead", "1-0", "w1", delivery, ends_at=0.0)
+    return Lease(jobs_key="jobs", dead_key="dead", entry_id="1-0", consumer="w1", delivery=delivery, ends_at=0.0)
 
 
 async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Redis, policy: str) -> None:
-    deliveries, ledger = DeliveryBudgets(redis, Keys(policy), BUDGETS), Keys(policy).ledger("b")
+    deliveries, ledger = DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS), Keys(policy).ledger("b")
     await redis.hset(ledger, mapping={"digest": "x", "lived:2-0:1": "w1", "lived:2-0:2": "w1"})
     await deliveries.check(lease(3), "b")
 
@@ -79,11 +79,11 @@ async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Re
 
 async def test_no_number_of_deliveries_is_too_large_to_be_counted(redis: Redis, policy: str) -> None:
     with pytest.raises(DataError, match="--max-deliveries 3"):
-        await DeliveryBudgets(redis, Keys(policy), BUDGETS).check(lease(2**31), "b")
+        await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS).check(lease(2**31), "b")
 
 
 async def test_a_ledger_that_expired_is_not_made_again(redis: Redis, policy: str) -> None:
-    await DeliveryBudgets(redis, Keys(policy), BUDGETS).excuse(lease(1), "b")
+    await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS).excuse(lease(1), "b")
 
     assert await redis.exists(Keys(policy).ledger("b")) == 0
 

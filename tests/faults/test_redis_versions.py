@@ -127,7 +127,9 @@ async def test_only_what_is_finished_is_trimmed(redis_url: str, policy: str, red
     await redis.xreadgroup(GROUP, "holding", {jobs: ">"}, count=4)
     await redis.xack(jobs, GROUP, "1-0", "2-0", "4-0")
 
-    trimmed = await Janitor(redis, [jobs], Retention(0, 2**40), Admission(1)).trim(jobs)
+    trimmed = await Janitor(
+        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=2**40), admission=Admission(limit=1)
+    ).trim(jobs)
 
     assert trimmed == 2
     assert [entry_id for entry_id, _ in queue.entries()] == ["3-0", "4-0", "5-0"]

@@ -33,7 +33,7 @@ AT_ONCE = Retention(seconds=0, nbytes=2**40)
 
 async def run_once(redis: Redis, settings: WorkerSettings, *, in_order: bool) -> None:
     """A whole life of a worker in this process: until its name is in the consumer group, and then to its end."""
-    running = asyncio.create_task(Worker(settings, StubEngine(settings)).run())
+    running = asyncio.create_task(Worker(settings=settings, engine=StubEngine(settings)).run())
     while settings.consumer not in await names(redis, settings.policy):
         assert not running.done(), running
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_many_starts_leave_no_consumer_but_one_that_holds_something(
 
     batch = client.submit([[5]], None, tokens())
     queue.redis.xreadgroup(GROUP, "start-25", {queue.jobs_key: ">"})
-    janitor = Janitor(redis, [queue.jobs_key], AT_ONCE, Admission(1))
+    janitor = Janitor(redis=redis, jobs_keys=[queue.jobs_key], retention=AT_ONCE, admission=Admission(limit=1))
     await janitor.remove_dead_consumers(queue.jobs_key, 0)
     assert await names(redis, policy) == {"start-25"}
 
@@ -98,7 +98,7 @@ async def test_a_slow_reader_of_thousands_of_results_misses_none_while_jobs_are_
     redis: Redis, redis_url: str, policy: str, reader: AsyncClient, stub_worker: WorkerProcess, groups: int
 ) -> None:
     jobs_key = Keys(policy).jobs(0)
-    janitor = Janitor(redis, [jobs_key], AT_ONCE, Admission(1))
+    janitor = Janitor(redis=redis, jobs_keys=[jobs_key], retention=AT_ONCE, admission=Admission(limit=1))
     trimmed = 0
 
     async def trim_for_ever() -> None:

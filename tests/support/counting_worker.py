@@ -63,7 +63,7 @@ async def serving(
            "grace_s": 0, "heartbeat_s": 0.1, **settings}
     )  # fmt: skip
     engine = CountingEngine(chosen, group_s)
-    worker = Worker(chosen, engine)
+    worker = Worker(settings=chosen, engine=engine)
     running = asyncio.create_task(worker.run())
     try:
         yield worker, engine

@@ -26,7 +26,7 @@ class Admission:
     reading, each for a reason of its own; it goes on when the last has resumed it.
     """
 
-    def __init__(self, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:
+    def __init__(self, *, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:
         """`limit` sequences are enough to read no more; `places` may be in the engine at once, as many if None."""
         self.limits = Load(sequences=limit, nbytes=limit_bytes)
         self.places = Load(sequences=places or limit, nbytes=limit_bytes)
@@ -136,7 +136,7 @@ class Admission:
     def hold(self, payload: int) -> Claim:
         """Count a job that was taken from Redis, of so many bytes; end with `let_go`."""
         self._one_more = False
-        claim = Claim(payload)
+        claim = Claim(payload=payload)
         self._jobs[claim] = Load(nbytes=payload)
         self._payloads += payload
         self._update()
@@ -147,7 +147,9 @@ class Admission:
         self._withdraw(claim)
         self._wait(claim, groups, each)
         if not self._jobs[claim].groups:
-            self._jobs[claim] = size = Load(groups, groups * each.sequences, claim.payload, groups * each.tokens)
+            self._jobs[claim] = size = Load(
+                groups=groups, sequences=groups * each.sequences, nbytes=claim.payload, tokens=groups * each.tokens
+            )
             self._of_late.append(size)
         self._give_places()
 

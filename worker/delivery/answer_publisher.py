@@ -28,7 +28,7 @@ _OVERHEAD = 2048
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
     """What the ledger says of a job."""
 
@@ -45,7 +45,7 @@ class _TooLargeError(WorkerError):
 class AnswerPublisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
-    def __init__(self, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
         self._redis = redis
         self._pipelines = Pipelines(redis)
         self._keys = keys
@@ -106,7 +106,7 @@ class AnswerPublisher:
         command = "HMGET", self._keys.ledger(job.batch_id), LedgerField.CANCELLED, *map(LedgerField.group, job.groups)
         cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
-        return JobState(cancelled is not None, missing)
+        return JobState(cancelled=cancelled is not None, unanswered=missing)
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
         """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `job_state` does."""

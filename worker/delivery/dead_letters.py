@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class DeadLetters:
     """Writes to the `dead` stream of the partition that an entry came from."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 

@@ -23,7 +23,7 @@ from .lease import Lease
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
     """How often a job may end badly."""
 
@@ -58,7 +58,7 @@ def why_given_up(budgets: Budgets, earlier: int, interrupted: int) -> str | None
 class DeliveryBudgets:
     """Counts how a job's earlier deliveries ended."""
 
-    def __init__(self, redis: Redis, keys: Keys, budgets: Budgets) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, budgets: Budgets) -> None:
         self._redis = redis
         self._keys = keys
         self._budgets = budgets

@@ -28,7 +28,7 @@ class LeaseEndedError(WorkerError):
     """Raised in a group whose lease ran out or was lost while it was being generated: another worker may own it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Request:
     """What a task waits for while its lease lasts."""
 
@@ -40,7 +40,7 @@ class _Request:
         caller.cancel()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class Lease:
     """One delivery of one entry to this worker. Its fencing token is (consumer, delivery); Redis checks it."""
 
@@ -80,7 +80,7 @@ class Lease:
         if caller is None or caller in self._requests:
             raise RuntimeError("a task has one request at a time")
         cancelled_before = caller.cancelling()
-        self._requests[caller] = running = _Request(stoppable)
+        self._requests[caller] = running = _Request(is_stoppable=stoppable)
         try:
             return await request
         except asyncio.CancelledError:
@@ -120,7 +120,7 @@ class Lease:
 class Leases:
     """Every lease that this worker holds, running or waiting, also while it drains."""
 
-    def __init__(self, redis: Redis, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._lease_s = lease_s
         self._held: set[Lease] = set()

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 class LeaseAgreement:
     """Compares our `--lease-s` with what stands in the control hash, at start and whenever that is looked at."""
 
-    def __init__(self, redis: Redis, keys: Keys, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, lease_s: float) -> None:
         self._redis = redis
         self._keys = keys
         self._lease_s = lease_s

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What a group, or several, takes of a worker."""
 
@@ -24,22 +24,27 @@ class Load:
 
     def __add__(self, other: Load) -> Load:
         return Load(
-            self.groups + other.groups,
-            self.sequences + other.sequences,
-            self.nbytes + other.nbytes,
-            self.tokens + other.tokens,
+            groups=self.groups + other.groups,
+            sequences=self.sequences + other.sequences,
+            nbytes=self.nbytes + other.nbytes,
+            tokens=self.tokens + other.tokens,
         )
 
     def __sub__(self, other: Load) -> Load:
         return Load(
-            self.groups - other.groups,
-            self.sequences - other.sequences,
-            self.nbytes - other.nbytes,
-            self.tokens - other.tokens,
+            groups=self.groups - other.groups,
+            sequences=self.sequences - other.sequences,
+            nbytes=self.nbytes - other.nbytes,
+            tokens=self.tokens - other.tokens,
         )
 
     def __rmul__(self, times: int) -> Load:
-        return Load(times * self.groups, times * self.sequences, times * self.nbytes, times * self.tokens)
+        return Load(
+            groups=times * self.groups,
+            sequences=times * self.sequences,
+            nbytes=times * self.nbytes,
+            tokens=times * self.tokens,
+        )
 
     def share_of(self, limits: Load) -> float:
         """The part of a worker that this takes: of its sequences or of its bytes, whichever is more."""
@@ -49,7 +54,7 @@ class Load:
 NOTHING = Load()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class Claim:
     """What one job has of the worker, and what it still wants.
 

@@ -29,7 +29,7 @@ PAUSE_AT, RESUME_UNDER = 0.9, 0.85
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Of Redis, in bytes, as it counts them itself before it refuses a write."""
 
@@ -52,7 +52,7 @@ def nearly_full(memory: Memory, *, paused: bool) -> bool:
 class Backpressure:
     """Pauses admission, and resumes it, by what Redis says of its memory."""
 
-    def __init__(self, redis: Redis, admission: Admission, janitor: Janitor) -> None:
+    def __init__(self, *, redis: Redis, admission: Admission, janitor: Janitor) -> None:
         self._redis = redis
         self._admission = admission
         self._janitor = janitor
@@ -108,4 +108,4 @@ class Backpressure:
 async def _memory(node: Redis) -> Memory:
     info = await node.info("memory")
     # Replication and append-only buffers are used, but do not make Redis refuse a write.
-    return Memory(info["used_memory"] - info.get("mem_not_counted_for_evict", 0), info["maxmemory"])
+    return Memory(used=info["used_memory"] - info.get("mem_not_counted_for_evict", 0), limit=info["maxmemory"])

@@ -16,7 +16,7 @@ class SetBack:
     as the clock was off. Workers that live renew theirs, which has the same effect.
     """
 
-    def __init__(self, redis: Redis, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._period_s = lease_s / 2
         self._looked_at: dict[str, float] = {}

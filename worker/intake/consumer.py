@@ -46,6 +46,7 @@ class Consumer:
 
     def __init__(
         self,
+        *,
         settings: WorkerSettings,
         blocking: Redis,
         commands: Redis,
@@ -61,22 +62,47 @@ class Consumer:
         self._leases = leases
         self._admission = admission
         self._dead_keys = {keys.jobs(p): keys.dead(p) for p in range(keys.partitions)}
-        self._parking = Parking(commands, self._dead_keys, self._name, follower)
+        self._parking = Parking(redis=commands, jobs_keys=self._dead_keys, consumer=self._name, follower=follower)
         # With one delivery only, every job has its last one, and a busy worker would never take anything over.
         last_delivery = max(2, settings.max_deliveries)
         self._recoverer = Recoverer(
-            commands, self._dead_keys, self._name, settings.lease_s, admission, leases, last_delivery, self._parking
+            redis=commands,
+            jobs_keys=self._dead_keys,
+            consumer=self._name,
+            lease_s=settings.lease_s,
+            admission=admission,
+            leases=leases,
+            last_delivery=last_delivery,
+            parking=self._parking,
         )
-        retention = Retention(settings.retention_s, settings.retention_bytes)
-        self._janitor = Janitor(commands, self._dead_keys, retention, admission)
+        retention = Retention(seconds=settings.retention_s, nbytes=settings.retention_bytes)
+        self._janitor = Janitor(redis=commands, jobs_keys=self._dead_keys, retention=retention, admission=admission)
         self._batch_index = BatchIndex(redis=commands, keys=keys, admission=admission)
-        self._backpressure = Backpressure(commands, admission, self._janitor)
-        self._budgets = DeliveryBudgets(commands, keys, Budgets(settings.max_deliveries, settings.max_interruptions))
-        dead_letters = DeadLetters(commands, keys)
-        self._endings = Endings(leases, admission, runner, self._budgets, self._parking, dead_letters)
+        self._backpressure = Backpressure(redis=commands, admission=admission, janitor=self._janitor)
+        self._budgets = DeliveryBudgets(
+            redis=commands,
+            keys=keys,
+            budgets=Budgets(deliveries=settings.max_deliveries, interruptions=settings.max_interruptions),
+        )
+        dead_letters = DeadLetters(redis=commands, keys=keys)
+        self._endings = Endings(
+            leases=leases,
+            admission=admission,
+            runner=runner,
+            budgets=self._budgets,
+            parking=self._parking,
+            dead_letters=dead_letters,
+        )
         # A lease counts from when the read was sent: a read must not take much of it.
         block_ms = min(BLOCK_MS, int(1000 * settings.lease_s / 4))
-        self._reader = Reader(blocking, commands, settings.consumer, self._dead_keys, block_ms, self._unseen)
+        self._reader = Reader(
+            blocking=blocking,
+            commands=commands,
+            consumer=settings.consumer,
+            jobs_keys=self._dead_keys,
+            block_ms=block_ms,
+            unseen=self._unseen,
+        )
         admission.on_pause = self._reader.interrupt
         self._sources: list[asyncio.Task[None]] = []
         self._unfinished: set[Lease] = set()
@@ -194,13 +220,13 @@ class Consumer:
 
     def _lease(self, entry: Entry) -> Lease:
         return Lease(
-            entry.jobs_key,
-            self._dead_keys[entry.jobs_key],
-            entry.entry_id,
-            self._name,
-            entry.delivery,
-            entry.taken_at + self._settings.lease_s,
-            entry.taken_at,
+            jobs_key=entry.jobs_key,
+            dead_key=self._dead_keys[entry.jobs_key],
+            entry_id=entry.entry_id,
+            consumer=self._name,
+            delivery=entry.delivery,
+            ends_at=entry.taken_at + self._settings.lease_s,
+            taken_at=entry.taken_at,
         )
 
     async def _take(self, jobs: asyncio.TaskGroup, *entries: Entry) -> None:

@@ -29,6 +29,7 @@ class Endings:
 
     def __init__(
         self,
+        *,
         leases: Leases,
         admission: Admission,
         runner: JobRunner,

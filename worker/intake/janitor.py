@@ -23,7 +23,7 @@ CONSUMER_IDLE_S = 60
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """How long finished jobs stay in the stream of a partition, for replay: until either is exceeded."""
 
@@ -35,7 +35,7 @@ class Retention:
 class Janitor:
     """Cleans every partition about once a minute; any number of workers may do so at once."""
 
-    def __init__(self, redis: Redis, jobs_keys: Iterable[str], retention: Retention, admission: Admission) -> None:
+    def __init__(self, *, redis: Redis, jobs_keys: Iterable[str], retention: Retention, admission: Admission) -> None:
         self._redis = redis
         self._admission = admission
         self._jobs_keys = list(jobs_keys)

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class Parking:
     """Parks what this worker is too old for, and finds what it has become new enough for."""
 
-    def __init__(self, redis: Redis, jobs_keys: Iterable[str], consumer: str, follower: VersionFollower) -> None:
+    def __init__(self, *, redis: Redis, jobs_keys: Iterable[str], consumer: str, follower: VersionFollower) -> None:
         self._redis = redis
         self._jobs_keys = list(jobs_keys)
         self._consumer = consumer

@@ -33,6 +33,7 @@ class Reader:
 
     def __init__(
         self,
+        *,
         blocking: Redis,
         commands: Redis,
         consumer: str,

@@ -33,6 +33,7 @@ class Recoverer:
 
     def __init__(
         self,
+        *,
         redis: Redis,
         jobs_keys: Iterable[str],
         consumer: str,
@@ -49,7 +50,7 @@ class Recoverer:
         self._last_delivery = last_delivery
         self._parking = parking
         self._redis = redis
-        self._set_back = SetBack(redis, lease_s)
+        self._set_back = SetBack(redis=redis, lease_s=lease_s)
         self._cursors = dict.fromkeys(jobs_keys, _START)
 
     async def run(self, take: Take) -> None:

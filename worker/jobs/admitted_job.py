@@ -13,7 +13,7 @@ from ..delivery.turns import Claim, Load
 from ..engine import Adapter
 from ..errors import DataError
 
-OF_ERROR = Load(1, 1)
+OF_ERROR = Load(groups=1, sequences=1)
 """What a group takes that only gets an error answer: nothing of the engine, but memory, so it counts as a sequence."""
 
 
@@ -34,7 +34,9 @@ class AdmittedJob:
             return OF_ERROR
         config = self.job.config
         sequences = config.sequences_per_prompt
-        return Load(1, sequences, result_bytes(config), sequences * config.max_new_tokens)
+        return Load(
+            groups=1, sequences=sequences, nbytes=result_bytes(config), tokens=sequences * config.max_new_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

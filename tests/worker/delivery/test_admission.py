@@ -16,8 +16,8 @@ from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 
-LEASE = Lease("jobs", "dead", "1-0", "w1", 1, ends_at=0.0)
-ONE = Load(1, 1)
+LEASE = Lease(jobs_key="jobs", dead_key="dead", entry_id="1-0", consumer="w1", delivery=1, ends_at=0.0)
+ONE = Load(groups=1, sequences=1)
 
 
 def opened(admission: Admission, groups: int, each: Load = ONE, payload: int = 0) -> Claim:
@@ -37,20 +37,20 @@ def ready(admission: Admission, groups: int, each: Load = ONE, payload: int = 0)
 @pytest.mark.parametrize(
     ("groups", "each", "payload", "room"),
     [
-        (1, Load(1, 3), 99, True),
-        (1, Load(1, 4), 0, False),
+        (1, Load(groups=1, sequences=3), 99, True),
+        (1, Load(groups=1, sequences=4), 0, False),
         (4, ONE, 0, False),
         (1, ONE, 100, False),
-        (2, Load(1, 3), 200, False),
+        (2, Load(groups=1, sequences=3), 200, False),
         (3, ONE, 0, True),
-        (1, Load(1, 1, 1000), 0, True),
+        (1, Load(groups=1, sequences=1, nbytes=1000), 0, True),
     ],
     ids=str,
 )
 def test_there_is_room_below_both_limits_by_payloads_and_sequences_of_all_groups(
     groups: int, each: Load, payload: int, room: bool
 ) -> None:
-    admission = Admission(4, 100)
+    admission = Admission(limit=4, limit_bytes=100)
 
     opened(admission, groups, each, payload)
 
@@ -58,8 +58,8 @@ def test_there_is_room_below_both_limits_by_payloads_and_sequences_of_all_groups
 
 
 async def test_no_job_is_read_while_a_limit_is_reached() -> None:
-    admission = Admission(4, 100)
-    jobs = [ready(admission, 2, Load(1, 2)), opened(admission, 1, payload=100)]
+    admission = Admission(limit=4, limit_bytes=100)
+    jobs = [ready(admission, 2, Load(groups=1, sequences=2)), opened(admission, 1, payload=100)]
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
 
@@ -67,12 +67,12 @@ async def test_no_job_is_read_while_a_limit_is_reached() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     await admission.place(jobs[0])
-    admission.leave(jobs[0], Load(1, 2))
+    admission.leave(jobs[0], Load(groups=1, sequences=2))
     assert await waiting is True
 
 
 async def test_no_job_is_read_while_there_is_a_reason_to_pause() -> None:
-    admission = Admission(4, 100)
+    admission = Admission(limit=4, limit_bytes=100)
     admission.set_paused(PauseReason.MEMORY, on=True)
     admission.set_paused(PauseReason.MEMORY, on=True)
     admission.set_paused(PauseReason.OPERATOR, on=True)
@@ -90,7 +90,7 @@ async def test_no_job_is_read_while_there_is_a_reason_to_pause() -> None:
 
 
 async def test_room_that_went_before_its_reader_woke_is_waited_for_again() -> None:
-    admission = Admission(4, 100)
+    admission = Admission(limit=4, limit_bytes=100)
     admission.set_paused(PauseReason.MEMORY, on=True)
     waiting = asyncio.create_task(admission.room())
     await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_room_that_went_before_its_reader_woke_is_waited_for_again() -> No
 
 @pytest.mark.parametrize("paused", [False, True])
 async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> None:
-    admission = Admission(1, 1)
+    admission = Admission(limit=1, limit_bytes=1)
     opened(admission, 1, payload=1)
     if paused:
         admission.set_paused(PauseReason.OPERATOR, on=True)
@@ -119,8 +119,8 @@ async def test_closing_wakes_the_reader_and_tells_it_to_stop(paused: bool) -> No
 
 
 async def test_its_state_can_be_read() -> None:
-    admission = Admission(4, 100)
-    ready(admission, 5, Load(1, 3, 10), payload=50)
+    admission = Admission(limit=4, limit_bytes=100)
+    ready(admission, 5, Load(groups=1, sequences=3, nbytes=10), payload=50)
     admission.set_paused(PauseReason.OPERATOR, on=True)
     admission.set_paused(PauseReason.MEMORY, on=True)
 
@@ -147,11 +147,13 @@ def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dic
         lease=LEASE,
         envelope=Envelope(batch_id="b", job=0, first_group=0, job_groups=2, num_groups=2),
         job=job_of(2, max_new_tokens=16, **config),
-        claim=Admission(1).hold(0),
+        claim=Admission(limit=1).hold(0),
     )
 
     ids_logprobs_and_mask = 4 * 16 + 4 * 16 + 16 // 8
-    assert admitted.of_group == Load(1, sequences, sequences * ids_logprobs_and_mask, sequences * 16)
+    assert admitted.of_group == Load(
+        groups=1, sequences=sequences, nbytes=sequences * ids_logprobs_and_mask, tokens=sequences * 16
+    )
     assert admitted.of_group.nbytes == result_bytes(GenerationConfig(max_new_tokens=16, **config))
 
 
@@ -163,5 +165,5 @@ def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
         lease=LEASE,
         envelope=Envelope(batch_id="b", job=0, first_group=0, job_groups=7, num_groups=7),
         job=error,
-        claim=Admission(1).hold(0),
-    ).of_group == Load(1, 1)
+        claim=Admission(limit=1).hold(0),
+    ).of_group == Load(groups=1, sequences=1)

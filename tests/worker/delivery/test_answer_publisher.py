@@ -32,7 +32,7 @@ def keys(policy: str) -> Keys:
 
 @pytest.fixture
 def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
-    return AnswerPublisher(redis, keys, result_ttl_s=100)
+    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100)
 
 
 async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope = JOB) -> Lease:
@@ -43,7 +43,14 @@ async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope 
     fields: Any = job.fields(b"")
     entry_id: Any = await redis.xadd(jobs_key, fields)
     await redis.xreadgroup(GROUP, consumer, {jobs_key: ">"}, count=1)
-    return Lease(jobs_key, keys.dead(0), entry_id.decode(), consumer, 1, ends_at=math.inf)
+    return Lease(
+        jobs_key=jobs_key,
+        dead_key=keys.dead(0),
+        entry_id=entry_id.decode(),
+        consumer=consumer,
+        delivery=1,
+        ends_at=math.inf,
+    )
 
 
 async def take_over(redis: Redis, lease: Lease, consumer: str) -> Lease:
@@ -156,7 +163,7 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
     rights: Any = redis
     await rights.execute_command("ACL", "SETUSER", policy, "on", ">secret", "~*", "+@all", "-xadd")
     refused = connect(redis_url.replace("redis://", f"redis://{policy}:secret@"))
-    publisher = AnswerPublisher(refused, keys, result_ttl_s=100)
+    publisher = AnswerPublisher(redis=refused, keys=keys, result_ttl_s=100)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await publisher.publish(lease, JOB, error(0))

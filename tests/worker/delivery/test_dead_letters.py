@@ -30,13 +30,21 @@ async def lease(redis: Redis, policy: str) -> Lease:
     entry_id: Any = await redis.xadd(keys.jobs(0), fields)
     await redis.xreadgroup(GROUP, "w1", {keys.jobs(0): ">"})
     now = time.monotonic()
-    return Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=now + 20, taken_at=now - 10)
+    return Lease(
+        jobs_key=keys.jobs(0),
+        dead_key=keys.dead(0),
+        entry_id=entry_id.decode(),
+        consumer="w1",
+        delivery=1,
+        ends_at=now + 20,
+        taken_at=now - 10,
+    )
 
 
 async def buried(redis: Redis, policy: str, lease: Lease, error: Exception) -> tuple[DeadLetter, bytes]:
     """The only dead letter, after `error` was raised."""
     fields = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2).fields(BYTES)
-    await DeadLetters(redis, Keys(policy)).bury(lease, fields, error, BATCH)
+    await DeadLetters(redis=redis, keys=Keys(policy)).bury(lease, fields, error, BATCH)
     letters: Any = await redis.xrange(lease.dead_key)
     ((_, letter),) = letters
     return decode(letter[b"letter"], DeadLetter), letter[b"payload"]

@@ -74,7 +74,7 @@ def test_a_lease_that_became_unreadable_ends_nobody_and_is_told(redis_url: str, 
 
 
 async def test_a_redis_that_came_back_empty_is_told_again(redis: Redis, policy: str) -> None:
-    agreement = LeaseAgreement(redis, Keys(policy), 30)
+    agreement = LeaseAgreement(redis=redis, keys=Keys(policy), lease_s=30)
     await agreement.begin()
     await redis.delete(Keys(policy).control())
 
@@ -82,7 +82,7 @@ async def test_a_redis_that_came_back_empty_is_told_again(redis: Redis, policy: 
     kept: Any = await redis.hget(Keys(policy).control(), LEASE_FIELD)
     assert kept == b"30000"
     with pytest.raises(SettingsError, match="have a lease of 30 s"):
-        await LeaseAgreement(redis, Keys(policy), 31).begin()
+        await LeaseAgreement(redis=redis, keys=Keys(policy), lease_s=31).begin()
 
 
 async def test_what_is_no_lease_in_redis_is_no_worker_s_at_start(redis: Redis, policy: str) -> None:
@@ -90,4 +90,4 @@ async def test_what_is_no_lease_in_redis_is_no_worker_s_at_start(redis: Redis, p
     await redis.hset(Keys(policy).control(), mapping=fields)
 
     with pytest.raises(SettingsError, match="rollstream lease"):
-        await LeaseAgreement(redis, Keys(policy), 30).begin()
+        await LeaseAgreement(redis=redis, keys=Keys(policy), lease_s=30).begin()

@@ -25,7 +25,7 @@ def keys(policy: str) -> Keys:
 
 @pytest.fixture
 def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
-    return AnswerPublisher(redis, keys, result_ttl_s=100)
+    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100)
 
 
 @pytest.fixture
@@ -36,7 +36,14 @@ async def lease(redis: Redis, keys: Keys) -> Lease:
     fields: Any = JOB.fields(b"")
     entry_id: Any = await redis.xadd(jobs_key, fields)
     await redis.xreadgroup(GROUP, "w1", {jobs_key: ">"}, count=1)
-    return Lease(jobs_key, keys.dead(0), entry_id.decode(), "w1", 1, ends_at=math.inf)
+    return Lease(
+        jobs_key=jobs_key,
+        dead_key=keys.dead(0),
+        entry_id=entry_id.decode(),
+        consumer="w1",
+        delivery=1,
+        ends_at=math.inf,
+    )
 
 
 async def answer(redis: Redis, keys: Keys, *groups: int) -> None:

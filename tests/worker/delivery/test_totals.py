@@ -47,7 +47,14 @@ async def queue_jobs(redis: Redis, queue: Queue, batch: Submission, jobs: int) -
     read: Any = await redis.xreadgroup(GROUP, "w", {queue.jobs_key: ">"})
     return [
         (
-            Lease(queue.jobs_key, queue.keys.dead(0), entry_id.decode(), "w", 1, time.monotonic() + 30),
+            Lease(
+                jobs_key=queue.jobs_key,
+                dead_key=queue.keys.dead(0),
+                entry_id=entry_id.decode(),
+                consumer="w",
+                delivery=1,
+                ends_at=time.monotonic() + 30,
+            ),
             Envelope.of(fields),
         )
         for entry_id, fields in read[0][1]

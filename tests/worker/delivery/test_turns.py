@@ -11,7 +11,12 @@ from rollstream.worker.delivery.admission import Admission, Claim, Load
 from rollstream.worker.delivery.turns import is_big, next_turn, spared
 
 LIMITS = Load(sequences=8, nbytes=800)
-ONE, PAIR, WIDE, HEAVY = Load(1, 1), Load(1, 2), Load(1, 100), Load(1, 1, 200)
+ONE, PAIR, WIDE, HEAVY = (
+    Load(groups=1, sequences=1),
+    Load(groups=1, sequences=2),
+    Load(groups=1, sequences=100),
+    Load(groups=1, sequences=1, nbytes=200),
+)
 
 
 class Has(NamedTuple):
@@ -63,17 +68,17 @@ def test_the_next_place_goes_to_who_has_least_up_to_an_equal_share_then_to_who_w
     ],
 )
 def test_each_further_job_is_big_after_twice_as_much(given: float, waiting: int, big: int, expected: bool) -> None:
-    assert is_big(Claim(0, given=given, waiting=waiting, group=ONE), LIMITS, big) is expected
+    assert is_big(Claim(payload=0, given=given, waiting=waiting, group=ONE), LIMITS, big) is expected
 
 
 @pytest.mark.parametrize(
     ("jobs", "expected"),
     [
         ([], Load()),
-        ([Claim(0, held=4 * ONE, waiting=96, group=ONE)], Load(0, 96, 0)),
-        ([Claim(0, held=3 * ONE, waiting=1, group=ONE)], Load()),
-        ([Claim(0, held=3 * HEAVY, waiting=1, group=HEAVY)], Load(0, 0, 200)),
-        ([Claim(9, held=WIDE, waiting=1, group=WIDE)] * 3, Load(0, 3 * 198, 0)),
+        ([Claim(payload=0, held=4 * ONE, waiting=96, group=ONE)], Load(groups=0, sequences=96, nbytes=0)),
+        ([Claim(payload=0, held=3 * ONE, waiting=1, group=ONE)], Load()),
+        ([Claim(payload=0, held=3 * HEAVY, waiting=1, group=HEAVY)], Load(groups=0, sequences=0, nbytes=200)),
+        ([Claim(payload=9, held=WIDE, waiting=1, group=WIDE)] * 3, Load(groups=0, sequences=3 * 198, nbytes=0)),
     ],
     ids=str,
 )
@@ -85,7 +90,7 @@ class Worker:
     """Jobs whose groups take each place that they are given at once, and leave when told to."""
 
     def __init__(self, limit: int) -> None:
-        self.admission = Admission(limit)
+        self.admission = Admission(limit=limit)
 
     def take(self, groups: int, each: Load = ONE) -> Claim:
         claim = self.admission.hold(0)
@@ -113,7 +118,7 @@ async def test_a_neighbour_gets_every_place_that_is_left_until_it_has_as_many() 
 
 async def test_a_job_of_groups_wider_than_the_worker_takes_turns_with_a_narrow_one() -> None:
     worker = Worker(4)
-    wide = worker.take(3, Load(1, 100))
+    wide = worker.take(3, Load(groups=1, sequences=100))
     narrow = worker.take(100)
     done = 0
     for _ in range(3):
@@ -130,7 +135,7 @@ async def test_a_job_of_groups_wider_than_the_worker_takes_turns_with_a_narrow_o
 async def test_narrow_neighbours_however_many_do_not_starve_a_wide_group() -> None:
     worker = Worker(4)
     others = [worker.take(100) for _ in range(6)]
-    wide = worker.take(1, Load(1, 100))
+    wide = worker.take(1, Load(groups=1, sequences=100))
     for finished in range(40):
         if wide.held.groups:
             break
@@ -141,7 +146,7 @@ async def test_narrow_neighbours_however_many_do_not_starve_a_wide_group() -> No
 
 async def test_one_group_larger_than_the_worker_runs_alone() -> None:
     worker = Worker(4)
-    first, second = worker.take(2, Load(1, 9)), worker.take(2, Load(1, 9))
+    first, second = worker.take(2, Load(groups=1, sequences=9)), worker.take(2, Load(groups=1, sequences=9))
 
     assert (first.held.groups, second.held.groups) == (1, 0)
     await worker.finish(first)
@@ -151,14 +156,14 @@ async def test_one_group_larger_than_the_worker_runs_alone() -> None:
 
 
 async def test_payloads_beyond_the_limit_leave_places_for_a_group_at_a_time() -> None:
-    admission = Admission(4, 100)
+    admission = Admission(limit=4, limit_bytes=100)
     claim = admission.hold(1000)
-    admission.expect(claim, 2, Load(1, 1, 50))
+    admission.expect(claim, 2, Load(groups=1, sequences=1, nbytes=50))
     admission.queue(claim)
 
     await asyncio.wait_for(admission.place(claim), 1)
     assert admission.is_full
-    admission.leave(claim, Load(1, 1, 50))
+    admission.leave(claim, Load(groups=1, sequences=1, nbytes=50))
     await asyncio.wait_for(admission.place(claim), 1)
 
 
@@ -175,7 +180,7 @@ async def test_a_place_that_came_too_late_to_be_used_goes_to_a_neighbour() -> No
     worker.admission.let_go(stopped)
 
     await asyncio.wait_for(worker.admission.place(other), 1)
-    assert worker.admission.load == Load(1, 1)
+    assert worker.admission.load == Load(groups=1, sequences=1)
 
 
 async def test_what_a_stopped_job_was_given_and_did_not_use_is_taken_back() -> None:
@@ -183,12 +188,12 @@ async def test_what_a_stopped_job_was_given_and_did_not_use_is_taken_back() -> N
     stopped, other = worker.take(9), worker.take(9)
     await worker.admission.place(stopped)
 
-    worker.admission.expect(stopped, 8, Load(1, 1))
+    worker.admission.expect(stopped, 8, Load(groups=1, sequences=1))
 
     assert (stopped.held.groups, other.held.groups) == (1, 3)
 
 
-@pytest.mark.parametrize(("groups", "each"), [(100, ONE), (2, Load(1, 100))])
+@pytest.mark.parametrize(("groups", "each"), [(100, ONE), (2, Load(groups=1, sequences=100))])
 async def test_beside_a_big_job_others_are_read_and_few_that_are_big_too(groups: int, each: Load) -> None:
     worker = Worker(4)
     worker.take(groups, each)
@@ -225,7 +230,7 @@ async def test_jobs_that_are_not_big_are_read_until_what_they_want_reaches_the_l
 
 async def test_groups_of_jobs_that_were_read_enter_beyond_what_is_enough_to_read_no_more() -> None:
     """A group keeps its places until its last sequence has ended: with no more of them the engine would run short."""
-    admission = Admission(4, places=8)
+    admission = Admission(limit=4, places=8)
     claim = admission.hold(0)
     admission.expect(claim, 9, ONE)
     admission.queue(claim)

@@ -41,7 +41,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> EngineEntry:
 @pytest.mark.usefixtures("echo")
 async def test_an_engine_of_one_entry_serves_a_job(redis_url: str, policy: str) -> None:
     settings = read_settings(["--policy", policy, "--engine", "echo", "--redis", redis_url, "--grace-s", "0"])
-    worker = asyncio.create_task(Worker(settings, make_engine(settings)).run())
+    worker = asyncio.create_task(Worker(settings=settings, engine=make_engine(settings)).run())
     try:
         async with AsyncClient(redis_url, policy=policy) as client:
             config = GenerationConfig(max_new_tokens=2, logprobs=None)

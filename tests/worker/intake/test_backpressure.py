@@ -43,7 +43,7 @@ BALLAST = 20_000_000
 def test_intake_pauses_near_the_limit_and_resumes_well_under_it(
     used: int, limit: int, paused: bool, pauses: bool
 ) -> None:
-    assert nearly_full(Memory(used, limit), paused=paused) is pauses
+    assert nearly_full(Memory(used=used, limit=limit), paused=paused) is pauses
 
 
 @pytest.fixture
@@ -82,11 +82,13 @@ async def limit(redis: Redis, share: float) -> None:
 async def test_history_makes_room_before_intake_stands_still(redis: Redis, policy: str) -> None:
     jobs = Keys(policy).jobs(0)
     await fill(redis, jobs, finished=60, unread=2)
-    admission = Admission(1)
-    keeper = Janitor(redis, [jobs], Retention(86_400, 2**30), admission)
+    admission = Admission(limit=1)
+    keeper = Janitor(
+        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=86_400, nbytes=2**30), admission=admission
+    )
     await limit(redis, 0.95)
 
-    await Backpressure(redis, admission, keeper).check()
+    await Backpressure(redis=redis, admission=admission, janitor=keeper).check()
 
     assert admission.paused == frozenset()
     assert 12 < int(await redis.xlen(jobs)) < 60, "more history was given up than was needed, or none"
@@ -95,8 +97,12 @@ async def test_history_makes_room_before_intake_stands_still(redis: Redis, polic
 async def test_without_history_intake_pauses_until_there_is_memory(redis: Redis, policy: str) -> None:
     jobs = Keys(policy).jobs(0)
     await fill(redis, jobs, finished=0, unread=60)
-    admission = Admission(1)
-    backpressure = Backpressure(redis, admission, Janitor(redis, [jobs], Retention(0, 0), admission))
+    admission = Admission(limit=1)
+    backpressure = Backpressure(
+        redis=redis,
+        admission=admission,
+        janitor=Janitor(redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=0), admission=admission),
+    )
 
     await limit(redis, 1.1)
     await backpressure.check()

@@ -43,7 +43,7 @@ async def test_a_batch_leaves_the_index_with_its_ledger(redis: Redis, client: Cl
         client.submit([[1]], None, CONFIG, batch_id=batch_id)
     queue.redis.delete(queue.keys.ledger("goes"))
 
-    assert await BatchIndex(redis=redis, keys=queue.keys, admission=Admission(1)).tidy(0) == 1
+    assert await BatchIndex(redis=redis, keys=queue.keys, admission=Admission(limit=1)).tidy(0) == 1
     assert indexed(queue) == ["stays"]
 
 
@@ -56,7 +56,7 @@ async def test_each_look_goes_on_where_the_last_one_ended(
     queue.redis.zadd(queue.keys.batches(0), scores)
     for number in range(0, 8, 2):
         queue.redis.hset(queue.keys.ledger(f"b{number}"), "digest", "x")
-    index = BatchIndex(redis=redis, keys=queue.keys, admission=Admission(1))
+    index = BatchIndex(redis=redis, keys=queue.keys, admission=Admission(limit=1))
 
     assert [await index.tidy(0) for _ in range(4)] == [1, 2, 1, 0]
     assert indexed(queue) == ["b0", "b2", "b4", "b6"]
@@ -68,5 +68,5 @@ async def test_what_is_no_batch_of_this_partition_is_left_alone(redis: Redis, po
     strangers: Any = {b"\xff": 1, "a b": 2, other: 3}
     queue.redis.zadd(keys.batches(0), strangers)
 
-    assert await BatchIndex(redis=redis, keys=keys, admission=Admission(1)).tidy(0) == 0
+    assert await BatchIndex(redis=redis, keys=keys, admission=Admission(limit=1)).tidy(0) == 0
     assert queue.redis.zcard(keys.batches(0)) == 3

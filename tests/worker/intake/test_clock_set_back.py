@@ -92,7 +92,9 @@ async def ahead(redis: Redis, policy: str, finished: int, unfinished: int = 0) -
 
 async def test_finished_jobs_go_once_they_are_as_old_as_the_retention(redis: Redis, policy: str) -> None:
     jobs = await ahead(redis, policy, finished=5, unfinished=2)
-    janitor = Janitor(redis, [jobs], Retention(3600, 2**40), Admission(1))
+    janitor = Janitor(
+        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
+    )
 
     kept = await janitor.trim(jobs)
     noted: Any = await redis.hgetall(horizons(jobs))
@@ -113,9 +115,19 @@ async def test_what_was_noted_by_a_clock_that_is_ahead_no_more_counts_for_nothin
     }
     await redis.hset(horizons(jobs), mapping=tomorrow)
 
-    assert await Janitor(redis, [jobs], Retention(3600, 2**40), Admission(1)).trim(jobs) == 0
+    assert (
+        await Janitor(
+            redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
+        ).trim(jobs)
+        == 0
+    )
     assert await redis.hlen(horizons(jobs)) == 1
-    assert await Janitor(redis, [jobs], Retention(0, 2**40), Admission(1)).trim(jobs) == 4
+    assert (
+        await Janitor(
+            redis=redis, jobs_keys=[jobs], retention=Retention(seconds=0, nbytes=2**40), admission=Admission(limit=1)
+        ).trim(jobs)
+        == 4
+    )
 
 
 async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy: str) -> None:
@@ -124,7 +136,9 @@ async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy
     await redis.xadd(jobs, {"payload": b"x"})
     await redis.xreadgroup(GROUP, "w", {jobs: ">"})
 
-    await Janitor(redis, [jobs], Retention(3600, 2**40), Admission(1)).trim(jobs)
+    await Janitor(
+        redis=redis, jobs_keys=[jobs], retention=Retention(seconds=3600, nbytes=2**40), admission=Admission(limit=1)
+    ).trim(jobs)
 
     assert not await redis.exists(horizons(jobs))
 

@@ -37,7 +37,9 @@ async def stream(redis: Redis, policy: str, payload: bytes) -> str:
 
 
 def janitor(redis: Redis, *jobs: str, seconds: float = 1e12, nbytes: int = 2**40) -> Janitor:
-    return Janitor(redis, jobs, Retention(seconds, nbytes), Admission(1))
+    return Janitor(
+        redis=redis, jobs_keys=jobs, retention=Retention(seconds=seconds, nbytes=nbytes), admission=Admission(limit=1)
+    )
 
 
 async def read(redis: Redis, jobs: str, count: int, consumer: str = "w1") -> None:

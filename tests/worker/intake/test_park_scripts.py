@@ -68,9 +68,16 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
             changed=lambda: None,
         )
         versions.serving = Served(announced=Announced(version=5))
-        parking = Parking(redis, [queue.jobs_key], "one", versions)
+        parking = Parking(redis=redis, jobs_keys=[queue.jobs_key], consumer="one", follower=versions)
         link.lose_reply(to=b"parked:version:", holding=b"parked")
-        lease = Lease(queue.jobs_key, "dead", entry_id, "one", 1, ends_at=time.monotonic() + 30)
+        lease = Lease(
+            jobs_key=queue.jobs_key,
+            dead_key="dead",
+            entry_id=entry_id,
+            consumer="one",
+            delivery=1,
+            ends_at=time.monotonic() + 30,
+        )
 
         parked = asyncio.create_task(parking.park(lease, 5))
         await asyncio.to_thread(wait_for, lambda: link.lost == 1, 10, lambda: "no reply was lost")

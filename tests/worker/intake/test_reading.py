@@ -31,21 +31,21 @@ LARGE = GenerationConfig(max_new_tokens=1, num_return_sequences=4)
     ("of_late", "at_hand", "most", "fits"),
     [
         ([], [], 9, 1),
-        ([Load(1, 1, 1)], [], 1, 1),
-        ([Load(1, 1, 1)], [], 9, 8),
-        ([], [Load(1, 1, 1)] * 3, 9, 5),
-        ([Load(1, 3, 1)], [], 9, 3),
-        ([Load(1, 3, 1)], [Load(1, 1, 1)] * 5, 9, 1),
-        ([Load(1, 1, 40)], [], 9, 3),
-        ([Load(1, 1, 40)], [Load(1, 1, 30)], 9, 2),
-        ([Load(1, 8, 1), *[Load(1, 1, 1)] * OF_LATE], [], 9, 8),
-        ([Load(1, 1, 1)], [Load(1, 9, 1)], 9, 1),
+        ([Load(groups=1, sequences=1, nbytes=1)], [], 1, 1),
+        ([Load(groups=1, sequences=1, nbytes=1)], [], 9, 8),
+        ([], [Load(groups=1, sequences=1, nbytes=1)] * 3, 9, 5),
+        ([Load(groups=1, sequences=3, nbytes=1)], [], 9, 3),
+        ([Load(groups=1, sequences=3, nbytes=1)], [Load(groups=1, sequences=1, nbytes=1)] * 5, 9, 1),
+        ([Load(groups=1, sequences=1, nbytes=40)], [], 9, 3),
+        ([Load(groups=1, sequences=1, nbytes=40)], [Load(groups=1, sequences=1, nbytes=30)], 9, 2),
+        ([Load(groups=1, sequences=8, nbytes=1), *[Load(groups=1, sequences=1, nbytes=1)] * OF_LATE], [], 9, 8),
+        ([Load(groups=1, sequences=1, nbytes=1)], [Load(groups=1, sequences=9, nbytes=1)], 9, 1),
     ],
 )
 def test_as_many_fit_as_if_each_were_as_large_as_the_largest_of_late(
     of_late: list[Load], at_hand: list[Load], most: int, fits: int
 ) -> None:
-    admission = Admission(8, 100)
+    admission = Admission(limit=8, limit_bytes=100)
     for each in of_late:
         admission.let_go(opened(admission, each))
     for each in at_hand:
@@ -55,8 +55,8 @@ def test_as_many_fit_as_if_each_were_as_large_as_the_largest_of_late(
 
 
 def test_while_there_is_a_reason_to_pause_one_fits() -> None:
-    admission = Admission(8, 100)
-    opened(admission, Load(1, 1, 1))
+    admission = Admission(limit=8, limit_bytes=100)
+    opened(admission, Load(groups=1, sequences=1, nbytes=1))
     admission.set_paused(PauseReason.MEMORY, on=True)
 
     assert admission.fits(9) == 1
@@ -65,7 +65,7 @@ def test_while_there_is_a_reason_to_pause_one_fits() -> None:
 def opened(admission: Admission, load: Load) -> Claim:
     """A job with a payload of `load.nbytes`, and of one group."""
     claim = admission.hold(load.nbytes)
-    admission.expect(claim, 1, Load(1, load.sequences))
+    admission.expect(claim, 1, Load(groups=1, sequences=load.sequences))
     return claim
 
 
@@ -88,7 +88,7 @@ async def serving(redis_url: str, policy: str) -> AsyncIterator[GatedEngine]:
         policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=4, lease_s=2, grace_s=0
     )
     engine = GatedEngine(settings)
-    running = asyncio.create_task(Worker(settings, engine).run())
+    running = asyncio.create_task(Worker(settings=settings, engine=engine).run())
     try:
         yield engine
     finally:
@@ -112,7 +112,7 @@ async def test_jobs_that_turn_out_too_large_are_given_back_and_no_delivery_count
 
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=4)
     engine = GatedEngine(settings)
-    worker = Worker(settings, engine)
+    worker = Worker(settings=settings, engine=engine)
     batch = await trainer.submit([[5], [6], [7], [8]], None, LARGE, prompts_per_job=1)
     await create_group(redis, queue.jobs_key)
     entries = await read_of(redis, "w", [queue.jobs_key], None, 4)
@@ -133,7 +133,7 @@ async def test_while_intake_is_paused_no_more_than_the_one_job_that_was_let_in_i
     redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
 ) -> None:
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w")
-    worker = Worker(settings, StubEngine(settings))
+    worker = Worker(settings=settings, engine=StubEngine(settings))
     await trainer.submit([[5], [6], [7]], None, SMALL, prompts_per_job=1)
     await create_group(redis, queue.jobs_key)
     entries = await read_of(redis, "w", [queue.jobs_key], None, 3)
@@ -151,7 +151,7 @@ async def test_a_job_that_is_taken_in_the_moment_in_which_the_worker_ends_is_giv
 ) -> None:
     """A task that is cancelled before its first step runs nothing, not even its clean-up."""
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w")
-    consumer = Worker(settings, StubEngine(settings))._consumer
+    consumer = Worker(settings=settings, engine=StubEngine(settings))._consumer
     await trainer.submit([[5]], None, SMALL)
     await create_group(redis, queue.jobs_key)
     (entry,) = await read_of(redis, "w", [queue.jobs_key], None, 1)
@@ -202,7 +202,7 @@ async def test_a_dead_workers_job_does_not_wait_for_the_end_of_a_backlog(
     settings = WorkerSettings(
         policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=1, lease_s=2, grace_s=0
     )
-    running = asyncio.create_task(Worker(settings, PacedEngine(settings)).run())
+    running = asyncio.create_task(Worker(settings=settings, engine=PacedEngine(settings)).run())
     try:
         await dead.wait(timeout=60)
         done = await backlog.done()

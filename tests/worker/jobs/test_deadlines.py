@@ -186,16 +186,23 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     fields: Any = envelope.fields(b"")
     entry_id: Any = await redis.xadd(keys.jobs(0), fields)
     await redis.xreadgroup(GROUP, "w1", {keys.jobs(0): ">"})
-    lease = Lease(keys.jobs(0), keys.dead(0), entry_id.decode(), "w1", 1, ends_at=time.monotonic() + 30)
+    lease = Lease(
+        jobs_key=keys.jobs(0),
+        dead_key=keys.dead(0),
+        entry_id=entry_id.decode(),
+        consumer="w1",
+        delivery=1,
+        ends_at=time.monotonic() + 30,
+    )
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
-    publisher = AnswerPublisher(redis, keys, result_ttl_s=100)
+    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100)
     adapters = AdapterSupply(
         engine=engine, folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=None
     )
     versions = VersionFollower(
         redis=redis, keys=keys, engine=engine, adapters=adapters, checkpoints=None, swap="keep", changed=lambda: None
     )
-    admission = Admission(8)
+    admission = Admission(limit=8)
     runner = JobRunner(
         engine=engine,
         adapters=adapters,

@@ -40,27 +40,30 @@ ENGINES = {
         "test_demo",
         "test_end_to_end",
         "test_engine_faults",
+        "generation",
         "test_stops_and_masks",
         "test_swappable",
+        "test_vllm_deaths",
         "test_vllm_defects",
-        "test_vllm_engine",
         "test_vllm_start",
     ),
-    "training": ("test_example", "test_trl", "test_trl_publishing", "test_two_engines", "test_weight_swap"),
+    "training": ("test_example", "test_trl", "test_trl_publishing", "test_two_engines", "weight_swap"),
 }
-"""Files whose tests start vLLM engines, in parts of about the same time; one that is missing costs time, no more."""
+"""Files and folders whose tests start vLLM engines, in parts of about the same time; one that is missing costs time,
+no more.
+"""
 
 
 class EnginesShared(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist ships no types
-    """The tests of a part of `ENGINES` go to one test process, which shares engines among the tests of a file.
+    """The tests of a part of `ENGINES` go to one test process, which shares engines among tests of a file or folder.
 
     Every other test goes to whichever process is free. pytest-xdist's own groups need marks in the test ids, which
     pytest 9 does not let it write.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        stem = Path(nodeid.partition("::")[0]).stem
-        return next((part for part, files in ENGINES.items() if stem in files), nodeid)
+        names = {Path(part).stem for part in nodeid.partition("::")[0].split("/")}
+        return next((part for part, files in ENGINES.items() if names.intersection(files)), nodeid)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

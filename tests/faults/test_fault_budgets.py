@@ -93,14 +93,14 @@ def test_a_job_that_outages_interrupt_more_often_than_crashes_may_is_answered(
 ) -> None:
     with stub(link.url, policy, "--max-deliveries", "1", group_s=4 * LEASE_S) as worker:
         batch = client.submit([[5]], None, tokens())
-        wait_for(lambda: running_groups(queue) == 1, 10, lambda: worker.log)
+        wait_for(lambda: running_groups(queue) == 1, 30, lambda: worker.log)
         for outage, (away, back) in enumerate([(link.freeze, link.thaw), (link.drop, link.restore)], start=1):
             away()
-            wait_for(lambda n=outage: worker.log.count("lease ran out") == n, 10, lambda: worker.log)  # type: ignore[misc] # default
+            wait_for(lambda n=outage: worker.log.count("lease ran out") == n, 30, lambda: worker.log)  # type: ignore[misc] # default
             # The worker's clock is early: back before Redis' is there, it would go on with the delivery that it has.
-            wait_for(lambda: queue.idle_s() > LEASE_S, 10, lambda: worker.log)
+            wait_for(lambda: queue.idle_s() > LEASE_S, 30, lambda: worker.log)
             back()
-            wait_for(lambda n=outage: worker.log.count("job taken over") == n, 10, lambda: worker.log)  # type: ignore[misc] # default
+            wait_for(lambda n=outage: worker.log.count("job taken over") == n, 30, lambda: worker.log)  # type: ignore[misc] # default
         wait_until_done(queue, batch.batch_id, 1, worker)
 
     (answer,) = audit(redis_url, policy, batch.batch_id, 1)
@@ -120,9 +120,9 @@ def test_interruptions_have_an_end_too(policy: str, redis_url: str, client: Clie
     flags = ("--max-deliveries", "1", "--max-interruptions", "1")
     with stub(link.url, policy, *flags, group_s=60.0) as worker:
         batch = client.submit([[5]], None, tokens())
-        wait_for(lambda: running_groups(queue) == 1, 10, lambda: worker.log)
+        wait_for(lambda: running_groups(queue) == 1, 30, lambda: worker.log)
         link.freeze()
-        wait_for(lambda: "lease ran out" in worker.log, 10, lambda: worker.log)
+        wait_for(lambda: "lease ran out" in worker.log, 30, lambda: worker.log)
         link.thaw()
         wait_until_done(queue, batch.batch_id, 1, worker)
 
@@ -182,7 +182,7 @@ def test_a_worker_that_was_stopped_excuses_its_job_when_it_wakes(
             wait_until_done(queue, batch.batch_id, 1, stopped, rescuer)
         os.kill(stopped.process.pid, signal.SIGCONT)
         ledger, field = queue.keys.ledger(batch.batch_id), f"lived:{entry_id}:1"
-        wait_for(lambda: bool(queue.redis.hexists(ledger, field)), 10, lambda: log_of(stopped))
+        wait_for(lambda: bool(queue.redis.hexists(ledger, field)), 30, lambda: log_of(stopped))
 
         consumer: Any = queue.redis.hget(ledger, field)
         remaining: Any = queue.redis.ttl(ledger)

@@ -89,7 +89,7 @@ def test_a_stream_of_dead_letters_that_takes_no_more_ends_nobody(
         queue.redis.xadd(queue.jobs_key, fields)
         for _ in range(3):
             assert client.generate([[5], [6]], None, CONFIG, timeout=20).errors == {}
-        wait_for(lambda: "the entry stays pending" in worker.log, 10, lambda: worker.log)
+        wait_for(lambda: "the entry stays pending" in worker.log, 30, lambda: worker.log)
         assert worker.process.poll() is None
 
     assert len(queue.holders()) == 2, "nothing was lost"
@@ -117,7 +117,7 @@ def test_a_report_that_became_something_else_is_written_again_and_a_pause_takes_
         def told() -> bool:
             return queue.redis.type(key) == b"hash" and queue.redis.hget(key, "state") == b"paused"
 
-        wait_for(told, 10, lambda: worker.log)
+        wait_for(told, 30, lambda: worker.log)
 
 
 async def test_entries_of_no_version_hide_none(redis: Redis, policy: str) -> None:

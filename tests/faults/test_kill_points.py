@@ -105,7 +105,7 @@ class Victims:
             wait_for(link.stopped.is_set, 20, lambda point=point, worker=worker: f"{point} never came\n{worker.log}")  # type: ignore[misc] # a lambda with defaults
             kill(worker)
             link.drop()
-            wait_for(self._none_waits, 10, lambda: "Redis still serves a read of a worker that is gone")
+            wait_for(self._none_waits, 30, lambda: "Redis still serves a read of a worker that is gone")
 
     def _none_waits(self) -> bool:
         clients = cast("dict[str, int]", self._queue.redis.info("clients"))

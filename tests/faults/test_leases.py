@@ -76,7 +76,7 @@ def test_a_worker_stopped_past_its_lease_adds_nothing_when_it_wakes(
         answers = audit(redis_url, policy, batch.batch_id, 4)
         assert sum(is_of(answer.worker, rescuer) for answer in answers) == 4 - before
         assert "fenced" in zombie.log, "not logged"
-        wait_for(lambda: reported(queue, zombie, "groups_fenced") > 0, 10, lambda: zombie.log)
+        wait_for(lambda: reported(queue, zombie, "groups_fenced") > 0, 30, lambda: zombie.log)
         audit(redis_url, policy, again.batch_id, 8)
 
 
@@ -115,7 +115,7 @@ def test_a_worker_cut_off_aborts_its_engine_before_anyone_takes_over_and_serves_
         with stub(redis_url, policy) as second:
             link.freeze()
             aborted = "lease ran out, engine requests aborted"
-            wait_for(lambda: aborted in first.log or not holds(first, queue), 10, lambda: log_of(first, second))
+            wait_for(lambda: aborted in first.log or not holds(first, queue), 30, lambda: log_of(first, second))
             assert aborted in first.log, f"taken over from a worker that still generates\n{log_of(first)}"
             wait_until_done(queue, batch.batch_id, 2, first, second)
             link.thaw()
@@ -137,7 +137,7 @@ def test_finished_answers_outlast_their_lease_when_nobody_took_over(
         link.drop()
         wait_until_logged(worker, "what=publish")
         wait_until_logged(worker, "lease ran out")
-        wait_for(lambda: queue.idle_s() > 3 * LEASE_S, 10, lambda: worker.log)
+        wait_for(lambda: queue.idle_s() > 3 * LEASE_S, 30, lambda: worker.log)
         link.restore()
         wait_until_done(queue, batch.batch_id, 2, worker)
         wait_until_drained(worker)

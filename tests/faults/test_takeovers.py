@@ -98,7 +98,9 @@ def test_orphans_are_shared_by_the_workers_that_have_room(
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     batch = client.submit([[5 + row] for row in range(8)], None, tokens(), prompts_per_job=1)
     queue.redis.xreadgroup(GROUP, "gone", {queue.jobs_key: ">"}, count=8)
-    with stubs(redis_url, policy, *stub_flags(group_s=0.4, at_once=1)) as (one, two):
+    with contextlib.ExitStack() as stack:
+        with renewing(queue, "gone", list(queue.holders())):  # until both are there
+            one, two = stack.enter_context(stubs(redis_url, policy, *stub_flags(group_s=0.4, at_once=1)))
         wait_until_done(queue, batch.batch_id, 8, one, two)
 
     answers = audit(redis_url, policy, batch.batch_id, 8)
@@ -138,7 +140,7 @@ def test_pending_jobs_that_somebody_removed_are_told_once_with_their_number(
     queue.redis.xdel(queue.jobs_key, *ids[:23], ids[25])
     with stub(redis_url, policy) as worker:
         wait_until_done(queue, batch.batch_id, 6, worker)
-        wait_for(lambda: not queue.holders(), 10, lambda: worker.log)
+        wait_for(lambda: not queue.holders(), 30, lambda: worker.log)
         time.sleep(2 * SWEEP_S)  # sweeps go by, which is no state to wait for
 
     told = [line for line in worker.log.splitlines() if "gone from the stream" in line]
@@ -169,7 +171,7 @@ def test_workers_that_end_in_order_leave_no_consumer(redis_url: str, policy: str
     # A job each: before Redis 7 a consumer is only there once it was given something.
     client.submit([[5 + row] for row in range(8)], None, tokens(), prompts_per_job=1)
     with stubs(redis_url, policy, *stub_flags(group_s=0.5, at_once=1), count=4):
-        wait_for(lambda: len(queue.consumers()) == 4, 10, lambda: f"{queue.consumers()}")
+        wait_for(lambda: len(queue.consumers()) == 4, 30, lambda: f"{queue.consumers()}")
 
     assert queue.consumers() == {}
 

@@ -56,7 +56,7 @@ def test_closing_ends_what_other_threads_wait_for(redis_url: str, policy: str, c
     handle = client.submit([[1]], None, CONFIG)
     with ThreadPoolExecutor(1) as others:
         waiting = others.submit(WAITING[call], client, handle)
-        wait_for(lambda: waiting_threads() == 1, 10, lambda: "nobody waits")
+        wait_for(lambda: waiting_threads() == 1, 30, lambda: "nobody waits")
         began = time.monotonic()
         client.close()
         with pytest.raises(ClientClosedError, match="closed"):
@@ -71,7 +71,7 @@ def test_closing_does_not_wait_for_a_redis_that_hears_nothing(link: Link, policy
         waiting: list[Future[Any]] = [others.submit(handle.result), others.submit(handle.done)]
         link.freeze()
         waiting.append(others.submit(handle.cancel))
-        wait_for(lambda: waiting_threads() >= 2, 10, lambda: "nobody waits")
+        wait_for(lambda: waiting_threads() >= 2, 30, lambda: "nobody waits")
         began = time.monotonic()
         client.close()
         assert time.monotonic() - began < AT_ONCE_S
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_a_client_that_goes_on(client: Client, queue: Queue) -> No
     with in_a_moment(interrupt), pytest.raises(KeyboardInterrupt):
         handle.wait()
     wait_for(
-        lambda: queue.redis.info("clients")["blocked_clients"] == 0, 10, lambda: "what was interrupted goes on reading"
+        lambda: queue.redis.info("clients")["blocked_clients"] == 0, 30, lambda: "what was interrupted goes on reading"
     )
     assert handle.cancel() == 1
     assert list(handle.wait(timeout=20)) == [0]
@@ -150,7 +150,7 @@ def test_a_handle_keeps_working_when_nobody_holds_its_client(redis_url: str, pol
     assert handle.cancel() == 1
     threads = [thread for thread in threading.enumerate() if thread.name == "rollstream-client"]
     del handle
-    wait_for(lambda: any(not thread.is_alive() for thread in threads), 10, lambda: "a client nobody holds has a thread")
+    wait_for(lambda: any(not thread.is_alive() for thread in threads), 30, lambda: "a client nobody holds has a thread")
 
 
 def test_its_own_thread_may_close_a_client_but_not_wait_for_it(

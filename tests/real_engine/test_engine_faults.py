@@ -204,11 +204,11 @@ def test_cancelling_a_running_batch_aborts_its_requests_and_the_engine_serves_th
     workers = real_workers.serving()
     endless = GenerationConfig(max_new_tokens=900, num_return_sequences=8, ignore_eos=True)
     batch = client.submit(PROMPTS, None, endless, prompts_per_job=len(PROMPTS))
-    wait_for(lambda: running_sequences(queue) == 8 * len(PROMPTS), 10, lambda: log_of(*workers))
+    wait_for(lambda: running_sequences(queue) == 8 * len(PROMPTS), 30, lambda: log_of(*workers))
 
     batch.cancel()
     cancelled_at = time.monotonic()
-    wait_for(lambda: running_sequences(queue) == 0, 10, lambda: log_of(*workers))
+    wait_for(lambda: running_sequences(queue) == 0, 30, lambda: log_of(*workers))
     took_s = time.monotonic() - cancelled_at
     following = client.generate(PROMPTS[:1], None, GenerationConfig(max_new_tokens=8, ignore_eos=True), timeout=30)
 
@@ -223,7 +223,7 @@ def test_an_engine_that_no_longer_steps_ends_its_worker_non_zero_and_leaves_noth
 ) -> None:
     workers = real_workers.serving()
     client.submit([[5]], None, GenerationConfig(max_new_tokens=900, ignore_eos=True))
-    wait_for(lambda: queue.holders() != {}, 10, lambda: log_of(*workers))
+    wait_for(lambda: queue.holders() != {}, 30, lambda: log_of(*workers))
     victim = owner(queue, workers)
     processes = family(victim)
 

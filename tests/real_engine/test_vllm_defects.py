@@ -1,9 +1,8 @@
-"""One test for each defect of vLLM that kills, hangs or corrupts an engine: ours survives, or is found dead at once."""
+"""One test for each defect of vLLM that corrupts or would kill an engine, which ours survives."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,18 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.engines.vllm.weight_reload import _as_in_its_checkpoint
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.jobs import request_checks
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
+
 ROOT = Path(__file__).parents[2]
+
+
 PROMPT = [5, 6, 7, 8]
+
+
 LONG_PROMPT = [(i * 37) % 500 + 3 for i in range(300)]
 
 
@@ -50,15 +53,6 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
         patch.setenv("VLLM_BATCH_INVARIANT", "1")
         engine = VllmEngine(settings(tiny_model, adapter_dir))
         await engine.start()
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def doomed(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
-    """For the defects that it does not survive."""
-    engine = VllmEngine(settings(tiny_model, adapter_dir))
-    await engine.start()
     yield engine
     await engine.close()
 
@@ -124,24 +118,6 @@ async def test_defect_1_nor_does_a_wrong_seed_stop_id_or_prompt(engine: VllmEngi
 
     assert raised.value.code == ErrorCode.ENGINE_REFUSED
     assert await serves(engine)
-
-
-async def test_defect_1_past_the_gate_it_is_an_engine_death_and_no_hang(doomed: VllmEngine) -> None:
-    from vllm import SamplingParams
-    from vllm.inputs import tokens_input
-
-    async def send_past_the_gate() -> None:
-        async for _ in doomed._llm.generate(tokens_input(PROMPT), SamplingParams(seed=1.5), "bad"):
-            pass
-
-    bad = asyncio.create_task(send_past_the_gate())
-    async with asyncio.timeout(15):
-        await asyncio.wait([bad])
-        with pytest.raises(EngineDiedError):
-            await doomed.generate(request())
-        with pytest.raises(EngineDiedError):
-            await doomed.check()
-    assert bad.exception() is not None
 
 
 @pytest.mark.parametrize("prompt", [[5, -1], [5, 512], [2**30]])
@@ -248,33 +224,6 @@ async def test_defect_8_versions_of_an_adapter_do_not_share_a_cached_prefix(
     assert len({tuple(found.token_ids) for found in first}) == 3
 
 
-async def test_defect_10_every_call_ends_when_the_engine_is_killed(
-    doomed: VllmEngine, adapter_dir: Path, tiny_model: Path
-) -> None:
-    adapter = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model).find("math@1")
-    (core,) = _cores(doomed)
-    core.suspend()  # so that the calls below are on their way when it dies
-    calls = [
-        asyncio.create_task(doomed.generate(request(max_new_tokens=900, num_return_sequences=4))),
-        asyncio.create_task(doomed.load_adapter(adapter)),
-        asyncio.create_task(doomed.check()),
-        asyncio.create_task(doomed.next_tokens("next", PROMPT, 4, None)),
-    ]
-    await asyncio.sleep(0)
-
-    core.send_signal(signal.SIGKILL)
-
-    async with asyncio.timeout(10):
-        ends = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(end) for end in ends] == [EngineDiedError] * 4
-        for call in (doomed.generate(request()), doomed.load_adapter(adapter), doomed.check()):
-            with pytest.raises(EngineDiedError):
-                await call
-        await doomed.close()
-        await doomed.close()
-    assert not core.is_running()
-
-
 async def test_defect_11_all_children_come_in_the_one_answer(engine: VllmEngine) -> None:
     # Children that end at very different steps: the ones that were sampled last must not hide the others.
     wanted = request(num_return_sequences=16, max_new_tokens=64, logit_bias={9: 3.0, 11: 3.0}, seed=5)
@@ -318,30 +267,3 @@ def _cores(engine: VllmEngine) -> list[psutil.Process]:
 def _environment_of(engine: VllmEngine) -> dict[str, str]:
     (core,) = _cores(engine)
     return core.environ()
-
-
-async def test_while_weights_are_loaded_a_layer_with_lora_is_found_by_its_name_in_the_checkpoint() -> None:
-    from torch import nn
-    from vllm.lora.layers import BaseLayerWithLoRA
-
-    class Around(BaseLayerWithLoRA):  # type: ignore[misc] # vLLM has no complete types
-        def __init__(self, layer: nn.Module) -> None:
-            super().__init__()
-            self.base_layer = layer
-
-    model = nn.Module()
-    model.block = nn.Sequential(Around(nn.Linear(2, 2, bias=False)), nn.Linear(2, 2, bias=False))
-    model.logits_processor = Around(nn.Identity())
-
-    def names() -> list[str]:
-        return [name for name, _ in model.named_parameters()]
-
-    def fail_half_way() -> None:
-        with _as_in_its_checkpoint(model):
-            assert names() == ["block.0.weight", "block.1.weight"]
-            assert isinstance(model.logits_processor, Around)
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way()
-    assert names() == ["block.0.base_layer.weight", "block.1.weight"]

@@ -46,7 +46,7 @@ def request(
 
 
 async def end(engine: VllmEngine) -> None:
-    """At once: an end in good order takes 8 s, and test_vllm_engine has it."""
+    """At once: an end in good order takes 8 s, and the tests of generation have it."""
     engine._processes.signal()
     await engine.close()
 

@@ -54,7 +54,7 @@ def port(certificates: Path) -> Iterator[int]:
         [str(find_redis_server()), *words], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent()
     )
     try:
-        wait_for(lambda: server.poll() is not None or listens(number), 10, lambda: "neither ended nor listens")
+        wait_for(lambda: server.poll() is not None or listens(number), 30, lambda: "neither ended nor listens")
         if server.poll() is not None:
             pytest.skip("this redis-server has no TLS")
         yield number

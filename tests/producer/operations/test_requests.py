@@ -132,13 +132,13 @@ def test_waiting_for_a_drain_ends_when_the_reports_are_gone(operator: Operator, 
     done: list[Result] = []
     waiting = threading.Thread(target=lambda: done.append(operator("drain", "a", "--wait", "--timeout", "20")))
     waiting.start()
-    wait_for(lambda: bool(queue.redis.hexists(queue.keys.worker("a"), "drain")), 10, lambda: "not asked")
+    wait_for(lambda: bool(queue.redis.hexists(queue.keys.worker("a"), "drain")), 30, lambda: "not asked")
     # It was away from Redis, its report expired, and it reports again: into a hash without the wish.
     with queue.redis.pipeline(transaction=True) as pipe:
         pipe.delete(queue.keys.worker("a"))
         pipe.hset(queue.keys.worker("a"), "state", "serving")
         pipe.execute()
-    wait_for(lambda: bool(queue.redis.hexists(queue.keys.worker("a"), "drain")), 10, lambda: "not asked again")
+    wait_for(lambda: bool(queue.redis.hexists(queue.keys.worker("a"), "drain")), 30, lambda: "not asked again")
     queue.redis.delete(queue.keys.worker("a"))
     waiting.join(10)
     assert [result.exit_code for result in done] == [0]

@@ -189,7 +189,7 @@ async def test_admit_waits_for_the_version_and_tells_it() -> None:
     await settled()
     assert not waiting.done()
     gate.advance(1)
-    assert await asyncio.wait_for(waiting, 1) == 1
+    assert await asyncio.wait_for(waiting, 20) == 1
     assert (gate.counts.at_once, gate.counts.waited) == (4, 4)
 
 
@@ -202,10 +202,10 @@ async def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     await settled()
     assert (small.done(), gate.try_admit(1)) == (False, None)
     gate.returned(4, 0)
-    assert await asyncio.wait_for(large, 1) == 0
+    assert await asyncio.wait_for(large, 20) == 0
     assert not small.done()
     gate.returned(8, 0)
-    assert await asyncio.wait_for(small, 1) == 0
+    assert await asyncio.wait_for(small, 20) == 0
 
 
 async def test_cancelling_the_first_in_line_lets_the_next_one_in() -> None:
@@ -216,7 +216,7 @@ async def test_cancelling_the_first_in_line_lets_the_next_one_in() -> None:
     small = asyncio.create_task(gate.admit(4))
     await settled()
     large.cancel()
-    assert await asyncio.wait_for(small, 1) == 0
+    assert await asyncio.wait_for(small, 20) == 0
     assert (gate.outstanding, gate.waiting, gate.counts.cancelled) == (8, 0, 8)
 
 
@@ -231,7 +231,7 @@ async def test_cancelling_what_was_just_admitted_gives_it_to_the_next() -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert await asyncio.wait_for(second, 1) == 0
+    assert await asyncio.wait_for(second, 20) == 0
     assert gate.outstanding == 3
     assert (gate.counts.at_once, gate.counts.waited, gate.counts.cancelled) == (4, 3, 4)
 

@@ -1,68 +1,24 @@
-"""Every kind of generation on the real vLLM engine (CPU, float32), against transformers on the same weights."""
+"""Every way to sample on the real vLLM engine (CPU, float32), against transformers on the same weights."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import itertools
-import os
 import re
-import signal
-from collections.abc import AsyncIterator, Callable
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
-from rollstream.schemas import ErrorCode
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.errors import DataError, SettingsError
-from rollstream.worker.jobs.beam_search import beam_search
-from tests.support.engine_requests import PROMPT, end, generate, ids, request, settings
+from tests.support.engine_requests import PROMPT, end, generate, ids, settings
 from tests.support.transformers_reference import Reference
 
-pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
-    engine = VllmEngine(settings(tiny_model, adapter_dir))
-    await engine.start()
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def adapters(engine: VllmEngine, tiny_model: Path, adapter_dir: Path) -> dict[str | None, Adapter | None]:
-    """Loaded, by name; None is the base model."""
-    directory = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model)
-    found = [directory.find(name) for name in ("math@1", "math@2", "code@1")]
-    for adapter in found:
-        await engine.load_adapter(adapter)
-    return {None: None, **{adapter.name: adapter for adapter in found}}
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_model: Path, adapter_dir: Path) -> Callable[[str | None], Reference]:
-    return cache(lambda name: Reference(tiny_model, None if name is None else adapter_dir / name))
-
-
-async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:
-    info = engine.info
-
-    assert (info.vocab_size, info.max_model_len, info.max_num_seqs) == (512, 1024, 64)
-    assert (info.eos_token_ids, info.max_logprobs) == ((2,), 128)
-    assert (info.logprobs_flavour, info.has_tokenizer) == ("processed", True)
-
-
-async def test_no_collection_of_garbage_walks_what_vllm_imported(engine: VllmEngine) -> None:
-    assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 
 
 async def test_n_samples_are_complete_and_distinct(engine: VllmEngine) -> None:
@@ -272,158 +228,6 @@ async def test_two_contents_of_one_name_are_told_apart_in_one_burst(
         await engine.unload_adapter(adapter)
 
 
-BEAMS: dict[str, dict[str, Any]] = {
-    "early_stopping=False": {},
-    "early_stopping=True": {"early_stopping": True},
-    "early_stopping=never": {"early_stopping": "never"},
-    "length_penalty=0.5": {"length_penalty": 0.5},
-    "length_penalty=2": {"length_penalty": 2.0},
-    "length_penalty=-1": {"length_penalty": -1.0},
-    "never, length_penalty=2": {"early_stopping": "never", "length_penalty": 2.0},
-    "min_new_tokens": {"min_new_tokens": 8},
-}
-
-
-@pytest.mark.parametrize("name", [None, "math@1"])
-@pytest.mark.parametrize("options", BEAMS)
-async def test_beams_are_transformers_beams(
-    engine: VllmEngine,
-    adapters: dict[str | None, Adapter | None],
-    reference: Callable[[str | None], Reference],
-    name: str | None,
-    options: str,
-) -> None:
-    stops = await _reachable_stops(engine, adapters[name])
-    wanted = request(
-        engine, PROMPT, adapters[name], num_beams=4, num_return_sequences=3, eos_token_id=stops, **BEAMS[options]
-    )
-
-    found = await beam_search(engine, wanted)
-
-    tokens, scores = reference(name).generate(
-        PROMPT, 16, num_beams=4, num_return_sequences=3, eos_token_id=list(stops), **BEAMS[options]
-    )
-    for beam, expected in zip(found, tokens, strict=True):
-        length = len(beam.token_ids)
-        assert beam.token_ids.tolist() == expected[:length]
-        assert set(expected[length:]) <= {stops[0]}, "transformers pads with the first EOS id when pad is 0"
-        assert beam.logprobs == pytest.approx(reference(name).logprobs(PROMPT, expected[:length]), abs=1e-4)
-    assert [beam.score for beam in found] == pytest.approx(scores, rel=1e-6, abs=1e-4)
-
-
-async def _reachable_stops(engine: VllmEngine, adapter: Adapter | None) -> tuple[int, ...]:
-    """Two ids that beams come upon, so that stopping is really at work (the model's own EOS is rare)."""
-    beams = await beam_search(engine, request(engine, PROMPT, adapter, num_beams=4, ignore_eos=True))
-    tokens = beams[0].token_ids.tolist()
-    return tuple(sorted({tokens[4], tokens[9]}))
-
-
-async def test_a_cancelled_call_aborts_its_request_in_the_engine(engine: VllmEngine) -> None:
-    call = asyncio.create_task(generate(engine, num_return_sequences=4, ignore_eos=True, max_new_tokens=1000))
-    await _until(lambda: _unfinished(engine) == 4)
-
-    call.cancel()
-
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert _unfinished(engine) == 0
-    await engine.check()
-
-
-async def test_an_interrupt_of_the_terminal_leaves_the_engine_to_its_worker(engine: VllmEngine) -> None:
-    call = asyncio.create_task(generate(engine, ignore_eos=True, max_new_tokens=100))
-    await _until(lambda: _unfinished(engine) == 1)
-
-    for pid in engine._processes.pids:
-        os.kill(pid, signal.SIGINT)
-
-    (found,) = await call
-    assert (len(found.token_ids), found.finish_reason) == (100, "length")
-    await engine.check()
-
-
-async def test_concurrent_callers_load_an_adapter_once(engine: VllmEngine, tiny_model: Path, tmp_path: Path) -> None:
-    write_adapter(tmp_path, "new@1", model=tiny_model, seed=9)
-    adapter = Adapter(name="new@1", int_id=100, path=tmp_path / "new@1")
-
-    await asyncio.gather(*(engine.load_adapter(adapter) for _ in range(10)))
-
-    (found,) = await generate(engine, PROMPT, adapter, temperature=0)
-    (base,) = await generate(engine, PROMPT, temperature=0)
-    assert ids([found]) != ids([base])
-
-
-async def test_an_adapter_that_vllm_refuses_may_be_loaded_once_it_is_mended(
-    engine: VllmEngine, tiny_model: Path, tmp_path: Path
-) -> None:
-    folder = write_adapter(tmp_path, "late@1", model=tiny_model, seed=9)
-    config = folder / "adapter_config.json"
-    kept = config.read_bytes()
-    config.unlink()
-    adapter = Adapter(name="late@1", int_id=101, path=folder)
-
-    with pytest.raises(DataError) as raised:
-        await engine.load_adapter(adapter)
-    config.write_bytes(kept)
-    await engine.load_adapter(adapter)
-
-    assert raised.value.code == ErrorCode.ADAPTER_REFUSED
-    assert str(tmp_path) not in raised.value.message
-    assert len(await generate(engine, PROMPT, adapter)) == 1
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"engine_args": {"no_such_argument": 1}}, "no_such_argument"),
-        ({"max_model_len": 100_000}, "max_model_len"),
-        ({"engine_args": {"logprobs_mode": "nonsense"}}, "logprobs_mode"),
-    ],
-)
-async def test_settings_that_vllm_refuses_are_settings_errors(
-    tiny_model: Path, fields: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(SettingsError, match=says):
-        await VllmEngine(settings(tiny_model, **fields)).start()
-
-
-async def test_a_folder_without_a_model_is_a_settings_error(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no config\.json"):
-        await VllmEngine(settings(tmp_path)).start()
-
-
-async def test_on_a_tiny_vocabulary_beams_are_an_exhaustive_search(tmp_path: Path) -> None:
-    model = write_model(tmp_path, vocab_size=8, eos_token_ids=(2, 5), tokenizer=False, seed=5)
-    engine, reference = VllmEngine(settings(model)), Reference(model)
-    await engine.start()
-    try:
-        assert (engine.info.eos_token_ids, engine.info.has_tokenizer) == ((2, 5), False)
-        # 8 ids less 2 that end: 6 beams hold every prefix of one token.
-        prompts = [[first, second, 1] for first in range(3) for second in range(3)]
-        cases = [(prompt, length_penalty) for prompt in prompts for length_penalty in (0.0, 1.0)]
-        options: dict[str, Any] = {"num_beams": 6, "max_new_tokens": 2, "early_stopping": "never"}
-        found = await asyncio.gather(
-            *(beam_search(engine, request(engine, p, length_penalty=lp, **options)) for p, lp in cases)
-        )
-    finally:
-        await end(engine)
-
-    best = [beams[0].token_ids.tolist() for beams in found]
-    assert best == [_exhaustive(reference, prompt, length_penalty, {2, 5}) for prompt, length_penalty in cases]
-    assert {len(tokens) for tokens in best} == {1, 2}
-
-
-def _exhaustive(reference: Reference, prompt: list[int], length_penalty: float, stops: set[int]) -> list[int]:
-    """The best of all completions over 8 ids that end in a stop id or after two tokens."""
-    scored = []
-    for tokens in [*itertools.product(range(8)), *itertools.product(range(8), repeat=2)]:
-        ends = tokens[-1] in stops or len(tokens) == 2
-        if ends and not stops & set(tokens[:-1]):
-            total = float(reference.logprobs(prompt, list(tokens)).sum())
-            scored.append((total / len(tokens) ** length_penalty, list(tokens)))
-    return max(scored)[1]
-
-
 async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_path: Path) -> None:
     model = write_model(tmp_path / "bf16", dtype="bfloat16", tokenizer=False)
     folder = write_adapter(tmp_path, "math@1", model=model, seed=1)
@@ -444,14 +248,3 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
         gaps = [c.logprobs - reference.logprobs(PROMPT, c.token_ids.tolist()) for c in found if c.logprobs is not None]
         assert len(gaps) == 8
         assert np.abs(gaps).mean() < 0.1
-
-
-def _unfinished(engine: VllmEngine) -> int:
-    """Sequences that vLLM still has."""
-    return int(engine._llm.output_processor.get_num_unfinished_requests())
-
-
-async def _until(reached: Callable[[], bool], timeout_s: float = 20) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not reached():  # noqa: ASYNC110 - vLLM has no event for it
-            await asyncio.sleep(0.01)

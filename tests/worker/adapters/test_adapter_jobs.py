@@ -90,7 +90,7 @@ def test_the_adapter_of_a_running_job_outlasts_those_that_come_after_it(
     flags = ("--adapter-cache", str(tmp_path), "--model", str(tiny_model), *bounds)
     with stub(redis_url, policy, *flags, group_s=0.1, lease_s=30) as worker:
         long = client.submit([[5]], None, tokens(200), adapter=names[0])
-        wait_for(lambda: fetched() == {names[0]}, 10, lambda: worker.log)
+        wait_for(lambda: fetched() == {names[0]}, 30, lambda: worker.log)
         for name, left in zip(names[1:], ({names[0], names[1]}, {names[0], names[2]}), strict=True):
             short = client.submit([[5]], None, tokens(1), adapter=name)
             wait_until_done(queue, short.batch_id, 1, worker)

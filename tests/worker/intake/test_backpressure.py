@@ -131,7 +131,7 @@ def test_a_worker_reads_next_to_nothing_while_redis_is_nearly_full(server: Embed
         wait_until_logged(worker, "intake paused")
         batches = [client.submit([[5]], None, tokens()) for _ in range(5)]
         submitted_at = time.time()
-        wait_for(lambda: seen_at(admin, policy) > submitted_at + 0.5, 10, lambda: worker.log)
+        wait_for(lambda: seen_at(admin, policy) > submitted_at + 0.5, 30, lambda: worker.log)
         done = sum(queue.done(batch.batch_id) for batch in batches)
         admin.delete("ballast")
         wait_until_logged(worker, "intake resumed")
@@ -158,7 +158,7 @@ def test_answers_that_wait_for_memory_are_bounded_kept_and_generated_once(server
         batch = client.submit([[5 + row] for row in range(12)], None, tokens(), prompts_per_job=1)
         each = sum(len(name) + len(value) for name, value in queue.entries()[0][1].items()) + TOKENS * 65 // 8
         with stub(server.url, policy, "--inflight-bytes", str(3 * each + 1), group_s=1.0) as worker:
-            wait_for(lambda: len(queue.holders()) >= 4, 10, lambda: worker.log)
+            wait_for(lambda: len(queue.holders()) >= 4, 30, lambda: worker.log)
             admin.config_set("maxmemory", "1")
             wait_until_logged(worker, "what=publish")
             held = len(queue.holders())

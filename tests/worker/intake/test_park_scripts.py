@@ -80,7 +80,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
         )
 
         parked = asyncio.create_task(parking.park(lease, 5))
-        await asyncio.to_thread(wait_for, lambda: link.lost == 1, 10, lambda: "no reply was lost")
+        await asyncio.to_thread(wait_for, lambda: link.lost == 1, 30, lambda: "no reply was lost")
         (taken,) = await parking.next()
         await parked
         await redis.aclose()

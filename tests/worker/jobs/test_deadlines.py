@@ -212,7 +212,7 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         follower=versions,
     )
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await runner.run(AdmittedJob(lease=lease, envelope=envelope, job=job, claim=admission.hold(0)))
 
     assert publisher.counts["published"] == 1

@@ -212,7 +212,7 @@ def test_a_running_job_whose_groups_the_producer_has_cancelled_is_acknowledged(
         wait_until_reported(worker, queue, running_groups="2")
         answer_elsewhere(redis_url, queue, batch.batch_id, [0, 1], 2, by="cancelled")
         mark_cancelled(queue, batch.batch_id)
-        wait_for(lambda: not queue.holders(), 10, lambda: worker.log)
+        wait_for(lambda: not queue.holders(), 30, lambda: worker.log)
         wait_until_reported(worker, queue, groups_duplicate="2", groups_fenced="0", groups_published="0")
 
         assert codes(redis_url, queue, batch.batch_id, 2) == [None, None]
@@ -254,7 +254,7 @@ def test_only_what_no_other_entry_has_answered_is_generated_and_the_job_is_ackno
             (group,) = queue.redis.xinfo_groups(queue.jobs_key)
             return bool(group["last-delivered-id"].decode() == last and group["pending"] == 0)
 
-        wait_for(settled, 10, lambda: f"{queue.holders()}\n{worker.log}")
+        wait_for(settled, 30, lambda: f"{queue.holders()}\n{worker.log}")
         wait_until_drained(worker)
 
     by_worker = [answer.worker != "by-hand" for answer in audit(redis_url, policy, some.batch_id, 3)]

@@ -108,7 +108,7 @@ def test_what_was_started_meanwhile_ends_with_the_process(tmp_path: Path) -> Non
         outer.terminate()
 
         assert outer.wait(10) == -signal.SIGTERM
-        wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in state_of(child), 10, lambda: str(child))
+        wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in state_of(child), 30, lambda: str(child))
     finally:
         outer.kill()
         outer.wait()

@@ -116,7 +116,7 @@ async def test_the_name_of_a_killed_worker_is_free_at_once(same: WorkerProcess) 
     same.process.wait(10)
     again = Start(settings(same.redis_url, same.policy, consumer="same"))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await again.begin()
     finally:
         again.close()

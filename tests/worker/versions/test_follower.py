@@ -54,7 +54,7 @@ def test_a_swap_under_load_loses_nothing_and_every_token_says_its_version(
 ) -> None:
     with stub(redis_url, policy, "--checkpoint-dir", str(steps), group_s=0.05, at_once=16) as worker:
         batch = client.submit([[5 + row] for row in range(24)], None, tokens(200), prompts_per_job=3)
-        wait_for(lambda: worker.log.count("job started") >= 6, 10, lambda: worker.log)
+        wait_for(lambda: worker.log.count("job started") >= 6, 30, lambda: worker.log)
         publish(client, steps, 1)
         client.wait_for_version(1, timeout=30)
         assert queue.done(batch.batch_id) == 0, "nothing was in flight during the swap"

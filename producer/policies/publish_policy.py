@@ -10,7 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -19,6 +19,7 @@ from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import POLICY_ADAPTER
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.policies import VersionSource
 from rollstream.schemas.wire.requires import unknown_names
 
 from ..progress import byte_bar
@@ -37,8 +38,6 @@ _RECENT = 16
 _PADDING = b" "
 """Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
 expire soon after the next version."""
-
-Source = Literal["checkpoint", "adapter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +155,7 @@ async def announced_versions(connection: Connection, keys: Keys, count: int) -> 
     return await _read(connection, keys, "+", "-", count)
 
 
-async def _check_publishable(connection: Connection, keys: Keys, version: int, source: Source) -> None:
+async def _check_publishable(connection: Connection, keys: Keys, version: int, source: VersionSource) -> None:
     """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for another kind than before."""
     recent = await announced_versions(connection, keys, _RECENT)
     newest = recent[0].version if recent else 0
@@ -181,7 +180,7 @@ def _way_on(newest: int) -> str:
     return f"the newest, {newest}, is one which no trainer wrote: remove the stream that `Keys.versions` names"
 
 
-def _announcement(version: int, source: Source, location: str, sha256: str) -> PolicyVersion:
+def _announcement(version: int, source: VersionSource, location: str, sha256: str) -> PolicyVersion:
     return PolicyVersion(version=version, source=source, location=location, sha256=sha256, published_at=time.time())
 
 

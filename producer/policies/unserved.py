@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from rollstream.schemas import Keys
+from rollstream.schemas.wire.policies import VersionSource
 
 from ..calls.patience import log
 from ..errors import ProducerError
@@ -14,10 +15,10 @@ from .wait_for_version import Serving, read_serving
 
 _LOOK_S = 2.0
 """The longest time for this look, in seconds: the publish is done, so nothing waits for a Redis that is away."""
-_FLAGS = {"checkpoint": "--checkpoint-dir", "adapter": "--lora"}
+_FLAGS: dict[VersionSource, str] = {"checkpoint": "--checkpoint-dir", "adapter": "--lora"}
 
 
-async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: str) -> None:
+async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: VersionSource) -> None:
     """Log a warning for each such worker. `kind`: `checkpoint` or `adapter`. A fault of Redis only skips the look."""
     try:
         async with asyncio.timeout(_LOOK_S):
@@ -28,7 +29,7 @@ async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: 
         log.warning("%s was published, but %s", what, text)
 
 
-def unserved(serving: Mapping[str, Serving], kind: str) -> Iterator[str]:
+def unserved(serving: Mapping[str, Serving], kind: VersionSource) -> Iterator[str]:
     """A sentence for each worker that was not started for this kind, or refused the version before."""
     for name, one in serving.items():
         if kind in one.refused_kinds:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.printable import printable
+from rollstream.schemas.wire.policies import VersionSource
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ..calls.patience import Patience
@@ -41,7 +42,7 @@ class Serving:
     """It is ending: it takes no more jobs and no new versions."""
     sha256: str = ""
     """Digest of the served version; empty for the boot model, and if it does not say."""
-    refused_kinds: frozenset[str] = frozenset()
+    refused_kinds: frozenset[VersionSource] = frozenset()
     """`checkpoint`, `adapter`: the kinds of versions for which it was not started."""
 
 
@@ -158,7 +159,7 @@ def _check(version: object, workers: object, timeout: object) -> None:
 
 
 def _serving(report: WorkerReport) -> Serving:
-    taken = {"checkpoint": report.takes_checkpoints, "adapter": report.takes_adapters}
+    taken: dict[VersionSource, bool | None] = {"checkpoint": report.takes_checkpoints, "adapter": report.takes_adapters}
     return Serving(
         version=_known(report.policy_version),
         newest=_known(report.newest_version),

@@ -15,12 +15,16 @@ MAX_CHUNKS = 2**16
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+VersionSource = Literal["checkpoint", "adapter"]
+"""How the weights of a policy version were published."""
+
+
 class PolicyVersion(Message):
     """An announcement on the versions stream, whose entry has the id `<version>-0`: Redis lets versions only grow."""
 
     kind: Literal["version"] = "version"
     version: Annotated[Index, Field(ge=1)]
-    source: Literal["checkpoint", "adapter"]
+    source: VersionSource
     location: Annotated[str, Field(min_length=1, max_length=200)]
     """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
     sha256: Sha256

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.policies import VersionSource
 from rollstream.schemas.wire.requires import unknown_names
 
 _AT_MOST = 16
@@ -25,8 +26,8 @@ class Announced:
     """One version, by the id of its entry. Two are equal if they have the same number and content."""
 
     version: int
-    source: str = ""
-    """`checkpoint` or `adapter`."""
+    source: VersionSource | Literal[""] = ""
+    """Empty for what no stream announces, and where the entry cannot be read."""
     location: str = ""
     sha256: str = ""
     problem: str = ""

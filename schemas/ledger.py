@@ -22,6 +22,8 @@ class LedgerField:
     """The `Batch` message."""
     GROUPS = "groups"
     """How many groups the batch has."""
+    QUEUED = "queued"
+    """How many of them were queued, by the jobs of `job`."""
     DONE = "done"
     """How many of them have an answer."""
     QUEUED = "queued"

@@ -10,6 +10,8 @@ KIND = b"kind"
 """Of a job or an answer: which message the payload is."""
 LETTER = b"letter"
 """The `DeadLetter`, beside the payload of the job."""
+TOKENS = b"tokens"
+"""Of a job: the most that its completions may have together."""
 BATCH = b"batch"
 """Of a job: the id of its batch."""
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from ..errors import NameRefusedError, WireError, shown
 from ..keys import check_name
-from .entry_fields import BATCH, KIND, PAYLOAD
+from .entry_fields import BATCH, KIND, PAYLOAD, TOKENS
 from .fields import MAX_GROUPS_PER_JOB, check_traceparent
 from .messages import Job
 
@@ -46,7 +46,7 @@ class Envelope:
             b"total": b"%d" % self.num_groups,
             KIND: self.kind.encode(),
             b"lane": self.lane.encode(),
-            b"tokens": b"%d" % self.tokens,
+            TOKENS: b"%d" % self.tokens,
             **traced,
             PAYLOAD: payload,
         }
@@ -60,7 +60,7 @@ class Envelope:
             job, first, groups, total = (_number(fields, name) for name in (b"job", b"first", b"groups", b"total"))
             kind = check_name("kind", fields.get(KIND, JOB_KIND.encode()).decode())
             lane = check_name("lane", fields.get(b"lane", DEFAULT_LANE.encode()).decode())
-            tokens = _number(fields, b"tokens", _MAX_TOKENS) if b"tokens" in fields else 0
+            tokens = _number(fields, TOKENS, _MAX_TOKENS) if TOKENS in fields else 0
         except KeyError as error:
             raise WireError("job entry", f"field {error.args[0].decode()!r} is missing", payload) from None
         except (ValueError, NameRefusedError) as error:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 from rollstream.schemas import Batch, GroupError, Sealed
 from rollstream.schemas.ledger import LedgerField
-from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD
+from rollstream.schemas.totals import Totals
+from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
 from rollstream.schemas.worker_report import DRAIN
 from tests.support.worker_process import ROOT
 
 PLACEHOLDER = 7
 """Stands for the numbers in a name."""
 LEDGER = {
-    LedgerField.DIGEST, LedgerField.DESCRIPTION, LedgerField.GROUPS, LedgerField.DONE, LedgerField.CANCELLED,
-    LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER), LedgerField.answered(PLACEHOLDER),
+    LedgerField.DIGEST, LedgerField.DESCRIPTION, LedgerField.GROUPS, LedgerField.QUEUED, LedgerField.DONE,
+    LedgerField.CANCELLED, LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER),
+    LedgerField.answered(PLACEHOLDER),
     LedgerField.duplicate(PLACEHOLDER, PLACEHOLDER), LedgerField.lived("7", PLACEHOLDER), LedgerField.dead("7"),
 }  # fmt: skip
-ENTRIES = {KIND.decode(), LETTER.decode(), PAYLOAD.decode()}
+ENTRIES = {KIND.decode(), LETTER.decode(), PAYLOAD.decode(), TOKENS.decode()}
+TOTALS = {one.name for one in fields(Totals)}
 VALUES = {message.model_fields["kind"].default for message in (GroupError, Sealed)} | {LedgerField.CANCELLED}
 _CALL = re.compile(r"redis\.p?call\('(?:H[A-Z]+|XADD)', (.*)")
 _FIRST = re.compile(r"'([a-z]+:)' \.\.")
-_WORD = re.compile(r"'([a-z]+)'")
+_WORD = re.compile(r"'([a-z_]+)'")
 _REPLY = re.compile(r"return '[a-z]+'")
 _COMPARED = re.compile(r"\[2\]\[i\] == '([a-z]+)'")
 
@@ -41,7 +45,7 @@ def names_in(script: str) -> set[str]:
 def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
-    assert said == stems | ENTRIES | VALUES | {DRAIN}
+    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

@@ -14,7 +14,7 @@ from rollstream.schemas.ledger import LedgerCounts, LedgerField, job_entry
 def test_counts_read_as_they_were_written(
     done: bytes | None, groups: bytes | None, counts: tuple[int, int | None]
 ) -> None:
-    assert LedgerCounts.of(done, groups) == LedgerCounts(*counts)
+    assert LedgerCounts.of(done, groups) == LedgerCounts(done=counts[0], groups=counts[1])
 
 
 @pytest.mark.parametrize("value", [b"x", b"-1", b"1.5", b"", b"9" * 5000, b"2147483648", b"\xff"])

@@ -15,7 +15,6 @@ from rollstream.worker.delivery.delivery_budgets import Budgets, DeliveryBudgets
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
 from tests.support.fault_steps import (
-    LEASE_S,
     is_of,
     log_of,
     stub,
@@ -91,14 +90,15 @@ async def test_a_ledger_that_expired_is_not_made_again(redis: Redis, policy: str
 def test_a_job_that_outages_interrupt_more_often_than_crashes_may_is_answered(
     policy: str, redis_url: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, "--max-deliveries", "1", group_s=4 * LEASE_S) as worker:
+    lease_s = 2.0
+    with stub(link.url, policy, "--max-deliveries", "1", group_s=3 * lease_s, lease_s=lease_s) as worker:
         batch = client.submit([[5]], None, tokens())
         wait_for(lambda: running_groups(queue) == 1, 30, lambda: worker.log)
         for outage, (away, back) in enumerate([(link.freeze, link.thaw), (link.drop, link.restore)], start=1):
             away()
             wait_for(lambda n=outage: worker.log.count("lease ran out") == n, 30, lambda: worker.log)  # type: ignore[misc] # default
             # The worker's clock is early: back before Redis' is there, it would go on with the delivery that it has.
-            wait_for(lambda: queue.idle_s() > LEASE_S, 30, lambda: worker.log)
+            wait_for(lambda: queue.idle_s() > lease_s, 30, lambda: worker.log)
             back()
             wait_for(lambda n=outage: worker.log.count("job taken over") == n, 30, lambda: worker.log)  # type: ignore[misc] # default
         wait_until_done(queue, batch.batch_id, 1, worker)

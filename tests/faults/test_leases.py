@@ -12,6 +12,7 @@ import pytest
 
 from rollstream import Client
 from tests.support.fault_steps import (
+    LASTING_S,
     LEASE_S,
     SLACK_S,
     SWEEP_S,
@@ -90,11 +91,11 @@ def reported(queue: Queue, worker: WorkerProcess, count: str) -> int:
 def test_an_answer_that_was_under_way_while_the_lease_ran_out_is_fenced(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=0.5) as zombie, contextlib.ExitStack() as later:
+    with stub(link.url, policy, group_s=2.0, lease_s=LASTING_S) as zombie, contextlib.ExitStack() as later:
         batch = client.submit([[5]], None, tokens())
         wait_until_logged(zombie, "job started")
         link.freeze()
-        rescuer = later.enter_context(stub(redis_url, policy))
+        rescuer = later.enter_context(stub(redis_url, policy, lease_s=LASTING_S))
         wait_until_done(queue, batch.batch_id, 1, zombie, rescuer)
         link.thaw()
         wait_until_logged(zombie, "fenced")
@@ -109,10 +110,10 @@ def test_an_answer_that_was_under_way_while_the_lease_ran_out_is_fenced(
 def test_a_worker_cut_off_aborts_its_engine_before_anyone_takes_over_and_serves_on(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=6.0) as first:
+    with stub(link.url, policy, group_s=20.0, lease_s=LASTING_S) as first:
         batch = client.submit([[5], [6]], None, tokens())
         wait_until_held(first, queue)
-        with stub(redis_url, policy) as second:
+        with stub(redis_url, policy, lease_s=LASTING_S) as second:
             link.freeze()
             aborted = "lease ran out, engine requests aborted"
             wait_for(lambda: aborted in first.log or not holds(first, queue), 30, lambda: log_of(first, second))
@@ -131,13 +132,13 @@ def test_a_worker_cut_off_aborts_its_engine_before_anyone_takes_over_and_serves_
 def test_finished_answers_outlast_their_lease_when_nobody_took_over(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=1.0, lease_s=2 * LEASE_S) as worker:
+    with stub(link.url, policy, group_s=2.0, lease_s=LASTING_S) as worker:
         batch = client.submit([[5], [6]], None, tokens())
         wait_until_logged(worker, "job started")
         link.drop()
         wait_until_logged(worker, "what=publish")
         wait_until_logged(worker, "lease ran out")
-        wait_for(lambda: queue.idle_s() > 3 * LEASE_S, 30, lambda: worker.log)
+        wait_for(lambda: queue.idle_s() > LASTING_S + 1, 30, lambda: worker.log)
         link.restore()
         wait_until_done(queue, batch.batch_id, 2, worker)
         wait_until_drained(worker)
@@ -150,7 +151,7 @@ def test_finished_answers_outlast_their_lease_when_nobody_took_over(
 def test_a_job_longer_than_its_lease_is_run_once_beside_an_idle_worker(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
-    with stubs(redis_url, policy, *stub_flags(group_s=3.5 * LEASE_S)) as (one, other):
+    with stubs(redis_url, policy, *stub_flags(group_s=1.75 * LASTING_S, lease_s=LASTING_S)) as (one, other):
         batch = client.submit([[5]], None, tokens())
         seen: set[Holder] = set()
 
@@ -166,7 +167,10 @@ def test_a_job_longer_than_its_lease_is_run_once_beside_an_idle_worker(
 
 
 def test_a_draining_worker_keeps_its_leases(redis_url: str, policy: str, client: Client, queue: Queue) -> None:
-    with stubs(redis_url, policy, "--grace-s", "20", *stub_flags(group_s=3 * LEASE_S)) as (one, two):
+    with stubs(redis_url, policy, "--grace-s", "20", *stub_flags(group_s=1.75 * LASTING_S, lease_s=LASTING_S)) as (
+        one,
+        two,
+    ):
         batch = client.submit([[5]], None, tokens())
         first, _ = wait_until_one_holds(one, two, queue)
         assert first.terminate() == 0, first.log

@@ -10,7 +10,7 @@ from rollstream import Client
 from rollstream.schemas import Envelope
 from rollstream.schemas.keys import GROUP
 from tests.support.fault_steps import (
-    LEASE_S,
+    LASTING_S,
     stub,
     tokens,
     wait_until_done,
@@ -78,11 +78,11 @@ def fields_of(envelope: Envelope, payload: bytes) -> Any:
 def test_a_lost_reply_to_a_renewal_costs_no_lease(
     redis_url: str, policy: str, client: Client, queue: Queue, link: Link
 ) -> None:
-    with stub(link.url, policy, group_s=3 * LEASE_S) as worker:
+    with stub(link.url, policy, group_s=1.5 * LASTING_S, lease_s=LASTING_S) as worker:
         link.lose_reply(to=calls_of("renew.lua", queue))
         batch = client.submit([[5]], None, tokens())
         wait_until_held(worker, queue)
-        with stub(redis_url, policy) as idle:
+        with stub(redis_url, policy, lease_s=LASTING_S) as idle:
             wait_until_done(queue, batch.batch_id, 1, worker, idle)
 
         (answer,) = audit(redis_url, policy, batch.batch_id, 1)

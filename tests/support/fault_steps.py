@@ -15,6 +15,8 @@ from tests.support.faults import Holder, Queue, audit
 from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 LEASE_S = 1.0
+LASTING_S = 4.0
+"""A lease that must not run out by itself: its worker may stand still for two seconds on a busy machine."""
 SWEEP_S = 1.0
 """Most between two sweeps of a recoverer."""
 SLACK_S = 4.0

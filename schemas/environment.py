@@ -1,4 +1,4 @@
-"""Environment variables of Rollstream: one that is misspelt is refused, as a flag would be. Pure."""
+"""Environment variables of Rollstream. A misspelt one is refused, like a misspelt flag. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WORKER_SETTINGS = frozenset({
     "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S", "STUB_POISON_TOKEN", "STUB_TOKENS_PER_S", "STUB_VOCAB_SIZE",
     "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
 })  # fmt: skip
-"""Those of `rollstream-worker`; one environment may serve workers and command line."""
+"""Settings of `rollstream-worker`; workers and the command line may share an environment."""
 _OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN"})
-"""Which redis-server is run, a worker's marks for its engines, and the benchmarks'."""
+"""Variables for the redis-server to run, a worker's marks for its engines, and benchmarks."""
 
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
-"""Kubernetes sets these in every container for each service beside it: one may be called rollstream-worker."""
+"""Kubernetes sets these in every container for each service; a service may be called rollstream-worker."""
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -42,7 +42,7 @@ class UnknownVariableError(SchemaError):
 
 
 def check_environment(environment: Mapping[str, str], names: Collection[str] = WORKER_SETTINGS) -> None:
-    """`names`: of the settings, without prefix. Raises `UnknownVariableError`. No value is shown: it may be secret."""
+    """Raises `UnknownVariableError`, without a value, which may be secret. `names`: known settings without prefix."""
     known = {*names, *_OTHERS}
     for name in sorted(environment):
         upper = name.upper()
@@ -54,7 +54,7 @@ def check_environment(environment: Mapping[str, str], names: Collection[str] = W
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The name that was most likely meant."""
+    """The known name that was most likely meant; None if none is near."""
     return next(iter(difflib.get_close_matches(name, sorted(known), 1)), None)
 
 

@@ -1,4 +1,4 @@
-"""Every error that Rollstream raises descends from `RollstreamError` and says what, where and what to do."""
+"""All errors of Rollstream descend from `RollstreamError` and tell what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def cut(text: str) -> str:
 class RollstreamError(Exception):
     """Base of every error raised by `schemas`, `producer` and `worker`.
 
-    It comes back whole from pickle and from `copy`, with its fields and notes, so that it may cross from a process of a
-    pool or from Ray. Its cause stays behind, as with every exception of Python.
+    Pickle and `copy` keep its fields and notes, so that it may come from a process pool or from Ray. Its cause is lost,
+    as with every exception of Python.
     """
 
     def __str__(self) -> str:
-        """Safe for a terminal and without a Redis URL's login, wherever the parts of the text are from."""
+        """The text, safe for a terminal and without the login of a Redis URL."""
         return printable_lines(without_credentials(super().__str__()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made again without `__init__`, whose parameters are not the text that Python keeps as `args`."""
+        """Rebuild without `__init__`, since its parameters are not the text that Python keeps in `args`."""
         fields = {name: _portable(value) for name, value in vars(self).items()}
         return _made_again, (type(self), *map(_portable, self.args)), fields
 
@@ -47,16 +47,16 @@ def _made_again(kind: type[RollstreamError], *args: object) -> RollstreamError:
 
 
 def _portable(value: object) -> object:
-    """`value`, or its text where it would not come back: what cannot be unpickled ends a whole process pool."""
+    """`value`, or its text if it cannot be unpickled, which would end a whole process pool."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301 - what this process has just written
-    except Exception:  # noqa: BLE001 - a foreign value's pickling may raise anything; its text is what then travels
+    except Exception:  # noqa: BLE001 - pickling a foreign value may raise anything; then its text is kept
         return shown(value)
     return value
 
 
 class SchemaError(RollstreamError):
-    """Base of what `schemas` raises."""
+    """Base of the errors that `schemas` raises."""
 
 
 class ConfigError(SchemaError):
@@ -74,7 +74,7 @@ class ConfigError(SchemaError):
 
 
 class NameRefusedError(SchemaError):
-    """Raised when a policy, batch or adapter name holds characters that a Redis key or a folder must not hold."""
+    """Raised when a policy, batch or adapter name has characters that a Redis key or a folder must not have."""
 
     def __init__(self, what: str, value: object, rule: str) -> None:
         super().__init__(f"{what} {shown(value)} is not usable: {rule}")
@@ -93,7 +93,7 @@ class WireError(SchemaError):
 
 
 class WireVersionError(WireError):
-    """Raised when a message carries a wire version that this release does not read; `version` is what it carries."""
+    """Raised when a message has a wire version (`version`) that this release does not read."""
 
     def __init__(self, what: str, version: object, expected: int, data: bytes) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Fields of hashes that anybody may have written: a reader gets a value that makes sense, or None, and no error."""
+"""Read fields of hashes that anybody may have written: a sane value, or None; never an error."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from .errors import MAX_TEXT, cut
 from .printable import printable
 
 _LATEST_S = 1e11
-"""Unix seconds beyond which nothing is a time, nor are infinity and NaN."""
+"""Unix seconds. A greater number, infinity or NaN is no time."""
 _COUNT_DIGITS = 18
-"""What fits 64 bits with a sign, as Redis counts."""
+"""Digits of a count that fits into 64 bits with a sign, as Redis counts."""
 
 
 def text_of(value: bytes) -> str:
-    """Printable, at most as long as an error may be; what is no UTF-8 becomes escapes."""
+    """A printable text, no longer than an error's may be; bytes that are no UTF-8 become escapes."""
     return cut(printable(value[: 4 * MAX_TEXT].decode("utf-8", "backslashreplace")))
 
 
 def count_of(value: bytes) -> int | None:
-    """A number from 0 on."""
+    """A whole number from 0 on; None if it is none."""
     return int(value) if value.isdigit() and len(value) <= _COUNT_DIGITS else None
 
 
 def seconds_of(value: bytes) -> float | None:
-    """Seconds from 0 on, Unix time or a duration."""
+    """Seconds from 0 on, as Unix time or duration; None if it is none."""
     try:
         seconds = float(value[:40])
     except ValueError:
@@ -33,5 +33,5 @@ def seconds_of(value: bytes) -> float | None:
 
 
 def yes_or_no(value: bytes) -> bool | None:
-    """`1` or `0`."""
+    """True for `1`, False for `0`, else None."""
     return {b"1": True, b"0": False}.get(value)

@@ -1,4 +1,4 @@
-"""What an option of another library is here. The nearest spelling is often another thing: `stop` is no `top_p`."""
+"""Other libraries' names for our options. The nearest spelling often means something else, as `stop`, `top_p`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAME = {
         "calculate_log_probs", "return_logprob", "return_logprobs", "return_log_probs", "output_logprobs", "log_probs",
     ),
 }  # fmt: skip
-"""Names that mean the same or nearly so."""
+"""Names that mean the same, or nearly the same."""
 
 _RENAMED = {theirs: f"write {ours!r}" for ours, names in _SAME.items() for theirs in names}
 
@@ -95,11 +95,11 @@ _NOT_OFFERED = frozenset({
     "thinking_token_budget", "reasoning_effort", "dry_multiplier", "tools", "tool_choice", "assistant_model",
     "prompt_lookup_num_tokens",
 })  # fmt: skip
-"""Left out they would change what is sampled, so that none of them is passed over."""
+"""Without these options other tokens would be sampled, so none of them may be ignored."""
 
 
 def advice(name: str, known: Collection[str]) -> str:
-    """What to write in place of `name`, which is none of `known`."""
+    """What to write instead of `name`, which is not in `known`."""
     plain = _snake(name)
     if plain in known:
         return f"write {plain!r}"
@@ -112,5 +112,5 @@ def advice(name: str, known: Collection[str]) -> str:
 
 
 def _snake(name: str) -> str:
-    """`topP`, `Top-P` and `top_p` alike."""
+    """The name in snake case: `topP` and `Top-P` become `top_p`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:100]).replace("-", "_").replace(" ", "_").lower()

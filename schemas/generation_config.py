@@ -1,4 +1,4 @@
-"""A `GenerationConfig` that exists is one that the engine may see: every bound is checked when it is made."""
+"""How a batch is sampled. A `GenerationConfig` checks all bounds when it is made, so an engine gets only valid ones."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .plain_values import SCALARS, plain
 from .printable import printable
 
 MAX_TOKENS_PER_GROUP = 2**22
-"""n * max_new_tokens, whatever is asked for of each token; `wire.result_size` bounds the bytes."""
+"""The most tokens of a group, n * max_new_tokens; `wire.result_size` limits the bytes."""
 
 MAX_SEED = 2**63 - 2**20
-"""Seeds stay under this, so that seed + sample never leaves the 64 bits that an engine stores."""
+"""Seeds must be below this, so that seed + sample fits the 64 bits of an engine."""
 
 LogprobsFlavour = Literal["processed", "raw"]
 
@@ -39,7 +39,7 @@ def _as_tuple(value: object) -> object:
 
 
 def _as_bias(value: object) -> object:
-    """The wire carries pairs, because msgpack maps with integer keys are refused there."""
+    """Pairs as a mapping: messages carry pairs, because msgpack maps with integer keys are refused."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
@@ -61,7 +61,7 @@ _SAMPLING_ONLY = (
 )  # fmt: skip
 
 _NONE_IS_EMPTY = "stop_token_ids", "stop_strings", "bad_words", "logit_bias"
-"""What other libraries call off, and here is empty."""
+"""Options for which other libraries write None; here they are empty."""
 
 _HINTS = {
     "temperature": "0 is greedy",
@@ -75,15 +75,15 @@ _HINTS = {
     "logprobs": "'processed' is under the sampling distribution, 'raw' the model's own, None none",
     "seed": "None is unseeded",
 }
-"""What is meant by most who are refused."""
+"""Hints for the most likely mistakes."""
 
 
 class GenerationConfig(BaseModel):
     """How every prompt of a batch is sampled, under Hugging Face's names where it has one.
 
     Frozen and strict: `1.0` is no integer, `True` is no number. Numbers of numpy and torch, and arrays and sets of ids,
-    are taken as what they hold. Raises `ConfigError`, which names the field and the bound, or what an unknown name is
-    here.
+    are taken by their values. Raises `ConfigError`, which names the field and the bound; for an unknown name it tells
+    the name here.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
@@ -91,11 +91,11 @@ class GenerationConfig(BaseModel):
     max_new_tokens: int = Field(ge=1, le=2**20)
     """Tokens a completion may have; with the prompt it must fit the worker's `max_model_len`."""
     min_new_tokens: int = Field(default=0, ge=0)
-    """Before this many tokens EOS and stop ids cannot be sampled, and nothing else ends the completion either.
+    """Before so many tokens EOS and stop ids cannot be sampled, and nothing else ends the completion.
 
-    Not banned is an EOS that only the tokenizer has, not the model's configs: until then it ends nothing."""
+    An EOS that only the tokenizer has, not the model's configs, is not banned; until then it ends nothing."""
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
-    """0 is greedy; between 0 and 0.01 is refused, because vLLM silently raises it to 0.01."""
+    """0 is greedy. Values between 0 and 0.01 are refused, because vLLM silently raises them to 0.01."""
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(default=0, ge=-1, lt=2**31)
     """0 or -1: off."""
@@ -104,7 +104,7 @@ class GenerationConfig(BaseModel):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     num_return_sequences: int = Field(default=1, ge=1, le=1024)
-    """Completions a prompt: n."""
+    """Completions for each prompt: n."""
     num_beams: int = Field(default=1, ge=1, le=64)
     """More than 1: beam search, which returns the best `num_return_sequences` of `num_beams` with their scores."""
     length_penalty: Finite = 1.0
@@ -112,22 +112,22 @@ class GenerationConfig(BaseModel):
     early_stopping: bool | Literal["never"] = False
     """As in transformers: True stops at `num_beams` finished beams, "never" only when no live beam can still win."""
     eos_token_id: TokenIds | None = None
-    """One or several, in place of the model's; None: those of the worker's model and of its tokenizer."""
+    """One or several ids instead of the model's; None: those of the worker's model and of its tokenizer."""
     stop_token_ids: TokenIds = ()
-    """Further ids that end a completion, `ignore_eos` or not. (vLLM's name.)"""
+    """Further ids that end a completion, even with `ignore_eos`. (vLLM's name.)"""
     stop_strings: Texts = ()
     """Texts that end a completion; special tokens such as `<|im_end|>` count as the text that they stand for.
 
-    Its token ids keep what was sampled; needs a tokenizer at the worker."""
+    The completion's token ids keep all that was sampled. Needs a tokenizer at the worker."""
     include_stop_str_in_output: bool = False
     """Whether the completion's `text` keeps the stop string."""
     ignore_eos: bool = False
     bad_words: Texts = ()
     """Texts whose token ids are never sampled in a row; needs a tokenizer at the worker.
 
-    Banned is the sequence of ids that the tokenizer gives a text alone, and the one that it gives it after a space if
-    that has as many ids and another first one. The same letters as other ids, or in other case, can still be sampled:
-    with `ee` banned, two `e`. A text that begins with a space is taken without it."""
+    Two sequences of ids are banned: the tokenizer's for the text alone, and its for the text after a space if that has
+    as many ids and another first id. The same letters can still be sampled as other ids, or in another case: with `ee`
+    banned, two `e`. A space at the beginning of a text is ignored."""
     logit_bias: Annotated[
         dict[TokenId, Bias], BeforeValidator(_as_bias), PlainSerializer(lambda bias: tuple(bias.items()))
     ] = Field(default_factory=dict, max_length=1024)
@@ -139,30 +139,30 @@ class GenerationConfig(BaseModel):
     """Log-probs of the sampled tokens: under the sampling distribution, or the model's raw ones at temperature 1."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
-        """A config with other values, checked as every other: pydantic's own would take anything."""
+        """A config with other values, checked like any config; pydantic's own method would not check."""
         return type(self)(**self.model_dump() | dict(update or {}))
 
     @property
     def sequences_per_prompt(self) -> int:
-        """What one prompt costs the engine while it runs."""
+        """Sequences that one prompt has in the engine."""
         return max(self.num_return_sequences, self.num_beams)
 
     @property
     def processed_equals_raw(self) -> bool:
-        """True when nothing reshapes the model's distribution, so that both flavours are the same numbers."""
+        """Whether nothing reshapes the model's distribution, so that both flavours are the same numbers."""
         reshaping = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
                      "min_new_tokens", "bad_words", "logit_bias", "allowed_token_ids")  # fmt: skip
         return self.temperature in (0.0, 1.0) and not self.changed(reshaping)
 
     def changed(self, names: tuple[str, ...]) -> list[str]:
-        """Those of `names` whose value is not the default."""
+        """The options among `names` whose value is not the default."""
         defaults = _defaults()
         return [name for name in names if getattr(self, name) != defaults[name]]
 
     if not TYPE_CHECKING:  # type checkers go by the fields
 
         def __new__(cls, *given: object, **_values: object) -> Self:
-            """Every option has a name."""
+            """Refuse options without a name."""
             if given:
                 hint = "write them by name: GenerationConfig(max_new_tokens=64), or GenerationConfig(**options)"
                 raise ConfigError("options", f"{hint}, got {shown(given[0])}", given[0])
@@ -194,7 +194,7 @@ def _given(values: Any) -> Any:
 
 
 def _translate(error: ValidationError) -> ConfigError:
-    # A name that nobody knows explains a missing one.
+    # An unknown name explains a missing one, so it comes first.
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     name = printable(str(first["loc"][0])[:100]) if first["loc"] else "config"
     given = first["input"]

@@ -1,4 +1,4 @@
-"""No Redis key is spelled anywhere but here; one partition's keys share a hash tag, so one script may touch them."""
+"""All Redis keys are spelled here. A partition's keys share a hash tag, so that one script may use them together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .errors import NameRefusedError
 
 GROUP = "workers"
 POLICIES = "rs:policies"
-"""Sorted set with a TTL: policies that have workers, by the last beat of any. A hint for who spells one wrongly: a user
-whose keys are one policy's does not write it, and a cluster has none.
+"""Sorted set with a TTL: policies that have workers, by the last beat of any worker. Only a hint for a misspelt policy:
+a user with the keys of a single policy does not write it, and a cluster has none.
 """
 
 POLICY_ADAPTER = "policy."
-"""Names of adapters that are policy versions begin with it; no other names do."""
+"""The names of adapters that are policy versions begin with this; no other names do."""
 
 _JOBS = ":jobs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -23,17 +23,17 @@ _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
 
 
 def horizons(jobs_key: str) -> str:
-    """Hash beside a jobs stream: which entry had been delivered when, while ids run ahead of Redis' clock."""
+    """Hash for a jobs stream: which entry had been delivered when, while ids are ahead of Redis' clock."""
     return f"{jobs_key}:horizons"
 
 
 def totals(jobs_key: str) -> str:
-    """Hash beside a jobs stream: sums of what it was asked for and what became of it, see `schemas.totals`."""
+    """Hash for a jobs stream: sums of its jobs, groups and tokens, see `schemas.totals`."""
     return f"{jobs_key.removesuffix(_JOBS)}:totals"
 
 
 def check_name(what: str, value: object) -> str:
-    """`value` if it is safe inside a key and as a folder's name. Raises `NameRefusedError`."""
+    """Return `value` if it is safe in a key and as a folder's name. Raises `NameRefusedError`."""
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     if not isinstance(value, str):
@@ -42,7 +42,7 @@ def check_name(what: str, value: object) -> str:
 
 
 def check_adapter(value: object) -> str:
-    """`value` if it reads `name@version`. Raises `NameRefusedError`."""
+    """Return `value` if it has the form `name@version`. Raises `NameRefusedError`."""
     if isinstance(value, str) and _ADAPTER.fullmatch(value):
         return value
     raise NameRefusedError("adapter", value, "write name@version, such as math@17")
@@ -50,7 +50,7 @@ def check_adapter(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Every key of one policy. `partitions` is the same number for all its producers and workers."""
+    """The keys of one policy. `partitions` must be the same number for all its producers and workers."""
 
     policy: str
     partitions: int = field(default=1, kw_only=True)
@@ -61,11 +61,11 @@ class Keys:
             raise NameRefusedError("partitions", self.partitions, "give an integer from 1 on")
 
     def partition(self, batch_id: str) -> int:
-        """crc32, the same in every process (Python's `hash` is salted)."""
+        """The partition of a batch. By crc32, since Python's `hash` differs between processes."""
         return zlib.crc32(batch_id.encode()) % self.partitions
 
     def has_batch(self, partition: int, batch_id: str) -> bool:
-        """Whether it is the id of a batch, and of this partition."""
+        """Whether it is a valid batch id and belongs to this partition."""
         return _NAME.fullmatch(batch_id) is not None and self.partition(batch_id) == partition
 
     def jobs(self, partition: int) -> str:
@@ -77,32 +77,33 @@ class Keys:
         return f"{self._tag(partition)}:dead"
 
     def results(self, batch_id: str) -> str:
-        """Stream with one entry a group, then one `sealed`."""
+        """Stream of results: one entry for each group, then one `sealed`."""
         return f"{self._tag(self.partition(batch_id))}:results:{check_name('batch_id', batch_id)}"
 
     def ledger(self, batch_id: str) -> str:
-        """Hash: which groups have a result, which jobs were queued, the batch's digest and description."""
+        """Hash of a batch: which groups have an answer, which jobs were queued, its digest and description."""
         return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
 
     def batches(self, partition: int) -> str:
-        """Sorted set: each batch that has a ledger, by the unix seconds of its submit; so nobody looks for ledgers."""
+        """Sorted set of all batches that have a ledger, by the Unix seconds of their submit."""
         return f"{self._tag(partition)}:batches"
 
     def versions(self) -> str:
-        """Stream of published policy versions and adapters."""
+        """Stream of announced policy versions."""
         return f"rs:{{{self.policy}}}:versions"
 
     def control(self) -> str:
-        """Hash of what holds for the whole queue: `paused`, asked by an operator, and the workers' lease."""
+        """Hash for the whole queue: whether an operator has paused it, and the workers' lease."""
         return f"rs:{{{self.policy}}}:control"
 
     def worker(self, consumer: str) -> str:
-        """Hash with a TTL: what one live worker is doing, and `drain` once an operator asked it to."""
+        """Hash with a TTL: the report of one live worker, and `drain` if an operator asked it to drain."""
         return f"rs:{{{self.policy}}}:workers:{consumer}"
 
     def workers(self) -> str:
-        """Sorted set with a TTL: each worker by its last beat (unix seconds, Redis' clock), and for a while those that
-        are gone, whose reports are too.
+        """Sorted set with a TTL: all workers by their last beat (Unix seconds, Redis' clock).
+
+        Dead workers stay in it for a while after their reports have expired.
         """
         return f"rs:{{{self.policy}}}:workers"
 
@@ -111,7 +112,7 @@ class Keys:
         return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"
 
     def blob(self, sha256: str, chunk: int) -> str:
-        """One chunk of an adapter that travels through Redis."""
+        """One chunk of an adapter that is sent through Redis."""
         return f"rs:{{{self.policy}}}:blob:{sha256}:{chunk}"
 
     def _tag(self, partition: int) -> str:

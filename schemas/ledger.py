@@ -1,4 +1,4 @@
-"""The fields of a batch's ledger, a hash that producers and workers write by scripts and read here."""
+"""The fields of a batch's ledger, a hash that producers and workers write by scripts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST = 2**31
 
 
 class LedgerField:
-    """Names, for producers, workers and their scripts alike."""
+    """Names of fields, for producers, workers and their scripts."""
 
     DIGEST = "digest"
-    """Content digest of the batch: who submits other content under its id is refused."""
+    """The batch's content digest: a submit of other content under its id is refused."""
     DESCRIPTION = "batch"
     """The `Batch` message."""
     GROUPS = "groups"
@@ -25,9 +25,9 @@ class LedgerField:
     QUEUED = "queued"
     """How many of them were queued, by the jobs of `job`."""
     DONE = "done"
-    """How many of them have an answer."""
+    """How many groups have an answer."""
     QUEUED = "queued"
-    """How many of them were queued: so many answers count in the totals of the partition."""
+    """How many groups were queued: at most so many answers count in the partition's totals."""
     CANCELLED = "cancelled"
     """When the batch was cancelled, in Unix seconds."""
     JOBS = "job:*"
@@ -37,7 +37,7 @@ class LedgerField:
 
     @staticmethod
     def job(job: int) -> str:
-        """Entry id that the job was queued as."""
+        """The entry id of the job."""
         return f"job:{job}"
 
     @staticmethod
@@ -52,31 +52,31 @@ class LedgerField:
 
     @staticmethod
     def duplicate(job: int, group: int) -> str:
-        """Set where another entry had answered the group before: it counts for this job once."""
+        """Set if another entry had answered the group before, so that it counts for this job once."""
         return f"dup:{job}:{group}"
 
     @staticmethod
     def lived(entry_id: str, delivery: int) -> str:
-        """Set where a delivery ended although its worker lived."""
+        """Set if a delivery ended although its worker lived."""
         return f"lived:{entry_id}:{delivery}"
 
     @staticmethod
     def dead(entry_id: str) -> str:
-        """Set where the entry is kept as a dead letter."""
+        """Set if the entry is kept as a dead letter."""
         return f"dead:{entry_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerCounts:
-    """How far a batch is."""
+    """How many groups of a batch are done."""
 
     done: int
     groups: int | None
-    """None where there is no batch (any more)."""
+    """None if there is no such batch (any more)."""
 
     @classmethod
     def of(cls, done: bytes | None, groups: bytes | None) -> Self:
-        """The values of `DONE`, which nobody wrote before the first answer, and `GROUPS`.
+        """Read the values of `DONE`, which does not exist before the first answer, and `GROUPS`.
 
         Raises `ValueError` for what no script of ours wrote.
         """
@@ -87,14 +87,14 @@ class LedgerCounts:
 
 
 def count(name: str, value: bytes) -> int:
-    """Raises `ValueError` that names the field."""
+    """Read a count. Raises a `ValueError` that names the field."""
     if not (value.isdigit() and len(value) <= 10 and int(value) < _MOST):
         raise ValueError(f"{name} is {shown(value[:40])}")
     return int(value)
 
 
 def job_entry(name: bytes, value: bytes) -> tuple[int, EntryId]:
-    """A field of the pattern `JOBS`: the job, and the entry that it was queued as.
+    """Read a field of the pattern `JOBS`: the job's number and its entry id.
 
     Raises `ValueError` for what no script of ours wrote.
     """

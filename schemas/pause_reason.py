@@ -1,21 +1,21 @@
-"""Why a worker takes no jobs, as its report says it and as everybody reads it."""
+"""Why a worker takes no jobs, as its report tells."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 PAUSED_FIELD = "paused"
-"""Of the control hash: when an operator paused the queue, in Unix seconds; no such field while it is not paused."""
+"""Field of the control hash: when an operator paused the queue, in Unix seconds; missing while it is not paused."""
 
 
 class PauseReason(StrEnum):
-    """A worker may have several at once; it takes jobs again when the last is over."""
+    """A worker may have several reasons at once; it takes jobs again when the last one is gone."""
 
     OPERATOR = "operator"
     """`rollstream pause`, for the whole queue."""
     POLICY = "policy"
-    """What it serves is none of the versions that are announced, and none of those could be loaded yet."""
+    """The worker serves none of the announced versions, and could not load one yet."""
     MEMORY = "memory"
     """Redis is nearly full."""
     ADAPTER_CACHE = "adapter cache"
-    """An adapter could not be kept on its disk."""
+    """An adapter could not be kept on the worker's disk."""

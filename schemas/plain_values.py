@@ -1,4 +1,4 @@
-"""A config's values as Python's own types: a trainer counts steps in numpy and keeps its EOS ids in tensors or sets."""
+"""A config's values as Python's own types: trainers have numbers in numpy, and EOS ids in tensors or sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 SCALARS = frozenset({bool, int, float, str, bytes, type(None)})
 _DEEPEST, _LONGEST = 3, 2**13
-"""What is deeper or longer stays as it is, and is refused by the field's own check."""
+"""Deeper or longer values stay as they are, and the field's own check refuses them."""
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` where its type is Python's own, else what it says beyond doubt: a scalar, or a list of them.
+    """`value` as a Python scalar or a list of scalars, if it clearly is one; else unchanged.
 
-    Without this pydantic takes whatever has `__float__` for a number, `numpy.True_` and a tensor of one bool included.
+    Without this pydantic takes anything with `__float__` as a number, even `numpy.True_` and a tensor of one bool.
     """
     kind = type(value)
     if kind in SCALARS or depth > _DEEPEST:
@@ -35,10 +35,10 @@ def _is_short(value: Collection[Any]) -> bool:
 
 
 def _of_array(value: Any) -> Any:
-    """numpy's and torch's alike: of no dimension a scalar, of one a list."""
+    """An array of numpy or torch: a scalar if it has no dimension, a list if it has one."""
     try:
         return value.tolist() if value.ndim == 0 or (value.ndim == 1 and _is_short(value)) else value
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # of the meta device, of no data
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # on the meta device, or without data
         return value
 
 

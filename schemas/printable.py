@@ -1,4 +1,4 @@
-"""What others wrote, as a terminal and a log line may have it: nothing that it would obey, and no login of a URL."""
+"""Make texts from others safe for terminals and logs: no control characters, and no login of a URL."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _OPTION = re.compile(r"([?&](?:username|password|ssl_password)=)[^&\s]*")
 
 
 def printable(text: str) -> str:
-    """`text` on one line; what a terminal would obey, or what would hide a part of it, is written as escapes."""
+    """`text` on one line; characters that a terminal would obey, or that hide text, become escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same, its lines kept: for what was written as several of them."""
+    """The same, but lines are kept, for texts of several lines."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def without_credentials(text: str) -> str:
-    """`text` with the login of every URL in it hidden, for Redis also one that is not percent-encoded."""
+    """`text` with the login of every URL hidden; for Redis URLs even a login that is not percent-encoded."""
     if "://" not in text:
         return text
     return _OPTION.sub(r"\1***", _OTHER.sub(r"\1***@", _REDIS.sub(r"\1***@", text)))

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 DEFAULT_LEASE_S = 30.0
-"""After which a silent worker's jobs are taken over, unless the workers of a policy agreed on another."""
+"""The time after which a silent worker's jobs are taken over, unless the policy's workers agreed on another."""
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.5, 3_600.0
 
 RESULT_TTL_S = 86_400
-"""How long results and ledger stay once a batch is sealed: by a worker unless it was told otherwise, by a producer that
-cancels always.
-"""
+"""How long results and ledger stay after a batch was sealed: by a worker (its flag may change it) or by a cancel."""
 
 ADAPTER_TTL_S = 86_400
 """How long an adapter stays in Redis after its publish or its last use."""
 ADAPTER_RENEW_S = 600
-"""How often a worker renews those that it uses."""
+"""How often a worker renews the adapters that it uses."""
 ADAPTER_SLACK_S = 3_600
-"""By so much chunks outlive their manifest: an upload takes time, and whoever finds the manifest finds them."""
+"""How much longer chunks live than their manifest: an upload takes time, and a worker with the manifest needs them."""
 SUPERSEDED_TTL_S = 1_800
-"""How long workers can still find an adapter whose policy version is no longer the newest: they renew thrice in it."""
+"""How long workers can still find the adapter of an older policy version; in this time they renew three times."""
 SUPERSEDED_SLACK_S = 1_800
 
 HEARTBEAT_S = 5.0
-"""Between two reports of a worker, unless it was told otherwise."""
+"""The default time between two reports of a worker."""
 LONGEST_HEARTBEAT_S = 60
 STARTING_REPORT_TTL_S = 15
-"""At least, for a worker that loads its model: imports keep every thread of the process from running for seconds."""
+"""The least TTL of a report while a worker loads its model: imports stop all threads of the process for seconds."""
 LONGEST_REPORT_TTL_S = 3 * LONGEST_HEARTBEAT_S + 6
-"""More than any report has left when it was written."""
+"""Longer than the TTL of any report."""
 
 
 def report_ttl_s(heartbeat_s: float) -> int:
-    """A report outlives three missed ones."""
+    """A report's TTL: it outlives three missed beats."""
     return int(3 * heartbeat_s + 1)
 
 
 def is_outlived(ttl_s: int) -> bool:
-    """Whether a report that has so long left is of a worker that is gone.
+    """Whether a report with so long a TTL belongs to a dead worker.
 
-    Nobody writes so long a time: Redis' clock was set back since, and a worker that lives has written a new one.
+    No worker writes so long a TTL: Redis' clock was set back since, and a live worker has written a new report.
     """
     return ttl_s > LONGEST_REPORT_TTL_S

@@ -1,4 +1,4 @@
-"""Sums of what a partition was asked for and what became of it: scripts keep them, so no payload is read to count."""
+"""Sums of a partition's jobs, groups and tokens, kept by scripts so that counting reads no payload."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Each since the partition's first job, and never counted twice: whoever sends a script again changes nothing.
+    """Sums since the partition's first job. Nothing counts twice, even if a script is sent again.
 
-    `tokens` are the most that were asked for, groups x n x `max_new_tokens`, in all of them: what is answered or
-    cancelled ends as many as were asked for it. A group that is cancelled before its job was queued counts nowhere.
+    All `tokens` are the most that were asked for: groups x n x `max_new_tokens`, also if answered or cancelled.
+    A group that is cancelled before its job was queued counts nowhere.
     """
 
     jobs_queued: int = 0
     groups_queued: int = 0
     tokens_queued: int = 0
     jobs_acknowledged: int = 0
-    """All of their groups have an answer, or nobody can be answered."""
+    """Jobs whose groups all have an answer, or can have none."""
     groups_answered: int = 0
-    """By workers, with completions or with an error."""
+    """Groups answered by workers, with completions or with an error."""
     tokens_answered: int = 0
     groups_cancelled: int = 0
-    """By a producer's cancel; what a worker answers as cancelled is answered."""
+    """Groups answered by a producer's cancel; those that a worker answers as cancelled count as answered."""
     tokens_cancelled: int = 0
     jobs_buried: int = 0
-    """Kept as dead letters; their groups are answered, with errors."""
+    """Jobs kept as dead letters; their groups are answered with errors."""
     tokens_buried: int = 0
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
-        """What the hash holds; a field that is missing, or no number, is 0."""
+        """Read the hash; a field that is missing or no number is 0."""
         found = {one.name: told.get(one.name.encode(), b"") for one in fields(cls)}
         return cls(**{name: int(value) for name, value in found.items() if value.isdigit() and len(value) < 20})
 
     @property
     def open_groups(self) -> int:
-        """Queued and without an answer."""
+        """Groups that are queued and have no answer."""
         return max(0, self.groups_queued - self.groups_answered - self.groups_cancelled)
 
     @property

@@ -1,1 +1,1 @@
-"""A batch from prompts to tensors: submitted once, followed, cancelled, laid out. Never publishes a policy."""
+"""A batch from prompts to tensors: submit it once, follow it, cancel it, lay it out. Never publishes a policy."""

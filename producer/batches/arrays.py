@@ -1,4 +1,4 @@
-"""Whatever calls itself a tensor, an array or a column becomes numpy arrays, or is refused. Imports no torch."""
+"""Turn tensors, arrays and columns of any library into numpy arrays, or refuse them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _UNMASKED = {
     "attention_mask": "mask.filled(0)",
 }
 _OWN_FLOATS = ("torch.float16", "torch.float32", "torch.float64")
-"""numpy has these; bfloat16 and float8 fit into float32."""
+"""The float types that numpy has too; bfloat16 and float8 fit into float32."""
 
 
 def as_array(what: str, given: Any, row: int | None = None) -> Given | None:
-    """An array, or a list of rows for what is ragged; None for what is no array at all.
+    """An array, or a list of rows if they are ragged; None if `given` is no array at all.
 
-    Raises `PromptsError` for arrays that hold something else than what they look like.
+    Raises `PromptsError` for arrays whose visible numbers are not the real ones.
     """
     if isinstance(given, np.ma.MaskedArray):
         raise PromptsError(what, f"a masked array, whose mask would be lost: give {_UNMASKED[what]}", row)
@@ -31,12 +31,12 @@ def as_array(what: str, given: Any, row: int | None = None) -> Given | None:
         return np.asarray(given)
     if hasattr(given, "detach") and hasattr(given, "cpu"):
         return _of_torch(what, given, row)
-    if hasattr(given, "columns"):  # read by rows, a table of ids and masks would be a batch of two tokens each
+    if hasattr(given, "columns"):  # read by rows, a table of ids and masks would be prompts of two tokens
         raise PromptsError(what, f"got a table ({type(given).__name__}): give its column of ids", row)
     if hasattr(given, "__array__"):  # jax, pandas, pyarrow, polars
         try:
             return np.asarray(given)
-        except Exception as error:  # noqa: BLE001 - of a foreign library, which may raise anything
+        except Exception as error:  # noqa: BLE001 - a foreign library may raise anything
             raise _unreadable(what, given, error, row) from None
     return None
 
@@ -53,12 +53,12 @@ def _of_torch(what: str, given: Any, row: int | None) -> Given:
 
 
 def _without_values(given: Any) -> str | None:
-    """Why its numbers are not here, or are not the ones that count."""
+    """Why the tensor's numbers are not here, or are not the real ones; None if they are."""
     if getattr(given, "is_meta", False):
         return "a tensor of the meta device holds no numbers: give the real one"
     if getattr(given, "is_quantized", False):
         return "a quantised tensor: give integers, such as its int_repr()"
-    if hasattr(given, "full_tensor"):  # what it takes is a collective, which all ranks must call
+    if hasattr(given, "full_tensor"):  # gathering it is a collective, which all ranks must call
         return "a DTensor, of which this process holds a part: give its full_tensor(), or to_local() for its own rows"
     return None
 

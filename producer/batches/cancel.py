@@ -1,7 +1,7 @@
-"""Cancelling answers what has no answer, through Redis alone: it needs no worker, and a waiting producer is let go.
+"""Cancel a batch: answer its unanswered groups through Redis alone. No worker is needed, and a producer's wait ends.
 
-The batch is marked with its first slice of answers, so that no more jobs are queued and workers stop; then the other
-slices are answered. A cancel that died half-way is completed by the next one.
+The first slice of answers also marks the batch, so that no more jobs are queued and workers stop; then the other slices
+are answered. If a cancel dies half-way, the next one completes it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from ..redis_io.connection import Connection
 from . import scripts
 
 _SLICE = 256
-"""Groups a call: a millisecond or two of Redis' time."""
+"""Groups of one call, which takes a millisecond or two of Redis' time."""
 
 
 async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
-    """How many groups are answered as cancelled, by this call and by earlier ones; not those that a worker, which has
-    seen the mark, answers so before their slice comes.
+    """How many groups are answered as cancelled, by this call and by earlier ones.
 
-    Nothing is written when the batch is complete; 0 when it became so without a cancel. Raises `UnknownBatchError`,
+    Groups that a worker answers as cancelled, after it has seen the mark and before their slice, are not counted.
+
+    If the batch is complete, nothing is written; 0 if it became complete without a cancel. Raises `UnknownBatchError`,
     `RedisUnavailableError`.
     """
     seal = encode(Sealed(batch_id=batch.batch_id, num_groups=batch.num_groups))
@@ -36,7 +37,7 @@ async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
         count = await connection.call("cancel", partial(cancel, first_group=first, answers=answers))
         if count == "unknown":
             raise UnknownBatchError(batch.batch_id, keys.policy, "its ledger is gone: expired or deleted")
-        if count == "sealed":  # complete; after the first slice: the marked ledger is gone, and another is complete
+        if count == "sealed":  # complete; after the first slice: the marked ledger is gone, and a new one is complete
             return cancelled
         cancelled += count
     return cancelled

@@ -1,4 +1,4 @@
-"""How long a job may wait and run, checked before anything is queued: a worker would refuse the whole job."""
+"""How long a job may wait and run. Checked before anything is queued, since a worker would refuse the whole job."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..errors import DeadlineError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Of every job of a submit; None: none. No part of the batch's content digest."""
+    """The deadlines of every job of a batch; None: no deadline. Not part of the batch's content digest."""
 
     queue_deadline_s: float | None = None
-    """From the entry's id to its first delivery, by Redis' clock."""
+    """Seconds from the entry's id to its first delivery, by Redis' clock."""
     run_deadline_s: float | None = None
-    """Of one delivery, from admission."""
+    """Seconds of one delivery, from its admission."""
 
     @classmethod
     def of(cls, queue_deadline_s: object, run_deadline_s: object) -> Self:
-        """Raises `DeadlineError`."""
+        """Check both. Raises `DeadlineError`."""
         return cls(
             queue_deadline_s=_seconds("queue_deadline_s", queue_deadline_s),
             run_deadline_s=_seconds("run_deadline_s", run_deadline_s),

@@ -1,4 +1,4 @@
-"""Queues the jobs of one batch, each once: what a submit and a replay send, safe to send again at any point."""
+"""Queue the jobs of one batch, each once; for submits and replays. Safe to repeat at any point."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .submission import Chunk, Submission
 
 _MOST_ROUNDS = 3
 _ENVELOPE = 1024
-"""Bytes of a job's entry beside its payload, at most."""
+"""The most bytes of a job's entry besides its payload."""
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
 
 
 async def enqueue(connection: Connection, keys: Keys, submission: Submission) -> None:
-    """Queue those jobs of `submission` that are not queued yet.
+    """Queue the jobs of `submission` that are not queued yet.
 
-    A Redis that lost everything in between (FLUSHALL, a restart without a disk) would keep the later jobs alone: all
-    are queued again then. Raises `BatchConflictError` when its batch id belongs to other content, `BatchCancelledError`
-    when the batch was cancelled, `UnknownBatchError` when Redis loses it again and again, `TooLargeForRedisError`
-    (before anything is queued where Redis tells its limits), `RedisUnavailableError`.
+    If Redis loses everything in between (FLUSHALL, a restart without a disk), it would have only the later jobs: then
+    all are queued again. Raises `BatchConflictError` if the batch id belongs to other content, `BatchCancelledError` if
+    the batch was cancelled, `UnknownBatchError` if Redis loses it again and again, `TooLargeForRedisError` (before
+    anything is queued if Redis tells its limits), `RedisUnavailableError`.
     """
     chunks = list(submission.chunks())
     largest = max(len(payload) for _, payload in submission.jobs)
@@ -47,12 +47,12 @@ async def is_queued(connection: Connection, keys: Keys, batch_id: str, job: int)
 
 
 def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
-    """What says that Redis lost jobs while the rest of them was being queued."""
+    """The error for jobs that Redis lost while the others were queued."""
     return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
 
 
 async def _queue_once(connection: Connection, keys: Keys, submission: Submission, chunks: list[Chunk]) -> int:
-    """How many script calls it took."""
+    """Queue all chunks; returns the number of script calls."""
     batch_id, calls = submission.batch.batch_id, 0
     for chunk in chunks:
         submit = partial(scripts.submit, call=scripts.submit_call(keys, submission, chunk))
@@ -66,5 +66,5 @@ async def _queue_once(connection: Connection, keys: Keys, submission: Submission
 
 
 def _size(chunk: Chunk) -> int:
-    """Bytes of the command that carries it."""
+    """Size in bytes of the command for a chunk."""
     return sum(len(payload) + _ENVELOPE for _, payload in chunk)

@@ -25,21 +25,21 @@ from .waited_for import waiting_for
 from .waiting_facts import read_facts
 
 _ASK_S = 2.0
-"""Most that is waited for what Redis tells of a batch that does not come."""
+"""Seconds to wait for Redis to tell what a batch waits for."""
 
 
 class BatchHandle:
-    """Made by `AsyncClient.submit` and `attach`. Keeps what it has read, so everything here may be called repeatedly.
+    """A batch, from `AsyncClient.submit` or `attach`. It keeps what it has read, so all calls may be repeated.
 
-    Two handles on one batch of one policy are equal. Reading raises `UnreadableResultError` when the batch is sealed
-    and a group has no readable answer, `UnknownBatchError` once the results expired or were deleted, `LostJobsError`
-    once its jobs were removed from the queue by hand, and `RedisUnavailableError` when Redis stays away longer than the
-    client's `reconnect_s`.
+    Two handles on one batch of one policy are equal. Reading raises `UnreadableResultError` if the batch is sealed and
+    a group has no readable answer, `UnknownBatchError` if the results expired or were deleted, `LostJobsError` if its
+    jobs were removed from the queue by hand, and `RedisUnavailableError` if Redis is away longer than the client's
+    `reconnect_s`.
     """
 
     def __init__(self, *, connection: Connection, keys: Keys, batch: Batch, attached: bool = False) -> None:
         self.batch = batch
-        """What was submitted, but for the prompts."""
+        """The description of the batch, without the prompts."""
         self._identity = (keys.policy, batch.batch_id)
         self._connection = connection
         self._keys = keys
@@ -48,18 +48,18 @@ class BatchHandle:
 
     @property
     def batch_id(self) -> str:
-        """Names the batch, also for `attach` in another process."""
+        """The batch's id, for `attach` in another process."""
         return self.batch.batch_id
 
     @property
     def num_groups(self) -> int:
-        """Prompts of the batch."""
+        """The number of prompts."""
         return self.batch.num_groups
 
     async def groups(self, timeout: float | None = None) -> AsyncIterator[GroupResult | GroupError]:
-        """Each group once, as it finishes; ends after the last. Survives reconnects; a second call starts over.
+        """Each group once, as it finishes; ends after the last. Goes on after a reconnect; a second call starts over.
 
-        `timeout` in seconds from the first one asked for until the last: raises `ResultTimeoutError`.
+        `timeout`: seconds from the first request until the last group. Raises `ResultTimeoutError`.
         """
         timeout, *_ = Reading.of_wait(timeout, False)
         clock, position = asyncio.get_running_loop().time, 0
@@ -72,9 +72,9 @@ class BatchHandle:
     async def groups_from(
         self, position: int, timeout: float | None = None, waited: float = 0.0
     ) -> list[GroupResult | GroupError]:
-        """Wait until more than `position` groups have finished; those beyond, in finish order.
+        """Wait until more than `position` groups have finished; returns those after it, in finish order.
 
-        `waited`: the seconds of `timeout` that have passed already.
+        `waited`: seconds of `timeout` that have passed already.
         """
         timeout, *_ = Reading.of_wait(timeout, False)
         async with self._in_time(timeout, waited):
@@ -87,17 +87,17 @@ class BatchHandle:
         return list(self._reader.answers)
 
     async def done(self) -> int:
-        """How many groups have finished: one small read, no results travel."""
+        """How many groups have finished: one small read, without the results."""
         return await self._reader.count_done()
 
     async def cancel(self) -> int:
-        """Answer every group that has no answer with an error of code `cancelled`; how many those are.
+        """Answer every unanswered group with an error of code `cancelled`. Returns their number.
 
         Works without any worker; workers that run the batch stop. Groups with an answer keep it, so that `result`
         returns at once, with the cancelled groups in `errors`. 0: the batch was complete, and nothing was changed.
-        Repeat it when it failed half-way: it counts what is cancelled, whichever call did it; not what a worker that
-        heard of it answers so first, which happens beyond the first 256 groups. Raises `UnknownBatchError`,
-        `RedisUnavailableError`.
+        If it failed half-way, call it again: it counts all cancelled groups, whichever call cancelled them. Beyond the
+        first 256 groups a worker may see the cancel and answer a group as cancelled first; those are not counted.
+        Raises `UnknownBatchError`, `RedisUnavailableError`.
         """
         return await cancel_batch(self._connection, self._keys, self.batch)
 
@@ -108,12 +108,12 @@ class BatchHandle:
         pad_token_id: int = 0,
         pad_to_max_new_tokens: bool = False,
     ) -> RolloutBatch:
-        """Wait for every group; the whole batch in submission order, failed groups in `RolloutBatch.errors`.
+        """Wait for every group; returns the whole batch in submission order, failed groups in `RolloutBatch.errors`.
 
         `timeout` in seconds; `progress` draws a bar on stderr; `pad_to_max_new_tokens` fixes the response width to
-        `max_new_tokens`. Raises `ResultTimeoutError`, after which the batch goes on and may be waited for again, and
-        `ArgumentError` before anything is waited for. While nothing comes for ten seconds, and then at doubling
-        intervals, the logger `rollstream` warns of what is missing.
+        `max_new_tokens`. After ten seconds without a new group, and then at doubling intervals, the logger `rollstream`
+        warns of what the batch waits for. Raises `ResultTimeoutError`, after which the batch goes on and you may wait
+        again, and `ArgumentError` at once for a bad argument.
         """
         reading = Reading.of(timeout, progress, pad_token_id, pad_to_max_new_tokens)
         answers = await self.wait(timeout, progress)
@@ -128,7 +128,7 @@ class BatchHandle:
         )
 
     async def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, Answer]:
-        """Wait as `result` does; the answers by group number, without torch."""
+        """Wait as `result` does; returns the answers by group number. Needs no torch."""
         timeout, progress, *_ = Reading.of_wait(timeout, progress)
         bar = progress_bar(self.batch_id, self.num_groups) if progress else nullcontext(lambda _done: None)
         async with self._in_time(timeout) as patience:
@@ -145,7 +145,7 @@ class BatchHandle:
 
     @asynccontextmanager
     async def _in_time(self, timeout: float | None, waited: float = 0.0) -> AsyncIterator[Patience]:
-        """Around a wait; it says what it waits for. Raises `ResultTimeoutError`."""
+        """Around a wait, which then tells what it waits for. Raises `ResultTimeoutError`."""
         left = None if timeout is None else max(0.0, timeout - waited)
         async with Patience(
             what=f"batch {self.batch_id!r}", ask=self._ask, timeout=left, said=self._connection.said
@@ -175,7 +175,7 @@ class BatchHandle:
 
 
 async def _load_torch() -> None:
-    """Its first import takes seconds, in which an event loop would read nothing and take Redis for silent."""
+    """Import torch in a thread: that takes seconds, in which the event loop would read nothing from Redis."""
     if "torch" not in sys.modules:
-        with suppress(ImportError):  # assembling says so
+        with suppress(ImportError):  # `assemble` raises the error
             await asyncio.to_thread(import_module, "torch")

@@ -1,4 +1,4 @@
-"""The same rows as ROLL and verl lay them out: their keys, shapes and dtypes, but masks from lengths instead of ids.
+"""A batch's rows in the layouts of ROLL and verl: with their keys, shapes and dtypes, but masks made from lengths.
 
 R rows, P = `prompt_len`, L = `response_len`, S = P + L. Written against ROLL's `postprocess_generate`
 (roll/utils/functionals.py) and verl's agent loop (verl/experimental/agent_loop/agent_loop.py, `_postprocess`) of
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """What a layout is made of: `RolloutBatch` has these fields and says what they hold."""
+    """The fields from which a layout is made; `RolloutBatch` has them and explains them."""
 
     @property
     def prompt_len(self) -> int:
@@ -23,7 +23,7 @@ class Rows(Protocol):
 
     @property
     def pad_token_id(self) -> int:
-        """Where no token is."""
+        """The id in columns without a token."""
 
     @property
     def sequences(self) -> torch.Tensor:
@@ -55,7 +55,7 @@ class Rows(Protocol):
 
 
 def roll(batch: Rows) -> dict[str, torch.Tensor]:
-    """What ROLL's `postprocess_generate` puts into its `DataProto`; without log-probs there is no `infer_logprobs`.
+    """The tensors that ROLL's `postprocess_generate` puts into its `DataProto`; `infer_logprobs` only with log-probs.
 
     | key | shape | dtype | |
     | --- | --- | --- | --- |
@@ -68,9 +68,9 @@ def roll(batch: Rows) -> dict[str, torch.Tensor]:
     | `response_mask` | (R, S) | int64 | 0 where a token was put there and not sampled |
     | `infer_logprobs` | (R, S - 1) | float32 | column t - 1 is of the token in column t; 0 elsewhere |
 
-    `old_log_probs` is no key of a ROLL rollout. ROLL's pipeline computes it with the training engine, in the alignment
-    of `infer_logprobs`, and corrects for the difference between the two (`train_infer_correction`). A trainer without
-    such a pass may use `infer_logprobs` in its place.
+    A ROLL rollout has no key `old_log_probs`. ROLL's pipeline computes it with the training engine, aligned like
+    `infer_logprobs`, and corrects for the difference between the two (`train_infer_correction`). A trainer without such
+    a pass may use `infer_logprobs` instead.
 
     Unlike ROLL's, columns past a row's last token always hold the pad id, and a failed row is kept with its response
     empty (ROLL asserts on a row without any token): select by `RolloutBatch.errors` before training.
@@ -109,7 +109,7 @@ def _shifted(log_probs: torch.Tensor, sampled: torch.Tensor, prompt_lengths: tor
 
 
 def verl(batch: Rows) -> dict[str, torch.Tensor]:
-    """What verl's agent loop puts into its `DataProto` for one turn of text; without log-probs no `rollout_log_probs`.
+    """The tensors that verl's agent loop puts into its `DataProto`, for one turn of text.
 
     | key | shape | dtype | |
     | --- | --- | --- | --- |
@@ -121,7 +121,8 @@ def verl(batch: Rows) -> dict[str, torch.Tensor]:
     | `position_ids` | (R, S) | int64 | `clip(cumsum(attention_mask) - 1, 0)` |
     | `rollout_log_probs` | (R, L) | float32 | of `responses`, 0.0 in the padding |
 
-    verl computes `old_log_probs` itself, or copies `rollout_log_probs` to it in its bypass mode.
+    Without log-probs there is no `rollout_log_probs`. verl computes `old_log_probs` itself, or copies
+    `rollout_log_probs` to it in its bypass mode.
     """
     rows = {
         "prompts": batch.sequences[:, : batch.prompt_len].clone(),

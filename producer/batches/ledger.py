@@ -1,4 +1,4 @@
-"""What a batch's ledger says of the batch: its description, and the entries that its jobs were queued as."""
+"""Read a batch's ledger: its description, and the entry ids of its jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .read_answers import shown
 
 
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
-    """Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`."""
+    """The batch's description.
+
+    Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
+    """
     key = keys.ledger(check_name("batch_id", batch_id))
     found: Any = await connection.call(
         "read the ledger", lambda redis: redis.hmget(key, [LedgerField.DESCRIPTION, LedgerField.GROUPS])
@@ -40,7 +43,7 @@ async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch
 
 
 async def read_job_entries(connection: Connection, keys: Keys, batch_id: str) -> list[str]:
-    """Entry ids of the jobs that were queued, in the order of the jobs. Raises as `read_batch` does."""
+    """Entry ids of the queued jobs, in the order of the jobs. Raises what `read_batch` raises."""
     return await connection.call("read the ledger", partial(job_entries, keys=keys, batch_id=batch_id))
 
 

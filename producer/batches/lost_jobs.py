@@ -1,4 +1,4 @@
-"""A batch whose jobs are gone waits for nobody: entries that were removed, acknowledged or skipped by hand."""
+"""Notice a batch whose jobs are gone, because their entries were removed, acknowledged or skipped by hand."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import scripts
 from .ledger import read_job_entries
 
 _MOST = 500
-"""Jobs that one call looks at; nearly always the first tells, for the newest are asked for first."""
+"""Jobs that one call looks at. Nearly always the first decides, because the newest are asked for first."""
 
 
 class JobsLeft:
-    """Asks whether a batch has a job that can still be answered; remembers which entries its jobs are."""
+    """Asks whether a batch has a job that can still be answered; remembers the entry ids of its jobs."""
 
     def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
         self._connection = connection
@@ -27,16 +27,16 @@ class JobsLeft:
         self._can_ask = True
 
     async def are_lost(self) -> bool:
-        """Whether groups have no answer and none will come: all jobs were queued, and none waits or is pending.
+        """Whether groups will never be answered: all jobs were queued, and none waits or is pending.
 
-        False where nobody can tell: this user may not ask, or the ledger is not ours. Raises `RedisUnavailableError`.
+        False if that cannot be known: this user may not ask, or the ledger is not ours. Raises `RedisUnavailableError`.
         """
         if not self._can_ask:
             return False
         try:
             if len(self._entries) < self._batch.num_jobs:
                 self._entries = await read_job_entries(self._connection, self._keys, self._batch.batch_id)
-            if len(self._entries) < self._batch.num_jobs:  # its submit goes on, or is to be repeated
+            if len(self._entries) < self._batch.num_jobs:  # its submit still runs, or must be repeated
                 return False
             return await self._connection.call("look for lost jobs", self._ask)
         except RedisUnavailableError as error:

@@ -1,4 +1,4 @@
-"""A batch's description in Redis may say anything: what it would make a reader allocate is held against its answers."""
+"""A batch's description in Redis may say anything, so the widths that it asks for are compared with the answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import UnreadableResultError
 from .read_answers import Answer
 
 _ALWAYS = 2**24
-"""Cells of prompts, or of responses, that are always padded: tensors of less than a gigabyte in all."""
+"""So many cells of prompts, or of responses, are always allowed: tensors of less than a gigabyte in all."""
 _CELLS_PER_TOKEN = 1024
 
 
 def check_widths(batch: Batch, answers: Mapping[int, Answer], *, pad_to_max_new_tokens: bool) -> None:
-    """Raises `UnreadableResultError` where nearly all of the tensors were padding that only the description asks for.
+    """Raises `UnreadableResultError` if nearly all of the tensors would be padding that only the description asks for.
 
-    For a batch that was attached to: whoever submitted it knows how wide it is.
+    For attached handles; the handle of the process that submitted the batch knows its width.
     """
     n, results = batch.config.num_return_sequences, [a for a in answers.values() if isinstance(a, GroupResult)]
     rows = n * batch.num_groups

@@ -1,4 +1,4 @@
-"""Whatever a trainer calls prompts becomes int32 arrays: the ids where the mask is 1, in order. Never imports torch."""
+"""Turn a trainer's prompts into int32 arrays: the ids where the mask is 1, in order. Never imports torch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Prompts:
     """B prompts without their padding."""
 
     ids: list[NDArray[np.int32]]
-    """One a row; empty where the mask is all 0, which the worker answers with an error for that row alone."""
+    """One array for each row; empty if the mask is all 0, which a worker answers with an error for that row alone."""
     width: int
-    """Columns of what was given: of the array, or of the longest ragged row."""
+    """The number of columns: of the array, or of the longest ragged row."""
 
     @classmethod
     def of(cls, input_ids: Rows, attention_mask: Rows | None = None) -> Prompts:
-        """Any integer dtype, any mask of 0 and 1 (padding left, right or in between); no mask: every id is a token.
+        """Read prompts of any integer dtype, with any mask of 0 and 1; without a mask every id is a token.
 
         Raises `PromptsError`, which names row and column.
         """
@@ -96,7 +96,7 @@ def _type(given: object) -> str:
 
 
 def _hint(given: object) -> str:
-    """Who passes text, or the generator of it, wants to know what is missing."""
+    """What to write instead of text, a mapping or a generator."""
     if isinstance(given, str | bytes):
         return "; text is not tokenised here: give tokenizer(texts)['input_ids']"
     if isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""One entry of a result stream becomes an answer that assembling can trust, or an error that keeps the bytes."""
+"""Read one entry of a result stream: an answer that `assemble` can trust, or an error that keeps the bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rollstream.schemas.wire.entry_fields import PAYLOAD
 from ..errors import UnreadableResultError
 
 Answer: TypeAlias = GroupResult | GroupError
-"""What one group gets: its completions or why there are none."""
+"""A group's answer: its completions, or why there are none."""
 
 _ANSWERS: tuple[type[Answer | Sealed], ...] = (GroupResult, GroupError, Sealed)
 

@@ -1,4 +1,4 @@
-"""Follows one batch's result stream: each group once, in finish order, however often Redis goes away meanwhile."""
+"""Follow one batch's result stream: each group once, in finish order, however often Redis is away meanwhile."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .lost_jobs import JobsLeft
 from .read_answers import Answer, read_answer, shown
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
-"""Of one read: it must get through within the socket's timeout, on a slow link too."""
+"""Limits of one read, which must arrive within the socket's timeout even on a slow connection."""
 _IDLE_READS_BEFORE_CHECK = 2
 
 
 class ResultsReader:
-    """All answers read so far stay here, so that many iterators and repeated `result` calls share one read."""
+    """Keeps all answers read so far, so that many iterators and repeated `result` calls share one read."""
 
     def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
         self._connection = connection
@@ -49,9 +49,9 @@ class ResultsReader:
     async def wait_beyond(self, known: int) -> None:
         """Return once there are more than `known` answers, or all.
 
-        What cannot be read is skipped: only once nothing more will come and a group is still unanswered, the first
-        such entry is raised as `UnreadableResultError`, again at each call. Raises `UnknownBatchError` once the batch
-        is gone from Redis, `LostJobsError` once its jobs are.
+        An unreadable entry is skipped. Only if nothing more can come and a group is still unanswered, the first such
+        entry is raised as `UnreadableResultError`, at each call. Raises `UnknownBatchError` if the batch is gone from
+        Redis, `LostJobsError` if its jobs are.
         """
         while len(self.answers) <= known and not self.complete:
             async with self._lock:
@@ -59,7 +59,7 @@ class ResultsReader:
                     await self._wait_for_entries()
 
     async def read_available(self) -> None:
-        """Take what the stream holds now. Raises `UnreadableResultError` as `wait_beyond` does."""
+        """Read all that the stream has now. Raises `UnreadableResultError` as `wait_beyond` does."""
         async with self._lock:
             while not self.complete and await self._read(block_ms=None):
                 pass
@@ -91,13 +91,13 @@ class ResultsReader:
             if await self._jobs.are_lost() and not await self._read(block_ms=None):
                 raise LostJobsError(self._batch.batch_id, self._keys.policy, len(self.by_group), self._batch.num_groups)
             return
-        if not await self._read(block_ms=None):  # what the ledger counts was in the stream before it was counted
+        if not await self._read(block_ms=None):  # an answer is in the stream before the ledger counts it
             if self._unreadable is not None:
                 raise self._unreadable.with_traceback(None)
             raise self._gone(f"{len(self.by_group)} of {self._batch.num_groups} results are left, none will come")
 
     async def _read(self, block_ms: int | None) -> bool:
-        """Take the next entries. Nothing is awaited between their arrival and their being kept."""
+        """Read the next entries. There is no await between their arrival and keeping them."""
         entries = await (self._now() if block_ms is None else self._soon())
         for entry, fields in entries:
             if self.complete:
@@ -107,7 +107,7 @@ class ResultsReader:
         return bool(entries)
 
     async def _soon(self) -> Entries:
-        count, self._count = self._count, 1  # if this many do not get through, the next attempt asks for one
+        count, self._count = self._count, 1  # if so many do not arrive, the next attempt asks for one
         shared = self._connection.reads(self._keys.partition(self._batch.batch_id))
         entries = await shared.entries(self._key, self._last_id, count, is_patient=self._idle_reads > 0)
         self._count = _next_count(count, entries)
@@ -141,7 +141,7 @@ class ResultsReader:
 
     def _incomplete(self, sealed_by: bytes) -> UnreadableResultError:
         if self._unreadable is not None:
-            return self._unreadable.with_traceback(None)  # raised again at each call: it must not grow
+            return self._unreadable.with_traceback(None)  # raised again at each call, and its traceback must not grow
         problem = f"sealed with {len(self.by_group)} of {self._batch.num_groups} groups"
         return UnreadableResultError(self._batch.batch_id, shown(sealed_by), problem)
 
@@ -155,7 +155,7 @@ class ResultsReader:
 
 
 def _next_count(count: int, entries: Entries) -> int:
-    """Entries to ask for after `count` were asked for and these came: twice as many, or what fits."""
+    """How many entries to ask for next, after `count` were asked for and these came: twice as many, if they fit."""
     sizes = [sum(map(len, fields.values())) for _, fields in entries]
     if not sizes:
         return count

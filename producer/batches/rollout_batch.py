@@ -1,4 +1,4 @@
-"""All of a batch as tensors, rows in submission order. Every mask follows from lengths, never from pad or EOS ids."""
+"""A whole batch as tensors, with rows in submission order. All masks follow from lengths, never from pad or EOS ids."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class RolloutBatch:
     """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
 
     P = `prompt_len`, L = `response_len`. A row is a left-padded prompt of P columns, then a right-padded response of
-    L columns. A group that failed keeps its n rows: its prompt where the worker could read it, an empty response,
-    finish reason `error`, and its `GroupError` in `errors`.
+    L columns. A group that failed keeps its n rows: its prompt if the worker could read it, an empty response, finish
+    reason `error`, and its `GroupError` in `errors`.
     """
 
     batch_id: str
@@ -43,12 +43,12 @@ class RolloutBatch:
     position_ids: torch.Tensor
     """int64 (R, P + L), `clip(cumsum(attention_mask) - 1, 0)`"""
     prompt_mask: torch.Tensor
-    """int64 (R, P + L), 1 where the token is the prompt's"""
+    """int64 (R, P + L), 1 where the token belongs to the prompt"""
     response_mask: torch.Tensor
     """int64 (R, P + L), 1 where the policy sampled the token"""
     old_log_probs: torch.Tensor | None
-    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None when
-    the config asked for none."""
+    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None if the
+    config asked for none."""
     logprobs_flavour: LogprobsFlavour | None
     """Whether `old_log_probs` are under the sampling distribution (`processed`) or the model's own (`raw`)."""
     prompt_lengths: torch.Tensor
@@ -56,30 +56,30 @@ class RolloutBatch:
     response_lengths: torch.Tensor
     """int64 (R,)"""
     group_index: torch.Tensor
-    """int64 (R,), the prompt's number in what was submitted: row // n"""
+    """int64 (R,), the number of the prompt in the batch: row // n"""
     scores: torch.Tensor | None
     """float32 (R,), beam search only; NaN in failed rows"""
     finish_reasons: tuple[FinishReason, ...]
     """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
     stop_reasons: tuple[int | str | None, ...]
-    """R stop ids or stop strings; None when cut by length or failed"""
+    """R stop ids or stop strings; None if cut by length or failed"""
     texts: tuple[str | None, ...]
     """R decoded completions with `stop_strings`, else None"""
     version_spans: tuple[tuple[VersionSpan, ...], ...]
     """R tuples of `(policy version, tokens)`, in order"""
     spans_exact: bool
-    """False when an engine could not tell where one version ended."""
+    """False if an engine could not tell which version sampled which token."""
     errors: dict[int, GroupError]
     """Failed groups by their number."""
     num_return_sequences: int
     pad_token_id: int
 
     def roll(self) -> dict[str, torch.Tensor]:
-        """ROLL's right-padded form, see `producer.batches.layouts.roll`."""
+        """The batch in ROLL's right-padded layout, see `producer.batches.layouts.roll`."""
         return layouts.roll(self)
 
     def verl(self) -> dict[str, torch.Tensor]:
-        """verl's left-padded prompts and right-padded responses, see `producer.batches.layouts.verl`."""
+        """The batch in verl's layout: prompts padded left, responses right, see `producer.batches.layouts.verl`."""
         return layouts.verl(self)
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class RolloutBatch:
 def assemble(
     batch: Batch, answers: Mapping[int, Answer], *, pad_token_id: int = 0, pad_to_max_new_tokens: bool = False
 ) -> RolloutBatch:
-    """One `RolloutBatch` from an answer to every group of `batch`. Pure; needs torch."""
+    """Make a `RolloutBatch` from an answer to every group of `batch`. Pure; needs torch."""
     from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
 
     results = {group: answer for group, answer in answers.items() if isinstance(answer, GroupResult)}
@@ -152,7 +152,7 @@ def _lengths(
 def _masks(
     prompt_lengths: NDArray[np.int64], response_lengths: NDArray[np.int64], prompt_len: int, response_len: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Prompt and response mask, (R, P + L) each: columns right before P and right after it."""
+    """Prompt and response mask, (R, P + L) each: the columns just before P and just after it."""
     offset = np.arange(-prompt_len, response_len)
     prompt_mask = (offset < 0) & (offset >= -prompt_lengths[:, None])
     response_mask = (offset >= 0) & (offset < response_lengths[:, None])
@@ -162,7 +162,7 @@ def _masks(
 def _position_ids(
     prompt_lengths: NDArray[np.int64], response_lengths: NDArray[np.int64], prompt_len: int, response_len: int
 ) -> NDArray[np.int64]:
-    """`clip(cumsum(attention_mask) - 1, 0)` without the sum: tokens are one run, so positions count from its start."""
+    """`clip(cumsum(attention_mask) - 1, 0)` without the sum: a row's tokens are adjacent, so they are counted."""
     positions = np.arange(-prompt_len, response_len) + prompt_lengths[:, None]
     last = np.maximum(prompt_lengths + response_lengths - 1, 0)
     return np.clip(positions, 0, last[:, None], out=positions)
@@ -224,7 +224,7 @@ def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.floa
 
 
 def _flavour(batch: Batch, results: Mapping[int, GroupResult]) -> LogprobsFlavour | None:
-    """What the workers say. Where they differ both flavours are the same numbers: then what was asked for."""
+    """The flavour that the workers report. If they differ, both are the same numbers: then the one asked for."""
     named = {result.logprobs_flavour for result in results.values()}
     return named.pop() if len(named) == 1 else batch.config.logprobs
 

@@ -1,4 +1,4 @@
-"""The scripts of a batch, each as a typed call: its jobs queued, looked for, its groups cancelled."""
+"""Typed calls of a batch's scripts: queue its jobs, look for them, cancel its groups."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def submit_call(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
 
 
 async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "cancelled"]:
-    """What became of the jobs that `submit_call` took; whole, for its payloads must not travel twice.
+    """Send the call of `submit_call`. It is sent whole, so that the payloads are not sent twice.
 
     Raises `RedisError`.
     """
@@ -48,7 +48,7 @@ async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "can
 async def jobs_left(
     redis: Redis, keys: Keys, batch_id: str, *, groups: int, entries: Sequence[str]
 ) -> Literal["answered", "alive", "lost"]:
-    """See `lost.lua`: whether one of the jobs that were queued as these `entries` can still be answered.
+    """See `lost.lua`: whether one of the jobs with these `entries` can still be answered.
 
     Raises `RedisError`.
     """

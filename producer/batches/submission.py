@@ -1,4 +1,4 @@
-"""A batch becomes jobs and a content digest, away from Redis: the same content, the same digest in every process."""
+"""Make a batch's jobs and its content digest, without Redis. The same content has the same digest in every process."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .deadlines import NO_DEADLINES, Deadlines
 from .prompts import Prompts
 
 _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
-"""Most that one script call takes: it is sent, and sent again, in one go, and Redis does nothing else meanwhile."""
+"""Limits of one script call, which is sent, and repeated, as a whole, while Redis does nothing else."""
 
 
 Chunk = list[tuple[Envelope, bytes]]
-"""Jobs, each with its payload, that one script call queues."""
+"""The jobs, with their payloads, that one script call queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """All that one submit sends. Made before anything is sent, so that what cannot be sent leaves nothing behind."""
+    """All that one submit sends. It is made before anything is sent, so that a bad batch leaves nothing behind."""
 
     batch: Batch
     digest: str
-    """sha256 of prompts, lengths, width, config, adapter, slicing and version bounds; of no clock."""
+    """sha256 of prompts, lengths, width, config, adapter, slicing and version bounds; the same at any time."""
     jobs: list[tuple[Envelope, bytes]]
 
     def chunks(self) -> Iterator[Chunk]:
@@ -110,8 +110,10 @@ def _job(
 
 
 def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds) -> str:
-    config = batch.config.model_dump(mode="json", exclude_defaults=True)  # an option of tomorrow changes no digest
-    config["logit_bias"] = sorted(batch.config.logit_bias.items())  # a mapping: its order is no content
+    config = batch.config.model_dump(
+        mode="json", exclude_defaults=True
+    )  # so a future option does not change this digest
+    config["logit_bias"] = sorted(batch.config.logit_bias.items())  # the order of a mapping is not content
     sampled_by = [batch.adapter, bounds.min_policy_version, bounds.max_staleness]
     head = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())

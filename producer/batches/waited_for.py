@@ -1,4 +1,4 @@
-"""What a batch waits for, made of what Redis tells. Pure."""
+"""What a batch waits for, as a sentence made from facts in Redis. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporting:
-    """One live worker, as it reports. Its text is printable already."""
+    """One live worker, as it reports itself. All texts are printable."""
 
     name: str
     state: str = WorkerState.SERVING
@@ -23,16 +23,16 @@ class Reporting:
     version: int = 0
     """The policy version that it serves."""
     newest: int = 0
-    """The newest version that it has heard of."""
+    """The newest version that it knows."""
     problem: str = ""
-    """Why it refused the newest; empty where it did not."""
+    """Why it refused the newest version; empty if it did not."""
     partitions: int | None = None
-    """How many it reads, from 0 on; None where it does not say."""
+    """How many partitions it reads, from 0 on; None if it does not say."""
     model: str = ""
 
     @property
     def takes_jobs(self) -> bool:
-        """Whether nothing but a lack of room keeps it from taking a job now."""
+        """Whether it takes jobs now, if it has room."""
         return self.state == WorkerState.SERVING
 
 
@@ -42,26 +42,26 @@ class BatchFacts:
 
     policy: str
     partitions: int
-    """What the client was given."""
+    """The client's number of partitions."""
     partition: int
-    """Where the batch is."""
+    """The batch's partition."""
     workers: Sequence[Reporting] = ()
     elsewhere: Sequence[str] = ()
-    """Policies that live workers serve. Asked only where none serves this one."""
+    """Other policies that live workers serve; asked for only if no worker serves this one."""
     paused: bool = False
     newest: int = 0
-    """The newest policy version announced."""
+    """The newest announced policy version."""
     jobs: int = 1
     waiting: int = 0
-    """Jobs of the batch that nobody has taken."""
+    """Jobs of the batch that no worker has taken."""
     held: Mapping[str, int] = field(default_factory=dict)
-    """Jobs of the batch by the consumer that holds them: a worker, or a version that they wait for."""
+    """Jobs of the batch by the consumer that holds them: a worker, or the version for which they wait."""
     backlog: int | None = None
-    """Jobs of the queue that nobody has taken; None where Redis cannot tell (before 7.0)."""
+    """Jobs of the queue that no worker has taken; None if Redis cannot tell (before 7.0)."""
 
 
 def waiting_for(facts: BatchFacts) -> str:
-    """One sentence: the first cause that applies, and the remedy where there is one."""
+    """One sentence: the first cause that applies, and the remedy if there is one."""
     found = (told for reason in _REASONS for told in [reason(facts)] if told)
     return next(found, "none of its jobs waits or runs: were entries deleted from the jobs stream?")
 

@@ -1,4 +1,4 @@
-"""Reads what a waiting call tells of its batch: a few small reads, of nothing that may be large."""
+"""Read the facts that a waiting call tells about its batch: a few small reads, never of anything large."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..redis_io.connection import Connection
 from .waited_for import BatchFacts, Reporting
 
 _MOST_JOBS = 1000
-"""Of a batch that are looked at, the first ones."""
+"""How many of a batch's jobs are looked at: the first ones."""
 
 
 async def read_facts(connection: Connection, keys: Keys, batch: Batch) -> BatchFacts:
-    """Raises `RedisUnavailableError`."""
+    """Read the facts about a batch. Raises `RedisUnavailableError`."""
     return await connection.call("ask what the batch waits for", partial(_read, keys=keys, batch=batch), told=True)
 
 
@@ -78,7 +78,7 @@ def _reporting(name: str, report: WorkerReport) -> Reporting:
 async def _other_policies(redis: Redis) -> list[str]:
     try:
         found: Any = await redis.zrange(POLICIES, 0, -1)
-    except ResponseError:  # this user may read the keys of its own policy alone
+    except ResponseError:  # this user may read only the keys of its own policy
         return []
     return sorted(map(_text, found))
 
@@ -90,7 +90,7 @@ async def _held(redis: Redis, jobs: str, queued: list[EntryId]) -> Counter[str]:
 
 
 def _unless_refused(reply: Any, otherwise: Any) -> Any:
-    """A key that is not there, or of another type, tells nothing; Redis away is an error."""
+    """The reply, or `otherwise` if Redis refused the command; raises if Redis is away."""
     if isinstance(reply, ResponseError):
         return otherwise
     if isinstance(reply, Exception):

@@ -1,4 +1,4 @@
-"""Which PEFT configs of a LoRA adapter are applied exactly as PEFT applies them; every other one is refused by name.
+"""Which PEFT configs of LoRA adapters a worker applies exactly as PEFT does; all others are refused by name.
 
 Both sides ask here: a producer before it publishes, a worker before its engine sees the adapter.
 """
@@ -17,7 +17,7 @@ MAX_ALPHA = 1e9
 
 _MERGE = "train without it, or publish the merged model as a checkpoint"
 
-# What vLLM refuses, or ignores without a word.
+# Options that vLLM refuses, or ignores without an error.
 _UNSUPPORTED = {
     "use_dora": _MERGE,
     "modules_to_save": "whole modules do not travel with an adapter: train without them, or publish a checkpoint",
@@ -37,7 +37,7 @@ _UNSUPPORTED = {
     "ensure_weight_tying": _MERGE,
 }
 
-# What changes nothing of what a trained adapter does, or is looked at below.
+# Options that do not change what a trained adapter does, or that are checked below.
 _KNOWN = frozenset({
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
@@ -46,24 +46,25 @@ _KNOWN = frozenset({
 })  # fmt: skip
 
 _KEEPS_THE_BASE = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Initialisations that set the adapter alone. The others also change the base model, which no worker has then."""
+"""Initialisations that change only the adapter. Others also change the base model, which workers do not have then."""
 
 
 def config_problem(config: Mapping[str, Any]) -> str | None:
-    """Why a worker cannot apply such an adapter as PEFT does, and what to do; None where it can."""
+    """Why a worker cannot apply such an adapter as PEFT does, and what to do; None if it can."""
     checks = (_kind, _numbers, _features, _initialisation, _targets, _unknown)
     return next((problem for check in checks if (problem := check(config)) is not None), None)
 
 
 def scaling(config: Mapping[str, Any]) -> float:
-    """What PEFT multiplies B A with, for a config without a problem."""
+    """The factor by which PEFT multiplies B A; the config must have no problem."""
     rank = config["r"]
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def is_target(config: Mapping[str, Any], module: str) -> bool:
-    """Whether PEFT puts an adapter on `module`, its path in the model; true where only a regular expression knows,
-    see `schemas.weights.adapter_expressions`.
+    """Whether PEFT puts an adapter on `module`, a path in the model.
+
+    True if only a regular expression could tell, see `schemas.weights.adapter_expressions`.
     """
     excluded, targets = config.get("exclude_modules"), config["target_modules"]
     if isinstance(excluded, list) and _named(excluded, module):
@@ -132,13 +133,13 @@ def _is_list_of_names(value: object) -> bool:
 
 
 def _named(names: list[str], module: str) -> bool:
-    """As PEFT compares: the whole path, or its end from a dot on."""
+    """Whether a name matches as in PEFT: the whole path, or its end after a dot."""
     parts = module.split(".")
     return not {".".join(parts[start:]) for start in range(len(parts))}.isdisjoint(names)
 
 
 def _in_layers(config: Mapping[str, Any], module: str) -> bool:
-    """By `layers_to_transform`, where the layer's number is what follows the first name of a list of layers."""
+    """Whether `layers_to_transform` includes the module's layer, whose number follows the name of a list of layers."""
     layers = config.get("layers_to_transform")
     if layers is None or layers == [] or config.get("layers_pattern"):
         return True

@@ -1,6 +1,6 @@
-"""Where a LoRA config names its modules by a regular expression, as PEFT matches it: in a process of its own.
+"""Match modules with a LoRA config's regular expression, as PEFT does, in a process of its own.
 
-An adapter may come from anybody, and an expression can be written that never ends; Python's cannot be interrupted.
+An adapter may come from anybody, and matching some expressions never ends; Python cannot interrupt it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import shown
 from .adapter_tensors import placed
 
 ALL_LINEAR = "all-linear"
-"""PEFT's word for every linear layer, and no expression."""
+"""PEFT's word for all linear layers; it is no expression."""
 _CPU_S, _WALL_S, _MEMORY = 2, 30, 2**30
 
 _MATCH = f"""
@@ -34,13 +34,13 @@ else:
 
 
 class _UnmatchedError(Exception):
-    """Raised where it is not known what an expression matches, with the reason."""
+    """Raised, with the reason, if it cannot be known what an expression matches."""
 
 
 def expressions_problem(config: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Which module has tensors although PEFT would not put an adapter there, by a config and names without a problem.
+    """Which module has tensors although PEFT would not put an adapter there; config and names must have no problem.
 
-    None where it names its modules by lists alone, or each is matched. Blocks, for a moment as a rule.
+    None if the config names modules only by lists, or if each module matches. Blocks, usually for a moment.
     """
     modules = sorted({placed(name)[0] for name in names})
     for field, is_wanted in (("target_modules", True), ("exclude_modules", False)):

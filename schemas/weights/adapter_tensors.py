@@ -1,6 +1,6 @@
-"""Every tensor of a LoRA adapter is half of a pair on one module, named as PEFT names it, or the adapter is refused.
+"""Check that every tensor of a LoRA adapter is half of a pair on one module and has PEFT's name for it.
 
-vLLM drops without a word what has another name: the base model would then be served under the adapter's name.
+vLLM drops tensors with other names without an error, and would serve the base model under the adapter's name.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from ..errors import shown
 from .adapter_config import is_target
 
 PREFIX = "base_model.model."
-"""What PEFT puts in front of a module's path."""
+"""PEFT's prefix of a module's path."""
 MAX_TENSORS = 1_000_000
 
 TensorShapes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Name to dtype, in safetensors' word, and shape."""
+"""Tensor name to dtype, as safetensors names it, and shape."""
 
 _EXAMPLE = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
 _TAKE = "take the tensors with peft.get_peft_model_state_dict(model)"
 
-# Names that a wrapper puts into the path of each of a model's tensors: without them the path is the model's own.
+# Names that wrappers insert into the path of each tensor; without them the path is the model's own.
 _WRAPPERS = {
     "_orig_mod": "torch.compile",
     "_fsdp_wrapped_module": "FSDP",
@@ -31,7 +31,7 @@ _WRAPPERS = {
     "module": "DistributedDataParallel or DeepSpeed",
 }
 
-# What else PEFT writes, and why no worker takes it.
+# Other tensors that PEFT writes, and why no worker takes them.
 _FOREIGN = {
     "lora_embedding_A": "adapters on embeddings are not supported: train linear layers, or publish a checkpoint",
     "lora_embedding_B": "adapters on embeddings are not supported: train linear layers, or publish a checkpoint",
@@ -40,7 +40,7 @@ _FOREIGN = {
     "modules_to_save": "whole modules do not travel with an adapter: train without modules_to_save",
 }
 
-# What vLLM computes past its LoRA layers, at least on some ways, so that no adapter on it is sure to be applied.
+# Modules that vLLM may compute without its LoRA layers, so that an adapter on them might not be applied.
 _PAST_LORA = {
     "experts": "experts of a mixture",
     "gate": "the router of a mixture",
@@ -51,7 +51,7 @@ _PAST_LORA = {
 
 
 def unwrapped(name: str) -> str:
-    """The name without those of wrappers. `module` is one in front of a path alone: elsewhere it may be the model's."""
+    """The name without wrappers' names. `module` counts as one only before a path; elsewhere it may be the model's."""
     before, prefix, path = name.rpartition(PREFIX)
     kept = [part for part in before.split(".") if part and part not in _WRAPPERS]
     inner = [part for part in path.split(".") if part == "module" or part not in _WRAPPERS]
@@ -61,7 +61,7 @@ def unwrapped(name: str) -> str:
 
 
 def tensors_problem(config: Mapping[str, Any], tensors: TensorShapes, dtypes: Collection[str]) -> str | None:
-    """Why these are not tensors of an adapter with this config (one without a problem); None when they are."""
+    """Why these are not the tensors of an adapter with this (valid) config; None if they are."""
     if not 0 < len(tensors) <= MAX_TENSORS:
         return f"it has {len(tensors)} tensors" if tensors else "it has no tensors"
     for name, (dtype, shape) in tensors.items():
@@ -80,7 +80,7 @@ def tensors_problem(config: Mapping[str, Any], tensors: TensorShapes, dtypes: Co
 
 
 def pairs_problem(names: Iterable[str]) -> str | None:
-    """Which module has one of lora_A and lora_B alone, by names without a problem; None when none has."""
+    """Which module has only one of lora_A and lora_B; None if none. The names must have no problem."""
     modules: dict[str, set[str]] = {}
     for module, part in map(placed, names):
         modules.setdefault(module, set()).add(part)
@@ -93,13 +93,13 @@ def pairs_problem(names: Iterable[str]) -> str | None:
 
 
 def placed(name: str) -> tuple[str, str]:
-    """The module's path in the model, and lora_A or lora_B, of a name without a problem."""
+    """The module's path in the model, and lora_A or lora_B; the name must have no problem."""
     module, part, _ = name.removeprefix(PREFIX).rsplit(".", 2)
     return module, part
 
 
 def name_problem(name: object) -> str | None:
-    """Why a tensor of this name would not reach the module that it was trained on; None when it would."""
+    """Why a tensor of this name would not reach the module on which it was trained; None if it would."""
     if not isinstance(name, str) or not name.isprintable() or not all(parts := name.split(".")):
         return f"tensor {shown(name)} is no LoRA weight: names are as {_EXAMPLE}"
     path = parts[:-2] if parts[-1] == "weight" and parts[-2:-1] in (["lora_A"], ["lora_B"]) else None

@@ -179,7 +179,7 @@ def long_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for the end of a read that blocks, or for a silent Redis, waits for a minute: far longer than a test
     that must not wait for it takes on a busy machine. For clients that are made after this.
     """
-    for module in ("transport.redis.client_settings", "producer.redis_io.connection", "worker.intake.consumer"):
+    for module in ("transport.redis.client_settings", "producer.redis_io.connection", "worker.intake.make_consumer"):
         monkeypatch.setattr(f"rollstream.{module}.BLOCK_MS", 60_000)
 
 

@@ -25,8 +25,9 @@ from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
 from .engine import Engine
 from .errors import EngineDiedError
-from .intake.consumer import Consumer
+from .intake.make_consumer import make_consumer
 from .jobs.deadlines import RedisClock
+from .jobs.groups import Groups
 from .jobs.runner import JobRunner
 from .operations.control import Control
 from .operations.heartbeat import Heartbeat
@@ -34,6 +35,7 @@ from .operations.process_end import end_by
 from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .startup.start import Start
+from .versions.announcements import Announcements
 from .versions.follower import VersionFollower
 
 log = structlog.get_logger()
@@ -66,8 +68,7 @@ class Worker:
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)
         self._follower = VersionFollower(
-            redis=self._commands,
-            keys=keys,
+            announcements=Announcements(redis=self._commands, keys=keys),
             engine=engine,
             adapters=self._adapters,
             checkpoints=settings.checkpoint_dir,
@@ -76,6 +77,7 @@ class Worker:
         )
         self._runner = JobRunner(
             engine=engine,
+            groups=Groups(engine=engine, publisher=self._publisher),
             adapters=self._adapters,
             publisher=self._publisher,
             admission=self._admission,
@@ -83,7 +85,7 @@ class Worker:
             follower=self._follower,
         )
         self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s)
-        self._consumer = Consumer(
+        self._consumer = make_consumer(
             settings=settings,
             blocking=self._blocking,
             commands=self._commands,

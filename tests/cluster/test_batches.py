@@ -26,7 +26,7 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.streams import create_group
-from rollstream.worker.versions.announcements import Announced
+from rollstream.worker.versions.announcements import Announced, Announcements
 from rollstream.worker.versions.follower import Served, VersionFollower
 from tests.support.fault_steps import kill, stub_flags, tokens, wait_until_logged
 from tests.support.worker_process import WorkerProcess, until
@@ -171,8 +171,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
     policy = VersionFollower(
-        redis=commands,
-        keys=keys,
+        announcements=Announcements(redis=commands, keys=keys),
         engine=engine,
         adapters=AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None),
         checkpoints=None,

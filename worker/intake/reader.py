@@ -22,7 +22,7 @@ PAUSE_S = 0.2
 TURN_MS = 100
 """Of a blocking read while other partitions, on other nodes, may get a job."""
 
-Unseen = Callable[[Iterable[str]], Awaitable[list[Entry]]]
+FindUnseen = Callable[[Iterable[str]], Awaitable[list[Entry]]]
 """What was delivered to us from these streams without our having seen it."""
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Reader:
         consumer: str,
         jobs_keys: Iterable[str],
         block_ms: int,
-        unseen: Unseen,
+        unseen: FindUnseen,
     ) -> None:
         self._blocking = blocking
         self._commands = commands

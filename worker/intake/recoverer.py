@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
@@ -20,6 +19,7 @@ from ..redis_io.streams import GroupMissingError, Take, tell_removed
 from . import scripts
 from .clock_set_back import SetBack
 from .parking import Parking
+from .terms import Terms
 
 _START = str(BEFORE_ALL).encode()
 _TURN_S = 1.0
@@ -35,28 +35,26 @@ class Recoverer:
         self,
         *,
         redis: Redis,
-        jobs_keys: Iterable[str],
-        consumer: str,
-        lease_s: float,
+        terms: Terms,
         admission: Admission,
         leases: Leases,
         last_delivery: int,
         parking: Parking,
+        set_back: SetBack,
     ) -> None:
-        self._consumer = consumer
-        self._lease_s = lease_s
+        self._terms = terms
         self._admission = admission
         self._leases = leases
         self._last_delivery = last_delivery
         self._parking = parking
         self._redis = redis
-        self._set_back = SetBack(redis=redis, lease_s=lease_s)
-        self._cursors = dict.fromkeys(jobs_keys, _START)
+        self._set_back = set_back
+        self._cursors = dict.fromkeys(terms.dead_keys, _START)
 
     async def run(self, take: Take) -> None:
         """Hand over what is found to `take`, until admission closes."""
         while not (self._admission.closed or cancelled()):
-            await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._lease_s / 4))
+            await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._terms.lease_s / 4))
             if self._admission.has_room:
                 await self._look(take)
                 continue
@@ -89,8 +87,8 @@ class Recoverer:
             self._cursors[jobs_key], gone, entry = await scripts.claim(
                 self._redis,
                 jobs_key,
-                consumer=self._consumer,
-                idle_ms=int(1000 * self._lease_s),
+                consumer=self._terms.consumer,
+                idle_ms=int(1000 * self._terms.lease_s),
                 cursor=self._cursors[jobs_key],
             )
             removed += gone

@@ -40,6 +40,7 @@ class JobRunner:
         self,
         *,
         engine: Engine,
+        groups: Groups,
         adapters: AdapterSupply,
         publisher: AnswerPublisher,
         admission: Admission,
@@ -47,7 +48,7 @@ class JobRunner:
         follower: VersionFollower,
     ) -> None:
         self._engine = engine
-        self._groups = Groups(engine=engine, publisher=publisher)
+        self._groups = groups
         self._adapters = adapters
         self._publisher = publisher
         self._admission = admission

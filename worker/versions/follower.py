@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas import NameRefusedError
 from rollstream.schemas.keys import check_name
 
 from ..adapters.supply import AdapterSupply
@@ -50,15 +49,14 @@ class VersionFollower:
     def __init__(
         self,
         *,
-        redis: Redis,
-        keys: Keys,
+        announcements: Announcements,
         engine: Engine,
         adapters: AdapterSupply,
         checkpoints: Path | None,
         swap: SwapMode,
         changed: Callable[[], None],
     ) -> None:
-        self._announcements = Announcements(redis=redis, keys=keys)
+        self._announcements = announcements
         self._engine = engine
         self._adapters = adapters
         self._checkpoints = checkpoints

@@ -21,6 +21,7 @@ from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SwapFailedError
 from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap
 from tests.support.transformers_reference import Reference
@@ -64,7 +65,12 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
             store=AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=2**30, cache_bytes=2**30),
         )
         followed = VersionFollower(
-            redis=redis, keys=keys, engine=engine, adapters=supply, checkpoints=None, swap="keep", changed=lambda: None
+            announcements=Announcements(redis=redis, keys=keys),
+            engine=engine,
+            adapters=supply,
+            checkpoints=None,
+            swap="keep",
+            changed=lambda: None,
         )
         await trainer.publish_policy(1, adapter=adapter_dir / "math@1")
         await followed.begin()

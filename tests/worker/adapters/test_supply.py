@@ -18,6 +18,7 @@ from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
 from tests.support.worker_process import until
@@ -112,7 +113,12 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
     served = VersionFollower(
-        redis=redis, keys=keys, engine=engine, adapters=supply, checkpoints=None, swap="keep", changed=lambda: None
+        announcements=Announcements(redis=redis, keys=keys),
+        engine=engine,
+        adapters=supply,
+        checkpoints=None,
+        swap="keep",
+        changed=lambda: None,
     )
     monkeypatch.setattr("rollstream.worker.adapters.store.ADAPTER_RENEW_S", -1)
     await served.begin()

@@ -15,7 +15,7 @@ from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announced
+from rollstream.worker.versions.announcements import Announced, Announcements
 from rollstream.worker.versions.follower import Served, VersionFollower
 from tests.support.fault_steps import (
     holder,
@@ -59,8 +59,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
         engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
         adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
         versions = VersionFollower(
-            redis=redis,
-            keys=queue.keys,
+            announcements=Announcements(redis=redis, keys=queue.keys),
             engine=engine,
             adapters=adapters,
             checkpoints=None,

@@ -158,7 +158,7 @@ async def test_a_job_that_is_taken_in_the_moment_in_which_the_worker_ends_is_giv
 
     async def take_and_end() -> None:
         async with asyncio.TaskGroup() as jobs:
-            consumer._start(jobs, consumer._lease(entry), entry, is_spare=False)
+            consumer._start(jobs, consumer._terms.lease(entry), entry, is_spare=False)
             raise RuntimeError("the grace period is over")
 
     await asyncio.gather(take_and_end(), return_exceptions=True)

@@ -25,7 +25,9 @@ from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
+from rollstream.worker.jobs.groups import Groups
 from rollstream.worker.jobs.runner import JobRunner
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.counting_worker import serving
 from tests.support.fault_steps import stub, tokens, wait_until_done
@@ -200,11 +202,17 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         engine=engine, folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=None
     )
     versions = VersionFollower(
-        redis=redis, keys=keys, engine=engine, adapters=adapters, checkpoints=None, swap="keep", changed=lambda: None
+        announcements=Announcements(redis=redis, keys=keys),
+        engine=engine,
+        adapters=adapters,
+        checkpoints=None,
+        swap="keep",
+        changed=lambda: None,
     )
     admission = Admission(limit=8)
     runner = JobRunner(
         engine=engine,
+        groups=Groups(engine=engine, publisher=publisher),
         adapters=adapters,
         publisher=publisher,
         admission=admission,

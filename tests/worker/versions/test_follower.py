@@ -17,6 +17,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights import checkpoint
 from tests.support.fault_steps import (
@@ -127,8 +128,7 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
     engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
     adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
     follower = VersionFollower(
-        redis=redis,
-        keys=queue.keys,
+        announcements=Announcements(redis=redis, keys=queue.keys),
         engine=engine,
         adapters=adapters,
         checkpoints=steps,

@@ -17,6 +17,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Link, Queue
@@ -26,8 +27,7 @@ from tests.support.versions import announce, write_steps
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> VersionFollower:
     supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
     return VersionFollower(
-        redis=redis,
-        keys=Keys(policy),
+        announcements=Announcements(redis=redis, keys=Keys(policy)),
         engine=engine,
         adapters=supply,
         checkpoints=steps,

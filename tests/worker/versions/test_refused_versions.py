@@ -23,6 +23,7 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.retries import CHANGED_S, is_due, refusal
 from rollstream.worker.weights import checkpoint
@@ -260,8 +261,7 @@ async def test_a_version_that_stays_broken_is_looked_at_often_and_read_again_sel
     engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
     adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
     follower = VersionFollower(
-        redis=redis,
-        keys=queue.keys,
+        announcements=Announcements(redis=redis, keys=queue.keys),
         engine=engine,
         adapters=adapters,
         checkpoints=steps,

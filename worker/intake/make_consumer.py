@@ -1,0 +1,102 @@
+"""Makes the objects of this room; `app` calls it, and nothing else does."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from rollstream.schemas import Keys
+from rollstream.transport.redis.client_settings import BLOCK_MS
+
+from ..config import WorkerSettings
+from ..delivery.admission import Admission
+from ..delivery.dead_letters import DeadLetters
+from ..delivery.delivery_budgets import Budgets, DeliveryBudgets
+from ..delivery.lease import Lease, Leases
+from ..jobs.runner import JobRunner
+from ..versions.follower import VersionFollower
+from .backpressure import Backpressure
+from .batch_index import BatchIndex
+from .clock_set_back import SetBack
+from .consumer import Consumer
+from .endings import Endings
+from .janitor import Janitor, Retention
+from .parking import Parking
+from .reader import Reader
+from .recoverer import Recoverer
+from .terms import Terms
+from .unseen import Unseen
+
+
+def make_consumer(
+    *,
+    settings: WorkerSettings,
+    blocking: Redis,
+    commands: Redis,
+    leases: Leases,
+    admission: Admission,
+    runner: JobRunner,
+    follower: VersionFollower,
+) -> Consumer:
+    """`blocking`: the connection of reads that wait; `commands`: that of everything else."""
+    keys = Keys(settings.policy, partitions=settings.partitions)
+    terms = Terms(
+        policy=keys.policy,
+        consumer=settings.consumer,
+        dead_keys={keys.jobs(p): keys.dead(p) for p in range(keys.partitions)},
+        lease_s=settings.lease_s,
+    )
+    budgets = DeliveryBudgets(
+        redis=commands,
+        keys=keys,
+        budgets=Budgets(deliveries=settings.max_deliveries, interruptions=settings.max_interruptions),
+    )
+    unfinished: set[Lease] = set()
+    unseen = Unseen(redis=commands, terms=terms, leases=leases, unfinished=unfinished, budgets=budgets)
+    reader = Reader(
+        blocking=blocking,
+        commands=commands,
+        consumer=terms.consumer,
+        jobs_keys=terms.dead_keys,
+        # A lease counts from when the read was sent: a read must not take much of it.
+        block_ms=min(BLOCK_MS, int(1000 * settings.lease_s / 4)),
+        unseen=unseen.find,
+    )
+    admission.on_pause = reader.interrupt
+    parking = Parking(redis=commands, jobs_keys=terms.dead_keys, consumer=terms.consumer, follower=follower)
+    recoverer = Recoverer(
+        redis=commands,
+        terms=terms,
+        admission=admission,
+        leases=leases,
+        # With one delivery only, every job has its last one, and a busy worker would never take anything over.
+        last_delivery=max(2, settings.max_deliveries),
+        parking=parking,
+        set_back=SetBack(redis=commands, lease_s=terms.lease_s),
+    )
+    janitor = Janitor(
+        redis=commands,
+        jobs_keys=terms.dead_keys,
+        retention=Retention(seconds=settings.retention_s, nbytes=settings.retention_bytes),
+        admission=admission,
+    )
+    return Consumer(
+        terms=terms,
+        leases=leases,
+        unfinished=unfinished,
+        admission=admission,
+        reader=reader,
+        unseen=unseen,
+        parking=parking,
+        recoverer=recoverer,
+        janitor=janitor,
+        batch_index=BatchIndex(redis=commands, keys=keys, admission=admission),
+        backpressure=Backpressure(redis=commands, admission=admission, janitor=janitor),
+        endings=Endings(
+            leases=leases,
+            admission=admission,
+            runner=runner,
+            budgets=budgets,
+            parking=parking,
+            dead_letters=DeadLetters(redis=commands, keys=keys),
+        ),
+    )

@@ -12,9 +12,9 @@ import pytest
 from rollstream import AdapterError, AsyncClient, CheckpointError
 from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.weights.checkpoint import digest
-from tests.support.checkpoints import shard
 from tests.support.faults import Queue
 from tests.support.publishing import announced
+from tests.support.versions import shard
 
 
 @pytest.fixture

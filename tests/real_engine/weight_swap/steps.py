@@ -18,9 +18,9 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter, Completion, GenerateRequest, SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.weights import checkpoint
-from tests.support.checkpoints import shard
 from tests.support.engine_requests import until_under_way
 from tests.support.transformers_reference import Reference
+from tests.support.versions import shard
 
 PROMPT = [5, 6, 7, 8]
 LONG_PROMPT = [(i * 37) % 500 + 3 for i in range(300)]

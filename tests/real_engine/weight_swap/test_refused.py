@@ -29,8 +29,8 @@ from tests.real_engine.weight_swap.steps import (
     swap,
     write_again,
 )
-from tests.support.checkpoints import shard
 from tests.support.transformers_reference import Reference
+from tests.support.versions import shard
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rollstream.schemas import Envelope, ErrorCode, Job, WireError, encode
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.open_job import open_job
-from tests.schemas.wire.test_codec import MESSAGES
+from tests.schemas.wire.messages import MESSAGES
 
 [JOB] = [message for message in MESSAGES if isinstance(message, Job)]
 ENVELOPE = Envelope(batch_id="b-1", job=0, first_group=0, job_groups=2, num_groups=2)

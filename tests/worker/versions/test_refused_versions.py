@@ -27,7 +27,6 @@ from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.retries import CHANGED_S, is_due, refusal
 from rollstream.worker.weights import checkpoint
-from tests.support.checkpoints import shard
 from tests.support.fault_steps import (
     stub,
     stub_flags,
@@ -39,6 +38,7 @@ from tests.support.versions import (
     announce,
     publish,
     report,
+    shard,
     spans,
     wait_until_refused,
     wait_until_reported,

@@ -18,7 +18,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.weights.checkpoint import Booted, check, digest, stamp
-from tests.support.checkpoints import shard
+from tests.support.versions import shard
 
 FIRST, NORM = "lm_head.weight", "model.norm.weight"
 WEIGHTS = "model.safetensors"

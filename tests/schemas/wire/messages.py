@@ -1,0 +1,136 @@
+"""A message of each kind, and of each its bytes as they were written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rollstream.schemas import (
+    AdapterManifest,
+    Batch,
+    DeadLetter,
+    ErrorCode,
+    GenerationConfig,
+    GroupError,
+    GroupResult,
+    Job,
+    Message,
+    Origin,
+    PolicyVersion,
+    Sealed,
+    Tensor,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = GenerationConfig(
+    max_new_tokens=4, temperature=0.5, num_return_sequences=2, eos_token_id=(2, 7), logit_bias={3: -1.5}, seed=11
+)
+
+
+def int32(*values: int) -> Tensor:
+    return Tensor.of(np.array(values, np.int32))
+
+
+MESSAGES: list[Message] = [
+    Batch(
+        batch_id="b-1",
+        num_groups=2,
+        num_jobs=1,
+        prompt_width=3,
+        config=CONFIG,
+        adapter="math@3",
+        submitted_at=1000.5,
+        lineage=(Origin(batch_id="a", entry_id="1-0"),),
+    ),
+    Job(
+        batch_id="b-1",
+        job=0,
+        first_group=0,
+        num_groups=2,
+        prompt_ids=int32(5, 6, 7, 8),
+        prompt_lengths=int32(1, 3),
+        config=CONFIG,
+        adapter="math@3",
+        submitted_at=1000.5,
+        queue_deadline_s=60.0,
+        min_policy_version=16,
+        max_staleness=2,
+        run_deadline_s=9.5,
+        seed_offset=4,
+        lineage=(Origin(batch_id="a", entry_id="1-0"),),
+    ),
+    GroupResult(
+        batch_id="b-1",
+        group=1,
+        prompt=int32(6, 7, 8),
+        token_ids=Tensor.of(np.array([[9, 2, 0], [4, 4, 4]], np.int32)),
+        lengths=int32(2, 3),
+        response_mask=Tensor.of(np.array([[1, 1, 0], [1, 1, 1]], bool)),
+        logprobs=Tensor.of(np.array([[-0.5, -1.0, 0.0], [-2.0, -2.0, -2.0]], np.float32)),
+        logprobs_flavour="processed",
+        finish_reasons=("stop", "length"),
+        stop_reasons=(2, None),
+        version_spans=(((0, 2),), ((0, 1), (1, 2))),
+        adapter="math@3",
+        worker="gpu-1",
+        queued_s=0.25,
+        generate_s=1.5,
+    ),
+    GroupError(
+        batch_id="b-1",
+        group=0,
+        code=ErrorCode.EMPTY_PROMPT.value,
+        field="prompt",
+        message="no token",
+        worker="gpu-1",
+        prompt=int32(),
+    ),
+    Sealed(batch_id="b-1", num_groups=2),
+    DeadLetter(
+        policy="math-7b",
+        entry_id="1-0",
+        fields=((b"batch", b"b-1"),),
+        error="WireError: truncated",
+        deliveries=3,
+        worker="gpu-1",
+        delivered_at=1000.5,
+        buried_at=1001.5,
+    ),
+    PolicyVersion(version=7, source="adapter", location="math@7", sha256="0" * 64, published_at=1000.5),
+    AdapterManifest(name="math@7", sha256="0" * 64, config=b"{}", num_bytes=9, chunk_bytes=4, published_at=1000.5),
+]
+
+
+def name(message: Message) -> str:
+    return f"{type(message).__name__}.v{message.v}"
+
+
+IN_FULL: dict[str, Message] = {name(message): message for message in MESSAGES}
+"""Written when every field still travelled, at its default or not."""
+
+
+TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for message in MESSAGES} | {
+    "GroupResult.v1.every-field": MESSAGES[2].model_copy(
+        update={
+            "forced_mask": Tensor.of(np.array([[0, 1, 0], [0, 0, 0]], bool)),
+            "top_token_ids": Tensor.of(np.array([[[9, 1], [2, 3], [0, 0]], [[4, 5]] * 3], np.int32)),
+            "top_logprobs": Tensor.of(np.array([[[-0.5, -3], [-1, -1], [0, 0]], [[-2, -2]] * 3], np.float32)),
+            "support_ids": int32(9, 1, 4, 4, 5, 4),
+            "support_lengths": Tensor.of(np.array([[2, 0, 0], [1, 2, 1]], np.int32)),
+            "texts": ("a", "bcd"),
+            "scores": Tensor.of(np.array([-1.5, -6], np.float32)),
+            "spans_exact": False,
+            "delivery": 2,
+            "sample_index": int32(5, 1),
+            "cut_lengths": int32(3, 0, 2),
+            "resumed_at": int32(0, 3),
+            "trace": f"00-{'4b' * 16}-{'0a' * 8}-01",
+        }
+    ),
+    "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
+    "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
+    "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
+    "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
+}
+"""Further messages, by the names of their golden files. A file that was written stays: add another."""

@@ -25,7 +25,12 @@ _IDLE_READS_BEFORE_CHECK = 2
 
 
 class ResultsReader:
-    """Keeps all answers read so far, so that many iterators and repeated `result` calls share one read."""
+    """Keeps all answers read so far, so that many iterators and repeated `result` calls share one read.
+
+    Everything changes while `_lock` is held, by the call that has the turn to read: `answers` and `by_group` only
+    grow, and `_last_id` goes on with each entry that was kept, so a call that is cancelled loses nothing. Others
+    read them at any time.
+    """
 
     def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
         self._connection = connection

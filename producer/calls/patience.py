@@ -33,7 +33,10 @@ _SILENT = "Redis does not answer"
 
 
 class Overdue:
-    """Around a wait that knows what it waits for: `told(seconds so far)` gives the text."""
+    """Around a wait that knows what it waits for: `told(seconds so far)` gives the text.
+
+    All of it changes in the event loop of the wait: at its beginning, with each warning, and at its end.
+    """
 
     def __init__(self, told: Callable[[float], str]) -> None:
         self._told = told
@@ -59,6 +62,9 @@ class Patience:
 
     That is after ten seconds without `progressed`, and shortly before the end of a time limit, for the error. `told` is
     the last answer, empty before the first.
+
+    All of it changes in the event loop of the wait. `progressed` sets when the next warning is due, `_look` and
+    `_tell`, which a timer starts, set the next look and `told`; leaving the block ends both.
     """
 
     def __init__(

@@ -31,7 +31,11 @@ _FEW = 16
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Waiter:
-    """One wait. Until `entries` or `error` is set, once, it is in `SharedReads._idle` or part of a read."""
+    """One wait. Until `entries` or `error` is set, once, it is in `SharedReads._idle` or part of a read.
+
+    `SharedReads` alone changes it: a read sets `entries`, `error` or `is_alone` when it is answered, and the wait
+    itself sets `has_left` when it ends.
+    """
 
     key: str
     after: bytes
@@ -55,6 +59,10 @@ class SharedReads:
     """The shared reads of one Redis, or of one partition of a cluster, where a command may name only one partition.
 
     `read` runs a command and repeats it while Redis is away; `waiting` is entered around a wait without a command.
+
+    All of it changes between two awaits of one event loop, so it needs no lock: a wait is counted from its
+    beginning to its end, is in `_idle` while no read includes it, and a read is counted from when its waits were
+    chosen until it was answered or failed.
     """
 
     def __init__(

@@ -70,7 +70,10 @@ class Skipped:
 
 @dataclass(slots=True, kw_only=True)
 class Selection:
-    """All entries that a selector found."""
+    """All entries that a selector found.
+
+    Whoever reads the streams adds to it until `select` returns it; nothing changes it afterwards.
+    """
 
     jobs: list[Selected]
     skipped: list[Skipped]

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class GateCounts:
-    """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding."""
+    """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding.
+
+    `StalenessGate` alone changes it, together with what it counts: at an admission, a consumed batch, a returned
+    one, or a caller that was cancelled.
+    """
 
     at_once: int = 0
     """Admitted without waiting."""
@@ -72,6 +76,10 @@ class StalenessGate:
     Requests are admitted in their order, so that a large one does not starve behind small ones. Use one size that
     divides B, or any sizes up to k * B + 1; with others a request may wait for a train batch that waits for the
     request. For the same reason a `max_outstanding` below B needs a trainer that calls `consumed` for parts of a batch.
+
+    It changes only within its own calls: `admit` and `try_admit` let samples in, `count`, `consumed` and the calls
+    that give samples back let them out, and `advance` moves the version; each then admits those who wait and have
+    room.
     """
 
     def __init__(

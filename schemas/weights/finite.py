@@ -52,6 +52,8 @@ class FiniteScan:
     """Takes the bytes of a safetensors file in pieces, from its start, and finds the first weight that is not finite.
 
     It believes a header, and finds nothing in a file whose header it cannot read: whoever loads the file checks that.
+
+    `feed` alone changes it, from one thread at a time; once `spoilt` is set it stays.
     """
 
     def __init__(self, ignored: Callable[[str, tuple[int, ...]], bool]) -> None:

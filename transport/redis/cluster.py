@@ -55,6 +55,10 @@ class ClusterRedis(Redis):
     A node that no longer has the slot runs nothing, so the command may be sent again. Nothing else is repeated; only a
     command that any node may answer goes to the next node when one is away. A pipeline that is no transaction may span
     nodes; if a node does not answer, each of its replies is an error.
+
+    A command that is told where a slot has moved to notes it at once; it marks the map of slots as stale, as does
+    one whose node failed. The map is read again by one call at a time, which holds `_looking`. Clients of nodes are
+    made when they are first needed and live until `aclose`.
     """
 
     def __init__(self, way: Way) -> None:

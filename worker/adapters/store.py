@@ -34,7 +34,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Kept:
-    """One adapter on disk. Times are monotonic seconds."""
+    """One adapter on disk. Times are monotonic seconds.
+
+    `AdapterStore` alone changes it: a renewal sets `renew_at`; `users` is filled when the name gets other content,
+    and shrinks as they leave.
+    """
 
     folder: Path
     manifest: AdapterManifest
@@ -44,7 +48,12 @@ class _Kept:
 
 
 class AdapterStore:
-    """Fetches adapters into folders below `cache`, each once, and evicts unused ones beyond `cache_bytes`."""
+    """Fetches adapters into folders below `cache`, each once, and evicts unused ones beyond `cache_bytes`.
+
+    All of it changes in the worker's event loop, between two awaits. A download reserves its bytes before it begins
+    and gives them up when it ends; what was fetched is kept until it is evicted, which happens only while nobody
+    uses it; content that was replaced stays until its last user has left.
+    """
 
     def __init__(self, *, redis: Redis, keys: Keys, cache: CacheFolder, max_bytes: int, cache_bytes: int) -> None:
         self._redis = redis

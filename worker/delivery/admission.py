@@ -24,6 +24,10 @@ class Admission:
     count one by one, from when they get a place until their answers were published: so answers that wait for Redis are
     bounded too. One group may overshoot a limit; none gets a place while one is reached. Any number of roles may pause
     reading, each for a reason of its own; it goes on when the last has resumed it.
+
+    It changes in the worker's event loop alone, and never across an await: the consumer takes and lets go of
+    claims, a running job opens its claim, asks for places and leaves them, and roles pause it and resume it. Each
+    change ends with a look at who may go on.
     """
 
     def __init__(self, *, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:

@@ -42,7 +42,11 @@ class _Request:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Lease:
-    """One delivery of one entry to this worker. Its fencing token is (consumer, delivery); Redis checks it."""
+    """One delivery of one entry to this worker. Its fencing token is (consumer, delivery); Redis checks it.
+
+    `ends_at` is moved by `Leases` when Redis has renewed it. `ended` and `stopped` are set once, by `end` and
+    `stop`, and never taken back. `_requests` has the tasks that wait within `during`, which alone changes it.
+    """
 
     jobs_key: str
     dead_key: str

@@ -22,7 +22,11 @@ _EOS = 2
 
 
 class StubEngine:
-    """For tests of the queue, load tests and demos without vLLM; never for tests of generation itself."""
+    """For tests of the queue, load tests and demos without vLLM; never for tests of generation itself.
+
+    It changes in the worker's event loop: a swap, one at a time, sets the version and counts aborts, and each
+    completion counts itself while it has a slot.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s

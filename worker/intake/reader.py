@@ -29,7 +29,12 @@ log = structlog.get_logger()
 
 
 class Reader:
-    """Asks for as many jobs as it is told that there is room for."""
+    """Asks for as many jobs as it is told that there is room for.
+
+    It changes in the worker's event loop. `read`, which one caller at a time may call, turns the order and says
+    whether it waits; a partition whose read failed has a task that mends it until it is done; `interrupt` may come
+    at any time, and is over when the connection is closed.
+    """
 
     def __init__(
         self,

@@ -27,7 +27,11 @@ _LATE_S = 0.05
 
 @dataclass(slots=True)
 class _Queue:
-    """The commands that wait to be sent for one stream."""
+    """The commands that wait to be sent for one stream.
+
+    `Pipelines` alone changes it, between two awaits: a call adds its command, a sender takes those of its next
+    pipeline, and a timer notes whether it watches.
+    """
 
     waiting: deque[tuple[Sequence[Word], asyncio.Future[Any]]] = field(default_factory=deque)
     senders: set[object] = field(default_factory=set)

@@ -44,7 +44,12 @@ class Served:
 
 
 class VersionFollower:
-    """Follows the versions stream. `serving` changes between two jobs; what runs is the engine's business."""
+    """Follows the versions stream. `serving` changes between two jobs; what runs is the engine's business.
+
+    Two tasks of the worker change it. A look, one at a time, reads the announcements and decides whether what is
+    served stands among them (`adrift`). A load, one at a time, sets `serving` and the refusals, and holds the
+    adapter that is served. Others only read, but for `swapped`, which whoever waits for it clears.
+    """
 
     def __init__(
         self,

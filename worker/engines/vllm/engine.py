@@ -46,7 +46,11 @@ log = structlog.get_logger()
 
 
 class VllmEngine:
-    """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU."""
+    """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU.
+
+    `start` sets what is known of vLLM once, before the first request. After that a swap alone changes which version
+    serves, and `_swaps` has those under way, so that a cancelled caller leaves none unwatched.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings

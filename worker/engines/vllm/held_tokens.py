@@ -51,7 +51,10 @@ def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
 
 @dataclass(slots=True, kw_only=True)
 class _Part:
-    """The outputs of one request since its last piece, as lists of numbers: arrays are slower to keep and to join."""
+    """The outputs of one request since its last piece, as lists of numbers: arrays are slower to keep and to join.
+
+    `add` alone changes it, until its lists leave as one output.
+    """
 
     first: Any
     token_ids: list[int] = field(default_factory=list)

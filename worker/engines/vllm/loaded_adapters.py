@@ -36,6 +36,11 @@ class LoadedAdapters:
     New weights remove vLLM's adapters: `changing` is held so that none is loaded meanwhile, and `restore` brings the
     adapters back. vLLM also drops the least recently used and reads it again at its next request, so the files of each
     must stay as they were.
+
+    All of it changes in the worker's event loop. `_known`, what vLLM has, gains and loses adapters while `changing`
+    is held; `_loading` has a task for each adapter from its first use on, failed ones are forgotten; `_used` and
+    `_lost` change as requests begin, end or lose their adapter; a refusal stays until the adapter's files change or
+    it is unloaded.
     """
 
     def __init__(

@@ -42,7 +42,11 @@ class Start:
 
 @dataclass(slots=True, kw_only=True)
 class Versions:
-    """The version that samples new requests, and the swaps that led to it."""
+    """The version that samples new requests, and the swaps that led to it.
+
+    The swapper alone changes it, one swap at a time: it says that requests are being aborted before it asks vLLM
+    to, counts the abort when that is done, and calls `swapped` before the engine goes on.
+    """
 
     now: int = 0
     swaps: deque[Swap] = field(default_factory=lambda: deque(maxlen=MAX_SWAPS_REMEMBERED))

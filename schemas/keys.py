@@ -107,6 +107,14 @@ class Keys:
         """
         return f"rs:{{{self.policy}}}:workers"
 
+    def history(self, minute: int) -> str:
+        """Hash with a TTL: what the workers answered in this minute of the unix clock, see `schemas.history`."""
+        return f"rs:{{{self.policy}}}:history:{minute}"
+
+    def rate(self) -> str:
+        """Hash with a TTL: how fast a worker was of late, and how long completions are."""
+        return f"rs:{{{self.policy}}}:rate"
+
     def adapter(self, name: str) -> str:
         """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"

@@ -27,6 +27,11 @@ STARTING_REPORT_TTL_S = 15
 LONGEST_REPORT_TTL_S = 3 * LONGEST_HEARTBEAT_S + 6
 """Longer than the TTL of any report."""
 
+HISTORY_TTL_S = 7_200
+"""How long the sums of a minute stay."""
+RATE_TTL_S = 7 * 86_400
+"""How long the last measured rate stays without a worker: a queue may be without any over a holiday."""
+
 
 def report_ttl_s(heartbeat_s: float) -> int:
     """A report's TTL: it outlives three missed beats."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
+from .field_values import count_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
@@ -33,8 +35,7 @@ class Totals:
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
         """Read the hash; a field that is missing or no number is 0."""
-        found = {one.name: told.get(one.name.encode(), b"") for one in fields(cls)}
-        return cls(**{name: int(value) for name, value in found.items() if value.isdigit() and len(value) < 20})
+        return cls(**{one.name: count_of(told.get(one.name.encode(), b"")) or 0 for one in fields(cls)})
 
     @property
     def open_groups(self) -> int:

@@ -23,6 +23,7 @@ from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
 from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
+from .delivery.tally import Tally
 from .engine import Engine
 from .errors import EngineDiedError
 from .intake.make_consumer import make_consumer
@@ -31,6 +32,7 @@ from .jobs.groups import Groups
 from .jobs.runner import JobRunner
 from .operations.control import Control
 from .operations.heartbeat import Heartbeat
+from .operations.history import History
 from .operations.process_end import end_by
 from .operations.watchdog import watch
 from .redis_io.connections import connect
@@ -56,7 +58,10 @@ class Worker:
         self._admission = Admission(
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
         )
-        self._publisher = AnswerPublisher(redis=self._commands, keys=keys, result_ttl_s=settings.result_ttl_s)
+        tally = Tally(newest=lambda: self._follower.newest)
+        self._publisher = AnswerPublisher(
+            redis=self._commands, keys=keys, result_ttl_s=settings.result_ttl_s, tally=tally
+        )
         clock = RedisClock()
         self._heartbeat = Heartbeat(
             redis=self._upkeep,
@@ -64,6 +69,13 @@ class Worker:
             consumer=settings.consumer,
             interval_s=settings.heartbeat_s,
             report=self._report,
+            history=History(
+                redis=self._upkeep,
+                keys=keys,
+                consumer=settings.consumer,
+                sums=tally.sums,
+                is_busy=lambda: self._admission.load.sequences > 0,
+            ),
         )
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)

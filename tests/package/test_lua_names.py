@@ -6,10 +6,11 @@ import re
 from dataclasses import fields
 
 from rollstream.schemas import Batch, GroupError, Sealed
+from rollstream.schemas.history import RateField
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.totals import Totals
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
-from rollstream.schemas.worker_report import DRAIN
+from rollstream.schemas.worker_report import ADDITION, DRAIN
 from tests.support.worker_process import ROOT
 
 PLACEHOLDER = 7
@@ -45,7 +46,7 @@ def names_in(script: str) -> set[str]:
 def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
-    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN}
+    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN, ADDITION, RateField.ANSWERS}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

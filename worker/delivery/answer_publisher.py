@@ -21,6 +21,7 @@ from ..redis_io.pipelines import Pipelines
 from . import scripts
 from .lease import Lease
 from .scripts import Outcome, Settlement
+from .tally import Tally
 
 _OVERHEAD = 2048
 """Bytes of a publish beside its payload, at most."""
@@ -45,11 +46,12 @@ class _TooLargeError(WorkerError):
 class AnswerPublisher:
     """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
 
-    def __init__(self, *, redis: Redis, keys: Keys, result_ttl_s: int) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, result_ttl_s: int, tally: Tally | None = None) -> None:
         self._redis = redis
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
+        self._tally = tally or Tally()
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
@@ -67,6 +69,8 @@ class AnswerPublisher:
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         self.counts[outcome] += 1
+        if outcome == "published":
+            self._tally.add(answer)
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:

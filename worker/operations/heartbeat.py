@@ -20,6 +20,7 @@ from rollstream.transport.redis import is_split
 
 from ..redis_io.connections import cancelled, never_passes
 from . import scripts
+from .history import History
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ class Heartbeat:
         interval_s: float,
         report: Callable[[], WorkerReport],
         ttl_s: int = 0,
+        history: History | None = None,
     ) -> None:
         """`ttl_s`: a longer TTL, for a process that may miss three beats while it loads."""
         self._redis = redis
@@ -44,6 +46,7 @@ class Heartbeat:
         self._interval_s = interval_s
         self._report = report
         self._ttl_s = max(ttl_s, report_ttl_s(interval_s))
+        self._history = history
         self._names_policy = not is_split(redis)
         self._hurry = asyncio.Event()
 
@@ -73,6 +76,8 @@ class Heartbeat:
         now = await scripts.beat(self._redis, self._keys, consumer=self._consumer, ttl_s=self._ttl_s, fields=fields)
         if self._names_policy:
             await self._name_policy(now)
+        if self._history is not None:
+            await self._history.add(now)
 
     async def _name_policy(self, now: float) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -87,7 +92,10 @@ class Heartbeat:
                 log.debug("policy not named", error=str(error))
 
     async def retire(self) -> None:
-        """Remove the report, when the worker ends in order."""
+        """Add what is left to the history and remove the report, when the worker ends in order."""
+        if self._history is not None:
+            with suppress(RedisError):
+                await self.beat()
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(self._keys.worker(self._consumer))
             pipe.zrem(self._keys.workers(), self._consumer)

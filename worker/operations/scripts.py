@@ -1,4 +1,4 @@
-"""The script of a beat, as a typed call."""
+"""The scripts of a beat, each as a typed call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.schemas.times import LONGEST_REPORT_TTL_S
+from rollstream.schemas.history import HistoryField
+from rollstream.schemas.times import HISTORY_TTL_S, LONGEST_REPORT_TTL_S, RATE_TTL_S
 from rollstream.transport.redis.scripts import load
 
 BEAT = load(__package__, "beat.lua")
+HISTORY = load(__package__, "history.lua")
 
 
 async def beat(
@@ -23,3 +25,25 @@ async def beat(
     words = [word for pair in fields.items() for word in pair]
     names = [keys.worker(consumer), keys.workers()]
     return float(await BEAT(names, [consumer, ttl_s, LONGEST_REPORT_TTL_S, *words]).to(redis))
+
+
+async def add(
+    redis: Redis,
+    keys: Keys,
+    *,
+    consumer: str,
+    now: float,
+    name: str,
+    sums: Mapping[str, int],
+    tokens_per_s: float | None,
+) -> bool:
+    """See `history.lua`: add `sums`, and what was measured, at `now`; False where the worker's report is gone.
+
+    Raises `RedisError`.
+    """
+    names = [keys.worker(consumer), keys.history(int(now // 60)), keys.rate()]
+    measured = "" if tokens_per_s is None else tokens_per_s
+    completions, tokens = sums.get(HistoryField.SEQUENCES, 0), sums.get(HistoryField.TOKENS, 0)
+    words = [word for pair in sums.items() for word in pair]
+    args = [name, HISTORY_TTL_S, RATE_TTL_S, measured, completions, tokens, *words]
+    return bool(await HISTORY(names, args).to(redis))

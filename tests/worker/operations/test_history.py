@@ -1,0 +1,229 @@
+"""What workers answered, minute by minute, and the measured rate: added once, small, and never in a beat's way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from rollstream import Client, GenerationConfig
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import ErrorCode, GroupError, GroupResult, Keys, Tensor
+from rollstream.schemas.history import HistoryField, Minute, Rate
+from rollstream.schemas.times import HISTORY_TTL_S, RATE_TTL_S
+from rollstream.schemas.worker_report import WorkerReport
+from rollstream.worker.delivery.tally import Tally
+from rollstream.worker.operations import scripts
+from rollstream.worker.operations.heartbeat import Heartbeat
+from rollstream.worker.operations.history import MEASURED_S, History, RateMeter
+from tests.support.fault_steps import stub
+from tests.support.faults import Queue
+from tests.support.versions import wait_until_reported
+
+KEYS = Keys("p")
+NOW = 6_000_030.0
+MINUTE = KEYS.history(100_000)
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[Redis]:
+    """Of a server of its own."""
+    with EmbeddedRedis() as own:
+        client = Redis.from_url(own.url)
+        yield client
+        await client.aclose()
+
+
+def history_of(redis: Redis, sums: Mapping[str, int]) -> History:
+    return History(redis=redis, keys=KEYS, consumer="w", sums=sums, is_busy=lambda: True)
+
+
+async def beat(redis: Redis) -> None:
+    heartbeat = Heartbeat(redis=redis, keys=KEYS, consumer="w", interval_s=1, report=WorkerReport)
+    await heartbeat.beat()
+
+
+async def minute(redis: Redis, key: str = MINUTE) -> Minute:
+    return Minute.of(cast("Any", await redis.hgetall(key)))
+
+
+async def rate(redis: Redis) -> Rate:
+    return Rate.of(cast("Any", await redis.hgetall(KEYS.rate())))
+
+
+def answers(groups: int, tokens: int) -> Counter[str]:
+    """Groups of two completions each."""
+    return Counter({HistoryField.GROUPS: groups, HistoryField.SEQUENCES: 2 * groups, HistoryField.TOKENS: tokens})
+
+
+async def test_a_beat_adds_what_is_new_to_the_sums_of_its_minute(redis: Redis) -> None:
+    sums = answers(1, 20)
+    history = history_of(redis, sums)
+    await beat(redis)
+
+    await history.add(NOW)
+    sums.update(answers(2, 10) + Counter({HistoryField.error("too_long"): 3}))
+    await history.add(NOW)
+    await history.add(NOW)
+    sums.update(answers(1, 1))
+    await history.add(NOW + 60)
+
+    assert await minute(redis) == Minute(groups=3, sequences=6, tokens=30, errors={"too_long": 3})
+    assert await minute(redis, KEYS.history(100_001)) == Minute(groups=1, sequences=2, tokens=1)
+
+
+async def test_several_workers_share_a_minute(redis: Redis) -> None:
+    await beat(redis)
+    for _ in range(2):
+        await history_of(redis, answers(1, 5)).add(NOW)
+    assert (await minute(redis)).tokens == 10
+
+
+async def test_all_of_it_expires(redis: Redis) -> None:
+    await beat(redis)
+    await history_of(redis, answers(1, 5)).add(NOW)
+
+    assert 0 < await redis.ttl(MINUTE) <= HISTORY_TTL_S
+    assert 0 < await redis.ttl(KEYS.rate()) <= RATE_TTL_S
+    assert 0 < await redis.ttl(KEYS.worker("w")) <= 10
+
+
+async def test_an_addition_that_is_sent_again_counts_once(redis: Redis) -> None:
+    sums = answers(1, 5)
+    await beat(redis)
+    for _ in range(2):
+        assert await scripts.add(redis, KEYS, consumer="w", now=NOW, name="one", sums=sums, tokens_per_s=8.0)
+
+    assert await minute(redis) == Minute(groups=1, sequences=2, tokens=5)
+    assert await rate(redis) == Rate(tokens_per_s=8.0, mean_length=2.5, answers=2)
+
+
+async def test_what_found_no_report_is_added_with_the_next_beat(redis: Redis) -> None:
+    """A report that was not there for a while does not become one without a TTL either."""
+    sums = answers(1, 5)
+    history = history_of(redis, sums)
+    await history.add(NOW)
+    sums.update(answers(1, 3))
+
+    assert [key async for key in redis.scan_iter()] == []
+    await beat(redis)
+    await history.add(NOW)
+    await history.add(NOW)
+    assert await minute(redis) == Minute(groups=2, sequences=4, tokens=8)
+
+
+async def test_an_idle_worker_writes_nothing(redis: Redis) -> None:
+    await beat(redis)
+    await history_of(redis, Counter()).add(NOW)
+    assert await redis.exists(MINUTE, KEYS.rate()) == 0
+
+
+async def test_keys_that_became_something_else_miss_no_beat(redis: Redis) -> None:
+    await redis.set(MINUTE, "no sums")
+    await redis.set(KEYS.rate(), "no rate")
+    sums = answers(1, 5)
+    history = history_of(redis, sums)
+    await beat(redis)
+    await history.add(NOW)
+
+    await redis.delete(MINUTE, KEYS.rate())
+    sums.update(answers(1, 3))
+    await history.add(NOW)
+    assert await minute(redis) == Minute(groups=1, sequences=2, tokens=3)
+
+
+async def test_the_mean_length_follows_what_was_answered_of_late(redis: Redis) -> None:
+    await beat(redis)
+    for number, length in enumerate([100] * 10 + [200] * 60):
+        many = Counter({HistoryField.SEQUENCES: 100, HistoryField.TOKENS: 100 * length})
+        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums=many, tokens_per_s=None)
+        if number == 9:
+            assert await rate(redis) == Rate(mean_length=100.0, answers=1000)
+
+    found = await rate(redis)
+    assert found.answers == 7000
+    assert 195 < (found.mean_length or 0) < 200
+
+
+async def test_the_rate_of_a_worker_is_smoothed(redis: Redis) -> None:
+    await beat(redis)
+    for number, measured in enumerate((100.0, 200.0)):
+        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums={}, tokens_per_s=measured)
+    assert (await rate(redis)).tokens_per_s == 130.0
+
+
+def test_the_rate_counts_the_time_in_which_something_ran() -> None:
+    meter = RateMeter()
+    looks = [(0, 0, True), (20, 200, True), (30, 250, False), (1000, 250, True), (1000 + MEASURED_S - 30, 900, True)]
+    assert [meter.look(*look) for look in looks] == [None, None, None, None, 900 / MEASURED_S]
+    assert meter.look(1000 + MEASURED_S, 1000, True) is None, "it began anew"
+
+
+def test_a_worker_that_answers_nothing_has_no_rate() -> None:
+    meter = RateMeter()
+    assert [meter.look(at, 0, True) for at in (0.0, MEASURED_S + 1)] == [None, None]
+
+
+def result(versions: tuple[int, ...], lengths: tuple[int, ...] = (2, 3)) -> GroupResult:
+    n, longest = len(lengths), max(lengths)
+    reasons: tuple[Any, ...] = ("length",) * n
+    return GroupResult(
+        batch_id="b",
+        group=0,
+        prompt=Tensor.of(np.array([1], np.int32)),
+        token_ids=Tensor.of(np.zeros((n, longest), np.int32)),
+        lengths=Tensor.of(np.array(lengths, np.int32)),
+        response_mask=Tensor.of(np.arange(longest)[None] < np.array(lengths)[:, None]),
+        finish_reasons=reasons,
+        stop_reasons=(None,) * n,
+        version_spans=tuple(
+            (*((version, 1) for version in versions[:-1]), (versions[-1], length - len(versions) + 1))
+            for length in lengths
+        ),
+        worker="w",
+        queued_s=0.0,
+        generate_s=0.0,
+    )
+
+
+def test_a_group_is_as_stale_as_the_oldest_version_that_sampled_it() -> None:
+    tally = Tally(newest=lambda: 7)
+    for versions in ((7,), (5, 7), (8,)):
+        tally.add(result(versions))
+    assert tally.sums == {
+        HistoryField.GROUPS: 3, HistoryField.SEQUENCES: 6, HistoryField.TOKENS: 15, HistoryField.STALENESS: 2
+    }  # fmt: skip
+
+
+def test_errors_are_counted_by_their_code() -> None:
+    tally = Tally()
+    for code in (ErrorCode.TOO_LONG, ErrorCode.CANCELLED, ErrorCode.TOO_LONG):
+        tally.add(GroupError(batch_id="b", group=0, code=code, field="prompt", message="m", worker="w"))
+    assert tally.sums == {"error:too_long": 2, "error:cancelled": 1}
+
+
+def test_what_a_worker_answered_is_in_the_history_when_it_has_ended(
+    redis_url: str, policy: str, client: Client, queue: Queue
+) -> None:
+    with stub(redis_url, policy) as worker:
+        config = GenerationConfig(max_new_tokens=4, num_return_sequences=2, ignore_eos=True)
+        client.submit([[1], [2]], None, config).result(timeout=20)
+        wait_until_reported(worker, queue, groups_published="2")
+        assert worker.terminate() == 0
+
+    pattern = queue.keys.history(0).removesuffix("0") + "*"
+    found = [Minute.of(cast("Any", queue.redis.hgetall(key))) for key in queue.redis.scan_iter(pattern)]
+    assert sum(one.groups for one in found) == 2
+    assert sum(one.tokens for one in found) == 16
+    assert Rate.of(cast("Any", queue.redis.hgetall(queue.keys.rate()))).mean_length == 4.0
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"nan", b"inf", b"-1", b"0", b"1e300"])
+def test_a_rate_that_is_none_is_not_known(value: bytes) -> None:
+    assert Rate.of({b"tokens_per_s": value, b"mean_length": b"12.5", b"answers": b"3"}) == Rate(
+        mean_length=12.5, answers=3
+    )

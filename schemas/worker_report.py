@@ -107,6 +107,8 @@ REPORT_FIELDS = tuple(one.name for one in fields(WorkerReport))
 """What a reader asks for, whatever else stands in the hash."""
 ADDITION = "addition"
 """Field of the same hash: the last that this worker added to the history, so that no addition counts twice."""
+STATE_FIELD = "state"
+"""The one that whoever waits for a worker needs."""
 PROCESS_FIELD = "process"
 """The one that whoever begins to report under a name writes first, where nobody else has it."""
 

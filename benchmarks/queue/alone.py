@@ -41,6 +41,7 @@ from rollstream.producer.demo.redis_server import find_redis_server, redis_versi
 from rollstream.producer.operations.requests import pause, resume
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
 
 WARM_UP = 64
 TIMEOUT_S = 300.0
@@ -179,7 +180,8 @@ def _at_gate(arm: Arm, server: Server) -> int:
         return int(server.get(READY) or 0)
     keys = Keys(POLICY)
     workers = cast("list[bytes]", server.zrange(keys.workers(), 0, -1))
-    return sum(server.hget(keys.worker(worker.decode()), "state") == b"paused" for worker in workers)
+    states = (server.hget(keys.worker(worker.decode()), STATE_FIELD) for worker in workers)
+    return sum(state == WorkerState.PAUSED.encode() for state in states)
 
 
 async def _operate(change: Callable[[Connection, Keys], Awaitable[bool]], url: str) -> None:

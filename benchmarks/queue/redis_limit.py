@@ -26,7 +26,9 @@ from rollstream.producer.batches.scripts import submit_call
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
+from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.ledger import LedgerField
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.scripts import PUBLISH, publish_call
 from rollstream.worker.engine import Completion
@@ -115,7 +117,7 @@ class Lane:
 
     def _one(self, batch: Submission, batch_id: str) -> Traffic:
         jobs, ledger, results = self._keys.jobs(0), self._keys.ledger(batch_id), self._keys.results(batch_id)
-        last, sealed = b"0-0", encode(Sealed(batch_id=batch_id, num_groups=PROMPTS))
+        last, sealed = str(BEFORE_ALL), encode(Sealed(batch_id=batch_id, num_groups=PROMPTS))
         for chunk in batch.chunks():
             yield submit_call(self._keys, batch, chunk).whole
         for envelope, _ in batch.jobs:
@@ -128,7 +130,7 @@ class Lane:
                 delivery=1,
                 ends_at=0,
             )
-            yield "HMGET", ledger, "cancelled", *(f"g:{group}" for group in envelope.groups)
+            yield "HMGET", ledger, LedgerField.CANCELLED, *map(LedgerField.group, envelope.groups)
             for group in envelope.groups:
                 outcome = yield publish_call(
                     lease, self._keys, envelope, group=group, kind="result", payload=self._answer, sealed=sealed,

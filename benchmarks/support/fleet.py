@@ -14,6 +14,7 @@ import redis
 
 from benchmarks.support.processes import LoggedProcess
 from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
 
 
 class WorkerFailedError(RollstreamError):
@@ -47,7 +48,8 @@ class WorkerProcess(LoggedProcess):
     def _serves(self, client: redis.Redis, mine: str) -> bool:
         keys = Keys(self.policy)
         found = [worker.decode() for worker in cast("list[bytes]", client.zrange(keys.workers(), 0, -1))]
-        return any(client.hget(keys.worker(worker), "state") == b"serving" for worker in found if mine in worker)
+        states = (client.hget(keys.worker(worker), STATE_FIELD) for worker in found if mine in worker)
+        return any(state == WorkerState.SERVING.encode() for state in states)
 
     def kill(self) -> None:
         """Send SIGKILL to the worker alone; its engine ends with it, as always."""

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import redis
 
 from rollstream.schemas import Keys, RollstreamError
-from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport, WorkerState
+from rollstream.schemas.worker_report import STATE_FIELD, WorkerState
 
 from .embedded_redis import die_with_parent
 
@@ -95,9 +95,8 @@ def _wait_until_serving(process: subprocess.Popen[bytes], redis_url: str, policy
 def _serves(client: redis.Redis, policy: str) -> bool:
     keys = Keys(policy)
     workers = cast("list[bytes]", client.zrange(keys.workers(), 0, -1))
-    told: list[Any] = [client.hmget(keys.worker(worker.decode()), REPORT_FIELDS) for worker in workers]
-    reports = filter(None, map(WorkerReport.of_values, told))
-    return any(report.state == WorkerState.SERVING for report in reports)
+    states = (client.hget(keys.worker(worker.decode()), STATE_FIELD) for worker in workers)
+    return any(state == WorkerState.SERVING.encode() for state in states)
 
 
 def _tail(log: Path) -> str:

@@ -25,7 +25,7 @@ Rows: TypeAlias = (
 MAX_ID = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """B prompts without their padding."""
 
@@ -47,7 +47,7 @@ class Prompts:
         if masks is not None and len(masks) != len(rows):
             raise PromptsError("attention_mask", f"{len(masks)} rows, but input_ids has {len(rows)}")
         ids = [_tokens(number, row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
-        return cls(ids, max(len(row) for row in rows))
+        return cls(ids=ids, width=max(len(row) for row in rows))
 
 
 def _rows(what: str, given: object) -> list[NDArray[Any]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class RolloutBatch:
     """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
 

@@ -40,7 +40,7 @@ def not_finite(tensor: str) -> str:
     return f"tensor {tensor} has a weight that is NaN or infinite: its training diverged, publish an earlier step"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
     name: str
     dtype: str
@@ -110,10 +110,15 @@ def _spans(header: bytes, ignored: Callable[[str, tuple[int, ...]], bool]) -> li
     try:
         found: Any = json.loads(header)
         spans = [
-            _Span(name, tensor["dtype"], *map(int, tensor["data_offsets"]))
+            _span(name, tensor)
             for name, tensor in found.items()
             if name != "__metadata__" and tensor["dtype"] in _NOT_FINITE and not ignored(name, tuple(tensor["shape"]))
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     return sorted(spans, key=lambda span: span.start, reverse=True)
+
+
+def _span(name: str, tensor: Any) -> _Span:
+    start, end = map(int, tensor["data_offsets"])
+    return _Span(name=name, dtype=tensor["dtype"], start=start, end=end)

@@ -25,7 +25,7 @@ _LATE_S = 0.05
 """Seconds after which other commands no longer wait for an unanswered pipeline."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Queue:
     """The commands that wait to be sent for one stream.
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
-from rollstream.schemas.keys import GROUP
+from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.times import DEFAULT_LEASE_S
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
@@ -204,9 +204,11 @@ class _Prober:
 
     def _expected(self, workers: list[str]) -> dict[str, str]:
         """The Redis type that each key must have, if the key exists."""
-        streams = [key(p) for p in range(self._keys.partitions) for key in (self._keys.jobs, self._keys.dead)]
-        hashes = [self._keys.control(), *map(self._keys.worker, workers)]
-        indexes = [self._keys.workers(), *map(self._keys.batches, range(self._keys.partitions))]
+        partitions = range(self._keys.partitions)
+        streams = [key(p) for p in partitions for key in (self._keys.jobs, self._keys.dead)]
+        sums = [totals(self._keys.jobs(p)) for p in partitions]
+        hashes = [self._keys.control(), self._keys.rate(), *sums, *map(self._keys.worker, workers)]
+        indexes = [self._keys.workers(), *map(self._keys.batches, partitions)]
         types = {"stream": [*streams, self._keys.versions()], "hash": hashes, "zset": indexes}
         return {key: kind for kind, keys in types.items() for key in keys}
 

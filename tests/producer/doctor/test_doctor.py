@@ -19,7 +19,7 @@ from rollstream.producer.doctor.finding import FAIL, OK, WARN
 from rollstream.producer.doctor.permissions import commands, refused_commands
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
-from rollstream.schemas.keys import GROUP
+from rollstream.schemas.keys import GROUP, totals
 from tests.support.examined import doctor
 from tests.support.fault_steps import stub
 from tests.support.reports import index, report_of
@@ -76,6 +76,23 @@ def broken(server: Any, policy: str) -> None:
     report_of(server, keys, "b", {"model": "n"})
     server.set(keys.worker("c"), "x")
     index(server, keys, "c")
+
+
+def test_indexes_and_sums_that_became_something_else_are_named(own_redis: Any, policy: str) -> None:
+    keys = Keys(policy)
+    wrong = {
+        keys.batches(0): "zset",
+        totals(keys.jobs(0)): "hash",
+        keys.rate(): "hash",
+        keys.workers(): "zset",
+    }
+    for key in wrong:
+        own_redis.set(key, "x")
+
+    rows = json.loads(doctor(own_redis.url, policy, "--json").stdout)
+
+    seen = [row["seen"] for row in rows if row["check"] == "key"]
+    assert seen == [f"{key} is a string, not a {kind}" for key, kind in sorted(wrong.items())]
 
 
 def test_each_fault_of_a_broken_queue_is_named(own_redis: Any, policy: str) -> None:

@@ -30,7 +30,7 @@ from tests.support.fault_steps import (
 from tests.support.faults import Queue, audit
 from tests.support.redis_servers import redis_servers
 
-LEASE_S = 0.5
+LEASE_S = 1.0
 POISON = 666
 SERVERS = redis_servers()
 

@@ -174,13 +174,13 @@ async def test_a_caller_that_is_cancelled_while_its_lease_ends_is_cancelled() ->
 
 
 async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, policy: str) -> None:
-    jobs = Keys(policy).jobs(0)
+    jobs, lease_s = Keys(policy).jobs(0), 3.0
     await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
     for _ in range(2):
         await redis.xadd(jobs, {"payload": b""})
     await redis.xreadgroup(GROUP, "w1", {jobs: ">"}, count=2)
     rows: Any = await redis.xpending_range(jobs, GROUP, "-", "+", 2)
-    leases = Leases(redis=redis, lease_s=0.6)
+    leases = Leases(redis=redis, lease_s=lease_s)
     kept, ended = (
         Lease(
             jobs_key=jobs,
@@ -188,7 +188,7 @@ async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, pol
             entry_id=row["message_id"].decode(),
             consumer="w1",
             delivery=1,
-            ends_at=time.monotonic() + 0.6,
+            ends_at=time.monotonic() + lease_s,
         )
         for row in rows
     )
@@ -197,11 +197,11 @@ async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, pol
     ended.end()
 
     renewing = asyncio.create_task(leases.run())
-    await until(lambda: idle_for(redis, jobs, ended, 0.6), 10)
+    await until(lambda: idle_for(redis, jobs, ended, lease_s))
     renewing.cancel()
 
     assert not kept.ended
-    assert not await idle_for(redis, jobs, kept, 0.6)
+    assert not await idle_for(redis, jobs, kept, lease_s)
 
 
 async def idle_for(redis: Redis, jobs: str, lease: Lease, seconds: float) -> bool:

@@ -53,7 +53,7 @@ async def test_groups_that_wait_for_a_place_are_left_to_the_next_owner_when_the_
 async def test_only_unanswered_groups_of_a_job_that_is_delivered_again_wait_for_places(
     redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
-    async with serving(redis_url, policy, group_s=0.02, lease_s=1) as (worker, engine):
+    async with serving(redis_url, policy, group_s=0.02, lease_s=2) as (worker, engine):
         batch = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096)
         await until_true(lambda: worker._publisher.counts["published"] >= 20)
         engine.gate.clear()

@@ -125,8 +125,8 @@ class GenerationConfig(BaseModel):
     bad_words: Texts = ()
     """Texts whose token ids are never sampled in a row; needs a tokenizer at the worker.
 
-    Two sequences of ids are banned: the tokenizer's for the text alone, and its for the text after a space if that has
-    as many ids and another first id. The same letters can still be sampled as other ids, or in another case: with `ee`
+    Two sequences of ids are banned: those of the text alone, and those of the text after a space if there are
+    as many and the first id differs. The same letters can still be sampled as other ids, or in another case: with `ee`
     banned, two `e`. A space at the beginning of a text is ignored."""
     logit_bias: Annotated[
         dict[TokenId, Bias], BeforeValidator(_as_bias), PlainSerializer(lambda bias: tuple(bias.items()))

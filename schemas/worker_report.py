@@ -1,4 +1,4 @@
-"""What a live worker says of itself in its hash: the worker writes it, status, doctor and waiting producers read it."""
+"""What a live worker writes about itself in its hash. `status`, `doctor` and waiting producers read it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .entry_id import version_of
 from .field_values import count_of, seconds_of, text_of, yes_or_no
 
 DRAIN = "drain"
-"""Field of the same hash that an operator writes: the worker is to end as on SIGTERM."""
+"""A field of the same hash that an operator writes: the worker then ends as on SIGTERM."""
 
 
 class WorkerState(StrEnum):
     """What a worker does with jobs."""
 
     STARTING = "starting"
-    """It loads its model, or the version that it is to serve."""
+    """It loads its model, or the version that it will serve."""
     SERVING = "serving"
     PAUSED = "paused"
-    """It takes none for now; what runs goes on."""
+    """It takes no jobs for now; running ones go on."""
     DRAINING = "draining"
-    """It ends: it will take none any more."""
+    """It is ending and takes no more jobs."""
 
 
 def _texts(value: bytes) -> tuple[str, ...]:
@@ -40,52 +40,52 @@ def _read_by(read: Callable[[bytes], Any], default: Any = None) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """None, or an empty text, where the worker does not say; its texts are printable once they were read."""
+    """A field that the worker did not write is None or an empty text. Texts that were read are printable."""
 
     seen_at: float | None = _read_by(seconds_of)
-    """Unix seconds by the worker's clock: when it wrote this."""
+    """When the worker wrote this: unix seconds by its clock."""
     started_at: float | None = _read_by(seconds_of)
     process: str = _read_by(text_of, "")
     """Host, process id and a random word: two workers never have the same."""
     state: str = _read_by(text_of, "")
     """A `WorkerState`, unless something else wrote it."""
     paused_for: tuple[str, ...] = _read_by(_texts, ())
-    """Each a `PauseReason`, by a worker that is no newer than its reader."""
+    """Each is a `PauseReason`; a worker newer than the reader may give others."""
     engine: str = _read_by(text_of, "")
     model: str = _read_by(text_of, "")
     partitions: int | None = _read_by(count_of)
-    """How many it reads, from 0 on."""
+    """How many partitions it reads, from number 0 on."""
     takes_checkpoints: bool | None = _read_by(yes_or_no)
     """Whether it was started for policy versions that are published as checkpoints."""
     takes_adapters: bool | None = _read_by(yes_or_no)
     lease_s: float | None = _read_by(seconds_of)
     policy_version: int | None = _read_by(_version)
-    """Which it serves; 0 for what it was started with."""
+    """The version that it serves; 0 for the boot model."""
     policy_sha256: str = _read_by(text_of, "")
     """Digest of the served version; empty for the boot model."""
     newest_version: int | None = _read_by(_version)
-    """The newest that it has heard of."""
+    """The newest version that it knows of."""
     policy_error: str = _read_by(text_of, "")
-    """Why it refused the newest; empty where it did not."""
+    """Why it refused the newest version; empty if it did not."""
     running_groups: int | None = _read_by(count_of)
     running_sequences: int | None = _read_by(count_of)
     waiting_groups: int | None = _read_by(count_of)
-    """Groups of jobs that it has read, which have no place in its engine yet."""
+    """Groups of the jobs that it has read, without a place in its engine yet."""
     held_jobs: int | None = _read_by(count_of)
     groups_published: int | None = _read_by(count_of)
-    """Since it started, as are all that follow."""
+    """Counted since the worker started, like the three after it."""
     groups_duplicate: int | None = _read_by(count_of)
     groups_fenced: int | None = _read_by(count_of)
     tokens_generated: int | None = _read_by(count_of)
 
     def fields(self) -> dict[str, str]:
-        """What HSET takes: all that it says. An empty text is said too, for it replaces another."""
+        """The fields for HSET: all that are not None. An empty text is written too, because it replaces another."""
         said = ((name, getattr(self, name)) for name in REPORT_FIELDS)
         return {name: _written(value) for name, value in said if value is not None}
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
-        """Raises nothing: what makes no sense is not said, and what it does not know it leaves out."""
+        """The report in a hash. Never raises: values that make no sense and unknown fields are left out."""
         known = {
             one.name: one.metadata["read"](told[name]) for one in fields(cls) if (name := one.name.encode()) in told
         }
@@ -93,7 +93,7 @@ class WorkerReport:
 
     @classmethod
     def of_values(cls, values: Sequence[bytes | None]) -> Self | None:
-        """The same from the values of `REPORT_FIELDS`; None where there is none of them."""
+        """The same from the values of `REPORT_FIELDS`; None if all are missing."""
         told = {name.encode(): value for name, value in zip(REPORT_FIELDS, values, strict=True) if value is not None}
         return cls.of(told) if told else None
 
@@ -110,7 +110,7 @@ ADDITION = "addition"
 STATE_FIELD = "state"
 """The one that whoever waits for a worker needs."""
 PROCESS_FIELD = "process"
-"""The one that whoever begins to report under a name writes first, where nobody else has it."""
+"""The field that a worker writes first, to claim its name if no other worker has it."""
 
 
 def _written(value: object) -> str:

@@ -1,7 +1,7 @@
-"""What a checkpoint's folder may hold, so that everybody who loads it reads the same weights: for trainer and worker.
+"""What a checkpoint's folder may hold, so that trainers and workers read the same weights from it.
 
-vLLM's loader reads `*.safetensors`, and of these only what an index names. It says nothing about weights that it leaves
-out: a folder with files of two saves would be served with the older ones. Pure: names and numbers in, a problem out.
+vLLM's loader reads `*.safetensors`, and if there is an index, only the files that it names. It does not report weights
+that it leaves out: a folder with files of two saves would be served with the older ones. Pure: nothing is read here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INDEX = "model.safetensors.index.json"
 """The only name under which vLLM looks for an index."""
 
 _SHARD = pattern(r".*-\d{5}-of-\d{5}\.safetensors")
-"""Files that hold a part of the tensors. save_pretrained writes the index, which says what part, after all of them."""
+"""Files that hold a part of the tensors. save_pretrained writes the index, which names the parts, after all of them."""
 _OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz"}
 _TRAINING_STATE = (
     "training_args", "optim", "sched", "scaler", "rng_state", "random_state", "extra_state", "sampler", "dl_state",
@@ -40,11 +40,11 @@ _EMBEDDINGS = {"embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embedd
 
 
 class Tensor(Protocol):
-    """What a safetensors header says of a tensor; positions are counted from the end of the header."""
+    """A tensor as a safetensors header describes it; positions are counted from the end of the header."""
 
     @property
     def dtype(self) -> str:
-        """The format's word: F32, BF16, U8."""
+        """In the format's words: F32, BF16, U8."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,9 +60,9 @@ class Tensor(Protocol):
 
 
 def unread_weights(names: Iterable[str], indexed: Collection[str] | None) -> str | None:
-    """The first file of a folder whose weights vLLM would leave out or read in the others' place, and what to do.
+    """The first file of a folder whose weights vLLM would leave out, or read instead of the others, and what to do.
 
-    `indexed` are the files that the folder's index names, None where it has no index.
+    `indexed`: the files that the folder's index names; None if it has no index.
     """
     for name in sorted(names):
         if problem := _unread(name, indexed):
@@ -100,7 +100,7 @@ def _unnamed(name: str, indexed: Collection[str] | None) -> str | None:
 
 
 def index_difference(mapped: Mapping[str, str], held: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """Where an index and the tensors that each file holds contradict one another."""
+    """Where the index contradicts the tensors in the files; None if nowhere."""
     for tensor, name in mapped.items():
         if tensor not in held.get(name, ()) and not is_computed(tensor, ()):
             return f"tensor {tensor} is not in {name}: write the index again"
@@ -112,7 +112,7 @@ def index_difference(mapped: Mapping[str, str], held: Mapping[str, Mapping[str, 
 
 
 def is_computed(tensor: str, shape: tuple[int, ...]) -> bool:
-    """Whether it is a buffer that every loader computes from the config, whatever an old checkpoint says of it."""
+    """Whether it is a buffer that every loader computes from the config, even if an old checkpoint has it."""
     if tensor.endswith(_ROTARY):
         return True
     if tensor.endswith(_MASKS):
@@ -121,7 +121,7 @@ def is_computed(tensor: str, shape: tuple[int, ...]) -> bool:
 
 
 def wrapped(tensors: Collection[str]) -> str | None:
-    """Names that no model has: those of a wrapper around it, or of an adapter that is not merged."""
+    """What is wrong with names that no model has: a wrapper's, or those of an adapter that is not merged."""
     for tensor in sorted(tensors):
         parts = tensor.split(".")
         for part in parts:
@@ -135,7 +135,7 @@ def wrapped(tensors: Collection[str]) -> str | None:
 
 
 def is_head(tensor: str) -> bool:
-    """Whether it is the output layer, which a model with tied embeddings does not have of its own."""
+    """Whether it is the output layer. A model with tied embeddings has no weights of its own for it."""
     return tensor == _HEAD or tensor.endswith(f".{_HEAD}")
 
 

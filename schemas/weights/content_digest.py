@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 CHECKPOINT_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
-"""What a checkpoint is, as patterns in its folder; anything else beside it does not change what is sampled."""
+"""Patterns of the files that make a checkpoint; other files in its folder do not change what is sampled."""
 
 
 def content_digest(files: Iterable[tuple[str, int, Iterable[bytes]]]) -> str:

@@ -1,4 +1,4 @@
-"""Weights that are not finite are found by their bits, in the same pass over a file that computes its digest. Pure."""
+"""Finds weights that are not finite by their bits, in the same pass over a file that computes its digest. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 MAX_HEADER_BYTES = 100_000_000
-"""What safetensors allows."""
+"""The longest header that safetensors allows."""
 _LENGTH = 8
-"""A file begins with so many bytes that say how long its header is."""
+"""A file begins with the length of its header, in this many bytes."""
 
-# Width of a number, and from where on bit patterns are no finite numbers: without a sign bit, and with one.
+# Bytes of a number, and the first bit patterns that are no finite numbers: without the sign bit, and with it.
 _NOT_FINITE = {
     "F64": (8, 0x7FF0_0000_0000_0000, 0xFFF0_0000_0000_0000), "F32": (4, 0x7F80_0000, 0xFF80_0000),
     "C64": (4, 0x7F80_0000, 0xFF80_0000), "F16": (2, 0x7C00, 0xFC00), "BF16": (2, 0x7F80, 0xFF80),
@@ -23,7 +23,7 @@ _NOT_FINITE = {
 
 
 def has_not_finite(values: bytes | memoryview, dtype: str) -> bool:
-    """Whether one of the numbers is NaN or infinite; `dtype` is safetensors' word. False for whole numbers.
+    """Whether one of the numbers is NaN or infinite; `dtype` in safetensors' words. False for whole numbers.
 
     Two maxima (as signed and as unsigned integers) take a tenth of the time of a sha256 over the same bytes.
     """
@@ -36,7 +36,7 @@ def has_not_finite(values: bytes | memoryview, dtype: str) -> bool:
 
 
 def not_finite(tensor: str) -> str:
-    """What is wrong with a checkpoint in which `tensor` was found."""
+    """What is wrong with a checkpoint in which `tensor` has such a number."""
     return f"tensor {tensor} has a weight that is NaN or infinite: its training diverged, publish an earlier step"
 
 
@@ -57,14 +57,14 @@ class FiniteScan:
     """
 
     def __init__(self, ignored: Callable[[str, tuple[int, ...]], bool]) -> None:
-        """`ignored` takes a tensor's name and shape."""
+        """`ignored(name, shape)`: whether a tensor need not be looked at."""
         self._ignored = ignored
         self._head = bytearray()
         self._spans: list[_Span] | None = None
         self._position = 0
         self._cut = b""
         self.spoilt: str | None = None
-        """Name of the tensor."""
+        """Name of the first tensor with such a weight."""
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the file."""
@@ -93,7 +93,7 @@ class FiniteScan:
             spans.pop()
 
     def _holds(self, dtype: str, part: memoryview) -> bool:
-        """A number may begin in one piece and end in the next."""
+        """Whether the tensor's next bytes hold such a number. One may begin in one piece and end in the next."""
         width = _NOT_FINITE[dtype][0]
         missing = (width - len(self._cut)) % width
         first, part = self._cut + part[:missing], part[missing:]
@@ -106,7 +106,7 @@ class FiniteScan:
 
 
 def _spans(header: bytes, ignored: Callable[[str, tuple[int, ...]], bool]) -> list[_Span]:
-    """The tensors of numbers that may be not finite, the last one first."""
+    """The tensors whose numbers may be not finite, the last one first."""
     try:
         found: Any = json.loads(header)
         spans = [

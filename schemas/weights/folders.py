@@ -1,4 +1,4 @@
-"""A folder that is not there, told so that somebody who gave a model's id instead knows how to get one."""
+"""What is wrong with a folder, and how to get one for a user who gave a model's id instead."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9.
 
 
 def folder_problem(folder: Path) -> str | None:
-    """Why `folder` is none that can be used; None for one that is."""
+    """Why `folder` cannot be used; None if it can."""
     try:
-        found = os.stat(folder)  # noqa: PTH116 - also for what pathlib would make of a NUL
+        found = os.stat(folder)  # noqa: PTH116 - pathlib would hide the error of a NUL
     except ValueError:
         return "is no path"
     except (FileNotFoundError, NotADirectoryError):
@@ -28,7 +28,7 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def odd_entry(folder: Path) -> str | None:
-    """Why a library that reads the files of a usable `folder` may wait for ever; None where they all are files."""
+    """Why a library that reads the files of a usable `folder` may wait for ever; None if they all are files."""
     for entry in sorted(folder.iterdir()):
         try:
             found = entry.stat()
@@ -37,12 +37,12 @@ def odd_entry(folder: Path) -> str | None:
         except NotRegularFileError as error:
             return f"holds {entry.name}: {error.strerror}"
         except OSError:
-            continue  # a link that leads nowhere: whoever opens it says so
+            continue  # a link that leads nowhere: opening it reports that
     return None
 
 
 def download_hint(folder: Path) -> str:
-    """What to do where the path reads like the id of a model, or of an adapter, on a hub; else nothing."""
+    """What to do if the path looks like the id of a model or adapter on a hub; else an empty text."""
     text = str(folder)
     if not _MODEL_ID.fullmatch(text):
         return ""

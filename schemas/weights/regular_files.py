@@ -1,4 +1,4 @@
-"""Files that others wrote are opened without waiting: where a pipe or a device lies in their place, it is refused."""
+"""Opens files that others wrote without waiting: a pipe or a device in place of a file is refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class NotRegularFileError(OSError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """`path`, to be read as bytes. Unlike `open` it never waits for the other end of a pipe.
+    """Open `path` to read bytes. Unlike `open` it never waits for the other end of a pipe.
 
-    Raises `NotRegularFileError` for anything but a regular file (a link to one is one), `OSError`.
+    Raises `NotRegularFileError` for anything but a regular file or a link to one, `OSError`.
     """
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -28,7 +28,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def check_regular(found: os.stat_result, path: Path) -> None:
-    """Raises `NotRegularFileError` when what was found at `path` is no regular file."""
+    """Raises `NotRegularFileError` if `found`, the stat of `path`, is no regular file's."""
     if not stat.S_ISREG(found.st_mode):
         kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
         kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "device")

@@ -1,7 +1,7 @@
-"""An output layer that a tied model saves is its embedding, or the checkpoint is of a model that is not tied.
+"""If a tied model's checkpoint has an output layer, it must equal the embedding.
 
-vLLM ignores `lm_head.weight` of a tied model. One that differs was trained, so that the samples would not be those of
-the weights that were published.
+vLLM ignores `lm_head.weight` of a tied model. If it differs from the embedding, the model was trained untied, and the
+samples would not come from the published weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Found = tuple[Tensor, str]
 
 
 def head_difference(folder: Path, tensors: Mapping[str, tuple[Tensor, str]]) -> str | None:
-    """What is wrong with the output layer of a checkpoint whose model is tied. Raises `OSError`."""
+    """What is wrong with the output layer of a checkpoint whose model is tied; None if nothing. Raises `OSError`."""
     for head in filter(is_head, sorted(tensors)):
         parts = [name for name in sorted(tensors) if is_embedding(name) and _alike(tensors[name], tensors[head])]
         if not any(_same(folder, tensors[name], tensors[head]) for name in parts):

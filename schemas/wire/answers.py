@@ -1,4 +1,4 @@
-"""What a group of a job gets: its completions or why there are none, and what says that all groups have theirs."""
+"""The answer to a group: its completions or why there are none; and the message that all groups have theirs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .messages import Message
 from .tensors import Tensor, expect, expect_shape, expect_within
 
 MAX_CANDIDATES = 128
-"""Ids a position, in `top_token_ids` and in `support_ids`."""
+"""Most ids for one position, in `top_token_ids` and in `support_ids`."""
 
 
 class ErrorCode(StrEnum):
-    """Why a group has no completions. Those up to UNSUPPORTED are faults of the data: never retried."""
+    """Why a group has no completions. The codes up to UNSUPPORTED are faults of the data and never retried."""
 
     UNREADABLE_JOB = "unreadable_job"
     INVALID_CONFIG = "invalid_config"
@@ -53,11 +53,11 @@ class GroupError(Message):
     """What is wrong, where, and what to do."""
     worker: Shown
     prompt: Tensor | None = None
-    """int32 (prompt_len,), where the worker could read it."""
+    """int32 (prompt_len,), if the worker could read it."""
 
     @property
     def completions(self) -> NoReturn:
-        """There are none: raises `TypeError`, so that no failed group is rewarded as an empty one."""
+        """Raises `TypeError`, so that no failed group is rewarded as an empty one."""
         raise self._has_none()
 
     def __iter__(self) -> NoReturn:  # pydantic's own would give names and values
@@ -97,7 +97,7 @@ class GroupResult(Message):
     stop_reasons: tuple[int | str | None, ...]
     """The stop token id or stop string that ended it; None when cut by length."""
     texts: tuple[str, ...] | None = None
-    """With `stop_strings` only: the decoded completion, cut as `include_stop_str_in_output` says."""
+    """Only with `stop_strings`: the decoded completion, cut as `include_stop_str_in_output` says."""
     scores: Tensor | None = None
     """float32 (n,), beam search only."""
     version_spans: tuple[tuple[VersionSpan, ...], ...]
@@ -105,33 +105,32 @@ class GroupResult(Message):
     adapter: AdapterName | None = None
     worker: Shown
     delivery: Count = 1
-    """Which delivery of the job answered."""
+    """Number of the delivery of the job that answered."""
     queued_s: float
     """Seconds between submit and admission, by two machines' clocks."""
     generate_s: float
     forced_mask: Tensor | None = None
-    """bit (n, L), true where a token was put there and not sampled; None: nowhere."""
+    """bit (n, L), true where a token was forced, not sampled; None: nowhere."""
     top_token_ids: Tensor | None = None
     """int32 (n, L, K): the K likeliest at each position, the likeliest first; zeros after a completion's length."""
     top_logprobs: Tensor | None = None
-    """float32 (n, L, K), those of `top_token_ids`."""
+    """float32 (n, L, K), the log-probs of `top_token_ids`."""
     support_ids: Tensor | None = None
-    """int32 (sum of `support_lengths`,): the ids that were left to sample from at each position, one position after the
-    other."""
+    """int32 (sum of `support_lengths`,): the ids that could be sampled at each position, position by position."""
     support_lengths: Tensor | None = None
-    """int32 (n, L), how many ids of `support_ids` belong to each position; zeros after a completion's length."""
+    """int32 (n, L): how many ids of `support_ids` belong to each position; zeros after a completion's length."""
     sample_index: Tensor | None = None
-    """int32 (n,): which sample of its prompt each completion is, where not all that were begun are here."""
+    """int32 (n,): the sample number of each completion, if some samples of the prompt are not here."""
     cut_lengths: Tensor | None = None
-    """int32 (c,): tokens of those completions of the prompt that were cut and are not here."""
+    """int32 (c,): lengths of the prompt's completions that were cut and are not here."""
     resumed_at: Tensor | None = None
-    """int32 (n,): tokens of each completion that earlier deliveries sampled; another engine drew those after them."""
+    """int32 (n,): how many tokens of each completion earlier deliveries sampled; this one sampled the rest."""
     trace: Traceparent | None = None
     """W3C trace context of the worker's span."""
 
     @property
     def completions(self) -> tuple[Completion, ...]:
-        """Each with its ids, log-probs, text, finish reason and length. Made at each call: keep what you use twice."""
+        """Each has its ids, log-probs, text, finish reason and length. Made at each call: keep what you use twice."""
         return completions_of(self)
 
     @property

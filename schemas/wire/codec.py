@@ -1,4 +1,4 @@
-"""Bytes to a frozen message and back: after `decode` nothing is a dict, and what cannot be read keeps its bytes."""
+"""Bytes to a frozen message and back. An error of `decode` keeps the bytes that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """One msgpack map of what differs from its default, so that a new field is news only to whoever asks for it.
+    """One msgpack map of the fields that differ from their defaults, so that an unused new field is not sent.
 
-    Raises `WireError` when it is larger than a reader would take.
+    Raises `WireError` if it is larger than a reader would take.
     """
     told = message.model_dump(mode="python", exclude_defaults=True)
     data: bytes = msgpack.packb({"v": message.v, "kind": _kind_of(type(message)), **told})
@@ -32,9 +32,9 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes, *models: type[M]) -> M:
-    """The message in `data`, one of `models`, told apart by `kind`.
+    """The message in `data`, one of `models`; its `kind` says which.
 
-    Raises `WireError` (and keeps `data` in it) for whatever is not exactly such a message, `WireVersionError` for
+    Raises `WireError` (with `data` in it) for anything but exactly such a message, `WireVersionError` for
     another wire version, `ConfigError` for a generation config with an unknown name or a value out of bounds.
     """
     what = " or ".join(model.__name__ for model in models)

@@ -1,4 +1,4 @@
-"""A group's completions one by one, without their padding: what a reward function looks at."""
+"""A group's completions one by one, without padding, for reward functions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Completion:
     """One sampled continuation of a group's prompt. Its length is `len(completion)`; iterating it gives its ids."""
 
     sample: int
-    """Its number among those of its prompt: the seed's."""
+    """Its number among the prompt's samples; its seed is the prompt's plus this."""
     token_ids: list[int]
-    """The sampled ids, the one that ended it included."""
+    """The sampled ids, with the stop id if one ended it."""
     logprobs: list[float] | None
-    """Of each id; None when the config asked for none."""
+    """One for each id; None if the config asked for none."""
     text: str | None
-    """With `stop_strings` only; else decode `token_ids` with the tokenizer."""
+    """Only with `stop_strings`; else decode `token_ids` with the tokenizer."""
     finish_reason: FinishReason
-    """`stop`, `length` or `repetition`; `cut` where it was not needed any more, `abort` when an engine gave it up."""
+    """`stop`, `length` or `repetition`; `cut` if it was not needed any more, `abort` if an engine gave it up."""
     stop_reason: int | str | None
     """The stop id or stop string that ended it."""
     score: float | None
-    """Of a beam."""
+    """With beam search only: the beam's score."""
     version_spans: tuple[VersionSpan, ...]
     """(policy version, tokens) in order: which weights sampled it."""
 
@@ -39,7 +39,7 @@ class Completion:
 
 
 class Padded(Protocol):
-    """What a `GroupResult` says of its n completions, padded to the longest of them: L columns."""
+    """The n completions of a `GroupResult`, padded to the longest of them: L columns."""
 
     @property
     def token_ids(self) -> Tensor:
@@ -79,7 +79,7 @@ class Padded(Protocol):
 
 
 def completions_of(result: Padded) -> tuple[Completion, ...]:
-    """One object a completion, in the order of the seeds (of the scores, for beams)."""
+    """One object for each completion, in the order of the seeds (for beams: of the scores)."""
     lengths = result.lengths.tolist()
     ids, scores = result.token_ids.numpy(), None if result.scores is None else result.scores.tolist()
     logprobs = None if result.logprobs is None else result.logprobs.numpy()

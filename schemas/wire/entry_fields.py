@@ -1,21 +1,21 @@
-"""Names of the fields of entries, in whichever stream, and those that are read without the rest of their entry."""
+"""Names of the fields of stream entries, and the batch of an entry that cannot be read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 PAYLOAD = b"payload"
-"""A message, or in the stream of dead letters what the job's entry had."""
+"""A message; in the stream of dead letters the payload of the job's entry."""
 KIND = b"kind"
-"""Of a job or an answer: which message the payload is."""
+"""In a job's or an answer's entry: which message the payload is."""
 LETTER = b"letter"
 """The `DeadLetter`, beside the payload of the job."""
 TOKENS = b"tokens"
-"""Of a job: the most that its completions may have together."""
+"""In a job's entry: the most tokens that its completions may have together."""
 BATCH = b"batch"
-"""Of a job: the id of its batch."""
+"""In a job's entry: the id of its batch."""
 
 
 def named_batch(fields: Mapping[bytes, bytes]) -> str:
-    """The batch that a job's entry names, whatever else is wrong with it; empty where it names none."""
+    """The batch that a job's entry names, even if the rest of it cannot be read; empty if it names none."""
     return fields.get(BATCH, b"").decode("utf-8", "backslashreplace")

@@ -20,7 +20,7 @@ _MAX_TOKENS = 2**40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """The plain fields of a job's entry: numbers are ASCII decimals. Those with a default may be missing."""
+    """The plain fields of a job's entry: numbers are ASCII decimals. Fields with a default may be missing."""
 
     batch_id: str
     job: int
@@ -28,15 +28,15 @@ class Envelope:
     job_groups: int
     num_groups: int
     kind: str = JOB_KIND
-    """What the payload is, by its message's `kind`."""
+    """`kind` of the payload's message."""
     lane: str = DEFAULT_LANE
     tokens: int = 0
-    """Most that its completions may have together: groups x n x `max_new_tokens`. 0 where the entry does not say."""
+    """Most tokens of its completions together: groups x n x `max_new_tokens`. 0 if the entry does not say."""
     traceparent: str | None = None
-    """W3C trace context of the submit, where there is one."""
+    """W3C trace context of the submit, if it had one."""
 
     def fields(self, payload: bytes) -> dict[bytes, bytes]:
-        """What XADD takes."""
+        """The fields for XADD."""
         traced = {} if self.traceparent is None else {b"traceparent": self.traceparent.encode()}
         return {
             BATCH: self.batch_id.encode(),
@@ -53,7 +53,7 @@ class Envelope:
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Self:
-        """Raises `WireError` that names the field which is missing, no number or out of bounds."""
+        """The envelope of an entry. Raises `WireError` that names a missing, unreadable or out-of-bounds field."""
         payload = fields.get(PAYLOAD, b"")
         try:
             batch_id = check_name("batch_id", fields[BATCH].decode())
@@ -94,14 +94,14 @@ class Envelope:
         )
 
     def check_names(self, job: Job, payload: bytes = b"") -> None:
-        """Raises `WireError` unless `job` is the one that the envelope names: its batch, its number and its groups."""
+        """Raises `WireError` unless `job` has the batch, number and groups that the envelope names."""
         inside = Envelope.of_job(job)
         if inside.names != self.names:
             raise WireError("Job", f"payload says {_told(inside)}, the entry says {_told(self)}", payload)
 
     @property
     def names(self) -> tuple[str, int, range, int]:
-        """Batch, job, groups of the job, groups of the batch: what every answer is published under."""
+        """Batch, job, groups of the job, groups of the batch: every answer is published under these."""
         return self.batch_id, self.job, self.groups, self.num_groups
 
     @property
@@ -111,7 +111,7 @@ class Envelope:
 
 
 def _traceparent(fields: Mapping[bytes, bytes]) -> str | None:
-    """None where it is no trace context: a job is answered whether or not it can be traced, as W3C asks."""
+    """The entry's trace context; None if it is none: a job is answered even if it cannot be traced, as W3C asks."""
     try:
         return check_traceparent(fields[b"traceparent"].decode())
     except (KeyError, ValueError, NameRefusedError):

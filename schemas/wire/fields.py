@@ -30,12 +30,12 @@ BatchId = Annotated[str, AfterValidator(lambda value: check_name("batch_id", val
 AdapterName = Annotated[str, AfterValidator(check_adapter)]
 Traceparent = Annotated[str, AfterValidator(check_traceparent)]
 Shown = Annotated[str, AfterValidator(printable)]
-"""Read by people: what a terminal would obey becomes escapes."""
+"""A text for people: control characters, which a terminal would obey, become escapes."""
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0, lt=1e9)]
 FinishReason = Literal["stop", "length", "abort", "error", "repetition", "cut"]
-"""Why a completion ended: something that ends it came up; `max_new_tokens`; an engine gave it up; its group failed; it
-repeated itself; it was not needed any more, which says nothing of where it would have ended."""
+"""Why a completion ended. `stop`: at a stop id or string. `length`: at `max_new_tokens`. `abort`: an engine gave it up.
+`error`: its group failed. `repetition`: it repeated itself. `cut`: it was not needed any more."""
 VersionSpan = tuple[Index, Index]
-"""`(version, num_tokens)`: which policy version sampled how many tokens, in order."""
+"""`(version, num_tokens)`: the policy version that sampled the next `num_tokens` tokens."""

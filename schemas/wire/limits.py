@@ -1,4 +1,4 @@
-"""A payload passes here before anything is allocated for it: size, depth and count are read off its msgpack headers."""
+"""Checks a payload's size, depth and count by its msgpack headers, before anything is allocated for it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _SCALAR_BYTES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
 }  # fmt: skip
 _BODY_BYTES = dict.fromkeys([*range(0x80), *range(0xE0, 0x100)], 0) | {0xA0 + n: n for n in range(32)} | _SCALAR_BYTES
 _LEAF_BYTES = [1 + _BODY_BYTES.get(kind, -1) for kind in range(256)]
-"""A value's bytes with its type byte, where that tells; 0 for the others."""
+"""Bytes of a value with its type byte, if the type byte alone tells; else 0."""
 _BODY_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _COUNT_BYTES = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 _MAPS = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 
 
 class LimitExceeded(ValueError):
-    """Raised when a payload is truncated, has trailing bytes, or is larger, deeper or of more items than allowed."""
+    """Raised if a payload is truncated, has trailing bytes, or is larger, deeper or has more items than allowed."""
 
 
 def check(data: bytes) -> None:
-    """Walk the headers of one msgpack value, stepping over binary bodies: cost grows with items, not bytes."""
+    """Walk the headers of one msgpack value and skip its binary bodies: the cost grows with items, not bytes."""
     if len(data) > MAX_BYTES:
         raise LimitExceeded(f"{len(data)} bytes, at most {MAX_BYTES} are read")
     try:
@@ -39,13 +39,13 @@ def check(data: bytes) -> None:
 
 
 def _end(data: bytes) -> int:
-    """Where the value ends, by its headers, which may lie about bytes that are not there. Raises `IndexError` then.
+    """Where the value ends by its headers. Raises `IndexError` if they declare bytes that are not there.
 
-    Each message that is read or sent passes this loop, nearly all of it by the first branch.
+    Each message that is read or sent passes this loop; nearly all its items take the first branch.
     """
     leaf_bytes, position, items = _LEAF_BYTES, 0, 1
-    siblings = repeat(None, 1)  # still to come beside the value at hand
-    outer: list[repeat[None]] = []  # and around it
+    siblings = repeat(None, 1)  # values still to come at this level
+    outer: list[repeat[None]] = []  # and at the levels around it
     while True:
         for _ in siblings:
             kind = data[position]

@@ -1,4 +1,4 @@
-"""Messages that cross Redis: frozen and strict. A new field has a default; a default and a type never change."""
+"""Messages that cross Redis: frozen and strict. A new field needs a default; defaults and types never change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .tensors import Tensor, expect
 
 
 class Message(BaseModel):
-    """What all messages share. Readers ignore fields they do not know; a field at its default does not travel."""
+    """Base of all messages. Readers ignore fields they do not know; a field at its default is not sent."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
@@ -34,24 +34,24 @@ class Origin(BaseModel):
 
 
 Lineage = Annotated[tuple[Origin, ...], Field(max_length=100)]
-"""What a replay repeats, the oldest first: empty for a first run, one `Origin` an attempt after it."""
+"""What a replay repeats, the oldest first: empty for a first run, then one `Origin` for each replay."""
 
 
 class Batch(Message):
-    """What a batch is, kept in its ledger so that another process can attach. One per submit."""
+    """Describes a batch. It is kept in the batch's ledger, so that another process can attach. One per submit."""
 
     kind: Literal["batch"] = "batch"
     batch_id: BatchId
     num_groups: Count
     num_jobs: Count
     prompt_width: Index
-    """Columns that prompts are padded to: the width of what was submitted, or the longest ragged prompt."""
+    """Columns that prompts are padded to: the width of the submitted array, or the longest ragged prompt."""
     config: GenerationConfig
     adapter: AdapterName | None = None
     submitted_at: float
     """Unix seconds, the producer's clock."""
     lineage: Lineage = ()
-    """Of a replay: the batches that it repeats, each with the entry of its first job."""
+    """In a replay: the batches that it repeats, each with the entry of its first job."""
     traceparent: Traceparent | None = None
     """W3C trace context of the submit; no part of the content digest."""
 
@@ -63,12 +63,12 @@ class Batch(Message):
 
     @property
     def replay_of(self) -> str | None:
-        """The batch that this one replays."""
+        """The batch that this one replays; None if it replays none."""
         return self.lineage[-1].batch_id if self.lineage else None
 
 
 class Job(Message):
-    """A slice of a batch: the unit of delivery and retry. Prompts travel ragged."""
+    """A slice of a batch: the unit of delivery and retry. Prompts are sent without padding."""
 
     kind: Literal["job"] = "job"
     batch_id: BatchId
@@ -88,14 +88,14 @@ class Job(Message):
     run_deadline_s: Seconds | None = None
     """Longest run of one delivery, from admission; groups that have no answer by then get an error."""
     min_policy_version: Index = 0
-    """An older worker leaves the job to others and takes it once it has caught up."""
+    """A worker that serves an older version leaves the job to others, and may take it once it has caught up."""
     max_staleness: Index | None = None
-    """Most versions that the worker may be behind the newest published one when it admits the job."""
+    """How many versions the worker may be behind the newest published one when it admits the job."""
     seed_offset: Index = 0
     """Group g draws the seed of row g + seed_offset: a replayed slice samples as it did in its own batch."""
     lineage: Lineage = ()
     requires: Requires = ()
-    """What a worker must know to sample it; one that does not answers every group with `unsupported`."""
+    """What a worker must know to sample it; a worker that does not answers every group with `unsupported`."""
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:
@@ -103,7 +103,7 @@ class Job(Message):
         expect("prompt_lengths", self.prompt_lengths, "int32", 1)
         if not 1 <= (groups := self.prompt_lengths.shape[0]) <= MAX_GROUPS_PER_JOB:
             raise ValueError(f"a job has 1 to {MAX_GROUPS_PER_JOB} groups, not {groups}")
-        lengths = self.prompt_lengths.numpy().tolist()  # few: a list is quicker than an array
+        lengths = self.prompt_lengths.numpy().tolist()  # there are few: a list is quicker than an array
         if min(lengths) < 0 or sum(lengths) != self.prompt_ids.shape[0]:
             raise ValueError("prompt_lengths do not add up to prompt_ids")
         if self.first_group + len(lengths) > self.num_groups:
@@ -117,13 +117,13 @@ class Job(Message):
 
     @cached_property
     def prompts(self) -> list[NDArray[np.int32]]:
-        """One int32 array a group; empty for an all-zero row."""
+        """One int32 array for each group; an empty one for an all-zero row."""
         ends = np.cumsum(self.prompt_lengths.numpy())
         return np.split(self.prompt_ids.numpy(), ends[:-1])
 
 
 class DeadLetter(Message):
-    """Why and when a job was given up on. Its payload stands beside it in the stream entry, byte for byte."""
+    """Why and when a job was given up on. The job's payload is a field of the same entry, byte for byte."""
 
     kind: Literal["dead"] = "dead"
     policy: str

@@ -11,7 +11,7 @@ from .messages import Message
 from .requires import Requires
 
 MAX_CHUNKS = 2**16
-"""A reader asks for every one."""
+"""Most chunks of an adapter: a reader asks for each."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -28,26 +28,26 @@ class PolicyVersion(Message):
     location: Annotated[str, Field(min_length=1, max_length=200)]
     """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
     sha256: Sha256
-    """Of the checkpoint's files (`worker.weights.checkpoint.digest`), or of the adapter as in its manifest."""
+    """Digest of the checkpoint's files (`worker.weights.checkpoint.digest`), or of the adapter as in its manifest."""
     published_at: float
     """Unix seconds."""
     requires: Requires = ()
-    """What a worker must know to serve it; one that does not refuses it and serves on."""
+    """What a worker must know to serve it; a worker that does not refuses it and serves its version on."""
 
 
 class AdapterManifest(Message):
-    """An adapter that travels through Redis. Written once and last: whoever reads it finds every chunk."""
+    """Describes an adapter in Redis. It is written once, after all chunks, so that its readers find every chunk."""
 
     kind: Literal["adapter"] = "adapter"
     name: AdapterName
     sha256: Sha256
-    """Of `config`, then of the weights."""
+    """Digest of `config` followed by the weights."""
     config: Annotated[bytes, Field(max_length=64 * 1024)]
     """`adapter_config.json`, byte for byte."""
     num_bytes: Annotated[int, Field(ge=1, lt=2**40)]
-    """Of the weights, a safetensors file."""
+    """Size of the weights, a safetensors file."""
     chunk_bytes: Annotated[int, Field(ge=1, le=64 * 2**20)]
-    """Of every chunk but the last."""
+    """Size of every chunk but the last."""
     published_at: float
     """Unix seconds."""
 

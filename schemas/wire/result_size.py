@@ -1,4 +1,4 @@
-"""How many bytes the answer to one prompt may have: what a submit refuses and what a worker reserves follow from it."""
+"""How many bytes the answer to one prompt may have: submits refuse larger ones, and workers reserve as much."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from .limits import MAX_BYTES
 
 _ID_BITS, _MASK_BITS, _LOGPROB_BITS = 32, 1, 32
 MAX_RESULT_BYTES = MAX_BYTES - 2**20
-"""What its tensors may have; the rest of the message is left for reasons, version spans and texts."""
+"""Most bytes of its tensors; the rest of the message is left for reasons, version spans and texts."""
 
 
 def bits_per_token(config: GenerationConfig) -> int:
-    """What one sampled token takes of a `GroupResult`. An option that adds a tensor of (n, L) adds its term here."""
+    """Bits of a `GroupResult` for one sampled token. An option that adds an (n, L) tensor adds its term here."""
     return _ID_BITS + _MASK_BITS + (0 if config.logprobs is None else _LOGPROB_BITS)
 
 
 def result_bytes(config: GenerationConfig, prompt_tokens: int = 0) -> int:
-    """Bytes of the tensors of one group's answer, where each of its sequences has `max_new_tokens` tokens.
+    """Bytes of the tensors of one group's answer, if each of its sequences has `max_new_tokens` tokens.
 
-    `prompt_tokens`: of its prompt, which travels with it; 0 where only what is generated counts.
+    `prompt_tokens`: length of its prompt, which is part of the answer; 0 to count only generated tokens.
     """
     tokens = config.sequences_per_prompt * config.max_new_tokens
     return prompt_tokens * _ID_BITS // 8 + -(-tokens * bits_per_token(config) // 8)
 
 
 def check_result_fits(config: GenerationConfig, longest_prompt: int) -> None:
-    """Raises `ConfigError` where the answer to a prompt of `longest_prompt` tokens may be more than a message takes."""
+    """Raises `ConfigError` if the answer to a prompt of `longest_prompt` tokens may be too large for a message."""
     nbytes = result_bytes(config, longest_prompt)
     if nbytes <= MAX_RESULT_BYTES:
         return

@@ -1,4 +1,4 @@
-"""A tensor on the wire is `{dtype, shape, data}`: raw little-endian bytes whose length follows from the other two."""
+"""A tensor in a message is `{dtype, shape, data}`: raw little-endian bytes whose length follows from the other two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 2**31
 class Tensor(BaseModel):
     """An array of fixed dtype. `bit` packs eight booleans a byte, little-endian, over the flattened array.
 
-    `numpy()` is it; `numpy.asarray`, `torch.as_tensor`, `tolist()`, `len`, an index and a loop over its rows work too.
+    `numpy()` gives it; `numpy.asarray`, `torch.as_tensor`, `tolist()`, `len`, an index and a loop over rows work too.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -41,7 +41,7 @@ class Tensor(BaseModel):
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Tensor:
-        """Pack `array`; booleans become `bit`. Raises `TypeError` for a dtype that the wire does not carry."""
+        """Pack `array`; booleans become `bit`. Raises `TypeError` for a dtype that messages do not carry."""
         if array.dtype == np.bool_:
             packed = np.packbits(array.reshape(-1), bitorder="little")
             return cls.model_construct(dtype="bit", shape=array.shape, data=packed.tobytes())
@@ -52,14 +52,14 @@ class Tensor(BaseModel):
         return cls.model_construct(dtype=dtype, shape=array.shape, data=little.tobytes())
 
     def tolist(self) -> list[Any]:
-        """Python's own numbers, in nested lists."""
+        """Nested lists of Python numbers."""
         return self.numpy().tolist()  # type: ignore[no-any-return] # numpy cannot know
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """`torch.as_tensor` and others go this way; of a copy, because what they give may be written to."""
+        """For `torch.as_tensor` and others. It gives a copy, because their users may write to it."""
         return self.numpy().copy().__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class Tensor(BaseModel):
         raise TypeError("a tensor is neither true nor false: write `is not None`, or .numpy().any()")
 
     def __eq__(self, other: object) -> bool:
-        """Of two tensors, whether they hold the same; a list or an array would never be equal to one."""
+        """Whether two tensors hold the same. Raises `TypeError` for a list or an array, which would never be equal."""
         if other is None or isinstance(other, Tensor):
             return other is not None and (self.dtype, self.shape, self.data) == (other.dtype, other.shape, other.data)
         raise TypeError(f"a tensor is not compared with a {type(other).__name__}: use its .numpy() or .tolist()")
@@ -107,19 +107,19 @@ def _num_bytes(dtype: Dtype, shape: tuple[int, ...]) -> int:
 
 
 def expect(name: str, tensor: Tensor, dtype: Dtype, ndim: int) -> None:
-    """Raises `ValueError` that names the field `name`."""
+    """Raises `ValueError`, with `name`, if `tensor` has another dtype or number of dimensions."""
     if tensor.dtype != dtype or len(tensor.shape) != ndim:
         raise ValueError(f"{name}: expected {dtype} with {ndim} dimensions, got {tensor.dtype} {tensor.shape}")
 
 
 def expect_shape(name: str, tensor: Tensor | None, dtype: Dtype, shape: tuple[int, ...]) -> None:
-    """Raises `ValueError` that names the field `name`, unless it is None."""
+    """Raises `ValueError`, with `name`, if `tensor` is not None and has another dtype or shape."""
     if tensor is not None and (tensor.dtype, tensor.shape) != (dtype, shape):
         raise ValueError(f"{name}: expected {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
 
 
 def expect_within(name: str, tensor: Tensor, most: int = 2**31 - 1) -> None:
-    """Raises `ValueError` that names the field `name` for a number below 0 or above `most`."""
+    """Raises `ValueError`, with `name`, for a number below 0 or above `most`."""
     values = tensor.numpy()
     if values.size and not (values.min() >= 0 and values.max() <= most):
         raise ValueError(f"{name}: from {values.min()} to {values.max()}, which must lie within 0 and {most}")

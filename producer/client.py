@@ -11,12 +11,12 @@ from typing import NoReturn, Required, Self, TypedDict, Unpack
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 
 from .batches.deadlines import Deadlines
-from .batches.enqueue import enqueue
 from .batches.handle import BatchHandle
 from .batches.ledger import read_batch
 from .batches.prompts import Prompts, Rows
 from .batches.rollout_batch import RolloutBatch
 from .batches.submission import split
+from .batches.submit_jobs import enqueue
 from .batches.submit_options import (
     GENERATE_DEFAULTS,
     SUBMIT_DEFAULTS,

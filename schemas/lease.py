@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .times import LONGEST_LEASE_S, SHORTEST_LEASE_S
+DEFAULT_LEASE_S = 30.0
+"""The time after which a silent worker's jobs are taken over, unless the policy's workers agreed on another."""
+SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.5, 3_600.0
 
 LEASE_FIELD = "lease_ms"
 """The lease's field in the control hash; the first worker writes it."""

@@ -1,10 +1,6 @@
-"""Times, in seconds, that producers and workers must agree on."""
+"""Times, in seconds, that producers and workers must agree on. The lease has a module of its own."""
 
 from __future__ import annotations
-
-DEFAULT_LEASE_S = 30.0
-"""The time after which a silent worker's jobs are taken over, unless the policy's workers agreed on another."""
-SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.5, 3_600.0
 
 RESULT_TTL_S = 86_400
 """How long results and ledger stay after a batch was sealed: by a worker (its flag may change it) or by a cancel."""

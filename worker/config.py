@@ -13,14 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollstream.schemas.errors import NameRefusedError
 from rollstream.schemas.keys import check_name
-from rollstream.schemas.times import (
-    DEFAULT_LEASE_S,
-    HEARTBEAT_S,
-    LONGEST_HEARTBEAT_S,
-    LONGEST_LEASE_S,
-    RESULT_TTL_S,
-    SHORTEST_LEASE_S,
-)
+from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
+from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
 from rollstream.schemas.weights.folders import folder_problem, odd_entry
 from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
 

@@ -13,7 +13,7 @@ from rollstream.schemas import Batch, GroupError, GroupResult, Tensor
 from rollstream.schemas.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
-from . import layouts
+from . import roll_and_verl_layouts as layouts
 from .read_answers import Answer
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ class RolloutBatch:
     pad_token_id: int
 
     def roll(self) -> dict[str, torch.Tensor]:
-        """The batch in ROLL's right-padded layout, see `producer.batches.layouts.roll`."""
+        """The batch in ROLL's right-padded layout, see `producer.batches.roll_and_verl_layouts.roll`."""
         return layouts.roll(self)
 
     def verl(self) -> dict[str, torch.Tensor]:
-        """The batch in verl's layout: prompts padded left, responses right, see `producer.batches.layouts.verl`."""
+        """The batch in verl's layout: prompts padded left, responses right, see `roll_and_verl_layouts.verl`."""
         return layouts.verl(self)
 
     def __len__(self) -> int:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
 from rollstream.schemas.printable import printable
-from rollstream.schemas.times import LONGEST_LEASE_S, SHORTEST_LEASE_S
 
 from ..operations.lease import LeaseSeen, lease_seen, set_lease
 from ..redis_io.connection import Connection

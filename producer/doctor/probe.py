@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
+from rollstream.schemas.lease import DEFAULT_LEASE_S
 from rollstream.schemas.parked import ParkedFor
-from rollstream.schemas.times import DEFAULT_LEASE_S
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 
 from ..errors import RedisUnavailableError

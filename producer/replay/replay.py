@@ -11,8 +11,8 @@ from hashlib import sha256
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 
-from ..batches.enqueue import enqueue, is_queued, lost
 from ..batches.ledger import read_batch
+from ..batches.submit_jobs import enqueue, is_queued, lost
 from ..errors import (
     JobGoneError,
     NothingToReplayError,

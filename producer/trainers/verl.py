@@ -41,7 +41,7 @@ class VerlRollouts:
     """The three parts of verl's `DataProto`: `DataProto.from_dict(r.batch, r.non_tensor_batch, r.meta_info)`."""
 
     batch: dict[str, torch.Tensor]
-    """See `producer.batches.layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
+    """See `batches.roll_and_verl_layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
     non_tensor_batch: dict[str, NDArray[Any]]
     """The given arrays, and what verl's agent loop adds to each row of text:
 

@@ -173,7 +173,7 @@ def test_a_dry_run_changes_no_byte(client: Client, command: Command, queue: Queu
     finish(queue)
     bury(queue, "lost", "gave up", encode(a_job("lost")))
     before = everything(queue)
-    assert len(before) == 5
+    assert len(before) == 6
     options = [*selecting, entry_ids(queue, "b")[1]] if selecting == ["--job"] else selecting
     for as_json in ([], ["--json"]):
         done = command("replay", *options, "--dry-run", *as_json)

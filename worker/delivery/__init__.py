@@ -1,1 +1,1 @@
-"""Who may answer a job, and how an answer leaves: leases, budgets, fenced scripts. Generates nothing."""
+"""Leases, budgets and fenced scripts: which worker may answer a job, and how it publishes. Generates nothing."""

@@ -1,4 +1,4 @@
-"""Jobs are read while there is room, and their groups enter the engine as places are free: a backlog stays in Redis."""
+"""Reads jobs while there is room, and lets groups into the engine as places get free: a backlog stays in Redis."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .turns import NOTHING, Claim, Load, is_big, next_turn, spared
 __all__ = ["Admission", "Claim", "Load"]
 
 OF_LATE = 32
-"""Jobs whose size tells what to expect of the next."""
+"""How many of the latest jobs' sizes tell what to expect of the next."""
 
 
 class Admission:
-    """Counts what the jobs of this worker take, and says when another is read and which group enters next.
+    """Counts what this worker's jobs take, and decides when to read another job and which group enters next.
 
-    A job counts with its payload from the moment it was read until it is let go, whatever becomes of it. Its groups
-    count one by one, from when they get a place until their answers were published: so answers that wait for Redis are
-    bounded too. One group may overshoot a limit; none gets a place while one is reached. Any number of roles may pause
-    reading, each for a reason of its own; it goes on when the last has resumed it.
+    A job's payload counts from when it was read until it is let go, however the job ends. Its groups count one by one,
+    from when they get a place until their answers are published, so answers that wait for Redis are bounded too. One
+    group may overshoot a limit; no group gets a place while a limit is reached. Any number of roles may pause reading,
+    each for its own reason; reading goes on once all have resumed it.
 
     It changes in the worker's event loop alone, and never across an await: the consumer takes and lets go of
     claims, a running job opens its claim, asks for places and leaves them, and roles pause it and resume it. Each
@@ -31,31 +31,31 @@ class Admission:
     """
 
     def __init__(self, *, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:
-        """`limit` sequences are enough to read no more; `places` may be in the engine at once, as many if None."""
+        """At `limit` sequences no more jobs are read; `places` sequences may run at once; None: `limit`."""
         self.limits = Load(sequences=limit, nbytes=limit_bytes)
         self.places = Load(sequences=places or limit, nbytes=limit_bytes)
         self.closed = False
         self.turn = asyncio.Lock()
-        """Held by who waits for room until he has used it, so that each of several has his turn."""
+        """Held by each reader of jobs while it waits for room and uses it, so that the readers take turns."""
         self._jobs: dict[Claim, Load] = {}
-        """With the size of each when it was opened, as far as it is known."""
+        """The jobs here, with their sizes as far as they are known."""
         self._payloads = 0
-        """Bytes of all jobs."""
+        """Bytes of the payloads of all jobs."""
         self._held = Load()
-        """The groups that have a place, of all jobs."""
+        """What the groups with a place take, over all jobs."""
         self._waiting = 0
-        """Groups that have none."""
+        """Groups without a place."""
         self._wanted = 0
-        """Their sequences."""
+        """Sequences of the groups without a place."""
         self._queue: dict[Claim, None] = {}
         """Jobs whose groups are ready for a place."""
         self._big: dict[Claim, None] = {}
-        """Those with waiting groups that count for no more than an equal share."""
+        """Big jobs: their waiting groups count for no more than an equal share."""
         self._wakers: dict[Claim, asyncio.Future[None]] = {}
         self._turns = itertools.count(1)
         self._of_late: deque[Load] = deque(maxlen=OF_LATE)
         self.on_pause: Callable[[], None] = _nothing
-        """Called with each new reason to pause: a read that waits would still take the next job."""
+        """Called with each new reason to pause: a read that already waits would still take the next job."""
         self._reasons: set[PauseReason] = set()
         self._one_more = False
         self._wake = asyncio.Event()
@@ -72,39 +72,40 @@ class Admission:
 
     @property
     def load(self) -> Load:
-        """The groups that have a place, with the payloads of all jobs."""
+        """What the groups with a place take, and the payloads of all jobs."""
         return self._held + Load(nbytes=self._payloads)
 
     @property
     def paused(self) -> frozenset[PauseReason]:
-        """Why nothing is read, room or not; empty while it is."""
+        """Why no jobs are read even if there is room; empty while they are read."""
         return frozenset(self._reasons)
 
     @property
     def waiting(self) -> int:
-        """Groups of the jobs here that have no place yet."""
+        """How many groups of the jobs here have no place yet."""
         return self._waiting
 
     @property
     def is_full(self) -> bool:
-        """A limit is reached: no group gets a place. Payloads leave a quarter of the bytes to answers, or none ends."""
+        """Whether a limit is reached, so that no group gets a place. Payloads leave a quarter of the bytes to answers:
+        otherwise no job could end."""
         places = self.places
         nbytes = max(places.nbytes - self._payloads, places.nbytes // 4, 1)
         return self._held.sequences >= places.sequences or self._held.nbytes >= nbytes
 
     @property
     def is_supplied(self) -> bool:
-        """What the jobs here have and want reaches a limit: no other is needed, or none fits."""
+        """Whether the jobs here have and want as much as a limit: another is not needed, or does not fit."""
         sequences, nbytes = self._left()
         return sequences <= 0 or nbytes <= 0
 
     @property
     def has_room(self) -> bool:
-        """Whether a job may be read: not supplied, not paused (but for one job that was let in) and not closed."""
+        """Whether a job may be read: not supplied, not closed, and not paused or one job was let in."""
         return not (self.is_supplied or self.closed) and (not self._reasons or self._one_more)
 
     def fits(self, most: int) -> int:
-        """How many jobs may be read at once, 1 to `most`: up to a limit, if each is as large as the largest of late."""
+        """How many jobs may be read at once, 1 to `most`: as many as fit if all are as large as the largest of late."""
         if most <= 1 or self._reasons or not self._of_late:
             return 1
         sequences = max(1, *(size.sequences for size in self._of_late))
@@ -113,13 +114,13 @@ class Admission:
         return max(1, min(most, -(-left[0] // sequences), -(-left[1] // nbytes)))
 
     async def room(self) -> bool:
-        """True once there is room; False once admission is closed, paused or not."""
+        """Wait: True once there is room, False once admission is closed."""
         while not (self.has_room or self.closed):
             await self._wake.wait()
         return not self.closed
 
     def set_paused(self, reason: PauseReason, *, on: bool) -> None:
-        """Nothing more is read while any reason is on; jobs at hand go on. A second time changes nothing."""
+        """No job is read while any reason is on; the jobs here go on. Repeating it changes nothing."""
         is_new = on and reason not in self._reasons
         (self._reasons.add if on else self._reasons.discard)(reason)
         self._one_more = self._one_more and not on
@@ -133,12 +134,12 @@ class Admission:
         self._update()
 
     def close(self) -> None:
-        """Nothing more is read, ever; jobs at hand go on."""
+        """Read no job from now on; the jobs here go on."""
         self.closed = True
         self._update()
 
     def hold(self, payload: int) -> Claim:
-        """Count a job that was taken from Redis, of so many bytes; end with `let_go`."""
+        """Count a job that was taken from Redis, with a payload of so many bytes, until `let_go`."""
         self._one_more = False
         claim = Claim(payload=payload)
         self._jobs[claim] = Load(nbytes=payload)
@@ -147,7 +148,7 @@ class Admission:
         return claim
 
     def expect(self, claim: Claim, groups: int, each: Load) -> None:
-        """The job has so many groups to answer, which take `each` and wait; said again when it is known better."""
+        """Count the job's waiting groups, which take `each`. Call it again when the numbers are known better."""
         self._withdraw(claim)
         self._wait(claim, groups, each)
         if not self._jobs[claim].groups:
@@ -158,13 +159,13 @@ class Admission:
         self._give_places()
 
     def queue(self, claim: Claim) -> None:
-        """The groups that it waits with are ready: they get places in turn with those of other jobs."""
+        """The job's waiting groups are ready: they get places in turn with those of other jobs."""
         if claim.waiting:
             self._queue[claim] = None
         self._give_places()
 
     async def place(self, claim: Claim) -> None:
-        """Return once the next group of a queued job has a place; give it back with `leave`."""
+        """Wait until the next group of a queued job has a place; give the place back with `leave`."""
         while not claim.unused:
             waker = self._wakers[claim] = asyncio.get_running_loop().create_future()
             try:
@@ -174,18 +175,18 @@ class Admission:
         claim.unused -= 1
 
     def enter(self, claim: Claim, load: Load) -> None:
-        """Count a group that takes `load` and waits for no place, for its answer is an error; end with `leave`, too."""
+        """Count a group that needs no place because its answer is an error, until `leave`; it takes `load`."""
         self._take(claim, load)
         self._update()
 
     def leave(self, claim: Claim, load: Load) -> None:
-        """Count a group whose answer was published, fenced or given up."""
+        """Count a group no more: its answer was published, fenced or given up."""
         claim.held -= load
         self._held -= load
         self._give_places()
 
     def vacate(self, claim: Claim) -> None:
-        """None of its groups runs or waits any more; what becomes of the job may take as long as Redis is away."""
+        """None of the job's groups runs or waits any more. The job itself may end only once Redis is back."""
         self._withdraw(claim)
         self._wait(claim, 0, claim.group)
         if claim.held.groups:
@@ -208,7 +209,7 @@ class Admission:
             self._big.pop(claim, None)
 
     def _withdraw(self, claim: Claim) -> None:
-        """Its groups are not ready any more; what it was given and did not use goes to others."""
+        """The job's groups are not ready any more; places that it was given and did not use go to others."""
         self._queue.pop(claim, None)
         if claim.unused:
             unused = claim.unused * claim.group
@@ -239,7 +240,7 @@ class Admission:
             self._big[claim] = None
 
     def _left(self) -> tuple[int, int]:
-        """Sequences and bytes of the limits, by what the jobs here have and want: big ones up to an equal share."""
+        """Sequences and bytes that the jobs here leave of the limits; big jobs count up to an equal share."""
         sequences = self.limits.sequences - self._held.sequences - self._wanted
         nbytes = self.limits.nbytes - self._held.nbytes - self._payloads
         if self._big:
@@ -255,4 +256,4 @@ class Admission:
 
 
 def _nothing() -> None:
-    """Nobody waits for a job."""
+    """Default of `on_pause`: no read waits for a job."""

@@ -1,4 +1,4 @@
-"""An answer leaves the worker through one fenced script: result, ledger, ack and `sealed`, or nothing of it."""
+"""Publishes an answer through one fenced script, which writes result, ledger, ack and `sealed`, or nothing."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from .scripts import Outcome, Settlement
 from .tally import Tally
 
 _OVERHEAD = 2048
-"""Bytes of a publish beside its payload, at most."""
+"""Most bytes of a publish without its payload."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
-    """What the ledger says of a job."""
+    """A job as its batch's ledger describes it."""
 
     cancelled: bool
-    """Its batch was."""
+    """Whether its batch was cancelled."""
     unanswered: list[int]
-    """Groups that have no answer, from whomever."""
+    """Groups that have no answer from any worker or cancel."""
 
 
 class _TooLargeError(WorkerError):
-    """Raised when Redis never takes an answer of this size; the text has the size and the limit."""
+    """Raised when Redis refuses an answer of this size; the text has the size and the limit."""
 
 
 class AnswerPublisher:
-    """Sends answers and keeps sending while Redis is away; what it holds meanwhile is bounded by admission."""
+    """Sends answers, again and again while Redis is away; admission bounds how many wait."""
 
     def __init__(self, *, redis: Redis, keys: Keys, result_ttl_s: int, tally: Tally | None = None) -> None:
         self._redis = redis
@@ -55,9 +55,9 @@ class AnswerPublisher:
         self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
-        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had one.
+        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer.
 
-        An answer larger than a reader or Redis takes becomes a `GroupError` that says so. Raises `UnpublishableError`.
+        An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`.
         """
         payload = _encoded(answer, lease.consumer)
         try:
@@ -74,7 +74,7 @@ class AnswerPublisher:
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:
-        """Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that never passes."""
+        """Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that Redis refuses."""
         call = scripts.publish_call(
             lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
             sealed=_sealed(job.batch_id, job.num_groups), keep_s=self._result_ttl_s,
@@ -82,7 +82,7 @@ class AnswerPublisher:
         size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
         async def send() -> Outcome:
-            # What was under way when the link broke may be what broke it, and travels without company from then on.
+            # An answer that was under way when the link broke may have broken it: it is sent alone from then on.
             way = self._alone if size.is_suspect else self._pipelines.run
             try:
                 return await scripts.publish(way, call)
@@ -97,7 +97,7 @@ class AnswerPublisher:
         return await call.to(self._redis)
 
     def fenced(self, lease: Lease, *groups: int) -> None:
-        """Count groups that may not be answered from here any more, and of which nothing was sent."""
+        """Count groups that this worker may no longer answer, and for which it sent nothing."""
         self.counts["fenced"] += len(groups)
         if groups:
             log.warning(
@@ -105,7 +105,7 @@ class AnswerPublisher:
             )
 
     async def job_state(self, job: Envelope) -> JobState:
-        """What the ledger says of the job, in one command. Raises `RedisError` for a ledger that is something else."""
+        """Read the job's state from the ledger, in one command. Raises `RedisError` for a key of another type."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
         command = "HMGET", self._keys.ledger(job.batch_id), LedgerField.CANCELLED, *map(LedgerField.group, job.groups)
         cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
@@ -113,7 +113,7 @@ class AnswerPublisher:
         return JobState(cancelled=cancelled is not None, unanswered=missing)
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
-        """Acknowledge a job all of whose groups have an answer, whoever gave it. Raises as `job_state` does."""
+        """Acknowledge a job if all of its groups have an answer, from any worker. Raises as `job_state` does."""
         ledger, groups = self._keys.ledger(job.batch_id), (job.first_group, job.job_groups)
         return await retrying(
             "settle", scripts.settle, self._redis, lease, ledger=ledger, first_group=groups[0], groups=groups[1]
@@ -122,12 +122,12 @@ class AnswerPublisher:
 
 @lru_cache(maxsize=1024)
 def _sealed(batch_id: str, num_groups: int) -> bytes:
-    """Each answer of a batch brings it along, for any of them may be the last."""
+    """The batch's `sealed` message. Each answer is sent with it, because any of them may be the last."""
     return encode(Sealed(batch_id=batch_id, num_groups=num_groups))
 
 
 def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
-    """The answer as bytes, or, where it is more than a reader takes, why there is none."""
+    """The answer as bytes, or an error answer as bytes if it is too large for a reader."""
     try:
         return encode(answer)
     except WireError as error:
@@ -135,7 +135,7 @@ def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
 
 
 def _too_long(answer: GroupResult | GroupError, worker: str, problem: str) -> GroupError:
-    """What is said in place of an answer that cannot travel. An error keeps its own words, without the prompt."""
+    """The error that replaces an answer too large to send. An error answer keeps its text, without the prompt."""
     if isinstance(answer, GroupError) and answer.prompt is not None:
         return answer.model_copy(update={"prompt": None})
     text = f"the answer is too large to send: {problem}: ask for fewer or shorter completions a prompt"

@@ -1,4 +1,4 @@
-"""What is given up on is kept, with its bytes, the reason and its history, by the holder of the lease alone."""
+"""Keeps jobs that are given up on, with their bytes, the reason and their history. Only the lease's holder may."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from . import scripts
 from .lease import Lease
 
 MAX_TRACEBACK = 8192
-"""Characters, from its end: what was raised last."""
+"""Most characters of a traceback, from its end: that was raised last."""
 
 log = structlog.get_logger()
 
 
 class DeadLetters:
-    """Writes to the `dead` stream of the partition that an entry came from."""
+    """Writes to the stream of dead letters of the entry's partition."""
 
     def __init__(self, *, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -36,16 +36,16 @@ class DeadLetters:
     async def bury(
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
     ) -> None:
-        """Keep the entry. Without a `batch_id` nobody can be answered, and it is acknowledged too.
+        """Keep the entry as a dead letter. Without a `batch_id` no answer is possible, so it is acknowledged too.
 
-        Redis copies the payload itself: it need not fit what one command may carry, nor travel again.
+        Redis copies the payload itself: it need not fit into a command, nor be sent again.
         """
         letter = _letter(self._keys.policy, lease, fields, error)
         ledger = self._keys.ledger(batch_id) if batch_id else None
         sent = partial(scripts.bury, self._redis, lease, dead_key=lease.dead_key, ledger=ledger, letter=encode(letter))
         try:
             outcome = await retrying("bury", sent)
-            if outcome == "gone":  # somebody removed the entry by hand: what we read of it is all that is left
+            if outcome == "gone":  # the entry was removed by hand: what we read of it is all that is left
                 outcome = await retrying("bury", sent, payload=fields.get(PAYLOAD, b""))
         except RedisError as refusal:
             if batch_id is not None:

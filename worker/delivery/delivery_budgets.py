@@ -1,7 +1,7 @@
-"""Faults of the machine and of the job have budgets of their own: a delivery whose worker lived on is no crash.
+"""Two budgets for failed deliveries: for those whose worker died, and for those whose worker lived on.
 
-A worker that lost a lease and lives says so in the batch's ledger. A delivery of which nobody says so may have killed
-its worker: until the worker wakes or is reached again it counts as a crash, and so does one of an engine that died.
+A worker that lost a lease and lives notes so in the batch's ledger. A delivery without such a note may have killed its
+worker: it counts as a crash until the worker wakes or is reached again. So does one whose engine died.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
-    """How often a job may end badly."""
+    """How many deliveries of a job may fail."""
 
     deliveries: int
-    """Whose worker did not live, as far as anybody knows."""
+    """Deliveries without a note that their worker lived on."""
     interruptions: int
     """Deliveries that ended although their worker lived."""
 
     @property
     def total(self) -> int:
-        """After as many deliveries one of the two is spent."""
+        """After this many deliveries one of the two budgets is spent."""
         return self.deliveries + self.interruptions
 
 
 def why_given_up(budgets: Budgets, earlier: int, interrupted: int) -> str | None:
-    """What a job's error says when a budget is spent, after `earlier` deliveries of which `interrupted` are excused."""
+    """A job's error text once a budget is spent, after `earlier` deliveries; `interrupted` of them are excused."""
     crashes = earlier - interrupted
     counted = f"given up after {earlier} deliveries, {crashes} whose worker died, {interrupted} whose worker lived on: "
     if crashes >= budgets.deliveries:
@@ -64,12 +64,12 @@ class DeliveryBudgets:
         self._budgets = budgets
 
     async def excuse(self, lease: Lease, batch_id: str) -> None:
-        """Say that we live although this delivery ended; safe to repeat. Raises `RedisError` as `retrying` does."""
+        """Note that our worker lives although this delivery ended; safe to repeat. Raises as `retrying` does."""
         if await retrying("excuse", scripts.excuse, self._redis, lease, ledger=self._keys.ledger(batch_id)):
             log.info("delivery excused", entry=lease.entry_id, delivery=lease.delivery)
 
     async def check(self, lease: Lease, batch_id: str) -> None:
-        """Raises `DataError` when the job is to be given up; `RedisError` for a ledger that is something else."""
+        """Raises `DataError` if the job must be given up; `RedisError` if the ledger's key has another type."""
         earlier = lease.delivery - 1
         if earlier < self._budgets.deliveries:
             return

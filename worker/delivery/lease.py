@@ -1,4 +1,4 @@
-"""A lease is the right to answer one entry; it is renewed while held, and its engine requests end before it does."""
+"""A lease is the right to answer one entry. It is renewed while held; its engine requests end before it does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ log = structlog.get_logger()
 
 
 class LeaseEndedError(WorkerError):
-    """Raised in a group whose lease ran out or was lost while it was being generated: another worker may own it."""
+    """Raised in a group whose lease ran out or was lost while it was generated: another worker may own it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Request:
-    """What a task waits for while its lease lasts."""
+    """A request that a task waits for while its lease lasts."""
 
     is_stoppable: bool
     interruptions: int = 0
@@ -53,17 +53,17 @@ class Lease:
     entry_id: str
     consumer: str
     delivery: int
-    """1 for a first delivery; Redis counts."""
+    """Redis' count of deliveries: 1 for the first."""
     ends_at: float
-    """Monotonic seconds; no later than Redis would let another worker have the entry."""
+    """Monotonic seconds; not later than when Redis lets another worker have the entry."""
     taken_at: float = field(default_factory=time.monotonic)
-    """Monotonic seconds, no later than Redis delivered it."""
+    """Monotonic seconds; not later than when Redis delivered it."""
     ended: bool = False
-    """True once engine requests must not run for it; finished answers may still be published, Redis decides."""
+    """True once engine requests must not run for it. Finished answers may still be sent; Redis decides."""
     stopped: DataError | None = None
-    """Why engine requests must not run for it although the lease goes on: what its unanswered groups get."""
+    """Why engine requests must not run for it although the lease goes on; its unanswered groups get this error."""
     _requests: dict[asyncio.Task[Any], _Request] = field(default_factory=dict, repr=False)
-    """What runs for it, by the task that waits for it."""
+    """The requests that run for it, by the task that waits for each."""
 
     def follows(self, other: Lease) -> bool:
         """Whether it is a later delivery of the same entry."""
@@ -71,10 +71,11 @@ class Lease:
         return is_same and self.delivery > other.delivery
 
     async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
-        """The result of `request`, which is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
+        """The result of `request`. It is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
 
-        Raises `LeaseEndedError` or the `DataError` that `stop` was given. It cancels the task that waits and takes that
-        back, as `asyncio.timeout` does: a task of its own for each request costs more. A task has one at a time.
+        Raises `LeaseEndedError` or the `DataError` that `stop` was given. It cancels the waiting task and then takes
+        the cancel back, as `asyncio.timeout` does: a new task for each request costs more. A task has one request at a
+        time.
         """
         over = self._over(stoppable=stoppable)
         if over is not None:
@@ -89,7 +90,7 @@ class Lease:
             return await request
         except asyncio.CancelledError:
             if caller.cancelling() - running.interruptions > cancelled_before or not running.interruptions:
-                raise  # by another, too
+                raise  # something else cancelled the task, too
             raise self._over(stoppable=stoppable) or LeaseEndedError(f"{self} has ended") from None
         finally:
             del self._requests[caller]
@@ -98,17 +99,17 @@ class Lease:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs for it that would have to be aborted."""
+        """Whether no engine request runs for it."""
         return not self._requests
 
     def end(self) -> None:
-        """Abort what runs for it: another worker may start on it."""
+        """Abort its requests: another worker may start on the entry."""
         self.ended = True
         for caller, running in self._requests.items():
             running.interrupt(caller)
 
     def stop(self, reason: DataError) -> None:
-        """Abort what runs for it in the engine: nobody wants it any more. The first reason stays."""
+        """Abort its engine requests, because nobody wants the answers any more. The first reason stays."""
         if self.stopped is None:
             self.stopped = reason
             for caller, running in self._requests.items():
@@ -122,14 +123,14 @@ class Lease:
 
 
 class Leases:
-    """Every lease that this worker holds, running or waiting, also while it drains."""
+    """All leases that this worker holds, also while it drains."""
 
     def __init__(self, *, redis: Redis, lease_s: float) -> None:
         self._redis = redis
         self._lease_s = lease_s
         self._held: set[Lease] = set()
         self._dropped = asyncio.Event()
-        """Set, and replaced, with every `drop`."""
+        """Set, and replaced by a new event, at every `drop`."""
 
     def __repr__(self) -> str:
         return f"<Leases held={len(self._held)} of {self._lease_s:g} s>"
@@ -142,7 +143,7 @@ class Leases:
         return len(self._held)
 
     def ended_unpublished(self, jobs_key: str) -> bool:
-        """Whether answers of an ended lease of this stream wait for Redis to say whether they still count."""
+        """Whether answers of an ended lease of this stream still wait for Redis to accept or fence them."""
         return any(lease.ended and lease.jobs_key == jobs_key for lease in self._held)
 
     def holds_delivery(self, delivery: int) -> bool:
@@ -150,25 +151,25 @@ class Leases:
         return any(lease.delivery >= delivery for lease in self._held)
 
     def hold(self, lease: Lease) -> None:
-        """Renew it from now on."""
+        """Renew the lease from now on."""
         self._held.add(lease)
 
     def drop(self, lease: Lease) -> None:
-        """It was answered, lost or given back."""
+        """Renew the lease no more: its job was answered, lost or given back."""
         self._held.discard(lease)
         self._dropped.set()
         self._dropped = asyncio.Event()
 
     async def after_earlier(self, lease: Lease) -> None:
-        """Return once no earlier delivery of the entry is held: that its worker lives is noted before anybody counts.
+        """Wait until no earlier delivery of the entry is held here: by then it is noted that its worker lives.
 
-        Who took over his own entry would take himself for dead.
+        Otherwise a worker that took over its own entry would count itself as dead.
         """
         while any(lease.follows(held) for held in self._held):
             await self._dropped.wait()
 
     async def run(self) -> None:
-        """Renew every third of a lease, and end those that could not be renewed, until cancelled."""
+        """Renew the leases every third of their length, and end those that could not be renewed, until cancelled."""
         async with asyncio.TaskGroup() as roles:
             roles.create_task(self._renew_for_ever())
             roles.create_task(self._end_for_ever())
@@ -176,8 +177,8 @@ class Leases:
     async def _renew_for_ever(self) -> None:
         while not cancelled():
             await asyncio.sleep(self._lease_s / 3)
-            # One that ended here is not kept from others: its finished answers are sent as soon as Redis is there.
-            # Side by side: a node of a cluster that does not answer takes no time from the leases of the others.
+            # A lease that ended here is not renewed: its finished answers are sent as soon as Redis is there.
+            # At the same time: a cluster node that does not answer must not delay the leases of the other nodes.
             chunks = _by_stream(lease for lease in self._held if not lease.ended)
             await asyncio.gather(*(self._renew_in_time(leases) for leases in chunks))
 
@@ -198,8 +199,8 @@ class Leases:
                 self._note_loss(lease)
 
     def _note_loss(self, lease: Lease) -> None:
-        """Where nothing runs for it, its last answer is on its way, or it is parked, given back or buried: done by now,
-        or the script that is to do it finds out, and says so.
+        """Log a lost lease. If no request runs for it, its last answer is on its way, or the job is parked, given back
+        or buried: this is done, or the script that does it finds the loss and reports it.
         """
         if lease.is_idle:
             log.debug("no lease to renew, nothing runs for it", entry=lease.entry_id)
@@ -213,16 +214,16 @@ class Leases:
             await asyncio.sleep(self._lease_s / 20)
 
     def end_overdue(self, now: float) -> None:
-        """End leases a tenth of their length before another worker could start on them."""
+        """End each lease a tenth of its length before another worker could start on its entry."""
         for lease in self._held:
             if not lease.ended and now > lease.ends_at - self._lease_s / 10:
                 log.warning("lease ran out, engine requests aborted", entry=lease.entry_id)
                 lease.end()
 
     async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
-        """Let any worker take these entries at once; `counted` when this delivery is to be held against the job.
+        """Let any worker take these entries at once; `counted`: this delivery counts against the job.
 
-        Where the stream has become something else there is nothing to give back. Raises `RedisError` for what passes.
+        If the stream's key now has another type, there is nothing to give back. Raises `RedisError` for other faults.
         """
         await asyncio.gather(*(self._give_back(chunk, counted=counted) for chunk in _by_stream(leases)))
 

@@ -1,4 +1,4 @@
-"""All workers of a policy have one lease: the first one writes it down, and who was started with another ends."""
+"""All workers of a policy have one lease: the first worker writes it to Redis, and a worker with another one ends."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = structlog.get_logger()
 
 
 class LeaseAgreement:
-    """Compares our `--lease-s` with what stands in the control hash, at start and whenever that is looked at."""
+    """Compares our `--lease-s` with that in the control hash, at start and whenever the hash is read."""
 
     def __init__(self, *, redis: Redis, keys: Keys, lease_s: float) -> None:
         self._redis = redis
         self._keys = keys
         self._lease_s = lease_s
         self._unreadable: bytes | None = None
-        """What was complained of already."""
+        """The last value that could not be read: it is logged once."""
 
     async def begin(self) -> None:
-        """Before anything is loaded or taken. Waits for Redis. Raises `SettingsError` where the others have another."""
+        """Call it before loading anything. Waits for Redis. Raises `SettingsError` if the others have another lease."""
         try:
             there = await retrying("agree on the lease", self._write_down)
         except RedisError as error:
@@ -43,7 +43,7 @@ class LeaseAgreement:
     async def check(self, value: bytes | None) -> str | None:
         """Why this worker must end, now that the control hash says `value`; None: it may go on.
 
-        A Redis that came back empty is told our lease again. Raises `RedisError`.
+        If Redis came back empty, our lease is written again. Raises `RedisError`.
         """
         if value is None:
             value = await self._write_down()

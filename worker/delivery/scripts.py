@@ -1,4 +1,4 @@
-"""The scripts that end or prolong a delivery, each as a typed call. Only the holder of the lease writes anything."""
+"""The scripts that end or prolong a delivery, as typed calls. They write only for the holder of the lease."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ EXCUSE = load(__package__, "excuse.lua")
 
 
 class Delivery(Protocol):
-    """What a `Lease` says of its delivery; (consumer, delivery) is the fencing token."""
+    """One delivery, as a `Lease` has it; (consumer, delivery) is the fencing token."""
 
     @property
     def jobs_key(self) -> str:
-        """Key of the stream of jobs that the entry is in."""
+        """Key of the entry's stream of jobs."""
 
     @property
     def consumer(self) -> str:
-        """Who holds it."""
+        """The consumer that holds the entry."""
 
     @property
     def entry_id(self) -> str:
-        """Id of the entry."""
+        """The entry's id."""
 
     @property
     def delivery(self) -> int:
-        """Redis' count."""
+        """Redis' count of the entry's deliveries."""
 
 
 def publish_call(
@@ -54,7 +54,7 @@ def publish_call(
 
 
 async def publish(send: Send, call: Call) -> Outcome:
-    """What became of the answer that `publish_call` made. Raises `RedisError`."""
+    """Send a call from `publish_call`, and what became of the answer. Raises `RedisError`."""
     match await send(call):
         case b"published":
             return "published"

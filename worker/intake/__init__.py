@@ -1,1 +1,1 @@
-"""How jobs come in: read, taken over, parked, trimmed, held back. Generates nothing."""
+"""How jobs come in: reading, taking over, parking, trimming, backpressure. Generates nothing."""

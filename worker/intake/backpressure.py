@@ -1,9 +1,9 @@
-"""No job is read while Redis is nearly full: what is left of its memory is for the answers of jobs that were read.
+"""Reads no job while Redis is nearly full: the rest of its memory is for the answers of jobs that were read.
 
-Results need memory, and nothing frees it but readers and TTLs. So while Redis is nearly full, finished jobs that are
-only kept for replay go early, the oldest first and no more than it takes: a history that may be asked for is worth
-less than answers that somebody waits for, and without this the queue could stand still for a whole retention. Where
-it is the unread jobs that fill Redis, they are let in one at a time, for a finished one can go.
+Results need memory, and only readers and TTLs free it. So while Redis is nearly full, finished jobs that are only kept
+for replay go early, the oldest first and no more than needed: answers that a producer waits for are worth more than a
+history, and without this the queue could stand still for a whole retention. If unread jobs fill Redis, they are let in
+one at a time, because a finished one can go.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Of Redis, in bytes, as it counts them itself before it refuses a write."""
+    """Redis' memory in bytes, as Redis counts it before it refuses a write."""
 
     used: int
     limit: int
@@ -39,7 +39,7 @@ class Memory:
 
     @property
     def share(self) -> float:
-        """Used of the limit; 0 where there is none."""
+        """The used share of the limit; 0 if there is no limit."""
         return self.used / self.limit if self.limit else 0.0
 
 
@@ -50,7 +50,7 @@ def nearly_full(memory: Memory, *, paused: bool) -> bool:
 
 
 class Backpressure:
-    """Pauses admission, and resumes it, by what Redis says of its memory."""
+    """Pauses and resumes admission by Redis' memory."""
 
     def __init__(self, *, redis: Redis, admission: Admission, janitor: Janitor) -> None:
         self._redis = redis
@@ -58,7 +58,7 @@ class Backpressure:
         self._janitor = janitor
 
     async def run(self) -> None:
-        """Until admission closes. A Redis that is away is no reason to stop, nor to change anything."""
+        """Check again and again until admission closes. While Redis is away, nothing changes."""
         while not (self._admission.closed or cancelled()):
             try:
                 await self.check()
@@ -67,7 +67,7 @@ class Backpressure:
             await asyncio.sleep(PERIOD_S)
 
     async def check(self) -> None:
-        """Pause or resume; while paused, give up history until there is memory or no history, then let one job in."""
+        """Pause or resume. While paused, remove finished jobs until there is memory or none is left; let one job in."""
         memory, given_up = await self._measure(), 0
         while self._is_nearly_full(memory):
             gone = await self._janitor.give_up_history()
@@ -96,7 +96,7 @@ class Backpressure:
         return full
 
     async def _measure(self) -> Memory:
-        """Of the fullest node that answers. Raises `RedisError` where none does."""
+        """Memory of the fullest node that answers. Raises `RedisError` if none does."""
         nodes = (await nodes_of(self._redis)).values()
         found = await asyncio.gather(*map(_memory, nodes), return_exceptions=True)
         known = [memory for memory in found if isinstance(memory, Memory)]
@@ -107,5 +107,5 @@ class Backpressure:
 
 async def _memory(node: Redis) -> Memory:
     info = await node.info("memory")
-    # Replication and append-only buffers are used, but do not make Redis refuse a write.
+    # Replication and append-only buffers are in use, but do not make Redis refuse a write.
     return Memory(used=info["used_memory"] - info.get("mem_not_counted_for_evict", 0), limit=info["maxmemory"])

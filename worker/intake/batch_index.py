@@ -1,4 +1,4 @@
-"""Batches leave the index of their partition once their ledgers have expired, whoever submitted them."""
+"""Takes batches off the index of their partition once their ledgers have expired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import scripts
 
 PERIOD_S = 60
 _PAGE, _PAGES = 500, 4
-"""Batches of one call, and calls of one look: a few milliseconds of Redis' time a minute, however many batches wait."""
+"""Batches of one call, and calls of one look: a few milliseconds of Redis' time a minute, for any number of batches."""
 
 log = structlog.get_logger()
 
@@ -31,10 +31,10 @@ class BatchIndex:
         self._keys = keys
         self._admission = admission
         self._starts = dict.fromkeys(range(keys.partitions), 0)
-        """Rank at which the next look at a partition begins."""
+        """Rank in each partition's index where the next look begins."""
 
     async def run(self) -> None:
-        """Until admission closes. A Redis that is away is no reason to stop."""
+        """Tidy all indexes again and again until admission closes, also after Redis was away."""
         while not (self._admission.closed or cancelled()):
             await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
             for partition in self._starts:
@@ -44,7 +44,7 @@ class BatchIndex:
                     log.warning("index of batches not tidied", partition=partition, error=str(error))
 
     async def tidy(self, partition: int) -> int:
-        """How many batches went in one look, which goes on where the last one ended. Raises `RedisError`."""
+        """Look once, from where the last look ended, and count the removed batches. Raises `RedisError`."""
         gone = 0
         for _ in range(_PAGES):
             start = self._starts[partition]

@@ -1,4 +1,4 @@
-"""Redis' clock that was ahead and is right again: deliveries of then lie in the future, and are counted from now on."""
+"""Repairs what a Redis clock that was ahead leaves behind: deliveries in the future, which now count from now on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .scripts import restamp
 
 
 class SetBack:
-    """Looks at each pending list twice a lease: a dead worker's jobs then wait for a lease and a half, not for as long
-    as the clock was off. Workers that live renew theirs, which has the same effect.
+    """Looks at each pending list twice a lease. A dead worker's jobs then wait for a lease and a half, not for as long
+    as the clock was ahead. Live workers renew their leases, which has the same effect.
     """
 
     def __init__(self, *, redis: Redis, lease_s: float) -> None:
@@ -22,7 +22,7 @@ class SetBack:
         self._looked_at: dict[str, float] = {}
 
     async def look(self, jobs_key: str) -> None:
-        """Where it is due. Raises `RedisError`, `GroupMissingError`."""
+        """Look at one stream's pending list, if it is due. Raises `RedisError`, `GroupMissingError`."""
         now = time.monotonic()
         if now - self._looked_at.get(jobs_key, 0.0) < self._period_s:
             return

@@ -1,4 +1,4 @@
-"""Takes jobs when the engine has room: one that waited for our version, a new one, one that another gave up."""
+"""Takes jobs while there is room: parked ones that may run now, new ones, and those of workers that lost them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .terms import Terms
 from .unseen import Unseen
 
 READ_AT_ONCE = 16
-"""Jobs of one read at most: their bytes are in memory before it is known whether there is room for them."""
+"""Most jobs of one read: their bytes are in memory before it is known whether there is room for them."""
 
 BUSY_S = 0.1
-"""Between two looks for new jobs while all places are taken."""
+"""Seconds between two looks for new jobs while all places are taken."""
 
 log = structlog.get_logger()
 
@@ -75,9 +75,9 @@ class Consumer:
         return f"<Consumer {self._terms.consumer} policy={self._terms.policy} {self._leases!r} {self._admission!r}>"
 
     async def run(self) -> None:
-        """Take jobs until `stop`, then return once those taken are answered.
+        """Take jobs until `stop`; return once all of them have ended.
 
-        Raises what a job raises, `EngineDiedError` above all, after cancelling the others.
+        Raises what a job raises, above all `EngineDiedError`, after cancelling the others.
         """
         async with asyncio.TaskGroup() as jobs:
             take = partial(self._take, jobs)
@@ -90,15 +90,15 @@ class Consumer:
             ]
 
     def stop(self) -> None:
-        """Read nothing more; what was taken goes on."""
+        """Take no more jobs; those taken go on."""
         self._admission.close()
         for source in self._sources:
             source.cancel()
 
     async def leave(self, *, counted: bool) -> None:
-        """Give back what was not finished, and our name; what Redis does not hear of ends with its lease.
+        """Give back unfinished jobs and our name. If Redis cannot be reached, the jobs wait until their leases end.
 
-        `counted`: the unfinished deliveries are held against their jobs, for one of them may have ended the engine.
+        `counted`: these deliveries count against their jobs, because one of them may have killed the engine.
         """
         try:
             async with asyncio.timeout(5):
@@ -114,22 +114,22 @@ class Consumer:
                 async with self._admission.turn:
                     if not await self._admission.room():
                         return
-                    # In no variable of ours: it would keep the last payloads for as long as there is no room.
+                    # Not kept in a variable: it would hold the last payloads for as long as there is no room.
                     await self._take(jobs, *(await self._parking.next() or await self._read()))
         except asyncio.CancelledError:
             self._reader.close()
             self._parking.close()
             if not self._admission.closed:
                 raise
-            # The read that was cut short may have been answered: then the job is ours, and nobody else can see it.
+            # Redis may have answered the read that was cut short: then the job is ours, and no other worker sees it.
             await self._take(jobs, *await self._unseen.find(self._terms.dead_keys))
 
     async def _read(self) -> list[Entry]:
-        """New jobs. One, and one for each that ended since the last read, where there is room.
+        """Read new jobs: one, and one more for each that ended since the last read, if there is room.
 
-        So who is faster gets more, and whoever only fills up takes no more at a time than those who wait beside him.
-        While all places are taken, and only big jobs make room for others, nothing is waited for: a new job is for a
-        worker that has nothing to do, if there is one.
+        So a faster worker gets more jobs, and a worker that only fills up takes no more at a time than waiting ones.
+        While all places are taken, and there is room only because of big jobs, the read does not wait: a new job is for
+        an idle worker, if there is one.
         """
         count = self._admission.fits(min(1 + self._ended, READ_AT_ONCE))
         self._ended = 0
@@ -148,11 +148,11 @@ class Consumer:
                 raise
 
     async def _take(self, jobs: asyncio.TaskGroup, *entries: Entry) -> None:
-        """All that there is room for, and the first in any case: it was asked for."""
+        """Take all entries that there is room for, and the first in any case, because it was asked for."""
         unwanted = []
         for number, entry in enumerate(entries):
             lease = self._terms.lease(entry)
-            # Paused since the read was sent: whoever resumes first may have it. No more than one was let in.
+            # Paused since the read was sent: the worker that resumes first may have it. No more than one was let in.
             if self._admission.paused and (number > 0 or not self._admission.has_room):
                 unwanted.append((lease, self._admission.hold(entry.nbytes)))
             else:
@@ -163,16 +163,16 @@ class Consumer:
             finally:
                 for _, claim in unwanted:
                     self._admission.let_go(claim)
-        # The first steps of the jobs tell their sizes; only then is it known whether there is room for another.
+        # The first steps of the jobs find their sizes; only then is it known whether there is room for another.
         await asyncio.sleep(0)
 
     def _start(self, jobs: asyncio.TaskGroup, lease: Lease, entry: Entry, is_spare: bool) -> None:
         claim = self._admission.hold(entry.nbytes)
-        self._unfinished.add(lease)  # from now on: a task that is cancelled before its first step runs nothing
+        self._unfinished.add(lease)  # already here, because a task that is cancelled before its first step runs nothing
         running = self._run(lease, entry, claim, is_spare)
         try:
             jobs.create_task(running)
-        except RuntimeError:  # the grace period has just ended, and the group with it
+        except RuntimeError:  # the grace period has just ended, and with it the task group
             running.close()
             self._admission.let_go(claim)
             return

@@ -1,4 +1,4 @@
-"""A job that was taken ends once: answered, left to its next owner, parked, given back, or kept as a dead letter."""
+"""Ends each taken job once: answered, left to its next owner, parked, given back, or kept as a dead letter."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Endings:
         self._dead_letters = dead_letters
 
     async def run(self, lease: Lease, entry: Entry, claim: Claim, *, is_spare: bool) -> None:
-        """Return once nothing is left to do for it here.
+        """Run the job, and return once nothing is left to do for it here.
 
-        `is_spare`: it was read with others, and is given back if these are larger than expected. Raises what ends the
-        worker, `EngineDiedError` above all; the lease is still held then.
+        `is_spare`: it was read with others, and is given back if they are larger than expected. Raises what ends the
+        worker, above all `EngineDiedError`; the lease is still held then.
         """
         try:
             admitted = await self._open(lease, entry, claim)
@@ -67,15 +67,15 @@ class Endings:
             self._admission.set_paused(PauseReason.ADAPTER_CACHE, on=True)
             log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
             await self.give_back(lease)
-        except (UnpublishableError, RedisError) as error:  # what passes was waited for: a key is of another type
+        except (UnpublishableError, RedisError) as error:  # a key has another type; other faults were waited out
             await self._dead_letters.bury(lease, entry.fields, error)
 
     async def give_back(self, *leases: Lease) -> None:
-        """Let any worker take these at once; no delivery counts."""
+        """Let any worker take these jobs at once; their deliveries do not count."""
         await retrying("give back", self._leases.give_back, leases, counted=False)
 
     async def _open(self, lease: Lease, entry: Entry, claim: Claim) -> AdmittedJob | None:
-        """The job, ready to run; None when it became a dead letter that nobody waits for."""
+        """The job, ready to run; None if it became a dead letter whose batch is not known."""
         try:
             envelope = Envelope.of(entry.fields)
         except WireError as error:
@@ -87,7 +87,7 @@ class Endings:
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
-            # Without the traceback and the cause, which hold the payload.
+            # Without the traceback and the cause, because they hold the payload.
             return AdmittedJob(
                 lease=lease, envelope=envelope, job=DataError(error.code, error.field, error.message), claim=claim
             )

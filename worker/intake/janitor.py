@@ -1,4 +1,4 @@
-"""Removes what nobody can want any more: finished jobs past their retention, and names of workers that are gone."""
+"""Removes finished jobs after their retention, and the consumers of workers that are gone."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from . import scripts
 
 PERIOD_S = 60
 CONSUMER_IDLE_S = 60
-"""A consumer that asked for nothing for this long and holds nothing is that of a worker that is gone."""
+"""The worker of a consumer that holds nothing and asked for nothing for so many seconds is gone."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long finished jobs stay in the stream of a partition, for replay: until either is exceeded."""
+    """How long finished jobs stay in a partition's stream, for replay: until one of these is exceeded."""
 
     seconds: float
     nbytes: int
-    """Of the whole stream, what is not finished included; that always stays."""
+    """Size of the whole stream, with its unfinished jobs, which always stay."""
 
 
 class Janitor:
@@ -42,7 +42,7 @@ class Janitor:
         self._retention = retention
 
     async def run(self) -> None:
-        """Until admission closes. A Redis that is away is no reason to stop."""
+        """Clean all partitions again and again until admission closes, also after Redis was away."""
         while not (self._admission.closed or cancelled()):
             await asyncio.sleep(random.uniform(0.5, 1) * PERIOD_S)
             for jobs_key in self._jobs_keys:
@@ -53,9 +53,9 @@ class Janitor:
                     log.warning("cleaning put off", error=str(error))
 
     async def trim(self, jobs_key: str) -> int:
-        """Finished entries that went, the oldest first, until the stream keeps to the retention.
+        """Remove finished entries, the oldest first, until the stream keeps to the retention, and count them.
 
-        Small jobs go a node of the stream at a time, so that a few KiB of finished jobs may stay.
+        Small jobs go by whole nodes of the stream, so that a few KiB of finished jobs may stay.
         """
         trimmed = 0
         while gone := await self._step(jobs_key, self._retention.nbytes):
@@ -63,9 +63,9 @@ class Janitor:
         return trimmed
 
     async def give_up_history(self) -> int:
-        """Finished entries that went, the oldest of every partition: one step, whatever their retention.
+        """Remove the oldest finished entries of every partition, in one step, before their retention; count them.
 
-        Raises `RedisError` where no partition had any and one was not reached.
+        Raises `RedisError` if no partition had any and one was not reached.
         """
         gone, unreached = 0, None
         for jobs_key in self._jobs_keys:
@@ -84,12 +84,12 @@ class Janitor:
         return await scripts.trim(self._redis, jobs_key, retention_ms=retention_ms, nbytes=nbytes)
 
     async def remove_dead_consumers(self, jobs_key: str, idle_s: float) -> None:
-        """Those that hold nothing and have been silent for `idle_s` seconds."""
+        """Remove the consumers that hold nothing and asked for nothing for `idle_s` seconds."""
         for consumer in await idle_consumers(self._redis, jobs_key, idle_s):
             if await scripts.retire(self._redis, jobs_key, consumer=consumer):
                 log.info("dead consumer removed", dead=consumer)
 
     async def retire(self, consumer: str) -> None:
-        """Remove one consumer where it holds nothing."""
+        """Remove one consumer from each partition in which it holds nothing."""
         for jobs_key in self._jobs_keys:
             await scripts.retire(self._redis, jobs_key, consumer=consumer)

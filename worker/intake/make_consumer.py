@@ -57,7 +57,7 @@ def make_consumer(
         commands=commands,
         consumer=terms.consumer,
         jobs_keys=terms.dead_keys,
-        # A lease counts from when the read was sent: a read must not take much of it.
+        # A lease counts from when the read was sent, so a read must not last for much of it.
         block_ms=min(BLOCK_MS, int(1000 * settings.lease_s / 4)),
         unseen=unseen.find,
     )
@@ -68,7 +68,7 @@ def make_consumer(
         terms=terms,
         admission=admission,
         leases=leases,
-        # With one delivery only, every job has its last one, and a busy worker would never take anything over.
+        # If only one delivery is allowed, each is the last, and a busy worker would never take a job over.
         last_delivery=max(2, settings.max_deliveries),
         parking=parking,
         set_back=SetBack(redis=commands, lease_s=terms.lease_s),

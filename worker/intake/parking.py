@@ -1,4 +1,4 @@
-"""A job for a newer policy version waits in Redis where it keeps nobody busy, and comes first once it may run."""
+"""Parks a job for a newer policy version in Redis, where it keeps no worker busy; it comes first once it may run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..versions.follower import VersionFollower
 from . import scripts
 
 LOOK_S = 0.5
-"""Between two looks of a worker that found nothing."""
+"""Seconds between two looks of a worker that found nothing."""
 PATIENCE_S = 0.25
-"""With a partition whose node does not answer: it keeps nobody from the others, and what it says late is not lost."""
+"""Seconds to wait for a partition whose node does not answer, before the others are looked at; a late reply counts."""
 
 log = structlog.get_logger()
 
 
 class Parking:
-    """Parks what this worker is too old for, and finds what it has become new enough for."""
+    """Parks jobs that need a newer version than this worker serves, and finds parked jobs that may run now."""
 
     def __init__(self, *, redis: Redis, jobs_keys: Iterable[str], consumer: str, follower: VersionFollower) -> None:
         self._redis = redis
@@ -35,20 +35,20 @@ class Parking:
         self._consumer = consumer
         self._follower = follower
         self._nothing: tuple[int, float] = (-1, 0.0)
-        """For which version nothing was found last, and when (monotonic seconds)."""
-        # A park whose reply was lost is sent again: it must not meet a later delivery of its job to us, whose fencing
-        # token is the same. A stream's own, for a park is sent until the node of its stream answers.
+        """The version for which no job was found last, and when (monotonic seconds)."""
+        # A park whose reply was lost is sent again. It must not meet a later delivery of its job to us, whose fencing
+        # token is the same. One lock for each stream, because a park is sent until the node of its stream answers.
         self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._looking = asyncio.Lock()
         self._slow: dict[str, asyncio.Task[Entry | None]] = {}
 
     def close(self) -> None:
-        """Wait for no partition any more."""
+        """Stop waiting for partitions."""
         for looking in self._slow.values():
             looking.cancel()
 
     async def park(self, lease: Lease, min_version: int) -> None:
-        """Leave the job to a worker that serves `min_version`. What Redis never takes waits for its lease."""
+        """Leave the job to a worker that serves `min_version`. If Redis refuses, the job waits for its lease's end."""
         try:
             async with self._one_at_a_time[lease.jobs_key]:
                 outcome = await retrying("park", scripts.park, self._redis, lease, version=min_version)
@@ -56,19 +56,19 @@ class Parking:
             log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
             return
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome)
-        if min_version <= self._follower.serving.version:  # a swap came between
+        if min_version <= self._follower.serving.version:  # a swap happened meanwhile
             self._nothing = (-1, 0.0)
             self._follower.swapped.set()
 
     async def swap_within(self, seconds: float) -> None:
-        """Return after so long, or at once when a version was newly served since this last returned."""
+        """Wait so long, or return at once if a new version was served since this last returned."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._follower.swapped.wait()
         self._follower.swapped.clear()
 
     async def next(self) -> list[Entry]:
-        """One that may run now, if any does: asked for at once after a swap, else now and then. Redis away: none."""
+        """One parked job that may run now, if there is one. It looks at once after a swap, else now and then."""
         looked_for, looked_at = self._nothing
         if self._follower.serving.version == looked_for and time.monotonic() - looked_at < LOOK_S:
             return []

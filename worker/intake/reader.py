@@ -1,4 +1,4 @@
-"""Reads new jobs, each partition in turn; a node of a cluster that is away keeps nobody from the other partitions."""
+"""Reads new jobs, each partition in turn; a cluster node that is away does not delay the other partitions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError
 
 PAUSE_S = 0.2
-"""Between a failed read and the next: Redis may refuse reads and still answer everything else."""
+"""Seconds between a failed read and the next: Redis may refuse reads and still answer everything else."""
 TURN_MS = 100
-"""Of a blocking read while other partitions, on other nodes, may get a job."""
+"""Length of a blocking read while other partitions, on other nodes, may get a job."""
 
 FindUnseen = Callable[[Iterable[str]], Awaitable[list[Entry]]]
-"""What was delivered to us from these streams without our having seen it."""
+"""Finds what these streams delivered to us in a reply that was lost."""
 
 log = structlog.get_logger()
 
@@ -58,20 +58,20 @@ class Reader:
         self._interrupting: asyncio.Task[None] | None = None
 
     def interrupt(self) -> None:
-        """End a read that waits, by ending its connection: Redis would give it the next job, wanted or not.
+        """End a waiting read by ending its connection; otherwise Redis would give it the next job, wanted or not.
 
-        In a cluster of several partitions none waits long enough to need it.
+        In a cluster of several partitions no read waits long enough to need it.
         """
         if self._waiting and self._interrupting is None:
             self._interrupting = asyncio.create_task(disconnected(self._blocking))
 
     def close(self) -> None:
-        """Mend nothing more."""
+        """Stop mending partitions."""
         for mending in self._mending.values():
             mending.cancel()
 
     async def create_groups(self, jobs_keys: Iterable[str]) -> None:
-        """Waits for Redis. Raises `SettingsError` for a key that is no stream."""
+        """Create the consumer groups. Waits for Redis. Raises `SettingsError` for a key that is no stream."""
         for jobs_key in jobs_keys:
             try:
                 await retrying("create group", streams.create_group, self._commands, jobs_key)
@@ -79,9 +79,9 @@ class Reader:
                 raise SettingsError(f"--policy: {jobs_key} is no stream: {error}") from None
 
     async def read(self, count: int, *, waits: bool = True) -> list[Entry]:
-        """What is ours now: up to `count` new jobs, those that were delivered unseen before a fault, or nothing.
+        """Entries that are ours now: up to `count` new jobs, or those delivered in a reply that a fault lost, or none.
 
-        `waits`: for a while, where there is no new job.
+        `waits`: wait for a while if there is no new job.
         """
         self._order.rotate(-1)  # no partition comes first each time
         block_ms = self._block_ms if waits else None
@@ -104,7 +104,7 @@ class Reader:
             self._waiting, self._interrupting = False, None
 
     async def _read_apart(self, count: int, last_ms: int | None) -> list[Entry]:
-        """No command may name two partitions: each is asked, and the last of this turn a little longer."""
+        """In a cluster no command may name two partitions: each is asked in turn, and the last one a little longer."""
         if found := self._mended():
             return found
         order = list(self._order)
@@ -125,7 +125,7 @@ class Reader:
         return []
 
     async def _create_again(self, jobs_keys: Iterable[str]) -> None:
-        """A stream that became something else while we serve ends no worker: it is asked again with the next read."""
+        """Create the groups again. A key of another type does not end the worker: the next read asks again."""
         for jobs_key in jobs_keys:
             try:
                 await self.create_groups([jobs_key])
@@ -139,7 +139,7 @@ class Reader:
         return await self._unseen([jobs_key])
 
     def _mended(self) -> list[Entry]:
-        """Of the partitions that answer again, which are read from now on."""
+        """Entries of the partitions that answer again, which are read from now on."""
         found: list[Entry] = []
         for jobs_key in [jobs_key for jobs_key, mending in self._mending.items() if mending.done()]:
             found += self._mending.pop(jobs_key).result()

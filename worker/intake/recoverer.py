@@ -1,4 +1,4 @@
-"""Entries whose lease ran out are taken over, on an idle queue too; leased entries at the head never hide them."""
+"""Takes over entries whose lease ran out, also on an idle queue; entries with a lease before them never hide them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .terms import Terms
 
 _START = str(BEFORE_ALL).encode()
 _TURN_S = 1.0
-"""After which it is asked again whether there is room for all: the reader may wait for a job as long as it likes."""
+"""Seconds after which the recoverer may have the turn from a reader that waits for a job."""
 
 log = structlog.get_logger()
 
@@ -52,13 +52,13 @@ class Recoverer:
         self._cursors = dict.fromkeys(terms.dead_keys, _START)
 
     async def run(self, take: Take) -> None:
-        """Hand over what is found to `take`, until admission closes."""
+        """Give each entry that is found to `take`, until admission closes."""
         while not (self._admission.closed or cancelled()):
             await self._parking.swap_within(random.uniform(0.5, 1) * min(1.0, self._terms.lease_s / 4))
             if self._admission.has_room:
                 await self._look(take)
                 continue
-            # With a backlog there is room for moments only, and the reader is always there first.
+            # With a backlog there is room only for moments, and the reader always comes first.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TURN_S):
                     await self._admission.turn.acquire()
@@ -69,7 +69,7 @@ class Recoverer:
                     self._admission.turn.release()
 
     async def _look(self, take: Take) -> None:
-        """What waited for our version, then every pending list once, from where the last sweep ended."""
+        """Take parked jobs that may run now; then sweep every pending list once, from where the last sweep ended."""
         while self._has_room("") and (waited := await self._parking.next()):
             await take(waited[0])
         for jobs_key in self._cursors:
@@ -100,8 +100,8 @@ class Recoverer:
         tell_removed(jobs_key, removed)
 
     def _has_room(self, jobs_key: str) -> bool:
-        # While answers of our own ended leases wait for Redis, a sweep would take their jobs and fence them ourselves.
-        # While a job has its last delivery here nothing joins it that may end the worker and it with it.
+        # While answers of our own ended leases wait for Redis, a sweep would take their jobs and so fence the answers.
+        # While a job has its last delivery here, no job joins it that could kill the worker and so the job.
         return (
             self._admission.has_room
             and not self._leases.ended_unpublished(jobs_key)

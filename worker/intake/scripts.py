@@ -1,4 +1,4 @@
-"""The scripts that bring jobs in and take away what is done with, each as a typed call."""
+"""The scripts that bring jobs in and remove finished ones, as typed calls."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RETIRE = load(__package__, "retire.lua")
 FORGET = load(__package__, "forget.lua")
 
 _CLAIM_STEPS = 100
-"""A thousand entries a call: a few milliseconds of Redis' time."""
+"""Most steps of a call: a thousand entries, a few milliseconds of Redis' time."""
 _RESTAMP_ENTRIES = 500
 _TRIM_ENTRIES, _TRIM_STEPS = 128, 16
-"""Bound a call to a few milliseconds of Redis' time. A step fits a stream's node: 100 entries."""
+"""They bound a call to a few milliseconds of Redis' time. A step covers a node of a stream: 100 entries."""
 
 
 async def claim(
     redis: Redis, jobs_key: str, *, consumer: str, idle_ms: int, cursor: bytes
 ) -> tuple[bytes, int, Entry | None]:
-    """See `claim.lua`: the next cursor, how many pending entries the stream has no more, which were acknowledged, and
-    an entry whose lease ran out, now ours, if one was found. Raises `GroupMissingError`, `RedisError`.
+    """See `claim.lua`: the next cursor; how many pending entries were acknowledged because the stream lost them; and an
+    entry whose lease ran out, now ours, if one was found. Raises `GroupMissingError`, `RedisError`.
     """
     sent_at = time.monotonic()
     call = CLAIM([jobs_key], [GROUP, consumer, idle_ms, cursor, _CLAIM_STEPS])
@@ -44,7 +44,7 @@ async def claim(
 
 
 async def unpark(redis: Redis, jobs_key: str, *, consumer: str, version: int) -> tuple[int, Entry | None]:
-    """See `unpark.lua`: how many parked entries the stream has no more, as in `claim`, and one that was parked for
+    """See `unpark.lua`: how many parked entries the stream lost, as in `claim`; and an entry that was parked for
     `version` or an older one, now ours, if there is one. Raises `GroupMissingError`, `RedisError`.
     """
     sent_at = time.monotonic()
@@ -61,7 +61,7 @@ async def park(redis: Redis, lease: Delivery, *, version: int) -> Literal["parke
 
 
 async def restamp(redis: Redis, jobs_key: str, *, start: str) -> bytes | None:
-    """See `restamp.lua`: the last entry looked at from `start` on, None when there were no more.
+    """See `restamp.lua`: the last entry looked at from `start` on; None if there were no more.
 
     Raises `GroupMissingError`, `RedisError`.
     """
@@ -90,7 +90,7 @@ async def forget(redis: Redis, keys: Keys, partition: int, *, batch_ids: Sequenc
 
 
 def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:
-    """As a script returns it: entry id, delivery count, flat fields; or nothing."""
+    """The entry that a script returned as id, delivery count and flat fields; None if it returned nothing."""
     if not found:
         return None
     entry_id, delivery, flat = found

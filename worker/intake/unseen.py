@@ -43,12 +43,12 @@ class Unseen:
                 log.warning("no pending list", key=jobs_key, error=str(error))
                 continue
             for entry_id, delivery, taken_at in pending:
-                if self._knows(jobs_key, entry_id):  # one that we gave up on is not unseen
+                if self._knows(jobs_key, entry_id):  # a job that we gave up on was seen
                     continue
                 unseen = await retrying(
                     "sweep", streams.read_again, self._redis, jobs_key, entry_id, delivery, taken_at
                 )
-                if taken_at + self._terms.lease_s < time.monotonic():  # the recoverers'
+                if taken_at + self._terms.lease_s < time.monotonic():  # left to the recoverer
                     await self._excuse(unseen)
                 else:
                     found += unseen

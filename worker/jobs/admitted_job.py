@@ -1,4 +1,4 @@
-"""A job that was let in, as one delivery of it, and what is decided once for all its groups."""
+"""One delivery of an admitted job, and what is decided once for all its groups."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..engine import Adapter
 from ..errors import DataError
 
 OF_ERROR = Load(groups=1, sequences=1)
-"""What a group takes that only gets an error answer: nothing of the engine, but memory, so it counts as a sequence."""
+"""What a group takes that only gets an error answer: memory, but nothing of the engine. It counts as one sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdmittedJob:
-    """One delivery of a job that this worker has taken; `job` is the payload or the reason why there is none."""
+    """One delivery of a job that this worker has taken; `job` is the payload, or the error if it cannot be read."""
 
     lease: Lease
     envelope: Envelope
     job: Job | DataError
     claim: Claim
-    """What it has of this worker."""
+    """What the job takes of this worker."""
 
     @cached_property
     def of_group(self) -> Load:
-        """What a group takes until its answer is in Redis."""
+        """What one group takes until its answer is in Redis."""
         if isinstance(self.job, DataError):
             return OF_ERROR
         config = self.job.config
@@ -41,10 +41,10 @@ class AdmittedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What all groups of a job share, checked once."""
+    """What is checked once and shared by all groups of a job."""
 
     job: Job
     stop_token_ids: tuple[int, ...]
     adapter: Adapter | None
     version: int | None
-    """Of a policy that is an adapter; None where the engine tells which version samples."""
+    """Policy version of a policy that is an adapter; None if the engine tells which version samples."""

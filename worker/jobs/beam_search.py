@@ -21,7 +21,7 @@ from ..engine import Completion, Engine, GenerateRequest, NextTokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beam:
-    """A continuation so far; `total` is the sum of `logprobs`, `spans` says which version each token is from."""
+    """A continuation so far; `total` is the sum of `logprobs`, `spans` tell which version sampled each token."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -30,7 +30,7 @@ class Beam:
     spans_exact: bool = True
 
     def extended(self, token: int, logprob: float, answer: NextTokens) -> Beam:
-        """One token longer, by one of the candidates of `answer`."""
+        """The beam with one more token, a candidate of `answer`."""
         version, length = self.spans[-1] if self.spans else (answer.version, 0)
         same = version == answer.version
         return Beam(
@@ -44,7 +44,7 @@ class Beam:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """Where a search stands: `live` beams, best first, and the best `num_beams` `finished` ones with their scores."""
+    """A search so far: `live` beams, best first, and the best `num_beams` `finished` ones with their scores."""
 
     request: GenerateRequest
     live: tuple[Beam, ...] = (Beam(),)
@@ -52,7 +52,7 @@ class Search:
 
     @property
     def candidates_per_beam(self) -> int:
-        """Enough for `num_beams` live beams, even if one parent gives them all and every stop id comes before them."""
+        """Enough for `num_beams` live beams, even if one parent gives them all and all stop ids rank before them."""
         return self.request.config.num_beams + len(self.request.stop_token_ids) + len(self.request.late_stop_ids)
 
     @property
@@ -62,7 +62,7 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """No live beam can go on, or none is looked at any more (transformers' `_check_early_stop_heuristic`)."""
+        """Whether no live beam can go on, or none would matter (transformers' `_check_early_stop_heuristic`)."""
         config = self.request.config
         if not self.live or self.length >= config.max_new_tokens:
             return True
@@ -71,7 +71,8 @@ class Search:
         return config.early_stopping is True or self._best_possible() <= self.finished[-1][0]
 
     def _best_possible(self) -> float:
-        """A guess for `early_stopping` False (the best live beam ends now); a bound for "never"."""
+        """The best score that live beams may reach: for `early_stopping` False a guess (the best one ends now), for
+        "never" a bound."""
         config = self.request.config
         longest = config.early_stopping == "never" and config.length_penalty > 0
         return _score(self.live[0].total, config.max_new_tokens if longest else self.length, config.length_penalty)
@@ -80,8 +81,8 @@ class Search:
 def advance(search: Search, answers: Sequence[NextTokens]) -> Search:
     """One step: the candidates of `answers[i]` follow `search.live[i]`.
 
-    A continuation that ends is finished only if it ranks among the `num_beams` best of all, so that a poor end never
-    displaces a live beam. Ties go to the better parent, then to the lower id.
+    A continuation that ends counts as finished only if it is among the `num_beams` best of all, so that a poor end
+    never displaces a live beam. Ties go to the better parent, then to the lower id.
     """
     request, config = search.request, search.request.config
     ranked = _ranked(search, answers)
@@ -96,8 +97,8 @@ def advance(search: Search, answers: Sequence[NextTokens]) -> Search:
 async def beam_search(engine: Engine, request: GenerateRequest) -> list[Completion]:
     """The best `num_return_sequences` of `num_beams`, best first, with scores and per-token raw log-probs.
 
-    The score is the sum of log-probs / length ** length_penalty, the length counting a final EOS. Raises `DataError`,
-    `EngineDiedError`; cancelling it aborts what runs in the engine.
+    The score is the sum of log-probs / length ** length_penalty; the length includes a final EOS. Raises `DataError`,
+    `EngineDiedError`; cancelling it aborts its engine requests.
     """
     search = Search(request=request)
     for step in itertools.count():
@@ -129,7 +130,7 @@ async def _ask(engine: Engine, search: Search, step: int) -> list[NextTokens]:
 
 
 def _ranked(search: Search, answers: Sequence[NextTokens]) -> list[Beam]:
-    """All continuations, best first; before `min_new_tokens` those that would end are left out."""
+    """All continuations, best first; before `min_new_tokens` without those that would end."""
     too_early = search.length < search.request.config.min_new_tokens
     banned = search.request.stop_token_ids if too_early else ()
     found = [
@@ -143,7 +144,7 @@ def _ranked(search: Search, answers: Sequence[NextTokens]) -> list[Beam]:
 
 
 def _score(total: float, length: int, length_penalty: float) -> float:
-    # As exp(-p log n), for n ** p leaves a float's range within the penalties that a config may have.
+    # As exp(-p log n), because n ** p can leave a float's range with the penalties that a config may have.
     return total * math.exp(min(-length_penalty * math.log(length), 700.0))
 
 

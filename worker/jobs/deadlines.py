@@ -1,4 +1,4 @@
-"""A job's two deadlines, apart: how long it may wait, by Redis' clock, and how long one delivery of it may run."""
+"""A job's two deadlines: how long it may wait, by Redis' clock, and how long one delivery of it may run."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from rollstream.schemas.entry_id import EntryId
 from ..errors import DataError
 
 AHEAD_S = 1.0
-"""By which an entry's id may lie in the future before Redis' clock is taken for one that was set back."""
+"""If an entry's id is further in the future than this, Redis' clock was set back."""
 
 
 class RedisClock:
-    """Redis' clock as last seen, so that producer, queue and worker mean the same moment."""
+    """Redis' clock as last read, so that producers and workers mean the same moment."""
 
     def __init__(self) -> None:
         self._ahead_s = time.time() - time.monotonic()
 
     def set(self, unix_s: float, seen_at: float) -> None:
-        """Redis said `unix_s` no later than at the monotonic `seen_at`: a slow reply makes us late, never early."""
+        """Redis' clock was `unix_s` at monotonic `seen_at` or before: a slow reply makes ours late, never early."""
         self._ahead_s = unix_s - seen_at
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Unix seconds by Redis' clock."""
         return time.monotonic() + self._ahead_s
 
 
 def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
     """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock.
 
-    An entry that is still to come was written while Redis' clock was ahead, or after such a one: ids only grow. Then
-    the producer's clock tells when it was submitted.
+    If the entry's id lies in the future, it, or an entry before it, was written while Redis' clock was ahead: ids only
+    grow. Then the producer's clock tells when the job was submitted.
     """
     queued_at = EntryId.of(entry_id).unix_s
     waited_s = now - (queued_at if queued_at <= now + AHEAD_S else job.submitted_at)
@@ -46,7 +46,7 @@ def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
 
 
 def ran_too_long(run_deadline_s: float) -> DataError:
-    """The error for groups that had no answer when the time of their job's delivery was over."""
+    """The error for groups that had no answer when the run deadline of their job's delivery passed."""
     problem = (
         f"had no answer {run_deadline_s:g} s (run_deadline_s) after a worker admitted its job: submit it again with "
         "fewer prompts_per_job or max_new_tokens, or allow a longer run"

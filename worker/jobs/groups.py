@@ -1,4 +1,4 @@
-"""One group ends in one publish: its completions, or the data error that explains why there are none."""
+"""Ends each group with one publish: its completions, or the data error that explains why there are none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Groups:
         self.tokens_generated = 0
 
     async def answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
-        """Sample a group and publish it, or its error. Where the lease ends first, whoever has the next one does.
+        """Sample a group and publish it, or its error. If the lease ends first, the worker with the next lease does.
 
         Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
         """

@@ -16,11 +16,11 @@ from ..errors import DataError
 from .padding import pad_completions
 
 MAX_SHOWN_PROMPT = 2**20
-"""Tokens of a prompt that an error answer repeats: a prompt may be as large as a message."""
+"""Most tokens of the prompt that an error answer repeats: a prompt may be as large as a message."""
 
 
 def sampled_by(version: int, completion: Completion) -> Completion:
-    """Under a policy that is an adapter: a request keeps its adapter to its end, whatever is served by then."""
+    """`completion` of a policy that is an adapter: a request keeps its adapter until it ends, also after a swap."""
     length = len(completion.token_ids)
     return replace(completion, version_spans=((version, length),) if length else (), spans_exact=True)
 
@@ -28,7 +28,7 @@ def sampled_by(version: int, completion: Completion) -> Completion:
 def group_result(
     lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], completions: list[Completion], started: float
 ) -> GroupResult:
-    """`completions` of `prompt`, int32 (prompt_len,), which began at `started` (unix seconds)."""
+    """The answer with `completions` of `prompt`, int32 (prompt_len,); sampling began at `started` (unix seconds)."""
     texts = [c.text for c in completions if c.text is not None]
     padded = pad_completions(completions)
     return GroupResult(
@@ -55,7 +55,7 @@ def group_result(
 
 
 def group_error(lease: Lease, envelope: Envelope, job: Job | DataError, group: int, error: DataError) -> GroupError:
-    """`error`, with the prompt where the job could be read."""
+    """The answer with `error`, and with the prompt if the job could be read."""
     prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
     return GroupError(
         batch_id=envelope.batch_id,

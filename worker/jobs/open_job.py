@@ -1,4 +1,4 @@
-"""A stream entry becomes a job or the reason why it is none; nothing in it can make this raise anything else."""
+"""Turns a stream entry into a job, or into the error that says why it is none; no entry raises anything else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import DataError
 
 
 def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:
-    """The job of an entry whose envelope was readable. Raises `DataError`, which answers all its groups."""
+    """The job of an entry whose envelope was readable. Raises `DataError`, the answer to all its groups."""
     if envelope.kind != JOB_KIND:
         problem = f"no entry of kind {envelope.kind!r} is known to this worker, only {JOB_KIND!r}: upgrade the workers"
         raise DataError(ErrorCode.UNSUPPORTED, "kind", problem)
@@ -28,7 +28,7 @@ def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> Job:
 
 
 def unsupported(job: Job) -> DataError | None:
-    """The error for a job that needs what this worker does not know; it would be sampled without it."""
+    """The error for a job that requires what this worker does not know; None if it knows all."""
     names = unknown_names(job.requires)
     if not names:
         return None

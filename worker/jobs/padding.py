@@ -1,4 +1,4 @@
-"""Completions to padded tensors; a mask follows from lengths, never from ids."""
+"""Pads completions to tensors; masks follow from lengths, never from ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..engine import Completion
 
 
 def pad(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    """`(len(rows), longest row)`, each row on the left, zeros after it."""
+    """An array of `(len(rows), longest row)`: each row on the left, zeros after it."""
     if len(rows) == 1:
         return rows[0][np.newaxis].astype(dtype, copy=False)
     width = max((len(row) for row in rows), default=0)

@@ -1,4 +1,4 @@
-"""Nothing that could kill, hang or silently mislead a vLLM engine passes here; pure checks in front of the engine."""
+"""Refuses what could kill, hang or silently mislead a vLLM engine. Pure checks before the engine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..errors import DataError
 
 
 def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
-    """What ends a completion and is banned before `min_new_tokens`, sorted: EOS ids (none if ignored) and stop ids.
+    """Ids that end a completion and are banned before `min_new_tokens`, sorted: EOS ids (unless ignored) and stop ids.
 
-    EOS ids are the config's, else the model's, and the tokenizer's where nothing is banned; see `late_stop_ids`.
+    The EOS ids are the config's, else the model's; the tokenizer's too if nothing is banned, see `late_stop_ids`.
     """
     eos = info.eos_token_ids if config.eos_token_id is None else config.eos_token_id
     spoken = () if config.min_new_tokens else _spoken(config, info)
@@ -24,7 +24,7 @@ def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
 
 
 def late_stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
-    """The tokenizer's EOS under `min_new_tokens`, which as in transformers bans the model's EOS and not another."""
+    """The tokenizer's EOS under `min_new_tokens`, which as in transformers bans only the model's EOS."""
     return _spoken(config, info) if config.min_new_tokens else ()
 
 
@@ -35,7 +35,7 @@ def _spoken(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
 
 
 def check_config(config: GenerationConfig, info: EngineInfo) -> None:
-    """Whether this engine can serve `config` at all. Raises `DataError` naming the field."""
+    """Raises `DataError`, which names the field, if this engine cannot serve `config`."""
     _check_ids("eos_token_id", config.eos_token_id or (), info)
     _check_ids("stop_token_ids", config.stop_token_ids, info)
     _check_ids("logit_bias", config.logit_bias, info)
@@ -48,7 +48,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
 
 
 def check_prompt(prompt: NDArray[np.int32], config: GenerationConfig, info: EngineInfo) -> None:
-    """Whether `prompt` (int32, (prompt_len,)) can be generated from under `config`. Raises `DataError`."""
+    """Raises `DataError` if nothing can be generated from `prompt` (int32, (prompt_len,)) under `config`."""
     if prompt.size == 0:
         problem = "the prompt has no tokens (its attention mask is all zero): submit at least one"
         raise DataError(ErrorCode.EMPTY_PROMPT, "prompt", problem)
@@ -76,7 +76,7 @@ def _check_ids(field: str, ids: Iterable[int], info: EngineInfo) -> None:
 
 
 def _check_numbers(config: GenerationConfig, info: EngineInfo) -> None:
-    """Some of vLLM's runners have tables of a fixed size, and end where a request needs a larger one."""
+    """Some of vLLM's runners have tables of a fixed size, and end if a request needs a larger one."""
     allowed = len(config.allowed_token_ids or ())
     if info.max_allowed_ids is not None and allowed > info.max_allowed_ids:
         problem = (
@@ -93,7 +93,7 @@ def _check_numbers(config: GenerationConfig, info: EngineInfo) -> None:
 
 
 def _check_something_is_left(config: GenerationConfig, info: EngineInfo) -> None:
-    """Before `min_new_tokens` stop ids are banned: vLLM samples garbage where no other id is allowed."""
+    """Before `min_new_tokens` stop ids are banned: vLLM samples garbage if no other id is allowed."""
     if (
         config.min_new_tokens
         and config.allowed_token_ids

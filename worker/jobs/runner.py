@@ -1,4 +1,4 @@
-"""The groups of a job enter the engine as it gets places in turn with its neighbours, until all are answered."""
+"""Runs a job: its groups enter the engine as it gets places, in turn with its neighbours, until all are answered."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = structlog.get_logger()
 
 
 ERRORS_AT_ONCE = 64
-"""Error answers of one job under way together: what one pipeline takes, however many groups the job has."""
+"""Most error answers of one job that are sent at once: as many as one pipeline takes."""
 
 
 class JobRunner:
-    """Runs jobs that were taken; the groups of a job run and are published independently."""
+    """Runs taken jobs; the groups of a job run and are published independently."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class JobRunner:
 
     @property
     def tokens_generated(self) -> int:
-        """Of all completions so far."""
+        """Tokens of all completions so far."""
         return self._groups.tokens_generated
 
     @property
@@ -67,7 +67,7 @@ class JobRunner:
         return set(self._running.values())
 
     def cancel(self, batch_id: str) -> None:
-        """Abort what runs for the batch; its groups that have no answer get `cancelled`. Safe to repeat."""
+        """Abort the batch's engine requests; its groups without an answer get `cancelled`. Safe to repeat."""
         for lease, held in self._running.items():
             if held == batch_id and lease.stopped is None:
                 log.info("batch cancelled, engine requests aborted", entry=lease.entry_id, batch=batch_id)
@@ -77,14 +77,14 @@ class JobRunner:
         """Answer every group of `admitted` that has no answer.
 
         Raises `TooOldError`, `CacheUnwritableError`, `UnpublishableError`, and `EngineDiedError` (in an
-        `ExceptionGroup`). Groups that the lease did not last for stay pending in Redis.
+        `ExceptionGroup`). If the lease ends first, the job stays pending in Redis.
         """
         lease, groups = admitted.lease, admitted.envelope.groups
         self._admission.expect(admitted.claim, len(groups), admitted.of_group)
         try:
             with self._stoppable(admitted):
                 missing = await lease.during(self._missing(admitted))
-                if isinstance(admitted.job, Job) and is_bounded(admitted.job):  # what was announced before it counts
+                if isinstance(admitted.job, Job) and is_bounded(admitted.job):  # it knows versions announced before it
                     await lease.during(self._follower.look())
                 with self._sampling(admitted, needed=bool(missing)) as served:
                     plan = await self._plan(admitted, served)
@@ -94,7 +94,7 @@ class JobRunner:
                         "job started", entry=lease.entry_id, batch=admitted.envelope.batch_id, groups=len(missing)
                     )
                     await self._answer_all(admitted, plan, missing)
-                if len(missing) < len(groups):  # no publish of ours acknowledges what another entry answered
+                if len(missing) < len(groups):  # our publishes do not acknowledge groups that another entry answered
                     await lease.during(self._publisher.settle(lease, admitted.envelope))
         except LeaseEndedError:
             log.warning("job left to its next owner", entry=lease.entry_id, batch=admitted.envelope.batch_id)
@@ -103,7 +103,7 @@ class JobRunner:
 
     @contextmanager
     def _stoppable(self, admitted: AdmittedJob) -> Iterator[None]:
-        """While it runs, `cancel` and its run deadline may stop it."""
+        """Inside this context, `cancel` and the run deadline may stop the job."""
         job, lease = admitted.job, admitted.lease
         timer = None
         if isinstance(job, Job) and job.run_deadline_s is not None:
@@ -118,10 +118,10 @@ class JobRunner:
                 timer.cancel()
 
     async def _missing(self, admitted: AdmittedJob) -> Sequence[int]:
-        """Groups to answer: those that the ledger lacks. A job that nobody wants any more is stopped before it starts.
+        """Groups to answer: those without an answer in the ledger. A job that nobody wants is stopped before it starts.
 
-        A command for every job, so that one that was cancelled in the queue, or queued twice, generates nothing. It
-        delays its own job alone: the reader has gone on to the next.
+        This costs a command for every job, so that a job that was cancelled in the queue, or queued twice, generates
+        nothing. It delays only its own job: the reader goes on to the next.
         """
         lease, job = admitted.lease, admitted.job
         job_state = await self._publisher.job_state(admitted.envelope)
@@ -137,7 +137,7 @@ class JobRunner:
 
     @contextmanager
     def _sampling(self, admitted: AdmittedJob, *, needed: bool) -> Iterator[Served]:
-        """What the job is sampled with, the same for all its groups; kept for as long as it runs.
+        """Gives what the job is sampled with: the same for all its groups, kept for as long as the job runs.
 
         Raises `TooOldError`. A job that no version may sample here is stopped.
         """
@@ -182,8 +182,8 @@ class JobRunner:
     async def _feed(
         self, admitted: AdmittedJob, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None
     ) -> None:
-        """Start each group once it has a place. What waits when the job is stopped, its lease ends or the weights that
-        would sample it have become too old gets none.
+        """Start each group once it has a place. Waiting groups get none if the job is stopped, its lease ends or the
+        weights have become too old.
         """
         waiting = deque(missing)
         try:
@@ -202,9 +202,9 @@ class JobRunner:
             self._publisher.fenced(admitted.lease, *waiting)
 
     def _check_age(self, admitted: AdmittedJob, plan: Plan) -> None:
-        """A group may get its place long after its job began, and a policy's adapter stays that of the beginning.
+        """A group may get its place long after its job began, and its policy's adapter is still that of the beginning.
 
-        Raises `DataError`, having given the place back.
+        Raises `DataError` if the weights are too old by now, after giving the place back.
         """
         sampled_by = self._follower.serving.version if plan.version is None else plan.version
         stale = too_stale(plan.job, sampled_by, self._follower.newest, self._follower.error)
@@ -213,7 +213,7 @@ class JobRunner:
             raise stale
 
     async def _refuse(self, admitted: AdmittedJob, why: DataError, groups: Collection[int]) -> None:
-        """Answer these groups with the same error, some at a time: one job may have thousands."""
+        """Answer these groups with the same error, some at a time, because one job may have thousands."""
         self._admission.expect(admitted.claim, len(groups), OF_ERROR)
         waiting = iter(groups)
         while some := list(islice(waiting, ERRORS_AT_ONCE)):

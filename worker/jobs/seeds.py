@@ -1,4 +1,4 @@
-"""A prompt's seed follows from the batch's seed and the row alone: not from the worker, the attempt or the job."""
+"""A prompt's seed follows only from the batch's seed and the row, not from the worker, the delivery or the job."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from rollstream.worker.errors import DataError
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
-from tests.support.worker_process import until
 
 
 @pytest.fixture
@@ -55,9 +54,10 @@ class Leaving(RecordingEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = asyncio.Event()
+        self.asked, self.told = asyncio.Event(), asyncio.Event()
 
     async def unload_adapter(self, adapter: Adapter) -> None:
+        self.asked.set()
         await self.told.wait()
         await super().unload_adapter(adapter)
 
@@ -74,9 +74,11 @@ async def test_what_was_evicted_leaves_the_engine_although_the_job_that_evicted_
     supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=tiny_model), store=store)
     await supply.load("math@1")
     evicting = asyncio.create_task(supply.load("math@2"))
-    await until(lambda: asyncio.sleep(0, on_disk(cache) == ["math@2"]))
-    evicting.cancel()
-    await asyncio.wait([evicting])
+    async with asyncio.timeout(30):
+        await engine.asked.wait()  # it is on disk before that, while its fetch goes on
+        evicting.cancel()
+        await asyncio.wait([evicting])
+    assert on_disk(cache) == ["math@2"]
 
     engine.told.set()
     await supply.load("math@2")

@@ -170,7 +170,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     here = next(keys.jobs(p) for p in range(PARTITIONS) if cluster.node_of(keys.jobs(p)) is not silent)
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
-    policy = VersionFollower(
+    follower = VersionFollower(
         announcements=Announcements(redis=commands, keys=keys),
         engine=engine,
         adapters=AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None),
@@ -178,12 +178,12 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
         swap="keep",
         changed=print,
     )
-    policy.serving = Served(announced=Announced(version=5))
+    follower.serving = Served(announced=Announced(version=5))
     for jobs_key in (keys.jobs(0), here):
         await create_group(commands, jobs_key)
     entry_id: Any = await commands.xadd(here, {"n": "1"})
     await commands.xreadgroup(GROUP, ParkedFor(5).consumer, {here: ">"})
-    parking = Parking(redis=commands, jobs_keys=[keys.jobs(0), here], consumer="one", follower=policy)
+    parking = Parking(redis=commands, jobs_keys=[keys.jobs(0), here], consumer="one", follower=follower)
 
     silent.freeze()
     try:

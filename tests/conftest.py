@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis as blocking
 from redis.asyncio import Redis
@@ -32,6 +33,8 @@ from tests.support.worker_process import WorkerProcess, running_worker
 _numbers = itertools.count()
 
 os.environ.update(SMALL_MODEL_ENV)
+hypothesis.settings.register_profile("rollstream", deadline=None)  # a busy machine takes any time for an example
+hypothesis.settings.load_profile("rollstream")
 
 
 ENGINES = {

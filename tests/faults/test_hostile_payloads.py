@@ -124,7 +124,6 @@ def entries(examples: int) -> list[Entry]:
         max_examples=examples,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

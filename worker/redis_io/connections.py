@@ -33,14 +33,17 @@ log = structlog.get_logger()
 class _Uv(AbstractConnection):
     """Packs commands in C, as redis-py's blocking connections do; its asyncio connections take three times as long.
 
-    uvloop refuses to write to a closed transport; this turns its error into that of a lost connection.
+    uvloop refuses to write to a closed transport, and redis-py has nothing to write to once somebody else closed the
+    connection meanwhile; this turns either error into that of a lost connection.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """Send a packed command. Raises `ConnectionError` if the connection is lost."""
         try:
             await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:
+            if isinstance(error, AttributeError) and self.is_connected:
+                raise
             await self.disconnect(nowait=True)
             raise exceptions.ConnectionError(str(error)) from None
 

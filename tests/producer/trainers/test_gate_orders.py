@@ -146,10 +146,10 @@ class AnyTrainer(RuleBasedStateMachine):
 TestAnyTrainer = AnyTrainer.TestCase
 
 
-TestAnyTrainer.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAnyTrainer.settings = settings(max_examples=60, stateful_step_count=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 3), st.data())
 def test_a_trainer_that_consumes_in_order_never_hangs_and_is_never_refused(
     batch: int, k: int, data: st.DataObject

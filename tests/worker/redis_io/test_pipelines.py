@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -126,3 +127,17 @@ def test_a_link_that_was_closed_while_a_command_was_written_is_a_lost_link(redis
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, pytest.raises(RedisConnectionError):
         runner.run(write_to_a_closed_link())
+
+
+async def test_a_connection_that_is_closed_while_it_sends_is_a_lost_one(redis_url: str) -> None:
+    client = connect(redis_url)
+    pool: Any = client.connection_pool  # redis-py does not type it
+    connection = await pool.get_connection()
+    sending = asyncio.create_task(connection.send_packed_command(b"PING\r\n"))
+    await asyncio.sleep(0)
+
+    await connection.disconnect(nowait=True)
+
+    with suppress(RedisConnectionError):  # from Python 3.12 on it is sent before others get their turn
+        await sending
+    await client.aclose()

@@ -132,7 +132,7 @@ __all__ = [
 ]
 
 __version__: str
-"""Of the installed distribution. Raises `importlib.metadata.PackageNotFoundError` where none is."""
+"""Version of the installed distribution. Raises `importlib.metadata.PackageNotFoundError` if there is none."""
 
 _MODULES = {
     "Answer": "rollstream.producer.batches.read_answers",

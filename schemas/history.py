@@ -1,5 +1,5 @@
-"""What the workers of a policy answered, minute by minute, and how fast one of them is: small sums for charts and
-estimates. A beat of each worker adds what it answered since the last one.
+"""What the workers of a policy answered in each minute, and how fast one of them is, for charts and estimates.
+Each beat of a worker adds what it answered since its last beat.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _ERROR = b"error:"
 
 
 class HistoryField:
-    """Fields of a minute: sums over all workers, of answers that Redis took."""
+    """Fields of a minute: sums over all workers of the answers that Redis took."""
 
     GROUPS = "groups"
-    """With completions."""
+    """Groups with completions."""
     SEQUENCES = "sequences"
     TOKENS = "tokens"
-    """Of the completions."""
+    """Tokens of the completions."""
     STALENESS = "staleness"
-    """By how many versions the oldest that sampled a group was behind the newest when it was published."""
+    """How many versions a group's oldest tokens were behind the newest version when it was published."""
 
     @staticmethod
     def error(code: str) -> str:
@@ -39,11 +39,11 @@ class Minute:
     tokens: int = 0
     staleness: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
-    """By code."""
+    """Groups with an error, by its code."""
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
-        """What the hash holds; what is missing, or no number, is 0."""
+        """The sums in the hash; a field that is missing or no number is 0."""
         names = (HistoryField.GROUPS, HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.STALENESS)
         errors = {name[len(_ERROR) :]: value for name, value in told.items() if name.startswith(_ERROR)}
         return cls(
@@ -62,18 +62,18 @@ class RateField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How fast workers of the policy were of late; it outlives them, so that a backlog can be told in seconds."""
+    """How fast the policy's workers were of late. It outlives them, so that a backlog can be given in seconds."""
 
     tokens_per_s: float | None = None
-    """Of one worker while it had something to run, smoothed; None where none was measured."""
+    """Tokens per second of one worker while it had something to run, smoothed; None if none was measured."""
     mean_length: float | None = None
-    """Tokens of an answered completion: a mean in which the last thousand weigh most."""
+    """Mean tokens of an answered completion; the last thousand count most."""
     answers: int = 0
-    """Completions that it is made of."""
+    """How many completions the mean is made of."""
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
-        """What the hash holds; what makes no sense is not known."""
+        """The rate in the hash; a field that makes no sense is not known."""
         return cls(
             tokens_per_s=_positive(told.get(RateField.TOKENS_PER_S.encode())),
             mean_length=_positive(told.get(RateField.MEAN_LENGTH.encode())),

@@ -104,11 +104,11 @@ class WorkerReport:
 
 
 REPORT_FIELDS = tuple(one.name for one in fields(WorkerReport))
-"""What a reader asks for, whatever else stands in the hash."""
+"""The fields that a reader asks for; the hash may have more."""
 ADDITION = "addition"
-"""Field of the same hash: the last that this worker added to the history, so that no addition counts twice."""
+"""Field of the same hash: what this worker added to the history last, so that nothing counts twice."""
 STATE_FIELD = "state"
-"""The one that whoever waits for a worker needs."""
+"""The field that a producer reads to wait for a worker."""
 PROCESS_FIELD = "process"
 """The field that a worker writes first, to claim its name if no other worker has it."""
 

@@ -1,5 +1,5 @@
--- Answer the unanswered of some groups of a batch as cancelled, and seal it with the last one. Safe to send again after a
--- lost reply, and after another cancel died half-way. A group that has an answer keeps it.
+-- Answer those of some groups of a batch that have no answer as cancelled, and seal the batch with the last one. Safe to
+-- send again after a lost reply, and after another cancel died half-way. A group that has an answer keeps it.
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
 -- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`    ARGV[4] tokens that a group asks for
@@ -11,21 +11,21 @@ local groups = redis.call('HGET', KEYS[2], 'groups')
 if not groups then return 'unknown' end
 local done = redis.call('HGET', KEYS[2], 'done') or '0'
 if done ~= groups then
-  -- No write of a script is undone when a later one is refused: what follows an XADD is shown to be allowed before it.
+  -- Redis undoes no write when a later one is refused: so before an XADD, check that the writes after it are allowed.
   redis.call('HSETNX', KEYS[2], 'cancelled', ARGV[1])
   redis.call('HINCRBY', KEYS[2], 'done', 0)
 elseif redis.call('HEXISTS', KEYS[2], 'cancelled') == 0 then
   return 'sealed'
 end
 
--- A group that was never queued counts nowhere: of all answers, whoever gives them, as many count as were queued.
+-- A group that was never queued is not counted: as many answers count, from workers and cancels, as groups were queued.
 local queued = tonumber(redis.call('HGET', KEYS[2], 'queued') or '0') or 0
 local cancelled = 0
 for i = 6, #ARGV do
   local field = 'g:' .. string.format('%d', ARGV[5] + i - 6)
   local winner = redis.call('HGET', KEYS[2], field)
   if not winner then
-    -- The answer before its mark: a group that is marked and has no answer would never get one.
+    -- The answer before its mark in the ledger: a marked group without an answer would never get one.
     redis.call('XADD', KEYS[1], '*', 'kind', 'error', 'payload', ARGV[i])
     redis.call('HSETNX', KEYS[2], field, 'cancelled')
     local answered = redis.call('HINCRBY', KEYS[2], 'done', 1)
@@ -35,7 +35,7 @@ for i = 6, #ARGV do
     end
     done = tostring(answered)
     if done == groups then
-      -- The times first: a stream that took its last possible entry just now refuses the seal.
+      -- The expiry first: a stream that just took its last possible entry refuses the seal.
       redis.call('EXPIRE', KEYS[1], ARGV[2])
       redis.call('EXPIRE', KEYS[2], ARGV[2])
       redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])

@@ -35,7 +35,7 @@ end
 for i = 3, #ARGV do
   if is_delivered(ARGV[i]) and #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1) > 0 then return 'alive' end
 end
--- Last, for each of these reads a payload.
+-- Last, because each of these reads a payload.
 for i = 3, #ARGV do
   if not is_delivered(ARGV[i]) and #redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i]) > 0 then return 'alive' end
 end

@@ -15,7 +15,7 @@ if not digest then
   redis.call('HSET', KEYS[2], 'digest', ARGV[1], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
 end
--- The index and the totals are for readers: where something else wrote them, jobs are queued all the same.
+-- The index and the totals are only for readers: if their keys have another type, jobs are queued all the same.
 redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
 
 local function count(from, to)

@@ -10,7 +10,7 @@ from rollstream.transport.redis.scripts import load
 DRAIN = load(__package__, "drain.lua")
 WAITING = load(__package__, "waiting.lua")
 _ENTRIES, _BYTES = 1000, 8 * 2**20
-"""Of one call: a few milliseconds of Redis' time."""
+"""Most entries and bytes of one call: a few milliseconds of Redis' time."""
 
 
 async def drain(redis: Redis, report: str) -> bool:

@@ -10,7 +10,7 @@ from rollstream.transport.redis.scripts import load
 
 DEAD = load(__package__, "dead.lua")
 READ_COUNT, READ_BYTES = 16, 2**20
-"""Of one call: Redis copies the payloads to look at them, and does nothing else meanwhile."""
+"""Most entries and bytes of one call: Redis copies their payloads, and does nothing else meanwhile."""
 
 
 async def dead(redis: Redis, key: str, *, start: str) -> list[tuple[str, bytes, int]]:

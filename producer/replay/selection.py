@@ -72,7 +72,7 @@ class Skipped:
 class Selection:
     """All entries that a selector found.
 
-    Whoever reads the streams adds to it until `select` returns it; nothing changes it afterwards.
+    The readers of the streams add to it until `select` returns it; nothing changes it afterwards.
     """
 
     jobs: list[Selected]

@@ -51,7 +51,7 @@ class _Span:
 class FiniteScan:
     """Takes the bytes of a safetensors file in pieces, from its start, and finds the first weight that is not finite.
 
-    It believes a header, and finds nothing in a file whose header it cannot read: whoever loads the file checks that.
+    It trusts the header, and finds nothing in a file whose header it cannot read: the loader of the file reports that.
 
     `feed` alone changes it, from one thread at a time; once `spoilt` is set it stays.
     """

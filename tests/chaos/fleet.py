@@ -18,7 +18,7 @@ from tests.support.worker_process import WorkerProcess
 
 DRAINED, POISONED = 0, 70
 EARLY = -signal.SIGTERM
-"""Of a worker that was told to end before it served, or twice."""
+"""Exit code of a worker that was told to end before it served, or twice."""
 EXPECTED_EXITS = (DRAINED, POISONED, EARLY, -signal.SIGKILL)
 """What chaos may do to a worker. Any other exit code is a worker that gave up by itself."""
 
@@ -46,7 +46,7 @@ class Fleet:
         self.struck: Counter[str] = Counter()
         self.exits: Counter[int] = Counter()
         self.logs: list[str] = []
-        """Of workers that have ended."""
+        """Logs of workers that have ended."""
 
     @property
     def producer_url(self) -> str:

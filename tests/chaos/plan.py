@@ -15,9 +15,9 @@ POISON = 999
 KINDS = (
     "kill -9", "kill -9", "SIGSTOP", "SIGTERM", "link freeze", "link drop", "lost reply", "lost reply", "redis kill -9",
 )  # fmt: skip
-"""Of faults; one that is twice here strikes twice as often."""
+"""Kinds of faults; a kind that is here twice happens twice as often."""
 REPLIES = ("publish.lua", "publish.lua", "renew.lua", "claim.lua", "bury.lua", "XREADGROUP")
-"""Whose reply is lost on the way."""
+"""Scripts and commands whose replies may be lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ BACKLOG_JOBS = 400
 TOKENS_PER_S = 60
 AT_ONCE = 8
 MAX_DELIVERIES = 6
-"""Of a job here: innocent jobs are delivered again and again under this many faults, and must not be given up on."""
+"""Under so many faults innocent jobs are delivered again and again, and must not be given up on."""
 
 Show = Callable[[int], None]
 

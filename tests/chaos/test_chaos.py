@@ -94,7 +94,7 @@ def first_result(queue: Queue, plan: Plan) -> tuple[str, bytes, GroupResult]:
 
 
 def put(queue: Queue, key: str, records: list[dict[bytes, bytes]]) -> None:
-    """The result stream, written anew."""
+    """Replace the result stream by these records."""
     queue.redis.delete(key)
     for fields in records:
         queue.redis.xadd(key, cast("Any", fields))

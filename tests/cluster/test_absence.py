@@ -113,7 +113,7 @@ async def _thaw(node: ClusterNode, once: Callable[[], bool]) -> None:
 
 
 def _ports_to(node: ClusterNode) -> set[int]:
-    """Of this process's connections to a node."""
+    """Count this process's connections to a node."""
     found = psutil.Process().net_connections("tcp")
     return {one.laddr.port for one in found if one.raddr and one.raddr.port == node.port}
 

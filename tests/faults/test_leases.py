@@ -1,4 +1,4 @@
-"""A lease is renewed, ends here before it ends in Redis, and whoever lost it writes nothing."""
+"""A lease is renewed, ends here before it ends in Redis, and a worker that lost it writes nothing."""
 
 from __future__ import annotations
 

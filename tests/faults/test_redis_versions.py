@@ -37,7 +37,7 @@ SERVERS = redis_servers()
 
 @pytest.fixture(scope="module", params=SERVERS)
 def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of one server of each version, in place of the session's."""
+    """A server of each version, in place of the session's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CHOSEN, str(SERVERS[request.param]))
         with EmbeddedRedis() as server:

@@ -1,4 +1,4 @@
-"""The design names every room of each package, so that whoever looks for a role finds it there."""
+"""The design names every room of each package, so that a reader who looks for a role finds it there."""
 
 from __future__ import annotations
 

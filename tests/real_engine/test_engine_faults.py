@@ -84,7 +84,7 @@ def assert_same(found: list[GroupResult], expected: list[GroupResult]) -> None:
 
 
 def owner(queue: Queue, workers: list[WorkerProcess]) -> WorkerProcess:
-    """Of the one job that is under way."""
+    """The worker that runs the only job."""
     found = [worker for holder in queue.holders().values() for worker in workers if is_of(holder.consumer, worker)]
     assert len(found) == 1, f"{queue.holders()}\n{log_of(*workers)}"
     return found[0]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(400)  # an engine starts
 
 STEPS, SAMPLES = 9, 128
 FEW = 3
-"""Of the first and of the last steps, over which rewards are compared."""
+"""Rewards are compared over so many first and so many last steps."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def test_the_reward_rises_in_both_modes(runs: Runs) -> None:
 
 @pytest.mark.vllm
 def test_all_runs_start_from_the_same_weights(runs: Runs) -> None:
-    """Of one seed are the weights, the prompts and the sampling, and so is what the first step sees."""
+    """Weights, prompts and sampling have the same seed, so the first steps see the same."""
     assert len({run["steps"][0]["reward"] for run in runs}) == 1
 
 
 @pytest.mark.vllm
 def test_the_workers_log_probs_are_the_trainers(runs: Runs) -> None:
-    """Of every token, under the weights of the version that its span names; and of those of the current version."""
+    """Each token's log-prob is checked under the version that its span names, and under the current version."""
     for run in runs:
         current, by_spans = run["difference_current"], run["difference_by_spans"]
         assert by_spans["tokens"] == sum(step["tokens"] for step in run["steps"])

@@ -26,9 +26,9 @@ class Run:
     """What a training run of `STEPS` steps saw."""
 
     differences: list[float] = field(default_factory=list)
-    """Of each step: the largest |trainer's log-prob - worker's| of a sampled token."""
+    """For each step the largest |trainer's log-prob - worker's| of a sampled token."""
     versions: list[set[int]] = field(default_factory=list)
-    """Of each step: which policy versions sampled its completions."""
+    """For each step the policy versions that sampled its completions."""
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ class Saving:
 
 @pytest.fixture
 def rollout(redis_url: str, policy: str) -> Iterator[RolloutFunction]:
-    """Of a policy without workers."""
+    """A client of a policy without workers."""
     with Client(redis_url, policy=policy) as client:
         yield RolloutFunction(client)
 

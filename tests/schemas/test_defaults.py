@@ -1,4 +1,4 @@
-"""What is at its default does not travel: whoever reads it puts the default there, so a default never changes."""
+"""A field at its default is not sent: its reader fills the default in, so a default never changes."""
 
 from __future__ import annotations
 

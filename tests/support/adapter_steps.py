@@ -16,7 +16,7 @@ from rollstream.worker.engines.stub import StubEngine
 CHUNK = 200
 CONFIG = b"{}"
 SIZE = 500
-"""Of an adapter that `put` writes: three chunks, of which the last is shorter."""
+"""Size of an adapter that `put` writes: three chunks, the last one shorter."""
 
 
 async def put(redis: Redis, keys: Keys, name: str, content: str = "", **changes: Any) -> AdapterManifest:

@@ -77,7 +77,7 @@ def log_of(*workers: WorkerProcess) -> str:
 
 
 def holder(queue: Queue) -> Holder | None:
-    """Of the only pending entry."""
+    """The holder of the only pending entry."""
     found = list(queue.holders().values())
     assert len(found) <= 1, found
     return found[0] if found else None

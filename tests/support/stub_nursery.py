@@ -122,7 +122,7 @@ def serve() -> int:
 def _fork(order: dict[str, object]) -> int | None:
     """None in this process; a worker's exit code in its own.
 
-    The worker is the child of a child that ends at once, so it becomes one of whoever adopts orphans above us. It
+    The worker is the child of a child that ends at once, so the process above us that adopts orphans adopts it. It
     waits for that to have happened: it binds its life to its parent's.
     """
     adopted, told = os.pipe()

@@ -103,7 +103,7 @@ def wait_until_parked(worker: WorkerProcess, queue: Queue, version: int, count: 
 
 
 def spans(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[tuple[tuple[int, int], ...]]:
-    """Of every completion of a batch that was answered in full, after an audit; they add up to its tokens."""
+    """The version spans of each completion of a fully answered batch, after an audit; they add up to its tokens."""
     found = []
     for answer in audit(redis_url, queue.keys.policy, batch_id, groups):
         assert isinstance(answer, GroupResult), answer
@@ -114,6 +114,6 @@ def spans(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[tupl
 
 
 def codes(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[str | None]:
-    """Of each group: the code of its error, None where it has a result."""
+    """The error code of each group, None if it has a result."""
     answers = audit(redis_url, queue.keys.policy, batch_id, groups)
     return [answer.code if isinstance(answer, GroupError) else None for answer in answers]

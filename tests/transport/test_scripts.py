@@ -25,7 +25,7 @@ FILES = {
 
 @pytest.fixture
 async def redis() -> AsyncIterator[Redis]:
-    """Of a server of its own, whose commands are counted."""
+    """A connection to a server of its own, so that its commands can be counted."""
     with EmbeddedRedis() as own:
         client = Redis.from_url(own.url)
         yield client

@@ -43,7 +43,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(certificates: Path) -> Iterator[int]:
-    """Of a Redis that speaks TLS alone, and asks for a client's certificate."""
+    """A Redis that speaks only TLS and asks for a client's certificate."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]

@@ -1,4 +1,4 @@
--- The fence: only who holds a delivery may end it. Put before each script that calls it.
+-- The fence: only the holder of a delivery may end it. It is put before each script that calls it.
 --
 -- Returns nil to the holder of this delivery of the entry, else what the script is to return: 'fenced', or the error of
 -- Redis.

@@ -53,7 +53,7 @@ class AdapterSupply:
         """
         adapter = await self._find(name)
         if sha256 is not None and await asyncio.to_thread(_digest, name, adapter.path) != sha256:
-            raise adapter_refused(name, "its content is not that which the policy version was announced with")
+            raise adapter_refused(name, "its content is not what the policy version was announced with")
         await self._engine.load_adapter(adapter)
         return adapter
 

@@ -4,7 +4,7 @@
 -- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] totals
 -- KEYS[4] ledger of the batch, if there is one
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
--- ARGV[5] dead letter      ARGV[6] payload, or nothing: that of the entry is copied, which need not travel then
+-- ARGV[5] dead letter      ARGV[6] payload; without it the entry's payload is copied and need not be sent
 --
 -- Returns 'buried', 'fenced' or 'gone' (the stream has no such entry: send the payload). Nothing was written then.
 local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
@@ -22,7 +22,7 @@ if not payload then
     if entry[2][i] == 'tokens' then tokens = entry[2][i + 1] end
   end
 end
--- The letter before the mark: Redis undoes nothing, and a letter may be refused.
+-- The letter before the mark: Redis may refuse the letter, and undoes no write.
 redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', payload)
 if KEYS[4] then
   redis.call('HSETNX', KEYS[4], field, 1)

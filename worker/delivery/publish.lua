@@ -11,21 +11,21 @@
 local token = ARGV[3] .. '|' .. ARGV[2] .. '|' .. ARGV[4]
 local field = 'g:' .. ARGV[5]
 
--- The own token before the fence: after the XACK of the last group nothing is pending.
+-- Our own token before the fence: after the XACK of the last group nothing is pending.
 local winner = redis.call('HGET', KEYS[3], field)
 if winner == token then return 'published' end
 
 local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 if stop then return stop end
 
--- Redis undoes nothing: what may be refused comes before the first thing that counts. Adding 0 proves that a field is a
--- number and that we may write it.
+-- Redis undoes no write: so writes that it may refuse come before the first one that counts. Adding 0 proves that a
+-- field is a number and that we may write it.
 local answered_field = 'answered:' .. ARGV[10]
 redis.call('HINCRBY', KEYS[3], answered_field, 0)
 
 local counts = true
 if winner then
-  -- Answered by an earlier delivery of this entry: counted then. By another entry: count it here, once.
+  -- An answer from an earlier delivery of this entry was counted then; one from another entry is counted here, once.
   counts = string.sub(winner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '|'
     and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
 else
@@ -40,14 +40,14 @@ else
   redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
   redis.call('HSETNX', KEYS[3], field, token)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
-  -- Totals are for readers: an answer is published also where something else wrote them. Of all answers, whoever gives
-  -- them, as many count as groups were queued.
+  -- Totals are only for readers: an answer is published also if their key has another type. As many answers count, from
+  -- workers and cancels, as groups were queued.
   if done <= queued then
     redis.pcall('HINCRBY', KEYS[4], 'groups_answered', 1)
     redis.pcall('HINCRBY', KEYS[4], 'tokens_answered', ARGV[13])
   end
   if tostring(done) == groups then
-    -- The times first: a stream that took its last possible entry just now refuses the seal, and must go all the same.
+    -- The expiry first: a stream that just took its last possible entry refuses the seal, and must expire all the same.
     redis.call('EXPIRE', KEYS[2], ARGV[12])
     redis.call('EXPIRE', KEYS[3], ARGV[12])
     redis.pcall('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])

@@ -1,5 +1,5 @@
--- Acknowledge a job all of whose groups have an answer, whoever gave it, only for the holder of the lease. Safe to send
--- again after a lost reply.
+-- Acknowledge a job if all of its groups have an answer, from any worker; only for the holder of the lease. Safe to
+-- send again after a lost reply.
 --
 -- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] totals
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)

@@ -9,10 +9,10 @@
 local cursor = ARGV[4]
 local removed = 0
 for _ = 1, ARGV[5] do
-  -- JUSTID counts no delivery, so it is counted below: one script knows the number that it wrote.
+  -- JUSTID counts no delivery, so it is counted below, where the script knows the number that it writes.
   local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], cursor, 'COUNT', 1, 'JUSTID')
   cursor = reply[1]
-  removed = removed + #(reply[3] or {}) -- Redis 6.2 lists and leaves what is gone, 7 takes it off the list itself
+  removed = removed + #(reply[3] or {}) -- 6.2 leaves entries that are gone on the pending list, 7 removes them
   local id = reply[2][1]
   if id then
     local entry = redis.call('XRANGE', KEYS[1], id, id)

@@ -1,5 +1,5 @@
--- Leave an entry to workers that serve a newer policy version: it waits under a consumer named for it, and this delivery
--- does not count. Only for the holder of the lease. Safe to send again after a lost reply.
+-- Leave an entry to workers that serve a newer policy version: it waits under a consumer named for that version, and
+-- this delivery does not count. Only for the holder of the lease. Safe to send again after a lost reply.
 --
 -- KEYS[1] jobs stream
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)

@@ -1,6 +1,6 @@
--- Let pending entries be idle from now on which were delivered, by Redis' clock of then, at a time that is still to come:
--- the clock was set back since. Redis calls them idle for 0 ms until it has caught up, and nobody would take them over.
--- An entry that was delivered in this very millisecond looks the same, and nothing changes for it.
+-- Count the idle time of some pending entries from now on: those delivered at a time that still lies in the future,
+-- because Redis' clock was set back since. Redis calls them idle for 0 ms until its clock has caught up, and no worker
+-- would take them over. An entry that was delivered in this very millisecond looks the same; nothing changes for it.
 --
 -- KEYS[1] jobs stream
 -- ARGV[1] consumer group   ARGV[2] first entry, `(` before it: without it   ARGV[3] most entries that are looked at

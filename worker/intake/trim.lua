@@ -1,11 +1,11 @@
--- Trim finished jobs, oldest first: those older than the retention, and while the stream is larger than it may be. Never
--- an entry that is pending or was not delivered. One call does a bounded amount of work; 0 says that it was the last.
+-- Trim finished jobs, oldest first: those older than the retention, and more while the stream is larger than it may be.
+-- Entries that are pending or were not delivered stay. One call does a bounded amount of work; 0: nothing is left to do.
 --
 -- KEYS[1] jobs stream      KEYS[2] hash of horizons, used only while ids run ahead of Redis' clock
 -- ARGV[1] consumer group   ARGV[2] retention, ms   ARGV[3] retention, bytes
 -- ARGV[4] most entries that one step removes       ARGV[5] most steps
 --
--- Returns how many entries went.
+-- Returns how many entries were removed.
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then return 0 end
 
@@ -32,8 +32,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = now - tonumber(ARGV[2])
 horizon = horizon < ms_of(keep_from) and string.format('%.0f', math.max(horizon, 0)) or keep_from
 
--- A clock that was ahead and is right again leaves ids that tell no age, and all later ones follow them. So it is written
--- down which entry had been delivered when: what came before it is at least as old. At most some 70 fields.
+-- After a clock that was ahead is set right, ids do not tell an entry's age, nor do those of later entries. So the hash
+-- notes which entry had been delivered when: entries before it are at least as old. It has at most some 70 fields.
 if ms_of(delivered) > now + 1000 then
   local apart = math.max(tonumber(ARGV[2]) / 64, 1000)
   local newest, oldest_kept = -1, nil
@@ -41,7 +41,7 @@ if ms_of(delivered) > now + 1000 then
   for i = 1, #flat, 2 do
     local id, at = flat[i], tonumber(flat[i + 1])
     if not at or at > now or not string.match(id, '^%d+%-%d+$') then
-      redis.call('HDEL', KEYS[2], id)  -- of a clock that is ahead no more
+      redis.call('HDEL', KEYS[2], id)  -- noted while the clock was ahead
     else
       newest = math.max(newest, at)
       if at <= now - tonumber(ARGV[2]) then
@@ -63,7 +63,8 @@ if ms_of(delivered) > now + 1000 then
   if oldest_kept then horizon = is_before(oldest_kept, keep_from) and oldest_kept or keep_from end
 end
 
--- Whole nodes of the stream, for `~` alone takes a LIMIT. Small jobs share a node of a few KiB; a large one has its own.
+-- Whole nodes of the stream, because only `~` takes a LIMIT. Small jobs share a node of a few KiB; a large one has its
+-- own.
 local function step(min_id, most)
   return redis.call('XTRIM', KEYS[1], 'MINID', '~', min_id, 'LIMIT', most)
 end
@@ -72,15 +73,15 @@ local most = tonumber(ARGV[4])
 local trimmed = 0
 for _ = 1, ARGV[5] do
   local gone = step(horizon, most)
-  -- What is left to go then shares its node with what stays.
+  -- Entries that remain to be removed then share a node with entries that stay.
   if gone == 0 then gone = redis.call('XTRIM', KEYS[1], 'MINID', horizon) end
   if gone == 0 then break end
   trimmed = trimmed + gone
 end
 for _ = 1, ARGV[5] do
-  -- The samples are the oldest nodes: with the default of five, a few large jobs would speak for all.
+  -- The samples are the oldest nodes: with the default of five, a few large jobs would stand for all.
   if redis.call('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 1000) <= tonumber(ARGV[3]) then break end
-  -- No more than it takes: a limit below the oldest node's entries removes nothing.
+  -- Not less than the oldest node's entries: a smaller limit removes nothing.
   local gone, limit = 0, 1
   while gone == 0 and limit < 2 * most do
     gone = step(keep_from, limit)

@@ -23,7 +23,7 @@ _HOPELESS = (
     (("cluster support disabled",), "it is no Redis Cluster: write redis:// or rediss://"),
     (("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_HANDSHAKE_FAILURE"),
      "it wants a certificate of ours that it trusts: ssl_certfile and ssl_keyfile in the URL"),
-    (("unknown command", "NOPERM", "no permission"), "a worker needs this command: ask whoever runs this Redis"),
+    (("unknown command", "NOPERM", "no permission"), "a worker needs this command: ask this Redis' administrator"),
 )  # fmt: skip
 """Words of replies that no retry can change, and what to do."""
 _PASSING = (

@@ -1,4 +1,4 @@
-"""The versions stream as it stands is the truth about policy versions, also when it has begun anew."""
+"""Policy versions are what the versions stream says now, also if the stream was deleted and started again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Announcements:
             self.versions = tuple(_announced(entries))
 
 
-def began_anew(announced: Sequence[Announced], served: Announced) -> bool:
+def started_again(announced: Sequence[Announced], served: Announced) -> bool:
     """Whether the stream is another than that of `served`: it ends before it, or has other content under its number."""
     there = [one for one in announced if one.version == served.version]
     return bool(announced) and (announced[0].version < served.version or there not in ([], [served]))

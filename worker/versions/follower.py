@@ -21,7 +21,7 @@ from ..engine import Adapter, Engine, SwapMode
 from ..errors import CheckpointRefusedError, SettingsError
 from ..redis_io.connections import cancelled, retrying
 from ..weights import checkpoint
-from .announcements import BOOTED, Announced, Announcements, began_anew, to_serve
+from .announcements import BOOTED, Announced, Announcements, started_again, to_serve
 from .retries import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
 
 PERIOD_S = 0.1
@@ -48,7 +48,7 @@ class VersionFollower:
 
     Two tasks of the worker change it. A look, one at a time, reads the announcements and decides whether what is
     served stands among them (`adrift`). A load, one at a time, sets `serving` and the refusals, and holds the
-    adapter that is served. Others only read, but for `swapped`, which whoever waits for it clears.
+    adapter that is served. Others only read, but for `swapped`, which is cleared by the task that waits for it.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class VersionFollower:
     def _settle(self) -> None:
         announced, served = self._announcements.versions, self.serving.announced
         if self.adrift and served in announced:
-            log.info("jobs are taken again, what is served stands in the stream", serving=served.version)
+            log.info("jobs are taken again, the served version is in the versions stream", serving=served.version)
             self.adrift = False
-        elif not self.adrift and began_anew(announced, served):
+        elif not self.adrift and started_again(announced, served):
             log.warning(
-                "the versions began anew, no job is taken until one of them is served",
+                "the versions stream started again, no job is taken until one of its versions is served",
                 serving=served.version,
                 newest=self.newest,
             )

@@ -1,4 +1,4 @@
-"""A batch whose entries were removed by hand is an error to whoever waits for it, and the doctor names it."""
+"""Waiting for a batch whose entries were removed by hand raises an error, and the doctor names the batch."""
 
 from __future__ import annotations
 

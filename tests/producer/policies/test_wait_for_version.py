@@ -1,4 +1,4 @@
-"""Whoever waits for a version gets it or learns why not; a batch says which versions may sample it."""
+"""A producer that waits for a version gets it or learns why not; a batch says which versions may sample it."""
 
 from __future__ import annotations
 

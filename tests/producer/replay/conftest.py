@@ -22,7 +22,7 @@ def operator(redis_url: str, policy: str) -> Operator:
 
 @pytest.fixture
 def payload(redis_url: str, policy: str, queue: Queue) -> bytes:
-    """Of a real job of batch `b`, whose entry is gone."""
+    """Payload of a real job of batch `b`, whose entry is gone."""
     with Client(redis_url, policy=policy) as client:
         client.submit([[1, 2], [3]], None, CONFIG, batch_id="b")
     ((entry_id, fields),) = queue.entries()

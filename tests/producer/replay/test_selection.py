@@ -29,7 +29,7 @@ def test_an_entry_id_of_several_partitions_is_refused_until_it_names_one(command
 
 
 def test_since_leaves_out_batches_that_are_not_finished(client: Client, command: Command, queue: Queue) -> None:
-    """Of `half`, one job is done, one runs and one waits."""
+    """One job of `half` is done, one runs and one waits."""
     submit(client, "done")
     finish(queue)
     submit(client, "half")

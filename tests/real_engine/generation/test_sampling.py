@@ -212,19 +212,19 @@ async def test_two_contents_of_one_name_are_told_apart_in_one_burst(
     engine: VllmEngine, adapters: dict[str | None, Adapter | None], adapter_dir: Path
 ) -> None:
     options = {"seed": 3, "ignore_eos": True, "max_new_tokens": 20}
-    anew, *others = [Adapter(name="math@1", int_id=200, path=adapter_dir / "math@2")] + [
+    renewed, *others = [Adapter(name="math@1", int_id=200, path=adapter_dir / "math@2")] + [
         Adapter(name=f"other@{number}", int_id=200 + number, path=adapter_dir / "code@1") for number in range(1, 5)
     ]
     alone = [await generate(engine, PROMPT, adapters[name], **options) for name in ("math@1", "math@2")]
-    for adapter in (anew, *others):  # the last four take all places in a batch
+    for adapter in (renewed, *others):  # the last four take all places in a batch
         await engine.load_adapter(adapter)
 
     burst = await asyncio.gather(
-        *(generate(engine, PROMPT, adapter, **options) for adapter in (adapters["math@1"], anew) * 6)
+        *(generate(engine, PROMPT, adapter, **options) for adapter in (adapters["math@1"], renewed) * 6)
     )
 
     assert [ids(found) for found in burst] == [ids(found) for found in alone] * 6
-    for adapter in (anew, *others):
+    for adapter in (renewed, *others):
         await engine.unload_adapter(adapter)
 
 

@@ -84,7 +84,7 @@ async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess
 
 
 def _guessed_beside_what_vllm_reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
-    """Of each completion: whether a vLLM that reports nothing would have its spans called exact, and be right."""
+    """For each completion: whether its spans would be called exact if vLLM reported nothing, and whether they are."""
     found: list[tuple[bool, bool]] = []
     tell = Versions.spans
 

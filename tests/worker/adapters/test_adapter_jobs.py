@@ -165,7 +165,7 @@ def test_a_policys_adapter_that_is_not_what_was_announced_is_refused(
     flags = ("--lora", "--model", str(tiny_model), "--checkpoint-dir", str(steps))
     with stub(redis_url, policy, *flags) as worker:
         announce(queue, 1, "math@1", "ab" * 32, source="adapter")
-        wait_until_refused(worker, queue, 1, "not that which the policy version was announced with")
+        wait_until_refused(worker, queue, 1, "not what the policy version was announced with")
         announce(queue, 2, "../math@1", sha256, source="adapter")
         wait_until_refused(worker, queue, 2, "'../math@1': nobody published it")
         announce(queue, 3, "nobody@3", sha256, source="adapter")

@@ -235,7 +235,7 @@ def test_an_adapter_that_changes_while_it_is_checked_is_not_taken_for_what_was_c
 
 
 def test_an_adapter_whose_config_changes_later_is_refused(root: Path, tiny_model: Path) -> None:
-    """vLLM reads it anew after it had dropped the adapter: it would be scaled otherwise from then on."""
+    """vLLM reads the config again if it had dropped the adapter; from then on the scale would be another."""
     directory = AdapterFolder(root=root, max_rank=16, model=tiny_model)
     directory.find("math@1")
 

@@ -1,4 +1,4 @@
-"""The publish script: one result a group, whoever sends it and however often."""
+"""The publish script: one result for each group, however often and by however many workers it is sent."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BYTES = b"\xc1 what the producer wrote"
 
 @pytest.fixture
 async def lease(redis: Redis, policy: str) -> Lease:
-    """Of an unreadable job, taken ten seconds ago."""
+    """The lease of an unreadable job, taken ten seconds ago."""
     keys = Keys(policy)
     await redis.xgroup_create(keys.jobs(0), GROUP, id="0", mkstream=True)
     fields: Any = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2).fields(BYTES)

@@ -30,7 +30,7 @@ def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
 
 @pytest.fixture
 async def lease(redis: Redis, keys: Keys) -> Lease:
-    """Of a delivered job."""
+    """The lease of a delivered job."""
     jobs_key = keys.jobs(0)
     await redis.xgroup_create(jobs_key, GROUP, id="0", mkstream=True)
     fields: Any = JOB.fields(b"")

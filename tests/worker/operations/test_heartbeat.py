@@ -23,7 +23,7 @@ KEYS = Keys("p")
 
 @pytest.fixture
 async def redis() -> AsyncIterator[Redis]:
-    """Of a server of its own."""
+    """The URL of a server of its own."""
     with EmbeddedRedis() as own:
         client = Redis.from_url(own.url)
         yield client

@@ -31,7 +31,7 @@ MINUTE = KEYS.history(100_000)
 
 @pytest.fixture
 async def redis() -> AsyncIterator[Redis]:
-    """Of a server of its own."""
+    """The URL of a server of its own."""
     with EmbeddedRedis() as own:
         client = Redis.from_url(own.url)
         yield client
@@ -160,7 +160,7 @@ def test_the_rate_counts_the_time_in_which_something_ran() -> None:
     meter = RateMeter()
     looks = [(0, 0, True), (20, 200, True), (30, 250, False), (1000, 250, True), (1000 + MEASURED_S - 30, 900, True)]
     assert [meter.look(*look) for look in looks] == [None, None, None, None, 900 / MEASURED_S]
-    assert meter.look(1000 + MEASURED_S, 1000, True) is None, "it began anew"
+    assert meter.look(1000 + MEASURED_S, 1000, True) is None, "it started again"
 
 
 def test_a_worker_that_answers_nothing_has_no_rate() -> None:

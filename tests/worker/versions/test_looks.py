@@ -1,4 +1,4 @@
-"""What a worker hears of the versions stream: each look counts, whoever gives up, and no news is reported once."""
+"""How a worker reads the versions stream: a look counts even if its caller gives up, and a fault is told once."""
 
 from __future__ import annotations
 

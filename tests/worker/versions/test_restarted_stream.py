@@ -1,4 +1,4 @@
-"""A versions stream that begins anew: its versions are served, lower or not, and until then no job is taken."""
+"""A versions stream that starts again: its versions are served, lower or not, and until then no job is taken."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_versions_that_begin_anew_are_served_lower_or_not_before_another_job_is_
             assert report(worker, queue)["policy_sha256"] == checkpoint.digest(steps / f"step-{step}")
         wait_until_reported(worker, queue, state="serving", policy_version="2", newest_version="2")
 
-    assert worker.log.count("the versions began anew") == 2, "the third stream went on from the second"
+    assert worker.log.count("the versions stream started again") == 2, "the third stream went on from the second"
 
 
 def test_while_nothing_of_a_new_stream_can_be_served_nothing_is_taken_and_an_empty_one_changes_nothing(

@@ -157,7 +157,7 @@ def test_the_audit_sees_a_job_that_was_queued_twice_or_not_at_all(tampered: Queu
     assert (found.doubled, found.lost) == (1, 1), first
 
 
-def test_the_audit_sees_a_dead_letter_that_is_missing_or_nobodys(tampered: Queue, small_plan: Plan) -> None:
+def test_the_audit_sees_a_dead_letter_that_is_missing_or_of_no_job(tampered: Queue, small_plan: Plan) -> None:
     key = tampered.keys.dead(0)
     (entry_id, fields), *_ = cast("list[tuple[bytes, dict[bytes, bytes]]]", tampered.redis.xrange(key))
     innocent = next(number for number, job in tampered.entries() if job.get(b"batch") == b"batch-0")

@@ -48,7 +48,7 @@ def test_a_command_goes_by_its_first_key(command: tuple[Any, ...], slot: int | N
     assert slot_of(command) == slot
 
 
-def test_a_slot_belongs_to_its_primary_and_an_unnamed_one_is_who_was_asked() -> None:
+def test_a_slot_belongs_to_its_primary_and_an_unnamed_node_is_the_one_that_was_asked() -> None:
     reply = [[0, 9, [b"10.0.0.1", 1, b"id"], [b"10.0.0.9", 9, b"id"]], [10, 11, [b"", 2, b"id"]], [12, 12, [None, 3]]]
 
     found = owners(reply, "asked")

@@ -51,7 +51,7 @@ async def test_a_slot_that_moved_is_followed(redis: Redis, cluster: LocalCluster
     assert (command, transaction, pipeline) == (True, [True, b"2"], [True, None, b"3"])
 
 
-async def test_a_slot_that_moved_to_a_node_without_a_name_is_found_at_the_address_of_who_says_so(
+async def test_a_slot_that_moved_to_a_node_without_a_name_is_found_at_the_address_that_says_so(
     redis: Redis, cluster: LocalCluster
 ) -> None:
     key = "nameless"

@@ -78,7 +78,7 @@ def test_a_batch_that_cannot_be_answered_is_a_dead_letter_and_keeps_no_other_wai
     assert all(queue.redis.type(queue.keys.results(f"evil{number}")) == b"none" for number in range(8))
 
 
-def test_a_stream_of_dead_letters_that_takes_no_more_ends_nobody(
+def test_a_stream_of_dead_letters_that_takes_no_more_ends_no_worker(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
     queue.redis.xadd(queue.keys.dead(0), {"letter": "x"}, id=LAST_ID)

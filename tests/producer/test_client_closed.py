@@ -211,7 +211,7 @@ except LookupError:
 """
 
 
-def test_clients_that_nobody_closed_make_no_noise_at_exit(redis_url: str, policy: str) -> None:
+def test_unclosed_clients_make_no_noise_at_exit(redis_url: str, policy: str) -> None:
     command = [sys.executable, "-W", "always::ResourceWarning", "-c", LEFT_OPEN, redis_url, policy]
     began = time.monotonic()
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

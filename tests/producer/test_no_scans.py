@@ -34,7 +34,7 @@ def own_redis() -> Iterator[Any]:
         yield connected
 
 
-def test_status_doctor_and_whoever_waits_find_all_of_it_without_a_scan(own_redis: Any, policy: str) -> None:
+def test_status_doctor_and_waits_find_everything_without_a_scan(own_redis: Any, policy: str) -> None:
     keys = Keys(policy)
 
     async def ask(batch: Batch) -> tuple[list[str], list[str], list[str]]:

@@ -65,7 +65,7 @@ def test_a_name_of_several_lines_stays_on_one() -> None:
     assert str(caught.value).isprintable()
 
 
-def test_the_table_of_names_sends_nobody_to_a_name_that_there_is_not() -> None:
+def test_the_table_of_names_sends_users_only_to_names_that_exist() -> None:
     for name in (*_RENAMED, *_DIFFERENT, *_NOT_OFFERED):
         assert name not in FIELDS, f"{name} is an option now"
         quoted = [word for word in advice(name, FIELDS).split("'")[1::2] if "@" not in word and " " not in word]

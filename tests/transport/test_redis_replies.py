@@ -64,7 +64,7 @@ def test_what_somebody_may_mend_is_waited_for(error: exceptions.RedisError, monk
     assert not Patience().is_over(error)
 
 
-async def test_a_reply_that_nobody_knows_is_given_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_reply_is_given_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
     async def answered() -> None:

@@ -151,7 +151,7 @@ async def test_a_wait_without_a_time_limit_warns_again_and_again(
 
 
 @pytest.mark.usefixtures("soon")
-async def test_whoever_waits_for_groups_or_a_version_is_warned(
+async def test_a_wait_for_groups_or_a_version_warns(
     trainer: AsyncClient, queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
     announce(queue, 2, "step-2")

@@ -122,7 +122,7 @@ def test_a_worker_that_does_not_live_is_named_with_those_that_do(operator: Opera
     assert not queue.redis.exists(queue.keys.worker("ghost\x1b[2J"))
 
 
-def test_draining_nobody_is_no_error(operator: Operator) -> None:
+def test_draining_no_worker_is_no_error(operator: Operator) -> None:
     done = operator("drain", "--all", "--wait")
     assert (done.exit_code, done.stdout) == (0, "no live worker\n")
 

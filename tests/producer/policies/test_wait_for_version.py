@@ -43,7 +43,7 @@ async def test_waiting_ends_once_enough_workers_serve_the_version_or_a_newer_one
     await asyncio.wait_for(asyncio.gather(waits[1], every), 10)
 
 
-async def test_waiting_in_vain_names_who_is_behind_and_why(trainer: AsyncClient, queue: Queue) -> None:
+async def test_waiting_in_vain_names_the_workers_behind_and_why(trainer: AsyncClient, queue: Queue) -> None:
     announce(queue, 2, "step-2")
     reporting(queue, "a", 2)
     reporting(queue, "b", 1, policy_error="no folder of that name")

@@ -92,7 +92,7 @@ async def test_handles_of_one_batch_share_its_reads_wherever_each_is(
     assert [list(answers) for answers in await asyncio.gather(*waits)] == [[1, 2, 0]] * 21
 
 
-async def test_whoever_leaves_in_the_midst_of_a_read_is_not_waited_for(own_redis: Any, policy: str) -> None:
+async def test_a_reader_that_leaves_during_a_read_is_not_waited_for(own_redis: Any, policy: str) -> None:
     connected = AsyncRedis.from_url(f"redis://127.0.0.1:{own_redis.connection_pool.connection_kwargs['port']}/0")
 
     async def read(command: Any) -> None:
@@ -137,7 +137,7 @@ async def test_a_stream_that_redis_refuses_fails_its_own_handle_alone(lone: Asyn
 @pytest.mark.parametrize(
     ("limit", "remedy"), [("maxclients", "its maxclients"), ("files", "oo many open files.*`ulimit -n`")]
 )
-async def test_who_finds_no_connection_is_told_the_limit(
+async def test_a_client_without_a_free_connection_is_told_the_limit(
     lone: AsyncClient, own_redis: Any, limit: str, remedy: str
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

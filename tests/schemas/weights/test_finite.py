@@ -63,7 +63,7 @@ def test_whole_numbers_and_computed_buffers_are_no_weights() -> None:
      (66).to_bytes(8, "little") + b'{"a":{"dtype":["F32"],"shape":[2],"data_offsets":[0,8]},"b":null}'.ljust(66)],
     ids=["empty", "a byte", "a huge header", "null", "a number", "deep", "no dtype"],
 )  # fmt: skip
-def test_what_is_no_safetensors_file_is_left_to_whoever_checks_headers(content: bytes) -> None:
+def test_a_file_that_is_not_safetensors_is_left_to_the_check_of_headers(content: bytes) -> None:
     for piece in (9, 10**6):
         assert spoilt(content, piece) is None
 

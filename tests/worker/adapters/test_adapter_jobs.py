@@ -139,7 +139,7 @@ def test_a_policy_published_as_adapters_changes_what_starts_and_not_what_runs(
     assert ids[0] != ids[1]
 
 
-def test_a_policys_adapter_is_kept_while_it_is_served_and_loaded_by_who_comes_late(
+def test_a_policys_adapter_is_kept_while_it_is_served_and_loaded_by_a_late_worker(
     redis_url: str, policy: str, client: Client, queue: Queue, adapter_dir: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     size = sum(path.stat().st_size for path in (adapter_dir / "math@1").iterdir())

@@ -138,7 +138,7 @@ async def test_a_cancel_counts_what_it_answered_and_once(redis: Redis, queue: Qu
 
 
 @pytest.mark.parametrize("slices", [[(0, 4)], [(0, 1), (2, 2), (1, 1)], [(3, 1), (2, 1), (0, 2)]])
-async def test_groups_that_were_never_queued_count_nowhere_whoever_answers_when(
+async def test_groups_that_were_never_queued_are_not_counted_whenever_they_are_answered(
     redis: Redis, queue: Queue, slices: list[tuple[int, int]]
 ) -> None:
     batch = batch_of(4)

@@ -169,7 +169,7 @@ async def test_the_oldest_version_is_reported_until_the_engine_that_failed_has_f
     assert both.policy_version == 4
 
 
-async def test_a_number_that_is_announced_anew_for_other_weights_is_loaded_by_every_engine(tmp_path: Path) -> None:
+async def test_a_number_that_is_announced_again_for_other_weights_is_loaded_by_every_engine(tmp_path: Path) -> None:
     first, other = (write_model(tmp_path / name, seed=4, tokenizer=False) for name in ("first", "other"))
     engines = [Seen(), Seen()]
     both = Replicas(engines)

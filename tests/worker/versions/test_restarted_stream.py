@@ -24,12 +24,12 @@ from tests.support.versions import (
 )
 
 
-def start_anew(queue: Queue) -> None:
+def start_again(queue: Queue) -> None:
     """Redis has lost all of the queue, its versions with it."""
     queue.redis.delete(*queue.redis.keys(f"rs:{{{queue.keys.policy}*"))
 
 
-def test_versions_that_begin_anew_are_served_lower_or_not_before_another_job_is_taken(
+def test_versions_of_a_stream_that_starts_again_are_served_before_another_job_is_taken(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
@@ -37,7 +37,7 @@ def test_versions_that_begin_anew_are_served_lower_or_not_before_another_job_is_
         client.publish_policy(5, checkpoint=steps / "step-2")
         client.wait_for_version(5, timeout=30)
         for version, step in ((1, 1), (1, 2), (2, 1)):
-            start_anew(queue)
+            start_again(queue)
             client.publish_policy(version, checkpoint=steps / f"step-{step}")
             gated = client.submit([[5]], None, tokens(), min_policy_version=version, max_staleness=0)
             client.wait_for_version(version, timeout=30)

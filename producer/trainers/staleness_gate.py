@@ -78,8 +78,8 @@ class StalenessGate:
     request. For the same reason a `max_outstanding` below B needs a trainer that calls `consumed` for parts of a batch.
 
     It changes only within its own calls: `admit` and `try_admit` let samples in, `count`, `consumed` and the calls
-    that give samples back let them out, and `advance` moves the version; each then admits those who wait and have
-    room.
+    that give samples back let them out, and `advance` moves the version; each then admits the waiting
+    requests that have room.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The workers of a chaos run and what is done to them: who ends is started again, every fault is undone in time."""
+"""The workers of a chaos run and their faults: a worker that ends is started again, each fault is undone in time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Fleet:
         self.tend()
 
     def tend(self) -> None:
-        """Undo what is due, start who has ended, strike what has waited. Call often."""
+        """Undo faults that are due, start workers that have ended, cause faults that have waited. Call often."""
         now = time.monotonic()
         for target, (when, undo) in list(self._undo.items()):
             if now >= when:

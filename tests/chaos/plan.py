@@ -1,4 +1,4 @@
-"""What a chaos run will do, from its seed alone: the batches, the entries nobody should have written, the faults."""
+"""What a chaos run will do, from its seed alone: the batches, the hostile entries and the faults."""
 
 from __future__ import annotations
 

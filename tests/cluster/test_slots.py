@@ -1,4 +1,4 @@
-"""The cluster client follows a slot that has moved, is on its way or belongs to nobody."""
+"""The cluster client follows a slot that has moved, is on its way or belongs to no node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in the keys of one batch, its own jobs are dead letters and nobody else waits for them."""
+"""If a batch's keys hold anything unexpected, its own jobs become dead letters and no other job waits for them."""
 
 from __future__ import annotations
 

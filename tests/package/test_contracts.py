@@ -33,7 +33,7 @@ FORBIDDEN = {
     "vllm": ("rollstream.worker.jobs.seeds", "vllm"),
     "circles": ("rollstream.schemas.wire.fields", "rollstream.schemas.wire.messages"),
 }
-"""For each contract an import that it alone forbids: who imports, and what."""
+"""For each contract an import that only it forbids: the importing module, and the imported one."""
 
 STEPS = [
     (id, container, lower, upper)

@@ -119,7 +119,7 @@ def test_errors_in_a_group_come_back() -> None:
 
 
 class OneWay(Exception):
-    """Can be pickled and not unpickled, as an error whose `__init__` takes more than its text."""
+    """It can be pickled but not unpickled, like any error whose `__init__` takes more than its text."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} ({code})")

@@ -1,4 +1,4 @@
-"""A client that is closed, interrupted or left alone ends at once and without noise, and so does who waits for it."""
+"""A client that is closed, interrupted or left alone ends at once and without noise, and so do its waiting calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile, missing and deleted results become typed errors, and nobody waits for them for ever."""
+"""Hostile, missing and deleted results become typed errors, and no call waits for them for ever."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def test_a_field_that_makes_no_sense_is_as_one_that_is_not_there(told: dict[byte
 
 @pytest.fixture(params=[*NONSENSE, "no hash"], ids=lambda one: repr(one)[:20])
 def hostile(request: pytest.FixtureRequest, queue: Queue) -> Iterator[int]:
-    """A worker all of whose fields are this, or whose report is no hash; how many workers are to be seen."""
+    """Add a worker with this value in all fields of its report, or with a report that is no hash. Gives how many
+    workers a reader must see."""
     report_of(queue.redis, queue.keys, "hostile", dict.fromkeys(REPORT_FIELDS, request.param))
     key, is_hash = queue.keys.worker("hostile"), request.param != "no hash"
     if not is_hash:

@@ -44,7 +44,7 @@ def give(key: str, to: ClusterNode, nodes: Sequence[ClusterNode]) -> None:
 
 
 def take_away(slots: Iterable[int], nodes: Sequence[ClusterNode]) -> None:
-    """In the eyes of all nodes nobody has the slots; to be repeated, for a heartbeat may give them back."""
+    """Make all nodes believe that no node has the slots. Repeat it, because a heartbeat may give them back."""
     for node in nodes:
         given = {slot for first, last, *_ in node.ask("CLUSTER", "SLOTS") for slot in range(first, last + 1)}
         if taken := sorted(given.intersection(slots)):

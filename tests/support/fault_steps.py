@@ -1,4 +1,4 @@
-"""Steps that fault tests share: stub workers with short leases, who holds an entry, waiting for what must come."""
+"""Steps that fault tests share: stub workers with short leases, holders of entries, waiting for events."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def wait_until_drained(worker: WorkerProcess) -> None:
 
 
 def go_through_an_outage(policy: str, away_s: float, lease_s: float) -> None:
-    """Redis is killed in mid-batch and comes back with its data: nobody exits or gives up, all is answered once.
+    """Redis is killed in mid-batch and comes back with its data: no worker exits or gives up, all is answered once.
 
     Where the leases outlast the outage, nothing is generated twice either.
     """

@@ -55,7 +55,7 @@ class Link:
         self._stop_before: tuple[bytes, int] | None = None
         self._budget: int | None = None
         self.lost = 0
-        """Replies that Redis gave and nobody got."""
+        """Replies that Redis sent and that reached no client."""
         self.requests: bytearray | None = None
         """All that passes towards Redis, once this is set."""
         self.stopped = threading.Event()

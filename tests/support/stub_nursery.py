@@ -60,7 +60,7 @@ class Forked:
 
 
 class Nursery:
-    """Started from the main thread, with whose process it ends."""
+    """Started from the main thread; it ends with that thread's process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(

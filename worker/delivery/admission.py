@@ -25,9 +25,9 @@ class Admission:
     group may overshoot a limit; no group gets a place while a limit is reached. Any number of roles may pause reading,
     each for its own reason; reading goes on once all have resumed it.
 
-    It changes in the worker's event loop alone, and never across an await: the consumer takes and lets go of
-    claims, a running job opens its claim, asks for places and leaves them, and roles pause it and resume it. Each
-    change ends with a look at who may go on.
+    It changes only in the worker's event loop, and never across an await: the consumer takes and lets go of claims, a
+    running job opens its claim, asks for places and leaves them, and roles pause and resume it. After each change it
+    wakes the tasks that may go on.
     """
 
     def __init__(self, *, limit: int, limit_bytes: int = 2**28, places: int | None = None) -> None:

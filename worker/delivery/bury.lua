@@ -1,4 +1,4 @@
--- Keep a job that was given up on as a dead letter, once, only for the holder of the lease. Without a ledger nobody waits
+-- Keep a job that was given up on as a dead letter, once, only for the holder of the lease. Without a ledger no producer waits
 -- for an answer: the entry is acknowledged. With one, its error answers do that, and the ledger says that it was kept.
 --
 -- KEYS[1] jobs stream      KEYS[2] stream of dead letters      KEYS[3] totals

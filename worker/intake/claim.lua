@@ -5,7 +5,7 @@
 -- ARGV[5] most steps of XAUTOCLAIM, each of which looks at ten entries
 --
 -- Returns {next cursor, removed} or {next cursor, removed, entry id, delivery count, {field, value, ...}}. An entry that
--- is no longer in the stream is acknowledged, for nobody can ever answer it; `removed` says how many were.
+-- is no longer in the stream is acknowledged: no worker can ever answer it; `removed` says how many were.
 local cursor = ARGV[4]
 local removed = 0
 for _ = 1, ARGV[5] do

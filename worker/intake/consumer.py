@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Consumer:
-    """One name in the consumer group `workers`, over every partition of the policy.
+    """A consumer in the consumer group `workers`, under one name in every partition of the policy.
 
     Three things change, and only in the worker's event loop: `run` sets the tasks that take jobs, which `stop` ends;
     `_unfinished` has the lease of a job from when the job is taken until it has ended well, so that `leave` gives back

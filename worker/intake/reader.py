@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class Reader:
-    """Asks for as many jobs as it is told that there is room for.
+    """Reads up to as many new jobs as its caller has room for.
 
     It changes in the worker's event loop. `read`, which one caller at a time may call, turns the order and says
     whether it waits; a partition whose read failed has a task that mends it until it is done; `interrupt` may come

@@ -1,4 +1,4 @@
-"""What every lease of a worker has in common."""
+"""What all leases of a worker have in common."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Terms:
     lease_s: float
 
     def lease(self, entry: Entry) -> Lease:
-        """For a job that was just delivered."""
+        """The lease of a job that was just delivered."""
         return Lease(
             jobs_key=entry.jobs_key,
             dead_key=self.dead_keys[entry.jobs_key],

@@ -6,7 +6,7 @@
 -- ARGV[4] version served
 --
 -- Returns {removed} or {removed, entry id, delivery count, {field, value, ...}}. An entry that is no longer in the stream
--- is acknowledged, for nobody can ever answer it; `removed` says how many were, at most one for each consumer in a call.
+-- is acknowledged: no worker can ever answer it; `removed` says how many were, at most one for each consumer in a call.
 local removed = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local consumer = {}

@@ -34,7 +34,7 @@ class Unseen:
         self._budgets = budgets
 
     async def find(self, jobs_keys: Iterable[str]) -> list[Entry]:
-        """Pending entries that are not held here: a read with `>` never returns them."""
+        """Entries that are pending for us and not held here: a read with `>` never returns them."""
         found: list[Entry] = []
         for jobs_key in jobs_keys:
             try:

@@ -1,4 +1,4 @@
-"""Read JSON that somebody else wrote: an object that may safely be compared and printed, or one error."""
+"""Read JSON from others: an object that may safely be compared and printed, or one error."""
 
 from __future__ import annotations
 

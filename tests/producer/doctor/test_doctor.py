@@ -34,7 +34,7 @@ def findings(done: Result) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def own_redis() -> Iterator[Any]:
-    """A server that a test may break, and whose changes are its own."""
+    """A server of its own, which a test may break."""
     with EmbeddedRedis(appendonly=True) as own, redis.Redis.from_url(own.url) as connected:
         connected.url = own.url
         yield connected

@@ -1,4 +1,4 @@
-"""However many handles wait on one client, few connections serve them, and nobody hears of its results late."""
+"""However many handles wait on one client, few connections serve them, and each gets its results in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.worker_process import ROOT, until, until_true
 
 @pytest.fixture(scope="module")
 def own_redis() -> Iterator[Any]:
-    """A server of this file's, whose clients are counted."""
+    """A server for this file alone, so that its clients can be counted."""
     with EmbeddedRedis() as own, redis.Redis.from_url(own.url) as connected:
         yield connected
 

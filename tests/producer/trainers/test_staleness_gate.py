@@ -1,4 +1,4 @@
-"""No sample is consumed more than k versions late, nothing is lost by cancelling, nobody is overtaken or starved."""
+"""No sample is consumed more than k versions late, cancelling loses nothing, no request is overtaken or starved."""
 
 from __future__ import annotations
 

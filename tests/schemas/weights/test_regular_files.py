@@ -1,4 +1,4 @@
-"""Where a pipe or a device lies in place of a file that others wrote, it is refused at once and nobody waits for it."""
+"""A pipe or a device in place of a file that others wrote is refused at once, without waiting."""
 
 from __future__ import annotations
 

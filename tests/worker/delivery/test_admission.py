@@ -21,7 +21,7 @@ ONE = Load(groups=1, sequences=1)
 
 
 def opened(admission: Admission, groups: int, each: Load = ONE, payload: int = 0) -> Claim:
-    """A job that was taken and opened, none of whose groups is ready."""
+    """A job that was taken and opened, without a ready group."""
     claim = admission.hold(payload)
     admission.expect(claim, groups, each)
     return claim
@@ -158,7 +158,7 @@ def test_a_group_takes_its_sequences_and_what_their_answers_may_hold(config: dic
 
 
 def test_a_group_that_only_gets_an_error_answer_counts_as_a_sequence() -> None:
-    """Else a worker whose Redis takes no answers would go on reading such jobs until its memory is full."""
+    """Otherwise a worker whose Redis takes no answers would read such jobs until its memory is full."""
     error = DataError(ErrorCode.UNREADABLE_JOB, "job", "no job")
 
     assert AdmittedJob(

@@ -1,4 +1,4 @@
-"""A dead letter holds what an operator needs to judge a job: its bytes, what was raised where, who had it and when."""
+"""A dead letter holds what an operator needs to judge a job: its bytes, the error, its last worker and the times."""
 
 from __future__ import annotations
 

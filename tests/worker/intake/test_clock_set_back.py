@@ -79,7 +79,7 @@ def test_a_deadline_strikes_by_the_producers_clock_where_the_entry_is_still_to_c
 
 
 async def ahead(redis: Redis, policy: str, finished: int, unfinished: int = 0) -> str:
-    """A stream whose entries are of tomorrow."""
+    """A stream with entries that have tomorrow's ids."""
     jobs, now_ms = Keys(policy).jobs(0), int(1000 * time.time())
     await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
     for number in range(finished + unfinished):

@@ -1,4 +1,4 @@
-"""Only the holder of a lease parks its job, and who takes a parked job takes the oldest that it may have."""
+"""Only the holder of a lease parks its job, and a worker that takes a parked job takes the oldest that it may have."""
 
 from __future__ import annotations
 

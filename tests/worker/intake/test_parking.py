@@ -1,4 +1,4 @@
-"""A job for a newer version waits without keeping anybody busy, and is taken at once by who may have it."""
+"""A job for a newer version waits without keeping a worker busy, and is taken at once by a worker that may run it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def settings(url: str, policy: str, **more: Any) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[EmbeddedRedis]:
-    """One whose users and role are changed."""
+    """A server of its own, because the test changes its users and role."""
     with EmbeddedRedis() as server:
         yield server
 

@@ -43,7 +43,7 @@ from tests.support.worker_process import WorkerProcess, wait_for
 
 
 def endless_file(folder: Path) -> None:
-    """A checkpoint whose digest takes minutes, and no disk."""
+    """A checkpoint whose digest takes minutes, without a disk."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     with (folder / "model.safetensors").open("wb") as file:

@@ -95,7 +95,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[LocalCluster]:
-    """One a test process: it takes two seconds to form."""
+    """One cluster for each test process, because it takes two seconds to form."""
     with LocalCluster() as cluster:
         yield cluster
 

@@ -160,7 +160,7 @@ def _audit_malformed(queue: Queue, malformed: Malformed, findings: Findings) -> 
 
 
 def _audit_dead_letters(queue: Queue, plan: Plan, findings: Findings, *, poisoned: bool) -> None:
-    """One for every malformed entry and every poison job, with its bytes, and none for anybody else."""
+    """One dead letter for every malformed entry and every poison job, with its bytes, and none for others."""
     entries = dict(queue.entries())
     wanted = {entry_id for entry_id, fields in entries.items() if _is_malformed(fields, plan)}
     if poisoned:

@@ -31,7 +31,7 @@ class Fault:
     """Which worker; the number of workers stands for the producer, which only its link can fail."""
     lasts_s: float
     reply: str
-    """For a lost reply: to what."""
+    """For a lost reply: the script or command that it answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ Show = Callable[[int], None]
 
 @dataclass
 class Pass:
-    """One run of the plan, and what was found after it."""
+    """One run of the plan, and the audit after it."""
 
     seconds: float = 0.0
     findings: Findings = field(default_factory=Findings)

@@ -110,7 +110,7 @@ def test_a_job_that_outages_interrupt_more_often_than_crashes_may_is_answered(
 
 
 def running_groups(queue: Queue) -> int:
-    """As the only worker reports."""
+    """How many groups run, by the report of the only worker."""
     (key,) = queue.redis.scan_iter(queue.keys.worker("*"))
     running: Any = queue.redis.hget(key, "running_groups")
     return int(running or 0)

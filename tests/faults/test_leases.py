@@ -82,7 +82,7 @@ def test_a_worker_stopped_past_its_lease_adds_nothing_when_it_wakes(
 
 
 def reported(queue: Queue, worker: WorkerProcess, count: str) -> int:
-    """From the worker's own report."""
+    """A number from the worker's own report."""
     keys = [key for key in queue.redis.scan_iter(queue.keys.worker("*")) if is_of(key.decode(), worker)]
     found = [cast("bytes | None", queue.redis.hget(key, count)) for key in keys]
     return sum(int(number or 0) for number in found)

@@ -18,7 +18,7 @@ CONFIG = GenerationConfig(max_new_tokens=5, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedRedis]:
-    """One of its own: what is done to it would disturb every other test."""
+    """A server of its own, because its faults would disturb other tests."""
     with EmbeddedRedis() as server:
         yield server
 

@@ -36,7 +36,7 @@ _ids = itertools.count(1000)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
-    """With one place for an adapter, which the next one takes over."""
+    """An engine with one place for an adapter, which the next adapter takes over."""
     small: dict[str, Any] = {"dtype": "float32", "kv_cache_bytes": 64 * 2**20, "max_num_seqs": 8, "max_loras": 1}
     engine = VllmEngine(WorkerSettings(policy="test", model=tiny_model, adapter_dir=adapter_dir, **small))
     await engine.start()

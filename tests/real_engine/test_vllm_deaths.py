@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def doomed(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
-    """For the defects that it does not survive."""
+    """An engine for defects that it does not survive."""
     engine = VllmEngine(settings(tiny_model, adapter_dir, engine_timeout_s=20))
     await engine.start()
     yield engine

@@ -48,7 +48,7 @@ def settings(model: Path, adapters: Path) -> WorkerSettings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngine]:
-    """For the defects that it survives. Started under VLLM_BATCH_INVARIANT=1: see defect 12."""
+    """An engine for defects that it survives. Started under VLLM_BATCH_INVARIANT=1: see defect 12."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_BATCH_INVARIANT", "1")
         engine = VllmEngine(settings(tiny_model, adapter_dir))

@@ -34,7 +34,7 @@ async def put(redis: Redis, keys: Keys, name: str, content: str = "", **changes:
 
 
 async def expire(redis: Redis, keys: Keys, manifest: AdapterManifest) -> None:
-    """As its TTL would."""
+    """Delete it, as its TTL would."""
     chunks = [keys.blob(manifest.sha256, number) for number in range(manifest.chunks)]
     await redis.delete(keys.adapter(manifest.name), *chunks)
 

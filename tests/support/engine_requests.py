@@ -28,7 +28,7 @@ def settings(model: Path, adapters: Path | None = None, **fields: Any) -> Worker
 def request(
     engine: Engine, prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields: Any
 ) -> GenerateRequest:
-    """As `worker.jobs.runner` makes it."""
+    """A request as `worker.jobs.runner` makes it."""
     config = GenerationConfig(**{"max_new_tokens": 16, **fields})
     request_checks.check_config(config, engine.info)
     request_checks.check_prompt(np.array(prompt, np.int32), config, engine.info)

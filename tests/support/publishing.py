@@ -82,7 +82,7 @@ def restore(link: Link) -> None:
 
 
 def flush(queue: Queue) -> None:
-    """As FLUSHALL, for this policy alone."""
+    """Like FLUSHALL, but only for this policy."""
     queue.redis.delete(*queue.redis.scan_iter(match=f"rs:{{{queue.keys.policy}}}:*", count=1000))
 
 

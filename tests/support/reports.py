@@ -10,7 +10,7 @@ from rollstream.schemas import Keys
 
 
 def report_of(server: Any, keys: Keys, worker: str, report: Mapping[Any, Any], ttl_s: float = 120) -> None:
-    """As a beat writes it."""
+    """Write a worker's report as a beat does."""
     server.hset(keys.worker(worker), mapping=report)
     server.pexpire(keys.worker(worker), int(1000 * ttl_s))
     index(server, keys, worker)

@@ -1,4 +1,4 @@
-"""One worker for all tests of this folder: whatever a test sends must not harm the next."""
+"""One worker for all tests of this folder: a job that a test sends must not harm the next test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.worker_process import WorkerProcess, running_worker
 
 @pytest.fixture(scope="package", autouse=True)
 def worker(redis_url: str) -> Iterator[WorkerProcess]:
-    """For all of this folder."""
+    """The worker for all tests of this folder."""
     with running_worker(redis_url, POLICY, "--engine", "stub", "--stub-vocab-size", "1000") as worker:
         yield worker
 

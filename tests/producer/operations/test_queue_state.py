@@ -25,7 +25,7 @@ def command(redis_url: str, policy: str) -> Command:
 
 
 def park(queue: Queue, client: Client, version: int, jobs: int, batch_id: str) -> None:
-    """As a worker leaves them that is too old."""
+    """Park jobs as a worker does that serves an older version."""
     client.submit([[1]] * jobs, None, CONFIG, batch_id=batch_id, prompts_per_job=1, min_policy_version=version)
     queue.redis.xreadgroup(GROUP, ParkedFor(version).consumer, {queue.jobs_key: ">"})
 

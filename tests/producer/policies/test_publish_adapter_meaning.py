@@ -18,7 +18,7 @@ from tests.support.publishing import A, B, announced, blobs, lora, manifests, pe
 
 
 class Tiny(nn.Module):
-    """One module that LoRA goes on, where `lora()` has it."""
+    """A model with one module for LoRA, at the path that `lora()` uses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def _quantised(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Strange(torch.Tensor):
-    """As the tensors of a model that is spread over processes."""
+    """Behaves like a tensor of a model that is spread over processes."""
 
 
 BAD_TENSORS: list[tuple[dict[str, Any], Any, str]] = [

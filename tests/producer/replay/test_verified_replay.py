@@ -97,7 +97,7 @@ def tamper(queue: Queue, batch_id: str, group: int, sample: int, position: int) 
 
 
 def rewrite(queue: Queue, batch_id: str, group: int, **changes: Any) -> None:
-    """One stored result, in its place."""
+    """Replace one stored result."""
     key, answers = queue.keys.results(batch_id), queue.answers(batch_id)
     queue.redis.delete(key)
     for answer in answers:

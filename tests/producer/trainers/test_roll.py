@@ -120,7 +120,7 @@ def test_a_config_that_is_no_mapping_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def worker(redis_url: str) -> Iterator[WorkerProcess]:
-    """One for all of this file."""
+    """One worker for all tests of this file."""
     with running_worker(redis_url, POLICY, "--engine", "stub", "--stub-vocab-size", "1000") as worker:
         yield worker
 

@@ -140,7 +140,7 @@ async def test_a_renewal_that_comes_too_late_ends_what_runs_and_says_so_and_else
 
 
 async def test_a_request_that_outlives_a_stop_leaves_its_caller_uncancelled() -> None:
-    """As redis-py does now and then: it answers as if nothing had been cancelled."""
+    """Like redis-py now and then, it answers as if nothing had been cancelled."""
     held, started = lease(100.0), asyncio.Event()
 
     async def request() -> str:

@@ -217,7 +217,7 @@ async def test_a_second_big_job_makes_room_after_twice_as_much() -> None:
 
 
 async def test_jobs_that_are_not_big_are_read_until_what_they_want_reaches_the_limit_and_no_further() -> None:
-    """Else a worker would keep from others what it cannot run itself."""
+    """Otherwise a worker would keep jobs that it cannot run from other workers."""
     worker = Worker(4)
     jobs = [worker.take(3), worker.take(2)]
 

@@ -48,7 +48,7 @@ def test_intake_pauses_near_the_limit_and_resumes_well_under_it(
 
 @pytest.fixture
 def server() -> Iterator[EmbeddedRedis]:
-    """One of its own: its memory is limited."""
+    """A server of its own, because its memory is limited."""
     with EmbeddedRedis() as server:
         yield server
 

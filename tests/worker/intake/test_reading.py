@@ -170,7 +170,7 @@ async def test_a_job_that_is_taken_in_the_moment_in_which_the_worker_ends_is_giv
 async def test_a_worker_that_fills_up_asks_for_one_job_at_a_time(
     redis: Redis, redis_url: str, policy: str, queue: Queue, trainer: AsyncClient
 ) -> None:
-    """Else one of several idle workers would take what all of them have room for."""
+    """Otherwise one of several idle workers would take jobs that all of them have room for."""
     await trainer.submit([[5], [6], [7], [8]], None, SMALL, prompts_per_job=1)
     await redis.config_resetstat()
 

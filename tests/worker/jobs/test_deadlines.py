@@ -86,7 +86,7 @@ def test_the_clock_is_that_of_redis_and_late_rather_than_early() -> None:
 
 
 def wait_until_late(queue: Queue, deadline_s: float) -> None:
-    """By Redis' clock every entry has waited longer: a worker that starts after this sees it so, however fast it is."""
+    """Wait until every entry has waited longer by Redis' clock; a worker that starts after this sees it so."""
 
     def late() -> bool:
         seconds, micros = queue.redis.time()

@@ -1,4 +1,4 @@
-"""Which jobs wait for a newer version, and which would be too stale and are answered with that."""
+"""Which jobs wait for a newer version, and which are answered with `too_stale`."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def replaced(folder: Path) -> None:
 
 
 def overwritten(folder: Path) -> None:
-    """As `rsync --inplace --times` does."""
+    """Write a file as `rsync --inplace --times` does."""
     status, content = (folder / WEIGHTS).stat(), other_bytes(folder / WEIGHTS)
     with (folder / WEIGHTS).open("r+b") as file:
         file.write(content)

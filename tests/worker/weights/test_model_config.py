@@ -105,7 +105,7 @@ HUB: dict[str, Config] = {
 
 
 def saved_again(config: Config, folder: Path) -> Config:
-    """As the installed transformers writes it after it has read it."""
+    """The config as the installed transformers writes it after reading it."""
     from transformers import AutoConfig  # takes seconds
 
     (folder / "hub").mkdir()

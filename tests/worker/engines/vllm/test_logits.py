@@ -22,7 +22,7 @@ def test_a_row_without_a_finite_maximum_is_lost(dtype: torch.dtype) -> None:
 
 
 class Core:
-    """As vLLM's EngineCore, of which a step gives what it was made with."""
+    """Like vLLM's EngineCore; a step gives what the object was made with."""
 
     def __init__(self, outputs: dict[int, Any] | None) -> None:
         self.outputs = outputs

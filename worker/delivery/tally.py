@@ -17,7 +17,7 @@ class Tally:
         self.sums: Counter[str] = Counter()
 
     def add(self, answer: GroupResult | GroupError) -> None:
-        """One that Redis took, and that is no duplicate."""
+        """Count an answer that Redis took and that is no duplicate."""
         if isinstance(answer, GroupError):
             self.sums[HistoryField.error(answer.code)] += 1
             return

@@ -18,13 +18,13 @@ from ..redis_io.connections import never_passes
 from . import scripts
 
 MEASURED_S = 60.0
-"""Seconds of work after which a rate is told: shorter ones differ by when groups happen to end."""
+"""Seconds of work after which a rate is given: over shorter times it depends on when groups happen to end."""
 
 log = structlog.get_logger()
 
 
 class RateMeter:
-    """Tokens a second of the stretches that began with something to run."""
+    """Tokens per second of the times between beats that began with something to run."""
 
     def __init__(self) -> None:
         self._before: tuple[float, int, bool] | None = None
@@ -32,7 +32,7 @@ class RateMeter:
         self._tokens = 0
 
     def look(self, at: float, tokens: int, busy: bool) -> float | None:
-        """The rate since it was last told, once that is `MEASURED_S` ago; `tokens` so far, `busy`: something runs."""
+        """The rate since the last one, once that is `MEASURED_S` old. `tokens`: so far; `busy`: something runs."""
         before, self._before = self._before, (at, tokens, busy)
         if before is None or not before[2]:
             return None
@@ -46,7 +46,7 @@ class RateMeter:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What one call of the script adds; the same each time that it is sent."""
+    """What one call of the script adds; the same if it is sent again."""
 
     name: str
     sums: Mapping[str, int]
@@ -67,11 +67,11 @@ class History:
         self._is_busy = is_busy
         self._meter = RateMeter()
         self._added: dict[str, int] = {}
-        """What of `sums` is in an addition."""
+        """The part of `sums` that is in an addition already."""
         self._addition: Addition | None = None
 
     async def add(self, now: float) -> None:
-        """Once after each beat, at `now` by Redis' clock. Raises `RedisError` for what passes."""
+        """Call it once after each beat, at `now` by Redis' clock. Raises `RedisError` for faults that pass."""
         measured = self._meter.look(time.monotonic(), self._sums.get(HistoryField.TOKENS, 0), self._is_busy())
         self._addition = self._addition or self._next(measured)
         if self._addition is None:
@@ -81,7 +81,7 @@ class History:
         except ResponseError as error:
             if not never_passes(error):
                 raise
-            log.debug("history not written", error=str(error))  # something else wrote a key of it
+            log.debug("history not written", error=str(error))  # one of its keys has another type
             is_added = True
         if is_added:
             self._addition = None

@@ -44,7 +44,7 @@ class RateMeter:
         return rate or None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
     """What one call of the script adds; the same if it is sent again."""
 
@@ -102,4 +102,4 @@ class History:
         if not sums and measured is None:
             return None
         self._added = dict(self._sums)
-        return Addition(secrets.token_hex(8), sums, measured)
+        return Addition(name=secrets.token_hex(8), sums=sums, tokens_per_s=measured)

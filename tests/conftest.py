@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from tests.support.worker_process import WorkerProcess, running_worker
 _numbers = itertools.count()
 
 os.environ.update(SMALL_MODEL_ENV)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background; tests that interrupt inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("rollstream", deadline=None)  # a busy machine takes any time for an example
 hypothesis.settings.load_profile("rollstream")
 

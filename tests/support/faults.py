@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,12 +30,30 @@ class _Loss:
     stop: bool = False
     """Nothing passes the link after it, instead of a connection that is closed."""
 
-    def meets(self, request: bytearray, reply: bytes) -> bool:
+    def meets(self, requests: _Requests, reply: bytes) -> bool:
         """Whether this is the one."""
-        if self.to in request and self.holding in reply:
-            self.countdown -= 1
-            return self.countdown == 0
-        return False
+        if requests.is_counted or self.to not in requests.sent or self.holding not in reply:
+            return False
+        requests.is_counted = True
+        self.countdown -= 1
+        return self.countdown == 0
+
+
+@dataclass(slots=True)
+class _Requests:
+    """What a connection sent since the last reply to what it had sent before. A reply may come in pieces."""
+
+    sent: bytearray = field(default_factory=bytearray)
+    is_answered: bool = False
+    """A piece of the reply has come."""
+    is_counted: bool = False
+    """A piece of it was what a loss waits for."""
+
+    def add(self, data: bytes) -> None:
+        if self.is_answered:
+            self.sent.clear()
+            self.is_answered = self.is_counted = False
+        self.sent += data
 
 
 class Link:
@@ -143,10 +161,10 @@ class Link:
             self._writers.discard(writer)
             return
         self._writers.add(redis_writer)
-        request = bytearray()
+        requests = _Requests()
         pumps = [
-            asyncio.create_task(self._pass_requests(reader, redis_writer, request)),
-            asyncio.create_task(self._pass_replies(redis_reader, writer, request)),
+            asyncio.create_task(self._pass_requests(reader, redis_writer, requests)),
+            asyncio.create_task(self._pass_replies(redis_reader, writer, requests)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -158,11 +176,11 @@ class Link:
                 self._writers.discard(end)
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytearray
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: _Requests
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                request += data
+                requests.add(data)
                 if self._comes_to_stop(data):
                     await self._stop()
                 await self._flowing.wait()
@@ -174,17 +192,17 @@ class Link:
                     await self._drop()
 
     async def _pass_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytearray
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: _Requests
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if self._loss is not None and self._loss.meets(request, data):
+                if self._loss is not None and self._loss.meets(requests, data):
                     self.lost += 1
                     if self._loss.stop:
                         await self._stop()
                     self._loss = None
                     return
-                request.clear()
+                requests.is_answered = True
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

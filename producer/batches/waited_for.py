@@ -70,8 +70,8 @@ def _nobody(facts: BatchFacts) -> str:
     if facts.workers:
         return ""
     start = f"start one with `rollstream-worker --policy {facts.policy}`"
-    if facts.elsewhere:
-        nearest = sorted(facts.elsewhere, key=partial(_unlike, facts.policy))
+    if others := [name for name in facts.elsewhere if name != facts.policy]:  # its own worker may have died just now
+        nearest = sorted(others, key=partial(_unlike, facts.policy))
         start = f"the live ones serve {_some(map(repr, nearest))}; is the name right? Else {start}"
     return f"no worker serves policy {facts.policy!r}: {start}"
 

@@ -125,3 +125,9 @@ def test_a_publish_names_the_workers_that_cannot_serve_it() -> None:
         refused,
     ]
     assert list(unserved(serving, "adapter")) == [refused, "worker c takes no published adapters: start it with --lora"]
+
+
+def test_a_policy_whose_last_worker_died_is_not_named_as_another_one() -> None:
+    told = waiting_for(facts(workers=[], elsewhere=["p"]))
+
+    assert told == "no worker serves policy 'p': start one with `rollstream-worker --policy p`"

@@ -8,9 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from .field_values import count_of
+from .field_values import count_of, text_of
 
 _ERROR = b"error:"
+_STALE = b"staleness:"
+MOST_STALE = 64
+"""Groups that are this many versions behind, or more, count together."""
+FEWEST_ANSWERS = 100
+"""Before so many completions their mean says little."""
+_MOST_NAMES = 256
+"""Most names of one kind that are read of a minute: anybody may have written it."""
 
 
 class HistoryField:
@@ -21,8 +28,13 @@ class HistoryField:
     SEQUENCES = "sequences"
     TOKENS = "tokens"
     """Tokens of the completions."""
-    STALENESS = "staleness"
-    """How many versions a group's oldest tokens were behind the newest version when it was published."""
+    ASKED = "asked"
+    """The most tokens that these completions might have had: sequences x `max_new_tokens`."""
+
+    @staticmethod
+    def staleness(versions: int) -> str:
+        """Groups whose oldest tokens were so many versions behind the newest version when they were published."""
+        return f"staleness:{min(versions, MOST_STALE)}"
 
     @staticmethod
     def error(code: str) -> str:
@@ -37,19 +49,26 @@ class Minute:
     groups: int = 0
     sequences: int = 0
     tokens: int = 0
-    staleness: int = 0
+    asked: int = 0
+    staleness: Mapping[int, int] = field(default_factory=dict)
+    """Groups by how many versions they were behind; `MOST_STALE` stands for more, too."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """Groups with an error, by its code."""
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
         """The sums in the hash; a field that is missing or no number is 0."""
-        names = (HistoryField.GROUPS, HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.STALENESS)
-        errors = {name[len(_ERROR) :]: value for name, value in told.items() if name.startswith(_ERROR)}
+        names = (HistoryField.GROUPS, HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.ASKED)
+        stale = ((count_of(name), value) for name, value in _beginning_with(_STALE, told))
         return cls(
             **{name: count_of(told.get(name.encode(), b"")) or 0 for name in names},
-            errors={code.decode("ascii", "replace"): count_of(value) or 0 for code, value in errors.items()},
+            staleness={versions: count_of(value) or 0 for versions, value in stale if versions is not None},
+            errors={text_of(code): count_of(value) or 0 for code, value in _beginning_with(_ERROR, told)},
         )
+
+
+def _beginning_with(prefix: bytes, told: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return [(name[len(prefix) :], value) for name, value in told.items() if name.startswith(prefix)][:_MOST_NAMES]
 
 
 class RateField:
@@ -58,6 +77,7 @@ class RateField:
     TOKENS_PER_S = "tokens_per_s"
     MEAN_LENGTH = "mean_length"
     ANSWERS = "answers"
+    SHARE = "share"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +89,9 @@ class Rate:
     mean_length: float | None = None
     """Mean tokens of an answered completion; the last thousand count most."""
     answers: int = 0
-    """How many completions the mean is made of."""
+    """How many completions the means are made of."""
+    share: float | None = None
+    """Mean of tokens that a completion has to tokens that were asked for, above 0 and at most 1."""
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
@@ -78,7 +100,21 @@ class Rate:
             tokens_per_s=_positive(told.get(RateField.TOKENS_PER_S.encode())),
             mean_length=_positive(told.get(RateField.MEAN_LENGTH.encode())),
             answers=count_of(told.get(RateField.ANSWERS.encode(), b"")) or 0,
+            share=_positive(told.get(RateField.SHARE.encode())),
         )
+
+    def backlog_s(self, open_tokens: int, workers: int) -> float | None:
+        """Seconds in which `workers`, or one if there is none, answer jobs that still ask for so many tokens.
+
+        None if no worker's rate was measured yet. The share of the tokens that were asked for and will be generated is
+        that of earlier completions, after `FEWEST_ANSWERS` of them; before, it counts as all.
+        """
+        if not open_tokens:
+            return 0.0
+        if self.tokens_per_s is None:
+            return None
+        share = self.share if self.share is not None and self.answers >= FEWEST_ANSWERS else 1.0
+        return open_tokens * min(1.0, share) / (self.tokens_per_s * max(1, workers))
 
 
 def _positive(value: bytes | None) -> float | None:

@@ -15,7 +15,7 @@ SUPERSEDED_TTL_S = 1_800
 """How long workers can still find the adapter of an older policy version; in this time they renew three times."""
 SUPERSEDED_SLACK_S = 1_800
 
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 1.0
 """The default time between two reports of a worker."""
 LONGEST_HEARTBEAT_S = 60
 STARTING_REPORT_TTL_S = 15
@@ -29,9 +29,16 @@ RATE_TTL_S = 7 * 86_400
 """How long the last measured rate stays without a worker: a queue may be without any over a holiday."""
 
 
+LATE_BEATS = 2.0
+"""After so many times its heartbeat a worker's report is late, and shown as that."""
+
+
 def report_ttl_s(heartbeat_s: float) -> int:
-    """A report's TTL: it outlives three missed beats."""
-    return int(3 * heartbeat_s + 1)
+    """A report's TTL: it outlives three missed beats, or up to sixteen that would have come within sixteen seconds.
+
+    A worker that stands still for some seconds is late, not gone.
+    """
+    return max(int(3 * heartbeat_s + 1), min(16, int(16 * heartbeat_s)))
 
 
 def is_outlived(ttl_s: int) -> bool:

@@ -59,21 +59,33 @@ class WorkerReport:
     """Whether it was started for policy versions that are published as checkpoints."""
     takes_adapters: bool | None = _read_by(yes_or_no)
     lease_s: float | None = _read_by(seconds_of)
+    heartbeat_s: float | None = _read_by(seconds_of)
+    """Seconds between two reports: one that is older than `LATE_BEATS` times this is late."""
+    metrics_port: int | None = _read_by(count_of)
+    """Where Prometheus may ask it; None if it was started without."""
     policy_version: int | None = _read_by(_version)
     """The version that it serves; 0 for the boot model."""
     policy_sha256: str = _read_by(text_of, "")
     """Digest of the served version; empty for the boot model."""
     newest_version: int | None = _read_by(_version)
     """The newest version that it knows of."""
+    loading_version: int | None = _read_by(_version)
+    """The version that it is loading now; None if it loads none."""
     policy_error: str = _read_by(text_of, "")
     """Why it refused the newest version; empty if it did not."""
     running_groups: int | None = _read_by(count_of)
     running_sequences: int | None = _read_by(count_of)
+    max_sequences: int | None = _read_by(count_of)
+    """Most sequences that its engines run at once."""
+    tokens_per_s: float | None = _read_by(seconds_of)
+    """Tokens of the completions that ended in the last half minute, per second."""
     waiting_groups: int | None = _read_by(count_of)
     """Groups of the jobs that it has read, without a place in its engine yet."""
     held_jobs: int | None = _read_by(count_of)
     groups_published: int | None = _read_by(count_of)
-    """Counted since the worker started, like the three after it."""
+    """Counted since the worker started, like the four after it."""
+    groups_failed: int | None = _read_by(count_of)
+    """How many of these were answered with an error."""
     groups_duplicate: int | None = _read_by(count_of)
     groups_fenced: int | None = _read_by(count_of)
     tokens_generated: int | None = _read_by(count_of)

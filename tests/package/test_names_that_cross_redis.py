@@ -19,7 +19,9 @@ COMMANDS = {
     "xadd", "zadd", "zrem", "zscore",
 }  # fmt: skip
 """What they are called with is a key, a field or a pattern, nearly always."""
-NAMES = {name for name in REPORT_FIELDS if "_" in name and name != "lease_s"} | {LEASE_FIELD}
+SETTINGS = {"lease_s", "heartbeat_s", "metrics_port", "tokens_per_s"}
+"""Fields of a report that settings and benchmarks have too."""
+NAMES = {name for name in REPORT_FIELDS if "_" in name} - SETTINGS | {LEASE_FIELD}
 """Such that nothing else is called so in a text."""
 _FIELD = re.compile("(g|job|answered|dup|lived|dead):")
 """Before the number in a field of a ledger; a text for people has a blank after it."""

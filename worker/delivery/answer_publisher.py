@@ -70,7 +70,7 @@ class AnswerPublisher:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         self.counts[outcome] += 1
         if outcome == "published":
-            self._tally.add(answer)
+            self._tally.add(answer, asked=job.tokens // job.job_groups)
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:

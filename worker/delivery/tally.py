@@ -16,13 +16,15 @@ class Tally:
         self._newest = newest
         self.sums: Counter[str] = Counter()
 
-    def add(self, answer: GroupResult | GroupError) -> None:
-        """Count an answer that Redis took and that is no duplicate."""
+    def add(self, answer: GroupResult | GroupError, asked: int = 0) -> None:
+        """Count an answer that Redis took and that is no duplicate. `asked`: the most tokens that it might have had."""
         if isinstance(answer, GroupError):
             self.sums[HistoryField.error(answer.code)] += 1
             return
         self.sums[HistoryField.GROUPS] += 1
         self.sums[HistoryField.SEQUENCES] += len(answer)
         self.sums[HistoryField.TOKENS] += sum(answer.lengths.tolist())
+        self.sums[HistoryField.ASKED] += asked
         versions = [version for spans in answer.version_spans for version, _ in spans]
-        self.sums[HistoryField.STALENESS] += max(0, self._newest() - min(versions, default=self._newest()))
+        behind = max(0, self._newest() - min(versions, default=self._newest()))
+        self.sums[HistoryField.staleness(behind)] += 1

@@ -43,7 +43,7 @@ async def add(
     """
     names = [keys.worker(consumer), keys.history(int(now // 60)), keys.rate()]
     measured = "" if tokens_per_s is None else tokens_per_s
-    completions, tokens = sums.get(HistoryField.SEQUENCES, 0), sums.get(HistoryField.TOKENS, 0)
+    answered = [sums.get(name, 0) for name in (HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.ASKED)]
     words = [word for pair in sums.items() for word in pair]
-    args = [name, HISTORY_TTL_S, RATE_TTL_S, measured, completions, tokens, *words]
+    args = [name, HISTORY_TTL_S, RATE_TTL_S, measured, *answered, *words]
     return bool(await HISTORY(names, args).to(redis))

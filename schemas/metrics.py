@@ -1,0 +1,133 @@
+"""The names of all metrics, what each says, and its labels. Boards and alert rules are held to this list by a test.
+
+No label grows without bound: there is no batch id, and a worker is known by where it is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+PREFIX = "rollstream_"
+
+
+class Kind(StrEnum):
+    """Prometheus' types."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric. The name of a counter is without `_total`, which Prometheus' library adds."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, without infinity."""
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name=PREFIX + name, kind=Kind.COUNTER, help=text, labels=labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name=PREFIX + name, kind=Kind.GAUGE, help=text, labels=labels)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return Metric(name=PREFIX + name, kind=Kind.HISTOGRAM, help=text, labels=labels, buckets=buckets)
+
+
+SHORT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Seconds of one exchange with Redis: from half a millisecond on one machine to a server that is away."""
+LONG_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+"""Seconds of one group or one wait: from a tiny model's answer to a long chain of thought, or a queue over night."""
+STALENESS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
+
+
+class WorkerMetric:
+    """What a worker exports about itself, with `--metrics-port`."""
+
+    GROUPS = _counter(
+        "groups",
+        "Groups by how they ended here: result, error, duplicate (had an answer), fenced (lease lost).",
+        "outcome",
+    )
+    GROUP_ERRORS = _counter("group_errors", "Groups answered with an error, by its code.", "code")
+    TOKENS = _counter("tokens", "Tokens of the completions that were published.")
+    TOKENS_GENERATED = _counter("tokens_generated", "Tokens sampled, those of fenced and duplicate groups included.")
+    JOBS = _counter(
+        "jobs",
+        "Jobs by how they ended here: answered, given_back, parked, dead, left (to their next owner).",
+        "outcome",
+    )
+    REDELIVERIES = _counter(
+        "redeliveries",
+        "Jobs taken that had been delivered before, by why: crash (its worker died) or interruption (it lived).",
+        "cause",
+    )
+    LEASE_RENEWALS = _counter("lease_renewals", "Leases renewed.")
+    LEASES_LOST = _counter("leases_lost", "Leases that ran out or went to another worker while their job ran.")
+    HELD_JOBS = _gauge("held_jobs", "Jobs that this worker has taken and not ended.")
+    RUNNING_GROUPS = _gauge("running_groups", "Groups with a place in the engine.")
+    WAITING_GROUPS = _gauge("waiting_groups", "Groups of taken jobs without a place in the engine yet.")
+    RUNNING_SEQUENCES = _gauge("running_sequences", "Sequences with a place in the engine.")
+    MAX_SEQUENCES = _gauge("max_sequences", "Most sequences that the engines run at once.")
+    ADMISSION_PAUSED = _gauge("admission_paused", "1 while this reason keeps the worker from taking jobs.", "reason")
+    STATE = _gauge("worker_state", "1 for the state that the worker is in, 0 for the others.", "state")
+    POLICY_VERSION = _gauge("policy_version", "The policy version that is served; 0 is the boot model.")
+    NEWEST_POLICY_VERSION = _gauge("newest_policy_version", "The newest policy version that this worker knows of.")
+    VERSION_REFUSED = _gauge("policy_version_refused", "1 while the newest version is refused and an old one served.")
+    STALENESS = _histogram(
+        "result_staleness_versions",
+        "How many versions the oldest tokens of a published group were behind the newest.",
+        STALENESS,
+    )
+    SWAP = _histogram(
+        "swap_seconds",
+        "Seconds of a change of weights, by phase: prepare (read and verified) and pause (nothing is sampled).",
+        LONG_S,
+        "phase",
+    )
+    QUEUE_WAIT = _histogram("queue_wait_seconds", "Seconds from a job's submit to its first delivery.", LONG_S)
+    GENERATE = _histogram("generate_seconds", "Seconds in which a group was generated.", LONG_S)
+    PUBLISH = _histogram("publish_seconds", "Seconds from a group's last token to its answer in Redis.", SHORT_S)
+    REDIS_ERRORS = _counter("redis_errors", "Commands that Redis did not take, or whose reply was lost.")
+    REDIS_ROUNDTRIP = _histogram("redis_roundtrip_seconds", "Seconds of one beat's script in Redis and back.", SHORT_S)
+    BUILD_INFO = _gauge("build_info", "Always 1; its labels say what runs.", "version", "engine", "vllm", "python")
+
+
+class QueueMetric:
+    """What `rollstream exporter` says of one policy: all of it read from Redis."""
+
+    UP = _gauge("redis_up", "1 if Redis answered the exporter's last reading, 0 if what follows is missing.")
+    JOBS = _gauge("queue_jobs", "Jobs without an end: waiting, pending (taken), parked.", "partition", "lane", "state")
+    OLDEST = _gauge("queue_oldest_seconds", "Age of the job that is read next; 0 if none waits.", "partition")
+    TOKENS = _gauge("queue_tokens", "Tokens that were asked for and have no answer yet.", "partition")
+    BACKLOG = _gauge(
+        "backlog_seconds", "Seconds in which the workers there are, or one, answer all that is queued, as of late."
+    )
+    PAUSED = _gauge("queue_paused", "1 while an operator has paused the queue.")
+    DEAD_LETTERS = _gauge("dead_letters", "Jobs that were given up on and are kept.", "partition")
+    WORKERS = _gauge("workers", "Live workers by their state; late ones count as late.", "state")
+    WORKERS_BEHIND = _gauge("workers_behind", "Live workers that do not serve the newest announced version.")
+    WORKERS_REFUSING = _gauge("workers_refusing", "Live workers that refused the newest announced version.")
+    ANNOUNCED_VERSION = _gauge("announced_policy_version", "The newest version in the versions stream; 0 if none.")
+    CONVERGENCE = _gauge(
+        "version_convergence_seconds",
+        "Seconds since the newest version was announced, while some live worker does not serve it; else 0.",
+    )
+    REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory that Redis uses.")
+    REDIS_MEMORY_LIMIT = _gauge("redis_memory_limit_bytes", "Redis' maxmemory; 0 if it has none.")
+    READ = _gauge("exporter_read_seconds", "Seconds that the exporter's last reading took.")
+    COMMANDS = _gauge("exporter_read_commands", "Commands that the exporter's last reading sent to Redis.")
+
+
+def metrics_of(table: type) -> tuple[Metric, ...]:
+    """All metrics of `WorkerMetric` or `QueueMetric`, in their order."""
+    return tuple(value for value in vars(table).values() if isinstance(value, Metric))

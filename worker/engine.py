@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,16 @@ class NextTokens:
     version_exact: bool = True
 
 
+class Collector(Protocol):
+    """What the library of Prometheus asks for metrics, by its own name for that."""
+
+    def collect(self) -> Iterable[Any]:
+        """Families of metrics (`prometheus_client.Metric`) with their values of now.
+
+        The thread that answers Prometheus calls this, so it only reads what the event loop writes, and never waits.
+        """
+
+
 class Engine(Protocol):
     """Any engine. All methods run on the worker's event loop.
 
@@ -135,6 +146,12 @@ class Engine(Protocol):
         could not be loaded) the engine goes on with its old weights.
 
         A beam search is many requests: in every mode it goes on with the new weights, and its spans say where.
+        """
+
+    def collectors(self) -> Sequence[Collector]:
+        """What the engine itself tells Prometheus; mostly nothing.
+
+        Asked once, when `start` has returned, and only in a worker with `--metrics-port`.
         """
 
     async def check(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import WorkerSettings
-from ..engine import Adapter, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..engine import Adapter, Collector, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from ..errors import DataError, EngineDiedError
 from ..weights import checkpoint
 
@@ -102,6 +102,10 @@ class Replicas:
         weights = version, path, read.sha256
         behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
         await _all(self._load(number, weights, mode, read) for number in behind)
+
+    def collectors(self) -> Sequence[Collector]:
+        """Those of all engines; each engine names itself in its labels."""
+        return [collector for engine in self._engines for collector in engine.collectors()]
 
     async def check(self) -> None:
         """Return once every engine has answered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rollstream.schemas.wire.fields import VersionSpan
 
 from ..config import WorkerSettings
-from ..engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from ..weights import checkpoint
 
 _EOS = 2
@@ -106,6 +106,10 @@ class StubEngine:
                 self._swapped = asyncio.Event()
             finally:
                 self._admitting.set()
+
+    def collectors(self) -> Sequence[Collector]:
+        """Nothing: it has no model."""
+        return ()
 
     async def check(self) -> None:
         """Always well."""

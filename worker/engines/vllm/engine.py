@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import structlog
 from rollstream.schemas import GenerationConfig
 
 from ...config import WorkerSettings
-from ...engine import Adapter, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ...engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
 from . import logits, setup, translation
@@ -177,6 +178,10 @@ class VllmEngine:
         self._swaps.add(swapping)
         swapping.add_done_callback(self._swap_over)
         await asyncio.shield(swapping)
+
+    def collectors(self) -> Sequence[Collector]:
+        """Nothing."""
+        return ()
 
     async def check(self) -> None:
         """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+from enum import Enum
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from types import NoneType
 from typing import Any
+
+from pydantic import BaseModel
 
 from .printable import printable_lines, without_credentials
 
@@ -46,13 +50,33 @@ def _made_again(kind: type[RollstreamError], *args: object) -> RollstreamError:
     return kind.__new__(kind, *args)
 
 
-def _portable(value: object) -> object:
-    """`value`, or its text if it cannot be unpickled, which would end a whole process pool."""
-    try:
-        pickle.loads(pickle.dumps(value))  # noqa: S301 - what this process has just written
-    except Exception:  # noqa: BLE001 - pickling a foreign value may raise anything; then its text is kept
-        return shown(value)
-    return value
+_PLAIN = (NoneType, bool, int, float, str, bytes, PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
+_CONTAINERS = (list, tuple, set, frozenset)
+_DEEPEST = 8
+
+
+def _portable(value: object, depth: int = 0) -> object:
+    """`value`, with a text in place of what might not come out of pickle: that would end a whole process pool.
+
+    A closed set travels: plain values and containers of them, messages, codes and errors of ours, and Python's errors.
+    """
+    kind = type(value)
+    if kind in _PLAIN or _is_ours(value):
+        return value
+    if depth < _DEEPEST:
+        if isinstance(value, _CONTAINERS) and kind in _CONTAINERS:
+            return kind(_portable(item, depth + 1) for item in value)
+        if isinstance(value, dict) and kind is dict:
+            return {_portable(key, depth + 1): _portable(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, Exception) and kind.__module__ == "builtins":
+            return kind(*(_portable(item, depth + 1) for item in value.args))
+    return shown(value)
+
+
+def _is_ours(value: object) -> bool:
+    """Whether it is of a kind that this package defines so that it travels."""
+    kind = type(value)
+    return isinstance(value, BaseModel | Enum | RollstreamError) and kind.__module__.startswith("rollstream.")
 
 
 class SchemaError(RollstreamError):

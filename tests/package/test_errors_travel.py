@@ -135,6 +135,21 @@ def test_a_value_that_cannot_travel_travels_as_its_text(value: Any) -> None:
     assert back.value == f"some {type(value).__name__}"
 
 
+def test_what_cannot_travel_is_told_inside_of_containers_too() -> None:
+    error = ConfigError("config", "is required", {"top_p": [0.5, OneWay(1, "x")], "seed": OSError(28, iter("a"))})
+    back = pickle.loads(pickle.dumps(error)).value
+    assert back["top_p"] == [0.5, "some OneWay"]
+    assert back["seed"].args == (28, "some str_ascii_iterator")
+
+
+def test_a_value_that_holds_itself_travels() -> None:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    back = pickle.loads(pickle.dumps(ConfigError("config", "is required", loop))).value
+    assert back[0] == 1
+    assert back[1][0] == 1
+
+
 def refused_in_a_child(name: str) -> None:
     GenerationConfig(max_new_tokens=4, **{name: lambda: 0})  # type: ignore[arg-type] # the mistake under test
 

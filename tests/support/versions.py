@@ -7,12 +7,18 @@ import time
 from pathlib import Path
 from typing import Literal, cast
 
+from redis.asyncio import Redis
 from safetensors.torch import load_file, save_file
 
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
 from rollstream.schemas.parked import ParkedFor
+from rollstream.worker.adapters.folder import AdapterFolder
+from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.versions.announcements import Announcements
+from rollstream.worker.versions.follower import VersionFollower
 from tests.support.faults import Queue, audit
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -22,6 +28,19 @@ def write_steps(root: Path, *steps: int) -> Path:
     for step in steps:
         write_model(root / f"step-{step}", seed=100 + step, tokenizer=False)
     return root
+
+
+def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Path | None = None) -> VersionFollower:
+    """A follower of the queue's versions without a worker around it and without adapters."""
+    adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
+    return VersionFollower(
+        announcements=Announcements(redis=redis, keys=queue.keys),
+        engine=engine,
+        adapters=adapters,
+        checkpoints=checkpoints,
+        swap="keep",
+        changed=lambda: None,
+    )
 
 
 def shard(folder: Path) -> Path:

@@ -8,20 +8,19 @@ from typing import Any, cast
 
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
-from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announced, Announcements
-from rollstream.worker.versions.follower import Served, VersionFollower
+from rollstream.worker.versions.announcements import Announced
+from rollstream.worker.versions.follower import Served
 from tests.support.fault_steps import (
     holder,
 )
 from tests.support.faults import Holder, Link, Queue
 from tests.support.lua import SCRIPTS
+from tests.support.versions import follower_of
 from tests.support.worker_process import wait_for
 
 
@@ -57,15 +56,7 @@ async def test_a_park_sent_again_after_a_lost_reply_does_not_take_our_own_next_d
     with Link(redis_url) as link:
         redis = connect(link.url)
         engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
-        adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
-        versions = VersionFollower(
-            announcements=Announcements(redis=redis, keys=queue.keys),
-            engine=engine,
-            adapters=adapters,
-            checkpoints=None,
-            swap="keep",
-            changed=lambda: None,
-        )
+        versions = follower_of(redis, queue, engine)
         versions.serving = Served(announced=Announced(version=5))
         parking = Parking(redis=redis, jobs_keys=[queue.jobs_key], consumer="one", follower=versions)
         link.lose_reply(to=b"parked:version:", holding=b"parked")

@@ -11,14 +11,10 @@ import pytest
 
 from rollstream import Client
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announcements
-from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.weights import checkpoint
 from tests.support.fault_steps import (
     LEASE_S,
@@ -34,6 +30,7 @@ from tests.support.faults import Queue, audit
 from tests.support.versions import (
     announce,
     codes,
+    follower_of,
     publish,
     spans,
     wait_until_reported,
@@ -126,15 +123,7 @@ async def test_an_engine_that_dies_while_it_loads_ends_the_role(
     redis_url: str, policy: str, queue: Queue, steps: Path
 ) -> None:
     engine, redis = DyingEngine(WorkerSettings(policy=policy, engine="stub")), connect(redis_url)
-    adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
-    follower = VersionFollower(
-        announcements=Announcements(redis=redis, keys=queue.keys),
-        engine=engine,
-        adapters=adapters,
-        checkpoints=steps,
-        swap="keep",
-        changed=lambda: None,
-    )
+    follower = follower_of(redis, queue, engine, steps)
     await follower.begin()
     announce(queue, 1, "step-1", checkpoint.digest(steps / "step-1"))
 

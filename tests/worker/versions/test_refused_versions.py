@@ -19,12 +19,8 @@ from typer.testing import CliRunner
 from rollstream import Client
 from rollstream.producer.cli.app import app as commands
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.versions.announcements import Announcements
-from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.retries import CHANGED_S, is_due, refusal
 from rollstream.worker.weights import checkpoint
 from tests.support.fault_steps import (
@@ -36,6 +32,7 @@ from tests.support.fault_steps import (
 from tests.support.faults import Queue
 from tests.support.versions import (
     announce,
+    follower_of,
     publish,
     report,
     shard,
@@ -259,15 +256,7 @@ async def test_a_version_that_stays_broken_is_looked_at_often_and_read_again_sel
     now = 100.0
     monkeypatch.setattr("rollstream.worker.versions.follower.time", SimpleNamespace(monotonic=lambda: now))
     engine = StubEngine(WorkerSettings(policy=policy, engine="stub"))
-    adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
-    follower = VersionFollower(
-        announcements=Announcements(redis=redis, keys=queue.keys),
-        engine=engine,
-        adapters=adapters,
-        checkpoints=steps,
-        swap="keep",
-        changed=lambda: None,
-    )
+    follower = follower_of(redis, queue, engine, steps)
     wrong_digest(client, queue, steps, 1)
     with capture_logs() as told:
 

@@ -23,6 +23,7 @@ from .connection import with_connection
 from .dead import dead
 from .jsonl import load_tokenizer, read_prompts
 from .lease import commands as leasing
+from .observe import commands as observing
 from .operate import commands as operating
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from .output import exit_codes, follow, output, write_unfinished
@@ -236,5 +237,6 @@ def status(
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.add_typer(operating)
 app.add_typer(leasing)
+app.add_typer(observing)
 app.add_typer(publishing)
 app.add_typer(dead, name="dead")

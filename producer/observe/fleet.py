@@ -111,6 +111,8 @@ class Fleet:
     commands: int
     """How many commands this reading took."""
     took_s: float
+    problems: tuple[str, ...] = ()
+    """What could not be read, and why: keys that something else wrote, rights that are missing, entries left out."""
 
     @property
     def tokens_per_s(self) -> float:

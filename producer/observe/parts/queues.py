@@ -1,0 +1,129 @@
+"""One partition's jobs: how many wait, are taken, are parked, and how old the oldest is. No payload is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, after
+from rollstream.schemas.field_values import text_of
+from rollstream.schemas.keys import GROUP, totals
+from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.totals import Totals
+from rollstream.schemas.wire.entry_fields import named_batch
+
+from ...operations.queue_state import QueueSeen
+from ...operations.waiting import ahead_s
+from ...policies.parked import Parked
+from . import scripts
+from .rounds import Command, Part, rows
+
+_TOTALS = tuple(one.name for one in fields(Totals))
+_MOST_PARKED = 20
+"""How many of the versions that jobs wait for are told apart."""
+_GroupRow = Mapping[str, Any]
+_Peeked = tuple[EntryId, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionSeen:
+    """A partition, and what its totals say."""
+
+    queue: QueueSeen
+    open_groups: int
+    open_tokens: int
+
+
+class Queue:
+    """Remembers which entry of one partition is read next, while no other is delivered."""
+
+    def __init__(self, *, keys: Keys, partition: int) -> None:
+        self._jobs = keys.jobs(partition)
+        self._dead = keys.dead(partition)
+        self._partition = partition
+        self._next: tuple[EntryId, EntryId] | None = None
+        """The last that was delivered, and the entry after it."""
+
+    def read(self) -> Part[PartitionSeen]:
+        """The partition in at most five rounds, of which the last two are for parked jobs."""
+        now, (entries, groups, letters, sums) = yield [
+            lambda pipe: pipe.xlen(self._jobs),
+            lambda pipe: pipe.xinfo_groups(self._jobs),
+            lambda pipe: pipe.xlen(self._dead),
+            lambda pipe: pipe.hmget(totals(self._jobs), _TOTALS),
+        ]
+        told = zip(_TOTALS, rows(sums), strict=False)
+        so_far = Totals.of({name.encode(): value for name, value in told if value is not None})
+        group = next((one for one in rows(groups) if one["name"] == GROUP.encode()), None)
+        waiting = waiting_jobs(group, entries or 0, so_far)
+        delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
+        oldest = (yield from self._oldest(delivered)) if waiting else None
+        queue = QueueSeen(
+            partition=self._partition,
+            entries=entries or 0,
+            waiting=waiting,
+            pending=group["pending"] if group else 0,
+            oldest_waiting_s=oldest.age_s(now) if oldest else None,
+            dead_letters=letters or 0,
+            parked=(yield from self._parked()) if group and group["pending"] else (),
+            ids_ahead_s=ahead_s((str(one).encode() for one in (oldest, delivered) if one), now),
+        )
+        return PartitionSeen(queue=queue, open_groups=so_far.open_groups, open_tokens=so_far.open_tokens)
+
+    def _oldest(self, delivered: EntryId) -> Part[EntryId | None]:
+        if delivered == LAST_POSSIBLE:
+            return None
+        if self._next is None or self._next[0] != delivered:
+            found = yield from self._peek(after(delivered))
+            self._next = None if found is None else (delivered, found[0])
+        return self._next and self._next[1]
+
+    def _peek(self, start: str) -> Generator[Sequence[Command], tuple[float, list[Any]], _Peeked]:
+        """Id and batch of the first entry from `start` on. Who may run no script gets the whole entry."""
+        _, (found,) = yield [scripts.peek(self._jobs, start)]
+        if found is None:
+            _, (entries,) = yield [lambda pipe: pipe.xrange(self._jobs, min=start, count=1)]
+            found = [(entry_id, named_batch(rest).encode()) for entry_id, rest in rows(entries)][:1]
+            found = found[0] if found else ()
+        return (EntryId.of(found[0]), text_of(found[1])) if found else None
+
+    def _parked(self) -> Part[tuple[Parked, ...]]:
+        _, (consumers,) = yield [lambda pipe: pipe.xinfo_consumers(self._jobs, GROUP)]
+        held = {
+            parked: row
+            for row in rows(consumers)
+            if row["pending"] and (parked := ParkedFor.of(row["name"].decode("utf-8", "backslashreplace"))) is not None
+        }
+        found = []
+        for parked in sorted(held)[:_MOST_PARKED]:
+            found.append((yield from self._parked_for(parked.version, held[parked])))
+        return tuple(one for one in found if one is not None)
+
+    def _parked_for(self, version: int, row: Any) -> Part[Parked | None]:
+        """The jobs that wait for one version; None if the last of them was taken meanwhile."""
+        name = row["name"]
+        now, (pending,) = yield [lambda pipe: pipe.xpending_range(self._jobs, GROUP, "-", "+", 1, consumername=name)]
+        if not pending:
+            return None
+        entry_id: bytes = pending[0]["message_id"]
+        found = yield from self._peek(entry_id.decode())
+        batch_id = found[1] if found is not None and found[0] == EntryId.of(entry_id) else ""
+        age_s = EntryId.of(entry_id).age_s(now)
+        return Parked(version=version, jobs=row["pending"], oldest_s=age_s, oldest_batch=batch_id)
+
+
+def waiting_jobs(group: _GroupRow | None, entries: int, so_far: Totals) -> int:
+    """Jobs that no worker has taken, of `entries` in the stream.
+
+    Redis counts them from version 7 on, unless an entry was removed by hand. Then the totals tell: what was removed by
+    hand counts as waiting.
+    """
+    if group is None:
+        return entries
+    lag, pending = group.get("lag"), int(group["pending"])
+    if lag is not None:
+        return int(lag)
+    open_jobs = so_far.jobs_queued - so_far.jobs_acknowledged - pending
+    return min(max(0, open_jobs), max(0, entries - pending))

@@ -49,6 +49,11 @@ def quiet(*command: object, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
+def is_carried(path: Path) -> bool:
+    """Whether a wheel must have it: code, and the files of the page."""
+    return path.suffix in {".py", ".lua", ".typed"} or path.parent.name == "assets"
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel, and with this one's packages for what it depends on."""
@@ -95,13 +100,8 @@ def test_a_batch_is_sampled_beside_files_of_our_packages_names(
 
 def test_the_wheel_carries_files_and_no_links_and_vllm_finds_the_plugin(installed: Path, tmp_path: Path) -> None:
     (folder,) = installed.glob("lib/python*/site-packages/rollstream")
-    carried = {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in {".py", ".lua", ".typed"}}
-    wanted = {
-        path.relative_to(ROOT)
-        for name in PACKAGES
-        for path in (ROOT / name).rglob("*")
-        if path.suffix in {".py", ".lua"}
-    }
+    carried = {path.relative_to(folder) for path in folder.rglob("*") if is_carried(path)}
+    wanted = {path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if is_carried(path)}
     find = (
         "from importlib.metadata import entry_points\n"
         "(plugin,) = entry_points(group='vllm.general_plugins', name='rollstream')\n"
@@ -109,6 +109,7 @@ def test_the_wheel_carries_files_and_no_links_and_vllm_finds_the_plugin(installe
     )
 
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert Path("producer/observe/web/assets/uplot.LICENSE") in wanted
     assert carried == wanted | {Path("__init__.py"), Path("__main__.py"), Path("py.typed")}
     told = quiet(installed / "bin" / "python", "-c", find, cwd=tmp_path)
     assert told.strip() == "rollstream.worker.engines.vllm.plugin"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ import structlog
 from rollstream.schemas import Keys
 from rollstream.schemas.pause_reason import PauseReason
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
+from rollstream.transport.traces.application import traces_of
 
 from .adapters.cache_folder import CacheFolder
 from .adapters.disk_watch import watch_disk
@@ -29,6 +31,7 @@ from .errors import EngineDiedError
 from .intake.make_consumer import make_consumer
 from .jobs.deadlines import RedisClock
 from .jobs.groups import Groups
+from .jobs.job_trace import JobTraces
 from .jobs.runner import JobRunner
 from .operations.control import Control
 from .operations.heartbeat import Heartbeat
@@ -63,6 +66,7 @@ class Worker:
             redis=self._commands, keys=keys, result_ttl_s=settings.result_ttl_s, tally=tally
         )
         clock = RedisClock()
+        self._traces = traces_of(os.environ, service="rollstream-worker", instance=settings.consumer, tell=log.warning)
         self._heartbeat = Heartbeat(
             redis=self._upkeep,
             keys=keys,
@@ -105,6 +109,7 @@ class Worker:
             admission=self._admission,
             runner=self._runner,
             follower=self._follower,
+            traces=JobTraces(tracer=self._traces.tracer, policy=settings.policy, clock=clock),
         )
         self._agreement = LeaseAgreement(redis=self._upkeep, keys=keys, lease_s=settings.lease_s)
         self._control = Control(
@@ -139,6 +144,7 @@ class Worker:
         Raises `SettingsError` before anything was served, `EngineDiedError` when the engine is gone.
         """
         async with AsyncExitStack() as ending:
+            ending.push_async_callback(self._traces.aclose)
             ending.push_async_callback(self._commands.aclose)
             ending.push_async_callback(self._blocking.aclose)
             ending.push_async_callback(self._upkeep.aclose)

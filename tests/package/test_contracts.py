@@ -31,6 +31,7 @@ FORBIDDEN = {
     "producer-rooms": ("rollstream.producer.progress", "rollstream.producer.calls.patience"),
     "engines": ("rollstream.worker.engines.stub", "rollstream.worker.jobs.seeds"),
     "vllm": ("rollstream.worker.jobs.seeds", "vllm"),
+    "traces": ("rollstream.worker.jobs.seeds", "opentelemetry"),
     "circles": ("rollstream.schemas.wire.fields", "rollstream.schemas.wire.messages"),
 }
 """For each contract an import that only it forbids: the importing module, and the imported one."""

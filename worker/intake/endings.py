@@ -5,8 +5,9 @@ from __future__ import annotations
 import structlog
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Envelope, ErrorCode, WireError
+from rollstream.schemas import Envelope, ErrorCode, Job, WireError
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.transport.traces.names import Outcome
 
 from ..delivery.admission import Admission, Claim
 from ..delivery.dead_letters import DeadLetters
@@ -14,6 +15,7 @@ from ..delivery.delivery_budgets import DeliveryBudgets
 from ..delivery.lease import Lease, Leases
 from ..errors import CacheUnwritableError, DataError, UnpublishableError
 from ..jobs.admitted_job import AdmittedJob
+from ..jobs.job_trace import JobTrace, JobTraces
 from ..jobs.open_job import open_job
 from ..jobs.runner import JobRunner
 from ..redis_io.connections import retrying
@@ -36,6 +38,7 @@ class Endings:
         budgets: DeliveryBudgets,
         parking: Parking,
         dead_letters: DeadLetters,
+        traces: JobTraces,
     ) -> None:
         self._leases = leases
         self._admission = admission
@@ -43,6 +46,7 @@ class Endings:
         self._budgets = budgets
         self._parking = parking
         self._dead_letters = dead_letters
+        self._traces = traces
 
     async def run(self, lease: Lease, entry: Entry, claim: Claim, *, is_spare: bool) -> None:
         """Run the job, and return once nothing is left to do for it here.
@@ -50,44 +54,53 @@ class Endings:
         `is_spare`: it was read with others, and is given back if they are larger than expected. Raises what ends the
         worker, above all `EngineDiedError`; the lease is still held then.
         """
+        with self._traces.begin(lease, entry.fields) as trace:
+            await self._run(lease, entry, claim, trace, is_spare=is_spare)
+
+    async def _run(self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace, *, is_spare: bool) -> None:
         try:
-            admitted = await self._open(lease, entry, claim)
+            admitted = await self._open(lease, entry, claim, trace)
             if admitted is None:
                 return
             if is_spare and self._admission.is_supplied:
                 log.debug("no room, job given back", entry=lease.entry_id)
+                trace.ending(Outcome.GIVEN_BACK)
                 await self.give_back(lease)
                 return
             await self._runner.run(admitted)
             if lease.ended:
                 await self._budgets.excuse(lease, admitted.envelope.batch_id)
         except TooOldError as waiting:
+            trace.ending(Outcome.PARKED)
             await self._parking.park(lease, waiting.min_version)
         except CacheUnwritableError as error:
             self._admission.set_paused(PauseReason.ADAPTER_CACHE, on=True)
             log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
+            trace.ending(Outcome.GIVEN_BACK)
             await self.give_back(lease)
         except (UnpublishableError, RedisError) as error:  # a key has another type; other faults were waited out
+            trace.buried(error)
             await self._dead_letters.bury(lease, entry.fields, error)
 
     async def give_back(self, *leases: Lease) -> None:
         """Let any worker take these jobs at once; their deliveries do not count."""
         await retrying("give back", self._leases.give_back, leases, counted=False)
 
-    async def _open(self, lease: Lease, entry: Entry, claim: Claim) -> AdmittedJob | None:
+    async def _open(self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace) -> AdmittedJob | None:
         """The job, ready to run; None if it became a dead letter whose batch is not known."""
         try:
             envelope = Envelope.of(entry.fields)
         except WireError as error:
+            trace.buried(error)
             await self._dead_letters.bury(lease, entry.fields, error)
             return None
         try:
             await self._budgets.check(lease, envelope.batch_id)
-            return AdmittedJob(lease=lease, envelope=envelope, job=open_job(envelope, entry.fields), claim=claim)
+            job: Job | DataError = open_job(envelope, entry.fields)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
+                trace.buried(error)
                 await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
             # Without the traceback and the cause, because they hold the payload.
-            return AdmittedJob(
-                lease=lease, envelope=envelope, job=DataError(error.code, error.field, error.message), claim=claim
-            )
+            job = DataError(error.code, error.field, error.message)
+        return AdmittedJob(lease=lease, envelope=envelope, job=job, claim=claim, trace=trace)

@@ -12,6 +12,7 @@ from ..delivery.admission import Admission
 from ..delivery.dead_letters import DeadLetters
 from ..delivery.delivery_budgets import Budgets, DeliveryBudgets
 from ..delivery.lease import Lease, Leases
+from ..jobs.job_trace import JobTraces
 from ..jobs.runner import JobRunner
 from ..versions.follower import VersionFollower
 from .backpressure import Backpressure
@@ -36,6 +37,7 @@ def make_consumer(
     admission: Admission,
     runner: JobRunner,
     follower: VersionFollower,
+    traces: JobTraces,
 ) -> Consumer:
     """`blocking`: the connection of reads that wait; `commands`: that of everything else."""
     keys = Keys(settings.policy, partitions=settings.partitions)
@@ -98,5 +100,6 @@ def make_consumer(
             budgets=budgets,
             parking=parking,
             dead_letters=DeadLetters(redis=commands, keys=keys),
+            traces=traces,
         ),
     )

@@ -12,6 +12,7 @@ from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load
 from ..engine import Adapter
 from ..errors import DataError
+from .job_trace import UNTRACED, JobTrace
 
 OF_ERROR = Load(groups=1, sequences=1)
 """What a group takes that only gets an error answer: memory, but nothing of the engine. It counts as one sequence."""
@@ -26,6 +27,7 @@ class AdmittedJob:
     job: Job | DataError
     claim: Claim
     """What the job takes of this worker."""
+    trace: JobTrace = UNTRACED
 
     @cached_property
     def of_group(self) -> Load:

@@ -7,6 +7,7 @@ import time
 import structlog
 
 from rollstream.schemas import GroupError, GroupResult
+from rollstream.transport.traces.names import SpanName
 
 from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
@@ -42,13 +43,17 @@ class Groups:
         try:
             if isinstance(plan, DataError):
                 raise plan
-            answer = await admitted.lease.during(self._generate(admitted.lease, plan, group), stoppable=True)
+            with admitted.trace.group(SpanName.GENERATE, group) as span:
+                answer = await admitted.lease.during(self._generate(admitted.lease, plan, group), stoppable=True)
+                answer = span.sampled(answer)
         except DataError as error:
             answer = group_error(admitted.lease, admitted.envelope, admitted.job, group, error)
         except LeaseEndedError:
             self._publisher.fenced(admitted.lease, group)
             return
-        outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
+        with admitted.trace.group(SpanName.PUBLISH, group) as span:
+            outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
+            span.published(outcome)
         log.debug("group answered", batch=admitted.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":
             raise LeaseLostError(f"{admitted.lease} was fenced")

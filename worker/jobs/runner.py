@@ -88,6 +88,7 @@ class JobRunner:
                     await lease.during(self._follower.look())
                 with self._sampling(admitted, needed=bool(missing)) as served:
                     plan = await self._plan(admitted, served)
+                    admitted.trace.prepared(plan, served.version)
                     if len(missing) < len(groups):
                         self._admission.expect(admitted.claim, len(missing), admitted.of_group)
                     log.debug(

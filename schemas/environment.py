@@ -21,8 +21,8 @@ WORKER_SETTINGS = frozenset({
     "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
 })  # fmt: skip
 """Settings of `rollstream-worker`; workers and the command line may share an environment."""
-_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN"})
-"""Variables for the redis-server to run, a worker's marks for its engines, and benchmarks."""
+_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN", "WEB_TOKEN"})
+"""Variables for the redis-server to run, a worker's marks for its engines, benchmarks, and the page's token."""
 
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"

@@ -30,6 +30,8 @@ from .output import exit_codes, follow, output, write_unfinished
 from .publish import commands as publishing
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
+from .web import EPILOG as WEB_EPILOG
+from .web import web
 
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
 
@@ -235,6 +237,7 @@ def status(
 
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
+app.command("web", epilog=WEB_EPILOG)(web)
 app.add_typer(operating)
 app.add_typer(leasing)
 app.add_typer(observing)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rollstream.schemas import GroupError, GroupResult
-from rollstream.schemas.weights.folders import folder_problem, odd_entry
 
 from ..batches.read_answers import Answer
+from ..batches.tokenizer_folder import read_tokenizer
 from ..errors import PromptFileError
 
 Tokenize = Callable[[str], list[int]]
@@ -68,16 +68,7 @@ def _ids(ids: Any, source: str, number: int) -> list[int]:
 
 def load_tokenizer(folder: Path) -> Tokenize:
     """Load the tokenizer from a model's folder; it adds special tokens as configured. Raises `PromptFileError`."""
-    if problem := folder_problem(folder) or odd_entry(folder):
-        raise PromptFileError(f"--tokenizer {folder}", None, problem)
-    try:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and only texts need it
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except ImportError:
-        raise PromptFileError(str(folder), None, "a tokenizer needs `pip install transformers`") from None
-    except (OSError, ValueError) as error:
-        raise PromptFileError(str(folder), None, f"no tokenizer can be loaded: {error}".splitlines()[0]) from None
+    tokenizer = read_tokenizer(folder)
     return lambda text: [int(token) for token in tokenizer.encode(text)]
 
 

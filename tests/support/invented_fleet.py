@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 from rollstream.producer.observe.fleet import (
     Fleet,
@@ -19,8 +20,12 @@ from rollstream.producer.observe.fleet import (
     FleetWorker,
     Presence,
 )
-from rollstream.producer.observe.web.serve import WebSettings, serve
+from rollstream.producer.observe.web.live_readings import LiveReadings, ReadsFleet
+from rollstream.producer.observe.web.serve import known_hosts, open_socket, run
+from rollstream.producer.observe.web.site import Site
 from rollstream.producer.operations.queue_state import QueueSeen
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys
 from rollstream.schemas.history import Minute, Rate
 from rollstream.schemas.worker_report import WorkerReport
 
@@ -122,15 +127,25 @@ class InventedReader:
         return replace(self.fleet, read_at=time.time())
 
 
-def settings(**changes: object) -> WebSettings:
-    """A server of this machine alone, at any port."""
-    given = WebSettings(
-        redis="redis://127.0.0.1:1/0", policy="math-7b", partitions=2, host="127.0.0.1", port=0, token=None,
+def invented_site(*, port: int, reader: ReadsFleet | None = None, **changes: Any) -> Site:
+    """A site of this machine alone whose Redis is away; `changes` of any field of `Site`."""
+    site = Site(
+        connection=Connection(url="redis://127.0.0.1:1/0", reconnect_s=0),
+        keys=Keys("math-7b", partitions=2),
+        readings=LiveReadings(reader=reader or InventedReader()),
+        token=None,
+        hosts=known_hosts("127.0.0.1", "127.0.0.1"),
         allow_actions=False,
-    )  # fmt: skip
-    return replace(given, **changes)  # type: ignore[arg-type]  # the test's own words
+        cookie=f"rollstream-{port}",
+    )
+    return replace(site, **changes)
+
+
+async def _serve(port: int) -> int:
+    listening = open_socket("127.0.0.1", port)
+    port = listening.getsockname()[1]
+    return await run(invented_site(port=port), listening, lambda: print(f"http://127.0.0.1:{port}/", flush=True))
 
 
 if __name__ == "__main__":
-    chosen = settings(port=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
-    asyncio.run(serve(chosen, lambda url: print(url, flush=True), lambda *_unused: InventedReader()))
+    sys.exit(asyncio.run(_serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0)))

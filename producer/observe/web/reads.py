@@ -18,6 +18,7 @@ from .event_stream import MOST_STREAMS, EventStream
 from .fleet_json import to_json
 from .live_readings import LiveReadings
 from .sessions import Sessions
+from .texts import Texts
 
 
 class Reads:
@@ -32,6 +33,7 @@ class Reads:
         sessions: Sessions,
         cookie: str,
         allow_actions: bool,
+        texts: Texts | None,
     ) -> None:
         self._connection = connection
         self._keys = keys
@@ -39,6 +41,7 @@ class Reads:
         self._sessions = sessions
         self._cookie = cookie
         self._allow_actions = allow_actions
+        self._texts = texts
         self._stream = EventStream(readings)
 
     def routes(self) -> list[Route]:
@@ -56,15 +59,16 @@ class Reads:
 
     async def _session(self, request: Request) -> Response:
         session = request.cookies.get(self._cookie, "")
+        may_act = self._allow_actions and self._sessions.is_valid(session)
         return answered(
             {
                 "policy": self._keys.policy,
                 "partitions": self._keys.partitions,
                 "redis": self._connection.url,
                 "version": _version(),
-                "actions": self._allow_actions,
-                "csrf": self._sessions.csrf(session) if self._sessions.are_asked_for and session else "",
-                "text": False,
+                "actions": may_act,
+                "csrf": self._sessions.csrf(session) if may_act else "",
+                "text": self._texts is not None,
             }
         )
 

@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from rollstream.schemas import Keys
 
+from ...batches.tokenizer_folder import read_tokenizer
 from ...redis_io.connection import Connection
+from ..read_fleet import FleetReader
 from .bounded_http import BoundedHttp
 from .errors import WebSetupError
-from .live_readings import LiveReadings, ReadsFleet
+from .live_readings import LiveReadings
 from .sessions import ADVICE
 from .site import Site, make_app
+from .texts import Texts
 
 EXIT_ENDED, EXIT_INTERRUPTED = 0, 130
 _UNSENT_MS = 30_000
@@ -41,6 +46,8 @@ class WebSettings:
     """0 for any free one."""
     token: str | None
     allow_actions: bool
+    tokenizer: Path | None = None
+    """Folder of the model's tokenizer, for texts."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -97,7 +104,7 @@ def in_url(host: str) -> str:
 class Server(uvicorn.Server):
     """uvicorn, which waits for the end of each answer when it is told to end: streams of events are ended first."""
 
-    def __init__(self, *, app: ASGIApp, close: Callable[[], None]) -> None:
+    def __init__(self, *, app: ASGIApp, started: Callable[[], None], close: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -114,6 +121,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
+        self._started = started
         self._close = close
         self.exit_code = EXIT_ENDED
 
@@ -129,10 +137,19 @@ class Server(uvicorn.Server):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
-    def end(self, exit_code: int = EXIT_ENDED) -> None:
+    def end(self, exit_code: int) -> None:
         """Take no more requests and end."""
         self.exit_code = exit_code
         self.should_exit = True
+
+    def end_with(self, _reading: asyncio.Future[NoReturn]) -> None:
+        """End without the readings: `run` raises why they ended."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn once signals are handled."""
+        await super().startup(sockets)
+        self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once it is told to end."""
@@ -140,13 +157,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def serve(
-    settings: WebSettings, told: Callable[[str], None], reader_of: Callable[[Connection, Keys], ReadsFleet]
-) -> int:
+async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
     """Serve until a signal comes; returns the exit code. `told` gets the URL to open once the server listens.
 
-    Raises `WebSetupError`, and `RedisUnavailableError` for a URL that is none. Redis itself may be away.
+    Raises `WebSetupError`, `PromptFileError` for the tokenizer, and `RedisUnavailableError` for a URL that is none.
+    Redis itself may be away.
     """
+    texts = None if settings.tokenizer is None else Texts(tokenizer=read_tokenizer(settings.tokenizer))
     listening = open_socket(settings.host, settings.port)
     bound, port = listening.getsockname()[:2]
     connection = None
@@ -154,7 +171,7 @@ async def serve(
         check_settings(settings, bound)
         keys = Keys(settings.policy, partitions=settings.partitions)
         connection = Connection(url=settings.redis, reconnect_s=0)
-        readings = LiveReadings(reader=reader_of(connection, keys))
+        readings = LiveReadings(reader=FleetReader(connection=connection, keys=keys))
         site = Site(
             connection=connection,
             keys=keys,
@@ -163,6 +180,7 @@ async def serve(
             hosts=known_hosts(settings.host, bound),
             allow_actions=settings.allow_actions,
             cookie=f"rollstream-{port}",
+            texts=texts,
         )
         return await run(site, listening, lambda: told(url_of(settings.host, bound, port)))
     finally:
@@ -173,11 +191,10 @@ async def serve(
 
 async def run(site: Site, listening: socket.socket, started: Callable[[], None]) -> int:
     """Serve the site at a socket; returns the exit code. If the readings fail by a defect, the server ends with it."""
-    server = Server(app=make_app(site), close=site.readings.close)
+    server = Server(app=make_app(site), started=started, close=site.readings.close)
     reading = asyncio.ensure_future(site.readings.run())
-    reading.add_done_callback(lambda _ended: server.end())
+    reading.add_done_callback(server.end_with)
     try:
-        started()
         await server.serve(sockets=[listening])
     finally:
         reading.cancel()

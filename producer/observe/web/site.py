@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,6 +26,7 @@ from .login import Login
 from .pages import Pages
 from .reads import Reads
 from .sessions import Sessions, WrongTries
+from .texts import Texts
 
 log = logging.getLogger("rollstream")
 
@@ -41,6 +44,7 @@ class Site:
     allow_actions: bool
     cookie: str
     """The name of the session's cookie; servers on one host need different ones, for cookies know no ports."""
+    texts: Texts | None = None
 
 
 def make_app(site: Site) -> ASGIApp:
@@ -55,13 +59,12 @@ def make_app(site: Site) -> ASGIApp:
         sessions=sessions,
         cookie=site.cookie,
         allow_actions=site.allow_actions,
+        texts=site.texts,
     )
     login = Login(assets=assets, sessions=sessions, tries=tries, rules=rules, cookie=site.cookie)
     actions = Actions(connection=site.connection, keys=site.keys)
     routes = [*Pages(assets).routes(), *login.routes(), *reads.routes(), *actions.routes()]
-    app = Starlette(
-        routes=routes, exception_handlers={HTTPException: _http, RollstreamError: _ours, Exception: _defect}
-    )
+    app = Starlette(routes=routes, exception_handlers=_HANDLERS)
     return Gate(app, rules=rules, cookie=site.cookie)
 
 
@@ -76,6 +79,18 @@ async def _ours(_request: Request, error: Exception) -> Response:
     return problem_response(problem_of(error))
 
 
+async def _late(_request: Request, _error: Exception) -> Response:
+    return problem_response(Problem(status=504, text="Redis did not answer in time"))
+
+
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("a defect, at %s %s", request.method, printable(request.url.path), exc_info=error)
     return problem_response(Problem(status=500, text="a defect in this server: its log has the traceback"))
+
+
+_HANDLERS: Mapping[Any, Any] = {
+    HTTPException: _http,
+    RollstreamError: _ours,
+    TimeoutError: _late,
+    Exception: _defect,
+}

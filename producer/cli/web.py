@@ -1,0 +1,86 @@
+"""`rollstream web`: the live page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from .output import exit_codes
+
+EXIT_USAGE = 2
+EPILOG = (
+    "Example: rollstream web --policy math-7b --port 8080. For others: `(umask 077; head -c 32 /dev/urandom | base64 > "
+    "web-token)`, then rollstream web --policy math-7b --host 0.0.0.0 --token-file web-token --allow-actions. "
+    "On a host that you reach by ssh: ssh -L 8080:localhost:8080 HOST, then open http://localhost:8080/."
+)
+
+
+def web(
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    port: Annotated[str, typer.Option(metavar="PORT|auto", help="Where to listen; auto takes a free one.")] = "8080",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Any but a loopback address needs a token.")
+    ] = "127.0.0.1",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File with the token that opens the page; without it, ROLLSTREAM_WEB_TOKEN's value."
+        ),
+    ] = None,
+    allow_actions: Annotated[
+        bool,
+        typer.Option("--allow-actions", help="Let the page pause, resume, cancel, requeue and drain. Needs a token."),
+    ] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The model's tokenizer, to show completions as text.")
+    ] = None,
+) -> None:
+    """Serve a live page of a policy: jobs, workers, batches, versions, errors, dead letters. Prints its URL.
+
+    It reads Redis about once a second while a browser looks, and works with every worker dead. Ctrl-C ends it.
+    """
+    number = _port(port)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
+    with exit_codes():
+        try:
+            from ..observe.web.errors import WebSetupError  # noqa: PLC0415 - an extra, which only this command needs
+            from ..observe.web.serve import WebSettings, serve  # noqa: PLC0415 - see above
+            from ..observe.web.token_file import read_token  # noqa: PLC0415 - see above
+        except ImportError as error:
+            raise _usage(f"the page needs {error.name}: pip install 'rollstream[observe]'") from None
+        try:
+            settings = WebSettings(
+                redis=redis,
+                policy=policy,
+                partitions=partitions,
+                host=host,
+                port=number,
+                token=read_token(token_file, os.environ),
+                allow_actions=allow_actions,
+                tokenizer=tokenizer,
+            )
+            raise typer.Exit(asyncio.run(serve(settings, typer.echo)))
+        except WebSetupError as error:
+            raise _usage(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
+        raise typer.BadParameter("give a port from 1 to 65535, or auto for a free one", param_hint="--port")
+    return int(text)
+
+
+def _usage(problem: str) -> typer.Exit:
+    typer.echo(f"rollstream: {problem}", err=True)
+    return typer.Exit(EXIT_USAGE)

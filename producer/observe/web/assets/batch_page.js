@@ -1,0 +1,1 @@
+export class BatchPage { constructor() { this.node = document.createElement("div"); } update() {} }

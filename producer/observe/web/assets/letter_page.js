@@ -1,0 +1,1 @@
+export class LetterPage { constructor() { this.node = document.createElement("div"); } update() {} }

@@ -1,0 +1,74 @@
+// Policy versions: what was announced, who serves it, how long it took to reach all workers.
+
+import { el, section, setClass, setMoment, setText, setTitle } from "./dom.js";
+import { isThere } from "./facts.js";
+import { Table } from "./table.js";
+import { age, count, duration, listed, many, start } from "./words.js";
+
+export class Versions {
+  constructor() {
+    this.fleet = null;
+    this.table = new Table({
+      caption: "Policy versions, the newest first",
+      columns: [version, this.#announced(), this.#served(), this.#reached()],
+      key: (row) => row.version,
+      most: 8,
+      empty: "No version was announced: workers serve the model that they booted with.",
+    });
+    this.node = section("versions", "Policy versions", this.table.node);
+  }
+
+  update(fleet) {
+    this.fleet = fleet;
+    this.table.update(fleet.versions);
+  }
+
+  #announced() {
+    return {
+      title: "Announced",
+      number: true,
+      set: (cell, row) => setMoment(cell, this.fleet.read_at - row.announced_s_ago, `${age(row.announced_s_ago)} ago`),
+    };
+  }
+
+  #served() {
+    return {
+      title: "Served by",
+      make: (cell) => cell.append(el("span"), el("span", { class: "why bad" })),
+      set: (cell, row) => {
+        const live = this.fleet.workers.filter(isThere).length;
+        const number = row.served_by.length;
+        const isNewest = row === this.fleet.versions[0];
+        setText(cell.children[0], isNewest ? `${count(number)} of ${many(live, "worker")}` : number ? many(number, "worker") : "nobody");
+        setTitle(cell.children[0], row.served_by.join(", "));
+        setClass(cell.children[0], isNewest && number < live ? "mark half warn" : number ? "mark disc good" : "");
+        setText(cell.children[1], row.refused_by.length ? `refused by ${listed(row.refused_by.map((name) => start(name, 40)))}` : "");
+        setTitle(cell.children[1], this.#whyRefused(row));
+      },
+    };
+  }
+
+  #whyRefused(row) {
+    const refusing = this.fleet.workers.find((worker) => row.refused_by.includes(worker.consumer));
+    return refusing?.report.policy_error ?? "";
+  }
+
+  #reached() {
+    return {
+      title: "Reached all in",
+      number: true,
+      about: "From its announcement until every live worker served it, as far as this server saw it",
+      set: (cell, row) => setText(cell, row.reached_all_s == null ? "–" : duration(row.reached_all_s)),
+    };
+  }
+}
+
+const version = {
+  title: "Version",
+  make: (cell) => cell.append(el("span"), el("span", { class: "aside" })),
+  set: (cell, row) => {
+    setText(cell.children[0], String(row.version));
+    setText(cell.children[1], start(row.source, 20));
+    setTitle(cell.children[1], `${row.source}: ${row.location}`);
+  },
+};

@@ -20,7 +20,7 @@ export class Actions {
       text: "Workers finish the jobs that they hold and take no others until somebody resumes. Batches can still be submitted.",
       yes: "Pause",
       path: "/api/pause",
-      done: () => ["The queue is paused."],
+      done: (told) => [told.changed ? "The queue is paused." : "The queue was paused already."],
     });
   }
 
@@ -30,7 +30,7 @@ export class Actions {
       text: "Workers take jobs again at once.",
       yes: "Resume",
       path: "/api/resume",
-      done: () => ["The queue goes on."],
+      done: (told) => [told.changed ? "The queue goes on." : "The queue was not paused."],
     });
   }
 
@@ -67,7 +67,8 @@ export class Actions {
     });
   }
 
-  // A native dialog keeps the focus inside and gives it back; Escape is no.
+  // A native dialog keeps the focus inside and gives it back; Escape is no. `subject` is what is acted on: the server
+  // wants to hear its name again.
   #ask({ title, subject, text, yes, path, done }) {
     const heading = el("h2", { id: "question", text: title });
     const no = el("button", { type: "button", text: "No", autofocus: true, onclick: () => dialog.close() });
@@ -82,16 +83,16 @@ export class Actions {
     );
     dialog.addEventListener("close", () => {
       dialog.remove();
-      if (dialog.returnValue === "yes") this.#act(path, done);
+      if (dialog.returnValue === "yes") this.#act(path, subject, done);
     });
     document.body.append(dialog);
     dialog.showModal();
   }
 
-  async #act(path, done) {
+  async #act(path, subject, done) {
     this.#say("calm", "Asking …");
     try {
-      const told = await post(path, this.session.csrf);
+      const told = await post(path, subject ? { confirm: subject } : {}, this.session.csrf);
       this.#say("good", ...done(told));
     } catch (error) {
       this.#say("bad", error.message);

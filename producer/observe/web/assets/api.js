@@ -11,9 +11,9 @@ export function get(path) {
   return ask(path, {});
 }
 
-export function post(path, csrf) {
+export function post(path, told, csrf) {
   const headers = { "content-type": "application/json", "x-rollstream-csrf": csrf };
-  return ask(path, { method: "POST", headers, body: "{}" });
+  return ask(path, { method: "POST", headers, body: JSON.stringify(told) });
 }
 
 async function ask(path, options) {
@@ -24,7 +24,7 @@ async function ask(path, options) {
     throw new ApiError("The server of this page does not answer.");
   }
   const told = await response.json().catch(() => null);
-  if (response.status === 401) location.assign("/login");
+  if (response.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
   if (!response.ok) throw new ApiError(told?.error ?? `The server answered ${response.status}.`, response.status);
   return told;
 }

@@ -12,10 +12,14 @@ export class Stream {
     this.heard = Date.now();
     this.source = null;
     setInterval(() => this.#mindSilence(), SILENT_MS / 5);
+    document.addEventListener("visibilitychange", () => this.open());
   }
 
+  // A hidden page has no connection: browsers allow few to one server.
   open() {
     this.source?.close();
+    this.heard = Date.now();
+    if (document.hidden) return;
     const source = new EventSource("/events");
     this.source = source;
     source.addEventListener("open", () => this.#answered());
@@ -23,7 +27,7 @@ export class Stream {
     source.addEventListener("down", (event) => this.#note({ down: JSON.parse(event.data) }));
     source.addEventListener("error", () => {
       this.#isLost();
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.open(), RETRY_MS);
+      if (source.readyState === EventSource.CLOSED) setTimeout(() => source === this.source && this.open(), RETRY_MS);
     });
   }
 
@@ -48,7 +52,7 @@ export class Stream {
 
   // While Redis is away the server has nothing to say, so only the silence after a reading counts.
   #mindSilence() {
-    if (this.seen.down || Date.now() - this.heard < SILENT_MS) return;
+    if (document.hidden || this.seen.down || Date.now() - this.heard < SILENT_MS) return;
     this.#isLost();
     this.open();
   }

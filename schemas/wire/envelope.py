@@ -13,6 +13,8 @@ from .fields import MAX_GROUPS_PER_JOB, check_traceparent
 from .messages import Job
 
 JOB_KIND = "job"
+UNREADABLE_KIND = "unreadable"
+"""Stands for a kind that is no name: no worker knows it."""
 DEFAULT_LANE = "default"
 _MAX_TOKENS = 2**40
 """More than 4096 groups of 2**22 tokens."""
@@ -53,14 +55,13 @@ class Envelope:
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Self:
-        """The envelope of an entry. Raises `WireError` that names a missing, unreadable or out-of-bounds field."""
+        """The envelope of an entry. Raises `WireError` that names a missing, unreadable or out-of-bounds field of those
+        without a default. Of the others what makes no sense counts as missing, so that the groups get their answers.
+        """
         payload = fields.get(PAYLOAD, b"")
         try:
             batch_id = check_name("batch_id", fields[BATCH].decode())
             job, first, groups, total = (_number(fields, name) for name in (b"job", b"first", b"groups", b"total"))
-            kind = check_name("kind", fields.get(KIND, JOB_KIND.encode()).decode())
-            lane = check_name("lane", fields.get(b"lane", DEFAULT_LANE.encode()).decode())
-            tokens = _number(fields, TOKENS, _MAX_TOKENS) if TOKENS in fields else 0
         except KeyError as error:
             raise WireError("job entry", f"field {error.args[0].decode()!r} is missing", payload) from None
         except (ValueError, NameRefusedError) as error:
@@ -73,9 +74,9 @@ class Envelope:
             first_group=first,
             job_groups=groups,
             num_groups=total,
-            kind=kind,
-            lane=lane,
-            tokens=tokens,
+            kind=_name(fields, KIND, JOB_KIND) or UNREADABLE_KIND,
+            lane=_name(fields, b"lane", DEFAULT_LANE) or DEFAULT_LANE,
+            tokens=_tokens(fields),
             traceparent=_traceparent(fields),
         )
 
@@ -108,6 +109,21 @@ class Envelope:
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.job_groups)
+
+
+def _name(fields: Mapping[bytes, bytes], name: bytes, default: str) -> str:
+    """The name in a field, `default` where there is no such field, and an empty text where it holds no name."""
+    try:
+        return check_name("name", fields.get(name, default.encode()).decode())
+    except (ValueError, NameRefusedError):
+        return ""
+
+
+def _tokens(fields: Mapping[bytes, bytes]) -> int:
+    try:
+        return _number(fields, TOKENS, _MAX_TOKENS)
+    except (KeyError, ValueError):
+        return 0
 
 
 def _traceparent(fields: Mapping[bytes, bytes]) -> str | None:

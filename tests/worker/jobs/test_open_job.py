@@ -78,12 +78,6 @@ def test_a_payload_that_is_no_job_says_why(payload: bytes, code: ErrorCode) -> N
         (b"total", b"1"),
         (b"job", b"99999999999999"),
         (b"job", "\u0663".encode()),
-        (b"kind", b"a job"),
-        (b"kind", b"\xff"),
-        (b"lane", b""),
-        (b"lane", b"x" * 129),
-        (b"tokens", b"-1"),
-        (b"tokens", b"1" * 15),
     ],
 )
 def test_an_entry_without_a_usable_envelope_is_refused(field: bytes, value: bytes | None) -> None:
@@ -93,6 +87,26 @@ def test_an_entry_without_a_usable_envelope_is_refused(field: bytes, value: byte
         Envelope.of({name: content for name, content in fields.items() if content is not None})
 
     assert caught.value.data == b"kept"
+
+
+@pytest.mark.parametrize("kind", [b"a job", b"\xff", b""])
+def test_a_kind_that_is_no_name_is_answered_as_an_unknown_one(kind: bytes) -> None:
+    fields = ENVELOPE.fields(encode(JOB)) | {b"kind": kind}
+
+    with pytest.raises(DataError) as caught:
+        open_job(Envelope.of(fields), fields)
+
+    assert caught.value.code is ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(b"lane", b""), (b"lane", b"x" * 129), (b"lane", b"\xff"), (b"tokens", b"-1"), (b"tokens", b"1" * 15)],
+)
+def test_what_is_only_counted_stops_no_job(field: bytes, value: bytes) -> None:
+    fields = ENVELOPE.fields(encode(JOB)) | {field: value}
+    assert Envelope.of(fields) == ENVELOPE
+    assert open_job(Envelope.of(fields), fields) == JOB
 
 
 @given(st.dictionaries(st.sampled_from([*ENVELOPE.fields(b"")]), st.binary(max_size=12)))

@@ -13,6 +13,7 @@ ARCHAIC = re.compile(
 )
 FOLDERS = (
     "benchmarks",
+    "deploy",
     "docs",
     "examples",
     "producer",
@@ -23,7 +24,7 @@ FOLDERS = (
     "transport",
     "worker",
 )
-KINDS = (".py", ".md", ".lua", ".sh", ".html")
+KINDS = (".py", ".md", ".lua", ".sh", ".html", ".yml")
 
 
 def texts() -> list[Path]:

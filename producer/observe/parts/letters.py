@@ -20,7 +20,7 @@ from .rounds import Part, rows
 MOST_LETTERS = 20
 _CALL_BYTES = 64 * 2**20
 """Redis copies the payloads of what it looks at: after so many bytes it stops, and the next reading goes on."""
-_LONGEST = 64 * 2**10
+LONGEST_LETTER = 64 * 2**10
 """Bytes of a letter: no worker writes a longer one."""
 
 
@@ -53,7 +53,7 @@ class Letters:
 
     def _call(self, newest: str, oldest: str) -> Call:
         return scripts.letters(
-            self._key, newest=newest, oldest=oldest, count=MOST_LETTERS, nbytes=_CALL_BYTES, longest=_LONGEST
+            self._key, newest=newest, oldest=oldest, count=MOST_LETTERS, nbytes=_CALL_BYTES, longest=LONGEST_LETTER
         )
 
     def _seen(self, entry_id: EntryId, letter: DeadLetter | SchemaError, now: float) -> FleetLetter:
@@ -78,7 +78,7 @@ def newest_of(letters: Iterable[FleetLetter]) -> tuple[FleetLetter, ...]:
 
 
 def _letters(found: Iterable[Any]) -> Iterator[tuple[EntryId, DeadLetter | SchemaError]]:
-    for entry_id, data in found:
+    for entry_id, data, _ in found:
         try:
             yield EntryId.of(entry_id), decode(data, DeadLetter)
         except SchemaError as error:

@@ -8,7 +8,7 @@ import pytest
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.producer.errors import UnknownBatchError
-from rollstream.producer.observe.batch_seen import GroupSeen, GroupState
+from rollstream.producer.observe.batch_seen import BatchSeen, GroupSeen, GroupState
 from rollstream.producer.observe.parts import results_index
 from rollstream.producer.observe.parts.results_index import ResultsIndex
 from rollstream.producer.observe.read_batch import read_batch, read_group
@@ -16,7 +16,6 @@ from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from rollstream.schemas.ledger import LedgerField
 from tests.support.fault_steps import is_of, stub, tokens
-from tests.support.faults import Queue
 
 POISON = 5000
 """No id of the stub's vocabulary."""
@@ -85,14 +84,14 @@ async def test_waiting_and_cancelled_groups_are_told_apart(
 
 
 async def test_deliveries_before_the_one_that_won_are_told(
-    redis_url: str, policy: str, connection: Connection, keys: Keys, trainer: AsyncClient, queue: Queue
+    redis_url: str, policy: str, connection: Connection, keys: Keys, trainer: AsyncClient, server: Any
 ) -> None:
     with stub(redis_url, policy):
         await (await trainer.submit([[1]], None, tokens(1), batch_id="b")).wait(timeout=30)
-    (job,) = queue.redis.xrange(keys.jobs(0))  # type: ignore[misc] # redis-py does not know which client it is
-    entry = job[0].decode()
-    queue.redis.hset(keys.ledger("b"), LedgerField.group(0), f"{entry}|gpu-9|4")
-    queue.redis.hset(keys.ledger("b"), LedgerField.lived(entry, 2), "1")
+    ((entry_id, _),) = server.xrange(keys.jobs(0))
+    entry = entry_id.decode()
+    server.hset(keys.ledger("b"), LedgerField.group(0), f"{entry}|gpu-9|4")
+    server.hset(keys.ledger("b"), LedgerField.lived(entry, 2), "1")
 
     (group,) = (await read_batch(connection, keys, "b")).groups
 
@@ -130,7 +129,8 @@ async def test_a_long_stream_is_looked_through_bit_by_bit(
     monkeypatch.setattr("rollstream.producer.observe.parts.scripts._RESULTS", 4)
     with stub(redis_url, policy):
         await (await trainer.submit([[1]] * 12, None, tokens(2), batch_id="b")).wait(timeout=30)
-    index, pages = ResultsIndex(), []
+    index = ResultsIndex()
+    pages: list[BatchSeen] = []
 
     while not pages or pages[-1].problem:
         pages.append(await read_batch(connection, keys, "b", index=index))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rollstream import AsyncClient
@@ -20,27 +22,27 @@ pytestmark = pytest.mark.keys_by_hand
 
 
 @pytest.fixture
-async def payload(trainer: AsyncClient, queue: Queue, keys: Keys) -> bytes:
+async def payload(trainer: AsyncClient, server: Any, keys: Keys) -> bytes:
     await trainer.submit([[1, 2, 3], [4]], None, tokens(9), batch_id="b")
-    ((_, fields),) = queue.redis.xrange(keys.jobs(0))
+    ((_, fields),) = server.xrange(keys.jobs(0))
     return bytes(fields[PAYLOAD])
 
 
 async def test_the_newest_letters_are_listed_without_payloads(
-    reader: FleetReader, queue: Queue, policy: str, payload: bytes
+    reader: FleetReader, queue: Queue, server: Any, policy: str, payload: bytes
 ) -> None:
     ids = [bury(queue, letter_of(policy, error=f"error {number}"), payload) for number in range(30)]
 
     first = await reader.read()
     newest = bury(queue, letter_of(policy, error="the newest"), b"x" * 2**20)
-    queue.redis.config_resetstat()
+    server.config_resetstat()
     second = await reader.read()
 
     assert first.num_letters == 30
     assert [letter.letter_id for letter in first.letters] == ids[:9:-1]
     assert (first.letters[0].error, first.letters[0].batch_id, first.letters[0].deliveries) == ("error 29", "b", 4)
     assert [letter.letter_id for letter in second.letters] == [newest, *ids[:10:-1]]
-    calls = queue.redis.info("commandstats")["cmdstat_xrevrange"]["calls"]  # type: ignore[index]
+    calls = server.info("commandstats")["cmdstat_xrevrange"]["calls"]
     assert calls <= 3, "of the letters only the new one is read again, beside the versions"
 
 

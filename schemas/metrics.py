@@ -128,6 +128,52 @@ class QueueMetric:
     COMMANDS = _gauge("exporter_read_commands", "Commands that the exporter's last reading sent to Redis.")
 
 
+REPLICA = "replica"
+
+
+def _vllm(kind: Kind, name: str, text: str, *labels: str, buckets: tuple[float, ...] = ()) -> Metric:
+    return Metric(name=f"vllm:{name}", kind=kind, help=text, labels=(REPLICA, *labels), buckets=buckets)
+
+
+class EngineMetric:
+    """What vLLM says of its engines, with `--engine-metrics`: under vLLM's names, where it means what vLLM means.
+
+    `replica` counts the engines of a worker from 0. Counters begin when the engine has started. What vLLM gives for
+    each message of its engine is not here (inter-token latency, tokens of an iteration), for a message brings up to 32
+    tokens of a sequence; nor is what it gives for each step and nobody can add up.
+    """
+
+    RUNNING = _vllm(Kind.GAUGE, "num_requests_running", "Sequences that the engine runs.")
+    WAITING = _vllm(Kind.GAUGE, "num_requests_waiting", "Sequences that wait in the engine.")
+    KV_CACHE_USAGE = _vllm(Kind.GAUGE, "kv_cache_usage_perc", "Part of the KV cache in use; 1 is all of it.")
+    PROMPT_TOKENS = _vllm(Kind.COUNTER, "prompt_tokens", "Tokens of prompts, once for each sequence, cached ones too.")
+    GENERATION_TOKENS = _vllm(Kind.COUNTER, "generation_tokens", "Tokens that the engine sampled.")
+    PREFIX_CACHE_QUERIES = _vllm(Kind.COUNTER, "prefix_cache_queries", "Tokens looked for in the prefix cache.")
+    PREFIX_CACHE_HITS = _vllm(Kind.COUNTER, "prefix_cache_hits", "Tokens found in the prefix cache.")
+    PREEMPTIONS = _vllm(
+        Kind.COUNTER, "num_preemptions", "Sequences put back to wait: the KV cache was full, or weights were swapped."
+    )
+    FINISHED = _vllm(Kind.COUNTER, "request_success", "Sequences that ended, by why.", "finished_reason")
+    DRAFTS = _vllm(Kind.COUNTER, "spec_decode_num_drafts", "Drafts of speculative decoding.")
+    DRAFT_TOKENS = _vllm(Kind.COUNTER, "spec_decode_num_draft_tokens", "Tokens of drafts.")
+    ACCEPTED_TOKENS = _vllm(Kind.COUNTER, "spec_decode_num_accepted_tokens", "Tokens of drafts that were accepted.")
+    FIRST_TOKEN = _vllm(
+        Kind.HISTOGRAM, "time_to_first_token_seconds", "Seconds from request to first token.", buckets=LONG_S
+    )
+    TOKEN_TIME = _vllm(
+        Kind.HISTOGRAM,
+        "request_time_per_output_token_seconds",
+        "Seconds per token of one sequence after its first, as a mean; 0 for a sequence of one token.",
+        buckets=SHORT_S,
+    )
+    QUEUE_TIME = _vllm(
+        Kind.HISTOGRAM, "request_queue_time_seconds", "Seconds that a sequence waited in the engine.", buckets=LONG_S
+    )
+    LATENCY = _vllm(
+        Kind.HISTOGRAM, "e2e_request_latency_seconds", "Seconds from request to last token.", buckets=LONG_S
+    )
+
+
 def metrics_of(table: type) -> tuple[Metric, ...]:
-    """All metrics of `WorkerMetric` or `QueueMetric`, in their order."""
+    """All metrics of `WorkerMetric`, `QueueMetric` or `EngineMetric`, in their order."""
     return tuple(value for value in vars(table).values() if isinstance(value, Metric))

@@ -169,6 +169,12 @@ class WorkerSettings(BaseSettings):
     )
     result_ttl_s: int = Field(RESULT_TTL_S, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
 
+    engine_metrics: bool = Field(
+        False,
+        description="Serve vLLM's own metrics of each replica beside the worker's, under --metrics-port. An engine "
+        "sends them every 32 steps, or once a second where steps are slow.",
+    )
+
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else JSON."
     )

@@ -1,4 +1,4 @@
-"""Two real engines in one worker say what transformers says: log-probs, LoRA, beams, swaps.
+"""Two real engines in one worker say what transformers says: log-probs, LoRA, beams, swaps. And they are counted.
 
 On a GPU, where there is one, so that what other tests say of the CPU is seen there too; else on the CPU.
 """
@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import GenerationConfig
@@ -63,6 +65,7 @@ def engines(models: list[Path], adapters: Path) -> list[VllmEngine]:
     settings = WorkerSettings(
         policy="two", model=models[0], adapter_dir=adapters, dtype=DTYPE, max_num_seqs=64, replicas=2,
         gpu_memory_utilization=0.04, kv_cache_bytes=2**29, engine_args={"enforce_eager": True},
+        engine_metrics=True,
     )  # fmt: skip
     one = settings_of_one(settings)
     return [VllmEngine(one), VllmEngine(one)]
@@ -166,3 +169,112 @@ def test_new_weights_are_served_after_a_swap_and_spans_say_from_which_token_on(
     assert {sum(tokens for _, tokens in found.version_spans) for found in crossed} == {LONG}
     assert all({version for version, _ in found.version_spans} == sampled_by for found in crossed)
     assert_of(sampled(run, engine, f"after-{mode}"), Reference(target))
+
+
+def measured(engine: Engine) -> dict[str, list[float]]:
+    """The value of each series that has no other label than its replica, by replica, as Prometheus reads it."""
+    registry = CollectorRegistry()
+    for collector in engine.collectors():
+        registry.register(collector)
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert len({family.name for family in families}) == len(families)
+    found: dict[str, list[float]] = {}
+    for sample in (sample for family in families for sample in family.samples if len(sample.labels) == 1):
+        assert int(sample.labels["replica"]) == len(found.setdefault(sample.name, []))
+        found[sample.name].append(sample.value)
+    return found
+
+
+class Counted:
+    """What both replicas counted together since this was made; `of_each` has the numbers of each."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._before = engine, measured(engine)
+
+    def of_each(self, name: str) -> list[float]:
+        now = measured(self._engine)[f"vllm:{name}"]
+        return [after - before for after, before in zip(now, self._before[f"vllm:{name}"], strict=True)]
+
+    def of_all(self, name: str) -> float:
+        return sum(self.of_each(name))
+
+
+def test_each_replica_counts_what_it_generated(run: Any, engine: Engine) -> None:
+    counted = Counted(engine)
+
+    sampled(run, engine, "counted")
+
+    assert counted.of_each("generation_tokens_total") == [24 * 24, 24 * 24]
+    assert counted.of_each("prompt_tokens_total") == [24 * 5, 24 * 5]
+    for histogram in (
+        "time_to_first_token",
+        "request_time_per_output_token",
+        "request_queue_time",
+        "e2e_request_latency",
+    ):
+        assert counted.of_each(f"{histogram}_seconds_count") == [24, 24]
+    assert 0 < counted.of_all("time_to_first_token_seconds_sum") < counted.of_all("e2e_request_latency_seconds_sum")
+    assert measured(engine)["vllm:num_requests_running"] == [0, 0]
+
+
+def test_statistics_leave_the_engine_rarely(
+    run: Any, engine: Engine, engines: list[VllmEngine], monkeypatch: Any
+) -> None:
+    messages: list[Any] = []
+
+    def noting(receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        async def received() -> Any:
+            messages.append(await receive())
+            return messages[-1]
+
+        return received
+
+    for client in (one._llm.engine_core for one in engines):
+        monkeypatch.setattr(client, "get_output_async", noting(client.get_output_async))
+
+    run(asyncio.wait_for(together(engine, 2, 480), 60))
+
+    told = [message.scheduler_stats for message in messages if message.scheduler_stats is not None]
+    assert told
+    assert sum(stats.num_running_reqs for stats in told) > 0
+    assert len(messages) < 480  # of 960 steps
+
+
+def test_an_aborted_sequence_runs_no_more(run: Any, engine: Engine, engines: list[VllmEngine]) -> None:
+    async def give_up() -> None:
+        running = asyncio.create_task(together(engine, 8, LONG))
+        await until_under_way(engines, 8, 40)
+        assert sum(measured(engine)["vllm:num_requests_running"]) == 8
+        running.cancel()
+        async with asyncio.timeout(20):
+            while measured(engine)["vllm:num_requests_running"] != [0, 0]:  # noqa: ASYNC110 - vLLM has no event for it
+                await asyncio.sleep(0.01)
+
+    run(give_up())
+
+    assert measured(engine)["vllm:num_requests_waiting"] == [0, 0]
+
+
+def test_sequences_that_a_swap_puts_back_are_counted_and_no_token_is_counted_twice(
+    run: Any, engine: Engine, engines: list[VllmEngine], models: list[Path]
+) -> None:
+    counted = Counted(engine)
+    version = engine.policy_version + 1
+
+    async def swap() -> None:
+        running = asyncio.create_task(together(engine, 8, LONG))
+        await until_under_way(engines, 8, 40)
+        await engine.load_checkpoint(version, models[version % 2], "keep")
+        await running
+
+    run(swap())
+
+    assert counted.of_all("generation_tokens_total") == 8 * LONG
+    assert counted.of_all("num_preemptions_total") == 8
+    assert counted.of_all("prompt_tokens_total") == 8 * len(PROMPT)
+
+
+async def together(engine: Engine, sequences: int, tokens: int) -> None:
+    """As many completions at once, each of so many tokens."""
+    asked = (request(f"together/{i}", prompt=[*PROMPT[1:], 20 + i], max_new_tokens=tokens) for i in range(sequences))
+    await asyncio.gather(*(engine.generate(one) for one in asked))

@@ -17,6 +17,7 @@ from ..config import WorkerSettings
 from ..engine import Adapter, Collector, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from ..errors import DataError, EngineDiedError
 from ..weights import checkpoint
+from .replica_metrics import ReplicaMetrics
 
 _Weights = tuple[int, Path, str | None]
 """A version, and the folder and digest of the files from which it was loaded."""
@@ -104,8 +105,9 @@ class Replicas:
         await _all(self._load(number, weights, mode, read) for number in behind)
 
     def collectors(self) -> Sequence[Collector]:
-        """Those of all engines; each engine names itself in its labels."""
-        return [collector for engine in self._engines for collector in engine.collectors()]
+        """Those of all engines as one, told apart by a label."""
+        engines = [engine.collectors() for engine in self._engines]
+        return [ReplicaMetrics(engines=engines)] if any(engines) else []
 
     async def check(self) -> None:
         """Return once every engine has answered."""

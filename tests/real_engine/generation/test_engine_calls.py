@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode
@@ -31,6 +32,12 @@ async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:
 
 async def test_no_collection_of_garbage_walks_what_vllm_imported(engine: VllmEngine, walked: dict[str, int]) -> None:
     assert walked["left_out"] > 10 * walked["objects"]
+
+
+async def test_without_engine_metrics_vllm_keeps_no_statistics(engine: VllmEngine) -> None:
+    series = [family.name for family in REGISTRY.collect() if family.name.startswith("vllm")]
+
+    assert (engine.collectors(), engine._llm.log_stats, engine._llm.logger_manager, series) == ((), False, None, [])
 
 
 async def test_a_cancelled_call_aborts_its_request_in_the_engine(engine: VllmEngine) -> None:

@@ -21,7 +21,7 @@ from ...config import WorkerSettings
 from ...engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
-from . import logits, setup, translation
+from . import logits, setup, sparse_statistics, translation
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .plugin import WORKER_PID
@@ -42,6 +42,7 @@ from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
 from .gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
+from .stat_logger import EngineStatistics  # noqa: E402
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class VllmEngine:
         self._swaps: set[asyncio.Task[None]] = set()
         self._processes = Processes()
         self._closing = asyncio.Lock()
+        self._statistics = EngineStatistics() if settings.engine_metrics else None
 
     @property
     def info(self) -> EngineInfo:
@@ -93,6 +95,8 @@ class VllmEngine:
         for name in setup.prepare_cpu_environment(os.environ) if on_cpu else ():
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
+        sparse_statistics.tell(os.environ, on=self._settings.engine_metrics)
+        loggers = None if self._statistics is None else [self._statistics.logger_class()]
         model = Path(arguments["model"])
         booted = Weights(folder=model, content=checkpoint.unread_content(model))  # before vLLM reads them
         if left_out := checkpoint.unread(model):
@@ -100,7 +104,7 @@ class VllmEngine:
         report = StartReport()
         try:
             with self._processes.collect(), listening(os.environ) as report:
-                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers)
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
@@ -118,6 +122,8 @@ class VllmEngine:
             await self._warm_up()
         except DataError as error:  # the weights are NaN, or too large for --dtype
             raise SettingsError(f"--model {self._settings.model}: a first request failed: {error}") from error
+        if self._statistics is not None:
+            self._statistics.begin()
         _collect_less()
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
@@ -180,8 +186,8 @@ class VllmEngine:
         await asyncio.shield(swapping)
 
     def collectors(self) -> Sequence[Collector]:
-        """Nothing."""
-        return ()
+        """With `--engine-metrics`, vLLM's statistics since `start`."""
+        return () if self._statistics is None else self._statistics.collectors()
 
     async def check(self) -> None:
         """A utility call, which EngineCore answers between two steps. Raises `EngineDiedError` after the timeout.

@@ -60,6 +60,7 @@ class _Part:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
 
     def add(self, output: Any) -> None:
         """Add an output, with the sampled tokens' log-probs: column 0; others are for other requests of the step."""
@@ -79,6 +80,7 @@ class _Part:
                 None,
             )
         output.prefill_stats = output.prefill_stats or self.first.prefill_stats
+        output.events = self.events or output.events
         return output
 
 
@@ -93,6 +95,11 @@ class HeldBack:
     version: str | None = None
     """Weight version of the last step, if vLLM names it (0.32 and later)."""
     parts: dict[str, _Part] = field(default_factory=dict)
+    events: bool = False
+    """Whether outputs may tell events, such as that a request was put back to wait: only if statistics are on.
+
+    Those of a request's first output send it at once, so that the time to its first token is known.
+    """
 
     def take(self, step: Any, requests: Mapping[str, Any]) -> list[Any]:
         """Leave in `step` (an `EngineCoreOutputs`) only what is to be sent now; returns outputs to be sent before it.
@@ -103,6 +110,8 @@ class HeldBack:
         version = getattr(step, "weight_version", None)
         earlier = [] if version == self.version else self._release()
         self.version = version
+        if self.events:
+            self._keep_events(step.outputs)
         step.outputs = [output for output in step.outputs if not self._held(output, requests)]
         if len(self.parts) > len(requests):  # an aborted one has no last output
             self.parts = {name: part for name, part in self.parts.items() if name in requests}
@@ -117,6 +126,12 @@ class HeldBack:
             return True
         self.parts.pop(output.request_id).joined(output)
         return False
+
+    def _keep_events(self, outputs: Iterable[Any]) -> None:
+        """Keep the events of outputs that will be held: a piece has only its last output's own."""
+        for output in outputs:
+            if output.events is not None and (part := self.parts.get(output.request_id)) is not None:
+                part.events += output.events
 
     def _begin(self, output: Any, request: Any) -> bool:
         params = None if request is None else request.sampling_params

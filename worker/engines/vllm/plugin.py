@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from . import late_stops, logits, start
+from . import late_stops, logits, sparse_statistics, start
 from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -39,7 +39,8 @@ def register() -> None:
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
     _end_requests_of_our_own()
-    _send_pieces()
+    steps = _send_statistics_rarely()
+    _send_pieces(events=steps is not None)
     _mask_rows_without_adapter()
 
 
@@ -90,7 +91,22 @@ def _end_requests_of_our_own() -> None:
     late_stops.end_late(EngineCore, FinishReason.STOP)
 
 
-def _send_pieces() -> None:
+def _send_statistics_rarely() -> int | None:
+    """See `worker.engines.vllm.sparse_statistics`. Returns the number of steps, None if statistics are off."""
+    if (steps := os.environ.get(sparse_statistics.STEPS_VARIABLE)) is None:
+        return None
+    from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.spec_decode.metrics import SpecDecodingStats  # noqa: PLC0415
+
+    speculation = [field.name for field in fields(SpecDecodingStats)]
+    if unfit := sparse_statistics.unfit(Scheduler.make_stats, speculation):
+        _log.warning("statistics leave the engine at every step, slowly: this vLLM has others (%s)", ", ".join(unfit))
+    else:
+        sparse_statistics.send_rarely(Scheduler, int(steps))
+    return int(steps)
+
+
+def _send_pieces(*, events: bool) -> None:
     """See `worker.engines.vllm.held_tokens`."""
     from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415 - vLLM is only there inside its processes
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
@@ -103,14 +119,14 @@ def _send_pieces() -> None:
         return
     held: dict[int, HeldBack] = {}
     for name in ("step", "step_with_batch_queue"):
-        setattr(EngineCore, name, _holding_back(getattr(EngineCore, name), held))
+        setattr(EngineCore, name, _holding_back(getattr(EngineCore, name), held, events=events))
 
 
-def _holding_back(step: Any, held: dict[int, HeldBack]) -> Any:
+def _holding_back(step: Any, held: dict[int, HeldBack], *, events: bool) -> Any:
     def stepped(engine: Any) -> Any:
         outputs, executed = step(engine)
         for client, outcome in list(outputs.items()) if outputs else ():
-            holding = held.setdefault(client, HeldBack())
+            holding = held.setdefault(client, HeldBack(events=events))
             version = holding.version
             earlier = holding.take(outcome, engine.scheduler.requests)
             if earlier:

@@ -148,6 +148,20 @@ def test_outputs_with_more_than_tokens_are_left_alone(more: Any) -> None:
     assert engine.tokens("a") == [0]
 
 
+def test_events_of_held_outputs_leave_with_their_piece() -> None:
+    engine = Engine(held=HeldBack(events=True))
+    engine.add("a")
+    engine.add("b")
+    told: list[Any] = []
+    for token in range(2 * PIECE):
+        step = Step([output("a", token), output("b", token)])
+        step.outputs[0].events = {0: ["queued"], 3: ["put back"], 5: ["put back", "runs"]}.get(token)
+        engine.held.take(step, engine.requests)
+        told += [one.events for one in step.outputs if one.request_id == "a"]
+
+    assert told == [["queued"], ["put back", "put back", "runs"]]
+
+
 @pytest.mark.parametrize(
     ("changed", "unfit"),
     [

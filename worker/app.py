@@ -25,7 +25,6 @@ from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
 from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
-from .delivery.tally import Tally
 from .engine import Engine
 from .errors import EngineDiedError
 from .intake.make_consumer import make_consumer
@@ -61,9 +60,13 @@ class Worker:
         self._admission = Admission(
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
         )
-        tally = Tally(newest=lambda: self._follower.newest)
+        self._measures = measures = self._start.measures
         self._publisher = AnswerPublisher(
-            redis=self._commands, keys=keys, result_ttl_s=settings.result_ttl_s, tally=tally
+            redis=self._commands,
+            keys=keys,
+            result_ttl_s=settings.result_ttl_s,
+            measures=measures,
+            newest=lambda: self._follower.newest,
         )
         clock = RedisClock()
         self._traces = traces_of(os.environ, service="rollstream-worker", instance=settings.consumer, tell=log.warning)
@@ -77,9 +80,10 @@ class Worker:
                 redis=self._upkeep,
                 keys=keys,
                 consumer=settings.consumer,
-                sums=tally.sums,
+                sums=measures.sums,
                 is_busy=lambda: self._admission.load.sequences > 0,
             ),
+            roundtrip=measures.redis_roundtrip,
         )
         self._adapter_cache = CacheFolder(settings.adapter_cache)
         self._adapters = self._supply(keys)
@@ -90,17 +94,19 @@ class Worker:
             checkpoints=settings.checkpoint_dir,
             swap=settings.swap,
             changed=self._on_version,
+            measures=measures,
         )
         self._runner = JobRunner(
             engine=engine,
-            groups=Groups(engine=engine, publisher=self._publisher),
+            groups=Groups(engine=engine, publisher=self._publisher, measures=measures),
             adapters=self._adapters,
             publisher=self._publisher,
             admission=self._admission,
             clock=clock,
             follower=self._follower,
+            measures=measures,
         )
-        self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s)
+        self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s, measures=measures)
         self._consumer = make_consumer(
             settings=settings,
             blocking=self._blocking,
@@ -110,6 +116,8 @@ class Worker:
             runner=self._runner,
             follower=self._follower,
             traces=JobTraces(tracer=self._traces.tracer, policy=settings.policy, clock=clock),
+            clock=clock,
+            measures=measures,
         )
         self._agreement = LeaseAgreement(redis=self._upkeep, keys=keys, lease_s=settings.lease_s)
         self._control = Control(
@@ -127,7 +135,7 @@ class Worker:
         self._signalled = False
 
     def __repr__(self) -> str:
-        return f"<Worker {self.state} {self._consumer!r} published={self._publisher.counts}>"
+        return f"<Worker {self.state} {self._consumer!r} groups={self._measures.groups}>"
 
     @property
     def state(self) -> WorkerState:
@@ -158,6 +166,8 @@ class Worker:
                 self._adapter_cache.open()
             await self._engine.start()
             self._start.over()
+            if self._start.metrics is not None:
+                self._start.metrics.add(self._engine.collectors())
             ending.push_async_callback(self._heartbeat.retire)
             self._listen_for_signals()
             try:
@@ -181,9 +191,9 @@ class Worker:
                     await self._begin()
                     others.append(roles.create_task(self._follower.run()))
                     await self._consumer.run()
-                log.info("drained", published=self._publisher.counts)
+                log.info("drained", groups=self._measures.groups)
             except TimeoutError:
-                log.warning("grace period over", published=self._publisher.counts)
+                log.warning("grace period over", groups=self._measures.groups)
             for other in others:
                 other.cancel()
 
@@ -234,24 +244,29 @@ class Worker:
         return AdapterSupply(engine=self._engine, folder=folder, store=store)
 
     def _report(self) -> WorkerReport:
-        counts, load = self._publisher.counts, self._admission.load
-        return replace(
+        measures, load = self._measures, self._admission.load
+        measures.report = report = replace(
             self._start.report(),
             state=self.state,
             paused_for=tuple(sorted(self._admission.paused)),
             policy_version=self._follower.serving.version,
             policy_sha256=self._follower.serving.announced.sha256,
             newest_version=self._follower.newest,
+            loading_version=self._follower.loading,
             policy_error=self._follower.error,
             running_groups=load.groups,
             running_sequences=load.sequences,
+            max_sequences=self._engine.info.max_num_seqs,
+            tokens_per_s=round(measures.tokens_per_s, 3),
             waiting_groups=self._admission.waiting,
             held_jobs=len(self._leases),
-            groups_published=counts["published"],
-            groups_duplicate=counts["duplicate"],
-            groups_fenced=counts["fenced"],
-            tokens_generated=self._runner.tokens_generated,
+            groups_published=measures.published,
+            groups_failed=measures.groups["error"],
+            groups_duplicate=measures.groups["duplicate"],
+            groups_fenced=measures.groups["fenced"],
+            tokens_generated=measures.tokens_generated,
         )
+        return report
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -161,6 +161,15 @@ class WorkerSettings(BaseSettings):
     heartbeat_s: float = Field(
         HEARTBEAT_S, gt=0, le=LONGEST_HEARTBEAT_S, description="Seconds between two reports of this worker."
     )
+    metrics_port: int | Literal["auto"] = Field(
+        0,
+        description="Port on which Prometheus finds this worker's metrics, under /metrics and without authentication; "
+        "auto: a free one, which the log and `rollstream status` name; 0: none.",
+    )
+    metrics_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - Prometheus is another machine; the flag's text says that nobody is asked who he is
+        description="Address on which it is found there; anybody who reaches it may read it.",
+    )
     retention_s: float = Field(
         86_400, ge=0, description="Seconds that a finished job stays in its stream; unfinished jobs always stay."
     )
@@ -195,6 +204,15 @@ class WorkerSettings(BaseSettings):
     def _number(cls, value: object) -> object:
         """A flag is text, and pydantic would compare the text with numbers."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _port(cls, value: object) -> object:
+        """One problem with one text, where pydantic would tell what is wrong with each type of the union."""
+        given = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 6 else value
+        if given != "auto" and not (isinstance(given, int) and 0 <= given <= 65535):
+            raise ValueError("give a port from 1 to 65535, auto for a free one, or 0 for none")
+        return given
 
     @field_validator("engine")
     @classmethod

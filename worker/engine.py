@@ -137,8 +137,10 @@ class Engine(Protocol):
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Forget an adapter that no request uses or will name again; its files may be gone."""
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
         """Swap to the weights in the folder `path`. Requests may be in flight, and new ones may come.
+
+        Returns the seconds in which nothing was sampled.
 
         `content` is what the files held when the caller read them; without it they are read now.
         Calls are carried out one after another, a cancelled one too. Adapters stay loaded.

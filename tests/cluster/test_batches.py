@@ -24,6 +24,7 @@ from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.streams import create_group
 from rollstream.worker.versions.announcements import Announced, Announcements
@@ -177,6 +178,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
         checkpoints=None,
         swap="keep",
         changed=print,
+        measures=Measures(),
     )
     follower.serving = Served(announced=Announced(version=5))
     for jobs_key in (keys.jobs(0), here):

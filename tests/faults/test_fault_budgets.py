@@ -14,6 +14,7 @@ from rollstream.schemas import Keys
 from rollstream.worker.delivery.delivery_budgets import Budgets, DeliveryBudgets, why_given_up
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.errors import DataError
+from rollstream.worker.measure.measures import Measures
 from tests.support.fault_steps import (
     is_of,
     log_of,
@@ -63,7 +64,10 @@ def lease(delivery: int) -> Lease:
 
 
 async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Redis, policy: str) -> None:
-    deliveries, ledger = DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS), Keys(policy).ledger("b")
+    deliveries, ledger = (
+        DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS, measures=Measures()),
+        Keys(policy).ledger("b"),
+    )
     await redis.hset(ledger, mapping={"digest": "x", "lived:2-0:1": "w1", "lived:2-0:2": "w1"})
     await deliveries.check(lease(3), "b")
 
@@ -78,11 +82,13 @@ async def test_only_excused_deliveries_of_this_entry_are_interruptions(redis: Re
 
 async def test_no_number_of_deliveries_is_too_large_to_be_counted(redis: Redis, policy: str) -> None:
     with pytest.raises(DataError, match="--max-deliveries 3"):
-        await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS).check(lease(2**31), "b")
+        await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS, measures=Measures()).check(
+            lease(2**31), "b"
+        )
 
 
 async def test_a_ledger_that_expired_is_not_made_again(redis: Redis, policy: str) -> None:
-    await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS).excuse(lease(1), "b")
+    await DeliveryBudgets(redis=redis, keys=Keys(policy), budgets=BUDGETS, measures=Measures()).excuse(lease(1), "b")
 
     assert await redis.exists(Keys(policy).ledger("b")) == 0
 

@@ -17,6 +17,7 @@ from rollstream.schemas.parked import ParkedFor
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.faults import Queue, audit
@@ -40,6 +41,7 @@ def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Pat
         checkpoints=checkpoints,
         swap="keep",
         changed=lambda: None,
+        measures=Measures(),
     )
 
 

@@ -21,6 +21,7 @@ from rollstream.schemas import AdapterManifest, Keys, NameRefusedError
 from rollstream.schemas.times import ADAPTER_RENEW_S, ADAPTER_SLACK_S, ADAPTER_TTL_S
 
 from ..errors import CacheUnwritableError, DataError, adapter_refused
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import retrying
 from .cache_folder import CacheFolder
 from .download import check_chunks, download, opened
@@ -129,6 +130,7 @@ class AdapterStore:
                 pipe.expire(self._keys.adapter(name), ADAPTER_TTL_S)
                 await pipe.execute()
         except RedisError as error:
+            FAILED.add()
             kept.renew_at = now + AGAIN_S
             log.warning("adapter not renewed", adapter=name, error=str(error))
 
@@ -161,6 +163,7 @@ class AdapterStore:
         except RedisError as error:
             if name not in self._kept:
                 raise _not_ours(name, error) from None
+            FAILED.add()
             log.debug("manifest not read, using what is kept", adapter=name, error=str(error))
             return None
         return None if data is None else opened(name, data, self._max_bytes)

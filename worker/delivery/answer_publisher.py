@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,12 +17,12 @@ from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
 
 from ..errors import UnpublishableError, WorkerError
+from ..measure.measures import Measures
 from ..redis_io.connections import retrying
 from ..redis_io.pipelines import Pipelines
 from . import scripts
 from .lease import Lease
 from .scripts import Outcome, Settlement
-from .tally import Tally
 
 _OVERHEAD = 2048
 """Most bytes of a publish without its payload."""
@@ -46,13 +47,22 @@ class _TooLargeError(WorkerError):
 class AnswerPublisher:
     """Sends answers, again and again while Redis is away; admission bounds how many wait."""
 
-    def __init__(self, *, redis: Redis, keys: Keys, result_ttl_s: int, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        keys: Keys,
+        result_ttl_s: int,
+        measures: Measures,
+        newest: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`newest`: the newest policy version, asked at each answer; results older than it are stale."""
         self._redis = redis
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
-        self._tally = tally or Tally()
-        self.counts: dict[Outcome, int] = {"published": 0, "duplicate": 0, "fenced": 0}
+        self._measures = measures
+        self._newest = newest
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer.
@@ -68,9 +78,10 @@ class AnswerPublisher:
                 outcome = await self._send(lease, job, answer, encode(answer))
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
-        self.counts[outcome] += 1
         if outcome == "published":
-            self._tally.add(answer, asked=job.tokens // job.job_groups)
+            self._measures.answered(answer, asked=job.tokens // job.job_groups, newest=self._newest())
+        else:
+            self._measures.groups[outcome] += 1
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:
@@ -98,7 +109,7 @@ class AnswerPublisher:
 
     def fenced(self, lease: Lease, *groups: int) -> None:
         """Count groups that this worker may no longer answer, and for which it sent nothing."""
-        self.counts["fenced"] += len(groups)
+        self._measures.groups["fenced"] += len(groups)
         if groups:
             log.warning(
                 "groups fenced: their lease ended", entry=lease.entry_id, first_group=groups[0], groups=len(groups)

@@ -35,10 +35,11 @@ class DeadLetters:
 
     async def bury(
         self, lease: Lease, fields: Mapping[bytes, bytes], error: Exception, batch_id: str | None = None
-    ) -> None:
+    ) -> bool:
         """Keep the entry as a dead letter. Without a `batch_id` no answer is possible, so it is acknowledged too.
 
-        Redis copies the payload itself: it need not fit into a command, nor be sent again.
+        Returns whether it is one now: not if the lease was lost, or Redis refuses the letter. Redis copies the payload
+        itself: it need not fit into a command, nor be sent again.
         """
         letter = _letter(self._keys.policy, lease, fields, error)
         ledger = self._keys.ledger(batch_id) if batch_id else None
@@ -51,7 +52,7 @@ class DeadLetters:
             if batch_id is not None:
                 raise
             log.error("dead letter refused, the entry stays pending", entry=lease.entry_id, error=str(refusal))
-            return
+            return False
         log.error(
             "job given up on, kept as a dead letter",
             entry=lease.entry_id,
@@ -59,6 +60,7 @@ class DeadLetters:
             error=letter.error,
             outcome=outcome,
         )
+        return outcome == "buried"
 
 
 def _letter(policy: str, lease: Lease, fields: Mapping[bytes, bytes], error: Exception) -> DeadLetter:

@@ -16,6 +16,7 @@ from rollstream.schemas import ErrorCode, Keys
 from rollstream.schemas.ledger import LedgerField
 
 from ..errors import DataError
+from ..measure.measures import Measures
 from ..redis_io.connections import retrying
 from . import scripts
 from .lease import Lease
@@ -58,8 +59,9 @@ def why_given_up(budgets: Budgets, earlier: int, interrupted: int) -> str | None
 class DeliveryBudgets:
     """Counts how a job's earlier deliveries ended."""
 
-    def __init__(self, *, redis: Redis, keys: Keys, budgets: Budgets) -> None:
+    def __init__(self, *, redis: Redis, keys: Keys, budgets: Budgets, measures: Measures) -> None:
         self._redis = redis
+        self._measures = measures
         self._keys = keys
         self._budgets = budgets
 
@@ -69,13 +71,17 @@ class DeliveryBudgets:
             log.info("delivery excused", entry=lease.entry_id, delivery=lease.delivery)
 
     async def check(self, lease: Lease, batch_id: str) -> None:
-        """Raises `DataError` if the job must be given up; `RedisError` if the ledger's key has another type."""
+        """Count a redelivery by what ended the delivery before it.
+
+        Raises `DataError` if the job must be given up; `RedisError` if the ledger's key has another type.
+        """
         earlier = lease.delivery - 1
-        if earlier < self._budgets.deliveries:
+        if not earlier:
             return
         counted = range(1, min(earlier, self._budgets.total) + 1)
-        fields = [LedgerField.lived(lease.entry_id, delivery) for delivery in counted]
-        lived = await retrying("read ledger", self._values, self._keys.ledger(batch_id), fields)
+        fields = [LedgerField.lived(lease.entry_id, delivery) for delivery in (*counted, earlier)]
+        *lived, last = await retrying("read ledger", self._values, self._keys.ledger(batch_id), fields)
+        self._measures.redeliveries["crash" if last is None else "interruption"] += 1
         problem = why_given_up(self._budgets, len(counted), sum(value is not None for value in lived))
         if problem is not None:
             raise DataError(ErrorCode.TOO_MANY_DELIVERIES, "job", problem)

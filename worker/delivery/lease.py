@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ..errors import DataError, WorkerError
+from ..measure.measures import Measures
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, never_passes
 from . import scripts
 
@@ -102,11 +104,12 @@ class Lease:
         """Whether no engine request runs for it."""
         return not self._requests
 
-    def end(self) -> None:
-        """Abort its requests: another worker may start on the entry."""
-        self.ended = True
+    def end(self) -> bool:
+        """Abort its requests: another worker may start on the entry. Returns whether it had not ended before."""
+        had_ended, self.ended = self.ended, True
         for caller, running in self._requests.items():
             running.interrupt(caller)
+        return not had_ended
 
     def stop(self, reason: DataError) -> None:
         """Abort its engine requests, because nobody wants the answers any more. The first reason stays."""
@@ -125,8 +128,9 @@ class Lease:
 class Leases:
     """All leases that this worker holds, also while it drains."""
 
-    def __init__(self, *, redis: Redis, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, lease_s: float, measures: Measures) -> None:
         self._redis = redis
+        self._measures = measures
         self._lease_s = lease_s
         self._held: set[Lease] = set()
         self._dropped = asyncio.Event()
@@ -187,6 +191,7 @@ class Leases:
             async with asyncio.timeout(self._lease_s / 3):
                 await self._renew(leases)
         except (RedisError, TimeoutError) as error:
+            FAILED.add()
             log.warning("leases not renewed", leases=len(leases), error=str(error) or type(error).__name__)
 
     async def _renew(self, leases: list[Lease]) -> None:
@@ -195,6 +200,7 @@ class Leases:
         for lease in leases:
             if lease.entry_id not in lost:
                 lease.ends_at = sent_at + self._lease_s
+                self._measures.lease_renewals += 1
             elif lease in self._held and not lease.ended:
                 self._note_loss(lease)
 
@@ -206,7 +212,11 @@ class Leases:
             log.debug("no lease to renew, nothing runs for it", entry=lease.entry_id)
             return
         log.warning("lease lost", entry=lease.entry_id)
-        lease.end()
+        self._lose(lease)
+
+    def _lose(self, lease: Lease) -> None:
+        """End a lease that this worker has no more; it counts once, whichever role finds it."""
+        self._measures.leases_lost += lease.end()
 
     async def _end_for_ever(self) -> None:
         while True:
@@ -218,7 +228,7 @@ class Leases:
         for lease in self._held:
             if not lease.ended and now > lease.ends_at - self._lease_s / 10:
                 log.warning("lease ran out, engine requests aborted", entry=lease.entry_id)
-                lease.end()
+                self._lose(lease)
 
     async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
         """Let any worker take these entries at once; `counted`: this delivery counts against the job.

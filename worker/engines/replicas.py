@@ -92,17 +92,24 @@ class Replicas:
 
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
-    ) -> None:
+    ) -> float:
         """Load it, at the same time, into every engine that has not yet loaded these files as `version`.
 
         Raises what `Engine.load_checkpoint` raises, once all are done. If only some could load it, these serve it, and
         `version_spans` say so; `policy_version` stays the old one until a later call has loaded the others. Files are
-        compared too, because a version that is announced again may have other weights.
+        compared too, because a version that is announced again may have other weights. Returns the longest pause of one
+        engine.
         """
         read = await asyncio.to_thread(checkpoint.read_content, path) if content is None else content
         weights = version, path, read.sha256
         behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
-        await _all(self._load(number, weights, mode, read) for number in behind)
+        paused_s = [0.0]
+
+        async def load(number: int) -> None:
+            paused_s.append(await self._load(number, weights, mode, read))
+
+        await _all(load(number) for number in behind)
+        return max(paused_s)
 
     def collectors(self) -> Sequence[Collector]:
         """Those of all engines as one, told apart by a label."""
@@ -117,11 +124,12 @@ class Replicas:
         """End the processes of all engines."""
         await _all(engine.close() for engine in self._engines)
 
-    async def _load(self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content) -> None:
+    async def _load(self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content) -> float:
         version, path, _ = weights
         self._loaded[number] = None  # unknown during the load: a cancelled load is still carried out
-        await self._engines[number].load_checkpoint(version, path, mode, content)
+        paused_s = await self._engines[number].load_checkpoint(version, path, mode, content)
         self._loaded[number] = weights
+        return paused_s
 
     @asynccontextmanager
     async def _counted(self, number: int, sequences: int) -> AsyncIterator[None]:

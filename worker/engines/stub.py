@@ -91,8 +91,11 @@ class StubEngine:
 
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
-    ) -> None:
-        """Check it like any engine (against `--model`, if there is one); only its version changes the tokens."""
+    ) -> float:
+        """Check it like any engine (against `--model`, if there is one); only its version changes the tokens.
+
+        It takes no time, so nothing stands still.
+        """
         async with self._one_swap:
             await asyncio.to_thread(checkpoint.check, path, self._booted)
             if mode == "wait":
@@ -106,6 +109,7 @@ class StubEngine:
                 self._swapped = asyncio.Event()
             finally:
                 self._admitting.set()
+        return 0.0
 
     def collectors(self) -> Sequence[Collector]:
         """Nothing: it has no model."""

@@ -19,6 +19,7 @@ from rollstream.schemas.pause_reason import PauseReason
 from rollstream.transport.redis import nodes_of
 
 from ..delivery.admission import Admission
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
 from .janitor import Janitor
 
@@ -63,6 +64,7 @@ class Backpressure:
             try:
                 await self.check()
             except RedisError as error:
+                FAILED.add()
                 log.debug("memory of redis not known", error=str(error))
             await asyncio.sleep(PERIOD_S)
 

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from rollstream.schemas import Keys
 
 from ..delivery.admission import Admission
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
 from . import scripts
 
@@ -41,6 +42,7 @@ class BatchIndex:
                 try:
                     await self.tidy(partition)
                 except RedisError as error:
+                    FAILED.add()
                     log.warning("index of batches not tidied", partition=partition, error=str(error))
 
     async def tidy(self, partition: int) -> int:

@@ -9,8 +9,11 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
+from rollstream.transport.traces.names import Outcome
+
 from ..delivery.admission import Admission, Claim
 from ..delivery.lease import Lease, Leases
+from ..measure.measures import Measures
 from ..redis_io.connections import cancelled
 from ..redis_io.streams import Entry
 from .backpressure import Backpressure
@@ -55,6 +58,7 @@ class Consumer:
         batch_index: BatchIndex,
         backpressure: Backpressure,
         endings: Endings,
+        measures: Measures,
     ) -> None:
         self._terms = terms
         self._leases = leases
@@ -68,6 +72,7 @@ class Consumer:
         self._batch_index = batch_index
         self._backpressure = backpressure
         self._endings = endings
+        self._measures = measures
         self._sources: list[asyncio.Task[None]] = []
         self._ended = 0
 
@@ -100,12 +105,15 @@ class Consumer:
 
         `counted`: these deliveries count against their jobs, because one of them may have killed the engine.
         """
+        outcome = Outcome.LEFT
         try:
             async with asyncio.timeout(5):
                 await self._leases.give_back(self._unfinished, counted=counted)
+                outcome = Outcome.GIVEN_BACK
                 await self._janitor.retire(self._terms.consumer)
         except (RedisError, TimeoutError) as error:
             log.warning("jobs not given back", jobs=len(self._unfinished), error=str(error) or type(error).__name__)
+        self._measures.jobs[outcome] += len(self._unfinished)
 
     async def _take_new(self, jobs: asyncio.TaskGroup) -> None:
         try:

@@ -18,6 +18,7 @@ from ..jobs.admitted_job import AdmittedJob
 from ..jobs.job_trace import JobTrace, JobTraces
 from ..jobs.open_job import open_job
 from ..jobs.runner import JobRunner
+from ..measure.measures import Measures
 from ..redis_io.connections import retrying
 from ..redis_io.streams import Entry
 from ..versions.job_bounds import TooOldError
@@ -39,6 +40,7 @@ class Endings:
         parking: Parking,
         dead_letters: DeadLetters,
         traces: JobTraces,
+        measures: Measures,
     ) -> None:
         self._leases = leases
         self._admission = admission
@@ -47,6 +49,7 @@ class Endings:
         self._parking = parking
         self._dead_letters = dead_letters
         self._traces = traces
+        self._measures = measures
 
     async def run(self, lease: Lease, entry: Entry, claim: Claim, *, is_spare: bool) -> None:
         """Run the job, and return once nothing is left to do for it here.
@@ -55,52 +58,66 @@ class Endings:
         worker, above all `EngineDiedError`; the lease is still held then.
         """
         with self._traces.begin(lease, entry.fields) as trace:
-            await self._run(lease, entry, claim, trace, is_spare=is_spare)
+            outcome = await self._run(lease, entry, claim, trace, is_spare=is_spare)
+            trace.ending(outcome)
+        self._measures.jobs[outcome] += 1
 
-    async def _run(self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace, *, is_spare: bool) -> None:
+    async def _run(self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace, *, is_spare: bool) -> Outcome:
         try:
-            admitted = await self._open(lease, entry, claim, trace)
+            admitted, outcome = await self._open(lease, entry, claim, trace)
             if admitted is None:
-                return
+                return outcome
             if is_spare and self._admission.is_supplied:
                 log.debug("no room, job given back", entry=lease.entry_id)
-                trace.ending(Outcome.GIVEN_BACK)
-                await self.give_back(lease)
-                return
+                return await self._give_back(lease)
             await self._runner.run(admitted)
             if lease.ended:
                 await self._budgets.excuse(lease, admitted.envelope.batch_id)
+                outcome = Outcome.LEFT
         except TooOldError as waiting:
-            trace.ending(Outcome.PARKED)
-            await self._parking.park(lease, waiting.min_version)
+            return Outcome.PARKED if await self._parking.park(lease, waiting.min_version) else Outcome.LEFT
         except CacheUnwritableError as error:
             self._admission.set_paused(PauseReason.ADAPTER_CACHE, on=True)
             log.warning("intake paused, job given back", entry=lease.entry_id, why=str(error))
-            trace.ending(Outcome.GIVEN_BACK)
-            await self.give_back(lease)
+            return await self._give_back(lease)
         except (UnpublishableError, RedisError) as error:  # a key has another type; other faults were waited out
-            trace.buried(error)
-            await self._dead_letters.bury(lease, entry.fields, error)
+            trace.failed(error)
+            return await self._bury(lease, entry, error)
+        return outcome
 
     async def give_back(self, *leases: Lease) -> None:
-        """Let any worker take these jobs at once; their deliveries do not count."""
-        await retrying("give back", self._leases.give_back, leases, counted=False)
+        """Let any worker take these jobs at once, which were not run; their deliveries do not count."""
+        outcome = await self._give_back(*leases)
+        self._measures.jobs[outcome] += len(leases)
 
-    async def _open(self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace) -> AdmittedJob | None:
-        """The job, ready to run; None if it became a dead letter whose batch is not known."""
+    async def _give_back(self, *leases: Lease) -> Outcome:
+        await retrying("give back", self._leases.give_back, leases, counted=False)
+        return Outcome.GIVEN_BACK
+
+    async def _open(
+        self, lease: Lease, entry: Entry, claim: Claim, trace: JobTrace
+    ) -> tuple[AdmittedJob | None, Outcome]:
+        """The job, and how it will have ended once it has run: a dead letter's groups are answered too, with its error.
+
+        No job if its batch is not known, so that nobody can be answered.
+        """
         try:
             envelope = Envelope.of(entry.fields)
         except WireError as error:
-            trace.buried(error)
-            await self._dead_letters.bury(lease, entry.fields, error)
-            return None
+            trace.failed(error)
+            return None, await self._bury(lease, entry, error)
+        outcome = Outcome.ANSWERED
         try:
             await self._budgets.check(lease, envelope.batch_id)
             job: Job | DataError = open_job(envelope, entry.fields)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
-                trace.buried(error)
-                await self._dead_letters.bury(lease, entry.fields, error, envelope.batch_id)
+                trace.failed(error)
+                outcome = await self._bury(lease, entry, error, envelope.batch_id)
             # Without the traceback and the cause, because they hold the payload.
             job = DataError(error.code, error.field, error.message)
-        return AdmittedJob(lease=lease, envelope=envelope, job=job, claim=claim, trace=trace)
+        return AdmittedJob(lease=lease, envelope=envelope, job=job, claim=claim, trace=trace), outcome
+
+    async def _bury(self, lease: Lease, entry: Entry, error: Exception, batch_id: str | None = None) -> Outcome:
+        is_kept = await self._dead_letters.bury(lease, entry.fields, error, batch_id)
+        return Outcome.DEAD if is_kept else Outcome.LEFT

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ..delivery.admission import Admission
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
 from ..redis_io.streams import GroupMissingError, idle_consumers
 from . import scripts
@@ -50,6 +51,7 @@ class Janitor:
                     await self.trim(jobs_key)
                     await self.remove_dead_consumers(jobs_key, CONSUMER_IDLE_S)
                 except (RedisError, GroupMissingError) as error:
+                    FAILED.add()
                     log.warning("cleaning put off", error=str(error))
 
     async def trim(self, jobs_key: str) -> int:

@@ -12,8 +12,10 @@ from ..delivery.admission import Admission
 from ..delivery.dead_letters import DeadLetters
 from ..delivery.delivery_budgets import Budgets, DeliveryBudgets
 from ..delivery.lease import Lease, Leases
+from ..jobs.deadlines import RedisClock
 from ..jobs.job_trace import JobTraces
 from ..jobs.runner import JobRunner
+from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from .backpressure import Backpressure
 from .batch_index import BatchIndex
@@ -28,7 +30,7 @@ from .terms import Terms
 from .unseen import Unseen
 
 
-def make_consumer(
+def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `app`
     *,
     settings: WorkerSettings,
     blocking: Redis,
@@ -38,6 +40,8 @@ def make_consumer(
     runner: JobRunner,
     follower: VersionFollower,
     traces: JobTraces,
+    clock: RedisClock,
+    measures: Measures,
 ) -> Consumer:
     """`blocking`: the connection of reads that wait; `commands`: that of everything else."""
     keys = Keys(settings.policy, partitions=settings.partitions)
@@ -51,6 +55,7 @@ def make_consumer(
         redis=commands,
         keys=keys,
         budgets=Budgets(deliveries=settings.max_deliveries, interruptions=settings.max_interruptions),
+        measures=measures,
     )
     unfinished: set[Lease] = set()
     unseen = Unseen(redis=commands, terms=terms, leases=leases, unfinished=unfinished, budgets=budgets)
@@ -62,6 +67,8 @@ def make_consumer(
         # A lease counts from when the read was sent, so a read must not last for much of it.
         block_ms=min(BLOCK_MS, int(1000 * settings.lease_s / 4)),
         unseen=unseen.find,
+        clock=clock,
+        queue_wait=measures.queue_wait,
     )
     admission.on_pause = reader.interrupt
     parking = Parking(redis=commands, jobs_keys=terms.dead_keys, consumer=terms.consumer, follower=follower)
@@ -101,5 +108,7 @@ def make_consumer(
             parking=parking,
             dead_letters=DeadLetters(redis=commands, keys=keys),
             traces=traces,
+            measures=measures,
         ),
+        measures=measures,
     )

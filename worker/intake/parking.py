@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ..delivery.lease import Lease
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError, tell_removed
 from ..versions.follower import VersionFollower
@@ -47,18 +48,22 @@ class Parking:
         for looking in self._slow.values():
             looking.cancel()
 
-    async def park(self, lease: Lease, min_version: int) -> None:
-        """Leave the job to a worker that serves `min_version`. If Redis refuses, the job waits for its lease's end."""
+    async def park(self, lease: Lease, min_version: int) -> bool:
+        """Leave the job to a worker that serves `min_version`. If Redis refuses, the job waits for its lease's end.
+
+        Returns whether it is parked.
+        """
         try:
             async with self._one_at_a_time[lease.jobs_key]:
                 outcome = await retrying("park", scripts.park, self._redis, lease, version=min_version)
         except RedisError as error:
             log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
-            return
+            return False
         log.debug("job waits for a newer version", entry=lease.entry_id, version=min_version, outcome=outcome)
         if min_version <= self._follower.serving.version:  # a swap happened meanwhile
             self._nothing = (-1, 0.0)
             self._follower.swapped.set()
+        return outcome == "parked"
 
     async def swap_within(self, seconds: float) -> None:
         """Wait so long, or return at once if a new version was served since this last returned."""
@@ -99,6 +104,7 @@ class Parking:
         except (RedisError, GroupMissingError) as error:
             if cancelled():
                 raise asyncio.CancelledError from error
+            FAILED.add()
             log.debug("parked jobs not looked for", key=jobs_key, error=str(error))
             return None
         tell_removed(jobs_key, removed)

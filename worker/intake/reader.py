@@ -13,6 +13,9 @@ from redis.exceptions import RedisError
 from rollstream.transport.redis import disconnected, is_split
 
 from ..errors import SettingsError
+from ..jobs.deadlines import RedisClock, waited_s
+from ..measure.histogram import Histogram
+from ..measure.redis_errors import FAILED
 from ..redis_io import streams
 from ..redis_io.connections import cancelled, retrying
 from ..redis_io.streams import Entry, GroupMissingError
@@ -45,7 +48,10 @@ class Reader:
         jobs_keys: Iterable[str],
         block_ms: int,
         unseen: FindUnseen,
+        clock: RedisClock,
+        queue_wait: Histogram,
     ) -> None:
+        """`queue_wait`: where the seconds are counted that each new job has waited in Redis."""
         self._blocking = blocking
         self._commands = commands
         self._consumer = consumer
@@ -53,6 +59,8 @@ class Reader:
         self._apart = is_split(blocking) and len(self._order) > 1
         self._block_ms = min(block_ms, TURN_MS) if self._apart else block_ms
         self._unseen = unseen
+        self._clock = clock
+        self._queue_wait = queue_wait
         self._mending: dict[str, asyncio.Task[list[Entry]]] = {}
         self._waiting = False
         self._interrupting: asyncio.Task[None] | None = None
@@ -85,7 +93,16 @@ class Reader:
         """
         self._order.rotate(-1)  # no partition comes first each time
         block_ms = self._block_ms if waits else None
-        return await (self._read_apart(count, block_ms) if self._apart else self._read_together(count, block_ms))
+        found = await (self._read_apart(count, block_ms) if self._apart else self._read_together(count, block_ms))
+        self._note_waits(found)
+        return found
+
+    def _note_waits(self, found: list[Entry]) -> None:
+        now = self._clock.now()
+        for entry in found:
+            waited = waited_s(entry.entry_id, now) if entry.delivery == 1 else None
+            if waited is not None:
+                self._queue_wait.add(waited)
 
     async def _read_together(self, count: int, block_ms: int | None) -> list[Entry]:
         self._waiting = block_ms is not None
@@ -93,10 +110,12 @@ class Reader:
             return await streams.read_new(self._blocking, self._consumer, self._order, block_ms, count)
         except RedisError as error:
             if self._interrupting is None:
+                FAILED.add()
                 log.warning("redis does not answer, reading again", error=str(error))
                 await asyncio.sleep(PAUSE_S)
             return await self._unseen(self._order)
         except GroupMissingError:
+            FAILED.add()
             log.warning("consumer group is gone, creating it again at 0")
             await self._create_again(self._order)
             return []
@@ -115,6 +134,7 @@ class Reader:
             except (RedisError, GroupMissingError) as error:
                 if cancelled():
                     raise asyncio.CancelledError from error
+                FAILED.add()
                 log.warning("partition cannot be read, others go on", key=jobs_key, error=str(error))
                 self._order.remove(jobs_key)
                 self._mending[jobs_key] = asyncio.create_task(self._mend(jobs_key))

@@ -14,6 +14,7 @@ from rollstream.schemas.entry_id import BEFORE_ALL
 
 from ..delivery.admission import Admission
 from ..delivery.lease import Leases
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
 from ..redis_io.streams import GroupMissingError, Take, tell_removed
 from . import scripts
@@ -79,6 +80,7 @@ class Recoverer:
             except (RedisError, GroupMissingError) as error:
                 if cancelled():
                     raise asyncio.CancelledError from error
+                FAILED.add()
                 log.warning("sweep put off", key=jobs_key, error=str(error))
 
     async def _sweep(self, jobs_key: str, take: Take) -> None:

@@ -28,18 +28,29 @@ class RedisClock:
         return time.monotonic() + self._ahead_s
 
 
+def waited_s(entry_id: str, now: float) -> float | None:
+    """Seconds since a job was queued; `now` is unix seconds by Redis' clock.
+
+    None if the entry's id lies in the future: it, or an entry before it, was written while Redis' clock was ahead, for
+    ids only grow.
+    """
+    queued_at = EntryId.of(entry_id).unix_s
+    return max(0.0, now - queued_at) if queued_at <= now + AHEAD_S else None
+
+
 def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
     """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock.
 
-    If the entry's id lies in the future, it, or an entry before it, was written while Redis' clock was ahead: ids only
-    grow. Then the producer's clock tells when the job was submitted.
+    If the entry's id does not tell, the producer's clock says when the job was submitted.
     """
-    queued_at = EntryId.of(entry_id).unix_s
-    waited_s = now - (queued_at if queued_at <= now + AHEAD_S else job.submitted_at)
-    if job.queue_deadline_s is None or waited_s <= job.queue_deadline_s:
+    if job.queue_deadline_s is None:
+        return None
+    waited = waited_s(entry_id, now)
+    waited = now - job.submitted_at if waited is None else waited
+    if waited <= job.queue_deadline_s:
         return None
     problem = (
-        f"waited {waited_s:.1f} s for a worker, longer than its queue_deadline_s of {job.queue_deadline_s:g}: nothing "
+        f"waited {waited:.1f} s for a worker, longer than its queue_deadline_s of {job.queue_deadline_s:g}: nothing "
         "was generated; submit it again, start more workers or allow a longer wait"
     )
     return DataError(ErrorCode.QUEUE_DEADLINE, "queue_deadline_s", problem)

@@ -13,6 +13,7 @@ from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
 from ..engine import Engine, GenerateRequest
 from ..errors import DataError, WorkerError
+from ..measure.measures import Measures
 from . import request_checks
 from .admitted_job import AdmittedJob, Plan
 from .beam_search import beam_search
@@ -29,10 +30,10 @@ class LeaseLostError(WorkerError):
 class Groups:
     """Samples groups that have a place, and publishes their answers."""
 
-    def __init__(self, *, engine: Engine, publisher: AnswerPublisher) -> None:
+    def __init__(self, *, engine: Engine, publisher: AnswerPublisher, measures: Measures) -> None:
         self._engine = engine
         self._publisher = publisher
-        self.tokens_generated = 0
+        self._measures = measures
 
     async def answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
         """Sample a group and publish it, or its error. If the lease ends first, the worker with the next lease does.
@@ -40,12 +41,15 @@ class Groups:
         Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
         """
         answer: GroupResult | GroupError
+        generated = began = time.monotonic()
         try:
             if isinstance(plan, DataError):
                 raise plan
             with admitted.trace.group(SpanName.GENERATE, group) as span:
                 answer = await admitted.lease.during(self._generate(admitted.lease, plan, group), stoppable=True)
                 answer = span.sampled(answer)
+            generated = time.monotonic()
+            self._measures.generate.add(generated - began)
         except DataError as error:
             answer = group_error(admitted.lease, admitted.envelope, admitted.job, group, error)
         except LeaseEndedError:
@@ -54,6 +58,8 @@ class Groups:
         with admitted.trace.group(SpanName.PUBLISH, group) as span:
             outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
             span.published(outcome)
+        if outcome == "published" and isinstance(answer, GroupResult):
+            self._measures.publish.add(time.monotonic() - generated)
         log.debug("group answered", batch=admitted.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":
             raise LeaseLostError(f"{admitted.lease} was fenced")
@@ -77,5 +83,5 @@ class Groups:
             completions = await self._engine.generate(request)
         if plan.version is not None:
             completions = [sampled_by(plan.version, completion) for completion in completions]
-        self.tokens_generated += sum(len(c.token_ids) for c in completions)
+        self._measures.tokens_generated += sum(len(c.token_ids) for c in completions)
         return group_result(lease, job, group, prompt, completions, started)

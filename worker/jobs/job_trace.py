@@ -50,8 +50,8 @@ class JobTrace:
     def ending(self, outcome: Outcome) -> None:
         """Note how the delivery ends."""
 
-    def buried(self, error: Exception) -> None:
-        """Note why the job became a dead letter."""
+    def failed(self, error: Exception) -> None:
+        """Note why the job cannot be run here."""
 
     def prepared(self, plan: object, version: int) -> None:
         """Note that all is decided for its groups, or, if `plan` is a `DataError`, why they get none."""
@@ -118,20 +118,19 @@ class _Job(JobTrace):
     def __exit__(self, _kind: object, error: BaseException | None, _where: TracebackType | None) -> None:
         if error is not None:
             self._note_failure(error)
-        elif self._outcome is None and self._lease.ended:
+        elif self._outcome is Outcome.LEFT and self._lease.ended:
             self._note_failure(LeaseEndedError())
         elif self._lease.stopped is not None:  # cancelled, past a deadline, too stale
             self._note_failure(self._lease.stopped)
-        outcome = self._outcome or _outcome(self._lease, failed=error is not None)
-        self._job.note({Attribute.OUTCOME: outcome})
+        # With an error the worker ends, and gives back what it holds.
+        self._job.note({Attribute.OUTCOME: self._outcome or Outcome.GIVEN_BACK})
         self._end_prepare()
         self._end(self._job)
 
     def ending(self, outcome: Outcome) -> None:
         self._outcome = outcome
 
-    def buried(self, error: Exception) -> None:
-        self._outcome = Outcome.DEAD
+    def failed(self, error: Exception) -> None:
         self._note_failure(error)
 
     def prepared(self, plan: object, version: int) -> None:
@@ -194,12 +193,6 @@ class JobTraces:
             about[Attribute.GROUPS] = envelope.job_groups
         ahead_ns = int(self._clock.now() * 1e9) - time.monotonic_ns()
         return _Job(tracer=self._tracer, lease=lease, common=common, ahead_ns=ahead_ns).begin(envelope, about)
-
-
-def _outcome(lease: Lease, *, failed: bool) -> Outcome:
-    if failed:
-        return Outcome.GIVEN_BACK
-    return Outcome.LEFT if lease.ended else Outcome.ANSWERED
 
 
 def _why(error: BaseException) -> tuple[str, str]:

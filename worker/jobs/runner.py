@@ -18,6 +18,7 @@ from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
 from ..engine import Engine
 from ..errors import DataError, UnpublishableError
+from ..measure.measures import Measures
 from ..versions.follower import Served, VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 from . import request_checks
@@ -46,8 +47,10 @@ class JobRunner:
         admission: Admission,
         clock: RedisClock,
         follower: VersionFollower,
+        measures: Measures,
     ) -> None:
         self._engine = engine
+        self._measures = measures
         self._groups = groups
         self._adapters = adapters
         self._publisher = publisher
@@ -55,11 +58,6 @@ class JobRunner:
         self._clock = clock
         self._follower = follower
         self._running: dict[Lease, str] = {}
-
-    @property
-    def tokens_generated(self) -> int:
-        """Tokens of all completions so far."""
-        return self._groups.tokens_generated
 
     @property
     def batches(self) -> set[str]:
@@ -163,7 +161,7 @@ class JobRunner:
             elif missing:
                 await self._sample(admitted, plan, missing)
         except* LeaseLostError:
-            admitted.lease.end()
+            self._measures.leases_lost += admitted.lease.end()
             log.warning(
                 "lease lost, job left to its new owner", entry=admitted.lease.entry_id, batch=admitted.envelope.batch_id
             )

@@ -22,6 +22,7 @@ from ..delivery.lease_agreement import LeaseAgreement
 from ..errors import SettingsError
 from ..jobs.deadlines import RedisClock
 from ..jobs.runner import JobRunner
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, never_passes, retrying
 
 PERIOD_S = 0.4
@@ -69,6 +70,7 @@ class Control:
                 await self.look()
                 away = False
             except RedisError as error:
+                FAILED.add()
                 if not away:
                     log.warning("redis does not answer, what an operator asks is done later", error=str(error))
                 away = True

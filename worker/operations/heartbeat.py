@@ -18,6 +18,8 @@ from rollstream.schemas.times import LONGEST_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.redis import is_split
 
+from ..measure.histogram import Histogram
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, never_passes
 from . import scripts
 from .history import History
@@ -38,8 +40,11 @@ class Heartbeat:
         report: Callable[[], WorkerReport],
         ttl_s: int = 0,
         history: History | None = None,
+        roundtrip: Histogram | None = None,
     ) -> None:
-        """`ttl_s`: a longer TTL, for a process that may miss three beats while it loads."""
+        """`ttl_s`: a longer TTL, for a process that may miss three beats while it loads; `roundtrip`: where the seconds
+        of each beat's script are counted.
+        """
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
@@ -47,6 +52,7 @@ class Heartbeat:
         self._report = report
         self._ttl_s = max(ttl_s, report_ttl_s(interval_s))
         self._history = history
+        self._roundtrip = roundtrip
         self._names_policy = not is_split(redis)
         self._hurry = asyncio.Event()
 
@@ -57,6 +63,7 @@ class Heartbeat:
             try:
                 await self.beat()
             except RedisError as error:
+                FAILED.add()
                 log.warning("heartbeat missed", error=str(error))
                 if never_passes(error):  # something else wrote our key
                     await self.retire()
@@ -72,8 +79,10 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Write one report."""
-        fields = replace(self._report(), seen_at=round(time.time(), 3)).fields()
+        fields, began = replace(self._report(), seen_at=round(time.time(), 3)).fields(), time.monotonic()
         now = await scripts.beat(self._redis, self._keys, consumer=self._consumer, ttl_s=self._ttl_s, fields=fields)
+        if self._roundtrip is not None:
+            self._roundtrip.add(time.monotonic() - began)
         if self._names_policy:
             await self._name_policy(now)
         if self._history is not None:

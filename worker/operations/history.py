@@ -57,9 +57,15 @@ class History:
     """Keeps one addition until Redis has it, so that a lost reply counts nothing twice."""
 
     def __init__(
-        self, *, redis: Redis, keys: Keys, consumer: str, sums: Mapping[str, int], is_busy: Callable[[], bool]
+        self,
+        *,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        sums: Callable[[], Mapping[str, int]],
+        is_busy: Callable[[], bool],
     ) -> None:
-        """`sums`: a mapping that grows as the worker answers."""
+        """`sums`: what the worker has answered so far, by the fields of a minute."""
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
@@ -67,13 +73,14 @@ class History:
         self._is_busy = is_busy
         self._meter = RateMeter()
         self._added: dict[str, int] = {}
-        """The part of `sums` that is in an addition already."""
+        """The part of the sums that is in an addition already."""
         self._addition: Addition | None = None
 
     async def add(self, now: float) -> None:
         """Call it once after each beat, at `now` by Redis' clock. Raises `RedisError` for faults that pass."""
-        measured = self._meter.look(time.monotonic(), self._sums.get(HistoryField.TOKENS, 0), self._is_busy())
-        self._addition = self._addition or self._next(measured)
+        sums = self._sums()
+        measured = self._meter.look(time.monotonic(), sums.get(HistoryField.TOKENS, 0), self._is_busy())
+        self._addition = self._addition or self._next(sums, measured)
         if self._addition is None:
             return
         try:
@@ -97,9 +104,9 @@ class History:
             tokens_per_s=addition.tokens_per_s,
         )
 
-    def _next(self, measured: float | None) -> Addition | None:
-        sums = {name: total for name, value in self._sums.items() if (total := value - self._added.get(name, 0))}
-        if not sums and measured is None:
+    def _next(self, sums: Mapping[str, int], measured: float | None) -> Addition | None:
+        new = {name: total for name, value in sums.items() if (total := value - self._added.get(name, 0))}
+        if not new and measured is None:
             return None
-        self._added = dict(self._sums)
-        return Addition(name=secrets.token_hex(8), sums=sums, tokens_per_s=measured)
+        self._added = dict(sums)
+        return Addition(name=secrets.token_hex(8), sums=new, tokens_per_s=measured)

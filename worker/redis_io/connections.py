@@ -20,6 +20,7 @@ from rollstream.transport.redis.lost_cancellations import cancellations, cancell
 from rollstream.transport.redis.urls import RedisUrlError
 
 from ..errors import SettingsError
+from ..measure.redis_errors import FAILED
 
 UNKNOWN_REPLY_S = 60
 """How long a command is repeated whose error reply is not known."""
@@ -124,6 +125,7 @@ async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args,
         try:
             return await command(*args, **kwargs)
         except exceptions.RedisError as error:
+            FAILED.add()
             if patience.is_over(error):
                 raise
             if cancelled(before):

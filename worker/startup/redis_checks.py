@@ -24,6 +24,7 @@ from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl, parse
 
 from ..config import WorkerSettings
 from ..errors import SettingsError
+from ..measure.redis_errors import FAILED
 from .redis_hopeless import explained, why_hopeless
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
@@ -47,6 +48,7 @@ async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
         except exceptions.RedisError as error:
             if problem := await why_hopeless(error, place):
                 raise SettingsError(f"--redis {place}: {problem}") from None
+            FAILED.add()
             why = explained(error)
             log.warning("redis cannot serve yet, trying again", error=why, redis=str(place), pause_s=pause)
         else:

@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from redis.asyncio import Redis
@@ -26,10 +26,16 @@ from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS
 from ..config import WorkerSettings
 from ..engine_registry import ENGINES
 from ..errors import SettingsError
+from ..measure.measures import Measures
+from ..measure.redis_errors import FAILED
 from ..operations import process_end
 from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
+from .metrics import serve_metrics
 from .redis_checks import wait_for_redis
+
+if TYPE_CHECKING:
+    from ..measure.server import MetricsServer
 
 _LOOK_S = 0.2
 _JOIN_S = 2.0
@@ -46,6 +52,9 @@ class Start:
         self._key = self._keys.worker(settings.consumer)
         self._process = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._started_at = round(time.time(), 3)
+        self.measures = Measures()
+        self.metrics: MetricsServer | None = None
+        """What answers Prometheus, from `begin` to `close`; None without `--metrics-port`."""
         self._over = threading.Event()
         self._retire = False
         self._thread: threading.Thread | None = None
@@ -58,6 +67,8 @@ class Start:
         if self._thread is not None:
             return
         _check_folders(self._settings)
+        self._starting()
+        self.metrics = serve_metrics(self._settings, self.measures)
         redis = connect(self._settings.redis)
         try:
             await wait_for_redis(redis, self._settings)
@@ -67,7 +78,7 @@ class Start:
         log.info("starting", engine=self._settings.engine, model=self._settings.model_name)
         self._thread = threading.Thread(target=self._report_until_over, name="starting", daemon=True)
         self._thread.start()
-        process_end.before_end(self.close)
+        process_end.before_end(self._end_reports)
 
     def over(self) -> None:
         """The engine is ready, and the worker reports by itself: stop the thread. Blocks while a report is written."""
@@ -76,6 +87,13 @@ class Start:
             self._thread.join(_JOIN_S)
 
     def close(self) -> None:
+        """Stop the thread, and answer Prometheus no more. Safe to call twice."""
+        self._end_reports()
+        if self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
+
+    def _end_reports(self) -> None:
         """Stop the thread; if the engine never became ready, remove the report too."""
         self._retire = not self._over.is_set()
         self.over()
@@ -90,9 +108,15 @@ class Start:
             takes_checkpoints=self._settings.checkpoint_dir is not None,
             takes_adapters=self._settings.serves_adapters,
             lease_s=self._settings.lease_s,
+            heartbeat_s=self._settings.heartbeat_s,
+            metrics_port=None if self.metrics is None else self.metrics.port,
             process=self._process,
             started_at=self._started_at,
         )
+
+    def _starting(self) -> WorkerReport:
+        self.measures.report = report = self.report()
+        return report
 
     async def _claim(self, redis: Redis) -> None:
         """Take the name. Two workers of one name would mix up their jobs. Raises `SettingsError` if it is taken."""
@@ -143,13 +167,14 @@ class Start:
             keys=self._keys,
             consumer=self._settings.consumer,
             interval_s=self._settings.heartbeat_s,
-            report=self.report,
+            report=self._starting,
             ttl_s=self._ttl_s,
         )
         while True:
             try:
                 await heartbeat.beat()
             except RedisError as error:
+                FAILED.add()
                 log.warning("heartbeat missed", error=str(error), consumer=self._settings.consumer)
             if self._over.wait(self._settings.heartbeat_s):  # blocks this thread's loop, which does nothing else
                 break

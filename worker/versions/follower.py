@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from rollstream.schemas.keys import check_name
 from ..adapters.supply import AdapterSupply
 from ..engine import Adapter, Engine, SwapMode
 from ..errors import CheckpointRefusedError, SettingsError
+from ..measure.measures import Measures
+from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
 from ..weights import checkpoint
 from .announcements import BOOTED, Announced, Announcements, started_again, to_serve
@@ -60,6 +62,7 @@ class VersionFollower:
         checkpoints: Path | None,
         swap: SwapMode,
         changed: Callable[[], None],
+        measures: Measures,
     ) -> None:
         self._announcements = announcements
         self._engine = engine
@@ -67,12 +70,15 @@ class VersionFollower:
         self._checkpoints = checkpoints
         self._swap = swap
         self._changed = changed
+        self._measures = measures
         self._refused: dict[Announced, Refusal] = {}
         self._using = ExitStack()
         self._looking = asyncio.Lock()
         self._looked_at = 0.0
         self._load_due = asyncio.Event()
         self.serving = Served()
+        self.loading: int | None = None
+        """The version that is read or loaded now."""
         self.adrift = False
         """Whether the served version is not in the stream: at boot, or after the stream was replaced. Then no job is
         admitted."""
@@ -136,6 +142,7 @@ class VersionFollower:
             except RedisError as error:
                 if cancelled():
                     raise asyncio.CancelledError from error
+                FAILED.add()
                 log.debug("versions not read", error=str(error))
             self._looked_at = began
             self._settle()
@@ -185,7 +192,8 @@ class VersionFollower:
             if before is not None and not is_due(before, began, stamp):
                 self._refused[announced] = replace(before, look_at=began + CHANGED_S)
                 return False
-            adapter = await self._load(announced)
+            with self._loading(announced.version):
+                adapter = await self._load(announced)
         except REFUSED as error:
             self._refuse(announced, str(error), stamp)
             return False
@@ -196,6 +204,15 @@ class VersionFollower:
         self._changed()
         self.swapped.set()
         return True
+
+    @contextmanager
+    def _loading(self, version: int) -> Iterator[None]:
+        self.loading = version
+        self._changed()
+        try:
+            yield
+        finally:
+            self.loading = None
 
     def _refuse(self, announced: Announced, problem: str, stamp: checkpoint.Stamp) -> None:
         log.error(
@@ -227,15 +244,17 @@ class VersionFollower:
         return None
 
     async def _load_adapter(self, announced: Announced) -> Adapter:
+        began = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(self._adapters.in_use(announced.location))
             adapter = await self._adapters.load(announced.location, announced.sha256)
             self._using, before = stack.pop_all(), self._using
         before.close()
+        self._measures.swap["prepare"].add(time.monotonic() - began)
         return adapter
 
     async def _load_checkpoint(self, announced: Announced) -> None:
-        folder = self._folder(announced.location)
+        began, folder = time.monotonic(), self._folder(announced.location)
         given_up = threading.Event()
         try:
             content = await asyncio.to_thread(checkpoint.read_content, folder, given_up)
@@ -246,7 +265,10 @@ class VersionFollower:
             raise VersionRefusedError(f"checkpoint {announced.location}: {problem}")
         if content.spoilt:
             raise CheckpointRefusedError(folder, *content.spoilt)
-        await self._engine.load_checkpoint(announced.version, folder, self._swap, content)
+        prepared_s = time.monotonic() - began
+        paused_s = await self._engine.load_checkpoint(announced.version, folder, self._swap, content)
+        self._measures.swap["prepare"].add(prepared_s)
+        self._measures.swap["pause"].add(paused_s)
 
     def _folder(self, location: str) -> Path:
         if self._checkpoints is None:

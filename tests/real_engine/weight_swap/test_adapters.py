@@ -20,6 +20,7 @@ from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SwapFailedError
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
@@ -71,6 +72,7 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
             checkpoints=None,
             swap="keep",
             changed=lambda: None,
+            measures=Measures(),
         )
         await trainer.publish_policy(1, adapter=adapter_dir / "math@1")
         await followed.begin()

@@ -18,6 +18,7 @@ from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
@@ -121,6 +122,7 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
         checkpoints=None,
         swap="keep",
         changed=lambda: None,
+        measures=Measures(),
     )
     monkeypatch.setattr("rollstream.worker.adapters.store.ADAPTER_RENEW_S", -1)
     await served.begin()

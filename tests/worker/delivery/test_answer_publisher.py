@@ -14,6 +14,7 @@ from rollstream.schemas import Envelope, GroupError, Keys, Sealed, decode
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.pipelines import AT_ONCE
 
@@ -32,7 +33,7 @@ def keys(policy: str) -> Keys:
 
 @pytest.fixture
 def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
-    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100)
+    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=Measures())
 
 
 async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope = JOB) -> Lease:
@@ -163,7 +164,7 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
     rights: Any = redis
     await rights.execute_command("ACL", "SETUSER", policy, "on", ">secret", "~*", "+@all", "-xadd")
     refused = connect(redis_url.replace("redis://", f"redis://{policy}:secret@"))
-    publisher = AnswerPublisher(redis=refused, keys=keys, result_ttl_s=100)
+    publisher = AnswerPublisher(redis=refused, keys=keys, result_ttl_s=100, measures=Measures())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await publisher.publish(lease, JOB, error(0))

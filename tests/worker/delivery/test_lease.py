@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.lease import Lease, LeaseEndedError, Leases
+from rollstream.worker.measure.measures import Measures
 from tests.support.worker_process import until
 
 UNUSED = Redis()  # connects to nothing: no command is sent here
@@ -25,7 +26,7 @@ def lease(ends_at: float) -> Lease:
 
 @pytest.mark.parametrize(("now", "ended"), [(80.0, False), (98.9, False), (99.1, True), (200.0, True)])
 def test_a_lease_ends_a_tenth_of_its_length_early(now: float, ended: bool) -> None:
-    leases, held = Leases(redis=UNUSED, lease_s=10), lease(ends_at=100.0)
+    leases, held = Leases(redis=UNUSED, lease_s=10, measures=Measures()), lease(ends_at=100.0)
     leases.hold(held)
 
     leases.end_overdue(now)
@@ -34,7 +35,7 @@ def test_a_lease_ends_a_tenth_of_its_length_early(now: float, ended: bool) -> No
 
 
 def test_a_lease_that_was_answered_ends_nothing() -> None:
-    leases, held = Leases(redis=UNUSED, lease_s=10), lease(ends_at=100.0)
+    leases, held = Leases(redis=UNUSED, lease_s=10, measures=Measures()), lease(ends_at=100.0)
     leases.hold(held)
     leases.drop(held)
 
@@ -45,7 +46,7 @@ def test_a_lease_that_was_answered_ends_nothing() -> None:
 
 
 async def test_a_delivery_waits_until_what_is_left_of_earlier_ones_of_its_entry_is_dropped() -> None:
-    leases = Leases(redis=UNUSED, lease_s=10)
+    leases = Leases(redis=UNUSED, lease_s=10, measures=Measures())
     first, second, other = (
         Lease(jobs_key="jobs", dead_key="dead", entry_id=entry, consumer="w1", delivery=n, ends_at=1e9)
         for entry, n in (("1-0", 1), ("1-0", 2), ("2-0", 1))
@@ -102,7 +103,7 @@ async def test_a_cancelled_caller_is_cancelled_and_not_told_of_a_lease() -> None
 
 
 def test_its_state_can_be_read() -> None:
-    leases = Leases(redis=UNUSED, lease_s=10)
+    leases = Leases(redis=UNUSED, lease_s=10, measures=Measures())
     leases.hold(lease(100.0))
 
     assert repr(leases) == "<Leases held=1 of 10 s>"
@@ -116,7 +117,7 @@ async def test_a_renewal_that_comes_too_late_ends_what_runs_and_says_so_and_else
     jobs = Keys(policy).jobs(0)
     await redis.xgroup_create(jobs, GROUP, id="0", mkstream=True)
     leases, held = (
-        Leases(redis=redis, lease_s=0.3),
+        Leases(redis=redis, lease_s=0.3, measures=Measures()),
         Lease(
             jobs_key=jobs, dead_key="dead", entry_id="1-0", consumer="w1", delivery=1, ends_at=time.monotonic() + 100
         ),
@@ -180,7 +181,7 @@ async def test_a_lease_that_ended_here_is_not_kept_from_others(redis: Redis, pol
         await redis.xadd(jobs, {"payload": b""})
     await redis.xreadgroup(GROUP, "w1", {jobs: ">"}, count=2)
     rows: Any = await redis.xpending_range(jobs, GROUP, "-", "+", 2)
-    leases = Leases(redis=redis, lease_s=lease_s)
+    leases = Leases(redis=redis, lease_s=lease_s, measures=Measures())
     kept, ended = (
         Lease(
             jobs_key=jobs,

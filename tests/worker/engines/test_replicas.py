@@ -58,11 +58,12 @@ class Seen(StubEngine):
     async def unload_adapter(self, adapter: Adapter) -> None:
         self.adapters.discard(adapter.name)
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
         if self.fails is not None:
             raise self.fails
-        await super().load_checkpoint(version, path, mode, content)
+        paused_s = await super().load_checkpoint(version, path, mode, content)
         self.loaded.append(path)
+        return paused_s
 
     async def check(self) -> None:
         if self.fails is not None:

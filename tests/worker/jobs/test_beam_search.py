@@ -60,7 +60,8 @@ class TableEngine:
 
     async def unload_adapter(self, adapter: Adapter) -> None: ...
 
-    async def load_checkpoint(self, *_: object) -> None: ...
+    async def load_checkpoint(self, *_: object) -> float:
+        raise NotImplementedError
 
     def collectors(self) -> Sequence[Collector]:
         return ()

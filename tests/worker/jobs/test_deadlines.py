@@ -27,6 +27,7 @@ from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
 from rollstream.worker.jobs.groups import Groups
 from rollstream.worker.jobs.runner import JobRunner
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.counting_worker import serving
@@ -197,7 +198,8 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         ends_at=time.monotonic() + 30,
     )
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
-    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100)
+    measures = Measures()
+    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=measures)
     adapters = AdapterSupply(
         engine=engine, folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=None
     )
@@ -208,22 +210,24 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         checkpoints=None,
         swap="keep",
         changed=lambda: None,
+        measures=measures,
     )
     admission = Admission(limit=8)
     runner = JobRunner(
         engine=engine,
-        groups=Groups(engine=engine, publisher=publisher),
+        groups=Groups(engine=engine, publisher=publisher, measures=measures),
         adapters=adapters,
         publisher=publisher,
         admission=admission,
         clock=RedisClock(),
         follower=versions,
+        measures=measures,
     )
 
     async with asyncio.timeout(30):
         await runner.run(AdmittedJob(lease=lease, envelope=envelope, job=job, claim=admission.hold(0)))
 
-    assert publisher.counts["published"] == 1
+    assert measures.published == 1
     assert lease.stopped is not None
     assert lease.stopped.code is ErrorCode.RUN_DEADLINE
     assert await redis.xlen(keys.results("b")) == 2

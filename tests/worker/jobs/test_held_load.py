@@ -42,11 +42,11 @@ async def test_groups_that_wait_for_a_place_are_left_to_the_next_owner_when_the_
         await runs(engine, 4)
         only_lease(worker).end()
         await until_true(lambda: not worker._admission.load.groups)
-        counts = dict(worker._publisher.counts)
+        counts = dict(worker._measures.groups)
         engine.gate.set()
         await batch.wait(timeout=30)
 
-    assert counts == {"published": 0, "duplicate": 0, "fenced": 50}
+    assert counts == {"result": 0, "error": 0, "duplicate": 0, "fenced": 50}
     audit(redis_url, policy, batch.batch_id, 50)
 
 
@@ -55,10 +55,10 @@ async def test_only_unanswered_groups_of_a_job_that_is_delivered_again_wait_for_
 ) -> None:
     async with serving(redis_url, policy, group_s=0.02, lease_s=2) as (worker, engine):
         batch = await trainer.submit([[BIG]] * 50, None, ONE, prompts_per_job=4096)
-        await until_true(lambda: worker._publisher.counts["published"] >= 20)
+        await until_true(lambda: worker._measures.published >= 20)
         engine.gate.clear()
         await runs(engine, 4)
-        answered = worker._publisher.counts["published"]
+        answered = worker._measures.published
         only_lease(worker).end()
         await until_true(lambda: not worker._leases._held)
         await runs(engine, 4)

@@ -6,17 +6,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from redis.asyncio import Redis
 
 from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.schemas import ErrorCode, GroupError, GroupResult, Keys, Tensor
+from rollstream.schemas import Keys
 from rollstream.schemas.history import HistoryField, Minute, Rate
 from rollstream.schemas.times import HISTORY_TTL_S, RATE_TTL_S, report_ttl_s
 from rollstream.schemas.worker_report import WorkerReport
-from rollstream.worker.delivery.tally import Tally
 from rollstream.worker.operations import scripts
 from rollstream.worker.operations.heartbeat import Heartbeat
 from rollstream.worker.operations.history import MEASURED_S, History, RateMeter
@@ -39,7 +37,7 @@ async def redis() -> AsyncIterator[Redis]:
 
 
 def history_of(redis: Redis, sums: Mapping[str, int]) -> History:
-    return History(redis=redis, keys=KEYS, consumer="w", sums=sums, is_busy=lambda: True)
+    return History(redis=redis, keys=KEYS, consumer="w", sums=lambda: sums, is_busy=lambda: True)
 
 
 async def beat(redis: Redis) -> None:
@@ -166,45 +164,6 @@ def test_the_rate_counts_the_time_in_which_something_ran() -> None:
 def test_a_worker_that_answers_nothing_has_no_rate() -> None:
     meter = RateMeter()
     assert [meter.look(at, 0, True) for at in (0.0, MEASURED_S + 1)] == [None, None]
-
-
-def result(versions: tuple[int, ...], lengths: tuple[int, ...] = (2, 3)) -> GroupResult:
-    n, longest = len(lengths), max(lengths)
-    reasons: tuple[Any, ...] = ("length",) * n
-    return GroupResult(
-        batch_id="b",
-        group=0,
-        prompt=Tensor.of(np.array([1], np.int32)),
-        token_ids=Tensor.of(np.zeros((n, longest), np.int32)),
-        lengths=Tensor.of(np.array(lengths, np.int32)),
-        response_mask=Tensor.of(np.arange(longest)[None] < np.array(lengths)[:, None]),
-        finish_reasons=reasons,
-        stop_reasons=(None,) * n,
-        version_spans=tuple(
-            (*((version, 1) for version in versions[:-1]), (versions[-1], length - len(versions) + 1))
-            for length in lengths
-        ),
-        worker="w",
-        queued_s=0.0,
-        generate_s=0.0,
-    )
-
-
-def test_a_group_is_as_stale_as_the_oldest_version_that_sampled_it() -> None:
-    tally = Tally(newest=lambda: 7)
-    for versions in ((7,), (5, 7), (8,)):
-        tally.add(result(versions), asked=8)
-    assert tally.sums == {
-        HistoryField.GROUPS: 3, HistoryField.SEQUENCES: 6, HistoryField.TOKENS: 15, HistoryField.ASKED: 24,
-        HistoryField.staleness(0): 2, HistoryField.staleness(2): 1,
-    }  # fmt: skip
-
-
-def test_errors_are_counted_by_their_code() -> None:
-    tally = Tally()
-    for code in (ErrorCode.TOO_LONG, ErrorCode.CANCELLED, ErrorCode.TOO_LONG):
-        tally.add(GroupError(batch_id="b", group=0, code=code, field="prompt", message="m", worker="w"))
-    assert tally.sums == {"error:too_long": 2, "error:cancelled": 1}
 
 
 def test_what_a_worker_answered_is_in_the_history_when_it_has_ended(

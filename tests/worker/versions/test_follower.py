@@ -115,7 +115,7 @@ def test_a_version_that_takes_long_to_load_stops_neither_jobs_nor_a_drain(
 
 
 class DyingEngine(StubEngine):
-    async def load_checkpoint(self, *_: object) -> None:
+    async def load_checkpoint(self, *_: object) -> float:
         raise EngineDiedError("its process ended")
 
 

@@ -16,6 +16,7 @@ from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
@@ -33,6 +34,7 @@ def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes
         checkpoints=steps,
         swap="keep",
         changed=lambda: changes.append(1),
+        measures=Measures(),
     )
 
 
@@ -94,12 +96,13 @@ class Overtaken(StubEngine):
         self._queue = queue
         self.follower: VersionFollower | None = None
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> None:
+    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
         assert self.follower is not None
-        await super().load_checkpoint(version, path, mode, content)
+        paused_s = await super().load_checkpoint(version, path, mode, content)
         for later in range(version + 1, version + 21):
             announce(self._queue, later, f"step-{later}")
         await self.follower.look()
+        return paused_s
 
 
 async def test_what_is_served_counts_however_many_versions_came_while_it_loaded(

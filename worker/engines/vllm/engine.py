@@ -66,7 +66,7 @@ class VllmEngine:
         self._swapper: Swapper | None = None
         self._watched = False
         self._special: dict[int, str] = {}
-        self._swaps: set[asyncio.Task[None]] = set()
+        self._swaps: set[asyncio.Task[float]] = set()
         self._processes = Processes()
         self._closing = asyncio.Lock()
         self._statistics = EngineStatistics() if settings.engine_metrics else None
@@ -172,7 +172,7 @@ class VllmEngine:
 
     async def load_checkpoint(
         self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
-    ) -> None:
+    ) -> float:
         """See `Engine.load_checkpoint`. The pause is over when this returns or raises.
 
         Reading weights may take `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has
@@ -183,7 +183,7 @@ class VllmEngine:
         swapping = asyncio.create_task(self._swapper.swap(version, path, mode, content))
         self._swaps.add(swapping)
         swapping.add_done_callback(self._swap_over)
-        await asyncio.shield(swapping)
+        return await asyncio.shield(swapping)
 
     def collectors(self) -> Sequence[Collector]:
         """With `--engine-metrics`, vLLM's statistics since `start`."""
@@ -278,7 +278,7 @@ class VllmEngine:
     async def _remove_lora(self, adapter: Adapter) -> None:
         await self._calls.utility(self._llm.remove_lora(adapter.int_id))
 
-    def _swap_over(self, swapping: asyncio.Task[None]) -> None:
+    def _swap_over(self, swapping: asyncio.Task[float]) -> None:
         self._swaps.discard(swapping)
         if not swapping.cancelled():
             swapping.exception()  # marks the error as seen if the caller was cancelled; it is in the log

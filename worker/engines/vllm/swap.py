@@ -65,10 +65,10 @@ class Swapper:
         if hasattr(self._llm, "update_weight_version"):
             await self._calls.utility(self._llm.update_weight_version(str(version)))
 
-    async def swap(self, version: int, folder: Path, mode: SwapMode, content: checkpoint.Content | None) -> None:
+    async def swap(self, version: int, folder: Path, mode: SwapMode, content: checkpoint.Content | None) -> float:
         """Raises `CheckpointRefusedError` before anything is touched, `SwapFailedError`, `EngineDiedError`.
 
-        `content` is what the files held, if the caller has read them.
+        `content` is what the files held, if the caller has read them. Returns the seconds for which vLLM was paused.
         """
         if self._why_not:
             remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
@@ -79,10 +79,12 @@ class Swapper:
                 asked_at = time.monotonic()
                 try:
                     with self._failing(version, folder):
-                        await self._replace(version, weights, mode)
+                        paused_at = await self._replace(version, weights, mode)
                 finally:
                     await self._resume()
+                paused_s = time.monotonic() - paused_at
             log.info("policy version swapped", version=version, mode=mode, swap_s=round(time.monotonic() - asked_at, 4))
+        return paused_s
 
     @contextmanager
     def _failing(self, version: int, folder: Path) -> Iterator[None]:
@@ -94,7 +96,8 @@ class Swapper:
         except Exception as error:
             raise SwapFailedError(folder, version, self._versions.now, str(error)) from error
 
-    async def _replace(self, version: int, weights: Weights, mode: SwapMode) -> None:
+    async def _replace(self, version: int, weights: Weights, mode: SwapMode) -> float:
+        """Returns when vLLM had paused, in monotonic seconds: until then it sampled."""
         listed = await self._listed_adapters()
         asked_at = time.monotonic()
         await self._pause(mode)
@@ -110,6 +113,7 @@ class Swapper:
         self._versions.swapped(
             Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)
         )
+        return paused_at
 
     async def _pause(self, mode: SwapMode) -> None:
         """Pause the engine and clear its KV cache: requests that are kept compute it again from their tokens."""

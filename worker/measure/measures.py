@@ -1,0 +1,96 @@
+"""The numbers of a worker: its report, the history and Prometheus all have them from here."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Literal, get_args
+
+from rollstream.schemas import ErrorCode, GroupError, GroupResult
+from rollstream.schemas.history import MOST_STALE, HistoryField
+from rollstream.schemas.metrics import WorkerMetric
+from rollstream.schemas.worker_report import WorkerReport
+from rollstream.transport.traces.names import Outcome
+
+from .histogram import Histogram
+from .throughput import Throughput
+
+GroupOutcome = Literal["result", "error", "duplicate", "fenced"]
+Cause = Literal["crash", "interruption"]
+Phase = Literal["prepare", "pause"]
+
+
+class Measures:
+    """What this worker has counted since it started. Nothing of it is ever taken back.
+
+    The event loop writes, each role where the thing happens; the thread that answers Prometheus only reads. All values
+    are plain numbers, so a reader meets no half of one, but may find a group counted whose seconds are still missing.
+    `report` is replaced as a whole with each beat.
+    """
+
+    def __init__(self) -> None:
+        self.report = WorkerReport()
+        """The last report, or the one to come: Prometheus' gauges, which are thus those of `rollstream status`."""
+        self.groups: dict[GroupOutcome, int] = dict.fromkeys(get_args(GroupOutcome), 0)
+        self.group_errors = Counter({code.value: 0 for code in ErrorCode})
+        self.sequences = 0
+        """Completions of the groups that were answered with a result."""
+        self.tokens = 0
+        """Their tokens."""
+        self.asked = 0
+        """The most tokens that they might have had."""
+        self.stale: Counter[int] = Counter()
+        """Groups by how many versions they were behind, `MOST_STALE` or more together."""
+        self.tokens_generated = 0
+        self.jobs: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self.redeliveries: dict[Cause, int] = dict.fromkeys(get_args(Cause), 0)
+        self.lease_renewals = 0
+        self.leases_lost = 0
+        self.staleness = Histogram(WorkerMetric.STALENESS.buckets)
+        self.swap: dict[Phase, Histogram] = {phase: Histogram(WorkerMetric.SWAP.buckets) for phase in get_args(Phase)}
+        self.queue_wait = Histogram(WorkerMetric.QUEUE_WAIT.buckets)
+        self.generate = Histogram(WorkerMetric.GENERATE.buckets)
+        self.publish = Histogram(WorkerMetric.PUBLISH.buckets)
+        self.redis_roundtrip = Histogram(WorkerMetric.REDIS_ROUNDTRIP.buckets)
+        self._throughput = Throughput()
+
+    @property
+    def published(self) -> int:
+        """Groups whose answer, a result or an error, Redis took from this worker."""
+        return self.groups["result"] + self.groups["error"]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of completions that were published of late, per second. For the event loop alone."""
+        return self._throughput.per_s(time.monotonic())
+
+    def answered(self, answer: GroupResult | GroupError, *, asked: int, newest: int) -> None:
+        """Count an answer that Redis took and that is no duplicate.
+
+        `asked`: the most tokens that it might have had; `newest`: the newest policy version by now.
+        """
+        if isinstance(answer, GroupError):
+            self.groups["error"] += 1
+            self.group_errors[answer.code] += 1
+            return
+        tokens = sum(answer.lengths.tolist())
+        self.groups["result"] += 1
+        self.sequences += len(answer)
+        self.tokens += tokens
+        self.asked += asked
+        self._throughput.add(time.monotonic(), tokens)
+        versions = [version for spans in answer.version_spans for version, _ in spans]
+        behind = max(0, newest - min(versions, default=newest))
+        self.stale[min(behind, MOST_STALE)] += 1
+        self.staleness.add(behind)
+
+    def sums(self) -> dict[str, int]:
+        """The same by the fields of a minute of the history; they only grow."""
+        return {
+            HistoryField.GROUPS: self.groups["result"],
+            HistoryField.SEQUENCES: self.sequences,
+            HistoryField.TOKENS: self.tokens,
+            HistoryField.ASKED: self.asked,
+            **{HistoryField.staleness(versions): groups for versions, groups in self.stale.items()},
+            **{HistoryField.error(code): groups for code, groups in self.group_errors.items()},
+        }

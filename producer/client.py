@@ -10,6 +10,7 @@ from typing import NoReturn, Required, Self, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 
+from .batches.batch_spans import described, submitting, traced, traceparent_of
 from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
 from .batches.ledger import read_batch
@@ -88,17 +89,20 @@ class AsyncClient:
         config = check_config(config, attention_mask)
         chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
         batch_id = chosen["batch_id"]
-        submission = split(
-            Prompts.of(input_ids, attention_mask),
-            config,
-            batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
-            adapter=chosen["adapter"],
-            prompts_per_job=number(chosen["prompts_per_job"]),
-            submitted_at=time.time(),
-            deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
-            bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
-        )
-        await enqueue(self._connection, self._keys, submission)
+        with submitting() as span:
+            submission = split(
+                Prompts.of(input_ids, attention_mask),
+                config,
+                batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
+                adapter=chosen["adapter"],
+                prompts_per_job=number(chosen["prompts_per_job"]),
+                submitted_at=time.time(),
+                deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
+                bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
+            )
+            described(span, self._keys, submission.batch)
+            submission = traced(submission, await traceparent_of(span, self._connection, self._keys, batch_id))
+            await enqueue(self._connection, self._keys, submission)
         return BatchHandle(connection=self._connection, keys=self._keys, batch=submission.batch)
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions)

@@ -16,6 +16,7 @@ from ..errors import UnknownBatchError, UnreadableResultError
 from ..queue_errors import LostJobsError
 from ..redis_io.connection import Connection
 from ..redis_io.shared_reads import Entries
+from .batch_spans import ReadSpan
 from .lost_jobs import JobsLeft
 from .read_answers import Answer, read_answer, shown
 
@@ -45,6 +46,7 @@ class ResultsReader:
         self._jobs = JobsLeft(connection=connection, keys=keys, batch=batch)
         self.answers: list[Answer] = []
         self.by_group: dict[int, Answer] = {}
+        self._span = ReadSpan(keys=keys, batch=batch, answered=lambda: len(self.by_group))
 
     @property
     def complete(self) -> bool:
@@ -58,13 +60,18 @@ class ResultsReader:
         entry is raised as `UnreadableResultError`, at each call. Raises `UnknownBatchError` if the batch is gone from
         Redis, `LostJobsError` if its jobs are.
         """
-        while len(self.answers) <= known and not self.complete:
-            async with self._lock:
-                if len(self.answers) <= known and not self.complete:
-                    await self._wait_for_entries()
+        with self._span.reading():
+            while len(self.answers) <= known and not self.complete:
+                async with self._lock:
+                    if len(self.answers) <= known and not self.complete:
+                        await self._wait_for_entries()
 
     async def read_available(self) -> None:
         """Read all that the stream has now. Raises `UnreadableResultError` as `wait_beyond` does."""
+        with self._span.reading():
+            await self._read_available()
+
+    async def _read_available(self) -> None:
         async with self._lock:
             while not self.complete and await self._read(block_ms=None):
                 pass

@@ -30,6 +30,7 @@ from .output import exit_codes, follow, output, write_unfinished
 from .publish import commands as publishing
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
+from .traced import traced
 from .web import EPILOG as WEB_EPILOG
 from .web import web
 
@@ -142,7 +143,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     """
     if not wait and (out is not None or timeout is not None):
         raise typer.BadParameter("--out and --timeout need --wait")
-    with exit_codes():
+    with exit_codes(), traced():
         prompts = _read_prompts(file, tokenizer)
         generation = read_config(config, assignments or [], max_new_tokens)
 
@@ -200,7 +201,7 @@ def results(
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --follow")
-    with exit_codes():
+    with exit_codes(), traced():
 
         async def run() -> int:
             async with AsyncClient(redis, policy=policy, partitions=partitions) as client:

@@ -22,6 +22,7 @@ from .connection import with_connection
 from .dead_report import letter_json, letter_lines, letters_table, listed_json
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
 from .output import EXIT_ERROR, exit_codes
+from .traced import traced
 
 dead = typer.Typer(
     no_args_is_help=True,
@@ -88,7 +89,7 @@ def requeue(
     queued twice. Letters without a readable job stay, and the exit code is 1.
     """
     _check_names(names, every)
-    with exit_codes():
+    with exit_codes(), traced():
         keys = Keys(policy, partitions=partitions)
 
         async def call(connection: Connection) -> bool:

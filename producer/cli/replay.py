@@ -35,6 +35,7 @@ from .replay_report import (
     skipped_lines,
 )
 from .replay_resume import ReplayOptions, Sent, explained
+from .traced import traced
 
 EPILOG = """Examples:
 
@@ -133,7 +134,7 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         timeout=timeout,
         json=json_output,
     )
-    with exit_codes():
+    with exit_codes(), traced():
         raise typer.Exit(asyncio.run(_run(redis, Keys(policy, partitions=partitions), selector, how)))
 
 
@@ -177,8 +178,8 @@ async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], h
         _tell_left_out(prepared)
         stored = [await _stored(connection, keys, replay) for replay in prepared.replays] if how.verify else []
         with explained(keys, selector, how) as sent:
-            await _queue(connection, keys, prepared, how, sent)
-        return await _verify(connection, keys, prepared, stored, how) if how.verify else 0
+            queued = await _queue(connection, keys, prepared, how, sent)
+        return await _verify(connection, keys, queued, stored, how) if how.verify else 0
 
 
 @asynccontextmanager
@@ -213,20 +214,22 @@ async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[in
     return await stored_answers(connection, keys, replay)
 
 
-async def _queue(connection: Connection, keys: Keys, prepared: Prepared, how: ReplayOptions, sent: Sent) -> None:
+async def _queue(
+    connection: Connection, keys: Keys, prepared: Prepared, how: ReplayOptions, sent: Sent
+) -> list[Replay]:
     """Queue all batches, and print those that were queued whole, even if an error ended it half-way."""
     pace, queued, before = Pace(how.rate), list[Replay](), 0
     try:
         with progress_bar("queueing", sum(replay.batch.num_jobs for replay in prepared.replays), "jobs") as show:
             for replay in prepared.replays:
-                await queue_replay(connection, keys, replay, pace, partial(_note, sent, show, before))
-                queued.append(replay)
+                queued.append(await queue_replay(connection, keys, replay, pace, partial(_note, sent, show, before)))
                 before += replay.batch.num_jobs
     finally:
         for replay in queued:
             typer.echo(f"{replay.batch.num_groups} groups queued in {replay.batch.num_jobs} jobs", err=True)
             if not (how.json and how.verify):  # with both, `_verify` prints one line that has the comparison too
                 typer.echo(json.dumps(replay_json(replay)) if how.json else replay.batch.batch_id)
+    return queued
 
 
 def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> None:
@@ -235,13 +238,13 @@ def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> No
 
 
 async def _verify(
-    connection: Connection, keys: Keys, prepared: Prepared, stored: list[dict[int, Answer]], how: ReplayOptions
+    connection: Connection, keys: Keys, queued: list[Replay], stored: list[dict[int, Answer]], how: ReplayOptions
 ) -> int:
     """Compare each batch with its original. Returns the exit code. Raises `ResultTimeoutError`."""
     loop = asyncio.get_running_loop()
     end = None if how.timeout is None else loop.time() + how.timeout
     code = 0
-    for replay, answers in zip(prepared.replays, stored, strict=True):
+    for replay, answers in zip(queued, stored, strict=True):
         left = None if end is None else max(0.0, end - loop.time())
         comparison = await verify(connection, keys, replay, answers, left)
         code = code if comparison.identical else EXIT_SOME_FAILED

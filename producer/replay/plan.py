@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 from rollstream.schemas import Batch, Envelope, Job, Origin, decode, encode
@@ -59,6 +59,10 @@ class Replay:
         """(group of the original, group of the new batch), in order."""
         for placed in self.jobs:
             yield from zip(placed.selected.groups, range(placed.first_group, self.batch.num_groups), strict=False)
+
+    def traced(self, traceparent: str | None) -> Replay:
+        """The same with this trace context for its jobs."""
+        return replace(self, batch=self.batch.model_copy(update={"traceparent": traceparent}))
 
     def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> Submission:
         """The submission of these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""

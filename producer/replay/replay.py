@@ -11,6 +11,7 @@ from hashlib import sha256
 from rollstream.schemas import Batch, Keys
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 
+from ..batches.batch_spans import described, submitting, traceparent_of
 from ..batches.ledger import read_batch
 from ..batches.submit_jobs import enqueue, is_queued, lost
 from ..errors import (
@@ -104,14 +105,25 @@ async def queue_replay(
     replay: Replay,
     pace: Pace | None = None,
     seen: Callable[[int], None] = lambda _: None,
-) -> None:
+) -> Replay:
     """Queue the jobs of the new batch that are not queued yet. `seen` gets their number before and after each step.
+
+    Returns the replay as it was queued: if spans are recorded it has a trace of its own, linked to the original's.
 
     If an error or a cancellation ends the call half-way, the same call again completes the batch.
     Raises `JobGoneError` when a job was trimmed meanwhile, `UnknownBatchError` when Redis lost the first jobs, and what
     `queue` raises.
     """
-    pace = pace or Pace()
+    with submitting() as span:
+        described(span, keys, replay.batch)
+        if replay.original is not None and replay.original.traceparent is not None:
+            span.link(replay.original.traceparent)
+        replay = replay.traced(await traceparent_of(span, connection, keys, replay.batch.batch_id))
+        await _queue(connection, keys, replay, pace or Pace(), seen)
+    return replay
+
+
+async def _queue(connection: Connection, keys: Keys, replay: Replay, pace: Pace, seen: Callable[[int], None]) -> None:
     for start in range(0, len(replay.jobs), pace.at_once):
         piece = replay.jobs[start : start + pace.at_once]
         opened = [(placed, await _payload(connection, placed)) for placed in piece]

@@ -73,14 +73,17 @@ def traces_of(
 
     `service` and `instance` name the program where the variables do not. `tell` gets one line for people: why no spans
     are recorded although they were asked for, and, now and then, why they cannot be sent. `shared`: also the library's
-    calls in this process use them.
+    calls in this process use them, unless the process has a provider already, as under `opentelemetry-instrument`.
     """
     try:
         exporters = wanted_exporters(environment)
         if not exporters:
             return Traces()
-        from .provider import Provider  # noqa: PLC0415 - only where it is asked for
+        from .otel import is_set_up  # noqa: PLC0415 - only where it is asked for
+        from .provider import Provider  # noqa: PLC0415 - the same
 
+        if shared and is_set_up():
+            return Traces()
         provider = Provider(exporters=exporters, environment=environment, service=service, instance=instance, tell=tell)
     except ImportError as error:
         missing = f"OpenTelemetry's {error.name or 'packages'} cannot be imported"

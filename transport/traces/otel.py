@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -43,6 +41,12 @@ class OtelSpan:
         """See `Span.note`."""
         self.span.set_attributes(attributes)
 
+    def link(self, traceparent: str) -> None:
+        """See `Span.link`."""
+        other = trace.get_current_span(_read(traceparent)).get_span_context()
+        if other.is_valid:
+            self.span.add_link(other)
+
     def fail(self, kind: str, text: str) -> None:
         """See `Span.fail`. Without the traceback, which may hold a payload or a secret."""
         told = cut(without_credentials(printable(text)))
@@ -69,16 +73,13 @@ class OtelTracer:
         role: Role = "internal",
         attributes: Attributes | None = None,
         at_ns: int | None = None,
-        links: Sequence[str] = (),
     ) -> OtelSpan:
         """See `Tracer.start`."""
-        linked = [trace.Link(_context_of(link)) for link in links]
         span = self._tracer.start_span(
             name,
             context=_around(parent),
             kind=_KINDS[role],
             attributes=attributes,
-            links=[link for link in linked if link.context.is_valid],
             start_time=at_ns,
         )
         return OtelSpan(span)
@@ -97,5 +98,6 @@ def _read(traceparent: str) -> Context:
     return _W3C.extract({"traceparent": traceparent}, context=Context())
 
 
-def _context_of(traceparent: str) -> trace.SpanContext:
-    return trace.get_current_span(_read(traceparent)).get_span_context()
+def is_set_up() -> bool:
+    """Whether this process has a global provider."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

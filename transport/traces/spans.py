@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 Value = str | int | float | bool
@@ -20,6 +20,9 @@ class Span(Protocol):
 
     def note(self, attributes: Attributes) -> None:
         """Add attributes, before it ends."""
+
+    def link(self, traceparent: str) -> None:
+        """Note the trace context of another span that it has to do with."""
 
     def fail(self, kind: str, text: str) -> None:
         """Record an error of this kind, and end with the status `error`. The last one stays."""
@@ -39,13 +42,11 @@ class Tracer(Protocol):
         role: Role = "internal",
         attributes: Attributes | None = None,
         at_ns: int | None = None,
-        links: Sequence[str] = (),
     ) -> Span:
         """Start a span, now or at unix nanoseconds `at_ns`.
 
         `parent`: a span of this process, or the trace context of another's; None: the caller's current span, and
-        without one it is the first of a trace. `links`: trace contexts that it has to do with. A context that cannot
-        be read counts as none.
+        without one it is the first of a trace. A context that cannot be read counts as none.
         """
 
 
@@ -55,6 +56,9 @@ class NoSpan:
     traceparent: str | None = None
 
     def note(self, attributes: Attributes) -> None:
+        """Do nothing."""
+
+    def link(self, traceparent: str) -> None:
         """Do nothing."""
 
     def fail(self, kind: str, text: str) -> None:

@@ -144,7 +144,8 @@ def invented_site(*, port: int, reader: ReadsFleet | None = None, **changes: Any
 async def _serve(port: int) -> int:
     listening = open_socket("127.0.0.1", port)
     port = listening.getsockname()[1]
-    return await run(invented_site(port=port), listening, lambda: print(f"http://127.0.0.1:{port}/", flush=True))
+    url = f"http://127.0.0.1:{port}/"
+    return await run(invented_site(port=port), listening, lambda _server: print(url, flush=True))
 
 
 if __name__ == "__main__":

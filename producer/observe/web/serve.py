@@ -104,7 +104,7 @@ def in_url(host: str) -> str:
 class Server(uvicorn.Server):
     """uvicorn, which waits for the end of each answer when it is told to end: streams of events are ended first."""
 
-    def __init__(self, *, app: ASGIApp, started: Callable[[], None], close: Callable[[], None]) -> None:
+    def __init__(self, *, app: ASGIApp, started: Callable[[Server], None], close: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once signals are handled."""
         await super().startup(sockets)
-        self._started()
+        self._started(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once it is told to end."""
@@ -182,15 +182,18 @@ async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
             cookie=f"rollstream-{port}",
             texts=texts,
         )
-        return await run(site, listening, lambda: told(url_of(settings.host, bound, port)))
+        return await run(site, listening, lambda _server: told(url_of(settings.host, bound, port)))
     finally:
         listening.close()
         if connection is not None:
             await connection.aclose()
 
 
-async def run(site: Site, listening: socket.socket, started: Callable[[], None]) -> int:
-    """Serve the site at a socket; returns the exit code. If the readings fail by a defect, the server ends with it."""
+async def run(site: Site, listening: socket.socket, started: Callable[[Server], None]) -> int:
+    """Serve the site at a socket; returns the exit code. `started` gets the server once it listens.
+
+    If the readings fail by a defect, the server ends with it.
+    """
     server = Server(app=make_app(site), started=started, close=site.readings.close)
     reading = asyncio.ensure_future(site.readings.run())
     reading.add_done_callback(server.end_with)

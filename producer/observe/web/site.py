@@ -65,6 +65,7 @@ def make_app(site: Site) -> ASGIApp:
     actions = Actions(connection=site.connection, keys=site.keys)
     routes = [*Pages(assets).routes(), *login.routes(), *reads.routes(), *actions.routes()]
     app = Starlette(routes=routes, exception_handlers=_HANDLERS)
+    app.router.redirect_slashes = False  # it would build a URL of the Host header
     return Gate(app, rules=rules, cookie=site.cookie)
 
 

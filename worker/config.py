@@ -170,6 +170,11 @@ class WorkerSettings(BaseSettings):
         "0.0.0.0",  # noqa: S104 - Prometheus is another machine; the flag's text says that nobody is asked who he is
         description="Address on which it is found there; anybody who reaches it may read it.",
     )
+    engine_metrics: bool = Field(
+        False,
+        description="Serve vLLM's own metrics of each replica there too. An engine sends them every 32 steps, or once "
+        "a second where steps are slow.",
+    )
     retention_s: float = Field(
         86_400, ge=0, description="Seconds that a finished job stays in its stream; unfinished jobs always stay."
     )
@@ -177,12 +182,6 @@ class WorkerSettings(BaseSettings):
         2**30, ge=0, description="Above this size of a partition's stream its oldest finished jobs go earlier."
     )
     result_ttl_s: int = Field(RESULT_TTL_S, ge=1, description="Seconds that a sealed batch's results stay in Redis.")
-
-    engine_metrics: bool = Field(
-        False,
-        description="Serve vLLM's own metrics of each replica beside the worker's, under --metrics-port. An engine "
-        "sends them every 32 steps, or once a second where steps are slow.",
-    )
 
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else JSON."
@@ -244,6 +243,8 @@ class WorkerSettings(BaseSettings):
             raise ValueError(f"--model: the {self.engine} engine needs a model folder")
         if self.replicas > 1 and self.tensor_parallel_size > 1:
             raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
+        if self.engine_metrics and self.metrics_port == 0:
+            raise ValueError("--engine-metrics: they are served on --metrics-port: give that too")
         folders = {
             "--model": self.model,
             "--tokenizer": self.tokenizer,

@@ -65,7 +65,7 @@ def engines(models: list[Path], adapters: Path) -> list[VllmEngine]:
     settings = WorkerSettings(
         policy="two", model=models[0], adapter_dir=adapters, dtype=DTYPE, max_num_seqs=64, replicas=2,
         gpu_memory_utilization=0.04, kv_cache_bytes=2**29, engine_args={"enforce_eager": True},
-        engine_metrics=True,
+        engine_metrics=True, metrics_port="auto",
     )  # fmt: skip
     one = settings_of_one(settings)
     return [VllmEngine(one), VllmEngine(one)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollstream.worker.command import main
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.vllm.setup import (
     CPU_KV_CACHE_BYTES,
@@ -17,6 +18,7 @@ from rollstream.worker.engines.vllm.setup import (
     prepare_environment,
 )
 from rollstream.worker.errors import SettingsError
+from rollstream.worker.exit_codes import EXIT_SETTINGS
 
 
 def arguments(model: Path, *, on_cpu: bool = True, **fields: Any) -> dict[str, Any]:
@@ -173,3 +175,9 @@ def test_vllm_counts_nans_and_ends_no_engine_for_them() -> None:
 
     assert environment["VLLM_COMPUTE_NANS_IN_LOGITS"] == "1"
     assert "VLLM_RAISE_ON_LOGIT_NANS" not in environment
+
+
+def test_engine_metrics_that_nobody_could_read_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--policy", "p", "--engine", "stub", "--engine-metrics"]) == EXIT_SETTINGS
+
+    assert "--engine-metrics: they are served on --metrics-port: give that too" in capsys.readouterr().err

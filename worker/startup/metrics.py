@@ -13,7 +13,7 @@ from ..errors import SettingsError
 from ..measure.measures import Measures
 
 if TYPE_CHECKING:
-    from ..measure.server import MetricsServer
+    from rollstream.transport.metrics.server import MetricsServer
 
 log = structlog.get_logger()
 
@@ -23,8 +23,9 @@ def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer
     if settings.metrics_port == 0:
         return None
     try:
-        from ..measure.prometheus import WorkerCollector  # noqa: PLC0415 - what is off imports nothing
-        from ..measure.server import MetricsServer  # noqa: PLC0415 - the same
+        from rollstream.transport.metrics.server import MetricsServer  # noqa: PLC0415 - what is off imports nothing
+
+        from ..measure.prometheus import WorkerCollector  # noqa: PLC0415 - the same
     except ModuleNotFoundError as error:
         raise SettingsError(f"--metrics-port: {error}: pip install 'rollstream[observe]'") from None
     collector = WorkerCollector(measures=measures, build=_build(settings.engine))

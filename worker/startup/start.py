@@ -35,7 +35,7 @@ from .metrics import serve_metrics
 from .redis_checks import wait_for_redis
 
 if TYPE_CHECKING:
-    from ..measure.server import MetricsServer
+    from rollstream.transport.metrics.server import MetricsServer
 
 _LOOK_S = 0.2
 _JOIN_S = 2.0

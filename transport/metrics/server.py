@@ -1,4 +1,4 @@
-"""Answers Prometheus over HTTP, from threads of its own. Imported only in a worker with `--metrics-port`."""
+"""Answers Prometheus over HTTP, from threads of its own. Imported only by a process that does."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import socket
 import threading
 from collections.abc import Iterable, Sequence
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
-
-from ..engine import Collector
 
 PATH = "/metrics"
 CLIENT_S = 10.0
 """Seconds that a client may take for one step: one that sends nothing keeps no thread for ever."""
 _POLL_S = 0.1
+
+
+class Collector(Protocol):
+    """What the library of Prometheus asks for metrics."""
+
+    def collect(self) -> Iterable[Any]:
+        """Families of metrics, with their values of now. Threads that answer Prometheus call this."""
 
 
 class MetricsServer:

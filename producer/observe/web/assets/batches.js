@@ -97,7 +97,8 @@ const left = {
 
 function cancel(actions) {
   return {
-    title: "",
+    title: "Action",
+    unseen: true,
     class: "act",
     make: (cell, row) => cell.append(actions.button("Cancel", () => actions.cancel(row.batch_id))),
     set: (cell, row) => {

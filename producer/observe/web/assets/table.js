@@ -1,13 +1,13 @@
 // A table whose rows are kept by key and changed in place, sorted by any column, cut to a length until asked for all.
 
 import { arrange, el, setHidden, setText } from "./dom.js";
-import { count } from "./words.js";
+import { compareNames, count } from "./words.js";
 
 const CARDS = 6; // of so many a phone has screens full
 
 // A column: `title`; `make(cell, row)` puts into a new cell what `set(cell, row)` changes; `sort(row)` gives what rows
-// are sorted by (numbers and times largest first); `number` for columns of numbers; `about` says what it means. `cards`: on a
-// phone each row is a card, in which columns of the class `line` have a line of their own.
+// are sorted by (numbers and times largest first); `number` for columns of numbers; `about` says what it means; `unseen`
+// hides the title from eyes. `cards`: on a phone each row is a card, in which columns of the class `line` have a line.
 export class Table {
   constructor({ caption, columns, key, order = null, most = 50, empty = "None.", cards = false }) {
     const isPhone = cards && matchMedia("(max-width: 720px)").matches;
@@ -54,7 +54,7 @@ export class Table {
   #head(column) {
     const head = el("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null });
     if (!column.sort) {
-      head.append(el("span", { text: column.title, title: column.about }));
+      head.append(el("span", { text: column.title, title: column.about, class: column.unseen ? "unseen" : null }));
       return head;
     }
     const sort = () => this.#sortBy(column, head);
@@ -100,7 +100,7 @@ function makeCell(column, place, row) {
   const cell = el(first ? "th" : "td", {
     role: first ? "rowheader" : "cell",
     class: [column.number ? "number" : "", column.class ?? ""].join(" ").trim() || null,
-    data: { label: column.title },
+    data: { label: column.unseen ? "" : column.title },
   });
   if (first) cell.scope = "row";
   column.make?.(cell, row);
@@ -110,5 +110,5 @@ function makeCell(column, place, row) {
 function compareUnknownLast(one, other, sign) {
   if (one == null || other == null) return (one == null) - (other == null);
   if (typeof one === "number") return sign * (one - other);
-  return sign * String(one).localeCompare(String(other), "en", { numeric: true });
+  return sign * compareNames(String(one), String(other));
 }

@@ -3,6 +3,11 @@
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const TENTH = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+// Formatters and the collator are made once: making one takes longer than a hundred uses.
+const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const FULL = new Intl.DateTimeFormat("en-GB", { dateStyle: "full", timeStyle: "long" });
+const NAMES = new Intl.Collator("en", { numeric: true });
 const UNITS = [["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]];
 
 export const UNKNOWN = "–";
@@ -75,16 +80,15 @@ export function bytes(number) {
 export function clock(unix, now = Date.now() / 1000) {
   if (unix == null) return UNKNOWN;
   const [then, today] = [new Date(unix * 1000), new Date(now * 1000)];
-  const time = then.toLocaleTimeString("en-GB");
-  if (then.toDateString() === today.toDateString()) return time;
-  return `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${time}`;
+  const time = TIME.format(then);
+  return then.toDateString() === today.toDateString() ? time : `${DAY.format(then)}, ${time}`;
 }
 
 // Everything that is known of a moment, for a title.
 export function moment(unix) {
   if (unix == null) return "";
   const when = new Date(unix * 1000);
-  return `${when.toLocaleString("en-GB", { dateStyle: "full", timeStyle: "long" })} (${when.toISOString()})`;
+  return `${FULL.format(when)} (${when.toISOString()})`;
 }
 
 // "a", "a and b", "a, b and 3 more".
@@ -94,6 +98,9 @@ export function listed(names, most = 3) {
   const parts = rest ? [...shown, `${count(rest)} more`] : shown;
   return parts.length < 2 ? (parts[0] ?? "") : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
 }
+
+// Names in the order in which people look for them: gpu-2 before gpu-10.
+export const compareNames = NAMES.compare;
 
 // The first so many characters of a text that may be very long.
 export function start(text, most = 80) {

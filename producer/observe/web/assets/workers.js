@@ -3,7 +3,7 @@
 import { bar, el, section, setBar, setClass, setClipped, setHidden, setMoment, setText, setTitle } from "./dom.js";
 import { meaningOf, PAUSES, stateOf, STATES } from "./meanings.js";
 import { Table } from "./table.js";
-import { clock, count, duration, rate, start } from "./words.js";
+import { clock, compareNames, count, duration, rate, start } from "./words.js";
 
 export class Workers {
   constructor({ actions }) {
@@ -67,7 +67,8 @@ export class Workers {
 
   #drain(actions) {
     return {
-      title: "",
+      title: "Action",
+      unseen: true,
       class: "act",
       make: (cell, worker) => cell.append(actions.button("Drain", () => actions.drain(worker.consumer))),
       set: (cell, worker) => {
@@ -81,7 +82,7 @@ export class Workers {
 
 function worstFirst(one, other) {
   const rank = STATES[stateOf(one)].rank - STATES[stateOf(other)].rank;
-  return rank || one.consumer.localeCompare(other.consumer, "en", { numeric: true });
+  return rank || compareNames(one.consumer, other.consumer);
 }
 
 function whyWords(worker) {

@@ -45,6 +45,9 @@ class FleetVersion:
     served_by: tuple[str, ...]
     """Workers that report it as the version that they serve."""
     refused_by: tuple[str, ...]
+    reached_all_s: float | None = None
+    """Seconds from its announcement until every worker served it or a newer one; None if this reader did not see that
+    happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

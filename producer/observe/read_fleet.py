@@ -21,6 +21,7 @@ from .parts.letters import Letters, newest_of
 from .parts.memory import read_memory
 from .parts.minutes import Minutes
 from .parts.queues import PartitionSeen, Queue
+from .parts.reached import Reached
 from .parts.rounds import Part, Rounds, rows
 from .parts.versions import read_versions, versions_seen
 from .parts.workers import Workers
@@ -41,6 +42,7 @@ class FleetReader:
         self._workers = Workers(keys=keys)
         self._minutes = Minutes(keys=keys)
         self._batches = Batches(keys=keys)
+        self._reached = Reached()
         self._queues = [Queue(keys=keys, partition=partition) for partition in range(keys.partitions)]
         self._letters = [Letters(keys=keys, partition=partition) for partition in range(keys.partitions)]
 
@@ -73,7 +75,7 @@ class FleetReader:
             rate=rate,
             minutes=found["history"],
             workers=workers,
-            versions=versions_seen(found["versions"], workers, now),
+            versions=self._reached.noted(versions_seen(found["versions"], workers, now), workers, now),
             batches=batches,
             num_batches=num_batches,
             letters=newest_of(letter for _, some in letters for letter in some),

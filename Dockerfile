@@ -30,7 +30,8 @@ RUN [ "$FLAVOUR" = gpu ] || bash tools/cpu_torch.sh python
 COPY pyproject.toml ./
 RUN set -eu; \
     python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"].get(sys.argv[1], []), sep="\n")' \
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["observe"], *extras.get(sys.argv[1], []), sep="\n")' \
         "$FLAVOUR" > requirements.txt; \
     pip install -r requirements.txt; \
     if [ "$FLAVOUR" = cpu ]; then pip uninstall --yes torchvision torchaudio torchcodec; fi

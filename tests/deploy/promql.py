@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rollstream.schemas.metrics import Kind, Metric, QueueMetric, WorkerMetric, metrics_of
+from rollstream.schemas.metrics import EngineMetric, Kind, Metric, QueueMetric, WorkerMetric, metrics_of
 from tests.support.worker_process import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -18,9 +18,12 @@ BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = DEPLOY / "prometheus" / "rules.yml"
 FROM_TARGETS = frozenset({"policy", "job", "instance"})
 """Labels that the scrape adds to each series."""
-METRICS = (*metrics_of(WorkerMetric), *metrics_of(QueueMetric))
+OWN_METRICS = (*metrics_of(WorkerMetric), *metrics_of(QueueMetric))
+METRICS = (*OWN_METRICS, *metrics_of(EngineMetric))
+OF_PROCESSES = ("process_resident_memory_bytes", "process_cpu_seconds_total")
+"""What Prometheus' library says of the process that it is in."""
 
-_SERIES = re.compile(r"(?<![\w:$])((?:rollstream_|policy:|vllm:)\w[\w:]*|up)\b(?:\{([^}]*)\})?")
+_SERIES = re.compile(r"(?<![\w:$])((?:rollstream_|policy:|vllm:|process_)\w[\w:]*|up)\b(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
 
@@ -69,7 +72,7 @@ def alerts() -> list[dict[str, Any]]:
 
 def known_series() -> dict[str, frozenset[str]]:
     """All that boards and rules may ask for, with the labels that it has beside those of its target."""
-    known = {"up": frozenset[str]()}
+    known = dict.fromkeys(("up", *OF_PROCESSES), frozenset[str]())
     for metric in METRICS:
         known |= exposed(metric)
     return known | {rule["record"]: frozenset(grouped_by(rule["expr"])) for rule in rules() if "record" in rule}

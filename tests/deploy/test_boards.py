@@ -77,4 +77,4 @@ def test_grafana_finds_prometheus_and_the_boards() -> None:
 
     assert (source["type"], source["uid"]) == ("prometheus", "rollstream-prometheus")
     assert provider["type"] == "file"
-    assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
+    assert provider["options"]["path"] == "/etc/rollstream/dashboards"

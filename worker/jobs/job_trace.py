@@ -118,7 +118,7 @@ class _Job(JobTrace):
     def __exit__(self, _kind: object, error: BaseException | None, _where: TracebackType | None) -> None:
         if error is not None:
             self._note_failure(error)
-        elif self._outcome is Outcome.LEFT and self._lease.ended:
+        elif self._outcome is Outcome.LEFT:
             self._note_failure(LeaseEndedError())
         elif self._lease.stopped is not None:  # cancelled, past a deadline, too stale
             self._note_failure(self._lease.stopped)

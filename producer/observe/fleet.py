@@ -94,6 +94,8 @@ class Fleet:
     open_groups: int
     open_tokens: int
     """The most that workers may still have to generate."""
+    open_tokens_by_partition: tuple[int, ...] = ()
+    """The same, for each of `queues`."""
     backlog_s: float | None
     rate: Rate
     minutes: tuple[tuple[int, Minute], ...]

@@ -71,6 +71,7 @@ class FleetReader:
             queues=tuple(one.queue for one in partitions),
             open_groups=sum(one.open_groups for one in partitions),
             open_tokens=open_tokens,
+            open_tokens_by_partition=tuple(one.open_tokens for one in partitions),
             backlog_s=rate.backlog_s(open_tokens, num_working(workers)),
             rate=rate,
             minutes=found["history"],

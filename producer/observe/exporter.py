@@ -1,0 +1,126 @@
+"""Tells Prometheus what only Redis knows of a policy. Nothing is read while nobody asks, and at most once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as OverdueError
+
+from prometheus_client.core import GaugeMetricFamily
+
+from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.metrics import QueueMetric, metrics_of
+from rollstream.transport.metrics.server import MetricsServer
+
+from ..redis_io.connection import Connection
+from .fleet import Fleet
+from .queue_metrics import samples
+from .read_fleet import FleetReader
+
+FRESH_S = 1.0
+"""A reading that is no older serves everybody who asks."""
+READ_S = 3.0
+"""After so long Redis counts as away. Prometheus waits 10 s for a scrape, unless it is told otherwise."""
+_EXIT_INTERRUPTED = 130
+
+Say = Callable[[str], None]
+"""Takes a line for people."""
+
+
+class Readings:
+    """The newest reading, for everybody who asks. One is made at a time, and those who ask meanwhile share it."""
+
+    def __init__(self, *, reader: FleetReader, say: Say) -> None:
+        self._reader = reader
+        self._say = say
+        self._newest: asyncio.Task[Fleet | None] | None = None
+        self._began = 0.0
+        self._is_away = False
+
+    async def newest(self) -> Fleet | None:
+        """A reading that began less than a second ago, or the next; None if Redis did not answer it."""
+        now = asyncio.get_running_loop().time()
+        if self._newest is None or (self._newest.done() and now - self._began >= FRESH_S):
+            self._began = now
+            self._newest = asyncio.create_task(self._read())
+        return await asyncio.shield(self._newest)
+
+    async def _read(self) -> Fleet | None:
+        try:
+            async with asyncio.timeout(READ_S):
+                fleet = await self._reader.read()
+        except (RollstreamError, TimeoutError) as error:
+            why = str(error) or f"no answer within {READ_S:g} s"
+            if not self._is_away:
+                self._say(f"Redis cannot be read: {why}")
+            self._is_away = True
+            return None
+        if self._is_away:
+            self._say("Redis can be read again")
+        self._is_away = False
+        return fleet
+
+
+class QueueCollector:
+    """What Prometheus' library asks for metrics, on threads of its own; the readings are made on the event loop."""
+
+    def __init__(self, *, readings: Readings, loop: asyncio.AbstractEventLoop) -> None:
+        self._readings = readings
+        self._loop = loop
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The metrics that have a value now."""
+        families = {
+            metric.name: GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for metric in metrics_of(QueueMetric)
+        }
+        for metric, labels, value in samples(self._fleet()):
+            families[metric.name].add_metric(labels, value)
+        return (family for family in families.values() if family.samples)
+
+    def _fleet(self) -> Fleet | None:
+        asked = asyncio.run_coroutine_threadsafe(self._readings.newest(), self._loop)
+        try:
+            return asked.result(2 * READ_S)  # a reading that is under way may be nearly as old as it may get
+        except OverdueError:
+            asked.cancel()
+            return None
+
+
+async def export(redis: str, keys: Keys, *, host: str, port: int, say: Say) -> int:
+    """Answer Prometheus until SIGTERM or Ctrl-C; `port` 0 takes a free one. Returns the exit code.
+
+    Raises `OSError` if host or port cannot be had, `RedisUnavailableError` for a URL that is none.
+    """
+    connection = Connection(url=redis, reconnect_s=0)
+    try:
+        readings = Readings(reader=FleetReader(connection=connection, keys=keys), say=say)
+        loop = asyncio.get_running_loop()
+        ended = _signalled(loop)
+        server = MetricsServer(host=host, port=port, collectors=[QueueCollector(readings=readings, loop=loop)])
+        try:
+            say(f"policy {keys.policy}: http://{_shown(host)}:{server.port}/metrics, open to all who reach this port")
+            await readings.newest()
+            return await ended
+        finally:
+            await asyncio.to_thread(server.close)
+    finally:
+        await connection.aclose()
+
+
+def _signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Future[int]:
+    """The exit code, once a signal has come."""
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    loop.add_signal_handler(signal.SIGTERM, end, 0)
+    loop.add_signal_handler(signal.SIGINT, end, _EXIT_INTERRUPTED)
+    return ended
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

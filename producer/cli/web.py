@@ -77,7 +77,7 @@ def _port(text: str) -> int:
     if text == "auto":
         return 0
     if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
-        raise typer.BadParameter("give a port from 1 to 65535, or auto for a free one", param_hint="--port")
+        raise _usage("--port: give a port from 1 to 65535, or auto for a free one")
     return int(text)
 
 

@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 
+from rollstream.producer.observe.read_fleet import FleetReader
+from rollstream.producer.observe.web.live_readings import LiveReadings
 from rollstream.producer.observe.web.serve import Server, open_socket, run
 from rollstream.producer.observe.web.site import Site
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.schemas import Keys
 from tests.support.invented_fleet import invented_site
 
 TOKEN = "a-token-of-some-length"
@@ -36,6 +40,12 @@ class Served:
         done = await self.http.post("/login", data={"token": TOKEN}, headers={"origin": "null"})
         assert done.status_code == 303, done.text
         return str((await self.http.get("/api/session")).json()["csrf"])
+
+    async def act(self, path: str, told: Any = None, **headers: str) -> httpx.Response:
+        """Ask for an action as the page does, after `log_in`."""
+        csrf = (await self.http.get("/api/session")).json()["csrf"]
+        own = {"origin": str(self.http.base_url).rstrip("/"), "x-rollstream-csrf": csrf}
+        return await self.http.post(f"/api/{path}", json=told or {}, headers={**own, **headers})
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[Events]:
@@ -88,3 +98,10 @@ async def served(**changes: Any) -> AsyncIterator[Served]:
         running.cancel()
         await asyncio.wait({running})
         await site.connection.aclose()
+
+
+def reading(redis_url: str, keys: Keys) -> dict[str, Any]:
+    """For `served`: a policy as it stands in this Redis."""
+    connection = Connection(url=redis_url, reconnect_s=0)
+    reader = FleetReader(connection=connection, keys=keys)
+    return {"connection": connection, "keys": keys, "readings": LiveReadings(reader=reader)}

@@ -11,7 +11,7 @@ from .live_readings import Event, LiveReadings
 MOST_STREAMS = 100
 _QUIET_S = 15.0
 """After so many seconds without an event a comment is sent, so that nothing between takes the connection for dead."""
-_LAST_S = 0.3
+_LAST_S = 0.5
 """So long a browser gets to take the last bytes when the server ends."""
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from rollstream.schemas.printable import printable
+from rollstream.schemas.printable import printable, printable_lines
 
 from ..fleet import Fleet, FleetBatch
 
@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
 
 def _single(value: Any) -> Any:
     if isinstance(value, str):
-        return printable(value)
+        return printable_lines(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):

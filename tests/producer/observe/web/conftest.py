@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.served_page import TOKEN, Served, served
+from rollstream.schemas import Keys
+from tests.support.served_page import TOKEN, Served, reading, served
 
 
 @pytest.fixture
@@ -20,4 +21,11 @@ async def page() -> AsyncIterator[Served]:
 async def guarded() -> AsyncIterator[Served]:
     """With a token, and with actions."""
     async with served(token=TOKEN, allow_actions=True) as page:
+        yield page
+
+
+@pytest.fixture
+async def live(redis_url: str, policy: str) -> AsyncIterator[Served]:
+    """Of this test's policy, as it stands in Redis, with a token and with actions."""
+    async with served(token=TOKEN, allow_actions=True, **reading(redis_url, Keys(policy))) as page:
         yield page

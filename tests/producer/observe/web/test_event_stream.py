@@ -11,22 +11,14 @@ from typing import Any
 import pytest
 
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.observe.web import event_stream
 from rollstream.producer.observe.web.live_readings import EVERY_S, LiveReadings
-from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from tests.support.invented_fleet import InventedReader
-from tests.support.served_page import Served, served
+from tests.support.served_page import Served, reading, served
 from tests.support.worker_process import until_true
 
 KEYS = Keys("math-7b", partitions=2)
-
-
-def site_of(url: str) -> dict[str, Any]:
-    connection = Connection(url=url, reconnect_s=0)
-    reader = FleetReader(connection=connection, keys=KEYS)
-    return {"connection": connection, "keys": KEYS, "readings": LiveReadings(reader=reader)}
 
 
 @pytest.fixture
@@ -38,7 +30,7 @@ async def quick() -> AsyncIterator[tuple[Served, InventedReader]]:
 
 
 async def test_ten_browsers_cost_one_reading_a_second_and_see_the_same(redis_url: str, server: Any) -> None:
-    async with served(**site_of(redis_url)) as page, AsyncExitStack() as stack:
+    async with served(**reading(redis_url, KEYS)) as page, AsyncExitStack() as stack:
         looking = [await stack.enter_async_context(page.events()) for _ in range(10)]
         assert page.site.readings.watchers == 10
         server.config_resetstat()
@@ -69,7 +61,7 @@ async def test_nobody_looks_and_redis_is_not_asked(quick: tuple[Served, Invented
 async def test_redis_goes_and_comes_back_and_the_page_is_told_since_when_and_why() -> None:
     with EmbeddedRedis() as redis:
         url = redis.url.replace("redis://", "redis://:secret@")
-        async with served(**site_of(redis.url)) as page, page.events() as events:
+        async with served(**reading(redis.url, KEYS)) as page, page.events() as events:
             first = await events.next()
             redis.kill()
             down = await events.next("down")
@@ -90,7 +82,7 @@ async def test_redis_goes_and_comes_back_and_the_page_is_told_since_when_and_why
         assert (refused.status_code, refused.json()["since"]) == (503, down["since"])
         assert back["read_at"] > last["read_at"]
 
-        async with served(**site_of(url)) as page, page.events() as events:
+        async with served(**reading(url, KEYS)) as page, page.events() as events:
             wrong = await events.next("down")
         assert "secret" not in wrong["why"]
         assert "password" in wrong["why"]
@@ -98,7 +90,7 @@ async def test_redis_goes_and_comes_back_and_the_page_is_told_since_when_and_why
 
 async def test_a_slow_browser_is_sent_the_newest_reading_and_not_those_between() -> None:
     readings = LiveReadings(reader=InventedReader(), every_s=0)
-    reading = asyncio.ensure_future(readings.run())
+    running = asyncio.ensure_future(readings.run())
     sent: list[bytes] = []
     taken = asyncio.Semaphore(3)
 
@@ -120,9 +112,9 @@ async def test_a_slow_browser_is_sent_the_newest_reading_and_not_those_between()
     assert numbers == sorted(set(numbers))
     assert newest.number > numbers[-1] - 1
     assert read_at(sent[4]) > read_at(sent[2])
-    for task in (stream, reading):
+    for task in (stream, running):
         task.cancel()
-    await asyncio.wait({stream, reading})
+    await asyncio.wait({stream, running})
 
 
 SCOPE: Any = {"type": "http", "method": "GET", "path": "/events"}

@@ -73,7 +73,7 @@ def test_hostile_texts_in_every_field_are_escaped_and_stay_text() -> None:
     assert b"\n" not in data
     assert b"\r" not in data
     assert sum("<img src=x onerror=alert(1)>" in text for text in found) > 30
-    assert [text for text in found if not text.isprintable()] == []
+    assert [text for text in found if not text.replace("\n", "").isprintable()] == []
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,11 @@ ENGINES = {
         "test_vllm_defects",
         "test_vllm_start",
     ),
+    "browser": ("browser",),
     "training": ("test_example", "test_trl", "test_trl_publishing", "test_two_engines", "weight_swap"),
 }
-"""Files and folders whose tests start vLLM engines, in parts of about the same time; one that is missing costs time,
-no more.
+"""Files and folders whose tests start vLLM engines, in parts of about the same time, and those that share a browser;
+one that is missing costs time, no more.
 """
 
 

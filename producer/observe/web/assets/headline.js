@@ -60,7 +60,8 @@ function versionWords(workers) {
   versions.sort((one, other) => other - one);
   if (!versions.length) return "an unknown version";
   if (versions.length > 1) return `versions ${listed(versions.map(String))}`;
-  return versions[0] === 0 ? "the model they booted with" : `version ${versions[0]}`;
+  if (versions[0] === 0) return `the model ${workers.length === 1 ? "it" : "they"} booted with`;
+  return `version ${versions[0]}`;
 }
 
 function waitWords(jobs) {

@@ -13,12 +13,12 @@ PREFIX = "ROLLSTREAM_"
 
 WORKER_SETTINGS = frozenset({
     "ADAPTER_CACHE", "ADAPTER_CACHE_BYTES", "ADAPTER_DIR", "CHECKPOINT_DIR", "CONSUMER", "DTYPE", "ENGINE",
-    "ENGINE_ARGS", "ENGINE_TIMEOUT_S", "GPU_MEMORY_UTILIZATION", "GRACE_S", "HEARTBEAT_S", "INFLIGHT_BYTES",
-    "INFLIGHT_SEQUENCES", "KV_CACHE_BYTES", "LEASE_S", "LOAD_TIMEOUT_S", "LOGPROBS_MODE", "LOG_FORMAT",
-    "LOG_LEVEL", "LORA", "MAX_ADAPTER_BYTES", "MAX_DELIVERIES", "MAX_INTERRUPTIONS", "MAX_LORAS", "MAX_LORA_RANK",
-    "MAX_MODEL_LEN", "MAX_NUM_SEQS", "MODEL", "PARTITIONS", "POLICY", "PRINT_CONFIG", "REDIS", "REPLICAS",
-    "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S", "STUB_POISON_TOKEN", "STUB_TOKENS_PER_S", "STUB_VOCAB_SIZE",
-    "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
+    "ENGINE_ARGS", "ENGINE_METRICS", "ENGINE_TIMEOUT_S", "GPU_MEMORY_UTILIZATION", "GRACE_S", "HEARTBEAT_S",
+    "INFLIGHT_BYTES", "INFLIGHT_SEQUENCES", "KV_CACHE_BYTES", "LEASE_S", "LOAD_TIMEOUT_S", "LOGPROBS_MODE",
+    "LOG_FORMAT", "LOG_LEVEL", "LORA", "MAX_ADAPTER_BYTES", "MAX_DELIVERIES", "MAX_INTERRUPTIONS", "MAX_LORAS",
+    "MAX_LORA_RANK", "MAX_MODEL_LEN", "MAX_NUM_SEQS", "METRICS_HOST", "METRICS_PORT", "MODEL", "PARTITIONS", "POLICY",
+    "PRINT_CONFIG", "REDIS", "REPLICAS", "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S", "STUB_POISON_TOKEN",
+    "STUB_TOKENS_PER_S", "STUB_VOCAB_SIZE", "SWAP", "TENSOR_PARALLEL_SIZE", "TOKENIZER",
 })  # fmt: skip
 """Settings of `rollstream-worker`; workers and the command line may share an environment."""
 _OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN", "WEB_TOKEN"})
@@ -54,9 +54,20 @@ def check_environment(environment: Mapping[str, str], names: Collection[str] = W
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name that was most likely meant; None if none is near."""
-    return next(iter(difflib.get_close_matches(name, sorted(known), 1)), None)
+    """The known name that was most likely meant; None if none is near.
+
+    Not far off comes first, then what it begins with (a `redis-port` belongs to `redis`, not to `metrics-port`).
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.8)
+    near += [one for one in reversed(names) if name.startswith((f"{one}_", f"{one}-"))]
+    return next(iter(near or difflib.get_close_matches(name, names, 1)), None)
+
+
+def is_service_address(value: str) -> bool:
+    """Whether Kubernetes wrote this as the port of a service, such as `tcp://10.0.0.7:9100`."""
+    return bool(_SERVICE_ADDRESS.match(value))
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    return bool(_SERVICE_LINK.search(name) or (name.endswith("_PORT") and _SERVICE_ADDRESS.match(value)))
+    return bool(_SERVICE_LINK.search(name) or (name.endswith("_PORT") and is_service_address(value)))

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rollstream.schemas.environment import is_service_address
 from rollstream.schemas.errors import NameRefusedError
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
@@ -207,7 +208,12 @@ class WorkerSettings(BaseSettings):
     @field_validator("metrics_port", mode="before")
     @classmethod
     def _port(cls, value: object) -> object:
-        """One problem with one text, where pydantic would tell what is wrong with each type of the union."""
+        """One problem with one text, where pydantic would tell what is wrong with each type of the union.
+
+        For a service named rollstream-metrics Kubernetes sets our variable in every container; nobody asked for a port.
+        """
+        if isinstance(value, str) and is_service_address(value):
+            return 0
         given = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 6 else value
         if given != "auto" and not (isinstance(given, int) and 0 <= given <= 65535):
             raise ValueError("give a port from 1 to 65535, auto for a free one, or 0 for none")

@@ -107,7 +107,7 @@ def test_a_version_that_takes_long_to_load_stops_neither_jobs_nor_a_drain(
     endless_file(steps / "endless")
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
         announce(queue, 4, "endless")
-        wait_until_logged(worker, "loading policy version")
+        wait_until_reported(worker, queue, loading_version="4", policy_version="0")
         batch = client.submit([[5]], None, tokens())
         wait_until_done(queue, batch.batch_id, 1, worker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -61,7 +62,7 @@ class Actions:
             except (RollstreamError, TimeoutError) as error:
                 log.warning("page: %s asked to %s (policy %s): %s", who, what, self._keys.policy, error or "no answer")
                 raise
-            log.warning("page: %s asked to %s (policy %s): %s", who, what, self._keys.policy, done)
+            log.warning("page: %s asked to %s (policy %s): %s", who, what, self._keys.policy, json.dumps(done))
             return answered(done)
 
         return Route(path, endpoint, methods=["POST"])

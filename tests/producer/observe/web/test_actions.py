@@ -30,7 +30,7 @@ async def test_pausing_and_resuming_show_in_the_next_reading(
         answers += [(await live.act(action)).json() for action in ("resume", "resume")]
 
     assert answers == [{"changed": True}, {"changed": False}] * 2
-    assert caplog.messages[0] == f"page: 127.0.0.1 asked to pause (policy {policy}): {{'changed': True}}"
+    assert caplog.messages[0] == f'page: 127.0.0.1 asked to pause (policy {policy}): {{"changed": true}}'
     assert len(caplog.messages) == 4
 
 

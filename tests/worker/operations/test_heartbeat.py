@@ -65,7 +65,8 @@ async def test_what_a_report_does_not_say_any_more_is_not_read_any_more(redis: R
     await beats.beat()
     await beats.beat()
 
-    read = WorkerReport.of(await redis.hgetall(KEYS.worker("w")))
+    told: Any = await redis.hgetall(KEYS.worker("w"))
+    read = WorkerReport.of(told)
     assert (read.state, read.loading_version, read.tokens_per_s) == ("serving", None, None)
 
 

@@ -1,4 +1,4 @@
-"""What parts of a reading decide by themselves: who lives, how many jobs wait, which node is full, which page follows."""
+"""What parts of a reading decide by themselves: who lives, how many jobs wait, which node is full, which page comes."""
 
 from __future__ import annotations
 

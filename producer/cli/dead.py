@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.printable import printable
@@ -19,10 +18,10 @@ from ..replay.dead_letters import Listed, find, letters
 from ..replay.dead_letters import drop as drop_letters
 from ..replay.dead_letters import requeue as requeue_letter
 from .connection import with_connection
-from .dead_report import letter_json, letter_lines, letters_table, listed_json
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from .output import EXIT_ERROR, exit_codes
+from .output import EXIT_ERROR, exit_codes, print_lines
 from .traced import traced
+from .views.letters import letter_json, letter_lines, listed_json, listed_lines
 
 dead = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +52,7 @@ def ls(
     if json_output:
         typer.echo(json.dumps([listed_json(listed) for listed in found]))
     elif found:
-        Console().print(letters_table(found))
+        print_lines(lambda width: listed_lines(found, width))
     else:
         typer.echo("no dead letters" + (f" with {printable(text)!r}" if text else ""))
 
@@ -72,7 +71,10 @@ def show(
         letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions=partitions), entry))
         if payload is not None:
             payload.write_bytes(letter.payload)
-    typer.echo(json.dumps(letter_json(letter)) if json_output else "\n".join(letter_lines(letter)))
+    if json_output:
+        typer.echo(json.dumps(letter_json(letter)))
+    else:
+        print_lines(lambda width: letter_lines(letter, width))
 
 
 @dead.command(epilog="Example: rollstream dead requeue --all 'worker-7' --policy math-7b")

@@ -8,13 +8,12 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
 
 from ..client import AsyncClient
-from ..doctor.examine import examine, findings_table
+from ..doctor.examine import examine
 from ..doctor.finding import FAIL
 from ..operations.queue_state import QueueState, read_queue_state, waiting_jobs
 from ..operations.requests import drain as drain_workers
@@ -24,7 +23,8 @@ from ..operations.requests import wait_until_drained
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes
+from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes, print_lines
+from .views.findings import finding_lines
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
@@ -145,5 +145,5 @@ def doctor(
     if json_output:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:
-        Console().print(findings_table(findings))
+        print_lines(lambda width: finding_lines(findings, width))
     raise typer.Exit(EXIT_ERROR if any(finding.level == FAIL for finding in findings) else 0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
 import typer
+from rich.console import Console
 
 from rollstream.schemas import GroupError, RollstreamError
 from rollstream.schemas.printable import printable_lines, without_credentials
@@ -18,7 +21,10 @@ from ..batches.read_answers import Answer
 from ..errors import ResultTimeoutError
 from ..progress import progress_bar
 from .jsonl import result_line
+from .views.fit import Lines, wrapped
 
+_UNBROKEN = 1_000
+"""Places; longer than a row of any table."""
 EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
 
 
@@ -42,6 +48,28 @@ def exit_codes() -> Iterator[None]:
 def _ended(why: object, code: int) -> typer.Exit:
     typer.echo(f"rollstream: {printable_lines(without_credentials(str(why)))}", err=True)
     return typer.Exit(code)
+
+
+def console() -> Console:
+    """Stdout. Where it is no terminal and COLUMNS is not set, lines are as long as they need to be, for grep."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of few characters shows `?` for others
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=_UNBROKEN)
+
+
+def print_lines(lines: Callable[[int], Lines]) -> None:
+    """Print to stdout what `lines` gives for its width."""
+    out = console()
+    for line in lines(out.width):
+        out.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def say(told: str) -> None:
+    """Print a sentence to stderr, broken between words where that is a terminal."""
+    err = Console(stderr=True)
+    for line in wrapped(told, err.width if err.is_terminal else _UNBROKEN, indent=2):
+        err.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def output(file: Path | None) -> AbstractContextManager[TextIO]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperCommand
 
 from rollstream.schemas import Keys
@@ -20,20 +16,17 @@ from rollstream.schemas.keys import check_adapter
 from rollstream.schemas.printable import printable
 
 from ..client import AsyncClient
-from ..operations.queue_state import age
 from ..policies.errors import VersionTimeoutError
 from ..policies.publish_policy import Announced, announced_versions
 from ..policies.wait_for_version import Serving, Workers, read_serving
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Policy, RedisUrl
-from .output import EXIT_TIMED_OUT, exit_codes
+from .output import EXIT_TIMED_OUT, exit_codes, print_lines
+from .views.versions import version_lines
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
-
-_LATEST_S = 1e11
-"""Unix seconds. A later time, infinity or NaN in an announcement is no time and is shown as `?`."""
 
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__bases__[0])
 """Click's `UsageError`. Some releases of typer import click, others carry a copy of it."""
@@ -147,14 +140,7 @@ def versions(
             json.dumps({"versions": [_row(one, serving) for one in announced], "workers": _workers_json(serving)})
         )
         return
-    console = Console()
-    console.print(_versions_table(policy, announced, serving))
-    for version in announced:
-        if version.announcement is not None and version.problem:
-            console.print(Text(printable(f"version {version.version}: {version.problem}")))
-    for name, one in serving.items():
-        if one.problem:
-            console.print(Text(printable(f"{name} serves {one.version}, refused {one.newest}: {one.problem}")))
+    print_lines(lambda width: version_lines(policy, announced, serving, width))
 
 
 def _workers(given: str) -> Workers:
@@ -180,29 +166,3 @@ def _workers_json(serving: dict[str, Serving]) -> dict[str, dict[str, Any]]:
 
 def _served_by(version: int, serving: dict[str, Serving]) -> list[str]:
     return [name for name, one in serving.items() if one.version == version]
-
-
-def _versions_table(policy: str, announced: list[Announced], serving: dict[str, Serving]) -> Table:
-    """One row a version, the newest first; 0 is shown where a worker still serves its boot model."""
-    title = f"policy {policy}: {len(serving)} live workers"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-    for column in ("version", "source", "location", "sha256", "published", "served by"):
-        table.add_column(column, overflow="fold")
-    for one in announced:
-        table.add_row(*(Text(printable(value)) for value in _cells(one, _served_by(one.version, serving))))
-    shown = {one.version for one in announced}
-    for version in sorted({one.version for one in serving.values()} - shown, reverse=True):
-        source = "booted with" if version == 0 else "unknown"
-        names = ", ".join(_served_by(version, serving))
-        table.add_row(str(version) if version >= 0 else "?", source, *[""] * 3, Text(printable(names)))
-    return table
-
-
-def _cells(one: Announced, served_by: list[str]) -> list[str]:
-    names = ", ".join(served_by) or "-"
-    found = one.announcement
-    if found is None:
-        return [str(one.version), "unreadable", one.problem, "", "", names]
-    sane = 0 <= found.published_at <= _LATEST_S
-    ago = f"{age(max(0.0, time.time() - found.published_at))} ago" if sane else "?"
-    return [str(one.version), found.source, found.location, found.sha256[:12], ago, names]

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
@@ -25,17 +24,17 @@ from ..replay.plan import Replay
 from ..replay.replay import Pace, Prepared, prepare, queue_replay
 from ..replay.verify import expected_to_differ, stored_answers, verify
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
-from .output import EXIT_SOME_FAILED, exit_codes
-from .replay_report import (
+from .output import EXIT_SOME_FAILED, exit_codes, print_lines, say
+from .replay_resume import ReplayOptions, Sent, explained
+from .traced import traced
+from .views.replays import (
     comparison_json,
     comparison_line,
     plan_json,
-    plan_table,
+    plan_lines,
     replay_json,
     skipped_lines,
 )
-from .replay_resume import ReplayOptions, Sent, explained
-from .traced import traced
 
 EPILOG = """Examples:
 
@@ -195,22 +194,22 @@ def _show(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(plan_json(prepared)))
         return
-    Console().print(plan_table(prepared))
+    print_lines(lambda width: plan_lines(prepared, width))
     _tell_left_out(prepared)
     typer.echo("nothing was queued (--dry-run)", err=True)
 
 
 def _tell_left_out(prepared: Prepared) -> None:
     for line in skipped_lines(prepared.skipped):
-        typer.echo(line, err=True)
+        say(line)
     if prepared.unfinished:
-        typer.echo(f"{prepared.unfinished} of the jobs still wait or run: they are done a second time", err=True)
+        say(f"{prepared.unfinished} of the jobs still wait or run: they are done a second time")
 
 
 async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
     if expected_to_differ(replay):
         warning = "is sampled without a seed at a temperature above 0: its replay is expected to differ"
-        typer.echo(f"{replay.original_id} {warning}", err=True)
+        say(f"{replay.original_id} {warning}")
     return await stored_answers(connection, keys, replay)
 
 
@@ -248,7 +247,7 @@ async def _verify(
         left = None if end is None else max(0.0, end - loop.time())
         comparison = await verify(connection, keys, replay, answers, left)
         code = code if comparison.identical else EXIT_SOME_FAILED
-        typer.echo(comparison_line(replay, comparison), err=True)
+        say(comparison_line(replay, comparison))
         if how.json:
             typer.echo(json.dumps({**replay_json(replay), "verify": comparison_json(comparison)}))
     return code

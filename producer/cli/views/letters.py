@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from rollstream.schemas import Job, SchemaError
-from rollstream.schemas.printable import printable
 
-from ..replay.dead_letters import Letter, Listed
+from ...replay.dead_letters import Letter, Listed
+from .fit import Cell, Lines, facts, wrapped
 
 _LATEST_S = 1e11
 """Unix seconds; `datetime` has no year for what lies far beyond."""
+_MOST_LINES = 200
+"""Lines of a traceback; --json has all of it."""
 
 
 def listed_json(listed: Listed) -> dict[str, Any]:
@@ -72,33 +73,46 @@ def _job_json(job: Job) -> dict[str, Any]:
     }
 
 
-def letters_table(found: Iterable[Listed]) -> Table:
-    """Two lines for each letter, since an error needs the whole width."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("entry", no_wrap=True)
-    table.add_column("batch and error", overflow="fold")
+def listed_lines(found: Iterable[Listed], width: int) -> Lines:
+    """Facts about each letter, with the error below them."""
+    lines = Lines()
     for listed in found:
         row = listed_json(listed)
-        facts = [row["batch"] or "(no batch)", f"{listed.payload_bytes} bytes"]
+        told: list[Cell] = [
+            Text(listed.name, style="bold"),
+            row["batch"] or "(no batch)",
+            f"{listed.payload_bytes} bytes",
+        ]
         if row["letter_problem"] is None:
-            facts += [f"{row['deliveries']} deliveries", f"last at {row['worker']}", f"buried {row['buried_at']}"]
+            told += [f"{row['deliveries']} deliveries", f"last at {row['worker']}", f"buried {row['buried_at']}"]
         error = row["error"] or f"unreadable letter: {row['letter_problem']}"
-        table.add_row(listed.name, Text(f"{printable(', '.join(facts))}\n{printable(error)}"))
-    return table
-
-
-def letter_lines(letter: Letter) -> list[str]:
-    """One letter in full for a terminal, one field a line."""
-    shown = letter_json(letter)
-    lines = [f"{name}: {_value(shown[name])}" for name in shown if name not in {"fields", "traceback", "payload"}]
-    lines += [f"field {printable(name)}: {printable(value)}" for name, value in shown["fields"]]
-    lines += [f"payload {name}: {_value(value)}" for name, value in (shown["payload"] or {}).items()]
-    lines += ["traceback:", *(f"  {printable(line)}" for line in (shown["traceback"] or "none").splitlines())]
+        lines += [*facts(told, width), *(Text.assemble("  ", line) for line in wrapped(error, width - 2))]
     return lines
 
 
+def letter_lines(letter: Letter, width: int) -> Lines:
+    """One letter in full, one field a line; of a very long text its beginning."""
+    return [line for told in _told(letter) for line in wrapped(told, width, indent=2)]
+
+
+def _told(letter: Letter) -> Iterator[str]:
+    shown = letter_json(letter)
+    for name in shown:
+        if name not in {"fields", "traceback", "payload"}:
+            yield f"{name}: {_value(shown[name])}"
+    for name, value in shown["fields"]:
+        yield f"field {name}: {value}"
+    for name, value in (shown["payload"] or {}).items():
+        yield f"payload {name}: {_value(value)}"
+    yield "traceback:"
+    lines = (shown["traceback"] or "none").splitlines()
+    yield from (f"  {line}" for line in lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        yield f"and {len(lines) - _MOST_LINES} more lines"
+
+
 def _value(value: object) -> str:
-    return "-" if value is None else printable(str(value))
+    return "-" if value is None else str(value)
 
 
 def _text(data: bytes) -> str:

@@ -7,40 +7,41 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.printable import printable
 
-from ..replay.plan import Replay
-from ..replay.replay import Prepared
-from ..replay.selection import Skipped
-from ..replay.verify import Comparison
+from ...replay.plan import Replay
+from ...replay.replay import Prepared
+from ...replay.selection import Skipped
+from ...replay.verify import Comparison
+from .fit import Cell, Column, Lines, table
 
 _LATEST_MS = 10**14
 """Milliseconds. A later entry id is no time; a dead letter may carry any id."""
 _MOST_SKIPPED = 20
 
 
-def plan_table(prepared: Prepared) -> Table:
+_COLUMNS = (
+    Column(title="original batch", least=16, said="{}"),
+    Column(title="jobs", right=True, said="{} jobs"),
+    Column(title="groups", right=True, said="{} groups"),
+    Column(title="prompt tokens", rank=3, right=True, said="{} prompt tokens"),
+    Column(title="completions", rank=2, right=True, said="{} completions"),
+    Column(title="queued", rank=1, said="queued {}"),
+    Column(title="new batch", said="new batch {}"),
+)
+
+
+def plan_lines(prepared: Prepared, width: int) -> Lines:
     """One row for each new batch, without what is skipped."""
-    columns = ("jobs", "groups", "prompt tokens", "completions")
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("original batch", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_column("queued", no_wrap=True)
-    table.add_column("new batch", overflow="fold")
-    for replay in prepared.replays:
-        row = replay_json(replay)
-        jobs = (
-            str(row["jobs"]) if row["original_jobs"] in {None, row["jobs"]} else f"{row['jobs']}/{row['original_jobs']}"
-        )
-        numbers = (jobs, *(str(row[name]) for name in ("groups", "prompt_tokens", "completions")))
-        cells = (replay.original_id, *numbers, _local(row["queued_at"]), replay.batch.batch_id)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
+    return table(_COLUMNS, map(_cells, prepared.replays), width).lines()
+
+
+def _cells(replay: Replay) -> list[Cell]:
+    row = replay_json(replay)
+    jobs = str(row["jobs"]) if row["original_jobs"] in {None, row["jobs"]} else f"{row['jobs']}/{row['original_jobs']}"
+    numbers = [f"{row[name]:,}" for name in ("groups", "prompt_tokens", "completions")]
+    return [replay.original_id, jobs, *numbers, _local(row["queued_at"]), replay.batch.batch_id]
 
 
 def plan_json(prepared: Prepared) -> dict[str, Any]:

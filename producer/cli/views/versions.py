@@ -1,0 +1,60 @@
+"""Policy versions in a table, with the workers that serve them, and why some are refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.text import Text
+
+from ...operations.queue_state import age
+from ...policies.publish_policy import Announced
+from ...policies.wait_for_version import Serving
+from .fit import Cell, Column, Lines, table, wrapped
+from .headline import listed, many
+
+_LATEST_S = 1e11
+"""Unix seconds. A later time, infinity or NaN in an announcement is no time and is shown as `?`."""
+_MOST_NAMES = 6
+_COLUMNS = (
+    Column(title="version", right=True, said="version {}"),
+    Column(title="source", said="{}"),
+    Column(title="location", least=20, said="{}"),
+    Column(title="sha256", rank=1),
+    Column(title="published", right=True, said="published {}"),
+    Column(title="served by", words=True, said="served by {}"),
+)
+
+
+def version_lines(policy: str, announced: Sequence[Announced], serving: Mapping[str, Serving], width: int) -> Lines:
+    """The newest version first; 0 is shown where a worker still serves its boot model. Then what is wrong."""
+    lines = wrapped(Text(f"policy {policy}: {many(len(serving), 'live worker')}", style="bold"), width)
+    rows = [_cells(one, _served_by(one.version, serving)) for one in announced]
+    shown = {one.version for one in announced}
+    for version in sorted({one.version for one in serving.values()} - shown, reverse=True):
+        source = "booted with" if version == 0 else "unknown"
+        number = str(version) if version >= 0 else "?"
+        rows.append([number, source, "", "", "", _served_by(version, serving)])
+    lines += table(_COLUMNS, rows, width).lines()
+    for one in announced:
+        if one.announcement is not None and one.problem:
+            lines += wrapped(f"version {one.version}: {one.problem}", width, indent=2)
+    for name, worker in serving.items():
+        if worker.problem:
+            told = f"{name} serves {worker.version}, refused {worker.newest}: {worker.problem}"
+            lines += wrapped(told, width, indent=2)
+    return lines
+
+
+def _served_by(version: int, serving: Mapping[str, Serving]) -> str:
+    names = [name for name, one in serving.items() if one.version == version]
+    return listed(names, _MOST_NAMES) if names else "-"
+
+
+def _cells(one: Announced, served_by: str) -> list[Cell]:
+    found = one.announcement
+    if found is None:
+        return [str(one.version), "unreadable", one.problem, "", "", served_by]
+    sane = 0 <= found.published_at <= _LATEST_S
+    ago = f"{age(max(0.0, time.time() - found.published_at))} ago" if sane else "?"
+    return [str(one.version), found.source, found.location, found.sha256[:12], ago, served_by]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from contextlib import nullcontext
 from importlib import metadata
@@ -11,15 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-from rollstream.schemas import Keys
 
 from ..client import AsyncClient
 from ..errors import PromptFileError
-from ..operations.queue_state import queue_table, read_queue_state, remarks, status_json, worker_table
+from .batches import commands as listing
 from .config_flags import read_config
-from .connection import with_connection
 from .dead import dead
 from .jsonl import load_tokenizer, read_prompts
 from .lease import commands as leasing
@@ -30,6 +25,8 @@ from .output import exit_codes, follow, output, write_unfinished
 from .publish import commands as publishing
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
+from .status import commands as showing
+from .top import commands as watching
 from .traced import traced
 from .web import EPILOG as WEB_EPILOG
 from .web import web
@@ -215,30 +212,11 @@ def results(
         raise typer.Exit(asyncio.run(run()))
 
 
-@app.command(epilog="Example: rollstream status --policy math-7b")
-def status(
-    policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
-    partitions: Partitions = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Show how many jobs wait, how old the oldest is, and which workers are alive."""
-    with exit_codes():
-        found = with_connection(
-            redis, lambda connection: read_queue_state(connection, Keys(policy, partitions=partitions))
-        )
-    if json_output:
-        typer.echo(json.dumps(status_json(found)))
-        return
-    console = Console()
-    console.print(queue_table(found))
-    console.print(worker_table(found))
-    for line in remarks(found):
-        typer.echo(line)
-
-
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.command("web", epilog=WEB_EPILOG)(web)
+app.add_typer(showing)
+app.add_typer(watching)
+app.add_typer(listing)
 app.add_typer(operating)
 app.add_typer(leasing)
 app.add_typer(observing)

@@ -8,8 +8,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
-from rich.table import Table
-from rich.text import Text
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
@@ -145,56 +143,10 @@ def _ago(moment: float | None, now: float) -> float | None:
     return None if moment is None else max(0.0, round(now - moment, 3))
 
 
-def queue_table(status: QueueState) -> Table:
-    """One row for each partition."""
-    since = "" if status.paused_s_ago is None else f" since {age(status.paused_s_ago)}"
-    paused = f", PAUSED{since}: `rollstream resume` lets workers go on" if status.paused else ""
-    table = _table(f"policy {status.policy}{paused}")
-    for column in ("partition", "waiting", "oldest waiting", "pending", "parked", "jobs kept", "dead letters"):
-        table.add_column(column, justify="right")
-    for queue in status.queues:
-        jobs = "unknown" if queue.waiting is None else str(queue.waiting)
-        counts = (queue.pending, queue.parked_jobs, queue.entries, queue.dead_letters)
-        table.add_row(str(queue.partition), jobs, age(queue.oldest_waiting_s), *map(str, counts))
-    return table
-
-
-_WORKER_COLUMNS = ("state", "engine", "model", "ver", "groups", "seqs", "done", "tokens", "seen ago")
-
-
-def _worker_row(worker: WorkerSeen) -> list[str]:
-    report = worker.report
-    why = f" ({','.join(report.paused_for)})" if report.paused_for else ""
-    counts = report.running_groups, report.running_sequences, report.groups_published, report.tokens_generated
-    seen = "" if worker.seen_s_ago is None else age(worker.seen_s_ago)
-    told = ["" if count is None else str(count) for count in counts]
-    return [worker.consumer, f"{report.state}{why}", report.engine, report.model, _version(report), *told, seen]
-
-
 def waiting_jobs(status: QueueState) -> int | None:
     """Jobs that no worker has taken; None if they could not be counted."""
     counts = [queue.waiting for queue in status.queues]
     return None if None in counts else sum(count or 0 for count in counts)
-
-
-def worker_table(status: QueueState) -> Table:
-    """One row for each live worker; what a worker does not report stays empty."""
-    table = _table(f"{len(status.workers)} live workers (groups, seqs: running now; done, tokens: since they started)")
-    table.add_column("worker", no_wrap=True)
-    for column in _WORKER_COLUMNS:
-        table.add_column(column, overflow="fold")
-    for worker in status.workers:
-        table.add_row(*(Text(printable(value)) for value in _worker_row(worker)))
-    return table
-
-
-def _version(report: WorkerReport) -> str:
-    """The version that a worker serves, and the newest that it knows if that is another: on its way, or refused."""
-    serves = "" if report.policy_version is None else str(report.policy_version)
-    if report.newest_version in (None, report.policy_version):
-        return serves
-    newest = f"{report.newest_version} refused" if report.policy_error else f"-> {report.newest_version}"
-    return f"{serves} ({newest})"
 
 
 def remarks(status: QueueState) -> Iterator[str]:
@@ -232,11 +184,6 @@ def refusals(workers: Iterable[WorkerSeen]) -> dict[tuple[str, str], list[str]]:
             version = worker.report.newest_version
             found.setdefault(("?" if version is None else str(version), why), []).append(worker.consumer)
     return found
-
-
-def _table(title: str) -> Table:
-    """A table without lines between its columns, so that a worker's row fits into 80 characters."""
-    return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
 
 
 def age(seconds: float | None) -> str:

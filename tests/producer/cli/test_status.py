@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from typing import Any
 
 import pytest
 import redis
 
+from rollstream.producer.cli.status import with_interval
 from rollstream.schemas import Keys
 from tests.support.command_line import Command
+from tests.support.faults import Queue
 from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess
 
@@ -67,3 +71,53 @@ def test_a_worker_seen_at_no_time_at_all_is_shown_without(
         report_of(server, Keys(policy), "w", {"state": "serving", "seen_at": moment})
     assert command("status").exit_code == 0
     assert json.loads(command("status", "--json").stdout)["workers"][0]["seen_s_ago"] is None
+
+
+def test_a_worker_whose_beats_do_not_come_is_late_then_gone(command: Command, queue: Queue) -> None:
+    now = time.time()
+    told = {"state": "serving", "policy_version": "7", "loading_version": "8", "tokens_per_s": "1234.5"}
+    report_of(queue.redis, queue.keys, "w", {**told, "heartbeat_s": 1, "seen_at": now})
+    row = next(line.split() for line in command("status").stdout.splitlines() if line.startswith("w "))
+    assert row[:5] == ["w", "serving", "7", "(loads", "8)"]
+    assert "1,234" in row
+    queue.redis.zadd(queue.keys.workers(), {"w": now - 9})
+    late = command("status").stdout
+    assert "late since " in late
+    assert "1 live workers" in late
+    assert json.loads(command("status", "--json").stdout)["workers"][0]["presence"] == "late"
+    queue.redis.delete(queue.keys.worker("w"))
+    gone = command("status").stdout
+    assert "gone since " in gone
+    assert "0 live workers, 1 gone" in gone
+    assert json.loads(command("status", "--json").stdout)["workers"] == []
+
+
+def test_watching_as_json_prints_a_line_each_time(command: Command) -> None:
+    watching = command.start("status", "--watch", "0.1", "--json")
+    assert watching.stdout is not None
+    lines = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    watching.send_signal(signal.SIGINT)
+    _, stderr = watching.communicate(timeout=30)
+    assert (watching.returncode, stderr) == (0, "")
+    assert all(line["queues"][0]["waiting"] == 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["--watch"], ["--watch", "2.0"]),
+        (["--watch", "5"], ["--watch", "5"]),
+        (["--watch", "0.5", "--json"], ["--watch", "0.5", "--json"]),
+        (["--watch", "--json"], ["--watch", "2.0", "--json"]),
+        (["--watch", "-1"], ["--watch", "-1"]),
+        (["--json"], ["--json"]),
+        ([], []),
+    ],
+)
+def test_watch_needs_no_number(given: list[str], taken: list[str]) -> None:
+    assert with_interval(given) == taken
+
+
+def test_seconds_that_make_no_sense_are_wrong_usage(command: Command) -> None:
+    for seconds in ("0", "-1", "1e9"):
+        assert command("status", "--watch", seconds).exit_code == 2

@@ -126,7 +126,7 @@ const version = {
 
 const sequences = {
   title: "Sequences",
-  about: "In its engines now / how many they run at once; those beyond wait inside",
+  about: "Running now, of the most that its engines run at once",
   number: true,
   class: "measure",
   sort: (worker) => worker.report.running_sequences,

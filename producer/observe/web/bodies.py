@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,6 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from .gate import MOST_BODY
+
+_PATIENCE_S = 10.0
+"""Seconds that a request's few bytes may take."""
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -40,10 +44,13 @@ def _kind(request: Request) -> str:
 async def _body(request: Request) -> bytes:
     data = b""
     try:
-        async for piece in request.stream():
-            data += piece
-            if len(data) > MOST_BODY:
-                raise HTTPException(413, f"a request has at most {MOST_BODY} bytes")
+        async with asyncio.timeout(_PATIENCE_S):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > MOST_BODY:
+                    raise HTTPException(413, f"a request has at most {MOST_BODY} bytes")
+    except TimeoutError:
+        raise HTTPException(408, "the body did not come in time", {"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the body did not come") from None
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -15,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rollstream.schemas.printable import printable
 
 from .sessions import Sessions, WrongTries
+
+log = logging.getLogger("rollstream")
 
 CSRF_HEADER = "x-rollstream-csrf"
 METHODS = ("GET", "HEAD", "POST")
@@ -139,8 +142,13 @@ class Rules:
             return problem
         if self._sessions.is_token(asked.bearer):
             return None
-        self._tries.count(asked.address)
+        self.count_wrong(asked.address)
         return Problem(status=401, text="this is not the token")
+
+    def count_wrong(self, address: str) -> None:
+        """Note a wrong token."""
+        log.warning("page: %s gave a wrong token", address)
+        self._tries.count(address)
 
     def must_wait(self, address: str) -> Problem | None:
         """Whether this address has tried wrong tokens too often to try another now."""

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from .assets import LOGIN, Asset
 from .bodies import form_field
 from .gate import Rules
-from .sessions import SESSION_S, Sessions, WrongTries
+from .sessions import SESSION_S, Sessions
 
 _MARK = b"<!--problem-->"
 _WRONG = b'<p class="problem" role="alert">This is not the token.</p>'
@@ -24,12 +24,9 @@ _NEXT = re.compile(r"/((batches|letters)/[A-Za-z0-9._/-]*)?")
 class Login:
     """The form, and what it is answered with."""
 
-    def __init__(
-        self, *, assets: Mapping[str, Asset], sessions: Sessions, tries: WrongTries, rules: Rules, cookie: str
-    ) -> None:
+    def __init__(self, *, assets: Mapping[str, Asset], sessions: Sessions, rules: Rules, cookie: str) -> None:
         self._form = assets[LOGIN].data
         self._sessions = sessions
-        self._tries = tries
         self._rules = rules
         self._cookie = cookie
 
@@ -47,7 +44,7 @@ class Login:
         if problem := self._rules.must_wait(address):
             return self._page(problem.status, _LATER, dict(problem.headers))
         if not self._sessions.is_token((await form_field(request, "token")).strip()):
-            self._tries.count(address)
+            self._rules.count_wrong(address)
             return self._page(401, _WRONG)
         response = RedirectResponse(_next(request), 303)
         response.set_cookie(

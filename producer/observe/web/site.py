@@ -49,8 +49,8 @@ class Site:
 
 def make_app(site: Site) -> ASGIApp:
     """The whole application, behind its gate."""
-    sessions, tries = Sessions(token=site.token), WrongTries()
-    rules = Rules(sessions=sessions, tries=tries, hosts=site.hosts, allow_actions=site.allow_actions)
+    sessions = Sessions(token=site.token)
+    rules = Rules(sessions=sessions, tries=WrongTries(), hosts=site.hosts, allow_actions=site.allow_actions)
     assets = read_assets()
     reads = Reads(
         connection=site.connection,
@@ -61,7 +61,7 @@ def make_app(site: Site) -> ASGIApp:
         allow_actions=site.allow_actions,
         texts=site.texts,
     )
-    login = Login(assets=assets, sessions=sessions, tries=tries, rules=rules, cookie=site.cookie)
+    login = Login(assets=assets, sessions=sessions, rules=rules, cookie=site.cookie)
     actions = Actions(connection=site.connection, keys=site.keys)
     routes = [*Pages(assets).routes(), *login.routes(), *reads.routes(), *actions.routes()]
     app = Starlette(routes=routes, exception_handlers=_HANDLERS)

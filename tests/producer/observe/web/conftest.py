@@ -26,6 +26,6 @@ async def guarded() -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def live(redis_url: str, policy: str) -> AsyncIterator[Served]:
-    """Of this test's policy, as it stands in Redis, with a token and with actions."""
+    """This test's policy as it stands in Redis, with a token and with actions."""
     async with served(token=TOKEN, allow_actions=True, **reading(redis_url, Keys(policy))) as page:
         yield page

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rollstream.producer.observe.web import bounded_http, serve
+from rollstream.producer.observe.web import bodies, bounded_http, serve
 from rollstream.producer.observe.web.live_readings import LiveReadings
 from tests.support.invented_fleet import InventedReader, invented_fleet
 from tests.support.served_page import WAIT_S, Served, served
@@ -46,6 +46,18 @@ async def test_half_a_request_after_an_answer_is_not_waited_for_either(
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert await closed(reader)
+    writer.close()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, guarded: Served) -> None:
+    monkeypatch.setattr(bodies, "_PATIENCE_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", guarded.port)
+    head = b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded\r\n"
+    writer.write(head + b"content-length: 100\r\n\r\ntoken=")
+    async with asyncio.timeout(WAIT_S):
+        answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
     writer.close()
 
 

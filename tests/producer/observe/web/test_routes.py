@@ -130,7 +130,9 @@ async def test_a_login_leads_nowhere_else(guarded: Served) -> None:
         assert (done.status_code, done.headers["location"]) == (303, "/")
 
 
-async def test_wrong_tokens_are_refused_and_then_not_even_looked_at(guarded: Served) -> None:
+async def test_wrong_tokens_are_refused_logged_and_then_not_even_looked_at(
+    guarded: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     answers = [await guarded.http.post("/login", data={"token": "wrong"}) for _ in range(6)]
     late = await guarded.http.post("/login", data={"token": TOKEN})
     script = await guarded.http.get("/api/fleet", headers={"authorization": f"Bearer {TOKEN}"})
@@ -140,6 +142,7 @@ async def test_wrong_tokens_are_refused_and_then_not_even_looked_at(guarded: Ser
     assert (late.status_code, script.status_code) == (429, 429)
     assert "set-cookie" not in late.headers
     assert 0 < int(late.headers["retry-after"]) <= 60
+    assert caplog.messages == ["page: 127.0.0.1 gave a wrong token"] * 5
 
 
 @pytest.mark.parametrize(

@@ -105,15 +105,12 @@ def test_a_folder_without_a_tokenizer_is_named_before_anything_listens(command: 
     assert "--tokenizer" in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['rollstream', 'web', '--policy', 'p']\n"
+def test_without_the_extra_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; sys.argv = ['rollstream', 'web', '--policy', 'p']\n"
     done = run_python(code + "from rollstream.__main__ import main; main()")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("rollstream: the page needs ")
-    assert done.stderr.endswith(": pip install 'rollstream[observe]'\n")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "rollstream: the page needs uvicorn: pip install 'rollstream[observe]'\n"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1"])

@@ -63,7 +63,12 @@ def running_prometheus(folder: Path, targets: Mapping[str, list[dict[str, Any]]]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [PROMETHEUS, "--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}"],
+            [
+                PROMETHEUS,
+                "--config.file=prometheus.yml",
+                "--storage.tsdb.path=data",  # Debian's default is one folder for the whole machine
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
             cwd=folder,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
+from rollstream.producer.cli.app import app
 from tests.deploy.promql import DEPLOY
 from tests.support.worker_process import ROOT
 
@@ -99,6 +101,14 @@ def test_grafana_finds_prometheus_and_its_boards_where_compose_puts_them() -> No
     assert source["url"] == "http://prometheus:9090"
     assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"] == str(Path(home).parent)
     assert (DEPLOY / "grafana" / "dashboards" / Path(home).name).is_file()
+
+
+def test_the_exporter_and_the_page_have_the_options_that_they_are_started_with() -> None:
+    commands: Any = typer.main.get_group(app)
+    for name in ("exporter", "web"):
+        command, *flags = OBSERVE[name]["command"]
+        known = {option for parameter in commands.commands[command].params for option in parameter.opts}
+        assert {flag for flag in flags if flag.startswith("--")} <= known, name
 
 
 def test_images_carry_what_answers_prometheus_and_serves_the_page() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from rollstream.producer.cli.app import app
+from rollstream.worker.config import WorkerSettings
 from tests.support.worker_process import ROOT
 
 BOOK = (ROOT / "docs" / "operating.md").read_text()
@@ -39,6 +43,22 @@ def test_every_link_of_the_book_leads_somewhere() -> None:
         document = ROOT / "docs" / (path or "operating.md")
         assert document.is_file(), target
         assert not anchor or anchor in anchors(document), target
+
+
+def test_every_command_of_the_book_exists() -> None:
+    named = set(re.findall(r"rollstream ([a-z]+)(?= |`|$)", BOOK, re.MULTILINE))
+    commands: Any = typer.main.get_group(app)
+    known = set(commands.commands)
+
+    assert len(named) > 10
+    assert named - known == set()
+
+
+def test_every_flag_of_a_worker_that_the_book_names_exists() -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in WorkerSettings.model_fields}
+    lines = "\n".join(line for line in BOOK.splitlines() if "rollstream-worker" in line)
+
+    assert set(re.findall(r"--[a-z-]+[a-z]", lines)) <= flags
 
 
 @pytest.mark.parametrize("figure", ["19,330", "49,823", "10.2", "5.2", "within 5.5 s"])

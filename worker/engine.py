@@ -97,6 +97,34 @@ class NextTokens:
     version_exact: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """One row whose tokens are scored from column `first` on. It has passed the checks: ids are in the vocabulary."""
+
+    request_id: str
+    token_ids: list[int]
+    """2 to `max_model_len` - 1 ids."""
+    first: int
+    """1 or more: nothing comes before the token of column 0 that could say how likely it is."""
+    top_logprobs: int
+    """How many of the likeliest tokens of each column are wanted too; 0 for none."""
+    adapter: Adapter | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How likely the tokens of a row are: the model's own log-probs, at temperature 1, whatever the worker's mode."""
+
+    logprobs: NDArray[np.float32]
+    """(L,) with L = ids of the row - `first`."""
+    top_token_ids: NDArray[np.int32]
+    """(L, K), likeliest first."""
+    top_logprobs: NDArray[np.float32]
+    """(L, K)"""
+    version: int
+    """The one version whose weights gave all of them."""
+
+
 class Collector(Protocol):
     """What the library of Prometheus asks for metrics, by its own name for that."""
 
@@ -130,6 +158,12 @@ class Engine(Protocol):
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens with their raw log-probs: a step of beam search."""
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """How likely a row is under one version; a swap on the way makes it start again.
+
+        Raises `DataError` for a row that the engine refuses, and for log-probs that are not finite.
+        """
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Make `adapter` usable by requests; a no-op if it is. Raises `DataError` (`adapter_refused`)."""

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ..config import WorkerSettings
-from ..engine import Adapter, Collector, Completion, Engine, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..engine import (
+    Adapter,
+    Collector,
+    Completion,
+    Engine,
+    EngineInfo,
+    GenerateRequest,
+    NextTokens,
+    ScoreRequest,
+    Scores,
+    SwapMode,
+)
 from ..errors import DataError, EngineDiedError
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
@@ -71,6 +82,12 @@ class Replicas:
         number = zlib.crc32(request_id.rpartition("/")[0].encode()) % len(self._engines)
         async with self._counted(number, 1):
             return await self._engines[number].next_tokens(request_id, prompt, k, adapter)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """See `Engine.score`; runs on the engine with the fewest sequences."""
+        number = min(range(len(self._engines)), key=self._running.__getitem__)
+        async with self._counted(number, 1):
+            return await self._engines[number].score(request)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load it into every engine, since a group may go to any; if one refuses it, into none. Raises `DataError`."""

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from rollstream.schemas.wire.fields import VersionSpan
 
 from ..config import WorkerSettings
-from ..engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ..engine import (
+    Adapter,
+    Collector,
+    Completion,
+    EngineInfo,
+    GenerateRequest,
+    NextTokens,
+    ScoreRequest,
+    Scores,
+    SwapMode,
+)
 from ..weights import checkpoint
 
 _EOS = 2
@@ -82,6 +92,20 @@ class StubEngine:
         logprobs = logits - np.log(np.exp(logits).sum())
         best = np.argsort(-logprobs)[:k]
         return NextTokens(candidates=tuple((int(token), float(logprobs[token])) for token in best), version=version)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Made-up log-probs: that of a token follows from what comes before it, the adapter and the version."""
+        async with self._slot():
+            await self._spend(1)
+            version = self._version
+        row, k = request.token_ids, request.top_logprobs
+        found = [
+            _generator(row[:column], request.adapter, row[column], version).uniform(-9, -0.1, 1 + k)
+            for column in range(request.first, len(row))
+        ]
+        likely = np.array(found, np.float32).reshape(len(found), 1 + k)
+        ids = np.broadcast_to(np.arange(k, dtype=np.int32) % self._info.vocab_size, (len(found), k))
+        return Scores(logprobs=likely[:, 0], top_token_ids=ids, top_logprobs=-np.sort(-likely[:, 1:]), version=version)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Nothing to load."""

@@ -14,7 +14,16 @@ import pytest
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens
+from rollstream.worker.engine import (
+    Adapter,
+    Collector,
+    Completion,
+    EngineInfo,
+    GenerateRequest,
+    NextTokens,
+    ScoreRequest,
+    Scores,
+)
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import Search, advance, beam_search
 
@@ -61,6 +70,9 @@ class TableEngine:
     async def unload_adapter(self, adapter: Adapter) -> None: ...
 
     async def load_checkpoint(self, *_: object) -> float:
+        raise NotImplementedError
+
+    async def score(self, request: ScoreRequest) -> Scores:
         raise NotImplementedError
 
     def collectors(self) -> Sequence[Collector]:

@@ -18,7 +18,17 @@ import structlog
 from rollstream.schemas import GenerationConfig
 
 from ...config import WorkerSettings
-from ...engine import Adapter, Collector, Completion, EngineInfo, GenerateRequest, NextTokens, SwapMode
+from ...engine import (
+    Adapter,
+    Collector,
+    Completion,
+    EngineInfo,
+    GenerateRequest,
+    NextTokens,
+    ScoreRequest,
+    Scores,
+    SwapMode,
+)
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
 from . import logits, setup, sparse_statistics, translation
@@ -26,22 +36,22 @@ from .calls import Calls
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .plugin import WORKER_PID
 from .processes import Processes, shut_down
+from .scores import score_fields, scores
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper, Weights
-from .version_spans import Start, Versions
+from .version_spans import Versions
 from .words import check_bad_words, special_tokens
 
 setup.prepare_environment(os.environ)
 
 from vllm import AsyncEngineArgs  # noqa: E402 - see above, for all of these
-from vllm.inputs import tokens_input  # noqa: E402
-from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
 from .gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
+from .requests import Requests, lora_request  # noqa: E402
 from .stat_logger import EngineStatistics  # noqa: E402
 
 log = structlog.get_logger()
@@ -64,6 +74,7 @@ class VllmEngine:
         self._adapters = LoadedAdapters(add=self._add_lora, remove=self._remove_lora, forget=self._forget_lora)
         self._versions = Versions()
         self._swapper: Swapper | None = None
+        self._requests: Any = None
         self._watched = False
         self._special: dict[int, str] = {}
         self._swaps: set[asyncio.Task[float]] = set()
@@ -113,6 +124,7 @@ class VllmEngine:
         self._swapper = Swapper(
             llm=self._llm, calls=self._calls, booted=booted, adapters=self._adapters, versions=self._versions
         )
+        self._requests = Requests(llm=self._llm, calls=self._calls, adapters=self._adapters, versions=self._versions)
         self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
@@ -147,7 +159,7 @@ class VllmEngine:
         fields = translation.sampling_fields(request, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields)
         words = translation.Words(special=self._special, bad=self._bad_words(params))
-        output, start = await self._calls.answer(self._run(request.request_id, request.prompt, params, request.adapter))
+        output, start = await self._requests.run(request.request_id, request.prompt, params, request.adapter)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         return translation.completions(output, request, spans, words)
 
@@ -157,10 +169,19 @@ class VllmEngine:
         The request is greedy: vLLM's processed log-probs are then the raw ones.
         """
         params = passed_gate(prompt, translation.candidate_fields(min(k, self.info.vocab_size)))
-        output, start = await self._calls.answer(self._run(request_id, prompt, params, adapter))
+        output, start = await self._requests.run(request_id, prompt, params, adapter)
         found = translation.candidates(output)
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
         return NextTokens(candidates=tuple(found[:k]), version=version, version_exact=exact)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """See `Engine.score`. Raises `DataError`, `EngineDiedError`."""
+        params = passed_gate(request.token_ids, score_fields(request))
+        while True:
+            row = request.token_ids
+            output, start = await self._requests.run(request.request_id, row, params, request.adapter)
+            if not self._versions.crossed(start):
+                return scores(output, request, start.version)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
@@ -209,39 +230,6 @@ class VllmEngine:
             await self._processes.kill()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
 
-    async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
-        """The final `RequestOutput` and the request's start.
-
-        A request that a swap aborted is started again as a whole: only the short samples would have ended under the old
-        weights, and keeping these would favour short completions.
-        """
-        while True:
-            if adapter is not None:
-                await self._adapters.load(adapter)  # a swap may have lost it
-            start = self._versions.start(time.monotonic())
-            with self._adapters.in_use(request_id, adapter):
-                output = await self._request(request_id, prompt, params, adapter)
-                self._adapters.refuse_lost(request_id)
-            if not (translation.aborted(output) and self._versions.aborted(start)):
-                return output, start
-
-    async def _request(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:
-        output = None
-        try:
-            lora = None if adapter is None else _lora_request(adapter)
-            async for latest in self._llm.generate(tokens_input(prompt), params, request_id, lora_request=lora):
-                output = latest
-        except asyncio.CancelledError:
-            if self._calls.death is None:
-                # vLLM issue 57061: a request that is cancelled while it is being added goes on running.
-                await self._llm.abort(request_id)
-            raise
-        except REFUSALS as error:
-            if self._llm.errored:
-                raise self._calls.died("it failed while a request was added") from error
-            raise refusal(error.__cause__ or error) from error
-        return output
-
     def _bad_words(self, params: Any) -> list[list[int]]:
         """The `bad_words` as token ids, as vLLM will ban them. Raises `DataError` for words that it cannot ban."""
         if not params.bad_words:
@@ -256,7 +244,7 @@ class VllmEngine:
     async def _add_lora(self, adapter: Adapter) -> None:
         """Raises `DataError` if the adapter is then not in the model as a whole, and what vLLM raises."""
         tensors = await asyncio.to_thread(num_tensors, adapter)
-        request = _lora_request(adapter)
+        request = lora_request(adapter)
         arguments = request.lora_name, request.lora_int_id, request.lora_path, tensors
         asked = self._llm.collective_rpc("rollstream_add_adapter", args=arguments)
         if problem := next(filter(None, await self._calls.utility(asked)), None):
@@ -291,9 +279,3 @@ def _collect_less() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _lora_request(adapter: Adapter) -> Any:
-    # vLLM tells adapters and cached KV blocks apart by name, so new content under an old name needs another one here.
-    name = f"{adapter.name}#{adapter.int_id}"
-    return LoRARequest(lora_name=name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))

@@ -67,6 +67,10 @@ class Versions:
         """Whether a swap has aborted the request with this start."""
         return self.aborting or self.aborts != start.aborts
 
+    def crossed(self, start: Start) -> bool:
+        """Whether the request with this start may have seen the weights of another version too."""
+        return any(swap.paused_at > start.at for swap in self.swaps)
+
     def spans(self, completion: Any, start: Start, until: float) -> tuple[Spans, bool]:
         """The spans of a vLLM `CompletionOutput` that arrived at `until`, and whether they are exact."""
         length = len(completion.token_ids)

@@ -22,6 +22,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync",
 )  # fmt: skip
+Theme = Literal["light", "dark"]
 TOKEN = "a-token-of-some-length"
 WAIT_MS = 30_000
 """So long a page may take to show something: the machine may be busy."""
@@ -63,7 +64,7 @@ def opened(
     token: str = TOKEN,
     width: int = 1300,
     height: int = 900,
-    theme: Literal["light", "dark"] = "light",
+    theme: Theme = "light",
     may_fail: str = "",
 ) -> Iterator[Page]:
     """A page in a profile of its own, logged in.
@@ -84,7 +85,8 @@ def opened(
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Log in").click()
         yield page
-    assert [text for text in wrong if not (may_fail and may_fail in text)] == []
+    grave = [text for text in wrong if not (may_fail and may_fail in text)]
+    assert grave == [], f"the page did wrong: {grave}"
 
 
 def is_ours(asked: str, url: str) -> bool:

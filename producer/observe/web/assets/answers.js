@@ -66,7 +66,7 @@ function freshWords(staleness, when) {
   const mean = sum([...staleness].map(([behind, groups]) => Number(behind) * groups)) / all;
   const worst = Math.max(...[...staleness.keys()].map(Number));
   if (worst === 0) return `All ${count(all)} groups of the ${when} were fresh.`;
-  return `${percent(staleness.get("0") ?? 0, all)} of the ${when}'s groups were fresh; ${rate(mean)} versions behind in the mean, ${worst} at worst.`;
+  return `${percent(staleness.get("0") ?? 0, all)} of the ${when}'s groups were fresh; ${mean < 0.1 ? "less than 0.1" : rate(mean)} versions behind in the mean, ${worst} at worst.`;
 }
 
 export class Errors {

@@ -7,7 +7,7 @@ import { letterPath } from "./letters.js";
 import { Facts } from "./facts_list.js";
 import { messagePage } from "./frame.js";
 import { Refresh } from "./refresh.js";
-import { age, bytes, clock, count, listed, many, start } from "./words.js";
+import { age, bytes, clock, count, listed, start } from "./words.js";
 
 export class LetterPage {
   constructor(partition, letterId, { session, actions }) {
@@ -50,7 +50,7 @@ export class LetterPage {
     const steps = el(
       "ol",
       { class: "steps" },
-      step("Save the job's bytes and its error", `rollstream dead show ${this.name} ${flags}`),
+      step("Save the job's bytes and its error", `rollstream dead show ${this.name} ${flags} --payload job.msgpack`),
       step("When the cause is mended: queue it again, as a batch of its own", `rollstream dead requeue ${this.name} ${flags}`),
       step("If nobody needs it: drop it", `rollstream dead drop ${this.name} ${flags}`),
     );
@@ -84,7 +84,7 @@ export class LetterPage {
       ["Entry", letter.entry_id || "unknown"],
       ["Job's bytes", bytes(letter.payload_bytes)],
     ];
-    if (letter.prompt_lengths.length) facts.push(["Prompts", `${listed(letter.prompt_lengths.map(String), 12)} tokens`]);
+    if (letter.prompt_lengths.length) facts.push(["Prompt lengths", listed(letter.prompt_lengths.map(String), 12)]);
     return facts;
   }
 
@@ -107,8 +107,8 @@ export class LetterPage {
 }
 
 function adviceOf(letter) {
-  if (letter.deliveries > 1) {
-    return `The job was delivered ${count(letter.deliveries)} times and its workers died, hung or were cut off. Look at the log of ${letter.worker || "its last worker"} at the time of the last delivery: a worker that ran out of memory can be mended, a prompt that kills its engine cannot. Its groups got the error “too_many_deliveries”, so nobody waits for it.`;
-  }
-  return `The job was given up on after ${many(letter.deliveries, "delivery", "deliveries")}. The error above says why; its groups got an error, so nobody waits for it.`;
+  const answered = "Its groups got an error, so nobody waits for it.";
+  if (letter.deliveries < 2) return `The error above says why the job was given up on. ${answered}`;
+  const who = letter.worker ? `Look at the log of ${letter.worker}` : "Look at the logs of the workers";
+  return `Workers took the job ${count(letter.deliveries)} times, and the error above says how that ended. ${who} at the time of the last delivery: what a worker lacks, such as memory, can be given to it; a prompt that kills its engine will do so again. ${answered}`;
 }

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from rollstream import Client, GenerationConfig
 from tests.support.faults import Queue
-from tests.support.live_page import opened, running_web, scrolls_sideways
+from tests.support.live_page import opened, running_web, scrolls_sideways, violations
 from tests.support.publishing import reporting
 
 MARKUP = '<img src=x onerror="document.title=1"><script>alert(2)</script>\x1b[31m'
@@ -72,6 +72,7 @@ def test_nothing_submitted_yet_shows_how_to_begin_in_the_theme_that_was_chosen(
         expect(page.locator("#start")).to_contain_text(f"rollstream submit - --policy {policy} --redis {redis_url}")
         expect(page.locator("#start")).to_contain_text("rollstream-worker --policy")
         expect(page.locator("#workers")).to_be_hidden()
+        assert violations(page) == []
         assert not scrolls_sideways(page)
 
         root = page.locator("html")

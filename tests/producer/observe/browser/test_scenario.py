@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from tests.support.live_page import opened, running_web
+from tests.support.live_page import opened, running_web, violations
 from tests.support.versions import publish
 from tests.support.worker_process import WorkerProcess
 
@@ -122,6 +122,7 @@ def redis_goes_and_comes(page: Page, server: EmbeddedRedis, told: Told) -> None:
     expect(page.locator("#headline-text")).to_contain_text("Redis does not answer since")
     assert told.shown("Redis is away", since) < 20
     expect(page.locator("#workers")).to_contain_text("serving")
+    assert violations(page) == []
     server.start()
     since = time.monotonic()
     expect(page.locator("#headline-text")).to_contain_text("serves version 1")

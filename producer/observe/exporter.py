@@ -20,7 +20,7 @@ from .read_fleet import FleetReader
 
 FRESH_S = 1.0
 """A reading that is no older serves everybody who asks."""
-READ_S = 3.0
+READ_S = 4.0
 """After so long Redis counts as away. Prometheus waits 10 s for a scrape, unless it is told otherwise."""
 _EXIT_INTERRUPTED = 130
 

@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import POLICIES
 from rollstream.schemas.times import LONGEST_REPORT_TTL_S, report_ttl_s
-from rollstream.schemas.worker_report import WorkerReport
+from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 from rollstream.transport.redis import is_split
 
 from ..measure.histogram import Histogram
@@ -25,6 +25,9 @@ from . import scripts
 from .history import History
 
 log = structlog.get_logger()
+
+_NOTHING = dict.fromkeys(REPORT_FIELDS, "")
+"""What is not known any more, such as a version that was being loaded, replaces what an earlier beat wrote."""
 
 
 class Heartbeat:
@@ -79,7 +82,8 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Write one report."""
-        fields, began = replace(self._report(), seen_at=round(time.time(), 3)).fields(), time.monotonic()
+        report, began = replace(self._report(), seen_at=round(time.time(), 3)), time.monotonic()
+        fields = _NOTHING | report.fields()
         now = await scripts.beat(self._redis, self._keys, consumer=self._consumer, ttl_s=self._ttl_s, fields=fields)
         if self._roundtrip is not None:
             self._roundtrip.add(time.monotonic() - began)

@@ -59,6 +59,17 @@ async def test_a_worker_that_fell_silent_counts_no_more_and_leaves_the_index(red
     assert await live_names(redis, KEYS) == ["w"]
 
 
+async def test_what_a_report_does_not_say_any_more_is_not_read_any_more(redis: Redis) -> None:
+    reports = [WorkerReport(state="serving", loading_version=2, tokens_per_s=3.0), WorkerReport(state="serving")]
+    beats = Heartbeat(redis=redis, keys=KEYS, consumer="w", interval_s=1, report=lambda: reports.pop(0))
+    await beats.beat()
+    await beats.beat()
+
+    told: Any = await redis.hgetall(KEYS.worker("w"))
+    read = WorkerReport.of(told)
+    assert (read.state, read.loading_version, read.tokens_per_s) == ("serving", None, None)
+
+
 async def test_what_a_beat_writes_expires_when_nobody_beats(redis: Redis) -> None:
     await heart(redis).beat()
     written = sorted([key async for key in redis.scan_iter()])

@@ -92,7 +92,7 @@ export class BatchPage {
     if (error.status === 404) {
       this.refresh.goesOn = false;
       this.node.replaceChildren(
-        messagePage("There is no such batch", `${error.message} Results go a day after a batch was done, unless workers were told otherwise.`),
+        messagePage("There is no such batch", error.message, "Results go a day after a batch was done, unless workers were told otherwise."),
       );
       return;
     }

@@ -86,7 +86,7 @@ export class Chart {
     setText(this.words, `${rate(values[place])} ${this.unit}, ${when}`);
     const mean = values.reduce((one, other) => one + other, 0) / values.length;
     const most = values.indexOf(Math.max(...values));
-    setText(this.summary, `Mean of the last hour ${rate(mean)} ${this.unit}, most ${rate(values[most])} at ${hourAndMinute(times[most])}.`);
+    setText(this.summary, `Mean ${rate(mean)} ${this.unit}, most ${rate(values[most])} at ${hourAndMinute(times[most])}.`);
   }
 
   #fillTable() {

@@ -4,6 +4,8 @@ import { stateOf } from "./meanings.js";
 
 const LEAST_OF_A_MINUTE_S = 15; // before that, a speed of the minute under way says little
 
+const FEWEST_MINUTES = 10; // a chart of fewer looks like noise
+
 export function sum(numbers) {
   return numbers.reduce((one, other) => one + other, 0);
 }
@@ -55,12 +57,13 @@ function addTo(sums, counts) {
 }
 
 // Tokens per second of each minute of the last hour: [unix seconds, speeds]. The minute under way counts as far as it
-// has come.
+// has come; a queue that is younger than an hour begins with its first minute.
 export function speeds(fleet) {
   const last = Math.floor(fleet.read_at / 60);
   const tokens = new Map(fleet.minutes.map((minute) => [minute.minute, minute.tokens]));
   const [times, values] = [[], []];
-  for (let minute = last - 59; minute <= last; minute += 1) {
+  const oldest = Math.max(last - 59, Math.min(last - FEWEST_MINUTES, fleet.minutes[0]?.minute ?? last));
+  for (let minute = oldest; minute <= last; minute += 1) {
     const seconds = Math.min(60, fleet.read_at - minute * 60);
     if (seconds < LEAST_OF_A_MINUTE_S) continue;
     times.push(minute * 60);

@@ -47,7 +47,7 @@ function figuresOf(fleet) {
   return {
     tokens: [rate(fleet.tokens_per_s), one == null ? "" : `${rate(one)} a busy worker`],
     waiting: [count(jobs.waiting), jobs.oldest_s == null ? "" : `the oldest for ${age(jobs.oldest_s)}`],
-    running: [count(jobs.running), most ? `${count(sequences)} of ${many(most, "sequence")}` : ""],
+    running: [count(jobs.running), most ? `${many(sequences, "sequence")}, ${count(most)} places` : ""],
     parked: [count(jobs.parked), versions.length ? `for version ${versions.join(", ")}` : ""],
     backlog: [workWords(fleet), fleet.open_tokens ? `at most ${short(fleet.open_tokens)} tokens` : ""],
     batches: [count(underWay), `${count(fleet.num_batches)} kept`],

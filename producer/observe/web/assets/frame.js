@@ -58,6 +58,8 @@ export class Frame {
 }
 
 // A whole page that only says something: what was asked for is not there.
-export function messagePage(title, text) {
-  return el("section", { class: "panel" }, el("h1", { text: title }), el("p", { text }), el("p", {}, el("a", { href: "/", text: "To the overview" })));
+export function messagePage(title, ...texts) {
+  const lines = texts.map((text) => el("p", { text }));
+  const back = el("p", {}, el("a", { href: "/", text: "To the overview" }));
+  return el("section", { class: "panel stack" }, el("h1", { text: title }), ...lines, back);
 }

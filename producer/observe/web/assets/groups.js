@@ -53,7 +53,7 @@ function finishWords(completions) {
 
 const number = {
   title: "Group",
-  class: "line",
+  class: "line numbered",
   sort: (group) => group.group,
   set: (cell, group) => setText(cell, String(group.group)),
 };
@@ -125,7 +125,7 @@ const deliveries = {
 };
 
 const times = {
-  title: "Queued, generated",
+  title: "Queued, run",
   number: true,
   about: "How long its job waited for a worker, and how long the group was generated",
   sort: (group) => group.generate_s,

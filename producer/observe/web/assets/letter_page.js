@@ -98,7 +98,7 @@ export class LetterPage {
   #fail(error) {
     if (error.status === 404) {
       this.refresh.goesOn = false;
-      this.node.replaceChildren(messagePage("There is no such dead letter", `${error.message}. It may have been queued again or dropped.`));
+      this.node.replaceChildren(messagePage("There is no such dead letter", error.message, "It may have been queued again or dropped."));
       return;
     }
     setHidden(this.problem, false);

@@ -126,7 +126,7 @@ const version = {
 
 const sequences = {
   title: "Sequences",
-  about: "Running now, of the most that its engines run at once",
+  about: "In its engines now / how many they run at once; those beyond wait inside",
   number: true,
   class: "measure",
   sort: (worker) => worker.report.running_sequences,

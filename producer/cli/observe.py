@@ -9,6 +9,7 @@ import typer
 
 from rollstream.schemas import Keys
 
+from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
 from .output import exit_codes
 
@@ -17,7 +18,6 @@ commands = typer.Typer()
 
 DEFAULT_PORT = 9465
 """Beside 9464, which programs with metrics of their own often take."""
-EXIT_USAGE = 2
 _EPILOG = (
     f"Example: rollstream exporter --policy math-7b --port {DEFAULT_PORT}, then curl -s "
     f"http://127.0.0.1:{DEFAULT_PORT}/metrics. It has no authentication: with --host 127.0.0.1 only this machine "
@@ -41,32 +41,19 @@ def exporter(
     when Prometheus asks, at most once a second. While Redis does not answer, rollstream_redis_up is 0 and the other
     metrics are missing. Ctrl-C or SIGTERM ends it.
     """
-    number = _port(port)
+    number = port_number(port)
     with exit_codes():
         try:
             from ..observe.exporter import export  # noqa: PLC0415 - an extra, which only this command needs
         except ModuleNotFoundError as error:
-            raise _usage(f"the exporter needs {error.name}: pip install 'rollstream[observe]'") from None
+            raise cannot_start(f"the exporter needs {error.name}: pip install 'rollstream[observe]'") from None
         keys = Keys(policy, partitions=partitions)
         try:
             raise typer.Exit(asyncio.run(export(redis, keys, host=host, port=number, say=_say)))
         except OSError as error:
             problem = f"--port {port}: {host}:{number} cannot be had: {error.strerror or error}"
-            raise _usage(f"{problem}: give another port, or auto for a free one") from None
-
-
-def _port(text: str) -> int:
-    if text == "auto":
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
-        raise typer.BadParameter("give a port from 1 to 65535, or auto for a free one", param_hint="--port")
-    return int(text)
+            raise cannot_start(f"{problem}: give another port, or auto for a free one") from None
 
 
 def _say(line: str) -> None:
     typer.echo(f"rollstream exporter: {line}", err=True)
-
-
-def _usage(problem: str) -> typer.Exit:
-    typer.echo(f"rollstream: {problem}", err=True)
-    return typer.Exit(EXIT_USAGE)

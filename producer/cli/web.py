@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
+from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
 from .output import exit_codes
 
-EXIT_USAGE = 2
 EPILOG = (
     "Example: rollstream web --policy math-7b --port 8080. For others: `(umask 077; head -c 32 /dev/urandom | base64 > "
     "web-token)`, then rollstream web --policy math-7b --host 0.0.0.0 --token-file web-token --allow-actions. "
@@ -48,15 +48,15 @@ def web(
 
     It reads Redis about once a second while a browser looks, and works with every worker dead. Ctrl-C ends it.
     """
-    number = _port(port)
+    number = port_number(port)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
     with exit_codes():
         try:
             from ..observe.web.errors import WebSetupError  # noqa: PLC0415 - an extra, which only this command needs
             from ..observe.web.serve import WebSettings, serve  # noqa: PLC0415 - see above
             from ..observe.web.token_file import read_token  # noqa: PLC0415 - see above
-        except ImportError as error:
-            raise _usage(f"the page needs {error.name}: pip install 'rollstream[observe]'") from None
+        except ModuleNotFoundError as error:
+            raise cannot_start(f"the page needs {error.name}: pip install 'rollstream[observe]'") from None
         try:
             settings = WebSettings(
                 redis=redis,
@@ -70,17 +70,4 @@ def web(
             )
             raise typer.Exit(asyncio.run(serve(settings, typer.echo)))
         except WebSetupError as error:
-            raise _usage(str(error)) from None
-
-
-def _port(text: str) -> int:
-    if text == "auto":
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
-        raise _usage("--port: give a port from 1 to 65535, or auto for a free one")
-    return int(text)
-
-
-def _usage(problem: str) -> typer.Exit:
-    typer.echo(f"rollstream: {problem}", err=True)
-    return typer.Exit(EXIT_USAGE)
+            raise cannot_start(str(error)) from None

@@ -92,7 +92,7 @@ def test_a_short_token_is_refused_without_being_shown(command: Command) -> None:
     assert "hunter2" not in done.stderr
 
 
-@pytest.mark.parametrize("port", ["-1", "65536", "x", "", "8080.0", "٣", "999999"])
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "x", "", "8080.0", "٣", "999999"])
 def test_a_port_that_is_none_is_a_usage_error(command: Command, port: str) -> None:
     done = command("web", "--port", port)
     assert done.exit_code == 2

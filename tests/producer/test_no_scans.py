@@ -15,6 +15,7 @@ import rollstream
 from rollstream import Client, GenerationConfig
 from rollstream.producer.batches.waiting_facts import read_facts
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.operations.queue_state import read_queue_state
 from rollstream.producer.operations.requests import live_workers
 from rollstream.producer.redis_io.connection import Connection
@@ -40,11 +41,14 @@ def test_status_doctor_and_waits_find_everything_without_a_scan(own_redis: Any, 
     async def ask(batch: Batch) -> tuple[list[str], list[str], list[str]]:
         connection = Connection(url=own_redis.url, reconnect_s=5)
         status = await read_queue_state(connection, keys)
+        fleet = await FleetReader(connection=connection, keys=keys).read()
         facts = await read_facts(connection, keys, batch)
         nobody = await read_facts(connection, Keys("p-without-workers"), batch)
         found = await live_workers(connection, keys)
         await connection.aclose()
         assert [worker.consumer for worker in status.workers] == [one.name for one in facts.workers]
+        assert [worker.consumer for worker in fleet.workers] == [worker.consumer for worker in status.workers]
+        assert [one.batch_id for one in fleet.batches] == [batch.batch_id]
         return [worker.consumer for worker in status.workers], found, list(nobody.elsewhere)
 
     with stub(own_redis.url, policy), Client(own_redis.url, policy=policy) as client:

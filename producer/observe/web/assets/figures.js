@@ -40,14 +40,13 @@ function figuresOf(fleet) {
   const jobs = jobsOf(fleet);
   const there = fleet.workers.filter(isThere).map((worker) => worker.report);
   const sequences = sum(there.map((report) => report.running_sequences ?? 0));
-  const most = sum(there.map((report) => report.max_sequences ?? 0));
   const versions = [...new Set(fleet.queues.flatMap((queue) => queue.parked.map((one) => one.version)))];
   const underWay = fleet.batches.filter((batch) => batch.is_under_way).length;
   const one = fleet.rate.tokens_per_s;
   return {
     tokens: [rate(fleet.tokens_per_s), one == null ? "" : `${rate(one)} a busy worker`],
     waiting: [count(jobs.waiting), jobs.oldest_s == null ? "" : `the oldest for ${age(jobs.oldest_s)}`],
-    running: [count(jobs.running), most ? `${many(sequences, "sequence")}, ${count(most)} places` : ""],
+    running: [count(jobs.running), many(sequences, "sequence")],
     parked: [count(jobs.parked), versions.length ? `for version ${versions.join(", ")}` : ""],
     backlog: [workWords(fleet), fleet.open_tokens ? `at most ${short(fleet.open_tokens)} tokens` : ""],
     batches: [count(underWay), `${count(fleet.num_batches)} kept`],

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys, RollstreamError
+from rollstream.schemas.errors import shown
 from rollstream.schemas.printable import printable
 
 from ..errors import RedisUnavailableError
@@ -54,7 +55,7 @@ def ls(
     elif found:
         print_lines(lambda width: listed_lines(found, width))
     else:
-        typer.echo("no dead letters" + (f" with {printable(text)!r}" if text else ""))
+        typer.echo("no dead letters" + (f" with {shown(text)}" if text else ""))
 
 
 @dead.command(epilog="Example: rollstream dead show 1700000000000-0 --policy math-7b --payload job.msgpack")

@@ -10,13 +10,13 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
-from rollstream.schemas.printable import printable
 
 from ..operations.lease import LeaseSeen, lease_seen, set_lease
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from .output import exit_codes
+from .output import exit_codes, print_lines
+from .views.fit import wrapped
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
@@ -53,14 +53,17 @@ def lease(
             return await lease_seen(connection, keys)
 
         seen = with_connection(redis, call)
-    typer.echo(json.dumps(dataclasses.asdict(seen)) if json_output else "\n".join(_told(policy, seen)))
+    if json_output:
+        typer.echo(json.dumps(dataclasses.asdict(seen)))
+    else:
+        print_lines(lambda width: [line for told in _told(policy, seen) for line in wrapped(told, width, indent=2)])
 
 
 def _told(policy: str, seen: LeaseSeen) -> list[str]:
     if seen.seconds is not None:
         lease = f"{seen.seconds:g} s"
     else:
-        lease = printable(seen.problem) or "none yet, the first worker that starts sets it"
+        lease = seen.problem or "none yet, the first worker that starts sets it"
     lines = [f"policy {policy}: lease {lease}; {len(seen.workers)} live workers"]
     others = seen.differing(seen.seconds)
-    return lines + [printable(f"worker {name} has {told or 'not said which'}") for name, told in sorted(others.items())]
+    return lines + [f"worker {name} has {told or 'not said which'}" for name, told in sorted(others.items())]

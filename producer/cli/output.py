@@ -23,6 +23,8 @@ from ..progress import progress_bar
 from .jsonl import result_line
 from .views.fit import Lines, wrapped
 
+_MOST_TEXT = 5_000
+"""Characters of an error, which may name what somebody typed or sent."""
 _UNBROKEN = 1_000
 """Places; longer than a row of any table."""
 EXIT_ERROR, EXIT_SOME_FAILED, EXIT_TIMED_OUT, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
@@ -46,7 +48,8 @@ def exit_codes() -> Iterator[None]:
 
 
 def _ended(why: object, code: int) -> typer.Exit:
-    typer.echo(f"rollstream: {printable_lines(without_credentials(str(why)))}", err=True)
+    text = printable_lines(without_credentials(str(why)[: 2 * _MOST_TEXT]))
+    typer.echo(f"rollstream: {text if len(text) <= _MOST_TEXT else f'{text[:_MOST_TEXT]}...'}", err=True)
     return typer.Exit(code)
 
 

@@ -13,6 +13,8 @@ from rollstream.schemas import Keys
 from rollstream.schemas.times import is_outlived
 from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
+_LONGEST_NAME = 200
+"""Bytes. No worker has a longer name: something else wrote it."""
 _NO_KEY = -2
 """What TTL answers then."""
 
@@ -20,7 +22,7 @@ _NO_KEY = -2
 async def live_names(redis: Redis, keys: Keys) -> list[str]:
     """Names of live workers, sorted."""
     members: Any = await redis.zrange(keys.workers(), 0, -1)
-    names = sorted(member.decode("utf-8", "backslashreplace") for member in members)
+    names = sorted(member.decode("utf-8", "backslashreplace") for member in members if len(member) <= _LONGEST_NAME)
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.ttl(keys.worker(name))

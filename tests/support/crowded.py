@@ -21,7 +21,7 @@ Text = Callable[[str], str]
 
 
 def crowd(client: Client, queue: Queue, redis_url: str, text: Text) -> None:
-    """Two batches with answers, three workers, two versions, three dead letters, a minute of history."""
+    """Two batches with answers, some workers, two versions, four dead letters, a minute of history."""
     server: Any = queue.redis
     _batches(client, queue, redis_url, text)
     _workers(server, queue, text)
@@ -61,7 +61,9 @@ def _workers(server: Any, queue: Queue, text: Text) -> None:
         for name in ("process", "state", "paused_for", "engine", "model", "policy_error", "policy_sha256")
     }
     now = {"seen_at": time.time(), "heartbeat_s": 1.0}
-    report_of(server, queue.keys, text("worker"), {**numbers, **told, **now})
+    name = text("worker").encode()[:150].decode(errors="ignore")
+    report_of(server, queue.keys, name, {**numbers, **told, **now})
+    report_of(server, queue.keys, text("huge")[:100_000], {**numbers, **now})
     report_of(server, queue.keys, "every-field", {name: text(f"of-{name}") for name in _REPORT})
     report_of(server, queue.keys, "late", {**numbers, **now, "state": "serving", "seen_at": time.time() - 9})
 
@@ -80,7 +82,10 @@ def _versions(server: Any, queue: Queue, text: Text) -> None:
 
 def _letters(server: Any, queue: Queue, text: Text) -> None:
     payload = queue.entries()[0][1][b"payload"]
-    fields = ((b"batch", text("field-batch").encode()), (text("field-name").encode(), text("field-value").encode()))
+    fields = tuple(
+        (name.encode()[:1024], value.encode()[:1024])
+        for name, value in (("batch", text("field-batch")), (text("field-name"), text("field-value")))
+    )
     whole = letter_of(
         text("letter-policy"), error=text("letter-error"), traceback=f"{text('traceback')}\n" * 3,
         worker=text("letter-worker")[:400], fields=fields, entry_id=text("letter-entry"),
@@ -88,3 +93,4 @@ def _letters(server: Any, queue: Queue, text: Text) -> None:
     bury(queue, whole, payload)
     bury(queue, whole, text("payload").encode())
     bury(queue, text("letter").encode(), payload)
+    bury(queue, letter_of("p", error=text("short-error")[:300], fields=()), b"")

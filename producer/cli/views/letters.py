@@ -16,6 +16,7 @@ from .fit import Cell, Lines, facts, wrapped
 
 _LATEST_S = 1e11
 """Unix seconds; `datetime` has no year for what lies far beyond."""
+_MOST_OF_NAME = 60
 _MOST_LINES = 200
 """Lines of a traceback; --json has all of it."""
 
@@ -101,7 +102,7 @@ def _told(letter: Letter) -> Iterator[str]:
         if name not in {"fields", "traceback", "payload"}:
             yield f"{name}: {_value(shown[name])}"
     for name, value in shown["fields"]:
-        yield f"field {name}: {value}"
+        yield f"field {name[:_MOST_OF_NAME]}: {value}"
     for name, value in (shown["payload"] or {}).items():
         yield f"payload {name}: {_value(value)}"
     yield "traceback:"

@@ -19,7 +19,7 @@ REPORTS = (
     ("doctor",),
     ("versions",),
     ("replay", "--dead", "--dry-run", "--continue", "one"),
-    ("replay", "--since", "1h", "--dry-run", "--continue", "one"),
+    ("replay", "--batch", "half", "--dry-run", "--continue", "one"),
 )
 
 

@@ -85,9 +85,14 @@ def status(
 ) -> None:
     """Show how many jobs wait, how old the oldest is, and which workers are alive.
 
-    A worker whose beats do not come any more is late, and gone once its report has expired. In a narrow terminal the
-    least important columns are left out, or a worker has several lines; --json has everything, as one JSON object,
-    with --watch as one line each time. `rollstream top` shows batches, rates and errors too.
+    A worker whose beats do not come any more is late, and gone once its report
+    has expired.
+
+    A narrow terminal leaves the least important columns out, or gives a worker
+    several lines; a file or a pipe gets each row on one line. --json has
+    everything as one object, with --watch on one line each time.
+
+    `rollstream top` shows batches, rates and errors too.
     """
     keys = Keys(policy, partitions=partitions)
     with exit_codes():

@@ -37,11 +37,14 @@ def top(
 ) -> None:
     """Show the whole fleet in this terminal until q or Ctrl-C, which exit 0.
 
-    The first line says in words how it is. Below: tokens per second over the last hour, jobs, workers (those that need
-    a look come first: late or gone, paused and why, starting), batches under way with the time left, policy versions,
-    how many versions the last hour's groups were behind, errors by code, dead letters. Long lists end with "and 12
-    more", and a narrow terminal shows fewer columns. While Redis is away, the last values stay and the first line says
-    since when.
+    The first line says in words how it is. Below: tokens per second over the
+    last hour, jobs, workers (those that need a look come first: late or gone,
+    paused and why, starting), batches under way with the time left, policy
+    versions, how many versions the last hour's groups were behind, errors by
+    code, dead letters.
+
+    Long lists end with "and 12 more", and a narrow terminal shows fewer columns.
+    While Redis is away, the last values stay and the first line says since when.
     """
     keys = Keys(policy, partitions=partitions)
     with exit_codes():

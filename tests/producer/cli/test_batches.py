@@ -53,6 +53,13 @@ def test_none_under_way_is_said(client: Client, command: Command, policy: str) -
     assert "keeps 1 batch, none of the newest is under way; --all lists them" in command("batches").stdout
 
 
+def test_one_that_is_still_under_way_is_listed_however_many_are_newer(client: Client, command: Command) -> None:
+    client.submit([[1]], None, CONFIG, batch_id="old")
+    for number in range(210):
+        client.submit([[1]], None, CONFIG, batch_id=f"new-{number}").cancel()
+    assert [row["batch_id"] for row in json.loads(command("batches", "--json").stdout)] == ["old"]
+
+
 @pytest.mark.parametrize(
     ("batch", "state", "left"),
     [

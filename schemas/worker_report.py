@@ -99,16 +99,14 @@ class WorkerReport:
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
         """The report in a hash. Never raises: values that make no sense and unknown fields are left out."""
-        known = {
-            one.name: one.metadata["read"](told[name]) for one in fields(cls) if (name := one.name.encode()) in told
-        }
-        return cls(**known)
+        return cls(**{name: read(told[key]) for name, key, read in _READERS if key in told})
 
     @classmethod
     def of_values(cls, values: Sequence[bytes | None]) -> Self | None:
         """The same from the values of `REPORT_FIELDS`; None if all are missing."""
-        told = {name.encode(): value for name, value in zip(REPORT_FIELDS, values, strict=True) if value is not None}
-        return cls.of(told) if told else None
+        each = zip(_READERS, values, strict=True)
+        known = {name: read(value) for (name, _, read), value in each if value is not None}
+        return cls(**known) if known else None
 
     @property
     def is_starting(self) -> bool:
@@ -116,6 +114,7 @@ class WorkerReport:
         return self.state == WorkerState.STARTING
 
 
+_READERS = tuple((one.name, one.name.encode(), one.metadata["read"]) for one in fields(WorkerReport))
 REPORT_FIELDS = tuple(one.name for one in fields(WorkerReport))
 """The fields that a reader asks for; the hash may have more."""
 ADDITION = "addition"

@@ -28,6 +28,7 @@ from rollstream.producer.observe.fleet import Fleet
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import DeadLetter, Envelope, Keys, encode
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.history import HistoryField
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.ledger import LedgerField
@@ -118,7 +119,7 @@ def _batch(pipe: Any, keys: Keys, number: int, submitted_at: float, *, is_done: 
 def _letter(policy: str) -> bytes:
     return encode(
         DeadLetter(
-            policy=policy, entry_id="1700000000000-0", fields=(), error="DataError: given up after 3 deliveries",
+            policy=policy, entry_id=str(EntryId(1_700_000_000_000)), fields=(), error="DataError: given up",
             traceback="x" * 8000, deliveries=3, worker="gpu-1", delivered_at=1.7e9, buried_at=1.7e9,
         )
     )  # fmt: skip

@@ -19,7 +19,7 @@ Sample: TypeAlias = tuple[Metric, tuple[str, ...], float]
 
 LATE, OTHER = Presence.LATE.value, "other"
 STATES = (*(state.value for state in WorkerState), LATE, OTHER)
-"""Of `QueueMetric.WORKERS`; `other`: a state that a newer worker may write."""
+"""The states that `QueueMetric.WORKERS` tells apart; `other` is one that a newer worker may write."""
 
 
 def samples(fleet: Fleet | None) -> Iterator[Sample]:

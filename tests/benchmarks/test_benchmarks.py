@@ -14,6 +14,7 @@ import pytest
 import benchmarks
 from benchmarks import cpu, gpu
 from benchmarks.engine import start
+from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.memory import PAYLOAD, Peaks, Size, one_run
 from benchmarks.peers.arms import arms
 from benchmarks.queue import alone, scale
@@ -281,3 +282,13 @@ def test_what_importtime_says_is_added_up_by_package() -> None:
         "import time:       500 |       3500 | producer\n"
     )
     assert found == {"modules": 3, "heavy": ["numpy"], "top_ms": {"numpy": 3.0, "producer": 0.5}}
+
+
+def test_the_difference_of_an_arm_is_that_of_its_pairs() -> None:
+    base = [100.0, 200.0, 50.0, 400.0, 80.0]
+    runs = {"off": base, "same": base, "more": [101.0, 204.0, 51.5, 416.0, 84.0]}
+
+    found = differences(runs)
+
+    assert found["same"] == {"percent": 0, "half_interval": 0}
+    assert found["more"] == {"percent": 3, "half_interval": pytest.approx(1.96, abs=0.02)}  # 1 to 5 %

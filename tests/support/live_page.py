@@ -82,11 +82,15 @@ def opened(
         page.on("request", lambda asked: None if is_ours(asked.url, url) else wrong.append(asked.url))
         page.goto(url)
         if token:
-            page.get_by_label("Token").fill(token)
-            page.get_by_role("button", name="Log in").click()
+            log_in(page, token)
         yield page
     grave = [text for text in wrong if not (may_fail and may_fail in text)]
     assert grave == [], f"the page did wrong: {grave}"
+
+
+def log_in(page: Page, token: str = TOKEN) -> None:
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Log in").click()
 
 
 def is_ours(asked: str, url: str) -> bool:

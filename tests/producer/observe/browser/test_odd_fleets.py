@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -95,7 +96,12 @@ def test_jobs_without_a_worker_are_what_the_first_line_is_about(
         expect(page.locator("#batches")).to_contain_text("waits")
 
 
-def test_a_redis_that_was_never_there_is_said(browser: Browser, policy: str) -> None:
-    with running_web("redis://127.0.0.1:1/0", policy, token="") as url, opened(browser, url, token="") as page:
-        expect(page.locator("#headline-text")).to_contain_text("Redis does not answer since")
-        expect(page.locator("#headline-why")).to_contain_text("127.0.0.1:1")
+def test_a_redis_that_was_never_there_and_a_server_that_ended_are_said(browser: Browser, policy: str) -> None:
+    with ExitStack() as server:
+        url = server.enter_context(running_web("redis://127.0.0.1:1/0", policy, token=""))
+        with opened(browser, url, token="", may_fail="ERR_") as page:
+            expect(page.locator("#headline-text")).to_contain_text("Redis does not answer since")
+            expect(page.locator("#headline-why")).to_contain_text("127.0.0.1:1")
+
+            server.close()
+            expect(page.locator("#headline-text")).to_contain_text("The server of this page does not answer since")

@@ -13,7 +13,7 @@ import httpx
 
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.observe.web.live_readings import LiveReadings
-from rollstream.producer.observe.web.serve import Server, open_socket, run
+from rollstream.producer.observe.web.serve import RECONNECT_S, Server, open_socket, run
 from rollstream.producer.observe.web.site import Site
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
@@ -102,6 +102,6 @@ async def served(**changes: Any) -> AsyncIterator[Served]:
 
 def reading(redis_url: str, keys: Keys) -> dict[str, Any]:
     """For `served`: a policy as it stands in this Redis."""
-    connection = Connection(url=redis_url, reconnect_s=0)
+    connection = Connection(url=redis_url, reconnect_s=RECONNECT_S)
     reader = FleetReader(connection=connection, keys=keys)
     return {"connection": connection, "keys": keys, "readings": LiveReadings(reader=reader)}

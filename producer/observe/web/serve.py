@@ -29,6 +29,8 @@ from .site import Site, make_app
 from .texts import Texts
 
 EXIT_ENDED, EXIT_INTERRUPTED = 0, 130
+RECONNECT_S = 0.3
+"""A connection that is closed while Redis runs is opened again; after so many seconds Redis counts as away."""
 _UNSENT_MS = 30_000
 """A browser that takes nothing for so long loses its connection."""
 _GRACE_S = 1
@@ -170,7 +172,7 @@ async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
     try:
         check_settings(settings, bound)
         keys = Keys(settings.policy, partitions=settings.partitions)
-        connection = Connection(url=settings.redis, reconnect_s=0)
+        connection = Connection(url=settings.redis, reconnect_s=RECONNECT_S)
         readings = LiveReadings(reader=FleetReader(connection=connection, keys=keys))
         site = Site(
             connection=connection,

@@ -88,6 +88,14 @@ async def test_redis_goes_and_comes_back_and_the_page_is_told_since_when_and_why
         assert "password" in wrong["why"]
 
 
+async def test_a_connection_that_is_closed_while_redis_runs_is_not_told(redis_url: str, server: Any) -> None:
+    async with served(**reading(redis_url, KEYS)) as page, page.events() as events:
+        await events.next("fleet")
+        server.client_kill_filter(_type="normal", skipme=True)
+        assert (await events.next())["policy"] == KEYS.policy
+        assert (await events.next())["policy"] == KEYS.policy
+
+
 async def test_a_slow_browser_is_sent_the_newest_reading_and_not_those_between() -> None:
     readings = LiveReadings(reader=InventedReader(), every_s=0)
     running = asyncio.ensure_future(readings.run())

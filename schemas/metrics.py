@@ -43,10 +43,27 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
     return Metric(name=PREFIX + name, kind=Kind.HISTOGRAM, help=text, labels=labels, buckets=buckets)
 
 
-SHORT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Seconds of one exchange with Redis: from half a millisecond on one machine to a server that is away."""
-LONG_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Seconds of one group or one wait: from a tiny model's answer to a long chain of thought, or a queue over night."""
+# Buckets are close where measured values lie (docs/performance.md, and workers under their benchmarks' load), so that
+# their quantiles are told apart, and wide beyond, where it is enough to know that something is wrong.
+
+SHORT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+"""Seconds of one exchange with Redis: some 2 ms on a quiet machine, 0.02 to 0.1 s where all cores are busy, up to 0.8 s
+behind a backlog of thousands of tiny jobs; beyond that Redis was away, and an answer waits until it is back."""
+LONG_S = (
+    0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0,
+    1800.0,
+)  # fmt: skip
+"""Seconds of one group: 0.06 s for 32 tokens of a tiny model on a CPU; 0.35 to 0.5 s for 128 tokens of 1.5 B on an H200
+and 0.8 to 1.5 s at 80 % load; minutes for tens of thousands of tokens, or for a group that waits out a swap."""
+WAIT_S = (
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 43200.0,
+)  # fmt: skip
+"""Seconds in the queue: below 0.05 s while a worker has room, and as long as a backlog is deep, even over night."""
+SWAP_S = (
+    0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0, 60.0, 300.0,
+)  # fmt: skip
+"""Seconds of a swap's phases: a pause is 0.05 s for a tiny model on a CPU, and was 0.57 to 1.02 s for 3 GB on an H200,
+where it took some 3 s to read and verify the files. A larger model takes longer by its bytes."""
 STALENESS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
 
 
@@ -91,10 +108,10 @@ class WorkerMetric:
     SWAP = _histogram(
         "swap_seconds",
         "Seconds of a change of weights, by phase: prepare (read and verified) and pause (nothing is sampled).",
-        LONG_S,
+        SWAP_S,
         "phase",
     )
-    QUEUE_WAIT = _histogram("queue_wait_seconds", "Seconds from a job's submit to its first delivery.", LONG_S)
+    QUEUE_WAIT = _histogram("queue_wait_seconds", "Seconds from a job's submit to its first delivery.", WAIT_S)
     GENERATE = _histogram("generate_seconds", "Seconds in which a group was generated.", LONG_S)
     PUBLISH = _histogram("publish_seconds", "Seconds from a group's last token to its answer in Redis.", SHORT_S)
     REDIS_ERRORS = _counter("redis_errors", "Commands that Redis did not take, or whose reply was lost.")

@@ -34,9 +34,8 @@ def _version(value: bytes) -> int | None:
     return version_of(value[:20].decode("latin-1"))
 
 
-def _read_by(read: Callable[[bytes], Any], default: Any = None, *, passes: bool = False) -> Any:
-    """`passes`: its None is written too, as an empty text, because it replaces what was written before."""
-    return field(default=default, metadata={"read": read, "passes": passes})
+def _read_by(read: Callable[[bytes], Any], default: Any = None) -> Any:
+    return field(default=default, metadata={"read": read})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ class WorkerReport:
     """Digest of the served version; empty for the boot model."""
     newest_version: int | None = _read_by(_version)
     """The newest version that it knows of."""
-    loading_version: int | None = _read_by(_version, passes=True)
+    loading_version: int | None = _read_by(_version)
     """The version that it is loading now; None if it loads none."""
     policy_error: str = _read_by(text_of, "")
     """Why it refused the newest version; empty if it did not."""
@@ -93,8 +92,8 @@ class WorkerReport:
 
     def fields(self) -> dict[str, str]:
         """The fields for HSET: all that are not None. An empty text is written too, because it replaces another."""
-        said = ((one.name, getattr(self, one.name), one.metadata["passes"]) for one in fields(self))
-        return {name: _written(value) for name, value, passes in said if passes or value is not None}
+        said = ((name, getattr(self, name)) for name in REPORT_FIELDS)
+        return {name: _written(value) for name, value in said if value is not None}
 
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
@@ -126,8 +125,6 @@ PROCESS_FIELD = "process"
 
 
 def _written(value: object) -> str:
-    if value is None:
-        return ""
     if isinstance(value, tuple):
         return ",".join(value)
     return str(int(value) if isinstance(value, bool) else value)

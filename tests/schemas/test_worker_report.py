@@ -47,11 +47,6 @@ def test_what_is_not_said_is_not_written_and_an_empty_text_is() -> None:
     assert WorkerReport.of_values([None] * len(REPORT_FIELDS)) is None
 
 
-def test_a_version_that_loads_no_more_replaces_itself_in_the_hash() -> None:
-    told = as_redis_has_it(FULL) | as_redis_has_it(WorkerReport())
-    assert WorkerReport.of(told).loading_version is None
-
-
 NONSENSE = [b"", b"x", b"-1", b"1.5e400", b"nan", b"9" * 5000, b"\xff\xfe", b"\x1b[2J", b"\xd9\xa3", b"1_0"]
 
 

@@ -73,14 +73,14 @@ class Measures:
             self.groups["error"] += 1
             self.group_errors[answer.code] += 1
             return
-        tokens = sum(answer.lengths.tolist())
+        spans = [span for of_one in answer.version_spans for span in of_one]
+        tokens = sum(number for _, number in spans)  # ten times cheaper than reading the tensor of lengths
         self.groups["result"] += 1
         self.sequences += len(answer)
         self.tokens += tokens
         self.asked += asked
         self._throughput.add(time.monotonic(), tokens)
-        versions = [version for spans in answer.version_spans for version, _ in spans]
-        behind = max(0, newest - min(versions, default=newest))
+        behind = max(0, newest - min((version for version, _ in spans), default=newest))
         self.stale[min(behind, MOST_STALE)] += 1
         self.staleness.add(behind)
 

@@ -31,7 +31,7 @@ _NOTHING = dict.fromkeys(REPORT_FIELDS, "")
 
 
 class Heartbeat:
-    """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats."""
+    """Writes `report()` every `interval_s` seconds; the hash outlives three missed beats, or more (`report_ttl_s`)."""
 
     def __init__(
         self,

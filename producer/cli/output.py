@@ -57,8 +57,12 @@ def console() -> Console:
     """Stdout. Where it is no terminal and COLUMNS is not set, lines are as long as they need to be, for grep."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal of few characters shows `?` for others
-    found = Console()
-    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=_UNBROKEN)
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_UNBROKEN)
+
+
+def can_draw(out: Console) -> bool:
+    """Whether pictures can be drawn in place there: FORCE_COLOR makes no terminal of a file."""
+    return sys.stdout.isatty() and not out.is_dumb_terminal
 
 
 def print_lines(lines: Callable[[int], Lines]) -> None:

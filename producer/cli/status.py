@@ -20,7 +20,7 @@ from ..operations.queue_state import QueueState, age, read_queue_state, status_j
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
-from .output import console, exit_codes, print_lines
+from .output import can_draw, console, exit_codes, print_lines
 from .views.fit import Lines, one_line, wrapped
 from .views.frame import Down
 from .views.status import status_lines
@@ -123,7 +123,7 @@ async def _watch(redis: str, keys: Keys, every: float, as_json: bool) -> None:
 
     try:
         out, first = console(), await read()
-        if out.is_terminal and not as_json:
+        if can_draw(out) and not as_json:
             await watch(first, read, _picture, every, out)
         else:
             await repeat(lambda found: _print(found, as_json), read, first, every)

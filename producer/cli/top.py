@@ -14,7 +14,7 @@ from ..observe.fleet import Fleet
 from ..observe.read_fleet import FleetReader
 from ..redis_io.connection import Connection
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
-from .output import console, exit_codes, print_lines
+from .output import can_draw, console, exit_codes, print_lines
 from .views.fit import Lines
 from .views.frame import Down, Seen, frame
 from .watch import Latest, watch
@@ -48,7 +48,7 @@ def top(
     """
     keys = Keys(policy, partitions=partitions)
     with exit_codes():
-        if not once and not console().is_terminal:
+        if not once and not can_draw(console()):
             raise typer.BadParameter("this is no terminal: give --once for one picture, or see `status --watch`")
         asyncio.run(_run(redis, keys, interval, once=once))
 
@@ -74,4 +74,4 @@ async def _run(redis: str, keys: Keys, interval: float, *, once: bool) -> None:
 
 def _lines_of_picture() -> int:
     out = console()
-    return out.height if out.is_terminal or "LINES" in os.environ else _ONCE_LINES
+    return out.height if can_draw(out) or "LINES" in os.environ else _ONCE_LINES

@@ -102,8 +102,10 @@ async def repeat(show: Callable[[T], None], read: Callable[[], Awaitable[T]], fi
                 changed.clear()
                 if ended.is_set():
                     break
-                if latest.problem and not told:
-                    sys.stderr.write(f"rollstream: {latest.problem}; trying on\n")
+                if bool(latest.problem) != bool(told):
+                    news = f"{latest.problem}; trying on" if latest.problem else "Redis answers again"
+                    sys.stderr.write(f"rollstream: {news}\n")
+                    sys.stderr.flush()
                 if not latest.problem:
                     show(latest.value)
                 told = latest.problem

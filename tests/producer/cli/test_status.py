@@ -13,7 +13,7 @@ import redis
 from rollstream.producer.cli.status import with_interval
 from rollstream.schemas import Keys
 from tests.support.command_line import Command
-from tests.support.faults import Queue
+from tests.support.faults import Link, Queue
 from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess
 
@@ -92,14 +92,19 @@ def test_a_worker_whose_beats_do_not_come_is_late_then_gone(command: Command, qu
     assert json.loads(command("status", "--json").stdout)["workers"] == []
 
 
-def test_watching_as_json_prints_a_line_each_time(command: Command) -> None:
-    watching = command.start("status", "--watch", "0.1", "--json")
+def test_watching_as_json_prints_a_line_each_time_and_goes_on_after_an_outage(link: Link, policy: str) -> None:
+    watching = Command(link.url, policy).start("status", "--watch", "0.1", "--json")
     assert watching.stdout is not None
-    lines = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    assert watching.stderr is not None
+    assert [json.loads(watching.stdout.readline())["policy"] for _ in range(2)] == [policy] * 2
+    link.drop()
+    assert "cannot read the status: Redis at " in watching.stderr.readline()
+    link.restore()
+    assert watching.stderr.readline() == "rollstream: Redis answers again\n"
     watching.send_signal(signal.SIGINT)
-    _, stderr = watching.communicate(timeout=30)
+    stdout, stderr = watching.communicate(timeout=30)
     assert (watching.returncode, stderr) == (0, "")
-    assert all(line["queues"][0]["waiting"] == 0 for line in lines)
+    assert all(json.loads(line)["queues"] for line in stdout.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,12 @@ def test_the_last_values_stay_while_redis_is_away_and_q_ends_it_all_the_same(
         assert terminal.ends() == 0
 
 
-def test_without_a_terminal_it_says_what_to_give(command: Command) -> None:
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
+def test_without_a_terminal_it_says_what_to_give(command: Command, environment: dict[str, str]) -> None:
+    command.env |= environment
     done = command("top")
     assert done.exit_code == 2
-    assert "--once" in done.stderr
+    assert "this is no terminal" in done.stderr
 
 
 def test_one_picture_needs_no_terminal(worker: None, command: Command, policy: str) -> None:

@@ -49,8 +49,9 @@ def request(prompt: list[int] = PROMPT, adapter: Adapter | None = None, **fields
 
 async def swap(engine: VllmEngine, folder: Path, mode: SwapMode = "keep") -> int:
     version = next(versions)
-    await engine.load_checkpoint(version, folder, mode)
+    paused_s = await engine.load_checkpoint(version, folder, mode)
     assert engine.policy_version == version
+    assert 0 < paused_s < 600, "its weights changed while it sampled"
     return version
 
 

@@ -35,6 +35,7 @@ class Seen(StubEngine):
         self.adapters: set[str] = set()
         self.loaded: list[Path] = []
         self.fails: Exception | None = None
+        self.paused_s = 0.0
 
     async def start(self) -> None:
         self.started = True
@@ -61,9 +62,9 @@ class Seen(StubEngine):
     async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
         if self.fails is not None:
             raise self.fails
-        paused_s = await super().load_checkpoint(version, path, mode, content)
+        await super().load_checkpoint(version, path, mode, content)
         self.loaded.append(path)
-        return paused_s
+        return self.paused_s
 
     async def check(self) -> None:
         if self.fails is not None:
@@ -168,6 +169,16 @@ async def test_the_oldest_version_is_reported_until_the_engine_that_failed_has_f
     engines[0].fails, engines[1].fails = None, EngineDiedError("it was asked again")
     await both.load_checkpoint(4, checkpoint, "keep")
     assert both.policy_version == 4
+
+
+async def test_a_swap_paused_for_as_long_as_the_engine_that_paused_longest(checkpoint: Path) -> None:
+    engines = [Seen(), Seen(), Seen()]
+    for engine, paused_s in zip(engines, (0.2, 0.5, 0.1), strict=True):
+        engine.paused_s = paused_s
+    all_of_them = Replicas(engines)
+
+    assert await all_of_them.load_checkpoint(4, checkpoint, "keep") == 0.5
+    assert await all_of_them.load_checkpoint(4, checkpoint, "keep") == 0.0, "all of them have it"
 
 
 async def test_a_number_that_is_announced_again_for_other_weights_is_loaded_by_every_engine(tmp_path: Path) -> None:

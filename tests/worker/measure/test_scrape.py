@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
-
-import pytest
 
 from rollstream import Client, ErrorCode, GenerationConfig
 from rollstream.schemas.metrics import Kind, WorkerMetric, metrics_of
@@ -105,16 +101,6 @@ def test_a_worker_that_waits_for_redis_is_asked_already(policy: str) -> None:
     }  # fmt: skip
     assert seen.value("rollstream_policy_version") is None, "it serves nothing yet"
     assert seen.families["rollstream_policy_version"].documentation == WorkerMetric.POLICY_VERSION.help
-
-
-@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/metrics2"])
-def test_there_is_nothing_but_metrics(redis_url: str, policy: str, path: str) -> None:
-    worker = WorkerProcess(ABSENT, policy, *stub_flags(), *METRICS)
-    try:
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://127.0.0.1:{logged_port(worker)}{path}", timeout=20)
-    finally:
-        worker.end()
 
 
 def test_a_swap_counts_what_it_took_and_is_seen_while_it_loads(

@@ -6,17 +6,23 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from rollstream.schemas import Keys
+from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.startup.command_line import read_settings
 from rollstream.worker.startup.metrics import serve_metrics
+from rollstream.worker.startup.start import Start
 from tests.support.scraping import scrape
-from tests.support.worker_process import ROOT
+from tests.support.worker_process import ROOT, wait_for
 
 NOTHING = """
 import sys
@@ -52,6 +58,31 @@ def test_a_port_that_is_taken_is_exit_2_with_its_number_before_redis_is_asked(ta
     assert f"--metrics-port {taken}" in said
     assert os.strerror(98) in said
     assert "auto" in said
+
+
+async def test_a_worker_whose_start_blocks_everything_is_asked_where_it_says(
+    redis_url: str, policy: str, server: Any
+) -> None:
+    start = Start(settings(policy=policy, redis=redis_url, consumer="w", metrics_port="auto", heartbeat_s=0.5))
+    await start.begin()
+    try:
+        # From here on this loop does nothing, as while an engine loads.
+        wait_for(lambda: bool(server.hget(Keys(policy).worker("w"), "metrics_port")), 20, lambda: "no report")
+        told = WorkerReport.of(server.hgetall(Keys(policy).worker("w")))
+        assert (told.state, told.heartbeat_s) == ("starting", 0.5)
+        assert told.metrics_port is not None
+        assert scrape(told.metrics_port).value("rollstream_worker_state", state="starting") == 1
+    finally:
+        start.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/metrics2"])
+def test_there_is_nothing_but_metrics(path: str) -> None:
+    server = serve_metrics(settings(metrics_port="auto"), Measures())
+    assert server is not None
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=20)
+    server.close()
 
 
 def test_a_host_that_is_not_here_is_refused() -> None:

@@ -17,7 +17,9 @@ export class Actions {
   pause() {
     this.#ask({
       title: "Pause the whole queue?",
-      text: "Workers finish the jobs that they hold and take no others until somebody resumes. Batches can still be submitted.",
+      text:
+        "Workers finish the jobs that they hold and take no others until somebody resumes. Batches can still be " +
+        "submitted.",
       yes: "Pause",
       path: "/api/pause",
       done: (told) => [told.changed ? "The queue is paused." : "The queue was paused already."],
@@ -38,7 +40,9 @@ export class Actions {
     this.#ask({
       title: "Drain this worker?",
       subject: worker,
-      text: "It takes no more jobs, finishes what it can within its grace period, gives the rest back and ends. Nothing here starts it again.",
+      text:
+        "It takes no more jobs, finishes what it can within its grace period, gives the rest back and ends. Nothing " +
+        "here starts it again.",
       yes: "Drain",
       path: `/api/workers/${encodeURIComponent(worker)}/drain`,
       done: () => [`${start(worker)} was asked to drain.`],
@@ -49,7 +53,9 @@ export class Actions {
     this.#ask({
       title: "Cancel this batch?",
       subject: batchId,
-      text: "Groups without an answer are answered with the error “cancelled”, running ones too. Results that are there stay. This cannot be undone.",
+      text:
+        "Groups without an answer are answered with the error “cancelled”, running ones too. Results that are there " +
+        "stay. This cannot be undone.",
       yes: "Cancel the batch",
       path: `/api/batches/${encodeURIComponent(batchId)}/cancel`,
       done: (told) => [`${start(batchId)} is cancelled: ${many(told.cancelled, "group")} had no answer yet.`],
@@ -60,10 +66,16 @@ export class Actions {
     this.#ask({
       title: "Queue this job again?",
       subject: `${partition}/${letterId}`,
-      text: "It becomes a batch of its own, under the version that is served now, and the dead letter goes. If the job kills workers, it will do so again.",
+      text:
+        "It becomes a batch of its own, under the version that is served now, and the dead letter goes. If the job " +
+        "kills workers, it will do so again.",
       yes: "Queue again",
       path: `/api/letters/${partition}/${encodeURIComponent(letterId)}/requeue`,
-      done: (told) => ["Queued again as ", el("a", { href: batchPath(told.batch_id), text: start(told.batch_id) }), "."],
+      done: (told) => [
+        "Queued again as ",
+        el("a", { href: batchPath(told.batch_id), text: start(told.batch_id) }),
+        ".",
+      ],
     });
   }
 

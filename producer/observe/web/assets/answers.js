@@ -1,10 +1,10 @@
 // What the last hour's answers were: how stale, and which errors. Tables with bars, so that they need no other text.
 
-import { bar, el, section, setBar, setClipped, setText } from "./dom.js";
+import { bar, el, section, setBar, setClipped, setText, setTitle } from "./dom.js";
 import { sum, sumsOf } from "./facts.js";
 import { ERRORS, meaningOf } from "./meanings.js";
 import { Table } from "./table.js";
-import { count, percent, rate } from "./words.js";
+import { count, percent, rate, short } from "./words.js";
 
 const MOST_STALE = 64;
 
@@ -17,7 +17,11 @@ function share(title, part) {
     make: (cell) => cell.append(el("span"), bar()),
     set: (cell, row) => {
       const { groups, all } = row[part];
-      setText(cell.children[0], all ? `${count(groups)} · ${percent(groups, all)}` : "–");
+      setText(
+        cell.children[0],
+        all ? `${groups < 10_000 ? count(groups) : short(groups)} · ${percent(groups, all)}` : "–",
+      );
+      setTitle(cell, `${count(groups)} of ${count(all)} groups`);
       setBar(cell.children[1], groups, all);
     },
   };
@@ -66,7 +70,8 @@ function freshWords(staleness, when) {
   const mean = sum([...staleness].map(([behind, groups]) => Number(behind) * groups)) / all;
   const worst = Math.max(...[...staleness.keys()].map(Number));
   if (worst === 0) return `All ${count(all)} groups of the ${when} were fresh.`;
-  return `${percent(staleness.get("0") ?? 0, all)} of the ${when}'s groups were fresh; ${mean < 0.1 ? "less than 0.1" : rate(mean)} versions behind in the mean, ${worst} at worst.`;
+  const fresh = `${percent(staleness.get("0") ?? 0, all)} of the ${when}'s groups were fresh`;
+  return `${fresh}; ${mean < 0.1 ? "less than 0.1" : rate(mean)} versions behind in the mean, ${worst} at worst.`;
 }
 
 export class Errors {

@@ -30,7 +30,12 @@ export class BatchPage {
     this.bar = bar("large");
     this.cancel = actions?.button("Cancel the batch", () => actions.cancel(this.batchId));
     if (this.cancel) this.cancel.hidden = true;
-    const title = el("h1", {}, "Batch ", el("span", { class: "name", text: start(this.batchId, 400), title: this.batchId }));
+    const title = el(
+      "h1",
+      {},
+      "Batch ",
+      el("span", { class: "name", text: start(this.batchId, 400), title: this.batchId }),
+    );
     this.problem = el("p", { class: "mark triangle warn", hidden: true });
     this.facts = new Facts();
     this.config = new Facts();
@@ -43,7 +48,12 @@ export class BatchPage {
     this.body = el(
       "div",
       { class: "stack", hidden: true },
-      el("div", { class: "pair even" }, section("facts", "Batch", this.facts.node), section("config", "Generation config", this.config.node)),
+      el(
+        "div",
+        { class: "pair even" },
+        section("facts", "Batch", this.facts.node),
+        section("config", "Generation config", this.config.node),
+      ),
       section("groups", "Groups", this.groups.node, pages),
     );
     const head = el("div", { class: "titled" }, title, this.cancel);
@@ -72,16 +82,20 @@ export class BatchPage {
   }
 
   #stateWords(batch, goesOn) {
-    const done = `${count(batch.done)} of ${many(batch.num_groups, "group")} answered, ${percent(batch.done, batch.num_groups)}`;
+    const { done: answered, num_groups: all } = batch;
+    const done = `${count(answered)} of ${many(all, "group")} answered, ${percent(answered, all)}`;
     if (batch.cancelled) return `Cancelled: ${done}.`;
-    if (!goesOn) return `Done: ${many(batch.num_groups, "group")}.`;
+    if (!goesOn) return `Done: ${many(all, "group")}.`;
     const left = this.fleet?.batches.find((one) => one.batch_id === this.batchId)?.left_s;
     return `Under way: ${done}${left == null ? "" : `, ${about(left)} left`}.`;
   }
 
   #showPages({ first, groups, num_groups: all }) {
     const last = first + groups.length;
-    setText(this.range, groups.length ? `${count(first)} to ${count(last - 1)} of ${count(all)}` : `none from ${count(first)} on`);
+    setText(
+      this.range,
+      groups.length ? `${count(first)} to ${count(last - 1)} of ${count(all)}` : `none from ${count(first)} on`,
+    );
     setHidden(this.back, first === 0);
     setHidden(this.next, last >= all);
     this.back.href = `?first=${Math.max(0, first - PAGE)}`;
@@ -92,7 +106,11 @@ export class BatchPage {
     if (error.status === 404) {
       this.refresh.goesOn = false;
       this.node.replaceChildren(
-        messagePage("There is no such batch", error.message, "Results go a day after a batch was done, unless workers were told otherwise."),
+        messagePage(
+          "There is no such batch",
+          error.message,
+          "Results go a day after a batch was done, unless workers were told otherwise.",
+        ),
       );
       return;
     }
@@ -112,6 +130,7 @@ function factsOf(batch) {
     ["Adapter", batch.adapter ?? "none"],
   ];
   if (batch.replay_of) facts.push(["Repeats", el("a", { href: batchPath(batch.replay_of), text: batch.replay_of })]);
-  if (batch.cancelled) facts.push(["Cancelled", batch.cancelled_s_ago == null ? "yes" : `${age(batch.cancelled_s_ago)} ago`]);
+  if (batch.cancelled)
+    facts.push(["Cancelled", batch.cancelled_s_ago == null ? "yes" : `${age(batch.cancelled_s_ago)} ago`]);
   return facts;
 }

@@ -92,7 +92,8 @@ const left = {
   number: true,
   about: "From how fast its groups ended of late",
   sort: (row) => (row.is_under_way ? row.left_s : null),
-  set: (cell, row) => setText(cell, row.is_under_way && !row.cancelled ? (row.left_s == null ? "unknown" : about(row.left_s)) : UNKNOWN),
+  set: (cell, row) =>
+    setText(cell, row.is_under_way && !row.cancelled ? (row.left_s == null ? "unknown" : about(row.left_s)) : UNKNOWN),
 };
 
 function cancel(actions) {

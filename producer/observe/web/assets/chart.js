@@ -20,12 +20,28 @@ export class Chart {
     this.summary = el("figcaption");
     this.place = el("div", { class: "plot", "aria-hidden": "true" });
     this.rows = el("tbody");
-    const head = el("thead", {}, el("tr", {}, el("th", { scope: "col", text: "Minute" }), el("th", { scope: "col", text: unit })));
+    const head = el(
+      "thead",
+      {},
+      el("tr", {}, el("th", { scope: "col", text: "Minute" }), el("th", { scope: "col", text: unit })),
+    );
     const table = el("table", {}, el("caption", { class: "unseen", text: title }), head, this.rows);
-    this.details = el("details", { ontoggle: () => this.#fillTable() }, el("summary", { text: "As a table" }), el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `${title}, as a table` }, table));
+    this.details = el(
+      "details",
+      { ontoggle: () => this.#fillTable() },
+      el("summary", { text: "As a table" }),
+      el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `${title}, as a table` }, table),
+    );
     const heading = el("h2", { id: `${id}-title`, text: title });
     const figure = el("figure", { "aria-labelledby": heading.id }, this.place, this.summary);
-    this.node = el("section", { id, class: "panel chart", "aria-labelledby": heading.id }, heading, this.words, figure, this.details);
+    this.node = el(
+      "section",
+      { id, class: "panel chart", "aria-labelledby": heading.id },
+      heading,
+      this.words,
+      figure,
+      this.details,
+    );
     new ResizeObserver(() => this.#fit()).observe(this.place);
     document.addEventListener("theme", () => this.plot?.redraw());
   }
@@ -86,7 +102,10 @@ export class Chart {
     setText(this.words, `${rate(values[place])} ${this.unit}, ${when}`);
     const mean = values.reduce((one, other) => one + other, 0) / values.length;
     const most = values.indexOf(Math.max(...values));
-    setText(this.summary, `Mean ${rate(mean)} ${this.unit}, most ${rate(values[most])} at ${hourAndMinute(times[most])}.`);
+    setText(
+      this.summary,
+      `Mean ${rate(mean)} ${this.unit}, most ${rate(values[most])} at ${hourAndMinute(times[most])}.`,
+    );
   }
 
   #fillTable() {

@@ -5,7 +5,11 @@ import { el, setText, setTitle } from "./dom.js";
 import { about, age, bytes, count, many, percent, rate, short, UNKNOWN } from "./words.js";
 
 const FIGURES = [
-  ["tokens", "Tokens/s", "What live workers report: tokens of completions that ended in the last half minute, a second"],
+  [
+    "tokens",
+    "Tokens/s",
+    "What live workers report: tokens of completions that ended in the last half minute, a second",
+  ],
   ["waiting", "Jobs waiting", "Jobs that no worker has taken"],
   ["running", "Jobs running", "Jobs that workers have taken and not finished"],
   ["parked", "Jobs parked", "Jobs that wait for a newer policy version"],

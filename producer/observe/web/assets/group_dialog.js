@@ -6,6 +6,8 @@ import { el } from "./dom.js";
 import { FINISHES, meaningOf } from "./meanings.js";
 import { count, listed, many } from "./words.js";
 
+const MOST_DELIVERIES = 1_000; // whatever a ledger says
+
 export class GroupDialog {
   constructor({ batchId, session }) {
     Object.assign(this, { batchId, session });
@@ -15,7 +17,12 @@ export class GroupDialog {
     const body = el("div", { class: "stack" }, el("p", { text: "Reading …" }));
     const heading = el("h2", { id: "group-title", text: `Group ${number}` });
     const close = el("button", { type: "button", text: "Close", autofocus: true, onclick: () => dialog.close() });
-    const dialog = el("dialog", { class: "wide", "aria-labelledby": heading.id }, el("div", { class: "titled" }, heading, close), body);
+    const dialog = el(
+      "dialog",
+      { class: "wide", "aria-labelledby": heading.id },
+      el("div", { class: "titled" }, heading, close),
+      body,
+    );
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();
@@ -29,9 +36,16 @@ export class GroupDialog {
 
 function parts(group) {
   const found = [el("p", { text: deliveryWords(group) })];
-  if (group.message) found.push(el("p", { class: "mark cross bad", text: [group.code, group.field, group.message].filter(Boolean).join(": ") }));
-  if (group.are_ids_cut) found.push(el("p", { class: "mark triangle warn", text: "There are too many ids for one page: the rest is left out." }));
-  if (group.prompt_token_ids) found.push(sequence(`Prompt, ${many(group.prompt_length, "token")}`, group.prompt_text, group.prompt_token_ids));
+  if (group.message)
+    found.push(
+      el("p", { class: "mark cross bad", text: [group.code, group.field, group.message].filter(Boolean).join(": ") }),
+    );
+  if (group.are_ids_cut)
+    found.push(
+      el("p", { class: "mark triangle warn", text: "There are too many ids for one page: the rest is left out." }),
+    );
+  if (group.prompt_token_ids)
+    found.push(sequence(`Prompt, ${many(group.prompt_length, "token")}`, group.prompt_text, group.prompt_token_ids));
   for (const one of group.completions) found.push(sequence(completionWords(one), one.text, one.token_ids));
   return found;
 }
@@ -39,13 +53,15 @@ function parts(group) {
 // What the ledger kept of the deliveries: which won, and whether the workers of those before it lived.
 function deliveryWords({ worker, entry_id: entry, delivery, lived }) {
   if (delivery == null) return "No worker has answered it.";
-  const died = Array.from({ length: delivery - 1 }, (_, place) => place + 1).filter((one) => !lived.includes(one));
+  const earlier = Array.from({ length: Math.min(delivery - 1, MOST_DELIVERIES) }, (_, place) => place + 1);
+  const died = earlier.filter((one) => !lived.includes(one));
   const before = [
     died.length ? `in ${one(died)} its worker died or hung` : "",
     lived.length ? `${one(lived)} ended though its worker lived (it drained, or Redis was away)` : "",
   ].filter(Boolean);
   const history = before.length ? ` Before it: ${before.join("; ")}.` : "";
-  return `Answered by ${worker || "an unnamed worker"} in delivery ${delivery} of entry ${entry}.${history} More about deliveries is not kept.`;
+  const won = `Answered by ${worker || "an unnamed worker"} in delivery ${delivery} of entry ${entry}.`;
+  return `${won}${history} More about deliveries is not kept.`;
 }
 
 function one(deliveries) {
@@ -56,7 +72,9 @@ function completionWords(completion) {
   const { sample, length, finish_reason: reason, stop_reason: stop, versions } = completion;
   const meaning = meaningOf(FINISHES, reason) || reason;
   const by = stop == null ? "" : ` (${JSON.stringify(stop)})`;
-  const spans = versions.map(([version, tokens]) => (versions.length > 1 ? `${count(tokens)} under version ${version}` : `version ${version}`));
+  const spans = versions.map(([version, tokens]) =>
+    versions.length > 1 ? `${count(tokens)} under version ${version}` : `version ${version}`,
+  );
   return `Completion ${sample}, ${many(length, "token")}, ${meaning}${by}, ${listed(spans, 5)}`;
 }
 

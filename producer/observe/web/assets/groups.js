@@ -41,14 +41,18 @@ function summary(groups) {
   const tokens = sum(completions.map((one) => one.length));
   const errors = groups.filter((group) => group.state === "error").length;
   const mean = `${rate(tokens / completions.length)} tokens in the mean`;
-  return `Below: ${many(completions.length, "completion")}, ${mean}; ${finishWords(completions)}${errors ? `; ${many(errors, "error")}` : ""}.`;
+  const failed = errors ? `; ${many(errors, "error")}` : "";
+  return `Below: ${many(completions.length, "completion")}, ${mean}; ${finishWords(completions)}${failed}.`;
 }
 
 function finishWords(completions) {
   const by = new Map();
   for (const one of completions) by.set(one.finish_reason, (by.get(one.finish_reason) ?? 0) + 1);
   const sorted = [...by].sort(([, one], [, other]) => other - one);
-  return listed(sorted.map(([reason, times]) => `${count(times)} ${reason}`), 4);
+  return listed(
+    sorted.map(([reason, times]) => `${count(times)} ${reason}`),
+    4,
+  );
 }
 
 const number = {
@@ -89,7 +93,10 @@ const lengths = {
     const found = group.completions.map((one) => one.length);
     const [least, most] = [Math.min(...found), Math.max(...found)];
     const range = least === most ? count(most) : `${count(least)} to ${count(most)}`;
-    setText(cell, found.length ? (group.num_completions > 1 ? `${count(group.num_completions)} × ${range}` : range) : UNKNOWN);
+    setText(
+      cell,
+      found.length ? (group.num_completions > 1 ? `${count(group.num_completions)} × ${range}` : range) : UNKNOWN,
+    );
     setTitle(cell, found.join(", "));
   },
 };
@@ -142,7 +149,16 @@ function details(open) {
     class: "act",
     make: (cell, group) => {
       const label = `Show group ${group.group}`;
-      cell.append(el("button", { type: "button", class: "action", text: "Show", title: label, "aria-label": label, onclick: () => open(group.group) }));
+      cell.append(
+        el("button", {
+          type: "button",
+          class: "action",
+          text: "Show",
+          title: label,
+          "aria-label": label,
+          onclick: () => open(group.group),
+        }),
+      );
     },
     set: (cell, group) => setHidden(cell.firstChild, group.state === "waiting" || group.state === "cancelled"),
   };

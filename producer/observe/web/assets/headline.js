@@ -45,12 +45,14 @@ function withoutWorkers(fleet, jobs) {
 }
 
 function serving(fleet, those, there, jobs) {
-  const who = those.length < there.length
-    ? `${count(those.length)} of ${many(there.length, "worker")} ${those.length === 1 ? "serves" : "serve"}`
-    : `${many(those.length, "worker")} ${those.length === 1 ? "serves" : "serve"}`;
+  const who =
+    those.length < there.length
+      ? `${count(those.length)} of ${many(there.length, "worker")} ${those.length === 1 ? "serves" : "serve"}`
+      : `${many(those.length, "worker")} ${those.length === 1 ? "serves" : "serve"}`;
   const what = versionWords(those);
   const level = those.length < there.length ? "warn" : "good";
-  if (jobs.waiting === 0 && !jobs.running && !jobs.parked) return { level, text: `${who} ${what}. There is nothing to do.` };
+  if (jobs.waiting === 0 && !jobs.running && !jobs.parked)
+    return { level, text: `${who} ${what}. There is nothing to do.` };
   const work = fleet.backlog_s > 0 ? `, ${about(fleet.backlog_s)} of work` : "";
   return { level, text: `${who} ${what}, ${rate(fleet.tokens_per_s)} tokens/s, ${waitWords(jobs)}${work}.` };
 }
@@ -83,7 +85,13 @@ function standingBy(workers) {
 
 function stateWords(state, number) {
   const one = { late: "is late", paused: "is paused", starting: "starts", draining: "drains", unknown: "says nothing" };
-  const several = { late: "are late", paused: "are paused", starting: "start", draining: "drain", unknown: "say nothing" };
+  const several = {
+    late: "are late",
+    paused: "are paused",
+    starting: "start",
+    draining: "drain",
+    unknown: "say nothing",
+  };
   return (number === 1 ? one : several)[state];
 }
 

@@ -31,7 +31,14 @@ export class LetterPage {
       section("fields", "Fields of its entry", this.fields.node),
     );
     const title = el("h1", {}, "Dead letter ", el("span", { class: "name", text: start(this.name) }));
-    this.node = el("div", { class: "stack" }, el("div", { class: "titled" }, title, this.requeue), this.error, this.problem, this.body);
+    this.node = el(
+      "div",
+      { class: "stack" },
+      el("div", { class: "titled" }, title, this.requeue),
+      this.error,
+      this.problem,
+      this.body,
+    );
     this.refresh = new Refresh({
       path: () => `/api${letterPath(partition, letterId)}`,
       show: (letter) => this.#show(letter),
@@ -51,7 +58,10 @@ export class LetterPage {
       "ol",
       { class: "steps" },
       step("Save the job's bytes and its error", `rollstream dead show ${this.name} ${flags} --payload job.msgpack`),
-      step("When the cause is mended: queue it again, as a batch of its own", `rollstream dead requeue ${this.name} ${flags}`),
+      step(
+        "When the cause is mended: queue it again, as a batch of its own",
+        `rollstream dead requeue ${this.name} ${flags}`,
+      ),
       step("If nobody needs it: drop it", `rollstream dead drop ${this.name} ${flags}`),
     );
     return el("div", { class: "stack" }, this.why, steps);
@@ -98,7 +108,9 @@ export class LetterPage {
   #fail(error) {
     if (error.status === 404) {
       this.refresh.goesOn = false;
-      this.node.replaceChildren(messagePage("There is no such dead letter", error.message, "It may have been queued again or dropped."));
+      this.node.replaceChildren(
+        messagePage("There is no such dead letter", error.message, "It may have been queued again or dropped."),
+      );
       return;
     }
     setHidden(this.problem, false);
@@ -110,5 +122,8 @@ function adviceOf(letter) {
   const answered = "Its groups got an error, so nobody waits for it.";
   if (letter.deliveries < 2) return `The error above says why the job was given up on. ${answered}`;
   const who = letter.worker ? `Look at the log of ${letter.worker}` : "Look at the logs of the workers";
-  return `Workers took the job ${count(letter.deliveries)} times, and the error above says how that ended. ${who} at the time of the last delivery: what a worker lacks, such as memory, can be given to it; a prompt that kills its engine will do so again. ${answered}`;
+  const taken = `Workers took the job ${count(letter.deliveries)} times, and the error above says how that ended.`;
+  const cause =
+    "what a worker lacks, such as memory, can be given to it; a prompt that kills its engine will do so again";
+  return `${taken} ${who} at the time of the last delivery: ${cause}. ${answered}`;
 }

@@ -14,7 +14,12 @@ export class Letters {
     this.readAt = 0;
     this.table = new Table({
       caption: "Dead letters, the newest first",
-      columns: [this.#when(), what, whose, { title: "Deliveries", number: true, set: (cell, row) => setText(cell, count(row.deliveries)) }],
+      columns: [
+        this.#when(),
+        what,
+        whose,
+        { title: "Deliveries", number: true, set: (cell, row) => setText(cell, count(row.deliveries)) },
+      ],
       key: (row) => `${row.partition}/${row.letter_id}`,
       most: 10,
       cards: true,
@@ -40,7 +45,11 @@ export class Letters {
   }
 }
 
-const what = { title: "Error", class: "text line", set: (cell, row) => setClipped(cell, row.error || "no error was written") };
+const what = {
+  title: "Error",
+  class: "text line",
+  set: (cell, row) => setClipped(cell, row.error || "no error was written"),
+};
 
 const whose = {
   title: "Batch",

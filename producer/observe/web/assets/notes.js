@@ -29,7 +29,13 @@ export function notes(fleet) {
 function silent(fleet, workers, how, advice) {
   if (workers.length > 3) {
     const names = listed(workers.map((worker) => start(worker.consumer, 40)));
-    return [{ level: "bad", text: `${many(workers.length, "worker")} ${how.replace("is", "are")}: ${names}. ${advice}`, href: "#workers" }];
+    return [
+      {
+        level: "bad",
+        text: `${many(workers.length, "worker")} ${how.replace("is", "are")}: ${names}. ${advice}`,
+        href: "#workers",
+      },
+    ];
   }
   return workers.map((worker) => {
     const seen = worker.seen_s_ago == null ? "" : ` since ${clock(fleet.read_at - worker.seen_s_ago)}`;
@@ -53,7 +59,11 @@ function pauses(workers) {
   return [...by].map(([reason, names]) => {
     const meaning = meaningOf(PAUSES, reason);
     const why = meaning ? `${reason} (${meaning})` : start(reason);
-    return { level: "bad", text: `${listed(names.map((name) => start(name, 40)))} paused for ${why}.`, href: "#workers" };
+    return {
+      level: "bad",
+      text: `${listed(names.map((name) => start(name, 40)))} paused for ${why}.`,
+      href: "#workers",
+    };
   });
 }
 
@@ -71,7 +81,11 @@ function versions(fleet) {
   if (behind.length && !newest.refused_by.length && newest.announced_s_ago > SLOW_VERSION_S) {
     const since = age(newest.announced_s_ago);
     const who = `${count(behind.length)} of ${many(live.length, "worker")}`;
-    found.push({ level: "warn", text: `Version ${newest.version}, announced ${since} ago, is not served yet by ${who}.`, href: "#versions" });
+    found.push({
+      level: "warn",
+      text: `Version ${newest.version}, announced ${since} ago, is not served yet by ${who}.`,
+      href: "#versions",
+    });
   }
   return found;
 }
@@ -95,11 +109,17 @@ function redis(fleet) {
   const { redis_memory: used, redis_memory_limit: limit } = fleet;
   if (limit > 0 && used > 0.8 * limit) {
     const level = used > 0.9 * limit ? "bad" : "warn";
-    found.push({ level, text: `Redis has used ${percent(used, limit)} of its ${bytes(limit)}; when it is full, workers pause.` });
+    found.push({
+      level,
+      text: `Redis has used ${percent(used, limit)} of its ${bytes(limit)}; when it is full, workers pause.`,
+    });
   }
   const ahead = Math.max(0, ...fleet.queues.map((queue) => queue.ids_ahead_s));
   if (ahead > 0) {
-    found.push({ level: "warn", text: `Redis' clock was set back by ${duration(ahead)}: the ages of jobs are unknown until it has caught up.` });
+    found.push({
+      level: "warn",
+      text: `Redis' clock was set back by ${duration(ahead)}: the ages of jobs are unknown until it has caught up.`,
+    });
   }
   if (jobsOf(fleet).waiting == null) {
     found.push({ level: "calm", text: "The waiting jobs are too many to count, or this user may not count them." });
@@ -113,7 +133,13 @@ function errors(fleet) {
   if (!number) return [];
   by.sort(([, one], [, other]) => other - one);
   const codes = listed(by.map(([code, groups]) => `${start(code, 40)} (${count(groups)})`));
-  return [{ level: "warn", text: `${many(number, "group")} got errors in the last ${RECENT_MIN} min: ${codes}.`, href: "#errors" }];
+  return [
+    {
+      level: "warn",
+      text: `${many(number, "group")} got errors in the last ${RECENT_MIN} min: ${codes}.`,
+      href: "#errors",
+    },
+  ];
 }
 
 function letters(fleet) {
@@ -121,5 +147,11 @@ function letters(fleet) {
   const newest = fleet.letters[0];
   const when = newest ? `; the newest ${age(newest.buried_s_ago)} ago` : "";
   const level = newest && newest.buried_s_ago < RECENT_S ? "warn" : "calm";
-  return [{ level, text: `${many(fleet.num_letters, "job")} ${fleet.num_letters === 1 ? "was" : "were"} given up on${when}.`, href: "#letters" }];
+  return [
+    {
+      level,
+      text: `${many(fleet.num_letters, "job")} ${fleet.num_letters === 1 ? "was" : "were"} given up on${when}.`,
+      href: "#letters",
+    },
+  ];
 }

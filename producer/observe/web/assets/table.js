@@ -6,7 +6,7 @@ import { compareNames, count } from "./words.js";
 const CARDS = 6; // of so many a phone has screens full
 
 // A column: `title`; `make(cell, row)` puts into a new cell what `set(cell, row)` changes; `sort(row)` gives what rows
-// are sorted by (numbers and times largest first); `number` for columns of numbers; `about` says what it means; `unseen`
+// are sorted by (numbers largest first); `number` for columns of numbers; `about` says what it means; `unseen`
 // hides the title from eyes. `cards`: on a phone each row is a card, in which columns of the class `line` have a line.
 export class Table {
   constructor({ caption, columns, key, order = null, most = 50, empty = "None.", cards = false }) {
@@ -58,7 +58,9 @@ export class Table {
       return head;
     }
     const sort = () => this.#sortBy(column, head);
-    head.append(el("button", { type: "button", class: "sort", text: column.title, title: column.about, onclick: sort }));
+    head.append(
+      el("button", { type: "button", class: "sort", text: column.title, title: column.about, onclick: sort }),
+    );
     return head;
   }
 

@@ -39,10 +39,16 @@ export class Versions {
         const live = this.fleet.workers.filter(isThere).length;
         const number = row.served_by.length;
         const isNewest = row === this.fleet.versions[0];
-        setText(cell.children[0], isNewest ? `${count(number)} of ${many(live, "worker")}` : number ? many(number, "worker") : "nobody");
+        setText(
+          cell.children[0],
+          isNewest ? `${count(number)} of ${many(live, "worker")}` : number ? many(number, "worker") : "nobody",
+        );
         setTitle(cell.children[0], row.served_by.join(", "));
         setClass(cell.children[0], isNewest && number < live ? "mark half warn" : number ? "mark disc good" : "");
-        setText(cell.children[1], row.refused_by.length ? `refused by ${listed(row.refused_by.map((name) => start(name, 40)))}` : "");
+        setText(
+          cell.children[1],
+          row.refused_by.length ? `refused by ${listed(row.refused_by.map((name) => start(name, 40)))}` : "",
+        );
         setTitle(cell.children[1], this.#whyRefused(row));
       },
     };

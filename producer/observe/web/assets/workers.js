@@ -60,7 +60,11 @@ export class Workers {
       sort: (worker) => worker.seen_s_ago,
       set: (cell, worker) => {
         const known = worker.seen_s_ago != null;
-        setMoment(cell, known ? this.readAt - worker.seen_s_ago : null, known ? `${duration(worker.seen_s_ago)} ago` : "unknown");
+        setMoment(
+          cell,
+          known ? this.readAt - worker.seen_s_ago : null,
+          known ? `${duration(worker.seen_s_ago)} ago` : "unknown",
+        );
       },
     };
   }
@@ -104,7 +108,8 @@ const engine = {
   title: "Engine and model",
   class: "text line",
   sort: (worker) => worker.report.model || worker.report.engine,
-  set: (cell, worker) => setClipped(cell, [worker.report.engine, worker.report.model].filter(Boolean).join(" · ") || "–"),
+  set: (cell, worker) =>
+    setClipped(cell, [worker.report.engine, worker.report.model].filter(Boolean).join(" · ") || "–"),
 };
 
 const version = {
@@ -118,7 +123,10 @@ const version = {
     setText(serves, count(report.policy_version));
     const differs = report.newest_version != null && report.newest_version !== report.policy_version;
     setHidden(other, !differs);
-    setText(other, differs ? (report.policy_error ? `${report.newest_version} refused` : `→ ${report.newest_version}`) : "");
+    setText(
+      other,
+      differs ? (report.policy_error ? `${report.newest_version} refused` : `→ ${report.newest_version}`) : "",
+    );
     setClass(other, report.policy_error ? "why bad" : "why");
     setTitle(other, report.policy_error);
   },

@@ -16,6 +16,7 @@ from ..fleet import Fleet, FleetBatch
 
 _LARGEST = 2**53
 """A browser has no exact integers beyond this one."""
+_SINGLE = (str, int, float)
 _ALSO = {Fleet: ("tokens_per_s",), FleetBatch: ("is_under_way",)}
 """Properties that are sent with the fields."""
 
@@ -34,6 +35,8 @@ def to_json(told: Mapping[str, Any]) -> bytes:
 
 def plain(value: Any) -> Any:
     """`value` as JSON has it. Texts become printable, numbers that JSON or a browser lacks become None."""
+    if value is None or isinstance(value, _SINGLE):  # first, for nearly all of a reading is this
+        return _single(value)
     if isinstance(value, Mapping):
         return {printable(str(name)): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

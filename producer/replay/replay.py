@@ -74,8 +74,7 @@ async def replay_dead(connection: Connection, keys: Keys, letters: Sequence[Plac
         raise NothingToReplayError(what, "not there (any more)")
     if len(prepared.replays) != 1:
         raise NothingToReplayError(what, f"of {len(prepared.replays)} batches")
-    await queue_replay(connection, keys, prepared.replays[0])
-    return prepared.replays[0]
+    return await queue_replay(connection, keys, prepared.replays[0])
 
 
 async def prepare(

@@ -31,6 +31,7 @@ class Command:
             [sys.executable, "-m", "rollstream", *args],
             cwd=ROOT,
             env={"PATH": "", **self.env},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 
 from benchmarks.peers.arms import POLICY
 from benchmarks.peers.serving import REDIS, each, obey
 from rollstream import AsyncClient, BatchHandle
 from rollstream.schemas import GenerationConfig, RollstreamError
+from rollstream.transport.traces.application import traces_of
 
 CONFIG = GenerationConfig(max_new_tokens=1, ignore_eos=True, logprobs=None)
 BATCH, PROMPTS_PER_JOB = (int(os.environ.get(f"QUEUE_BENCH_{name}", "1")) for name in ("BATCH", "PROMPTS_PER_JOB"))
@@ -43,8 +45,10 @@ class RollstreamClient:
 
 
 async def _client() -> None:
+    traces = traces_of(os.environ, service="queue-bench", tell=sys.stderr.write, shared=True)
     async with AsyncClient(REDIS, policy=POLICY) as client:
         await obey(RollstreamClient(client))
+    await traces.aclose()
 
 
 if __name__ == "__main__":

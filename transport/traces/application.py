@@ -66,7 +66,7 @@ def traces_of(
     *,
     service: str,
     instance: str | None = None,
-    tell: Callable[[str], None],
+    tell: Callable[[str], object],
     shared: bool = False,
 ) -> Traces:
     """What the standard variables ask for. Nothing of OpenTelemetry is imported where they ask for no spans.

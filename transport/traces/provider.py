@@ -50,7 +50,7 @@ class Provider:
         environment: Mapping[str, str],
         service: str,
         instance: str | None,
-        tell: Callable[[str], None],
+        tell: Callable[[str], object],
     ) -> None:
         """Raises `ImportError` where a package is missing, `TracesRefusedError` for variables that cannot be used."""
         _quieten(tell)
@@ -98,7 +98,7 @@ def _version() -> str | None:
 class _Seldom(logging.Handler):
     """Gives warnings of OpenTelemetry to `tell`: the first, and then one in `QUIET_S` seconds."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], object]) -> None:
         super().__init__(logging.WARNING)
         self._tell = tell
         self._next = 0.0
@@ -116,7 +116,7 @@ class _Seldom(logging.Handler):
         self._tell(f"OpenTelemetry: {text}{more}; jobs are not delayed, spans may be lost")
 
 
-def _quieten(tell: Callable[[str], None]) -> None:
+def _quieten(tell: Callable[[str], object]) -> None:
     """Without tracebacks: they are long, and repeat the text."""
     logger = logging.getLogger(_LOGGER)
     logger.handlers[:] = [_Seldom(tell)]

@@ -37,6 +37,11 @@ class OtelSpan:
             return None
         return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 0xFF:02x}"
 
+    @property
+    def is_recorded(self) -> bool:
+        """See `Span.is_recorded`."""
+        return self.span.is_recording()
+
     def note(self, attributes: Attributes) -> None:
         """See `Span.note`."""
         self.span.set_attributes(attributes)

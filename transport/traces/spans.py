@@ -18,6 +18,10 @@ class Span(Protocol):
     def traceparent(self) -> str | None:
         """Its W3C trace context, for spans of other processes; None if there is none to go on from."""
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it will be sent: spans below one that is not need not be started."""
+
     def note(self, attributes: Attributes) -> None:
         """Add attributes, before it ends."""
 
@@ -54,6 +58,7 @@ class NoSpan:
     """A span that is not recorded."""
 
     traceparent: str | None = None
+    is_recorded = False
 
     def note(self, attributes: Attributes) -> None:
         """Do nothing."""

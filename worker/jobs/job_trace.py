@@ -103,13 +103,15 @@ class _Job(JobTrace):
         """Unix nanoseconds by Redis' clock as it was when the delivery began: no span ends before it started."""
         return time.monotonic_ns() + self._ahead_ns
 
-    def begin(self, envelope: Envelope | None, about: Attributes) -> Self:
-        """Start the spans; the one for the wait has ended already."""
+    def begin(self, envelope: Envelope | None, about: Attributes) -> JobTrace:
+        """Start the spans; the one for the wait has ended already. Nothing is left to record if the trace is not."""
         parent, now = None if envelope is None else envelope.traceparent, self.now_ns()
         queued = min(now, int(EntryId.of(self._lease.entry_id).unix_s * 1e9))  # Redis' clock may have been set back
         self._job = self._tracer.start(
             SpanName.JOB, parent=parent, role="consumer", attributes={**self._common, **about}, at_ns=now
         )
+        if not self._job.is_recorded:
+            return UNTRACED
         wait = self._tracer.start(SpanName.QUEUE, parent=parent or self._job, attributes=self._common, at_ns=queued)
         wait.end(now)
         self._prepare = self._tracer.start(SpanName.PREPARE, parent=self._job, attributes=self._common, at_ns=now)

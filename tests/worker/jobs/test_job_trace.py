@@ -199,6 +199,17 @@ def test_an_error_in_a_span_holds_no_login_and_no_traceback() -> None:
     }
 
 
+def test_a_batch_that_is_not_sampled_costs_its_groups_nothing() -> None:
+    memory = Memory()
+    traces = JobTraces(tracer=OtelTracer(memory.provider), policy="p", clock=RedisClock())
+    unsampled = Envelope(
+        batch_id="b", job=0, first_group=0, job_groups=1, num_groups=1, traceparent=f"00-{TRACE}-{SPAN}-00"
+    )
+
+    assert traces.begin(lease_of(), unsampled.fields(b"")) is UNTRACED
+    assert memory.spans == []
+
+
 def test_a_tracer_that_is_off_makes_nothing() -> None:
     traces = JobTraces(tracer=NO_TRACER, policy="p", clock=RedisClock())
 

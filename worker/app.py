@@ -69,7 +69,12 @@ class Worker:
             newest=lambda: self._follower.newest,
         )
         clock = RedisClock()
-        self._traces = traces_of(os.environ, service="rollstream-worker", instance=settings.consumer, tell=log.warning)
+        self._traces = traces_of(
+            os.environ,
+            service="rollstream-worker",
+            instance=settings.consumer,
+            tell=log.bind(policy=settings.policy, consumer=settings.consumer).warning,  # also from a thread, without context
+        )
         self._heartbeat = Heartbeat(
             redis=self._upkeep,
             keys=keys,

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from rollstream.transport.traces import application
+from rollstream.transport.traces import application, library
 from rollstream.transport.traces.application import Traces, traces_of
 from rollstream.transport.traces.spans import NO_TRACER
+from tests.support.memory_traces import traced
 from tests.support.otlp_sink import Sink
 
 
@@ -20,14 +21,6 @@ from tests.support.otlp_sink import Sink
 def sink() -> Iterator[Sink]:
     with Sink() as sink:
         yield sink
-
-
-@pytest.fixture(autouse=True)
-def _logger_as_before() -> Iterator[None]:
-    logger = logging.getLogger("opentelemetry")
-    before, propagates = list(logger.handlers), logger.propagate
-    yield
-    logger.handlers[:], logger.propagate = before, propagates
 
 
 def made(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> tuple[Traces, list[str]]:
@@ -99,6 +92,17 @@ def test_variables_that_cannot_work_are_one_line(
     assert traces.tracer is NO_TRACER
     assert len(lines) == 1
     assert told in lines[0]
+
+
+def test_a_program_that_has_a_provider_keeps_it(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> None:
+    told: list[str] = []
+    with traced(monkeypatch) as memory:
+        traces = traces_of(sink.env, service="rollstream", tell=told.append, shared=True)
+        library.tracer().start("submit").end()
+        traces.close()
+
+    assert [span.name for span in memory.spans] == ["submit"]
+    assert (sink.spans, told) == ([], [])
 
 
 async def test_a_collector_that_is_silent_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class Worker:
             os.environ,
             service="rollstream-worker",
             instance=settings.consumer,
-            tell=log.bind(policy=settings.policy, consumer=settings.consumer).warning,  # also from a thread, without context
+            tell=log.bind(policy=settings.policy, consumer=settings.consumer).warning,  # in a thread, too
         )
         self._heartbeat = Heartbeat(
             redis=self._upkeep,

@@ -18,7 +18,7 @@ from . import scripts
 from .rounds import Part, rows
 
 MOST_LETTERS = 20
-_CALL_BYTES = 64 * 2**20
+_CALL_BYTES = 8 * 2**20
 """Redis copies the payloads of what it looks at: after so many bytes it stops, and the next reading goes on."""
 LONGEST_LETTER = 64 * 2**10
 """Bytes of a letter: no worker writes a longer one."""

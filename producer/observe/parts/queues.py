@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from rollstream.schemas import Keys
@@ -12,19 +13,19 @@ from rollstream.schemas.field_values import text_of
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.totals import Totals
-from rollstream.schemas.wire.entry_fields import named_batch
 
 from ...operations.queue_state import QueueSeen
 from ...operations.waiting import ahead_s
 from ...policies.parked import Parked
 from . import scripts
-from .rounds import Command, Part, rows
+from .rounds import Part, rows
 
 _TOTALS = tuple(one.name for one in fields(Totals))
 _MOST_PARKED = 20
 """How many of the versions that jobs wait for are told apart."""
+_REMEMBERED_S = 10.0
+"""Then the entry that is read next is looked at again: somebody may have removed it by hand."""
 _GroupRow = Mapping[str, Any]
-_Peeked = tuple[EntryId, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,11 @@ class Queue:
         self._partition = partition
         self._next: tuple[EntryId, EntryId] | None = None
         """The last that was delivered, and the entry after it."""
+        self._looked_at = 0.0
+        """When that entry was there."""
 
     def read(self) -> Part[PartitionSeen]:
-        """The partition in at most five rounds, of which the last two are for parked jobs."""
+        """The partition, in at most six rounds, of which the last three are for parked jobs."""
         now, (entries, groups, letters, sums) = yield [
             lambda pipe: pipe.xlen(self._jobs),
             lambda pipe: pipe.xinfo_groups(self._jobs),
@@ -59,7 +62,7 @@ class Queue:
         group = next((one for one in rows(groups) if one["name"] == GROUP.encode()), None)
         waiting = waiting_jobs(group, entries or 0, so_far)
         delivered = EntryId.of(group["last-delivered-id"]) if group else BEFORE_ALL
-        oldest = (yield from self._oldest(delivered)) if waiting else None
+        oldest = (yield from self._oldest(delivered, now)) if waiting else None
         queue = QueueSeen(
             partition=self._partition,
             entries=entries or 0,
@@ -72,22 +75,20 @@ class Queue:
         )
         return PartitionSeen(queue=queue, open_groups=so_far.open_groups, open_tokens=so_far.open_tokens)
 
-    def _oldest(self, delivered: EntryId) -> Part[EntryId | None]:
+    def _oldest(self, delivered: EntryId, now: float) -> Part[EntryId | None]:
+        """The entry after the last that was delivered. Who may run no script is sent the whole entry."""
         if delivered == LAST_POSSIBLE:
             return None
-        if self._next is None or self._next[0] != delivered:
-            found = yield from self._peek(after(delivered))
-            self._next = None if found is None else (delivered, found[0])
+        is_fresh = 0 <= now - self._looked_at < _REMEMBERED_S
+        if self._next is None or self._next[0] != delivered or not is_fresh:
+            start = after(delivered)
+            _, (found,) = yield [scripts.peek(self._jobs, start)]
+            if found is None:
+                _, (entries,) = yield [lambda pipe: pipe.xrange(self._jobs, min=start, count=1)]
+                found = next(iter(rows(entries)), ())
+            self._next = (delivered, EntryId.of(found[0])) if found else None
+            self._looked_at = now
         return self._next and self._next[1]
-
-    def _peek(self, start: str) -> Generator[Sequence[Command], tuple[float, list[Any]], _Peeked]:
-        """Id and batch of the first entry from `start` on. Who may run no script gets the whole entry."""
-        _, (found,) = yield [scripts.peek(self._jobs, start)]
-        if found is None:
-            _, (entries,) = yield [lambda pipe: pipe.xrange(self._jobs, min=start, count=1)]
-            found = [(entry_id, named_batch(rest).encode()) for entry_id, rest in rows(entries)][:1]
-            found = found[0] if found else ()
-        return (EntryId.of(found[0]), text_of(found[1])) if found else None
 
     def _parked(self) -> Part[tuple[Parked, ...]]:
         _, (consumers,) = yield [lambda pipe: pipe.xinfo_consumers(self._jobs, GROUP)]
@@ -96,22 +97,25 @@ class Queue:
             for row in rows(consumers)
             if row["pending"] and (parked := ParkedFor.of(row["name"].decode("utf-8", "backslashreplace"))) is not None
         }
-        found = []
-        for parked in sorted(held)[:_MOST_PARKED]:
-            found.append((yield from self._parked_for(parked.version, held[parked])))
-        return tuple(one for one in found if one is not None)
+        names = {parked: held[parked]["name"] for parked in sorted(held)[:_MOST_PARKED]}
+        now, pending = yield [partial(_oldest_of, self._jobs, name) for name in names.values()]
+        oldest = {
+            parked: EntryId.of(found[0]["message_id"]) for parked, found in zip(names, pending, strict=True) if found
+        }
+        _, entries = yield [scripts.peek(self._jobs, str(entry_id)) for entry_id in oldest.values()]
+        return tuple(
+            Parked(
+                version=parked.version,
+                jobs=held[parked]["pending"],
+                oldest_s=entry_id.age_s(now),
+                oldest_batch=text_of(found[1]) if found and EntryId.of(found[0]) == entry_id else "",
+            )
+            for (parked, entry_id), found in zip(oldest.items(), entries, strict=True)
+        )
 
-    def _parked_for(self, version: int, row: Any) -> Part[Parked | None]:
-        """The jobs that wait for one version; None if the last of them was taken meanwhile."""
-        name = row["name"]
-        now, (pending,) = yield [lambda pipe: pipe.xpending_range(self._jobs, GROUP, "-", "+", 1, consumername=name)]
-        if not pending:
-            return None
-        entry_id: bytes = pending[0]["message_id"]
-        found = yield from self._peek(entry_id.decode())
-        batch_id = found[1] if found is not None and found[0] == EntryId.of(entry_id) else ""
-        age_s = EntryId.of(entry_id).age_s(now)
-        return Parked(version=version, jobs=row["pending"], oldest_s=age_s, oldest_batch=batch_id)
+
+def _oldest_of(jobs: str, consumer: bytes, pipe: Any) -> object:
+    return pipe.xpending_range(jobs, GROUP, "-", "+", 1, consumername=consumer)
 
 
 def waiting_jobs(group: _GroupRow | None, entries: int, so_far: Totals) -> int:

@@ -53,7 +53,7 @@ class Rounds:
     async def run(self, parts: dict[str, Part[Any]]) -> dict[str, Any]:
         """What each part returns. Raises `RedisError` if Redis is away or serves nobody now."""
         results: dict[str, Any] = {}
-        wanted = {name: commands for name in parts if (commands := _begun(parts, name, results)) is not None}
+        wanted = {name: commands for name in parts if (commands := _next(parts, name, results, None)) is not None}
         await self._ask_the_time()
         while wanted:
             answers = iter(await self._answers([(name, one) for name, asked in wanted.items() for one in asked]))
@@ -115,14 +115,10 @@ def _send(words: Sequence[Any], pipe: Any) -> object:
     return pipe.execute_command(*words)
 
 
-def _begun(parts: dict[str, Part[Any]], name: str, results: dict[str, Any]) -> Sequence[Command] | None:
-    return _next(parts, name, results, None)
-
-
 def _next(
     parts: dict[str, Part[Any]], name: str, results: dict[str, Any], answer: tuple[float, list[Any]] | None
 ) -> Sequence[Command] | None:
-    """The commands that the part wants next; None once it has returned."""
+    """The commands that the part wants next, or first without an `answer`; None once it has returned."""
     try:
         return next(parts[name]) if answer is None else parts[name].send(answer)
     except StopIteration as end:

@@ -77,6 +77,8 @@ class LiveReadings:
         self._numbers = 0
         self._fleet: Event | None = None
         self._down: Event | None = None
+        self._began_at = 0.0
+        """Unix seconds at which the last reading began."""
         self._down_since: float | None = None
         self.closed = asyncio.Event()
         """Set by `close`."""
@@ -129,6 +131,7 @@ class LiveReadings:
         self._wake()
 
     async def _read(self) -> None:
+        self._began_at = time.time()
         silent = f"Redis has not answered for {_SILENT_S:g} s"
         warning = asyncio.get_running_loop().call_later(_SILENT_S, self._tell_down, silent)
         try:
@@ -147,7 +150,7 @@ class LiveReadings:
 
     def _tell_down(self, why: str) -> None:
         if self._down_since is None:
-            self._down_since = time.time()
+            self._down_since = self._began_at
         told = {"since": self._down_since, "why": printable(without_credentials(why))}
         self._down = self._event("down", to_json(told))
         self._wake()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,10 +25,12 @@ class HeldReader(InventedReader):
     def __init__(self) -> None:
         super().__init__()
         self.let_go = asyncio.Event()
+        self.began_at = 0.0
         self.error: Exception | None = None
         self.at_once = self.most_at_once = 0
 
     async def read(self) -> Fleet:
+        self.began_at = time.time()
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         try:
@@ -60,10 +63,12 @@ async def test_a_reading_that_takes_long_counts_as_down_and_still_comes(
     with readings.watching() as watcher, readings.watching():
         (down,) = await watcher.news()
         assert reader.at_once == 1
+        began_at = reader.began_at
         reader.let_go.set()
         events = await watcher.news()
 
     assert json.loads(down.data)["why"] == "Redis has not answered for 0.01 s"
+    assert json.loads(down.data)["since"] <= began_at
     assert [event.name for event in events] == ["fleet"]
     assert reader.most_at_once == 1
 

@@ -10,8 +10,17 @@ export class Actions {
     Object.assign(this, { session, said });
   }
 
-  button(label, run) {
-    return el("button", { type: "button", class: "action", text: label, onclick: run });
+  // `about` says what it acts on, where several buttons have the same label.
+  button(label, run, about = null) {
+    const said = about && start(about, 200);
+    return el("button", {
+      type: "button",
+      class: "action",
+      text: label,
+      title: said,
+      "aria-label": said,
+      onclick: run,
+    });
   }
 
   pause() {
@@ -113,8 +122,8 @@ export class Actions {
 
   #say(level, ...parts) {
     const close = el("button", { type: "button", text: "Close", onclick: () => setHidden(this.said, true) });
-    this.said.replaceChildren(el("span", {}, ...parts), close);
     setClass(this.said, `said ${level}`);
-    setHidden(this.said, false);
+    setHidden(this.said, false); // first, for what is hidden is not read out
+    this.said.replaceChildren(el("span", {}, ...parts), close);
   }
 }

@@ -101,10 +101,9 @@ function cancel(actions) {
     title: "Action",
     unseen: true,
     class: "act",
-    make: (cell, row) => cell.append(actions.button("Cancel", () => actions.cancel(row.batch_id))),
-    set: (cell, row) => {
-      setTitle(cell.firstChild, `Cancel ${row.batch_id}`);
-      setHidden(cell.firstChild, !row.is_under_way || row.cancelled);
+    make: (cell, { batch_id: name }) => {
+      cell.append(actions.button("Cancel", () => actions.cancel(name), `Cancel ${name}`));
     },
+    set: (cell, row) => setHidden(cell.firstChild, !row.is_under_way || row.cancelled),
   };
 }

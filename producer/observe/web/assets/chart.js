@@ -48,6 +48,7 @@ export class Chart {
 
   update(fleet) {
     this.data = this.read(fleet);
+    this.minute = Math.floor(fleet.read_at / 60) * 60;
     if (this.plot) this.plot.setData(this.data);
     else this.#fit();
     this.#say();
@@ -98,7 +99,7 @@ export class Chart {
     const [times, values] = this.data;
     const place = this.atCursor ?? times.length - 1;
     if (!(place in times)) return;
-    const when = this.atCursor == null ? "this minute so far" : hourAndMinute(times[place]);
+    const when = times[place] === this.minute ? "this minute so far" : `minute ${hourAndMinute(times[place])}`;
     setText(this.words, `${rate(values[place])} ${this.unit}, ${when}`);
     const mean = values.reduce((one, other) => one + other, 0) / values.length;
     const most = values.indexOf(Math.max(...values));

@@ -3,19 +3,28 @@
 import { isThere, jobsOf, workersByState } from "./facts.js";
 import { about, age, clock, count, listed, many, rate } from "./words.js";
 
+const FEW_S = 10;
+
 // `seen`: the last reading (`fleet`), since when Redis does not answer (`down`: since, why), since when this page's own
 // server does not (`lost`). The answer: `level` good, calm, warn or bad; `text`; `why` where something is known.
 export function headline(seen) {
   const { fleet, down, lost } = seen;
-  const then = fleet ? " What follows is from then." : "";
   if (lost != null) {
-    return { level: "bad", text: `The server of this page does not answer since ${clock(lost)}.${then}`, why: "" };
+    const text = `The server of this page does not answer since ${clock(lost)}.${fromThen(fleet, lost)}`;
+    return { level: "bad", text, why: "" };
   }
   if (down) {
-    return { level: "bad", text: `Redis does not answer since ${clock(down.since)}.${then}`, why: down.why };
+    const text = `Redis does not answer since ${clock(down.since)}.${fromThen(fleet, down.since)}`;
+    return { level: "bad", text, why: down.why };
   }
   if (!fleet) return { level: "calm", text: "Waiting for the first reading of Redis …", why: "" };
   return { ...ofFleet(fleet), why: "" };
+}
+
+// How old the rest of the page is: a page that was hidden for hours has older data than from when something went away.
+function fromThen(fleet, since) {
+  if (!fleet) return "";
+  return ` What follows is from ${Math.abs(fleet.read_at - since) < FEW_S ? "then" : clock(fleet.read_at)}.`;
 }
 
 function ofFleet(fleet) {

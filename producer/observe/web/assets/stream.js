@@ -9,7 +9,7 @@ export class Stream {
   constructor({ changed, back }) {
     Object.assign(this, { changed, back });
     this.seen = { fleet: null, down: null, lost: null };
-    this.heard = Date.now();
+    this.heard = this.openedAt = Date.now();
     this.source = null;
     setInterval(() => this.#mindSilence(), SILENT_MS / 5);
     document.addEventListener("visibilitychange", () => this.open());
@@ -18,7 +18,7 @@ export class Stream {
   // A hidden page has no connection: browsers allow few to one server.
   open() {
     this.source?.close();
-    this.heard = Date.now();
+    this.openedAt = Date.now();
     if (document.hidden) return;
     const source = new EventSource("/events");
     this.source = source;
@@ -52,7 +52,8 @@ export class Stream {
 
   // While Redis is away the server has nothing to say, so only the silence after a reading counts.
   #mindSilence() {
-    if (document.hidden || this.seen.down || Date.now() - this.heard < SILENT_MS) return;
+    const quiet = Date.now() - Math.max(this.heard, this.openedAt);
+    if (document.hidden || this.seen.down || quiet < SILENT_MS) return;
     this.#isLost();
     this.open();
   }

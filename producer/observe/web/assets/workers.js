@@ -74,11 +74,11 @@ export class Workers {
       title: "Action",
       unseen: true,
       class: "act",
-      make: (cell, worker) => cell.append(actions.button("Drain", () => actions.drain(worker.consumer))),
+      make: (cell, { consumer }) => {
+        cell.append(actions.button("Drain", () => actions.drain(consumer), `Drain ${consumer}`));
+      },
       set: (cell, worker) => {
-        const [button] = cell.children;
-        setTitle(button, `Drain ${worker.consumer}`);
-        setHidden(button, worker.presence === "gone" || worker.report.state === "draining");
+        setHidden(cell.firstChild, worker.presence === "gone" || worker.report.state === "draining");
       },
     };
   }

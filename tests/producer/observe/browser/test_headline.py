@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -112,11 +113,13 @@ def test_a_paused_queue_is_said_before_all_else(page: Page) -> None:
     ],
 )
 def test_stale_data_says_since_when(page: Page, away: dict[str, Any], line: str) -> None:
-    with_data = ask(page, "headline", "headline", {"fleet": told(fleet(*SERVING)), **away})
+    with_data = ask(page, "headline", "headline", {"fleet": told(fleet(*SERVING, read_at=3.0)), **away})
+    much_older = ask(page, "headline", "headline", {"fleet": told(fleet(*SERVING, read_at=90.0)), **away})
     without = ask(page, "headline", "headline", {"fleet": None, **away})
 
     assert with_data["text"].startswith(line)
     assert with_data["text"].endswith("What follows is from then.")
+    assert re.search(r"What follows is from [^t].*:01:30\.$", much_older["text"])
     assert with_data["level"] == without["level"] == "bad"
     assert "What follows" not in without["text"]
 

@@ -56,6 +56,7 @@ def test_five_hundred_workers_stay_rows_that_change_in_place(
         expect(rows).to_have_count(50)
         page.get_by_role("button", name="Show all 500").click()
         expect(rows).to_have_count(500)
+        expect(page.get_by_role("button", name="Drain")).to_have_count(0)  # this server allows no actions
         rows.first.evaluate("row => { row.dataset.mine = row.cells[0].textContent }")
         page.get_by_role("button", name="Tokens/s", exact=True).click()
         expect(rows.first).to_contain_text("worker-499")

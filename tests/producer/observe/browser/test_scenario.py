@@ -95,14 +95,14 @@ def killed_worker_is_late(page: Page, worker: WorkerProcess, told: Told) -> None
 
 
 def cancelled_by_confirmation(page: Page) -> None:
-    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel load").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("This cannot be undone")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     expect(page.locator("#batches")).to_contain_text("under way")
 
-    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel load").click()
     page.get_by_role("button", name="Cancel the batch").click()
     expect(page.locator("#said")).to_contain_text("load is cancelled")
     expect(page.locator("#batches tr", has_text="load")).to_contain_text("cancelled")

@@ -136,6 +136,8 @@ SAME = "http://gpu:8080"
         ({**PAGE, "fetch_site": "same-origin"}, None),
         ({**PAGE}, 403),
         ({**PAGE, "origin": "null"}, 403),
+        ({**PAGE, "origin": "null", "host": ""}, 403),
+        ({**PAGE, "host": ""}, 403),
         ({**PAGE, "origin": "http://evil.example"}, 403),
         ({**PAGE, "origin": "http://gpu:8081"}, 403),
         ({**PAGE, "origin": "http://gpu:8080.evil.example"}, 403),

@@ -64,9 +64,12 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "XREVRANGE": (versions, "+", "-"),
         "XTRIM": (jobs, "MINID", _NO_ID),
         "ZADD": (keys.workers(), 0, _BATCH),
+        "ZCARD": (keys.batches(0),),
         "ZRANGE": (keys.workers(), 0, -1),
         "ZREM": (keys.workers(), _BATCH),
         "ZREMRANGEBYSCORE": (keys.workers(), 0, 0),
+        "ZREVRANGE": (keys.workers(), 0, -1),
+        "ZSCORE": (keys.workers(), _BATCH),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,11 +13,12 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from rollstream.schemas import Keys
+from rollstream.schemas.field_values import text_of
 
-from ..observe.fleet import FleetWorker
+from ..observe.fleet import FleetWorker, Presence
 from ..observe.parts.rounds import Rounds
 from ..observe.parts.workers import Workers
-from ..operations.queue_state import QueueState, age, read_queue_state, status_json
+from ..operations.queue_state import QueueState, WorkerSeen, age, read_queue_state, status_json
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
@@ -62,7 +64,7 @@ class _Status:
         found = status_json(self.queue)
         presence = {one.consumer: one.presence for one in self.workers}
         for row in found["workers"]:
-            row["presence"] = presence.get(row["consumer"])
+            row["presence"] = presence[_shown(row["consumer"])]
         return found
 
 
@@ -105,7 +107,22 @@ def status(
 async def _read(connection: Connection, keys: Keys, workers: Workers) -> _Status:
     queue = await read_queue_state(connection, keys)
     found = await connection.call("read the workers", lambda client: Rounds(redis=client).run({"": workers.read()}))
-    return _Status(queue=queue, workers=found[""])
+    return _Status(queue=queue, workers=judged(found[""], queue.workers))
+
+
+def judged(found: Sequence[FleetWorker], reporting: Iterable[WorkerSeen]) -> tuple[FleetWorker, ...]:
+    """All workers, by name. One that reports counts as live if it was not `found`: this user may not rank workers."""
+    names = {one.consumer for one in found}
+    others = (
+        FleetWorker(consumer=name, presence=Presence.LIVE, seen_s_ago=one.seen_s_ago, report=one.report)
+        for one in reporting
+        if (name := _shown(one.consumer)) not in names
+    )
+    return tuple(sorted((*found, *others), key=lambda one: one.consumer))
+
+
+def _shown(name: str) -> str:
+    return text_of(name.encode("utf-8", "backslashreplace"))
 
 
 def _print(found: _Status, as_json: bool) -> None:

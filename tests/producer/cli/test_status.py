@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from rollstream.producer.cli.status import with_interval
+from rollstream.producer.cli.status import judged, with_interval
+from rollstream.producer.observe.fleet import Presence
+from rollstream.producer.operations.queue_state import WorkerSeen
 from rollstream.schemas import Keys
+from rollstream.schemas.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Link, Queue
+from tests.support.fleets import worker_of
 from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess
 
@@ -126,3 +130,11 @@ def test_watch_needs_no_number(given: list[str], taken: list[str]) -> None:
 def test_seconds_that_make_no_sense_are_wrong_usage(command: Command) -> None:
     for seconds in ("0", "-1", "1e9"):
         assert command("status", "--watch", seconds).exit_code == 2
+
+
+def test_a_worker_that_reports_is_shown_even_if_this_user_may_not_rank_workers() -> None:
+    seen = [WorkerSeen(consumer=name, report=WorkerReport(state="serving"), seen_s_ago=1.0) for name in ("a\x1b", "c")]
+    found = [worker_of("b", Presence.GONE), worker_of("c", Presence.LATE)]
+    assert [(one.consumer, one.presence) for one in judged(found, seen)] == [
+        ("a\\x1b", Presence.LIVE), ("b", Presence.GONE), ("c", Presence.LATE),
+    ]  # fmt: skip

@@ -40,6 +40,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     ),
     "scale": ("benchmarks.queue.scale", "--seconds", "6"),
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
+    "traces": ("benchmarks.queue.traces", "--jobs", "1600", "--repeats", "5"),
 }
 PEERS = Path("runs/peers")
 """Where `benchmarks.peers` installs the other queues."""

@@ -66,7 +66,7 @@ def count(url: str) -> int:
         return int(reply.read())
 
 
-def main() -> None:
+def serve() -> None:
     """Serve until killed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"bodies": []}))
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
@@ -75,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

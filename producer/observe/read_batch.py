@@ -26,6 +26,7 @@ from ..batches.read_answers import read_answer
 from ..errors import UnreadableResultError
 from ..redis_io.connection import Connection
 from .batch_seen import BatchSeen, GroupSeen, GroupState
+from .parts.ages import age_s, finite
 from .parts.answers import Won, seen_answer, shown_config
 from .parts.results_index import Places, ResultsIndex
 
@@ -98,13 +99,13 @@ class _Page:
         return BatchSeen(
             batch_id=self._batch.batch_id,
             partition=self._keys.partition(self._batch.batch_id),
-            submitted_at=self._batch.submitted_at,
-            submitted_s_ago=max(0.0, round(now - self._batch.submitted_at, 3)),
+            submitted_at=finite(self._batch.submitted_at) or 0.0,
+            submitted_s_ago=age_s(self._batch.submitted_at, now),
             num_groups=self._batch.num_groups,
             num_jobs=self._batch.num_jobs,
             done=min(count_of(done or b"0") or 0, self._batch.num_groups),
             cancelled=cancelled is not None,
-            cancelled_s_ago=None if cancelled_at is None else max(0.0, round(now - cancelled_at, 3)),
+            cancelled_s_ago=None if cancelled_at is None else age_s(cancelled_at, now),
             config=shown_config(self._batch.config),
             adapter=self._batch.adapter,
             replay_of=self._batch.replay_of,

@@ -16,6 +16,7 @@ from rollstream.schemas.pause_reason import PAUSED_FIELD
 
 from ..redis_io.connection import Connection
 from .fleet import Fleet, FleetWorker, Presence
+from .parts.ages import age_s
 from .parts.batches import Batches
 from .parts.letters import Letters, newest_of
 from .parts.memory import read_memory
@@ -118,4 +119,4 @@ def num_working(workers: Iterable[FleetWorker]) -> int:
 
 def _ago(value: bytes | None, now: float) -> float | None:
     moment = None if value is None else seconds_of(value)
-    return None if moment is None else max(0.0, round(now - moment, 3))
+    return None if moment is None else age_s(moment, now)

@@ -17,6 +17,7 @@ from ..errors import UnknownLetterError
 from ..redis_io.connection import Connection
 from .batch_seen import LetterSeen
 from .parts import scripts
+from .parts.ages import age_s
 from .parts.answers import shown_config
 from .parts.letters import LONGEST_LETTER
 
@@ -74,7 +75,6 @@ def _of_letter(letter: DeadLetter | SchemaError, now: float) -> dict[str, Any]:
     if isinstance(letter, SchemaError):
         empty = dict.fromkeys(("batch_id", "entry_id", "error", "traceback", "worker"), "")
         return {**empty, "deliveries": 0, "delivered_s_ago": None, "fields": ()}
-    delivered_s_ago = now - letter.delivered_at
     return {
         "batch_id": text_of(named_batch(dict(letter.fields)).encode()),
         "entry_id": cut(printable(letter.entry_id)),
@@ -82,7 +82,7 @@ def _of_letter(letter: DeadLetter | SchemaError, now: float) -> dict[str, Any]:
         "traceback": printable_lines(letter.traceback[-LONGEST_LETTER:]),
         "worker": cut(letter.worker),
         "deliveries": letter.deliveries,
-        "delivered_s_ago": max(0.0, round(delivered_s_ago, 3)) if delivered_s_ago < 1e11 else None,
+        "delivered_s_ago": age_s(letter.delivered_at, now),
         "fields": tuple((text_of(name), text_of(value)) for name, value in letter.fields[:16]),
     }
 

@@ -13,6 +13,7 @@ from rollstream.schemas.field_values import text_of
 from rollstream.schemas.printable import printable, printable_lines
 
 from ..batch_seen import CompletionSeen, GroupSeen, GroupState
+from .ages import finite
 
 MOST_IDS = 100_000
 _MOST_COMPLETIONS = 64
@@ -70,8 +71,8 @@ def seen_answer(
         completions=tuple(_completions(completions, MOST_IDS - len(prompt or ()), is_with_ids=is_with_ids)),
         num_completions=len(completions),
         are_ids_cut=is_with_ids and asked > MOST_IDS,
-        queued_s=answer.queued_s,
-        generate_s=answer.generate_s,
+        queued_s=finite(answer.queued_s),
+        generate_s=finite(answer.generate_s),
         adapter=answer.adapter,
         **how,
     )

@@ -11,6 +11,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.ledger import LedgerCounts, LedgerField
 
 from ..fleet import FleetBatch
+from .ages import age_s
 from .rounds import Command, Note, Part, rows
 from .time_left import Progress
 
@@ -68,10 +69,10 @@ class Batches:
         now, ledgers = yield [self._ledger_of(name) for name in wanted]
         read = dict(_readable(wanted, ledgers, now, note))
         self._remember(read, looked_at, now)
-        shown = {*newest, *self._under_way}
+        shown = sorted({*newest, *self._under_way}, key=lambda name: (looked_at[name], name), reverse=True)
         known = {name: ledger for name in shown if (ledger := read.get(name) or self._ended.get(name)) is not None}
         seen = (self._seen(name, ledger, looked_at[name], now) for name, ledger in known.items())
-        return tuple(sorted(seen, key=lambda batch: batch.submitted_s_ago)), sum(counts)
+        return tuple(seen), sum(counts)
 
     def _is_known(self, name: str, now: float) -> bool:
         ended = self._ended.get(name)
@@ -91,7 +92,7 @@ class Batches:
         left_s = None if progress is None else progress.left_s(now, ledger.done, ledger.groups)
         return FleetBatch(
             batch_id=name,
-            submitted_s_ago=max(0.0, round(now - submitted_at, 3)),
+            submitted_s_ago=age_s(submitted_at, now),
             groups=ledger.groups,
             done=ledger.done,
             cancelled=ledger.cancelled,

@@ -11,6 +11,7 @@ from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..fleet import FleetVersion, FleetWorker, Presence
+from .ages import age_s
 from .rounds import Note, Part, rows
 
 MOST_VERSIONS = 20
@@ -45,7 +46,7 @@ def versions_seen(
             version=one.version,
             source=one.source,
             location=printable(one.location),
-            announced_s_ago=max(0.0, round(now - one.published_at, 3)),
+            announced_s_ago=age_s(one.published_at, now),
             served_by=tuple(w.consumer for w in alive if w.report.policy_version == one.version),
             refused_by=tuple(w.consumer for w in alive if refuses(w) == one.version),
         )

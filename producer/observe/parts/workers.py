@@ -13,6 +13,7 @@ from rollstream.schemas.times import HEARTBEAT_S, LATE_BEATS, LONGEST_REPORT_TTL
 from rollstream.schemas.worker_report import REPORT_FIELDS, WorkerReport
 
 from ..fleet import FleetWorker, Presence
+from .ages import age_s
 from .rounds import Command, Part, rows
 
 MOST_WORKERS = 1000
@@ -57,7 +58,7 @@ class Workers:
 
 def seconds_since(beat: float, now: float) -> float | None:
     """Seconds since a beat, by Redis' clock; None if the clock was set back since."""
-    return None if beat - now > _SLACK_S else max(0.0, round(now - beat, 3))
+    return None if beat - now > _SLACK_S else age_s(beat, now)
 
 
 def presence_of(*, is_there: bool, beat: float, now: float, heartbeat_s: float | None) -> Presence:

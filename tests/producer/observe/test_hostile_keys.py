@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -54,6 +55,7 @@ def texts_in(value: Any) -> list[str]:
 def assert_is_fit(fleet: Fleet) -> None:
     texts = texts_in(asdict(fleet))
     assert [text for text in texts if not text.isprintable() or len(text) > LONGEST] == []
+    json.dumps(asdict(fleet), allow_nan=False)
 
 
 async def filled(trainer: AsyncClient, server: Any, keys: Keys) -> None:
@@ -114,6 +116,8 @@ async def test_hostile_values_in_every_field_are_printable_text(
     server.hset(keys.rate(), mapping={"tokens_per_s": b"nan", "mean_length": HUGE, "share": b"-1", "answers": HUGE})
     server.hset(keys.control(), "paused", HUGE)
     server.hset(totals(keys.jobs(0)), mapping={"tokens_queued": HUGE, "groups_queued": b"-5"})
+    version = PolicyVersion(version=6, source="checkpoint", location="s", sha256="0" * 64, published_at=float("-inf"))
+    server.xadd(keys.versions(), {"payload": encode(version)}, id="6-0")
     server.xadd(keys.versions(), {HUGE: HUGE, b"payload": HUGE}, id="7-0")
     server.xadd(keys.dead(0), {b"letter": HUGE, b"payload": HUGE})
 

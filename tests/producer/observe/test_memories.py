@@ -49,6 +49,16 @@ async def test_batches_that_ended_and_minutes_that_are_over_are_read_once(
     assert second.commands < first.commands - 50
 
 
+async def test_batches_of_a_clock_that_is_ahead_keep_their_order(reader: FleetReader, server: Any, keys: Keys) -> None:
+    for number in range(20):
+        add_batch(server, keys, f"b{number:02}", submitted_at=time.time() + 1000 + number // 2)
+
+    readings = [await reader.read() for _ in range(2)]
+
+    orders = [[batch.batch_id for batch in fleet.batches] for fleet in readings]
+    assert orders == [[f"b{number:02}" for number in reversed(range(20))]] * 2
+
+
 async def test_old_batches_under_way_are_found_in_time(reader: FleetReader, server: Any, keys: Keys) -> None:
     now = time.time()
     for number in range(350):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import Any
 
 import pytest
 
 from rollstream.producer.observe.fleet import Presence
+from rollstream.producer.observe.parts.ages import age_s
 from rollstream.producer.observe.parts.batches import _next_page
 from rollstream.producer.observe.parts.memory import fullest
 from rollstream.producer.observe.parts.queues import waiting_jobs
@@ -42,6 +44,14 @@ def test_a_beat_ahead_of_the_clock_has_no_age() -> None:
     assert seconds_since(NOW - 3, NOW) == 3.0
     assert seconds_since(NOW + 0.5, NOW) == 0.0
     assert seconds_since(NOW + 5, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"),
+    [(NOW - 1.2345, 1.234), (NOW, 0.0), (NOW + 5, 0.0), (inf, 0.0), (-inf, 0.0), (nan, 0.0), (-1e300, 0.0)],
+)
+def test_a_moment_that_is_no_time_has_no_age(moment: float, seconds: float) -> None:
+    assert age_s(moment, NOW) == pytest.approx(seconds, abs=0.001)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,20 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(
     assert not await redis.exists(keys.ledger(BATCH))
 
 
+async def test_each_answer_counts_by_what_became_of_it(redis: Redis, keys: Keys) -> None:
+    measures = Measures()
+    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=measures)
+    first = await deliver(redis, keys, "w1")
+    await publisher.publish(first, JOB, error(0))
+    second = await take_over(redis, first, "w2")
+    for lease, group in ((second, 0), (first, 1)):
+        await publisher.publish(lease, JOB, error(group))
+    publisher.fenced(first, 0, 1)
+
+    assert measures.groups == {"result": 0, "error": 1, "duplicate": 1, "fenced": 3}
+    assert measures.published == measures.group_errors["too_long"] == 1
+
+
 async def test_an_earlier_delivery_to_the_same_consumer_is_fenced_too(
     redis: Redis, keys: Keys, publisher: AnswerPublisher
 ) -> None:

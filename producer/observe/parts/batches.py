@@ -68,6 +68,8 @@ class Batches:
         wanted = [name for name in looked_at if not self._is_known(name, now)]
         now, ledgers = yield [self._ledger_of(name) for name in wanted]
         read = dict(_readable(wanted, ledgers, now, note))
+        for name in set(wanted).difference(read):  # expired since
+            self._ended.pop(name, None)
         self._remember(read, looked_at, now)
         shown = sorted({*newest, *self._under_way}, key=lambda name: (looked_at[name], name), reverse=True)
         known = {name: ledger for name in shown if (ledger := read.get(name) or self._ended.get(name)) is not None}

@@ -49,6 +49,17 @@ async def test_batches_that_ended_and_minutes_that_are_over_are_read_once(
     assert second.commands < first.commands - 50
 
 
+async def test_a_batch_that_ended_and_expired_is_forgotten_in_time(
+    reader: FleetReader, server: Any, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_batches, "_REMEMBERED_S", 0.0)
+    add_batch(server, keys, "b", submitted_at=time.time())
+    assert len((await reader.read()).batches) == 1
+    server.delete(keys.ledger("b"))
+
+    assert (await reader.read()).batches == ()
+
+
 async def test_batches_of_a_clock_that_is_ahead_keep_their_order(reader: FleetReader, server: Any, keys: Keys) -> None:
     for number in range(20):
         add_batch(server, keys, f"b{number:02}", submitted_at=time.time() + 1000 + number // 2)

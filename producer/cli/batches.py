@@ -35,6 +35,7 @@ def batches(
     """List the batches under way, newest first: how many groups are done, its age,
     and about how long the rest takes.
 
+    Long names are shortened to fit the terminal; a file or a pipe gets all of them.
     Redis keeps a batch until its results expire, a day after its last answer.
     Where it keeps thousands, the oldest may be missing here. `rollstream results
     BATCH_ID` has the answers, `rollstream cancel BATCH_ID` ends a batch.

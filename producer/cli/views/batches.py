@@ -68,7 +68,7 @@ def batch_report(fleet: Fleet, batches: Sequence[FleetBatch], width: int, *, eve
     if not batches:
         none = "" if every or not fleet.num_batches else ", none of the newest is under way; --all lists them"
         return wrapped(f"{kept}{none}", width)
-    lines = batch_table(batches, width).lines()
+    lines = batch_table(batches, width, states=every).lines()
     if rest > 0:
         lines += wrapped(Text(f"and {rest} more, see --limit", style="dim"), width)
     return [*lines, *wrapped(Text(kept, style="dim"), width)]

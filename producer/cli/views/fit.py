@@ -5,7 +5,7 @@ Every text passes `plain` here, so nothing that a producer or a worker wrote rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -90,6 +90,25 @@ def shorten(text: Text, width: int) -> Text:
     return Text(f"{head}…{_last(text.plain, tail).lstrip()}", style=text.style)
 
 
+def told_apart(names: Sequence[Text], width: int) -> list[Text]:
+    """All shortened in one way, by which different names stay different; in their middle if there is none."""
+    start = max(0, _alike({name.plain for name in names}) - width // 3)
+    ways: tuple[Callable[[Text], Text], ...] = (
+        lambda name: shorten(name, width),
+        lambda name: one_line(name, width),
+        lambda name: one_line(Text(f"…{name.plain[start:]}", style=name.style), width),
+    )
+    every = [[way(name) if name.cell_len > width else name for name in names] for way in ways]
+    different = len({name.plain for name in names})
+    return next((found for found in every if len({name.plain for name in found}) == different), every[0])
+
+
+def _alike(names: Collection[str]) -> int:
+    """How many characters all of them begin with."""
+    first, last = min(names, default=""), max(names, default="")
+    return next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+
+
 def _last(text: str, width: int) -> str:
     """The end of `text` that has at most `width` places."""
     start, places = len(text), 0
@@ -163,7 +182,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], width: int,
         if sum(least[i] for i in chosen) + GAP * (len(chosen) - 1) <= width:
             few = [columns[i] for i in chosen]
             return replace(_side_by_side(few, [[row[i] for i in chosen] for row in cells], width), further=further)
-    return Laid(head=[], rows=[_stacked(columns, row, width) for row in cells], further=further)
+    names = told_apart([_said(columns[0], row[0]) for row in cells], width)
+    stacked = [_stacked(columns, name, row, width) for name, row in zip(names, cells, strict=True)]
+    return Laid(head=[], rows=stacked, further=further)
 
 
 def _natural(column: Column, cells: Sequence[Text]) -> int:
@@ -192,11 +213,13 @@ def _side_by_side(columns: Sequence[Column], rows: Sequence[Sequence[Text]], wid
     wants = [places - least for places, least in zip(natural, widths, strict=True)]
     more = shares(wants, room - min(name, room))
     widths = [least + places for least, places in zip(widths, more, strict=True)]
+    for i, column in enumerate(columns):
+        cells[i] = _shortened(column, cells[i], widths[i])
     head = [Text(column.title, style="dim") for column in columns]
     titled = any(column.title for column in columns)
     return Laid(
         head=_row(columns, head, widths) if titled else [],
-        rows=[_row(columns, row, widths) for row in rows],
+        rows=[_row(columns, row, widths) for row in zip(*cells, strict=True)],
     )
 
 
@@ -211,9 +234,9 @@ def shares(wants: Sequence[int], room: int) -> list[int]:
 
 
 def _row(columns: Sequence[Column], cells: Sequence[Text], widths: Sequence[int]) -> Lines:
-    """One row; what does not fit the last column, if it holds sentences, goes on below."""
+    """One row; what does not fit a column of sentences goes on below."""
     shown = [
-        wrapped(cell, places) if column.words else [_shortened(column, cell, places)]
+        wrapped(cell, places) if column.words else [cell]
         for column, cell, places in zip(columns, cells, widths, strict=True)
     ]
     lines = []
@@ -233,22 +256,26 @@ def _joined(columns: Sequence[Column], cells: Sequence[Text], widths: Sequence[i
     return line
 
 
-def _stacked(columns: Sequence[Column], row: Sequence[Text], width: int) -> Lines:
-    """The first cell on a line of its own, below it what the others say, and last the sentences."""
+def _stacked(columns: Sequence[Column], name: Text, row: Sequence[Text], width: int) -> Lines:
+    """The name on a line of its own, below it what the other cells say, and last the sentences."""
     others = [(column, cell) for column, cell in zip(columns[1:], row[1:], strict=True) if cell.plain not in {"", "-"}]
     told = [_said(column, cell, width - GAP) for column, cell in others if not column.words]
-    lines = [_said(columns[0], row[0], width), *facts(told, width, indent=GAP)]
+    lines = [name, *facts(told, width, indent=GAP)]
     for _, sentence in (one for one in others if one[0].words):
         lines += [_moved(line, GAP) for line in wrapped(sentence, width - GAP)]
     return lines
 
 
-def _said(column: Column, cell: Text, width: int) -> Text:
-    """A cell without its title, on one line if it is a name."""
+def _said(column: Column, cell: Text, width: int | None = None) -> Text:
+    """A cell without its title. With a `width` it is on one line of so many places, if it may be shortened."""
     before, _, after = (column.said or f"{column.title} {{}}").partition("{}")
-    room = width - cell_len(before) - cell_len(after)
-    return Text.assemble(before, cell if column.least is None else _shortened(column, cell, max(1, room)), after)
+    if width is not None:
+        (cell,) = _shortened(column, [cell], max(1, width - cell_len(before) - cell_len(after)))
+    return Text.assemble(before, cell, after)
 
 
-def _shortened(column: Column, cell: Text, width: int) -> Text:
-    return one_line(cell, width) if column.keeps_start else shorten(cell, width)
+def _shortened(column: Column, cells: list[Text], width: int) -> list[Text]:
+    """The cells of a column, if it may be shortened, in so many places."""
+    if column.words or column.least is None:
+        return cells
+    return [one_line(cell, width) for cell in cells] if column.keeps_start else told_apart(cells, width)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from rich.text import Text
 
-from rollstream.producer.cli.views.fit import Column, facts, one_line, plain, shares, shorten, table, wrapped
+from rollstream.producer.cli.views.fit import (
+    Column,
+    facts,
+    one_line,
+    plain,
+    shares,
+    shorten,
+    table,
+    told_apart,
+    wrapped,
+)
 from tests.support.fitting import shown
 
 NAME = Column(title="name", least=8, said="{}")
@@ -29,6 +39,21 @@ def test_the_middle_of_a_long_name_is_left_out(name: str, width: int, short: str
     found = shorten(Text(name), width)
     assert found.plain == short
     assert found.cell_len <= width
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["step-1", "run-17.step-4.replay-a"], ["step-1", "run-17…lay-a"]),
+        (["run-name-17.replay-a", "run-name-18.replay-a"], ["run-name-17…", "run-name-18…"]),
+        (["a-very-long-run.step-4.replay-a", "a-very-long-run.step-5.replay-a"], ["…tep-4.repl…", "…tep-5.repl…"]),
+        (["gpu-node-17-a3f9c1"] * 2, ["gpu-no…3f9c1"] * 2),
+        ([], []),
+    ],
+)
+def test_names_stay_different_where_that_can_be(names: list[str], short: list[str]) -> None:
+    found = told_apart([Text(name) for name in names], 12)
+    assert [name.plain for name in found] == short
 
 
 def test_a_text_that_a_terminal_would_obey_becomes_escapes_and_keeps_its_style() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from math import ceil
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,7 +76,7 @@ class Asked:
             host=headers.get("host", ""),
             origin=headers.get("origin", ""),
             fetch_site=headers.get("sec-fetch-site", ""),
-            session=_cookie(headers.get("cookie", ""), cookie),
+            session=cookie_parser(headers.get("cookie", "")).get(cookie, ""),
             bearer=bearer.strip() if kind.lower() == "bearer" else "",
             csrf=headers.get(CSRF_HEADER, ""),
             length=headers.get("content-length", "0"),
@@ -86,14 +86,6 @@ class Asked:
     def is_action(self) -> bool:
         """Whether it would change something."""
         return self.method == "POST" and self.path != "/login"
-
-
-def _cookie(header: str, name: str) -> str:
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
 
 
 class Rules:

@@ -123,6 +123,22 @@ def test_without_a_token_everybody_of_this_machine_may_look() -> None:
     assert status(token=None, hosts=LOOPBACK, host="localhost") is None
 
 
+@pytest.mark.parametrize(
+    ("cookies", "session"),
+    [
+        ("rollstream-80=mine", "mine"),
+        ('a=1; {"odd": 1}; b:c=2; \xff; =; rollstream-80=mine; d', "mine"),
+        ("rollstream-81=other; xrollstream-80=other", ""),
+        ("", ""),
+        (";" * 5000, ""),
+    ],
+)
+def test_the_session_is_found_among_the_cookies_of_other_servers(cookies: str, session: str) -> None:
+    headers = [(b"cookie", cookies.encode("latin-1")), (b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/", "client": ("127.0.0.1", 1), "headers": headers}
+    assert Asked.of(scope, "rollstream-80").session == session
+
+
 PAGE = {"session": SESSION, "csrf": CSRF, "host": "gpu:8080"}
 SAME = "http://gpu:8080"
 

@@ -4,7 +4,7 @@ import { bar, el, section, setBar, setClipped, setText, setTitle } from "./dom.j
 import { sum, sumsOf } from "./facts.js";
 import { ERRORS, meaningOf } from "./meanings.js";
 import { Table } from "./table.js";
-import { count, percent, rate, short } from "./words.js";
+import { count, many, percent, rate, short } from "./words.js";
 
 const MOST_STALE = 64;
 
@@ -69,7 +69,7 @@ function freshWords(staleness, when) {
   if (!all) return "";
   const mean = sum([...staleness].map(([behind, groups]) => Number(behind) * groups)) / all;
   const worst = Math.max(...[...staleness.keys()].map(Number));
-  if (worst === 0) return `All ${count(all)} groups of the ${when} were fresh.`;
+  if (worst === 0) return `All results of the ${when} were fresh: ${many(all, "group")}.`;
   const fresh = `${percent(staleness.get("0") ?? 0, all)} of the ${when}'s groups were fresh`;
   return `${fresh}; ${mean < 0.1 ? "less than 0.1" : rate(mean)} versions behind in the mean, ${worst} at worst.`;
 }

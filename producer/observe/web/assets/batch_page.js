@@ -44,7 +44,7 @@ export class BatchPage {
     this.back = el("a", { text: "Previous 100" });
     this.next = el("a", { text: "Next 100" });
     this.range = el("span");
-    const pages = el("nav", { class: "buttons", "aria-label": "Pages of groups" }, this.back, this.range, this.next);
+    this.pages = el("nav", { class: "buttons", "aria-label": "Pages of groups" }, this.back, this.range, this.next);
     this.body = el(
       "div",
       { class: "stack", hidden: true },
@@ -54,7 +54,7 @@ export class BatchPage {
         section("facts", "Batch", this.facts.node),
         section("config", "Generation config", this.config.node),
       ),
-      section("groups", "Groups", this.groups.node, pages),
+      section("groups", "Groups", this.groups.node, this.pages),
     );
     const head = el("div", { class: "titled" }, title, this.cancel);
     this.node = el("div", { class: "stack" }, head, this.state, this.bar, this.problem, this.body);
@@ -96,6 +96,7 @@ export class BatchPage {
       this.range,
       groups.length ? `${count(first)} to ${count(last - 1)} of ${count(all)}` : `none from ${count(first)} on`,
     );
+    setHidden(this.pages, first === 0 && last >= all);
     setHidden(this.back, first === 0);
     setHidden(this.next, last >= all);
     this.back.href = `?first=${Math.max(0, first - PAGE)}`;

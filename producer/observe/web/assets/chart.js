@@ -72,7 +72,7 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false } },
-      scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.08)] } },
+      scales: { y: { range: (_, __, most) => [0, Math.max(4, most * 1.08)] } },
       axes: [
         { ...axis, grid: { show: false }, size: 28, values: (_, times) => times.map(hourAndMinute) },
         { ...axis, grid, size: 58, values: (_, values) => values.map(rate) },

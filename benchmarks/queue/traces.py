@@ -25,6 +25,7 @@ from benchmarks.support.otlp_sink import count, running_sink
 from benchmarks.support.report import Report, Scenario
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import Envelope
+from rollstream.schemas.entry_id import EntryId
 from rollstream.transport.traces.application import traces_of
 from rollstream.transport.traces.library import tracer
 from rollstream.transport.traces.names import Outcome, SpanName
@@ -96,7 +97,8 @@ def spans_alone(tracers: Mapping[str, Tracer], rounds: int) -> Scenario:
 
 def _calls(tracer_used: Tracer) -> dict[str, Callable[[], None]]:
     traces = JobTraces(tracer=tracer_used, policy="p", clock=RedisClock())
-    lease = Lease(jobs_key="j", dead_key="d", entry_id="1-0", consumer="w", delivery=1, ends_at=time.monotonic() + 1000)
+    ends_at, entry = time.monotonic() + 1000, str(EntryId(1))
+    lease = Lease(jobs_key="j", dead_key="d", entry_id=entry, consumer="w", delivery=1, ends_at=ends_at)
     fields = Envelope(batch_id="b", job=0, first_group=0, job_groups=1, num_groups=1).fields(b"")
     kept = traces.begin(lease, fields)
 

@@ -17,7 +17,6 @@ from tests.support.fault_steps import (
     stub_flags,
     tokens,
     wait_until_done,
-    wait_until_held,
 )
 from tests.support.faults import Queue, audit
 from tests.support.memory_traces import Memory, id_of, trace_of, traced
@@ -52,6 +51,12 @@ def published(sink: Sink) -> list[Received]:
     return [span for span in sink.named("publish") if told(span)[1] == "published"]
 
 
+def is_generating(queue: Queue) -> bool:
+    """Whether a group runs, by the report of the only worker."""
+    (name,) = cast("list[bytes]", queue.redis.zrange(queue.keys.workers(), 0, -1))
+    return int(cast("bytes", queue.redis.hget(queue.keys.worker(name.decode()), "running_sequences"))) > 0
+
+
 def wait_until_all_are_there(sink: Sink, groups: int) -> None:
     """The last spans of a batch: a job that is answered, and the publish of so many groups."""
 
@@ -68,14 +73,15 @@ def test_a_worker_that_lost_its_lease_and_the_next_are_in_the_trace_of_the_batch
     slow, fast = stub_flags(group_s=60.0), stub_flags()
     with running_worker(redis_url, policy, *slow, env=sink.env) as first:
         batch = client.submit([[5], [6]], None, tokens())
-        wait_until_held(first, queue)
+        wait_for(lambda: is_generating(queue), 30, lambda: first.log)
         with running_worker(redis_url, policy, *fast, env=sink.env) as second:
             os.kill(first.process.pid, signal.SIGSTOP)
             wait_until_done(queue, batch.batch_id, 2, second)
             os.kill(first.process.pid, signal.SIGCONT)
             batch.wait(timeout=30)
             wait_until_all_are_there(sink, 2)
-            left, *_, answered = sorted(sink.wait_for("job", 2), key=lambda span: span.delivery)
+            wait_for(lambda: any(span.delivery == 1 for span in sink.named("job")), 30, lambda: first.log)
+            left, *_, answered = sorted(sink.named("job"), key=lambda span: span.delivery)
 
     submit, read = memory.one("submit"), memory.one("read")
     spans = sink.spans
@@ -133,12 +139,6 @@ def test_a_worker_that_drains_sends_all_it_has(
     assert [told(span)[2] for span in sink.named("generate")] == ["interrupted", None]
     assert {span.trace for span in sink.spans} == {trace_of(memory.one("submit"))}
     assert {span.resource["service.name"] for span in sink.spans} == {"rollstream-worker"}
-
-
-def is_generating(queue: Queue) -> bool:
-    """Whether a group runs, by the report of the only worker."""
-    (name,) = cast("list[bytes]", queue.redis.zrange(queue.keys.workers(), 0, -1))
-    return int(cast("bytes", queue.redis.hget(queue.keys.worker(name.decode()), "running_sequences"))) > 0
 
 
 def test_a_dead_letter_and_a_bad_prompt_are_errors_of_their_spans(

@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "lora": ("benchmarks.engine.saturation", "--scale", "2", "--lora", "--scenario", "large"),
     "latency": ("benchmarks.engine.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.engine.swap",),
+    "engine_metrics": ("benchmarks.engine.engine_metrics",),
     "http": (
         "benchmarks.http.serve",
         "--kv-cache-bytes",

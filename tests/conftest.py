@@ -34,7 +34,8 @@ from tests.support.worker_process import WorkerProcess, running_worker
 _numbers = itertools.count()
 
 os.environ.update(SMALL_MODEL_ENV)
-os.environ.pop("COLUMNS", None)  # pytest-xdist has it for its processes; commands would break their lines there
+for name in ("COLUMNS", "LINES"):  # pytest-xdist's processes have a size, and commands would cut what they print to it
+    os.environ.pop(name, None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background; tests that interrupt inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("rollstream", deadline=None)  # a busy machine takes any time for an example

@@ -27,10 +27,10 @@ def crowd(client: Client, queue: Queue, redis_url: str, text: Text) -> None:
     _workers(server, queue, text)
     _versions(server, queue, text)
     _letters(server, queue, text)
-    now = int(time.time() // 60)
+    minute = int(time.time() // 60) - 1
     errors = {"groups": 9, "tokens": 900, "staleness:0": 9, f"error:{text('code')}": 3, f"staleness:{text('stale')}": 1}
-    server.hset(queue.keys.history(now), mapping=errors)
-    server.expire(queue.keys.history(now), 600)
+    server.hset(queue.keys.history(minute), mapping=errors)
+    server.expire(queue.keys.history(minute), 600)
     server.hset(queue.keys.control(), mapping={"lease_ms": text("lease"), "paused": text("paused")})
     server.hset(queue.keys.rate(), mapping={"tokens_per_s": text("rate"), "answers": text("answers")})
     server.expire(queue.keys.rate(), 600)
@@ -60,12 +60,13 @@ def _workers(server: Any, queue: Queue, text: Text) -> None:
         name: text(name)
         for name in ("process", "state", "paused_for", "engine", "model", "policy_error", "policy_sha256")
     }
-    now = {"seen_at": time.time(), "heartbeat_s": 1.0}
+    now = {"seen_at": time.time(), "heartbeat_s": 60.0}
     name = text("worker").encode()[:150].decode(errors="ignore")
     report_of(server, queue.keys, name, {**numbers, **told, **now})
     report_of(server, queue.keys, text("huge")[:100_000], {**numbers, **now})
     report_of(server, queue.keys, "every-field", {name: text(f"of-{name}") for name in _REPORT})
-    report_of(server, queue.keys, "late", {**numbers, **now, "state": "serving", "seen_at": time.time() - 9})
+    report_of(server, queue.keys, "late", {**numbers, "state": "serving", "seen_at": time.time() - 9})
+    server.zadd(queue.keys.workers(), {"late": time.time() - 9, "every-field": time.time() - 9})
 
 
 _REPORT = tuple(WorkerReport.__slots__)

@@ -21,7 +21,7 @@ MOST = 40_000
 """Characters of a whole report, in which some thirty fields are hostile."""
 
 SHOWN = [
-    ("status", ("worker", "state", "engine", "model", "policy_error", "of-state", "of-model")),
+    ("status", ("worker", "state", "engine", "model", "policy_error", "of-model")),
     ("top --once", ("worker", "state", "model", "policy_error", "code", "short-error", "location")),
     ("batches --all", ()),
     ("dead ls", ("field-batch", "letter-error", "letter-worker")),

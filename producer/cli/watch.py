@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -56,63 +56,74 @@ Draw = Callable[[Latest[T], Down | None, float, int, int], Lines]
 """Gives the lines of what was read last: that, whether Redis is away, seconds since the reading, width and height."""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Reading(Generic[T]):
+    """Readings that go on by themselves."""
+
+    latest: Latest[T]
+    changed: asyncio.Event
+    ended: asyncio.Event
+    """Set once a person or a signal asked for the end."""
+    task: asyncio.Task[None]
+
+    @property
+    def goes_on(self) -> bool:
+        """False also when reading failed with an error that is not Redis'."""
+        return not self.ended.is_set() and not self.task.done()
+
+
 async def watch(first: T, read: Callable[[], Awaitable[T]], draw: Draw[T], interval_s: float, console: Console) -> None:
     """Show `first`, then what `read` gives every `interval_s` seconds, until q or a signal that ends."""
     loop = asyncio.get_running_loop()
-    latest = Latest(value=first, read_at=loop.time(), asked_at=loop.time())
-    changed, ended = asyncio.Event(), asyncio.Event()
     patience_s = max(_PATIENCE_S, 2 * interval_s)
 
-    def picture() -> Text:
+    def picture(latest: Latest[T]) -> Text:
         now = loop.time()
         width, height = console.size
         lines = draw(latest, latest.down(now, patience_s), now - latest.read_at, width, height)
         return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
-    reading = asyncio.ensure_future(_read_on(read, latest, changed, interval_s))
-    try:
-        with (
-            _quiet_logs(),
-            _ending(ended, changed),
-            Live(picture(), console=console, screen=True, auto_refresh=False) as live,
-        ):
-            while not ended.is_set() and not reading.done():
+    async with _reading(first, read, interval_s) as reading:
+        shown = picture(reading.latest)
+        with _quiet_logs(), Live(shown, console=console, screen=True, auto_refresh=False) as live:
+            while reading.goes_on:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), min(1.0, interval_s))
-                changed.clear()
-                live.update(picture(), refresh=True)
-    finally:
-        reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reading
+                    await asyncio.wait_for(reading.changed.wait(), min(1.0, interval_s))
+                reading.changed.clear()
+                live.update(picture(reading.latest), refresh=True)
 
 
 async def repeat(show: Callable[[T], None], read: Callable[[], Awaitable[T]], first: T, interval_s: float) -> None:
-    """Show `first` and every later reading until a signal that ends; stderr says since when Redis is away."""
-    loop = asyncio.get_running_loop()
-    latest = Latest(value=first, read_at=loop.time(), asked_at=loop.time())
-    changed, ended = asyncio.Event(), asyncio.Event()
-    told = ""
+    """Show `first` and every later reading until a signal that ends; stderr says when Redis goes and comes back."""
+    told = False
     show(first)
-    reading = asyncio.ensure_future(_read_on(read, latest, changed, interval_s))
+    async with _reading(first, read, interval_s) as reading:
+        while reading.goes_on:
+            await reading.changed.wait()
+            reading.changed.clear()
+            problem = reading.latest.problem
+            if bool(problem) != told:
+                sys.stderr.write(f"rollstream: {f'{problem}; trying on' if problem else 'Redis answers again'}\n")
+                sys.stderr.flush()
+                told = bool(problem)
+            if reading.goes_on and not problem:
+                show(reading.latest.value)
+
+
+@contextlib.asynccontextmanager
+async def _reading(first: T, read: Callable[[], Awaitable[T]], interval_s: float) -> AsyncIterator[_Reading[T]]:
+    """Read in a task of its own until the block ends. Raises what ended the reading, if it was not Redis' error."""
+    now = asyncio.get_running_loop().time()
+    latest = Latest(value=first, read_at=now, asked_at=now)
+    changed, ended = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(_read_on(read, latest, changed, interval_s))
     try:
         with _ending(ended, changed):
-            while not ended.is_set() and not reading.done():
-                await changed.wait()
-                changed.clear()
-                if ended.is_set():
-                    break
-                if bool(latest.problem) != bool(told):
-                    news = f"{latest.problem}; trying on" if latest.problem else "Redis answers again"
-                    sys.stderr.write(f"rollstream: {news}\n")
-                    sys.stderr.flush()
-                if not latest.problem:
-                    show(latest.value)
-                told = latest.problem
+            yield _Reading(latest=latest, changed=changed, ended=ended, task=task)
     finally:
-        reading.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await reading
+            await task
 
 
 async def _read_on(

@@ -63,6 +63,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
 
 async def test_connections_beyond_the_bound_are_closed_at_once(monkeypatch: pytest.MonkeyPatch, page: Served) -> None:
     monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(bounded_http, "_SILENT_S", 10 * WAIT_S)
     taken = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(2)]
     await until_true(lambda: len(page.server.server_state.connections) == 2)
     reader, writer = await asyncio.open_connection("127.0.0.1", page.port)

@@ -15,7 +15,7 @@ from rollstream.producer.observe.web import event_stream
 from rollstream.producer.observe.web.live_readings import EVERY_S, LiveReadings
 from rollstream.schemas import Keys
 from tests.support.invented_fleet import InventedReader
-from tests.support.served_page import Served, reading, served
+from tests.support.served_page import WAIT_S, Served, reading, served
 from tests.support.worker_process import until_true
 
 KEYS = Keys("math-7b", partitions=2)
@@ -123,6 +123,22 @@ async def test_a_slow_browser_is_sent_the_newest_reading_and_not_those_between()
     for task in (stream, running):
         task.cancel()
     await asyncio.wait({stream, running})
+
+
+async def test_a_browser_that_takes_nothing_does_not_hold_up_the_end() -> None:
+    readings = LiveReadings(reader=InventedReader())
+    taken = asyncio.Semaphore(1)
+
+    async def send(_message: Any) -> None:
+        await taken.acquire()
+
+    stream = asyncio.ensure_future(event_stream.EventStream(readings)(SCOPE, forever, send))
+    await until_true(taken.locked)
+
+    readings.close()
+
+    async with asyncio.timeout(WAIT_S):
+        await stream
 
 
 SCOPE: Any = {"type": "http", "method": "GET", "path": "/events"}

@@ -28,6 +28,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "latency": ("benchmarks.engine.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.engine.swap",),
     "engine_metrics": ("benchmarks.engine.engine_metrics",),
+    "watched": ("benchmarks.engine.watched", "--kv-cache-bytes", str(2**26)),
     "http": (
         "benchmarks.http.serve",
         "--kv-cache-bytes",

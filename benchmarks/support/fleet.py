@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -24,7 +24,9 @@ class WorkerFailedError(RollstreamError):
 class WorkerProcess(LoggedProcess):
     """`python -m rollstream.worker FLAGS`."""
 
-    def __init__(self, redis_url: str, policy: str, folder: Path, flags: Sequence[str]) -> None:
+    def __init__(
+        self, redis_url: str, policy: str, folder: Path, flags: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> None:
         self.policy = policy
         self._redis_url = redis_url
         super().__init__(
@@ -32,7 +34,8 @@ class WorkerProcess(LoggedProcess):
              "--heartbeat-s", "0.5",
              "--grace-s", "2", *flags],
             folder / f"worker-{time.monotonic_ns()}.log",
-            {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")},
+            {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
+            | dict(env or {}),
         )  # fmt: skip
 
     def wait_until_serving(self) -> float:
@@ -65,9 +68,9 @@ class Fleet:
         self._folder = folder
         self.workers: list[WorkerProcess] = []
 
-    def start(self, policy: str, *flags: str) -> WorkerProcess:
-        """Start one more worker; it does not serve yet."""
-        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags))
+    def start(self, policy: str, *flags: str, env: Mapping[str, str] | None = None) -> WorkerProcess:
+        """Start one more worker, with these variables beside ours; it does not serve yet."""
+        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags, env))
         return self.workers[-1]
 
     def end(self) -> None:

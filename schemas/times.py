@@ -29,8 +29,9 @@ RATE_TTL_S = 7 * 86_400
 """How long the last measured rate stays without a worker: a queue may be without any over a holiday."""
 
 
-LATE_BEATS = 2.0
-"""After so many times its heartbeat a worker's report is late, and shown as that."""
+LATE_BEATS = 1.5
+"""After so many times its heartbeat a worker's report is late. With readings twice a second a worker that died within
+this second is shown as late two seconds later."""
 
 
 def report_ttl_s(heartbeat_s: float) -> int:

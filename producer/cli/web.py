@@ -46,7 +46,7 @@ def web(
 ) -> None:
     """Serve a live page of a policy: jobs, workers, batches, versions, errors, dead letters. Prints its URL.
 
-    It reads Redis about once a second while a browser looks, and works with every worker dead. Ctrl-C ends it.
+    It reads Redis about twice a second while a browser looks, and works with every worker dead. Ctrl-C ends it.
     """
     number = port_number(port)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")

@@ -33,7 +33,7 @@ class Workers:
         """The workers in the index, sorted by name."""
         index = self._keys.workers()
         now, (members,) = yield [lambda pipe: pipe.zrevrange(index, 0, MOST_WORKERS - 1, withscores=True)]
-        beats = dict(_beats(rows(members)))
+        beats = dict(_beats(rows(members), now))
         now, replies = yield [self._asked(name) for name in beats]
         found = {name: _report(reply) for name, reply in zip(beats, replies, strict=True)}
         missing = [name for name, report in found.items() if report is None]
@@ -63,16 +63,17 @@ def seconds_since(beat: float, now: float) -> float | None:
 
 def presence_of(*, is_there: bool, beat: float, now: float, heartbeat_s: float | None) -> Presence:
     """Whether a worker lives: `is_there` says that it has a report, `beat` and `now` are by Redis' clock."""
-    if not is_there or beat - now > LONGEST_REPORT_TTL_S:  # the clock was set back, and nobody has beaten since
+    if not is_there:
         return Presence.GONE
     age = seconds_since(beat, now)
     is_late = age is None or age > LATE_BEATS * (heartbeat_s or HEARTBEAT_S)
     return Presence.LATE if is_late else Presence.LIVE
 
 
-def _beats(members: Iterable[Any]) -> Iterator[tuple[bytes, float]]:
+def _beats(members: Iterable[Any], now: float) -> Iterator[tuple[bytes, float]]:
+    """Workers with their beats. One far ahead of `now` is of before Redis' clock was set back: that worker is dead."""
     for name, score in members:
-        if len(name) <= _LONGEST_NAME and isfinite(score):
+        if len(name) <= _LONGEST_NAME and isfinite(score) and score - now <= LONGEST_REPORT_TTL_S:
             yield name, score
 
 

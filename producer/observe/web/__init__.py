@@ -1,4 +1,4 @@
-"""The server behind `rollstream web`: one reading of Redis a second for all browsers, and what an operator may ask.
+"""The server behind `rollstream web`: two readings of Redis a second for all browsers, and what an operator may ask.
 
 It makes no HTML of data: the page in `assets/` reads JSON. What an operator asks goes through `operations`, `batches`
 and `replay`, and nothing here writes to Redis itself.

@@ -1,4 +1,4 @@
-"""One reading of Redis a second for everybody who looks, and none while nobody does."""
+"""Two readings of Redis a second for everybody who looks, and none while nobody does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import RedisUnavailableError
 from ..fleet import Fleet
 from .fleet_json import fleet_json, to_json
 
-EVERY_S = 1.0
+EVERY_S = 0.5
 """Seconds from the beginning of one reading to that of the next."""
 _SILENT_S = 2.0
 """After so many seconds without an answer Redis counts as away, though the reading goes on."""

@@ -13,7 +13,6 @@ from rollstream.producer.observe.parts.batches import _next_page
 from rollstream.producer.observe.parts.memory import fullest
 from rollstream.producer.observe.parts.queues import waiting_jobs
 from rollstream.producer.observe.parts.workers import presence_of, seconds_since
-from rollstream.schemas.times import LONGEST_REPORT_TTL_S
 from rollstream.schemas.totals import Totals
 
 NOW = 1_700_000_000.0
@@ -23,13 +22,12 @@ NOW = 1_700_000_000.0
     ("is_there", "age_s", "heartbeat_s", "presence"),
     [
         (True, 0.5, 1.0, Presence.LIVE),
-        (True, 2.0, 1.0, Presence.LIVE),
-        (True, 2.1, 1.0, Presence.LATE),
-        (True, 9.0, 5.0, Presence.LIVE),
-        (True, 2.1, None, Presence.LATE),
+        (True, 1.5, 1.0, Presence.LIVE),
+        (True, 1.6, 1.0, Presence.LATE),
+        (True, 7.0, 5.0, Presence.LIVE),
+        (True, 1.6, None, Presence.LATE),
         (True, -0.5, 1.0, Presence.LIVE),
         (True, -10.0, 1.0, Presence.LATE),
-        (True, -1.0 - LONGEST_REPORT_TTL_S, 1.0, Presence.GONE),
         (False, 0.5, 1.0, Presence.GONE),
         (False, 100.0, 1.0, Presence.GONE),
     ],

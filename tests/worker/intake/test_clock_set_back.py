@@ -145,7 +145,7 @@ async def test_a_clock_that_was_never_ahead_leaves_no_notes(redis: Redis, policy
 
 def test_a_worker_that_died_then_is_not_taken_for_live(redis_url: str, policy: str, queue: Queue) -> None:
     ghost: Any = {"state": "serving", "seen_at": time.time() + DAY_S}
-    report_of(queue.redis, queue.keys, "ghost", ghost, DAY_S + 16)
+    report_of(queue.redis, queue.keys, "ghost", ghost, DAY_S + 16, ahead_s=DAY_S)
     queue.redis.xadd(queue.jobs_key, {"payload": b"x"}, id=f"{int(1000 * time.time()) + 1000 * DAY_S}-1")
 
     run = CliRunner().invoke

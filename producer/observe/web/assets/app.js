@@ -1,4 +1,4 @@
-// The start: who am I talking to, which page is this, and one change of the page a second at most.
+// The start: who am I talking to, which page is this, and two changes of the page a second at most.
 
 import { Actions } from "./actions.js";
 import { get } from "./api.js";
@@ -9,7 +9,7 @@ import { Overview } from "./overview.js";
 import { Stream } from "./stream.js";
 import { startThemeSwitch } from "./theme_switch.js";
 
-const LEAST_MS = 950; // between two changes of the page: readings come about every second
+const LEAST_MS = 450; // between two changes of the page: readings come about twice a second
 const RETRY_MS = 2_000;
 
 startThemeSwitch(document.getElementById("theme"));

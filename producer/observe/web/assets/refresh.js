@@ -13,7 +13,7 @@ export class Refresh {
     this.asking = false;
   }
 
-  // Called about once a second while the page is seen.
+  // Called about twice a second while the page is seen.
   async tick() {
     if (!this.goesOn || this.asking || performance.now() - this.askedAt < EVERY_MS) return;
     this.asking = true;

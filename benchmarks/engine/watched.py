@@ -52,7 +52,7 @@ RESAMPLED = 2000
 
 @dataclass(eq=False)
 class Watched:
-    """A worker and whoever watches it while its turn lasts."""
+    """A worker, and what watches it while its turn lasts."""
 
     name: str
     worker: WorkerProcess
@@ -184,7 +184,7 @@ async def measure(
             await one.run(workload)
             one.tokens_per_s, one.cpu_s = [], []
         for number in range(repeats):
-            for one in watched[:: -1 if number % 2 else 1]:  # whoever runs after another is not always the same
+            for one in watched[:: -1 if number % 2 else 1]:  # so that no arm always follows the same one
                 await one.run(workload)
             report.say(f"round {number + 1} of {repeats}")
     return Report("watched", [*_scenarios(workload, watched)], shown_engines(engines))

@@ -128,6 +128,7 @@ class VllmEngine:
         self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
+        await self._check_adapters()
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
         try:
@@ -138,6 +139,11 @@ class VllmEngine:
             self._statistics.begin()
         _collect_less()
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
+
+    async def _check_adapters(self) -> None:
+        found = await self._calls.utility(self._llm.collective_rpc("rollstream_adapter_doubt"))
+        if doubt := next(filter(None, found), ""):
+            raise SettingsError(f"--model {self._settings.model}: {doubt}: start the worker without LoRA")
 
     async def _watch_logits(self) -> None:
         """See `worker.engines.vllm.logits`. If the engine has no such count, every request asks for log-probs."""

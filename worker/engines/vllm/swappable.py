@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from . import packed_experts
+
 _RENEWED = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
 """Kinds of layers for which a reload was tried and is right, on the CPU (0.32) and on a GPU (0.26)."""
 _RENEWED_EXPERTS = {"UnquantizedFusedMoEMethod"}
-"""The same on a GPU (0.26) only: the CPU build multiplies with packed copies, which a reload leaves as they were."""
+"""The same for experts; on the CPU only those that `packed_experts` can pack again."""
 
 _HEAD, _EMBEDDING = "ParallelLMHead", "VocabParallelEmbedding"
 
@@ -63,8 +65,8 @@ def _doubt(layer: Any, *, on_cpu: bool) -> str:
     if method is type(None) or method.__name__ in _RENEWED:
         return ""
     if any(base.__name__ == "FusedMoEMethodBase" for base in method.__mro__):
-        if on_cpu:
-            return "is a mixture of experts, of whose weights vLLM's CPU build keeps packed copies"
+        if on_cpu and packed_experts.experts_of(layer) is None:
+            return "is a mixture of experts that vLLM's CPU build keeps in a form which cannot be made again"
         if method.__name__ in _RENEWED_EXPERTS:
             return ""
     return f"is quantised or packed ({method.__name__})"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import logits, swappable
+from . import logits, packed_experts, swappable
 from .adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
@@ -44,6 +44,14 @@ class WeightReload(AdapterAudit):
         doubt = swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
         return swappable.tied(model), doubt
 
+    def rollstream_adapter_doubt(self) -> str:
+        """Why the first request would kill the engine, because it has LoRA; empty if it would not."""
+        from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+
+        if not current_platform.is_cpu() or not packed_experts.has_adapters(self.model_runner.get_model()):
+            return ""
+        return "vLLM's CPU build runs no mixture of experts with LoRA"
+
     def rollstream_reload(self, folder: str) -> None:
         """Replace the weights by those in `folder`, which must fit the model.
 
@@ -52,7 +60,9 @@ class WeightReload(AdapterAudit):
         model = self.model_runner.get_model()
         try:
             with _without_false_alarms(model), _as_in_its_checkpoint(model):
+                packed_experts.unpad(model)
                 self.reload_weights(weights_path=folder)
+                packed_experts.pack(model, self.vllm_config)
         except BaseException:
             _end_reload(model, self.vllm_config)
             raise

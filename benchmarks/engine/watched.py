@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import sys
@@ -152,7 +153,8 @@ class Onlookers(LoggedProcess):
             "--port",
             "auto",
         ]
-        super().__init__(words, self._output, {"PATH": "/usr/bin", "PYTHONUNBUFFERED": "1"})
+        ours = {name: value for name, value in os.environ.items() if not name.upper().startswith("ROLLSTREAM_")}
+        super().__init__(words, self._output, {**ours, "PYTHONUNBUFFERED": "1"})
 
     def url(self) -> str:
         """The URL that it printed."""

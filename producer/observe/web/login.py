@@ -41,9 +41,11 @@ class Login:
         if not self._sessions.are_asked_for:
             return RedirectResponse("/", 303)
         address = request.client.host if request.client else ""
+        given = (await form_field(request, "token")).strip()
+        # Nothing is awaited from here on: bodies that were held back and come at once would pass before any is counted.
         if problem := self._rules.must_wait(address):
             return self._page(problem.status, _LATER, dict(problem.headers))
-        if not self._sessions.is_token((await form_field(request, "token")).strip()):
+        if not self._sessions.is_token(given):
             self._rules.count_wrong(address)
             return self._page(401, _WRONG)
         response = RedirectResponse(_next(request), 303)

@@ -11,6 +11,7 @@ from rollstream.producer.observe.web.assets import FOLDER
 from tests.producer.observe.web.test_fleet_json import with_hostile_texts
 from tests.support.invented_fleet import InventedReader, invented_fleet
 from tests.support.served_page import TOKEN, Served, served
+from tests.support.worker_process import until_true
 
 PAGES = ("/", "/batches/step-8", "/letters/0/1700000000000-0")
 ELSEWHERE = (
@@ -143,6 +144,23 @@ async def test_wrong_tokens_are_refused_logged_and_then_not_even_looked_at(
     assert "set-cookie" not in late.headers
     assert 0 < int(late.headers["retry-after"]) <= 60
     assert caplog.messages == ["page: 127.0.0.1 gave a wrong token"] * 5
+
+
+async def test_wrong_tokens_that_are_held_back_and_sent_at_once_are_counted_as_well(guarded: Served) -> None:
+    taken = [await asyncio.open_connection("127.0.0.1", guarded.port) for _ in range(20)]
+    for _, writer in taken:
+        writer.write(
+            b"POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 8\r\n"
+            b"content-type: application/x-www-form-urlencoded\r\n\r\n"
+        )
+    await until_true(lambda: len(guarded.server.server_state.tasks) == len(taken))
+    for number, (_, writer) in enumerate(taken):
+        writer.write(b"token=%02d" % number)
+    answers = [await reader.read() for reader, _ in taken]
+
+    assert sorted(answer[:12] for answer in answers) == [b"HTTP/1.1 401"] * 5 + [b"HTTP/1.1 429"] * 15
+    for _, writer in taken:
+        writer.close()
 
 
 @pytest.mark.parametrize(

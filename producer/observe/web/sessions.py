@@ -84,12 +84,12 @@ class WrongTries:
 
     def wait_s(self, address: str) -> float:
         """Seconds until this address may try again; 0 if it may now."""
-        recent = self._recent(_network(address))
+        recent = self._recent(network_of(address))
         return 0.0 if len(recent) < self._most else max(0.0, recent[0] + self._within_s - self._clock())
 
     def count(self, address: str) -> None:
         """Note a wrong try."""
-        network = _network(address)
+        network = network_of(address)
         self._wrong[network] = [*self._recent(network), self._clock()][-self._most :]
         self._wrong.move_to_end(network)
         if len(self._wrong) > _MOST_NETWORKS:
@@ -100,7 +100,8 @@ class WrongTries:
         return [at for at in self._wrong.get(network, ()) if at > since]
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv6 network of 64 bits, any other address alone."""
     try:
         known = ip_address(address)
     except ValueError:

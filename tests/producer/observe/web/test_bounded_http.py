@@ -61,18 +61,58 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     writer.close()
 
 
-async def test_connections_beyond_the_bound_are_closed_at_once(monkeypatch: pytest.MonkeyPatch, page: Served) -> None:
-    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 2)
-    monkeypatch.setattr(bounded_http, "_SILENT_S", 10 * WAIT_S)
-    taken = [await asyncio.open_connection("127.0.0.1", page.port) for _ in range(2)]
-    await until_true(lambda: len(page.server.server_state.connections) == 2)
-    reader, writer = await asyncio.open_connection("127.0.0.1", page.port)
+WAITING = (
+    b"",
+    b"GET /login HTTP/1.1\r\nhost: loc",
+    b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n"
+    b"content-type: application/x-www-form-urlencoded\r\n\r\ntok",
+)
 
-    assert await closed(reader)
-    for _, open_writer in [*taken, (reader, writer)]:
-        open_writer.close()
-    await until_true(lambda: not page.server.server_state.connections)
-    assert (await page.http.get("/api/session")).status_code == 200
+
+@pytest.mark.parametrize("begun", WAITING)
+async def test_as_many_connections_as_there_may_be_shut_nobody_out_while_they_ask_nothing(
+    guarded: Served, begun: bytes
+) -> None:
+    open_ones = guarded.server.server_state.connections
+    tasks = guarded.server.server_state.tasks
+    taken = [await connected(guarded, begun) for _ in range(bounded_http.MOST_CONNECTIONS)]
+    await until_true(lambda: len(open_ones) == len(taken))
+    await until_true(lambda: not begun.startswith(b"POST") or len(tasks) == len(taken))
+
+    assert (await guarded.http.get("/login")).status_code == 200
+    assert len(open_ones) == len(taken)
+    assert await closed(taken[0][0])
+    for _, writer in taken:
+        writer.close()
+
+
+async def test_what_is_being_answered_gives_way_to_another_address_alone(
+    monkeypatch: pytest.MonkeyPatch, page: Served
+) -> None:
+    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 2)
+    watch = b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    taken = [await connected(page, watch) for _ in range(2)]
+    await until_true(lambda: page.site.readings.watchers == 2)
+    late = await connected(page)
+    late_is_closed = await closed(late[0])
+    watched_on = page.site.readings.watchers
+    other = await connected(page, b"HEAD /login HTTP/1.1\r\nhost: localhost\r\n\r\n", address="127.0.0.2")
+    answer = await other[0].readuntil(b"\r\n\r\n")
+
+    assert (late_is_closed, watched_on) == (True, 2)
+    assert answer.startswith(b"HTTP/1.1 303 ")
+    await until_true(lambda: page.site.readings.watchers == 1)
+    for _, writer in [*taken, late, other]:
+        writer.close()
+
+
+async def connected(
+    page: Served, begun: bytes = b"", address: str = "127.0.0.1"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection from this address that has sent so much."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", page.port, local_addr=(address, 0))
+    writer.write(begun)
+    return reader, writer
 
 
 async def test_a_browser_that_takes_nothing_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import PromptFileError, RedisUnavailableError
 from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
 from .output import exit_codes
@@ -69,5 +70,5 @@ def web(
                 tokenizer=tokenizer,
             )
             raise typer.Exit(asyncio.run(serve(settings, typer.echo)))
-        except WebSetupError as error:
+        except (WebSetupError, PromptFileError, RedisUnavailableError) as error:
             raise cannot_start(str(error)) from None

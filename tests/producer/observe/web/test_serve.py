@@ -69,6 +69,7 @@ def test_a_port_that_is_taken_is_named(command: Command) -> None:
         (["--allow-actions"], "--allow-actions: actions need a token; make one with"),
         (["--token-file", "/nothing/here"], "--token-file /nothing/here: No such file or directory; make one with"),
         (["--host", "no-such-host.invalid"], "--host no-such-host.invalid: no such address"),
+        (["--redis", "http://u:hunter2@h"], "cannot connect: Redis at ***: not a Redis URL"),
         (["--host", "\x1b[2J"], "--host \\x1b[2J: no such address"),
         (["--host", "192.0.2.1"], "port 0 of 192.0.2.1: Cannot assign requested address"),
     ],
@@ -81,6 +82,7 @@ def test_what_would_be_unsafe_or_cannot_be_is_refused_in_one_line(
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"rollstream: {told}")
     assert done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stderr
 
 
 def test_a_short_token_is_refused_without_being_shown(command: Command) -> None:
@@ -101,7 +103,7 @@ def test_a_port_that_is_none_is_a_usage_error(command: Command, port: str) -> No
 
 def test_a_folder_without_a_tokenizer_is_named_before_anything_listens(command: Command, tmp_path: Path) -> None:
     done = command("web", "--port", "auto", "--tokenizer", str(tmp_path / "none"))
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert "--tokenizer" in done.stderr
 
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from rollstream.transport.redis import connected, is_split
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
-from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
+from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.urls import RedisUrlError, without_password
 
@@ -133,8 +133,7 @@ class Connection:
         except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
             if cancellations() > before:
                 raise asyncio.CancelledError from error
-            problem = str(error) or type(error).__name__
-            raise RedisUnavailableError(what, self.url, problem, fault_of(error).advice) from error
+            raise RedisUnavailableError(what, self.url, text_of(error), fault_of(error).advice) from error
         if cancellations() > before:
             raise asyncio.CancelledError
         return answer

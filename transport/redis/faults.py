@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -181,3 +182,26 @@ def fault_of(error: BaseException | None) -> Fault:
     found = _CODE.search(str(error))
     code = found[1] if found else ""
     return next((fault for fault in _FAULTS if fault.fits(error, code)), UNKNOWN)
+
+
+_CALL_FAILED = r"Connect call failed \([^)]*\)"
+_TO_ALL = re.compile(rf"Error Multiple exceptions: (\[Errno \d+\] {_CALL_FAILED}.*) connecting to (.+?)\.?$")
+"""A name with several addresses, such as localhost."""
+_TO_ONE = re.compile(rf"Error (\d+) connecting to (.+?)\. {_CALL_FAILED}\.?$")
+_TWO_SENTENCES = re.compile(r"^(Error \S+ (?:connecting to .+?|while writing to socket))\. ")
+_ARGS = re.compile(r" ?: \((?:-?\d+, )?(['\"])(.*)\1,?\)$")
+
+
+def text_of(error: BaseException) -> str:
+    """What redis-py says, as a part of a sentence: without the tuples of Python's sockets and the last full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if found := _TO_ALL.match(text):
+        numbers = dict.fromkeys(re.findall(r"\[Errno (\d+)\]", found[1]))
+        text = f"Error {', '.join(numbers)} connecting to {found[2]}: {', '.join(map(_meaning, numbers))}"
+    elif found := _TO_ONE.match(text):
+        text = f"Error {found[1]} connecting to {found[2]}: {_meaning(found[1])}"
+    return _ARGS.sub(r": \2", _TWO_SENTENCES.sub(r"\1: ", text)).rstrip(". ")
+
+
+def _meaning(number: str) -> str:
+    return os.strerror(int(number))

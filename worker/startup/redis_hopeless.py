@@ -11,6 +11,7 @@ from pathlib import Path
 
 from redis import exceptions
 
+from rollstream.transport.redis.faults import text_of
 from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
 
 from .redis_tls import speaks_plainly, speaks_tls
@@ -35,7 +36,7 @@ _PASSING = (
 
 def explained(error: BaseException) -> str:
     """The error's text, with what to do about it if that is known."""
-    text = str(error) or type(error).__name__
+    text = text_of(error)
     advice = _advice(text, _PASSING)
     return f"{text}: {advice}" if advice else text
 

@@ -126,7 +126,7 @@ def _rates(fleet: Fleet, width: int) -> Lines:
     hour = rates(fleet)
     if not any(hour):
         return [one_line(f"{told}now, none in the last hour", width)]
-    ends = f" last hour, at most {amount(max(hour))}" if width > _NARROW else " 1 h"
+    ends = f" last hour, best minute {amount(max(hour))}" if width > _NARROW else " 1 h"
     places = max(0, min(len(hour), width - len(told) - len(ends)))
     return [one_line(Text.assemble((told, "bold"), (sparkline(hour, places), "cyan"), (ends, "dim")), width)]
 

@@ -43,7 +43,8 @@ def test_no_picture_is_larger_than_its_terminal(fleet: Fleet, width: int) -> Non
 def test_a_picture_has_a_section_for_everything() -> None:
     text = shown(frame(seen(busy_fleet()), 140, None, "q ends"))
     for told in (
-        "math-7b: 2 of 6 workers serve version 7", "▄", "last hour, at most", "12 jobs waiting (the oldest 34.0 s)",
+        "math-7b: 2 of 6 workers serve version 7", "▄", "last hour, best minute ",
+        "12 jobs waiting (the oldest 34.0 s)",
         "workers (6)", "late since 3.2 s", "gone since 41.0 s", "paused (memory,adapter cache)", "7 (loads 8)",
         "███▊░░░░ 120/256", "batches under way (5 of 17)", "partitions (2)", "policy versions", "1 worker ",
         "versions behind", "16 or more", "too_long 12", "dead letters (14)", "TooManyDeliveriesError", "q ends",

@@ -17,6 +17,7 @@ from .connection import with_connection
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
 from .output import exit_codes, print_lines
 from .views.fit import wrapped
+from .views.headline import many
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
@@ -64,6 +65,6 @@ def _told(policy: str, seen: LeaseSeen) -> list[str]:
         lease = f"{seen.seconds:g} s"
     else:
         lease = seen.problem or "none yet, the first worker that starts sets it"
-    lines = [f"policy {policy}: lease {lease}; {len(seen.workers)} live workers"]
+    lines = [f"policy {policy}: lease {lease}; {many(len(seen.workers), 'worker')}, late ones included"]
     others = seen.differing(seen.seconds)
     return lines + [f"worker {name} has {told or 'not said which'}" for name, told in sorted(others.items())]

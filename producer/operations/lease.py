@@ -18,17 +18,17 @@ from .queue_state import WorkerSeen, read_workers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSeen:
-    """The lease in the control hash, and the lease of each live worker."""
+    """The lease in the control hash, and that of each worker whose report is there: it may be late and live on."""
 
     seconds: float | None
     """The agreed lease; None before the first worker has started."""
     problem: str
     """Why the agreed lease cannot be read; empty when it can."""
     workers: dict[str, str]
-    """`--lease-s` of each live worker by its name, as it reports it."""
+    """`--lease-s` of each of these workers by its name, as it reports it."""
 
     def differing(self, seconds: float | None) -> dict[str, str]:
-        """The live workers whose lease is not `seconds`."""
+        """Those of `workers` whose lease is not `seconds`."""
         return {name: told for name, told in self.workers.items() if seconds is None or not _is(told, seconds)}
 
 
@@ -49,7 +49,7 @@ async def read_lease(redis: Redis, keys: Keys) -> tuple[float | None, str]:
 
 
 async def lease_seen(connection: Connection, keys: Keys) -> LeaseSeen:
-    """Read the agreed lease and that of each live worker. Raises `RedisUnavailableError`."""
+    """Read the agreed lease and that of each worker that has a report. Raises `RedisUnavailableError`."""
 
     async def read(redis: Redis) -> LeaseSeen:
         seconds, micros = await redis.time()

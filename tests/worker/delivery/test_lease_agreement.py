@@ -48,7 +48,7 @@ def test_a_worker_with_another_lease_ends_with_both_and_the_way_to_change_it(
     assert "--lease-s 1: the workers of policy" in other.log
     assert "a lease of 30 s" in other.log
     assert f"rollstream lease --policy {policy} --set 1" in other.log
-    assert "lease 30 s; 1 live workers" in same.output
+    assert "lease 30 s; 1 worker, late ones included" in same.output
     assert refused.exit_code == 1
     assert "drain them first" in refused.output
     assert agreed == b"30000"

@@ -136,7 +136,7 @@ class QueueMetric:
     WORKERS_BEHIND = _gauge(
         "workers_behind", "Live workers that have started and do not serve the newest announced version."
     )
-    WORKERS_REFUSING = _gauge("workers_refusing", "Live workers that refused the newest announced version.")
+    WORKERS_REFUSING = _gauge("workers_refusing", "Workers, late ones too, that report a version as refused.")
     ANNOUNCED_VERSION = _gauge("announced_policy_version", "The newest version in the versions stream; 0 if none.")
     CONVERGENCE = _gauge(
         "version_convergence_seconds",

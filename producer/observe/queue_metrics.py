@@ -12,7 +12,7 @@ from rollstream.schemas.worker_report import WorkerState
 
 from ..operations.queue_state import QueueSeen
 from .fleet import Fleet, FleetWorker, Presence
-from .parts.versions import refuses
+from .refusals import is_refusing
 
 Sample: TypeAlias = tuple[Metric, tuple[str, ...], float]
 """A metric, the values of its labels, and its value."""
@@ -60,7 +60,7 @@ def _of_workers(fleet: Fleet) -> Iterator[Sample]:
     behind = [one for one in alive if newest and not one.report.is_starting and one.report.policy_version != newest]
     yield QueueMetric.ANNOUNCED_VERSION, (), float(newest)
     yield QueueMetric.WORKERS_BEHIND, (), float(len(behind))
-    yield QueueMetric.WORKERS_REFUSING, (), float(sum(newest > 0 and refuses(one) == newest for one in alive))
+    yield QueueMetric.WORKERS_REFUSING, (), float(sum(map(is_refusing, alive)))
     yield QueueMetric.CONVERGENCE, (), fleet.versions[0].announced_s_ago if behind else 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -45,6 +45,18 @@ class QueueSeen:
     def parked_jobs(self) -> int:
         """The number of parked jobs, for any version."""
         return sum(parked.jobs for parked in self.parked)
+
+
+class Reporting(Protocol):
+    """A worker with its report."""
+
+    @property
+    def consumer(self) -> str:
+        """Its name."""
+
+    @property
+    def report(self) -> WorkerReport:
+        """Its last report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +179,6 @@ def remarks(status: QueueState) -> Iterator[str]:
         yield printable(f"parked: {jobs} jobs wait for policy version {version}, {since}")
     if groups := waiting_groups(status.workers):
         yield f"{groups} groups of jobs that workers have read wait for places in their engines"
-    for (refused, why), names in refusals(status.workers).items():
-        yield printable(f"version {refused} refused by {', '.join(names)}: {why}")
 
 
 def waiting_groups(workers: Iterable[WorkerSeen]) -> int:
@@ -176,7 +186,7 @@ def waiting_groups(workers: Iterable[WorkerSeen]) -> int:
     return sum(worker.report.waiting_groups or 0 for worker in workers)
 
 
-def refusals(workers: Iterable[WorkerSeen]) -> dict[tuple[str, str], list[str]]:
+def refusals(workers: Iterable[Reporting]) -> dict[tuple[str, str], list[str]]:
     """Names of workers by refused version, `?` where none is named, and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for worker in workers:

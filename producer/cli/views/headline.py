@@ -10,6 +10,7 @@ from enum import StrEnum
 from rollstream.schemas.worker_report import WorkerState
 
 from ...observe.fleet import Fleet, FleetWorker, Presence
+from ...observe.refusals import refusals
 from ...operations.queue_state import age
 from .charts import about, amount, percent
 
@@ -142,12 +143,8 @@ def notes(fleet: Fleet) -> Iterator[tuple[Level, str]]:
             yield Level.BAD, f"Redis has used {told} of its memory; when it is full, workers pause."
     if ahead := max((queue.ids_ahead_s for queue in fleet.queues), default=0.0):
         yield Level.WARN, f"Redis' clock was set back by {age(ahead)}: ages of jobs are unknown until it has caught up."
-    why: dict[tuple[int | None, str], list[str]] = {}
-    for worker in fleet.workers:
-        if worker.report.policy_error and worker.presence is not Presence.GONE:
-            why.setdefault((worker.report.newest_version, worker.report.policy_error), []).append(worker.consumer)
-    for (version, error), names in why.items():
-        yield Level.BAD, f"Version {'?' if version is None else version} is refused by {listed(names)}: {error}"
+    for (version, why), names in refusals(fleet.workers).items():
+        yield Level.BAD, f"Version {version} is refused by {listed(names)}: {why}"
     if fleet.problems:
         more = f", and {len(fleet.problems) - 1} more" if len(fleet.problems) > 1 else ""
         yield Level.WARN, f"Could not be read: {fleet.problems[0]}{more}"

@@ -1,12 +1,16 @@
-"""`rollstream status` in lines: the partitions, the live workers, and what they wait for."""
+"""`rollstream status` in lines: the partitions, the workers, and what they wait for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from rollstream.schemas.printable import printable
+
 from ...observe.fleet import FleetWorker, Presence
+from ...observe.refusals import refusals
 from ...operations.queue_state import QueueSeen, QueueState, age, remarks
 from .charts import amount
 from .fit import Cell, Column, Laid, Lines, table, wrapped
@@ -31,14 +35,20 @@ def status_lines(status: QueueState, workers: Sequence[FleetWorker], width: int)
     lines += queue_table(status.queues, width).lines()
     lines += wrapped(Text(_counted(workers), style="bold"), width)
     lines += worker_table(workers, width).lines()
-    for remark in remarks(status):
+    for remark in (*remarks(status), *_refused(workers)):
         lines += wrapped(remark, width, indent=2)
     return lines
 
 
+def _refused(workers: Sequence[FleetWorker]) -> Iterator[str]:
+    for (version, why), names in refusals(workers).items():
+        yield printable(f"version {version} refused by {', '.join(names)}: {why}")
+
+
 def _counted(workers: Sequence[FleetWorker]) -> str:
-    gone = sum(worker.presence is Presence.GONE for worker in workers)
-    told = f"{len(workers) - gone} live workers" + (f", {gone} gone" if gone else "")
+    counts = Counter(worker.presence for worker in workers)
+    silent = [f", {counts[how]} {how}" for how in (Presence.LATE, Presence.GONE) if counts[how]]
+    told = f"{counts[Presence.LIVE]} live workers{''.join(silent)}"
     return f"{told} (seqs, groups: running now; done, tokens: since they started)" if workers else told
 
 

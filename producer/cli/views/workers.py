@@ -9,6 +9,7 @@ from rich.text import Text
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ...observe.fleet import FleetWorker, Presence
+from ...observe.refusals import is_refusing
 from ...operations.queue_state import age
 from .charts import amount, bar
 from .fit import Cell, Column, Laid, table
@@ -61,7 +62,7 @@ def _facts(worker: FleetWorker, *, bars: bool) -> list[Cell]:
     return [
         worker.consumer,
         state(worker),
-        version(report),
+        version(worker),
         "" if gone else _sequences(report, bars=bars),
         "" if gone or report.tokens_per_s is None else amount(report.tokens_per_s),
         "" if worker.seen_s_ago is None else age(worker.seen_s_ago),
@@ -89,15 +90,17 @@ def state(worker: FleetWorker) -> Text:
     return Text(f"{worker.report.state}{why}", style=_STATE_STYLES.get(worker.report.state, "yellow"))
 
 
-def version(report: WorkerReport) -> str:
+def version(worker: FleetWorker) -> str:
     """The version that it serves, and the one that it loads, refused or has yet to load."""
+    report = worker.report
     serves = "" if report.policy_version is None else str(report.policy_version)
     if report.loading_version is not None:
         return f"{serves} (loads {report.loading_version})".lstrip()
-    if report.newest_version in (None, report.policy_version):
+    if is_refusing(worker):
+        return f"{serves} ({'?' if report.newest_version is None else report.newest_version} refused)".lstrip()
+    if worker.presence is Presence.GONE or report.newest_version in (None, report.policy_version):
         return serves
-    newest = f"{report.newest_version} refused" if report.policy_error else f"-> {report.newest_version}"
-    return f"{serves} ({newest})".lstrip()
+    return f"{serves} (-> {report.newest_version})".lstrip()
 
 
 def _sequences(report: WorkerReport, *, bars: bool) -> Cell:

@@ -11,6 +11,7 @@ from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..fleet import FleetVersion, FleetWorker, Presence
+from ..refusals import is_refusing
 from .ages import age_s
 from .rounds import Note, Part, rows
 
@@ -41,6 +42,7 @@ def versions_seen(
 ) -> tuple[FleetVersion, ...]:
     """Each version with the workers that serve and refuse it; `now` by Redis' clock."""
     alive = [worker for worker in workers if worker.presence is not Presence.GONE]
+    refusing = list(filter(is_refusing, alive))
     return tuple(
         FleetVersion(
             version=one.version,
@@ -48,12 +50,7 @@ def versions_seen(
             location=printable(one.location),
             announced_s_ago=age_s(one.published_at, now),
             served_by=tuple(w.consumer for w in alive if w.report.policy_version == one.version),
-            refused_by=tuple(w.consumer for w in alive if refuses(w) == one.version),
+            refused_by=tuple(w.consumer for w in refusing if w.report.newest_version == one.version),
         )
         for one in announced
     )
-
-
-def refuses(worker: FleetWorker) -> int | None:
-    """The version that the worker refused; None if it refused none."""
-    return worker.report.newest_version if worker.report.policy_error else None

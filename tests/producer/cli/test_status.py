@@ -87,7 +87,7 @@ def test_a_worker_whose_beats_do_not_come_is_late_then_gone(command: Command, qu
     queue.redis.zadd(queue.keys.workers(), {"w": now - 9})
     late = command("status").stdout
     assert "late since " in late
-    assert "1 live workers" in late
+    assert "0 live workers, 1 late (" in late
     assert json.loads(command("status", "--json").stdout)["workers"][0]["presence"] == "late"
     queue.redis.delete(queue.keys.worker("w"))
     gone = command("status").stdout

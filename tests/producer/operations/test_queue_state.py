@@ -76,13 +76,11 @@ def test_what_several_partitions_hold_for_one_version_is_one_line() -> None:
         part(1, Parked(version=8, jobs=1, oldest_s=70.0, oldest_batch="old")),
     ]
     workers: list[WorkerSeen] = [
-        WorkerSeen(consumer="w", report=WorkerReport(policy_error="why"), seen_s_ago=1.0),
         WorkerSeen(consumer="v", report=WorkerReport(), seen_s_ago=1.0),
     ]
     assert list(remarks(QueueState(policy="p", paused=False, paused_s_ago=None, queues=queues, workers=workers))) == [
         "parked: 3 jobs wait for policy version 8, the oldest, of batch old, for 1 min 10 s",
         "parked: 1 jobs wait for policy version 9, the oldest, of batch x, for 1.0 s",
-        "version ? refused by w: why",
     ]
 
 

@@ -35,6 +35,11 @@ export function isThere(worker) {
   return worker.presence !== "gone";
 }
 
+// Whether its report says that it refused a version; that of a late worker counts.
+export function isRefusing(worker) {
+  return isThere(worker) && Boolean(worker.report.policy_error);
+}
+
 export function newestVersion(fleet) {
   return fleet.versions[0] ?? null;
 }

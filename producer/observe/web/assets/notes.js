@@ -1,6 +1,6 @@
 // What an operator should know beside the first line: each note says what is wrong and what follows or helps.
 
-import { isThere, jobsOf, newestVersion, sumsOf, workersByState } from "./facts.js";
+import { isRefusing, isThere, jobsOf, newestVersion, sumsOf, workersByState } from "./facts.js";
 import { meaningOf, PAUSES } from "./meanings.js";
 import { age, bytes, clock, count, duration, listed, many, percent, start } from "./words.js";
 
@@ -67,14 +67,23 @@ function pauses(workers) {
   });
 }
 
-function versions(fleet) {
-  const found = [];
-  for (const version of fleet.versions.filter((one) => one.refused_by.length)) {
-    const refusing = fleet.workers.find((worker) => version.refused_by.includes(worker.consumer));
-    const why = refusing?.report.policy_error ? `: ${start(refusing.report.policy_error, 200)}` : "";
-    const names = listed(version.refused_by.map((name) => start(name, 40)));
-    found.push({ level: "bad", text: `Version ${version.version} is refused by ${names}${why}`, href: "#versions" });
+function refusals(fleet) {
+  const by = new Map();
+  for (const worker of fleet.workers.filter(isRefusing)) {
+    const { newest_version: version, policy_error: why } = worker.report;
+    const what = `Version ${version ?? "?"}`;
+    const key = JSON.stringify([what, why]);
+    by.set(key, { what, why, names: [...(by.get(key)?.names ?? []), start(worker.consumer, 40)] });
   }
+  return [...by.values()].map(({ what, why, names }) => ({
+    level: "bad",
+    text: `${what} is refused by ${listed(names)}: ${start(why, 200)}`,
+    href: "#workers",
+  }));
+}
+
+function versions(fleet) {
+  const found = refusals(fleet);
   const newest = newestVersion(fleet);
   const live = fleet.workers.filter(isThere);
   const behind = newest ? live.filter((worker) => !newest.served_by.includes(worker.consumer)) : [];

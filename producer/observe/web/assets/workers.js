@@ -1,6 +1,7 @@
 // The table of workers.
 
 import { bar, el, section, setBar, setClass, setClipped, setHidden, setMoment, setText, setTitle } from "./dom.js";
+import { isRefusing, isThere } from "./facts.js";
 import { meaningOf, PAUSES, stateOf, STATES } from "./meanings.js";
 import { Table } from "./table.js";
 import { clock, compareNames, count, duration, rate, start } from "./words.js";
@@ -118,17 +119,16 @@ const version = {
   sort: (worker) => worker.report.policy_version,
   number: true,
   make: (cell) => cell.append(el("span"), el("span", { class: "why" })),
-  set: (cell, { report }) => {
+  set: (cell, worker) => {
+    const { report } = worker;
     const [serves, other] = cell.children;
     setText(serves, count(report.policy_version));
-    const differs = report.newest_version != null && report.newest_version !== report.policy_version;
-    setHidden(other, !differs);
-    setText(
-      other,
-      differs ? (report.policy_error ? `${report.newest_version} refused` : `→ ${report.newest_version}`) : "",
-    );
-    setClass(other, report.policy_error ? "why bad" : "why");
-    setTitle(other, report.policy_error);
+    const refuses = isRefusing(worker);
+    const waits = isThere(worker) && report.newest_version != null && report.newest_version !== report.policy_version;
+    setHidden(other, !refuses && !waits);
+    setText(other, refuses ? `${report.newest_version ?? "?"} refused` : waits ? `→ ${report.newest_version}` : "");
+    setClass(other, refuses ? "why bad" : "why");
+    setTitle(other, refuses ? report.policy_error : "");
   },
 };
 

@@ -139,6 +139,10 @@ NOTES = {
     "a clock set back": (fleet(queues=(PARKED,)), "Redis' clock was set back by 1 min 30 s"),
     "dead letters": (fleet(num_letters=2, letters=invented_fleet().letters), "2 jobs were given up on; the newest 10"),
     "a refused version": (invented_fleet(), "Version 7 is refused by gpu-2: layers.0: another shape"),
+    "refused by a late one, never announced": (
+        fleet(worker(presence=Presence.LATE, newest_version=18, policy_error="half")),
+        "Version 18 is refused by w: half",
+    ),
     "errors": (invented_fleet(), "groups got errors in the last 10 min: too_long ("),
     "what could not be read": (fleet(problems=("batch x is left out",)), "batch x is left out"),
 }  # fmt: skip

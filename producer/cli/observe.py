@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
+from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
 
 from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
@@ -51,6 +53,8 @@ def exporter(
         try:
             raise typer.Exit(asyncio.run(export(redis, keys, host=host, port=number, say=_say)))
         except OSError as error:
+            if is_of_host(error):
+                raise cannot_start(f"--host {printable(host)}: {NO_SUCH_ADDRESS}") from None
             problem = f"--port {port}: {host}:{number} cannot be had: {error.strerror or error}"
             raise cannot_start(f"{problem}: give another port, or auto for a free one") from None
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
+from ..addresses import Address, resolve
+
 PATH = "/metrics"
-CLIENT_S = 10.0
-"""Seconds that a client may take for one step: one that sends nothing keeps no thread for ever."""
+MOST_REQUESTS = 16
+"""Requests under way at once. Each has a thread and a file of this process, and anybody may ask."""
+REQUEST_S = 10.0
+"""Seconds for a whole request, answer and all: a client that sends a byte now and then keeps no thread either."""
 _POLL_S = 0.1
 
 
@@ -27,14 +34,24 @@ class Collector(Protocol):
 class MetricsServer:
     """Serves `/metrics` from when it is made until `close`. The registry is its own: no other library is in it."""
 
-    def __init__(self, *, host: str, port: int, collectors: Sequence[Collector]) -> None:
-        """`port` 0: a free one. Raises `OSError` if host or port cannot be had."""
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        collectors: Sequence[Collector],
+        most: int = MOST_REQUESTS,
+        within_s: float = REQUEST_S,
+    ) -> None:
+        """`port` 0: a free one. Connections beyond `most` are closed at once, others after `within_s` seconds.
+
+        Raises `OSError` if host or port cannot be had.
+        """
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         self.add(collectors)
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        kind: type[_Server] = type("Server", (_Server,), {"address_family": family})
-        self._server = make_server(str(address[0]), port, _app(self._registry), kind, _Handler)
+        self._server = _Server(address=resolve(host, port), port=port, most=most, within_s=within_s)
+        self._server.set_app(_app(self._registry))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
         self._thread.start()
 
@@ -49,17 +66,58 @@ class MetricsServer:
             self._registry.register(collector)
 
     def close(self) -> None:
-        """Free the port."""
+        """Free the port, and end the requests under way."""
         self._server.shutdown()
         self._server.server_close()
+        self._server.end_older_than(0)
         self._thread.join()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, so that a slow client delays no other."""
+    """One thread a request, so that a slow client delays no other; so many and for so long."""
 
     daemon_threads = True
     request_queue_size = 64
+
+    def __init__(self, *, address: Address, port: int, most: int, within_s: float) -> None:
+        self.address_family, host = address
+        self._most = most
+        self._within_s = within_s
+        self._began: dict[Any, float] = {}
+        """The connections that have a thread."""
+        self._lock = threading.Lock()
+        super().__init__((host, port), _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - as socketserver calls it
+        """Whether there is room. Called by `serve_forever`, which closes the connection if there is none."""
+        with self._lock:
+            if len(self._began) >= self._most:
+                return False
+            self._began[request] = time.monotonic()
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called once for each connection at its end."""
+        with self._lock:  # from here on its number may be another file's
+            self._began.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called by `serve_forever` at least every `_POLL_S`."""
+        self.end_older_than(self._within_s)
+
+    def end_older_than(self, seconds: float) -> None:
+        """Wake the threads that wait for these clients; each then closes its connection."""
+        latest = time.monotonic() - seconds
+        with self._lock:
+            for request in [request for request, began in self._began.items() if began <= latest]:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called in an `except`. A client that goes away, or was dropped, is no news."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def server_bind(self) -> None:
         """Bind without asking a name server for this host's name, which may take many seconds."""
@@ -69,8 +127,6 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = CLIENT_S
-
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: each scrape would be a line."""
 

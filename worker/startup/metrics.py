@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from rollstream.schemas.printable import printable
+from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
+
 from ..config import WorkerSettings
 from ..errors import SettingsError
 from ..measure.measures import Measures
@@ -27,16 +30,16 @@ def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer
 
         from ..measure.prometheus import WorkerCollector  # noqa: PLC0415 - the same
     except ModuleNotFoundError as error:
-        raise SettingsError(f"--metrics-port: {error}: pip install 'rollstream[observe]'") from None
+        raise SettingsError(f"--metrics-port needs {error.name}: pip install 'rollstream[observe]'") from None
     collector = WorkerCollector(measures=measures, build=_build(settings.engine))
     host, port = settings.metrics_host, 0 if settings.metrics_port == "auto" else settings.metrics_port
     try:
         server = MetricsServer(host=host, port=port, collectors=[collector])
     except OSError as error:
-        remedy = "give another port, or auto for a free one; --metrics-host is an address of this machine"
-        raise SettingsError(
-            f"--metrics-port {settings.metrics_port}: {host}:{port} cannot be had: {error.strerror}: {remedy}"
-        ) from None
+        if is_of_host(error):
+            raise SettingsError(f"--metrics-host {printable(host)}: {NO_SUCH_ADDRESS}") from None
+        problem = f"--metrics-port {settings.metrics_port}: {host}:{port} cannot be had: {error.strerror}"
+        raise SettingsError(f"{problem}: give another port, or auto for a free one") from None
     log.info("metrics served", host=host, port=server.port)
     return server
 

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from rollstream.schemas import Keys
+from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
 
 from ...batches.tokenizer_folder import read_tokenizer
 from ...redis_io.connection import Connection
@@ -59,7 +60,7 @@ def open_socket(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        raise WebSetupError(f"--host {host}", "no such address; give one of this machine, such as 127.0.0.1") from None
+        raise WebSetupError(f"--host {host}", NO_SUCH_ADDRESS) from None
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,6 +71,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
+        if is_of_host(error):
+            raise WebSetupError(f"--host {host}", NO_SUCH_ADDRESS) from None
         advice = "give another --port, or --port auto for a free one"
         raise WebSetupError(f"port {port} of {host}", f"{error.strerror}; {advice}") from None
     return listening

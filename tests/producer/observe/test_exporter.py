@@ -17,6 +17,8 @@ from rollstream import Client
 from rollstream.producer.cli.app import app
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas.metrics import QueueMetric, metrics_of
+from rollstream.schemas.printable import printable
+from rollstream.transport.addresses import NO_SUCH_ADDRESS
 from tests.support.exporters import exporting
 from tests.support.fault_steps import stub, tokens
 from tests.support.faults import Link
@@ -51,7 +53,7 @@ def test_many_who_ask_at_once_share_one_reading_a_second(policy: str) -> None:
         exporter.scrape()
         redis.config_resetstat()
         before = time.monotonic()
-        with ThreadPoolExecutor(20) as askers:
+        with ThreadPoolExecutor(8) as askers:
             answers = list(askers.map(lambda _: exporter.is_up(), range(60)))
         seconds = time.monotonic() - before
         readings = redis.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
@@ -105,6 +107,15 @@ def test_a_port_that_is_taken_is_wrong_usage_and_named(redis_url: str, policy: s
     assert done.returncode == 2
     assert f"127.0.0.1:{port}" in done.stderr
     assert "auto" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "no..name", "\x1b[2J"])
+def test_an_address_that_is_not_here_is_wrong_usage_of_host(redis_url: str, policy: str, host: str) -> None:
+    flags = ["--policy", policy, "--redis", redis_url, "--port", "auto", "--host", host]
+    done = CliRunner().invoke(app, ["exporter", *flags])
+
+    assert done.exit_code == 2
+    assert done.stderr == f"rollstream: --host {printable(host)}: {NO_SUCH_ADDRESS}\n"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "x", "1e3"])

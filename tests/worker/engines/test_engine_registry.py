@@ -11,12 +11,14 @@ import pytest
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.worker import engine_registry
 from rollstream.worker.app import Worker
+from rollstream.worker.command import main
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Completion, GenerateRequest
 from rollstream.worker.engine_registry import ENGINES, EngineEntry
 from rollstream.worker.engines.choose import make_engine
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
+from rollstream.worker.exit_codes import EXIT_SETTINGS
 from rollstream.worker.startup.command_line import read_settings
 
 
@@ -65,6 +67,16 @@ def test_an_engine_that_loads_a_model_needs_one(echo: EngineEntry, monkeypatch: 
     monkeypatch.setitem(ENGINES, "echo", replace(echo, loads_model=True))
     with pytest.raises(SettingsError, match="--model: the echo engine needs a model folder"):
         read_settings(["--policy", "p", "--engine", "echo"])
+
+
+@pytest.mark.parametrize("port", ["0", "auto"])
+def test_an_engine_without_metrics_takes_no_flag_for_them(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    flags = ["--policy", "p", "--engine", "stub", "--engine-metrics", "--metrics-port", port]
+
+    assert main(flags) == EXIT_SETTINGS
+
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("--engine-metrics: the stub engine has no metrics of its own: leave the flag away")
 
 
 def test_a_missing_package_is_named_with_how_to_install_it(echo: EngineEntry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from rollstream.schemas import Keys
+from rollstream.schemas.printable import printable
 from rollstream.schemas.worker_report import WorkerReport
+from rollstream.transport.addresses import NO_SUCH_ADDRESS
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.measure.measures import Measures
@@ -85,9 +87,11 @@ def test_there_is_nothing_but_metrics(path: str) -> None:
     server.close()
 
 
-def test_a_host_that_is_not_here_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--metrics-host"):
-        serve_metrics(settings(metrics_port="auto", metrics_host="192.0.2.1"), Measures())
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "no..name", "\x1b[2J"])
+def test_a_host_that_is_not_here_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        serve_metrics(settings(metrics_port="auto", metrics_host=host), Measures())
+    assert str(refused.value) == f"--metrics-host {printable(host)}: {NO_SUCH_ADDRESS}"
 
 
 def test_each_worker_with_auto_takes_a_port_of_its_own_and_frees_it(taken: int) -> None:
@@ -119,8 +123,9 @@ def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
 
-    with pytest.raises(SettingsError, match=r"pip install 'rollstream\[observe\]'"):
+    with pytest.raises(SettingsError) as refused:
         serve_metrics(settings(metrics_port="auto"), Measures())
+    assert str(refused.value) == "--metrics-port needs prometheus_client: pip install 'rollstream[observe]'"
 
 
 def test_a_worker_without_the_flag_imports_nothing_for_it() -> None:

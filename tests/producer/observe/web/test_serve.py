@@ -71,7 +71,7 @@ def test_a_port_that_is_taken_is_named(command: Command) -> None:
         (["--host", "no-such-host.invalid"], "--host no-such-host.invalid: no such address"),
         (["--redis", "http://u:hunter2@h"], "cannot connect: Redis at ***: not a Redis URL"),
         (["--host", "\x1b[2J"], "--host \\x1b[2J: no such address"),
-        (["--host", "192.0.2.1"], "port 0 of 192.0.2.1: Cannot assign requested address"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1: no such address"),
     ],
 )
 def test_what_would_be_unsafe_or_cannot_be_is_refused_in_one_line(

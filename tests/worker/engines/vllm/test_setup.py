@@ -177,7 +177,7 @@ def test_vllm_counts_nans_and_ends_no_engine_for_them() -> None:
     assert "VLLM_RAISE_ON_LOGIT_NANS" not in environment
 
 
-def test_engine_metrics_that_nobody_could_read_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--policy", "p", "--engine", "stub", "--engine-metrics"]) == EXIT_SETTINGS
+def test_engine_metrics_that_nobody_could_read_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--policy", "p", "--model", str(tmp_path), "--engine-metrics"]) == EXIT_SETTINGS
 
     assert "--engine-metrics: they are served on --metrics-port: give that too" in capsys.readouterr().err

@@ -7,7 +7,7 @@ set -uo pipefail
 have() { command -v "$1" >/dev/null 2>&1; }
 
 missing=()
-have chromium || have chromium-browser || have google-chrome || missing+=(chromium)
+have chromium || have chromium-browser || have google-chrome || missing+=(chromium fonts-dejavu-core)
 have prometheus || missing+=(prometheus)
 [ ${#missing[@]} = 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! have apt-get; then

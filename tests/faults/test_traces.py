@@ -19,8 +19,8 @@ from tests.support.fault_steps import (
     wait_until_done,
 )
 from tests.support.faults import Queue, audit
-from tests.support.memory_traces import Memory, id_of, trace_of, traced
-from tests.support.otlp_sink import Received, Sink
+from tests.support.watching.memory_traces import Memory, id_of, trace_of, traced
+from tests.support.watching.otlp_sink import Received, Sink
 from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 
 HOUR_MS = "3600000"

@@ -12,7 +12,7 @@ from rollstream import AsyncClient, BatchConflictError, Client, GenerationConfig
 from rollstream.schemas import Keys
 from rollstream.schemas.wire.envelope import Envelope
 from tests.support.faults import Queue
-from tests.support.memory_traces import (
+from tests.support.watching.memory_traces import (
     Memory,
     attributes_of,
     id_of,

@@ -11,8 +11,8 @@ from rollstream.producer.cli.views.batches import batch_state, batch_table, left
 from rollstream.producer.observe.fleet import FleetBatch
 from tests.support.answers import Answering, error_of
 from tests.support.command_line import Command
-from tests.support.fitting import shown
-from tests.support.fleets import batch_of
+from tests.support.watching.fitting import shown
+from tests.support.watching.fleets import batch_of
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 

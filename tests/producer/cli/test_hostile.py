@@ -10,8 +10,8 @@ from rich.cells import cell_len
 
 from rollstream import Client
 from tests.support.command_line import Command
-from tests.support.crowded import crowd
 from tests.support.faults import Queue
+from tests.support.watching.crowded import crowd
 
 HOSTILE = (
     "\x1b[2J\x1b[31m[red]\x1b]8;;http://evil\x1b\\link\x1b]8;;\x07</td><script>alert(1)</script>"

@@ -17,8 +17,8 @@ from rollstream.schemas import Keys
 from rollstream.schemas.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Link, Queue
-from tests.support.fleets import worker_of
 from tests.support.reports import report_of
+from tests.support.watching.fleets import worker_of
 from tests.support.worker_process import WorkerProcess
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.command_line import ROWS, Command
-from tests.support.otlp_sink import Sink
+from tests.support.watching.otlp_sink import Sink
 from tests.support.worker_process import WorkerProcess
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from rollstream import Client
 from tests.support.command_line import Command
-from tests.support.crowded import crowd
 from tests.support.faults import Queue
-from tests.support.fitting import LONG, UNBROKEN, WIDTHS, check
+from tests.support.watching.crowded import crowd
+from tests.support.watching.fitting import LONG, UNBROKEN, WIDTHS, check
 
 REPORTS = (
     ("status",),

@@ -19,9 +19,9 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas.metrics import QueueMetric, metrics_of
 from rollstream.schemas.printable import printable
 from rollstream.transport.addresses import NO_SUCH_ADDRESS
-from tests.support.exporters import exporting
 from tests.support.fault_steps import stub, tokens
 from tests.support.faults import Link
+from tests.support.watching.exporters import exporting
 from tests.support.worker_process import ROOT, wait_for
 
 UP = QueueMetric.UP.name

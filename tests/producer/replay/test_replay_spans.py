@@ -14,8 +14,8 @@ from rollstream.producer.replay.replay import prepare, queue_replay, replay_dead
 from rollstream.producer.replay.selection import Place
 from rollstream.schemas import Envelope
 from tests.support.faults import Queue
-from tests.support.memory_traces import Memory, id_of, links_of, parent_of, trace_of, traced, traceparent
 from tests.support.replaying import bury
+from tests.support.watching.memory_traces import Memory, id_of, links_of, parent_of, trace_of, traced, traceparent
 from tests.support.worker_process import WorkerProcess
 
 CONFIG = GenerationConfig(max_new_tokens=4, seed=1)

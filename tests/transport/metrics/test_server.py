@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from rollstream.transport.metrics.server import MOST_REQUESTS, MetricsServer
-from tests.support.scraping import scrape
+from tests.support.watching.scraping import scrape
 from tests.support.worker_process import wait_for
 
 NEVER_S = 600.0

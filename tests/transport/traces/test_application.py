@@ -13,8 +13,8 @@ import pytest
 from rollstream.transport.traces import application, library
 from rollstream.transport.traces.application import Traces, traces_of
 from rollstream.transport.traces.spans import NO_TRACER
-from tests.support.memory_traces import traced
-from tests.support.otlp_sink import Sink
+from tests.support.watching.memory_traces import traced
+from tests.support.watching.otlp_sink import Sink
 
 
 @pytest.fixture

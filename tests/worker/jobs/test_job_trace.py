@@ -18,7 +18,7 @@ from rollstream.worker.delivery.lease import Lease, LeaseEndedError
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.jobs.deadlines import RedisClock
 from rollstream.worker.jobs.job_trace import UNTRACED, JobTrace, JobTraces
-from tests.support.memory_traces import Memory, attributes_of, id_of, parent_of, trace_of
+from tests.support.watching.memory_traces import Memory, attributes_of, id_of, parent_of, trace_of
 
 TRACE, SPAN = "4b" * 16, "0a" * 8
 ENVELOPE = Envelope(batch_id="b", job=3, first_group=6, job_groups=2, num_groups=9, traceparent=f"00-{TRACE}-{SPAN}-01")

@@ -11,8 +11,8 @@ from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.scraping import Scrape, logged_port, scrape, scraped
 from tests.support.versions import announce, publish, report, wait_until_reported, wait_until_serves, write_steps
+from tests.support.watching.scraping import Scrape, logged_port, scrape, scraped
 from tests.support.worker_process import WorkerProcess, wait_for
 
 METRICS = ("--metrics-port", "auto")

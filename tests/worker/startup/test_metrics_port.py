@@ -23,7 +23,7 @@ from rollstream.worker.measure.measures import Measures
 from rollstream.worker.startup.command_line import read_settings
 from rollstream.worker.startup.metrics import serve_metrics
 from rollstream.worker.startup.start import Start
-from tests.support.scraping import scrape
+from tests.support.watching.scraping import scrape
 from tests.support.worker_process import ROOT, wait_for
 
 NOTHING = """

@@ -31,9 +31,10 @@ from ...engine import (
 )
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
-from . import logits, setup, sparse_statistics, translation
+from . import logits, setup, translation
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters, num_tensors
+from .metrics import sparse_statistics
 from .plugin import WORKER_PID
 from .processes import Processes, shut_down
 from .scores import score_fields, scores
@@ -51,8 +52,8 @@ from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
 from .gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
+from .metrics.stat_logger import EngineStatistics  # noqa: E402
 from .requests import Requests, lora_request  # noqa: E402
-from .stat_logger import EngineStatistics  # noqa: E402
 
 log = structlog.get_logger()
 

@@ -15,8 +15,9 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from . import late_stops, logits, sparse_statistics, start
+from . import late_stops, logits, start
 from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
+from .metrics import sparse_statistics
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
 """Set by the worker that starts vLLM. Without it the plugin does nothing, so it disturbs no other vLLM."""
@@ -92,7 +93,7 @@ def _end_requests_of_our_own() -> None:
 
 
 def _send_statistics_rarely() -> int | None:
-    """See `worker.engines.vllm.sparse_statistics`. Returns the number of steps, None if statistics are off."""
+    """See `worker.engines.vllm.metrics.sparse_statistics`. Returns the number of steps, None if statistics are off."""
     if (steps := os.environ.get(sparse_statistics.STEPS_VARIABLE)) is None:
         return None
     from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415 - vLLM is only there inside its processes

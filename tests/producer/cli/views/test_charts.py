@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollstream.producer.cli.views.charts import about, amount, bar, histogram, percent, sparkline
-from tests.support.fitting import shown
+from tests.support.watching.fitting import shown
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rollstream.producer.cli.views.fit import (
     told_apart,
     wrapped,
 )
-from tests.support.fitting import shown
+from tests.support.watching.fitting import shown
 
 NAME = Column(title="name", least=8, said="{}")
 COUNT = Column(title="count", right=True, said="{} of them")

@@ -9,8 +9,17 @@ import pytest
 from rollstream.producer.cli.views.frame import Down, Seen, frame, rates, staleness
 from rollstream.producer.observe.fleet import Fleet
 from rollstream.schemas.history import Minute
-from tests.support.fitting import LONG, UNBROKEN, WIDTHS, check, shown
-from tests.support.fleets import READ_AT, batch_of, busy_fleet, fleet_of, letter_of, queue_of, version_of, worker_of
+from tests.support.watching.fitting import LONG, UNBROKEN, WIDTHS, check, shown
+from tests.support.watching.fleets import (
+    READ_AT,
+    batch_of,
+    busy_fleet,
+    fleet_of,
+    letter_of,
+    queue_of,
+    version_of,
+    worker_of,
+)
 
 
 def seen(fleet: Fleet | None, **changes: object) -> Seen:

@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.producer.cli.views.headline import Level, headline, listed, notes
 from rollstream.producer.observe.fleet import Presence
-from tests.support.fleets import batch_of, fleet_of, queue_of, worker_of
+from tests.support.watching.fleets import batch_of, fleet_of, queue_of, worker_of
 
 GOOD, CALM, WARN, BAD = Level.GOOD, Level.CALM, Level.WARN, Level.BAD
 WAITING = (queue_of(0, waiting=11, pending=4, oldest_waiting_s=34.0), queue_of(1, waiting=1, oldest_waiting_s=200.0))

@@ -7,7 +7,7 @@ import pytest
 from rollstream.producer.cli.views.status import status_lines
 from rollstream.producer.observe.fleet import FleetWorker, Presence
 from rollstream.producer.operations.queue_state import QueueState
-from tests.support.fleets import worker_of
+from tests.support.watching.fleets import worker_of
 
 LIVE, LATE, GONE = Presence
 REFUSED = {"newest_version": 8, "policy_error": "half-written"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.support.live_page import CHROMIUM, WAIT_MS, start_chromium
+from tests.support.watching.live_page import CHROMIUM, WAIT_MS, start_chromium
 
 
 @pytest.fixture(scope="package")

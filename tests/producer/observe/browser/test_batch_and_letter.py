@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from rollstream import Client, GenerationConfig
 from tests.support.dead_letters import bury, letter_of
 from tests.support.faults import Queue
-from tests.support.live_page import Theme, log_in, opened, running_web, scrolls_sideways, violations
+from tests.support.watching.live_page import Theme, log_in, opened, running_web, scrolls_sideways, violations
 from tests.support.worker_process import running_worker
 
 CONFIG = GenerationConfig(max_new_tokens=8, num_return_sequences=2, temperature=0.7)

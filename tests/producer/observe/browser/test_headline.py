@@ -16,8 +16,8 @@ from rollstream.producer.observe.web.fleet_json import fleet_json
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.worker_report import WorkerReport
-from tests.support.invented_fleet import invented_fleet
-from tests.support.live_page import opened, running_web
+from tests.support.watching.invented_fleet import invented_fleet
+from tests.support.watching.live_page import opened, running_web
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from rollstream.schemas import Keys
-from tests.support.served_page import TOKEN, Served, reading, served
+from tests.support.watching.served_page import TOKEN, Served, reading, served
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.support.dead_letters import bury, letter_of
 from tests.support.faults import Queue
 from tests.support.replaying import CONFIG
 from tests.support.reports import report_of
-from tests.support.served_page import TOKEN, Served, served
+from tests.support.watching.served_page import TOKEN, Served, served
 from tests.support.worker_process import WorkerProcess, until_true
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}

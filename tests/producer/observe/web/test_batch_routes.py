@@ -14,7 +14,7 @@ from rollstream.producer.observe.web.texts import Texts
 from rollstream.schemas import Keys
 from tests.support.dead_letters import HOSTILE, bury, letter_of
 from tests.support.faults import Queue
-from tests.support.served_page import TOKEN, Served, reading, served
+from tests.support.watching.served_page import TOKEN, Served, reading, served
 from tests.support.worker_process import WorkerProcess
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -9,8 +9,8 @@ import pytest
 
 from rollstream.producer.observe.web import bodies, bounded_http, serve
 from rollstream.producer.observe.web.live_readings import LiveReadings
-from tests.support.invented_fleet import InventedReader, invented_fleet
-from tests.support.served_page import WAIT_S, Served, served
+from tests.support.watching.invented_fleet import InventedReader, invented_fleet
+from tests.support.watching.served_page import WAIT_S, Served, served
 from tests.support.worker_process import until_true
 
 

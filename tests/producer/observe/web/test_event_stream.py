@@ -14,8 +14,8 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.observe.web import event_stream
 from rollstream.producer.observe.web.live_readings import EVERY_S, LiveReadings
 from rollstream.schemas import Keys
-from tests.support.invented_fleet import InventedReader
-from tests.support.served_page import WAIT_S, Served, reading, served
+from tests.support.watching.invented_fleet import InventedReader
+from tests.support.watching.served_page import WAIT_S, Served, reading, served
 from tests.support.worker_process import until_true
 
 KEYS = Keys("math-7b", partitions=2)

@@ -14,8 +14,8 @@ from rollstream.producer.errors import RedisUnavailableError
 from rollstream.producer.observe.fleet import Fleet
 from rollstream.producer.observe.web import live_readings
 from rollstream.producer.observe.web.live_readings import LiveReadings
-from tests.support.invented_fleet import InventedReader
-from tests.support.served_page import served
+from tests.support.watching.invented_fleet import InventedReader
+from tests.support.watching.served_page import served
 from tests.support.worker_process import until_true
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from rollstream.producer.observe.web.assets import FOLDER
 from tests.producer.observe.web.test_fleet_json import with_hostile_texts
-from tests.support.invented_fleet import InventedReader, invented_fleet
-from tests.support.served_page import TOKEN, Served, served
+from tests.support.watching.invented_fleet import InventedReader, invented_fleet
+from tests.support.watching.served_page import TOKEN, Served, served
 from tests.support.worker_process import until_true
 
 PAGES = ("/", "/batches/step-8", "/letters/0/1700000000000-0")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rollstream.worker.engines.vllm.sparse_statistics import (
+from rollstream.worker.engines.vllm.metrics.sparse_statistics import (
     LONGEST_S,
     STEPS,
     STEPS_VARIABLE,

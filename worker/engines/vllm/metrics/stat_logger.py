@@ -9,7 +9,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
 
-from ...errors import SettingsError
+from ....errors import SettingsError
 from .statistics import Statistics, unfit
 
 

@@ -17,7 +17,7 @@ from rollstream.producer.observe.web.serve import RECONNECT_S, Server, open_sock
 from rollstream.producer.observe.web.site import Site
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
-from tests.support.invented_fleet import invented_site
+from tests.support.watching.invented_fleet import invented_site
 
 TOKEN = "a-token-of-some-length"
 WAIT_S = 30

@@ -1,5 +1,5 @@
 """A fleet as a reading would tell it, without Redis, and a server that shows it:
-`python -m tests.support.invented_fleet PORT`.
+`python -m tests.support.watching.invented_fleet PORT`.
 """
 
 # ruff: noqa: T201 - a command whose output is read by a person

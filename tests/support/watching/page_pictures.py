@@ -1,5 +1,5 @@
 """Make the pictures of the live page that the documents show, of invented fleets, in a real Chromium:
-`python -m tests.support.page_pictures`.
+`python -m tests.support.watching.page_pictures`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from rollstream.schemas.history import Minute, Rate
 from rollstream.schemas.worker_report import WorkerReport
-from tests.support.invented_fleet import InventedReader, invented_fleet
-from tests.support.live_page import CHROMIUM, FLAGS, Theme
-from tests.support.served_page import served
+from tests.support.watching.invented_fleet import InventedReader, invented_fleet
+from tests.support.watching.live_page import CHROMIUM, FLAGS, Theme
+from tests.support.watching.served_page import served
 from tests.support.worker_process import ROOT
 
 FOLDER = ROOT / "docs" / "images"

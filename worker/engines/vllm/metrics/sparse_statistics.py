@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from .held_tokens import PIECE
+from ..held_tokens import PIECE
 
 STEPS = PIECE
 """Steps from message to message: no more messages of statistics than of pieces."""

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from rollstream.schemas.metrics import EngineMetric, metrics_of
-from rollstream.worker.engines.vllm.statistics import Statistics, unfit
+from rollstream.worker.engines.vllm.metrics.statistics import Statistics, unfit
 
 
 def scheduled(**fields: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What tests need to watch a fleet: scrapes, pages, terminals, traces, invented fleets."""

@@ -145,9 +145,9 @@ async def test_logprobs_are_those_of_the_sampling_distribution(
     name: str | None,
     shape: str,
 ) -> None:
-    found = await generate(
-        engine, PROMPT, adapters[name], num_return_sequences=2, ignore_eos=True, max_new_tokens=24, **SHAPES[shape]
-    )
+    # With a seed: now and then a token is so near the limit of min_p or top_p that rounding decides whether it is kept.
+    options: dict[str, Any] = {"seed": 7, "num_return_sequences": 2, "ignore_eos": True, "max_new_tokens": 24}
+    found = await generate(engine, PROMPT, adapters[name], **options, **SHAPES[shape])
 
     for completion in found:
         expected = reference(name).logprobs(PROMPT, completion.token_ids.tolist(), **SHAPES[shape])

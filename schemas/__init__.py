@@ -11,10 +11,13 @@ from .wire.codec import decode, encode
 from .wire.completions import Completion
 from .wire.envelope import Envelope
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
-from .wire.policies import AdapterManifest, PolicyVersion
+from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
+from .wire.probe import Probe, Tolerance
 from .wire.tensors import Tensor
 
 __all__ = [
+    "Activate",
+    "Activation",
     "AdapterManifest",
     "Batch",
     "Completion",
@@ -31,10 +34,12 @@ __all__ = [
     "NameRefusedError",
     "Origin",
     "PolicyVersion",
+    "Probe",
     "RollstreamError",
     "SchemaError",
     "Sealed",
     "Tensor",
+    "Tolerance",
     "WireError",
     "WireVersionError",
     "decode",

@@ -92,6 +92,10 @@ class Keys:
         """Stream of announced policy versions."""
         return f"rs:{{{self.policy}}}:versions"
 
+    def activations(self) -> str:
+        """Stream of activated policy versions; the entry of version v has the id `v-0`, as in `versions`."""
+        return f"rs:{{{self.policy}}}:activations"
+
     def control(self) -> str:
         """Hash for the whole queue: whether an operator has paused it, and the workers' lease."""
         return f"rs:{{{self.policy}}}:control"

@@ -68,7 +68,13 @@ class WorkerReport:
     policy_sha256: str = _read_by(text_of, "")
     """Digest of the served version; empty for the boot model."""
     newest_version: int | None = _read_by(_version)
-    """The newest version that it knows of."""
+    """The newest activated version that it knows of."""
+    announced_version: int | None = _read_by(_version)
+    """The newest announced version that it knows of, activated or not."""
+    prepared_version: int | None = _read_by(_version)
+    """The newest version that it serves or could serve at once; None if it says nothing."""
+    policy_proof: str = _read_by(text_of, "")
+    """How well the served version reproduced its probe; empty if it has none."""
     loading_version: int | None = _read_by(_version)
     """The version that it is loading now; None if it loads none."""
     policy_error: str = _read_by(text_of, "")

@@ -20,6 +20,7 @@ from .adapters.disk_watch import watch_disk
 from .adapters.folder import AdapterFolder
 from .adapters.store import AdapterStore
 from .adapters.supply import AdapterSupply
+from .checkpoints.supply import CheckpointSupply
 from .config import WorkerSettings
 from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
@@ -96,7 +97,7 @@ class Worker:
             announcements=Announcements(redis=self._commands, keys=keys),
             engine=engine,
             adapters=self._adapters,
-            checkpoints=settings.checkpoint_dir,
+            checkpoints=CheckpointSupply(folder=settings.checkpoint_dir),
             swap=settings.swap,
             changed=self._on_version,
             measures=measures,

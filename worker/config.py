@@ -11,15 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from rollstream.schemas.environment import is_service_address
-from rollstream.schemas.errors import NameRefusedError
-from rollstream.schemas.keys import check_name
 from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
-from rollstream.schemas.weights.folders import folder_problem, odd_entry
-from rollstream.transport.redis.urls import RedisUrlError, parse, without_password
+from rollstream.transport.redis.urls import without_password
 
-from . import engine_registry
+from . import config_rules, engine_registry
 from .exit_codes import MEANINGS
 
 
@@ -208,68 +204,27 @@ class WorkerSettings(BaseSettings):
     @field_validator("metrics_port", mode="before")
     @classmethod
     def _port(cls, value: object) -> object:
-        """One problem with one text, where pydantic would tell what is wrong with each type of the union.
-
-        For a service named rollstream-metrics Kubernetes sets our variable in every container; nobody asked for a port.
-        """
-        if isinstance(value, str) and is_service_address(value):
-            return 0
-        given = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 6 else value
-        if given != "auto" and not (isinstance(given, int) and 0 <= given <= 65535):
-            raise ValueError("give a port from 1 to 65535, auto for a free one, or 0 for none")
-        return given
+        return config_rules.port(value)
 
     @field_validator("engine")
     @classmethod
     def _registered(cls, value: str) -> str:
-        if value not in engine_registry.ENGINES:
-            raise ValueError(engine_registry.unknown(value))
-        return value
+        return config_rules.engine(value)
 
     @field_validator("policy", "consumer")
     @classmethod
     def _usable_in_keys(cls, value: str) -> str:
-        try:
-            return check_name("name", value)
-        except NameRefusedError as error:
-            raise ValueError(str(error)) from None
+        return config_rules.name(value)
 
     @field_validator("redis")
     @classmethod
     def _readable(cls, value: str) -> str:
-        try:
-            parse(value)
-        except RedisUrlError as error:
-            raise ValueError(str(error)) from None
-        return value
+        return config_rules.redis_url(value)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if engine_registry.ENGINES[self.engine].loads_model and self.model is None:
-            raise ValueError(f"--model: the {self.engine} engine needs a model folder")
-        if self.replicas > 1 and self.tensor_parallel_size > 1:
-            raise ValueError("--replicas: they share one GPU; with --tensor-parallel-size start more workers instead")
-        if self.engine_metrics and (problem := engine_registry.metrics_problem(self.engine, self.metrics_port)):
-            raise ValueError(f"--engine-metrics: {problem}")
-        folders = {
-            "--model": self.model,
-            "--tokenizer": self.tokenizer,
-            "--adapter-dir": self.adapter_dir,
-            "--checkpoint-dir": self.checkpoint_dir,
-        }
-        for name in ("model", "tokenizer"):
-            if isinstance(given := self.engine_args.get(name), str):
-                folders[f"--engine-args: {name}"] = Path(given)
-        for name, folder in folders.items():
-            if folder is not None and (problem := folder_problem(folder)):
-                raise ValueError(f"{name}: {folder} {problem}")
-            if folder is not None and not name.endswith("-dir") and (problem := odd_entry(folder)):
-                raise ValueError(f"{name}: {folder} {problem}")
-        if self.adapter_cache_bytes < self.max_adapter_bytes:
-            raise ValueError(
-                f"--adapter-cache-bytes: {self.adapter_cache_bytes} hold no adapter of --max-adapter-bytes "
-                f"{self.max_adapter_bytes}"
-            )
+        if problem := next(config_rules.problems(self), None):
+            raise ValueError(problem)
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -125,6 +125,16 @@ class Scores:
     """The one version whose weights gave all of them."""
 
 
+Score = Callable[[ScoreRequest], Awaitable[Scores]]
+"""Scores a row under weights that were just loaded, while the engine runs nothing else."""
+Prove = Callable[[Score], Awaitable[None]]
+"""Asks new weights for scores, and raises `ProofFailedError` unless they are right.
+
+An engine awaits it after the weights were loaded and before it samples a single token with them. Whatever it raises
+makes the engine go back to its old weights. An engine with replicas awaits it once for each of them.
+"""
+
+
 class Collector(Protocol):
     """What the library of Prometheus asks for metrics, by its own name for that."""
 
@@ -171,12 +181,23 @@ class Engine(Protocol):
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Forget an adapter that no request uses or will name again; its files may be gone."""
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
-        """Swap to the weights in the folder `path`. Requests may be in flight, and new ones may come.
+    async def prepare(self, path: Path, content: Content) -> None:
+        """Read the weights in the folder `path` into memory while generation goes on, so that a swap needs no file.
+
+        One checkpoint is prepared at a time: another call forgets the one before, and so does a swap to any other.
+        Raises `CheckpointRefusedError`, and `SwapFailedError` where there is no memory for it; a swap then reads files.
+        """
+
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
+        """Swap to the weights in the folder `path`, prepared or not. Requests may be in flight, and new ones may come.
 
         Returns the seconds in which nothing was sampled.
 
-        `content` is what the files held when the caller read them; without it they are read now.
+        `content` is what the files held when the caller read them; without it they are read now. `prove` is asked while
+        the engine holds all other requests back: after an error of it these go on with the old weights, as if nothing
+        had happened, and the error is raised.
         Calls are carried out one after another, a cancelled one too. Adapters stay loaded.
         After `CheckpointRefusedError` (the checkpoint is broken, or not of the boot model) and `SwapFailedError` (it
         could not be loaded) the engine goes on with its old weights.

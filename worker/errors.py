@@ -71,3 +71,21 @@ class SwapFailedError(WorkerError):
         self.version = version
         self.kept = kept
         self.problem = cut(problem)
+
+
+class VersionRefusedError(WorkerError):
+    """Raised when an announced version has other content than announced, or this worker cannot reach it."""
+
+
+class ProofFailedError(WorkerError):
+    """Raised when loaded weights do not reproduce the probe of their version. The engine has its old weights again.
+
+    `mean` and `largest` are the differences in nats; both are infinite where the engine could not score the probe.
+    """
+
+    def __init__(self, version: int, problem: str, mean: float = float("inf"), largest: float = float("inf")) -> None:
+        super().__init__(cut(f"version {version} does not reproduce its probe: {problem}"))
+        self.version = version
+        self.problem = cut(problem)
+        self.mean = mean
+        self.largest = largest

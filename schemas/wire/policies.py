@@ -1,13 +1,14 @@
-"""What a trainer publishes besides batches: policy versions on the versions stream, adapters as blobs beside it."""
+"""What a trainer publishes besides batches: policy versions and their activations on two streams, adapters as blobs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .fields import AdapterName, Index
+from .fields import AdapterName, Index, Seconds, Shown
 from .messages import Message
+from .probe import Probe
 from .requires import Requires
 
 MAX_CHUNKS = 2**16
@@ -19,6 +20,38 @@ VersionSource = Literal["checkpoint", "adapter"]
 """How the weights of a policy version were published."""
 
 
+Transport = Literal["folder", "store", "nccl"]
+"""How the weights of a checkpoint reach the workers: a folder of a shared file system, the weight store, or NCCL."""
+When = Literal["at_once", "when_prepared", "by_hand"]
+
+
+class Activation(Message):
+    """An entry `<version>-0` of the activations stream: from then on workers serve that version."""
+
+    kind: Literal["activation"] = "activation"
+    version: Annotated[int, Field(ge=1, lt=2**31)]
+    by: Annotated[Shown, Field(max_length=200)]
+    """Who did it: a worker's name, or what an operator or a trainer calls itself."""
+    at: float
+    """Unix seconds."""
+
+
+class Activate(BaseModel):
+    """When an announced version becomes the one to serve.
+
+    `at_once`: with its announcement. `when_prepared`: once a share of the live workers has prepared it, or after the
+    time-out. `by_hand`: when somebody activates it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+
+    when: When = "at_once"
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """For `when_prepared`: which part of the live workers must have prepared it."""
+    timeout_s: Seconds | None = None
+    """For `when_prepared`: after so many seconds it is activated in any case; None: never."""
+
+
 class PolicyVersion(Message):
     """An announcement on the versions stream, whose entry has the id `<version>-0`: Redis lets versions only grow."""
 
@@ -28,11 +61,28 @@ class PolicyVersion(Message):
     location: Annotated[str, Field(min_length=1, max_length=200)]
     """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
     sha256: Sha256
-    """Digest of the checkpoint's files (`worker.weights.checkpoint.digest`), or of the adapter as in its manifest."""
+    """Digest of the checkpoint's files (`worker.weights.checkpoint.digest`), of the adapter as in its manifest, or of
+    the tensors of a version that comes through the weight store."""
     published_at: float
     """Unix seconds."""
     requires: Requires = ()
     """What a worker must know to serve it; a worker that does not refuses it and serves its version on."""
+    transport: Transport = "folder"
+    base: Index | None = None
+    """The version whose tensors a delta changes; None if it brings all tensors."""
+    probe: Probe | None = None
+    """What a worker must reproduce before anything sampled under this version leaves it."""
+    activate: Activate = Activate()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names that its `requires` must have, by the fields that it uses."""
+        used = {
+            "activate": self.activate.when != "at_once",
+            "probe": self.probe is not None,
+            self.transport: self.transport != "folder",
+        }
+        return tuple(sorted(name for name, is_used in used.items() if is_used))
 
 
 class AdapterManifest(Message):

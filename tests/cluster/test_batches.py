@@ -21,6 +21,7 @@ from rollstream.schemas.parked import ParkedFor
 from rollstream.transport.redis import connected
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
@@ -175,7 +176,7 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
         announcements=Announcements(redis=commands, keys=keys),
         engine=engine,
         adapters=AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None),
-        checkpoints=None,
+        checkpoints=CheckpointSupply(folder=None),
         swap="keep",
         changed=print,
         measures=Measures(),

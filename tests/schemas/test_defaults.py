@@ -8,6 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from rollstream.schemas import (
+    Activate,
+    Activation,
     AdapterManifest,
     Batch,
     DeadLetter,
@@ -17,7 +19,9 @@ from rollstream.schemas import (
     Job,
     Origin,
     PolicyVersion,
+    Probe,
     Sealed,
+    Tolerance,
 )
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
@@ -81,7 +85,19 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GroupError: {"v": 1, "kind": "error", "prompt": None},
     Sealed: {"v": 1, "kind": "sealed"},
     DeadLetter: {"v": 1, "kind": "dead", "traceback": ""},
-    PolicyVersion: {"v": 1, "kind": "version", "requires": ()},
+    PolicyVersion: {
+        "v": 1,
+        "kind": "version",
+        "requires": (),
+        "transport": "folder",
+        "base": None,
+        "probe": None,
+        "activate": Activate(when="at_once", share=1.0, timeout_s=None),
+    },
+    Activate: {"when": "at_once", "share": 1.0, "timeout_s": None},
+    Activation: {"v": 1, "kind": "activation"},
+    Probe: {"v": 1, "kind": "probe", "tolerance": None},
+    Tolerance: {},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
 }

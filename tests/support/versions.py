@@ -16,6 +16,7 @@ from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
 from rollstream.schemas.parked import ParkedFor
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.announcements import Announcements
@@ -38,7 +39,7 @@ def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Pat
         announcements=Announcements(redis=redis, keys=queue.keys),
         engine=engine,
         adapters=adapters,
-        checkpoints=checkpoints,
+        checkpoints=CheckpointSupply(folder=checkpoints),
         swap="keep",
         changed=lambda: None,
         measures=Measures(),

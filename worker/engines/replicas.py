@@ -22,6 +22,7 @@ from ..engine import (
     EngineInfo,
     GenerateRequest,
     NextTokens,
+    Prove,
     ScoreRequest,
     Scores,
     SwapMode,
@@ -107,8 +108,16 @@ class Replicas:
         """Unload it from every engine."""
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
+    async def prepare(self, path: Path, content: checkpoint.Content) -> None:
+        """See `Engine.prepare`."""
+
     async def load_checkpoint(
-        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+        self,
+        version: int,
+        path: Path,
+        mode: SwapMode,
+        content: checkpoint.Content | None = None,
+        prove: Prove | None = None,  # noqa: ARG002 - to come
     ) -> float:
         """Load it, at the same time, into every engine that has not yet loaded these files as `version`.
 

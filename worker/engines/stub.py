@@ -22,6 +22,7 @@ from ..engine import (
     EngineInfo,
     GenerateRequest,
     NextTokens,
+    Prove,
     ScoreRequest,
     Scores,
     SwapMode,
@@ -97,7 +98,13 @@ class StubEngine:
         """Made-up log-probs: that of a token follows from what comes before it, the adapter and the version."""
         async with self._slot():
             await self._spend(1)
-            version = self._version
+            return self._scores(request, self._version)
+
+    async def _scored(self, request: ScoreRequest, version: int) -> Scores:
+        await asyncio.sleep(0)
+        return self._scores(request, version)
+
+    def _scores(self, request: ScoreRequest, version: int) -> Scores:
         row, k = request.token_ids, request.top_logprobs
         found = [
             _generator(row[:column], request.adapter, row[column], version).uniform(-9, -0.1, 1 + k)
@@ -113,8 +120,16 @@ class StubEngine:
     async def unload_adapter(self, adapter: Adapter) -> None:
         """Nothing to unload."""
 
+    async def prepare(self, path: Path, content: checkpoint.Content) -> None:
+        """Nothing to read."""
+
     async def load_checkpoint(
-        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+        self,
+        version: int,
+        path: Path,
+        mode: SwapMode,
+        content: checkpoint.Content | None = None,
+        prove: Prove | None = None,
     ) -> float:
         """Check it like any engine (against `--model`, if there is one); only its version changes the tokens.
 
@@ -122,6 +137,8 @@ class StubEngine:
         """
         async with self._one_swap:
             await asyncio.to_thread(checkpoint.check, path, self._booted)
+            if prove is not None:
+                await prove(lambda request: self._scored(request, version))
             if mode == "wait":
                 self._admitting.clear()
             try:

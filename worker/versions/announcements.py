@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.wire.entry_fields import PAYLOAD
-from rollstream.schemas.wire.policies import VersionSource
+from rollstream.schemas.wire.policies import Activate, Transport, VersionSource
+from rollstream.schemas.wire.probe import Probe
 from rollstream.schemas.wire.requires import unknown_names
 
 _AT_MOST = 16
@@ -30,6 +31,10 @@ class Announced:
     """Empty for what no stream announces, and where the entry cannot be read."""
     location: str = ""
     sha256: str = ""
+    transport: Transport = "folder"
+    base: int | None = None
+    probe: Probe | None = field(default=None, compare=False)
+    activate: Activate = field(default=Activate(), compare=False)
     problem: str = ""
     """Why it cannot be read, or what it needs that this worker does not know; empty when it may be served."""
 
@@ -92,5 +97,13 @@ def _opened(version: int, payload: bytes) -> Announced:
     names = unknown_names(found.requires)
     problem = f"it requires {names}, which this worker does not know: upgrade the worker" if names else ""
     return Announced(
-        version=version, source=found.source, location=found.location, sha256=found.sha256, problem=problem
+        version=version,
+        source=found.source,
+        location=found.location,
+        sha256=found.sha256,
+        transport=found.transport,
+        base=found.base,
+        probe=found.probe,
+        activate=found.activate,
+        problem=problem,
     )

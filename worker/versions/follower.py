@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import structlog
 from redis.exceptions import RedisError
 
-from rollstream.schemas import NameRefusedError
-from rollstream.schemas.keys import check_name
-
 from ..adapters.supply import AdapterSupply
+from ..checkpoints.supply import CheckpointSupply, Wanted
 from ..engine import Adapter, Engine, SwapMode
-from ..errors import CheckpointRefusedError, SettingsError
+from ..errors import SettingsError, VersionRefusedError
 from ..measure.measures import Measures
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
 from ..weights import checkpoint
 from .announcements import BOOTED, Announced, Announcements, started_again, to_serve
-from .retries import CHANGED_S, REFUSED, Refusal, VersionRefusedError, is_due, refusal
+from .retries import CHANGED_S, REFUSED, Refusal, is_due, refusal
 
 PERIOD_S = 0.1
 
@@ -59,7 +55,7 @@ class VersionFollower:
         announcements: Announcements,
         engine: Engine,
         adapters: AdapterSupply,
-        checkpoints: Path | None,
+        checkpoints: CheckpointSupply,
         swap: SwapMode,
         changed: Callable[[], None],
         measures: Measures,
@@ -223,10 +219,7 @@ class VersionFollower:
         self._changed()
 
     async def _stamp(self, announced: Announced) -> checkpoint.Stamp:
-        if announced.source == "checkpoint":
-            with suppress(VersionRefusedError):  # loading it raises the same error
-                return await asyncio.to_thread(checkpoint.stamp, self._folder(announced.location))
-        return ()
+        return await self._checkpoints.stamp(_wanted(announced)) if announced.source == "checkpoint" else ()
 
     async def _load(self, announced: Announced) -> Adapter | None:
         version, source, location = announced.version, announced.source, announced.location
@@ -254,28 +247,19 @@ class VersionFollower:
         return adapter
 
     async def _load_checkpoint(self, announced: Announced) -> None:
-        began, folder = time.monotonic(), self._folder(announced.location)
-        given_up = threading.Event()
-        try:
-            content = await asyncio.to_thread(checkpoint.read_content, folder, given_up)
-        finally:
-            given_up.set()
-        if content.sha256 != announced.sha256 or not await asyncio.to_thread(checkpoint.unchanged, folder, content):
-            problem = "its files are not those that were published: half-written, or changed since"
-            raise VersionRefusedError(f"checkpoint {announced.location}: {problem}")
-        if content.spoilt:
-            raise CheckpointRefusedError(folder, *content.spoilt)
+        began = time.monotonic()
+        prepared = await self._checkpoints.prepare(_wanted(announced))
         prepared_s = time.monotonic() - began
-        paused_s = await self._engine.load_checkpoint(announced.version, folder, self._swap, content)
+        paused_s = await self._engine.load_checkpoint(announced.version, prepared.folder, self._swap, prepared.content)
         self._measures.swap["prepare"].add(prepared_s)
         self._measures.swap["pause"].add(paused_s)
 
-    def _folder(self, location: str) -> Path:
-        if self._checkpoints is None:
-            raise VersionRefusedError(
-                "a checkpoint was published, but this worker was started without --checkpoint-dir"
-            )
-        try:
-            return self._checkpoints / check_name("checkpoint", location)
-        except NameRefusedError as error:
-            raise VersionRefusedError(str(error)) from None
+
+def _wanted(announced: Announced) -> Wanted:
+    return Wanted(
+        version=announced.version,
+        location=announced.location,
+        sha256=announced.sha256,
+        transport=announced.transport,
+        base=announced.base,
+    )

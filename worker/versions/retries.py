@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from rollstream.schemas.errors import cut
 
-from ..errors import CacheUnwritableError, CheckpointRefusedError, DataError, SwapFailedError, WorkerError
+from ..errors import (
+    CacheUnwritableError,
+    CheckpointRefusedError,
+    DataError,
+    ProofFailedError,
+    SwapFailedError,
+    VersionRefusedError,
+)
 from ..weights.checkpoint import Stamp
 
 CHANGED_S = 2.0
@@ -15,11 +22,14 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 10.0, 300.0
 """Seconds between two loads of a version whose files have not changed."""
 
 
-class VersionRefusedError(WorkerError):
-    """Raised when an announced version has other content than announced, or this worker cannot reach it."""
-
-
-REFUSED = VersionRefusedError, CheckpointRefusedError, SwapFailedError, DataError, CacheUnwritableError
+REFUSED = (
+    VersionRefusedError,
+    CheckpointRefusedError,
+    SwapFailedError,
+    ProofFailedError,
+    DataError,
+    CacheUnwritableError,
+)
 """Errors of loading a version; the worker goes on with the old one."""
 
 

@@ -17,6 +17,7 @@ from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SwapFailedError
@@ -69,7 +70,7 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
             announcements=Announcements(redis=redis, keys=keys),
             engine=engine,
             adapters=supply,
-            checkpoints=None,
+            checkpoints=CheckpointSupply(folder=None),
             swap="keep",
             changed=lambda: None,
             measures=Measures(),

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rollstream.schemas import (
+    Activate,
+    Activation,
     AdapterManifest,
     Batch,
     DeadLetter,
@@ -18,8 +20,10 @@ from rollstream.schemas import (
     Message,
     Origin,
     PolicyVersion,
+    Probe,
     Sealed,
     Tensor,
+    Tolerance,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,6 +35,14 @@ CONFIG = GenerationConfig(
 def int32(*values: int) -> Tensor:
     return Tensor.of(np.array(values, np.int32))
 
+
+PROBE = Probe(
+    token_ids=int32(5, 6, 7, 8, 9),
+    row_lengths=int32(2, 3),
+    logprobs=Tensor.of(np.array([-0.5, -1.5, -2], np.float32)),
+    vocab_size=32,
+    tolerance=Tolerance(mean=0.01, largest=0.25),
+)
 
 MESSAGES: list[Message] = [
     Batch(
@@ -131,6 +143,19 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
     "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
     "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
+    "PolicyVersion.v1.every-field": MESSAGES[6].model_copy(
+        update={
+            "source": "checkpoint",
+            "location": "7-0a0b",
+            "requires": ("activate", "probe", "store"),
+            "transport": "store",
+            "base": 6,
+            "probe": PROBE,
+            "activate": Activate(when="when_prepared", share=0.5, timeout_s=90.0),
+        }
+    ),
+    "Activation.v1": Activation(version=7, by="gpu-1", at=1000.5),
+    "Probe.v1": PROBE,
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }
 """Further messages, by the names of their golden files. A file that was written stays: add another."""

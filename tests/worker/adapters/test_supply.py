@@ -16,6 +16,7 @@ from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
 from rollstream.worker.measure.measures import Measures
@@ -119,7 +120,7 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
         announcements=Announcements(redis=redis, keys=keys),
         engine=engine,
         adapters=supply,
-        checkpoints=None,
+        checkpoints=CheckpointSupply(folder=None),
         swap="keep",
         changed=lambda: None,
         measures=Measures(),

@@ -12,7 +12,7 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import ErrorCode
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest, NextTokens, SwapMode
+from rollstream.worker.engine import Adapter, Completion, GenerateRequest, NextTokens, Prove, SwapMode
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import DataError, EngineDiedError, SwapFailedError
@@ -59,10 +59,12 @@ class Seen(StubEngine):
     async def unload_adapter(self, adapter: Adapter) -> None:
         self.adapters.discard(adapter.name)
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
         if self.fails is not None:
             raise self.fails
-        await super().load_checkpoint(version, path, mode, content)
+        await super().load_checkpoint(version, path, mode, content, prove)
         self.loaded.append(path)
         return self.paused_s
 

@@ -69,6 +69,8 @@ class TableEngine:
 
     async def unload_adapter(self, adapter: Adapter) -> None: ...
 
+    async def prepare(self, *_: object) -> None: ...
+
     async def load_checkpoint(self, *_: object) -> float:
         raise NotImplementedError
 

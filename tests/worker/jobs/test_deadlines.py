@@ -17,6 +17,7 @@ from rollstream.schemas import Envelope, ErrorCode, Job, Keys, Tensor
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
@@ -207,7 +208,7 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         announcements=Announcements(redis=redis, keys=keys),
         engine=engine,
         adapters=adapters,
-        checkpoints=None,
+        checkpoints=CheckpointSupply(folder=None),
         swap="keep",
         changed=lambda: None,
         measures=measures,

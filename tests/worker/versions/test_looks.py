@@ -13,8 +13,9 @@ from rollstream import AsyncClient
 from rollstream.schemas import Keys
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import SwapMode
+from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
@@ -31,7 +32,7 @@ def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes
         announcements=Announcements(redis=redis, keys=Keys(policy)),
         engine=engine,
         adapters=supply,
-        checkpoints=steps,
+        checkpoints=CheckpointSupply(folder=steps),
         swap="keep",
         changed=lambda: changes.append(1),
         measures=Measures(),
@@ -96,9 +97,11 @@ class Overtaken(StubEngine):
         self._queue = queue
         self.follower: VersionFollower | None = None
 
-    async def load_checkpoint(self, version: int, path: Path, mode: SwapMode, content: Content | None = None) -> float:
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
         assert self.follower is not None
-        paused_s = await super().load_checkpoint(version, path, mode, content)
+        paused_s = await super().load_checkpoint(version, path, mode, content, prove)
         for later in range(version + 1, version + 21):
             announce(self._queue, later, f"step-{later}")
         await self.follower.look()

@@ -25,6 +25,7 @@ from ...engine import (
     EngineInfo,
     GenerateRequest,
     NextTokens,
+    Prove,
     ScoreRequest,
     Scores,
     SwapMode,
@@ -198,8 +199,16 @@ class VllmEngine:
         """See `Engine.unload_adapter`; waits for the end of a swap."""
         await self._adapters.unload(adapter)
 
+    async def prepare(self, path: Path, content: checkpoint.Content) -> None:
+        """See `Engine.prepare`."""
+
     async def load_checkpoint(
-        self, version: int, path: Path, mode: SwapMode, content: checkpoint.Content | None = None
+        self,
+        version: int,
+        path: Path,
+        mode: SwapMode,
+        content: checkpoint.Content | None = None,
+        prove: Prove | None = None,  # noqa: ARG002 - to come
     ) -> float:
         """See `Engine.load_checkpoint`. The pause is over when this returns or raises.
 

@@ -52,8 +52,8 @@ def redis_url(value: str) -> str:
     return value
 
 
-def problems(settings: Any) -> Iterator[str]:
-    """What is wrong with a `WorkerSettings` as a whole, the first problem first. It imports this module, hence `Any`."""
+def problems(settings: Any) -> Iterator[str]:  # noqa: ANN401 - a `WorkerSettings`, whose module imports this one
+    """What is wrong with the settings as a whole, the first problem first."""
     if engine_registry.ENGINES[settings.engine].loads_model and settings.model is None:
         yield f"--model: the {settings.engine} engine needs a model folder"
     if settings.replicas > 1 and settings.tensor_parallel_size > 1:
@@ -72,7 +72,7 @@ def problems(settings: Any) -> Iterator[str]:
         )
 
 
-def _folders(settings: Any) -> dict[str, Path]:
+def _folders(settings: Any) -> dict[str, Path]:  # noqa: ANN401 - as above
     named: dict[str, Path | None] = {
         "--model": settings.model,
         "--tokenizer": settings.tokenizer,

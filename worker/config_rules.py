@@ -52,7 +52,7 @@ def redis_url(value: str) -> str:
     return value
 
 
-def problems(settings: Any) -> Iterator[str]:  # noqa: ANN401 - a `WorkerSettings`, whose module imports this one
+def problems(settings: Any) -> Iterator[str]:
     """What is wrong with the settings as a whole, the first problem first."""
     if engine_registry.ENGINES[settings.engine].loads_model and settings.model is None:
         yield f"--model: the {settings.engine} engine needs a model folder"
@@ -72,7 +72,7 @@ def problems(settings: Any) -> Iterator[str]:  # noqa: ANN401 - a `WorkerSetting
         )
 
 
-def _folders(settings: Any) -> dict[str, Path]:  # noqa: ANN401 - as above
+def _folders(settings: Any) -> dict[str, Path]:
     named: dict[str, Path | None] = {
         "--model": settings.model,
         "--tokenizer": settings.tokenizer,

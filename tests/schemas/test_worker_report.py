@@ -24,7 +24,8 @@ FULL = WorkerReport(
     paused_for=(PauseReason.ADAPTER_CACHE, PauseReason.MEMORY), engine="vllm", model="m", partitions=2,
     takes_checkpoints=True, takes_adapters=False, lease_s=30.0, heartbeat_s=1.0, metrics_port=9100,
     policy_version=2**31 - 1, policy_sha256="0" * 64,
-    newest_version=0, announced_version=5, prepared_version=4, policy_proof="0.01 nats", loading_version=3, policy_error="no such folder", max_sequences=9, tokens_per_s=2.5,
+    newest_version=0, announced_version=5, prepared_version=4, policy_proof="0.01 nats",
+    loading_version=3, policy_error="no such folder", max_sequences=9, tokens_per_s=2.5,
     groups_failed=1, running_groups=1, running_sequences=2, waiting_groups=3,
     held_jobs=4, groups_published=5, groups_duplicate=6, groups_fenced=7, tokens_generated=10**12,
 )  # fmt: skip

@@ -23,6 +23,7 @@ LASTING: dict[str, str] = {
     _kind(_ANY.dead(0)): "a dead letter waits for an operator, who requeues or drops it",
     _kind(_ANY.batches(0)): "an entry goes once its ledger has expired; the set is gone with the last",
     _kind(_ANY.versions()): "a worker that starts next month has to learn what is served",
+    _kind(_ANY.activations()): "as the versions",
     _kind(_ANY.batches(0)): "a batch is in the index for as long as it has a ledger; workers take it off then",
     _kind(totals(_ANY.jobs(0))): "ten sums, which hold for as long as the queue",
     _kind(_ANY.control()): "a pause lasts until it is taken back, the lease for as long as there is a queue",

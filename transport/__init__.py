@@ -1,6 +1,6 @@
 """Carries bytes for producers and workers: the only package below both that does I/O over a network.
 
-It knows no message, no batch and no policy, and hardly more of `schemas` than the errors.
+It knows no job and no batch, and of `schemas` hardly more than the errors: only `versions` names keys and a message.
 """
 
 if __name__ == "transport":

@@ -1,4 +1,4 @@
-"""The scripts of producer and worker, by the names of their files: no two rooms have one of the same."""
+"""All scripts, by the names of their files: no two rooms have one of the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import rollstream.producer.batches.scripts
 import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
+import rollstream.transport.versions.scripts
 import rollstream.worker.delivery.scripts
 import rollstream.worker.intake.scripts
 import rollstream.worker.operations.scripts
@@ -18,6 +19,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.observe.parts.scripts,
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,
+    rollstream.transport.versions.scripts,
     rollstream.worker.delivery.scripts,
     rollstream.worker.intake.scripts,
     rollstream.worker.operations.scripts,

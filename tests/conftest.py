@@ -23,7 +23,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
-from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.redis_io.connections import connect
 from tests.lasting_keys import without_ttl
 from tests.support.faults import Link, Queue

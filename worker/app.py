@@ -15,11 +15,11 @@ from rollstream.schemas.pause_reason import PauseReason
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
 from rollstream.transport.traces.application import traces_of
 
-from .adapters.cache_folder import CacheFolder
 from .adapters.disk_watch import watch_disk
 from .adapters.folder import AdapterFolder
 from .adapters.store import AdapterStore
 from .adapters.supply import AdapterSupply
+from .cache_folder import CacheFolder
 from .checkpoints.supply import CheckpointSupply
 from .config import WorkerSettings
 from .delivery.admission import Admission

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from rollstream.schemas import AdapterManifest, Keys, encode
-from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine

@@ -20,10 +20,10 @@ from redis.exceptions import RedisError
 from rollstream.schemas import AdapterManifest, Keys, NameRefusedError
 from rollstream.schemas.times import ADAPTER_RENEW_S, ADAPTER_SLACK_S, ADAPTER_TTL_S
 
+from ..cache_folder import CacheFolder
 from ..errors import CacheUnwritableError, DataError, adapter_refused
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import retrying
-from .cache_folder import CacheFolder
 from .download import check_chunks, download, opened
 from .single_flight import SingleFlight
 

@@ -13,10 +13,10 @@ import pytest
 from rollstream import AsyncClient
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode, Keys
-from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import GroupResult, Keys
-from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.errors import CacheUnwritableError
 from tests.support.adapter_steps import SIZE, on_disk, put
 from tests.support.fault_steps import log_of, stub, tokens, wait_until_done, wait_until_logged

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import AdapterManifest, ErrorCode, GroupResult, Keys, decode
-from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.errors import DataError
 from rollstream.worker.redis_io.connections import connect
 from tests.support.adapter_steps import SIZE, RecordingEngine, expire, on_disk, put

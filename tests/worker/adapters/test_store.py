@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import ErrorCode, Keys, encode
 from rollstream.schemas.times import ADAPTER_TTL_S
-from rollstream.worker.adapters.cache_folder import CacheFolder
 from rollstream.worker.adapters.store import AdapterStore
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.errors import DataError, SettingsError
 from rollstream.worker.redis_io.connections import connect
 from tests.support.adapter_steps import CONFIG, SIZE, on_disk, put

@@ -22,7 +22,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_pare
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import Keys
 from rollstream.transport.redis.urls import parse
-from rollstream.worker.adapters.cache_folder import CacheFolder
+from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.redis_io.connections import connect

@@ -1,4 +1,4 @@
-"""The folder of a worker's adapter cache, removed when the worker ends. A killed worker's is removed by the next."""
+"""A folder of a worker's own for a cache, removed when the worker ends. A killed worker's is removed by the next."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import SettingsError
+from .errors import SettingsError
 
 _LOCK = ".lock"
 _PROBE = ".probe"
-_PREFIX = "rollstream-adapters-"
 
 
 class CacheFolder:
     """A folder below `root` (None: the system's temporary folder) from `open` to `close`, both of which block."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(
+        self, root: Path | None, *, flag: str = "--adapter-cache", prefix: str = "rollstream-adapters-"
+    ) -> None:
+        """`flag` is what named `root`; the names of all folders of this kind begin with `prefix`."""
         self._named = root
+        self._flag = flag
+        self._prefix = prefix
         self._root = root or Path()
         self._lock = -1
         self.folder = self._root
@@ -32,14 +36,14 @@ class CacheFolder:
         try:
             self._root = self._named or Path(tempfile.gettempdir())
             self._root.mkdir(parents=True, exist_ok=True)
-            for left in self._root.glob(f"{_PREFIX}*"):
+            for left in self._root.glob(f"{self._prefix}*"):
                 _remove_left(left)
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root)).resolve()
+            self.folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._root)).resolve()
             self._lock = _locked(self.folder / _LOCK, os.O_CREAT)
         except OSError as error:
             where = self._named or "no temporary folder (TMPDIR)"
             remedy = "name a folder in which this user may write"
-            raise SettingsError(f"--adapter-cache: {where}: {error.strerror or error}; {remedy}") from None
+            raise SettingsError(f"{self._flag}: {where}: {error.strerror or error}; {remedy}") from None
 
     def check(self, nbytes: int) -> None:
         """Raises `OSError` if a file of `nbytes` cannot be written now. Blocks."""

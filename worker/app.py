@@ -6,19 +6,16 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import structlog
 
 from rollstream.schemas import Keys
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.worker_report import WorkerReport, WorkerState
+from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.application import traces_of
 
 from .adapters.disk_watch import watch_disk
-from .adapters.folder import AdapterFolder
-from .adapters.store import AdapterStore
-from .adapters.supply import AdapterSupply
+from .adapters.make_adapters import make_adapters
 from .cache_folder import CacheFolder
 from .checkpoints.supply import CheckpointSupply
 from .config import WorkerSettings
@@ -37,6 +34,7 @@ from .operations.control import Control
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
 from .operations.process_end import end_by
+from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .startup.start import Start
@@ -76,28 +74,16 @@ class Worker:
             instance=settings.consumer,
             tell=log.bind(policy=settings.policy, consumer=settings.consumer).warning,  # in a thread, too
         )
-        self._heartbeat = Heartbeat(
-            redis=self._upkeep,
-            keys=keys,
-            consumer=settings.consumer,
-            interval_s=settings.heartbeat_s,
-            report=self._report,
-            history=History(
-                redis=self._upkeep,
-                keys=keys,
-                consumer=settings.consumer,
-                sums=measures.sums,
-                is_busy=lambda: self._admission.load.sequences > 0,
-            ),
-            roundtrip=measures.redis_roundtrip,
-        )
         self._adapter_cache = CacheFolder(settings.adapter_cache)
-        self._adapters = self._supply(keys)
+        self._adapters = make_adapters(
+            settings=settings, redis=self._commands, keys=keys, engine=engine, cache=self._adapter_cache
+        )
+        self._checkpoints = CheckpointSupply(folder=settings.checkpoint_dir)
         self._follower = VersionFollower(
             announcements=Announcements(redis=self._commands, keys=keys),
             engine=engine,
             adapters=self._adapters,
-            checkpoints=CheckpointSupply(folder=settings.checkpoint_dir),
+            checkpoints=self._checkpoints,
             swap=settings.swap,
             changed=self._on_version,
             measures=measures,
@@ -113,6 +99,30 @@ class Worker:
             measures=measures,
         )
         self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s, measures=measures)
+        self._reports = Reports(
+            lasting=self._start.report,
+            state=lambda: self.state,
+            engine=engine,
+            follower=self._follower,
+            admission=self._admission,
+            leases=self._leases,
+            measures=measures,
+        )
+        self._heartbeat = Heartbeat(
+            redis=self._upkeep,
+            keys=keys,
+            consumer=settings.consumer,
+            interval_s=settings.heartbeat_s,
+            report=self._reports.next,
+            history=History(
+                redis=self._upkeep,
+                keys=keys,
+                consumer=settings.consumer,
+                sums=measures.sums,
+                is_busy=lambda: self._admission.load.sequences > 0,
+            ),
+            roundtrip=measures.redis_roundtrip,
+        )
         self._consumer = make_consumer(
             settings=settings,
             blocking=self._blocking,
@@ -234,45 +244,6 @@ class Worker:
         log.info("draining", asked_by=asked_by, grace_s=grace_s, jobs=len(self._leases))
         self._consumer.stop()
         self._drain.reschedule(asyncio.get_running_loop().time() + grace_s)
-
-    def _supply(self, keys: Keys) -> AdapterSupply:
-        settings = self._settings
-        folder = AdapterFolder(root=settings.adapter_dir, max_rank=settings.max_lora_rank, model=settings.model)
-        store = None
-        if settings.serves_adapters:
-            store = AdapterStore(
-                redis=self._commands,
-                keys=keys,
-                cache=self._adapter_cache,
-                max_bytes=settings.max_adapter_bytes,
-                cache_bytes=settings.adapter_cache_bytes,
-            )
-        return AdapterSupply(engine=self._engine, folder=folder, store=store)
-
-    def _report(self) -> WorkerReport:
-        measures, load = self._measures, self._admission.load
-        measures.report = report = replace(
-            self._start.report(),
-            state=self.state,
-            paused_for=tuple(sorted(self._admission.paused)),
-            policy_version=self._follower.serving.version,
-            policy_sha256=self._follower.serving.announced.sha256,
-            newest_version=self._follower.newest,
-            loading_version=self._follower.loading,
-            policy_error=self._follower.error,
-            running_groups=load.groups,
-            running_sequences=load.sequences,
-            max_sequences=self._engine.info.max_num_seqs,
-            tokens_per_s=round(measures.tokens_per_s, 3),
-            waiting_groups=self._admission.waiting,
-            held_jobs=len(self._leases),
-            groups_published=measures.published,
-            groups_failed=measures.groups["error"],
-            groups_duplicate=measures.groups["duplicate"],
-            groups_fenced=measures.groups["fenced"],
-            tokens_generated=measures.tokens_generated,
-        )
-        return report
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -35,6 +35,8 @@ class EngineInfo:
     """The most candidates that `next_tokens` can give."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
+    dtype: str
+    """The data type in which it computes, such as `bfloat16`: how close a probe's log-probs must come depends on it."""
     spoken_eos_ids: tuple[int, ...] = ()
     """The tokenizer's EOS if the model names others. It ends a completion too, but only the model's are ever banned."""
     max_allowed_ids: int | None = None

@@ -65,6 +65,9 @@ class CheckpointSupply:
             raise CheckpointRefusedError(folder, *content.spoilt)
         return Prepared(folder=folder, content=content)
 
+    async def serving(self, prepared: Prepared) -> None:
+        """The engine serves this checkpoint now; what was kept for others may go. Never raises."""
+
     def _place(self, location: str) -> Path:
         if self._folder is None:
             raise VersionRefusedError(

@@ -60,6 +60,7 @@ class StubEngine:
             max_logprobs=128,
             logprobs_flavour=settings.logprobs_mode,
             has_tokenizer=False,
+            dtype="float32",
         )
 
     @property

@@ -21,6 +21,7 @@ INFO = EngineInfo(
     max_logprobs=20,
     logprobs_flavour="processed",
     has_tokenizer=False,
+    dtype="float32",
 )
 
 

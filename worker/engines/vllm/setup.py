@@ -125,6 +125,7 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
         max_logprobs=int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
+        dtype=str(model.dtype).removeprefix("torch."),
         **limits,
     )
 

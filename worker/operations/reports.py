@@ -1,0 +1,64 @@
+"""What a worker says of itself once its engine runs: each number from the role that counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from rollstream.schemas.worker_report import WorkerReport, WorkerState
+
+from ..delivery.admission import Admission
+from ..delivery.lease import Leases
+from ..engine import Engine
+from ..measure.measures import Measures
+from ..versions.follower import VersionFollower
+
+
+class Reports:
+    """Makes the report of each beat, which is also what Prometheus' gauges say until the next."""
+
+    def __init__(
+        self,
+        *,
+        lasting: Callable[[], WorkerReport],
+        state: Callable[[], WorkerState],
+        engine: Engine,
+        follower: VersionFollower,
+        admission: Admission,
+        leases: Leases,
+        measures: Measures,
+    ) -> None:
+        """`lasting`: a report with all that stays the same as long as the process lives."""
+        self._lasting = lasting
+        self._state = state
+        self._engine = engine
+        self._follower = follower
+        self._admission = admission
+        self._leases = leases
+        self._measures = measures
+
+    def next(self) -> WorkerReport:
+        """The report of now."""
+        measures, load, follower = self._measures, self._admission.load, self._follower
+        measures.report = report = replace(
+            self._lasting(),
+            state=self._state(),
+            paused_for=tuple(sorted(self._admission.paused)),
+            policy_version=follower.serving.version,
+            policy_sha256=follower.serving.announced.sha256,
+            newest_version=follower.newest,
+            loading_version=follower.loading,
+            policy_error=follower.error,
+            running_groups=load.groups,
+            running_sequences=load.sequences,
+            max_sequences=self._engine.info.max_num_seqs,
+            tokens_per_s=round(measures.tokens_per_s, 3),
+            waiting_groups=self._admission.waiting,
+            held_jobs=len(self._leases),
+            groups_published=measures.published,
+            groups_failed=measures.groups["error"],
+            groups_duplicate=measures.groups["duplicate"],
+            groups_fenced=measures.groups["fenced"],
+            tokens_generated=measures.tokens_generated,
+        )
+        return report

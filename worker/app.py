@@ -181,7 +181,7 @@ class Worker:
             if self._settings.serves_adapters:
                 self._adapter_cache.open()
             await self._engine.start()
-            self._start.over()
+            self._start.over(self._engine.info)
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())
             ending.push_async_callback(self._heartbeat.retire)

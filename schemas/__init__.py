@@ -14,7 +14,6 @@ from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.probe import Probe, Tolerance
 from .wire.tensors import Tensor
-from .wire.weights import WeightsManifest
 
 __all__ = [
     "Activate",
@@ -41,7 +40,6 @@ __all__ = [
     "Sealed",
     "Tensor",
     "Tolerance",
-    "WeightsManifest",
     "WireError",
     "WireVersionError",
     "decode",

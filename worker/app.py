@@ -17,7 +17,7 @@ from rollstream.transport.traces.application import traces_of
 from .adapters.disk_watch import watch_disk
 from .adapters.make_adapters import make_adapters
 from .cache_folder import CacheFolder
-from .checkpoints.supply import CheckpointSupply
+from .checkpoints.make_checkpoints import make_checkpoints
 from .config import WorkerSettings
 from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
@@ -78,7 +78,7 @@ class Worker:
         self._adapters = make_adapters(
             settings=settings, redis=self._commands, keys=keys, engine=engine, cache=self._adapter_cache
         )
-        self._checkpoints = CheckpointSupply(folder=settings.checkpoint_dir)
+        self._checkpoints = make_checkpoints(settings=settings)
         self._follower = VersionFollower(
             announcements=Announcements(redis=self._commands, keys=keys),
             engine=engine,
@@ -176,12 +176,14 @@ class Worker:
             await self._start.begin()
             await self._agreement.begin()
             ending.callback(self._adapter_cache.close)
+            ending.push_async_callback(self._checkpoints.close)
             ending.push_async_callback(self._adapters.close)
             ending.push_async_callback(self._engine.close)
             if self._settings.serves_adapters:
                 self._adapter_cache.open()
+            self._checkpoints.open()
             await self._engine.start()
-            self._start.over(self._engine.info)
+            self._start.over()
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())
             ending.push_async_callback(self._heartbeat.retire)

@@ -124,6 +124,12 @@ class WorkerSettings(BaseSettings):
     checkpoint_dir: Path | None = Field(
         None, description="Folder below which published checkpoints lie; a policy version names one of its sub-folders."
     )
+    weights_cache: Path | None = Field(
+        None,
+        description="Folder on a fast disk or in memory (tmpfs) with room for three models, two at least. Versions are "
+        "copied there before they are loaded, each worker into a sub-folder of its own, which it removes at its end. "
+        "Default: published folders are read where they are.",
+    )
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
         description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "

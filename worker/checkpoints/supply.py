@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rollstream.schemas import NameRefusedError
 from rollstream.schemas.keys import check_name
@@ -14,6 +17,11 @@ from rollstream.schemas.wire.policies import Transport
 
 from ..errors import CheckpointRefusedError, VersionRefusedError
 from ..weights import checkpoint
+from ..weights.checkpoint_folder import content_bytes, reading
+from .weights_cache import Kept, WeightsCache
+
+_END_S = 10.0
+"""How long the end of a worker waits for a thread that reads a shared folder, which may hang."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +44,26 @@ class Prepared:
 
 
 class CheckpointSupply:
-    """Finds checkpoints below `--checkpoint-dir` and reads them where they are."""
+    """Finds checkpoints below `--checkpoint-dir`. With a cache they are copied there while they are read.
 
-    def __init__(self, *, folder: Path | None) -> None:
+    One thread does all of it, a call after the other: a call that was cancelled ends before the next one begins.
+    """
+
+    def __init__(self, *, folder: Path | None, cache: WeightsCache | None = None) -> None:
         self._folder = folder
+        self._cache = cache
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+
+    def open(self) -> None:
+        """Make the cache's folder. Raises `SettingsError`."""
+        if self._cache is not None:
+            self._cache.open()
+
+    async def close(self) -> None:
+        """Wait for what is being written, which ends soon, and remove the cache's folder."""
+        end = self._thread.submit(self._cache.close if self._cache is not None else lambda: None)
+        self._thread.shutdown(wait=False)
+        await asyncio.wait([asyncio.wrap_future(end)], timeout=_END_S)
 
     async def stamp(self, wanted: Wanted) -> checkpoint.Stamp:
         """A value that changes when the files of a refused version do, and it is worth another try. Never raises."""
@@ -53,20 +77,22 @@ class CheckpointSupply:
         Raises `VersionRefusedError`, `CheckpointRefusedError`.
         """
         folder = self._place(wanted.location)
-        given_up = threading.Event()
-        try:
-            content = await asyncio.to_thread(checkpoint.read_content, folder, given_up)
-        finally:
-            given_up.set()
-        if content.sha256 != wanted.sha256 or not await asyncio.to_thread(checkpoint.unchanged, folder, content):
-            problem = "its files are not those that were published: half-written, or changed since"
-            raise VersionRefusedError(f"checkpoint {wanted.location}: {problem}")
-        if content.spoilt:
-            raise CheckpointRefusedError(folder, *content.spoilt)
-        return Prepared(folder=folder, content=content)
+        if self._cache is None:
+            return await self._in_thread(_read, folder, wanted)
+        return await self._in_thread(_copy, folder, wanted, self._cache)
 
     async def serving(self, prepared: Prepared) -> None:
         """The engine serves this checkpoint now; what was kept for others may go. Never raises."""
+        if self._cache is not None:
+            await asyncio.wrap_future(self._thread.submit(self._cache.served, prepared.folder))
+
+    async def _in_thread(self, call: Callable[..., Prepared], *args: Any) -> Prepared:
+        """`call(*args, given_up)` in a thread, which is told to give up if this is cancelled."""
+        given_up = threading.Event()
+        try:
+            return await asyncio.wrap_future(self._thread.submit(call, *args, given_up))
+        finally:
+            given_up.set()
 
     def _place(self, location: str) -> Path:
         if self._folder is None:
@@ -77,3 +103,35 @@ class CheckpointSupply:
             return self._folder / check_name("checkpoint", location)
         except NameRefusedError as error:
             raise VersionRefusedError(str(error)) from None
+
+
+def _read(folder: Path, wanted: Wanted, given_up: threading.Event) -> Prepared:
+    content = checkpoint.read_content(folder, given_up)
+    if content.sha256 != wanted.sha256 or not checkpoint.unchanged(folder, content):
+        raise _altered(wanted)
+    return Prepared(folder=folder, content=_finite(folder, content))
+
+
+def _copy(folder: Path, wanted: Wanted, cache: WeightsCache, given_up: threading.Event) -> Prepared:
+    if (kept := cache.find(wanted.sha256)) is not None:
+        return Prepared(folder=kept.folder, content=kept.content)
+    with reading(folder):
+        nbytes = content_bytes(folder)
+    checkpoint.read_layout(folder, confined=True)  # what would be left out of the copy might be weights
+    with cache.writing(wanted.location, nbytes) as target:
+        content = checkpoint.copy_content(folder, target, given_up)
+        if content.sha256 != wanted.sha256:
+            raise _altered(wanted)
+        cache.keep(Kept(sha256=wanted.sha256, folder=target, content=_finite(folder, content)))
+    return Prepared(folder=target, content=content)
+
+
+def _finite(folder: Path, content: checkpoint.Content) -> checkpoint.Content:
+    if content.spoilt:
+        raise CheckpointRefusedError(folder, *content.spoilt)
+    return content
+
+
+def _altered(wanted: Wanted) -> VersionRefusedError:
+    problem = "its files are not those that were published: half-written, or changed since"
+    return VersionRefusedError(f"checkpoint {wanted.location}: {problem}")

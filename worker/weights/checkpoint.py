@@ -22,15 +22,25 @@ from rollstream.schemas.weights.checkpoint_rules import (
 from rollstream.schemas.weights.tied_head import head_difference
 
 from ..errors import CheckpointRefusedError
-from .checkpoint_content import Content, Stamp, digest, read_content, stamp, unchanged, unread_content
+from .checkpoint_content import (
+    Content,
+    CopyFailedError,
+    Stamp,
+    copy_content,
+    digest,
+    read_content,
+    stamp,
+    unchanged,
+    unread_content,
+)
 from .checkpoint_folder import all_names, content_names, inside, reading
 from .model_config import config_difference, language_config
 from .safetensors_header import HeaderError, TensorHeader, read_header
 from .untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
-    "Booted", "Content", "Layout", "Stamp", "check", "digest", "read_content", "read_layout", "stamp",
-    "tensor_difference", "unchanged", "unread", "unread_content",
+    "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "check", "copy_content", "digest", "path_problem",
+    "read_content", "read_layout", "stamp", "tensor_difference", "unchanged", "unread", "unread_content",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -99,6 +109,15 @@ def check(folder: Path, like: Booted | None) -> None:
                 raise CheckpointRefusedError(folder, "tensors", differs)
 
 
+def path_problem(folder: Path) -> str | None:
+    """Why vLLM would not find the weights in a folder of this path; None if it would."""
+    return "the path has one of * ? [, with which vLLM would find no files, or others" if _globs(folder) else None
+
+
+def _globs(folder: Path) -> bool:
+    return bool(_GLOB.intersection(str(folder)))
+
+
 def unread(folder: Path) -> str | None:
     """Which weights in a model's folder vLLM leaves out, or reads instead of others; None if none, or unreadable.
 
@@ -164,7 +183,7 @@ def read_layout(folder: Path, *, confined: bool) -> Layout:
 
 
 def _check_names(folder: Path, mapped: Mapping[str, str] | None) -> None:
-    if _GLOB.intersection(str(folder)):
+    if _globs(folder):
         problem = "its path has one of * ? [, with which vLLM would find no files, or others: rename --checkpoint-dir"
         raise CheckpointRefusedError(folder, "folder", problem)
     if unread := unread_weights(all_names(folder), None if mapped is None else set(mapped.values())):

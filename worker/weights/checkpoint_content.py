@@ -7,9 +7,11 @@ at each look.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import RawIOBase
 from pathlib import Path
 from threading import Event
 
@@ -64,8 +66,33 @@ def read_content(folder: Path, given_up: Event | None = None) -> Content:
         )
         after = {file.name: file.inode for file in _look(folder)}
     files = (file if after.get(name) == file.inode else replace(file, inode=None) for name, file in before.items())
-    spoilt = next(((name, not_finite(scan.spoilt)) for name, scan in scans.items() if scan.spoilt), None)
-    return Content(sha256=sha256, files=tuple(files), spoilt=spoilt)
+    return Content(sha256=sha256, files=tuple(files), spoilt=_spoilt(scans))
+
+
+class CopyFailedError(Exception):
+    """Raised when a copy cannot be written; the cause is an `OSError`."""
+
+
+def copy_content(folder: Path, target: Path, given_up: Event | None = None) -> Content:
+    """Copy a checkpoint's files into the folder `target`, and read each byte once, for its digest and for the copy.
+
+    What it returns describes the copy. Blocks for seconds, so call it in a thread; only `given_up` ends it early.
+    Raises `CheckpointRefusedError`, and `CopyFailedError` where the copy cannot be written.
+    """
+    with reading(folder), ThreadPoolExecutor(1, "copy") as writer:
+        scans = {name: FiniteScan(is_computed) for name in content_names(folder) if name.endswith(".safetensors")}
+        paths = [inside(folder, name) for name in content_names(folder)]
+        sha256 = content_digest(
+            (
+                path.name,
+                path.stat().st_size,
+                _copied(_pieces(path, scans.get(path.name), given_up), target / path.name, writer),
+            )
+            for path in paths
+        )
+    before = {file.name: file.inode for file in _look(target)}
+    files = (file if before.get(file.name) == file.inode else replace(file, inode=None) for file in _look(target))
+    return Content(sha256=sha256, files=tuple(files), spoilt=_spoilt(scans))
 
 
 def unread_content(folder: Path) -> Content:
@@ -121,6 +148,32 @@ def _look(folder: Path) -> tuple[_File, ...]:
 
 def _looks_the_same(now: _File, before: _File) -> bool:
     return now == (before if before.inode is not None else replace(before, inode=now.inode))
+
+
+def _spoilt(scans: Mapping[str, FiniteScan]) -> tuple[str, str] | None:
+    return next(((name, not_finite(scan.spoilt)) for name, scan in scans.items() if scan.spoilt), None)
+
+
+def _copied(pieces: Iterator[bytes], path: Path, writer: Executor) -> Iterator[bytes]:
+    """The same pieces. Each is written while the caller takes its digest."""
+    try:
+        file = path.open("xb", buffering=0)
+    except OSError as error:
+        raise CopyFailedError from error
+    with file:
+        for piece in pieces:
+            written = writer.submit(_write, file, piece)
+            yield piece
+            written.result()
+
+
+def _write(file: RawIOBase, piece: bytes) -> None:
+    left = memoryview(piece)
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        raise CopyFailedError from error
 
 
 def _pieces(path: Path, scan: FiniteScan | None, given_up: Event | None) -> Iterator[bytes]:

@@ -45,6 +45,11 @@ def content_names(folder: Path) -> list[str]:
     return names
 
 
+def content_bytes(folder: Path) -> int:
+    """Size of the files that are a checkpoint's content. Raises as `content_names` does."""
+    return sum((folder / name).stat().st_size for name in content_names(folder))
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of the regular file `name` in `folder`. A link out of it is refused: its target was never published."""
     path = Path(os.path.realpath(folder / name))

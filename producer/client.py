@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from pathlib import Path
 from typing import NoReturn, Required, Self, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
@@ -31,9 +30,11 @@ from .errors import ResultTimeoutError, client_stays
 from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
-from .policies.publish_policy import newest_version, publish_policy
+from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
+from .policies.publish_policy import publish_policy
 from .policies.unserved import warn_of_unserved
 from .policies.version_bounds import VersionBounds
+from .policies.versions_stream import newest_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
 
@@ -148,35 +149,21 @@ class AsyncClient:
         batch = await read_batch(self._connection, self._keys, batch_id)
         return BatchHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
 
-    async def publish_policy(
-        self,
-        version: int,
-        *,
-        checkpoint: Path | str | None = None,
-        adapter: AdapterSource | None = None,
-        lora_alpha: float | None = None,
-        use_rslora: bool | None = None,
-        peft_config: PeftConfig | None = None,
-        progress: bool = False,
-    ) -> PolicyVersion:
-        """Announce new weights as policy version `version`, from 1 on; workers verify them and swap.
+    @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
+    async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:
+        """Announce new weights as policy version `version`, from 1 on; workers verify and prove them and swap.
 
-        `checkpoint`: a folder as `save_pretrained` writes it. Only its name and its digest are sent: it must lie
-        directly below the workers' `--checkpoint-dir`, on a shared file system, and must not change any more; use one
-        folder a version. `adapter`: a LoRA adapter on the workers' boot model, as for `publish_adapter`; it is sent
-        through Redis. Give one of the two. Files are read in a thread; `progress` shows a bar on stderr.
+        Give the weights as `checkpoint` or as `adapter`. Versions only grow. Publishing the same content again is a
+        no-op, so a failed publish is simply repeated; an interrupted one has announced nothing. The logger `rollstream`
+        warns of live workers that were not started for such a version or refused the last one.
 
-        The logger `rollstream` warns of live workers that were not started for such a version or refused the last one.
-
-        Versions only grow. Publishing the same content again is a no-op, so a failed publish is simply repeated; an
-        interrupted one has announced nothing. Raises `PolicyVersionError` (invalid, too old, or taken by other
-        content), `PolicyKindError` (an adapter after a checkpoint, or the reverse), `CheckpointError`, `AdapterError`,
+        Raises `PolicyVersionError` (invalid, too old, or taken by other content), `PolicyKindError` (an adapter after a
+        checkpoint, or the reverse), `CheckpointError`, `AdapterError`, `ProbeError`, `ArgumentError`,
         `RedisUnavailableError`.
         """
-        scaling = Scaling(lora_alpha=number(lora_alpha), use_rslora=use_rslora, peft_config=peft_config)
-        published = await publish_policy(
-            self._connection, self._keys, number(version), checkpoint, adapter, scaling, progress=progress
-        )
+        check_names(options, PUBLISH_DEFAULTS)
+        chosen: PublishOptions = {**PUBLISH_DEFAULTS, **options}
+        published = await publish_policy(self._connection, self._keys, number(version), chosen)
         await warn_of_unserved(self._connection, self._keys, f"policy version {version}", published.source)
         return published
 

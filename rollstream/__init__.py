@@ -34,11 +34,13 @@ if TYPE_CHECKING:
         UnreadableResultError,
     )
     from rollstream.producer.policies.errors import (
+        ActivationError,
         AdapterConflictError,
         AdapterError,
         CheckpointError,
         PolicyKindError,
         PolicyVersionError,
+        ProbeError,
         VersionBoundError,
         VersionTimeoutError,
         VersionWaitError,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from rollstream.producer.trainers.trl_callback import PublishPolicy
     from rollstream.producer.trainers.verl import VerlRollout, VerlRollouts
     from rollstream.schemas import (
+        Activate,
         Batch,
         Completion,
         ConfigError,
@@ -66,11 +69,15 @@ if TYPE_CHECKING:
         GroupResult,
         NameRefusedError,
         PolicyVersion,
+        Probe,
         RollstreamError,
+        Tolerance,
         WireError,
     )
 
 __all__ = [
+    "Activate",
+    "ActivationError",
     "AdapterConflictError",
     "AdapterError",
     "Answer",
@@ -104,6 +111,8 @@ __all__ = [
     "PolicyKindError",
     "PolicyVersion",
     "PolicyVersionError",
+    "Probe",
+    "ProbeError",
     "ProducerError",
     "PromptFileError",
     "PromptsError",
@@ -119,6 +128,7 @@ __all__ = [
     "SamplesDueError",
     "StalenessError",
     "StalenessGate",
+    "Tolerance",
     "TooLargeForRedisError",
     "UnknownBatchError",
     "UnreadableResultError",
@@ -161,6 +171,7 @@ _MODULES = {
     "RolloutBatch": "rollstream.producer.batches.rollout_batch",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
     "Client": "rollstream.producer.blocking_client",
+    "ActivationError": "rollstream.producer.policies.errors",
     "AdapterConflictError": "rollstream.producer.policies.errors",
     "AdapterError": "rollstream.producer.policies.errors",
     "CheckpointError": "rollstream.producer.policies.errors",
@@ -168,6 +179,7 @@ _MODULES = {
     "NotOutstandingError": "rollstream.producer.trainers.staleness_errors",
     "PolicyKindError": "rollstream.producer.policies.errors",
     "PolicyVersionError": "rollstream.producer.policies.errors",
+    "ProbeError": "rollstream.producer.policies.errors",
     "RolloutFailedError": "rollstream.producer.errors",
     "SamplesDueError": "rollstream.producer.trainers.staleness_errors",
     "StalenessError": "rollstream.producer.trainers.staleness_errors",

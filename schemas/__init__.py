@@ -14,6 +14,7 @@ from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.probe import Probe, Tolerance
 from .wire.tensors import Tensor
+from .wire.weights import WeightsManifest
 
 __all__ = [
     "Activate",
@@ -40,6 +41,7 @@ __all__ = [
     "Sealed",
     "Tensor",
     "Tolerance",
+    "WeightsManifest",
     "WireError",
     "WireVersionError",
     "decode",

@@ -61,6 +61,12 @@ class WorkerReport:
     lease_s: float | None = _read_by(seconds_of)
     heartbeat_s: float | None = _read_by(seconds_of)
     """Seconds between two reports: one that is older than `LATE_BEATS` times this is late."""
+    vocab_size: int | None = _read_by(count_of)
+    """How many ids its model knows; None until it is loaded, like the two below."""
+    dtype: str = _read_by(text_of, "")
+    """In which its engine computes."""
+    runs_on: str = _read_by(text_of, "")
+    """Its engine's release and device, for people."""
     metrics_port: int | None = _read_by(count_of)
     """Where Prometheus may ask it; None if it was started without."""
     policy_version: int | None = _read_by(_version)

@@ -183,7 +183,7 @@ class Worker:
                 self._adapter_cache.open()
             self._checkpoints.open()
             await self._engine.start()
-            self._start.over()
+            self._start.over(self._engine.info)
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())
             ending.push_async_callback(self._heartbeat.retire)

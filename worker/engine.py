@@ -45,6 +45,8 @@ class EngineInfo:
     """The same for the EOS and stop ids that `min_new_tokens` bans."""
     max_bad_word_tokens: int | None = None
     """The same for all tokens of `bad_words` together."""
+    runs_on: str = ""
+    """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

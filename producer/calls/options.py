@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, ForwardRef, TypeVar
 
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.environment import nearest
@@ -29,6 +29,11 @@ def _meant(name: str, known: Collection[str]) -> str:
     return f"there is no such option; there are {', '.join(sorted(known))}"
 
 
+def _plain(kind: Any) -> Any:
+    """A type as `help` shows it; one in quotes is its text."""
+    return kind.__forward_arg__ if isinstance(kind, ForwardRef) else kind
+
+
 def spelled_out(options: type, defaults: Mapping[str, object], *more: type) -> Callable[[C], C]:
     """For a call with `**options`: `help` and `inspect.signature` show each option with its type, default and meaning.
 
@@ -39,7 +44,7 @@ def spelled_out(options: type, defaults: Mapping[str, object], *more: type) -> C
         plain = inspect.signature(call)
         fixed = [one for one in plain.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         named = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=_plain(kind))
             for name, kind in options.__annotations__.items()
         ]
         texts = [inspect.getdoc(one) or "" for one in (call, *more, options)]

@@ -17,7 +17,7 @@ from rollstream.schemas.printable import printable
 
 from ..client import AsyncClient
 from ..policies.errors import VersionTimeoutError
-from ..policies.publish_policy import Announced, announced_versions
+from ..policies.versions_stream import Announced, announced_versions
 from ..policies.wait_for_version import Serving, Workers, read_serving
 from ..redis_io.connection import Connection
 from .connection import with_connection

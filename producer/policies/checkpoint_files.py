@@ -97,7 +97,7 @@ class CheckpointFolder:
             raise self._refusal(f"needs {_CONFIG} and *.safetensors: write it with save_pretrained first")
         for path in self._files:
             self._check_file(path)
-        self._object(_CONFIG)
+        self.config = self._object(_CONFIG)
         self._check_files(names)
 
     def _check_file(self, path: Path) -> None:
@@ -139,7 +139,7 @@ class CheckpointFolder:
             raise self._refusal(problem)
 
     def _tied(self) -> bool:
-        config = self._object(_CONFIG)
+        config = self.config
         text = config.get("text_config")
         said = (text if isinstance(text, dict) else {}).get("tie_word_embeddings", config.get("tie_word_embeddings"))
         return said is True

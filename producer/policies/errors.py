@@ -67,6 +67,24 @@ class PolicyKindError(ProducerError):
         self.newest_source = newest_source
 
 
+class ProbeError(ProducerError):
+    """Raised when a probe cannot be made, or cannot prove what is published; nothing was announced."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"probe: {problem}")
+        self.problem = problem
+
+
+class ActivationError(ProducerError):
+    """Raised when a version cannot be activated; nothing changed. `newest` is the newest activated version."""
+
+    def __init__(self, version: object, problem: str, newest: int | None = None) -> None:
+        super().__init__(f"policy version {shown(version)} cannot be activated: {problem}")
+        self.version = version
+        self.problem = problem
+        self.newest = newest
+
+
 class VersionBoundError(ProducerError):
     """Raised when `min_policy_version` or `max_staleness` is not a valid number of versions; nothing was queued."""
 

@@ -19,7 +19,7 @@ from ..calls.patience import Patience
 from ..redis_io.connection import Connection
 from .errors import VersionTimeoutError, VersionWaitError
 from .live_workers import live_reports
-from .publish_policy import Announced, announced_versions
+from .versions_stream import Announced, announced_versions
 
 Workers = int | Literal["all"]
 

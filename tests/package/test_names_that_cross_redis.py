@@ -19,8 +19,8 @@ COMMANDS = {
     "xadd", "zadd", "zrem", "zscore",
 }  # fmt: skip
 """What they are called with is a key, a field or a pattern, nearly always."""
-SETTINGS = {"lease_s", "heartbeat_s", "metrics_port", "tokens_per_s"}
-"""Fields of a report that settings and benchmarks have too."""
+SETTINGS = {"lease_s", "heartbeat_s", "metrics_port", "tokens_per_s", "vocab_size"}
+"""Fields of a report that settings, models and benchmarks have too."""
 NAMES = {name for name in REPORT_FIELDS if "_" in name} - SETTINGS | {LEASE_FIELD}
 """Such that nothing else is called so in a text."""
 _FIELD = re.compile("(g|job|answered|dup|lived|dead):")

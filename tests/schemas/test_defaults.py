@@ -22,6 +22,7 @@ from rollstream.schemas import (
     Probe,
     Sealed,
     Tolerance,
+    WeightsManifest,
 )
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
@@ -100,6 +101,15 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     Tolerance: {},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
+    WeightsManifest: {
+        "v": 1,
+        "kind": "weights",
+        "compression": "none",
+        "base": None,
+        "base_sha256": None,
+        "chain": 0,
+        "changed": 0,
+    },
 }
 """A new field adds a line. No line ever changes or goes."""
 

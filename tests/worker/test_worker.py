@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream import AsyncClient, GenerationConfig, GroupResult
+from rollstream.producer.policies.live_workers import live_reports
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.worker.errors import SettingsError
@@ -35,6 +36,14 @@ async def test_a_batch_comes_back_in_submission_order(stub_worker: WorkerProcess
     assert rollouts.sequences.shape == (40, 20 + 5)
     assert rollouts.prompt_lengths.tolist() == [row + 1 for row in range(20) for _ in range(2)]
     assert rollouts.errors == {}
+
+
+async def test_a_worker_reports_its_vocabulary_its_dtype_and_its_engine(
+    stub_worker: WorkerProcess, policy: str, redis: Redis
+) -> None:
+    (report,) = (await live_reports(redis, Keys(policy))).values()
+
+    assert (report.vocab_size, report.dtype, report.runs_on) == (1000, "float32", "stub")
 
 
 async def test_a_job_queued_before_the_first_worker_ever_ran_is_answered(

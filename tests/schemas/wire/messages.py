@@ -24,7 +24,11 @@ from rollstream.schemas import (
     Sealed,
     Tensor,
     Tolerance,
+    WeightsManifest,
 )
+from rollstream.schemas.weights.tensor_digest import TensorEntry, tensors_digest
+from rollstream.schemas.weights.tensor_table import pack_table
+from rollstream.schemas.wire.weights import Chunk, pack_chunks
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = GenerationConfig(
@@ -42,6 +46,19 @@ PROBE = Probe(
     logprobs=Tensor.of(np.array([-0.5, -1.5, -2], np.float32)),
     vocab_size=32,
     tolerance=Tolerance(mean=0.01, largest=0.25),
+)
+
+TENSORS = [TensorEntry("a.weight", "BF16", (2, 3), "0a" * 32), TensorEntry("b", "F32", (), "0b" * 32)]
+WEIGHTS = WeightsManifest(
+    version=7,
+    sha256=tensors_digest(TENSORS),
+    table=pack_table(TENSORS),
+    packed_chunks=pack_chunks([Chunk("0c" * 32, 40, 64)]),
+    compression="zstd",
+    base=6,
+    base_sha256="0d" * 32,
+    chain=3,
+    changed=5,
 )
 
 MESSAGES: list[Message] = [
@@ -156,6 +173,10 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     ),
     "Activation.v1": Activation(version=7, by="gpu-1", at=1000.5),
     "Probe.v1": PROBE,
+    "WeightsManifest.v1": WEIGHTS,
+    "WeightsManifest.v1.anchor": WeightsManifest(
+        version=7, sha256=WEIGHTS.sha256, table=WEIGHTS.table, packed_chunks=WEIGHTS.packed_chunks
+    ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }
 """Further messages, by the names of their golden files. A file that was written stays: add another."""

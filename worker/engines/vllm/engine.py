@@ -52,7 +52,7 @@ from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
-from .gate import REFUSALS, passed_gate, refusal, table_limits  # noqa: E402
+from .gate import REFUSALS, passed_gate, refusal, runner_facts  # noqa: E402
 from .metrics.stat_logger import EngineStatistics  # noqa: E402
 from .requests import Requests, lora_request  # noqa: E402
 
@@ -122,7 +122,7 @@ class VllmEngine:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
-        self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, table_limits(self._llm.vllm_config))
+        self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, runner_facts(self._llm.vllm_config))
         self._swapper = Swapper(
             llm=self._llm, calls=self._calls, booted=booted, adapters=self._adapters, versions=self._versions
         )

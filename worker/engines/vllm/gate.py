@@ -11,6 +11,7 @@ import msgspec
 import vllm.envs
 import vllm.exceptions
 from vllm import SamplingParams
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -44,7 +45,12 @@ class _OwnStops(SamplingParams):  # type: ignore[misc] # vLLM's types are not lo
         """vLLM calls this for each request; here it adds nothing."""
 
 
-def table_limits(config: Any) -> dict[str, int]:
+def runner_facts(config: Any) -> dict[str, Any]:
+    """The fields of `EngineInfo` that vLLM's release, its device and its runner tell."""
+    return dict(runs_on=f"vllm {vllm.__version__} on {current_platform.get_device_name()}", **_table_limits(config))
+
+
+def _table_limits(config: Any) -> dict[str, int]:
     """Sizes of the tables of vLLM's V2 runner, which only GPUs have. A request that exceeds one kills the engine."""
     if not getattr(config, "use_v2_model_runner", False):
         return {}

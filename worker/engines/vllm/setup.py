@@ -104,10 +104,10 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineInfo:
+def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineInfo:
     """Make the info from vLLM's `VllmConfig`, which has the final settings, and its tokenizer. Raises `SettingsError`.
 
-    `limits`: the fields of `EngineInfo` that are limits of the engine's runner.
+    `runner`: the fields of `EngineInfo` that the config does not tell.
     """
     model = config.model_config
     mode = str(model.logprobs_mode)
@@ -126,7 +126,7 @@ def read_info(config: Any, tokenizer: Any, limits: Mapping[str, int]) -> EngineI
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
         dtype=str(model.dtype).removeprefix("torch."),
-        **limits,
+        **runner,
     )
 
 

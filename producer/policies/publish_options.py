@@ -1,0 +1,51 @@
+"""The keyword arguments of `publish_policy`: each declared, explained and given its default once."""
+
+from pathlib import Path
+from typing import TypedDict  # no postponed annotations in this module: `help` shows these types
+
+from rollstream.schemas import Activate, Probe
+from rollstream.schemas.wire.policies import When
+
+from .adapter_files import AdapterSource
+from .adapter_tensors import PeftConfig
+
+
+class PublishOptions(TypedDict, total=False):
+    """`checkpoint`: a folder as `save_pretrained` writes it. Only its name and its digest are sent: it must lie
+    directly below the workers' `--checkpoint-dir`, on a shared file system, and must not change any more; use one
+    folder a version. Files are read in a thread.
+
+    `adapter`: a LoRA adapter on the workers' boot model, as for `publish_adapter`, with `lora_alpha`, `use_rslora` and
+    `peft_config` as there; it is sent through Redis.
+
+    `probe`: rows of text with the trainer's own log-probs, as `make_probe(model, tokenizer)` makes it from the weights
+    that are published. Each worker must reproduce it before anything that it samples under this version leaves it; one
+    that cannot serves on with the version before. None: weights are believed once their files are those announced.
+
+    `activate`: when workers serve it. "at_once": each as soon as it can. "by_hand": after `activate(version)`; until
+    then they prepare it and serve on with the version before. `Activate(when="when_prepared", share=0.9,
+    timeout_s=60)`: once nine in ten live workers have prepared it, and after 60 seconds in any case.
+
+    `progress` shows a bar on stderr.
+    """
+
+    checkpoint: Path | str | None
+    adapter: "AdapterSource | None"
+    lora_alpha: float | None
+    use_rslora: bool | None
+    peft_config: "PeftConfig | None"
+    probe: Probe | None
+    activate: When | Activate
+    progress: bool
+
+
+PUBLISH_DEFAULTS: PublishOptions = {
+    "checkpoint": None,
+    "adapter": None,
+    "lora_alpha": None,
+    "use_rslora": None,
+    "peft_config": None,
+    "probe": None,
+    "activate": "at_once",
+    "progress": False,
+}

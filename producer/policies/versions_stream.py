@@ -1,0 +1,130 @@
+"""The versions stream as a trainer uses it: an entry is a version, and Redis lets ids only grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.policies import Activate, VersionSource
+from rollstream.schemas.wire.requires import unknown_names
+
+from ..redis_io.connection import Connection
+from .errors import PolicyKindError, PolicyVersionError
+
+_KEPT = 1000
+"""About how many announcements the stream keeps; workers read only the newest few."""
+RECENT = 16
+"""How many announcements are read at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """One entry of the versions stream, readable or not."""
+
+    entry_id: str
+    announcement: PolicyVersion | None
+    problem: str
+    """Why it cannot be read, or what it needs that this release does not know; empty where neither is so."""
+
+    @property
+    def version(self) -> int:
+        """The version by the entry's id, which is what workers use."""
+        return EntryId.of(self.entry_id).milliseconds
+
+
+async def announce(connection: Connection, keys: Keys, announcement: PolicyVersion) -> PolicyVersion:
+    """Announce the newest version. Returns what is in the stream: announcing the same content again is a no-op.
+
+    Raises `PolicyVersionError` when the version is not newer than the newest, `RedisUnavailableError`.
+    """
+    entry, payload = str(EntryId(announcement.version)), encode(announcement)
+
+    async def add(redis: Redis) -> bool:
+        try:
+            await redis.xadd(keys.versions(), {PAYLOAD: payload}, id=entry, maxlen=_KEPT, approximate=True)
+        except ResponseError as error:
+            if "equal or smaller" not in str(error):
+                raise
+            return False
+        return True
+
+    if await connection.call("publish a policy version", add):
+        return announcement
+    found = await _read(connection, keys, entry, entry)
+    if not found:
+        raise _backwards(announcement.version, await newest_version(connection, keys))
+    there = found[0].announcement
+    if there is None or _content(there) != _content(announcement):
+        newest = await newest_version(connection, keys)
+        problem = f"it was published with other content: {_way_on(newest)}"
+        raise PolicyVersionError(announcement.version, problem, newest, taken=True)
+    return there
+
+
+async def announced_versions(connection: Connection, keys: Keys, count: int) -> list[Announced]:
+    """The newest `count` entries of the versions stream, the newest first. Raises `RedisUnavailableError`."""
+    return await _read(connection, keys, "+", "-", count)
+
+
+async def check_publishable(connection: Connection, keys: Keys, version: int, source: VersionSource) -> None:
+    """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for another kind than before."""
+    recent = await announced_versions(connection, keys, RECENT)
+    newest = recent[0].version if recent else 0
+    entry = str(EntryId(version))
+    if newest > version and not await _read(connection, keys, entry, entry):
+        raise _backwards(version, newest)
+    before = next((one.announcement for one in recent if one.announcement is not None), None)
+    if before is not None and before.source != source:
+        raise PolicyKindError(version, source, before.version, before.source)
+
+
+def _backwards(version: int, newest: int) -> PolicyVersionError:
+    return PolicyVersionError(version, f"versions only grow, and the newest is {newest}: {_way_on(newest)}", newest)
+
+
+def _way_on(newest: int) -> str:
+    """What to do about a version that cannot be published."""
+    if newest < MAX_VERSION:
+        return f"publish your weights as {newest + 1}"
+    if newest == MAX_VERSION:
+        return f"{newest} is the last that there is, start workers and trainer under another policy name"
+    return f"the newest, {newest}, is one which no trainer wrote: remove the stream that `Keys.versions` names"
+
+
+def _content(announcement: PolicyVersion) -> PolicyVersion:
+    """What two announcements of one version must share; how it is proven and activated is no content."""
+    plain = {"published_at": 0.0, "probe": None, "activate": Activate(), "requires": ()}
+    return announcement.model_copy(update=plain)
+
+
+async def newest_version(connection: Connection, keys: Keys) -> int:
+    """The newest version, by its entry's id; 0 if nothing was published. Raises `RedisUnavailableError`."""
+    found = await _read(connection, keys, "+", "-")
+    return found[0].version if found else 0
+
+
+async def _read(connection: Connection, keys: Keys, newest: str, oldest: str, count: int = 1) -> list[Announced]:
+    entries: Any = await connection.call(
+        "read the versions", lambda redis: redis.xrevrange(keys.versions(), newest, oldest, count=count)
+    )
+    return [_announced(entry_id.decode(), fields.get(PAYLOAD, b"")) for entry_id, fields in entries]
+
+
+def _announced(entry_id: str, payload: bytes) -> Announced:
+    try:
+        announcement = decode(payload, PolicyVersion)
+    except SchemaError as error:
+        return Announced(entry_id=entry_id, announcement=None, problem=str(error))
+    if entry_id != str(EntryId(announcement.version)):
+        return Announced(
+            entry_id=entry_id, announcement=None, problem=f"its announcement is that of version {announcement.version}"
+        )
+    names = unknown_names(announcement.requires)
+    problem = f"it requires {names}, which this release does not know: upgrade rollstream here too" if names else ""
+    return Announced(entry_id=entry_id, announcement=announcement, problem=problem)

@@ -57,17 +57,28 @@ class WeightReload(AdapterAudit):
 
         After an error the weights are a mixture, and nothing may run before another reload.
         """
-        model = self.model_runner.get_model()
-        try:
-            with _without_false_alarms(model), _as_in_its_checkpoint(model):
-                packed_experts.unpad(model)
-                self.reload_weights(weights_path=folder)
-                packed_experts.pack(model, self.vllm_config)
-        except BaseException:
-            _end_reload(model, self.vllm_config)
-            raise
-        _repack_tied_head(model)
-        _forget_keys_and_values(self.model_runner.kv_caches)
+        with replacing(self.model_runner.get_model(), self.vllm_config):
+            self.reload_weights(weights_path=folder)
+        repair(self.model_runner)
+
+
+@contextmanager
+def replacing(model: Any, vllm_config: Any) -> Iterator[None]:
+    """Entered while vLLM replaces all weights, from wherever they come. After an error they are a mixture."""
+    try:
+        with _without_false_alarms(model), _as_in_its_checkpoint(model):
+            packed_experts.unpad(model)
+            yield
+            packed_experts.pack(model, vllm_config)
+    except BaseException:
+        _end_reload(model, vllm_config)
+        raise
+
+
+def repair(model_runner: Any) -> None:
+    """Renew what a reload of vLLM forgets. Call it after each that did not fail."""
+    _repack_tied_head(model_runner.get_model())
+    _forget_keys_and_values(model_runner.kv_caches)
 
 
 def _end_reload(model: Any, vllm_config: Any) -> None:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         VersionTimeoutError,
         VersionWaitError,
     )
+    from rollstream.producer.policies.make_probe import make_probe
+    from rollstream.producer.policies.probe_of import probe_of
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
     from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.staleness_errors import (
@@ -139,6 +141,8 @@ __all__ = [
     "VersionTimeoutError",
     "VersionWaitError",
     "WireError",
+    "make_probe",
+    "probe_of",
 ]
 
 __version__: str
@@ -187,6 +191,8 @@ _MODULES = {
     "VersionNotNewerError": "rollstream.producer.trainers.staleness_errors",
     "VersionTimeoutError": "rollstream.producer.policies.errors",
     "VersionWaitError": "rollstream.producer.policies.errors",
+    "make_probe": "rollstream.producer.policies.make_probe",
+    "probe_of": "rollstream.producer.policies.probe_of",
     "StalenessGate": "rollstream.producer.trainers.staleness_gate",
     "RollStrategy": "rollstream.producer.trainers.roll",
     "RolloutFunction": "rollstream.producer.trainers.trl",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -41,7 +43,7 @@ async def test_only_an_announced_version_that_is_newer_than_the_last_is_activate
         ("already", 7),
         ("unknown", 7),
     ]
-    entries = await redis.xrange(keys.activations())
+    entries: Any = await redis.xrange(keys.activations())
     assert [(entry_id, decode(fields[PAYLOAD], Activation)) for entry_id, fields in entries] == [
         (b"5-0", by_hand(5)),
         (b"7-0", by_hand(7)),

@@ -10,6 +10,7 @@ from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode
 from .wire.completions import Completion
 from .wire.envelope import Envelope
+from .wire.golden import Golden, GoldenBatch
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.probe import Probe, Tolerance
@@ -27,6 +28,8 @@ __all__ = [
     "Envelope",
     "ErrorCode",
     "GenerationConfig",
+    "Golden",
+    "GoldenBatch",
     "GroupError",
     "GroupResult",
     "Job",

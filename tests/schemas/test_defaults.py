@@ -14,6 +14,8 @@ from rollstream.schemas import (
     Batch,
     DeadLetter,
     GenerationConfig,
+    Golden,
+    GoldenBatch,
     GroupError,
     GroupResult,
     Job,
@@ -99,6 +101,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     Activation: {"v": 1, "kind": "activation"},
     Probe: {"v": 1, "kind": "probe", "tolerance": None},
     Tolerance: {},
+    Golden: {"v": 1, "kind": "golden", "policy_sha256": "", "tolerance": None},
+    GoldenBatch: {},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
     WeightsManifest: {

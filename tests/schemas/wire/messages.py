@@ -14,6 +14,8 @@ from rollstream.schemas import (
     DeadLetter,
     ErrorCode,
     GenerationConfig,
+    Golden,
+    GoldenBatch,
     GroupError,
     GroupResult,
     Job,
@@ -59,6 +61,14 @@ WEIGHTS = WeightsManifest(
     base_sha256="0d" * 32,
     chain=3,
     changed=5,
+)
+GOLDEN_BATCH = GoldenBatch(
+    config=GenerationConfig(max_new_tokens=3, num_return_sequences=2, seed=11),
+    prompt_ids=int32(5, 6, 7),
+    prompt_lengths=int32(1, 2),
+    token_ids=int32(9, 2, 4, 4, 4, 8, 7, 31),
+    lengths=int32(2, 3, 1, 2),
+    logprobs=Tensor.of(np.array([-0.5, -1, -2, -2, -2, -0.25, -3, 0], np.float32)),
 )
 
 MESSAGES: list[Message] = [
@@ -176,6 +186,18 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     "WeightsManifest.v1": WEIGHTS,
     "WeightsManifest.v1.anchor": WeightsManifest(
         version=7, sha256=WEIGHTS.sha256, table=WEIGHTS.table, packed_chunks=WEIGHTS.packed_chunks
+    ),
+    "Golden.v1": Golden(
+        batches=(GOLDEN_BATCH,),
+        model="math-7b",
+        vocab_size=32,
+        dtype="bfloat16",
+        engine="vllm",
+        runs_on="vllm 0.32.0 on NVIDIA H200",
+        policy_version=7,
+        policy_sha256="0" * 64,
+        recorded_at=1000.5,
+        tolerance=Tolerance(mean=0.01, largest=0.25),
     ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }

@@ -127,5 +127,13 @@ class Keys:
         """One chunk of an adapter that is sent through Redis."""
         return f"rs:{{{self.policy}}}:blob:{sha256}:{chunk}"
 
+    def weights(self) -> str:
+        """Hash with a TTL: the index of the weight store in Redis, see `schemas.stored_index`."""
+        return f"rs:{{{self.policy}}}:weights"
+
+    def weights_item(self, name: str) -> str:
+        """One chunk or manifest of the weight store in Redis."""
+        return f"rs:{{{self.policy}}}:weights:{check_name('item of the weight store', name)}"
+
     def _tag(self, partition: int) -> str:
         return f"rs:{{{self.policy}:{partition}}}"

@@ -15,6 +15,10 @@ SUPERSEDED_TTL_S = 1_800
 """How long workers can still find the adapter of an older policy version; in this time they renew three times."""
 SUPERSEDED_SLACK_S = 1_800
 
+WEIGHTS_TTL_S = 7 * 86_400
+"""How long an item of the weight store stays in Redis after it was written or renewed; each publish renews all that are
+still needed."""
+
 HEARTBEAT_S = 1.0
 """The default time between two reports of a worker."""
 LONGEST_HEARTBEAT_S = 60

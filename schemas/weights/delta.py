@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ from .tensor_digest import TensorEntry
 
 MAX_RANGE_BYTES = 8 * 2**20
 """The largest range of one record that a reader takes, in bytes of the tensor: what it allocates follows from it."""
-RANGE_BYTES = 2**20
-"""The range that is written. A megabyte stays in a processor's cache while it is compared."""
+RANGE_BYTES = 2**19
+"""The range that is written: it stays in a processor's cache while it is compared."""
 MIN_CHUNK_BYTES = 2 * RANGE_BYTES
 
 _WHAT = "records of a delta"
@@ -37,8 +37,7 @@ _GAP_BYTES = {_GAPS_8: 1, _GAPS_16: 2}
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """A run of changed elements of one tensor, as it is written."""
 
     record: bytes
@@ -107,7 +106,7 @@ def _places(places: Array, size: int) -> tuple[int, bytes]:
     return coding, written.tobytes()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A record that was read and checked against the table: applying it stays within its tensor."""
 
@@ -156,7 +155,7 @@ def read_records(chunk: bytes, table: Sequence[TensorEntry]) -> Iterator[Record]
         values = np.frombuffer(view[position + place_bytes : end], np.uint8)
         if places is not None:
             values = np.ascontiguousarray(values.reshape(entry.item_bytes, changed).T).reshape(-1)
-        yield Record(tensor, start, count, places, values)
+        yield Record(tensor=tensor, start=start, count=count, places=places, values=values)
         position = end
 
 

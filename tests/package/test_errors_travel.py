@@ -19,6 +19,7 @@ import pytest
 import rollstream
 from rollstream import AsyncClient, Client, ConfigError, GenerationConfig, ResultTimeoutError, RolloutFunction
 from rollstream.schemas import ErrorCode, GroupError
+from rollstream.transport.weights import StoreProblem
 
 SAMPLES: dict[str, Any] = {
     "str": "some text",
@@ -30,6 +31,7 @@ SAMPLES: dict[str, Any] = {
     "Path": Path("/some/folder"),
     "OSError": OSError(28, "No space left on device"),
     "ErrorCode": ErrorCode.TOO_LONG,
+    "StoreProblem": StoreProblem.FULL,
     "list[str]": ["a", "b"],
     "tuple[str, ...]": ("a", "b"),
     "dict[str, str]": {"gpu-1": "30"},

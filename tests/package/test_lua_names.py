@@ -8,6 +8,7 @@ from dataclasses import fields
 from rollstream.schemas import Batch, GroupError, Sealed
 from rollstream.schemas.history import RateField
 from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.schemas.totals import Totals
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
 from rollstream.schemas.worker_report import ADDITION, DRAIN
@@ -46,7 +47,7 @@ def names_in(script: str) -> set[str]:
 def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
-    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN, ADDITION, RateField.ANSWERS}
+    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN, ADDITION, RateField.ANSWERS, TOTAL_FIELD}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

@@ -86,7 +86,9 @@ class Client(Blocking[AsyncClient]):
     attach = blocking_and_held("attach", AsyncClient.attach, BlockingBatchHandle)
     publish_policy = blocking("publish a policy version", AsyncClient.publish_policy)
     publish_adapter = blocking("publish an adapter", AsyncClient.publish_adapter)
+    activate = blocking("activate a policy version", AsyncClient.activate)
     newest_version = blocking("read the versions", AsyncClient.newest_version)
+    announced_version = blocking("read the versions", AsyncClient.announced_version)
     wait_for_version = blocking("wait for a version", AsyncClient.wait_for_version)
 
     def close(self) -> None:

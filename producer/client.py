@@ -27,6 +27,7 @@ from .batches.submit_options import (
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
 from .calls.options import check_names, spelled_out
 from .errors import ResultTimeoutError, client_stays
+from .policies.activation import activate, newest_version
 from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
@@ -34,7 +35,7 @@ from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from .policies.publish_policy import publish_policy
 from .policies.unserved import warn_of_unserved
 from .policies.version_bounds import VersionBounds
-from .policies.versions_stream import newest_version
+from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
 
@@ -153,9 +154,9 @@ class AsyncClient:
     async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:
         """Announce new weights as policy version `version`, from 1 on; workers verify and prove them and swap.
 
-        Give the weights as `checkpoint` or as `adapter`. Versions only grow. Publishing the same content again is a
-        no-op, so a failed publish is simply repeated; an interrupted one has announced nothing. The logger `rollstream`
-        warns of live workers that were not started for such a version or refused the last one.
+        Give the weights as `checkpoint`, as `adapter` or as `again`. Versions only grow. Publishing the same content
+        again is a no-op, so a failed publish is simply repeated; an interrupted one has announced nothing. The logger
+        `rollstream` warns of live workers that were not started for such a version or refused the last one.
 
         Raises `PolicyVersionError` (invalid, too old, or taken by other content), `PolicyKindError` (an adapter after a
         checkpoint, or the reverse), `CheckpointError`, `AdapterError`, `ProbeError`, `ArgumentError`,
@@ -200,12 +201,29 @@ class AsyncClient:
         await warn_of_unserved(self._connection, self._keys, f"adapter {full}", "adapter")
         return full
 
+    async def activate(self, version: int, by: str | None = None) -> None:
+        """Let workers serve a version that was published with `activate="by_hand"`, or "when_prepared" before its time.
+
+        A worker that has prepared it swaps at once, another takes no more jobs until it has. Activating a version again
+        is a no-op. `by`: who did it, for operators; None: this host and process.
+
+        Raises `ActivationError` (not announced, or a later version was activated), `RedisUnavailableError`.
+        """
+        await activate(self._connection, self._keys, version, by)
+
     async def newest_version(self) -> int:
-        """The newest published policy version; 0 if none was published. A trainer goes on from it.
+        """The policy version to serve: the newest that was activated, by its announcement or later; 0 if there is none.
 
         Raises `RedisUnavailableError`.
         """
         return await newest_version(self._connection, self._keys)
+
+    async def announced_version(self) -> int:
+        """The newest announced version, activated or not; 0 if there is none. A trainer's versions go on from it.
+
+        Raises `RedisUnavailableError`.
+        """
+        return await announced_version(self._connection, self._keys)
 
     async def wait_for_version(self, version: int, workers: Workers = "all", timeout: float | None = None) -> None:
         """Return once `workers` live workers serve `version` or a newer one; "all": every one, and at least one.

@@ -1,4 +1,5 @@
-"""The adapter of the newest policy version stays in Redis for a day; those of older versions leave within an hour.
+"""The adapter of the policy version to serve, and of newer ones, stays in Redis for a day; older ones leave within an
+hour.
 
 A worker that still serves an older adapter renews it for a day. The next announcement shortens its time again.
 """
@@ -17,13 +18,15 @@ from rollstream.schemas.times import SUPERSEDED_SLACK_S, SUPERSEDED_TTL_S
 from ..redis_io.connection import Connection
 
 
-async def expire_superseded(connection: Connection, keys: Keys, announced: Sequence[PolicyVersion]) -> None:
-    """Let all `announced` adapters but the first, the newest, expire soon. Raises `RedisUnavailableError`.
+async def expire_superseded(
+    connection: Connection, keys: Keys, announced: Sequence[PolicyVersion], active: int
+) -> None:
+    """Let the `announced` adapters of versions before `active` expire soon. Raises `RedisUnavailableError`.
 
     Chunks of a policy version's adapter belong to no other kind of adapter, see `producer.policies.publish_policy`.
     """
-    newest, superseded = announced[:1], announced[1:]
-    spared = {one.sha256 for one in newest}
+    superseded = [one for one in announced if one.version < active]
+    spared = {one.sha256 for one in announced if one.version >= active}
     names = [one.location for one in superseded if one.location.startswith(POLICY_ADAPTER) and one.sha256 not in spared]
 
     async def expire(redis: Redis) -> None:

@@ -103,6 +103,25 @@ async def upload(
     raise AdapterError(name, f"{problem}: is Redis flushed or restarted, or does it evict keys (maxmemory-policy)?")
 
 
+async def renew(connection: Connection, keys: Keys, name: str, sha256: str) -> bool:
+    """Let a published adapter stay for another day. Returns whether all of it is there."""
+    data: Any = await connection.call(
+        "read a manifest", lambda redis: redis.getex(keys.adapter(name), ex=ADAPTER_TTL_S)
+    )
+    try:
+        manifest = decode(data or b"", AdapterManifest)
+    except SchemaError:
+        return False
+
+    async def keep(redis: Redis) -> int:
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in range(manifest.chunks):
+                pipe.expire(keys.blob(sha256, number), ADAPTER_TTL_S + ADAPTER_SLACK_S)
+            return sum(await pipe.execute())
+
+    return manifest.sha256 == sha256 and await connection.call("publish an adapter", keep) == manifest.chunks
+
+
 async def _publish_manifest(connection: Connection, key: str, manifest: AdapterManifest) -> AdapterManifest:
     """Write the manifest, unless one is there already; renew and return the one that is there."""
     await connection.call(

@@ -18,6 +18,9 @@ class PublishOptions(TypedDict, total=False):
     `adapter`: a LoRA adapter on the workers' boot model, as for `publish_adapter`, with `lora_alpha`, `use_rslora` and
     `peft_config` as there; it is sent through Redis.
 
+    `again`: an older version that workers can still reach; its weights are announced once more. Versions only grow, so
+    this is the way back to it. It keeps its probe unless another is given.
+
     `probe`: rows of text with the trainer's own log-probs, as `make_probe(model, tokenizer)` makes it from the weights
     that are published. Each worker must reproduce it before anything that it samples under this version leaves it; one
     that cannot serves on with the version before. None: weights are believed once their files are those announced.
@@ -34,6 +37,7 @@ class PublishOptions(TypedDict, total=False):
     lora_alpha: float | None
     use_rslora: bool | None
     peft_config: "PeftConfig | None"
+    again: int | None
     probe: Probe | None
     activate: When | Activate
     progress: bool
@@ -45,6 +49,7 @@ PUBLISH_DEFAULTS: PublishOptions = {
     "lora_alpha": None,
     "use_rslora": None,
     "peft_config": None,
+    "again": None,
     "probe": None,
     "activate": "at_once",
     "progress": False,

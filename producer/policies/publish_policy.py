@@ -18,25 +18,30 @@ from rollstream.schemas.wire.policies import VersionSource
 from ..calls.arguments import number
 from ..progress import byte_bar
 from ..redis_io.connection import Connection
+from .activation import newest_version
 from .adapter_expiry import expire_superseded
 from .adapter_files import AdapterFiles, AdapterSource, read_adapter
 from .adapter_tensors import Scaling
-from .adapter_upload import upload
+from .adapter_upload import renew, upload
 from .checkpoint_files import CheckpointFolder
 from .errors import AdapterError, PolicyVersionError
 from .publish_options import PublishOptions
 from .serving_terms import ServingTerms
-from .versions_stream import RECENT, announce, announced_versions, check_publishable
+from .versions_stream import RECENT, announce, announced_versions, check_publishable, read_version
 
 _PADDING = b" "
 """Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
 expire soon after the next version."""
+_TERMS = frozenset({"again", "probe", "activate", "progress"})
+"""Options that are no weights."""
 
 
 async def publish_policy(connection: Connection, keys: Keys, version: int, options: PublishOptions) -> PolicyVersion:
     """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`."""
     check_version(version)
     checkpoint, adapter, progress = options["checkpoint"], options["adapter"], options["progress"]
+    if options["again"] is not None:
+        return await _publish_again(connection, keys, version, options)
     if (checkpoint is None) == (adapter is None):
         given = "neither" if adapter is None else "both"
         raise PolicyVersionError(version, f"give its weights as checkpoint= or as adapter=, not {given}")
@@ -66,8 +71,36 @@ async def announce_weights(
     announced = await announce(connection, keys, terms.applied(weights))
     if weights.source == "adapter":
         recent = await announced_versions(connection, keys, RECENT)
-        await expire_superseded(connection, keys, [one.announcement for one in recent if one.announcement is not None])
+        readable = [one.announcement for one in recent if one.announcement is not None]
+        await expire_superseded(connection, keys, readable, await newest_version(connection, keys))
     return announced
+
+
+async def _publish_again(connection: Connection, keys: Keys, version: int, options: PublishOptions) -> PolicyVersion:
+    """Announce the weights of a version that the stream still has under a new number."""
+    older = number(options["again"])
+    others = [name for name, value in options.items() if name not in _TERMS and value not in (None, False)]
+    if others:
+        raise PolicyVersionError(version, f"{others[0]}= gives other weights than again={older!r}: leave one out")
+    check_version(older)
+    found = await read_version(connection, keys, older)
+    before = None if found is None else found.announcement
+    if before is None:
+        problem = f"version {older} is not in the versions stream any more" if found is None else found.problem
+        raise PolicyVersionError(version, f"{problem}: publish its weights themselves")
+    if before.source == "adapter":
+        await _keep_adapter(connection, keys, version, before)
+    probe = before.probe if options["probe"] is None else options["probe"]
+    terms = ServingTerms.of(probe, options["activate"])
+    weights = before.model_copy(update={"version": version, "published_at": time.time()})
+    return await announce_weights(connection, keys, weights, terms)
+
+
+async def _keep_adapter(connection: Connection, keys: Keys, version: int, before: PolicyVersion) -> None:
+    """Let an adapter that would expire soon stay for another day. Raises `PolicyVersionError` if it is gone."""
+    if not await renew(connection, keys, before.location, before.sha256):
+        problem = f"Redis has the adapter of version {before.version} no more: publish its weights themselves"
+        raise PolicyVersionError(version, problem)
 
 
 def check_version(version: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
-from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId, after
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, VersionSource
 from rollstream.schemas.wire.requires import unknown_names
@@ -37,6 +38,11 @@ class Announced:
         """The version by the entry's id, which is what workers use."""
         return EntryId.of(self.entry_id).milliseconds
 
+    @property
+    def is_at_once(self) -> bool:
+        """Whether its announcement activates it, as workers see it."""
+        return self.announcement is None or self.announcement.activate.when == "at_once"
+
 
 async def announce(connection: Connection, keys: Keys, announcement: PolicyVersion) -> PolicyVersion:
     """Announce the newest version. Returns what is in the stream: announcing the same content again is a no-op.
@@ -56,12 +62,12 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
 
     if await connection.call("publish a policy version", add):
         return announcement
-    found = await _read(connection, keys, entry, entry)
-    if not found:
-        raise _backwards(announcement.version, await newest_version(connection, keys))
-    there = found[0].announcement
+    found = await read_version(connection, keys, announcement.version)
+    if found is None:
+        raise _backwards(announcement.version, await announced_version(connection, keys))
+    there = found.announcement
     if there is None or _content(there) != _content(announcement):
-        newest = await newest_version(connection, keys)
+        newest = await announced_version(connection, keys)
         problem = f"it was published with other content: {_way_on(newest)}"
         raise PolicyVersionError(announcement.version, problem, newest, taken=True)
     return there
@@ -76,8 +82,7 @@ async def check_publishable(connection: Connection, keys: Keys, version: int, so
     """Raises `PolicyVersionError` for a version that is too old, `PolicyKindError` for another kind than before."""
     recent = await announced_versions(connection, keys, RECENT)
     newest = recent[0].version if recent else 0
-    entry = str(EntryId(version))
-    if newest > version and not await _read(connection, keys, entry, entry):
+    if newest > version and await read_version(connection, keys, version) is None:
         raise _backwards(version, newest)
     before = next((one.announcement for one in recent if one.announcement is not None), None)
     if before is not None and before.source != source:
@@ -103,10 +108,27 @@ def _content(announcement: PolicyVersion) -> PolicyVersion:
     return announcement.model_copy(update=plain)
 
 
-async def newest_version(connection: Connection, keys: Keys) -> int:
-    """The newest version, by its entry's id; 0 if nothing was published. Raises `RedisUnavailableError`."""
+async def announced_version(connection: Connection, keys: Keys) -> int:
+    """The newest announced version, by its entry's id; 0 if there is none. Raises `RedisUnavailableError`."""
     found = await _read(connection, keys, "+", "-")
     return found[0].version if found else 0
+
+
+async def read_version(connection: Connection, keys: Keys, version: int) -> Announced | None:
+    """The entry of one version; None if there is none, or no more. Raises `RedisUnavailableError`."""
+    entry = str(EntryId(version))
+    found = await _read(connection, keys, entry, entry)
+    return found[0] if found else None
+
+
+async def all_versions(connection: Connection, keys: Keys) -> AsyncIterator[Announced]:
+    """All versions of the stream, the newest first, read by the few. Raises `RedisUnavailableError`."""
+    newest = str(EntryId(MAX_VERSION))
+    while found := await _read(connection, keys, newest, "-", RECENT):
+        for one in found:
+            if EntryId.of(one.entry_id).sequence == 0:  # nothing that a trainer writes has another
+                yield one
+        newest = after(found[-1].entry_id)
 
 
 async def _read(connection: Connection, keys: Keys, newest: str, oldest: str, count: int = 1) -> list[Announced]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Keys
+from rollstream.schemas import Activate, Keys
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.policies import VersionSource
@@ -17,9 +17,10 @@ from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ..calls.patience import Patience
 from ..redis_io.connection import Connection
+from .activation import newest_active
 from .errors import VersionTimeoutError, VersionWaitError
 from .live_workers import live_reports
-from .versions_stream import Announced, announced_versions
+from .versions_stream import RECENT, Announced, announced_versions
 
 Workers = int | Literal["all"]
 
@@ -44,6 +45,10 @@ class Serving:
     """Digest of the served version; empty for the boot model, and if it does not say."""
     refused_kinds: frozenset[VersionSource] = frozenset()
     """`checkpoint`, `adapter`: the kinds of versions for which it was not started."""
+    prepared: int = -1
+    """The newest version that it serves or could serve at once; -1 if it does not say."""
+    proof: str = ""
+    """How well the served version reproduced its probe; empty if it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +56,17 @@ class Seen:
     """What one look showed."""
 
     serving: Mapping[str, Serving]
-    newest: Sequence[Announced]
-    """The newest entry of the versions stream, if it has one."""
+    active: Announced | None = None
+    """The version to serve, if there is one."""
+    recent: Sequence[Announced] = ()
+    """The newest announced versions, the newest first, while the one to serve is not new enough."""
     at: float | None = None
     """When the look was, by the event loop's clock; None before the first."""
 
     def behind(self, version: int) -> dict[str, tuple[int, str]]:
         """Workers that do not serve `version`, with the version that they serve and why they refused a newer one."""
         counted = _counted(self.serving).items()
-        return {name: (one.version, one.problem) for name, one in counted if not _serves(one, self.newest, version)}
+        return {name: (one.version, one.problem) for name, one in counted if not _serves(one, self.active, version)}
 
 
 async def read_serving(connection: Connection, keys: Keys) -> dict[str, Serving]:
@@ -77,7 +84,7 @@ async def wait_for_version(
 ) -> None:
     """See `AsyncClient.wait_for_version`."""
     _check(version, workers, timeout)
-    seen = Seen(serving={}, newest=())
+    seen = Seen(serving={})
 
     async def ask() -> str:
         return waits_for(seen, version, workers)
@@ -87,13 +94,12 @@ async def wait_for_version(
         pause = _FIRST_PAUSE_S
         while True:
             serving = await read_serving(connection, keys)
-            # Read after the reports, so that no report is ahead of the stream unless the stream was replaced.
-            seen = Seen(
-                serving=serving,
-                newest=await announced_versions(connection, keys, 1),
-                at=asyncio.get_running_loop().time(),
-            )
-            if served(seen.serving, seen.newest, version, workers):
+            # Read after the reports, so that no report is ahead of the streams unless they were replaced.
+            active = await newest_active(connection, keys)
+            waits = active is None or active.version < version
+            recent = await announced_versions(connection, keys, RECENT) if waits else []
+            seen = Seen(serving=serving, active=active, recent=recent, at=asyncio.get_running_loop().time())
+            if served(seen.serving, seen.active, version, workers):
                 return
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
@@ -119,28 +125,49 @@ def waits_for(seen: Seen, version: int, workers: Workers) -> str:
 
 def _waits_for(seen: Seen, version: int, workers: Workers) -> str:
     live, behind = len(_counted(seen.serving)), seen.behind(version)
-    end = seen.newest[0].version if seen.newest else 0
-    unknown = f"; nobody has published it, the newest is {end}" if end < version else ""
     told = [f"{name} serves {served}{f', refused: {why}' if why else ''}" for name, (served, why) in behind.items()]
     listed = "".join(f"; {one}" for one in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
     hint = listed if live else "; is one started with this policy?"
-    return f"served by {live - len(behind)} of {live} live workers, {workers} wanted{hint}{unknown}"
+    return f"served by {live - len(behind)} of {live} live workers, {workers} wanted{hint}{_not_active(seen, version)}"
 
 
-def served(serving: Mapping[str, Serving], newest: Sequence[Announced], version: int, workers: Workers) -> bool:
+def _not_active(seen: Seen, version: int) -> str:
+    """What keeps `version` from being the one to serve; empty if nothing does."""
+    if version <= (0 if seen.active is None else seen.active.version):
+        return ""
+    pending = next((one for one in reversed(seen.recent) if one.version >= version), None)
+    if pending is None:
+        end = seen.recent[0].version if seen.recent else 0
+        return f"; nobody has published it, the newest is {end}"
+    name = "it" if pending.version == version else f"version {pending.version}"
+    terms = Activate() if pending.announcement is None else pending.announcement.activate
+    if terms.when == "at_once":  # announced since the look at what is active
+        return ""
+    if terms.when == "by_hand":
+        return f"; {name} is announced and waits for client.activate({pending.version})"
+    live = _counted(seen.serving).values()
+    ready = sum(one.prepared >= pending.version for one in live)
+    late = "" if terms.timeout_s is None else f", or {terms.timeout_s:g} s after its announcement"
+    return (
+        f"; {name} is announced and becomes active once {terms.share:.0%} of the live workers have prepared it, "
+        f"{ready} of {len(live)} have{late}"
+    )
+
+
+def served(serving: Mapping[str, Serving], active: Announced | None, version: int, workers: Workers) -> bool:
     """Whether enough workers serve `version` or a newer one; draining ones do not count, "all" needs at least one.
 
-    `newest`: the newest entry of the versions stream, if it has one. A worker that serves a later version, or other
-    content under that number, does not count: its version came from a stream that is gone.
+    `active`: the version to serve. A worker that serves a later version, or other content under that number, does not
+    count: its version came from streams that are gone.
     """
     counted = _counted(serving).values()
-    there = sum(_serves(one, newest, version) for one in counted)
+    there = sum(_serves(one, active, version) for one in counted)
     return there >= max(1, len(counted)) if workers == "all" else there >= workers
 
 
-def _serves(one: Serving, newest: Sequence[Announced], version: int) -> bool:
-    end = newest[0].version if newest else 0
-    announcement = newest[0].announcement if newest and one.version == end else None
+def _serves(one: Serving, active: Announced | None, version: int) -> bool:
+    end = 0 if active is None else active.version
+    announcement = active.announcement if active is not None and one.version == end else None
     other = announcement is not None and one.sha256 not in ("", announcement.sha256)
     return version <= one.version <= end and not other
 
@@ -167,6 +194,8 @@ def _serving(report: WorkerReport) -> Serving:
         draining=report.state == WorkerState.DRAINING,
         sha256=report.policy_sha256,
         refused_kinds=frozenset(kind for kind, is_taken in taken.items() if is_taken is False),
+        prepared=_known(report.prepared_version),
+        proof=report.policy_proof,
     )
 
 

@@ -78,7 +78,7 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
         self._publish(self._version + 1, state, kwargs["model"])
 
     def _newest(self, args: Any, state: Any) -> int:
-        newest = [self._rollout.client.newest_version() if state.is_world_process_zero else 0]
+        newest = [self._rollout.client.announced_version() if state.is_world_process_zero else 0]
         if args.world_size > 1:  # every process counts on from the version that the main one has read
             import_module("accelerate.utils").broadcast_object_list(newest)
         return newest[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_type
 
 import rollstream
 from rollstream import (
+    Activate,
     AsyncClient,
     BatchHandle,
     BlockingBatchHandle,
@@ -18,7 +19,10 @@ from rollstream import (
     GroupError,
     GroupResult,
     PolicyVersion,
+    Probe,
     RolloutBatch,
+    Tolerance,
+    make_probe,
 )
 from tests.support.worker_process import ROOT
 
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 
 async def async_client(
-    tensor: torch.Tensor, array: NDArray[np.int64], ragged: list[list[int]], config: GenerationConfig
+    tensor: torch.Tensor, array: NDArray[np.int64], ragged: list[list[int]], config: GenerationConfig, probe: Probe
 ) -> None:
     async with AsyncClient("redis://", policy="p") as client:
         assert_type(client, AsyncClient)
@@ -41,6 +45,12 @@ async def async_client(
         assert_type(await client.submit(array, None, config, min_policy_version=3, max_staleness=0), BatchHandle)
         assert_type(await client.publish_policy(1, checkpoint="step-1"), PolicyVersion)
         assert_type(await client.publish_policy(2, adapter={"a": tensor}, lora_alpha=8), PolicyVersion)
+        assert_type(await client.publish_policy(3, again=1, probe=probe, activate="by_hand"), PolicyVersion)
+        terms = Activate(when="when_prepared", share=0.5, timeout_s=60.0)
+        assert_type(await client.publish_policy(4, checkpoint="step-1", activate=terms), PolicyVersion)
+        await client.activate(3, by="ann")
+        assert_type(await client.newest_version(), int)
+        assert_type(await client.announced_version(), int)
         assert_type(await client.publish_adapter("math", 17, Path("math"), progress=True), str)
         await client.wait_for_version(2, workers=3)
         handle = await client.attach("b")
@@ -69,6 +79,9 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(handle.wait(5.0), dict[int, GroupResult | GroupError])
         assert_type(client.publish_policy(1, checkpoint=Path("step-1"), progress=True), PolicyVersion)
         assert_type(client.publish_adapter("math", 17, {"a": tensor}, lora_alpha=8.0), str)
+        client.activate(1)
+        assert_type(client.announced_version(), int)
+        assert_type(make_probe(tensor, [[1, 2]], tolerance=Tolerance(mean=0.1, largest=1.0)), Probe)
         client.wait_for_version(1, "all", 60)
         assert_type(client.generate([[1]], None, config, min_policy_version=1, max_staleness=2), RolloutBatch)
         assert_type(client.generate([[1, 2], [3]], None, config), RolloutBatch)

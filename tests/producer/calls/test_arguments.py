@@ -34,6 +34,7 @@ from rollstream import (
 )
 from rollstream.producer.batches.submit_options import GENERATE_DEFAULTS, SUBMIT_DEFAULTS
 from rollstream.producer.calls.arguments import Reading
+from rollstream.producer.policies.publish_options import PUBLISH_DEFAULTS
 from rollstream.schemas import Job, decode
 from tests.support.faults import Queue
 from tests.support.worker_process import WorkerProcess
@@ -98,15 +99,20 @@ def test_an_option_that_does_not_exist_is_named_and_nothing_is_queued(
 
 def test_help_shows_every_option_with_its_default_and_its_meaning() -> None:
     for kind in (AsyncClient, Client):
-        for call, options in ((kind.submit, SUBMIT_DEFAULTS), (kind.generate, GENERATE_DEFAULTS)):
+        calls = (
+            (kind.submit, SUBMIT_DEFAULTS),
+            (kind.generate, GENERATE_DEFAULTS),
+            (kind.publish_policy, PUBLISH_DEFAULTS),
+        )
+        for call, options in calls:
             shown = pydoc.plain(pydoc.render_doc(call))
             for option, default in options.items():
-                assert re.search(rf" {option}: [A-Za-z |]+ = {default}[,)]", shown)
+                assert re.search(rf" {option}: [^=]+ = {re.escape(repr(default))}[,)]", shown)
                 assert f"`{option}`" in shown
 
 
 def test_blocking_calls_take_what_the_awaited_ones_take() -> None:
-    for name in ("submit", "generate", "attach", "publish_policy", "publish_adapter", "wait_for_version"):
+    for name in ("submit", "generate", "attach", "publish_policy", "publish_adapter", "activate", "wait_for_version"):
         awaited, blocking = (inspect.signature(getattr(kind, name)) for kind in (AsyncClient, Client))
         assert blocking.parameters == awaited.parameters
     assert inspect.signature(Client.submit).return_annotation == "BlockingBatchHandle"

@@ -39,6 +39,15 @@ async def test_a_superseded_policys_adapter_leaves_redis_within_an_hour_and_the_
     assert all(ttl(queue, key) > 86_000 for key in third)
 
 
+async def test_the_adapter_to_serve_stays_while_newer_ones_are_not_active(trainer: AsyncClient, queue: Queue) -> None:
+    first = await published_as_policy(trainer, queue, 1, seed=1)
+    second = await published_as_policy(trainer, queue, 2, seed=2)
+    for version in (3, 4):
+        await trainer.publish_policy(version, adapter=lora(version), lora_alpha=8, activate="by_hand")
+    assert all(ttl(queue, key) <= 3600 for key in first)
+    assert all(ttl(queue, key) > 86_000 for key in second)
+
+
 async def test_weights_that_are_published_again_stay_a_day(trainer: AsyncClient, queue: Queue) -> None:
     first = await published_as_policy(trainer, queue, 1, seed=1)
     await published_as_policy(trainer, queue, 2, seed=2)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from rollstream import (
+    Activate,
     AsyncClient,
     BatchConflictError,
     Client,
@@ -56,6 +57,37 @@ async def test_waiting_in_vain_names_the_workers_behind_and_why(trainer: AsyncCl
     assert str(error) == (
         "policy version 2 after 1 s: served by 1 of 3 live workers, all wanted; "
         "b serves 1, refused: no folder of that name; c serves 0"
+    )
+
+
+async def waited(trainer: AsyncClient, version: int) -> str:
+    with pytest.raises(VersionTimeoutError) as late:
+        await trainer.wait_for_version(version, timeout=0.3)
+    return str(late.value)
+
+
+async def test_a_version_that_nobody_activated_is_not_served(trainer: AsyncClient, models: Path, queue: Queue) -> None:
+    await trainer.publish_policy(1, checkpoint=models / "step-1")
+    await trainer.publish_policy(2, checkpoint=models / "step-2", activate="by_hand")
+    reporting(queue, "a", 1, prepared_version="2")
+    await trainer.wait_for_version(1, timeout=30)
+    assert (await waited(trainer, 2)).endswith("a serves 1; it is announced and waits for client.activate(2)")
+    reporting(queue, "a", 2)  # of streams that are gone
+    assert "served by 0 of 1" in await waited(trainer, 2)
+    await trainer.activate(2)
+    await trainer.wait_for_version(2, timeout=30)
+
+
+async def test_waiting_says_how_many_workers_have_prepared_a_version(
+    trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    terms = Activate(when="when_prepared", share=0.75, timeout_s=90.0)
+    await trainer.publish_policy(3, checkpoint=models / "step-1", activate=terms)
+    for name, prepared in (("a", "3"), ("b", "0"), ("c", "3"), ("leaving", "3")):
+        reporting(queue, name, 0, prepared_version=prepared, state="draining" if name == "leaving" else "serving")
+    assert (await waited(trainer, 2)).endswith(
+        "version 3 is announced and becomes active once 75% of the live workers have prepared it, 2 of 3 have, "
+        "or 90 s after its announcement"
     )
 
 

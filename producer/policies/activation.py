@@ -1,0 +1,108 @@
+"""Which announced version is the one to serve, and how another one becomes it.
+
+It is the newer of two: the newest version that was announced `at_once`, and the last of the activations stream.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any
+
+from rollstream.schemas import Activation, Keys, SchemaError, decode
+from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.printable import printable
+from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.transport.versions.scripts import activate as activate_script
+
+from ..calls.arguments import number
+from ..redis_io.connection import Connection
+from .errors import ActivationError
+from .versions_stream import RECENT, Announced, all_versions, announced_version, read_version
+
+_LONGEST_BY = 200
+
+
+async def activate(connection: Connection, keys: Keys, version: object, by: object) -> None:
+    """See `AsyncClient.activate`."""
+    wanted = number(version)
+    if type(wanted) is not int or not 1 <= wanted <= MAX_VERSION:
+        raise ActivationError(version, f"a version is an integer from 1 to {MAX_VERSION}")
+    active = await newest_version(connection, keys)
+    if wanted == active or (wanted < active and await _was_active(connection, keys, wanted)):
+        return
+    if wanted < active:
+        raise _older(wanted, active)
+    activation = Activation(version=wanted, by=_name(wanted, by), at=time.time())
+    done = await connection.call("activate a policy version", lambda redis: activate_script(redis, keys, activation))
+    if done.outcome == "older":  # somebody else was quicker
+        raise _older(wanted, done.last or active)
+    if done.outcome == "unknown":
+        end = await announced_version(connection, keys)
+        told = f"nobody has announced it, the newest is {end}" if end < wanted else "the stream has it no more"
+        raise ActivationError(wanted, f"{told}: publish its weights first", active)
+
+
+async def newest_version(connection: Connection, keys: Keys) -> int:
+    """The version to serve; 0 if there is none. Raises `RedisUnavailableError`."""
+    active = await newest_active(connection, keys)
+    return 0 if active is None else active.version
+
+
+async def newest_active(connection: Connection, keys: Keys) -> Announced | None:
+    """The entry of the version to serve; None if there is none. Raises `RedisUnavailableError`.
+
+    An activation above every announcement belongs to a versions stream that is gone, and says nothing.
+    """
+    last = await _last_activation(connection, keys)  # first, since each follows its announcement
+    end = 0
+    async for one in all_versions(connection, keys):
+        end = max(end, one.version)
+        if one.version < last <= end:
+            break
+        if one.is_at_once or one.version == last:
+            return one
+    if 0 < last <= end:
+        return Announced(entry_id=str(EntryId(last)), announcement=None, problem="its announcement is gone")
+    return None
+
+
+async def _last_activation(connection: Connection, keys: Keys) -> int:
+    """The last of the activations stream; 0 if it has none."""
+    entries: Any = await connection.call(
+        "read the activations",
+        lambda redis: redis.xrevrange(keys.activations(), f"{MAX_VERSION}", "-", count=RECENT),
+    )
+    return next((version for entry_id, fields in entries if (version := _activated(entry_id, fields))), 0)
+
+
+async def _was_active(connection: Connection, keys: Keys, version: int) -> bool:
+    entry = str(EntryId(version))
+    entries: Any = await connection.call(
+        "read the activations", lambda redis: redis.xrange(keys.activations(), entry, entry)
+    )
+    announced = await read_version(connection, keys, version)
+    return bool(entries) or (announced is not None and announced.is_at_once)
+
+
+def _activated(entry_id: bytes, fields: dict[bytes, bytes]) -> int:
+    """The version that an entry activates; 0 for an entry that `activate.lua` has not written."""
+    try:
+        version = decode(fields.get(PAYLOAD, b""), Activation).version
+    except SchemaError:
+        return 0
+    return version if entry_id.decode() == str(EntryId(version)) else 0
+
+
+def _older(version: int, active: int) -> ActivationError:
+    way_on = f"announce its content under a new number, `rollstream publish {active + 1} --again {version}`"
+    return ActivationError(version, f"{active} was activated, and versions only grow: {way_on}", active)
+
+
+def _name(version: int, by: object) -> str:
+    if by is None:
+        return f"{socket.gethostname()}:{os.getpid()}"[:_LONGEST_BY]
+    if not isinstance(by, str) or not 1 <= len(by) <= _LONGEST_BY:
+        raise ActivationError(version, f"by= names who does it, in 1 to {_LONGEST_BY} characters")
+    return printable(by)[:_LONGEST_BY]

@@ -99,7 +99,17 @@ class WorkerMetric:
     ADMISSION_PAUSED = _gauge("admission_paused", "1 while this reason keeps the worker from taking jobs.", "reason")
     STATE = _gauge("worker_state", "1 for the state that the worker is in, 0 for the others.", "state")
     POLICY_VERSION = _gauge("policy_version", "The policy version that is served; 0 is the boot model.")
-    NEWEST_POLICY_VERSION = _gauge("newest_policy_version", "The newest policy version that this worker knows of.")
+    NEWEST_POLICY_VERSION = _gauge(
+        "newest_policy_version", "The newest active policy version that this worker knows of."
+    )
+    PREPARED_POLICY_VERSION = _gauge(
+        "prepared_policy_version", "The newest version that this worker serves or could serve at once."
+    )
+    PROOF_MEAN = _gauge(
+        "policy_proof_mean_nats",
+        "Mean difference of log-probs between the served version and its probe; none: no probe.",
+    )
+    PROOF_LARGEST = _gauge("policy_proof_largest_nats", "The largest of these differences.")
     VERSION_REFUSED = _gauge("policy_version_refused", "1 while the newest version is refused and an old one served.")
     STALENESS = _histogram(
         "result_staleness_versions",

@@ -130,6 +130,8 @@ REPORT_FIELDS = tuple(one.name for one in fields(WorkerReport))
 """The fields that a reader asks for; the hash may have more."""
 ADDITION = "addition"
 """Field of the same hash: what this worker added to the history last, so that nothing counts twice."""
+VERSION_FIELDS = ("state", "heartbeat_s", "policy_version", "prepared_version")
+"""What other workers read, to know how many have prepared a version."""
 STATE_FIELD = "state"
 """The field that a producer reads to wait for a worker."""
 PROCESS_FIELD = "process"

@@ -37,9 +37,11 @@ from .operations.process_end import end_by
 from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
+from .startup.boot_probe import prove_boot_weights
 from .startup.start import Start
-from .versions.announcements import Announcements
-from .versions.follower import VersionFollower
+from .versions.activator import Activator
+from .versions.make_follower import make_follower
+from .versions.proofs import Proofs
 
 log = structlog.get_logger()
 
@@ -60,11 +62,13 @@ class Worker:
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
         )
         self._measures = measures = self._start.measures
+        self._proofs = Proofs()
         self._publisher = AnswerPublisher(
             redis=self._commands,
             keys=keys,
             result_ttl_s=settings.result_ttl_s,
             measures=measures,
+            check_proven=self._proofs.check,
             newest=lambda: self._follower.newest,
         )
         clock = RedisClock()
@@ -79,11 +83,13 @@ class Worker:
             settings=settings, redis=self._commands, keys=keys, engine=engine, cache=self._adapter_cache
         )
         self._checkpoints = make_checkpoints(settings=settings)
-        self._follower = VersionFollower(
-            announcements=Announcements(redis=self._commands, keys=keys),
+        self._follower = make_follower(
+            redis=self._commands,
+            keys=keys,
             engine=engine,
             adapters=self._adapters,
             checkpoints=self._checkpoints,
+            proofs=self._proofs,
             swap=settings.swap,
             changed=self._on_version,
             measures=measures,
@@ -104,6 +110,7 @@ class Worker:
             state=lambda: self.state,
             engine=engine,
             follower=self._follower,
+            proofs=self._proofs,
             admission=self._admission,
             leases=self._leases,
             measures=measures,
@@ -135,6 +142,7 @@ class Worker:
             clock=clock,
             measures=measures,
         )
+        self._activator = Activator(redis=self._upkeep, keys=keys, consumer=settings.consumer, follower=self._follower)
         self._agreement = LeaseAgreement(redis=self._upkeep, keys=keys, lease_s=settings.lease_s)
         self._control = Control(
             redis=self._upkeep,
@@ -183,6 +191,7 @@ class Worker:
                 self._adapter_cache.open()
             self._checkpoints.open()
             await self._engine.start()
+            await prove_boot_weights(self._start.probe, self._engine, self._proofs)
             self._start.over(self._engine.info)
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())
@@ -207,7 +216,7 @@ class Worker:
                     await self._control.begin()
                     others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
                     await self._begin()
-                    others.append(roles.create_task(self._follower.run()))
+                    others += [roles.create_task(self._follower.run()), roles.create_task(self._activator.run())]
                     await self._consumer.run()
                 log.info("drained", groups=self._measures.groups)
             except TimeoutError:
@@ -223,7 +232,7 @@ class Worker:
         log.info("serving", engine=self._settings.engine, max_num_seqs=self._engine.info.max_num_seqs)
 
     def _on_version(self) -> None:
-        self._admission.set_paused(PauseReason.POLICY, on=self._follower.adrift)
+        self._admission.set_paused(PauseReason.POLICY, on=self._follower.waits)
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:

@@ -130,6 +130,10 @@ class WorkerSettings(BaseSettings):
         "copied there before they are loaded, each worker into a sub-folder of its own, which it removes at its end. "
         "Default: published folders are read where they are.",
     )
+    probe: Path | None = Field(
+        None,
+        description="File with a probe of the boot model: the worker takes no job unless it reproduces its log-probs.",
+    )
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
         description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "

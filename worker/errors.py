@@ -50,6 +50,17 @@ class EngineDiedError(WorkerError):
     """Raised when the engine's process has ended or hangs. The worker ends with an error; its jobs stay pending."""
 
 
+class UnprovenError(EngineDiedError):
+    """Raised when an engine sampled with weights that did not pass their probe. The worker ends, and nothing leaves it.
+
+    No engine may do so (`Engine.load_checkpoint`), so there is no knowing what else it does.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the engine sampled under version {version}, which this worker has not proven: nothing left")
+        self.version = version
+
+
 class CheckpointRefusedError(WorkerError):
     """Raised when a checkpoint is incomplete or made for another model. The engine keeps its weights and goes on."""
 

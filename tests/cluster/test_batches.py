@@ -28,8 +28,10 @@ from rollstream.worker.intake.parking import Parking
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.streams import create_group
-from rollstream.worker.versions.announcements import Announced, Announcements
-from rollstream.worker.versions.follower import Served, VersionFollower
+from rollstream.worker.versions.announced import Announced
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.versions.served import Served
 from tests.support.fault_steps import kill, stub_flags, tokens, wait_until_logged
 from tests.support.worker_process import WorkerProcess, until
 
@@ -172,11 +174,13 @@ async def test_a_node_that_says_nothing_keeps_no_worker_from_looking_for_parked_
     here = next(keys.jobs(p) for p in range(PARTITIONS) if cluster.node_of(keys.jobs(p)) is not silent)
     commands = connect(cluster.url)
     engine = StubEngine(WorkerSettings(policy=keys.policy, engine="stub"))
-    follower = VersionFollower(
-        announcements=Announcements(redis=commands, keys=keys),
+    follower = make_follower(
+        redis=commands,
+        keys=keys,
         engine=engine,
         adapters=AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None),
         checkpoints=CheckpointSupply(folder=None),
+        proofs=Proofs(),
         swap="keep",
         changed=print,
         measures=Measures(),

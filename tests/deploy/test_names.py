@@ -59,7 +59,10 @@ def test_every_metric_is_on_a_board_or_in_a_rule() -> None:
         "rollstream_held_jobs",
         "rollstream_lease_renewals",
         "rollstream_newest_policy_version",
+        "rollstream_policy_proof_largest_nats",
+        "rollstream_policy_proof_mean_nats",
         "rollstream_policy_version_refused",
+        "rollstream_prepared_policy_version",
         "rollstream_worker_state",
     }
 

@@ -19,8 +19,9 @@ from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.measure.measures import Measures
-from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
 from tests.support.faults import Queue, audit
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -35,11 +36,13 @@ def write_steps(root: Path, *steps: int) -> Path:
 def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Path | None = None) -> VersionFollower:
     """A follower of the queue's versions without a worker around it and without adapters."""
     adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
-    return VersionFollower(
-        announcements=Announcements(redis=redis, keys=queue.keys),
+    return make_follower(
+        redis=redis,
+        keys=queue.keys,
         engine=engine,
         adapters=adapters,
         checkpoints=CheckpointSupply(folder=checkpoints),
+        proofs=Proofs(),
         swap="keep",
         changed=lambda: None,
         measures=Measures(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
 from rollstream.schemas.errors import cut
 from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
 
@@ -54,21 +55,28 @@ class AnswerPublisher:
         keys: Keys,
         result_ttl_s: int,
         measures: Measures,
+        check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
         newest: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`newest`: the newest policy version, asked at each answer; results older than it are stale."""
+        """`check_proven`: asked with the versions that sampled each completion of a result; it raises `UnprovenError`.
+        `newest`: the newest policy version, asked at each answer; results older than it are stale.
+        """
         self._redis = redis
         self._pipelines = Pipelines(redis)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._measures = measures
+        self._check_proven = check_proven
         self._newest = newest
 
     async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer.
 
-        An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`.
+        An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`, and
+        `UnprovenError` for a result of weights that did not pass their probe.
         """
+        if isinstance(answer, GroupResult):
+            self._check_proven(answer.version_spans)  # the one way out: no token of unproven weights leaves the worker
         payload = _encoded(answer, lease.consumer)
         try:
             try:

@@ -19,8 +19,9 @@ from ..delivery.lease import Lease, LeaseEndedError
 from ..engine import Engine
 from ..errors import DataError, UnpublishableError
 from ..measure.measures import Measures
-from ..versions.follower import Served, VersionFollower
+from ..versions.follower import VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
+from ..versions.served import Served
 from . import request_checks
 from .admitted_job import OF_ERROR, AdmittedJob, Plan
 from .deadlines import RedisClock, ran_too_long, waited_too_long

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from rollstream.schemas import ErrorCode, GroupError, GroupResult
 from rollstream.schemas.history import MOST_STALE, HistoryField
@@ -20,6 +20,18 @@ Cause = Literal["crash", "interruption"]
 Phase = Literal["prepare", "pause"]
 
 
+class ProofNumbers(Protocol):
+    """Differences of log-probs in nats."""
+
+    @property
+    def mean(self) -> float:
+        """Their mean, absolute."""
+
+    @property
+    def largest(self) -> float:
+        """The largest of them, absolute."""
+
+
 class Measures:
     """What this worker has counted since it started. Nothing of it is ever taken back.
 
@@ -31,6 +43,8 @@ class Measures:
     def __init__(self) -> None:
         self.report = WorkerReport()
         """The last report, or the one to come: Prometheus' gauges, which are thus those of `rollstream status`."""
+        self.proof: ProofNumbers | None = None
+        """How close the served version came to its probe, as of that report; None if it has none."""
         self.groups: dict[GroupOutcome, int] = dict.fromkeys(get_args(GroupOutcome), 0)
         self.group_errors = Counter({code.value: 0 for code in ErrorCode})
         self.sequences = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import nan
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -13,7 +14,7 @@ from rollstream.schemas.pause_reason import PauseReason
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from .histogram import Histogram
-from .measures import Measures
+from .measures import Measures, ProofNumbers
 from .redis_errors import FAILED
 
 _FAMILIES: dict[Kind, Any] = {
@@ -36,7 +37,8 @@ class WorkerCollector:
     def collect(self) -> Iterator[Family]:
         """Every metric once, with all values of its labels from the start."""
         report = self._measures.report
-        for metric, values in (*_counted(self._measures), *_reported(report), *_timed(self._measures)):
+        told = *_reported(report), *_proven(self._measures.proof)
+        for metric, values in (*_counted(self._measures), *told, *_timed(self._measures)):
             yield family_of(metric, values)
         yield family_of(WorkerMetric.BUILD_INFO, [(self._build, 1)])
 
@@ -76,7 +78,13 @@ def _reported(report: WorkerReport) -> Iterator[tuple[Metric, Values]]:
     yield WorkerMetric.STATE, _by_label({state: state == report.state for state in WorkerState})
     yield WorkerMetric.POLICY_VERSION, _alone(report.policy_version)
     yield WorkerMetric.NEWEST_POLICY_VERSION, _alone(report.newest_version)
+    yield WorkerMetric.PREPARED_POLICY_VERSION, _alone(report.prepared_version)
     yield WorkerMetric.VERSION_REFUSED, _alone(bool(report.policy_error))
+
+
+def _proven(proof: ProofNumbers | None) -> Iterator[tuple[Metric, Values]]:
+    yield WorkerMetric.PROOF_MEAN, _alone(nan if proof is None else proof.mean)
+    yield WorkerMetric.PROOF_LARGEST, _alone(nan if proof is None else proof.largest)
 
 
 def _timed(measures: Measures) -> Iterator[tuple[Metric, Values]]:

@@ -12,6 +12,7 @@ from ..delivery.lease import Leases
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
+from ..versions.proofs import Proofs
 
 
 class Reports:
@@ -24,6 +25,7 @@ class Reports:
         state: Callable[[], WorkerState],
         engine: Engine,
         follower: VersionFollower,
+        proofs: Proofs,
         admission: Admission,
         leases: Leases,
         measures: Measures,
@@ -33,6 +35,7 @@ class Reports:
         self._state = state
         self._engine = engine
         self._follower = follower
+        self._proofs = proofs
         self._admission = admission
         self._leases = leases
         self._measures = measures
@@ -40,6 +43,7 @@ class Reports:
     def next(self) -> WorkerReport:
         """The report of now."""
         measures, load, follower = self._measures, self._admission.load, self._follower
+        measures.proof = proof = self._proofs.of(follower.serving.version)
         measures.report = report = replace(
             self._lasting(),
             state=self._state(),
@@ -47,8 +51,11 @@ class Reports:
             policy_version=follower.serving.version,
             policy_sha256=follower.serving.announced.sha256,
             newest_version=follower.newest,
+            announced_version=follower.announced,
+            prepared_version=follower.prepared,
+            policy_proof="" if proof is None else str(proof),
             loading_version=follower.loading,
-            policy_error=follower.error,
+            policy_error=follower.problem,
             running_groups=load.groups,
             running_sequences=load.sequences,
             max_sequences=self._engine.info.max_num_seqs,

@@ -21,6 +21,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
 from rollstream.schemas.times import STARTING_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas.wire.probe import Probe
 from rollstream.schemas.worker_report import DRAIN, PROCESS_FIELD, REPORT_FIELDS, WorkerReport, WorkerState
 
 from ..config import WorkerSettings
@@ -32,6 +33,7 @@ from ..measure.redis_errors import FAILED
 from ..operations import process_end
 from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
+from .boot_probe import read_probe
 from .metrics import serve_metrics
 from .redis_checks import wait_for_redis
 
@@ -57,6 +59,8 @@ class Start:
         self.metrics: MetricsServer | None = None
         """What answers Prometheus, from `begin` to `close`; None without `--metrics-port`."""
         self._info: EngineInfo | None = None
+        self.probe: Probe | None = None
+        """That of the boot model, from `begin` on; None without `--probe`."""
         self._over = threading.Event()
         self._retire = False
         self._thread: threading.Thread | None = None
@@ -69,6 +73,7 @@ class Start:
         if self._thread is not None:
             return
         _check_folders(self._settings)
+        self.probe = read_probe(self._settings.probe) if self._settings.probe is not None else None
         self._starting()
         self.metrics = serve_metrics(self._settings, self.measures)
         redis = connect(self._settings.redis)

@@ -1,82 +1,60 @@
-"""Serve the newest complete version. One that cannot be verified is refused by name, and the old one is served on."""
+"""Serve the newest active version, and prepare the next. What cannot be verified is refused by name, the old one serves
+on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import takewhile
 
 import structlog
 from redis.exceptions import RedisError
 
-from ..adapters.supply import AdapterSupply
-from ..checkpoints.supply import CheckpointSupply, Wanted
-from ..engine import Adapter, Engine, SwapMode
-from ..errors import SettingsError, VersionRefusedError
-from ..measure.measures import Measures
+from ..errors import SettingsError
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
-from ..weights import checkpoint
-from .announcements import BOOTED, Announced, Announcements, started_again, to_serve
+from ..weights.checkpoint import Stamp
+from . import decisions
+from .announced import Announced
+from .announcements import Announcements
+from .loader import VersionLoader
 from .retries import CHANGED_S, REFUSED, Refusal, is_due, refusal
+from .served import Ready, Served
 
 PERIOD_S = 0.1
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """The version that samples an admitted job without an adapter of its own."""
-
-    announced: Announced = BOOTED
-    adapter: Adapter | None = None
-    """The adapter, if the version was published as one; None for a checkpoint, whose version the engine knows."""
-
-    @property
-    def version(self) -> int:
-        """The version's number; 0 is the boot model."""
-        return self.announced.version
-
-
 class VersionFollower:
-    """Follows the versions stream. `serving` changes between two jobs; what runs is the engine's business.
+    """Follows the versions and their activations. `serving` changes between two jobs; what runs is the engine's affair.
 
-    Two tasks of the worker change it. A look, one at a time, reads the announcements and decides whether what is
-    served stands among them (`adrift`). A load, one at a time, sets `serving` and the refusals, and holds the
-    adapter that is served. Others only read, but for `swapped`, which is cleared by the task that waits for it.
+    Two tasks of the worker change it. A look, one at a time, reads the streams and decides whether what is served
+    stands among the active versions (`adrift`). The work, one version at a time, prepares versions, serves them, and
+    sets the refusals. Others only read, but for `swapped`, which is cleared by the task that waits for it.
     """
 
-    def __init__(
-        self,
-        *,
-        announcements: Announcements,
-        engine: Engine,
-        adapters: AdapterSupply,
-        checkpoints: CheckpointSupply,
-        swap: SwapMode,
-        changed: Callable[[], None],
-        measures: Measures,
-    ) -> None:
+    def __init__(self, *, announcements: Announcements, loader: VersionLoader, changed: Callable[[], None]) -> None:
+        """`changed`: called when a worker's report, or whether it takes jobs, may be another than before."""
         self._announcements = announcements
-        self._engine = engine
-        self._adapters = adapters
-        self._checkpoints = checkpoints
-        self._swap = swap
+        self._loader = loader
         self._changed = changed
-        self._measures = measures
         self._refused: dict[Announced, Refusal] = {}
-        self._using = ExitStack()
+        self._preparing: Announced | None = None
+        """What is prepared before its activation."""
         self._looking = asyncio.Lock()
         self._looked_at = 0.0
-        self._load_due = asyncio.Event()
+        self._work_due = asyncio.Event()
+        self._waited = False
         self.serving = Served()
         self.loading: int | None = None
         """The version that is read or loaded now."""
         self.adrift = False
-        """Whether the served version is not in the stream: at boot, or after the stream was replaced. Then no job is
+        """Whether the served version is no active one: at boot, or after the streams were replaced. Then no job is
         admitted."""
         self.swapped = asyncio.Event()
         """Set whenever a new version is served; the waiting role clears it."""
@@ -88,43 +66,78 @@ class VersionFollower:
 
     @property
     def newest(self) -> int:
-        """The newest announced version, whether it can be served or not."""
+        """The newest active version, whether it can be served or not."""
         return self._announcements.newest
 
     @property
+    def announced(self) -> int:
+        """The newest announced version, active or not."""
+        return max(self._announcements.announced, self.newest)
+
+    @property
+    def prepared(self) -> int:
+        """The newest version that is served or could be at once."""
+        return self.serving.version if self._loader.ahead is None else self._loader.ahead.announced.version
+
+    @property
     def error(self) -> str:
-        """Why the newest version was refused; empty if it is served, or still loads."""
-        refused = [self._refused[one] for one in self._announcements.versions[:1] if one in self._refused]
-        return refused[0].why if refused else ""
+        """Why the newest active version was refused; empty if it is served, or still loads."""
+        return next((self._refused[one].why for one in self._announcements.active[:1] if one in self._refused), "")
+
+    @property
+    def problem(self) -> str:
+        """The same for people: else why the newest of those that are not active yet was refused."""
+        ahead = next((one for one in self.pending[:1] if one in self._refused), None)
+        if self.error or ahead is None:
+            return self.error
+        return f"version {ahead.version}, not active yet: {self._refused[ahead].why}"
+
+    @property
+    def pending(self) -> list[Announced]:
+        """Versions that may be activated later, the newest first."""
+        found = self._announcements
+        return decisions.to_prepare(found.versions, found.active, self.serving.announced)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no job is taken now: from an activation until its version is served or refused, and while adrift."""
+        awaited = (one for one in self._candidates()[:1] if not one.is_at_once)
+        return self.adrift or any(one not in self._refused for one in awaited)
+
+    def has_prepared(self, announced: Announced) -> bool:
+        """Whether it could be served at once."""
+        return self._loader.ahead is not None and self._loader.ahead.announced == announced
 
     async def begin(self) -> None:
-        """Serve the newest complete version before any job is admitted; if none is complete, stay adrift.
+        """Serve the newest complete active version before any job is admitted; if none is complete, stay adrift.
 
         Raises `EngineDiedError`, and `SettingsError` if waiting cannot help.
         """
         try:
             await retrying("read the versions", self._announcements.read)
         except RedisError as error:
-            raise SettingsError(f"{self._announcements.key} is no stream: {error}") from None
-        self.adrift = bool(self._announcements.versions)
+            raise SettingsError(f"the policy versions cannot be read: {error}") from None
+        self.adrift = bool(self._announcements.active)
         await self._serve_newest()
         if self.adrift:
             log.warning("nothing announced can be served, no job is taken until then", newest=self.newest)
-        self._changed()
+        self._tell()
 
     async def run(self) -> None:
         """Look until cancelled, even while a version loads or Redis is away. Raises `EngineDiedError`."""
-        async with asyncio.TaskGroup() as loads:
-            loading = loads.create_task(self._serve_newest())
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(self._work())
             while not cancelled():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PERIOD_S):
-                        await self._load_due.wait()
+                        await self._work_due.wait()
                 await self.look()
-                if loading.done() and self._due():
-                    loading = loads.create_task(self._serve_newest())
-                self._load_due.clear()
-            loading.cancel()  # otherwise the group would wait for it
+                if work.done() and self._due():
+                    work = tasks.create_task(self._work())
+                elif self._is_overtaken():
+                    work.cancel()
+                self._work_due.clear()
+            work.cancel()  # otherwise the group would wait for it
 
     async def look(self) -> None:
         """Read all announcements made before this call. Callers that come during a look share the next one."""
@@ -143,123 +156,134 @@ class VersionFollower:
             self._looked_at = began
             self._settle()
             if self._due():
-                self._load_due.set()
-            if self.serving.adapter is not None:
-                await self._adapters.renew(self.serving.adapter.name)
+                self._work_due.set()
+            await self._loader.renew(self.serving)
 
     def _settle(self) -> None:
-        announced, served = self._announcements.versions, self.serving.announced
-        if self.adrift and served in announced:
+        active, served = self._announcements.active, self.serving.announced
+        adrift = self.adrift
+        if adrift and served in active:
             log.info("jobs are taken again, the served version is in the versions stream", serving=served.version)
             self.adrift = False
-        elif not self.adrift and started_again(announced, served):
+        elif not adrift and decisions.started_again(active, served):
             log.warning(
                 "the versions stream started again, no job is taken until one of its versions is served",
                 serving=served.version,
                 newest=self.newest,
             )
             self.adrift = True
-        else:
-            return
+        self._loader.keep([*self._candidates(), *self.pending])
+        if adrift != self.adrift or self._waited != self.waits:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._waited = self.waits
         self._changed()
 
     def _candidates(self) -> list[Announced]:
-        return to_serve(self._announcements.versions, self.serving.announced, adrift=self.adrift)
+        return decisions.to_serve(self._announcements.active, self.serving.announced, adrift=self.adrift)
+
+    def _ahead(self) -> list[Announced]:
+        """What to prepare before its activation, the best first, up to what is prepared already."""
+        return list(takewhile(lambda one: not self.has_prepared(one), self.pending))
 
     def _due(self) -> bool:
         now = time.monotonic()
-        return any(is_due(self._refused.get(one), now) for one in self._candidates())
+        return any(is_due(self._refused.get(one), now) for one in (*self._candidates(), *self._ahead()))
+
+    def _is_overtaken(self) -> bool:
+        """Whether another version is to be served while one is prepared that nobody has activated yet."""
+        fresh = next((one for one in self._candidates() if one not in self._refused), None)
+        return self._preparing is not None and fresh is not None and fresh != self._preparing
+
+    async def _work(self) -> None:
+        await self._serve_newest()
+        versions = self._announcements.versions
+        for one in self._ahead():
+            if cancelled() or self._announcements.versions is not versions or await self._prepare_ahead(one):
+                return
 
     async def _serve_newest(self) -> None:
-        announced = self._announcements.versions
+        active = self._announcements.active
         for one in self._candidates():
             # New announcements come first.
-            if cancelled() or self._announcements.versions is not announced or await self._try(one):
+            if cancelled() or self._announcements.active is not active or await self._try(one):
                 return
+
+    async def _prepare_ahead(self, announced: Announced) -> bool:
+        """Try to prepare a version that is not active. Returns whether it is prepared now."""
+        self._preparing = announced
+        try:
+            ready = await self._ready(announced)
+        finally:
+            self._preparing = None
+        if ready is None:
+            return False
+        self._loader.hold(ready)
+        log.info("policy version prepared", version=announced.version, seconds=round(ready.seconds, 3))
+        self._tell()
+        return True
 
     async def _try(self, announced: Announced) -> bool:
         """Try to serve a version. Returns whether it is served now."""
-        began, before = time.monotonic(), self._refused.get(announced)
-        stamp: checkpoint.Stamp = ()
-        if not is_due(before, began):
+        began = time.monotonic()
+        ready = self._loader.ahead if self.has_prepared(announced) else await self._ready(announced)
+        if ready is None:
             return False
         try:
-            stamp = await self._stamp(announced)
-            if before is not None and not is_due(before, began, stamp):
-                self._refused[announced] = replace(before, look_at=began + CHANGED_S)
-                return False
             with self._loading(announced.version):
-                adapter = await self._load(announced)
+                serving = await self._loader.serve(ready)
         except REFUSED as error:
-            self._refuse(announced, str(error), stamp)
+            self._loader.forget()
+            self._refuse(announced, str(error), ready.stamp)
             return False
-        self.serving, self.adrift = Served(announced=announced, adapter=adapter), False
-        self._refused = {one: why for one, why in self._refused.items() if one in self._candidates()}
+        self.serving, self.adrift = serving, False
+        still = *self._candidates(), *self.pending
+        self._refused = {one: why for one, why in self._refused.items() if one in still}
         log.info("policy version served", version=announced.version, seconds=round(time.monotonic() - began, 3))
         self._settle()
-        self._changed()
+        self._tell()
         self.swapped.set()
         return True
+
+    async def _ready(self, announced: Announced) -> Ready | None:
+        """Prepare a version; None if it is refused, or too early to try again."""
+        began, before = time.monotonic(), self._refused.get(announced)
+        stamp: Stamp = ()
+        if not is_due(before, began):
+            return None
+        try:
+            stamp = await self._loader.stamp(announced)
+            if before is not None and not is_due(before, began, stamp):
+                self._refused[announced] = replace(before, look_at=began + CHANGED_S)
+                return None
+            with self._loading(announced.version):
+                return await self._prepare(announced, stamp)
+        except REFUSED as error:
+            self._refuse(announced, str(error), stamp)
+            return None
+
+    async def _prepare(self, announced: Announced, stamp: Stamp) -> Ready:
+        version, source, location = announced.version, announced.source, announced.location
+        event = "preparing policy version" if announced == self._preparing else "loading policy version"
+        log.info(event, version=version, source=source, location=location)
+        # A worker that takes no jobs gains nothing from a second copy in memory.
+        return await self._loader.prepare(announced, self.serving, stamp, staged=not self.adrift)
 
     @contextmanager
     def _loading(self, version: int) -> Iterator[None]:
         self.loading = version
-        self._changed()
+        self._tell()
         try:
             yield
         finally:
             self.loading = None
 
-    def _refuse(self, announced: Announced, problem: str, stamp: checkpoint.Stamp) -> None:
+    def _refuse(self, announced: Announced, problem: str, stamp: Stamp) -> None:
         log.error(
             "policy version refused, serving on", version=announced.version, serving=self.serving.version, why=problem
         )
         self._refused[announced] = refusal(self._refused.get(announced), problem, stamp, time.monotonic())
-        self._refused = {one: why for one, why in self._refused.items() if one in self._announcements.versions}
-        self._changed()
-
-    async def _stamp(self, announced: Announced) -> checkpoint.Stamp:
-        return await self._checkpoints.stamp(_wanted(announced)) if announced.source == "checkpoint" else ()
-
-    async def _load(self, announced: Announced) -> Adapter | None:
-        version, source, location = announced.version, announced.source, announced.location
-        log.info("loading policy version", version=version, source=source, location=location)
-        if announced.problem:
-            raise VersionRefusedError(announced.problem)
-        if self.serving.version and (source == "adapter") != (self.serving.adapter is not None):
-            raise VersionRefusedError(
-                f"version {version} is published as {source}, {self.serving.version} was not: an "
-                "adapter belongs to the model that workers boot with; publish one kind only, or start the workers again"
-            )
-        if source == "adapter":
-            return await self._load_adapter(announced)
-        await self._load_checkpoint(announced)
-        return None
-
-    async def _load_adapter(self, announced: Announced) -> Adapter:
-        began = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(self._adapters.in_use(announced.location))
-            adapter = await self._adapters.load(announced.location, announced.sha256)
-            self._using, before = stack.pop_all(), self._using
-        before.close()
-        self._measures.swap["prepare"].add(time.monotonic() - began)
-        return adapter
-
-    async def _load_checkpoint(self, announced: Announced) -> None:
-        began = time.monotonic()
-        prepared = await self._checkpoints.prepare(_wanted(announced))
-        prepared_s = time.monotonic() - began
-        paused_s = await self._engine.load_checkpoint(announced.version, prepared.folder, self._swap, prepared.content)
-        self._measures.swap["prepare"].add(prepared_s)
-        self._measures.swap["pause"].add(paused_s)
-
-
-def _wanted(announced: Announced) -> Wanted:
-    return Wanted(
-        version=announced.version,
-        location=announced.location,
-        sha256=announced.sha256,
-        transport=announced.transport,
-        base=announced.base,
-    )
+        known = *self._announcements.versions, *self._announcements.active
+        self._refused = {one: why for one, why in self._refused.items() if one in known}
+        self._tell()

@@ -23,8 +23,8 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SwapFailedError
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announcements
-from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap
 from tests.support.transformers_reference import Reference
 
@@ -66,11 +66,13 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
             folder=directory,
             store=AdapterStore(redis=redis, keys=keys, cache=cache, max_bytes=2**30, cache_bytes=2**30),
         )
-        followed = VersionFollower(
-            announcements=Announcements(redis=redis, keys=keys),
+        followed = make_follower(
+            redis=redis,
+            keys=keys,
             engine=engine,
             adapters=supply,
             checkpoints=CheckpointSupply(folder=None),
+            proofs=Proofs(),
             swap="keep",
             changed=lambda: None,
             measures=Measures(),

@@ -20,8 +20,8 @@ from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
 from rollstream.worker.measure.measures import Measures
-from rollstream.worker.versions.announcements import Announcements
-from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put
 
 
@@ -116,11 +116,13 @@ async def test_a_policys_adapter_is_renewed_in_redis_while_it_is_served(
     supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=tiny_model), store=store)
     async with AsyncClient(redis_url, policy=policy) as client:
         location = (await client.publish_policy(1, adapter=adapter_dir / "math@1")).location
-    served = VersionFollower(
-        announcements=Announcements(redis=redis, keys=keys),
+    served = make_follower(
+        redis=redis,
+        keys=keys,
         engine=engine,
         adapters=supply,
         checkpoints=CheckpointSupply(folder=None),
+        proofs=Proofs(),
         swap="keep",
         changed=lambda: None,
         measures=Measures(),

@@ -17,6 +17,7 @@ from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.redis_io.pipelines import AT_ONCE
+from rollstream.worker.versions.proofs import Proofs
 
 BATCH = "b"
 JOB = Envelope(batch_id=BATCH, job=0, first_group=0, job_groups=2, num_groups=2)
@@ -31,9 +32,15 @@ def keys(policy: str) -> Keys:
     return Keys(policy)
 
 
+def publisher_of(redis: Redis, keys: Keys, measures: Measures | None = None) -> AnswerPublisher:
+    return AnswerPublisher(
+        redis=redis, keys=keys, result_ttl_s=100, measures=measures or Measures(), check_proven=Proofs().check
+    )
+
+
 @pytest.fixture
 def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
-    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=Measures())
+    return publisher_of(redis, keys)
 
 
 async def deliver(redis: Redis, keys: Keys, consumer: str = "w1", job: Envelope = JOB) -> Lease:
@@ -113,7 +120,9 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(
 
 async def test_each_answer_counts_by_what_became_of_it(redis: Redis, keys: Keys) -> None:
     measures = Measures()
-    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=measures)
+    publisher = AnswerPublisher(
+        redis=redis, keys=keys, result_ttl_s=100, measures=measures, check_proven=Proofs().check
+    )
     first = await deliver(redis, keys, "w1")
     await publisher.publish(first, JOB, error(0))
     second = await take_over(redis, first, "w2")
@@ -178,7 +187,9 @@ async def test_a_result_that_redis_refuses_leaves_no_mark_and_is_published_once_
     rights: Any = redis
     await rights.execute_command("ACL", "SETUSER", policy, "on", ">secret", "~*", "+@all", "-xadd")
     refused = connect(redis_url.replace("redis://", f"redis://{policy}:secret@"))
-    publisher = AnswerPublisher(redis=refused, keys=keys, result_ttl_s=100, measures=Measures())
+    publisher = AnswerPublisher(
+        redis=refused, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=Proofs().check
+    )
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await publisher.publish(lease, JOB, error(0))

@@ -14,6 +14,7 @@ from rollstream.schemas.keys import GROUP
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher, JobState
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.versions.proofs import Proofs
 
 BATCH = "b"
 JOB = Envelope(batch_id=BATCH, job=0, first_group=9, job_groups=2, num_groups=11)
@@ -26,7 +27,7 @@ def keys(policy: str) -> Keys:
 
 @pytest.fixture
 def publisher(redis: Redis, keys: Keys) -> AnswerPublisher:
-    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=Measures())
+    return AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=Proofs().check)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.intake.parking import Parking
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announced
-from rollstream.worker.versions.follower import Served
+from rollstream.worker.versions.announced import Announced
+from rollstream.worker.versions.served import Served
 from tests.support.fault_steps import (
     holder,
 )

@@ -29,8 +29,8 @@ from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_to
 from rollstream.worker.jobs.groups import Groups
 from rollstream.worker.jobs.runner import JobRunner
 from rollstream.worker.measure.measures import Measures
-from rollstream.worker.versions.announcements import Announcements
-from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
 from tests.support.counting_worker import serving
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
@@ -200,15 +200,19 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     )
     engine = LoadingEngine(WorkerSettings(policy=policy, engine="stub"))
     measures = Measures()
-    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=measures)
+    proofs = Proofs()
+    proofs.allow(0)
+    publisher = AnswerPublisher(redis=redis, keys=keys, result_ttl_s=100, measures=measures, check_proven=proofs.check)
     adapters = AdapterSupply(
         engine=engine, folder=AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model), store=None
     )
-    versions = VersionFollower(
-        announcements=Announcements(redis=redis, keys=keys),
+    versions = make_follower(
+        redis=redis,
+        keys=keys,
         engine=engine,
         adapters=adapters,
         checkpoints=CheckpointSupply(folder=None),
+        proofs=proofs,
         swap="keep",
         changed=lambda: None,
         measures=measures,

@@ -19,8 +19,9 @@ from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.versions.announcements import Announcements
 from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.make_follower import make_follower
+from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Link, Queue
 from tests.support.versions import announce, write_steps
@@ -28,11 +29,13 @@ from tests.support.versions import announce, write_steps
 
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> VersionFollower:
     supply = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
-    return VersionFollower(
-        announcements=Announcements(redis=redis, keys=Keys(policy)),
+    return make_follower(
+        redis=redis,
+        keys=Keys(policy),
         engine=engine,
         adapters=supply,
         checkpoints=CheckpointSupply(folder=steps),
+        proofs=Proofs(),
         swap="keep",
         changed=lambda: changes.append(1),
         measures=Measures(),

@@ -1,0 +1,51 @@
+"""Whether the model that a worker boots with is the one that its operator means: `--probe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from rollstream.schemas import SchemaError, decode
+from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas.wire.probe import Probe
+
+from ..engine import Engine
+from ..errors import ProofFailedError, SettingsError
+from ..versions.announced import BOOTED
+from ..versions.proof import check_fits, proof_of
+from ..versions.proofs import Proofs
+
+_MAX_BYTES = 2**20
+"""A probe has at most 8192 tokens, so far fewer bytes."""
+
+log = structlog.get_logger()
+
+
+def read_probe(path: Path) -> Probe:
+    """The probe in this file. Raises `SettingsError`."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"--probe: {path} cannot be read: {error.strerror or error}") from None
+    if len(data) > _MAX_BYTES:
+        raise SettingsError(f"--probe: {path} is no probe: it has more than {_MAX_BYTES} bytes")
+    try:
+        return decode(data, Probe)
+    except SchemaError as error:
+        raise SettingsError(f"--probe: {path} is no probe: {error}") from None
+
+
+async def prove_boot_weights(probe: Probe | None, engine: Engine, proofs: Proofs) -> None:
+    """Let the boot model sample, if it reproduces its probe or has none. Raises `SettingsError`."""
+    proof = None
+    if probe is not None:
+        try:
+            check_fits(probe, BOOTED.version, engine.info)
+            proof = await proof_of(probe, BOOTED.version, engine.info, engine.score)
+        except ProofFailedError as error:
+            problem = "these are other weights, or this engine computes other numbers with them"
+            raise SettingsError(f"--probe: the boot model does not reproduce it: {error.problem}: {problem}") from None
+        log.info("boot weights proven", proof=str(proof))
+    proofs.allow(BOOTED.version, proof)

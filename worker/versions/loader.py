@@ -1,0 +1,164 @@
+"""Brings the weights of a version to this worker, and swaps the engine to them, proven. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import structlog
+
+from ..adapters.supply import AdapterSupply
+from ..checkpoints.supply import CheckpointSupply, Prepared, Wanted
+from ..engine import Engine, SwapMode
+from ..errors import SwapFailedError, UnprovenError, VersionRefusedError
+from ..measure.measures import Measures
+from ..weights.checkpoint import Stamp
+from .announced import Announced
+from .proof import Proof, check_fits, proof_of
+from .proofs import Proofs
+from .served import Ready, Served
+
+log = structlog.get_logger()
+
+
+class VersionLoader:
+    """Holds the adapter that is served, and at most one version that was prepared and waits for its activation.
+
+    Only the follower calls it, one call at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        adapters: AdapterSupply,
+        checkpoints: CheckpointSupply,
+        proofs: Proofs,
+        swap: SwapMode,
+        measures: Measures,
+    ) -> None:
+        self._engine = engine
+        self._adapters = adapters
+        self._checkpoints = checkpoints
+        self._proofs = proofs
+        self._swap = swap
+        self._measures = measures
+        self._using = ExitStack()
+        self.ahead: Ready | None = None
+        """What could be served at once."""
+
+    async def stamp(self, announced: Announced) -> Stamp:
+        """A value that changes with the files of a refused version. Never raises."""
+        return await self._checkpoints.stamp(_wanted(announced)) if announced.source == "checkpoint" else ()
+
+    async def prepare(self, announced: Announced, serving: Served, stamp: Stamp, *, staged: bool) -> Ready:
+        """Bring and verify the weights while generation goes on; `staged`: into memory too, so that a swap reads none.
+
+        Raises an error of `retries.REFUSED`.
+        """
+        began = time.monotonic()
+        if announced.problem:
+            raise VersionRefusedError(announced.problem)
+        _check_kind(announced, serving)
+        if announced.probe is not None:
+            check_fits(announced.probe, announced.version, self._engine.info)
+        if announced.source == "adapter":
+            return await self._prepare_adapter(announced, stamp, began)
+        weights = await self._checkpoints.prepare(_wanted(announced))
+        if staged:
+            await self._stage(announced, weights)
+        return Ready(announced=announced, weights=weights, stamp=stamp, seconds=time.monotonic() - began)
+
+    async def serve(self, ready: Ready) -> Served:
+        """Swap to the version. After an error of `retries.REFUSED` the old one serves on.
+
+        Raises `UnprovenError` if the engine swapped to weights without asking whether they are right.
+        """
+        announced, weights = ready.announced, ready.weights
+        adapter = None if isinstance(weights, Prepared) else weights
+        if isinstance(weights, Prepared):
+            await self._swap_to(announced, weights)
+        else:
+            self._proofs.allow(announced.version, ready.proof)
+        self._measures.swap["prepare"].add(ready.seconds)
+        self._using, before = ready.using, self._using
+        before.close()
+        if ready is self.ahead:
+            self.ahead = None
+        elif adapter is None:
+            self.forget()  # the engine holds only what it swapped to
+        return Served(announced=announced, adapter=adapter)
+
+    def hold(self, ready: Ready) -> None:
+        """Keep what was prepared, instead of any other, until it is served or forgotten."""
+        self.forget()
+        self.ahead = ready
+
+    def forget(self) -> None:
+        """Let go of what was prepared."""
+        if self.ahead is not None:
+            self.ahead.using.close()
+        self.ahead = None
+
+    def keep(self, wanted: Sequence[Announced]) -> None:
+        """Let go of what was prepared unless it is one of these."""
+        if self.ahead is not None and self.ahead.announced not in wanted:
+            self.forget()
+
+    async def renew(self, serving: Served) -> None:
+        """Renew in Redis the adapters that are served or will be, for workers that need them later."""
+        ahead = None if self.ahead is None or isinstance(self.ahead.weights, Prepared) else self.ahead.weights
+        for adapter in (serving.adapter, ahead):
+            if adapter is not None:
+                await self._adapters.renew(adapter.name)
+
+    async def _prepare_adapter(self, announced: Announced, stamp: Stamp, began: float) -> Ready:
+        with ExitStack() as using:
+            using.enter_context(self._adapters.in_use(announced.location))
+            adapter = await self._adapters.load(announced.location, announced.sha256)
+            proof: Proof | None = None
+            if announced.probe is not None:
+                info, score = self._engine.info, self._engine.score
+                proof = await proof_of(announced.probe, announced.version, info, score, adapter)
+            return Ready(
+                announced=announced,
+                weights=adapter,
+                stamp=stamp,
+                seconds=time.monotonic() - began,
+                proof=proof,
+                using=using.pop_all(),
+            )
+
+    async def _stage(self, announced: Announced, weights: Prepared) -> None:
+        try:
+            await self._engine.prepare(weights.folder, weights.content)
+        except SwapFailedError as error:
+            log.warning("weights not staged, the swap reads files", version=announced.version, error=str(error))
+
+    async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
+        version = announced.version
+        prove = self._proofs.prove(version, announced.probe, self._engine.info)
+        paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
+        if not self._proofs.allows(version):
+            raise UnprovenError(version)
+        self._measures.swap["pause"].add(paused_s)
+        await self._checkpoints.serving(weights)
+
+
+def _check_kind(announced: Announced, serving: Served) -> None:
+    if serving.version and (announced.source == "adapter") != (serving.adapter is not None):
+        raise VersionRefusedError(
+            f"version {announced.version} is published as {announced.source}, {serving.version} was not: an "
+            "adapter belongs to the model that workers boot with; publish one kind only, or start the workers again"
+        )
+
+
+def _wanted(announced: Announced) -> Wanted:
+    return Wanted(
+        version=announced.version,
+        location=announced.location,
+        sha256=announced.sha256,
+        transport=announced.transport,
+        base=announced.base,
+    )

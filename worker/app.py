@@ -38,6 +38,7 @@ from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .startup.boot_probe import prove_boot_weights
+from .startup.golden_jobs import reproduce
 from .startup.start import Start
 from .versions.activator import Activator
 from .versions.make_follower import make_follower
@@ -192,6 +193,7 @@ class Worker:
             self._checkpoints.open()
             await self._engine.start()
             await prove_boot_weights(self._start.probe, self._engine, self._proofs)
+            await reproduce(self._start.golden, self._engine, self._settings)
             self._start.over(self._engine.info)
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())

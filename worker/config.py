@@ -134,6 +134,11 @@ class WorkerSettings(BaseSettings):
         None,
         description="File with a probe of the boot model: the worker takes no job unless it reproduces its log-probs.",
     )
+    golden: Path | None = Field(
+        None,
+        description="File of `rollstream golden record`: the worker takes no job unless its boot model gives the same "
+        "tokens and log-probs, as closely as the data type allows.",
+    )
     swap: Literal["keep", "wait", "abort"] = Field(
         "keep",
         description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "

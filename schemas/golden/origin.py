@@ -16,8 +16,11 @@ def recorded_with(golden: Golden) -> str:
 
 
 def other_model(golden: Golden, *, model: str, vocab_size: int | None) -> str:
-    """Why the file cannot be about this model; empty if it may be. Models are known by the names of their folders."""
-    if golden.model != model:
+    """Why the file cannot be about this model; empty if it may be.
+
+    Boot models are known by the names of their folders, later versions by their digests.
+    """
+    if golden.policy_version == 0 and golden.model != model:
         return f"it was recorded with the model {golden.model!r}, this one is {model!r}"
     if golden.vocab_size != vocab_size:
         return f"its model knows {golden.vocab_size} ids, this one {vocab_size}"

@@ -28,6 +28,7 @@ from ..engine import (
     SwapMode,
 )
 from ..weights import checkpoint
+from .stub_likelihoods import likelihoods
 
 _EOS = 2
 
@@ -107,13 +108,9 @@ class StubEngine:
         return self._scores(request, version)
 
     def _scores(self, request: ScoreRequest, version: int) -> Scores:
-        row, k = request.token_ids, request.top_logprobs
-        found = [
-            _generator(row[:column], request.adapter, row[column], version).uniform(-9, -0.1, 1 + k)
-            for column in range(request.first, len(row))
-        ]
-        likely = np.array(found, np.float32).reshape(len(found), 1 + k)
-        ids = np.broadcast_to(np.arange(k, dtype=np.int32) % self._info.vocab_size, (len(found), k))
+        adapter, k = request.adapter.name if request.adapter else "", request.top_logprobs
+        likely = likelihoods(request.token_ids, request.first, adapter, version, k)
+        ids = np.broadcast_to(np.arange(k, dtype=np.int32) % self._info.vocab_size, (len(likely), k))
         return Scores(logprobs=likely[:, 0], top_token_ids=ids, top_logprobs=-np.sort(-likely[:, 1:]), version=version)
 
     async def load_adapter(self, adapter: Adapter) -> None:
@@ -168,9 +165,7 @@ class StubEngine:
         async with self._slot():
             tokens, spans = await self._tokens(request, sample)
         stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
-        logprobs = None
-        if request.config.logprobs:
-            logprobs = np.full(len(tokens), np.float32(-np.log(self._info.vocab_size)))
+        logprobs = _logprobs(request, tokens, spans) if request.config.logprobs else None
         return Completion(
             token_ids=tokens,
             logprobs=logprobs,
@@ -239,6 +234,18 @@ class StubEngine:
         except TimeoutError:
             return tokens
         return min(tokens, int((loop.time() - started) * self._tokens_per_s))
+
+
+def _logprobs(
+    request: GenerateRequest, tokens: NDArray[np.int32], spans: tuple[VersionSpan, ...]
+) -> NDArray[np.float32]:
+    """Those that the version which sampled each token gives when it scores the text."""
+    row, first, parts = [*request.prompt, *tokens.tolist()], len(request.prompt), list[NDArray[np.float32]]()
+    for version, length in spans:
+        adapter = request.adapter.name if request.adapter else ""
+        parts.append(likelihoods(row[: first + length], first, adapter, version)[:, 0])
+        first += length
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _generator(prompt: list[int], adapter: Adapter | None, seed: int, version: int) -> np.random.Generator:

@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Keys
+from rollstream.schemas import Golden, Keys
 from rollstream.schemas.printable import printable
 from rollstream.schemas.times import STARTING_REPORT_TTL_S, report_ttl_s
 from rollstream.schemas.weights.regular_files import open_regular
@@ -34,6 +34,7 @@ from ..operations import process_end
 from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
 from .boot_probe import read_probe
+from .golden_jobs import read_golden_jobs
 from .metrics import serve_metrics
 from .redis_checks import wait_for_redis
 
@@ -61,6 +62,8 @@ class Start:
         self._info: EngineInfo | None = None
         self.probe: Probe | None = None
         """That of the boot model, from `begin` on; None without `--probe`."""
+        self.golden: Golden | None = None
+        """The jobs of `--golden`, from `begin` on."""
         self._over = threading.Event()
         self._retire = False
         self._thread: threading.Thread | None = None
@@ -74,6 +77,7 @@ class Start:
             return
         _check_folders(self._settings)
         self.probe = read_probe(self._settings.probe) if self._settings.probe is not None else None
+        self.golden = read_golden_jobs(self._settings)
         self._starting()
         self.metrics = serve_metrics(self._settings, self.measures)
         redis = connect(self._settings.redis)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rollstream import GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import ScoreRequest, Scores
+from rollstream.worker.engine import GenerateRequest, ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
 
 ROW = [5, 6, 7, 8, 9]
@@ -43,3 +44,16 @@ async def test_another_version_scores_otherwise_and_is_named(tmp_path: Path) -> 
     after = await scores(engine)
     assert (before.version, after.version) == (0, 3)
     assert not np.isin(before.logprobs, after.logprobs).any()
+
+
+async def test_a_text_scores_as_it_was_sampled() -> None:
+    engine = stub()
+    config = GenerationConfig(max_new_tokens=20, seed=3, ignore_eos=True)
+    request = GenerateRequest(request_id="r", prompt=[5, 6], config=config, stop_token_ids=(), seed=3, adapter=None)
+    (sampled,) = await engine.generate(request)
+
+    scored = await scores(engine, [5, 6, *sampled.token_ids.tolist()], first=2)
+
+    assert sampled.logprobs is not None
+    assert np.array_equal(sampled.logprobs, scored.logprobs)
+    assert len(set(sampled.logprobs.tolist())) == 20

@@ -56,7 +56,9 @@ class WorkerReport:
     partitions: int | None = _read_by(count_of)
     """How many partitions it reads, from number 0 on."""
     takes_checkpoints: bool | None = _read_by(yes_or_no)
-    """Whether it was started for policy versions that are published as checkpoints."""
+    """Whether it was started for policy versions that are published as folders of a shared file system."""
+    takes_store: bool | None = _read_by(yes_or_no)
+    """Whether it was started for those that are published through the weight store."""
     takes_adapters: bool | None = _read_by(yes_or_no)
     lease_s: float | None = _read_by(seconds_of)
     heartbeat_s: float | None = _read_by(seconds_of)

@@ -83,7 +83,7 @@ class Worker:
         self._adapters = make_adapters(
             settings=settings, redis=self._commands, keys=keys, engine=engine, cache=self._adapter_cache
         )
-        self._checkpoints = make_checkpoints(settings=settings)
+        self._checkpoints = make_checkpoints(settings=settings, redis=self._commands, keys=keys)
         self._follower = make_follower(
             redis=self._commands,
             keys=keys,

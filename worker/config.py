@@ -124,11 +124,17 @@ class WorkerSettings(BaseSettings):
     checkpoint_dir: Path | None = Field(
         None, description="Folder below which published checkpoints lie; a policy version names one of its sub-folders."
     )
+    weights: str | None = Field(
+        None,
+        repr=False,
+        description="The weight store from which versions come that were published without a checkpoint's folder: a "
+        "folder, redis (the worker's own), or a URL that fsspec knows, such as s3://bucket/run.",
+    )
     weights_cache: Path | None = Field(
         None,
         description="Folder on a fast disk or in memory (tmpfs) with room for three models, two at least. Versions are "
         "copied there before they are loaded, each worker into a sub-folder of its own, which it removes at its end. "
-        "Default: published folders are read where they are.",
+        "Default: published folders are read where they are, what --weights brings goes to a temporary folder.",
     )
     probe: Path | None = Field(
         None,
@@ -265,5 +271,6 @@ class WorkerSettings(BaseSettings):
         return self.lora or self.adapter_dir is not None or self.adapter_cache is not None
 
     def shown(self) -> dict[str, Any]:
-        """All settings for `--print-config`, without the Redis password."""
-        return {**self.model_dump(mode="json"), "redis": without_password(self.redis)}
+        """All settings for `--print-config`, without the passwords of URLs."""
+        weights = None if self.weights is None else self.weights.partition("?")[0]  # options may hold keys
+        return {**self.model_dump(mode="json"), "redis": without_password(self.redis), "weights": weights}

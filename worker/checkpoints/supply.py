@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rollstream.schemas.wire.policies import Transport
 from ..errors import CheckpointRefusedError, VersionRefusedError
 from ..weights import checkpoint
 from ..weights.checkpoint_folder import content_bytes, reading
+from .store_versions import StoreVersions
 from .weights_cache import Kept, WeightsCache
 
 _END_S = 10.0
@@ -44,14 +46,26 @@ class Prepared:
 
 
 class CheckpointSupply:
-    """Finds checkpoints below `--checkpoint-dir`. With a cache they are copied there while they are read.
+    """Finds checkpoints below `--checkpoint-dir` and in the weight store (`--weights`).
+
+    With a cache the former are copied there while they are read; the latter always go there.
 
     One thread does all of it, a call after the other: a call that was cancelled ends before the next one begins.
     """
 
-    def __init__(self, *, folder: Path | None, cache: WeightsCache | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path | None,
+        cache: WeightsCache | None = None,
+        store: StoreVersions | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """`store` puts what it brings into `cache`; it may take `timeout_s` seconds for a version."""
         self._folder = folder
         self._cache = cache
+        self._store = store
+        self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, "checkpoints")
 
     def open(self) -> None:
@@ -68,6 +82,8 @@ class CheckpointSupply:
     async def stamp(self, wanted: Wanted) -> checkpoint.Stamp:
         """A value that changes when the files of a refused version do, and it is worth another try. Never raises."""
         with suppress(VersionRefusedError):  # preparing it raises the same error
+            if wanted.transport == "store":
+                return await self._in_store().stamp(wanted.location)
             return await asyncio.to_thread(checkpoint.stamp, self._place(wanted.location))
         return ()
 
@@ -76,6 +92,10 @@ class CheckpointSupply:
 
         Raises `VersionRefusedError`, `CheckpointRefusedError`.
         """
+        if wanted.transport == "store":
+            return await self._fetch(wanted)
+        if wanted.transport != "folder":
+            raise VersionRefusedError(f"version {wanted.version} comes by {wanted.transport}, not by files")
         folder = self._place(wanted.location)
         if self._cache is None:
             return await self._in_thread(_read, folder, wanted)
@@ -93,6 +113,22 @@ class CheckpointSupply:
             return await asyncio.wrap_future(self._thread.submit(call, *args, given_up))
         finally:
             given_up.set()
+
+    async def _fetch(self, wanted: Wanted) -> Prepared:
+        fetch = partial(_fetch, self._in_store(), wanted, asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._in_thread(fetch)
+        except TimeoutError:
+            problem = f"not fetched within {self._timeout_s:g} s (--load-timeout-s)"
+            raise VersionRefusedError(f"weights {wanted.location}: {problem}") from None
+
+    def _in_store(self) -> StoreVersions:
+        if self._store is None:
+            raise VersionRefusedError(
+                "a version was published through the weight store, but this worker was started without --weights"
+            )
+        return self._store
 
     def _place(self, location: str) -> Path:
         if self._folder is None:
@@ -124,6 +160,13 @@ def _copy(folder: Path, wanted: Wanted, cache: WeightsCache, given_up: threading
             raise _altered(wanted)
         cache.keep(Kept(sha256=wanted.sha256, folder=target, content=_finite(folder, content)))
     return Prepared(folder=target, content=content)
+
+
+def _fetch(
+    store: StoreVersions, wanted: Wanted, loop: asyncio.AbstractEventLoop, given_up: threading.Event
+) -> Prepared:
+    kept = store.prepare(wanted.location, wanted.sha256, loop, given_up)
+    return Prepared(folder=kept.folder, content=kept.content)
 
 
 def _finite(folder: Path, content: checkpoint.Content) -> checkpoint.Content:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import structlog
 
+from rollstream.schemas.weights.tensor_digest import TensorEntry
+
 from ..cache_folder import CacheFolder
 from ..errors import CheckpointRefusedError, SettingsError, VersionRefusedError
 from ..weights import checkpoint
@@ -36,6 +38,8 @@ class Kept:
     """What it was announced with."""
     folder: Path
     content: checkpoint.Content
+    tensors: tuple[TensorEntry, ...] = ()
+    """All tensors with their digests, if it came through the store."""
 
 
 class WeightsCache:
@@ -89,12 +93,13 @@ class WeightsCache:
         return found
 
     @contextmanager
-    def writing(self, name: str, nbytes: int) -> Iterator[Path]:
+    def writing(self, name: str, nbytes: int, base: Kept | None = None) -> Iterator[Path]:
         """A new folder `name` for a checkpoint of `nbytes`, removed again if it is left by an error.
 
-        Raises `VersionRefusedError` where it has no room, there or for what is written into it.
+        `base` is needed for it, and stays. Raises `VersionRefusedError` where it has no room, there or for what is
+        written into it.
         """
-        self._make_room(nbytes)
+        self._make_room(nbytes, base)
         self._number += 1
         number = self._cache.folder / str(self._number)
         try:
@@ -125,15 +130,15 @@ class WeightsCache:
             if kept.folder not in (self._serving, self._before):
                 self.forget(kept)
 
-    def _make_room(self, nbytes: int) -> None:
+    def _make_room(self, nbytes: int, base: Kept | None) -> None:
         """Two stay at most: the served one, and the newest, or else the one before. If there is no room, fewer."""
         newest = self._kept[-1].folder if self._kept else None
-        goes = [kept for kept in self._kept if kept.folder not in (self._serving, newest)]
+        goes = [kept for kept in self._kept if kept.folder not in (self._serving, newest) and kept is not base]
         if self._serving in (newest, None):
             goes = [kept for kept in goes if kept.folder != self._before]
         for kept in goes:
             self.forget(kept)
-        for kept in [kept for kept in self._kept if kept.folder != self._serving]:
+        for kept in [kept for kept in self._kept if kept.folder != self._serving and kept is not base]:
             if self._free() >= nbytes:
                 return
             log.warning("weights removed to make room", folder=kept.folder.name, needed=nbytes, free=self._free())

@@ -121,6 +121,7 @@ class Start:
             model=self._settings.model_name,
             partitions=self._settings.partitions,
             takes_checkpoints=self._settings.checkpoint_dir is not None,
+            takes_store=self._settings.weights is not None,
             takes_adapters=self._settings.serves_adapters,
             lease_s=self._settings.lease_s,
             heartbeat_s=self._settings.heartbeat_s,

@@ -30,6 +30,7 @@ from .checkpoint_content import (
     digest,
     read_content,
     stamp,
+    store_content,
     unchanged,
     unread_content,
 )
@@ -39,8 +40,9 @@ from .safetensors_header import HeaderError, TensorHeader, read_header
 from .untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
-    "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "check", "copy_content", "digest", "path_problem",
-    "read_content", "read_layout", "stamp", "tensor_difference", "unchanged", "unread", "unread_content",
+    "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "check", "check_tensors", "copy_content", "digest",
+    "path_problem", "read_content", "read_layout", "stamp", "store_content", "tensor_difference", "unchanged", "unread",
+    "unread_content",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -107,6 +109,14 @@ def check(folder: Path, like: Booted | None) -> None:
         with reading(folder):
             if differs := head_difference(folder, found.tensors):
                 raise CheckpointRefusedError(folder, "tensors", differs)
+
+
+def check_tensors(named: Path, tensors: Mapping[str, TensorHeader], like: Booted) -> None:
+    """Check tensors that are in no file yet against the boot model. Raises `CheckpointRefusedError` (`named`)."""
+    booted = like.layout
+    found = _merged(named, {"tensors": tensors}, _prefix(booted.config))
+    if difference := tensor_difference(found, booted.tensors, tied=booted.tied if like.tied is None else like.tied):
+        raise CheckpointRefusedError(named, *difference)
 
 
 def path_problem(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ at each look.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,9 +20,11 @@ from rollstream.schemas.weights.checkpoint_rules import is_computed
 from rollstream.schemas.weights.content_digest import content_digest
 from rollstream.schemas.weights.finite import FiniteScan, not_finite
 from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas.weights.tensor_digest import TensorEntry, tensors_digest
 
 from ..errors import CheckpointRefusedError
 from .checkpoint_folder import all_names, content_names, inside, is_content, reading
+from .safetensors_header import HeaderError, read_header
 
 _PIECE = 2**20
 
@@ -48,6 +51,8 @@ class Content:
     sha256: str | None
     """None if the files have not been read."""
     files: tuple[_File, ...]
+    is_of_tensors: bool = False
+    """Whether `sha256` is the digest of the tensors (the weight store's), not of the files."""
     spoilt: tuple[str, str] | None = None
     """The file with the first weight that is NaN or infinite, and what that means; None if all are finite."""
 
@@ -90,9 +95,12 @@ def copy_content(folder: Path, target: Path, given_up: Event | None = None) -> C
             )
             for path in paths
         )
-    before = {file.name: file.inode for file in _look(target)}
-    files = (file if before.get(file.name) == file.inode else replace(file, inode=None) for file in _look(target))
-    return Content(sha256=sha256, files=tuple(files), spoilt=_spoilt(scans))
+    return Content(sha256=sha256, files=_settled(target), spoilt=_spoilt(scans))
+
+
+def store_content(folder: Path, sha256: str) -> Content:
+    """The content of files that this worker wrote and verified: the tensors have the digest `sha256`."""
+    return Content(sha256=sha256, files=_settled(folder), is_of_tensors=True)
 
 
 def unread_content(folder: Path) -> Content:
@@ -115,7 +123,7 @@ def unchanged(folder: Path, content: Content) -> bool:
     if all(map(_looks_the_same, now, content.files)):
         return True
     try:
-        return digest(folder) == content.sha256
+        return (_tensors_digest(folder) if content.is_of_tensors else digest(folder)) == content.sha256
     except CheckpointRefusedError:
         return False
 
@@ -146,12 +154,40 @@ def _look(folder: Path) -> tuple[_File, ...]:
     return tuple(found)
 
 
+def _settled(folder: Path) -> tuple[_File, ...]:
+    """How files look that were just written."""
+    before = {file.name: file.inode for file in _look(folder)}
+    files = _look(folder)
+    return tuple(file if before.get(file.name) == file.inode else replace(file, inode=None) for file in files)
+
+
 def _looks_the_same(now: _File, before: _File) -> bool:
     return now == (before if before.inode is not None else replace(before, inode=now.inode))
 
 
 def _spoilt(scans: Mapping[str, FiniteScan]) -> tuple[str, str] | None:
     return next(((name, not_finite(scan.spoilt)) for name, scan in scans.items() if scan.spoilt), None)
+
+
+def _tensors_digest(folder: Path) -> str:
+    with reading(folder):
+        paths = [inside(folder, name) for name in content_names(folder) if name.endswith(".safetensors")]
+        return tensors_digest(entry for path in paths for entry in _entries(path))
+
+
+def _entries(path: Path) -> Iterator[TensorEntry]:
+    try:
+        tensors = read_header(path)
+    except HeaderError as error:
+        raise CheckpointRefusedError(path.parent, path.name, str(error)) from None
+    with open_regular(path) as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        for name, tensor in tensors.items():
+            file.seek(begin + tensor.start)
+            digest = hashlib.sha256()
+            for at in range(tensor.start, tensor.end, _PIECE):
+                digest.update(file.read(min(_PIECE, tensor.end - at)))
+            yield TensorEntry(name, tensor.dtype, tensor.shape, digest.hexdigest())
 
 
 def _copied(pieces: Iterator[bytes], path: Path, writer: Executor) -> Iterator[bytes]:

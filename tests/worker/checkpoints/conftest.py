@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rollstream.schemas import Keys
+from rollstream.transport.weights import WeightStore, store_of
+from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
 
@@ -16,6 +19,24 @@ from rollstream.worker.checkpoints.weights_cache import WeightsCache
 async def supply(steps: Path, tiny_model: Path, tmp_path: Path) -> AsyncIterator[CheckpointSupply]:
     """Copies the checkpoints below `steps` into `tmp_path/cache`."""
     supply = CheckpointSupply(folder=steps, cache=WeightsCache(root=tmp_path / "cache", model=tiny_model))
+    await asyncio.to_thread(supply.open)
+    yield supply
+    await supply.close()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> WeightStore:
+    """An empty store."""
+    (tmp_path / "weights").mkdir()
+    return store_of(tmp_path / "weights", Keys("p"))
+
+
+@pytest.fixture
+async def fetching(weights: WeightStore, tiny_model: Path, tmp_path: Path) -> AsyncIterator[CheckpointSupply]:
+    """Brings what is in `weights` into `tmp_path/cache`."""
+    cache = WeightsCache(root=tmp_path / "cache", model=tiny_model)
+    store = StoreVersions(store=weights, cache=cache, model=tiny_model)
+    supply = CheckpointSupply(folder=None, cache=cache, store=store, timeout_s=30)
     await asyncio.to_thread(supply.open)
     yield supply
     await supply.close()

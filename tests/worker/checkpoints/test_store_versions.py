@@ -1,0 +1,365 @@
+"""A version from the store is exactly what was published, or it is refused by name and leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollstream.schemas import WeightsManifest
+from rollstream.schemas.weights.tensor_digest import tensors_digest
+from rollstream.schemas.weights.tensor_table import pack_table
+from rollstream.transport.weights import WeightStore
+from rollstream.worker.checkpoints.store_versions import StoreVersions
+from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
+from rollstream.worker.checkpoints.weights_cache import WeightsCache
+from rollstream.worker.errors import CheckpointRefusedError, VersionRefusedError
+from rollstream.worker.weights import checkpoint
+from tests.support.weight_versions import Tensor, Tensors, tensors_of, trained, write
+from tests.worker.checkpoints.test_copies import copies, longest_file
+
+
+@pytest.fixture(scope="module")
+def boot(tiny_model: Path) -> Tensors:
+    return tensors_of(tiny_model)
+
+
+def wanted(manifest: WeightsManifest, **changes: Any) -> Wanted:
+    asked = Wanted(
+        version=manifest.version, location=manifest.name, sha256=manifest.sha256, transport="store", base=manifest.base
+    )
+    return replace(asked, **changes)
+
+
+def held(prepared: Prepared) -> dict[str, tuple[str, bytes]]:
+    return {name: (one.dtype, one.values.tobytes()) for name, one in tensors_of(prepared.folder).items()}
+
+
+def said(tensors: Tensors) -> dict[str, tuple[str, bytes]]:
+    return {name: (one.dtype, one.values.tobytes()) for name, one in tensors.items()}
+
+
+async def chain(weights: WeightStore, boot: Tensors, length: int) -> list[tuple[WeightsManifest, Tensors]]:
+    """An anchor, version 1, and deltas."""
+    first: Tensors = trained(boot, 1)
+    versions = [(await write(weights, 1, first), first)]
+    for step in range(2, length + 2):
+        tensors = trained(versions[-1][1], step)
+        versions.append((await write(weights, step, tensors, versions[-1]), tensors))
+    return versions
+
+
+async def test_an_anchor_gives_the_published_tensors_beside_the_boot_models_config(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tiny_model: Path
+) -> None:
+    ((manifest, tensors),) = await chain(weights, boot, 0)
+
+    prepared = await fetching.prepare(wanted(manifest))
+
+    assert held(prepared) == said(tensors)
+    assert (prepared.folder / "config.json").read_bytes() == (tiny_model / "config.json").read_bytes()
+    assert prepared.content.sha256 == manifest.sha256
+    checkpoint.check(prepared.folder, checkpoint.Booted(folder=tiny_model))
+
+
+async def test_a_delta_is_patched_into_a_copy_and_the_base_stays_as_it_is(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    (first, before), (second, after) = await chain(weights, boot, 1)
+    base = await fetching.prepare(wanted(first))
+    await fetching.serving(base)
+    await weights.delete([one.sha256 for one in first.chunks])
+
+    prepared = await fetching.prepare(wanted(second))
+
+    assert held(prepared) == said(after)
+    assert held(base) == said(before)
+    assert checkpoint.unchanged(base.folder, base.content)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_a_late_joiner_takes_the_anchor_and_all_deltas_without_the_versions_between(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path, compression: Any
+) -> None:
+    if compression == "zstd":
+        pytest.importorskip("zstandard")
+    first = await write(weights, 1, boot, compression=compression), boot
+    second = trained(boot, 2)
+    third = trained(second, 3)
+    base = await write(weights, 2, second, first, compression), second
+    newest = await write(weights, 3, third, base, compression)
+
+    prepared = await fetching.prepare(wanted(newest))
+
+    assert held(prepared) == said(third)
+    assert copies(tmp_path / "cache") == [newest.name]
+
+
+async def test_versions_that_were_refused_or_missed_are_passed_over(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    versions = await chain(weights, boot, 3)
+    await fetching.serving(await fetching.prepare(wanted(versions[0][0])))
+    await weights.delete([one.sha256 for one in versions[0][0].chunks])
+
+    prepared = await fetching.prepare(wanted(versions[3][0]))
+
+    assert held(prepared) == said(versions[3][1])
+
+
+async def test_a_base_that_somebody_changed_on_the_disk_is_not_built_on(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    (first, _), (second, after) = await chain(weights, boot, 1)
+    base = await fetching.prepare(wanted(first))
+    await fetching.serving(base)
+    path = base.folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+    prepared = await fetching.prepare(wanted(second))
+
+    assert held(prepared) == said(after)
+
+
+async def test_going_back_to_the_version_before_needs_no_store(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    (first, _), (second, _) = await chain(weights, boot, 1)
+    before = await fetching.prepare(wanted(first))
+    await fetching.serving(before)
+    await fetching.serving(await fetching.prepare(wanted(second)))
+    await weights.delete([one.name for one in await weights.items()])
+
+    again = await fetching.prepare(wanted(first, version=3))
+
+    assert again == before
+
+
+async def harmed(weights: WeightStore, name: str, change: Any) -> None:
+    await weights.put(name, change(await weights.get(name, 2**26)))
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-1]
+
+
+@pytest.mark.parametrize("harm", [flipped, truncated])
+async def test_a_chunk_with_other_bytes_is_refused_and_the_next_anchor_heals(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path, harm: Any
+) -> None:
+    (first, _), (second, _) = await chain(weights, boot, 1)
+    served = await fetching.prepare(wanted(first))
+    await fetching.serving(served)
+    await harmed(weights, second.chunks[0].sha256, harm)
+
+    with pytest.raises(VersionRefusedError, match=rf"weights {second.name}: cannot read .*announced"):
+        await fetching.prepare(wanted(second))
+
+    assert copies(tmp_path / "cache") == [first.name]
+    assert checkpoint.unchanged(served.folder, served.content)
+    anchor = await write(weights, 3, healed := trained(boot, 3))
+    assert held(await fetching.prepare(wanted(anchor))) == said(healed)
+
+
+async def test_a_cut_chain_is_refused_until_its_chunk_is_there_again(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    versions = await chain(weights, boot, 2)
+    newest, tensors = versions[2]
+    lost = newest.chunks[0].sha256
+    data = await weights.get(lost, 2**26)
+    await weights.delete([lost])
+
+    with pytest.raises(VersionRefusedError, match=rf"cannot read {lost}.*next anchor"):
+        await fetching.prepare(wanted(newest))
+
+    stamp = await fetching.stamp(wanted(newest))
+    await weights.put(lost, data)
+    assert await fetching.stamp(wanted(newest)) != stamp
+    assert held(await fetching.prepare(wanted(newest))) == said(tensors)
+
+
+async def test_a_manifest_that_is_missing_is_refused_by_name_and_its_stamp_is_empty(
+    fetching: CheckpointSupply,
+) -> None:
+    asked = Wanted(version=7, location=f"7-{'0' * 16}", sha256="0" * 64, transport="store")
+
+    with pytest.raises(VersionRefusedError, match="cannot read 7-0000000000000000"):
+        await fetching.prepare(asked)
+
+    assert await fetching.stamp(asked) == ()
+
+
+@pytest.mark.parametrize("name", ["../secret", "7-XYZ", "/etc/passwd", ""])
+async def test_a_name_that_is_none_reaches_no_file(fetching: CheckpointSupply, name: str) -> None:
+    asked = Wanted(version=7, location=name, sha256="0" * 64, transport="store")
+
+    with pytest.raises(VersionRefusedError, match="is not usable"):
+        await fetching.prepare(asked)
+
+    assert await fetching.stamp(asked) == ()
+
+
+async def test_another_digest_than_the_announced_one_is_refused(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    ((manifest, _),) = await chain(weights, boot, 0)
+
+    with pytest.raises(VersionRefusedError, match="other weights under this name"):
+        await fetching.prepare(wanted(manifest, sha256=manifest.sha256[:16] + "0" * 48))
+
+
+async def test_records_that_do_not_give_the_digest_are_refused_with_the_tensors_name(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path
+) -> None:
+    """As a delta against another base than its manifest says."""
+    (first, before), _ = await chain(weights, boot, 1)
+    await fetching.serving(await fetching.prepare(wanted(first)))
+    other = trained(before, 7)
+    wrong = await write(weights, 3, trained(other, 9), (first, other))
+
+    with pytest.raises(VersionRefusedError, match=r"tensor \S+ is not what was published"):
+        await fetching.prepare(wanted(wrong))
+
+    assert copies(tmp_path / "cache") == [first.name]
+
+
+async def test_a_record_for_a_tensor_that_is_said_to_stay_is_found_out(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    (first, before), _ = await chain(weights, boot, 1)
+    await fetching.serving(await fetching.prepare(wanted(first)))
+    moved = trained(before, 4)
+    one, *_ = [name for name in sorted(moved) if moved[name] is not before[name]]
+    said_of = [(moved if name == one else before)[name].entry(name) for name in before]
+    wrong = await write(weights, 3, moved, (first, before), table=pack_table(said_of), sha256=tensors_digest(said_of))
+
+    with pytest.raises(VersionRefusedError, match=r"tensor \S+ is not what was published") as caught:
+        await fetching.prepare(wanted(wrong))
+
+    assert f"tensor {one} " not in str(caught.value)
+
+
+async def test_another_models_tensors_are_refused_before_a_chunk_is_fetched(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors
+) -> None:
+    name = sorted(boot)[0]
+    bigger = dict(boot) | {name: Tensor("F32", (2**20, 2**18), np.zeros(4, np.uint8))}
+    huge = await write(weights, 1, bigger, packed_chunks=b"")
+
+    with pytest.raises(CheckpointRefusedError, match=rf"{huge.name}.*tensor {name} (has shape|is F32)"):
+        await fetching.prepare(wanted(huge))
+
+
+async def test_nan_in_a_changed_tensor_is_refused_by_its_name(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path
+) -> None:
+    (first, before), _ = await chain(weights, boot, 1)
+    await fetching.serving(await fetching.prepare(wanted(first)))
+    name = sorted(before)[-1]
+    values = before[name].values.copy()
+    values[-2:] = (0xC0, 0x7F)
+    spoilt = dict(before) | {name: replace(before[name], values=values)}
+    manifest = await write(weights, 2, spoilt, (first, before))
+
+    with pytest.raises(CheckpointRefusedError, match=rf"tensor {name} has a weight that is NaN"):
+        await fetching.prepare(wanted(manifest))
+
+    assert copies(tmp_path / "cache") == [first.name]
+
+
+async def test_a_full_disk_refuses_by_name_and_leaves_the_served_version(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path
+) -> None:
+    (first, _), (second, after) = await chain(weights, boot, 1)
+    served = await fetching.prepare(wanted(first))
+    await fetching.serving(served)
+
+    with longest_file(20_000), pytest.raises(VersionRefusedError, match=r"--weights-cache: \d+ bytes cannot be writ"):
+        await fetching.prepare(wanted(second))
+
+    assert copies(tmp_path / "cache") == [first.name]
+    assert held(await fetching.prepare(wanted(second))) == said(after)
+
+
+class Hanging:
+    """A store whose chunks never come."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store
+        self.asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def get(self, name: str, most: int) -> bytes:
+        if len(name) == 64:
+            self.asked.set()
+            await asyncio.Event().wait()
+        return await self._store.get(name, most)
+
+
+@pytest.fixture
+def hanging(weights: WeightStore) -> Hanging:
+    return Hanging(weights)
+
+
+@pytest.fixture
+def opened(tiny_model: Path, tmp_path: Path) -> Iterator[WeightsCache]:
+    cache = WeightsCache(root=tmp_path / "cache", model=tiny_model)
+    cache.open()
+    yield cache
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+async def test_a_store_that_hangs_costs_no_more_than_the_time_limit(
+    weights: WeightStore, hanging: Hanging, opened: WeightsCache, boot: Tensors, tiny_model: Path, tmp_path: Path
+) -> None:
+    ((manifest, _),) = await chain(weights, boot, 0)
+    store: Any = hanging
+    versions = StoreVersions(store=store, cache=opened, model=tiny_model)
+    supply = CheckpointSupply(folder=None, cache=opened, store=versions, timeout_s=0.5)
+    began = time.monotonic()
+
+    with pytest.raises(VersionRefusedError, match=r"not fetched within 0\.5 s \(--load-timeout-s\)"):
+        await supply.prepare(wanted(manifest))
+
+    assert time.monotonic() - began < 5
+    await supply.close()
+    assert not copies(tmp_path / "cache")
+
+
+async def test_a_fetch_that_is_cancelled_ends_and_leaves_nothing(
+    weights: WeightStore, hanging: Hanging, opened: WeightsCache, boot: Tensors, tiny_model: Path, tmp_path: Path
+) -> None:
+    ((manifest, _),) = await chain(weights, boot, 0)
+    store: Any = hanging
+    versions = StoreVersions(store=store, cache=opened, model=tiny_model)
+    supply = CheckpointSupply(folder=None, cache=opened, store=versions, timeout_s=60)
+    task = asyncio.create_task(supply.prepare(wanted(manifest)))
+    await hanging.asked.wait()
+
+    task.cancel()
+    await supply.close()
+
+    assert not copies(tmp_path / "cache")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_worker_without_a_store_says_so(steps: Path) -> None:
+    asked = Wanted(version=7, location=f"7-{'0' * 16}", sha256="0" * 64, transport="store")
+
+    with pytest.raises(VersionRefusedError, match="started without --weights"):
+        await CheckpointSupply(folder=steps).prepare(asked)

@@ -23,6 +23,8 @@ from .live_workers import live_reports
 from .versions_stream import RECENT, Announced, announced_versions
 
 Workers = int | Literal["all"]
+Kind = VersionSource | Literal["store"]
+"""How weights are brought, as far as a worker must be started for it: a folder, an adapter, or the weight store."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LATE_LOOK_S = 5.0
@@ -43,8 +45,8 @@ class Serving:
     """It is ending: it takes no more jobs and no new versions."""
     sha256: str = ""
     """Digest of the served version; empty for the boot model, and if it does not say."""
-    refused_kinds: frozenset[VersionSource] = frozenset()
-    """`checkpoint`, `adapter`: the kinds of versions for which it was not started."""
+    refused_kinds: frozenset[Kind] = frozenset()
+    """The kinds of versions for which it was not started."""
     prepared: int = -1
     """The newest version that it serves or could serve at once; -1 if it does not say."""
     proof: str = ""
@@ -186,7 +188,11 @@ def _check(version: object, workers: object, timeout: object) -> None:
 
 
 def _serving(report: WorkerReport) -> Serving:
-    taken: dict[VersionSource, bool | None] = {"checkpoint": report.takes_checkpoints, "adapter": report.takes_adapters}
+    taken: dict[Kind, bool | None] = {
+        "checkpoint": report.takes_checkpoints,
+        "adapter": report.takes_adapters,
+        "store": report.takes_store,
+    }
     return Serving(
         version=_known(report.policy_version),
         newest=_known(report.newest_version),

@@ -117,7 +117,7 @@ def test_a_publish_names_the_workers_that_cannot_serve_it() -> None:
     serving = {
         "a": Serving(version=1, newest=1, problem="", draining=False, refused_kinds=frozenset({"checkpoint"})),
         "b": Serving(version=1, newest=2, problem="it is half-written", draining=False),
-        "c": Serving(version=2, newest=2, problem="", draining=False, refused_kinds=frozenset({"adapter"})),
+        "c": Serving(version=2, newest=2, problem="", draining=False, refused_kinds=frozenset({"adapter", "store"})),
     }
     refused = "worker b serves version 1 and refused 2: it is half-written"
     assert list(unserved(serving, "checkpoint")) == [
@@ -125,6 +125,10 @@ def test_a_publish_names_the_workers_that_cannot_serve_it() -> None:
         refused,
     ]
     assert list(unserved(serving, "adapter")) == [refused, "worker c takes no published adapters: start it with --lora"]
+    assert list(unserved(serving, "store")) == [
+        refused,
+        "worker c takes no versions from the weight store: start it with --weights",
+    ]
 
 
 def test_a_policy_whose_last_worker_died_is_not_named_as_another_one() -> None:

@@ -14,6 +14,8 @@ from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
 from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.wire.policies import Activate, Activation
+from rollstream.schemas.wire.probe import Probe
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.checkpoints.supply import CheckpointSupply
@@ -22,8 +24,11 @@ from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights import checkpoint
 from tests.support.faults import Queue, audit
 from tests.support.worker_process import WorkerProcess, wait_for
+
+AT_ONCE, BY_HAND = Activate(), Activate(when="by_hand")
 
 
 def write_steps(root: Path, *steps: int) -> Path:
@@ -33,7 +38,13 @@ def write_steps(root: Path, *steps: int) -> Path:
     return root
 
 
-def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Path | None = None) -> VersionFollower:
+def follower_of(
+    redis: Redis,
+    queue: Queue,
+    engine: StubEngine,
+    checkpoints: Path | None = None,
+    proofs: Proofs | None = None,
+) -> VersionFollower:
     """A follower of the queue's versions without a worker around it and without adapters."""
     adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
     return make_follower(
@@ -42,7 +53,7 @@ def follower_of(redis: Redis, queue: Queue, engine: StubEngine, checkpoints: Pat
         engine=engine,
         adapters=adapters,
         checkpoints=CheckpointSupply(folder=checkpoints),
-        proofs=Proofs(),
+        proofs=proofs or Proofs(),
         swap="keep",
         changed=lambda: None,
         measures=Measures(),
@@ -78,13 +89,31 @@ def announce(
     source: Literal["checkpoint", "adapter"] = "checkpoint",
     says: int | None = None,
     requires: tuple[str, ...] = (),
+    *,
+    activate: Activate = AT_ONCE,
+    probe: Probe | None = None,
 ) -> None:
     """Whatever it is; `says`: the version in the message, where it is not that of the entry."""
     message = PolicyVersion(
         version=says or version, source=source, location=location, sha256=sha256, published_at=time.time(),
-        requires=requires,
+        activate=activate, probe=probe,
     )  # fmt: skip
+    message = message.model_copy(update={"requires": (*requires, *message.needs)})
     queue.redis.xadd(queue.keys.versions(), {"payload": encode(message)}, id=f"{version}-0")
+
+
+def announce_step(
+    queue: Queue, root: Path, version: int, activate: Activate = AT_ONCE, probe: Probe | None = None, step: int = 0
+) -> None:
+    """The checkpoint `step-<step>` as a version; `step` 0: that of its number."""
+    location = f"step-{step or version}"
+    announce(queue, version, location, checkpoint.digest(root / location), activate=activate, probe=probe)
+
+
+def activate_by_hand(queue: Queue, version: int) -> None:
+    """As a trainer's activation that `activate.lua` took."""
+    payload = encode(Activation(version=version, by="test", at=time.time()))
+    queue.redis.xadd(queue.keys.activations(), {"payload": payload}, id=f"{version}-0")
 
 
 def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:

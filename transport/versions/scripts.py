@@ -8,7 +8,7 @@ from typing import Literal
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, encode
-from rollstream.schemas.entry_id import version_of
+from rollstream.schemas.entry_id import MAX_VERSION, version_of
 from rollstream.schemas.wire.policies import Activation
 
 from ..redis.scripts import load
@@ -29,6 +29,6 @@ class Activated:
 
 async def activate(redis: Redis, keys: Keys, activation: Activation) -> Activated:
     """See `activate.lua`; safe to send twice. Raises `RedisError`, also where a key is no stream."""
-    args = activation.version, encode(activation), _KEPT
+    args = activation.version, encode(activation), _KEPT, MAX_VERSION
     outcome, last = await ACTIVATE([keys.versions(), keys.activations()], args).to(redis)
     return Activated(outcome=outcome.decode(), last=version_of(last.decode()))

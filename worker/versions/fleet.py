@@ -28,7 +28,8 @@ async def live_reports(redis: Redis, keys: Keys) -> list[WorkerReport]:
     now = beats[0][1]  # by Redis' clock: one of the workers, this one at least, has just reported
     found = zip(beats, await pipe.execute(), strict=True)
     reports = [(_report(values), now - beat) for (_, beat), values in found]
-    return [report for report, age in reports if age <= LATE_BEATS * (report.heartbeat_s or HEARTBEAT_S)]
+    alive = [(report, age) for report, age in reports if report.state]  # a dead worker's name outlives its report
+    return [report for report, age in alive if age <= LATE_BEATS * (report.heartbeat_s or HEARTBEAT_S)]
 
 
 def share_reached(reports: Iterable[WorkerReport], version: int, share: float) -> bool:

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from rollstream.schemas import Keys, decode
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activation
-from rollstream.transport.versions.scripts import Activated, activate
+from rollstream.transport.versions.scripts import activate
 from tests.support.faults import Queue
 from tests.support.versions import announce
 
@@ -50,13 +50,18 @@ async def test_only_an_announced_version_that_is_newer_than_the_last_is_activate
     ]
 
 
-async def test_what_no_script_wrote_at_the_end_of_the_stream_is_named_no_version(
-    redis: Redis, keys: Keys, queue: Queue
-) -> None:
-    announce(queue, 1, "nowhere")
-    await redis.xadd(keys.activations(), {"any": "thing"})
+async def test_activations_above_every_announcement_are_forgotten(redis: Redis, keys: Keys, queue: Queue) -> None:
+    """They belong to a versions stream that was deleted, or no script wrote them."""
+    for version in (1, 2):
+        announce(queue, version, "nowhere")
+    await redis.xadd(keys.versions(), {"any": "thing"})
+    for number in ("9-0", "*"):
+        await redis.xadd(keys.activations(), {"any": "thing"}, id=number)
 
-    assert await activate(redis, keys, by_hand(1)) == Activated(outcome="older", last=None)
+    found = [await activate(redis, keys, by_hand(version)) for version in (1, 2, 1)]
+
+    assert [(one.outcome, one.last) for one in found] == [("activated", 1), ("activated", 2), ("already", 2)]
+    assert await redis.xlen(keys.activations()) == 2
 
 
 @pytest.mark.keys_by_hand

@@ -1,0 +1,43 @@
+"""Probes of the stub engine's versions, right and wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rollstream.schemas import encode
+from rollstream.schemas.wire.probe import Probe, Tolerance
+from rollstream.schemas.wire.tensors import Tensor
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Adapter, ScoreRequest
+from rollstream.worker.engines.stub import StubEngine
+
+ROWS = ([5, 6, 7, 8], [9, 10, 11])
+
+
+def stub_probe(
+    version: int,
+    *,
+    off: float = 0.0,
+    rows: tuple[list[int], ...] = ROWS,
+    vocab_size: int = 32_000,
+    adapter: Adapter | None = None,
+    tolerance: Tolerance | None = None,
+) -> Probe:
+    """What the stub scores under this version, each log-prob `off` by so many nats."""
+    engine = StubEngine(WorkerSettings(policy="p", engine="stub"))
+    requests = [ScoreRequest(request_id="p", token_ids=row, first=1, top_logprobs=0, adapter=adapter) for row in rows]
+    known = [engine._scores(request, version).logprobs - off for request in requests]
+    return Probe(
+        token_ids=Tensor.of(np.array([token for row in rows for token in row], np.int32)),
+        row_lengths=Tensor.of(np.array([len(row) for row in rows], np.int32)),
+        logprobs=Tensor.of(np.minimum(np.concatenate(known), 0).astype(np.float32)),
+        vocab_size=vocab_size,
+        tolerance=tolerance,
+    )
+
+
+def write_probe(path: Path, probe: Probe) -> Path:
+    path.write_bytes(encode(probe))
+    return path

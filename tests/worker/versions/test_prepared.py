@@ -1,0 +1,257 @@
+"""Versions are prepared while the old one serves, wait for their activation, and then only swap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from rollstream.schemas.wire.policies import Activate
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Prove, SwapMode
+from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.errors import EngineDiedError, SwapFailedError
+from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights.checkpoint import Content
+from tests.support.faults import Queue
+from tests.support.probes import stub_probe
+from tests.support.versions import BY_HAND, activate_by_hand, announce_step, follower_of, write_steps
+from tests.support.worker_process import until_true
+
+
+class Recording(StubEngine):
+    """Notes what is prepared and loaded; `hold`: folders whose preparation waits for `let_go`."""
+
+    def __init__(self) -> None:
+        super().__init__(WorkerSettings(policy="p", engine="stub"))
+        self.calls: list[str] = []
+        self.hold: set[str] = set()
+        self.let_go = asyncio.Event()
+        self.no_room = False
+
+    async def prepare(self, path: Path, content: Content) -> None:
+        self.calls.append(f"prepare {path.name}")
+        assert content.sha256, "nobody read what is prepared"
+        if path.name in self.hold:
+            await self.let_go.wait()
+        if self.no_room:
+            raise SwapFailedError(path, 0, self.policy_version, "no memory to stage it")
+
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
+        self.calls.append(f"load {path.name}")
+        return await super().load_checkpoint(version, path, mode, content, prove)
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Path:
+    return write_steps(tmp_path, 1, 2, 3)
+
+
+@pytest.fixture
+def engine() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def proofs() -> Proofs:
+    return Proofs()
+
+
+@pytest.fixture
+def followed(redis: Redis, queue: Queue, engine: Recording, steps: Path, proofs: Proofs) -> VersionFollower:
+    return follower_of(redis, queue, engine, steps, proofs)
+
+
+@asynccontextmanager
+async def following(followed: VersionFollower) -> AsyncIterator[None]:
+    """Until the end of this context, as in a worker."""
+    await followed.begin()
+    running = asyncio.create_task(followed.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def served(followed: VersionFollower, version: int) -> Callable[[], bool]:
+    return lambda: followed.serving.version == version
+
+
+def prepared(followed: VersionFollower, version: int) -> Callable[[], bool]:
+    return lambda: followed.prepared == version
+
+
+async def test_a_prepared_version_is_only_swapped_to_once_it_is_activated(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    announce_step(queue, steps, 1)
+    announce_step(queue, steps, 2, BY_HAND)
+    async with following(followed):
+        await until_true(prepared(followed, 2))
+        assert (followed.serving.version, followed.newest, followed.announced) == (1, 1, 2)
+        assert (followed.adrift, followed.waits) == (False, False)
+
+        activate_by_hand(queue, 2)
+        await until_true(served(followed, 2))
+
+    assert (followed.newest, followed.prepared, followed.waits) == (2, 2, False)
+    assert engine.calls == ["load step-1", "prepare step-2", "load step-2"], "it was prepared again, or too early"
+
+
+async def test_before_anything_is_activated_the_boot_model_serves(
+    followed: VersionFollower, queue: Queue, steps: Path
+) -> None:
+    announce_step(queue, steps, 1, BY_HAND)
+    async with following(followed):
+        await until_true(prepared(followed, 1))
+
+        assert (followed.serving.version, followed.newest, followed.adrift, followed.waits) == (0, 0, False, False)
+
+
+async def test_from_the_activation_on_no_job_is_taken_until_the_version_is_served(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    engine.hold = {"step-1"}
+    announce_step(queue, steps, 1, BY_HAND)
+    async with following(followed):
+        await until_true(lambda: engine.calls == ["prepare step-1"])
+        assert not followed.waits
+
+        activate_by_hand(queue, 1)
+        await until_true(lambda: followed.waits)
+        assert followed.serving.version == 0
+        engine.let_go.set()
+        await until_true(served(followed, 1))
+        assert not followed.waits
+
+    assert engine.calls == ["prepare step-1", "load step-1"], "what was under way began again"
+
+
+async def test_a_worker_that_refuses_what_is_activated_serves_on_and_says_why(
+    followed: VersionFollower, queue: Queue, steps: Path
+) -> None:
+    announce_step(queue, steps, 1)
+    announce_step(queue, steps, 2, BY_HAND)
+    (steps / "step-2" / "model.safetensors").unlink()
+    async with following(followed):
+        await until_true(lambda: "version 2, not active yet:" in followed.problem)
+        assert followed.error == "", "jobs that allow no stale weights would be told of it"
+
+        activate_by_hand(queue, 2)
+        await until_true(lambda: followed.newest == 2)
+
+        assert (followed.serving.version, followed.waits, followed.adrift) == (1, False, False)
+        assert followed.error == followed.problem
+        assert "step-2" in followed.error
+
+
+async def test_the_newest_is_prepared_and_the_only_one(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    async with following(followed):
+        announce_step(queue, steps, 1, BY_HAND)
+        await until_true(prepared(followed, 1))
+        announce_step(queue, steps, 2, BY_HAND)
+        await until_true(prepared(followed, 2))
+
+        activate_by_hand(queue, 1)
+        await until_true(served(followed, 1))
+        await until_true(prepared(followed, 2))
+        activate_by_hand(queue, 2)
+        await until_true(served(followed, 2))
+
+    loads = [call for call in engine.calls if call.startswith("load")]
+    assert loads == ["load step-1", "load step-2"]
+
+
+async def test_a_version_to_serve_at_once_overtakes_one_that_is_still_prepared(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    engine.hold = {"step-1", "step-3"}
+    announce_step(queue, steps, 1, BY_HAND)
+    async with following(followed):
+        await until_true(lambda: engine.calls == ["prepare step-1"])
+        announce_step(queue, steps, 2)
+        await until_true(served(followed, 2))
+        announce_step(queue, steps, 3, BY_HAND)
+        await until_true(lambda: engine.calls[-1] == "prepare step-3")
+        announce_step(queue, steps, 4, step=2)
+        await until_true(served(followed, 4))
+
+        assert followed.prepared == 4
+
+
+async def test_without_memory_to_stage_it_a_version_is_prepared_all_the_same(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    engine.no_room = True
+    announce_step(queue, steps, 1, BY_HAND)
+    activate_by_hand(queue, 1)
+    announce_step(queue, steps, 2, BY_HAND)
+    async with following(followed):
+        await until_true(prepared(followed, 2))
+        activate_by_hand(queue, 2)
+        await until_true(served(followed, 2))
+
+    assert engine.calls == ["load step-1", "prepare step-2", "load step-2"]
+
+
+async def test_a_version_that_does_not_reproduce_its_probe_is_refused_and_the_old_one_serves_on(
+    followed: VersionFollower, queue: Queue, steps: Path, proofs: Proofs
+) -> None:
+    announce_step(queue, steps, 1, probe=stub_probe(1))
+    async with following(followed):
+        assert str(proofs.of(1)) == "mean 0, largest 0 nats off (5 tokens in 2 rows, float32)"
+
+        announce_step(queue, steps, 2, probe=stub_probe(2, off=0.25))
+        await until_true(lambda: bool(followed.error))
+        assert (followed.serving.version, proofs.allows(2)) == (1, False)
+        assert (
+            "version 2 does not reproduce its probe: mean 0.25, largest 0.25 nats off, at most 0.002 and 0.05 allowed"
+            in followed.error
+        )
+
+        announce_step(queue, steps, 3, probe=stub_probe(3))
+        await until_true(served(followed, 3))
+        assert (followed.error, proofs.allows(3)) == ("", True)
+
+
+async def test_a_prepared_version_whose_proof_fails_is_read_again_before_it_is_tried_again(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path
+) -> None:
+    announce_step(queue, steps, 1, Activate(when="by_hand"), stub_probe(1, off=1))
+    async with following(followed):
+        await until_true(prepared(followed, 1))
+        activate_by_hand(queue, 1)
+        await until_true(lambda: "does not reproduce" in followed.error)
+
+        assert (followed.serving.version, followed.prepared, followed.waits) == (0, 0, False)
+        assert engine.calls == ["prepare step-1", "load step-1"]
+
+
+class Credulous(Recording):
+    """It swaps without asking whether the weights are right."""
+
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
+        assert prove is not None
+        return await super().load_checkpoint(version, path, mode, content)
+
+
+async def test_an_engine_that_does_not_ask_for_the_proof_ends_the_worker(
+    redis: Redis, queue: Queue, steps: Path
+) -> None:
+    followed = follower_of(redis, queue, Credulous(), steps)
+    announce_step(queue, steps, 1, probe=stub_probe(1))
+
+    with pytest.raises(EngineDiedError, match="under version 1, which this worker has not proven"):
+        await followed.begin()

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
         CheckpointError,
         PolicyKindError,
         PolicyVersionError,
-        ProbeError,
         VersionBoundError,
         VersionTimeoutError,
         VersionWaitError,
     )
-    from rollstream.producer.policies.make_probe import make_probe
-    from rollstream.producer.policies.probe_of import probe_of
+    from rollstream.producer.probes.errors import ProbeError
+    from rollstream.producer.probes.make_probe import make_probe
+    from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
     from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.staleness_errors import (
@@ -183,7 +183,7 @@ _MODULES = {
     "NotOutstandingError": "rollstream.producer.trainers.staleness_errors",
     "PolicyKindError": "rollstream.producer.policies.errors",
     "PolicyVersionError": "rollstream.producer.policies.errors",
-    "ProbeError": "rollstream.producer.policies.errors",
+    "ProbeError": "rollstream.producer.probes.errors",
     "RolloutFailedError": "rollstream.producer.errors",
     "SamplesDueError": "rollstream.producer.trainers.staleness_errors",
     "StalenessError": "rollstream.producer.trainers.staleness_errors",
@@ -191,8 +191,8 @@ _MODULES = {
     "VersionNotNewerError": "rollstream.producer.trainers.staleness_errors",
     "VersionTimeoutError": "rollstream.producer.policies.errors",
     "VersionWaitError": "rollstream.producer.policies.errors",
-    "make_probe": "rollstream.producer.policies.make_probe",
-    "probe_of": "rollstream.producer.policies.probe_of",
+    "make_probe": "rollstream.producer.probes.make_probe",
+    "probe_of": "rollstream.producer.probes.probe_of",
     "StalenessGate": "rollstream.producer.trainers.staleness_gate",
     "RollStrategy": "rollstream.producer.trainers.roll",
     "RolloutFunction": "rollstream.producer.trainers.trl",

@@ -22,7 +22,6 @@ from .observe import commands as observing
 from .operate import commands as operating
 from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from .output import exit_codes, follow, output, write_unfinished
-from .publish import commands as publishing
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
 from .status import commands as showing
@@ -30,6 +29,10 @@ from .top import commands as watching
 from .traced import traced
 from .web import EPILOG as WEB_EPILOG
 from .web import web
+from .weights.activate import commands as activating
+from .weights.probe import commands as probing
+from .weights.publish import commands as publishing
+from .weights.versions import commands as listing_versions
 
 Out = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results to this file instead of stdout.")]
 
@@ -221,4 +224,7 @@ app.add_typer(operating)
 app.add_typer(leasing)
 app.add_typer(observing)
 app.add_typer(publishing)
+app.add_typer(activating)
+app.add_typer(listing_versions)
+app.add_typer(probing)
 app.add_typer(dead, name="dead")

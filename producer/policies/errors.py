@@ -67,14 +67,6 @@ class PolicyKindError(ProducerError):
         self.newest_source = newest_source
 
 
-class ProbeError(ProducerError):
-    """Raised when a probe cannot be made, or cannot prove what is published; nothing was announced."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"probe: {problem}")
-        self.problem = problem
-
-
 class ActivationError(ProducerError):
     """Raised when a version cannot be activated; nothing changed. `newest` is the newest activated version."""
 

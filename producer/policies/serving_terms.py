@@ -10,7 +10,7 @@ from rollstream.schemas import Activate, PolicyVersion, Probe
 from rollstream.schemas.wire.policies import When
 
 from ..errors import ArgumentError
-from .errors import ProbeError
+from ..probes.errors import ProbeError
 
 _ACTIVATE = 'give "at_once", "by_hand", or Activate(when="when_prepared", share=..., timeout_s=...)'
 AT_ONCE = Activate()

@@ -121,11 +121,14 @@ def test_versions_shows_what_was_published_and_who_serves_it(
     assert [one["served_by"] for one in found["versions"]] == [[], ["fresh"], []]
     assert found["versions"][1]["location"] == "step-2"
     assert "not a readable msgpack message" in found["versions"][0]["problem"]
-    assert found["workers"]["fresh"] == {"serves": 2, "newest": 3, "refused": "cannot be read", "draining": False}
+    assert found["workers"]["fresh"] == {
+        "serves": 2, "newest": 3, "refused": "cannot be read", "draining": False, "prepared": -1, "proof": "",
+    }  # fmt: skip
     (_, fields), *_ = cast("list[tuple[bytes, Any]]", queue.redis.xrange(queue.keys.versions()))
     queue.redis.xadd(queue.keys.versions(), fields, id="4-0")
     assert json.loads(operator("versions", "--json").stdout)["versions"][0] == {
-        "problem": "its announcement is that of version 1", "version": 4, "served_by": [],
+        "problem": "its announcement is that of version 1", "version": 4, "active": True, "probe": None,
+        "served_by": [], "prepared_by": [],
     }  # fmt: skip
     assert len(json.loads(operator("versions", "--json", "--limit", "1").stdout)["versions"]) == 1
 

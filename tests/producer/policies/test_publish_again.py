@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollstream import AsyncClient, PolicyVersionError
-from rollstream.producer.policies.probe_of import probe_of
+from rollstream.producer.probes.probe_of import probe_of
 from tests.support.faults import Queue
 from tests.support.publishing import announced, blobs, lora, manifests, ttl
 

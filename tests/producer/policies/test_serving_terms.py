@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rollstream import Activate, ArgumentError, AsyncClient, PolicyVersion, Probe, ProbeError, Tolerance
-from rollstream.producer.policies.probe_of import probe_of
 from rollstream.producer.policies.serving_terms import ServingTerms
+from rollstream.producer.probes.probe_of import probe_of
 from tests.support.faults import Queue
 from tests.support.publishing import announced, lora
 

@@ -13,7 +13,7 @@ from rollstream.schemas.wire.probe import MAX_TOKENS, TOLERANCES
 
 from .errors import ProbeError
 from .probe_of import probe_of
-from .probe_rows import built_in_rows, given_rows
+from .rows import built_in_rows, given_rows
 
 if TYPE_CHECKING:
     import torch

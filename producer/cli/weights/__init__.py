@@ -1,0 +1,1 @@
+"""Commands on weights: publish and activate versions, show them, make probes of them, ship adapters."""

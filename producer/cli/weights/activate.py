@@ -1,0 +1,59 @@
+"""`rollstream activate`: let workers serve a version that was announced before."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from typing import Annotated
+
+import typer
+
+from rollstream.schemas.entry_id import MAX_VERSION
+
+from ...client import AsyncClient
+from ..options import DEFAULT_REDIS, Policy, RedisUrl
+from .version_argument import TakesVersion, Timeout, Wait, WaitFor, run, wait_until_served, waited_workers
+
+commands = typer.Typer()
+"""`app` adds this command to `rollstream`."""
+
+
+@commands.command(cls=TakesVersion, epilog="Example: rollstream activate 17 --policy math-7b --wait --timeout 60")
+def activate(
+    version: Annotated[
+        int,
+        typer.Argument(
+            min=1, max=MAX_VERSION, metavar="VERSION", help="Published with --activate by-hand or when-prepared."
+        ),
+    ],
+    policy: Policy,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who does it; default: you on this host.")] = None,
+    redis: RedisUrl = DEFAULT_REDIS,
+    wait: Wait = False,
+    workers: WaitFor = "all",
+    timeout: Timeout = None,
+) -> None:
+    """Let workers serve policy version VERSION, which was announced before.
+
+    A worker that has prepared it (see `rollstream versions`) swaps at once; another takes no more jobs until it has.
+    Activating the same again is a no-op. There is no way back to an older version but a new number: `rollstream publish
+    VERSION --again OLDER`.
+    """
+    wanted = waited_workers(workers, wait=wait, timeout=timeout)
+
+    async def ask() -> None:
+        async with AsyncClient(redis, policy=policy) as client:
+            await client.activate(version, by or _operator())
+            typer.echo(f"policy {policy} version {version} is active")
+            if wait:
+                await wait_until_served(client, version, wanted, timeout)
+
+    run(ask())
+
+
+def _operator() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"[:200]

@@ -15,6 +15,7 @@ from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from tests.real_engine.weight_swap.steps import settings
 from tests.support.engine_requests import end
+from tests.support.harmful_reload import with_harm
 from tests.support.transformers_reference import Reference
 
 
@@ -30,6 +31,7 @@ async def engine(models: list[Path], adapter_dir: Path) -> AsyncIterator[VllmEng
     with pytest.MonkeyPatch.context() as patch:
         # oneDNN keeps code and buffers of 1024 shapes, which looks like a leak for as long as new shapes come.
         patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+        with_harm(patch)
         engine = VllmEngine(settings(models[0], adapter_dir))
         await engine.start()
     yield engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from rollstream.transport.redis.lost_cancellations import cancellations
@@ -58,6 +58,21 @@ class Calls:
             return await self._within(self._load_limit_s, "weights not loaded", call)
         finally:
             self._no_load.set()
+
+    async def proof(self, call: Coroutine[Any, Any, T]) -> T:
+        """The same for a row of a probe, which many steps may need; it has the time of a load."""
+        return await self._within(self._load_limit_s, "a probe not scored", call)
+
+    async def stepping(self, work: Awaitable[T], ping: Callable[[], Coroutine[Any, Any, object]]) -> T:
+        """The result of `work`, however long it takes; an engine that answers no `ping` meanwhile counts as dead."""
+        working = asyncio.ensure_future(work)
+        try:
+            while not working.done():
+                await self.utility(ping())
+                await asyncio.wait([working], timeout=0.2)
+        finally:
+            working.cancel()
+        return await working
 
     async def loaded(self) -> None:
         """Wait while weights are loaded: EngineCore answers calls in order, and a load has its own time limit."""

@@ -38,7 +38,7 @@ from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
 from .plugin import WORKER_PID
 from .processes import Processes, shut_down
-from .scores import score_fields, scores
+from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper, Weights
 from .version_spans import Versions
@@ -123,13 +123,20 @@ class VllmEngine:
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
         self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, runner_facts(self._llm.vllm_config))
-        self._swapper = Swapper(
-            llm=self._llm, calls=self._calls, booted=booted, adapters=self._adapters, versions=self._versions
-        )
         self._requests = Requests(llm=self._llm, calls=self._calls, adapters=self._adapters, versions=self._versions)
+        prover = Prover(llm=self._llm, calls=self._calls, score=self._requests.score_alone)
+        self._swapper = Swapper(
+            llm=self._llm,
+            calls=self._calls,
+            booted=booted,
+            adapters=self._adapters,
+            versions=self._versions,
+            prover=prover,
+        )
         self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
+        await prover.look()
         await self._check_adapters()
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
@@ -184,12 +191,8 @@ class VllmEngine:
 
     async def score(self, request: ScoreRequest) -> Scores:
         """See `Engine.score`. Raises `DataError`, `EngineDiedError`."""
-        params = passed_gate(request.token_ids, score_fields(request))
-        while True:
-            row = request.token_ids
-            output, start = await self._requests.run(request.request_id, row, params, request.adapter)
-            if not self._versions.crossed(start):
-                return scores(output, request, start.version)
+        scored: Scores = await self._requests.score(request)
+        return scored
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`; waits for the end of a swap. Raises `DataError` (`adapter_refused`)."""
@@ -208,7 +211,7 @@ class VllmEngine:
         path: Path,
         mode: SwapMode,
         content: checkpoint.Content | None = None,
-        prove: Prove | None = None,  # noqa: ARG002 - to come
+        prove: Prove | None = None,
     ) -> float:
         """See `Engine.load_checkpoint`. The pause is over when this returns or raises.
 
@@ -217,7 +220,7 @@ class VllmEngine:
         """
         if self._swapper is None:
             raise EngineDiedError("the engine was never started")
-        swapping = asyncio.create_task(self._swapper.swap(version, path, mode, content))
+        swapping = asyncio.create_task(self._swapper.swap(version, path, mode, content, prove))
         self._swaps.add(swapping)
         swapping.add_done_callback(self._swap_over)
         return await asyncio.shield(swapping)

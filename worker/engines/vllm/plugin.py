@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from . import late_stops, logits, start
+from . import held_requests, late_stops, logits, start
 from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
 from .metrics import sparse_statistics
 
@@ -39,7 +39,7 @@ def register() -> None:
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
-    _end_requests_of_our_own()
+    _rule_over_requests()
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
     _mask_rows_without_adapter()
@@ -82,14 +82,18 @@ def _fail_when_the_input_thread_fails() -> None:
     EngineCoreProc.process_input_sockets = process_input_sockets
 
 
-def _end_requests_of_our_own() -> None:
-    """See `worker.engines.vllm.logits` and `late_stops`. Must come before `_send_pieces`, which holds tokens back."""
+def _rule_over_requests() -> None:
+    """See `worker.engines.vllm.logits`, `late_stops` and `held_requests`.
+
+    Must come before `_send_pieces`, which holds tokens back.
+    """
     from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
 
     if logits.can_end_lost(EngineCoreOutput.__struct_fields__):
         logits.end_lost(EngineCore, FinishReason.ERROR)
     late_stops.end_late(EngineCore, FinishReason.STOP)
+    held_requests.hold_on_demand(EngineCore)
 
 
 def _send_statistics_rarely() -> int | None:

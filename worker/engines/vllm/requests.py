@@ -12,11 +12,13 @@ from typing import Any
 from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 
-from ...engine import Adapter
+from ...engine import Adapter, ScoreRequest, Scores
+from ...errors import adapter_refused
 from . import translation
 from .calls import Calls
-from .gate import REFUSALS, refusal
+from .gate import REFUSALS, passed_gate, refusal
 from .loaded_adapters import LoadedAdapters
+from .scores import score_fields, scores
 from .version_spans import Start, Versions
 
 
@@ -36,6 +38,22 @@ class Requests:
         weights, and keeping these would favour short completions.
         """
         return await self._calls.answer(self._run(request_id, prompt, params, adapter))
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """See `Engine.score`. Raises `DataError`, `EngineDiedError`."""
+        row, params = request.token_ids, passed_gate(request.token_ids, score_fields(request))
+        while True:
+            output, start = await self.run(request.request_id, row, params, request.adapter)
+            if not self._versions.crossed(start):
+                return scores(output, request, start.version)
+
+    async def score_alone(self, request: ScoreRequest, version: int) -> Scores:
+        """Score a row under the weights of `version` that prove themselves; no swap can come in between."""
+        if request.adapter is not None:
+            raise adapter_refused(request.adapter.name, "a probe is scored by the model alone")
+        row, params = request.token_ids, passed_gate(request.token_ids, score_fields(request))
+        output, _ = await self.run(request.request_id, row, params, None)
+        return scores(output, request, version)
 
     async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
         while True:

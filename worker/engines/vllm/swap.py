@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 
 import structlog
 
-from ...engine import SwapMode
-from ...errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
+from ...engine import Prove, SwapMode
+from ...errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, SwapFailedError
 from ...weights import checkpoint
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters
+from .proving import Prover
 from .version_spans import Swap, Versions
 
 MAX_RELOADS = 4
@@ -40,10 +41,18 @@ class Swapper:
     """Makes one swap at a time; every checkpoint is compared with the boot model (`booted`)."""
 
     def __init__(
-        self, *, llm: Any, calls: Calls, booted: Weights, adapters: LoadedAdapters, versions: Versions
+        self,
+        *,
+        llm: Any,
+        calls: Calls,
+        booted: Weights,
+        adapters: LoadedAdapters,
+        versions: Versions,
+        prover: Prover,
     ) -> None:
         self._llm = llm
         self._calls = calls
+        self._prover = prover
         self._booted = checkpoint.Booted(folder=booted.folder)
         self._why_not = ""
         self._serving = booted
@@ -65,21 +74,31 @@ class Swapper:
         if hasattr(self._llm, "update_weight_version"):
             await self._calls.utility(self._llm.update_weight_version(str(version)))
 
-    async def swap(self, version: int, folder: Path, mode: SwapMode, content: checkpoint.Content | None) -> float:
+    async def swap(
+        self,
+        version: int,
+        folder: Path,
+        mode: SwapMode,
+        content: checkpoint.Content | None,
+        prove: Prove | None = None,
+    ) -> float:
         """Raises `CheckpointRefusedError` before anything is touched, `SwapFailedError`, `EngineDiedError`.
 
-        `content` is what the files held, if the caller has read them. Returns the seconds for which vLLM was paused.
+        `content` is what the files held, if the caller has read them. What `prove` raises, `ProofFailedError` as it is,
+        sends the engine back to its old weights. Returns the seconds in which vLLM sampled nothing, the proof included.
         """
         if self._why_not:
             remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
             raise CheckpointRefusedError(folder, "the worker's model", f"no swap: {self._why_not}: {remedy}")
+        if prove is not None:
+            self._prover.check(version)
         async with self._one_at_a_time:
             weights = await asyncio.to_thread(_checked, folder, self._booted, content)
             async with self._adapters.changing:
                 asked_at = time.monotonic()
                 try:
                     with self._failing(version, folder):
-                        paused_at = await self._replace(version, weights, mode)
+                        paused_at = await self._replace(version, weights, mode, prove)
                 finally:
                     await self._resume()
                 paused_s = time.monotonic() - paused_at
@@ -88,15 +107,15 @@ class Swapper:
 
     @contextmanager
     def _failing(self, version: int, folder: Path) -> Iterator[None]:
-        """Raise `SwapFailedError` for any error but a death: every vLLM raises a bare Exception for a failed call."""
+        """Raise `SwapFailedError` for all but a death and a failed proof: vLLM's failed calls are bare Exceptions."""
         try:
             yield
-        except EngineDiedError:
+        except (EngineDiedError, ProofFailedError):
             raise
         except Exception as error:
             raise SwapFailedError(folder, version, self._versions.now, str(error)) from error
 
-    async def _replace(self, version: int, weights: Weights, mode: SwapMode) -> float:
+    async def _replace(self, version: int, weights: Weights, mode: SwapMode, prove: Prove | None) -> float:
         """Returns when vLLM had paused, in monotonic seconds: until then it sampled."""
         listed = await self._listed_adapters()
         asked_at = time.monotonic()
@@ -104,9 +123,14 @@ class Swapper:
         paused_at = time.monotonic()
         try:
             await self._load(version, weights, listed)
+            if prove is not None:
+                await self._prover.prove(version, prove)
         except EngineDiedError:
             raise
         except Exception as error:
+            if self._prover.holding:
+                with self._vital("it does not pause after a failed proof"):
+                    await self._pause("keep")
             await self._go_back(listed, error)
             raise
         self._serving = weights
@@ -120,21 +144,13 @@ class Swapper:
         self._versions.aborting = mode == "abort"
         pausing = self._llm.pause_generation(mode=mode, clear_cache=True)
         try:
-            await (self._drain(pausing) if mode == "wait" else self._calls.utility(pausing))
+            if mode == "wait":  # for all completions, without a limit
+                await self._calls.stepping(pausing, self._llm.is_sleeping)
+            else:
+                await self._calls.utility(pausing)
         finally:
             self._versions.aborts += self._versions.aborting
             self._versions.aborting = False
-
-    async def _drain(self, pausing: Coroutine[Any, Any, None]) -> None:
-        """Wait for all completions, without a limit. Meanwhile the engine must step, or it counts as dead."""
-        draining = asyncio.create_task(pausing)
-        try:
-            while not draining.done():
-                await self._calls.utility(self._llm.is_sleeping())
-                await asyncio.wait([draining], timeout=0.2)
-        finally:
-            draining.cancel()
-        await draining
 
     async def _load(self, version: int, weights: Weights, listed: frozenset[int]) -> None:
         await self._calls.load(self._llm.collective_rpc("rollstream_reload", args=(str(weights.folder),)))
@@ -173,12 +189,19 @@ class Swapper:
 
     async def _resume(self) -> None:
         """Let the engine go on. Raises `EngineDiedError` also if it refuses, since it would stand still for ever."""
-        try:
+        with self._vital("it does not go on after a swap"):
+            await self._prover.release()
             await self._calls.utility(self._llm.resume_generation())
+
+    @contextmanager
+    def _vital(self, problem: str) -> Iterator[None]:
+        """Turn any error into the engine's death."""
+        try:
+            yield
         except EngineDiedError:
             raise
         except Exception as error:
-            raise self._calls.died(f"it does not go on after a swap: {error}") from error
+            raise self._calls.died(f"{problem}: {error}") from error
 
     async def _listed_adapters(self) -> frozenset[int]:
         return frozenset(await self._calls.utility(self._llm.list_loras())) if len(self._adapters) else frozenset()

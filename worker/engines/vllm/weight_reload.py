@@ -12,6 +12,8 @@ from .adapter_audit import AdapterAudit
 
 EXTENSION = f"{__name__}.WeightReload"
 """The value for vLLM's `worker_extension_cls`."""
+_TABLES = "rollstream_tables"
+"""The attribute of a model with its computed layers and copies of their tables."""
 
 
 class WeightReload(AdapterAudit):
@@ -41,6 +43,7 @@ class WeightReload(AdapterAudit):
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
         model = self.model_runner.get_model()
+        _keep_tables(model)
         doubt = swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
         return swappable.tied(model), doubt
 
@@ -77,7 +80,9 @@ def replacing(model: Any, vllm_config: Any) -> Iterator[None]:
 
 def repair(model_runner: Any) -> None:
     """Renew what a reload of vLLM forgets. Call it after each that did not fail."""
-    _repack_tied_head(model_runner.get_model())
+    model = model_runner.get_model()
+    _repack_tied_head(model)
+    _restore_tables(model)
     _forget_keys_and_values(model_runner.kv_caches)
 
 
@@ -141,6 +146,28 @@ def _is_computed(layer: Any) -> bool:
     """Whether the layer has tensors but none that a checkpoint saves."""
     saved = layer._buffers.keys() - layer._non_persistent_buffers_set
     return bool(layer._buffers) and not saved and not layer._parameters
+
+
+def _keep_tables(model: Any) -> None:
+    """Copy the computed tables of a model that was just started: no checkpoint brings one back once it is wrong."""
+    setattr(
+        model,
+        _TABLES,
+        [
+            (layer, {name: table.cpu().clone() for name, table in layer._buffers.items() if table is not None})
+            for layer in model.modules()
+            if _is_computed(layer)
+        ],
+    )
+
+
+def _restore_tables(model: Any) -> None:
+    import torch  # noqa: PLC0415 - vLLM is only there inside its processes, torch with it
+
+    with torch.inference_mode():
+        for layer, tables in getattr(model, _TABLES, ()):
+            for name, table in tables.items():
+                layer._buffers[name].copy_(table)
 
 
 def _repack_tied_head(model: Any) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
+from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.vllm.calls import Calls
 from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
+from rollstream.worker.engines.vllm.proving import Prover
 from rollstream.worker.engines.vllm.swap import Swapper, Weights
 from rollstream.worker.engines.vllm.version_spans import Versions
 from rollstream.worker.errors import CheckpointRefusedError
@@ -33,10 +35,16 @@ class Asked:
 async def nothing(*_: Any) -> None: ...
 
 
+async def unscored(request: ScoreRequest, version: int) -> Scores:
+    raise NotImplementedError
+
+
 def swapper(llm: Asked, folder: Path) -> Swapper:
+    calls = Calls(dead=ConnectionError, step_limit_s=5, load_limit_s=5)
     return Swapper(
         llm=llm,
-        calls=Calls(dead=ConnectionError, step_limit_s=5, load_limit_s=5),
+        calls=calls,
+        prover=Prover(llm=llm, calls=calls, score=unscored),
         booted=Weights(folder=folder, content=checkpoint.read_content(folder)),
         adapters=LoadedAdapters(add=nothing, remove=nothing, forget=nothing),
         versions=Versions(),

@@ -27,12 +27,13 @@ from ..engine import (
     Scores,
     SwapMode,
 )
-from ..errors import DataError, EngineDiedError
+from ..errors import DataError, EngineDiedError, WorkerError
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
+from .verdict import Verdict
 
-_Weights = tuple[int, Path, str | None]
-"""A version, and the folder and digest of the files from which it was loaded."""
+_Weights = tuple[int, Path, str | None, bool]
+"""A version, the folder and digest of the files from which it was loaded, and whether it had to prove itself."""
 
 
 def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
@@ -109,7 +110,8 @@ class Replicas:
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
     async def prepare(self, path: Path, content: checkpoint.Content) -> None:
-        """See `Engine.prepare`."""
+        """See `Engine.prepare`; every engine has the weights in a memory of its own."""
+        await _all(engine.prepare(path, content) for engine in self._engines)
 
     async def load_checkpoint(
         self,
@@ -117,24 +119,31 @@ class Replicas:
         path: Path,
         mode: SwapMode,
         content: checkpoint.Content | None = None,
-        prove: Prove | None = None,  # noqa: ARG002 - to come
+        prove: Prove | None = None,
     ) -> float:
         """Load it, at the same time, into every engine that has not yet loaded these files as `version`.
 
-        Raises what `Engine.load_checkpoint` raises, once all are done. If only some could load it, these serve it, and
-        `version_spans` say so; `policy_version` stays the old one until a later call has loaded the others. Files are
-        compared too, because a version that is announced again may have other weights. Returns the longest pause of one
-        engine.
+        Raises what `Engine.load_checkpoint` raises, once all are done. A version that proves itself is served once all
+        engines have loaded and proven it, and by none after the first failure; each waits for the others meanwhile.
+        If only some could load another one, these serve it, and `version_spans` say so; `policy_version` stays the old
+        one until a later call has loaded the others. Files are compared too, because a version that is announced again
+        may have other weights. Returns the longest pause of one engine.
         """
         read = await asyncio.to_thread(checkpoint.read_content, path) if content is None else content
-        weights = version, path, read.sha256
+        weights = version, path, read.sha256, prove is not None
         behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
+        verdict = None if prove is None else Verdict(version=version, parties=len(behind), prove=prove)
         paused_s = [0.0]
 
         async def load(number: int) -> None:
-            paused_s.append(await self._load(number, weights, mode, read))
+            paused_s.append(await self._load(number, weights, mode, read, verdict))
 
-        await _all(load(number) for number in behind)
+        try:
+            await _all(load(number) for number in behind)
+        except WorkerError as error:
+            if isinstance(error, EngineDiedError) or verdict is None or verdict.cause is None:
+                raise
+            raise verdict.cause from None
         return max(paused_s)
 
     def collectors(self) -> Sequence[Collector]:
@@ -150,10 +159,18 @@ class Replicas:
         """End the processes of all engines."""
         await _all(engine.close() for engine in self._engines)
 
-    async def _load(self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content) -> float:
-        version, path, _ = weights
+    async def _load(
+        self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content, verdict: Verdict | None
+    ) -> float:
+        version, path, *_ = weights
         self._loaded[number] = None  # unknown during the load: a cancelled load is still carried out
-        paused_s = await self._engines[number].load_checkpoint(version, path, mode, content)
+        prove = None if verdict is None else verdict.prove
+        try:
+            paused_s = await self._engines[number].load_checkpoint(version, path, mode, content, prove)
+        except Exception as error:
+            if verdict is not None:
+                verdict.fail(error)
+            raise
         self._loaded[number] = weights
         return paused_s
 

@@ -36,6 +36,9 @@ _EOS = 2
 class StubEngine:
     """For tests of the queue, load tests and demos without vLLM; never for tests of generation itself.
 
+    What it scores follows from the number of its version alone: another stub of that version says what a right probe
+    holds, and any other numbers make a wrong one. While a version proves itself the version before samples on.
+
     It changes in the worker's event loop: a swap, one at a time, sets the version and counts aborts, and each
     completion counts itself while it has a slot.
     """

@@ -12,13 +12,34 @@ from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import ErrorCode
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest, NextTokens, Prove, SwapMode
+from rollstream.worker.engine import (
+    Adapter,
+    Completion,
+    GenerateRequest,
+    NextTokens,
+    Prove,
+    Score,
+    ScoreRequest,
+    Scores,
+    SwapMode,
+)
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import DataError, EngineDiedError, SwapFailedError
+from rollstream.worker.errors import (
+    CheckpointRefusedError,
+    DataError,
+    EngineDiedError,
+    ProofFailedError,
+    SwapFailedError,
+)
 from rollstream.worker.jobs.beam_search import beam_search
-from rollstream.worker.weights.checkpoint import Content
+from rollstream.worker.weights.checkpoint import Content, read_content
 from tests.support.worker_process import running_worker
+
+ROW = ScoreRequest(request_id="probe", token_ids=[5, 6, 7], first=1, top_logprobs=0, adapter=None)
+
+
+async def nothing(_: Score) -> None: ...
 
 
 def settings(**fields: Any) -> WorkerSettings:
@@ -34,6 +55,7 @@ class Seen(StubEngine):
         self.prompts: list[list[int]] = []
         self.adapters: set[str] = set()
         self.loaded: list[Path] = []
+        self.prepared: list[Path] = []
         self.fails: Exception | None = None
         self.paused_s = 0.0
 
@@ -67,6 +89,10 @@ class Seen(StubEngine):
         await super().load_checkpoint(version, path, mode, content, prove)
         self.loaded.append(path)
         return self.paused_s
+
+    async def prepare(self, path: Path, content: Content) -> None:
+        await super().prepare(path, content)
+        self.prepared.append(path)
 
     async def check(self) -> None:
         if self.fails is not None:
@@ -194,6 +220,87 @@ async def test_a_number_that_is_announced_again_for_other_weights_is_loaded_by_e
     await both.load_checkpoint(1, other, "keep")
 
     assert [engine.loaded for engine in engines] == [[first, other, other]] * 2
+
+
+async def test_a_version_is_served_once_every_engine_has_proven_it(checkpoint: Path) -> None:
+    engines = [Seen(), Seen(), Seen()]
+    all_of_them = Replicas(engines)
+    proven: list[Scores] = []
+    third, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def prove(score: Score) -> None:
+        proven.append(await score(ROW))
+        if len(proven) == 3:
+            third.set()
+            await goes_on.wait()
+
+    loading = asyncio.create_task(all_of_them.load_checkpoint(4, checkpoint, "keep", None, prove))
+    await asyncio.wait_for(third.wait(), 20)
+    assert [engine.policy_version for engine in engines] == [0, 0, 0]
+    goes_on.set()
+    await loading
+
+    assert [scores.version for scores in proven] == [4, 4, 4]
+    assert [engine.policy_version for engine in engines] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        ProofFailedError(4, "it is wrong", 7.0, 9.0),
+        SwapFailedError(Path("step-4"), 4, 0, "test"),
+        CheckpointRefusedError(Path("step-4"), "config.json", "test"),
+    ],
+)
+async def test_what_one_engine_cannot_prove_is_served_by_none_and_its_error_is_raised(
+    checkpoint: Path, fails: Exception
+) -> None:
+    engines = [Seen(), Seen(), Seen()]
+    proven = 0
+
+    async def prove(_: Score) -> None:
+        nonlocal proven
+        proven += 1
+        if isinstance(fails, ProofFailedError) and proven == 2:
+            raise fails
+
+    if not isinstance(fails, ProofFailedError):
+        engines[1].fails = fails
+    with pytest.raises(type(fails)) as raised:
+        await Replicas(engines).load_checkpoint(4, checkpoint, "keep", None, prove)
+
+    assert raised.value is fails
+    assert [engine.policy_version for engine in engines] == [0, 0, 0]
+
+
+async def test_the_death_of_an_engine_ends_the_proofs_of_the_others(checkpoint: Path) -> None:
+    engines = [Seen(), Seen()]
+    engines[1].fails = EngineDiedError("test")
+
+    async with asyncio.timeout(20):
+        with pytest.raises(EngineDiedError):
+            await Replicas(engines).load_checkpoint(4, checkpoint, "keep", None, nothing)
+
+    assert engines[0].policy_version == 0
+
+
+async def test_what_was_loaded_without_a_proof_is_loaded_again_to_be_proven(checkpoint: Path) -> None:
+    engines = [Seen(), Seen()]
+    both = Replicas(engines)
+    await both.load_checkpoint(4, checkpoint, "keep")
+
+    for _ in range(2):
+        await both.load_checkpoint(4, checkpoint, "keep", None, nothing)
+
+    assert [engine.loaded for engine in engines] == [[checkpoint] * 2] * 2
+
+
+async def test_every_engine_prepares_a_checkpoint(checkpoint: Path) -> None:
+    engines = [Seen(), Seen()]
+
+    await Replicas(engines).prepare(checkpoint, read_content(checkpoint))
+
+    assert [engine.prepared for engine in engines] == [[checkpoint]] * 2
 
 
 async def test_the_death_of_one_is_found_at_once_also_while_another_is_waited_for(checkpoint: Path) -> None:

@@ -33,7 +33,7 @@ class Proof:
         off = np.abs(np.concatenate([a.logprobs - known for a, (_, known) in zip(found, self._known, strict=True)]))
         self.mean = float(off.mean())
         if self.mean > 0.002 or off.max() > 0.05:
-            raise ProofFailedError(*self.versions, "it is wrong", self.mean, float(off.max()))
+            raise ProofFailedError(max(self.versions), "it is wrong", self.mean, float(off.max()))
 
 
 def asked(row: list[int]) -> ScoreRequest:

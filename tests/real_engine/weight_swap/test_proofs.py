@@ -68,11 +68,11 @@ async def test_what_is_in_flight_goes_on_with_a_version_once_it_is_proven(
     after = await proven_swap(engine, models[1], mode, prove)
 
     assert prove.versions == {after}
-    spans_of = {"keep": {(before, after)}, "wait": {(before,)}, "abort": {(after,)}}[mode]
+    spans_of: dict[SwapMode, tuple[int, ...]] = {"keep": (before, after), "wait": (before,), "abort": (after,)}
     for asked_for, completions in zip(requests, await answers, strict=True):
         name = asked_for.adapter and asked_for.adapter.name
         for found in completions:
-            assert tuple(version for version, _ in found.version_spans) in spans_of
+            assert tuple(version for version, _ in found.version_spans) == spans_of[mode]
             assert (sum(length for _, length in found.version_spans), found.spans_exact) == (LENGTH, True)
             old = sum(length for version, length in found.version_spans if version == before)
             row = found.token_ids.tolist()
@@ -215,7 +215,7 @@ async def test_any_error_of_a_proof_brings_the_old_weights_back_and_ends_its_row
     before = await swap(engine, models[0])
 
     async def raise_one(score: Score) -> None:
-        left = asyncio.create_task(score(asked(ROWS[1])))
+        left = asyncio.ensure_future(score(asked(ROWS[1])))
         await score(asked(ROWS[0] * 30))
         await left
 

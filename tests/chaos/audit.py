@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from rollstream.producer.batches.read_answers import Answer
+from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Sealed
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.stub import StubEngine
@@ -20,8 +25,8 @@ from rollstream.worker.jobs.seeds import prompt_seed
 from tests.chaos.plan import VOCABULARY, Malformed, Plan, PlannedBatch
 from tests.support.faults import Queue
 
-Expected = dict[tuple[str, int], list[list[int]]]
-"""Token ids of every completion, by batch and group."""
+Expected = dict[tuple[str, int, int], list[list[int]]]
+"""What each version samples where nothing stops it: token ids of every completion, by batch, group and version."""
 
 
 @dataclass
@@ -38,13 +43,20 @@ class Findings:
     """Groups answered with a typed error, as planned."""
     dead: int = 0
     pending: int = 0
+    unproven: int = 0
+    """Completions with tokens of a version that nothing may be sampled under."""
+    behind: int = 0
+    """Workers that do not serve, in the end, the newest version that may be served."""
+    swapped: int = 0
+    """Completions that two versions or more have sampled."""
     given_up: int = 0
     """Groups of jobs without fault that got `too_many_deliveries`: each time their worker ended, by another's doing."""
     problems: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        return not (self.lost or self.doubled or self.wrong or self.pending or self.given_up)
+        counts = self.lost, self.doubled, self.wrong, self.pending, self.given_up, self.unproven, self.behind
+        return not any(counts)
 
     def note(self, kind: str, problem: str) -> None:
         """`kind` is the name of a count."""
@@ -52,32 +64,55 @@ class Findings:
         self.problems.append(f"{kind}: {problem}")
 
 
-def undisturbed(plan: Plan) -> Expected:
-    """What the stub engine answers when nothing happens to it."""
-    return asyncio.run(_undisturbed(plan))
+class Undisturbed:
+    """What the stub engine samples when nothing happens to it, under any version. Use as `with`."""
 
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._engines: dict[int, StubEngine] = {}
+        self._sampled: Expected = {}
+        self._checkpoint = tempfile.TemporaryDirectory(prefix="rollstream-chaos-")
+        write_model(Path(self._checkpoint.name), seed=0, tokenizer=False)
 
-async def _undisturbed(plan: Plan) -> Expected:
-    engine = StubEngine(WorkerSettings(policy="undisturbed", engine="stub", stub_vocab_size=VOCABULARY))
-    expected: Expected = {}
-    for batch in plan.batches:
-        stops = request_checks.stop_ids(batch.config, engine.info)
-        for group, prompt in enumerate(batch.prompts):
+    def __enter__(self) -> Undisturbed:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._runner.close()
+        self._checkpoint.cleanup()
+
+    def stops(self, batch: PlannedBatch) -> tuple[int, ...]:
+        """The ids that end a completion."""
+        return request_checks.stop_ids(batch.config, self._engine(0).info)
+
+    def sampled(self, batch: PlannedBatch, group: int, version: int) -> list[list[int]]:
+        """The completions of a group as `version` samples them, with all `max_new_tokens`."""
+        key = batch.batch_id, group, version
+        if key not in self._sampled:
             seed = prompt_seed(batch.config.seed or 0, group)
             request = GenerateRequest(
-                request_id="", prompt=prompt, config=batch.config, stop_token_ids=stops, seed=seed, adapter=None
-            )
-            completions = await engine.generate(request)
-            expected[batch.batch_id, group] = [completion.token_ids.tolist() for completion in completions]
-    return expected
+                request_id="", prompt=batch.prompts[group], config=batch.config, stop_token_ids=(), seed=seed,
+                adapter=None,
+            )  # fmt: skip
+            completions = self._runner.run(self._engine(version).generate(request))
+            self._sampled[key] = [completion.token_ids.tolist() for completion in completions]
+        return self._sampled[key]
+
+    def _engine(self, version: int) -> StubEngine:
+        if version not in self._engines:
+            engine = StubEngine(WorkerSettings(policy="undisturbed", engine="stub", stub_vocab_size=VOCABULARY))
+            if version:
+                self._runner.run(engine.load_checkpoint(version, Path(self._checkpoint.name), "keep"))
+            self._engines[version] = engine
+        return self._engines[version]
 
 
-def audit_all(queue: Queue, plan: Plan, expected: Expected, *, poisoned: bool = True) -> Findings:
+def audit_all(queue: Queue, plan: Plan, expected: Undisturbed, *, poisoned: bool = True) -> Findings:
     """Everything that the plan queued. `poisoned`: poison jobs must have ended as dead letters."""
     findings = Findings()
     jobs = Counter(_job_of(fields) for _, fields in queue.entries())
     for batch in plan.batches:
-        _audit_batch(queue, batch, expected, findings, poisoned=poisoned)
+        _audit_batch(queue, plan, batch, expected, findings, poisoned=poisoned)
         for job in range(batch.num_jobs):
             if jobs[batch.batch_id, str(job)] != 1:
                 kind = "doubled" if jobs[batch.batch_id, str(job)] else "lost"
@@ -94,13 +129,20 @@ def _job_of(fields: dict[bytes, bytes]) -> tuple[str, str]:
     return fields.get(b"batch", b"").decode(), fields.get(b"job", b"").decode()
 
 
-def _audit_batch(queue: Queue, batch: PlannedBatch, expected: Expected, findings: Findings, *, poisoned: bool) -> None:
+def _audit_batch(
+    queue: Queue, plan: Plan, batch: PlannedBatch, expected: Undisturbed, findings: Findings, *, poisoned: bool
+) -> None:
+    served = {0, *(one.number for one in plan.versions if one.is_served)}
     for group, answers in _by_group(queue, batch.batch_id, len(batch.prompts), findings).items():
         for answer in answers[:1]:
             findings.redelivered += getattr(answer, "delivery", 1) > 1
             findings.errors += isinstance(answer, GroupError)
             poison = poisoned and batch.job_of(group) in batch.poison
-            problem = _wrong(answer, batch, expected[batch.batch_id, group], poison=poison)
+            problem = _wrong(answer, batch, expected, poison=poison)
+            for spans in answer.version_spans if isinstance(answer, GroupResult) else ():
+                findings.swapped += len(spans) > 1
+                if unproven := {version for version, _ in spans} - served:
+                    findings.note("unproven", f"{batch.batch_id} group {group} has tokens of version {unproven}")
             if problem:
                 given_up = isinstance(answer, GroupError) and answer.code == ErrorCode.TOO_MANY_DELIVERIES
                 findings.note("given_up" if given_up else "wrong", f"{batch.batch_id} group {group}: {problem}")
@@ -125,7 +167,7 @@ def _by_group(queue: Queue, batch_id: str, num_groups: int, findings: Findings) 
     return found
 
 
-def _wrong(answer: Answer, batch: PlannedBatch, tokens: list[list[int]], *, poison: bool) -> str:
+def _wrong(answer: Answer, batch: PlannedBatch, expected: Undisturbed, *, poison: bool) -> str:
     """What is wrong with the answer, or nothing."""
     code = answer.code if isinstance(answer, GroupError) else None
     if poison and code == ErrorCode.TOO_MANY_DELIVERIES:
@@ -135,16 +177,31 @@ def _wrong(answer: Answer, batch: PlannedBatch, tokens: list[list[int]], *, pois
         return f"a poison prompt was answered with {code or 'completions'}"
     if code != wanted:
         return f"{code or 'completions'} instead of {wanted or 'completions'}"
-    return "" if isinstance(answer, GroupError) else _wrong_bytes(answer, batch.prompts[answer.group], tokens)
+    return "" if isinstance(answer, GroupError) else _wrong_bytes(answer, batch, expected)
 
 
-def _wrong_bytes(answer: GroupResult, prompt: list[int], tokens: list[list[int]]) -> str:
+def _wrong_bytes(answer: GroupResult, batch: PlannedBatch, expected: Undisturbed) -> str:
+    prompt = batch.prompts[answer.group]
     rows = [row[:length].tolist() for row, length in zip(answer.token_ids.numpy(), answer.lengths.numpy(), strict=True)]
-    if rows != tokens:
-        return f"tokens {rows} instead of {tokens}"
+    wanted = [_by_spans(batch, answer.group, sample, spans, expected) for sample, spans in enumerate(answer.version_spans)]
+    if rows != wanted:
+        return f"tokens {rows} instead of {wanted}"
     if not np.array_equal(answer.prompt.numpy(), prompt):
         return f"prompt {answer.prompt.numpy().tolist()} instead of {prompt}"
     return ""
+
+
+def _by_spans(
+    batch: PlannedBatch, group: int, sample: int, spans: Sequence[VersionSpan], expected: Undisturbed
+) -> list[int]:
+    """The tokens that a completion must have, if these versions sampled it: up to its first stop id, or all."""
+    tokens: list[int] = []
+    for version, count in spans:
+        tokens += expected.sampled(batch, group, version)[sample][len(tokens) : len(tokens) + count]
+    stops = expected.stops(batch)
+    ends = [place for place, token in enumerate(tokens) if token in stops]
+    whole = len(tokens) == batch.config.max_new_tokens
+    return tokens[: ends[0] + 1] if ends else tokens if whole else [*tokens, -1]
 
 
 def _audit_malformed(queue: Queue, malformed: Malformed, findings: Findings) -> None:

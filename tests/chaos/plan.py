@@ -16,6 +16,11 @@ KINDS = (
     "kill -9", "kill -9", "SIGSTOP", "SIGTERM", "link freeze", "link drop", "lost reply", "lost reply", "redis kill -9",
 )  # fmt: skip
 """Kinds of faults; a kind that is here twice happens twice as often."""
+NEVER_SERVED = ("wrong probe", "other files", "never activated")
+"""Kinds of versions under which nothing may be sampled: their weights do not reproduce the probe, their files are not
+those that were announced, or their trainer was killed between announcement and activation."""
+VERSIONS = ("at once", "when prepared", "by hand", "at once", *NEVER_SERVED)
+"""Kinds of versions, by how they are activated."""
 REPLIES = ("publish.lua", "publish.lua", "renew.lua", "claim.lua", "bury.lua", "XREADGROUP")
 """Scripts and commands whose replies may be lost."""
 
@@ -32,6 +37,21 @@ class Fault:
     lasts_s: float
     reply: str
     """For a lost reply: the script or command that it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVersion:
+    """One policy version that the trainer publishes."""
+
+    number: int
+    at: float
+    """The share of all groups that is answered when it is published."""
+    kind: str
+
+    @property
+    def is_served(self) -> bool:
+        """Whether workers may serve it at all."""
+        return self.kind not in NEVER_SERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,12 @@ class Plan:
     malformed: list[list[Malformed]] = field(repr=False)
     """Those that follow each batch."""
     faults: list[Fault]
+    versions: list[PlannedVersion]
+
+    @property
+    def serves_last(self) -> int:
+        """The version that every worker serves in the end; 0 is the boot model."""
+        return max((one.number for one in self.versions if one.is_served), default=0)
 
     @property
     def num_jobs(self) -> int:
@@ -93,10 +119,11 @@ class Plan:
             who = "producer" if fault.target == self.workers else who
             detail = f"to {fault.reply}" if fault.kind == "lost reply" else f"for {fault.lasts_s:.1f} s"
             lines.append(f"  at {fault.at:6.1%}  {fault.kind:13} {who:9} {detail}")
+        lines += [f"  at {one.at:6.1%}  version {one.number:<5} {one.kind}" for one in self.versions]
         return "\n".join(lines)
 
 
-def make_plan(seed: int, jobs: int, workers: int, faults: int, lease_s: float) -> Plan:
+def make_plan(seed: int, jobs: int, workers: int, faults: int, lease_s: float, versions: int = 0) -> Plan:
     """The same for the same arguments, in every process."""
     rng = random.Random(f"{seed}/{jobs}/{workers}/{faults}")
     sizes = [jobs // 20] * 20 if jobs >= 1000 else [jobs // 4] * 4
@@ -105,7 +132,8 @@ def make_plan(seed: int, jobs: int, workers: int, faults: int, lease_s: float) -
     batches = [_batch(rng, number, size, poison=number in poisoned) for number, size in enumerate(sizes)]
     each = max(1, jobs // 100 // len(sizes))
     malformed = [[_malformed(rng, f"bad-{number}-{which}") for which in range(each)] for number in range(len(sizes))]
-    return Plan(seed, workers, lease_s, batches, malformed, _faults(rng, faults, workers, lease_s))
+    struck = _faults(rng, faults, workers, lease_s)
+    return Plan(seed, workers, lease_s, batches, malformed, struck, _versions(rng, versions))
 
 
 def _batch(rng: random.Random, number: int, jobs: int, *, poison: bool) -> PlannedBatch:
@@ -164,6 +192,15 @@ def _faults(rng: random.Random, count: int, workers: int, lease_s: float) -> lis
     return [
         _fault(rng, 0.02 + 0.9 * number / max(1, count), kind, workers, lease_s) for number, kind in enumerate(kinds)
     ]
+
+
+def _versions(rng: random.Random, count: int) -> list[PlannedVersion]:
+    """Every kind in turn, shuffled; the numbers have gaps."""
+    kinds = [VERSIONS[number % len(VERSIONS)] for number in range(count)]
+    rng.shuffle(kinds)
+    numbers = [3 * number + rng.randrange(1, 4) for number in range(count)]
+    each = zip(numbers, kinds, strict=True)
+    return [PlannedVersion(number, 0.01 + 0.9 * which / count, kind) for which, (number, kind) in enumerate(each)]
 
 
 def _fault(rng: random.Random, at: float, kind: str, workers: int, lease_s: float) -> Fault:

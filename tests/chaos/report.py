@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def print_report(console: Console, plan: Plan, calm: Pass, chaos: Pass) -> None:
     for (name, before), after in rows:
         table.add_row(name, before, after, style=_style(name, before, after))
     console.print(table)
+    console.print("versions: " + ", ".join(f"{count} {kind}" for kind, count in sorted(_kinds(plan).items())))
     console.print("faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(chaos.struck.items())))
     console.print("exits: " + ", ".join(f"{count} with {code}" for code, count in sorted(chaos.exits.items())))
     problems = [*calm.findings.problems, *chaos.findings.problems]
@@ -48,6 +50,9 @@ def _rows(plan: Plan, run: Pass) -> dict[str, str]:
         "wrong": str(found.wrong),
         "still pending": str(found.pending),
         "given up without fault": str(found.given_up),
+        "tokens of unproven versions": str(found.unproven),
+        "workers behind at the end": str(found.behind),
+        "completions of two versions": str(found.swapped),
         "exits nobody asked for": str(run.strange_exits),
         "answered with an error": str(found.errors),
         "redelivered": str(found.redelivered),
@@ -58,6 +63,10 @@ def _rows(plan: Plan, run: Pass) -> dict[str, str]:
         "seconds": f"{run.seconds:.1f}",
         "groups a second": f"{found.answered / max(run.seconds, 1e-9):.0f}",
     }
+
+
+def _kinds(plan: Plan) -> Counter[str]:
+    return Counter(one.kind for one in plan.versions)
 
 
 def _malformed_groups(plan: Plan) -> int:
@@ -72,6 +81,8 @@ def _style(name: str, before: str, after: str) -> str:
         "wrong",
         "still pending",
         "given up without fault",
+        "tokens of unproven versions",
+        "workers behind at the end",
         "exits nobody asked for",
     )
     return "red" if must_be_none and (before, after) != ("0", "0") else ""
@@ -84,6 +95,7 @@ def summary(plan: Plan, calm: Pass, chaos: Pass) -> dict[str, Any]:
         "jobs": plan.num_jobs,
         "groups": plan.num_groups + _malformed_groups(plan),
         "workers": plan.workers,
+        "versions": dict(_kinds(plan)),
         "clean": calm.clean and chaos.clean,
         "without_faults": _numbers(calm),
         "with_faults": _numbers(chaos),

@@ -14,8 +14,8 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GroupResult, Tensor, decode, encode
 from rollstream.schemas.wire.messages import DeadLetter
 from tests.chaos import run
-from tests.chaos.audit import Findings, audit_all, undisturbed
-from tests.chaos.plan import KINDS, VOCABULARY, Plan, make_plan
+from tests.chaos.audit import Findings, Undisturbed, audit_all
+from tests.chaos.plan import KINDS, VERSIONS, VOCABULARY, Plan, make_plan
 from tests.support.fault_steps import stub, wait_until_done
 from tests.support.faults import Queue
 
@@ -26,6 +26,7 @@ SMALL = 20
 def test_a_short_seeded_run_loses_and_doubles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = tmp_path / "numbers.json"
     flags = ["--seed", "3", "--jobs", "150", "--workers", "2", "--faults", str(len(KINDS)), "--lease-s", "1"]
+    flags += ["--versions", str(len(VERSIONS))]
 
     code = run.main([*flags, "--json", str(numbers)])
 
@@ -80,7 +81,8 @@ def tampered(answered: Queue) -> Iterator[Queue]:
 
 
 def found_in(queue: Queue, plan: Plan) -> Findings:
-    return audit_all(queue, plan, undisturbed(plan), poisoned=False)
+    with Undisturbed() as expected:
+        return audit_all(queue, plan, expected, poisoned=False)
 
 
 def first_result(queue: Queue, plan: Plan) -> tuple[str, bytes, GroupResult]:

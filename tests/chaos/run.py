@@ -140,7 +140,10 @@ def _behind(plan: Plan, fleet: Fleet, queue: Queue) -> list[str]:
 
 def _reports(queue: Queue) -> dict[str, WorkerReport]:
     names = cast("list[bytes]", queue.redis.zrange(queue.keys.workers(), 0, -1))
-    told = {name.decode(): cast("dict[bytes, bytes]", queue.redis.hgetall(queue.keys.worker(name.decode()))) for name in names}
+    told = {
+        name.decode(): cast("dict[bytes, bytes]", queue.redis.hgetall(queue.keys.worker(name.decode())))
+        for name in names
+    }
     return {name: WorkerReport.of(fields) for name, fields in told.items() if fields}
 
 
@@ -216,9 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when nothing was lost, doubled or wrong, else 1."""
     options = _options(argv)
     console = Console()
-    plan = make_plan(
-        options.seed, options.jobs, options.workers, options.faults, options.lease_s, options.versions
-    )
+    plan = make_plan(options.seed, options.jobs, options.workers, options.faults, options.lease_s, options.versions)
     console.print(str(plan), markup=False, highlight=False)
     # always: with everysec Redis holds an acknowledged write back while an fsync runs, and kill -9 would lose it
     with EmbeddedRedis(appendonly=True) as server, Undisturbed() as expected, _bars(console, plan) as bar:

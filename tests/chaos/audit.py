@@ -183,9 +183,8 @@ def _wrong(answer: Answer, batch: PlannedBatch, expected: Undisturbed, *, poison
 def _wrong_bytes(answer: GroupResult, batch: PlannedBatch, expected: Undisturbed) -> str:
     prompt = batch.prompts[answer.group]
     rows = [row[:length].tolist() for row, length in zip(answer.token_ids.numpy(), answer.lengths.numpy(), strict=True)]
-    wanted = [
-        _by_spans(batch, answer.group, sample, spans, expected) for sample, spans in enumerate(answer.version_spans)
-    ]
+    spans_of = enumerate(answer.version_spans)
+    wanted = [_by_spans(batch, answer.group, sample, spans, expected) for sample, spans in spans_of]
     if rows != wanted:
         return f"tokens {rows} instead of {wanted}"
     if not np.array_equal(answer.prompt.numpy(), prompt):

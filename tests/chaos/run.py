@@ -240,8 +240,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         description=(
             "Run thousands of jobs on real worker processes and a real Redis, once in peace and once under faults: "
             "workers killed, stopped and drained, links frozen, cut and losing replies, Redis killed and started "
-            "again, jobs that end their worker, entries that no producer wrote, and policy versions, right ones and wrong "
-            "ones. Then check every answer."
+            "again, jobs that end their worker, entries that no producer wrote, and right and wrong policy "
+            "versions. Then check every answer."
         ),
         epilog='make chaos ARGS="--seed 7 --jobs 3000 --workers 4". The seed decides jobs and faults, not the timing.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -11,11 +11,12 @@ import contextlib
 import itertools
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -81,10 +82,19 @@ class Load:
 class Crowd:
     """Workers and their trainer on one Redis or cluster; all end with the block."""
 
-    def __init__(self, url: str, policy: str, partitions: int, load: Load, folder: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        policy: str,
+        partitions: int,
+        load: Load,
+        folder: Path,
+        more: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """`more`: further settings of the workers."""
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["benchmarks.queue.crowd"])
-        self._settings = load.settings(url, policy, partitions)
+        self._settings = {**load.settings(url, policy, partitions), **more}
         self._folder = folder
         self._wanted = self._context.Value("q", 0)
         self._lanes = self._context.Value("q", 0)

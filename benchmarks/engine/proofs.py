@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rollstream.worker.versions.proof import Proof, proof_of
-
 from benchmarks.engine.families import FAMILIES, make, save, step
 from benchmarks.support import report
 from benchmarks.support.report import Report, Scenario
@@ -28,6 +26,7 @@ from rollstream import Probe, make_probe
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Score
 from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, SettingsError, SwapFailedError
+from rollstream.worker.versions.proof import Proof, proof_of
 from rollstream.worker.weights.checkpoint import read_content
 
 _STEP = 0.002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import queue
 import threading
 import time
@@ -66,7 +67,7 @@ def _publish(client: Client, chaos: Queue, folder: Path, version: PlannedVersion
     if version.kind == "other files":
         _announce(chaos, folder, number)
         return
-    step = write_model(folder / f"step-{number}", seed=number, tokenizer=False)
+    step = _write(folder, number)
     of = number + 1 if version.kind == "wrong probe" else number
     when: Activate | Literal["at_once", "by_hand"] = "at_once"
     if version.kind == "when prepared":
@@ -78,9 +79,17 @@ def _publish(client: Client, chaos: Queue, folder: Path, version: PlannedVersion
         client.activate(number)
 
 
+def _write(folder: Path, number: int) -> Path:
+    """A checkpoint that says it has the stub's vocabulary."""
+    step = write_model(folder / f"step-{number}", seed=number, tokenizer=False)
+    config = json.loads((step / "config.json").read_text())
+    (step / "config.json").write_text(json.dumps(config | {"vocab_size": VOCABULARY}))
+    return step
+
+
 def _announce(chaos: Queue, folder: Path, number: int) -> None:
     """Announce the digest of other files than those that are there, which no client would."""
-    write_model(folder / f"step-{number}", seed=number, tokenizer=False)
+    _write(folder, number)
     announced = PolicyVersion(
         version=number, source="checkpoint", location=f"step-{number}", sha256="0" * 64, published_at=time.time()
     )

@@ -141,6 +141,17 @@ def test_the_audit_sees_one_changed_token(tampered: Queue, small_plan: Plan) -> 
     assert (found.wrong, found.lost, found.doubled) == (1, 0, 0)
 
 
+def test_the_audit_sees_tokens_of_a_version_that_nobody_may_serve(tampered: Queue, small_plan: Plan) -> None:
+    key, _, result = first_result(tampered, small_plan)
+    spans = tuple(((8, sum(count for _, count in each)),) for each in result.version_spans)
+    changed, same = encode(result.model_copy(update={"version_spans": spans})), encode(result)
+    put(tampered, key, [{**r, b"payload": changed} if r[b"payload"] == same else r for r in records_of(tampered, key)])
+
+    found = found_in(tampered, small_plan)
+    assert found.unproven == len(spans)
+    assert not found.clean
+
+
 @pytest.mark.parametrize("spoil", ["missing", "not last", "twice"])
 def test_the_audit_sees_a_broken_seal(tampered: Queue, small_plan: Plan, spoil: str) -> None:
     key, _, _ = first_result(tampered, small_plan)

@@ -39,11 +39,14 @@ Publish = Callable[[PlannedVersion], None]
 def training(url: str, chaos: Queue, folder: Path) -> Iterator[Publish]:
     """Gives what publishes a version in the trainer's thread, in order. At the end all have been published."""
     due: queue.SimpleQueue[PlannedVersion | None] = queue.SimpleQueue()
+    reached = threading.Event()
     failed: list[BaseException] = []
 
     def train() -> None:
         try:
             with Client(url, policy=chaos.keys.policy, reconnect_s=_RECONNECT_S) as client:
+                client.newest_version()  # a client waits only for a Redis that has answered once
+                reached.set()
                 while (version := due.get()) is not None:
                     _publish(client, chaos, folder, version)
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
@@ -51,6 +54,7 @@ def training(url: str, chaos: Queue, folder: Path) -> Iterator[Publish]:
 
     thread = threading.Thread(target=train, name="trainer", daemon=True)
     thread.start()
+    reached.wait(10)
     try:
         yield due.put
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from functools import partial
+from pathlib import Path
 from typing import NoReturn, Required, Self, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
@@ -38,6 +40,9 @@ from .policies.version_bounds import VersionBounds
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
+from .weights.publish_tensors import goes_to_store, publish_tensors
+from .weights.publisher import WeightsPublisher
+from .weights.store_options import StoreOptions
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
@@ -48,14 +53,17 @@ class QueueOptions(TypedDict, total=False):
     policy: Required[str]
     partitions: int
     reconnect_s: float
+    weights: str | Path | StoreOptions | None
 
 
 class AsyncClient:
     """One policy's queue. Use as `async with AsyncClient(url, policy="math-7b") as client`.
 
     `policy` and `partitions` must be the workers'. If Redis goes away after it has answered once, calls wait for it up
-    to `reconnect_s` seconds. Nothing connects before the first call. Raises `NameRefusedError` for a bad policy name
-    and `RedisUnavailableError` for a bad URL.
+    to `reconnect_s` seconds. `weights`: the workers' weight store, for `publish_policy(state_dict=...)`: a folder,
+    "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory. Nothing
+    connects before the first call. Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad
+    URL and `WeightStoreError` for a bad store.
     """
 
     def __init__(
@@ -65,9 +73,11 @@ class AsyncClient:
         policy: str,
         partitions: int = 1,
         reconnect_s: float = 60.0,
+        weights: str | Path | StoreOptions | None = None,
     ) -> None:
         self._keys = Keys(policy, partitions=number(partitions))
         self._connection = Connection(url=redis_url, reconnect_s=reconnect_seconds(reconnect_s))
+        self._weights = WeightsPublisher.of(self._connection, self._keys, weights)
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS)
     async def submit(
@@ -154,17 +164,19 @@ class AsyncClient:
     async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:
         """Announce new weights as policy version `version`, from 1 on; workers verify and prove them and swap.
 
-        Give the weights as `checkpoint`, as `adapter` or as `again`. Versions only grow. Publishing the same content
-        again is a no-op, so a failed publish is simply repeated; an interrupted one has announced nothing. The logger
-        `rollstream` warns of live workers that were not started for such a version or refused the last one.
+        Give the weights as `checkpoint`, `adapter`, `state_dict`, `model` or `again`. Versions only grow. Publishing
+        the same content again is a no-op, so a failed publish is simply repeated; an interrupted one has announced
+        nothing. The logger `rollstream` warns of live workers that were not started for such a version or refused the
+        last one.
 
         Raises `PolicyVersionError` (invalid, too old, or taken by other content), `PolicyKindError` (an adapter after a
         checkpoint, or the reverse), `CheckpointError`, `AdapterError`, `ProbeError`, `ArgumentError`,
-        `RedisUnavailableError`.
+        `WeightStoreError`, `RedisUnavailableError`.
         """
         check_names(options, PUBLISH_DEFAULTS)
         chosen: PublishOptions = {**PUBLISH_DEFAULTS, **options}
-        published = await publish_policy(self._connection, self._keys, number(version), chosen)
+        publish = partial(publish_tensors, publisher=self._weights) if goes_to_store(chosen) else publish_policy
+        published = await publish(self._connection, self._keys, number(version), chosen)
         await warn_of_unserved(self._connection, self._keys, f"policy version {version}", published.source)
         return published
 

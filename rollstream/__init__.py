@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from rollstream.producer.trainers.trl import RolloutFunction
     from rollstream.producer.trainers.trl_callback import PublishPolicy
     from rollstream.producer.trainers.verl import VerlRollout, VerlRollouts
+    from rollstream.producer.weights.store_options import StoreOptions
     from rollstream.schemas import (
         Activate,
         Batch,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         Tolerance,
         WireError,
     )
+    from rollstream.transport.weights import WeightStoreError
 
 __all__ = [
     "Activate",
@@ -130,6 +132,7 @@ __all__ = [
     "SamplesDueError",
     "StalenessError",
     "StalenessGate",
+    "StoreOptions",
     "Tolerance",
     "TooLargeForRedisError",
     "UnknownBatchError",
@@ -140,6 +143,7 @@ __all__ = [
     "VersionNotNewerError",
     "VersionTimeoutError",
     "VersionWaitError",
+    "WeightStoreError",
     "WireError",
     "make_probe",
     "probe_of",
@@ -194,6 +198,8 @@ _MODULES = {
     "make_probe": "rollstream.producer.probes.make_probe",
     "probe_of": "rollstream.producer.probes.probe_of",
     "StalenessGate": "rollstream.producer.trainers.staleness_gate",
+    "StoreOptions": "rollstream.producer.weights.store_options",
+    "WeightStoreError": "rollstream.transport.weights",
     "RollStrategy": "rollstream.producer.trainers.roll",
     "RolloutFunction": "rollstream.producer.trainers.trl",
     "PublishPolicy": "rollstream.producer.trainers.trl_callback",

@@ -69,9 +69,9 @@ class CheckpointFolder:
         """
         scans = {path.name: FiniteScan(is_computed) for path in self._files if path.suffix == ".safetensors"}
         try:
-            before = self._stamps()
+            before = self.stamps()
             found = self._read(_Counted(advanced), scans)
-            after = self._stamps()
+            after = self.stamps()
             # A new link to a file or other rights change a time too, so a second read tells if the content changed.
             same = before == after or (_contents(before) == _contents(after) and found == self._read(_Counted(), {}))
         except OSError as error:
@@ -162,7 +162,7 @@ class CheckpointFolder:
             raise self._refusal(f"{name} is no JSON object: write it with save_pretrained")
         return found
 
-    def _stamps(self) -> list[_Stamp]:
+    def stamps(self) -> list[_Stamp]:
         """Stamps without inode numbers, because some file systems invent new ones at each look."""
         stats = [(path.name, path.stat()) for path in self._files]
         return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]

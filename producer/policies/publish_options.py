@@ -1,7 +1,8 @@
 """The keyword arguments of `publish_policy`: each declared, explained and given its default once."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict  # no postponed annotations in this module: `help` shows these types
+from typing import Any, Literal, TypedDict  # no postponed annotations in this module: `help` shows these types
 
 from rollstream.schemas import Activate, Probe
 from rollstream.schemas.wire.policies import When
@@ -21,6 +22,15 @@ class PublishOptions(TypedDict, total=False):
     `again`: an older version that workers can still reach; its weights are announced once more. Versions only grow, so
     this is the way back to it. It keeps its probe unless another is given.
 
+    `state_dict` or `model`: what `model.state_dict()` returns, or the model itself, of any torch trainer: sent through
+    the client's weight store (`weights=` of the client), without a folder in between. All processes of a sharded model
+    gather it first. It is copied before anything is awaited, so that training can go on meanwhile. `dtype`
+    ("bfloat16") casts float tensors; workers get exactly what was cast. `store=True` sends a `checkpoint`'s tensors
+    the same way.
+
+    `base`: "auto" sends what changed since the version that this client published last, or all weights where that is
+    better or nothing is known; None: all weights; a number: what changed since that version, or an error.
+
     `probe`: rows of text with the trainer's own log-probs, as `make_probe(model, tokenizer)` makes it from the weights
     that are published. Each worker must reproduce it before anything that it samples under this version leaves it; one
     that cannot serves on with the version before. None: weights are believed once their files are those announced.
@@ -34,6 +44,11 @@ class PublishOptions(TypedDict, total=False):
 
     checkpoint: Path | str | None
     adapter: "AdapterSource | None"
+    state_dict: Mapping[str, Any] | None
+    model: Any
+    store: bool
+    base: int | Literal["auto"] | None
+    dtype: Any
     lora_alpha: float | None
     use_rslora: bool | None
     peft_config: "PeftConfig | None"
@@ -46,6 +61,11 @@ class PublishOptions(TypedDict, total=False):
 PUBLISH_DEFAULTS: PublishOptions = {
     "checkpoint": None,
     "adapter": None,
+    "state_dict": None,
+    "model": None,
+    "store": False,
+    "base": "auto",
+    "dtype": None,
     "lora_alpha": None,
     "use_rslora": None,
     "peft_config": None,

@@ -32,8 +32,8 @@ from .versions_stream import RECENT, announce, announced_versions, check_publish
 _PADDING = b" "
 """Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
 expire soon after the next version."""
-_TERMS = frozenset({"again", "probe", "activate", "progress"})
-"""Options that are no weights."""
+_TERMS = frozenset({"again", "base", "probe", "activate", "progress"})
+"""Options that give no weights."""
 
 
 async def publish_policy(connection: Connection, keys: Keys, version: int, options: PublishOptions) -> PolicyVersion:
@@ -44,7 +44,8 @@ async def publish_policy(connection: Connection, keys: Keys, version: int, optio
         return await _publish_again(connection, keys, version, options)
     if (checkpoint is None) == (adapter is None):
         given = "neither" if adapter is None else "both"
-        raise PolicyVersionError(version, f"give its weights as checkpoint= or as adapter=, not {given}")
+        problem = f"give its weights as checkpoint=, adapter=, state_dict= or model=, not {given}"
+        raise PolicyVersionError(version, problem)
     scaling = Scaling(
         lora_alpha=number(options["lora_alpha"]),
         use_rslora=options["use_rslora"],

@@ -1,0 +1,1 @@
+"""Publishes a trainer's tensors through the weight store, as anchors and deltas. Knows no batch and no result."""

@@ -1,0 +1,104 @@
+"""What a version's tensors are beside those of its base, and the chunks that bring them. Pure; for threads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from rollstream.schemas.weights.compression import Compression, compressed
+from rollstream.schemas.weights.delta import Range, changed_records, count_changed, whole_records
+from rollstream.schemas.weights.tensor_digest import TensorEntry, bytes_digest, tensors_digest
+from rollstream.schemas.wire.weights import Chunk
+
+from .tensor_values import TensorValues
+
+_THREADS = 4
+_PLACE_BYTES = 1
+"""About so many bytes tell where an element changed."""
+
+Tensors = Mapping[str, TensorValues]
+Digests = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A version's tensors, without their values."""
+
+    entries: tuple[TensorEntry, ...]
+    """By name."""
+    sha256: str
+    changed: Mapping[str, int]
+    """How many elements of each tensor differ from the base; empty without one."""
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(one.num_bytes for one in self.entries)
+
+    @property
+    def elements(self) -> int:
+        """Elements of all tensors."""
+        return sum(one.num_elements for one in self.entries)
+
+    @property
+    def delta_bytes(self) -> int:
+        """About how many bytes a delta has; not more than `full_bytes`."""
+        return sum(
+            min(one.num_bytes, self.changed.get(one.name, 0) * (one.item_bytes + _PLACE_BYTES)) for one in self.entries
+        )
+
+
+def same_layout(tensors: Tensors, others: Tensors) -> bool:
+    """Whether the one can be a delta on the other: the same names, dtypes and shapes."""
+    return tensors.keys() == others.keys() and all(
+        (one.dtype, one.shape) == (others[name].dtype, others[name].shape) for name, one in tensors.items()
+    )
+
+
+def described(tensors: Tensors, base: Tensors | None, digests: Digests) -> Described:
+    """Compare with the base, of which `digests` has the tensors' sha256, and hash what differs."""
+    with ThreadPoolExecutor(_THREADS) as pool:  # comparing and hashing let other threads run
+        found = list(pool.map(partial(_entry, tensors, base, digests), sorted(tensors)))
+    entries = tuple(entry for entry, _ in found)
+    changed = {entry.name: count for entry, count in found if count} if base is not None else {}
+    return Described(entries=entries, sha256=tensors_digest(entries), changed=changed)
+
+
+def _entry(tensors: Tensors, base: Tensors | None, digests: Digests, name: str) -> tuple[TensorEntry, int]:
+    dtype, shape, values = tensors[name]
+    entry = TensorEntry(name, dtype, shape, digests.get(name, ""))
+    count = entry.num_elements if base is None else count_changed(values, base[name].values, entry.item_bytes)
+    if count or not entry.sha256:
+        entry = entry._replace(sha256=bytes_digest(values.data))
+    return entry, count
+
+
+def encoded(
+    what: Described, tensors: Tensors, base: Tensors | None, chunk_bytes: int, compression: Compression
+) -> Iterator[tuple[Chunk, bytes]]:
+    """The chunks, each with its bytes, always the same for the same tensors. Without a base: all bytes."""
+    held = bytearray()
+    for one in _records(what, tensors, base):
+        if held and len(held) + len(one.record) > chunk_bytes:
+            yield _chunk(bytes(held), compression)
+            held.clear()
+        held += one.record
+    if held:
+        yield _chunk(bytes(held), compression)
+
+
+def _records(what: Described, tensors: Tensors, base: Tensors | None) -> Iterator[Range]:
+    for place, entry in enumerate(what.entries):
+        values = tensors[entry.name].values
+        if base is None:
+            yield from whole_records(place, values, entry.item_bytes)
+        elif entry.name in what.changed:
+            yield from changed_records(place, values, base[entry.name].values, entry.item_bytes)
+
+
+def _chunk(plain: bytes, compression: Compression) -> tuple[Chunk, bytes]:
+    data = compressed(plain, compression)
+    return Chunk(hashlib.sha256(data).hexdigest(), len(data), len(plain)), data

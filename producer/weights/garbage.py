@@ -1,0 +1,129 @@
+"""Remove from the store what no worker needs any more, after a publish.
+
+Needed are: what this client has just published, the newest few versions, the versions that live workers serve, load or
+have prepared, the one before each, the activated one, whatever was written of late, and the chain of each of these. A
+queued job asks for a version or a newer one, which the newest is. What cannot be read is never a reason to remove more.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollstream.schemas import Keys, NameRefusedError
+from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.worker_report import WorkerReport
+from rollstream.transport.weights import Stored, StoreProblem, WeightStore, WeightStoreError, is_chunk, read_manifest
+
+from ..errors import ProducerError
+from ..policies.live_workers import live_reports
+from ..redis_io.connection import Connection
+from .base import Base, needs_of
+from .store_options import StoreOptions
+
+log = logging.getLogger("rollstream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What a manifest says that decides what stays."""
+
+    base: str | None
+    needs: frozenset[str]
+
+
+class Garbage:
+    """`_known` grows as manifests are read, which never change in what they need; gone ones are forgotten."""
+
+    def __init__(self, *, connection: Connection, keys: Keys, store: WeightStore, options: StoreOptions) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._store = store
+        self._options = options
+        self._known: dict[str, _Known] = {}
+
+    async def collect(self, published: Base | None) -> None:
+        """Never raises for a store or a Redis that is away: the publish is done, and the next one tries again."""
+        try:
+            await self._collect(published)
+        except (WeightStoreError, ProducerError, NameRefusedError) as error:
+            log.warning("the weight store was not cleared of old versions: %s", error)
+
+    async def _collect(self, published: Base | None) -> None:
+        items = await self._store.items()
+        manifests = [one for one in items if not is_chunk(one.name)]
+        wanted = await self._wanted_versions({_version(one.name) for one in manifests})
+        young = _young(items, self._options.grace_s)
+        names = {one.name for one in manifests if _version(one.name) in wanted or one.name in young}
+        if published is not None:
+            self._note(published)
+            names.add(published.manifest.name)
+        needed = await self._chains(names)
+        await self._store.renew(sorted(needed.intersection(one.name for one in items)))
+        old = [one.name for one in items if one.name not in needed and one.name not in young]
+        # Manifests first: one that is found should have its chunks.
+        await self._store.delete(sorted(old, key=is_chunk))
+        self._known = {name: known for name, known in self._known.items() if name not in old}
+
+    async def _wanted_versions(self, stored: Collection[int]) -> set[int]:
+        ordered = sorted(stored)
+        reports = await self._connection.call("read the workers", lambda redis: live_reports(redis, self._keys))
+        served = set(_versions_of(reports.values())) | await self._activated()
+        before = {ordered[at - 1] for at in (bisect_left(ordered, version) for version in served) if at > 0}
+        return served | before | set(ordered[-self._options.keep :])
+
+    async def _activated(self) -> set[int]:
+        key = self._keys.activations()
+        entries: Any = await self._connection.call(
+            "read the activations", lambda redis: redis.xrevrange(key, "+", "-", count=1)
+        )
+        return {EntryId.of(entry_id.decode()).milliseconds for entry_id, _ in entries}
+
+    async def _chains(self, names: Iterable[str]) -> set[str]:
+        """All items that the manifests of these names need, with their chains."""
+        needed: set[str] = set()
+        ahead = list(names)
+        while ahead:
+            name = ahead.pop()
+            if name in needed:
+                continue
+            needed.add(name)
+            known = await self._look(name)
+            if known is not None:
+                needed |= known.needs
+                ahead += [known.base] if known.base is not None and known.base not in needed else []
+        return needed
+
+    async def _look(self, name: str) -> _Known | None:
+        if name not in self._known:
+            try:
+                manifest = await read_manifest(self._store, name)
+            except WeightStoreError as error:
+                if error.reason in {StoreProblem.MISSING, StoreProblem.BROKEN}:
+                    return None
+                raise
+            self._known[name] = _Known(base=manifest.base_name, needs=frozenset(needs_of(manifest)))
+        return self._known[name]
+
+    def _note(self, published: Base) -> None:
+        manifest = published.manifest
+        self._known[manifest.name] = _Known(base=manifest.base_name, needs=frozenset(needs_of(manifest)))
+
+
+def _version(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
+def _versions_of(reports: Iterable[WorkerReport]) -> Iterator[int]:
+    for report in reports:
+        told = (report.policy_version, report.prepared_version, report.loading_version, report.newest_version)
+        yield from (version for version in told if version)
+
+
+def _young(items: Sequence[Stored], grace_s: float) -> set[str]:
+    """Items written of late by the store's own clock, and those whose time the store does not tell."""
+    newest = max((one.changed_at for one in items if one.changed_at is not None), default=0.0)
+    return {one.name for one in items if one.changed_at is None or one.changed_at > newest - grace_s}

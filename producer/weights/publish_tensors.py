@@ -1,0 +1,89 @@
+"""`publish_policy` for weights that go through the weight store: which tensors, then the store, then the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rollstream.schemas import Keys, PolicyVersion
+
+from ..errors import ArgumentError
+from ..policies.checkpoint_files import CheckpointFolder
+from ..policies.errors import PolicyVersionError
+from ..policies.publish_options import PublishOptions
+from ..policies.publish_policy import announce_weights, check_version
+from ..policies.serving_terms import ServingTerms
+from ..policies.versions_stream import check_publishable
+from ..redis_io.connection import Connection
+from .choice import check_base
+from .folder_tensors import folder_tensors
+from .model_tensors import Tensors, cast_dtype, copied, state_of
+from .publisher import WeightsPublisher
+
+_SOURCES = ("checkpoint", "adapter", "state_dict", "model", "again")
+
+
+def goes_to_store(options: PublishOptions) -> bool:
+    """Whether these weights go through the weight store."""
+    return options["state_dict"] is not None or options["model"] is not None or bool(options["store"])
+
+
+async def publish_tensors(
+    connection: Connection, keys: Keys, version: int, options: PublishOptions, *, publisher: WeightsPublisher | None
+) -> PolicyVersion:
+    """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`."""
+    check_version(version)
+    publisher = _checked(version, publisher, options)
+    check_base(version, options["base"])
+    terms = ServingTerms.of(options["probe"], options["activate"])
+    # Before anything is awaited: the trainer's next step changes the tensors.
+    tensors = _of_model(version, options, terms)
+    await check_publishable(connection, keys, version, "checkpoint")
+    if tensors is None:
+        tensors = await asyncio.to_thread(_of_folder, options["checkpoint"], terms)
+    announce = partial(_announce, connection, keys, terms)
+    return await publisher.publish(version, tensors, options["base"], announce, progress=options["progress"])
+
+
+async def _announce(
+    connection: Connection, keys: Keys, terms: ServingTerms, announcement: PolicyVersion
+) -> PolicyVersion:
+    return await announce_weights(connection, keys, announcement, terms)
+
+
+def _checked(version: int, publisher: WeightsPublisher | None, options: PublishOptions) -> WeightsPublisher:
+    given = [name for name in _SOURCES if options.get(name) is not None]
+    if len(given) != 1:
+        told = " and ".join(f"{name}=" for name in given) or "nothing"
+        raise PolicyVersionError(version, f"give its weights as one of {', '.join(_SOURCES)}, not {told}")
+    if given == ["adapter"]:
+        raise ArgumentError("store", options["store"], "adapters travel through Redis in any case: leave it out")
+    if publisher is None:
+        problem = 'the client knows no weight store: make it with weights="redis", a folder or a URL'
+        raise PolicyVersionError(version, problem)
+    for name in ("lora_alpha", "use_rslora", "peft_config"):
+        if options.get(name) is not None:
+            raise PolicyVersionError(version, f"{name}= is for adapter=: leave it out beside {given[0]}=")
+    return publisher
+
+
+def _of_model(version: int, options: PublishOptions, terms: ServingTerms) -> Tensors | None:
+    """Copies of the tensors of a model or a state dict; None if a folder was given."""
+    dtype = cast_dtype(options["dtype"])
+    if options["checkpoint"] is not None:
+        if dtype is not None:
+            raise ArgumentError("dtype", options["dtype"], "a folder is sent as it is: save it in that dtype")
+        return None
+    config: Any = getattr(options["model"], "config", None)
+    if hasattr(config, "to_dict"):
+        terms.check_fits(config.to_dict())
+    return copied(version, state_of(version, options["state_dict"], options["model"]), dtype)
+
+
+def _of_folder(checkpoint: Path | str | None, terms: ServingTerms) -> Tensors:
+    path = Path(str(checkpoint))
+    folder = CheckpointFolder(path)
+    terms.check_fits(folder.config)
+    return folder_tensors(folder, path.resolve())

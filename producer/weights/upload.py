@@ -1,0 +1,80 @@
+"""Write a version to the store: its chunks, then its manifest. Repeating it writes only what is not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+from rollstream.schemas.wire.weights import Chunk
+from rollstream.transport.weights import WeightStore
+
+_AT_ONCE = 4
+"""Chunks that are written at once; each is in memory until it is."""
+
+Chunks = Iterator[tuple[Chunk, bytes]]
+
+
+async def upload_chunks(store: WeightStore, chunks: Chunks, advanced: Callable[[int], None]) -> tuple[list[Chunk], int]:
+    """Write the chunks that are not there. Returns all, in order, and how many bytes were written.
+
+    `chunks` runs in threads. Raises `WeightStoreError` at the first that fails.
+    """
+    sent = _Sent(store=store, advanced=advanced)
+    try:
+        while (made := await asyncio.to_thread(next, chunks, None)) is not None:
+            await sent.add(*made)
+        await sent.all_done()
+    finally:
+        sent.give_up()
+    return sent.chunks, sent.written
+
+
+async def missing(store: WeightStore, needed: Mapping[str, int]) -> list[str]:
+    """Which items are not there, or have other sizes; `needed`: sizes by name, 0 for one of any size."""
+    found = await store.sizes(list(needed))
+    return [name for name, size in needed.items() if name not in found or size not in {0, found[name]}]
+
+
+class _Sent:
+    """Writes some chunks at a time. Only one coroutine adds."""
+
+    def __init__(self, *, store: WeightStore, advanced: Callable[[int], None]) -> None:
+        self._store = store
+        self._advanced = advanced
+        self._running: set[asyncio.Task[None]] = set()
+        self._plain = 0
+        self.chunks: list[Chunk] = []
+        self.written = 0
+
+    async def add(self, chunk: Chunk, data: bytes) -> None:
+        """Begin to write one; wait first while as many as may be are being written."""
+        while len(self._running) >= _AT_ONCE:
+            await self._some_done(asyncio.FIRST_COMPLETED)
+        self.chunks.append(chunk)
+        self._running.add(asyncio.create_task(self._send(chunk, data)))
+
+    async def all_done(self) -> None:
+        """Wait for all."""
+        if self._running:
+            await self._some_done(asyncio.ALL_COMPLETED)
+
+    def give_up(self) -> None:
+        """End what is still being written, after an error."""
+        for task in self._running:
+            task.cancel()
+
+    async def _some_done(self, when: str) -> None:
+        done, self._running = await asyncio.wait(self._running, return_when=when)
+        for error in [task.exception() for task in done]:  # all are looked at: asyncio logs those that are not
+            if error is not None:
+                raise error
+
+    async def _send(self, chunk: Chunk, data: bytes) -> None:
+        there = await self._store.sizes([chunk.sha256])
+        if there.get(chunk.sha256) == len(data):
+            await self._store.renew([chunk.sha256])
+        else:
+            await self._store.put(chunk.sha256, data)
+            self.written += len(data)
+        self._plain += chunk.plain_bytes
+        self._advanced(self._plain)

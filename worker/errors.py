@@ -84,6 +84,17 @@ class SwapFailedError(WorkerError):
         self.problem = cut(problem)
 
 
+class NotStagedError(SwapFailedError):
+    """Raised when a checkpoint could not be read into memory before its swap, which will then read its files.
+
+    Nothing was swapped, so it knows no version: `version` and `kept` are -1.
+    """
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(folder, -1, -1, problem)
+        self.args = (cut(f"checkpoint {folder.name}: not in memory, so a swap will read its files: {problem}"),)
+
+
 class VersionRefusedError(WorkerError):
     """Raised when an announced version has other content than announced, or this worker cannot reach it."""
 

@@ -110,7 +110,7 @@ class Replicas:
         await _all(engine.unload_adapter(adapter) for engine in self._engines)
 
     async def prepare(self, path: Path, content: checkpoint.Content) -> None:
-        """See `Engine.prepare`; every engine has the weights in a memory of its own."""
+        """See `Engine.prepare`. All share one copy; those that have it keep it if another could not."""
         await _all(engine.prepare(path, content) for engine in self._engines)
 
     async def load_checkpoint(

@@ -40,9 +40,9 @@ from .safetensors_header import HeaderError, TensorHeader, read_header
 from .untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
-    "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "check", "check_tensors", "copy_content", "digest",
-    "path_problem", "read_content", "read_layout", "stamp", "store_content", "tensor_difference", "unchanged", "unread",
-    "unread_content",
+    "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "TensorHeader", "check", "check_tensors", "copy_content",
+    "digest", "path_problem", "read_content", "read_layout", "read_tensors", "stamp", "store_content",
+    "tensor_difference", "unchanged", "unread", "unread_content",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -186,10 +186,24 @@ def read_layout(folder: Path, *, confined: bool) -> Layout:
         mapped = _weight_map(folder, confined=confined) if INDEX in present else None
         if confined:
             _check_names(folder, mapped)
-        held = {name: _read_tensors(folder, name, confined=confined) for name in _weight_files(folder, present, mapped)}
+        held = _held(folder, present, mapped, confined=confined)
         if confined and mapped is not None and (problem := index_difference(mapped, held)):
             raise CheckpointRefusedError(folder, INDEX, problem)
         return Layout(config=config, tensors=_merged(folder, held, _prefix(config)))
+
+
+def read_tensors(folder: Path) -> dict[str, dict[str, TensorHeader]]:
+    """The headers of all tensors that vLLM reads from a published folder, by file. Raises `CheckpointRefusedError`."""
+    with reading(folder):
+        present = content_names(folder)
+        mapped = _weight_map(folder, confined=True) if INDEX in present else None
+        return _held(folder, present, mapped, confined=True)
+
+
+def _held(
+    folder: Path, present: list[str], mapped: Mapping[str, str] | None, *, confined: bool
+) -> dict[str, dict[str, TensorHeader]]:
+    return {name: _read_tensors(folder, name, confined=confined) for name in _weight_files(folder, present, mapped)}
 
 
 def _check_names(folder: Path, mapped: Mapping[str, str] | None) -> None:

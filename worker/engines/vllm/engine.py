@@ -126,13 +126,9 @@ class VllmEngine:
         self._requests = Requests(llm=self._llm, calls=self._calls, adapters=self._adapters, versions=self._versions)
         prover = Prover(llm=self._llm, calls=self._calls, score=self._requests.score_alone)
         self._swapper = Swapper(
-            llm=self._llm,
-            calls=self._calls,
-            booted=booted,
-            adapters=self._adapters,
-            versions=self._versions,
-            prover=prover,
-        )
+            llm=self._llm, calls=self._calls, booted=booted, adapters=self._adapters, versions=self._versions,
+            prover=prover, stage_limit_s=self._settings.load_timeout_s,
+        )  # fmt: skip
         self._special = special_tokens(self._llm.tokenizer)
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
@@ -203,7 +199,10 @@ class VllmEngine:
         await self._adapters.unload(adapter)
 
     async def prepare(self, path: Path, content: checkpoint.Content) -> None:
-        """See `Engine.prepare`."""
+        """See `Engine.prepare`. Reading and mapping may take `load_timeout_s` each."""
+        if self._swapper is None:
+            raise EngineDiedError("the engine was never started")
+        await self._swapper.prepare(path, content)
 
     async def load_checkpoint(
         self,
@@ -215,8 +214,7 @@ class VllmEngine:
     ) -> float:
         """See `Engine.load_checkpoint`. The pause is over when this returns or raises.
 
-        Reading weights may take `load_timeout_s`, each other step `engine_timeout_s`; only waiting for completions has
-        no limit.
+        Reading weights may take `load_timeout_s`, each other step `engine_timeout_s`; waiting for completions any time.
         """
         if self._swapper is None:
             raise EngineDiedError("the engine was never started")
@@ -247,6 +245,8 @@ class VllmEngine:
             if self._llm is not None:
                 await shut_down(self._llm)
             await self._processes.kill()
+        if self._swapper is not None:
+            self._swapper.end()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
 
     def _bad_words(self, params: Any) -> list[list[int]]:

@@ -21,6 +21,7 @@ from ...weights import checkpoint
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters
 from .proving import Prover
+from .staging.staging import Staging
 from .version_spans import Swap, Versions
 
 MAX_RELOADS = 4
@@ -49,6 +50,7 @@ class Swapper:
         adapters: LoadedAdapters,
         versions: Versions,
         prover: Prover,
+        stage_limit_s: float,
     ) -> None:
         self._llm = llm
         self._calls = calls
@@ -58,6 +60,7 @@ class Swapper:
         self._serving = booted
         self._adapters = adapters
         self._versions = versions
+        self._staging = Staging(llm=llm, calls=calls, limit_s=stage_limit_s)
         self._one_at_a_time = asyncio.Lock()
 
     async def look(self) -> str:
@@ -87,14 +90,13 @@ class Swapper:
         `content` is what the files held, if the caller has read them. What `prove` raises, `ProofFailedError` as it is,
         sends the engine back to its old weights. Returns the seconds in which vLLM sampled nothing, the proof included.
         """
-        if self._why_not:
-            remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
-            raise CheckpointRefusedError(folder, "the worker's model", f"no swap: {self._why_not}: {remedy}")
+        self._check_swappable(folder)
         if prove is not None:
             self._prover.check(version)
         async with self._one_at_a_time:
-            weights = await asyncio.to_thread(_checked, folder, self._booted, content)
-            async with self._adapters.changing:
+            held = await asyncio.to_thread(checkpoint.read_content, folder) if content is None else content
+            async with self._staging.around(folder, held), self._adapters.changing:
+                weights = await asyncio.to_thread(_checked, folder, self._booted, held)
                 asked_at = time.monotonic()
                 try:
                     with self._failing(version, folder):
@@ -104,6 +106,21 @@ class Swapper:
                 paused_s = time.monotonic() - paused_at
             log.info("policy version swapped", version=version, mode=mode, swap_s=round(time.monotonic() - asked_at, 4))
         return paused_s
+
+    async def prepare(self, folder: Path, content: checkpoint.Content) -> None:
+        """See `Engine.prepare`."""
+        self._check_swappable(folder)
+        weights = await asyncio.to_thread(_checked, folder, self._booted, content)
+        await self._staging.stage(folder, weights.content)
+
+    def end(self) -> None:
+        """Free what was prepared; the engine has ended."""
+        self._staging.end()
+
+    def _check_swappable(self, folder: Path) -> None:
+        if self._why_not:
+            remedy = "publish adapters, or start workers with the checkpoint as their --model, for a policy of its own"
+            raise CheckpointRefusedError(folder, "the worker's model", f"no swap: {self._why_not}: {remedy}")
 
     @contextmanager
     def _failing(self, version: int, folder: Path) -> Iterator[None]:
@@ -153,7 +170,8 @@ class Swapper:
             self._versions.aborting = False
 
     async def _load(self, version: int, weights: Weights, listed: frozenset[int]) -> None:
-        await self._calls.load(self._llm.collective_rpc("rollstream_reload", args=(str(weights.folder),)))
+        source = str(weights.folder), self._staging.has(weights.folder, weights.content)
+        await self._calls.load(self._llm.collective_rpc("rollstream_reload", args=source))
         if await self._changed(weights):  # vLLM loads a checkpoint that has lost files without an error
             raise RuntimeError("its files changed while they were loaded")
         await self.label(version)
@@ -207,8 +225,7 @@ class Swapper:
         return frozenset(await self._calls.utility(self._llm.list_loras())) if len(self._adapters) else frozenset()
 
 
-def _checked(folder: Path, booted: checkpoint.Booted, content: checkpoint.Content | None) -> Weights:
-    content = content or checkpoint.read_content(folder)
+def _checked(folder: Path, booted: checkpoint.Booted, content: checkpoint.Content) -> Weights:
     checkpoint.check(folder, booted)
     if content.spoilt:
         raise CheckpointRefusedError(folder, *content.spoilt)

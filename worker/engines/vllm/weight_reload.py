@@ -9,6 +9,7 @@ from typing import Any
 
 from . import logits, packed_experts, swappable
 from .adapter_audit import AdapterAudit
+from .staging.staged_weights import StagedWeights
 
 EXTENSION = f"{__name__}.WeightReload"
 """The value for vLLM's `worker_extension_cls`."""
@@ -16,7 +17,7 @@ _TABLES = "rollstream_tables"
 """The attribute of a model with its computed layers and copies of their tables."""
 
 
-class WeightReload(AdapterAudit):
+class WeightReload(AdapterAudit, StagedWeights):
     """The methods become methods of vLLM's worker, so that `collective_rpc` can call them."""
 
     model_runner: Any
@@ -55,13 +56,16 @@ class WeightReload(AdapterAudit):
             return ""
         return "vLLM's CPU build runs no mixture of experts with LoRA"
 
-    def rollstream_reload(self, folder: str) -> None:
-        """Replace the weights by those in `folder`, which must fit the model.
+    def rollstream_reload(self, folder: str, staged: bool = False) -> None:
+        """Replace the weights by those in `folder`, which must fit the model; or by those that are staged.
 
         After an error the weights are a mixture, and nothing may run before another reload.
         """
         with replacing(self.model_runner.get_model(), self.vllm_config):
-            self.reload_weights(weights_path=folder)
+            if staged:
+                self.reload_weights(weights_iterator=self.rollstream_staged_tensors())
+            else:
+                self.reload_weights(weights_path=folder)
         repair(self.model_runner)
 
 

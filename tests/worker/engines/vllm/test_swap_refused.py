@@ -48,6 +48,7 @@ def swapper(llm: Asked, folder: Path) -> Swapper:
         booted=Weights(folder=folder, content=checkpoint.read_content(folder)),
         adapters=LoadedAdapters(add=nothing, remove=nothing, forget=nothing),
         versions=Versions(),
+        stage_limit_s=5,
     )
 
 

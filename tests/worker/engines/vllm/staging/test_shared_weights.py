@@ -1,0 +1,107 @@
+"""A checkpoint is read into memory once, whoever needs it, and the memory is free when nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from rollstream.producer.demo.tiny_model import write_model
+from rollstream.worker.engines.vllm.staging import room, shared_weights
+from rollstream.worker.engines.vllm.staging.layout import read_layout
+from rollstream.worker.engines.vllm.staging.shared_weights import SharedWeights, shared
+from rollstream.worker.errors import CheckpointRefusedError, NotStagedError
+from rollstream.worker.weights import checkpoint
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("staged") / "step", tokenizer=False)
+
+
+def open_memories() -> int:
+    """How many files without a name this process has open for weights."""
+    found = (str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+    return sum("rollstream-weights" in name for name in found)
+
+
+def same_bytes(weights: SharedWeights, folder: Path) -> bool:
+    held = (folder / "model.safetensors").read_bytes()
+    with open(weights.path, "rb") as memory:  # noqa: PTH123 - as another process opens it
+        for tensor in weights.layout.tensors:
+            memory.seek(tensor.offset)
+            if memory.read(tensor.nbytes) != held[tensor.start : tensor.start + tensor.nbytes]:
+                return False
+    return bool(weights.layout.tensors)
+
+
+async def test_two_replicas_share_one_reading_and_the_last_one_frees_it(step: Path) -> None:
+    content = checkpoint.read_content(step)
+    one, other = shared(step, content), shared(step, content)
+    one.hold()
+    other.hold()
+    await asyncio.gather(one.read(), other.read())
+
+    assert one is other
+    assert open_memories() == 1
+    one.drop()
+    assert same_bytes(other, step)
+    other.drop()
+    assert open_memories() == 0
+    assert shared(step, content) is not one
+
+
+async def test_pieces_are_put_together(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_weights, "_PIECE", 1000)
+    weights = shared(step, checkpoint.read_content(step))
+    weights.hold()
+    await weights.read()
+
+    assert same_bytes(weights, step)
+    weights.drop()
+
+
+async def test_without_room_nothing_is_read(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "available_bytes", lambda: shared_weights._SPARE)
+    weights = shared(step, checkpoint.read_content(step))
+    weights.hold()
+
+    with pytest.raises(NotStagedError, match=r"takes \d+ bytes.*so a swap will read its files|not in memory"):
+        await weights.read()
+
+    weights.drop()
+    assert open_memories() == 0
+
+
+async def test_who_drops_it_ends_a_reading_that_is_under_way(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_weights, "_PIECE", 1)
+    weights = shared(step, checkpoint.read_content(step))
+    weights.hold()
+    reading = asyncio.create_task(weights.read())
+    while open_memories() == 0:  # noqa: ASYNC110 - a thread reads
+        await asyncio.sleep(0)
+
+    weights.drop()
+
+    with pytest.raises(NotStagedError, match="another checkpoint is wanted"):
+        await asyncio.wait_for(reading, 20)
+    await asyncio.sleep(0)
+    assert open_memories() == 0
+
+
+async def test_a_file_that_gets_shorter_is_refused(step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "cut", tokenizer=False)
+    content = checkpoint.read_content(folder)
+    layout = read_layout(folder, content)
+    monkeypatch.setattr(shared_weights, "read_layout", lambda *_: layout)
+    os.truncate(folder / "model.safetensors", 5000)
+    weights = shared(folder, content)
+    weights.hold()
+
+    with pytest.raises(CheckpointRefusedError, match="shorter than its header says"):
+        await weights.read()
+
+    weights.drop()
+    assert open_memories() == 0

@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "lora": ("benchmarks.engine.saturation", "--scale", "2", "--lora", "--scenario", "large"),
     "latency": ("benchmarks.engine.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.engine.swap",),
+    "prepared": ("benchmarks.engine.swap", "--prepared", "--window-s", "3"),
     "engine_metrics": ("benchmarks.engine.engine_metrics",),
     "watched": ("benchmarks.engine.watched", "--kv-cache-bytes", str(2**26)),
     "http": (

@@ -75,6 +75,13 @@ GROUPS: tuple[tuple[Stage, ...], ...] = (
         Stage("latency", ("benchmarks.engine.latency", *SMALL, "--kv-cache-bytes", MORE, "--count", "30"),
               expected_s=85),
     ),
+    (
+        Stage("prepared", ("benchmarks.engine.swap", *SMALL, "--kv-cache-bytes", str(10 * GIB), "--prepared",
+                           "--repeats", "4"), expected_s=150),
+        Stage("prepared-7b", ("benchmarks.engine.swap", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
+                              "--kv-cache-bytes", str(20 * GIB), "--prepared", "--repeats", "3", "--window-s", "8"),
+              expected_s=280),
+    ),
 )  # fmt: skip
 """The engines of a group fit into the memory together. They start together and then measure one after the other."""
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine.prepared import prepared
 from benchmarks.engine.saturation import Engines, add_engine_flags, prepare, shown_engines
 from benchmarks.support import report
 from benchmarks.support.models import link_version, make, make_adapters
@@ -157,6 +158,17 @@ def _times(name: str, about: str, took: dict[str, list[float]]) -> Scenario:
     return Scenario(name, about, "s", "", took)
 
 
+async def measure_prepared(engines: Engines, folder: Path, repeats: int, window_s: float) -> Report:
+    """Measure swaps of checkpoints that were prepared, beside swaps that read files; see `prepared`."""
+    engine = await _started(engines)
+    await my_turn()
+    try:
+        found = await prepared(engine, engines, folder / "versions", repeats, window_s)
+    finally:
+        await engine.close()
+    return Report("prepared", found, shown_engines(engines))
+
+
 async def measure(engines: Engines, folder: Path, repeats: int) -> Report:
     """Measure weights on an engine without LoRA and adapters on one with it; both are loaded from the start."""
     lora = replace(engines, adapters=make_adapters(engines.model, folder / f"swaps-{engines.model.name}", repeats + 3))
@@ -176,13 +188,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.swap", description=__doc__)
     add_engine_flags(parser)
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each kind (default: %(default)s)")
+    parser.add_argument("--prepared", action="store_true", help="measure swaps of prepared checkpoints instead")
+    parser.add_argument("--window-s", type=float, default=5.0, help="of --prepared (default: %(default)s)")
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         model = make(arguments.model, folder, weights=True)  # on disk: a swap loads them
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
-        done = asyncio.run(measure(engines, folder, arguments.repeats))
+        if arguments.prepared:
+            measuring = measure_prepared(engines, folder, arguments.repeats, arguments.window_s)
+        else:
+            measuring = measure(engines, folder, arguments.repeats)
+        done = asyncio.run(measuring)
     report.finish(done, arguments.out)
 
 

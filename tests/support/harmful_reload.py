@@ -21,7 +21,7 @@ class HarmfulReload(WeightReload):
     def tests_harm(self, harm: str) -> None:
         self._harm = harm
 
-    def rollstream_reload(self, folder: str) -> None:
+    def rollstream_reload(self, folder: str, staged: bool = False) -> None:
         harm, self._harm = self._harm, ""
         model = self.model_runner.get_model()
         with pytest.MonkeyPatch.context() as patch:
@@ -29,7 +29,7 @@ class HarmfulReload(WeightReload):
                 patch.setattr(packed_experts, "pack", lambda *_: None)
             if harm == "stale":
                 patch.setattr(model, "load_weights", _without_a_layer(model.load_weights))
-            super().rollstream_reload(folder)
+            super().rollstream_reload(folder, staged)
         with torch.inference_mode():
             _harm(model, harm)
 

@@ -34,12 +34,20 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from examples.grpo_report import Step, print_summary, progress, summary, write_plot
 from examples.grpo_settings import Settings, runs_of
-from rollstream import AsyncClient, BatchHandle, GenerationConfig, RolloutBatch, RolloutFailedError, StalenessGate
+from rollstream import (
+    AsyncClient,
+    BatchHandle,
+    GenerationConfig,
+    RolloutBatch,
+    RolloutFailedError,
+    StalenessGate,
+    make_probe,
+)
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.demo.worker_process import serving_worker
@@ -113,6 +121,7 @@ class Learner:
     def __init__(self, model: Path, settings: Settings, version: int = 0) -> None:
         self.version = version
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
         self._settings = settings
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         self._shuffle = torch.Generator().manual_seed(settings.seed)
@@ -207,10 +216,11 @@ async def submit_all(
 
 
 async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
-    """Publish the weights. Workers read the folder later, so it stays until the version after the next is published."""
+    """Publish the weights and a probe. Workers read the folder later, so it outlives the next version."""
     checkpoint = folder / f"v{learner.version}"
     await asyncio.to_thread(learner.model.save_pretrained, checkpoint)
-    await client.publish_policy(learner.version, checkpoint=checkpoint)
+    probe = await asyncio.to_thread(make_probe, learner.model, learner.tokenizer)
+    await client.publish_policy(learner.version, checkpoint=checkpoint, probe=probe)
     shutil.rmtree(folder / f"v{learner.version - 2}", ignore_errors=True)
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.errors import ProbeError
     from rollstream.producer.probes.make_probe import make_probe
     from rollstream.producer.probes.probe_of import probe_of
+    from rollstream.producer.probes.probe_of_folder import probe_of_folder
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
     from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.staleness_errors import (
@@ -147,6 +148,7 @@ __all__ = [
     "WireError",
     "make_probe",
     "probe_of",
+    "probe_of_folder",
 ]
 
 __version__: str
@@ -197,6 +199,7 @@ _MODULES = {
     "VersionWaitError": "rollstream.producer.policies.errors",
     "make_probe": "rollstream.producer.probes.make_probe",
     "probe_of": "rollstream.producer.probes.probe_of",
+    "probe_of_folder": "rollstream.producer.probes.probe_of_folder",
     "StalenessGate": "rollstream.producer.trainers.staleness_gate",
     "StoreOptions": "rollstream.producer.weights.store_options",
     "WeightStoreError": "rollstream.transport.weights",

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from rollstream.schemas import Probe
+
 from ..calls.arguments import number
 from ..errors import ArgumentError, PublishingRefusedError
 from ..policies.wait_for_version import Workers
+from ..probes.make_probe import make_probe
 from .trl import RolloutFunction
 
 _ADAPTER = "default"
@@ -36,10 +40,14 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
     None: training goes on at once, and the next rollouts wait for a worker that serves it. The newest `keep` folders
     stay; older ones that this run wrote are deleted.
 
+    `probe`: each version is published with a probe, so that no completion leaves a worker that computes other log-probs
+    than the trainer's model. True: of built-in texts by the trainer's tokenizer; rows of ids: of these; False: none. It
+    costs one forward of 512 tokens in the main process.
+
     For a PEFT model the adapter named "default" is published, through Redis; workers need `--lora` and must have booted
     with the trainer's base model. The weights must be whole in the main process: DeepSpeed, FSDP and a PEFT model
-    without that adapter raise `PublishingRefusedError` when training begins. Raises what `Client.publish_policy` and
-    `Client.wait_for_version` raise.
+    without that adapter raise `PublishingRefusedError` when training begins. Raises what `make_probe`,
+    `Client.publish_policy` and `Client.wait_for_version` raise.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
         staleness: int = 0,
         wait_for: Workers | None = None,
         wait_s: float | None = None,
+        probe: bool | Sequence[Sequence[int]] = True,
     ) -> None:
         self._rollout = rollout
         self._folder = Path(checkpoint_dir)
@@ -58,6 +67,7 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
         self._staleness = _at_least(0, "staleness", staleness)
         self._wait_for = wait_for
         self._wait_s = wait_s
+        self._probe = probe
         self._run = secrets.token_hex(4)
         self._written: list[Path] = []
         self._first = self._version = 0
@@ -71,11 +81,11 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
         """Publish the weights with which training begins: workers may have booted with others."""
         _check_whole(args, kwargs["model"])
         self._first = 1 + self._newest(args, state)
-        self._publish(self._first, state, kwargs["model"])
+        self._publish(self._first, state, kwargs["model"], kwargs.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers'
         """Publish after each optimizer step, not after each micro-batch of an accumulated gradient."""
-        self._publish(self._version + 1, state, kwargs["model"])
+        self._publish(self._version + 1, state, kwargs["model"], kwargs.get("processing_class"))
 
     def _newest(self, args: Any, state: Any) -> int:
         newest = [self._rollout.client.announced_version() if state.is_world_process_zero else 0]
@@ -83,21 +93,30 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
             import_module("accelerate.utils").broadcast_object_list(newest)
         return newest[0]
 
-    def _publish(self, version: int, state: Any, model: Any) -> None:
+    def _publish(self, version: int, state: Any, model: Any, tokenizer: Any) -> None:
         if state.is_world_process_zero:
+            probe = self._probe_of(model, tokenizer)
             folder = self._folder / f"v{version}-{self._run}"
             self._written.append(folder)
             if getattr(model, "peft_config", None):
                 model.save_pretrained(folder, selected_adapters=[_ADAPTER])
-                self._rollout.client.publish_policy(version, adapter=folder)
+                self._rollout.client.publish_policy(version, adapter=folder, probe=probe)
             else:
                 model.save_pretrained(folder)
-                self._rollout.client.publish_policy(version, checkpoint=folder)
+                self._rollout.client.publish_policy(version, checkpoint=folder, probe=probe)
             if self._wait_for is not None:
                 self._rollout.client.wait_for_version(version, self._wait_for, self._wait_s)
             self._prune()
         self._version = version
         self._rollout.min_policy_version = max(self._first, version - self._staleness)
+
+    def _probe_of(self, model: Any, tokenizer: Any) -> Probe | None:
+        rows = tokenizer if self._probe is True else self._probe
+        if rows is False:
+            return None
+        if rows is None:
+            raise PublishingRefusedError("the trainer", "has no tokenizer to make a probe: give probe=rows of ids")
+        return make_probe(model, rows)
 
     def _prune(self) -> None:
         while len(self._written) > self._keep:

@@ -150,7 +150,7 @@ def rollout(redis_url: str, policy: str) -> Iterator[RolloutFunction]:
 
 def test_workers_may_be_behind_by_what_was_asked_for(rollout: RolloutFunction, models: Path, tmp_path: Path) -> None:
     rollout.client.publish_policy(41, checkpoint=models / "step-1")
-    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, keep=2, staleness=2)
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, keep=2, staleness=2, probe=False)
     versions, oldest = [], []
     for tell in (publish.on_train_begin, *[publish.on_step_end] * 4):
         tell(ARGS, MAIN, None, model=Saving(models / "step-2"))
@@ -168,7 +168,7 @@ def test_of_a_peft_model_the_trained_adapter_is_published(
     base = import_module("transformers").AutoModelForCausalLM.from_pretrained(tiny_model)
     model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"]))
     model.add_adapter("ref", peft.LoraConfig(r=8, target_modules=["v_proj"]))
-    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path)
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, probe=[[5, 6, 7]])
     publish.on_train_begin(ARGS, MAIN, None, model=model)
     publish.on_step_end(ARGS, MAIN, None, model=model)
     assert rollout.client.newest_version() == rollout.min_policy_version == 2

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from rollstream.schemas import Probe
-from rollstream.schemas.weights.folders import folder_problem, odd_entry
 from rollstream.schemas.wire.probe import MAX_TOKENS
 
-from ...batches.tokenizer_folder import read_tokenizer
-from ...probes.errors import ProbeError
-from ...probes.make_probe import make_probe
 from ...probes.probe_file import write_probe
+from ...probes.probe_of_folder import probe_of_folder
 from ..output import exit_codes
 
 commands = typer.Typer()
@@ -53,26 +50,10 @@ def probe(
     random, the same at each call. The model is run by transformers; in float32 it needs 4 bytes a parameter.
     """
     with exit_codes():
-        found = make_probe(
-            _model(model, dtype), read_tokenizer(tokenizer or model), max_tokens=tokens, row_tokens=row_tokens
-        )
+        typer.echo(f"loading {model} in {dtype} ...", err=True)
+        found = probe_of_folder(model, tokenizer, dtype=dtype, max_tokens=tokens, row_tokens=row_tokens)
         write_probe(out, found)
         typer.echo(_told(out, found))
-
-
-def _model(folder: Path, dtype: str) -> Any:
-    if problem := folder_problem(folder) or odd_entry(folder):
-        raise ProbeError(f"{folder} {problem}")
-    try:
-        from safetensors import SafetensorError  # noqa: PLC0415 - as the next line
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy, and only this command needs it
-    except ImportError:
-        raise ProbeError("a model is run by transformers: pip install transformers") from None
-    typer.echo(f"loading {folder} in {dtype} ...", err=True)
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ProbeError(f"{folder} holds no model that transformers can load: {error}".splitlines()[0]) from None
 
 
 def _told(out: Path, found: Probe) -> str:

@@ -54,4 +54,4 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
     refused = rollstream("probe", str(tmp_path / "model"), "--out", str(tmp_path / "p"))
     assert refused.exit_code == 1
-    assert "holds no model that transformers can load" in refused.stderr
+    assert "holds no model that transformers can load: Error while deserializing header" in refused.stderr

@@ -16,8 +16,6 @@ from rollstream.schemas.wire.weights import Chunk
 from .tensor_values import TensorValues
 
 _THREADS = 4
-_PLACE_BYTES = 1
-"""About so many bytes tell where an element changed."""
 
 Tensors = Mapping[str, TensorValues]
 Digests = Mapping[str, str]
@@ -46,9 +44,13 @@ class Described:
     @property
     def delta_bytes(self) -> int:
         """About how many bytes a delta has; not more than `full_bytes`."""
-        return sum(
-            min(one.num_bytes, self.changed.get(one.name, 0) * (one.item_bytes + _PLACE_BYTES)) for one in self.entries
-        )
+        return sum(_delta_bytes(one, self.changed.get(one.name, 0)) for one in self.entries)
+
+
+def _delta_bytes(entry: TensorEntry, changed: int) -> int:
+    """About a byte tells where an element changed, or a bit for each element, see `schemas.weights.delta`."""
+    places = min(changed, entry.num_elements // 8 + 1)
+    return min(entry.num_bytes, places + changed * entry.item_bytes)
 
 
 def same_layout(tensors: Tensors, others: Tensors) -> bool:

@@ -1,6 +1,6 @@
 """Remove from the store what no worker needs any more, after a publish.
 
-Needed are: what this client has just published, the newest few versions, the versions that live workers serve, load or
+Needed are: what this client has just published, the newest few announced, the versions that live workers serve, load or
 have prepared, the one before each, the activated one, whatever was written of late, and the chain of each of these. A
 queued job asks for a version or a newer one, which the newest is. What cannot be read is never a reason to remove more.
 """
@@ -20,6 +20,7 @@ from rollstream.transport.weights import Stored, StoreProblem, WeightStore, Weig
 
 from ..errors import ProducerError
 from ..policies.live_workers import live_reports
+from ..policies.versions_stream import RECENT, announced_versions, read_version
 from ..redis_io.connection import Connection
 from .base import Base, needs_of
 from .store_options import StoreOptions
@@ -54,10 +55,9 @@ class Garbage:
 
     async def _collect(self, published: Base | None) -> None:
         items = await self._store.items()
-        manifests = [one for one in items if not is_chunk(one.name)]
-        wanted = await self._wanted_versions({_version(one.name) for one in manifests})
         young = _young(items, self._options.grace_s)
-        names = {one.name for one in manifests if _version(one.name) in wanted or one.name in young}
+        names = await self._wanted({one.name for one in items if not is_chunk(one.name)})
+        names |= {name for name in young if not is_chunk(name)}
         if published is not None:
             self._note(published)
             names.add(published.manifest.name)
@@ -68,12 +68,22 @@ class Garbage:
         await self._store.delete(sorted(old, key=is_chunk))
         self._known = {name: known for name, known in self._known.items() if name not in old}
 
-    async def _wanted_versions(self, stored: Collection[int]) -> set[int]:
-        ordered = sorted(stored)
+    async def _wanted(self, stored: Collection[str]) -> set[str]:
+        """Names of manifests that are announced or served. A version may be announced with an older one's content."""
+        keep = self._options.keep
+        recent = await announced_versions(self._connection, self._keys, max(keep, RECENT))
         reports = await self._connection.call("read the workers", lambda redis: live_reports(redis, self._keys))
         served = set(_versions_of(reports.values())) | await self._activated()
-        before = {ordered[at - 1] for at in (bisect_left(ordered, version) for version in served) if at > 0}
-        return served | before | set(ordered[-self._options.keep :])
+        known = sorted({one.version for one in recent} | set(map(_version, stored)))
+        before = {known[at - 1] for at in (bisect_left(known, version) for version in served) if at > 0}
+        versions = served | before | {one.version for one in recent[:keep]}
+        announced = {one.version: one for one in recent}
+        for version in versions - announced.keys():
+            if (found := await read_version(self._connection, self._keys, version)) is not None:
+                announced[version] = found
+        said = (announced[version].announcement for version in versions & announced.keys())
+        locations = {one.location for one in said if one is not None and one.transport == "store"}
+        return {name for name in stored if _version(name) in versions or name in locations}
 
     async def _activated(self) -> set[int]:
         key = self._keys.activations()

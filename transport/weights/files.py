@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -44,6 +45,8 @@ class FileStore:
     def __init__(self, *, where: str, files: Files) -> None:
         self._where = where
         self._files = files
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "weight-store")
+        """Its own: a file system that hangs keeps threads, and others of the process must not wait for them."""
 
     @property
     def where(self) -> str:
@@ -106,6 +109,6 @@ class FileStore:
         """The thread of a call that takes too long is left to end by itself."""
         try:
             async with asyncio.timeout(_CALL_S + num_bytes / _SLOWEST_BYTES_PER_S):
-                return await asyncio.to_thread(call)
+                return await asyncio.wrap_future(self._threads.submit(call))
         except Exception as error:  # noqa: BLE001 - libraries for object stores raise any class
             raise store_error(what, self._where, error) from None

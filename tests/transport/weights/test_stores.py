@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, NameRefusedError
 from rollstream.transport.weights import PlainCall, StoreProblem, WeightStore, WeightStoreError, store_of
+from rollstream.transport.weights.files import FileStore
 
 CHUNK, OTHER, MANIFEST = "a" * 64, "b" * 64, f"7-{'c' * 16}"
 
@@ -208,3 +211,31 @@ async def test_chunks_fit_what_redis_takes(redis: Redis, policy: str, monkeypatc
 
     monkeypatch.setattr("rollstream.transport.weights.in_redis.read_limits", limits)
     assert await store.chunk_bytes() == 2**21
+
+
+class Stuck:
+    """A file system that does not answer, and never fails."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def size(self, name: str) -> int:
+        self.ended.wait()
+        raise FileNotFoundError(name)
+
+    read = write = remove = all = size
+
+
+async def test_a_file_system_that_hangs_keeps_no_thread_that_others_need() -> None:
+    stuck: Any = Stuck()
+    store = FileStore(where="/mnt", files=stuck)
+    asked = [asyncio.create_task(store.get(f"{number:064x}", 1)) for number in range(64)]
+    await asyncio.sleep(0)
+
+    try:
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        stuck.ended.set()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(error) for error in found} == {WeightStoreError}

@@ -35,7 +35,7 @@ from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
 from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from .policies.publish_policy import publish_policy
-from .policies.unserved import warn_of_unserved
+from .policies.unserved import kind_of, warn_of_unserved
 from .policies.version_bounds import VersionBounds
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
@@ -177,7 +177,7 @@ class AsyncClient:
         chosen: PublishOptions = {**PUBLISH_DEFAULTS, **options}
         publish = partial(publish_tensors, publisher=self._weights) if goes_to_store(chosen) else publish_policy
         published = await publish(self._connection, self._keys, number(version), chosen)
-        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", published.source)
+        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", kind_of(published))
         return published
 
     async def publish_adapter(

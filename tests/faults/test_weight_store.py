@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from safetensors.torch import load_file
 
 from rollstream import Client
 from rollstream.schemas import Keys, WeightsManifest
@@ -69,6 +70,31 @@ async def test_anchor_and_deltas_are_served_while_completions_go_on_and_a_late_j
             assert report(late, queue)["policy_sha256"] == report(worker, queue)["policy_sha256"] == manifest.sha256
 
     assert len({version for of_one in spans(redis_url, queue, batch.batch_id, 12) for version, _ in of_one}) > 1
+
+
+@pytest.mark.parametrize("place", ["redis", "folder"])
+def test_what_a_trainer_publishes_of_its_tensors_is_served_by_those_there_and_by_a_late_joiner(
+    redis_url: str, policy: str, queue: Queue, flags: list[str], tiny_model: Path, tmp_path: Path, place: str
+) -> None:
+    store = place if place == "redis" else str(tmp_path)
+    flags = [*flags, "--weights", store]
+    tensors = load_file(tiny_model / "model.safetensors")
+    with (
+        Client(redis_url, policy=policy, weights=store) as trainer,
+        stub(redis_url, policy, *flags) as worker,
+    ):
+        for version in (1, 2, 3):
+            for name in sorted(tensors)[version::3]:
+                tensors[name][..., :2] *= 1.01
+            published = trainer.publish_policy(version, state_dict=tensors)
+            trainer.wait_for_version(version, timeout=30)
+        with stub(redis_url, policy, *flags) as late:
+            trainer.wait_for_version(3, workers=2, timeout=30)
+            assert report(late, queue)["policy_sha256"] == published.sha256
+
+    assert published.base == 2
+    assert [line.count("base=") for line in worker.log.splitlines() if "weights fetched" in line] == [1, 1, 1]
+    assert "base=2-" in worker.log, "the delta was not built on what was there"
 
 
 async def test_a_delta_that_lost_a_chunk_is_refused_by_name_and_the_next_anchor_heals(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rollstream import AsyncClient, Client, ResultTimeoutError, StalenessGate, VersionTimeoutError
 from rollstream.producer.calls import patience
@@ -203,6 +204,20 @@ async def test_what_is_quick_is_not_told(trainer: AsyncClient, caplog: pytest.Lo
     await handle.cancel()
     await handle.wait(timeout=20)
     assert warnings(caplog) == []
+
+
+async def test_publishing_through_the_store_warns_of_workers_that_were_started_without_it(
+    redis_url: str, policy: str, queue: Queue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporting(queue, "a", 0, takes_checkpoints="1", takes_store="0")
+    reporting(queue, "b", 0, takes_checkpoints="0", takes_store="1")
+
+    async with AsyncClient(redis_url, policy=policy, weights=tmp_path) as trainer:
+        await trainer.publish_policy(1, state_dict={"w": torch.zeros(4)})
+
+    assert warnings(caplog) == [
+        "policy version 1 was published, but worker a takes no versions from the weight store: start it with --weights",
+    ]
 
 
 async def test_publishing_warns_of_workers_that_cannot_serve_it(

@@ -259,3 +259,11 @@ class RequeueRefusedError(ProducerError):
         super().__init__(f"dead letter {name} cannot be queued again: {problem}; `rollstream dead show` tells more")
         self.name = name
         self.problem = problem
+
+
+class GoldenRefusedError(ProducerError):
+    """Raised when golden jobs cannot be recorded from these workers, or not be compared with what they give."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"golden: {problem}")
+        self.problem = problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Annotated
 import typer
 
 from ..client import AsyncClient
-from ..errors import PromptFileError
 from .batches import commands as listing
 from .config_flags import read_config
 from .dead import dead
-from .jsonl import load_tokenizer, read_prompts
+from .golden import golden
+from .jsonl import read_prompt_file
 from .lease import commands as leasing
 from .observe import commands as observing
 from .operate import commands as operating
@@ -144,7 +143,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     if not wait and (out is not None or timeout is not None):
         raise typer.BadParameter("--out and --timeout need --wait")
     with exit_codes(), traced():
-        prompts = _read_prompts(file, tokenizer)
+        prompts = read_prompt_file(file, tokenizer)
         generation = read_config(config, assignments or [], max_new_tokens)
 
         async def run() -> int:
@@ -169,17 +168,6 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     return await follow(handle, results, timeout)
 
         raise typer.Exit(asyncio.run(run()))
-
-
-def _read_prompts(file: Path, tokenizer: Path | None) -> list[list[int]]:
-    tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
-    if str(file) == "-":
-        return read_prompts(sys.stdin.buffer, "<stdin>", tokenize)
-    try:
-        with file.open("rb") as lines:
-            return read_prompts(lines, str(file), tokenize)
-    except OSError as error:
-        raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None
 
 
 @app.command(epilog="Example: rollstream results BATCH_ID --policy math-7b --follow --out results.jsonl")
@@ -228,3 +216,4 @@ app.add_typer(activating)
 app.add_typer(listing_versions)
 app.add_typer(probing)
 app.add_typer(dead, name="dead")
+app.add_typer(golden, name="golden")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,18 @@ from ..errors import PromptFileError
 Tokenize = Callable[[str], list[int]]
 
 _SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
+
+
+def read_prompt_file(file: Path, tokenizer: Path | None) -> list[list[int]]:
+    """The prompts of a file, `-` for stdin; `tokenizer` is a folder, for rows of text. Raises `PromptFileError`."""
+    tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
+    if str(file) == "-":
+        return read_prompts(sys.stdin.buffer, "<stdin>", tokenize)
+    try:
+        with file.open("rb") as lines:
+            return read_prompts(lines, str(file), tokenize)
+    except OSError as error:
+        raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None
 
 
 def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None) -> list[list[int]]:

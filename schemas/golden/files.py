@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 from ..errors import SchemaError, cut
 from ..weights.regular_files import open_regular
-from ..wire.codec import decode
+from ..wire.codec import decode, encode
 from ..wire.golden import MAX_GOLDEN_BYTES, Golden
 
 
@@ -34,3 +36,23 @@ def read_golden(path: Path) -> Golden:
         return decode(data, Golden)
     except SchemaError as error:
         raise GoldenFileError(path, f"it holds no golden jobs: {error}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raises `GoldenFileError` where `write_golden` surely would."""
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        is_there = path.parent.is_dir()
+        raise GoldenFileError(path, "its folder cannot be written" if is_there else "its folder does not exist")
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """Write the file whole or not at all, in place of one of that name. Raises `GoldenFileError`."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            draft.write_bytes(encode(golden))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise GoldenFileError(path, f"it cannot be written: {error.strerror}") from None

@@ -70,7 +70,7 @@ class GoldenBatch(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _check_config(self.config)
+        check_repeatable(self.config)
         expect("prompt_lengths", self.prompt_lengths, "int32", 1)
         expect("token_ids", self.token_ids, "int32", 1)
         if not 1 <= (prompts := self.prompt_lengths.shape[0]) <= MAX_CASES:
@@ -156,7 +156,8 @@ class Golden(Message):
         return tuple(case for number, batch in enumerate(self.batches) for case in batch.cases(number))
 
 
-def _check_config(config: GenerationConfig) -> None:
+def check_repeatable(config: GenerationConfig) -> None:
+    """Raises `ValueError` unless two runs of a job with this config give the same."""
     if config.num_beams > 1:
         raise ValueError("num_beams must be 1: golden jobs have no beams")
     if config.logprobs is None:

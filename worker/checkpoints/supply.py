@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rollstream.schemas import NameRefusedError
 from rollstream.schemas.keys import check_name
@@ -24,6 +24,10 @@ from .weights_cache import Kept, WeightsCache
 
 _END_S = 10.0
 """How long the end of a worker waits for a thread that reads a shared folder, which may hang."""
+_THREADS = 8
+"""One prepares and one removes; the others are for those that hang."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class CheckpointSupply:
 
     With a cache the former are copied there while they are read; the latter always go there.
 
-    One thread does all of it, a call after the other: a call that was cancelled ends before the next one begins.
+    It has threads of its own: one that reads a shared folder that hangs is told to give up, and does so when it wakes.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class CheckpointSupply:
         self._cache = cache
         self._store = store
         self._timeout_s = timeout_s
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._threads = ThreadPoolExecutor(_THREADS, "checkpoints")
+        self._running: set[Future[Any]] = set()
 
     def open(self) -> None:
         """Make the cache's folder. Raises `SettingsError`."""
@@ -75,9 +80,11 @@ class CheckpointSupply:
 
     async def close(self) -> None:
         """Wait for what is being written, which ends soon, and remove the cache's folder."""
-        end = self._thread.submit(self._cache.close if self._cache is not None else lambda: None)
-        self._thread.shutdown(wait=False)
-        await asyncio.wait([asyncio.wrap_future(end)], timeout=_END_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if running := [asyncio.wrap_future(one) for one in list(self._running)]:
+            await asyncio.wait(running, timeout=_END_S)
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.close)
 
     async def stamp(self, wanted: Wanted) -> checkpoint.Stamp:
         """A value that changes when the files of a refused version do, and it is worth another try. Never raises."""
@@ -104,15 +111,22 @@ class CheckpointSupply:
     async def serving(self, prepared: Prepared) -> None:
         """The engine serves this checkpoint now; what was kept for others may go. Never raises."""
         if self._cache is not None:
-            await asyncio.wrap_future(self._thread.submit(self._cache.served, prepared.folder))
+            goes = self._cache.served(prepared.folder)
+            self._submit(self._cache.remove, goes)  # not waited for: gigabytes take a while
 
     async def _in_thread(self, call: Callable[..., Prepared], *args: Any) -> Prepared:
         """`call(*args, given_up)` in a thread, which is told to give up if this is cancelled."""
         given_up = threading.Event()
         try:
-            return await asyncio.wrap_future(self._thread.submit(call, *args, given_up))
+            return await asyncio.wrap_future(self._submit(call, *args, given_up))
         finally:
             given_up.set()
+
+    def _submit(self, call: Callable[..., T], *args: Any) -> Future[T]:
+        running = self._threads.submit(call, *args)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return running
 
     async def _fetch(self, wanted: Wanted) -> Prepared:
         fetch = partial(_fetch, self._in_store(), wanted, asyncio.get_running_loop())

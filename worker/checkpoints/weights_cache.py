@@ -1,17 +1,15 @@
-"""Folders of checkpoints on the worker's own disk: the served one, the one before it, and the next one.
-
-Blocking calls, for the thread that prepares checkpoints; one at a time.
-"""
+"""Folders of checkpoints on the worker's own disk: the served one, the one before it, and the next one."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from threading import Lock
 
 import structlog
 
@@ -45,13 +43,16 @@ class Kept:
 class WeightsCache:
     """Makes room, keeps what is complete, and removes what nobody goes back to.
 
-    `keep`, `served` and `forget` alone change what is kept; the newest that was kept is the last in the list.
+    One checkpoint is written at a time, but a thread that was told to give up may still end. So what is kept changes
+    under a lock, which is never held while files are read or removed; the newest that was kept is the last.
+    All calls but `served` block on the disk.
     """
 
     def __init__(self, *, root: Path | None, model: Path | None) -> None:
         """`root`: None for a folder below the system's temporary one. `model`: what the worker boots with."""
         self._cache = CacheFolder(root, flag=FLAG, prefix="rollstream-weights-")
         self._model = model
+        self._changing = Lock()
         self._kept: list[Kept] = []
         self._serving: Path | None = None
         self._before: Path | None = None
@@ -88,7 +89,7 @@ class WeightsCache:
         found = next((kept for kept in reversed(self._kept) if kept.sha256 == sha256), None)
         if found is not None and not checkpoint.unchanged(found.folder, found.content):
             log.warning("weights in the cache changed, they are brought again", folder=str(found.folder))
-            self.forget(found)
+            self.remove([found])
             return None
         return found
 
@@ -100,8 +101,9 @@ class WeightsCache:
         written into it.
         """
         self._make_room(nbytes, base)
-        self._number += 1
-        number = self._cache.folder / str(self._number)
+        with self._changing:
+            self._number += 1
+            number = self._cache.folder / str(self._number)
         try:
             number.mkdir(parents=True)  # a clean-up of temporary folders may have removed the worker's own
             (number / name).mkdir()
@@ -115,34 +117,36 @@ class WeightsCache:
 
     def keep(self, kept: Kept) -> None:
         """From now on it is found, until it is neither the newest nor served nor served before."""
-        self._kept.append(kept)
+        with self._changing:
+            self._kept.append(kept)
 
-    def forget(self, kept: Kept) -> None:
-        """Remove it from the disk."""
-        self._kept.remove(kept)
-        shutil.rmtree(kept.folder.parent, ignore_errors=True)
+    def served(self, folder: Path) -> list[Kept]:
+        """The engine serves what is in `folder`, here or elsewhere. Returns what is not needed any more."""
+        with self._changing:
+            if folder != self._serving:
+                self._serving, self._before = folder, self._serving
+            return [kept for kept in self._kept[:-1] if kept.folder not in (self._serving, self._before)]
 
-    def served(self, folder: Path) -> None:
-        """The engine serves what is in `folder`, here or elsewhere."""
-        if folder != self._serving:
-            self._serving, self._before = folder, self._serving
-        for kept in self._kept[:-1]:
-            if kept.folder not in (self._serving, self._before):
-                self.forget(kept)
+    def remove(self, goes: Iterable[Kept]) -> None:
+        """Remove checkpoints from the disk."""
+        for one in goes:
+            with self._changing:
+                self._kept = [kept for kept in self._kept if kept is not one]
+            shutil.rmtree(one.folder.parent, ignore_errors=True)
 
     def _make_room(self, nbytes: int, base: Kept | None) -> None:
         """Two stay at most: the served one, and the newest, or else the one before. If there is no room, fewer."""
-        newest = self._kept[-1].folder if self._kept else None
-        goes = [kept for kept in self._kept if kept.folder not in (self._serving, newest) and kept is not base]
-        if self._serving in (newest, None):
-            goes = [kept for kept in goes if kept.folder != self._before]
-        for kept in goes:
-            self.forget(kept)
-        for kept in [kept for kept in self._kept if kept.folder != self._serving and kept is not base]:
+        with self._changing:
+            newest = self._kept[-1].folder if self._kept else None
+            stay = {self._serving, newest, self._before if self._serving in (newest, None) else None}
+            goes = [kept for kept in self._kept if kept.folder not in stay and kept is not base]
+            others = [kept for kept in self._kept if kept.folder != self._serving and kept is not base]
+        self.remove(goes)
+        for kept in [kept for kept in others if kept not in goes]:
             if self._free() >= nbytes:
                 return
             log.warning("weights removed to make room", folder=kept.folder.name, needed=nbytes, free=self._free())
-            self.forget(kept)
+            self.remove([kept])
         if (free := self._free()) < nbytes:
             problem = f"{free} bytes are free, and the checkpoint has {nbytes}: give it more room"
             raise VersionRefusedError(f"{FLAG}: {self._cache.folder.parent}: {problem}")

@@ -116,7 +116,7 @@ async def test_the_served_one_and_the_one_before_stay_and_others_go(
         prepared = await supply.prepare(wanted(steps / f"step-{step}", step))
         await supply.serving(prepared)
 
-    assert copies(cache) == ["step-2", "step-3"]
+    await until_true(lambda: copies(cache) == ["step-2", "step-3"])
 
 
 async def test_what_is_prepared_stays_while_another_one_is_served_and_prepared(
@@ -129,6 +129,20 @@ async def test_what_is_prepared_stays_while_another_one_is_served_and_prepared(
 
     assert checkpoint.unchanged(waits.folder, waits.content)
     assert copies(tmp_path / "cache") == ["step-1", "step-2"]
+
+
+async def test_a_served_version_is_noted_at_once_while_another_is_copied(
+    steps: Path, tmp_path: Path, supply: CheckpointSupply
+) -> None:
+    served = await supply.prepare(wanted(steps / "step-1"))
+    long_file(steps / "step-2" / "model.safetensors", 2**31)
+    copying = asyncio.create_task(supply.prepare(Wanted(version=2, location="step-2", sha256="0" * 64)))
+    await until_true(lambda: "step-2" in copies(tmp_path / "cache"))
+
+    await supply.serving(served)
+
+    assert not copying.done()
+    copying.cancel()
 
 
 def spoilt(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rollstream.schemas import ErrorCode, RollstreamError
 from rollstream.schemas.errors import cut
+from rollstream.schemas.wire.probe import NOT_REPRODUCED
 
 
 class WorkerError(RollstreamError):
@@ -106,7 +107,7 @@ class ProofFailedError(WorkerError):
     """
 
     def __init__(self, version: int, problem: str, mean: float = float("inf"), largest: float = float("inf")) -> None:
-        super().__init__(cut(f"version {version} does not reproduce its probe: {problem}"))
+        super().__init__(cut(f"version {version} {NOT_REPRODUCED}: {problem}"))
         self.version = version
         self.problem = cut(problem)
         self.mean = mean

@@ -47,6 +47,7 @@ def commands(keys: Keys) -> dict[str, tuple[str | int, ...]]:
         "STRLEN": (adapter,),
         "TIME": (),
         "TTL": (adapter,),
+        "UNLINK": (worker,),
         "XACK": (jobs, GROUP, _NO_ID),
         "XADD": (results, "*", "field", "value"),
         "XAUTOCLAIM": (jobs, GROUP, _BATCH, 0, _NO_ID),

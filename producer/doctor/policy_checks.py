@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.wire.probe import NOT_REPRODUCED
 
 from ..operations.queue_state import WorkerSeen, age, refusals
 from ..policies.parked import Parked
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .probe import PartitionSeen, Probe
 
+_MEND_A_PROOF = (
+    "these weights give other log-probs here than in the trainer: compare this worker's model, dtype and vLLM with the "
+    "other workers'; where it is only as far off as two engines are, publish with a wider tolerance of the probe"
+)
+
 
 def policy_findings(found: Probe) -> Iterator[Finding]:
     """The findings, in the order in which an operator should mend them."""
     yield from _refused(found)
+    yield from _pending(found)
     yield _version_gate(found)
     yield _trimming(found)
 
@@ -32,11 +39,28 @@ def _refused(found: Probe) -> Iterator[Finding]:
         idle = len(stopped.intersection(names))
         so = f"; {idle} of them take no jobs for it" if idle else ""
         seen = f"{len(names)} of {len(found.workers)} workers refuse version {version}{so}: {some(names)}: {why}"
-        yield Finding(check="refused version", level=level, seen=seen, remedy=remedy)
+        mend = _MEND_A_PROOF if NOT_REPRODUCED in why else remedy
+        yield Finding(check="refused version", level=level, seen=seen, remedy=mend)
     if loading := sorted(stopped.difference(*reasons.values())):
         seen = f"{len(loading)} of {len(found.workers)} workers take no jobs until one is served: {some(loading)}"
         remedy = "they are loading it: look again later; if nothing changes, see their logs"
         yield Finding(check="announced version", level=WARN, seen=seen, remedy=remedy)
+
+
+def _pending(found: Probe) -> Iterator[Finding]:
+    """A version that is announced and not active: who has prepared it, and what it waits for."""
+    for one in found.pending[:1]:
+        ready = sum((worker.report.prepared_version or 0) >= one.version for worker in found.workers)
+        terms = one.activate
+        waits = "its activation by hand" if terms.when == "by_hand" else f"{terms.share:.0%} of them to prepare it"
+        by = f"{ready} of {len(found.workers)} workers"
+        yield graded(
+            "activation",
+            f"version {one.version}, announced {age(one.announced_s_ago)} ago, is prepared by {by}, waits for {waits}",
+            warn=one.announced_s_ago > OLD_S,
+            remedy=f"rollstream activate {one.version} --policy {found.policy}, or publish a newer version; "
+            f"rollstream versions --policy {found.policy} says why a worker has not prepared it",
+        )
 
 
 def _takes_nothing(worker: WorkerSeen) -> bool:
@@ -44,7 +68,7 @@ def _takes_nothing(worker: WorkerSeen) -> bool:
 
 
 def _version_gate(found: Probe) -> Finding:
-    """Warn when jobs wait for a version that nobody announced.
+    """Warn when jobs wait for a version that nobody announced or activated.
 
     If no version is announced (any more), workers keep the version they serve, and take jobs that wait for it.
     """
@@ -52,12 +76,21 @@ def _version_gate(found: Probe) -> Finding:
     served = [worker.report.policy_version or 0 for worker in found.workers]
     newest = found.newest_version or max(served, default=0)
     unknown = [] if found.newest_version is None else [one for one in parked if one.version > newest]
+    ahead = found.pending[0].version if found.pending else 0
+    if unknown and all(one.version <= ahead for one in unknown):
+        return graded(
+            "version gate",
+            f"jobs wait for policy version {_versions(unknown)}; the newest active is {newest}, {ahead} is announced",
+            warn=True,
+            remedy=f"rollstream activate {ahead} --policy {found.policy}, or give the jobs up: "
+            f"{_cancel(found, unknown)}",
+        )
     if not unknown:
         waiting = f"jobs wait for policy version {_versions(parked)}" if parked else "no job waits for a policy version"
         return graded("version gate", waiting, remedy="")
     return graded(
         "version gate",
-        f"jobs wait for policy version {_versions(unknown)}; the newest announced is {newest}",
+        f"jobs wait for policy version {_versions(unknown)}; the newest announced is {max(newest, ahead)}",
         warn=True,
         remedy=f"publish it, or give the jobs up: {_cancel(found, unknown)}",
     )

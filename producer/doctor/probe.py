@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 
-from rollstream.schemas import Keys
+from rollstream.schemas import Activate, Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
@@ -21,8 +21,9 @@ from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
 from ..operations.queue_state import QueueSeen, WorkerSeen, read_paused, read_queue, seen_workers
+from ..policies.activation import newest_version
 from ..policies.live_workers import live_names, read_reports
-from ..policies.parked import newest_announced
+from ..policies.versions_stream import RECENT, announced_versions
 from ..redis_io.connection import Connection
 from .batch_checks import BatchSeen, troubled_batches
 from .permissions import refused_commands
@@ -78,6 +79,15 @@ class NodeSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PendingVersion:
+    """A version that is announced and not active yet."""
+
+    version: int
+    activate: Activate
+    announced_s_ago: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """One policy and its Redis at one moment. What could not be read is empty, and `refusals` says why."""
 
@@ -97,7 +107,7 @@ class Probe:
     """Partitions that have a stream of jobs but lie outside of the given number of partitions."""
     workers: tuple[WorkerSeen, ...]
     newest_version: int | None
-    """The newest policy version announced, 0 for none; None if it could not be read."""
+    """The newest active policy version, 0 for none; None if it could not be read."""
     paused: bool
     paused_s_ago: float | None
     lease_s: float
@@ -111,6 +121,8 @@ class Probe:
     batches: tuple[BatchSeen, ...]
     """Only batches with which something is wrong."""
     refusals: tuple[Refusal, ...]
+    pending: tuple[PendingVersion, ...] = ()
+    """Versions that are announced and not active yet, the newest first."""
 
 
 async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
@@ -142,6 +154,7 @@ class _Prober:
         paused, paused_s_ago = await self._paused(wrong, now)
         agreed, lease_problem = await self._lease(wrong)
         self._lease_s = self._lease_s or agreed or DEFAULT_LEASE_S
+        newest_version, pending = await self._versions(wrong, now)
         return Probe(
             url=self._connection.url,
             policy=self._keys.policy,
@@ -153,7 +166,8 @@ class _Prober:
             partitions=await self._partitions(wrong, now),
             beyond=await self._try("look for other partitions", self._beyond, ()),
             workers=await self._workers(workers, now),
-            newest_version=await self._newest_version(wrong),
+            newest_version=newest_version,
+            pending=pending,
             paused=paused,
             paused_s_ago=paused_s_ago,
             lease_s=self._lease_s,
@@ -181,10 +195,24 @@ class _Prober:
             NodeSeen(name=name, info=infos.get(name, {}), appendfsync=fsyncs.get(name, "")) for name in infos | fsyncs
         )
 
-    async def _newest_version(self, wrong: Mapping[str, object]) -> int | None:
-        if self._keys.versions() in wrong:
-            return None
-        return await self._try("read the versions", partial(newest_announced, keys=self._keys), None)
+    async def _versions(self, wrong: Mapping[str, object], now: float) -> tuple[int | None, tuple[PendingVersion, ...]]:
+        """The newest active version, and those announced after it."""
+        if {self._keys.versions(), self._keys.activations()} & wrong.keys():
+            return None, ()
+
+        async def read() -> tuple[int, tuple[PendingVersion, ...]]:
+            newest = await newest_version(self._connection, self._keys)
+            recent = await announced_versions(self._connection, self._keys, RECENT)
+            later = [one.announcement for one in recent if one.version > newest and one.announcement is not None]
+            return newest, tuple(
+                PendingVersion(
+                    version=one.version, activate=one.activate, announced_s_ago=max(0.0, now - one.published_at)
+                )
+                for one in later
+                if one.activate.when != "at_once"  # announced between the two reads
+            )
+
+        return await self._settled("read the versions", read(), (None, ()))
 
     async def _no_version(self, wrong: Mapping[str, object]) -> str:
         async def read(redis: Redis) -> str:
@@ -194,8 +222,11 @@ class _Prober:
         return "" if self._keys.versions() in wrong else await self._try("read the versions", read, "")
 
     async def _try(self, what: str, command: Callable[[Redis], Awaitable[T]], default: T) -> T:
+        return await self._settled(what, self._connection.call(what, command), default)
+
+    async def _settled(self, what: str, answer: Awaitable[T], default: T) -> T:
         try:
-            return await self._connection.call(what, command)
+            return await answer
         except RedisUnavailableError as error:
             if fault_of(error.__cause__) in {AWAY, HUNG_UP}:
                 raise
@@ -209,7 +240,7 @@ class _Prober:
         sums = [totals(self._keys.jobs(p)) for p in partitions]
         hashes = [self._keys.control(), self._keys.rate(), *sums, *map(self._keys.worker, workers)]
         indexes = [self._keys.workers(), *map(self._keys.batches, partitions)]
-        types = {"stream": [*streams, self._keys.versions()], "hash": hashes, "zset": indexes}
+        types = {"stream": [*streams, self._keys.versions(), self._keys.activations()], "hash": hashes, "zset": indexes}
         return {key: kind for kind, keys in types.items() for key in keys}
 
     async def _workers(self, names: list[str], now: float) -> tuple[WorkerSeen, ...]:

@@ -191,9 +191,15 @@ def refusals(workers: Iterable[Reporting]) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for worker in workers:
         if why := worker.report.policy_error:
-            version = worker.report.newest_version
+            version = refused_version(worker.report)
             found.setdefault(("?" if version is None else str(version), why), []).append(worker.consumer)
     return found
+
+
+def refused_version(report: WorkerReport) -> int | None:
+    """The version that its `policy_error` is about: the newest active one or, if it serves that, one not active yet."""
+    serves_newest = report.policy_version is not None and report.policy_version == report.newest_version
+    return report.announced_version if serves_newest and report.announced_version is not None else report.newest_version
 
 
 def age(seconds: float | None) -> str:

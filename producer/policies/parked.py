@@ -7,8 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Keys
-from rollstream.schemas.entry_id import MAX_VERSION, EntryId
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.wire.entry_fields import named_batch
@@ -43,12 +42,6 @@ async def _parked(redis: Redis, jobs: str, version: int, row: Any, now: float) -
     entries: Any = await redis.xrange(jobs, entry_id, entry_id)
     batch_id = named_batch(entries[0][1]) if entries else ""
     return Parked(version=version, jobs=row["pending"], oldest_s=EntryId.of(entry_id).age_s(now), oldest_batch=batch_id)
-
-
-async def newest_announced(redis: Redis, keys: Keys) -> int:
-    """The newest policy version in the versions stream, by its entry's id; 0 if nothing was published."""
-    entries: Any = await redis.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=1)
-    return EntryId.of(entries[0][0]).milliseconds if entries else 0
 
 
 def _text(value: bytes) -> str:

@@ -17,6 +17,8 @@ MAX_ROWS = 64
 MAX_TOKENS = 8192
 """Most tokens of a probe, all rows together: each announcement carries its probe, and each swap scores it."""
 
+NOT_REPRODUCED = "does not reproduce its probe"
+"""These words are in the report of a worker whose log-probs were too far off."""
 Nats = Annotated[float, Field(gt=0, lt=100)]
 
 

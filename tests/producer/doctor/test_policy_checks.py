@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rollstream import Client, GenerationConfig
+from rollstream import Activate, Client, GenerationConfig
 from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
-from rollstream.producer.doctor.probe import Probe
+from rollstream.producer.doctor.probe import PendingVersion, Probe, probe
 from rollstream.producer.operations.queue_state import WorkerSeen
-from rollstream.producer.policies.parked import Parked, newest_announced
+from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
+from rollstream.worker.errors import ProofFailedError
 from tests.support.examined import HEALTHY, doctor, partition, worker
 from tests.support.faults import Queue
 from tests.support.versions import announce
@@ -120,6 +123,60 @@ def test_jobs_that_wait_for_a_version_that_nobody_announced_are_named(found: Pro
     assert (gate.level, gate.seen) == (level, seen)
 
 
+def pending(found: Probe, *, age_s: float = 60.0, share: float | None = None) -> Probe:
+    """With version 3 announced and not active."""
+    terms = Activate(when="by_hand") if share is None else Activate(when="when_prepared", share=share)
+    return replace(found, pending=(PendingVersion(version=3, activate=terms, announced_s_ago=age_s),))
+
+
+PREPARED = workers(worker("w", prepared_version="3"), worker("v", prepared_version="1"), worker("u"))
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "seen"),
+    [
+        (
+            pending(PREPARED), OK,
+            "version 3, announced 1 min 0 s ago, is prepared by 1 of 3 workers, waits for its activation by hand",
+        ),
+        (
+            pending(PREPARED, share=0.5, age_s=3600), WARN,
+            "version 3, announced 1 h 0 min ago, is prepared by 1 of 3 workers, waits for 50% of them to prepare it",
+        ),
+    ],
+)  # fmt: skip
+def test_a_version_that_is_not_active_is_named_with_who_has_prepared_it(found: Probe, level: str, seen: str) -> None:
+    waits = finding(found, "activation")
+    assert (waits.level, waits.seen) == (level, seen)
+    assert level == OK or waits.remedy.startswith("rollstream activate 3 --policy p, or publish a newer version")
+
+
+def test_without_such_a_version_nothing_is_said_of_it() -> None:
+    assert [one for one in diagnose(PREPARED) if one.check == "activation"] == []
+
+
+def test_jobs_that_wait_for_a_version_that_is_only_announced_are_named() -> None:
+    gate = finding(pending(parked((3, 2, 5.0))), "version gate")
+    assert gate.seen == "jobs wait for policy version 3 (2); the newest active is 1, 3 is announced"
+    assert gate.remedy.startswith("rollstream activate 3 --policy p, or give the jobs up")
+    beyond = finding(pending(parked((3, 2, 5.0), (4, 1, 5.0))), "version gate")
+    assert beyond.seen == "jobs wait for policy version 3 (2), 4 (1); the newest announced is 3"
+
+
+def test_a_worker_that_cannot_prepare_a_version_is_named_with_that_version() -> None:
+    why = "version 9, not active yet: half-written"
+    found = workers(worker("w", newest_version="1", announced_version="9", policy_error=why))
+    refused = finding(found, "refused version")
+    assert refused.seen == f"1 of 1 workers refuse version 9: w: {why}"
+
+
+def test_a_failed_proof_is_named_with_its_numbers_and_another_remedy() -> None:
+    why = str(ProofFailedError(8, "mean 7.1, largest 9.3 nats off, at most 0.002 and 0.05 allowed (float32)"))
+    refused = finding(workers(refusing("w", policy_error=why)), "refused version")
+    assert "mean 7.1, largest 9.3 nats off" in refused.seen
+    assert refused.remedy.startswith("these weights give other log-probs here than in the trainer")
+
+
 def test_the_remedy_for_parked_jobs_names_their_batches() -> None:
     gate = finding(parked((1, 1, 5.0), (3, 2, 5.0), (9, 4, 5.0)), "version gate")
     assert (
@@ -170,9 +227,22 @@ def parked_names(queue: Queue) -> list[bytes]:
     return [row["name"] for row in rows if ParkedFor.of(row["name"].decode()) and row["pending"]]
 
 
-async def test_the_newest_version_is_the_newest_entry_that_can_be_one(redis: Any, queue: Queue) -> None:
-    assert await newest_announced(redis, queue.keys) == 0
+async def test_the_newest_version_is_the_newest_active_entry_that_can_be_one(
+    redis_url: str, client: Client, models: Path, queue: Queue
+) -> None:
+    async def seen() -> tuple[int | None, list[int]]:
+        found = await probe(redis_url, queue.keys, None)
+        return found.newest_version, [one.version for one in found.pending]
+
+    assert await seen() == (0, [])
     announce(queue, 7, "step-7")
-    assert await newest_announced(redis, queue.keys) == 7
+    assert await seen() == (7, [])
+    await asyncio.to_thread(client.publish_policy, 8, checkpoint=models / "step-1", activate="by_hand")
+    assert await seen() == (7, [8])
     queue.redis.xadd(queue.keys.versions(), {"payload": "x"})  # the time in milliseconds is no version
-    assert await newest_announced(redis, queue.keys) == 7
+    assert await seen() == (7, [8])
+    await asyncio.to_thread(client.activate, 8)
+    assert await seen() == (8, [])
+    queue.redis.delete(queue.keys.activations())
+    queue.redis.set(queue.keys.activations(), "x")
+    assert await seen() == (None, [])

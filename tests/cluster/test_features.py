@@ -14,6 +14,7 @@ from rollstream import AsyncClient
 from rollstream.producer.cli.app import app
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.schemas import GroupError, GroupResult
+from rollstream.schemas.wire.policies import Activate
 from tests.support.fault_steps import stub_flags, tokens, wait_until_logged
 from tests.support.publishing import lora
 from tests.support.worker_process import WorkerProcess
@@ -72,6 +73,10 @@ async def test_adapters_and_versions_reach_workers_of_every_partition(
         await trainer.wait_for_version(1, timeout=60)
         answers = await sampled(trainer, [f"{batch}-after" for batch in batches])
         assert {version for answer in answers for spans in answer.version_spans for version, _ in spans} == {1}
+
+        shared = Activate(when="when_prepared")
+        await trainer.publish_policy(2, adapter=lora(), lora_alpha=8, activate=shared)
+        await trainer.wait_for_version(2, timeout=60)
 
 
 async def test_a_batch_is_cancelled_in_its_partition(cluster: LocalCluster, policy: str, trainer: AsyncClient) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollstream.schemas import encode
 from rollstream.schemas.wire.probe import Probe, Tolerance
@@ -14,6 +17,22 @@ from rollstream.worker.engine import Adapter, ScoreRequest
 from rollstream.worker.engines.stub import StubEngine
 
 ROWS = ([5, 6, 7, 8], [9, 10, 11])
+
+
+def probe_of(
+    rows: Sequence[list[int]],
+    logprobs: Sequence[NDArray[np.floating[Any]]],
+    vocab_size: int,
+    tolerance: Tolerance | None = None,
+) -> Probe:
+    """`logprobs`: those of each row's tokens but the first."""
+    return Probe(
+        token_ids=Tensor.of(np.array([token for row in rows for token in row], np.int32)),
+        row_lengths=Tensor.of(np.array([len(row) for row in rows], np.int32)),
+        logprobs=Tensor.of(np.minimum(np.concatenate(logprobs), 0).astype(np.float32)),
+        vocab_size=vocab_size,
+        tolerance=tolerance,
+    )
 
 
 def stub_probe(
@@ -29,13 +48,7 @@ def stub_probe(
     engine = StubEngine(WorkerSettings(policy="p", engine="stub"))
     requests = [ScoreRequest(request_id="p", token_ids=row, first=1, top_logprobs=0, adapter=adapter) for row in rows]
     known = [engine._scores(request, version).logprobs - off for request in requests]
-    return Probe(
-        token_ids=Tensor.of(np.array([token for row in rows for token in row], np.int32)),
-        row_lengths=Tensor.of(np.array([len(row) for row in rows], np.int32)),
-        logprobs=Tensor.of(np.minimum(np.concatenate(known), 0).astype(np.float32)),
-        vocab_size=vocab_size,
-        tolerance=tolerance,
-    )
+    return probe_of(rows, known, vocab_size, tolerance)
 
 
 def write_probe(path: Path, probe: Probe) -> Path:

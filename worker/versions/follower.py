@@ -232,7 +232,7 @@ class VersionFollower:
             return False
         try:
             with self._loading(announced.version):
-                serving = await self._loader.serve(ready)
+                serving = await self._loader.serve(ready, self.serving)
         except REFUSED as error:
             self._loader.forget()
             self._refuse(announced, str(error), ready.stamp)

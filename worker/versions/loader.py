@@ -70,12 +70,13 @@ class VersionLoader:
             await self._stage(announced, weights)
         return Ready(announced=announced, weights=weights, stamp=stamp, seconds=time.monotonic() - began)
 
-    async def serve(self, ready: Ready) -> Served:
-        """Swap to the version. After an error of `retries.REFUSED` the old one serves on.
+    async def serve(self, ready: Ready, serving: Served) -> Served:
+        """Swap to the version instead of `serving`. After an error of `retries.REFUSED` the old one serves on.
 
         Raises `UnprovenError` if the engine swapped to weights without asking whether they are right.
         """
         announced, weights = ready.announced, ready.weights
+        _check_kind(announced, serving)  # once more: it may have been prepared before that one was served
         adapter = None if isinstance(weights, Prepared) else weights
         if isinstance(weights, Prepared):
             await self._swap_to(announced, weights)

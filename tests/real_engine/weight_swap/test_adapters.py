@@ -26,7 +26,12 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap
+from tests.support.probes import probe_of
 from tests.support.transformers_reference import Reference
+from tests.support.worker_process import until_true
+
+ROW = [(i * 37) % 500 + 3 for i in range(60)]
+
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 
@@ -82,7 +87,8 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
         running = await in_flight(
             engine, [request(adapter=followed.serving.adapter, temperature=0, max_new_tokens=300)]
         )
-        await trainer.publish_policy(2, adapter=adapter_dir / "math@2")
+        right = probe_of([ROW], [reference(models[0], "math@2").logprobs(ROW[:1], ROW[1:])], engine.info.vocab_size)
+        await trainer.publish_policy(2, adapter=adapter_dir / "math@2", probe=right)
         followed.swapped.clear()
         following = asyncio.create_task(followed.run())
         await asyncio.wait_for(followed.swapped.wait(), 30)
@@ -90,10 +96,13 @@ async def test_a_policy_published_as_adapters_needs_no_pause_and_changes_what_st
 
         assert not running.done(), "it did not live through the change"
         ((old,),) = await running
+        await trainer.publish_policy(3, adapter=adapter_dir / "math@1", probe=right)
+        await until_true(lambda: bool(followed.error))
         following.cancel()
     cache.close()
 
     assert followed.serving.version == 2
+    assert "version 3 does not reproduce its probe" in followed.error
     for found, name in ((old, "math@1"), (new, "math@2")):
         expected = reference(models[0], name).logprobs(PROMPT, found.token_ids.tolist())
         assert found.logprobs == pytest.approx(expected, abs=1e-4)

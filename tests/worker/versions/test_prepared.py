@@ -237,6 +237,18 @@ async def test_a_prepared_version_whose_proof_fails_is_read_again_before_it_is_t
         assert engine.calls == ["prepare step-1", "load step-1"]
 
 
+async def test_a_worker_whose_active_version_fails_its_proof_at_start_takes_no_job_until_another_passes(
+    followed: VersionFollower, queue: Queue, steps: Path
+) -> None:
+    announce_step(queue, steps, 1, probe=stub_probe(1, off=1))
+    async with following(followed):
+        assert (followed.serving.version, followed.adrift, followed.waits) == (0, True, True)
+
+        announce_step(queue, steps, 2, probe=stub_probe(2))
+        await until_true(served(followed, 2))
+        assert not followed.waits
+
+
 class Credulous(Recording):
     """It swaps without asking whether the weights are right."""
 

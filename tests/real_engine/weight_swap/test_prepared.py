@@ -44,7 +44,7 @@ def write_over(engine: VllmEngine, folder: Path) -> None:
     assert weights is not None
     held = (folder / "model.safetensors").read_bytes()
     for tensor in read_layout(folder, checkpoint.read_content(folder)).tensors:
-        os.pwrite(weights._memory, held[tensor.start : tensor.start + tensor.nbytes], tensor.offset)
+        os.pwrite(weights.memory.descriptor, held[tensor.start : tensor.start + tensor.nbytes], tensor.offset)
 
 
 async def processes_hold(engine: VllmEngine) -> list[Any]:

@@ -1,5 +1,6 @@
 """Where each tensor of a checkpoint lies in its file, and where it will lie in memory. Imports neither torch nor vLLM.
 
+They lie in the order of their names, so that all checkpoints of a model have one layout, however many files they have.
 CUDA pins memory by region and copies nothing that crosses the border of two. So no tensor does, and a region that only
 one large tensor fills is as large as that.
 """
@@ -62,7 +63,7 @@ def read_layout(folder: Path, content: Content) -> Layout:
 def _placed(found: list[tuple[str, checkpoint.TensorHeader, str, int]]) -> Layout:
     tensors, regions = [], []
     region, end = 0, 0
-    for name, header, file, start in sorted(found, key=lambda one: (one[2], one[3])):
+    for name, header, file, start in sorted(found, key=lambda one: one[0]):
         nbytes = header.end - header.start
         if end > region and end + nbytes > region + _REGION:
             regions.append((region, _up(end, PAGE) - region))

@@ -31,28 +31,45 @@ _log = logging.getLogger("vllm.rollstream")
 class MappedWeights:
     """A checkpoint in memory, mapped and pinned by a thread of its own.
 
-    The thread alone changes what is mapped and pinned; `problem` and `_pinned` tell how far it is.
+    The thread alone changes what is mapped and pinned; `problem` and `pinned` tell how far it is. `hold` says what lies
+    in the memory.
     """
 
-    def __init__(self, *, path: str, regions: Sequence[Sequence[int]], tensors: Sequence[Tensor], device: Any) -> None:
+    def __init__(self, *, path: str, number: int, regions: Sequence[Sequence[int]], device: Any) -> None:
+        self.number = number
         self._path = path
         self._regions = regions
-        self._described = tensors
         self._device = device
         self._given_up = threading.Event()
         self._memory: mmap.mmap | None = None
-        self._pinned: list[int] = []
-        self.problem: str | None = None
-        """None while it is under way; empty once the tensors are there; else why they are not."""
+        self._held: Sequence[Tensor] = ()
+        self._places: list[int] = []
+        self._mapped: str | None = None
         threading.Thread(target=self._run, name="rollstream-stage", daemon=True).start()
 
+    @property
+    def problem(self) -> str | None:
+        """None while it is under way; empty once the tensors are there; else why they are not."""
+        if unknown := sorted({dtype for _, dtype, _, _ in self._held} - _DTYPES.keys()):
+            return f"tensors of the kind {unknown[0]} cannot be staged"
+        return self._mapped
+
+    @property
+    def pinned(self) -> bool:
+        """Whether all of it is."""
+        return self._mapped == "" and len(self._places) == len(self._regions)
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Say which tensors are in the memory now."""
+        self._held = tensors
+
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Name and tensor of each; valid until `close`."""
+        """Name and tensor of each; valid until `close`, or until others are put there."""
         import torch  # noqa: PLC0415 - torch is only there inside vLLM's processes
 
         if self.problem != "" or self._memory is None:
             raise RuntimeError(f"the staged weights are not there: {self.problem or 'not ready'}")
-        for name, dtype, shape, offset in self._described:
+        for name, dtype, shape, offset in self._held:
             kind, count = getattr(torch, _DTYPES[dtype]), prod(shape)
             if count:
                 yield name, torch.frombuffer(self._memory, dtype=kind, count=count, offset=offset).view(tuple(shape))
@@ -66,17 +83,15 @@ class MappedWeights:
     def _run(self) -> None:
         try:
             self._map()
-            self.problem = ""
+            self._mapped = ""
         except Exception as error:  # noqa: BLE001 - the rim of a thread: the worker asks for the problem
-            self.problem = f"{type(error).__name__}: {error}"
+            self._mapped = f"{type(error).__name__}: {error}"
         self._given_up.wait()
-        for address in self._pinned:
+        for address in self._places:
             self._paced(_cuda().cudaHostUnregister, address)
         self._memory = None
 
     def _map(self) -> None:
-        if unknown := sorted({dtype for _, dtype, _, _ in self._described} - _DTYPES.keys()):
-            raise ValueError(f"tensors of the kind {unknown[0]} cannot be staged")
         opened = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._memory = mmap.mmap(opened, 0)
@@ -96,7 +111,7 @@ class MappedWeights:
             if failed := int(self._paced(_cuda().cudaHostRegister, begins + offset, nbytes, 0)):
                 _log.warning("staged weights stay unpinned, so that a swap takes longer: CUDA error %d", failed)
                 return
-            self._pinned.append(begins + offset)
+            self._places.append(begins + offset)
 
     def _paced(self, call: Any, *arguments: Any) -> Any:
         began = time.perf_counter()

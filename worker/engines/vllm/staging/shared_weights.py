@@ -1,7 +1,4 @@
-"""A checkpoint's tensors in memory that other processes can map: read once, whatever the number of replicas and ranks.
-
-The memory is a file without a name, so that nothing is left of it once all who use it have ended, in whatever way.
-"""
+"""A checkpoint's tensors in memory that other processes can map: read once for all replicas and ranks."""
 
 from __future__ import annotations
 
@@ -17,13 +14,12 @@ from rollstream.schemas.weights.regular_files import open_regular
 from ....errors import CheckpointRefusedError, NotStagedError
 from ....weights import checkpoint
 from ....weights.checkpoint_content import Content
-from . import room
+from . import memory
 from .layout import Layout, PlacedTensor, read_layout
+from .memory import Memory, NoRoomError
 
 _PIECE = 8 * 2**20
 """A call reads or writes so much at once: large, since Python's lock is free during the call and wanted after it."""
-_SPARE = 256 * 2**20
-"""Bytes of memory that stay free for everything else."""
 
 _Key = tuple[Path, str | None]
 _in_use: WeakValueDictionary[_Key, SharedWeights] = WeakValueDictionary()
@@ -42,13 +38,16 @@ class SharedWeights:
         self._holders = 0
         self._given_up = threading.Event()
         self._reading: asyncio.Task[Layout] | None = None
-        self._memory = -1
+        self._memory: Memory | None = None
+        self._kept = False
         self.layout = Layout(tensors=(), regions=())
 
     @property
-    def path(self) -> str:
-        """Where another process of the same user opens the memory, as long as it is held here."""
-        return f"/proc/{os.getpid()}/fd/{self._memory}"
+    def memory(self) -> Memory:
+        """Where the bytes are, once `read` has returned."""
+        if self._memory is None:
+            raise RuntimeError("the weights were not read")
+        return self._memory
 
     def holds(self, folder: Path, content: Content) -> bool:
         """Whether it was made for just these files."""
@@ -65,49 +64,49 @@ class SharedWeights:
             self._reading.add_done_callback(self._filled)
         self.layout = await asyncio.shield(self._reading)
 
-    def drop(self) -> None:
-        """Free the memory, unless another replica needs it."""
+    def drop(self, *, keep: bool = False) -> None:
+        """Free the memory, or keep it for the next checkpoint, unless another replica needs it."""
         self._holders -= 1
         if self._holders == 0:
+            self._kept = keep
             self._given_up.set()
             _forget(self)
             if self._reading is None or self._reading.done():
-                self._close()
+                self._release()
 
     def _filled(self, reading: asyncio.Task[Layout]) -> None:
         if not reading.cancelled():
             reading.exception()  # seen: `read` raises it, unless its caller was cancelled
         if self._given_up.is_set():
-            self._close()
+            self._release()
 
-    def _close(self) -> None:
-        memory, self._memory = self._memory, -1
-        if memory >= 0:
-            os.close(memory)
+    def _release(self) -> None:
+        held, self._memory = self._memory, None
+        if held is not None:
+            (memory.keep if self._kept else memory.close)(held)
 
     def _fill(self) -> Layout:
         try:
             return self._copied()
+        except NoRoomError as error:
+            raise NotStagedError(self._folder, str(error)) from error
         except OSError as error:
             raise NotStagedError(self._folder, error.strerror or str(error)) from error
 
     def _copied(self) -> Layout:
         layout = read_layout(self._folder, self._content)
-        if (free := room.available_bytes()) < layout.nbytes + _SPARE:
-            problem = f"it takes {layout.nbytes} bytes of memory, and {_SPARE} are to spare, but {free} are free"
-            raise NotStagedError(self._folder, problem)
-        self._memory = os.memfd_create("rollstream-weights")
-        os.ftruncate(self._memory, layout.nbytes)
+        self._memory = memory.take(layout.regions)
         buffer = memoryview(bytearray(_PIECE))
-        for file, tensors in groupby(layout.tensors, lambda tensor: tensor.file):
+        in_files = sorted(layout.tensors, key=lambda tensor: (tensor.file, tensor.start))
+        for file, tensors in groupby(in_files, lambda tensor: tensor.file):
             with open_regular(self._folder / file) as opened:
                 for tensor in tensors:
-                    self._copy_one(opened.fileno(), tensor, buffer)
+                    self._copy_one(opened.fileno(), self._memory.descriptor, tensor, buffer)
         if not checkpoint.unchanged(self._folder, self._content):
             raise CheckpointRefusedError(self._folder, "files", "they changed while they were read into memory")
         return layout
 
-    def _copy_one(self, file: int, tensor: PlacedTensor, buffer: memoryview) -> None:
+    def _copy_one(self, file: int, into: int, tensor: PlacedTensor, buffer: memoryview) -> None:
         done = 0
         while done < tensor.nbytes:
             if self._given_up.is_set():
@@ -118,7 +117,7 @@ class SharedWeights:
                 raise CheckpointRefusedError(self._folder, tensor.file, "is shorter than its header says")
             written = 0
             while written < count:
-                written += os.pwrite(self._memory, piece[written:count], tensor.offset + done + written)
+                written += os.pwrite(into, piece[written:count], tensor.offset + done + written)
             done += count
 
 

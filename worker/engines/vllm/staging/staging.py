@@ -17,10 +17,12 @@ import structlog
 from ....errors import NotStagedError
 from ....weights.checkpoint_content import Content
 from ..calls import Calls
+from . import memory
 from .shared_weights import SharedWeights, shared
 
 T = TypeVar("T")
-_PERIOD_S = 0.05
+_SOON_S, _PERIOD_S = 0.02, 0.4
+"""How long to wait before asking again, doubled each time up to the second: each question holds up a step."""
 
 log = structlog.get_logger()
 
@@ -83,13 +85,18 @@ class Staging:
         weights, self._weights, self._ready = self._weights, None, False
         if weights is not None:
             weights.drop()
+        memory.free_kept()
 
     async def _clear(self) -> None:
-        if self._weights is None:
+        weights, self._weights, self._ready = self._weights, None, False
+        if weights is None:
             return
-        self.end()
-        if self._calls.death is None:
-            await self._calls.utility(self._llm.collective_rpc("rollstream_unstage"))
+        kept: list[bool] = []
+        try:
+            if self._calls.death is None:
+                kept = await self._calls.utility(self._llm.collective_rpc("rollstream_unstage"))
+        finally:
+            weights.drop(keep=any(kept))
 
     async def _clear_only(self, weights: SharedWeights) -> None:
         if self._weights is weights:
@@ -101,8 +108,9 @@ class Staging:
             if self._weights is weights:
                 layout = weights.layout
                 tensors = [(one.name, one.dtype, one.shape, one.offset) for one in layout.tensors]
-                arguments = weights.path, layout.regions, tensors
+                arguments = weights.memory.path, weights.memory.number, layout.regions, tensors
                 await self._calls.utility(self._llm.collective_rpc("rollstream_stage", args=arguments))
+        wait_s = _SOON_S
         while self._weights is weights:
             found = await self._calls.utility(self._llm.collective_rpc("rollstream_staged"))
             if problem := next(filter(None, found), None):
@@ -110,7 +118,8 @@ class Staging:
             if None not in found:
                 self._ready = self._weights is weights
                 break
-            await asyncio.sleep(_PERIOD_S)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _PERIOD_S)
         if self._weights is not weights:
             raise NotStagedError(folder, "another checkpoint is wanted")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engines.vllm.staging import room, shared_weights
+from rollstream.worker.engines.vllm.staging import memory, room, shared_weights
 from rollstream.worker.engines.vllm.staging.layout import read_layout
 from rollstream.worker.engines.vllm.staging.shared_weights import SharedWeights, shared
 from rollstream.worker.errors import CheckpointRefusedError, NotStagedError
 from rollstream.worker.weights import checkpoint
+from tests.support.versions import shard
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,11 @@ def open_memories() -> int:
 
 
 def same_bytes(weights: SharedWeights, folder: Path) -> bool:
-    held = (folder / "model.safetensors").read_bytes()
-    with open(weights.path, "rb") as memory:  # noqa: PTH123 - as another process opens it
+    held = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    with open(weights.memory.path, "rb") as memory:  # noqa: PTH123 - as another process opens it
         for tensor in weights.layout.tensors:
             memory.seek(tensor.offset)
-            if memory.read(tensor.nbytes) != held[tensor.start : tensor.start + tensor.nbytes]:
+            if memory.read(tensor.nbytes) != held[tensor.file][tensor.start : tensor.start + tensor.nbytes]:
                 return False
     return bool(weights.layout.tensors)
 
@@ -53,6 +54,42 @@ async def test_two_replicas_share_one_reading_and_the_last_one_frees_it(step: Pa
     assert shared(step, content) is not one
 
 
+async def test_memory_that_is_kept_is_used_again_for_another_checkpoint_of_the_model(
+    step: Path, tmp_path: Path
+) -> None:
+    following = shard(write_model(tmp_path / "next", seed=1, tokenizer=False))
+    first, second = (shared(folder, checkpoint.read_content(folder)) for folder in (step, following))
+    first.hold()
+    await first.read()
+    number = first.memory.number
+    first.drop(keep=True)
+    assert open_memories() == 1
+
+    second.hold()
+    await second.read()
+
+    assert open_memories() == 1
+    assert second.memory.number == number
+    assert same_bytes(second, following)
+    second.drop(keep=True)
+    memory.free_kept()
+    assert open_memories() == 0
+
+
+async def test_memory_of_another_layout_is_not_used_again(step: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", vocab_size=600, tokenizer=False)
+    first, second = (shared(folder, checkpoint.read_content(folder)) for folder in (step, other))
+    for weights in (first, second):
+        weights.hold()
+        await weights.read()
+        assert same_bytes(weights, weights._folder)
+        weights.drop(keep=True)
+        assert open_memories() == 1
+
+    memory.free_kept()
+    assert open_memories() == 0
+
+
 async def test_pieces_are_put_together(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_weights, "_PIECE", 1000)
     weights = shared(step, checkpoint.read_content(step))
@@ -64,7 +101,7 @@ async def test_pieces_are_put_together(step: Path, monkeypatch: pytest.MonkeyPat
 
 
 async def test_without_room_nothing_is_read(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "available_bytes", lambda: shared_weights._SPARE)
+    monkeypatch.setattr(room, "available_bytes", lambda: memory._SPARE)
     weights = shared(step, checkpoint.read_content(step))
     weights.hold()
 

@@ -163,7 +163,7 @@ async def measure_prepared(engines: Engines, folder: Path, repeats: int, window_
     engine = await _started(engines)
     await my_turn()
     try:
-        found = await prepared(engine, engines, folder / "versions", repeats, window_s)
+        found = await prepared(engine, engines, folder / f"versions-{engines.model.name}", repeats, window_s)
     finally:
         await engine.close()
     return Report("prepared", found, shown_engines(engines))

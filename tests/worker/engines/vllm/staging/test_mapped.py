@@ -73,9 +73,9 @@ async def test_tensors_of_every_kind_are_those_of_the_files(tmp_path: Path, proc
 
 async def test_kinds_that_torch_cannot_map_are_named(tmp_path: Path, process: Process) -> None:
     folder = write_model(tmp_path / "step", tokenizer=False)
-    weights, (*where, tensors) = await staged(folder)
+    weights, (path, number, regions, tensors) = await staged(folder)
 
-    process.rollstream_stage(*where, [("model.a", "F8_E4M3", (1,), 0), *tensors])
+    process.rollstream_stage(path, number, regions, [("model.a", "F8_E4M3", (1,), 0), *tensors])
 
     assert process.settled() == "tensors of the kind F8_E4M3 cannot be staged"
     with pytest.raises(RuntimeError, match="F8_E4M3"):

@@ -45,6 +45,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
     "observe": ("benchmarks.queue.observe", "--entries", "100000"),
     "batch_page": ("benchmarks.queue.batch_page", "--groups", "2000"),
+    "weights": ("benchmarks.queue.weights",),
     "traces": ("benchmarks.queue.traces", "--jobs", "1600", "--repeats", "5"),
 }
 PEERS = Path("runs/peers")

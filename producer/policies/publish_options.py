@@ -25,8 +25,8 @@ class PublishOptions(TypedDict, total=False):
     `state_dict` or `model`: what `model.state_dict()` returns, or the model itself, of any torch trainer: sent through
     the client's weight store (`weights=` of the client), without a folder in between. All processes of a sharded model
     gather it first. It is copied before anything is awaited, so that training can go on meanwhile. `dtype`
-    ("bfloat16") casts float tensors; workers get exactly what was cast. `store=True` sends a `checkpoint`'s tensors
-    the same way.
+    ("bfloat16") casts float tensors to the dtype of the workers' model; workers get exactly what was cast. `store=True`
+    sends a `checkpoint`'s tensors the same way.
 
     `base`: "auto" sends what changed since the version that this client published last, or all weights where that is
     better or nothing is known; None: all weights; a number: what changed since that version, or an error.

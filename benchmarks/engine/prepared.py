@@ -14,6 +14,8 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,9 @@ from benchmarks.support.models import link_version
 from benchmarks.support.report import Scenario
 from benchmarks.support.workload import SCALES, Prompts, config
 from rollstream.worker.engine import GenerateRequest
-from rollstream.worker.weights.checkpoint import Content, read_content
+from rollstream.worker.weights.checkpoint import Content, digest, read_content, unread_content
 
-ARMS = ("nothing", "from files", "prepared", "preparing")
+ARMS = ("nothing", "from files", "prepared", "staging", "verifying and staging")
 _requests = itertools.count()
 
 
@@ -68,18 +70,19 @@ class Steady:
 
 
 class Versions:
-    """Checkpoints with one content under new names, each of which is read once, as a worker does for the digest.
+    """Checkpoints with one content under new names; all are linked at the start: a link to a file looks like a change.
 
-    All are linked at the start: another link to a file looks like a change of it.
+    One of them is read, for the digest of all.
     """
 
     def __init__(self, engines: Engines, root: Path, count: int) -> None:
         self._left = [(number, link_version(engines.model, root, number)) for number in range(count, 0, -1)]
+        self._sha256 = digest(self._left[-1][1])
 
-    async def new(self) -> tuple[int, Path, Content]:
+    def new(self) -> tuple[int, Path, Content]:
         """The next version, its folder, and what its files hold."""
         version, folder = self._left.pop()
-        return version, folder, await asyncio.to_thread(read_content, folder)
+        return version, folder, replace(unread_content(folder), sha256=self._sha256)
 
 
 class Measured:
@@ -89,27 +92,30 @@ class Measured:
         self.rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
         self.paused: dict[str, list[float]] = {"from files": [], "prepared": []}
         self.returns: dict[str, list[float]] = {"from files": [], "prepared": []}
-        self.prepare: list[float] = []
+        self.prepare: dict[str, list[float]] = {"staging": [], "verifying and staging": []}
 
     def scenarios(self, about: str, window_s: float) -> list[Scenario]:
         """As a report has them."""
         quiet = statistics.median(self.rates["nothing"])
         lost = {arm: [(quiet - rate) * window_s for rate in rates] for arm, rates in self.rates.items()}
-        shares = zip(self.rates["preparing"], self.rates["nothing"], strict=True)
-        speeds = {"preparing": [preparing / nothing for preparing, nothing in shares]}
+        speeds = {
+            arm: [busy / nothing for busy, nothing in zip(self.rates[arm], self.rates["nothing"], strict=True)]
+            for arm in self.prepare
+        }
         return [
             Scenario("the engine stands still", about, "s", "from files", self.paused),
             Scenario("load_checkpoint returns", about, "s", "from files", self.returns),
-            Scenario("files are read for the digest, and prepare returns", about, "s", "", {"prepared": self.prepare}),
+            Scenario("prepare returns", about, "s", "", self.prepare),
             Scenario("tokens", about, "tokens/s", "nothing", self.rates, {"window_s": window_s}),
             Scenario("tokens lost in a window", about, "tokens", "", {arm: lost[arm] for arm in ARMS[1:]}),
-            Scenario("speed while it prepares", about, "of the window before", "", speeds),
+            Scenario("speed while it prepares", about, "of the next window", "", speeds),
         ]
 
 
 async def prepared(engine: Any, engines: Engines, root: Path, repeats: int, window_s: float) -> list[Scenario]:
     """Measure all of it, after one round to warm up."""
-    load, versions, found = Steady(engine, engines), Versions(engines, root, 2 * repeats + 2), Measured()
+    load, found = Steady(engine, engines), Measured()
+    versions = await asyncio.to_thread(Versions, engines, root, 2 * repeats + 2)
     async with load.running():
         await asyncio.sleep(window_s)
         for number in range(repeats + 1):
@@ -128,17 +134,19 @@ async def _round(engine: Any, load: Steady, versions: Versions, found: Measured,
         found.paused[arm].append(await engine.load_checkpoint(version, folder, "keep", content))
         found.returns[arm].append(time.perf_counter() - began)
 
-    async def preparing() -> None:
+    async def prepare(arm: str) -> None:
         until = time.perf_counter() + window_s
-        for _, folder, _ in itertools.cycle([one, other]):
+        for _, folder, content in itertools.cycle([one, other]):
             began = time.perf_counter()
-            await engine.prepare(folder, await asyncio.to_thread(read_content, folder))
-            found.prepare.append(time.perf_counter() - began)
+            held = content if arm == "staging" else await asyncio.to_thread(read_content, folder)
+            await engine.prepare(folder, held)
+            found.prepare[arm].append(time.perf_counter() - began)
             if time.perf_counter() > until:
                 return
 
-    one, other = await versions.new(), await versions.new()
-    found.rates["preparing"].append(await _rate(load, window_s, preparing))
+    one, other = versions.new(), versions.new()
+    for arm in found.prepare:
+        found.rates[arm].append(await _rate(load, window_s, partial(prepare, arm)))
     found.rates["nothing"].append(await _rate(load, window_s, nothing))
     await engine.prepare(*one[1:])
     found.rates["prepared"].append(await _rate(load, window_s, lambda: swap("prepared", *one)))

@@ -144,13 +144,13 @@ class QueueMetric:
     DEAD_LETTERS = _gauge("dead_letters", "Jobs that were given up on and are kept.", "partition")
     WORKERS = _gauge("workers", "Live workers by their state; late ones count as late.", "state")
     WORKERS_BEHIND = _gauge(
-        "workers_behind", "Live workers that have started and do not serve the newest announced version."
+        "workers_behind", "Live workers that have started and do not serve the newest active version."
     )
     WORKERS_REFUSING = _gauge("workers_refusing", "Workers, late ones too, that report a version as refused.")
     ANNOUNCED_VERSION = _gauge("announced_policy_version", "The newest version in the versions stream; 0 if none.")
     CONVERGENCE = _gauge(
         "version_convergence_seconds",
-        "Seconds since the newest version was announced, while a worker counts as behind it; else 0.",
+        "Seconds since the newest version became active, while a worker counts as behind it; else 0.",
     )
     REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory that Redis uses.")
     REDIS_MEMORY_LIMIT = _gauge("redis_memory_limit_bytes", "Redis' maxmemory; 0 if it has none.")

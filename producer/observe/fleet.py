@@ -45,9 +45,20 @@ class FleetVersion:
     served_by: tuple[str, ...]
     """Workers that report it as the version that they serve."""
     refused_by: tuple[str, ...]
+    prepared_by: tuple[str, ...] = ()
+    """Workers that serve an older one and could serve it at once."""
+    waits_for: str = ""
+    """What it waits for to be the one to serve: `by_hand` or `when_prepared`; empty once it is active."""
+    activated_s_ago: float | None = None
+    """Seconds since it was activated; None where its announcement did that, or nothing has yet."""
     reached_all_s: float | None = None
-    """Seconds from its announcement until every worker served it or a newer one; None if this reader did not see that
+    """Seconds from its activation until every worker served it or a newer one; None if this reader did not see that
     happen."""
+
+    @property
+    def active_s_ago(self) -> float:
+        """Seconds since it became the one to serve; where it has not yet, since its announcement."""
+        return self.announced_s_ago if self.activated_s_ago is None else self.activated_s_ago
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +129,11 @@ class Fleet:
     took_s: float
     problems: tuple[str, ...] = ()
     """What could not be read, and why: keys that something else wrote, rights that are missing, entries left out."""
+
+    @property
+    def newest(self) -> FleetVersion | None:
+        """The version to serve: the newest active one."""
+        return next((one for one in self.versions if not one.waits_for), None)
 
     @property
     def tokens_per_s(self) -> float:

@@ -56,12 +56,12 @@ def _of_workers(fleet: Fleet) -> Iterator[Sample]:
     alive = [worker for worker in fleet.workers if worker.presence is not Presence.GONE]
     counts = Counter(map(state_of, alive))
     yield from ((QueueMetric.WORKERS, (state,), float(counts[state])) for state in STATES)
-    newest = fleet.versions[0].version if fleet.versions else 0
+    newest = 0 if fleet.newest is None else fleet.newest.version
     behind = [one for one in alive if newest and not one.report.is_starting and one.report.policy_version != newest]
-    yield QueueMetric.ANNOUNCED_VERSION, (), float(newest)
+    yield QueueMetric.ANNOUNCED_VERSION, (), float(fleet.versions[0].version if fleet.versions else 0)
     yield QueueMetric.WORKERS_BEHIND, (), float(len(behind))
     yield QueueMetric.WORKERS_REFUSING, (), float(sum(map(is_refusing, alive)))
-    yield QueueMetric.CONVERGENCE, (), fleet.versions[0].announced_s_ago if behind else 0.0
+    yield QueueMetric.CONVERGENCE, (), fleet.newest.active_s_ago if fleet.newest is not None and behind else 0.0
 
 
 def state_of(worker: FleetWorker) -> str:

@@ -197,6 +197,8 @@ def _versions(versions: Sequence[FleetVersion], width: int) -> Laid:
 def _version(one: FleetVersion) -> list[Cell]:
     refused: Cell = Text(many(len(one.refused_by), "worker"), style="red") if one.refused_by else "-"
     served = many(len(one.served_by), "worker") if one.served_by else "nobody"
+    if one.waits_for:
+        served = f"not active, {len(one.prepared_by)} prepared"
     return [str(one.version), age(one.announced_s_ago), served, refused, one.source, one.location]
 
 

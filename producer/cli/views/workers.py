@@ -10,7 +10,7 @@ from rollstream.schemas.worker_report import WorkerReport, WorkerState
 
 from ...observe.fleet import FleetWorker, Presence
 from ...observe.refusals import is_refusing
-from ...operations.queue_state import age
+from ...operations.queue_state import age, refused_version
 from .charts import amount, bar
 from .fit import Cell, Column, Laid, table
 
@@ -91,15 +91,19 @@ def state(worker: FleetWorker) -> Text:
 
 
 def version(worker: FleetWorker) -> str:
-    """The version that it serves, and the one that it loads, refused or has yet to load."""
+    """The version that it serves, and the one that it loads, refused, has prepared or has yet to load."""
     report = worker.report
     serves = "" if report.policy_version is None else str(report.policy_version)
     if report.loading_version is not None:
         return f"{serves} (loads {report.loading_version})".lstrip()
     if is_refusing(worker):
-        return f"{serves} ({'?' if report.newest_version is None else report.newest_version} refused)".lstrip()
-    if worker.presence is Presence.GONE or report.newest_version in (None, report.policy_version):
+        refused = refused_version(report)
+        return f"{serves} ({'?' if refused is None else refused} refused)".lstrip()
+    if worker.presence is Presence.GONE:
         return serves
+    if report.newest_version in (None, report.policy_version):
+        ahead = (report.prepared_version or 0) > (report.policy_version or 0)
+        return f"{serves} ({report.prepared_version} prepared)".lstrip() if ahead else serves
     return f"{serves} (-> {report.newest_version})".lstrip()
 
 

@@ -31,7 +31,7 @@ class Reached:
         reached = {one.version for one in listed if lowest is not None and lowest >= one.version}
         is_seen = self._read_at is not None and 0 <= now - self._read_at <= _LONGEST_GAP_S
         news = reached - self._reached if is_seen else set()
-        times = {one.version: one.announced_s_ago for one in listed if one.version in news} | self._times
+        times = {one.version: one.active_s_ago for one in listed if one.version in news} | self._times
         self._times = {one.version: times[one.version] for one in listed if one.version in times}
         self._reached = (self._reached | reached).intersection(one.version for one in listed)
         self._read_at = now

@@ -1,15 +1,19 @@
-"""The newest versions of the versions stream, and which workers serve or refuse them."""
+"""The newest versions of the versions stream, which are active, and which workers serve, prepare or refuse them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
+from rollstream.schemas import Activation, Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.worker_report import WorkerReport
 
+from ...operations.queue_state import refused_version
 from ..fleet import FleetVersion, FleetWorker, Presence
 from ..refusals import is_refusing
 from .ages import age_s
@@ -18,16 +22,35 @@ from .rounds import Note, Part, rows
 MOST_VERSIONS = 20
 
 
-def read_versions(keys: Keys, note: Note) -> Part[tuple[PolicyVersion, ...]]:
-    """The newest announced versions, newest first; entries that cannot be read are noted and left out."""
-    _, (entries,) = yield [lambda pipe: pipe.xrevrange(keys.versions(), f"{MAX_VERSION}", "-", count=MOST_VERSIONS)]
-    found = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionsRead:
+    """What the two streams say."""
+
+    announced: tuple[PolicyVersion, ...] = ()
+    """The newest, newest first."""
+    activations: Mapping[int, Activation] = field(default_factory=dict)
+    """The newest, by version."""
+
+
+def read_versions(keys: Keys, note: Note) -> Part[VersionsRead]:
+    """The newest announced and activated versions; entries that cannot be read are noted and left out."""
+    newest = f"{MAX_VERSION}"
+    _, (entries, activated) = yield [
+        lambda pipe: pipe.xrevrange(keys.versions(), newest, "-", count=MOST_VERSIONS),
+        lambda pipe: pipe.xrevrange(keys.activations(), newest, "-", count=MOST_VERSIONS),
+    ]
+    found, activations = [], {}
     for entry_id, fields in rows(entries):
         try:
             found.append(_version(entry_id, fields))
         except (SchemaError, ValueError) as error:
             note(f"versions: entry {entry_id.decode()} is left out: {error}")
-    return tuple(found)
+    for entry_id, fields in rows(activated):
+        with suppress(SchemaError, ValueError):  # workers pass over it too
+            one = decode(fields.get(PAYLOAD, b""), Activation)
+            if EntryId.of(entry_id) == EntryId(one.version):
+                activations[one.version] = one
+    return VersionsRead(announced=tuple(found), activations=activations)
 
 
 def _version(entry_id: bytes, fields: Any) -> PolicyVersion:
@@ -37,10 +60,8 @@ def _version(entry_id: bytes, fields: Any) -> PolicyVersion:
     return version
 
 
-def versions_seen(
-    announced: Iterable[PolicyVersion], workers: Iterable[FleetWorker], now: float
-) -> tuple[FleetVersion, ...]:
-    """Each version with the workers that serve and refuse it; `now` by Redis' clock."""
+def versions_seen(read: VersionsRead, workers: Iterable[FleetWorker], now: float) -> tuple[FleetVersion, ...]:
+    """Each version with the workers that serve, prepare and refuse it; `now` by Redis' clock."""
     alive = [worker for worker in workers if worker.presence is not Presence.GONE]
     refusing = list(filter(is_refusing, alive))
     return tuple(
@@ -50,7 +71,20 @@ def versions_seen(
             location=printable(one.location),
             announced_s_ago=age_s(one.published_at, now),
             served_by=tuple(w.consumer for w in alive if w.report.policy_version == one.version),
-            refused_by=tuple(w.consumer for w in refusing if w.report.newest_version == one.version),
+            refused_by=tuple(w.consumer for w in refusing if refused_version(w.report) == one.version),
+            prepared_by=tuple(w.consumer for w in alive if _has_prepared(w.report, one.version)),
+            waits_for=_waits_for(one, read.activations),
+            activated_s_ago=age_s(at.at, now) if (at := read.activations.get(one.version)) else None,
         )
-        for one in announced
+        for one in read.announced
     )
+
+
+def _has_prepared(report: WorkerReport, version: int) -> bool:
+    return (report.policy_version or 0) < version <= (report.prepared_version or 0)
+
+
+def _waits_for(one: PolicyVersion, activations: Mapping[int, Activation]) -> str:
+    """A version below the last activation waits for nothing any more: it was passed over."""
+    is_over = one.activate.when == "at_once" or one.version <= max(activations, default=0)
+    return "" if is_over else one.activate.when

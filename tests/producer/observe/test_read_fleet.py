@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.producer.observe.fleet import Fleet, Presence
+from rollstream.producer.observe.queue_metrics import samples
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.operations import requests
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys, PolicyVersion, encode
+from rollstream.schemas.metrics import QueueMetric
 from tests.support.fault_steps import kill, stub, tokens
 from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess, until
@@ -136,6 +139,28 @@ async def test_versions_tell_who_serves_and_who_refused_them(
     assert all(8 < one.announced_s_ago < 60 for one in fleet.versions)
     assert [problem for problem in fleet.problems if "entry 3-0" in problem] == list(fleet.problems)
     assert fleet.problems
+
+
+async def test_versions_that_are_not_active_tell_who_has_prepared_them(
+    reader: FleetReader, trainer: AsyncClient, models: Path, server: Any, keys: Keys
+) -> None:
+    for version, activate in ((1, "at_once"), (2, "by_hand"), (3, "when_prepared"), (4, "by_hand")):
+        await trainer.publish_policy(version, checkpoint=models / "step-1", activate=cast("Any", activate))
+    await trainer.activate(3)
+    told = {"policy_version": "3", "newest_version": "3", "announced_version": "4"}
+    report_of(server, keys, "ready", {**told, "prepared_version": "4"})
+    report_of(server, keys, "cannot", {**told, "prepared_version": "3", "policy_error": "version 4, not active yet: x"})
+
+    fleet = await reader.read()
+
+    assert [(one.version, one.waits_for) for one in fleet.versions] == [(4, "by_hand"), (3, ""), (2, ""), (1, "")]
+    assert fleet.newest == fleet.versions[1]
+    assert (fleet.versions[0].prepared_by, fleet.versions[0].refused_by) == (("ready",), ("cannot",))
+    assert fleet.versions[1].served_by == ("cannot", "ready")
+    assert [one.activated_s_ago is None for one in fleet.versions] == [True, False, True, True]
+    values = {(metric.name, labels): value for metric, labels, value in samples(fleet)}
+    assert values[QueueMetric.ANNOUNCED_VERSION.name, ()] == 4
+    assert values[QueueMetric.WORKERS_BEHIND.name, ()] == 0
 
 
 async def test_a_pause_is_seen_with_its_age(reader: FleetReader, connection: Connection, keys: Keys) -> None:

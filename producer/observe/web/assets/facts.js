@@ -40,8 +40,14 @@ export function isRefusing(worker) {
   return isThere(worker) && Boolean(worker.report.policy_error);
 }
 
+// The version to serve: the newest active one.
 export function newestVersion(fleet) {
-  return fleet.versions[0] ?? null;
+  return fleet.versions.find((one) => !one.waits_for) ?? null;
+}
+
+// The version that a worker's `policy_error` is about: the newest active one or, if it serves that, one not active yet.
+export function refusedVersion({ policy_version: serves, newest_version: newest, announced_version: announced }) {
+  return (serves === newest ? announced : null) ?? newest;
 }
 
 // Sums of the last so many minutes: groups by staleness, groups by error, and all groups with completions.

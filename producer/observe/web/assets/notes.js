@@ -1,6 +1,6 @@
 // What an operator should know beside the first line: each note says what is wrong and what follows or helps.
 
-import { isRefusing, isThere, jobsOf, newestVersion, sumsOf, workersByState } from "./facts.js";
+import { isRefusing, isThere, jobsOf, newestVersion, refusedVersion, sumsOf, workersByState } from "./facts.js";
 import { meaningOf, PAUSES } from "./meanings.js";
 import { age, bytes, clock, count, duration, listed, many, percent, start } from "./words.js";
 
@@ -70,8 +70,8 @@ function pauses(workers) {
 function refusals(fleet) {
   const by = new Map();
   for (const worker of fleet.workers.filter(isRefusing)) {
-    const { newest_version: version, policy_error: why } = worker.report;
-    const what = `Version ${version ?? "?"}`;
+    const { policy_error: why } = worker.report;
+    const what = `Version ${refusedVersion(worker.report) ?? "?"}`;
     const key = JSON.stringify([what, why]);
     by.set(key, { what, why, names: [...(by.get(key)?.names ?? []), start(worker.consumer, 40)] });
   }
@@ -87,12 +87,24 @@ function versions(fleet) {
   const newest = newestVersion(fleet);
   const live = fleet.workers.filter(isThere);
   const behind = newest ? live.filter((worker) => !newest.served_by.includes(worker.consumer)) : [];
-  if (behind.length && !newest.refused_by.length && newest.announced_s_ago > SLOW_VERSION_S) {
+  const active_s = newest?.activated_s_ago ?? newest?.announced_s_ago;
+  if (behind.length && !newest.refused_by.length && active_s > SLOW_VERSION_S) {
     const since = age(newest.announced_s_ago);
     const who = `${count(behind.length)} of ${many(live.length, "worker")}`;
     found.push({
       level: "warn",
       text: `Version ${newest.version}, announced ${since} ago, is not served yet by ${who}.`,
+      href: "#versions",
+    });
+  }
+  const waiting = fleet.versions.find((one) => one.waits_for);
+  if (waiting) {
+    const ready = `${count(waiting.prepared_by.length)} of ${many(live.length, "worker")}`;
+    const what = waiting.waits_for === "by_hand" ? "somebody activates it" : "enough workers have prepared it";
+    const since = age(waiting.announced_s_ago);
+    found.push({
+      level: "calm",
+      text: `Version ${waiting.version}, announced ${since} ago, waits until ${what}; ${ready} can serve it.`,
       href: "#versions",
     });
   }
@@ -107,7 +119,9 @@ function parked(fleet) {
   }
   const newest = newestVersion(fleet)?.version ?? 0;
   return [...by].map(([version, { jobs, oldest_s }]) => {
-    const when = version > newest ? "which was not announced" : "which no free worker serves";
+    const announced = fleet.versions[0]?.version ?? 0;
+    const unserved = version > newest ? "which is not active" : "which no free worker serves";
+    const when = version > announced ? "which was not announced" : unserved;
     const which = `${many(jobs, "job")} ${jobs === 1 ? "waits" : "wait"} for policy version ${version}, ${when}`;
     return { level: "warn", text: `${which}; the oldest for ${age(oldest_s)}.` };
   });

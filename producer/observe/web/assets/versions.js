@@ -1,7 +1,7 @@
 // Policy versions: what was announced, who serves it, how long it took to reach all workers.
 
 import { el, section, setClass, setMoment, setText, setTitle } from "./dom.js";
-import { isThere } from "./facts.js";
+import { isThere, newestVersion } from "./facts.js";
 import { Table } from "./table.js";
 import { age, count, duration, listed, many, start } from "./words.js";
 
@@ -38,12 +38,12 @@ export class Versions {
       set: (cell, row) => {
         const live = this.fleet.workers.filter(isThere).length;
         const number = row.served_by.length;
-        const isNewest = row === this.fleet.versions[0];
-        setText(
-          cell.children[0],
-          isNewest ? `${count(number)} of ${many(live, "worker")}` : number ? many(number, "worker") : "nobody",
-        );
-        setTitle(cell.children[0], row.served_by.join(", "));
+        const isNewest = row === newestVersion(this.fleet);
+        const all = `of ${many(live, "worker")}`;
+        const served = isNewest ? `${count(number)} ${all}` : number ? many(number, "worker") : "nobody";
+        const prepared = row.prepared_by ?? [];
+        setText(cell.children[0], row.waits_for ? `not active, prepared by ${count(prepared.length)} ${all}` : served);
+        setTitle(cell.children[0], (row.waits_for ? prepared : row.served_by).join(", "));
         setClass(cell.children[0], isNewest && number < live ? "mark half warn" : number ? "mark disc good" : "");
         setText(
           cell.children[1],
@@ -63,7 +63,7 @@ export class Versions {
     return {
       title: "Reached all in",
       number: true,
-      about: "From its announcement until every live worker served it, as far as this server saw it",
+      about: "From its activation until every live worker served it, as far as this server saw it",
       set: (cell, row) => setText(cell, row.reached_all_s == null ? "–" : duration(row.reached_all_s)),
     };
   }

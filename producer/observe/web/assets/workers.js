@@ -1,7 +1,7 @@
 // The table of workers.
 
 import { bar, el, section, setBar, setClass, setClipped, setHidden, setMoment, setText, setTitle } from "./dom.js";
-import { isRefusing, isThere } from "./facts.js";
+import { isRefusing, isThere, refusedVersion } from "./facts.js";
 import { meaningOf, PAUSES, stateOf, STATES } from "./meanings.js";
 import { Table } from "./table.js";
 import { clock, compareNames, count, duration, rate, start } from "./words.js";
@@ -125,10 +125,13 @@ const version = {
     setText(serves, count(report.policy_version));
     const refuses = isRefusing(worker);
     const waits = isThere(worker) && report.newest_version != null && report.newest_version !== report.policy_version;
-    setHidden(other, !refuses && !waits);
-    setText(other, refuses ? `${report.newest_version ?? "?"} refused` : waits ? `→ ${report.newest_version}` : "");
+    const ahead = isThere(worker) && !waits && report.prepared_version > (report.policy_version ?? 0);
+    setHidden(other, !refuses && !waits && !ahead);
+    const next = waits ? `→ ${report.newest_version}` : ahead ? `${report.prepared_version} prepared` : "";
+    setText(other, refuses ? `${refusedVersion(report) ?? "?"} refused` : next);
     setClass(other, refuses ? "why bad" : "why");
     setTitle(other, refuses ? report.policy_error : "");
+    setTitle(serves, report.policy_proof ? `Proven: ${report.policy_proof}` : "");
   },
 };
 

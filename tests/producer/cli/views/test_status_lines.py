@@ -36,3 +36,15 @@ def test_a_late_worker_refuses_still_and_one_that_is_gone_does_not() -> None:
     text = shown(*(worker_of(f"w-{presence}", presence, **REFUSED) for presence in Presence))
     assert "version 8 refused by w-live, w-late: half-written" in text
     assert text.count("7 (8 refused)") == 2
+
+
+def test_a_worker_shows_what_it_has_prepared_and_what_it_cannot_prepare() -> None:
+    newest = {"policy_version": 8, "newest_version": 8, "announced_version": 9}
+    text = shown(
+        worker_of("a", LIVE, **newest, prepared_version=9),
+        worker_of("b", LIVE, **newest, prepared_version=8, policy_error="version 9, not active yet: half-written"),
+        worker_of("c", LIVE, **newest, prepared_version=8),
+    )
+    assert text.count("8 (9 prepared)") == 1
+    assert text.count("8 (9 refused)") == 1
+    assert "version 9 refused by b: version 9, not active yet: half-written" in text

@@ -16,6 +16,7 @@ from rollstream.producer.observe.web.fleet_json import fleet_json
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.worker_report import WorkerReport
+from tests.support.watching.fleets import version_of
 from tests.support.watching.invented_fleet import invented_fleet
 from tests.support.watching.live_page import opened, running_web
 
@@ -139,6 +140,22 @@ NOTES = {
     "a clock set back": (fleet(queues=(PARKED,)), "Redis' clock was set back by 1 min 30 s"),
     "dead letters": (fleet(num_letters=2, letters=invented_fleet().letters), "2 jobs were given up on; the newest 10"),
     "a refused version": (invented_fleet(), "Version 7 is refused by gpu-2: layers.0: another shape"),
+    "a version that nobody activated": (
+        fleet(worker(), versions=(version_of(18, waits_for="by_hand", prepared_by=("w",)), version_of(17))),
+        "Version 18, announced 1 min 35 s ago, waits until somebody activates it; 1 of 1 worker can serve it.",
+    ),
+    "a version that is not prepared": (
+        fleet(worker(), versions=(version_of(18, waits_for="when_prepared"),)),
+        "waits until enough workers have prepared it; 0 of 1 worker can serve it.",
+    ),
+    "jobs for a version that is not active": (
+        fleet(queues=(PARKED,), versions=(version_of(19, waits_for="by_hand"),)),
+        "12 jobs wait for policy version 19, which is not active",
+    ),
+    "a version that cannot be prepared": (
+        fleet(worker(newest_version=17, announced_version=18, policy_error="half")),
+        "Version 18 is refused by w: half",
+    ),
     "refused by a late one, never announced": (
         fleet(worker(presence=Presence.LATE, newest_version=18, policy_error="half")),
         "Version 18 is refused by w: half",

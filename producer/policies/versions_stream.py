@@ -104,7 +104,8 @@ def _way_on(newest: int) -> str:
 
 def _content(announcement: PolicyVersion) -> PolicyVersion:
     """What two announcements of one version must share: not how it is proven or activated, nor how tensors come."""
-    plain = {"published_at": 0.0, "probe": None, "activate": Activate(), "requires": (), "base": None}
+    needed = tuple(name for name in announcement.requires if name not in ("activate", "probe"))
+    plain = {"published_at": 0.0, "probe": None, "activate": Activate(), "requires": needed, "base": None}
     return announcement.model_copy(update=plain)
 
 

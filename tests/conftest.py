@@ -49,6 +49,7 @@ ENGINES = {
         "test_end_to_end",
         "test_engine_faults",
         "generation",
+        "test_golden",
         "test_stops_and_masks",
         "test_swappable",
         "test_vllm_deaths",

@@ -73,16 +73,15 @@ async def _check_version(golden: Golden, settings: WorkerSettings) -> None:
     """Raises `SettingsError` unless the boot model is the version that the file was recorded under."""
     if golden.policy_version == 0:
         return
-    booted = "" if settings.model is None else await asyncio.to_thread(_digest, settings.model)
-    if booted != golden.policy_sha256:
+    if settings.model is None or not await asyncio.to_thread(_holds, settings.model, golden.policy_sha256):
         problem = f"it was recorded under policy {version_of(golden)}, and --model has other content"
         remedy = "boot from that version's folder, or record again from workers that serve their boot model"
         raise SettingsError(f"--golden {settings.golden}: {problem}: {remedy}")
 
 
-def _digest(model: Path) -> str:
+def _holds(model: Path, sha256: str) -> bool:
     try:
-        return checkpoint.digest(model)
+        return checkpoint.holds(model, sha256)
     except CheckpointRefusedError as error:
         raise SettingsError(f"--model: {error}") from None
 

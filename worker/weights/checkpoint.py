@@ -28,6 +28,7 @@ from .checkpoint_content import (
     Stamp,
     copy_content,
     digest,
+    holds,
     read_content,
     stamp,
     store_content,
@@ -41,7 +42,7 @@ from .untrusted_json import JsonRefusedError, read_object
 
 __all__ = [
     "Booted", "Content", "CopyFailedError", "Layout", "Stamp", "TensorHeader", "check", "check_tensors", "copy_content",
-    "digest", "path_problem", "read_content", "read_layout", "read_tensors", "stamp", "store_content",
+    "digest", "holds", "path_problem", "read_content", "read_layout", "read_tensors", "stamp", "store_content",
     "tensor_difference", "unchanged", "unread", "unread_content",
 ]  # fmt: skip
 

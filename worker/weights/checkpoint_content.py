@@ -113,6 +113,14 @@ def digest(folder: Path, given_up: Event | None = None) -> str:
     return read_content(folder, given_up).sha256 or ""
 
 
+def holds(folder: Path, sha256: str) -> bool:
+    """Whether the folder is the version with this digest, published as files or through the weight store.
+
+    Blocks and raises as `read_content` does.
+    """
+    return sha256 in (digest(folder), _tensors_digest(folder))
+
+
 def unchanged(folder: Path, content: Content) -> bool:
     """Whether the files still hold `content`. If in doubt it reads them again, which blocks for seconds."""
     now = _look(folder)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from rollstream.schemas import AdapterManifest, GenerationConfig, Golden, encode
+from rollstream.schemas.weights.tensor_digest import TensorEntry, bytes_digest, tensors_digest
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
@@ -93,13 +95,23 @@ async def test_jobs_that_fill_the_model_to_its_last_token_are_reproduced() -> No
     await reproduce(await recorded(), StubEngine(settings(max_model_len=15)), settings(max_model_len=15))
 
 
+def digest_of_tensors(folder: Path) -> str:
+    """As a trainer's that publishes them through the weight store."""
+    tensors = load_file(folder / "model.safetensors")
+    return tensors_digest(
+        TensorEntry(name, "F32", tuple(one.shape), bytes_digest(one.numpy().tobytes())) for name, one in tensors.items()
+    )
+
+
 async def test_jobs_of_a_later_version_need_a_worker_that_boots_with_it(models: Path) -> None:
     digest = checkpoint.digest(models / "step-2")
     later = await recorded(policy_version=7, policy_sha256=digest)
+    of_tensors = await recorded(policy_version=7, policy_sha256=digest_of_tensors(models / "step-2"))
 
     told = await refused(later, model=models / "step-1")
     unknown = await refused(later)
-    await reproduce(later, StubEngine(settings()), settings(model=models / "step-2", golden=Path("g")))
+    for whole in (later, of_tensors):
+        await reproduce(whole, StubEngine(settings()), settings(model=models / "step-2", golden=Path("g")))
 
     assert f"recorded under policy version 7 ({digest[:12]}), and --model has other content" in told
     assert "--model has other content" in unknown

@@ -25,6 +25,8 @@ from ..redis_io.connection import Connection
 from .base import Base, needs_of
 from .store_options import StoreOptions
 
+_PRESSED_GRACE_S = 60.0
+
 log = logging.getLogger("rollstream")
 
 
@@ -46,16 +48,20 @@ class Garbage:
         self._options = options
         self._known: dict[str, _Known] = {}
 
-    async def collect(self, published: Base | None) -> None:
-        """Never raises for a store or a Redis that is away: the publish is done, and the next one tries again."""
+    async def collect(self, published: Base | None, *, is_pressed: bool = False) -> None:
+        """Never raises for a store or a Redis that is away: the publish is done, and the next one tries again.
+
+        `is_pressed`: the store is full, so that only what was written within a minute stays for its age.
+        """
+        grace_s = min(self._options.grace_s, _PRESSED_GRACE_S) if is_pressed else self._options.grace_s
         try:
-            await self._collect(published)
+            await self._collect(published, grace_s)
         except (WeightStoreError, ProducerError, NameRefusedError) as error:
             log.warning("the weight store was not cleared of old versions: %s", error)
 
-    async def _collect(self, published: Base | None) -> None:
+    async def _collect(self, published: Base | None, grace_s: float) -> None:
         items = await self._store.items()
-        young = _young(items, self._options.grace_s)
+        young = _young(items, grace_s)
         names = await self._wanted({one.name for one in items if not is_chunk(one.name)})
         names |= {name for name in young if not is_chunk(name)}
         if published is not None:

@@ -128,7 +128,7 @@ class WeightsPublisher:
         needed = what.full_bytes if base is None else what.delta_bytes
         room = await self._store.room()
         if room is not None and room < needed:
-            await self._garbage.collect(self._held)
+            await self._garbage.collect(self._held, is_pressed=True)
             room = await self._store.room()
         if room is not None and room < needed:
             problem = f"this version needs about {needed} bytes, and {room} are left"

@@ -29,7 +29,8 @@ class StoreOptions:
     keep: int = 3
     """At least so many of the newest versions stay, besides those that live workers serve."""
     grace_s: float = 600.0
-    """Nothing is removed that was written within so many seconds: a slow worker may still read it."""
+    """Nothing is removed that was written within so many seconds, since a slow worker may still read it; once a
+    store in Redis is full, within a minute."""
 
     @classmethod
     def of(cls, given: Any) -> StoreOptions:

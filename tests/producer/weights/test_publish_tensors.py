@@ -189,7 +189,7 @@ def test_a_cast_that_overflows_says_so() -> None:
         copied(1, {"a": torch.tensor([1e6])}, "float16")
 
 
-def test_a_tensor_spread_over_processes_is_refused_and_one_of_one_process_is_gathered() -> None:
+def test_a_tensor_spread_over_processes_is_refused_with_how_to_gather_it() -> None:
     class Mesh:
         def __init__(self, size: int) -> None:
             self.size = lambda: size
@@ -199,11 +199,26 @@ def test_a_tensor_spread_over_processes_is_refused_and_one_of_one_process_is_gat
             self.device_mesh = Mesh(size)
 
         def full_tensor(self) -> torch.Tensor:
-            return torch.ones(2)
+            raise AssertionError("the other processes would not take part")
 
-    assert copied(1, {"a": Sharded(1)}, None)["a"].shape == (2,)
     with pytest.raises(PolicyVersionError, match=r"get_model_state_dict\(model"):
         copied(1, {"a": Sharded(2)}, None)
+
+
+def test_a_distributed_tensor_of_one_process_is_gathered(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", init_method=(tmp_path / "group").as_uri(), rank=0, world_size=1)
+    try:
+        plain = torch.arange(8.0).reshape(4, 2)
+        spread = distribute_tensor(plain, init_device_mesh("cpu", (1,)), [Shard(0)])
+        found = copied(1, {"a": spread}, None)
+    finally:
+        distributed.destroy_process_group()
+
+    assert found["a"].values.tobytes() == plain.numpy().tobytes()
 
 
 @pytest.mark.parametrize(

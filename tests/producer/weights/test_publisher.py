@@ -13,6 +13,7 @@ import torch
 
 from rollstream import AsyncClient, PolicyVersion, PolicyVersionError, StoreOptions, WeightStoreError
 from rollstream.schemas import Keys
+from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.transport.weights import StoreProblem, WeightStore, is_chunk, read_manifest, store_of
 from tests.support.faults import Queue
 from tests.support.publishing import announced
@@ -278,6 +279,33 @@ async def test_redis_carries_weights_too_and_refuses_what_exceeds_its_quota(
         assert store is not None
         assert await arrives(store, second, state(a=1))
     assert [version for _, version in announced(queue)] == [first, second]
+
+
+async def test_a_full_redis_gives_up_old_versions_before_it_refuses_a_new_one(
+    redis_url: str, policy: str, queue: Queue
+) -> None:
+    weights = StoreOptions(place="redis", quota_bytes=50_000, keep=1, anchor_every=1, grace_s=600)
+    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
+        first = await client.publish_policy(1, state_dict=state(a=1))
+        _written_before(queue, 300)
+        second = await client.publish_policy(2, state_dict=state(a=2))
+        third = await client.publish_policy(3, state_dict=state(a=3))
+        with pytest.raises(WeightStoreError, match="are left"):  # the others are younger than a minute
+            await client.publish_policy(4, state_dict=state(a=4))
+
+        assert client._weights is not None
+        names = {one.name for one in await client._weights.store.items()}
+    assert names >= {second.location, third.location}
+    assert first.location not in names
+
+
+def _written_before(queue: Queue, seconds: int) -> None:
+    """Let all items of the store in Redis be so much older."""
+    index: Any = queue.redis
+    for name, value in index.hgetall(queue.keys.weights()).items():
+        if name != TOTAL_FIELD.encode():
+            size, _, at = value.decode().partition(":")
+            index.hset(queue.keys.weights(), name, f"{size}:{int(at) - seconds}")
 
 
 async def test_a_redis_that_was_emptied_gets_all_weights(redis_url: str, policy: str, queue: Queue) -> None:

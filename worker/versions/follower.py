@@ -22,6 +22,7 @@ from . import decisions
 from .announced import Announced
 from .announcements import Announcements
 from .loader import VersionLoader
+from .patience import Patience
 from .retries import CHANGED_S, REFUSED, Refusal, is_due, refusal
 from .served import Ready, Served
 
@@ -44,8 +45,9 @@ class VersionFollower:
         self._loader = loader
         self._changed = changed
         self._refused: dict[Announced, Refusal] = {}
-        self._preparing: Announced | None = None
-        """What is prepared before its activation."""
+        self._bringing: Announced | None = None
+        """What is being prepared."""
+        self._patience = Patience()
         self._looking = asyncio.Lock()
         self._looked_at = 0.0
         self._work_due = asyncio.Event()
@@ -135,6 +137,7 @@ class VersionFollower:
                 if work.done() and self._due():
                     work = tasks.create_task(self._work())
                 elif self._is_overtaken():
+                    log.warning("another version is to be served first", given_up=self.loading, newest=self.newest)
                     work.cancel()
                 self._work_due.clear()
             work.cancel()  # otherwise the group would wait for it
@@ -192,9 +195,15 @@ class VersionFollower:
         return any(is_due(self._refused.get(one), now) for one in (*self._candidates(), *self._ahead()))
 
     def _is_overtaken(self) -> bool:
-        """Whether another version is to be served while one is prepared that nobody has activated yet."""
-        fresh = next((one for one in self._candidates() if one not in self._refused), None)
-        return self._preparing is not None and fresh is not None and fresh != self._preparing
+        """Whether to give up what is being prepared for a version to serve: at once if nobody has activated it, else
+        when the other has waited long enough.
+        """
+        candidates, bringing = self._candidates(), self._bringing
+        fresh = next((one for one in candidates if one not in self._refused), None)
+        is_waiting = bringing is not None and fresh not in (None, bringing)
+        return self._patience.ends(time.monotonic(), is_waiting=is_waiting) or (
+            is_waiting and bringing not in candidates
+        )
 
     async def _work(self) -> None:
         await self._serve_newest()
@@ -212,11 +221,7 @@ class VersionFollower:
 
     async def _prepare_ahead(self, announced: Announced) -> bool:
         """Try to prepare a version that is not active. Returns whether it is prepared now."""
-        self._preparing = announced
-        try:
-            ready = await self._ready(announced)
-        finally:
-            self._preparing = None
+        ready = await self._ready(announced)
         if ready is None:
             return False
         self._loader.hold(ready)
@@ -238,6 +243,7 @@ class VersionFollower:
             self._refuse(announced, str(error), ready.stamp)
             return False
         self.serving, self.adrift = serving, False
+        self._patience.restore()
         still = *self._candidates(), *self.pending
         self._refused = {one: why for one, why in self._refused.items() if one in still}
         log.info("policy version served", version=announced.version, seconds=round(time.monotonic() - began, 3))
@@ -257,15 +263,18 @@ class VersionFollower:
             if before is not None and not is_due(before, began, stamp):
                 self._refused[announced] = replace(before, look_at=began + CHANGED_S)
                 return None
+            self._bringing = announced
             with self._loading(announced.version):
                 return await self._prepare(announced, stamp)
         except REFUSED as error:
             self._refuse(announced, str(error), stamp)
             return None
+        finally:
+            self._bringing = None
 
     async def _prepare(self, announced: Announced, stamp: Stamp) -> Ready:
         version, source, location = announced.version, announced.source, announced.location
-        event = "preparing policy version" if announced == self._preparing else "loading policy version"
+        event = "preparing policy version" if announced in self.pending else "loading policy version"
         log.info(event, version=version, source=source, location=location)
         # A worker that takes no jobs gains nothing from a second copy in memory.
         return await self._loader.prepare(announced, self.serving, stamp, staged=not self.adrift)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+import structlog
+
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.schemas.wire.probe import Probe
 
 from ..engine import EngineInfo, Prove, Score
 from ..errors import UnprovenError
 from .proof import Proof, check_fits, proof_of
+
+log = structlog.get_logger()
 
 
 class Proofs:
@@ -54,7 +58,9 @@ class Proofs:
 
         async def prove(score: Score) -> None:
             try:
-                self.allow(version, await proof_of(probe, version, info, score))
+                proof = await proof_of(probe, version, info, score)
+                self.allow(version, proof)
+                log.info("policy version proven", version=version, proof=str(proof))
             except BaseException:
                 self._may_sample.pop(version, None)  # another replica may have passed: they all go back
                 self._may_sample |= before  # the same number with other content, which was served before

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis.asyncio import Redis
@@ -16,6 +17,7 @@ from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError, SwapFailedError
 from rollstream.worker.versions.follower import VersionFollower
+from rollstream.worker.versions.patience import Patience
 from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
@@ -187,6 +189,37 @@ async def test_a_version_to_serve_at_once_overtakes_one_that_is_still_prepared(
         await until_true(served(followed, 4))
 
         assert followed.prepared == 4
+
+
+async def test_weights_that_do_not_come_hold_a_newer_version_up_for_a_minute_and_no_longer(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("rollstream.worker.versions.follower.time", SimpleNamespace(monotonic=lambda: now))
+    engine.hold = {"step-1"}
+    async with following(followed):
+        announce_step(queue, steps, 1)
+        await until_true(lambda: engine.calls == ["prepare step-1"])
+        announce_step(queue, steps, 2)
+        await until_true(lambda: followed.newest == 2)
+        now = 159.0
+        await followed.look()
+        assert followed.loading == 1
+
+        now = 161.0
+        await until_true(served(followed, 2))
+
+
+def test_patience_lasts_twice_as_long_each_time_until_something_is_served() -> None:
+    patience = Patience()
+
+    def ends(now: float, is_waiting: bool = True) -> bool:
+        return patience.ends(now, is_waiting=is_waiting)
+
+    assert [ends(now) for now in (0, 59, 60, 61, 180, 181)] == [False, False, True, False, False, True]
+    assert [ends(200), ends(300, False), ends(500), ends(739), ends(740)] == [False, False, False, False, True]
+    patience.restore()
+    assert [ends(1000), ends(1060)] == [False, True]
 
 
 async def test_without_memory_to_stage_it_a_version_is_prepared_all_the_same(

@@ -18,7 +18,7 @@ class SubmitOptions(TypedDict, total=False):
 
     `min_policy_version`: a worker that serves an older policy version leaves a job to others and takes it when it has
     caught up. The job waits until a worker serves that version, so publish it or give a deadline. `max_staleness`: a
-    group that would begin with weights more than that many versions behind the newest published is answered with an
+    group that would begin with weights more than that many versions behind the newest active is answered with an
     error of code `too_stale`; a group that has begun is finished. None: no bound. Both bounds are part of the content:
     they decide which weights answer.
     """

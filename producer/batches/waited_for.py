@@ -23,7 +23,7 @@ class Reporting:
     version: int = 0
     """The policy version that it serves."""
     newest: int = 0
-    """The newest version that it knows."""
+    """The newest active version that it knows."""
     problem: str = ""
     """Why it refused the newest version; empty if it did not."""
     partitions: int | None = None
@@ -50,7 +50,7 @@ class BatchFacts:
     """Other policies that live workers serve; asked for only if no worker serves this one."""
     paused: bool = False
     newest: int = 0
-    """The newest announced policy version."""
+    """The newest announced policy version, active or not."""
     jobs: int = 1
     waiting: int = 0
     """Jobs of the batch that no worker has taken."""
@@ -103,6 +103,8 @@ def _version(facts: BatchFacts) -> str:
     refusing = [one for one in facts.workers if one.problem and one.version < version <= one.newest]
     if refusing:
         return f"{wanted}; {_some(f'worker {one.name} refused {one.newest}: {one.problem}' for one in refusing)}"
+    if facts.workers and all(one.newest < version for one in facts.workers):
+        return f"{wanted}, which is announced and not active: client.activate({version}), if nobody else does"
     return f"{wanted}, which is published: {_some(f'worker {one.name} serves {one.version}' for one in facts.workers)}"
 
 

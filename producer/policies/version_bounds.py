@@ -18,7 +18,7 @@ class VersionBounds:
     min_policy_version: int = 0
     """A worker that serves an older version leaves the job to others."""
     max_staleness: int | None = None
-    """How many versions the weights may be behind the newest published one when a group begins; None: any number."""
+    """How many versions the weights may be behind the newest active one when a group begins; None: any number."""
 
     @classmethod
     def of(cls, min_policy_version: object, max_staleness: object) -> Self:

@@ -33,7 +33,7 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
 
     When training begins, and after each optimizer step, the main process saves the model below `checkpoint_dir`, which
     is the workers' `--checkpoint-dir`, and publishes it as the next policy version; `rollout.min_policy_version`
-    becomes that version in every process. Versions go on from the newest published one, so a resumed run, or a second
+    becomes that version in every process. Versions go on from the newest announced one, so a resumed run, or a second
     run of a policy, begins with its own weights too. `staleness`: how many versions older a worker's weights may be.
 
     `wait_for`: how many workers (or "all") must serve a version before training goes on, for at most `wait_s` seconds;

@@ -90,7 +90,7 @@ class Job(Message):
     min_policy_version: Index = 0
     """A worker that serves an older version leaves the job to others, and may take it once it has caught up."""
     max_staleness: Index | None = None
-    """How many versions the worker may be behind the newest published one when it admits the job."""
+    """How many versions the worker may be behind the newest active one when it admits the job."""
     seed_offset: Index = 0
     """Group g draws the seed of row g + seed_offset: a replayed slice samples as it did in its own batch."""
     lineage: Lineage = ()

@@ -63,6 +63,11 @@ CASES: dict[str, tuple[BatchFacts, str]] = {
         ),
         "4 of its 4 jobs wait for policy version 9; worker a refused 9: it is half-written",
     ),
+    "a version that nobody activated": (
+        facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=9, workers=[Reporting(name="a", version=8, newest=8)]),
+        "4 of its 4 jobs wait for policy version 9, which is announced and not active: client.activate(9), if nobody "
+        "else does",
+    ),
     "a version that is on its way": (
         facts(waiting=0, held={ParkedFor(9).consumer: 4}, newest=9, workers=[Reporting(name="a", version=8, newest=9)]),
         "4 of its 4 jobs wait for policy version 9, which is published: worker a serves 8",

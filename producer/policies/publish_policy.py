@@ -93,7 +93,8 @@ async def _publish_again(connection: Connection, keys: Keys, version: int, optio
         await _keep_adapter(connection, keys, version, before)
     probe = before.probe if options["probe"] is None else options["probe"]
     terms = ServingTerms.of(probe, options["activate"])
-    weights = before.model_copy(update={"version": version, "published_at": time.time()})
+    transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
+    weights = before.model_copy(update={"version": version, "published_at": time.time(), "transport": transport})
     return await announce_weights(connection, keys, weights, terms)
 
 

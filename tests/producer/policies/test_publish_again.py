@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rollstream import AsyncClient, PolicyVersionError
+from rollstream import AsyncClient, PolicyVersion, PolicyVersionError
 from rollstream.producer.probes.probe_of import probe_of
+from rollstream.schemas import encode
 from tests.support.faults import Queue
 from tests.support.publishing import announced, blobs, lora, manifests, ttl
 
@@ -31,6 +32,15 @@ async def test_another_probe_takes_the_old_ones_place(trainer: AsyncClient, mode
     other = probe_of([[7, 8]], [[-2.0]], vocab_size=512)
     await trainer.publish_policy(1, checkpoint=models / "step-1", probe=PROBE)
     assert (await trainer.publish_policy(2, again=1, probe=other)).probe == other
+
+
+async def test_what_came_from_gpu_to_gpu_is_taken_from_the_store(trainer: AsyncClient, queue: Queue) -> None:
+    sent = PolicyVersion(
+        version=1, source="checkpoint", location="v1", sha256="0" * 64, published_at=0.0, transport="nccl", base=None
+    )
+    queue.redis.xadd(queue.keys.versions(), {"payload": encode(sent)}, id="1-0")
+    again = await trainer.publish_policy(2, again=1)
+    assert (again.location, again.transport, again.requires) == ("v1", "store", ("store",))
 
 
 async def test_an_adapter_that_would_expire_stays(trainer: AsyncClient, queue: Queue) -> None:

@@ -18,12 +18,13 @@ import numpy as np
 
 from benchmarks.support import report
 from benchmarks.support.report import Report, Scenario
-from rollstream.producer.weights.encoding import Described, described, encoded
+from rollstream.producer.weights.encoding import Described, described, encoded, stored_chunk
 from rollstream.producer.weights.model_tensors import copied
 from rollstream.producer.weights.tensor_values import TensorValues
 from rollstream.schemas.weights.compression import Compression, compression_problem, decompressed
 from rollstream.schemas.weights.delta import read_records
 from rollstream.schemas.weights.tensor_digest import bytes_digest
+from rollstream.schemas.wire.weights import Chunk
 
 _CHUNK_BYTES = 4 * 2**20
 _ROWS, _LENGTH = 4, 64
@@ -94,7 +95,10 @@ def one_step(found: Found, before: Tensors, tensors: Tensors, compressions: list
 def _sent(
     found: Found, arm: str, what: Described, tensors: Tensors, base: Tensors | None, compression: Compression
 ) -> list[tuple[int, bytes]]:
-    made = found.timed(f"encode {arm}", lambda: list(encoded(what, tensors, base, _CHUNK_BYTES, compression)))
+    def encode() -> list[tuple[Chunk, bytes]]:
+        return [stored_chunk(plain, compression) for plain in encoded(what, tensors, base, _CHUNK_BYTES)]
+
+    made = found.timed(f"encode {arm}", encode)
     found.sized(arm, [data for _, data in made])
     return [(chunk.plain_bytes, data) for chunk, data in made]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -78,29 +79,50 @@ def _entry(tensors: Tensors, base: Tensors | None, digests: Digests, name: str) 
     return entry, count
 
 
-def encoded(
-    what: Described, tensors: Tensors, base: Tensors | None, chunk_bytes: int, compression: Compression
-) -> Iterator[tuple[Chunk, bytes]]:
-    """The chunks, each with its bytes, always the same for the same tensors. Without a base: all bytes."""
-    held = bytearray()
+def encoded(what: Described, tensors: Tensors, base: Tensors | None, chunk_bytes: int) -> Iterator[bytes]:
+    """The chunks without compression, always the same for the same tensors. Without a base: all bytes."""
+    parts: list[bytes | memoryview] = []
+    size = 0
     for one in _records(what, tensors, base):
-        if held and len(held) + len(one.record) > chunk_bytes:
-            yield _chunk(bytes(held), compression)
-            held.clear()
-        held += one.record
-    if held:
-        yield _chunk(bytes(held), compression)
+        if parts and size + one.num_bytes > chunk_bytes:
+            yield b"".join(parts)
+            parts, size = [], 0
+        parts += one.parts
+        size += one.num_bytes
+    if parts:
+        yield b"".join(parts)
+
+
+def stored_chunk(plain: bytes, compression: Compression) -> tuple[Chunk, bytes]:
+    """A chunk as it is stored, with its bytes there."""
+    data = compressed(plain, compression)
+    return Chunk(hashlib.sha256(data).hexdigest(), len(data), len(plain)), data
 
 
 def _records(what: Described, tensors: Tensors, base: Tensors | None) -> Iterator[Range]:
-    for place, entry in enumerate(what.entries):
-        values = tensors[entry.name].values
-        if base is None:
-            yield from whole_records(place, values, entry.item_bytes)
-        elif entry.name in what.changed:
-            yield from changed_records(place, values, base[entry.name].values, entry.item_bytes)
+    if base is None:
+        for place, entry in enumerate(what.entries):
+            yield from whole_records(place, tensors[entry.name].values, entry.item_bytes)
+    else:
+        yield from _changed(what, tensors, base)
 
 
-def _chunk(plain: bytes, compression: Compression) -> tuple[Chunk, bytes]:
-    data = compressed(plain, compression)
-    return Chunk(hashlib.sha256(data).hexdigest(), len(data), len(plain)), data
+def _changed(what: Described, tensors: Tensors, base: Tensors) -> Iterator[Range]:
+    """In the order of the table; a few tensors ahead are being compared in threads."""
+    pool = ThreadPoolExecutor(_THREADS)
+    ahead: deque[Future[list[Range]]] = deque()
+
+    def changes(place: int, entry: TensorEntry) -> list[Range]:
+        values, before = tensors[entry.name].values, base[entry.name].values
+        return list(changed_records(place, values, before, entry.item_bytes))
+
+    try:
+        for place, entry in enumerate(what.entries):
+            if entry.name in what.changed:
+                ahead.append(pool.submit(changes, place, entry))
+            if len(ahead) > _THREADS:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

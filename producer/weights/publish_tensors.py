@@ -40,11 +40,12 @@ async def publish_tensors(
     terms = ServingTerms.of(options["probe"], options["activate"])
     # Before anything is awaited: the trainer's next step changes the tensors.
     tensors = _of_model(version, options, terms)
-    await check_publishable(connection, keys, version, "checkpoint")
-    if tensors is None:
-        tensors = await asyncio.to_thread(_of_folder, options["checkpoint"], terms)
     announce = partial(_announce, connection, keys, terms)
-    return await publisher.publish(version, tensors, options["base"], announce, progress=options["progress"])
+    async with publisher.turn:
+        await check_publishable(connection, keys, version, "checkpoint")
+        if tensors is None:
+            tensors = await asyncio.to_thread(_of_folder, options["checkpoint"], terms)
+        return await publisher.publish(version, tensors, options["base"], announce, progress=options["progress"])
 
 
 async def _announce(

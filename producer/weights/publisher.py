@@ -37,7 +37,7 @@ log = logging.getLogger("rollstream")
 class WeightsPublisher:
     """One client's way to the weight store.
 
-    `_held` changes in `publish` alone, which runs once at a time, after the announcement.
+    `_held` changes in `publish` alone, after the announcement; its callers hold `turn`.
     """
 
     def __init__(self, *, connection: Connection, keys: Keys, options: StoreOptions) -> None:
@@ -45,7 +45,8 @@ class WeightsPublisher:
         self._options = options
         self._garbage = Garbage(connection=connection, keys=keys, store=self._store, options=options)
         self._held: Base | None = None
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
+        """Held by the one publish that runs: a version is made against the one before it."""
 
     @classmethod
     def of(cls, connection: Connection, keys: Keys, weights: object) -> Self | None:
@@ -68,18 +69,17 @@ class WeightsPublisher:
         When it announces, all that a worker needs is in the store. Raises `WeightStoreError`, `PolicyVersionError`,
         and what `announce` raises.
         """
-        async with self._turn:
-            base = comparable(version, wanted, self._held, tensors)
-            what = await self._described(tensors, base)
-            if (again := await self._published_before(version, what)) is not None:
-                return await announce(again.announcement)
-            if base is not None and not is_worth_it(wanted, base, what, self._options.anchor_every):
-                base = None
-            published = await self._written(version, what, tensors, base, wanted, progress=progress)
-            announced = await announce(published.announcement)
-            self._held = replace(published, announcement=announced)
-            await self._garbage.collect(published)
-            return announced
+        base = comparable(version, wanted, self._held, tensors)
+        what = await self._described(tensors, base)
+        if (again := await self._published_before(version, what)) is not None:
+            return await announce(again.announcement)
+        if base is not None and not is_worth_it(wanted, base, what, self._options.anchor_every):
+            base = None
+        published = await self._written(version, what, tensors, base, wanted, progress=progress)
+        announced = await announce(published.announcement)
+        self._held = replace(published, announcement=announced)
+        await self._garbage.collect(published)
+        return announced
 
     async def _described(self, tensors: Tensors, base: Base | None) -> Described:
         if base is None:
@@ -139,10 +139,10 @@ class WeightsPublisher:
         self, version: int, what: Described, tensors: Tensors, base: Base | None, *, progress: bool
     ) -> Base:
         compression, chunk_bytes = self._options.compression, await self._store.chunk_bytes()
-        made = encoded(what, tensors, None if base is None else base.tensors, chunk_bytes, compression)
+        made = encoded(what, tensors, None if base is None else base.tensors, chunk_bytes)
         size = what.full_bytes if base is None else what.delta_bytes
         with byte_bar(f"version {version}", size, shown=progress) as advanced:
-            chunks, written = await upload_chunks(self._store, made, advanced)
+            chunks, written = await upload_chunks(self._store, made, compression, advanced)
         manifest = WeightsManifest(
             version=version,
             sha256=what.sha256,

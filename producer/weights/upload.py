@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 
+from rollstream.schemas.weights.compression import Compression
 from rollstream.schemas.wire.weights import Chunk
 from rollstream.transport.weights import WeightStore
+
+from .encoding import stored_chunk
 
 _AT_ONCE = 4
 """Chunks that are written at once; each is in memory until it is."""
 
-Chunks = Iterator[tuple[Chunk, bytes]]
 
-
-async def upload_chunks(store: WeightStore, chunks: Chunks, advanced: Callable[[int], None]) -> tuple[list[Chunk], int]:
+async def upload_chunks(
+    store: WeightStore, chunks: Iterator[bytes], compression: Compression, advanced: Callable[[int], None]
+) -> tuple[list[Chunk], int]:
     """Write the chunks that are not there. Returns all, in order, and how many bytes were written.
 
     `chunks` runs in threads. Raises `WeightStoreError` at the first that fails.
     """
-    sent = _Sent(store=store, advanced=advanced)
+    sent = _Sent(store=store, compression=compression, advanced=advanced)
     try:
-        while (made := await asyncio.to_thread(next, chunks, None)) is not None:
-            await sent.add(*made)
+        while (plain := await asyncio.to_thread(next, chunks, None)) is not None:
+            await sent.add(plain)
         await sent.all_done()
     finally:
         sent.give_up()
-    return sent.chunks, sent.written
+    return [sent.chunks[number] for number in sorted(sent.chunks)], sent.written
 
 
 async def missing(store: WeightStore, needed: Mapping[str, int]) -> list[str]:
@@ -38,20 +41,22 @@ async def missing(store: WeightStore, needed: Mapping[str, int]) -> list[str]:
 class _Sent:
     """Writes some chunks at a time. Only one coroutine adds."""
 
-    def __init__(self, *, store: WeightStore, advanced: Callable[[int], None]) -> None:
+    def __init__(self, *, store: WeightStore, compression: Compression, advanced: Callable[[int], None]) -> None:
         self._store = store
+        self._compression = compression
         self._advanced = advanced
         self._running: set[asyncio.Task[None]] = set()
         self._plain = 0
-        self.chunks: list[Chunk] = []
+        self._added = 0
+        self.chunks: dict[int, Chunk] = {}
         self.written = 0
 
-    async def add(self, chunk: Chunk, data: bytes) -> None:
+    async def add(self, plain: bytes) -> None:
         """Begin to write one; wait first while as many as may be are being written."""
         while len(self._running) >= _AT_ONCE:
             await self._some_done(asyncio.FIRST_COMPLETED)
-        self.chunks.append(chunk)
-        self._running.add(asyncio.create_task(self._send(chunk, data)))
+        self._running.add(asyncio.create_task(self._send(self._added, plain)))
+        self._added += 1
 
     async def all_done(self) -> None:
         """Wait for all."""
@@ -69,12 +74,14 @@ class _Sent:
             if error is not None:
                 raise error
 
-    async def _send(self, chunk: Chunk, data: bytes) -> None:
+    async def _send(self, number: int, plain: bytes) -> None:
+        chunk, data = await asyncio.to_thread(stored_chunk, plain, self._compression)
         there = await self._store.sizes([chunk.sha256])
         if there.get(chunk.sha256) == len(data):
             await self._store.renew([chunk.sha256])
         else:
             await self._store.put(chunk.sha256, data)
             self.written += len(data)
+        self.chunks[number] = chunk
         self._plain += chunk.plain_bytes
         self._advanced(self._plain)

@@ -38,10 +38,20 @@ Array = NDArray[Any]
 
 
 class Range(NamedTuple):
-    """A run of changed elements of one tensor, as it is written."""
+    """A run of changed elements of one tensor, as it is written. Its parts may be the tensor's own memory."""
 
-    record: bytes
+    parts: tuple[bytes | memoryview, ...]
     changed: int
+
+    @property
+    def record(self) -> bytes:
+        """The parts in one."""
+        return b"".join(self.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the record."""
+        return sum(map(len, self.parts))
 
 
 def elements(values: Array, item_bytes: int) -> Array:
@@ -54,7 +64,7 @@ def whole_records(tensor: int, values: Array, item_bytes: int) -> Iterator[Range
     new = elements(values, item_bytes)
     for start in range(0, new.size, step := RANGE_BYTES // item_bytes):
         part = new[start : start + step]
-        yield Range(_HEADER.pack(tensor, _WHOLE, start, part.size, part.size, 0) + part.tobytes(), part.size)
+        yield _whole(tensor, start, part, part.size)
 
 
 def changed_records(tensor: int, values: Array, before: Array, item_bytes: int) -> Iterator[Range]:
@@ -79,10 +89,15 @@ def _record(tensor: int, start: int, part: Array, places: Array) -> Range:
     coding, written = _places(places, part.size)
     changed = places.size
     if len(written) + changed * part.itemsize >= part.nbytes:
-        header = _HEADER.pack(tensor, _WHOLE, start, part.size, part.size, 0)
-        return Range(header + part.tobytes(), changed)
+        return _whole(tensor, start, part, changed)
     planes = part[places].view(np.uint8).reshape(changed, part.itemsize).T.tobytes()
-    return Range(_HEADER.pack(tensor, coding, start, part.size, changed, len(written)) + written + planes, changed)
+    header = _HEADER.pack(tensor, coding, start, part.size, changed, len(written))
+    return Range((header, written, planes), changed)
+
+
+def _whole(tensor: int, start: int, part: Array, changed: int) -> Range:
+    header = _HEADER.pack(tensor, _WHOLE, start, part.size, part.size, 0)
+    return Range((header, part.view(np.uint8).data), changed)
 
 
 def _places(places: Array, size: int) -> tuple[int, bytes]:

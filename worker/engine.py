@@ -164,6 +164,13 @@ class Engine(Protocol):
     def policy_version(self) -> int:
         """The version that samples new requests; 0 is the boot model."""
 
+    @property
+    def experts_reached(self) -> tuple[int, int] | None:
+        """How many experts of the model, layer by layer, the last proof reached, and how many there are.
+
+        None for a model that is no mixture, before the first proof, and where it cannot be known.
+        """
+
     async def start(self) -> None:
         """Load the model and run a first request, so that no job waits for compilation. Raises `SettingsError`."""
 

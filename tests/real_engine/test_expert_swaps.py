@@ -18,9 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import ScoreRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.errors import CheckpointRefusedError, SettingsError
+from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, SettingsError
+from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap
 from tests.support.engine_requests import end
+from tests.support.harmful_reload import harm_next, with_harm
 from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -47,6 +49,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 class Mixture:
     """A running engine and its steps of training."""
 
+    family: str
     engine: VllmEngine
     steps: tuple[Path, ...]
 
@@ -69,6 +72,18 @@ def write(folder: Path, family: str, seed: int) -> Path:
     return folder
 
 
+def experts_reached(step: Path, rows: list[list[int]]) -> tuple[int, int]:
+    """How many experts of all layers transformers sends the tokens of `rows` to, and how many there are."""
+    model = AutoModelForCausalLM.from_pretrained(step)
+    reached: set[tuple[int, int]] = set()
+    for row in rows:
+        with torch.inference_mode():
+            logits = model(torch.tensor([row]), output_router_logits=True).router_logits
+        for layer, of_layer in enumerate(logits):
+            reached.update((layer, int(expert)) for expert in of_layer.topk(2).indices.unique())
+    return len(reached), 4 * len(logits)
+
+
 def settings(model: Path, **fields: Any) -> WorkerSettings:
     small = {"dtype": "float32", "kv_cache_bytes": 16 * 2**20, "max_num_seqs": 8}
     return WorkerSettings(policy="test", model=model, **{**small, **fields})
@@ -77,14 +92,20 @@ def settings(model: Path, **fields: Any) -> WorkerSettings:
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    params=[PADDED, *(pytest.param(family, marks=pytest.mark.large) for family in FAMILIES if family != PADDED)],
+    params=[
+        PADDED,
+        "Qwen3-MoE",
+        *(pytest.param(family, marks=pytest.mark.large) for family in FAMILIES if "Mixtral" in family),
+    ],
 )
 async def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mixture]:
     root = tmp_path_factory.mktemp("mixture")
     steps = tuple(write(root / f"step-{step}", request.param, step) for step in range(2))
-    engine = VllmEngine(settings(steps[0]))
-    await engine.start()
-    yield Mixture(engine, steps)
+    with pytest.MonkeyPatch.context() as patch:
+        with_harm(patch)
+        engine = VllmEngine(settings(steps[0]))
+        await engine.start()
+    yield Mixture(request.param, engine, steps)
     await end(engine)
 
 
@@ -126,6 +147,36 @@ async def test_a_checkpoint_that_does_not_fit_leaves_the_experts_as_they_are(mix
         await swap(mixture.engine, tmp_path)
 
     assert await mixture.serves(new)
+
+
+async def test_experts_that_are_not_packed_fail_their_proof_and_leave_no_trace(mixture: Mixture) -> None:
+    if "padded" in mixture.family:
+        pytest.skip("the kernel cannot run experts that are neither packed nor padded")
+    old, new = mixture.steps
+    before = await swap(mixture.engine, old)
+    asked = request(num_return_sequences=4, seed=7, max_new_tokens=120, logprobs="processed")
+    undisturbed = await mixture.engine.generate(asked)
+    answers = await in_flight(mixture.engine, [asked])
+    await harm_next(mixture.engine, "unpacked")
+
+    with pytest.raises(ProofFailedError) as raised:
+        await mixture.engine.load_checkpoint(99, new, "keep", None, Proof(Reference(new)))
+
+    assert raised.value.mean > 1
+    for found, expected in zip((await answers)[0], undisturbed, strict=True):
+        assert found.token_ids.tolist() == expected.token_ids.tolist()
+        assert found.version_spans == ((before, 120),)
+    assert await mixture.serves(old)
+
+
+async def test_a_proof_says_how_many_experts_its_probe_reached(mixture: Mixture) -> None:
+    few = [ROWS[0][:2]]
+    assert experts_reached(mixture.steps[0], few) < (8, 8)
+
+    for step, rows in zip(mixture.steps[::-1], (ROWS, few), strict=True):
+        await mixture.engine.load_checkpoint(99, step, "keep", None, Proof(Reference(step), rows))
+
+        assert mixture.engine.experts_reached == experts_reached(step, rows)
 
 
 @pytest.mark.large

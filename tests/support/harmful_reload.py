@@ -14,7 +14,10 @@ from rollstream.worker.engines.vllm.weight_reload import WeightReload
 
 
 class HarmfulReload(WeightReload):
-    """`WeightReload` in vLLM's processes; its next reload does the harm that `tests_harm` names."""
+    """`WeightReload` in vLLM's processes; its next reload does the harm that `tests_harm` names.
+
+    `for ever`: all reloads to come do it.
+    """
 
     _harm = ""
 
@@ -22,7 +25,7 @@ class HarmfulReload(WeightReload):
         self._harm = harm
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:
-        harm, self._harm = self._harm, ""
+        harm, self._harm = self._harm, self._harm if self._harm == "for ever" else ""
         model = self.model_runner.get_model()
         with pytest.MonkeyPatch.context() as patch:
             if harm == "unpacked":
@@ -38,7 +41,7 @@ def _harm(model: Any, harm: str) -> None:
     norm = next(weight for name, weight in model.named_parameters() if "layers.1.input_layernorm" in name)
     if harm == "bit":
         norm.view(torch.int32)[0] ^= 1 << 23  # 1.0 becomes 0.5
-    elif harm == "rotary":
+    elif harm in ("rotary", "for ever"):
         for table in (one.cos_sin_cache for one in model.modules() if hasattr(one, "cos_sin_cache")):
             table.mul_(0.9)
     elif harm == "nan":

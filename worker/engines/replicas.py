@@ -68,6 +68,12 @@ class Replicas:
         """The oldest version that an engine serves: no new request is sampled with an older one."""
         return min(engine.policy_version for engine in self._engines)
 
+    @property
+    def experts_reached(self) -> tuple[int, int] | None:
+        """See `Engine.experts_reached`: the fewest that an engine reached."""
+        found = [engine.experts_reached for engine in self._engines]
+        return min((one for one in found if one is not None), default=None) if None not in found else None
+
     async def start(self) -> None:
         """Start the engines one after the other: at the same time each would count the memory of another as its own."""
         for engine in self._engines:

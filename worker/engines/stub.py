@@ -78,6 +78,10 @@ class StubEngine:
         """See `Engine.policy_version`."""
         return self._version
 
+    @property
+    def experts_reached(self) -> None:
+        """It has no experts."""
+
     async def start(self) -> None:
         """Nothing to load."""
 

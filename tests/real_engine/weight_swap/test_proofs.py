@@ -68,6 +68,7 @@ async def test_what_is_in_flight_goes_on_with_a_version_once_it_is_proven(
     after = await proven_swap(engine, models[1], mode, prove)
 
     assert prove.versions == {after}
+    assert engine.experts_reached is None, "it is no mixture"
     spans_of: dict[SwapMode, tuple[int, ...]] = {"keep": (before, after), "wait": (before,), "abort": (after,)}
     for asked_for, completions in zip(requests, await answers, strict=True):
         name = asked_for.adapter and asked_for.adapter.name
@@ -104,7 +105,7 @@ async def test_a_version_that_fails_its_proof_leaves_no_trace(
     harm: str,
     mode: SwapMode,
 ) -> None:
-    before = await swap(engine, models[0])
+    before = await proven_swap(engine, models[0], "keep", Proof(reference(models[0])))
     requests = seeded(adapters)
     undisturbed = [tokens(await engine.generate(one)) for one in requests]
     answers = await in_flight(engine, requests)
@@ -153,9 +154,10 @@ async def test_what_comes_while_a_version_proves_itself_waits_for_the_verdict(
     assert (await asyncio.wait_for(prove.scores, 20)).version == after
 
     late = asyncio.gather(*(engine.generate(one) for one in seeded(adapters)))
+    scored = asyncio.create_task(engine.score(asked(ROWS[2])))
     given_up = asyncio.create_task(engine.generate(request(num_return_sequences=2)))
     async with asyncio.timeout(20):
-        while unfinished(engine) < 42:  # noqa: ASYNC110 - vLLM has no event for it
+        while unfinished(engine) < 43:  # noqa: ASYNC110 - vLLM has no event for it
             await asyncio.sleep(0)
     await engine.check()
     given_up.cancel()
@@ -165,7 +167,7 @@ async def test_what_comes_while_a_version_proves_itself_waits_for_the_verdict(
     lengths = [state.detokenizer.num_output_tokens() for state in states]
     await engine.check()
     assert [state.detokenizer.num_output_tokens() for state in states] == lengths
-    assert len(lengths) == 40
+    assert len(lengths) == 41
 
     if fails:
         prove.verdict.set_exception(ProofFailedError(after, "it is wrong"))
@@ -175,6 +177,8 @@ async def test_what_comes_while_a_version_proves_itself_waits_for_the_verdict(
         prove.verdict.set_result(None)
         await swapping
     served, model = (before, models[0]) if fails else (after, models[1])
+    assert (await scored).version == served
+    assert (await scored).logprobs == pytest.approx(reference(model).logprobs(ROWS[2][:1], ROWS[2][1:]), abs=1e-4)
     for completions in await late:
         assert [found.version_spans for found in completions] == [((served, LENGTH),)] * len(completions)
     for completions in await running:

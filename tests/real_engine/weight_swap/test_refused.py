@@ -15,6 +15,7 @@ from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
 from rollstream.worker.weights import checkpoint
+from tests.real_engine.weight_swap.probes import Proof
 from tests.real_engine.weight_swap.steps import (
     LONG_PROMPT,
     PROMPT,
@@ -29,6 +30,7 @@ from tests.real_engine.weight_swap.steps import (
     swap,
     write_again,
 )
+from tests.support.harmful_reload import harm_next, with_harm
 from tests.support.transformers_reference import Reference
 from tests.support.versions import shard
 
@@ -177,5 +179,22 @@ async def test_boot_weights_are_served_as_version_0_and_changed_files_are_not_go
 
         with pytest.raises(EngineDiedError):
             await greedy(engine)
+    finally:
+        await engine.close()
+
+
+@pytest.mark.large
+async def test_old_weights_that_are_no_longer_what_they_were_end_the_engine(
+    models: list[Path], reference: Callable[..., Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_harm(monkeypatch)
+    engine = VllmEngine(settings(models[0]))  # of its own: it ends
+    await engine.start()
+    try:
+        await engine.load_checkpoint(1, models[1], "keep", None, Proof(reference(models[1])))
+        await harm_next(engine, "for ever")
+
+        with pytest.raises(EngineDiedError, match=r"version 2 failed its proof.*their own proof is .* nats off"):
+            await engine.load_checkpoint(2, models[2], "keep", None, Proof(reference(models[2])))
     finally:
         await engine.close()

@@ -295,6 +295,18 @@ async def test_what_was_loaded_without_a_proof_is_loaded_again_to_be_proven(chec
     assert [engine.loaded for engine in engines] == [[checkpoint] * 2] * 2
 
 
+@pytest.mark.parametrize(
+    ("of_each", "of_all"), [([(7, 8), (6, 8)], (6, 8)), ([(8, 8), None], None), ([None, None], None)]
+)
+def test_a_probe_reached_the_experts_that_it_reached_in_every_engine(
+    of_each: list[tuple[int, int] | None], of_all: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(of_each)
+    monkeypatch.setattr(Seen, "experts_reached", property(lambda _: next(left)))
+
+    assert Replicas([Seen(), Seen()]).experts_reached == of_all
+
+
 async def test_every_engine_prepares_a_checkpoint(checkpoint: Path) -> None:
     engines = [Seen(), Seen()]
 

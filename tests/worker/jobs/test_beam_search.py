@@ -65,6 +65,9 @@ class TableEngine:
     def policy_version(self) -> int:
         raise NotImplementedError
 
+    @property
+    def experts_reached(self) -> None: ...
+
     async def load_adapter(self, adapter: Adapter) -> None: ...
 
     async def unload_adapter(self, adapter: Adapter) -> None: ...

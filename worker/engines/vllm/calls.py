@@ -64,7 +64,11 @@ class Calls:
         return await self._within(self._load_limit_s, "a probe not scored", call)
 
     async def stepping(self, work: Awaitable[T], ping: Callable[[], Coroutine[Any, Any, object]]) -> T:
-        """The result of `work`, however long it takes; an engine that answers no `ping` meanwhile counts as dead."""
+        """The result of `work`, however long it takes; an engine that answers no `ping` meanwhile counts as dead.
+
+        Raises RuntimeError if `work` was cancelled and the caller was not.
+        """
+        before = cancellations()
         working = asyncio.ensure_future(work)
         try:
             while not working.done():
@@ -72,7 +76,12 @@ class Calls:
                 await asyncio.wait([working], timeout=0.2)
         finally:
             working.cancel()
-        return await working
+        try:
+            return await working
+        except asyncio.CancelledError as error:
+            if cancellations() > before:
+                raise
+            raise RuntimeError("it was given up") from error
 
     async def loaded(self) -> None:
         """Wait while weights are loaded: EngineCore answers calls in order, and a load has its own time limit."""

@@ -37,7 +37,7 @@ from .calls import Calls
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
 from .plugin import WORKER_PID
-from .processes import Processes, shut_down
+from .processes import Processes, collect_less, shut_down
 from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper, Weights
@@ -96,6 +96,11 @@ class VllmEngine:
         """The version that samples new requests; 0 is the boot model."""
         return self._versions.now
 
+    @property
+    def experts_reached(self) -> tuple[int, int] | None:
+        """See `Engine.experts_reached`."""
+        return None if self._swapper is None else self._swapper.experts_reached
+
     async def start(self) -> None:
         """Load the model and run a first request of each kind. Blocks the event loop while vLLM starts.
 
@@ -142,7 +147,7 @@ class VllmEngine:
             raise SettingsError(f"--model {self._settings.model}: a first request failed: {error}") from error
         if self._statistics is not None:
             self._statistics.begin()
-        _collect_less()
+        collect_less()
         self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _check_adapters(self) -> None:
@@ -289,12 +294,3 @@ class VllmEngine:
         self._swaps.discard(swapping)
         if not swapping.cancelled():
             swapping.exception()  # marks the error as seen if the caller was cancelled; it is in the log
-
-
-def _collect_less() -> None:
-    """Freeze the million objects that vLLM's import made: each full garbage collection would stop all for 0.4 s.
-
-    Without them it takes milliseconds. vLLM does the same in EngineCore and in its server, but not in `AsyncLLM`.
-    """
-    gc.collect()
-    gc.freeze()

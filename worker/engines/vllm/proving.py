@@ -9,13 +9,21 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from rollstream.schemas.wire.probe import TOLERANCES
+
 from ...engine import Prove, ScoreRequest, Scores
 from ...errors import DataError, ProofFailedError
 from .calls import Calls
 
 
 class Prover:
-    """Proves one version at a time. `score` runs a row in vLLM; its second argument is the version to name."""
+    """Proves one version at a time. `score` runs a row in vLLM; its second argument is the version to name.
+
+    It remembers the rows of the last proof that passed, with their scores, while those weights serve: after a failed
+    proof the same rows show whether the old weights are what they were. The swapper alone calls it.
+    """
 
     def __init__(
         self, *, llm: Any, calls: Calls, score: Callable[[ScoreRequest, int], Coroutine[Any, Any, Scores]]
@@ -23,12 +31,21 @@ class Prover:
         self._llm = llm
         self._calls = calls
         self._score = score
-        self._holding = False
         self._why_not = ""
+        self._mixes = False
+        self._prefix = ""
+        self._proven: list[tuple[ScoreRequest, Scores]] = []
+        self.holding = False
+        """Whether a proof has begun whose requests were not released."""
+        self.experts_reached: tuple[int, int] | None = None
+        """See `Engine.experts_reached`."""
 
     async def look(self) -> None:
-        """Ask the engine, once, whether it can hold requests back."""
-        if self._llm.vllm_config.parallel_config.data_parallel_size > 1:
+        """Ask the engine, once, whether it can hold requests back, and whether it can tell which experts it uses."""
+        parallel = self._llm.vllm_config.parallel_config
+        if parallel.pipeline_parallel_size == 1:  # else no process has all layers
+            self._mixes = all(await self._asked("rollstream_mixes_experts"))
+        if parallel.data_parallel_size > 1:
             self._why_not = "requests cannot be held back with data parallelism"
         else:
             self._why_not = await self._calls.utility(self._llm.engine_core.call_utility_async("rollstream_hold_doubt"))
@@ -43,17 +60,22 @@ class Prover:
 
         Raises what `prove` raises; `ProofFailedError` for a row that vLLM refuses, or whose log-probs are not finite.
         """
-        prefix = f"rollstream-probe-{uuid.uuid4().hex}/"
+        self._prefix = f"rollstream-probe-{uuid.uuid4().hex}/"
         rows, scoring = itertools.count(), set[asyncio.Task[Scores]]()
+        found: list[tuple[ScoreRequest, Scores]] = []
+        reached = None
 
         async def score(request: ScoreRequest) -> Scores:
-            row = replace(request, request_id=f"{prefix}{next(rows)}")
-            task = asyncio.create_task(self._calls.proof(self._score(row, version)))
+            task = asyncio.create_task(self._row(request, next(rows), version))
             scoring.add(task)
-            return await task
+            scores = await task
+            found.append((request, scores))
+            return scores
 
-        self._holding = True
-        await self._calls.utility(self._llm.engine_core.call_utility_async("rollstream_hold", prefix))
+        self.holding = True
+        await self._calls.utility(self._llm.engine_core.call_utility_async("rollstream_hold", self._prefix))
+        if self._mixes:
+            await self._asked("rollstream_watch_experts")
         await self._calls.utility(self._llm.resume_generation())
         try:
             await self._calls.stepping(prove(score), self._llm.is_sleeping)
@@ -61,17 +83,45 @@ class Prover:
             raise ProofFailedError(version, f"it cannot be scored: {error}") from error
         finally:
             await _end(scoring)
+            if self._mixes:
+                tokens = sum(len(row.token_ids) for row, _ in found)
+                said = (await self._asked("rollstream_experts_reached", tokens))[0]
+                reached = None if said is None else (said[0], said[1])  # a tuple arrives as a list
+        self._proven, self.experts_reached = found, reached
+
+    async def confirm(self, version: int) -> None:
+        """After the engine went back to the weights of `version`, while requests are held: are they what they were?
+
+        Raises RuntimeError if they are not, and nothing if they were never proven.
+        """
+        if not self._proven:
+            return
+        await self._calls.utility(self._llm.resume_generation())
+        again = [self._row(row, number, version) for number, (row, _) in enumerate(self._proven)]
+        found = await self._calls.stepping(asyncio.gather(*again), self._llm.is_sleeping)
+        old = np.concatenate([scores.logprobs for _, scores in self._proven])
+        off = float(np.abs(np.concatenate([scores.logprobs for scores in found]) - old).mean())
+        dtype = str(self._llm.vllm_config.model_config.dtype).removeprefix("torch.")
+        if not off <= TOLERANCES.get(dtype, TOLERANCES["float32"]).mean:
+            raise RuntimeError(f"their own proof is {off:.3g} nats off")
+
+    def forget(self) -> None:
+        """The weights that serve from now on were not proven."""
+        self._proven, self.experts_reached = [], None
 
     async def release(self) -> None:
         """Let all requests that are held go on, if any are."""
-        if self._holding:
+        if self.holding:
             await self._calls.utility(self._llm.engine_core.call_utility_async("rollstream_release"))
-            self._holding = False
+            self.holding = False
 
-    @property
-    def holding(self) -> bool:
-        """Whether a proof has begun whose requests were not released."""
-        return self._holding
+    async def _row(self, request: ScoreRequest, number: int, version: int) -> Scores:
+        row = replace(request, request_id=f"{self._prefix}{number}")
+        return await self._calls.proof(self._score(row, version))
+
+    async def _asked(self, method: str, *args: Any) -> list[Any]:
+        found: list[Any] = await self._calls.utility(self._llm.collective_rpc(method, args=args))
+        return found
 
 
 async def _end(tasks: set[asyncio.Task[Scores]]) -> None:

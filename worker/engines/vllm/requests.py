@@ -45,7 +45,7 @@ class Requests:
         while True:
             output, start = await self.run(request.request_id, row, params, request.adapter)
             if not self._versions.crossed(start):
-                return scores(output, request, start.version)
+                return scores(output, request, self._versions.first(start))
 
     async def score_alone(self, request: ScoreRequest, version: int) -> Scores:
         """Score a row under the weights of `version` that prove themselves; no swap can come in between."""

@@ -63,6 +63,11 @@ class Swapper:
         self._staging = Staging(llm=llm, calls=calls, limit_s=stage_limit_s)
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def experts_reached(self) -> tuple[int, int] | None:
+        """See `Engine.experts_reached`."""
+        return self._prover.experts_reached
+
     async def look(self) -> str:
         """Ask the engine, once, what it made of the model. Returns why no checkpoint can be swapped in, or ''."""
         found = await self._calls.utility(self._llm.collective_rpc("rollstream_swappable"))
@@ -145,11 +150,17 @@ class Swapper:
         except EngineDiedError:
             raise
         except Exception as error:
-            if self._prover.holding:
+            proving = self._prover.holding
+            if proving:
                 with self._vital("it does not pause after a failed proof"):
                     await self._pause("keep")
             await self._go_back(listed, error)
+            if proving:
+                with self._vital(f"version {version} failed its proof, and the weights before it are gone"):
+                    await self._prover.confirm(self._versions.now)
             raise
+        if prove is None:
+            self._prover.forget()
         self._serving = weights
         self._versions.swapped(
             Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,13 @@ class Versions:
         """Whether the request with this start may have seen the weights of another version too."""
         return any(swap.paused_at > start.at for swap in self.swaps)
 
+    def first(self, start: Start) -> int:
+        """The version that sampled first for the request with this start, which has ended.
+
+        It may have come while the engine was paused for a swap.
+        """
+        return _first(start, self.swaps)
+
     def spans(self, completion: Any, start: Start, until: float) -> tuple[Spans, bool]:
         """The spans of a vLLM `CompletionOutput` that arrived at `until`, and whether they are exact."""
         length = len(completion.token_ids)
@@ -92,15 +99,19 @@ def reported_spans(completion: Any, length: int) -> Spans | None:
 
 def estimated_spans(length: int, start: Start, until: float, swaps: Sequence[Swap]) -> tuple[Spans, bool]:
     """Share the tokens out by the time that each version served; exact if only one can have sampled."""
-    done = [swap.version for swap in swaps if swap.paused_at <= start.at]
     crossed = [swap for swap in swaps if start.at < swap.paused_at and swap.resuming_at < until]
-    version, since = done[-1] if done else start.version, start.at
+    version, since = _first(start, swaps), start.at
     served: list[tuple[int, float]] = []
     for swap in crossed:
         served.append((version, max(0.0, swap.asked_at - since)))
         version, since = swap.version, swap.resuming_at
     served.append((version, until - since))
     return shared_out(length, served), not crossed
+
+
+def _first(start: Start, swaps: Iterable[Swap]) -> int:
+    done = [swap.version for swap in swaps if swap.paused_at <= start.at]
+    return done[-1] if done else start.version
 
 
 def shared_out(length: int, served: Sequence[tuple[int, float]]) -> Spans:

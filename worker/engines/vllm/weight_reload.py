@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import logits, packed_experts, swappable
+from . import logits, packed_experts, reached_experts, swappable
 from .adapter_audit import AdapterAudit
 from .staging.staged_weights import StagedWeights
 
@@ -24,6 +24,7 @@ class WeightReload(AdapterAudit, StagedWeights):
     vllm_config: Any
     reload_weights: Any
     add_lora: Any
+    _reached: reached_experts.ReachedExperts
 
     def rollstream_watch_logits(self) -> bool:
         """See `worker.engines.vllm.logits.watch_rows`."""
@@ -47,6 +48,18 @@ class WeightReload(AdapterAudit, StagedWeights):
         _keep_tables(model)
         doubt = swappable.why_not(model, self.vllm_config, on_cpu=current_platform.is_cpu())
         return swappable.tied(model), doubt
+
+    def rollstream_mixes_experts(self) -> bool:
+        """Whether the model is a mixture whose routers tell which experts they choose."""
+        return bool(reached_experts.routers_of(self.model_runner.get_model()))
+
+    def rollstream_watch_experts(self) -> None:
+        """Note the experts that are chosen from now on, until `rollstream_experts_reached`."""
+        self._reached = reached_experts.ReachedExperts(self.model_runner.get_model())
+
+    def rollstream_experts_reached(self, tokens: int) -> tuple[int, int] | None:
+        """See `ReachedExperts.end`."""
+        return self._reached.end(tokens)
 
     def rollstream_adapter_doubt(self) -> str:
         """Why the first request would kill the engine, because it has LoRA; empty if it would not."""

@@ -169,3 +169,12 @@ def test_what_started_before_or_during_an_aborting_pause_was_aborted_by_it() -> 
     assert versions.aborted(before)
     assert versions.aborted(during)
     assert not versions.aborted(versions.start(3.0))
+
+
+@pytest.mark.parametrize(("at", "first"), [(10.5, 0), (11.0, 1), (11.5, 1), (15.0, 1), (25.0, 2)])
+def test_what_comes_during_a_swap_is_sampled_by_the_version_that_it_brings(at: float, first: int) -> None:
+    versions = Versions()
+    for swap in SWAPS:
+        versions.swapped(swap)
+
+    assert versions.first(Start(at=at, version=0, aborts=0)) == first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import structlog
 
@@ -143,6 +144,8 @@ class VersionLoader:
         paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
         if not self._proofs.allows(version):
             raise UnprovenError(version)
+        if (proof := self._proofs.of(version)) is not None:
+            self._proofs.allow(version, replace(proof, experts=self._engine.experts_reached))
         self._measures.swap["pause"].add(paused_s)
         await self._checkpoints.serving(weights)
 

@@ -27,10 +27,13 @@ class Proof:
     """How many log-probs were compared."""
     dtype: str
     """The data type in which the engine computes."""
+    experts: tuple[int, int] | None = None
+    """How many experts of a mixture the probe reached, and how many there are, layer by layer; None if unknown."""
 
     def __str__(self) -> str:
         of = f"{self.tokens} tokens in {self.rows} row{'' if self.rows == 1 else 's'}"
-        return f"mean {self.mean:.2g}, largest {self.largest:.2g} nats off ({of}, {self.dtype})"
+        reached = "" if self.experts is None else ", {} of {} experts reached".format(*self.experts)
+        return f"mean {self.mean:.2g}, largest {self.largest:.2g} nats off ({of}, {self.dtype}{reached})"
 
 
 def check_fits(probe: Probe, version: int, info: EngineInfo) -> None:

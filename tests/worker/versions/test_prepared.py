@@ -300,3 +300,13 @@ async def test_an_engine_that_does_not_ask_for_the_proof_ends_the_worker(
 
     with pytest.raises(EngineDiedError, match="under version 1, which this worker has not proven"):
         await followed.begin()
+
+
+async def test_the_proof_of_a_mixture_says_how_many_experts_its_probe_reached(
+    followed: VersionFollower, queue: Queue, steps: Path, proofs: Proofs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recording, "experts_reached", (61, 64))
+    announce_step(queue, steps, 1, probe=stub_probe(1))
+
+    async with following(followed):
+        assert "float32, 61 of 64 experts reached)" in str(proofs.of(1))

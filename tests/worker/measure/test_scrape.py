@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
+
+import pytest
 
 from rollstream import Client, ErrorCode, GenerationConfig
 from rollstream.schemas.metrics import Kind, WorkerMetric, metrics_of
@@ -11,7 +14,8 @@ from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.versions import announce, publish, report, wait_until_reported, wait_until_serves, write_steps
+from tests.support.probes import stub_probe
+from tests.support.versions import announce, announce_step, report, wait_until_reported, wait_until_serves, write_steps
 from tests.support.watching.scraping import Scrape, logged_port, scrape, scraped
 from tests.support.worker_process import WorkerProcess, wait_for
 
@@ -104,12 +108,13 @@ def test_a_worker_that_waits_for_redis_is_asked_already(policy: str) -> None:
 
 
 def test_a_swap_counts_what_it_took_and_is_seen_while_it_loads(
-    redis_url: str, policy: str, client: Client, queue: Queue, tmp_path: Path
+    redis_url: str, policy: str, queue: Queue, tmp_path: Path
 ) -> None:
     steps = write_steps(tmp_path, 1)
     (steps / "endless").mkdir()
     with stub(redis_url, policy, *METRICS, "--checkpoint-dir", str(steps)) as worker:
-        publish(client, steps, 1)
+        assert isnan(scraped(worker, queue).value("rollstream_policy_proof_mean_nats") or 0), "the boot model has none"
+        announce_step(queue, steps, 1, probe=stub_probe(1, off=0.001, vocab_size=1000))
         wait_until_serves(worker, queue, 1)
         wait_until_reported(worker, queue, loading_version="")
         wait_for(lambda: swaps(scraped(worker, queue)) == {"prepare": 1, "pause": 1}, 30, lambda: worker.log)
@@ -122,6 +127,9 @@ def test_a_swap_counts_what_it_took_and_is_seen_while_it_loads(
     assert seen.value("rollstream_swap_seconds_sum", phase="pause") == 0, "the stub never stands still"
     assert (seen.value("rollstream_swap_seconds_sum", phase="prepare") or 0) > 0
     assert (seen.value("rollstream_policy_version"), seen.value("rollstream_newest_policy_version")) == (1, 2)
+    assert seen.value("rollstream_prepared_policy_version") == 1
+    off = [seen.value(f"rollstream_policy_proof_{name}_nats") for name in ("mean", "largest")]
+    assert off == pytest.approx([0.001, 0.001], abs=1e-5)
 
 
 def swaps(seen: Scrape) -> dict[str, float]:

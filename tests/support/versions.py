@@ -42,17 +42,18 @@ def follower_of(
     redis: Redis,
     queue: Queue,
     engine: StubEngine,
-    checkpoints: Path | None = None,
+    checkpoints: Path | CheckpointSupply | None = None,
     proofs: Proofs | None = None,
 ) -> VersionFollower:
     """A follower of the queue's versions without a worker around it and without adapters."""
+    supply = checkpoints if isinstance(checkpoints, CheckpointSupply) else CheckpointSupply(folder=checkpoints)
     adapters = AdapterSupply(engine=engine, folder=AdapterFolder(root=None, max_rank=16, model=None), store=None)
     return make_follower(
         redis=redis,
         keys=queue.keys,
         engine=engine,
         adapters=adapters,
-        checkpoints=CheckpointSupply(folder=checkpoints),
+        checkpoints=supply,
         proofs=proofs or Proofs(),
         swap="keep",
         changed=lambda: None,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, after
 
+from ..measure.redis_errors import FAILED
+from ..redis_io.connections import cancelled
 from . import decisions
 from .announced import Announced, announced_in, is_activation, version_in
 
@@ -22,15 +27,22 @@ than the stream keeps."""
 _NEWEST = f"{MAX_VERSION}"
 """The last possible version. Later entries are no versions, and must not hide the versions however many there are."""
 
+log = structlog.get_logger()
+
 
 class Announcements:
-    """Reads one entry of each stream at each look, and the newest few when one of them has changed."""
+    """Reads one entry of each stream at each look, and the newest few when one of them has changed.
+
+    One look at a time changes it; the follower reads what it found.
+    """
 
     def __init__(self, *, redis: Redis, keys: Keys) -> None:
         self._versions = keys.versions()
         self._activations = keys.activations()
         self._redis = redis
         self._heads: Any = None
+        self._looking = asyncio.Lock()
+        self._looked_at = 0.0
         self.versions: tuple[Announced, ...] = ()
         """The newest first, as last read: all of the newest few, and of older ones what is active. An empty stream
         changes nothing."""
@@ -46,6 +58,26 @@ class Announcements:
     def announced(self) -> int:
         """The newest announced version, active or not; 0 if there is none."""
         return self.versions[0].version if self.versions else 0
+
+    async def look(self) -> bool:
+        """Read all announcements made before this call, if Redis answers.
+
+        Callers that come during a look share the next one; False for those whose look another has made.
+        """
+        asked_at = time.monotonic()
+        async with self._looking:
+            if self._looked_at > asked_at:
+                return False
+            began = time.monotonic()
+            try:
+                await self.read()
+            except RedisError as error:
+                if cancelled():
+                    raise asyncio.CancelledError from error
+                FAILED.add()
+                log.debug("versions not read", error=str(error))
+            self._looked_at = began
+        return True
 
     async def read(self) -> None:
         """Read the streams. Raises `RedisError`, with the name of a key that is no stream."""

@@ -15,7 +15,6 @@ import structlog
 from redis.exceptions import RedisError
 
 from ..errors import SettingsError
-from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
 from ..weights.checkpoint import Stamp
 from . import decisions
@@ -48,8 +47,6 @@ class VersionFollower:
         self._bringing: Announced | None = None
         """What is being prepared."""
         self._patience = Patience()
-        self._looking = asyncio.Lock()
-        self._looked_at = 0.0
         self._work_due = asyncio.Event()
         self._waited = False
         self.serving = Served()
@@ -120,10 +117,25 @@ class VersionFollower:
         except RedisError as error:
             raise SettingsError(f"the policy versions cannot be read: {error}") from None
         self.adrift = bool(self._announcements.active)
-        await self._serve_newest()
+        await self._serve_first()
         if self.adrift:
             log.warning("nothing announced can be served, no job is taken until then", newest=self.newest)
         self._tell()
+
+    async def _serve_first(self) -> None:
+        """Return once a version is served, or all are refused; look meanwhile."""
+        work = asyncio.create_task(self._serve_newest())
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=PERIOD_S)
+                await self.look()
+                if self._is_overtaken():
+                    work.cancel()
+                    await asyncio.wait([work])
+                    work = asyncio.create_task(self._serve_newest())
+            await work
+        finally:
+            work.cancel()
 
     async def run(self) -> None:
         """Look until cancelled, even while a version loads or Redis is away. Raises `EngineDiedError`."""
@@ -137,26 +149,13 @@ class VersionFollower:
                 if work.done() and self._due():
                     work = tasks.create_task(self._work())
                 elif self._is_overtaken():
-                    log.warning("another version is to be served first", given_up=self.loading, newest=self.newest)
                     work.cancel()
                 self._work_due.clear()
             work.cancel()  # otherwise the group would wait for it
 
     async def look(self) -> None:
-        """Read all announcements made before this call. Callers that come during a look share the next one."""
-        asked_at = time.monotonic()
-        async with self._looking:
-            if self._looked_at > asked_at:
-                return
-            began = time.monotonic()
-            try:
-                await self._announcements.read()
-            except RedisError as error:
-                if cancelled():
-                    raise asyncio.CancelledError from error
-                FAILED.add()
-                log.debug("versions not read", error=str(error))
-            self._looked_at = began
+        """See all announcements made before this call."""
+        if await self._announcements.look():
             self._settle()
             if self._due():
                 self._work_due.set()

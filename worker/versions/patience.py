@@ -15,6 +15,11 @@ class Patience:
         self._lasts_s = FIRST_S
         self._since: float | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a newer version waits."""
+        return self._since is not None
+
     def ends(self, now: float, *, is_waiting: bool) -> bool:
         """Whether the newer version has waited long enough; `is_waiting`: whether there is one."""
         if not is_waiting:

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas.wire.policies import Activate
+from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
@@ -208,6 +209,33 @@ async def test_weights_that_do_not_come_hold_a_newer_version_up_for_a_minute_and
 
         now = 161.0
         await until_true(served(followed, 2))
+
+
+class Hanging(CheckpointSupply):
+    """Its first checkpoint never comes."""
+
+    async def prepare(self, wanted: Wanted) -> Prepared:
+        if wanted.version == 1:
+            await asyncio.Event().wait()
+        return await super().prepare(wanted)
+
+
+async def test_a_start_gives_up_on_weights_that_do_not_come_for_a_newer_version(
+    redis: Redis, queue: Queue, engine: Recording, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("rollstream.worker.versions.follower.time", SimpleNamespace(monotonic=lambda: now))
+    followed = follower_of(redis, queue, engine, checkpoints=Hanging(folder=steps))
+    announce_step(queue, steps, 1)
+    beginning = asyncio.create_task(followed.begin())
+    await until_true(lambda: followed.loading == 1)
+    announce_step(queue, steps, 2)
+    await until_true(lambda: followed._patience.is_waiting)
+    now = 161.0
+
+    await asyncio.wait_for(beginning, 20)
+
+    assert (followed.serving.version, followed.adrift) == (2, False)
 
 
 def test_patience_lasts_twice_as_long_each_time_until_something_is_served() -> None:

@@ -19,6 +19,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import ScoreRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, SettingsError
+from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap
 from tests.support.engine_requests import end
@@ -114,6 +115,13 @@ async def test_a_mixture_samples_from_the_new_weights_after_each_swap(mixture: M
     assert await mixture.serves(old)
 
     for step in (new, old, new):
+        await swap(mixture.engine, step)
+        assert await mixture.serves(step)
+
+
+async def test_a_mixture_that_was_prepared_samples_from_the_new_weights(mixture: Mixture) -> None:
+    for step in reversed(mixture.steps):
+        await mixture.engine.prepare(step, checkpoint.read_content(step))
         await swap(mixture.engine, step)
         assert await mixture.serves(step)
 

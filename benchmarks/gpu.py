@@ -77,10 +77,10 @@ GROUPS: tuple[tuple[Stage, ...], ...] = (
     ),
     (
         Stage("prepared", ("benchmarks.engine.swap", *SMALL, "--kv-cache-bytes", str(10 * GIB), "--prepared",
-                           "--repeats", "4"), expected_s=150),
+                           "--repeats", "3", "--window-s", "5"), expected_s=140),
         Stage("prepared-7b", ("benchmarks.engine.swap", "--model", "7b", "--max-num-seqs", "256", "--memory", "0.05",
-                              "--kv-cache-bytes", str(20 * GIB), "--prepared", "--repeats", "3", "--window-s", "8"),
-              expected_s=280),
+                              "--kv-cache-bytes", str(20 * GIB), "--prepared", "--repeats", "2", "--window-s", "10"),
+              expected_s=270),
     ),
 )  # fmt: skip
 """The engines of a group fit into the memory together. They start together and then measure one after the other."""

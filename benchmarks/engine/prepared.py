@@ -145,6 +145,7 @@ async def _round(engine: Any, load: Steady, versions: Versions, found: Measured,
                 return
 
     one, other = versions.new(), versions.new()
+    await asyncio.sleep(window_s)  # sequences that the last swap kept have their KV cache computed again
     for arm in found.prepare:
         found.rates[arm].append(await _rate(load, window_s, partial(prepare, arm)))
     found.rates["nothing"].append(await _rate(load, window_s, nothing))

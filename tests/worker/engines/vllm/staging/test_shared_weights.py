@@ -1,4 +1,4 @@
-"""A checkpoint is read into memory once, whoever needs it, and the memory is free when nobody does."""
+"""A checkpoint is read into memory once, however many engines need it, and the memory is free when nobody does."""
 
 from __future__ import annotations
 

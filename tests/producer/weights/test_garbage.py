@@ -86,13 +86,15 @@ async def test_the_activated_version_stays(
 async def test_content_that_was_announced_under_another_number_stays(
     redis_url: str, policy: str, tmp_path: Path, store: WeightStore, server: Any
 ) -> None:
+    keys = Keys(policy)
+    report_of(server, keys, "gpu-1", {"policy_version": "1", "state": "serving"})
     async with AsyncClient(redis_url, policy=policy, weights=options(tmp_path, anchor_every=1)) as client:
-        await publish(client, 1)
-        await client.publish_policy(2, again=1)
-        report_of(server, Keys(policy), "gpu-1", {"policy_version": "2", "state": "serving"})
-        await publish(client, 3, 4)
+        await publish(client, 1, 2, 3)
+        await client.publish_policy(4, again=1)
+        report_of(server, keys, "gpu-1", {"policy_version": "4", "state": "serving"})
+        await publish(client, 5, 6)
 
-    assert await versions(store) == {1, 4}
+    assert await versions(store) == {1, 3, 6}
     assert await is_whole(store)
 
 

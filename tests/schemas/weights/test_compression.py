@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 
 import pytest
 
@@ -33,9 +34,14 @@ def test_a_chunk_that_grows_beyond_what_was_announced_is_refused() -> None:
     told = zstandard.ZstdCompressor().compress(bomb)
     untold = zstandard.ZstdCompressor(write_content_size=False).compress(bomb)
 
+    tracemalloc.start()
     for packed in (told, untold, told[:-3], b"no zstd"):
         with pytest.raises(WeightsFormatError):
             decompressed(packed, "zstd", 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**20
 
 
 def test_without_zstandard_zstd_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

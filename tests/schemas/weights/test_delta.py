@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -198,8 +199,6 @@ def test_a_record_that_does_not_fit_is_refused(data: bytes) -> None:
 
 
 def test_memory_follows_from_the_chunk_and_not_from_its_numbers() -> None:
-    import tracemalloc
-
     entries = [TensorEntry("w", "BF16", (2**32,), "0" * 64)]
     tracemalloc.start()
     with pytest.raises(WeightsFormatError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,14 @@ log = logging.getLogger("rollstream")
 class _Known:
     """What a manifest says that decides what stays."""
 
+    num_bytes: int
+    """The manifest's own: another trainer may have replaced it by one with other chunks."""
     base: str | None
     needs: frozenset[str]
 
 
 class Garbage:
-    """`_known` grows as manifests are read, which never change in what they need; gone ones are forgotten."""
+    """`_known` grows as manifests are read; those that are gone are forgotten."""
 
     def __init__(self, *, connection: Connection, keys: Keys, store: WeightStore, options: StoreOptions) -> None:
         self._connection = connection
@@ -65,9 +67,8 @@ class Garbage:
         names = await self._wanted({one.name for one in items if not is_chunk(one.name)})
         names |= {name for name in young if not is_chunk(name)}
         if published is not None:
-            self._note(published)
             names.add(published.manifest.name)
-        needed = await self._chains(names)
+        needed = await self._chains(names, {one.name: one.num_bytes for one in items})
         await self._store.renew(sorted(needed.intersection(one.name for one in items)))
         old = [one.name for one in items if one.name not in needed and one.name not in young]
         # Manifests first: one that is found should have its chunks.
@@ -98,7 +99,7 @@ class Garbage:
         )
         return {EntryId.of(entry_id.decode()).milliseconds for entry_id, _ in entries}
 
-    async def _chains(self, names: Iterable[str]) -> set[str]:
+    async def _chains(self, names: Iterable[str], sizes: Mapping[str, int]) -> set[str]:
         """All items that the manifests of these names need, with their chains."""
         needed: set[str] = set()
         ahead = list(names)
@@ -107,26 +108,23 @@ class Garbage:
             if name in needed:
                 continue
             needed.add(name)
-            known = await self._look(name)
+            known = await self._look(name, sizes.get(name, 0))
             if known is not None:
                 needed |= known.needs
                 ahead += [known.base] if known.base is not None and known.base not in needed else []
         return needed
 
-    async def _look(self, name: str) -> _Known | None:
-        if name not in self._known:
+    async def _look(self, name: str, num_bytes: int) -> _Known | None:
+        if name not in self._known or self._known[name].num_bytes != num_bytes:
             try:
                 manifest = await read_manifest(self._store, name)
             except WeightStoreError as error:
                 if error.reason in {StoreProblem.MISSING, StoreProblem.BROKEN}:
                     return None
                 raise
-            self._known[name] = _Known(base=manifest.base_name, needs=frozenset(needs_of(manifest)))
+            needs = frozenset(needs_of(manifest))
+            self._known[name] = _Known(num_bytes=num_bytes, base=manifest.base_name, needs=needs)
         return self._known[name]
-
-    def _note(self, published: Base) -> None:
-        manifest = published.manifest
-        self._known[manifest.name] = _Known(base=manifest.base_name, needs=frozenset(needs_of(manifest)))
 
 
 def _version(name: str) -> int:

@@ -98,6 +98,20 @@ async def test_content_that_was_announced_under_another_number_stays(
     assert await is_whole(store)
 
 
+async def test_a_manifest_that_another_trainer_replaced_is_read_again(
+    redis_url: str, policy: str, tmp_path: Path, store: WeightStore
+) -> None:
+    weights = options(tmp_path, anchor_every=20, keep=3)
+    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
+        await publish(client, 1, 2)
+        async with AsyncClient(redis_url, policy=policy, weights=options(tmp_path, grace_s=600)) as other:
+            await publish(other, 2)  # as an anchor, with chunks of its own
+        await publish(client, 3)
+
+    assert await versions(store) == {1, 2, 3}
+    assert await is_whole(store)
+
+
 async def test_nothing_is_removed_that_was_just_written(
     redis_url: str, policy: str, tmp_path: Path, store: WeightStore
 ) -> None:

@@ -96,6 +96,14 @@ class Keys:
         """Stream of activated policy versions; the entry of version v has the id `v-0`, as in `versions`."""
         return f"rs:{{{self.policy}}}:activations"
 
+    def round(self) -> str:
+        """Hash with a TTL: the newest round in which weights go from the trainer to workers, see `schemas.rounds`."""
+        return f"rs:{{{self.policy}}}:round"
+
+    def round_call(self) -> str:
+        """What that round brings, for as long as it is the newest."""
+        return f"rs:{{{self.policy}}}:round:call"
+
     def control(self) -> str:
         """Hash for the whole queue: whether an operator has paused it, and the workers' lease."""
         return f"rs:{{{self.policy}}}:control"

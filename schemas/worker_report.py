@@ -59,6 +59,8 @@ class WorkerReport:
     """Whether it was started for policy versions that are published as folders of a shared file system."""
     takes_store: bool | None = _read_by(yes_or_no)
     """Whether it was started for those that are published through the weight store."""
+    takes_rounds: str = _read_by(text_of, "")
+    """By what it takes versions from the trainer's memory, such as `nccl`; empty if it does not."""
     takes_adapters: bool | None = _read_by(yes_or_no)
     lease_s: float | None = _read_by(seconds_of)
     heartbeat_s: float | None = _read_by(seconds_of)

@@ -37,6 +37,7 @@ from .operations.process_end import end_by
 from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
+from .rounds.make_rounds import make_rounds
 from .startup.boot_probe import prove_boot_weights
 from .startup.golden_jobs import reproduce
 from .startup.start import Start
@@ -84,6 +85,9 @@ class Worker:
             settings=settings, redis=self._commands, keys=keys, engine=engine, cache=self._adapter_cache
         )
         self._checkpoints = make_checkpoints(settings=settings, redis=self._commands, keys=keys)
+        self._rounds = make_rounds(
+            settings=settings, redis=self._commands, keys=keys, engine=engine, checkpoints=self._checkpoints
+        )
         self._follower = make_follower(
             redis=self._commands,
             keys=keys,
@@ -94,6 +98,7 @@ class Worker:
             swap=settings.swap,
             changed=self._on_version,
             measures=measures,
+            rounds=self._rounds,
         )
         self._runner = JobRunner(
             engine=engine,
@@ -186,6 +191,8 @@ class Worker:
             await self._agreement.begin()
             ending.callback(self._adapter_cache.close)
             ending.push_async_callback(self._checkpoints.close)
+            if self._rounds is not None:
+                ending.push_async_callback(self._rounds.aclose)
             ending.push_async_callback(self._adapters.close)
             ending.push_async_callback(self._engine.close)
             if self._settings.serves_adapters:

@@ -58,6 +58,8 @@ def problems(settings: Any) -> Iterator[str]:
         yield f"--model: the {settings.engine} engine needs a model folder"
     if settings.replicas > 1 and settings.tensor_parallel_size > 1:
         yield "--replicas: they share one GPU; with --tensor-parallel-size start more workers instead"
+    if settings.weight_transfer is not None:
+        yield from _transfer_problems(settings)
     if settings.engine_metrics and (problem := engine_registry.metrics_problem(settings.engine, settings.metrics_port)):
         yield f"--engine-metrics: {problem}"
     for flag, folder in _folders(settings).items():
@@ -83,3 +85,12 @@ def _folders(settings: Any) -> dict[str, Path]:
         if isinstance(given := settings.engine_args.get(argument), str):
             named[f"--engine-args: {argument}"] = Path(given)
     return {flag: folder for flag, folder in named.items() if folder is not None}
+
+
+def _transfer_problems(settings: Any) -> Iterator[str]:
+    if settings.replicas > 1:
+        yield "--weight-transfer: replicas share one GPU, which can take part in a round once: start one engine"
+    if settings.swap == "wait":
+        yield "--weight-transfer: with --swap wait all other workers would stand still until completions end here"
+    if "weight_transfer_config" in settings.engine_args:
+        yield "--engine-args: weight_transfer_config is set by --weight-transfer"

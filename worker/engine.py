@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+from rollstream.schemas.wire.rounds import Backend, Sent
 
 from .weights.checkpoint_content import Content
 
@@ -45,6 +47,8 @@ class EngineInfo:
     """The same for the EOS and stop ids that `min_new_tokens` bans."""
     max_bad_word_tokens: int | None = None
     """The same for all tokens of `bad_words` together."""
+    ranks: int = 0
+    """How many of its processes receive weights in a round; 0 if it takes part in none."""
     runs_on: str = ""
     """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
 
@@ -139,6 +143,21 @@ makes the engine go back to its old weights. An engine with replicas awaits it o
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """What an engine must know of a round to receive weights in it. Read from Redis, and validated."""
+
+    backend: Backend
+    sent: Sent
+    meeting: bytes
+    """Where all parties meet, see `RoundPlan`."""
+    first_rank: int
+    """The first of this engine's ranks; the trainer has rank 0."""
+    world_size: int
+    timeout_s: float
+    """How long linking may take at most, and how long the transfer."""
+
+
 class Collector(Protocol):
     """What the library of Prometheus asks for metrics, by its own name for that."""
 
@@ -214,6 +233,25 @@ class Engine(Protocol):
         could not be loaded) the engine goes on with its old weights.
 
         A beam search is many requests: in every mode it goes on with the new weights, and its spans say where.
+        """
+
+    async def link(self, incoming: Incoming) -> None:
+        """Meet the trainer and the other parties of a round while generation goes on. Raises `RoundMissedError`."""
+
+    async def receive(
+        self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
+    ) -> float:
+        """Swap to the weights that come through the link, as `load_checkpoint` does to those of files.
+
+        `over` says that no more will come. After any error but `EngineDiedError` the engine has its old weights, from
+        their files: `SwapFailedError` where the round broke, `CheckpointRefusedError` for tensors of another model,
+        `ProofFailedError`, and `RoundMissedError` where nothing was touched. The link is gone in every case.
+        """
+
+    async def located(self, version: int, path: Path, content: Content) -> None:
+        """Where the files of a version are that came without; no-op if another version is served by now.
+
+        Until then the engine receives no other version.
         """
 
     def collectors(self) -> Sequence[Collector]:

@@ -100,6 +100,14 @@ class VersionRefusedError(WorkerError):
     """Raised when an announced version has other content than announced, or this worker cannot reach it."""
 
 
+class RoundMissedError(WorkerError):
+    """Raised when a version did not come in its round. The engine has its old weights, and goes on."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(cut(f"not received in its round: {problem}"))
+        self.problem = cut(problem)
+
+
 class ProofFailedError(WorkerError):
     """Raised when loaded weights do not reproduce the probe of their version. The engine has its old weights again.
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict  # no postponed annotations in this m
 from rollstream.schemas import Activate, Probe
 from rollstream.schemas.wire.policies import When
 
+from ..rounds.round_options import RoundOptions
 from .adapter_files import AdapterSource
 from .adapter_tensors import PeftConfig
 
@@ -28,6 +29,11 @@ class PublishOptions(TypedDict, total=False):
     ("bfloat16") casts float tensors to the dtype of the workers' model; workers get exactly what was cast. `store=True`
     sends a `checkpoint`'s tensors the same way.
 
+    `transport`: "nccl" sends a model's or state dict's tensors from GPU to GPU to all workers that take part in rounds
+    (`--weight-transfer`), and they stand still for as long as that takes; "gloo" does so between CPUs. The weight store
+    gets them first, for workers that start later or miss the round. The weights must not change before the call
+    returns. `RoundOptions` has the time limits.
+
     `base`: "auto" sends what changed since the version that this client published last, or all weights where that is
     better or nothing is known; None: all weights; a number: what changed since that version, or an error.
 
@@ -47,6 +53,7 @@ class PublishOptions(TypedDict, total=False):
     state_dict: Mapping[str, Any] | None
     model: Any
     store: bool
+    transport: Literal["store", "nccl", "gloo"] | RoundOptions | None
     base: int | Literal["auto"] | None
     dtype: Any
     lora_alpha: float | None
@@ -64,6 +71,7 @@ PUBLISH_DEFAULTS: PublishOptions = {
     "state_dict": None,
     "model": None,
     "store": False,
+    "transport": None,
     "base": "auto",
     "dtype": None,
     "lora_alpha": None,

@@ -24,7 +24,7 @@ _NEEDED: dict[Kind, tuple[str, str]] = {
 
 def kind_of(published: PolicyVersion) -> Kind:
     """What workers must have been started for."""
-    return "store" if published.transport == "store" else published.source
+    return published.source if published.transport == "folder" else "store"
 
 
 async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: Kind) -> None:

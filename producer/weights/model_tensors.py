@@ -49,8 +49,16 @@ def state_of(version: int, state_dict: object, model: object) -> Mapping[str, An
     return state_dict
 
 
-def copied(version: int, state: Mapping[str, Any], dtype: str | None) -> Tensors:
+def copied(version: int, tensors: Mapping[str, Any], dtype: str | None) -> Tensors:
     """Copies in this process' memory. It reads every byte and awaits nothing, so that training can go on after it.
+
+    Raises `PolicyVersionError`.
+    """
+    return {name: _copy(version, name, value, dtype) for name, value in tensors.items()}
+
+
+def published(version: int, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors themselves, by the names that workers know.
 
     Buffers that every loader computes itself are left out, and so is an output layer that is the embedding's own
     memory, as `save_pretrained` does. Raises `PolicyVersionError`.
@@ -64,7 +72,7 @@ def copied(version: int, state: Mapping[str, Any], dtype: str | None) -> Tensors
         del sent[name]
     if not sent:
         raise PolicyVersionError(version, "it has no tensor: give model.state_dict() of the whole model")
-    return {name: _copy(version, name, value, dtype) for name, value in sent.items()}
+    return sent
 
 
 def _whole(version: int, name: str, value: Any) -> Any:

@@ -17,17 +17,23 @@ from ..policies.publish_policy import announce_weights, check_version
 from ..policies.serving_terms import ServingTerms
 from ..policies.versions_stream import check_publishable
 from ..redis_io.connection import Connection
+from ..rounds.outgoing import Outgoing
+from ..rounds.round_options import RoundOptions
 from .choice import check_base
 from .folder_tensors import folder_tensors
-from .model_tensors import Tensors, cast_dtype, copied, state_of
+from .model_tensors import Tensors, cast_dtype, copied, published, state_of
 from .publisher import WeightsPublisher
+from .sending import announce_in_round
 
 _SOURCES = ("checkpoint", "adapter", "state_dict", "model", "again")
 
 
 def goes_to_store(options: PublishOptions) -> bool:
     """Whether these weights go through the weight store."""
-    return options["state_dict"] is not None or options["model"] is not None or bool(options["store"])
+    if options["again"] is not None:
+        return False
+    from_memory = options["state_dict"] is not None or options["model"] is not None
+    return from_memory or bool(options["store"]) or options["transport"] is not None
 
 
 async def publish_tensors(
@@ -39,8 +45,12 @@ async def publish_tensors(
     check_base(version, options["base"])
     terms = ServingTerms.of(options["probe"], options["activate"])
     # Before anything is awaited: the trainer's next step changes the tensors.
-    tensors = _of_model(version, options, terms)
+    dtype, live = _cast(options), _of_model(version, options, terms)
+    tensors = None if live is None else copied(version, live, dtype)
     announce = partial(_announce, connection, keys, terms)
+    if (rounds := _rounds(version, options, terms)) is not None and live is not None:
+        load = Outgoing(tensors=live, backend=rounds.backend, dtype=dtype)
+        announce = partial(announce_in_round, connection, keys, terms, rounds, load)
     async with publisher.turn:
         await check_publishable(connection, keys, version, "checkpoint")
         if tensors is None:
@@ -70,17 +80,33 @@ def _checked(version: int, publisher: WeightsPublisher | None, options: PublishO
     return publisher
 
 
-def _of_model(version: int, options: PublishOptions, terms: ServingTerms) -> Tensors | None:
-    """Copies of the tensors of a model or a state dict; None if a folder was given."""
+def _cast(options: PublishOptions) -> str | None:
     dtype = cast_dtype(options["dtype"])
+    if dtype is not None and options["checkpoint"] is not None:
+        raise ArgumentError("dtype", options["dtype"], "a folder is sent as it is: save it in that dtype")
+    return dtype
+
+
+def _of_model(version: int, options: PublishOptions, terms: ServingTerms) -> dict[str, Any] | None:
+    """The tensors of a model or a state dict, which training changes; None if a folder was given."""
     if options["checkpoint"] is not None:
-        if dtype is not None:
-            raise ArgumentError("dtype", options["dtype"], "a folder is sent as it is: save it in that dtype")
         return None
     config: Any = getattr(options["model"], "config", None)
     if hasattr(config, "to_dict"):
         terms.check_fits(config.to_dict())
-    return copied(version, state_of(version, options["state_dict"], options["model"]), dtype)
+    return published(version, state_of(version, options["state_dict"], options["model"]))
+
+
+def _rounds(version: int, options: PublishOptions, terms: ServingTerms) -> RoundOptions | None:
+    rounds = RoundOptions.of(options["transport"])
+    if rounds is None:
+        return None
+    if options["checkpoint"] is not None:
+        raise PolicyVersionError(version, "transport= sends a model= or a state_dict= from memory: leave it out")
+    if terms.activate.when != "at_once":
+        problem = "what is sent in a round is served at once: publish with the store alone, which workers prepare"
+        raise ArgumentError("activate", terms.activate.when, problem)
+    return rounds
 
 
 def _of_folder(checkpoint: Path | str | None, terms: ServingTerms) -> Tensors:

@@ -14,7 +14,7 @@ from pydantic import Field
 Requirement = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Requires = Annotated[tuple[Requirement, ...], Field(max_length=16)]
 
-KNOWN: frozenset[str] = frozenset({"activate", "probe", "store"})
+KNOWN: frozenset[str] = frozenset({"activate", "nccl", "probe", "store"})
 """The names that this release knows, for jobs and policy versions."""
 
 

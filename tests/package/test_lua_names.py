@@ -8,6 +8,7 @@ from dataclasses import fields
 from rollstream.schemas import Batch, GroupError, Sealed
 from rollstream.schemas.history import RateField
 from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.rounds import Did, Phase, RoundField
 from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.schemas.totals import Totals
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
@@ -24,6 +25,10 @@ LEDGER = {
 }  # fmt: skip
 ENTRIES = {KIND.decode(), LETTER.decode(), PAYLOAD.decode(), TOKENS.decode()}
 TOTALS = {one.name for one in fields(Totals)}
+ROUND = {
+    RoundField.EPOCH, RoundField.PHASE, RoundField.PLAN, RoundField.WHY, RoundField.AT, Phase.OPEN, Did.JOINED,
+    *(f"{name}:" for name in (RoundField.AT, RoundField.RANKS, RoundField.DID)),
+}  # fmt: skip
 VALUES = {message.model_fields["kind"].default for message in (GroupError, Sealed)} | {LedgerField.CANCELLED}
 _CALL = re.compile(r"redis\.p?call\('(?:H[A-Z]+|XADD)', (.*)")
 _FIRST = re.compile(r"'([a-z]+:)' \.\.")
@@ -47,7 +52,7 @@ def names_in(script: str) -> set[str]:
 def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
-    assert said == stems | ENTRIES | TOTALS | VALUES | {DRAIN, ADDITION, RateField.ANSWERS, TOTAL_FIELD}
+    assert said == stems | ENTRIES | TOTALS | VALUES | ROUND | {DRAIN, ADDITION, RateField.ANSWERS, TOTAL_FIELD}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

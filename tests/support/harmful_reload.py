@@ -10,11 +10,11 @@ import torch
 
 from rollstream.worker.engines.vllm import packed_experts, setup
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.engines.vllm.weight_reload import WeightReload
+from rollstream.worker.engines.vllm.reception import Reception
 
 
-class HarmfulReload(WeightReload):
-    """`WeightReload` in vLLM's processes; its next reload does the harm that `tests_harm` names.
+class HarmfulReload(Reception):
+    """`Reception` in vLLM's processes; its next reload does the harm that `tests_harm` names.
 
     `for ever`: all reloads to come do it.
     """

@@ -8,6 +8,7 @@ import rollstream.producer.batches.scripts
 import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
+import rollstream.transport.rounds.scripts
 import rollstream.transport.versions.scripts
 import rollstream.worker.delivery.scripts
 import rollstream.worker.intake.scripts
@@ -19,6 +20,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.observe.parts.scripts,
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,
+    rollstream.transport.rounds.scripts,
     rollstream.transport.versions.scripts,
     rollstream.worker.delivery.scripts,
     rollstream.worker.intake.scripts,

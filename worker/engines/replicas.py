@@ -21,17 +21,19 @@ from ..engine import (
     Engine,
     EngineInfo,
     GenerateRequest,
+    Incoming,
     NextTokens,
     Prove,
     ScoreRequest,
     Scores,
     SwapMode,
 )
-from ..errors import DataError, EngineDiedError, WorkerError
+from ..errors import DataError, EngineDiedError, RoundMissedError, WorkerError
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict
 
+_NO_ROUNDS = "several engines of one worker take part in no round"
 _Weights = tuple[int, Path, str | None, bool]
 """A version, the folder and digest of the files from which it was loaded, and whether it had to prove itself."""
 
@@ -151,6 +153,24 @@ class Replicas:
                 raise
             raise verdict.cause from None
         return max(paused_s)
+
+    async def link(self, incoming: Incoming) -> None:  # noqa: ARG002 - refused
+        """Replicas share a GPU, which has one place in a round."""
+        raise RoundMissedError(_NO_ROUNDS)
+
+    async def receive(
+        self,
+        version: int,  # noqa: ARG002 - refused, for all of these
+        incoming: Incoming,  # noqa: ARG002
+        mode: SwapMode,  # noqa: ARG002
+        prove: Prove | None,  # noqa: ARG002
+        over: asyncio.Event,  # noqa: ARG002
+    ) -> float:
+        """The same."""
+        raise RoundMissedError(_NO_ROUNDS)
+
+    async def located(self, version: int, path: Path, content: checkpoint.Content) -> None:
+        """Nothing came without files."""
 
     def collectors(self) -> Sequence[Collector]:
         """Those of all engines as one, told apart by a label."""

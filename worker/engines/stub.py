@@ -21,12 +21,14 @@ from ..engine import (
     Completion,
     EngineInfo,
     GenerateRequest,
+    Incoming,
     NextTokens,
     Prove,
     ScoreRequest,
     Scores,
     SwapMode,
 )
+from ..errors import RoundMissedError
 from ..weights import checkpoint
 from .stub_likelihoods import likelihoods
 
@@ -62,6 +64,7 @@ class StubEngine:
             max_num_seqs=settings.max_num_seqs,
             eos_token_ids=(_EOS,),
             max_logprobs=128,
+            ranks=int(settings.weight_transfer is not None),
             logprobs_flavour=settings.logprobs_mode,
             has_tokenizer=False,
             dtype="float32" if settings.dtype == "auto" else settings.dtype,
@@ -143,20 +146,41 @@ class StubEngine:
         """
         async with self._one_swap:
             await asyncio.to_thread(checkpoint.check, path, self._booted)
-            if prove is not None:
-                await prove(lambda request: self._scored(request, version))
-            if mode == "wait":
-                self._admitting.clear()
-            try:
-                if mode == "wait":
-                    await self._idle.wait()
-                self._version = version
-                self._aborts += mode == "abort"
-                self._swapped.set()
-                self._swapped = asyncio.Event()
-            finally:
-                self._admitting.set()
+            await self._serve(version, mode, prove)
         return 0.0
+
+    async def link(self, incoming: Incoming) -> None:
+        """Nobody to meet: no tensor comes."""
+
+    async def receive(
+        self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
+    ) -> float:
+        """Only the version changes, in no time."""
+        async with self._one_swap:
+            if self._booted is not None:
+                checkpoint.check_sent(incoming.sent, self._booted)
+            if over.is_set():
+                raise RoundMissedError("it was over before the engine stood still")
+            await self._serve(version, mode, prove)
+        return 0.0
+
+    async def located(self, version: int, path: Path, content: checkpoint.Content) -> None:
+        """It never goes back."""
+
+    async def _serve(self, version: int, mode: SwapMode, prove: Prove | None) -> None:
+        if prove is not None:
+            await prove(lambda request: self._scored(request, version))
+        if mode == "wait":
+            self._admitting.clear()
+        try:
+            if mode == "wait":
+                await self._idle.wait()
+            self._version = version
+            self._aborts += mode == "abort"
+            self._swapped.set()
+            self._swapped = asyncio.Event()
+        finally:
+            self._admitting.set()
 
     def collectors(self) -> Sequence[Collector]:
         """Nothing: it has no model."""

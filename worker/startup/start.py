@@ -122,6 +122,7 @@ class Start:
             partitions=self._settings.partitions,
             takes_checkpoints=self._settings.checkpoint_dir is not None,
             takes_store=self._settings.weights is not None,
+            takes_rounds=self._settings.weight_transfer or "",
             takes_adapters=self._settings.serves_adapters,
             lease_s=self._settings.lease_s,
             heartbeat_s=self._settings.heartbeat_s,

@@ -11,14 +11,15 @@ import structlog
 
 from ..adapters.supply import AdapterSupply
 from ..checkpoints.supply import CheckpointSupply, Prepared, Wanted
-from ..engine import Engine, SwapMode
-from ..errors import SwapFailedError, UnprovenError, VersionRefusedError
+from ..engine import Adapter, Engine, SwapMode
+from ..errors import RoundMissedError, SwapFailedError, UnprovenError, VersionRefusedError
 from ..measure.measures import Measures
+from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
 from .announced import Announced
 from .proof import Proof, check_fits, proof_of
 from .proofs import Proofs
-from .served import Ready, Served
+from .served import InRound, Ready, Served
 
 log = structlog.get_logger()
 
@@ -35,6 +36,7 @@ class VersionLoader:
         engine: Engine,
         adapters: AdapterSupply,
         checkpoints: CheckpointSupply,
+        rounds: RoundReceiver | None,
         proofs: Proofs,
         swap: SwapMode,
         measures: Measures,
@@ -42,6 +44,7 @@ class VersionLoader:
         self._engine = engine
         self._adapters = adapters
         self._checkpoints = checkpoints
+        self._rounds = rounds
         self._proofs = proofs
         self._swap = swap
         self._measures = measures
@@ -66,6 +69,10 @@ class VersionLoader:
             check_fits(announced.probe, announced.version, self._engine.info)
         if announced.source == "adapter":
             return await self._prepare_adapter(announced, stamp, began)
+        if self._rounds is not None and announced.transport == "nccl" and announced.is_at_once:
+            return Ready(
+                announced=announced, weights=InRound(rounds=self._rounds), stamp=stamp, seconds=time.monotonic() - began
+            )
         weights = await self._checkpoints.prepare(_wanted(announced))
         if staged:
             await self._stage(announced, weights)
@@ -76,12 +83,14 @@ class VersionLoader:
 
         Raises `UnprovenError` if the engine swapped to weights without asking whether they are right.
         """
-        announced, weights = ready.announced, ready.weights
+        announced, weights, adapter = ready.announced, ready.weights, None
         _check_kind(announced, serving)  # once more: it may have been prepared before that one was served
-        adapter = None if isinstance(weights, Prepared) else weights
-        if isinstance(weights, Prepared):
+        if isinstance(weights, InRound):
+            await self._receive(announced, weights.rounds)
+        elif isinstance(weights, Prepared):
             await self._swap_to(announced, weights)
         else:
+            adapter = weights
             self._proofs.allow(announced.version, ready.proof)
         self._measures.swap["prepare"].add(ready.seconds)
         self._using, before = ready.using, self._using
@@ -110,9 +119,9 @@ class VersionLoader:
 
     async def renew(self, serving: Served) -> None:
         """Renew in Redis the adapters that are served or will be, for workers that need them later."""
-        ahead = None if self.ahead is None or isinstance(self.ahead.weights, Prepared) else self.ahead.weights
+        ahead = None if self.ahead is None else self.ahead.weights
         for adapter in (serving.adapter, ahead):
-            if adapter is not None:
+            if isinstance(adapter, Adapter):
                 await self._adapters.renew(adapter.name)
 
     async def _prepare_adapter(self, announced: Announced, stamp: Stamp, began: float) -> Ready:
@@ -138,16 +147,32 @@ class VersionLoader:
         except SwapFailedError as error:
             log.warning("weights not staged, the swap reads files", version=announced.version, error=str(error))
 
+    async def _receive(self, announced: Announced, rounds: RoundReceiver) -> None:
+        """Swap in the version's round; where that is missed, or breaks, to its files in the weight store."""
+        prove = self._proofs.prove(announced.version, announced.probe, self._engine.info)
+        try:
+            paused_s = await rounds.receive(_wanted(announced), self._swap, prove)
+        except RoundMissedError as error:
+            log.warning("taking the version from the weight store", version=announced.version, why=str(error))
+            weights = await self._checkpoints.prepare(_wanted(announced))
+            await self._stage(announced, weights)
+            await self._swap_to(announced, weights)
+        else:
+            self._swapped(announced.version, paused_s)
+
     async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
         version = announced.version
         prove = self._proofs.prove(version, announced.probe, self._engine.info)
         paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
+        self._swapped(version, paused_s)
+        await self._checkpoints.serving(weights)
+
+    def _swapped(self, version: int, paused_s: float) -> None:
         if not self._proofs.allows(version):
             raise UnprovenError(version)
         if (proof := self._proofs.of(version)) is not None:
             self._proofs.allow(version, replace(proof, experts=self._engine.experts_reached))
         self._measures.swap["pause"].add(paused_s)
-        await self._checkpoints.serving(weights)
 
 
 def _check_kind(announced: Announced, serving: Served) -> None:
@@ -159,10 +184,11 @@ def _check_kind(announced: Announced, serving: Served) -> None:
 
 
 def _wanted(announced: Announced) -> Wanted:
+    """Its files; what is sent in a round is in the weight store too."""
     return Wanted(
         version=announced.version,
         location=announced.location,
         sha256=announced.sha256,
-        transport=announced.transport,
+        transport="store" if announced.transport == "nccl" else announced.transport,
         base=announced.base,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..checkpoints.supply import Prepared
 from ..engine import Adapter
+from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
 from .announced import BOOTED, Announced
 from .proof import Proof
@@ -26,12 +27,22 @@ class Served:
         return self.announced.version
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InRound:
+    """Weights that come with the swap itself, for a worker that takes part in rounds."""
+
+    rounds: RoundReceiver
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ready:
-    """A version whose weights are here and verified: to serve it takes a swap, or nothing for an adapter."""
+    """A version whose weights are here and verified: to serve it takes a swap, or nothing for an adapter.
+
+    Where a trainer sends them in a round there is nothing to prepare.
+    """
 
     announced: Announced
-    weights: Prepared | Adapter
+    weights: Prepared | Adapter | InRound
     stamp: Stamp
     """Tells whether its files have changed since; taken before they were read."""
     seconds: float

@@ -20,6 +20,7 @@ from rollstream.schemas.weights.checkpoint_rules import (
     wrapped,
 )
 from rollstream.schemas.weights.tied_head import head_difference
+from rollstream.schemas.wire.rounds import SAFETENSORS_DTYPES, Sent
 
 from ..errors import CheckpointRefusedError
 from .checkpoint_content import (
@@ -127,6 +128,24 @@ def path_problem(folder: Path) -> str | None:
 
 def _globs(folder: Path) -> bool:
     return bool(_GLOB.intersection(str(folder)))
+
+
+def check_sent(sent: Sent, like: Booted) -> None:
+    """The same for tensors that come without files; what they hold is not known yet. Raises `CheckpointRefusedError`.
+
+    Their sizes are then those of the boot model, so that nothing is allocated for what a message claims.
+    """
+    folder, booted = Path("round"), like.layout
+    prefix = _prefix(booted.config)
+    found: dict[str, tuple[TensorHeader, str]] = {}
+    for name, dtype, shape in zip(sent.names, sent.dtypes, sent.shapes, strict=True):
+        header = TensorHeader(dtype=SAFETENSORS_DTYPES[dtype], shape=shape, start=0, end=0)
+        if is_computed(name, shape):
+            raise CheckpointRefusedError(folder, "tensors", f"tensor {name} is computed: leave it out")
+        if found.setdefault(name.removeprefix(prefix), (header, "tensors"))[0] is not header:
+            raise CheckpointRefusedError(folder, "tensors", f"tensor {name} comes twice")
+    if difference := tensor_difference(found, booted.tensors, tied=booted.tied if like.tied is None else like.tied):
+        raise CheckpointRefusedError(folder, *difference)
 
 
 def unread(folder: Path) -> str | None:

@@ -30,6 +30,7 @@ from rollstream.schemas import (
 )
 from rollstream.schemas.weights.tensor_digest import TensorEntry, tensors_digest
 from rollstream.schemas.weights.tensor_table import pack_table
+from rollstream.schemas.wire.rounds import Place, Round, RoundPlan, Sent
 from rollstream.schemas.wire.weights import Chunk, pack_chunks
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -198,6 +199,25 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         policy_sha256="0" * 64,
         recorded_at=1000.5,
         tolerance=Tolerance(mean=0.01, largest=0.25),
+    ),
+    "Round.v1": Round(
+        epoch="0123456789abcdef",
+        version=7,
+        sha256="5a" * 32,
+        backend="nccl",
+        sent=Sent(
+            names=("model.embed_tokens.weight", "model.norm.weight"),
+            dtypes=("bfloat16", "float32"),
+            dimensions=int32(2, 1),
+            sizes=Tensor.of(np.array([32, 8, 8], np.int64)),
+        ),
+        join_s=10.0,
+        timeout_s=120.0,
+    ),
+    "RoundPlan.v1": RoundPlan(
+        epoch="0123456789abcdef",
+        places=(Place(consumer="gpu-1", first_rank=1, ranks=2), Place(consumer="gpu-2", first_rank=3, ranks=1)),
+        meeting=b"10.0.0.1:4321",
     ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }

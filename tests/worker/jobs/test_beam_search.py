@@ -77,6 +77,13 @@ class TableEngine:
     async def load_checkpoint(self, *_: object) -> float:
         raise NotImplementedError
 
+    async def link(self, *_: object) -> None: ...
+
+    async def receive(self, *_: object) -> float:
+        raise NotImplementedError
+
+    async def located(self, *_: object) -> None: ...
+
     async def score(self, request: ScoreRequest) -> Scores:
         raise NotImplementedError
 

@@ -41,6 +41,7 @@ from .processes import Processes, collect_less, shut_down
 from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper, Weights
+from .transfers import Transfers
 from .version_spans import Versions
 from .words import check_bad_words, special_tokens
 
@@ -59,7 +60,7 @@ from .requests import Requests, lora_request  # noqa: E402
 log = structlog.get_logger()
 
 
-class VllmEngine:
+class VllmEngine(Transfers):
     """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU.
 
     `start` sets what is known of vLLM once, before the first request. After that a swap alone changes which version
@@ -289,8 +290,3 @@ class VllmEngine:
 
     async def _remove_lora(self, adapter: Adapter) -> None:
         await self._calls.utility(self._llm.remove_lora(adapter.int_id))
-
-    def _swap_over(self, swapping: asyncio.Task[float]) -> None:
-        self._swaps.discard(swapping)
-        if not swapping.cancelled():
-            swapping.exception()  # marks the error as seen if the caller was cancelled; it is in the log

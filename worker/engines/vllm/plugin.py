@@ -43,6 +43,7 @@ def register() -> None:
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
     _mask_rows_without_adapter()
+    _offer_gloo()
 
 
 def _die_with_parent() -> None:
@@ -205,3 +206,13 @@ def _masked(operation: Any) -> Any:
         operation(inputs, weights, output, indices, *args, **kwargs)
 
     return masked
+
+
+def _offer_gloo() -> None:
+    """On the CPU, let weights come by gloo (`--weight-transfer gloo`)."""
+    from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    if current_platform.is_cpu():
+        from . import gloo_transfer  # noqa: PLC0415 - imports vLLM
+
+        gloo_transfer.register()

@@ -14,7 +14,8 @@ from ...config import WorkerSettings
 from ...engine import EngineInfo
 from ...errors import SettingsError
 from .logits import COUNT_NANS
-from .weight_reload import EXTENSION
+from .reception import EXTENSION
+from .transfers import VLLM_BACKENDS
 
 PLUGIN = "rollstream"
 """Our entry point in the group `vllm.general_plugins`; see `worker.engines.vllm.plugin`."""
@@ -97,6 +98,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         "max_model_len": settings.max_model_len,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "worker_extension_cls": EXTENSION,
+        **_transfer(settings),
         **_adapters(settings),
         **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
         **settings.engine_args,
@@ -125,6 +127,7 @@ def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineI
         max_logprobs=int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
+        ranks=0 if config.weight_transfer_config is None else int(config.parallel_config.world_size),
         dtype=str(model.dtype).removeprefix("torch."),
         **runner,
     )
@@ -166,6 +169,12 @@ def _adapters(settings: WorkerSettings) -> dict[str, Any]:
     if not settings.serves_adapters:
         return {}
     return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+
+
+def _transfer(settings: WorkerSettings) -> dict[str, Any]:
+    if settings.weight_transfer is None:
+        return {}
+    return {"weight_transfer_config": {"backend": VLLM_BACKENDS[settings.weight_transfer]}}
 
 
 def _on_cpu(settings: WorkerSettings) -> dict[str, Any]:

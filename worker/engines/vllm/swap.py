@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from rollstream.schemas.wire.rounds import Sent
+
 from ...engine import Prove, SwapMode
-from ...errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, SwapFailedError
+from ...errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, RoundMissedError, SwapFailedError
 from ...weights import checkpoint
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters
@@ -24,6 +27,8 @@ from .proving import Prover
 from .staging.staging import Staging
 from .version_spans import Swap, Versions
 
+SENT = Path("round")
+"""Stands for a folder in errors of weights that came without one."""
 MAX_RELOADS = 4
 """How often the old weights are loaded at most after new ones could not be."""
 
@@ -36,6 +41,16 @@ class Weights:
 
     folder: Path
     content: checkpoint.Content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _New:
+    """Weights on their way in."""
+
+    bring: Callable[[], Awaitable[None]]
+    """Makes the engine have them; after an error it has a mixture."""
+    weights: Weights | None
+    """Where they can be read again; None if nowhere yet."""
 
 
 class Swapper:
@@ -57,7 +72,7 @@ class Swapper:
         self._prover = prover
         self._booted = checkpoint.Booted(folder=booted.folder)
         self._why_not = ""
-        self._serving = booted
+        self._serving: Weights | None = booted
         self._adapters = adapters
         self._versions = versions
         self._staging = Staging(llm=llm, calls=calls, limit_s=stage_limit_s)
@@ -100,16 +115,44 @@ class Swapper:
             self._prover.check(version)
         async with self._one_at_a_time:
             held = await asyncio.to_thread(checkpoint.read_content, folder) if content is None else content
-            async with self._staging.around(folder, held), self._adapters.changing:
+            async with self._staging.around(folder, held):
                 weights = await asyncio.to_thread(_checked, folder, self._booted, held)
-                asked_at = time.monotonic()
-                try:
-                    with self._failing(version, folder):
-                        paused_at = await self._replace(version, weights, mode, prove)
-                finally:
-                    await self._resume()
-                paused_s = time.monotonic() - paused_at
-            log.info("policy version swapped", version=version, mode=mode, swap_s=round(time.monotonic() - asked_at, 4))
+                new = _New(bring=partial(self._read, weights), weights=weights)
+                return await self._swap(version, folder, new, mode, prove)
+
+    async def receive(
+        self, version: int, sent: Sent, bring: Callable[[], Awaitable[None]], mode: SwapMode, prove: Prove | None = None
+    ) -> float:
+        """The same for weights that come through a link: `bring` has the engine load them, and leaves no files.
+
+        Raises `RoundMissedError` also where there is nothing to go back to, before anything is touched.
+        """
+        self._check_swappable(SENT)
+        if prove is not None:
+            self._prover.check(version)
+        async with self._one_at_a_time:
+            if self._serving is None:
+                raise RoundMissedError(f"there are no files yet of version {self._versions.now}, to go back to")
+            checkpoint.check_sent(sent, self._booted)
+            async with self._staging.around(SENT, checkpoint.Content(sha256=None, files=())):
+                return await self._swap(version, SENT, _New(bring=bring, weights=None), mode, prove)
+
+    async def located(self, version: int, weights: Weights) -> None:
+        """From now on the engine goes back to these files, if it serves that version."""
+        async with self._one_at_a_time:
+            if version == self._versions.now:
+                self._serving = weights
+
+    async def _swap(self, version: int, folder: Path, new: _New, mode: SwapMode, prove: Prove | None) -> float:
+        async with self._adapters.changing:
+            asked_at = time.monotonic()
+            try:
+                with self._failing(version, folder):
+                    paused_at = await self._replace(version, new, mode, prove)
+            finally:
+                await self._resume()
+            paused_s = time.monotonic() - paused_at
+        log.info("policy version swapped", version=version, mode=mode, swap_s=round(time.monotonic() - asked_at, 4))
         return paused_s
 
     async def prepare(self, folder: Path, content: checkpoint.Content) -> None:
@@ -137,14 +180,14 @@ class Swapper:
         except Exception as error:
             raise SwapFailedError(folder, version, self._versions.now, str(error)) from error
 
-    async def _replace(self, version: int, weights: Weights, mode: SwapMode, prove: Prove | None) -> float:
+    async def _replace(self, version: int, new: _New, mode: SwapMode, prove: Prove | None) -> float:
         """Returns when vLLM had paused, in monotonic seconds: until then it sampled."""
         listed = await self._listed_adapters()
         asked_at = time.monotonic()
         await self._pause(mode)
         paused_at = time.monotonic()
         try:
-            await self._load(version, weights, listed)
+            await self._load(version, new.bring, listed)
             if prove is not None:
                 await self._prover.prove(version, prove)
         except EngineDiedError:
@@ -161,7 +204,7 @@ class Swapper:
             raise
         if prove is None:
             self._prover.forget()
-        self._serving = weights
+        self._serving = new.weights
         self._versions.swapped(
             Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)
         )
@@ -180,11 +223,14 @@ class Swapper:
             self._versions.aborts += self._versions.aborting
             self._versions.aborting = False
 
-    async def _load(self, version: int, weights: Weights, listed: frozenset[int]) -> None:
+    async def _read(self, weights: Weights) -> None:
         source = str(weights.folder), self._staging.has(weights.folder, weights.content)
         await self._calls.load(self._llm.collective_rpc("rollstream_reload", args=source))
         if await self._changed(weights):  # vLLM loads a checkpoint that has lost files without an error
             raise RuntimeError("its files changed while they were loaded")
+
+    async def _load(self, version: int, bring: Callable[[], Awaitable[None]], listed: frozenset[int]) -> None:
+        await bring()
         await self.label(version)
         # The pause has cleared the prefix cache. Its keys do not depend on the weights, so make sure that it is empty.
         if not await self._calls.utility(self._llm.reset_prefix_cache(reset_running_requests=True)):
@@ -194,14 +240,16 @@ class Swapper:
 
     async def _go_back(self, listed: frozenset[int], cause: Exception) -> None:
         """Load the old weights until two loads in a row succeed: half-loaded layers take a part of the next load."""
-        now = self._versions.now
-        if await self._changed(self._serving):
+        now, old = self._versions.now, self._serving
+        if old is None:
+            raise self._calls.died(f"new weights could not be loaded ({cause}), and version {now} has no files")
+        if await self._changed(old):
             raise self._calls.died(f"new weights could not be loaded ({cause}), and the files of version {now} changed")
         log.error("new weights failed, loading the old ones", cause=str(cause))
         good = 0
         for _ in range(MAX_RELOADS):
             try:
-                await self._load(now, self._serving, listed)
+                await self._load(now, partial(self._read, old), listed)
             except EngineDiedError:
                 raise
             except Exception as error:  # noqa: BLE001 - as in `_failing`

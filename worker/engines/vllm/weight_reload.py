@@ -11,8 +11,6 @@ from . import logits, packed_experts, reached_experts, swappable
 from .adapter_audit import AdapterAudit
 from .staging.staged_weights import StagedWeights
 
-EXTENSION = f"{__name__}.WeightReload"
-"""The value for vLLM's `worker_extension_cls`."""
 _TABLES = "rollstream_tables"
 """The attribute of a model with its computed layers and copies of their tables."""
 

@@ -1,0 +1,59 @@
+"""How a trainer sends weights in a round."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+from rollstream.schemas.wire.rounds import Backend
+
+from ..errors import ArgumentError
+
+_LOCAL = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOptions:
+    """For `publish_policy(..., transport=RoundOptions(backend="nccl"))`; a backend alone is `transport="nccl"`."""
+
+    backend: Backend
+    """"nccl" from GPU to GPU, "gloo" from CPU to CPU; workers are started with `--weight-transfer` and the same."""
+    join_s: float = 10.0
+    """How long a worker is waited for that takes part in rounds and has not joined."""
+    timeout_s: float = 120.0
+    """How long linking and sending may take together."""
+    host: str | None = None
+    """For gloo: this machine's name or address for workers; None: that of its way to Redis."""
+
+    @classmethod
+    def of(cls, given: Any) -> RoundOptions | None:
+        """The options, checked; None for versions that are not sent. Raises `ArgumentError`."""
+        if given is None or given == "store":
+            return None
+        options = cls(backend=given) if isinstance(given, str) else given  # type: ignore[arg-type] # checked next
+        if not isinstance(options, RoundOptions) or options.backend not in get_args(Backend):
+            raise ArgumentError("transport", given, 'give "store", "nccl", "gloo" or RoundOptions(backend=...)')
+        for name in ("join_s", "timeout_s"):
+            value = getattr(options, name)
+            if not isinstance(value, int | float) or not 0 < value <= 3600:
+                raise ArgumentError(name, value, "give seconds, at most 3600")
+        return options
+
+    def host_towards(self, redis_url: str) -> str:
+        """Where other machines find this one."""
+        return self.host or _address_towards(urlsplit(redis_url.partition(",")[0]).hostname)
+
+
+def _address_towards(host: str | None) -> str:
+    """This machine's address on the way to `host`; nothing is sent there."""
+    if host is None:
+        return _LOCAL
+    try:
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as way:
+            way.connect((host, 9))
+            return str(way.getsockname()[0])
+    except OSError:
+        return _LOCAL

@@ -1,0 +1,102 @@
+"""Processes that are linked by gloo: what the first gives the others get, and no death leaves anybody waiting."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from rollstream.transport.rounds.errors import LinkError
+from rollstream.transport.rounds.links import Link, Meeting, meet
+from rollstream.transport.rounds.packing import chunks
+
+TIMEOUT_S = 20.0
+
+
+def gloo() -> Meeting:
+    return Meeting(backend="gloo", host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
+
+
+def member(place: bytes, rank: int, world_size: int) -> Link:
+    return meet("gloo", place, rank=rank, world_size=world_size, timeout_s=TIMEOUT_S, device=None)
+
+
+def beside(call: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_what_the_first_gives_all_others_get() -> None:
+    meeting, got = gloo(), {}
+
+    def receive(rank: int) -> None:
+        link = member(meeting.place, rank, 3)
+        got[rank] = [torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(5)]
+        for tensor in got[rank]:
+            link.broadcast(tensor)
+
+    threads = [beside(partial(receive, rank)) for rank in (1, 2)]
+    sent = [torch.randn(2, 3).bfloat16(), torch.randn(5)]
+    link = meeting.link(3)
+    for tensor in sent:
+        link.broadcast(tensor)
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+
+    assert all(torch.equal(a, b) for rank in (1, 2) for a, b in zip(got[rank], sent, strict=True))
+
+
+def _die_linked(place: bytes) -> None:
+    link = member(place, 1, 2)
+    link.broadcast(torch.zeros(4))
+    os._exit(9)
+
+
+def test_the_death_of_a_party_is_an_error_of_the_others() -> None:
+    meeting = gloo()
+    other = multiprocessing.get_context("fork").Process(target=_die_linked, args=(meeting.place,))
+    other.start()
+    link = meeting.link(2)
+    link.broadcast(torch.ones(4))
+    other.join(TIMEOUT_S)
+
+    def go_on() -> None:
+        for _ in range(100):  # what a dead party's socket still takes is no proof that it lives
+            link.broadcast(torch.ones(1_000_000))
+
+    with pytest.raises(LinkError, match="gloo: "):
+        go_on()
+
+
+def test_an_aborted_link_takes_nothing_more() -> None:
+    meeting = gloo()
+    thread = beside(lambda: member(meeting.place, 1, 2))
+    link = meeting.link(2)
+    link.abort()
+
+    with pytest.raises(LinkError, match="broken off"):
+        link.broadcast(torch.ones(4))
+    thread.join(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("place", [b"", b"here", b"host:", b"host:0", b"host:99999", b"\xff:1", b":7"])
+def test_a_place_that_is_none_is_refused(place: bytes) -> None:
+    with pytest.raises(LinkError):
+        member(place, 1, 2)
+
+
+def test_chunks_are_cut_where_vllm_cuts_them() -> None:
+    """After the tensor that makes a chunk larger than the limit, so that none is ever split."""
+    tensors = [torch.full((size,), float(size)) for size in (2, 3, 30, 1, 1)]
+
+    cut = list(chunks(tensors, most=20))
+
+    assert [len(chunk) for chunk in cut] == [8 + 12 + 120, 4 + 4]
+    assert torch.equal(torch.cat(cut).view(torch.float32), torch.cat(tensors))

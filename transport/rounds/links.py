@@ -1,0 +1,164 @@
+"""A link between the processes of one round: what the first one gives, all others get.
+
+Both sides use the same classes. A link is made, used by one thread at a time, and ended once; `abort` may come from any
+thread and at any moment, since a party that died is seen by another thread than the one that waits for it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import timedelta
+from typing import Any, Protocol
+
+from . import nccl_library
+from .errors import LinkError
+
+_ABORT_WAIT_S = 5.0
+_ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
+
+
+class Link(Protocol):
+    """Broadcasts from rank 0. `link` blocks until all have come; everything raises `LinkError` once it is aborted."""
+
+    aborted: bool
+
+    def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:
+        """Send or fill a contiguous tensor; vLLM calls it so. On a GPU it is only queued on the current stream."""
+
+    def abort(self) -> None:
+        """Make what waits in this process go on, with an error. Safe to call twice."""
+
+    def close(self) -> None:
+        """End it once nothing is under way."""
+
+
+class NcclLink:
+    """GPUs of any machines, one process each."""
+
+    def __init__(self, *, unique_id: bytes, rank: int, world_size: int, device: Any) -> None:
+        """Blocks until all have come, and have exchanged a first number. Raises `LinkError`."""
+        import torch  # noqa: PLC0415 - only where tensors are
+
+        self.aborted = False
+        self._using = threading.Lock()
+        self._device = device
+        with torch.cuda.device(device):
+            self._communicator = nccl_library.join(unique_id, rank, world_size)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch types only a part of itself
+            with torch.cuda.stream(stream):
+                first = torch.ones(1, device=device)
+                nccl_library.add_up(self._communicator, first.data_ptr(), stream.cuda_stream)
+            stream.synchronize()
+            if first.item() != world_size:
+                raise LinkError(f"{first.item():g} of {world_size} processes were linked")
+
+    def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:  # noqa: ARG002 - vLLM gives src
+        """See `Link.broadcast`."""
+        import torch  # noqa: PLC0415 - see above
+
+        queue = stream or torch.cuda.current_stream(self._device)
+        with self._using:
+            if self.aborted:
+                raise LinkError("the round was broken off")
+            num_bytes = tensor.numel() * tensor.element_size()
+            nccl_library.broadcast(self._communicator, tensor.data_ptr(), num_bytes, queue.cuda_stream)
+
+    def abort(self) -> None:
+        """See `Link.abort`. Kernels that wait end, with whatever was in their memory."""
+        free = self._using.acquire(timeout=_ABORT_WAIT_S)
+        try:
+            if not self.aborted:
+                self.aborted = True
+                nccl_library.abort(self._communicator)
+        finally:
+            if free:
+                self._using.release()
+
+    def close(self) -> None:
+        """In a thread: it waits for the GPU, which has begun to do other things. An abort, since no party waits."""
+        threading.Thread(target=self.abort, name="end of a round", daemon=True).start()
+
+
+class GlooLink:
+    """CPUs. A party that dies ends the connection, and thereby the wait of all others."""
+
+    def __init__(self, *, store: Any, rank: int, world_size: int, timeout_s: float) -> None:
+        """Blocks until all have come. Raises `LinkError`."""
+        from torch.distributed import ProcessGroupGloo  # noqa: PLC0415 - only where tensors are
+
+        self.aborted = False
+        self._store = store
+        try:
+            self._group: Any = ProcessGroupGloo(store, rank, world_size, timedelta(seconds=timeout_s))
+        except RuntimeError as error:
+            raise LinkError(f"gloo: {_first_line(error)}") from None
+
+    def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:  # noqa: ARG002 - as for NCCL
+        """See `Link.broadcast`."""
+        from torch.distributed import BroadcastOptions  # noqa: PLC0415 - see above
+
+        options = BroadcastOptions()
+        options.rootRank, options.rootTensor = src, 0
+        if self.aborted:
+            raise LinkError("the round was broken off")
+        try:
+            self._group.broadcast([tensor], options).wait()
+        except (RuntimeError, AttributeError) as error:  # the second: it was closed in between
+            raise LinkError(f"gloo: {_first_line(error)}") from None
+
+    def abort(self) -> None:
+        """See `Link.abort`. What waits for a living party goes on waiting until its time-out."""
+        self.aborted = True
+
+    def close(self) -> None:
+        """The others see the end of its connections."""
+        self.aborted = True
+        self._group = None
+
+
+def meet(backend: str, meeting: bytes, *, rank: int, world_size: int, timeout_s: float, device: Any) -> Link:
+    """Link this process, which is not the first, with the others. Blocks. Raises `LinkError`."""
+    if backend == "nccl":
+        return NcclLink(unique_id=meeting, rank=rank, world_size=world_size, device=device)
+    host, port = _address(meeting)
+    return GlooLink(
+        store=_store(host, port, timeout_s, first=False), rank=rank, world_size=world_size, timeout_s=timeout_s
+    )
+
+
+class Meeting:
+    """Where the others find the trainer, which is rank 0: known before they come."""
+
+    def __init__(self, *, backend: str, host: str, timeout_s: float, device: Any) -> None:
+        """Raises `LinkError`."""
+        self._backend, self._timeout_s, self._device = backend, timeout_s, device
+        self._store = None if backend == "nccl" else _store(host, 0, timeout_s, first=True)
+        self.place = nccl_library.new_id() if self._store is None else f"{host}:{self._store.port}".encode()
+        """What goes into the plan."""
+
+    def link(self, world_size: int) -> Link:
+        """Blocks until all have come. Raises `LinkError`."""
+        if self._store is None:
+            return NcclLink(unique_id=self.place, rank=0, world_size=world_size, device=self._device)
+        return GlooLink(store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s)
+
+
+def _store(host: str, port: int, timeout_s: float, *, first: bool) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # noqa: PLC0415 - only where tensors are
+
+    try:
+        return TCPStore(host, port, is_master=first, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, OSError) as error:  # torch has errors of its own below RuntimeError
+        raise LinkError(f"{host}:{port}: {_first_line(error)}") from None
+
+
+def _address(meeting: bytes) -> tuple[str, int]:
+    found = _ADDRESS.fullmatch(meeting.decode("latin-1"))
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise LinkError("where to meet is no host:port")
+    return found[1], int(found[2])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

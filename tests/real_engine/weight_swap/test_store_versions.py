@@ -16,8 +16,17 @@ from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.errors import VersionRefusedError
-from tests.real_engine.weight_swap.steps import LONG_PROMPT, in_flight, request, serves, versions
+from rollstream.worker.errors import SwapFailedError, VersionRefusedError
+from rollstream.worker.weights.checkpoint import digest
+from tests.real_engine.weight_swap.steps import (
+    LONG_PROMPT,
+    harm_after_the_check,
+    in_flight,
+    remove_all,
+    request,
+    serves,
+    versions,
+)
 from tests.support.transformers_reference import Reference
 from tests.support.weight_versions import Tensors, tensors_of, write
 
@@ -116,3 +125,27 @@ async def test_a_refused_delta_leaves_vllm_sampling_from_the_old_weights(
             await prepare(supply, delta)
 
         assert await serves(engine, reference(models[1]))
+
+
+async def test_going_back_after_a_failed_load_needs_no_folder_of_the_trainers(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for number, model in enumerate(models[1:3], 1):
+        shutil.copytree(model, tmp_path / "steps" / f"step-{number}")
+    steps, cache = tmp_path / "steps", WeightsCache(root=tmp_path / "cache", model=models[0])
+    supply = CheckpointSupply(folder=steps, cache=cache)
+    supply.open()
+    copies = [
+        await supply.prepare(Wanted(version=number, location=f"step-{number}", sha256=digest(steps / f"step-{number}")))
+        for number in (1, 2)
+    ]
+    await engine.load_checkpoint(version := next(versions), copies[0].folder, "keep", copies[0].content)
+    shutil.rmtree(steps)
+    harm_after_the_check(monkeypatch, remove_all)
+
+    with pytest.raises(SwapFailedError, match=f"still serving {version}"):
+        await engine.load_checkpoint(next(versions), copies[1].folder, "keep", copies[1].content)
+
+    assert await serves(engine, reference(models[1]))
+    await supply.close()

@@ -24,6 +24,7 @@ from rollstream.worker.engine import Engine, GenerateRequest, SwapMode
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import end, until_under_way
 from tests.support.transformers_reference import Reference
 
@@ -169,6 +170,25 @@ def test_new_weights_are_served_after_a_swap_and_spans_say_from_which_token_on(
     assert {sum(tokens for _, tokens in found.version_spans) for found in crossed} == {LONG}
     assert all({version for version, _ in found.version_spans} == sampled_by for found in crossed)
     assert_of(sampled(run, engine, f"after-{mode}"), Reference(target))
+
+
+def test_replicas_share_what_is_prepared_and_serve_it(
+    run: Any, engine: Engine, engines: list[VllmEngine], models: list[Path]
+) -> None:
+    version = engine.policy_version + 1
+    target = models[version % 2]
+
+    async def swap() -> list[Any]:
+        content = checkpoint.read_content(target)
+        await engine.prepare(target, content)
+        staged = [one._swapper._staging._weights for one in engines if one._swapper is not None]
+        await engine.load_checkpoint(version, target, "keep", content)
+        return staged
+
+    first, second = run(swap())
+
+    assert first is second is not None
+    assert_of(sampled(run, engine, "prepared"), Reference(target))
 
 
 def measured(engine: Engine) -> dict[str, list[float]]:

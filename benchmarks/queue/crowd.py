@@ -116,12 +116,12 @@ class Crowd:
         for process in (self.trainer, *self.workers):
             process.join()
 
-    async def grow(self, workers: int) -> None:
-        """Start workers until there are so many, and batches for all. Raises `CrowdFailedError`."""
+    async def grow(self, workers: int, batches: int | None = None) -> None:
+        """Start workers until there are so many, and `batches` (None: enough for all). Raises `CrowdFailedError`."""
         while len(self.workers) < workers:
             self.workers.append(self._started(_work, self._settings, self._serving))
         await self._until(lambda: self._serving.value == workers, "not every worker serves")
-        self._wanted.value = _BATCHES_PER_WORKER * workers + 1
+        self._wanted.value = _BATCHES_PER_WORKER * workers + 1 if batches is None else batches
         await self._until(lambda: self._lanes.value == self._wanted.value, "the trainer does not submit")
 
     async def rest(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.worker_report import WorkerReport
 
 POLICY = "flips"
+BUSY = 16
 _LOOK_S = 0.02
 _LIMIT_S = 120
 
@@ -33,18 +35,19 @@ _LIMIT_S = 120
 async def measure(url: str, crowd: Crowd, folder: Path, workers: int, repeats: int) -> Report:
     """The seconds of each activation, idle and with batches under way."""
     keys = Keys(POLICY)
-    await crowd.grow(workers)
-    busy: list[float] = []
-    idle: list[float] = []
+    runs: dict[str, list[float]] = {"idle": [], "busy": []}
+    numbers = itertools.count(1)
+    await crowd.grow(workers, batches=0)
     async with AsyncClient(url, policy=POLICY) as client, Redis.from_url(url) as redis:
-        for number in range(1, 2 * repeats + 1):
-            if number == repeats + 1:
-                await crowd.rest()
-            runs = busy if number <= repeats else idle
-            runs.append(await _flip(client, redis, keys, folder, number, workers))
-            report.say(f"version {number}: served by {workers} workers {runs[-1]:.3f} s after its activation")
-    about = f"{workers} stub workers, {repeats} activations each"
-    return Report("flips", [Scenario("activation to served by all", about, "s", "idle", {"idle": idle, "busy": busy})])
+        for arm, seconds in runs.items():
+            if arm == "busy":
+                await crowd.grow(workers, batches=BUSY)
+            for _ in range(repeats):
+                number = next(numbers)
+                seconds.append(await _flip(client, redis, keys, folder, number, workers))
+                report.say(f"{arm}, version {number}: served by {workers} workers after {seconds[-1]:.3f} s")
+    about = f"{workers} stub workers, {repeats} activations each, busy with {BUSY} batches under way"
+    return Report("flips", [Scenario("activation to served by all", about, "s", "idle", runs)])
 
 
 async def _flip(client: AsyncClient, redis: Redis, keys: Keys, folder: Path, version: int, workers: int) -> float:

@@ -67,7 +67,9 @@ def save(model: Any, folder: Path, dtype: str) -> Path:
     import copy  # noqa: PLC0415 - beside torch
 
     import torch  # noqa: PLC0415 - slow to import
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415 - the same
 
+    disable_progress_bar()
     written = copy.deepcopy(model).to(getattr(torch, dtype))
     written.save_pretrained(folder)
     return folder

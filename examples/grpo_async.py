@@ -25,6 +25,8 @@ import asyncio
 import copy
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -59,6 +61,8 @@ MINIBATCHES, MAX_GRADIENT = 4, 1.0
 CLIP, CAP = 0.2, 2.0
 BATCH_TIMEOUT_S, SWAP_TIMEOUT_S = 120, 60
 POLICY = "grpo"
+STORE = "redis"
+"""Where trainer and worker keep weights: beside the queue."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,15 @@ async def submit_all(
         await under_way.put(Sampled(version, kinds, handle))
 
 
-async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
-    """Publish the weights and a probe. Workers read the folder later, so it outlives the next version."""
+async def publish(client: AsyncClient, learner: Learner, folder: Path | None) -> None:
+    """Publish the weights and a probe: what has changed, or in `folder` a checkpoint.
+
+    Workers read the folder later, so it outlives the next version.
+    """
+    if folder is None:
+        probe = await asyncio.to_thread(make_probe, learner.model, learner.tokenizer)
+        await client.publish_policy(learner.version, model=learner.model, probe=probe)
+        return
     checkpoint = folder / f"v{learner.version}"
     await asyncio.to_thread(learner.model.save_pretrained, checkpoint)
     probe = await asyncio.to_thread(make_probe, learner.model, learner.tokenizer)
@@ -224,7 +235,7 @@ async def publish(client: AsyncClient, learner: Learner, folder: Path) -> None:
     shutil.rmtree(folder / f"v{learner.version - 2}", ignore_errors=True)
 
 
-async def train(client: AsyncClient, learner: Learner, settings: Settings, checkpoints: Path) -> dict[str, Any]:
+async def train(client: AsyncClient, learner: Learner, settings: Settings, checkpoints: Path | None) -> dict[str, Any]:
     """Make one run; returns its results for the JSON file."""
     gate = StalenessGate(batch_samples=SAMPLES, max_staleness=settings.max_staleness, version=learner.version)
     under_way: asyncio.Queue[Sampled] = asyncio.Queue()
@@ -251,28 +262,44 @@ async def train(client: AsyncClient, learner: Learner, settings: Settings, check
     return summary(settings, steps, gate)
 
 
-async def train_each(redis_url: str, runs: Sequence[Settings], model: Path, checkpoints: Path) -> list[dict[str, Any]]:
+async def train_each(
+    redis_url: str, runs: Sequence[Settings], model: Path, checkpoints: Path | None
+) -> list[dict[str, Any]]:
     """One run after the other, all from `model`. Versions only grow, so each run starts above the last version."""
     results: list[dict[str, Any]] = []
     version = 0
-    async with AsyncClient(redis_url, policy=POLICY) as client:
+    store = STORE if checkpoints is None else None
+    async with AsyncClient(redis_url, policy=POLICY, weights=store) as client:
+        stood_still_s = 0.0
         for settings in runs:
             learner = Learner(model, settings, version)
             if version:
                 await publish(client, learner, checkpoints)
                 await client.wait_for_version(version, timeout=SWAP_TIMEOUT_S)
-            results.append(await train(client, learner, settings, checkpoints))
+            result = await train(client, learner, settings, checkpoints)
+            before, stood_still_s = stood_still_s, await asyncio.to_thread(seconds_of_pauses, redis_url)
+            results.append({**result, "stood_still_s": stood_still_s - before})
             version = learner.version + 1
     return results
+
+
+def seconds_of_pauses(redis_url: str) -> float:
+    """For how long swaps have let workers sample nothing, as the workers themselves report."""
+    command = [sys.executable, "-m", "rollstream", "status", "--policy", POLICY, "--redis", redis_url, "--json"]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return sum(float(worker["fields"]["swap_pauses_s"]) for worker in told["workers"])
 
 
 def run(runs: Sequence[Settings], console: Console) -> list[dict[str, Any]]:
     """Make all `runs` of one seed, with a worker process and a temporary folder for its checkpoints."""
     with tempfile.TemporaryDirectory(prefix="rollstream-example-") as name, EmbeddedRedis() as server:
-        model, checkpoints = write_model(Path(name) / "model", seed=runs[0].seed), Path(name) / "checkpoints"
-        checkpoints.mkdir()
+        model = write_model(Path(name) / "model", seed=runs[0].seed)
+        checkpoints = None if runs[0].transport == "delta" else Path(name) / "checkpoints"
+        if checkpoints is not None:
+            checkpoints.mkdir()
+        way = ("--weights", STORE) if checkpoints is None else ("--checkpoint-dir", str(checkpoints))
         console.print("starting a worker with the vLLM engine (20 to 40 s)")
-        flags = ("--checkpoint-dir", str(checkpoints), "--dtype", "float32", "--max-num-seqs", str(SAMPLES))
+        flags = (*way, "--dtype", "float32", "--max-num-seqs", str(SAMPLES))
         with serving_worker(server.url, POLICY, model, Path(name), *flags):
             return asyncio.run(train_each(server.url, runs, model, checkpoints))
 

@@ -105,7 +105,8 @@ def print_summary(console: Console, results: Sequence[Result]) -> None:
         console.print(
             f"{result['name']}: reward {result['reward_first']:.2f} to {result['reward_last']:.2f} in "
             f"{len(result['steps'])} steps, {result['wall_s']:.0f} s; "
-            f"the trainer waited {result['idle_share']:.0%} of it\n"
+            f"the trainer waited {result['idle_share']:.0%} of it, swaps let the worker stand still for "
+            f"{result['stood_still_s']:.1f} s\n"
             f"  staleness: {', '.join(f'{share:.0%} at {staleness}' for staleness, share in shares)}\n"
             f"  mean |worker's log-prob - trainer's|: {_difference(result['difference_current'])} "
             f"of the current version, {_difference(result['difference_by_spans'])} under the weights that their spans "

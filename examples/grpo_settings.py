@@ -21,6 +21,7 @@ class Settings:
     correction: bool
     learning_rate: float
     reward_latency_s: float
+    transport: str
 
     @property
     def name(self) -> str:
@@ -40,11 +41,14 @@ def runs_of(arguments: Sequence[str] | None = None) -> tuple[list[Settings], Pat
     parser.add_argument("--no-correction", action="store_true", help="treat all rollouts as on-policy")
     parser.add_argument("--learning-rate", type=_number(float, 0), default=3e-3)
     parser.add_argument("--reward-latency-s", type=_number(float, 0), default=0, help="sleep a step: a slow reward")
+    by = "delta: what changed goes to the workers through Redis; folder: whole checkpoints on a shared file system"
+    parser.add_argument("--transport", choices=("delta", "folder"), default="delta", help=by)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the numbers and the plot")
     flags = parser.parse_args(arguments)
     runs = [] if flags.mode == "async" else [("sync", 0)]
     runs += [] if flags.mode == "sync" else [("async", staleness) for staleness in flags.max_staleness]
-    common = (flags.steps, flags.seed, not flags.no_correction, flags.learning_rate, flags.reward_latency_s)
+    loss = not flags.no_correction, flags.learning_rate
+    common = (flags.steps, flags.seed, *loss, flags.reward_latency_s, flags.transport)
     return [Settings(*run, *common) for run in runs], flags.out
 
 

@@ -87,6 +87,8 @@ class WorkerReport:
     """How well the served version reproduced its probe; empty if it has none."""
     loading_version: int | None = _read_by(_version)
     """The version that it is loading now; None if it loads none."""
+    swap_pauses_s: float | None = _read_by(seconds_of)
+    """Seconds in which swaps of weights let its engine sample nothing, all together since the worker started."""
     policy_error: str = _read_by(text_of, "")
     """Why it refused the newest version; empty if it did not."""
     running_groups: int | None = _read_by(count_of)

@@ -111,6 +111,12 @@ def test_versions_advance_by_step_and_staleness_is_bounded(runs: Runs) -> None:
 
 
 @pytest.mark.vllm
+def test_it_says_how_long_swaps_let_the_worker_stand_still(runs: Runs) -> None:
+    assert 0 < runs.one["stood_still_s"] < runs.one["wall_s"]
+    assert f"stand still for {runs.one['stood_still_s']:.1f} s" in runs.shown
+
+
+@pytest.mark.vllm
 def test_it_writes_a_plot(runs: Runs) -> None:
     assert runs.plot.read_bytes().startswith(b"\x89PNG")
 
@@ -190,7 +196,7 @@ def result(mode: str, staleness: int, seed: int) -> dict[str, Any]:
     step |= {"difference_by_spans": (2e-6, 4), "difference_swapped": (1e-6, 2), "difference_current": (0.0, 0)}
     return {
         "settings": {"mode": mode, "max_staleness": staleness, "seed": seed, "correction": True},
-        "reward_first": 0.25, "reward_last": 0.97, "idle_share": 0.5, "wall_s": 6.0, "late": 0,
+        "reward_first": 0.25, "reward_last": 0.97, "idle_share": 0.5, "wall_s": 6.0, "late": 0, "stood_still_s": 0.5,
         "staleness": {"0": 1, "2": 3} if staleness else {"0": 4}, "completions_swapped": 1, "steps": [step] * 3,
     }  # fmt: skip
 

@@ -27,6 +27,7 @@ FULL = WorkerReport(
     vocab_size=32_000, dtype="bfloat16", runs_on="vllm 0.32.0 on cpu",
     policy_version=2**31 - 1, policy_sha256="0" * 64,
     newest_version=0, announced_version=5, prepared_version=4, policy_proof="0.01 nats",
+    swap_pauses_s=0.5,
     loading_version=3, policy_error="no such folder", max_sequences=9, tokens_per_s=2.5,
     groups_failed=1, running_groups=1, running_sequences=2, waiting_groups=3,
     held_jobs=4, groups_published=5, groups_duplicate=6, groups_fenced=7, tokens_generated=10**12,

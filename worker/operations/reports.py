@@ -55,6 +55,7 @@ class Reports:
             prepared_version=follower.prepared,
             policy_proof="" if proof is None else str(proof),
             loading_version=follower.loading,
+            swap_pauses_s=round(measures.swap["pause"].total, 3),
             policy_error=follower.problem,
             running_groups=load.groups,
             running_sequences=load.sequences,

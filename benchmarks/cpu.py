@@ -28,6 +28,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "latency": ("benchmarks.engine.latency", "--count", "30", "--seconds", "15"),
     "swap": ("benchmarks.engine.swap",),
     "prepared": ("benchmarks.engine.swap", "--prepared", "--window-s", "3"),
+    "proofs": ("benchmarks.engine.proofs", "--swaps", "3"),
     "engine_metrics": ("benchmarks.engine.engine_metrics",),
     "watched": ("benchmarks.engine.watched", "--kv-cache-bytes", str(2**26)),
     "http": (
@@ -43,6 +44,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     ),
     "scale": ("benchmarks.queue.scale", "--seconds", "6"),
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
+    "flips": ("benchmarks.queue.flips", "--workers", "16", "--repeats", "5"),
     "observe": ("benchmarks.queue.observe", "--entries", "100000"),
     "batch_page": ("benchmarks.queue.batch_page", "--groups", "2000"),
     "weights": ("benchmarks.queue.weights",),

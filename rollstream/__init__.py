@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.probes.probe_of_folder import probe_of_folder
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
+    from rollstream.producer.rounds.errors import RoundRefusedError
+    from rollstream.producer.rounds.round_options import RoundOptions
     from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.staleness_errors import (
         GateArgumentError,
@@ -130,6 +132,8 @@ __all__ = [
     "RolloutFailedError",
     "RolloutFunction",
     "RollstreamError",
+    "RoundOptions",
+    "RoundRefusedError",
     "SamplesDueError",
     "StalenessError",
     "StalenessGate",
@@ -201,6 +205,8 @@ _MODULES = {
     "probe_of": "rollstream.producer.probes.probe_of",
     "probe_of_folder": "rollstream.producer.probes.probe_of_folder",
     "StalenessGate": "rollstream.producer.trainers.staleness_gate",
+    "RoundOptions": "rollstream.producer.rounds.round_options",
+    "RoundRefusedError": "rollstream.producer.rounds.errors",
     "StoreOptions": "rollstream.producer.weights.store_options",
     "WeightStoreError": "rollstream.transport.weights",
     "RollStrategy": "rollstream.producer.trainers.roll",

@@ -89,7 +89,7 @@ class Garbage:
             if (found := await read_version(self._connection, self._keys, version)) is not None:
                 announced[version] = found
         said = (announced[version].announcement for version in versions & announced.keys())
-        locations = {one.location for one in said if one is not None and one.transport == "store"}
+        locations = {one.location for one in said if one is not None and one.transport != "folder"}
         return {name for name in stored if _version(name) in versions or name in locations}
 
     async def _activated(self) -> set[int]:

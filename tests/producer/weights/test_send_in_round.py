@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rollstream import ArgumentError, Client, PolicyVersionError
-from rollstream.producer.rounds.errors import RoundRefusedError
+from rollstream import ArgumentError, Client, PolicyVersionError, RoundRefusedError
 from rollstream.producer.weights import sending
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue

@@ -8,14 +8,13 @@ member then has its old weights again, and takes the version from the weight sto
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
-
-import structlog
 
 from rollstream.schemas import Keys, NameRefusedError, encode
 from rollstream.schemas.keys import check_name
@@ -30,7 +29,7 @@ from .errors import RoundRefusedError
 from .in_thread import in_thread
 from .round_options import RoundOptions
 
-log = structlog.get_logger()
+log = logging.getLogger("rollstream")
 
 
 class Load(Protocol):
@@ -169,8 +168,7 @@ class RoundLeader:
     async def _over(self, phase: Phase, received: tuple[str, ...], why: str, began: float) -> RoundOutcome:
         await self._turn(phase, why=why)
         seconds = round(time.monotonic() - began, 3)
-        tell = log.warning if why else log.info
-        tell("round over", version=self._call.version, received=len(received), seconds=seconds, why=why)
+        log.debug("round of version %s: %s received it in %s s%s", self._call.version, len(received), seconds, why)
         return RoundOutcome(received=received, why=why, seconds=seconds)
 
     async def _beat(self) -> RoundState:

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engines.vllm.staging import memory, room, shared_weights
-from rollstream.worker.engines.vllm.staging.layout import read_layout
+from rollstream.worker.engines.vllm.staging.layout import Layout, read_layout
 from rollstream.worker.engines.vllm.staging.shared_weights import SharedWeights, shared
 from rollstream.worker.errors import CheckpointRefusedError, NotStagedError
 from rollstream.worker.weights import checkpoint
@@ -78,14 +78,17 @@ async def test_memory_that_is_kept_is_used_again_for_another_checkpoint_of_the_m
 
 async def test_memory_of_another_layout_is_not_used_again(step: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", vocab_size=600, tokenizer=False)
-    first, second = (shared(folder, checkpoint.read_content(folder)) for folder in (step, other))
-    for weights in (first, second):
+    numbers = []
+    for folder in (step, other):
+        weights = shared(folder, checkpoint.read_content(folder))
         weights.hold()
         await weights.read()
-        assert same_bytes(weights, weights._folder)
+        assert same_bytes(weights, folder)
+        numbers.append(weights.memory.number)
         weights.drop(keep=True)
         assert open_memories() == 1
 
+    assert numbers[0] != numbers[1]
     memory.free_kept()
     assert open_memories() == 0
 
@@ -138,6 +141,28 @@ async def test_a_file_that_gets_shorter_is_refused(step: Path, tmp_path: Path, m
     weights.hold()
 
     with pytest.raises(CheckpointRefusedError, match="shorter than its header says"):
+        await weights.read()
+
+    weights.drop()
+    assert open_memories() == 0
+
+
+async def test_files_that_change_while_they_are_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "moving", tokenizer=False)
+
+    def read_then_change(where: Path, content: checkpoint.Content) -> Layout:
+        layout = read_layout(where, content)
+        held = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+        return layout
+
+    monkeypatch.setattr(shared_weights, "read_layout", read_then_change)
+    weights = shared(folder, checkpoint.read_content(folder))
+    weights.hold()
+
+    with pytest.raises(CheckpointRefusedError, match="changed while they were read into memory"):
         await weights.read()
 
     weights.drop()

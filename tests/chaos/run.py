@@ -75,7 +75,7 @@ def run_pass(server: EmbeddedRedis, plan: Plan, expected: Undisturbed, show: Sho
     poison = ["--stub-poison-token", str(POISON)] if faults else []
     versions = tempfile.TemporaryDirectory(prefix="rollstream-chaos-")
     flags = [
-        "--checkpoint-dir", versions.name,
+        "--checkpoint-dir", versions.name, "--weights", "redis",
         "--engine", "stub", "--stub-vocab-size", str(VOCABULARY), "--lease-s", str(plan.lease_s), "--grace-s", "1",
         "--stub-tokens-per-s", str(TOKENS_PER_S), "--max-num-seqs", str(AT_ONCE),
         "--max-deliveries", str(MAX_DELIVERIES), "--max-interruptions", "100", *poison,

@@ -1,4 +1,7 @@
-"""The trainer of a chaos run: publishes the plan's versions one after the other, right ones and wrong ones."""
+"""The trainer of a chaos run: publishes the plan's versions one after the other, right ones and wrong ones.
+
+Those with even numbers go through the weight store, the others lie in a shared folder.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def training(url: str, chaos: Queue, folder: Path) -> Iterator[Publish]:
 
     def train() -> None:
         try:
-            with Client(url, policy=chaos.keys.policy, reconnect_s=_RECONNECT_S) as client:
+            with Client(url, policy=chaos.keys.policy, reconnect_s=_RECONNECT_S, weights="redis") as client:
                 client.newest_version()  # a client waits only for a Redis that has answered once
                 reached.set()
                 while (version := due.get()) is not None:
@@ -78,7 +81,8 @@ def _publish(client: Client, chaos: Queue, folder: Path, version: PlannedVersion
         when = Activate(when="when_prepared", share=0.5, timeout_s=AFTER_S)
     elif version.kind in ("by hand", "never activated"):
         when = "by_hand"
-    client.publish_policy(number, checkpoint=step, probe=asyncio.run(probe_of(step, of)), activate=when)
+    probe = asyncio.run(probe_of(step, of))
+    client.publish_policy(number, checkpoint=step, store=number % 2 == 0, probe=probe, activate=when)
     if version.kind == "by hand":
         client.activate(number)
 

@@ -10,6 +10,7 @@ import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
 import rollstream.transport.rounds.scripts
 import rollstream.transport.versions.scripts
+import rollstream.transport.weights.scripts
 import rollstream.worker.delivery.scripts
 import rollstream.worker.intake.scripts
 import rollstream.worker.operations.scripts
@@ -22,6 +23,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.replay.scripts,
     rollstream.transport.rounds.scripts,
     rollstream.transport.versions.scripts,
+    rollstream.transport.weights.scripts,
     rollstream.worker.delivery.scripts,
     rollstream.worker.intake.scripts,
     rollstream.worker.operations.scripts,

@@ -53,6 +53,7 @@ from rollstream import (
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.demo.worker_process import serving_worker
+from rollstream.schemas.worker_report import WorkerReport
 
 KINDS, FIRST_KIND_TOKEN = 4, 10
 PROMPTS, COMPLETIONS, MAX_NEW_TOKENS = 16, 8, 12
@@ -287,7 +288,8 @@ def seconds_of_pauses(redis_url: str) -> float:
     """For how long swaps have let workers sample nothing, as the workers themselves report."""
     command = [sys.executable, "-m", "rollstream", "status", "--policy", POLICY, "--redis", redis_url, "--json"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return sum(float(worker["fields"]["swap_pauses_s"]) for worker in told["workers"])
+    fields = ({name.encode(): value.encode() for name, value in one["fields"].items()} for one in told["workers"])
+    return sum(WorkerReport.of(each).swap_pauses_s or 0 for each in fields)
 
 
 def run(runs: Sequence[Settings], console: Console) -> list[dict[str, Any]]:

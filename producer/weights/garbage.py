@@ -1,7 +1,7 @@
 """Remove from the store what no worker needs any more, after a publish.
 
 Needed are: what this client has just published, the newest few announced, the versions that live workers serve, load or
-have prepared, the one before each, the activated one, whatever was written of late, and the chain of each of these. A
+have prepared, the one before each, the one to serve, whatever was written of late, and the chain of each of these. A
 queued job asks for a version or a newer one, which the newest is. What cannot be read is never a reason to remove more.
 """
 
@@ -11,14 +11,13 @@ import logging
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rollstream.schemas import Keys, NameRefusedError
-from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.weights import Stored, StoreProblem, WeightStore, WeightStoreError, is_chunk, read_manifest
 
 from ..errors import ProducerError
+from ..policies.activation import newest_version
 from ..policies.live_workers import live_reports
 from ..policies.versions_stream import RECENT, announced_versions, read_version
 from ..redis_io.connection import Connection
@@ -80,10 +79,11 @@ class Garbage:
         keep = self._options.keep
         recent = await announced_versions(self._connection, self._keys, max(keep, RECENT))
         reports = await self._connection.call("read the workers", lambda redis: live_reports(redis, self._keys))
-        served = set(_versions_of(reports.values())) | await self._activated()
+        served = set(_versions_of(reports.values()))
         known = sorted({one.version for one in recent} | set(map(_version, stored)))
         before = {known[at - 1] for at in (bisect_left(known, version) for version in served) if at > 0}
-        versions = served | before | {one.version for one in recent[:keep]}
+        active = await newest_version(self._connection, self._keys)  # workers that start load it
+        versions = served | before | {active} | {one.version for one in recent[:keep]}
         announced = {one.version: one for one in recent}
         for version in versions - announced.keys():
             if (found := await read_version(self._connection, self._keys, version)) is not None:
@@ -91,13 +91,6 @@ class Garbage:
         said = (announced[version].announcement for version in versions & announced.keys())
         locations = {one.location for one in said if one is not None and one.transport != "folder"}
         return {name for name in stored if _version(name) in versions or name in locations}
-
-    async def _activated(self) -> set[int]:
-        key = self._keys.activations()
-        entries: Any = await self._connection.call(
-            "read the activations", lambda redis: redis.xrevrange(key, "+", "-", count=1)
-        )
-        return {EntryId.of(entry_id.decode()).milliseconds for entry_id, _ in entries}
 
     async def _chains(self, names: Iterable[str], sizes: Mapping[str, int]) -> set[str]:
         """All items that the manifests of these names need, with their chains."""

@@ -83,6 +83,18 @@ async def test_the_activated_version_stays(
     assert await versions(store) == {1, 4}
 
 
+async def test_the_one_to_serve_stays_however_many_wait_after_it(
+    redis_url: str, policy: str, tmp_path: Path, store: WeightStore
+) -> None:
+    async with AsyncClient(redis_url, policy=policy, weights=options(tmp_path, keep=3)) as client:
+        await publish(client, 1, 2)
+        for version in range(3, 8):
+            await client.publish_policy(version, state_dict=state(version), activate="by_hand")
+
+    assert await versions(store) == {1, 2, 5, 6, 7}
+    assert await is_whole(store)
+
+
 async def test_content_that_was_announced_under_another_number_stays(
     redis_url: str, policy: str, tmp_path: Path, store: WeightStore, server: Any
 ) -> None:

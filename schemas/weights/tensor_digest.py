@@ -1,4 +1,4 @@
-"""The digest over a version's tensors: after a delta only the tensors that it changed are hashed again.
+"""The digest over a version's tensors: a trainer hashes only those again that a delta changed.
 
 It says what the tensors are, not how they came: a folder, a chain of deltas and an anchor with the same tensors have
 the same digest. It is another one than `content_digest`, which is over the files of a folder.

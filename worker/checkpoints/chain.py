@@ -43,14 +43,6 @@ class Chain:
         """Bytes that are fetched."""
         return sum(chunk.num_bytes for link in self.links for chunk in link.chunks)
 
-    @property
-    def changed(self) -> set[int]:
-        """The tensors whose bytes are other ones than those of the base; all if there is none."""
-        if self.base is None:
-            return set(range(len(self.table)))
-        pairs = zip(self.table, self.base.tensors, strict=True)
-        return {at for at, (new, old) in enumerate(pairs) if new.sha256 != old.sha256}
-
 
 async def find_chain(
     store: WeightStore, name: str, sha256: str, booted: checkpoint.Booted | None, bases: Mapping[str, Kept]

@@ -1,4 +1,4 @@
-"""Versions from the weight store: patched into a copy of what is here, and verified by the digests of their tensors."""
+"""Versions from the weight store: patched into a copy of what is here, and verified by the digests of all tensors."""
 
 from __future__ import annotations
 
@@ -84,6 +84,8 @@ class StoreVersions:
         self._lacked: dict[str, str] = {}
         """The chunk that the newest refused version lacked, by the version's name."""
         self._config = b"{}" if model is None else _config(model)
+        self._spoilt: set[str] = set()
+        """Digests of versions in the cache whose copies had other bytes than they should: nothing is built on them."""
 
     def prepare(self, name: str, sha256: str, loop: asyncio.AbstractEventLoop, given_up: Event) -> Kept:
         """The version `name` of the store, whose tensors have the digest `sha256`.
@@ -93,7 +95,11 @@ class StoreVersions:
         if (found := self._cache.find(sha256)) is not None:
             return found
         began, store = time.monotonic(), _Questions(loop=loop, given_up=given_up)
-        bases = {kept.sha256: kept for kept in self._cache.kept if kept.tensors and self._cache.find(kept.sha256)}
+        bases = {
+            kept.sha256: kept
+            for kept in self._cache.kept
+            if kept.tensors and kept.sha256 not in self._spoilt and self._cache.find(kept.sha256)
+        }
         try:
             chain = store.ask(partial(find_chain, self._store, name, sha256, self._booted, bases))
             with self._cache.writing(name, file_bytes(chain.table) + len(self._config), chain.base) as folder:
@@ -122,11 +128,19 @@ class StoreVersions:
                 file.begin()
             else:
                 file.copy_from(chain.base.folder / WEIGHTS, store.given_up)
-            touched = chain.changed
+            touched: set[int] = set()
             for link in chain.links:  # one after another: a later one overwrites what an earlier one wrote
                 fetch = partial(self._patch, chain.name, file, link, store)
                 touched.update(*_each(pool, store.given_up, fetch, link.chunks))
-            _each(pool, store.given_up, partial(_verify, chain, file, store.given_up), sorted(touched))
+            # All of them, because a disk or a memory may have changed what was copied. The longest first: no thread
+            # is then left with a long one at the end.
+            order = sorted(range(len(chain.table)), key=lambda at: -chain.table[at].num_bytes)
+            try:
+                _each(pool, store.given_up, partial(_verify, chain, file, store.given_up), order)
+            except _OtherBytesError as error:
+                if chain.base is not None and error.tensor not in touched:
+                    self._spoilt.add(chain.base.sha256)
+                raise
 
     def _patch(self, name: str, file: TensorFile, link: Link, store: _Questions, chunk: Chunk) -> set[int]:
         """Fetch a chunk and write what it changes. Returns which tensors that concerns."""
@@ -146,7 +160,19 @@ class StoreVersions:
         content = checkpoint.store_content(folder, sha256)
         kept = Kept(sha256=sha256, folder=folder, content=content, tensors=chain.table)
         self._cache.keep(kept)
+        self._spoilt &= {one.sha256 for one in self._cache.kept} - {sha256}
         return kept
+
+
+class _OtherBytesError(VersionRefusedError):
+    """A tensor of the result is not what the manifest says."""
+
+    def __init__(self, chain: Chain, tensor: int) -> None:
+        name = chain.table[tensor].name
+        super().__init__(
+            f"weights {chain.name}: tensor {name} is not what was published: the next anchor brings all weights"
+        )
+        self.tensor = tensor
 
 
 def _each(pool: Executor, given_up: Event, call: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
@@ -166,9 +192,7 @@ def _verify(chain: Chain, file: TensorFile, given_up: Event, tensor: int) -> Non
     entry = chain.table[tensor]
     sha256, is_finite = file.digest(tensor, given_up)
     if sha256 != entry.sha256:
-        raise VersionRefusedError(
-            f"weights {chain.name}: tensor {entry.name} is not what was published: the next anchor brings all weights"
-        )
+        raise _OtherBytesError(chain, tensor)
     if not is_finite and not is_computed(entry.name, entry.shape):
         raise CheckpointRefusedError(Path(chain.name), WEIGHTS, not_finite(entry.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import WeightsManifest
+from rollstream.schemas.weights.delta import Record
 from rollstream.schemas.weights.tensor_digest import tensors_digest
 from rollstream.schemas.weights.tensor_table import pack_table
 from rollstream.transport.weights import WeightStore
 from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
+from rollstream.worker.checkpoints.tensor_file import TensorFile
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
 from rollstream.worker.errors import CheckpointRefusedError, VersionRefusedError
 from rollstream.worker.weights import checkpoint
@@ -249,6 +252,29 @@ async def test_a_record_for_a_tensor_that_is_said_to_stay_is_found_out(
         await fetching.prepare(wanted(wrong))
 
     assert f"tensor {one} " not in str(caught.value)
+
+
+async def test_a_bit_that_flips_in_what_is_copied_is_refused_and_the_next_try_takes_the_anchor(
+    weights: WeightStore, fetching: CheckpointSupply, boot: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a tensor that no record changes: its digest alone can tell."""
+    (first, _), (second, after) = await chain(weights, boot, 1)
+    await fetching.serving(await fetching.prepare(wanted(first)))
+    pairs = enumerate(zip(first.tensors, second.tensors, strict=True))
+    still = next(at for at, (old, new) in pairs if old == new)
+    copy_from = TensorFile.copy_from
+    noise = np.full(second.tensors[still].item_bytes, 1, np.uint8)
+
+    def flipping(file: TensorFile, base: Path, given_up: threading.Event) -> None:
+        copy_from(file, base, given_up)
+        file.apply(Record(tensor=still, start=0, count=1, places=None, values=noise))
+
+    monkeypatch.setattr(TensorFile, "copy_from", flipping)
+    with pytest.raises(VersionRefusedError, match=f"tensor {second.tensors[still].name} is not what was published"):
+        await fetching.prepare(wanted(second))
+    assert copies(tmp_path / "cache") == [first.name]
+
+    assert held(await fetching.prepare(wanted(second))) == said(after)
 
 
 async def test_another_models_tensors_are_refused_before_a_chunk_is_fetched(

@@ -219,9 +219,11 @@ class AsyncClient:
         A worker that has prepared it swaps at once, another takes no more jobs until it has. Activating a version again
         is a no-op. `by`: who did it, for operators; None: this host and process.
 
-        Raises `ActivationError` (not announced, or a later version was activated), `RedisUnavailableError`.
+        Raises `ActivationError` (not announced, a later version was activated, or the client's weight store has its
+        weights no more), `WeightStoreError`, `RedisUnavailableError`.
         """
-        await activate(self._connection, self._keys, version, by)
+        store = None if self._weights is None else self._weights.store
+        await activate(self._connection, self._keys, version, by, store)
 
     async def newest_version(self) -> int:
         """The policy version to serve: the newest that was activated, by its announcement or later; 0 if there is none.

@@ -15,17 +15,21 @@ from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.printable import printable
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.transport.versions.scripts import activate as activate_script
+from rollstream.transport.weights import WeightStore
 
 from ..calls.arguments import number
 from ..redis_io.connection import Connection
 from .errors import ActivationError
+from .stored_weights import lost_weights
 from .versions_stream import RECENT, Announced, all_versions, announced_version, read_version
 
 _LONGEST_BY = 200
 
 
-async def activate(connection: Connection, keys: Keys, version: object, by: object) -> None:
-    """See `AsyncClient.activate`."""
+async def activate(
+    connection: Connection, keys: Keys, version: object, by: object, store: WeightStore | None = None
+) -> None:
+    """See `AsyncClient.activate`; `store` is looked at if the client has one."""
     wanted = number(version)
     if type(wanted) is not int or not 1 <= wanted <= MAX_VERSION:
         raise ActivationError(version, f"a version is an integer from 1 to {MAX_VERSION}")
@@ -34,6 +38,10 @@ async def activate(connection: Connection, keys: Keys, version: object, by: obje
         return
     if wanted < active:
         raise _older(wanted, active)
+    found = await read_version(connection, keys, wanted)
+    announcement = None if found is None else found.announcement
+    if announcement is not None and (lost := await lost_weights(store, announcement)):
+        raise ActivationError(wanted, f"{lost}: publish them again under a new number", active)
     activation = Activation(version=wanted, by=_name(wanted, by), at=time.time())
     done = await connection.call("activate a policy version", lambda redis: activate_script(redis, keys, activation))
     if done.outcome == "older":  # somebody else was quicker

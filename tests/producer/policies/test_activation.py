@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from rollstream import Activate, ActivationError, AsyncClient, Client
-from rollstream.schemas import Activation, decode, encode
+from rollstream.schemas import Activation, Keys, decode, encode
+from rollstream.transport.weights import is_chunk, store_of
 from tests.support.faults import Queue
 from tests.support.versions import announce
 
@@ -68,6 +70,22 @@ async def test_what_was_not_announced_cannot_be_activated(trainer: AsyncClient, 
     with pytest.raises(ActivationError, match="the stream has it no more: publish its weights first"):
         await trainer.activate(2)
     assert activations(queue) == []
+
+
+@pytest.mark.parametrize("lost", ["manifest", "chunk"])
+async def test_what_the_weight_store_has_no_more_is_not_activated(
+    redis_url: str, policy: str, tmp_path: Path, queue: Queue, lost: str
+) -> None:
+    store = store_of(tmp_path, Keys(policy))
+    async with AsyncClient(redis_url, policy=policy, weights=tmp_path) as client:
+        for version in (1, 2):
+            await client.publish_policy(version, state_dict={"w": torch.full((8,), 1.0 * version)}, activate="by_hand")
+        gone = [one.name for one in await store.items() if is_chunk(one.name) == (lost == "chunk")]
+        await client.activate(1)
+        await store.delete(gone)
+        with pytest.raises(ActivationError, match=r"2 cannot be activated: .* has its weights no more .*publish"):
+            await client.activate(2)
+    assert [entry_id for entry_id, _ in activations(queue)] == ["1-0"]
 
 
 async def test_nothing_goes_back_behind_an_active_version(trainer: AsyncClient, models: Path, queue: Queue) -> None:

@@ -86,9 +86,11 @@ async def _publish_again(connection: Connection, keys: Keys, version: int, optio
     check_version(older)
     found = await read_version(connection, keys, older)
     before = None if found is None else found.announcement
-    if before is None:
+    if found is None or before is None:
         problem = f"version {older} is not in the versions stream any more" if found is None else found.problem
         raise PolicyVersionError(version, f"{problem}: publish its weights themselves")
+    if found.problem:  # announced by this release, it would lose what it requires
+        raise PolicyVersionError(version, f"version {older} cannot be announced again: {found.problem}")
     if before.source == "adapter":
         await _keep_adapter(connection, keys, version, before)
     probe = before.probe if options["probe"] is None else options["probe"]

@@ -12,6 +12,7 @@ from rollstream.producer.probes.probe_of import probe_of
 from rollstream.schemas import encode
 from tests.support.faults import Queue
 from tests.support.publishing import announced, blobs, lora, manifests, ttl
+from tests.support.versions import announce
 
 PROBE = probe_of([[5, 6]], [[-1.0]], vocab_size=512)
 
@@ -69,6 +70,13 @@ async def test_what_the_stream_has_no_more_is_refused(trainer: AsyncClient, mode
     with pytest.raises(PolicyVersionError, match="publish its weights themselves"):
         await trainer.publish_policy(4, again=3)
     assert queue.redis.xlen(queue.keys.versions()) == 2
+
+
+async def test_what_a_newer_release_requires_is_not_lost(trainer: AsyncClient, queue: Queue) -> None:
+    announce(queue, 1, "step-1", requires=("quantised_kv",))
+    with pytest.raises(PolicyVersionError, match="1 cannot be announced again: it requires quantised_kv, which"):
+        await trainer.publish_policy(2, again=1)
+    assert queue.redis.xlen(queue.keys.versions()) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 from enum import StrEnum
 
 from rollstream.schemas.errors import RollstreamError, cut
+from rollstream.schemas.weights.regular_files import NotRegularFileError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -60,6 +61,8 @@ def store_error(what: str, where: str, error: BaseException) -> WeightStoreError
 
     Of the last only the class is told: their texts may hold signed URLs and keys.
     """
+    if isinstance(error, NotRegularFileError):
+        return WeightStoreError(what, where, str(error.strerror), StoreProblem.BROKEN)
     if isinstance(error, TimeoutError):
         return WeightStoreError(what, where, "it did not answer in time", StoreProblem.AWAY)
     number = error.errno if isinstance(error, OSError) else None

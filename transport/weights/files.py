@@ -26,8 +26,8 @@ class Files(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that no reader sees a part of it, if the file system can do that."""
 
-    def read(self, name: str) -> bytes:
-        """The whole file. Raises `FileNotFoundError`."""
+    def read(self, name: str, most: int) -> bytes:
+        """The whole file, or one byte more than `most` of a longer one. Raises `FileNotFoundError`."""
 
     def size(self, name: str) -> int:
         """Its bytes. Raises `FileNotFoundError`."""
@@ -66,9 +66,11 @@ class FileStore:
         what = f"read {check_item(name)}"
         size = await self._run(what, 0, lambda: self._files.size(name))
         if size > most:
-            problem = f"{size} bytes, at most {most} were announced"
-            raise WeightStoreError(what, self._where, problem, StoreProblem.BROKEN)
-        return await self._run(what, size, lambda: self._files.read(name))
+            raise self._too_long(what, f"{size} bytes", most)
+        data = await self._run(what, size, lambda: self._files.read(name, most))
+        if len(data) > most:  # it has grown since, or its size says nothing of what it gives
+            raise self._too_long(what, "more bytes than its size says", most)
+        return data
 
     async def sizes(self, names: Collection[str]) -> dict[str, int]:
         """See `WeightStore`."""
@@ -96,6 +98,9 @@ class FileStore:
     async def room(self) -> int | None:
         """See `WeightStore`."""
         return None
+
+    def _too_long(self, what: str, found: str, most: int) -> WeightStoreError:
+        return WeightStoreError(what, self._where, f"{found}, at most {most} were announced", StoreProblem.BROKEN)
 
     async def _unless_gone(self, what: str, call: Callable[[], T]) -> T | None:
         try:

@@ -7,6 +7,8 @@ import time
 import uuid
 from pathlib import Path
 
+from rollstream.schemas.weights.regular_files import open_regular
+
 from .store import Stored, is_chunk, is_item
 
 _TEMPORARY = ".part-"
@@ -36,9 +38,10 @@ class Folder:
             raise
         _flush_folder(path.parent)
 
-    def read(self, name: str) -> bytes:
-        """The whole file."""
-        return self._path(name).read_bytes()
+    def read(self, name: str, most: int) -> bytes:
+        """See `Files`. Raises `NotRegularFileError` for a pipe or a device, which is not waited for."""
+        with open_regular(self._path(name)) as file:
+            return file.read(most + 1)
 
     def size(self, name: str) -> int:
         """Its bytes."""

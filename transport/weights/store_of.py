@@ -45,7 +45,7 @@ def store_of(
     scheme, found, rest = text.partition("://")
     if not found:
         return _folder(Path(text), shown, keys.policy)
-    if scheme == "file":
+    if scheme in ("file", "local"):
         return _folder(Path(unquote(rest)), shown, keys.policy)
     return _url(scheme, text, shown, keys.policy)
 

@@ -24,9 +24,9 @@ class UrlFiles:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(path, data)
 
-    def read(self, name: str) -> bytes:
-        """The whole file."""
-        return bytes(self._fs.cat_file(self._path(name)))
+    def read(self, name: str, most: int) -> bytes:
+        """See `Files`."""
+        return bytes(self._fs.cat_file(self._path(name), start=0, end=most + 1))
 
     def size(self, name: str) -> int:
         """Its bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import uuid
 from pathlib import Path
@@ -137,6 +138,48 @@ async def test_a_store_that_does_not_answer_is_given_up(tmp_path: Path, monkeypa
     blocked.set()
 
     assert caught.value.passes
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+async def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    store = store_of(tmp_path, Keys("p"))
+    await store.put(OTHER, b"1")
+    item = tmp_path / "p" / "chunks" / CHUNK
+    if kind == "pipe":
+        os.mkfifo(item)
+    else:
+        item.symlink_to("/dev/zero")
+
+    async with asyncio.timeout(10):
+        with pytest.raises(WeightStoreError, match=f"it is a {kind}, not a regular file") as caught:
+            await store.get(CHUNK, 100)
+
+    assert caught.value.reason is StoreProblem.BROKEN
+
+
+async def test_a_file_that_grows_while_it_is_read_is_read_no_further_than_announced(
+    store: WeightStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put(CHUNK, bytes(1000))
+    if not isinstance(store, FileStore):
+        pytest.skip("Redis gives size and bytes in one call")
+    read: list[int] = []
+    files = store._files
+    bounded = files.read
+
+    def watched(name: str, most: int) -> bytes:
+        data = bounded(name, most)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(files, "size", lambda _: 5)
+    monkeypatch.setattr(files, "read", watched)
+
+    with pytest.raises(WeightStoreError, match="more bytes than its size says, at most 7 were announced") as caught:
+        await store.get(CHUNK, 7)
+
+    assert caught.value.reason is StoreProblem.BROKEN
+    assert read == [8]
 
 
 async def test_errors_of_a_library_show_no_text_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

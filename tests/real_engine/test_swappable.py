@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rollstream.worker.engines.vllm.engine  # noqa: F401 - it prepares the environment that vLLM reads at its import
-from rollstream.worker.engines.vllm.swappable import tied, tied_heads, why_not
+from rollstream.worker.engines.vllm.inside.swappable import tied, tied_heads, why_not
 
 # After our engine.
 from vllm.model_executor.layers.attention import MLAAttention  # isort: skip

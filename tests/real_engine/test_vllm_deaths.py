@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.engines.vllm.weight_reload import _as_in_its_checkpoint
+from rollstream.worker.engines.vllm.inside.weight_reload import _as_in_its_checkpoint
 from rollstream.worker.errors import EngineDiedError
 from tests.support.engine_requests import PROMPT, generate, settings
 

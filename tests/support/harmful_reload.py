@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from rollstream.worker.engines.vllm import packed_experts, setup
+from rollstream.worker.engines.vllm import setup
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.engines.vllm.reception import Reception
+from rollstream.worker.engines.vllm.inside import packed_experts
+from rollstream.worker.engines.vllm.inside.reception import Reception
 
 
 class HarmfulReload(Reception):

@@ -32,8 +32,9 @@ from ...engine import (
 )
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
-from . import logits, setup, translation
+from . import setup, translation
 from .calls import Calls
+from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
 from .plugin import WORKER_PID
@@ -157,7 +158,7 @@ class VllmEngine(Transfers):
             raise SettingsError(f"--model {self._settings.model}: {doubt}: start the worker without LoRA")
 
     async def _watch_logits(self) -> None:
-        """See `worker.engines.vllm.logits`. If the engine has no such count, every request asks for log-probs."""
+        """See `inside.logits`. If the engine has no such count, every request asks for log-probs."""
         watching = await self._calls.utility(self._llm.collective_rpc("rollstream_watch_logits"))
         self._watched = all(watching) and logits.can_end_lost(EngineCoreOutput.__struct_fields__)
         if not self._watched:

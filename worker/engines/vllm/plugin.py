@@ -15,8 +15,9 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from . import held_requests, late_stops, logits, start
-from .held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
+from . import start
+from .inside import held_requests, late_stops, logits
+from .inside.held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
 from .metrics import sparse_statistics
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -84,7 +85,7 @@ def _fail_when_the_input_thread_fails() -> None:
 
 
 def _rule_over_requests() -> None:
-    """See `worker.engines.vllm.logits`, `late_stops` and `held_requests`.
+    """See `worker.engines.vllm.inside.logits`, `late_stops` and `held_requests`.
 
     Must come before `_send_pieces`, which holds tokens back.
     """
@@ -113,7 +114,7 @@ def _send_statistics_rarely() -> int | None:
 
 
 def _send_pieces(*, events: bool) -> None:
-    """See `worker.engines.vllm.held_tokens`."""
+    """See `worker.engines.vllm.inside.held_tokens`."""
     from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415 - vLLM is only there inside its processes
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
@@ -213,6 +214,6 @@ def _offer_gloo() -> None:
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
     if current_platform.is_cpu():
-        from . import gloo_transfer  # noqa: PLC0415 - imports vLLM
+        from .inside import gloo_transfer  # noqa: PLC0415 - imports vLLM
 
         gloo_transfer.register()

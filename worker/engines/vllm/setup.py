@@ -13,8 +13,8 @@ from rollstream.schemas.generation_config import LogprobsFlavour
 from ...config import WorkerSettings
 from ...engine import EngineInfo
 from ...errors import SettingsError
-from .logits import COUNT_NANS
-from .reception import EXTENSION
+from .inside.logits import COUNT_NANS
+from .inside.reception import EXTENSION
 from .transfers import VLLM_BACKENDS
 
 PLUGIN = "rollstream"

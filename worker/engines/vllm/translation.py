@@ -16,8 +16,8 @@ from ...engine import Completion, GenerateRequest
 from ...errors import DataError, EngineDiedError
 from ..forbidden import check_allowed
 from ..special_tokens import visible_text
-from .late_stops import LATE_STOPS
-from .logits import NOT_FINITE
+from .inside.late_stops import LATE_STOPS
+from .inside.logits import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.engine import GenerateRequest
-from rollstream.worker.engines.vllm.logits import NOT_FINITE
+from rollstream.worker.engines.vllm.inside.logits import NOT_FINITE
 from rollstream.worker.engines.vllm.translation import candidates, completions, sampling_fields
 from rollstream.worker.errors import DataError, EngineDiedError
 

@@ -1,7 +1,7 @@
 """Let vLLM's statistics leave EngineCore every few steps, where vLLM would send them after each. Imports no vLLM.
 
-Each message costs what a piece of tokens costs (`worker.engines.vllm.held_tokens`), so statistics of every step would
-make pieces useless. Runs inside EngineCore.
+Each message costs what a piece of tokens costs (`worker.engines.vllm.inside.held_tokens`), so statistics of every step
+would make pieces useless. Runs inside EngineCore.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..held_tokens import PIECE
+from ..inside.held_tokens import PIECE
 
 STEPS = PIECE
 """Steps from message to message: no more messages of statistics than of pieces."""

@@ -1,7 +1,8 @@
 """vLLM's statistics of one engine, as Prometheus' numbers. Imports no vLLM; see `stat_logger`.
 
 vLLM's own logger for Prometheus cannot be used: it removes the series of each earlier engine of the process, and calls
-every engine 0. Its counts by message would mean nothing, since ours bring pieces (`worker.engines.vllm.held_tokens`).
+every engine 0. Its counts by message would mean nothing, since ours bring pieces
+(`worker.engines.vllm.inside.held_tokens`).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..staging.staged_weights import StagedWeights
 from . import logits, packed_experts, reached_experts, swappable
 from .adapter_audit import AdapterAudit
-from .staging.staged_weights import StagedWeights
 
 _TABLES = "rollstream_tables"
 """The attribute of a model with its computed layers and copies of their tables."""
@@ -25,7 +25,7 @@ class WeightReload(AdapterAudit, StagedWeights):
     _reached: reached_experts.ReachedExperts
 
     def rollstream_watch_logits(self) -> bool:
-        """See `worker.engines.vllm.logits.watch_rows`."""
+        """See `worker.engines.vllm.inside.logits.watch_rows`."""
         return logits.watch_rows(self.model_runner)
 
     def rollstream_add_adapter(self, name: str, int_id: int, path: str, num_tensors: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rollstream.worker.engines.vllm.held_requests import hold, hold_on_demand, release
+from rollstream.worker.engines.vllm.inside.held_requests import hold, hold_on_demand, release
 
 
 class Request:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rollstream.worker.engines.vllm.logits import NOT_FINITE, can_end_lost, end_lost, lost_rows, watch_rows
+from rollstream.worker.engines.vllm.inside.logits import NOT_FINITE, can_end_lost, end_lost, lost_rows, watch_rows
 
 INF, NAN = float("inf"), float("nan")
 

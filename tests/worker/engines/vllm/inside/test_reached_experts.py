@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rollstream.worker.engines.vllm.reached_experts import ReachedExperts, routers_of
+from rollstream.worker.engines.vllm.inside.reached_experts import ReachedExperts, routers_of
 
 
 class Router:

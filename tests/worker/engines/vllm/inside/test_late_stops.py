@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rollstream.worker.engines.vllm.late_stops import LATE_STOPS, end_late
+from rollstream.worker.engines.vllm.inside.late_stops import LATE_STOPS, end_late
 
 
 class Rows(list[int]):

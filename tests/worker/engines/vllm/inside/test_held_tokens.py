@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from rollstream.worker.engines.vllm.held_tokens import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
+from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
 from rollstream.worker.engines.vllm.plugin import WORKER_PID
 from rollstream.worker.engines.vllm.setup import prepare_environment
 

@@ -19,7 +19,7 @@ from rollstream.schemas.wire.probe import Probe
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.checkpoints.supply import CheckpointSupply
-from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.engine import Engine
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.make_follower import make_follower
@@ -41,7 +41,7 @@ def write_steps(root: Path, *steps: int) -> Path:
 def follower_of(
     redis: Redis,
     queue: Queue,
-    engine: StubEngine,
+    engine: Engine,
     checkpoints: Path | CheckpointSupply | None = None,
     proofs: Proofs | None = None,
 ) -> VersionFollower:

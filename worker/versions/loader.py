@@ -149,9 +149,9 @@ class VersionLoader:
 
     async def _receive(self, announced: Announced, rounds: RoundReceiver) -> None:
         """Swap in the version's round; where that is missed, or breaks, to its files in the weight store."""
-        prove = self._proofs.prove(announced.version, announced.probe, self._engine.info)
         try:
-            paused_s = await rounds.receive(_wanted(announced), self._swap, prove)
+            with self._proofs.loading(announced.version, announced.probe, self._engine.info) as prove:
+                paused_s = await rounds.receive(_wanted(announced), self._swap, prove)
         except RoundMissedError as error:
             log.warning("taking the version from the weight store", version=announced.version, why=str(error))
             weights = await self._checkpoints.prepare(_wanted(announced))
@@ -162,8 +162,8 @@ class VersionLoader:
 
     async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
         version = announced.version
-        prove = self._proofs.prove(version, announced.probe, self._engine.info)
-        paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
+        with self._proofs.loading(version, announced.probe, self._engine.info) as prove:
+            paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
         self._swapped(version, paused_s)
         await self._checkpoints.serving(weights)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 
 import structlog
@@ -45,25 +46,36 @@ class Proofs:
             if version not in self._may_sample:
                 raise UnprovenError(version)
 
-    def prove(self, version: int, probe: Probe | None, info: EngineInfo) -> Prove | None:
-        """What an engine must ask of the version's weights before it samples with them; None for nothing.
+    @contextmanager
+    def loading(self, version: int, probe: Probe | None, info: EngineInfo) -> Iterator[Prove | None]:
+        """Around a load of the version: what the engine must ask of its weights before it samples; None for nothing.
 
-        Raises `ProofFailedError` for a probe that the engine cannot score.
+        A load that fails takes back what it allowed: one engine may have passed, but they all have their old weights.
+        Where there is no probe, those that could load the version serve it. Raises `ProofFailedError` for a probe that
+        the engine cannot score.
         """
+        before = {version: self._may_sample[version]} if version in self._may_sample else {}
         if probe is None:
             self.allow(version)
-            return None
+            yield None
+            return
         check_fits(probe, version, info)
-        before = {version: self._may_sample[version]} if version in self._may_sample else {}
+
+        def take_back() -> None:
+            self._may_sample.pop(version, None)
+            self._may_sample |= before  # the same number with other content, which was served before
 
         async def prove(score: Score) -> None:
             try:
                 proof = await proof_of(probe, version, info, score)
-                self.allow(version, proof)
-                log.info("policy version proven", version=version, proof=str(proof))
             except BaseException:
-                self._may_sample.pop(version, None)  # another replica may have passed: they all go back
-                self._may_sample |= before  # the same number with other content, which was served before
+                take_back()
                 raise
+            self.allow(version, proof)
+            log.info("policy version proven", version=version, proof=str(proof))
 
-        return prove
+        try:
+            yield prove
+        except Exception:  # not where the caller is cancelled: an engine carries the load out all the same
+            take_back()
+            raise

@@ -24,15 +24,16 @@ async def test_a_made_probe_is_reproduced_by_its_own_weights_alone(
     before, proofs = await swap(engine, models[0]), Proofs()
 
     version = next(versions)
-    await engine.load_checkpoint(version, models[1], "keep", prove=proofs.prove(version, probe, engine.info))
+    with proofs.loading(version, probe, engine.info) as prove:
+        await engine.load_checkpoint(version, models[1], "keep", prove=prove)
     proof = proofs.of(version)
     assert proof is not None
     assert (proof.rows, proof.tokens, engine.policy_version) == (len(probe.rows), 512 - len(probe.rows), version)
     assert proof.largest < 1e-4
 
     other = next(versions)
-    with pytest.raises(ProofFailedError) as failed:
-        await engine.load_checkpoint(other, models[2], "keep", prove=proofs.prove(other, probe, engine.info))
+    with pytest.raises(ProofFailedError) as failed, proofs.loading(other, probe, engine.info) as prove:
+        await engine.load_checkpoint(other, models[2], "keep", prove=prove)
     assert failed.value.mean > 1
     assert before < engine.policy_version == version
     assert not proofs.allows(other)

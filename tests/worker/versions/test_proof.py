@@ -13,9 +13,8 @@ from rollstream.schemas.wire.probe import Probe, Tolerance
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import DataError, EngineDiedError, ProofFailedError, UnprovenError
+from rollstream.worker.errors import DataError, ProofFailedError
 from rollstream.worker.versions.proof import check_fits, compared, proof_of, tolerance_of
-from rollstream.worker.versions.proofs import Proofs
 from tests.support.probes import stub_probe
 
 INFO = StubEngine(WorkerSettings(policy="p", engine="stub")).info
@@ -108,35 +107,3 @@ async def test_a_row_that_the_engine_refuses_fails_the_proof_and_ends_the_others
         await proof_of(stub_probe(7), 7, INFO, score)
 
     assert [task is not None and task.cancelling() for task in others] == [1]
-
-
-async def test_only_a_version_that_has_passed_or_has_no_probe_may_sample() -> None:
-    proofs, engine = Proofs(), StubEngine(WorkerSettings(policy="p", engine="stub"))
-    proofs.allow(0)
-    right, wrong = proofs.prove(7, stub_probe(7), INFO), proofs.prove(8, stub_probe(8, off=1), INFO)
-    assert proofs.prove(9, None, INFO) is None
-    assert right is not None
-    assert wrong is not None
-
-    await right(lambda request: engine._scored(request, 7))
-    with pytest.raises(ProofFailedError):
-        await wrong(lambda request: engine._scored(request, 8))
-
-    proofs.check([[(0, 5), (7, 3)], [(9, 1)]])
-    for spans in ([(8, 1)], [(7, 1), (8, 1)], [(10, 2)]):
-        with pytest.raises(UnprovenError, match="which this worker has not proven"):
-            proofs.check([[(0, 1)], spans])
-    assert issubclass(UnprovenError, EngineDiedError), "else the worker would go on"
-
-
-async def test_what_one_replica_passed_counts_no_more_when_another_fails() -> None:
-    proofs, engine = Proofs(), StubEngine(WorkerSettings(policy="p", engine="stub"))
-    prove = proofs.prove(7, stub_probe(7), INFO)
-    assert prove is not None
-    await prove(lambda request: engine._scored(request, 7))
-    assert proofs.allows(7)
-
-    with pytest.raises(ProofFailedError):
-        await prove(lambda request: engine._scored(request, 6))
-
-    assert not proofs.allows(7)

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, after
+from rollstream.schemas.errors import cut
 
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
@@ -48,6 +49,8 @@ class Announcements:
         changes nothing."""
         self.active: tuple[Announced, ...] = ()
         """Those that are, or were, the one to serve, the newest first."""
+        self.problem = ""
+        """Why Redis gives nothing of the streams though it answers, such as a key of another type; else empty."""
 
     @property
     def newest(self) -> int:
@@ -71,11 +74,11 @@ class Announcements:
             began = time.monotonic()
             try:
                 await self.read()
+                self.problem = ""
             except RedisError as error:
                 if cancelled():
                     raise asyncio.CancelledError from error
-                FAILED.add()
-                log.debug("versions not read", error=str(error))
+                self._failed(error)
             self._looked_at = began
         return True
 
@@ -92,6 +95,15 @@ class Announcements:
             self._heads = [head, activated[:1]]
             self.versions, self.active = tuple(versions), decisions.active(versions, activations)
 
+    def _failed(self, error: RedisError) -> None:
+        FAILED.add()
+        log.debug("versions not read", error=str(error))
+        if isinstance(error, ResponseError):  # others pass by themselves
+            problem = cut(f"no version can be seen: {error}")
+            if problem != self.problem:
+                log.warning("versions cannot be read until that is mended", problem=problem)
+            self.problem = problem
+
     async def _read_heads(self) -> list[Any]:
         pipe: Any = self._redis.pipeline(transaction=False)  # redis-py does not type what queues a command
         keys = self._versions, self._activations
@@ -100,7 +112,7 @@ class Announcements:
         found = list(await pipe.execute(raise_on_error=False))
         for key, reply in zip(keys, found, strict=True):
             if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
-                raise ResponseError(f"{reply}: {key} is no stream")
+                raise ResponseError(f"{reply}: {key} is no stream: delete the key")
             if isinstance(reply, RedisError):
                 raise reply
         return found

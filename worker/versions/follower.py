@@ -85,10 +85,11 @@ class VersionFollower:
 
     @property
     def problem(self) -> str:
-        """The same for people: else why the newest of those that are not active yet was refused."""
+        """For people: why no version can be seen, else the same, else why the newest that is not active was refused."""
+        told = self._announcements.problem or self.error
         ahead = next((one for one in self.pending[:1] if one in self._refused), None)
-        if self.error or ahead is None:
-            return self.error
+        if told or ahead is None:
+            return told
         return f"version {ahead.version}, not active yet: {self._refused[ahead].why}"
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from rollstream import AsyncClient
 from rollstream.schemas import Keys
@@ -22,6 +23,7 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights import checkpoint
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Link, Queue
 from tests.support.versions import announce, write_steps
@@ -90,6 +92,32 @@ async def test_a_look_that_was_given_up_counts_for_nobody(
     await third
 
     assert followed.newest == 1
+
+
+@pytest.mark.keys_by_hand
+@pytest.mark.parametrize("name", ["versions", "activations"])
+async def test_a_key_that_is_no_stream_is_warned_of_once_and_reported_until_it_is_gone(
+    redis: Redis, policy: str, queue: Queue, tmp_path: Path, name: str
+) -> None:
+    followed = follower(redis, policy, write_steps(tmp_path, 1), stub_engine(), [])
+    announce(queue, 1, "step-1", checkpoint.digest(tmp_path / "step-1"))
+    await followed.begin()
+    key = getattr(queue.keys, name)()
+    await redis.delete(key)
+    await redis.set(key, "no stream")
+
+    with capture_logs() as logs:
+        for _ in range(3):
+            await followed.look()
+
+    assert f"{key} is no stream" in followed.problem
+    assert [one["log_level"] for one in logs if "problem" in one] == ["warning"]
+    assert (followed.serving.version, followed.error) == (1, "")
+
+    await redis.delete(key)
+    await followed.look()
+
+    assert followed.problem == ""
 
 
 class Overtaken(StubEngine):

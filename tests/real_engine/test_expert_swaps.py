@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import ScoreRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, SettingsError
+from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, SettingsError
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap
@@ -175,6 +175,23 @@ async def test_experts_that_are_not_packed_fail_their_proof_and_leave_no_trace(m
         assert found.token_ids.tolist() == expected.token_ids.tolist()
         assert found.version_spans == ((before, 120),)
     assert await mixture.serves(old)
+
+
+@pytest.mark.large
+async def test_experts_that_are_not_packed_when_old_weights_come_back_end_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (write(tmp_path / f"step-{step}", "Qwen3-MoE", step) for step in range(2))
+    with_harm(monkeypatch)
+    engine = VllmEngine(settings(old))
+    await engine.start()
+    try:
+        await harm_next(engine, "unpacked, for ever")
+
+        with pytest.raises(EngineDiedError, match=r"version 1 failed .*before it are gone: their log-probs are \d\.\d"):
+            await engine.load_checkpoint(1, new, "keep", None, Proof(Reference(new)))
+    finally:
+        await end(engine)
 
 
 async def test_a_proof_says_how_many_experts_its_probe_reached(mixture: Mixture) -> None:

@@ -17,7 +17,7 @@ from rollstream.worker.engines.vllm.inside.reception import Reception
 class HarmfulReload(Reception):
     """`Reception` in vLLM's processes; its next reload does the harm that `tests_harm` names.
 
-    `for ever`: all reloads to come do it.
+    A harm that ends with `for ever` is done by all reloads to come.
     """
 
     _harm = ""
@@ -26,10 +26,10 @@ class HarmfulReload(Reception):
         self._harm = harm
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:
-        harm, self._harm = self._harm, self._harm if self._harm == "for ever" else ""
+        harm, self._harm = self._harm, self._harm if self._harm.endswith("for ever") else ""
         model = self.model_runner.get_model()
         with pytest.MonkeyPatch.context() as patch:
-            if harm == "unpacked":
+            if harm.startswith("unpacked"):
                 patch.setattr(packed_experts, "pack", lambda *_: None)
             if harm == "stale":
                 patch.setattr(model, "load_weights", _without_a_layer(model.load_weights))

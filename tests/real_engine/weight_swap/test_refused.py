@@ -183,18 +183,40 @@ async def test_boot_weights_are_served_as_version_0_and_changed_files_are_not_go
         await engine.close()
 
 
-@pytest.mark.large
+@pytest.mark.parametrize(
+    ("proven", "fails"),
+    [
+        (False, "its proof"),
+        pytest.param(True, "its proof", marks=pytest.mark.large),
+        pytest.param(True, "its load", marks=pytest.mark.large),
+    ],
+)
 async def test_old_weights_that_are_no_longer_what_they_were_end_the_engine(
-    models: list[Path], reference: Callable[..., Reference], monkeypatch: pytest.MonkeyPatch
+    models: list[Path],
+    reference: Callable[..., Reference],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    proven: bool,
+    fails: str,
 ) -> None:
     with_harm(monkeypatch)
     engine = VllmEngine(settings(models[0]))  # of its own: it ends
     await engine.start()
     try:
-        await engine.load_checkpoint(1, models[1], "keep", None, Proof(reference(models[1])))
+        if proven:
+            await engine.load_checkpoint(1, models[1], "keep", None, Proof(reference(models[1])))
+        answer = await in_flight(engine, [request(max_new_tokens=400)])
         await harm_next(engine, "for ever")
+        if fails == "its load":
+            harm_after_the_check(monkeypatch, remove_all)
 
-        with pytest.raises(EngineDiedError, match=r"version 2 failed its proof.*their own proof is .* nats off"):
-            await engine.load_checkpoint(2, models[2], "keep", None, Proof(reference(models[2])))
+        folder, prove = shutil.copytree(models[2], tmp_path / "two"), Proof(reference(models[2]))
+        with pytest.raises(EngineDiedError, match=r"version 2 failed .*before it are gone: their log-probs are .* off"):
+            await engine.load_checkpoint(2, folder, "keep", None, prove)
+
+        with pytest.raises(EngineDiedError):
+            await answer
+        with pytest.raises(EngineDiedError):
+            await greedy(engine)
     finally:
         await engine.close()

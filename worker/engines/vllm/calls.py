@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rollstream.transport.redis.lost_cancellations import cancellations
@@ -87,6 +88,16 @@ class Calls:
         """Wait while weights are loaded: EngineCore answers calls in order, and a load has its own time limit."""
         while not self._no_load.is_set():  # the next load may begin before a waiter wakes
             await self._no_load.wait()
+
+    @contextmanager
+    def vital(self, problem: str) -> Iterator[None]:
+        """Turn any error into the engine's death."""
+        try:
+            yield
+        except EngineDiedError:
+            raise
+        except Exception as error:
+            raise self.died(f"{problem}: {error}") from error
 
     def died(self, reason: str) -> EngineDiedError:
         """Declare the engine dead; returns the error to raise."""

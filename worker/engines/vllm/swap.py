@@ -186,6 +186,9 @@ class Swapper:
         asked_at = time.monotonic()
         await self._pause(mode)
         paused_at = time.monotonic()
+        if self._prover.can_hold and not self._prover.knows:
+            await self._prover.note(self._versions.now)
+            await self._pause("keep")
         try:
             await self._load(version, new.bring, listed)
             if prove is not None:
@@ -193,14 +196,7 @@ class Swapper:
         except EngineDiedError:
             raise
         except Exception as error:
-            proving = self._prover.holding
-            if proving:
-                with self._vital("it does not pause after a failed proof"):
-                    await self._pause("keep")
-            await self._go_back(listed, error)
-            if proving:
-                with self._vital(f"version {version} failed its proof, and the weights before it are gone"):
-                    await self._prover.confirm(self._versions.now)
+            await self._restore(version, listed, error)
             raise
         if prove is None:
             self._prover.forget()
@@ -238,6 +234,18 @@ class Swapper:
         for request_id in await self._adapters.restore(listed):
             await self._calls.utility(self._llm.abort(request_id))
 
+    async def _restore(self, version: int, listed: frozenset[int], cause: Exception) -> None:
+        """Go back to the old weights, and look whether they are what they were before anything samples with them."""
+        looks = self._prover.can_hold
+        if looks:
+            with self._calls.vital(f"it does not hold requests back after version {version} failed"):
+                await self._pause("keep")  # a proof let it go on
+                await self._prover.hold()
+        await self._go_back(listed, cause)
+        if looks:
+            with self._calls.vital(f"version {version} failed ({cause}), and the weights before it are gone"):
+                await self._prover.confirm(self._versions.now)
+
     async def _go_back(self, listed: frozenset[int], cause: Exception) -> None:
         """Load the old weights until two loads in a row succeed: half-loaded layers take a part of the next load."""
         now, old = self._versions.now, self._serving
@@ -266,19 +274,9 @@ class Swapper:
 
     async def _resume(self) -> None:
         """Let the engine go on. Raises `EngineDiedError` also if it refuses, since it would stand still for ever."""
-        with self._vital("it does not go on after a swap"):
+        with self._calls.vital("it does not go on after a swap"):
             await self._prover.release()
             await self._calls.utility(self._llm.resume_generation())
-
-    @contextmanager
-    def _vital(self, problem: str) -> Iterator[None]:
-        """Turn any error into the engine's death."""
-        try:
-            yield
-        except EngineDiedError:
-            raise
-        except Exception as error:
-            raise self._calls.died(f"{problem}: {error}") from error
 
     async def _listed_adapters(self) -> frozenset[int]:
         return frozenset(await self._calls.utility(self._llm.list_loras())) if len(self._adapters) else frozenset()

@@ -23,12 +23,14 @@ class Llm:
 
     def __init__(self, *, doubt: str = "", data_parallel_size: int = 1) -> None:
         self.calls: list[Any] = []
+        self.rows: list[list[int]] = []
         self.doubt = doubt
         self.engine_core = self
         self.logprob = -1.0
+        self.finite = True
         self.vllm_config = SimpleNamespace(
             parallel_config=SimpleNamespace(pipeline_parallel_size=1, data_parallel_size=data_parallel_size),
-            model_config=SimpleNamespace(dtype="torch.float32"),
+            model_config=SimpleNamespace(dtype="torch.float32", max_model_len=50, get_vocab_size=lambda: 9),
         )
 
     async def call_utility_async(self, method: str, *_: Any) -> Any:
@@ -47,9 +49,10 @@ class Llm:
 
     async def score(self, request: ScoreRequest, version: int) -> Scores:
         self.calls.append(("score", version))
-        if request.token_ids[0] < 0:
+        self.rows.append(request.token_ids)
+        if request.token_ids[0] < 0 or not self.finite:
             raise DataError(ErrorCode.ENGINE_REFUSED, "input_ids", "too long")
-        if not request.token_ids[0]:
+        if not request.token_ids[0] and len(request.token_ids) == 3:
             await asyncio.sleep(60)
         nothing = np.empty((2, 0), np.float32)
         logprobs = np.full(2, self.logprob, np.float32)
@@ -130,7 +133,38 @@ async def test_old_weights_are_what_they_were_if_their_own_proof_gives_the_same(
     assert llm.calls == ["resume", ("score", 4), ("score", 4)]
 
     llm.logprob = -1.01
-    with pytest.raises(RuntimeError, match=r"their own proof is 0\.01 nats off"):
+    with pytest.raises(RuntimeError, match=r"their log-probs are 0\.01 nats off"):
         await proving.confirm(4)
     proving.forget()
     await proving.confirm(4)
+
+
+async def test_weights_that_were_not_proven_are_known_again_by_rows_that_were_scored_before_a_swap() -> None:
+    llm = Llm()
+    proving = await prover(llm)
+    assert not proving.knows
+
+    await proving.note(3)
+    assert proving.knows
+    assert proving.holding
+    assert llm.calls == ["rollstream_hold", "resume", *[("score", 3)] * 3]
+    asked, llm.rows = llm.rows, []
+    assert [len(row) for row in asked] == [49] * 3
+    assert {token for row in asked for token in row} == set(range(9))
+
+    await proving.confirm(3)
+    assert llm.rows == asked
+    llm.logprob = -1.01
+    with pytest.raises(RuntimeError, match=r"their log-probs are 0\.01 nats off"):
+        await proving.confirm(3)
+
+
+async def test_weights_without_finite_log_probs_hinder_no_swap_and_are_not_known_again() -> None:
+    llm = Llm()
+    llm.finite = False
+    proving = await prover(llm)
+
+    await proving.note(3)
+    await proving.confirm(3)
+
+    assert not proving.knows

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rollstream.schemas import PolicyVersion, SchemaError, decode
+from rollstream.schemas import PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, Activation, Transport, VersionSource
@@ -16,7 +17,7 @@ from rollstream.schemas.wire.requires import unknown_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """One version, by the id of its entry. Two are equal if they have the same number and content."""
+    """One version, by the id of its entry. Two are equal if they have the same number, content and probe."""
 
     version: int
     source: VersionSource | Literal[""] = ""
@@ -26,6 +27,8 @@ class Announced:
     transport: Transport = "folder"
     base: int | None = None
     probe: Probe | None = field(default=None, compare=False)
+    probe_sha256: str = ""
+    """Digest of the probe; empty if there is none."""
     activate: Activate = field(default=Activate(), compare=False)
     problem: str = ""
     """Why it cannot be read, or what it needs that this worker does not know; empty when it may be served."""
@@ -34,6 +37,10 @@ class Announced:
     def is_at_once(self) -> bool:
         """Whether its announcement activates it."""
         return self.activate.when == "at_once"
+
+    def is_like(self, served: Announced) -> bool:
+        """Whether `served` is what it announces, and has passed its probe. Without a probe nothing is asked."""
+        return self == served or (not self.probe_sha256 and self == replace(served, probe_sha256=""))
 
 
 BOOTED = Announced(version=0)
@@ -64,6 +71,7 @@ def announced_in(version: int, fields: Mapping[bytes, bytes]) -> Announced:
         transport=found.transport,
         base=found.base,
         probe=found.probe,
+        probe_sha256="" if found.probe is None else hashlib.sha256(encode(found.probe)).hexdigest(),
         activate=found.activate,
         problem=problem,
     )

@@ -27,19 +27,19 @@ def active(announced: Sequence[Announced], activations: Collection[int]) -> tupl
 
 
 def started_again(active: Sequence[Announced], served: Announced) -> bool:
-    """Whether the streams are others than those of `served`: they end before it, or have other content under its
-    number.
+    """Whether the streams are others than those of `served`: they end before it, or have other content or a probe that
+    it has not passed under its number.
     """
     there = [one for one in active if one.version == served.version]
-    return bool(active) and (active[0].version < served.version or there not in ([], [served]))
+    return bool(active) and (active[0].version < served.version or not all(one.is_like(served) for one in there))
 
 
 def to_serve(active: Sequence[Announced], served: Announced, *, adrift: bool) -> list[Announced]:
     """Versions to serve instead of `served`, the best first: newer ones, or if `adrift` any."""
-    return list(takewhile(lambda one: one != served and (adrift or one.version > served.version), active))
+    return list(takewhile(lambda one: not one.is_like(served) and (adrift or one.version > served.version), active))
 
 
 def to_prepare(announced: Sequence[Announced], active: Sequence[Announced], served: Announced) -> list[Announced]:
     """Versions that may be activated later, the best first: newer than all active ones."""
     newest = active[0].version if active else 0
-    return [one for one in announced if one.version > newest and one != served]
+    return [one for one in announced if one.version > newest and not one.is_like(served)]

@@ -165,7 +165,7 @@ class VersionFollower:
     def _settle(self) -> None:
         active, served = self._announcements.active, self.serving.announced
         adrift = self.adrift
-        if adrift and served in active:
+        if adrift and any(one.is_like(served) for one in active):
             log.info("jobs are taken again, the served version is in the versions stream", serving=served.version)
             self.adrift = False
         elif not adrift and decisions.started_again(active, served):

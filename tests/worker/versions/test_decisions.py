@@ -15,8 +15,10 @@ BY_HAND: When = "by_hand"
 SHARED: When = "when_prepared"
 
 
-def one(version: int, when: When = "at_once", content: str = "") -> Announced:
-    return Announced(version=version, source="checkpoint", sha256=content, activate=Activate(when=when))
+def one(version: int, when: When = "at_once", content: str = "", probe: str = "") -> Announced:
+    return Announced(
+        version=version, source="checkpoint", sha256=content, activate=Activate(when=when), probe_sha256=probe
+    )
 
 
 def announced(*when: When) -> list[Announced]:
@@ -89,6 +91,19 @@ def test_streams_that_end_before_the_served_version_or_give_it_other_content_are
     versions: list[int], served: Announced, again: bool
 ) -> None:
     assert started_again([one(version) for version in versions], served) == again
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed", "again"),
+    [("", "", False), ("", "one", False), ("one", "one", False), ("one", "", True), ("one", "other", True)],
+)
+def test_a_probe_that_was_not_passed_makes_the_same_content_another_and_none_asks_nothing(
+    asked: str, passed: str, again: bool
+) -> None:
+    there, served = one(5, probe=asked), one(5, probe=passed)
+
+    assert started_again([there], served) == again
+    assert to_serve([there], served, adrift=True) == ([there] if again else [])
 
 
 @pytest.mark.parametrize(

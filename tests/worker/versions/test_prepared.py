@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas.wire.policies import Activate
+from rollstream.schemas.wire.probe import Probe
 from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Prove, SwapMode
@@ -308,6 +309,38 @@ async def test_a_worker_whose_active_version_fails_its_proof_at_start_takes_no_j
         announce_step(queue, steps, 2, probe=stub_probe(2))
         await until_true(served(followed, 2))
         assert not followed.waits
+
+
+@pytest.mark.parametrize("before", [None, stub_probe(1)])
+async def test_what_is_served_and_announced_again_with_a_probe_is_proven_before_another_job_is_taken(
+    followed: VersionFollower, queue: Queue, steps: Path, proofs: Proofs, before: Probe | None
+) -> None:
+    announce_step(queue, steps, 1, probe=before)
+    async with following(followed):
+        queue.redis.delete(queue.keys.versions())
+        announce_step(queue, steps, 1, probe=stub_probe(1, off=5))
+        await until_true(lambda: "version 1 does not reproduce its probe" in followed.error)
+        assert (followed.serving.version, followed.waits) == (1, True)
+
+        queue.redis.delete(queue.keys.versions())
+        announce_step(queue, steps, 1, probe=stub_probe(1, off=0.001))
+        await until_true(lambda: not followed.waits)
+        proof = proofs.of(1)
+        assert proof is not None
+        assert (followed.serving.version, followed.error, proof.mean > 0) == (1, "", True)
+
+
+async def test_what_is_served_and_announced_again_without_its_probe_serves_on(
+    followed: VersionFollower, engine: Recording, queue: Queue, steps: Path, proofs: Proofs
+) -> None:
+    announce_step(queue, steps, 1, probe=stub_probe(1))
+    async with following(followed):
+        queue.redis.delete(queue.keys.versions())
+        announce_step(queue, steps, 1)
+        await followed.look()
+
+        assert (followed.serving.version, followed.waits, proofs.of(1) is None) == (1, False, False)
+        assert engine.calls == ["load step-1"]
 
 
 class Credulous(Recording):

@@ -184,7 +184,17 @@ def test_weights_that_are_no_numbers_are_refused(model: Model) -> None:
         ((torch.tensor([[5, 6]]), torch.tensor([[1]])), "a mask of the same shape"),
         ((lambda _text: None,), "does not give a text's input_ids"),
     ],
-    ids=lambda given: str(given)[:30],
+    ids=[
+        "an id outside",
+        "one id",
+        "no rows",
+        "many ids",
+        "many rows",
+        "floats",
+        "a text",
+        "another mask",
+        "no tokenizer",
+    ],
 )
 def test_what_are_no_rows_of_the_model_is_refused(model: Model, given: tuple[Any, ...], told: str) -> None:
     with pytest.raises(ProbeError, match=told):

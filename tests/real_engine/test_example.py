@@ -152,7 +152,7 @@ def test_a_wrong_flag_is_refused(flags: tuple[str, str], capsys: pytest.CaptureF
 
 
 def test_without_the_correction_the_log_probs_that_came_change_nothing_and_with_it_they_do(tiny_model: Path) -> None:
-    from examples.grpo_async import COMPLETIONS, MAX_NEW_TOKENS, Learner, draw_prompts
+    from examples.grpo_learner import COMPLETIONS, MAX_NEW_TOKENS, Learner, draw_prompts
     from examples.grpo_settings import runs_of
 
     def learnt(worker: str, *flags: str) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_results_are_printed_as_a_table() -> None:
 
 def test_the_correction_makes_the_expected_gradient_that_of_the_policy() -> None:
     """Eight tokens drawn exactly as often as the behaviour would draw them; the policy has other probabilities."""
-    from examples.grpo_async import decoupled_loss, truncated_weight
+    from examples.grpo_learner import decoupled_loss, truncated_weight
 
     drawn = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
     behaviour = torch.tensor([4, 2, 1, 1]).div(8).log()[drawn, None]
@@ -241,7 +241,7 @@ def test_the_correction_makes_the_expected_gradient_that_of_the_policy() -> None
 
 
 def test_a_weight_is_never_above_the_cap() -> None:
-    from examples.grpo_async import CAP, truncated_weight
+    from examples.grpo_learner import CAP, truncated_weight
 
     weights = truncated_weight(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-9.0, -1.0, 0.0]))
 
@@ -249,7 +249,7 @@ def test_a_weight_is_never_above_the_cap() -> None:
 
 
 def test_runs_of_a_seed_see_the_same_prompts() -> None:
-    from examples.grpo_async import draw_prompts
+    from examples.grpo_learner import draw_prompts
 
     drawn = [draw_prompts(seed, step)[1].tolist() for seed in (0, 1) for step in (0, 1)]
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,45 +15,10 @@ import redis
 from rollstream.producer.demo.embedded_redis import free_port
 from rollstream.schemas import DeadLetter, GroupError, GroupResult, Keys, Sealed, decode
 from rollstream.schemas.keys import GROUP
+from tests.support.loss import Loss, Requests
 
 T = TypeVar("T")
 CHUNK = 64 * 1024
-
-
-@dataclass(slots=True)
-class _Loss:
-    """Which reply is lost: the `countdown`-th to a request with the bytes `to`, itself with the bytes `holding`."""
-
-    to: bytes
-    holding: bytes
-    countdown: int = 1
-    stop: bool = False
-    """Nothing passes the link after it, instead of a connection that is closed."""
-
-    def meets(self, requests: _Requests, reply: bytes) -> bool:
-        """Whether this is the one."""
-        if requests.is_counted or self.to not in requests.sent or self.holding not in reply:
-            return False
-        requests.is_counted = True
-        self.countdown -= 1
-        return self.countdown == 0
-
-
-@dataclass(slots=True)
-class _Requests:
-    """What a connection sent since the last reply to what it had sent before. A reply may come in pieces."""
-
-    sent: bytearray = field(default_factory=bytearray)
-    is_answered: bool = False
-    """A piece of the reply has come."""
-    is_counted: bool = False
-    """A piece of it was what a loss waits for."""
-
-    def add(self, data: bytes) -> None:
-        if self.is_answered:
-            self.sent.clear()
-            self.is_answered = self.is_counted = False
-        self.sent += data
 
 
 class Link:
@@ -69,7 +34,7 @@ class Link:
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="link", daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
-        self._loss: _Loss | None = None
+        self._loss: Loss | None = None
         self._stop_before: tuple[bytes, int] | None = None
         self._budget: int | None = None
         self.lost = 0
@@ -111,7 +76,7 @@ class Link:
 
     def lose_reply(self, *, to: bytes = b"", holding: bytes = b"", nth: int = 1) -> None:
         """Once: swallow the `nth` reply with the bytes `holding` to a request with the bytes `to`, and hang up."""
-        self._loss = _Loss(to, holding, nth)
+        self._loss = Loss(to, holding, nth)
 
     def stop_at(self, call: bytes, nth: int = 1, *, answered: bool, holding: bytes = b"") -> None:
         """Let nothing pass any more from the `nth` request with the bytes `call` on, which does not reach Redis itself.
@@ -119,7 +84,7 @@ class Link:
         `answered`: it does, and its reply with the bytes `holding` is the first thing that does not pass.
         """
         if answered:
-            self._loss = _Loss(call, holding, nth, stop=True)
+            self._loss = Loss(call, holding, nth, stop=True)
         else:
             self._stop_before = (call, nth)
 
@@ -161,7 +126,7 @@ class Link:
             self._writers.discard(writer)
             return
         self._writers.add(redis_writer)
-        requests = _Requests()
+        requests = Requests()
         pumps = [
             asyncio.create_task(self._pass_requests(reader, redis_writer, requests)),
             asyncio.create_task(self._pass_replies(redis_reader, writer, requests)),
@@ -176,7 +141,7 @@ class Link:
                 self._writers.discard(end)
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: _Requests
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: Requests
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
@@ -192,7 +157,7 @@ class Link:
                     await self._drop()
 
     async def _pass_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: _Requests
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: Requests
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):

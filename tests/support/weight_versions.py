@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rollstream.schemas.weights.tensor_digest import TensorEntry, bytes_digest, 
 from rollstream.schemas.weights.tensor_table import pack_table
 from rollstream.schemas.wire.weights import Chunk, pack_chunks
 from rollstream.transport.weights import WeightStore
+from rollstream.worker.checkpoints.supply import Prepared, Wanted
 from tests.support.faults import Queue
 
 CHUNK_BYTES = 20_000
@@ -96,6 +97,34 @@ async def write(
     manifest = WeightsManifest(**fields)
     await store.put(manifest.name, encode(manifest))
     return manifest
+
+
+def wanted(manifest: WeightsManifest, **changes: Any) -> Wanted:
+    """What a worker asks its supply for."""
+    asked = Wanted(
+        version=manifest.version, location=manifest.name, sha256=manifest.sha256, transport="store", base=manifest.base
+    )
+    return replace(asked, **changes)
+
+
+def held(prepared: Prepared) -> dict[str, tuple[str, bytes]]:
+    """Dtypes and bytes that a worker would load."""
+    return {name: (one.dtype, one.values.tobytes()) for name, one in tensors_of(prepared.folder).items()}
+
+
+def said(tensors: Tensors) -> dict[str, tuple[str, bytes]]:
+    """Dtypes and bytes that were published."""
+    return {name: (one.dtype, one.values.tobytes()) for name, one in tensors.items()}
+
+
+async def chain(weights: WeightStore, boot: Tensors, length: int) -> list[tuple[WeightsManifest, Tensors]]:
+    """An anchor, version 1, and deltas."""
+    first: Tensors = trained(boot, 1)
+    versions = [(await write(weights, 1, first), first)]
+    for step in range(2, length + 2):
+        tensors = trained(versions[-1][1], step)
+        versions.append((await write(weights, step, tensors, versions[-1]), tensors))
+    return versions
 
 
 def announce_weights(queue: Queue, manifest: WeightsManifest, version: int | None = None) -> None:

@@ -13,22 +13,10 @@ import torch
 
 from rollstream import AsyncClient, PolicyVersion, PolicyVersionError, StoreOptions, WeightStoreError
 from rollstream.schemas import Keys
-from rollstream.schemas.stored_index import TOTAL_FIELD
-from rollstream.transport.weights import StoreProblem, WeightStore, is_chunk, read_manifest, store_of
+from rollstream.transport.weights import WeightStore, is_chunk, read_manifest, store_of
 from tests.support.faults import Queue
 from tests.support.publishing import announced
-from tests.support.weights_store import stored_tensors
-
-SIZE = 5000
-
-
-def state(**changed: float) -> dict[str, torch.Tensor]:
-    """Two tensors; `a=3.5` sets the first element of `a`."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(SIZE, generator=generator).bfloat16() for name in ("a", "b")}
-    for name, value in changed.items():
-        tensors[name][0] = value
-    return tensors
+from tests.support.weights_store import SIZE, arrives, state
 
 
 def options(place: Path, **more: Any) -> StoreOptions:
@@ -44,11 +32,6 @@ def store(tmp_path: Path, policy: str) -> WeightStore:
 async def client(redis_url: str, policy: str, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(redis_url, policy=policy, weights=tmp_path) as client:
         yield client
-
-
-async def arrives(store: WeightStore, version: PolicyVersion, tensors: dict[str, torch.Tensor]) -> bool:
-    found = await stored_tensors(store, version.location)
-    return found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
 
 
 async def test_a_delta_brings_only_what_changed(client: AsyncClient, store: WeightStore) -> None:
@@ -261,78 +244,6 @@ async def test_large_tensors_are_cut_into_chunks(
     assert len(sizes) >= 4
     assert max(sizes) <= 2**20
     assert await arrives(store, version, large)
-
-
-async def test_redis_carries_weights_too_and_refuses_what_exceeds_its_quota(
-    redis_url: str, policy: str, queue: Queue
-) -> None:
-    small = StoreOptions(place="redis", quota_bytes=50_000, grace_s=0, keep=1)
-    async with AsyncClient(redis_url, policy=policy, weights=small) as client:
-        first = await client.publish_policy(1, state_dict=state())
-        second = await client.publish_policy(2, state_dict=state(a=1))
-        with pytest.raises(
-            WeightStoreError, match=r"needs about 80000 bytes, and .* are left; raise the quota"
-        ) as caught:
-            await client.publish_policy(3, state_dict={"a": torch.zeros(20_000)})
-        assert caught.value.reason is StoreProblem.FULL
-        store = client._weights.store if client._weights is not None else None
-        assert store is not None
-        assert await arrives(store, second, state(a=1))
-    assert [version for _, version in announced(queue)] == [first, second]
-
-
-async def test_a_full_redis_gives_up_old_versions_before_it_refuses_a_new_one(
-    redis_url: str, policy: str, queue: Queue
-) -> None:
-    weights = StoreOptions(place="redis", quota_bytes=50_000, keep=1, anchor_every=1, grace_s=600)
-    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
-        first = await client.publish_policy(1, state_dict=state(a=1))
-        _written_before(queue, 300)
-        second = await client.publish_policy(2, state_dict=state(a=2))
-        third = await client.publish_policy(3, state_dict=state(a=3))
-        with pytest.raises(WeightStoreError, match="are left"):  # the others are younger than a minute
-            await client.publish_policy(4, state_dict=state(a=4))
-
-        assert client._weights is not None
-        names = {one.name for one in await client._weights.store.items()}
-    assert names >= {second.location, third.location}
-    assert first.location not in names
-
-
-def _written_before(queue: Queue, seconds: int) -> None:
-    """Let all items of the store in Redis be so much older."""
-    index: Any = queue.redis
-    for name, value in index.hgetall(queue.keys.weights()).items():
-        if name != TOTAL_FIELD.encode():
-            size, _, at = value.decode().partition(":")
-            index.hset(queue.keys.weights(), name, f"{size}:{int(at) - seconds}")
-
-
-async def test_a_redis_that_was_emptied_gets_all_weights(redis_url: str, policy: str, queue: Queue) -> None:
-    async with AsyncClient(redis_url, policy=policy, weights="redis") as client:
-        await client.publish_policy(1, state_dict=state())
-        keys = list(queue.redis.scan_iter(match=queue.keys.weights() + "*"))
-        queue.redis.delete(*keys)
-
-        second = await client.publish_policy(2, state_dict=state(a=1))
-
-        assert client._weights is not None
-        assert second.base is None
-        assert await arrives(client._weights.store, second, state(a=1))
-
-
-async def test_a_redis_whose_memory_is_full_is_waited_for_and_then_named(
-    redis_url: str, policy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from redis.exceptions import OutOfMemoryError
-
-    async def full(*_args: object) -> tuple[bool, int]:
-        raise OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
-
-    monkeypatch.setattr("rollstream.transport.weights.in_redis.RedisStore._put", full)
-    async with AsyncClient(redis_url, policy=policy, weights="redis") as client:
-        with pytest.raises(Exception, match="maxmemory"):
-            await client.publish_policy(1, state_dict=state())
 
 
 def test_names_of_chunks_and_manifests_differ() -> None:

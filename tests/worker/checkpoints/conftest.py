@@ -13,6 +13,13 @@ from rollstream.transport.weights import WeightStore, store_of
 from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
+from tests.support.weight_versions import Tensors, tensors_of
+
+
+@pytest.fixture(scope="module")
+def boot(tiny_model: Path) -> Tensors:
+    """The tensors of the boot model."""
+    return tensors_of(tiny_model)
 
 
 @pytest.fixture

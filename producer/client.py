@@ -175,7 +175,10 @@ class AsyncClient:
         """
         check_names(options, PUBLISH_DEFAULTS)
         chosen: PublishOptions = {**PUBLISH_DEFAULTS, **options}
-        publish = partial(publish_tensors, publisher=self._weights) if goes_to_store(chosen) else publish_policy
+        if goes_to_store(chosen):
+            publish = partial(publish_tensors, publisher=self._weights)
+        else:
+            publish = partial(publish_policy, keep=None if self._weights is None else self._weights.keep)
         published = await publish(self._connection, self._keys, number(version), chosen)
         await warn_of_unserved(self._connection, self._keys, f"policy version {version}", kind_of(published))
         return published

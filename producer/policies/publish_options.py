@@ -21,7 +21,8 @@ class PublishOptions(TypedDict, total=False):
     `peft_config` as there; it is sent through Redis.
 
     `again`: an older version that workers can still reach; its weights are announced once more. Versions only grow, so
-    this is the way back to it. It keeps its probe unless another is given.
+    this is the way back to it. It keeps its probe unless another is given. What went through the weight store must be
+    there still: a client with `weights=` checks that and raises `PolicyVersionError`; otherwise workers refuse it.
 
     `state_dict` or `model`: what `model.state_dict()` returns, or the model itself, of any torch trainer: sent through
     the client's weight store (`weights=` of the client), without a folder in between. All processes of a sharded model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from rollstream.schemas import Keys, PolicyVersion
@@ -32,16 +33,20 @@ from .versions_stream import RECENT, announce, announced_versions, check_publish
 _PADDING = b" "
 """Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
 expire soon after the next version."""
+Keep = Callable[[int, PolicyVersion], Awaitable[None]]
+"""Raises `PolicyVersionError` if the weight store has not all of the older version whose weights become this one."""
 _TERMS = frozenset({"again", "base", "probe", "activate", "progress"})
 """Options that give no weights."""
 
 
-async def publish_policy(connection: Connection, keys: Keys, version: int, options: PublishOptions) -> PolicyVersion:
-    """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`."""
+async def publish_policy(
+    connection: Connection, keys: Keys, version: int, options: PublishOptions, *, keep: Keep | None = None
+) -> PolicyVersion:
+    """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`. `keep`: of the client's weight store."""
     check_version(version)
     checkpoint, adapter, progress = options["checkpoint"], options["adapter"], options["progress"]
     if options["again"] is not None:
-        return await _publish_again(connection, keys, version, options)
+        return await _publish_again(connection, keys, version, options, keep)
     if (checkpoint is None) == (adapter is None):
         given = "neither" if adapter is None else "both"
         problem = f"give its weights as checkpoint=, adapter=, state_dict= or model=, not {given}"
@@ -77,7 +82,9 @@ async def announce_weights(
     return announced
 
 
-async def _publish_again(connection: Connection, keys: Keys, version: int, options: PublishOptions) -> PolicyVersion:
+async def _publish_again(
+    connection: Connection, keys: Keys, version: int, options: PublishOptions, keep: Keep | None
+) -> PolicyVersion:
     """Announce the weights of a version that the stream still has under a new number."""
     older = number(options["again"])
     others = [name for name, value in options.items() if name not in _TERMS and value not in (None, False)]
@@ -93,9 +100,11 @@ async def _publish_again(connection: Connection, keys: Keys, version: int, optio
         raise PolicyVersionError(version, f"version {older} cannot be announced again: {found.problem}")
     if before.source == "adapter":
         await _keep_adapter(connection, keys, version, before)
+    transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
+    if transport == "store" and keep is not None:
+        await keep(version, before)
     probe = before.probe if options["probe"] is None else options["probe"]
     terms = ServingTerms.of(probe, options["activate"])
-    transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
     weights = before.model_copy(update={"version": version, "published_at": time.time(), "transport": transport})
     return await announce_weights(connection, keys, weights, terms)
 

@@ -21,6 +21,7 @@ from .base import Base, needs_of
 from .choice import AUTO, BaseChoice, comparable, is_worth_it
 from .encoding import Described, described, encoded
 from .garbage import Garbage
+from .kept import keep_stored
 from .store_options import StoreOptions
 from .tensor_values import TensorValues
 from .upload import missing, upload_chunks
@@ -37,7 +38,7 @@ log = logging.getLogger("rollstream")
 class WeightsPublisher:
     """One client's way to the weight store.
 
-    `_held` changes in `publish` alone, after the announcement; its callers hold `turn`.
+    `_held` changes in `publish` alone, after the announcement; its callers hold `turn`, and `keep` takes it.
     """
 
     def __init__(self, *, connection: Connection, keys: Keys, options: StoreOptions) -> None:
@@ -80,6 +81,14 @@ class WeightsPublisher:
         self._held = replace(published, announcement=announced)
         await self._garbage.collect(published)
         return announced
+
+    async def keep(self, version: int, older: PolicyVersion) -> None:
+        """See to it that all of `older` is in the store, whose weights are announced again, as `version`.
+
+        Raises `PolicyVersionError`, `WeightStoreError`.
+        """
+        async with self.turn:  # what runs may be removing old versions
+            await keep_stored(self._store, version, older)
 
     async def _described(self, tensors: Tensors, base: Base | None) -> Described:
         if base is None:

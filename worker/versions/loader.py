@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 import structlog
 
 from ..adapters.supply import AdapterSupply
 from ..checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from ..engine import Adapter, Engine, SwapMode
-from ..errors import RoundMissedError, SwapFailedError, UnprovenError, VersionRefusedError
+from ..errors import RoundMissedError, SwapFailedError, VersionRefusedError
 from ..measure.measures import Measures
 from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
@@ -91,7 +90,7 @@ class VersionLoader:
             await self._swap_to(announced, weights)
         else:
             adapter = weights
-            self._proofs.allow(announced.version, ready.proof)
+            self._proofs.allow(announced.version, ready.proof, announced.sha256)
         self._measures.swap["prepare"].add(ready.seconds)
         self._using, before = ready.using, self._using
         before.close()
@@ -149,8 +148,9 @@ class VersionLoader:
 
     async def _receive(self, announced: Announced, rounds: RoundReceiver) -> None:
         """Swap in the version's round; where that is missed, or breaks, to its files in the weight store."""
+        info = self._engine.info
         try:
-            with self._proofs.loading(announced.version, announced.probe, self._engine.info) as prove:
+            with self._proofs.loading(announced.version, announced.sha256, announced.probe, info) as prove:
                 paused_s = await rounds.receive(_wanted(announced), self._swap, prove)
         except RoundMissedError as error:
             log.warning("taking the version from the weight store", version=announced.version, why=str(error))
@@ -161,17 +161,14 @@ class VersionLoader:
             self._swapped(announced.version, paused_s)
 
     async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
-        version = announced.version
-        with self._proofs.loading(version, announced.probe, self._engine.info) as prove:
-            paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
+        version, content = announced.version, weights.content
+        with self._proofs.loading(version, content.sha256, announced.probe, self._engine.info) as prove:
+            paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, content, prove)
         self._swapped(version, paused_s)
         await self._checkpoints.serving(weights)
 
     def _swapped(self, version: int, paused_s: float) -> None:
-        if not self._proofs.allows(version):
-            raise UnprovenError(version)
-        if (proof := self._proofs.of(version)) is not None:
-            self._proofs.allow(version, replace(proof, experts=self._engine.experts_reached))
+        self._proofs.reached(version, self._engine.experts_reached)
         self._measures.swap["pause"].add(paused_s)
 
 

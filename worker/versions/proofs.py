@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import structlog
@@ -18,6 +20,17 @@ from .proof import Proof, check_fits, proof_of
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    proof: Proof | None
+    content: str | None
+    """The digest of its weights; None if nobody read them."""
+
+    def is_proof_of(self, content: str | None) -> bool:
+        """Whether these weights were proven."""
+        return self.proof is not None and content is not None and content == self.content
+
+
 class Proofs:
     """Remembers proofs by version. It is asked before anything leaves the worker, so that nothing unproven ever does.
 
@@ -26,11 +39,11 @@ class Proofs:
     """
 
     def __init__(self) -> None:
-        self._may_sample: dict[int, Proof | None] = {}
+        self._may_sample: dict[int, _Allowed] = {}
 
-    def allow(self, version: int, proof: Proof | None = None) -> None:
-        """The version may sample: it reproduced its probe, or has none."""
-        self._may_sample[version] = proof
+    def allow(self, version: int, proof: Proof | None = None, content: str | None = None) -> None:
+        """The version may sample: these weights reproduced its probe, or it has none."""
+        self._may_sample[version] = _Allowed(proof, content)
 
     def allows(self, version: int) -> bool:
         """Whether the version may sample."""
@@ -38,7 +51,13 @@ class Proofs:
 
     def of(self, version: int) -> Proof | None:
         """The version's proof; None if it needs none, or was never here."""
-        return self._may_sample.get(version)
+        return self._may_sample[version].proof if version in self._may_sample else None
+
+    def reached(self, version: int, experts: tuple[int, int] | None) -> None:
+        """Add to its proof, if it has one, how many experts the probe reached; known after the load."""
+        found = self._may_sample[version]
+        if found.proof is not None:
+            self._may_sample[version] = replace(found, proof=replace(found.proof, experts=experts))
 
     def check(self, spans: Iterable[Sequence[VersionSpan]]) -> None:
         """Raises `UnprovenError` if one of the versions that sampled these completions may not."""
@@ -47,35 +66,54 @@ class Proofs:
                 raise UnprovenError(version)
 
     @contextmanager
-    def loading(self, version: int, probe: Probe | None, info: EngineInfo) -> Iterator[Prove | None]:
+    def loading(
+        self, version: int, content: str | None, probe: Probe | None, info: EngineInfo
+    ) -> Iterator[Prove | None]:
         """Around a load of the version: what the engine must ask of its weights before it samples; None for nothing.
 
         A load that fails takes back what it allowed: one engine may have passed, but they all have their old weights.
-        Where there is no probe, those that could load the version serve it. Raises `ProofFailedError` for a probe that
-        the engine cannot score.
+        Where there is no probe, those that could load the version serve it.
+
+        In a versions stream that starts again the number may be that of other weights. Theirs is no proof of these, but
+        what they sampled may leave until these serve: nothing samples meanwhile.
+        Raises `ProofFailedError` for a probe that the engine cannot score, and `UnprovenError` after a load in which it
+        was not asked, or failed in secret.
         """
-        before = {version: self._may_sample[version]} if version in self._may_sample else {}
+        before = self._may_sample.get(version)
         if probe is None:
-            self.allow(version)
+            self.allow(version, None, content)
             yield None
             return
         check_fits(probe, version, info)
-
-        def take_back() -> None:
-            self._may_sample.pop(version, None)
-            self._may_sample |= before  # the same number with other content, which was served before
-
-        async def prove(score: Score) -> None:
-            try:
-                proof = await proof_of(probe, version, info, score)
-            except BaseException:
-                take_back()
-                raise
-            self.allow(version, proof)
-            log.info("policy version proven", version=version, proof=str(proof))
-
         try:
-            yield prove
+            yield partial(self._prove, version, content, probe, info, before)
         except Exception:  # not where the caller is cancelled: an engine carries the load out all the same
-            take_back()
+            self._take_back(version, before)
             raise
+        # Replicas ask nothing if all of them have these weights, proven.
+        if self._may_sample.get(version) is before and not (before and before.is_proof_of(content)):
+            self._take_back(version, None)
+            raise UnprovenError(version)
+
+    async def _prove(
+        self,
+        version: int,
+        content: str | None,
+        probe: Probe,
+        info: EngineInfo,
+        before: _Allowed | None,
+        score: Score,
+    ) -> None:
+        try:
+            proof = await proof_of(probe, version, info, score)
+        except BaseException:
+            self._take_back(version, before)
+            raise
+        self.allow(version, proof, content)
+        log.info("policy version proven", version=version, proof=str(proof))
+
+    def _take_back(self, version: int, before: _Allowed | None) -> None:
+        if before is None:
+            self._may_sample.pop(version, None)
+        else:
+            self._may_sample[version] = before

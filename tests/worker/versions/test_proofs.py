@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from redis.asyncio import Redis
 
 from rollstream.schemas.wire.probe import Probe
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Prove
+from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError, ProofFailedError, SwapFailedError, UnprovenError
 from rollstream.worker.versions.proof import Proof
 from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
 from tests.support.probes import stub_probe
 from tests.support.versions import announce_step, follower_of, write_steps
@@ -27,10 +29,15 @@ BROKEN = SwapFailedError(Path("step-7"), 7, 6, "test")
 
 
 async def load(
-    proofs: Proofs, version: int, probe: Probe | None, *engines: int, fails: BaseException | None = None
+    proofs: Proofs,
+    version: int,
+    probe: Probe | None,
+    *engines: int,
+    content: str | None = "a",
+    fails: BaseException | None = None,
 ) -> None:
     """Each engine asks for the proof with the weights of the version that it has loaded; then the load may fail."""
-    with proofs.loading(version, probe, ENGINE.info) as prove:
+    with proofs.loading(version, content, probe, ENGINE.info) as prove:
         for loaded in engines:
             assert prove is not None
             await asked(prove, loaded)
@@ -71,13 +78,65 @@ async def test_what_one_engine_passed_counts_no_more_when_another_fails(fails: E
 async def test_a_failed_proof_counts_although_an_engine_hides_it() -> None:
     proofs = Proofs()
 
-    with proofs.loading(7, stub_probe(7), ENGINE.info) as prove:
-        assert prove is not None
-        await asked(prove, 7)
-        with pytest.raises(ProofFailedError):
-            await asked(prove, 6)
+    async def hide() -> None:
+        with proofs.loading(7, "a", stub_probe(7), ENGINE.info) as prove:
+            assert prove is not None
+            await asked(prove, 7)
+            with suppress(ProofFailedError):
+                await asked(prove, 6)
+
+    with pytest.raises(UnprovenError):
+        await hide()
 
     assert not proofs.allows(7)
+
+
+@pytest.mark.parametrize("content", ["b", None])
+async def test_other_weights_under_the_same_number_must_pass_for_themselves(content: str | None) -> None:
+    proofs = Proofs()
+    await load(proofs, 7, stub_probe(7), 7)
+
+    with pytest.raises(UnprovenError):
+        await load(proofs, 7, stub_probe(7), content=content)
+
+    assert not proofs.allows(7)
+    await load(proofs, 7, stub_probe(7), 7, content=content)
+    assert proofs.allows(7)
+
+
+async def test_replicas_that_all_have_the_proven_weights_are_asked_nothing() -> None:
+    proofs = Proofs()
+    await load(proofs, 7, stub_probe(7), 7, 7)
+
+    await load(proofs, 7, stub_probe(7))
+
+    assert proofs.of(7) is not None
+
+
+async def test_weights_that_sampled_without_a_probe_must_pass_one_that_comes_later() -> None:
+    proofs = Proofs()
+    await load(proofs, 7, None)
+
+    with pytest.raises(UnprovenError):
+        await load(proofs, 7, stub_probe(7))
+
+    assert not proofs.allows(7)
+
+
+@pytest.mark.parametrize("probe", [stub_probe(7), None])
+async def test_what_weights_sampled_may_leave_while_others_of_their_number_fail(probe: Probe | None) -> None:
+    proofs = Proofs()
+    await load(proofs, 7, probe, *([7] if probe else []))
+
+    with proofs.loading(7, "b", stub_probe(7), ENGINE.info) as prove:
+        proofs.check([[(7, 1)]])
+        assert prove is not None
+        await asked(prove, 7)
+    with pytest.raises(SwapFailedError):
+        await load(proofs, 7, stub_probe(7), content="c", fails=BROKEN)
+
+    proofs.check([[(7, 1)]])
+    await load(proofs, 7, stub_probe(7), content="b")
 
 
 async def test_a_cancelled_load_keeps_its_proof_since_the_engine_carries_it_out() -> None:
@@ -105,8 +164,8 @@ class Noticed(Proofs):
         super().__init__()
         self.allowed = asyncio.Event()
 
-    def allow(self, version: int, proof: Proof | None = None) -> None:
-        super().allow(version, proof)
+    def allow(self, version: int, proof: Proof | None = None, content: str | None = None) -> None:
+        super().allow(version, proof, content)
         self.allowed.set()
 
 
@@ -134,3 +193,29 @@ async def test_a_version_that_one_of_two_engines_could_not_load_may_not_sample(
 
     assert proofs.allowed.is_set()
     assert (followed.serving.version, both.policy_version, proofs.allows(1)) == (0, 0, False)
+
+
+class Credulous(StubEngine):
+    """It asks whether the weights of `step-1` are right, and of no others."""
+
+    async def load_checkpoint(
+        self, version: int, path: Path, mode: SwapMode, content: Content | None = None, prove: Prove | None = None
+    ) -> float:
+        return await super().load_checkpoint(version, path, mode, content, prove if path.name == "step-1" else None)
+
+
+async def test_the_proof_of_a_number_is_none_of_what_a_stream_that_starts_again_calls_by_it(
+    redis: Redis, queue: Queue, tmp_path: Path
+) -> None:
+    proofs = Proofs()
+    followed = follower_of(redis, queue, Credulous(SETTINGS), write_steps(tmp_path, 1, 2), proofs)
+    announce_step(queue, tmp_path, 1, probe=stub_probe(1))
+    await followed.begin()
+    assert proofs.allows(1)
+
+    queue.redis.delete(queue.keys.versions())
+    announce_step(queue, tmp_path, 1, probe=stub_probe(1), step=2)
+    with pytest.raises(UnprovenError):
+        await followed.begin()
+
+    assert not proofs.allows(1)

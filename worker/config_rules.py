@@ -88,6 +88,10 @@ def _folders(settings: Any) -> dict[str, Path]:
 
 
 def _transfer_problems(settings: Any) -> Iterator[str]:
+    if settings.weights is None:
+        yield "--weight-transfer needs --weights: going back needs files"
+    if settings.engine == "stub" and settings.weight_transfer == "nccl":
+        yield "--weight-transfer: the stub engine has no GPU: give gloo"
     if settings.replicas > 1:
         yield "--weight-transfer: replicas share one GPU, which can take part in a round once: start one engine"
     if settings.swap == "wait":

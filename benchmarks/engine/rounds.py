@@ -95,6 +95,7 @@ async def measure(flags: argparse.Namespace, model: Model, redis_url: str) -> di
             max_num_seqs=flags.sequences,
             max_model_len=model.max_model_len,
             weight_transfer=flags.backend,
+            weights="redis",
             engine_args=flags.engine_args,
         )
     )

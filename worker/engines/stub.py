@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.transport.rounds.links import Link
 
 from ..config import WorkerSettings
 from ..engine import (
@@ -31,6 +32,7 @@ from ..engine import (
 from ..errors import RoundMissedError
 from ..weights import checkpoint
 from .stub_likelihoods import likelihoods
+from .stub_link import linked, take
 
 _EOS = 2
 
@@ -58,6 +60,7 @@ class StubEngine:
         self._admitting.set()
         self._swapped = asyncio.Event()
         self._one_swap = asyncio.Lock()
+        self._link: Link | None = None
         self._info = EngineInfo(
             vocab_size=settings.stub_vocab_size,
             max_model_len=settings.max_model_len or 4096,
@@ -150,17 +153,20 @@ class StubEngine:
         return 0.0
 
     async def link(self, incoming: Incoming) -> None:
-        """Nobody to meet: no tensor comes."""
+        """Meet the others by gloo."""
+        self._link = await asyncio.to_thread(linked, incoming)
 
     async def receive(
         self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
     ) -> float:
-        """Only the version changes, in no time."""
+        """Take the tensors and keep none: only the version changes. Nothing stands still meanwhile."""
+        link, self._link = self._link, None
         async with self._one_swap:
             if self._booted is not None:
                 checkpoint.check_sent(incoming.sent, self._booted)
-            if over.is_set():
+            if link is None or over.is_set():
                 raise RoundMissedError("it was over before the engine stood still")
+            await asyncio.to_thread(take, link, incoming.sent)
             await self._serve(version, mode, prove)
         return 0.0
 

@@ -11,10 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rollstream import ArgumentError, Client, PolicyVersionError, RoundRefusedError
-from rollstream.producer.weights import sending
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
-from tests.support.rounds import HeldMeeting
 from tests.support.versions import wait_until_serves
 
 
@@ -42,17 +40,12 @@ def flags(tiny_model: Path, place: Path, tmp_path: Path) -> tuple[str, ...]:
 
 def test_a_worker_that_takes_part_in_rounds_is_in_it(
     client: Client, model: Any, flags: tuple[str, ...], redis_url: str, policy: str, queue: Queue,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Without tensors: a stub engine links with nobody."""
-    meeting = HeldMeeting()
-    monkeypatch.setattr(sending, "meeting_of", lambda *_: lambda: meeting)
     with stub(redis_url, policy, "--weight-transfer", "gloo", *flags) as worker:
         published = client.publish_policy(1, model=model, transport="gloo")
         wait_until_serves(worker, queue, 1)
 
         assert (published.transport, published.requires) == ("nccl", ("nccl",))
-        assert meeting.world_size == 2
         assert "from the weight store" not in worker.log
 
 

@@ -31,7 +31,7 @@ versions = itertools.count(1)
 def settings(model: Path, adapter_dir: Path | None = None) -> WorkerSettings:
     return WorkerSettings(
         policy="test", model=model, adapter_dir=adapter_dir, dtype="float32", kv_cache_bytes=64 * 2**20,
-        max_num_seqs=32, engine_timeout_s=20, weight_transfer="gloo",
+        max_num_seqs=32, engine_timeout_s=20, weight_transfer="gloo", weights="redis",
     )  # fmt: skip
 
 

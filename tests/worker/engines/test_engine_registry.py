@@ -79,6 +79,21 @@ def test_an_engine_without_metrics_takes_no_flag_for_them(capsys: pytest.Capture
     assert said.endswith("--engine-metrics: the stub engine has no metrics of its own: leave the flag away")
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["gloo"], "--weight-transfer needs --weights: going back needs files"),
+        (["nccl", "--weights", "redis"], "--weight-transfer: the stub engine has no GPU: give gloo"),
+    ],
+)
+def test_rounds_that_a_worker_cannot_take_part_in_are_refused_at_its_start(
+    capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    assert main(["--policy", "p", "--engine", "stub", "--weight-transfer", *flags]) == EXIT_SETTINGS
+
+    assert says in capsys.readouterr().err
+
+
 def test_a_missing_package_is_named_with_how_to_install_it(echo: EngineEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "echo", replace(echo, module="no_such_package", install="pip install echoes"))
     settings = read_settings(["--policy", "p", "--engine", "echo"])

@@ -17,7 +17,7 @@ from rollstream.schemas.wire.rounds import Place, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, turn_round
 from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Prove
+from rollstream.worker.engine import Incoming, Prove
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import ProofFailedError, RoundMissedError, VersionRefusedError
 from rollstream.worker.rounds import membership
@@ -48,8 +48,11 @@ class Engine(StubEngine):
     """Notes where the files of what it serves are."""
 
     def __init__(self) -> None:
-        super().__init__(WorkerSettings(policy="p", engine="stub", weight_transfer="gloo"))
+        super().__init__(WorkerSettings(policy="p", engine="stub", weight_transfer="gloo", weights="redis"))
         self.folder: Path | None = None
+
+    async def link(self, _incoming: Incoming) -> None:
+        self._link = HeldMeeting().link(2)
 
     async def located(self, _version: int, path: Path, _content: Content) -> None:
         self.folder = path

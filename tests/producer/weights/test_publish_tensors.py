@@ -20,7 +20,7 @@ from rollstream import (
     StoreOptions,
     WeightStoreError,
 )
-from rollstream.producer.weights.model_tensors import copied
+from rollstream.producer.weights.model_tensors import Tensors, copied, published
 from rollstream.schemas import Keys
 from rollstream.transport.weights import WeightStore, read_manifest, store_of
 from tests.support.faults import Queue
@@ -28,6 +28,11 @@ from tests.support.publishing import announced
 from tests.support.weights_store import stored_tensors
 
 NAN = float("nan")
+
+
+def sent(tensors: dict[str, Any], dtype: str | None = None) -> Tensors:
+    """What a publish of this state dict sends."""
+    return copied(1, published(1, tensors), dtype)
 
 
 @pytest.fixture
@@ -122,31 +127,31 @@ async def test_tensors_are_copied_before_anything_is_awaited(
 def test_names_of_wrappers_are_left_out(wrap: Any) -> None:
     names = ("model.layers.0.mlp.weight", "lm_head.weight")
 
-    assert set(copied(1, {wrap(name): torch.ones(2) for name in names}, None)) == set(names)
+    assert set(sent({wrap(name): torch.ones(2) for name in names})) == set(names)
 
 
 def test_a_module_called_module_keeps_its_name() -> None:
-    assert set(copied(1, {"module.a": torch.ones(1), "b": torch.ones(1)}, None)) == {"module.a", "b"}
+    assert set(sent({"module.a": torch.ones(1), "b": torch.ones(1)})) == {"module.a", "b"}
 
 
 def test_an_output_layer_in_the_embedding_s_memory_is_sent_once() -> None:
     table = torch.nn.Parameter(torch.randn(8, 4))
     tensors = {"model.embed_tokens.weight": table, "lm_head.weight": table, "other.weight": table}
 
-    assert set(copied(1, tensors, None)) == {"model.embed_tokens.weight", "other.weight"}
-    assert "lm_head.weight" in copied(1, {**tensors, "lm_head.weight": table.detach().clone()}, None)
+    assert set(sent(tensors)) == {"model.embed_tokens.weight", "other.weight"}
+    assert "lm_head.weight" in sent({**tensors, "lm_head.weight": table.detach().clone()})
 
 
 def test_buffers_that_loaders_compute_are_not_sent() -> None:
     tensors = {"model.rotary_emb.inv_freq": torch.ones(4), "a.weight": torch.ones(1)}
 
-    assert set(copied(1, tensors, None)) == {"a.weight"}
+    assert set(sent(tensors)) == {"a.weight"}
 
 
 def test_views_and_scalars_arrive_in_their_own_order() -> None:
     tensors = {"turned": torch.arange(6.0).reshape(2, 3).T, "part": torch.arange(9.0)[::2], "scalar": torch.tensor(1.5)}
 
-    found = copied(1, tensors, None)
+    found = sent(tensors)
 
     for name, tensor in tensors.items():
         assert found[name].shape == tuple(tensor.shape)
@@ -186,7 +191,7 @@ def test_what_are_no_weights_of_a_model_is_refused_by_name(
 
 def test_a_cast_that_overflows_says_so() -> None:
     with pytest.raises(PolicyVersionError, match="infinite once it is cast to float16"):
-        copied(1, {"a": torch.tensor([1e6])}, "float16")
+        sent({"a": torch.tensor([1e6])}, "float16")
 
 
 def test_a_tensor_spread_over_processes_is_refused_with_how_to_gather_it() -> None:
@@ -202,7 +207,7 @@ def test_a_tensor_spread_over_processes_is_refused_with_how_to_gather_it() -> No
             raise AssertionError("the other processes would not take part")
 
     with pytest.raises(PolicyVersionError, match=r"get_model_state_dict\(model"):
-        copied(1, {"a": Sharded(2)}, None)
+        sent({"a": Sharded(2)})
 
 
 def test_a_distributed_tensor_of_one_process_is_gathered(tmp_path: Path) -> None:
@@ -214,7 +219,7 @@ def test_a_distributed_tensor_of_one_process_is_gathered(tmp_path: Path) -> None
     try:
         plain = torch.arange(8.0).reshape(4, 2)
         spread = distribute_tensor(plain, init_device_mesh("cpu", (1,)), [Shard(0)])
-        found = copied(1, {"a": spread}, None)
+        found = sent({"a": spread})
     finally:
         distributed.destroy_process_group()
 

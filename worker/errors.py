@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rollstream.schemas import ErrorCode, RollstreamError
 from rollstream.schemas.errors import cut
-from rollstream.schemas.wire.probe import NOT_REPRODUCED
+from rollstream.schemas.wire.probe import NOT_REPRODUCED, UNPROVABLE
 
 
 class WorkerError(RollstreamError):
@@ -120,3 +120,11 @@ class ProofFailedError(WorkerError):
         self.problem = cut(problem)
         self.mean = mean
         self.largest = largest
+
+
+class UnprovableError(ProofFailedError):
+    """Raised when this engine cannot score a version's probe, which says nothing of its weights."""
+
+    def __init__(self, version: int, problem: str) -> None:
+        super().__init__(version, problem)
+        self.args = (cut(f"version {version} {UNPROVABLE}: {problem}"),)

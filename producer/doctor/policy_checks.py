@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.wire.probe import NOT_REPRODUCED
+from rollstream.schemas.wire.probe import NOT_REPRODUCED, UNPROVABLE
 
 from ..operations.queue_state import WorkerSeen, age, refusals
 from ..policies.parked import Parked
@@ -15,6 +15,11 @@ from .probe import PartitionSeen, Probe
 _MEND_A_PROOF = (
     "these weights give other log-probs here than in the trainer: compare this worker's model, dtype and vLLM with the "
     "other workers'; where it is only as far off as two engines are, publish with a wider tolerance of the probe"
+)
+
+_MEND_A_PROBE = (
+    "this says nothing of the weights: publish them under a newer number with a probe of the workers' own model, its "
+    "rows shorter than their --max-model-len (rollstream probe --row-tokens), or mend what the reason says of the engine"
 )
 
 
@@ -39,12 +44,18 @@ def _refused(found: Probe) -> Iterator[Finding]:
         idle = len(stopped.intersection(names))
         so = f"; {idle} of them take no jobs for it" if idle else ""
         seen = f"{len(names)} of {len(found.workers)} workers refuse version {version}{so}: {some(names)}: {why}"
-        mend = _MEND_A_PROOF if NOT_REPRODUCED in why else remedy
-        yield Finding(check="refused version", level=level, seen=seen, remedy=mend)
+        yield Finding(check="refused version", level=level, seen=seen, remedy=_mend_a_probe(why) or remedy)
     if loading := sorted(stopped.difference(*reasons.values())):
         seen = f"{len(loading)} of {len(found.workers)} workers take no jobs until one is served: {some(loading)}"
         remedy = "they are loading it: look again later; if nothing changes, see their logs"
         yield Finding(check="announced version", level=WARN, seen=seen, remedy=remedy)
+
+
+def _mend_a_probe(why: str) -> str:
+    """What mends a refusal for its probe; empty for any other. The reason of one replica is within another's."""
+    if UNPROVABLE in why:
+        return _MEND_A_PROBE
+    return _MEND_A_PROOF if NOT_REPRODUCED in why else ""
 
 
 def _pending(found: Probe) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ MAX_TOKENS = 8192
 
 NOT_REPRODUCED = "does not reproduce its probe"
 """These words are in the report of a worker whose log-probs were too far off."""
+UNPROVABLE = "cannot be proven here"
+"""These are in that of a worker which cannot score the probe at all, whatever the weights are."""
 Nats = Annotated[float, Field(gt=0, lt=100)]
 
 

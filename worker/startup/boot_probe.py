@@ -8,10 +8,10 @@ import structlog
 
 from rollstream.schemas import SchemaError, decode
 from rollstream.schemas.weights.regular_files import open_regular
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.probe import UNPROVABLE, Probe
 
 from ..engine import Engine
-from ..errors import ProofFailedError, SettingsError
+from ..errors import ProofFailedError, SettingsError, UnprovableError
 from ..versions.announced import BOOTED
 from ..versions.proof import check_fits, proof_of
 from ..versions.proofs import Proofs
@@ -44,6 +44,8 @@ async def prove_boot_weights(probe: Probe | None, engine: Engine, proofs: Proofs
         try:
             check_fits(probe, BOOTED.version, engine.info)
             proof = await proof_of(probe, BOOTED.version, engine.info, engine.score)
+        except UnprovableError as error:
+            raise SettingsError(f"--probe: the boot model {UNPROVABLE}: {error.problem}") from None
         except ProofFailedError as error:
             problem = "these are other weights, or this engine computes other numbers with them"
             raise SettingsError(f"--probe: the boot model does not reproduce it: {error.problem}: {problem}") from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rollstream.schemas.wire.probe import TOLERANCES, Probe, Tolerance
 
 from ..engine import Adapter, EngineInfo, Score, ScoreRequest
-from ..errors import DataError, ProofFailedError
+from ..errors import DataError, ProofFailedError, UnprovableError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,14 @@ class Proof:
 
 
 def check_fits(probe: Probe, version: int, info: EngineInfo) -> None:
-    """Raises `ProofFailedError` for a probe that this engine cannot score; nothing was loaded for it yet."""
+    """Raises `UnprovableError` for a probe that this engine cannot score; nothing was loaded for it yet."""
     if probe.vocab_size != info.vocab_size:
         problem = f"it is for a vocabulary of {probe.vocab_size} ids, this model has {info.vocab_size}"
-        raise ProofFailedError(version, problem)
+        raise UnprovableError(version, problem)
     longest, most = max(len(ids) for ids, _ in probe.rows), info.max_model_len - 1
     if longest > most:  # vLLM wants room for one more token
         problem = f"a row has {longest} tokens, and this worker scores rows of at most {most} (--max-model-len)"
-        raise ProofFailedError(version, problem)
+        raise UnprovableError(version, problem)
 
 
 def tolerance_of(probe: Probe, dtype: str) -> Tolerance:

@@ -18,7 +18,7 @@ from rollstream.producer.operations.queue_state import WorkerSeen
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.parked import ParkedFor
-from rollstream.worker.errors import ProofFailedError
+from rollstream.worker.errors import ProofFailedError, UnprovableError
 from tests.support.examined import HEALTHY, doctor, partition, worker
 from tests.support.faults import Queue
 from tests.support.versions import announce
@@ -175,6 +175,13 @@ def test_a_failed_proof_is_named_with_its_numbers_and_another_remedy() -> None:
     refused = finding(workers(refusing("w", policy_error=why)), "refused version")
     assert "mean 7.1, largest 9.3 nats off" in refused.seen
     assert refused.remedy.startswith("these weights give other log-probs here than in the trainer")
+
+
+def test_a_probe_that_cannot_be_scored_is_not_blamed_on_the_weights() -> None:
+    why = str(UnprovableError(8, "it is for a vocabulary of 31000 ids, this model has 32000"))
+    refused = finding(workers(refusing("w", policy_error=why)), "refused version")
+    assert "version 8 cannot be proven here: it is for a vocabulary of 31000 ids" in refused.seen
+    assert refused.remedy.startswith("this says nothing of the weights: publish them under a newer number with a probe")
 
 
 def test_the_remedy_for_parked_jobs_names_their_batches() -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from rollstream import Client
+from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
-from rollstream.worker.startup.boot_probe import read_probe
+from rollstream.worker.startup.boot_probe import prove_boot_weights, read_probe
+from rollstream.worker.versions.proofs import Proofs
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
 from tests.support.probes import stub_probe, write_probe
@@ -41,6 +44,13 @@ def test_other_boot_weights_end_the_worker_before_it_takes_a_job(
         assert (queue.done(batch.batch_id), queue.holders()) == (0, {})
     finally:
         worker.end()
+
+
+async def test_a_probe_of_another_vocabulary_is_not_blamed_on_the_boot_weights() -> None:
+    engine = StubEngine(WorkerSettings(policy="p", engine="stub", stub_vocab_size=VOCAB))
+
+    with pytest.raises(SettingsError, match=r"boot model cannot be proven here: .* this model has 1000$"):
+        await prove_boot_weights(stub_probe(0, vocab_size=VOCAB + 1), engine, Proofs())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rollstream.schemas.wire.probe import Probe, Tolerance
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import DataError, ProofFailedError
+from rollstream.worker.errors import DataError, ProofFailedError, UnprovableError
 from rollstream.worker.versions.proof import check_fits, compared, proof_of, tolerance_of
 from tests.support.probes import stub_probe
 
@@ -85,7 +85,7 @@ def test_the_tolerance_is_the_probes_own_or_that_of_the_dtype(
     ],
 )
 def test_a_probe_that_the_engine_cannot_score_is_refused_by_name(probe: Probe, says: str) -> None:
-    with pytest.raises(ProofFailedError, match=says):
+    with pytest.raises(UnprovableError, match=f"version 7 cannot be proven here: .*{says}"):
         check_fits(probe, 7, INFO)
 
 

@@ -15,7 +15,7 @@ import structlog
 from rollstream.schemas.wire.probe import TOLERANCES
 
 from ...engine import Prove, ScoreRequest, Scores
-from ...errors import DataError, ProofFailedError
+from ...errors import DataError, ProofFailedError, UnprovableError
 from .calls import Calls
 
 _ROWS, _LENGTH = 3, 64
@@ -58,9 +58,9 @@ class Prover:
             self._why_not = await self._calls.utility(self._llm.engine_core.call_utility_async("rollstream_hold_doubt"))
 
     def check(self, version: int) -> None:
-        """Raises `ProofFailedError` if nothing can be proven in this engine."""
+        """Raises `UnprovableError` if nothing can be proven in this engine."""
         if self._why_not:
-            raise ProofFailedError(version, f"it was not loaded: {self._why_not}")
+            raise UnprovableError(version, f"it was not loaded: {self._why_not}")
 
     @property
     def can_hold(self) -> bool:

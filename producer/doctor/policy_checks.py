@@ -18,8 +18,8 @@ _MEND_A_PROOF = (
 )
 
 _MEND_A_PROBE = (
-    "this says nothing of the weights: publish them under a newer number with a probe of the workers' own model, its "
-    "rows shorter than their --max-model-len (rollstream probe --row-tokens), or mend what the reason says of the engine"
+    "this says nothing of the weights: publish them under a newer number with a probe of the workers' own model whose "
+    "rows are shorter than their --max-model-len (rollstream probe --row-tokens), or mend what the reason says"
 )
 
 

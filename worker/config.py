@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
+from rollstream.schemas.weights.shown_place import without_secrets
 from rollstream.transport.redis.urls import without_password
 
 from . import config_rules, engine_registry
@@ -278,5 +279,5 @@ class WorkerSettings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """All settings for `--print-config`, without the passwords of URLs."""
-        weights = None if self.weights is None else self.weights.partition("?")[0]  # options may hold keys
+        weights = None if self.weights is None else without_secrets(self.weights)
         return {**self.model_dump(mode="json"), "redis": without_password(self.redis), "weights": weights}

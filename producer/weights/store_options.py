@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ ANCHOR_EVERY = 20
 class StoreOptions:
     """For `AsyncClient(..., weights=StoreOptions(place=...))`; a place alone is `weights="DIR"`."""
 
-    place: str | Path
-    """A folder that trainer and workers share, "redis" for the policy's own Redis, or a URL that fsspec knows."""
+    place: str | Path = field(repr=False)
+    """A folder that trainer and workers share, "redis" for the policy's own Redis, or a URL that fsspec knows. It may
+    hold keys, and is not shown."""
     anchor_every: int = ANCHOR_EVERY
     """At least every so many versions all weights are sent, so that a worker that starts reads few deltas."""
     compression: Compression = "none"

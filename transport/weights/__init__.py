@@ -3,11 +3,13 @@
 It reads and writes what `schemas.wire.weights` describes. It knows no tensor and no policy version that is served.
 """
 
+from rollstream.schemas.weights.shown_place import without_secrets
+
 from .errors import StoreProblem, WeightStoreError
 from .in_redis import PlainCall, RedisCall
 from .read import read_chain, read_chunk, read_manifest
 from .store import Stored, WeightStore, is_chunk
-from .store_of import store_of, without_secrets
+from .store_of import store_of
 
 __all__ = [
     "PlainCall",

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rollstream.schemas.keys import Keys
-from rollstream.schemas.printable import printable
+from rollstream.schemas.weights.shown_place import without_secrets
 
 from .errors import StoreProblem, WeightStoreError
 from .files import FileStore
@@ -50,18 +50,6 @@ def store_of(
     return _url(scheme, text, shown, keys.policy)
 
 
-def without_secrets(place: str | Path) -> str:
-    """`place` for logs and errors: a URL without login, options and fragment."""
-    scheme, found, rest = str(place).partition("://")
-    if not found:
-        return printable(str(place)[:200])
-    before = rest.partition("?")[0].partition("#")[0]
-    authority, slash, path = before.partition("/")
-    login, at, host = before.rpartition("@") if "@" in path else authority.rpartition("@")
-    tail = "" if "@" in path else slash + path
-    return printable(f"{scheme[:40]}://{'***@' if at and login else ''}{host}{tail}"[:200])
-
-
 def _folder(path: Path, shown: str, policy: str) -> WeightStore:
     try:
         is_there = path.is_dir()
@@ -75,6 +63,8 @@ def _folder(path: Path, shown: str, policy: str) -> WeightStore:
 
 
 def _url(scheme: str, url: str, shown: str, policy: str) -> WeightStore:
+    if "@" in scheme:
+        raise _refusal(shown, "it is no URL: a login comes after ://", f"write {FORMS}")
     if scheme in _OF_REDIS:
         raise _refusal(shown, "another Redis cannot be the store", f"write {IN_REDIS!r} for the policy's own")
     if scheme in _READ_ONLY:

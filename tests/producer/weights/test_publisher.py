@@ -249,3 +249,7 @@ async def test_large_tensors_are_cut_into_chunks(
 def test_names_of_chunks_and_manifests_differ() -> None:
     assert is_chunk("0" * 64)
     assert not is_chunk(f"1-{'0' * 16}")
+
+
+def test_options_do_not_show_the_keys_of_their_place() -> None:
+    assert "SECRET" not in repr(StoreOptions(place="s3://key:SECRET@bucket/w"))

@@ -22,6 +22,9 @@ from rollstream.transport.weights import StoreProblem, WeightStoreError, store_o
         ("https://host/weights?token=SECRET", "nothing can be written there"),
         ("wat://host/weights", "Protocol not known: wat"),
         ("memory://", "names no place; add a path"),
+        ("s3:/key:SECRET@bucket", "weight store ***@bucket: there is no such folder"),
+        ("key:SECRET@host/x", "weight store ***@host/x: there is no such folder"),
+        ("key:SECRET@host://x", "it is no URL: a login comes after ://"),
         ("file:///no/such/folder", "no such folder"),
     ],
 )
@@ -57,7 +60,11 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
         ("ftp://user:SECRET@host/w", "ftp://***@host/w"),
         ("ftp://user:SEC/RET@host/w", "ftp://***@host/w"),
         ("abfs://c@account.dfs.core.windows.net/w?sig=SECRET#SECRET", "abfs://***@account.dfs.core.windows.net/w"),
+        ("s3:/key:SECRET@bucket/w?token=SECRET", "***@bucket/w"),
+        ("//key:SECRET@bucket/w", "***@bucket/w"),
+        ("s3:/bucket/w?token=SECRET", "s3:/bucket/w"),
         ("/a/folder", "/a/folder"),
+        ("/a/run@2/folder?", "/a/run@2/folder?"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:

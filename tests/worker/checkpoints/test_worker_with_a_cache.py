@@ -59,8 +59,9 @@ def test_a_place_that_cannot_be_is_refused_at_the_start_by_its_flag(
         worker.end()
 
 
-def test_print_config_shows_a_store_without_what_its_url_keeps(capsys: pytest.CaptureFixture[str]) -> None:
-    main([*STUB, "--print-config", "--weights", "s3://me:SECRET@bucket/run?token=SECRET"])
+@pytest.mark.parametrize("place", ["s3://me:SECRET@bucket/run?token=SECRET", "s3:/me:SECRET@bucket/run"])
+def test_print_config_shows_a_store_without_what_its_url_keeps(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    main([*STUB, "--print-config", "--weights", place])
 
     printed = capsys.readouterr().out
     assert "bucket/run" in printed

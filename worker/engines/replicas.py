@@ -34,8 +34,8 @@ from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict
 
 _NO_ROUNDS = "several engines of one worker take part in no round"
-_Weights = tuple[int, Path, str | None, bool]
-"""A version, the folder and digest of the files from which it was loaded, and whether it had to prove itself."""
+_Weights = tuple[int, Path, str | None]
+"""A version, and the folder and digest of the files from which it was loaded."""
 
 
 def settings_of_one(settings: WorkerSettings) -> WorkerSettings:
@@ -131,15 +131,16 @@ class Replicas:
     ) -> float:
         """Load it, at the same time, into every engine that has not yet loaded these files as `version`.
 
-        Raises what `Engine.load_checkpoint` raises, once all are done. A version that proves itself is served once all
-        engines have loaded and proven it, and by none after the first failure; each waits for the others meanwhile.
+        Raises what `Engine.load_checkpoint` raises, once all are done. A version that proves itself is loaded by all
+        engines, whatever they have. It is served once all have proven it, and by none after the first failure; each
+        waits for the others meanwhile.
         If only some could load another one, these serve it, and `version_spans` say so; `policy_version` stays the old
         one until a later call has loaded the others. Files are compared too, because a version that is announced again
         may have other weights. Returns the longest pause of one engine.
         """
         read = await asyncio.to_thread(checkpoint.read_content, path) if content is None else content
-        weights = version, path, read.sha256, prove is not None
-        behind = [number for number, loaded in enumerate(self._loaded) if loaded != weights]
+        weights = version, path, read.sha256
+        behind = [number for number, loaded in enumerate(self._loaded) if prove is not None or loaded != weights]
         verdict = None if prove is None else Verdict(version=version, parties=len(behind), prove=prove)
         paused_s = [0.0]
 
@@ -188,7 +189,7 @@ class Replicas:
     async def _load(
         self, number: int, weights: _Weights, mode: SwapMode, content: checkpoint.Content, verdict: Verdict | None
     ) -> float:
-        version, path, *_ = weights
+        version, path, _ = weights
         self._loaded[number] = None  # unknown during the load: a cancelled load is still carried out
         prove = None if verdict is None else verdict.prove
         try:

@@ -90,7 +90,7 @@ class VersionLoader:
             await self._swap_to(announced, weights)
         else:
             adapter = weights
-            self._proofs.allow(announced.version, ready.proof, announced.sha256)
+            self._proofs.allow(announced.version, ready.proof)
         self._measures.swap["prepare"].add(ready.seconds)
         self._using, before = ready.using, self._using
         before.close()
@@ -150,7 +150,7 @@ class VersionLoader:
         """Swap in the version's round; where that is missed, or breaks, to its files in the weight store."""
         info = self._engine.info
         try:
-            with self._proofs.loading(announced.version, announced.sha256, announced.probe, info) as prove:
+            with self._proofs.loading(announced.version, announced.probe, info) as prove:
                 paused_s = await rounds.receive(_wanted(announced), self._swap, prove)
         except RoundMissedError as error:
             log.warning("taking the version from the weight store", version=announced.version, why=str(error))
@@ -161,9 +161,9 @@ class VersionLoader:
             self._swapped(announced.version, paused_s)
 
     async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
-        version, content = announced.version, weights.content
-        with self._proofs.loading(version, content.sha256, announced.probe, self._engine.info) as prove:
-            paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, content, prove)
+        version = announced.version
+        with self._proofs.loading(version, announced.probe, self._engine.info) as prove:
+            paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
         self._swapped(version, paused_s)
         await self._checkpoints.serving(weights)
 

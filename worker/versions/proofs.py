@@ -20,15 +20,11 @@ from .proof import Proof, check_fits, proof_of
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Allowed:
-    proof: Proof | None
-    content: str | None
-    """The digest of its weights; None if nobody read them."""
+    """By one load of the version."""
 
-    def is_proof_of(self, content: str | None) -> bool:
-        """Whether these weights were proven."""
-        return self.proof is not None and content is not None and content == self.content
+    proof: Proof | None
 
 
 class Proofs:
@@ -41,9 +37,9 @@ class Proofs:
     def __init__(self) -> None:
         self._may_sample: dict[int, _Allowed] = {}
 
-    def allow(self, version: int, proof: Proof | None = None, content: str | None = None) -> None:
+    def allow(self, version: int, proof: Proof | None = None) -> None:
         """The version may sample: these weights reproduced its probe, or it has none."""
-        self._may_sample[version] = _Allowed(proof, content)
+        self._may_sample[version] = _Allowed(proof)
 
     def allows(self, version: int) -> bool:
         """Whether the version may sample."""
@@ -66,39 +62,35 @@ class Proofs:
                 raise UnprovenError(version)
 
     @contextmanager
-    def loading(
-        self, version: int, content: str | None, probe: Probe | None, info: EngineInfo
-    ) -> Iterator[Prove | None]:
+    def loading(self, version: int, probe: Probe | None, info: EngineInfo) -> Iterator[Prove | None]:
         """Around a load of the version: what the engine must ask of its weights before it samples; None for nothing.
 
         A load that fails takes back what it allowed: one engine may have passed, but they all have their old weights.
         Where there is no probe, those that could load the version serve it.
 
-        In a versions stream that starts again the number may be that of other weights. Theirs is no proof of these, but
-        what they sampled may leave until these serve: nothing samples meanwhile.
+        The number may be that of other weights, of a versions stream that has started again, or of another probe. Their
+        proof is none of these, but what they sampled may leave until these serve: nothing samples meanwhile.
         Raises `ProofFailedError` for a probe that the engine cannot score, and `UnprovenError` after a load in which it
         was not asked, or failed in secret.
         """
         before = self._may_sample.get(version)
         if probe is None:
-            self.allow(version, None, content)
+            self.allow(version)
             yield None
             return
         check_fits(probe, version, info)
         try:
-            yield partial(self._prove, version, content, probe, info, before)
+            yield partial(self._prove, version, probe, info, before)
         except Exception:  # not where the caller is cancelled: an engine carries the load out all the same
             self._take_back(version, before)
             raise
-        # Replicas ask nothing if all of them have these weights, proven.
-        if self._may_sample.get(version) is before and not (before and before.is_proof_of(content)):
+        if self._may_sample.get(version) is before:
             self._take_back(version, None)
             raise UnprovenError(version)
 
     async def _prove(
         self,
         version: int,
-        content: str | None,
         probe: Probe,
         info: EngineInfo,
         before: _Allowed | None,
@@ -109,7 +101,7 @@ class Proofs:
         except BaseException:
             self._take_back(version, before)
             raise
-        self.allow(version, proof, content)
+        self.allow(version, proof)
         log.info("policy version proven", version=version, proof=str(proof))
 
     def _take_back(self, version: int, before: _Allowed | None) -> None:

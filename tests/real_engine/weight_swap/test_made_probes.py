@@ -24,7 +24,7 @@ async def test_a_made_probe_is_reproduced_by_its_own_weights_alone(
     before, proofs = await swap(engine, models[0]), Proofs()
 
     version = next(versions)
-    with proofs.loading(version, None, probe, engine.info) as prove:
+    with proofs.loading(version, probe, engine.info) as prove:
         await engine.load_checkpoint(version, models[1], "keep", prove=prove)
     proof = proofs.of(version)
     assert proof is not None
@@ -32,7 +32,7 @@ async def test_a_made_probe_is_reproduced_by_its_own_weights_alone(
     assert proof.largest < 1e-4
 
     other = next(versions)
-    with pytest.raises(ProofFailedError) as failed, proofs.loading(other, None, probe, engine.info) as prove:
+    with pytest.raises(ProofFailedError) as failed, proofs.loading(other, probe, engine.info) as prove:
         await engine.load_checkpoint(other, models[2], "keep", prove=prove)
     assert failed.value.mean > 1
     assert before < engine.policy_version == version

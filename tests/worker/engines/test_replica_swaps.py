@@ -128,7 +128,7 @@ async def test_the_death_of_an_engine_ends_the_proofs_of_the_others(checkpoint: 
     assert engines[0].policy_version == 0
 
 
-async def test_what_was_loaded_without_a_proof_is_loaded_again_to_be_proven(checkpoint: Path) -> None:
+async def test_every_engine_is_asked_for_each_proof_whatever_it_has_loaded(checkpoint: Path) -> None:
     engines = [Seen(), Seen()]
     both = Replicas(engines)
     await both.load_checkpoint(4, checkpoint, "keep")
@@ -136,7 +136,7 @@ async def test_what_was_loaded_without_a_proof_is_loaded_again_to_be_proven(chec
     for _ in range(2):
         await both.load_checkpoint(4, checkpoint, "keep", None, nothing)
 
-    assert [engine.loaded for engine in engines] == [[checkpoint] * 2] * 2
+    assert [engine.loaded for engine in engines] == [[checkpoint] * 3] * 2
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,10 @@ async def load(
     version: int,
     probe: Probe | None,
     *engines: int,
-    content: str | None = "a",
     fails: BaseException | None = None,
 ) -> None:
     """Each engine asks for the proof with the weights of the version that it has loaded; then the load may fail."""
-    with proofs.loading(version, content, probe, ENGINE.info) as prove:
+    with proofs.loading(version, probe, ENGINE.info) as prove:
         for loaded in engines:
             assert prove is not None
             await asked(prove, loaded)
@@ -79,7 +78,7 @@ async def test_a_failed_proof_counts_although_an_engine_hides_it() -> None:
     proofs = Proofs()
 
     async def hide() -> None:
-        with proofs.loading(7, "a", stub_probe(7), ENGINE.info) as prove:
+        with proofs.loading(7, stub_probe(7), ENGINE.info) as prove:
             assert prove is not None
             await asked(prove, 7)
             with suppress(ProofFailedError):
@@ -91,36 +90,17 @@ async def test_a_failed_proof_counts_although_an_engine_hides_it() -> None:
     assert not proofs.allows(7)
 
 
-@pytest.mark.parametrize("content", ["b", None])
-async def test_other_weights_under_the_same_number_must_pass_for_themselves(content: str | None) -> None:
+@pytest.mark.parametrize("before", [stub_probe(7), None])
+async def test_what_is_loaded_under_a_known_number_must_pass_for_itself(before: Probe | None) -> None:
     proofs = Proofs()
-    await load(proofs, 7, stub_probe(7), 7)
-
-    with pytest.raises(UnprovenError):
-        await load(proofs, 7, stub_probe(7), content=content)
-
-    assert not proofs.allows(7)
-    await load(proofs, 7, stub_probe(7), 7, content=content)
-    assert proofs.allows(7)
-
-
-async def test_replicas_that_all_have_the_proven_weights_are_asked_nothing() -> None:
-    proofs = Proofs()
-    await load(proofs, 7, stub_probe(7), 7, 7)
-
-    await load(proofs, 7, stub_probe(7))
-
-    assert proofs.of(7) is not None
-
-
-async def test_weights_that_sampled_without_a_probe_must_pass_one_that_comes_later() -> None:
-    proofs = Proofs()
-    await load(proofs, 7, None)
+    await load(proofs, 7, before, *([7] if before else []))
 
     with pytest.raises(UnprovenError):
         await load(proofs, 7, stub_probe(7))
 
     assert not proofs.allows(7)
+    await load(proofs, 7, stub_probe(7), 7)
+    assert proofs.allows(7)
 
 
 @pytest.mark.parametrize("probe", [stub_probe(7), None])
@@ -128,15 +108,14 @@ async def test_what_weights_sampled_may_leave_while_others_of_their_number_fail(
     proofs = Proofs()
     await load(proofs, 7, probe, *([7] if probe else []))
 
-    with proofs.loading(7, "b", stub_probe(7), ENGINE.info) as prove:
+    with proofs.loading(7, stub_probe(7), ENGINE.info) as prove:
         proofs.check([[(7, 1)]])
         assert prove is not None
         await asked(prove, 7)
     with pytest.raises(SwapFailedError):
-        await load(proofs, 7, stub_probe(7), content="c", fails=BROKEN)
+        await load(proofs, 7, stub_probe(7), fails=BROKEN)
 
     proofs.check([[(7, 1)]])
-    await load(proofs, 7, stub_probe(7), content="b")
 
 
 async def test_a_cancelled_load_keeps_its_proof_since_the_engine_carries_it_out() -> None:
@@ -164,8 +143,8 @@ class Noticed(Proofs):
         super().__init__()
         self.allowed = asyncio.Event()
 
-    def allow(self, version: int, proof: Proof | None = None, content: str | None = None) -> None:
-        super().allow(version, proof, content)
+    def allow(self, version: int, proof: Proof | None = None) -> None:
+        super().allow(version, proof)
         self.allowed.set()
 
 
@@ -219,3 +198,18 @@ async def test_the_proof_of_a_number_is_none_of_what_a_stream_that_starts_again_
         await followed.begin()
 
     assert not proofs.allows(1)
+
+
+async def test_replicas_are_asked_for_another_probe_of_what_they_serve(
+    redis: Redis, queue: Queue, tmp_path: Path
+) -> None:
+    both = Replicas([StubEngine(SETTINGS), StubEngine(SETTINGS)])
+    followed = follower_of(redis, queue, both, write_steps(tmp_path, 1), Proofs())
+    announce_step(queue, tmp_path, 1, probe=stub_probe(1))
+    await followed.begin()
+
+    queue.redis.delete(queue.keys.versions())
+    announce_step(queue, tmp_path, 1, probe=stub_probe(1, off=1))
+    await followed.begin()
+
+    assert "version 1 does not reproduce its probe" in followed.problem

@@ -15,14 +15,14 @@ from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue
 from tests.support.versions import announce, publish, spans, wait_until_refused, wait_until_serves
 
-WHY = "it requires nccl, which this worker does not know: upgrade the worker"
+WHY = "it requires fp3, which this worker does not know: upgrade the worker"
 
 
 def test_it_is_refused_by_name_and_the_version_before_serves_on(
     redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
 ) -> None:
     publish(client, steps, 1)
-    announce(queue, 2, "step-2", requires=("nccl",))
+    announce(queue, 2, "step-2", requires=("fp3",))
     with stub(redis_url, policy, "--checkpoint-dir", str(steps)) as worker:
         wait_until_refused(worker, queue, 2, WHY)
         batch = client.submit([[5]], None, tokens())
@@ -42,11 +42,11 @@ def test_a_producer_shows_it_and_publishes_nothing_in_its_place(
     publish(client, steps, 1)
     sha256 = client.publish_policy(1, checkpoint=steps / "step-1").sha256
     queue.redis.delete(queue.keys.versions())
-    announce(queue, 1, "step-1", sha256, requires=("nccl",))
+    announce(queue, 1, "step-1", sha256, requires=("fp3",))
 
     with pytest.raises(PolicyVersionError, match="other content"):
         client.publish_policy(1, checkpoint=steps / "step-1")
     shown = CliRunner().invoke(commands, ["versions", "--policy", policy, "--redis", redis_url, "--json"])
     (row,) = json.loads(shown.stdout)["versions"]
-    assert (row["version"], row["requires"]) == (1, ["nccl"])
-    assert row["problem"] == "it requires nccl, which this release does not know: upgrade rollstream here too"
+    assert (row["version"], row["requires"]) == (1, ["fp3"])
+    assert row["problem"] == "it requires fp3, which this release does not know: upgrade rollstream here too"

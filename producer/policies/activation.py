@@ -42,7 +42,8 @@ async def activate(
     announcement = None if found is None else found.announcement
     if announcement is not None and (lost := await lost_weights(store, announcement)):
         raise ActivationError(wanted, f"{lost}: publish them again under a new number", active)
-    activation = Activation(version=wanted, by=_name(wanted, by), at=time.time())
+    sha256 = "" if announcement is None else announcement.sha256
+    activation = Activation(version=wanted, by=_name(wanted, by), at=time.time(), sha256=sha256)
     done = await connection.call("activate a policy version", lambda redis: activate_script(redis, keys, activation))
     if done.outcome == "older":  # somebody else was quicker
         raise _older(wanted, done.last or active)
@@ -61,14 +62,18 @@ async def newest_version(connection: Connection, keys: Keys) -> int:
 async def newest_active(connection: Connection, keys: Keys) -> Announced | None:
     """The entry of the version to serve; None if there is none. Raises `RedisUnavailableError`.
 
-    An activation above every announcement belongs to a versions stream that is gone, and says nothing.
+    An activation above every announcement, or of other content than was announced under its number, belongs to a
+    versions stream that is gone, and says nothing.
     """
-    last = await _last_activation(connection, keys)  # first, since each follows its announcement
+    activation = await _last_activation(connection, keys)  # first, since each follows its announcement
+    last = 0 if activation is None else activation.version
     end = 0
     async for one in all_versions(connection, keys):
         end = max(end, one.version)
         if one.version < last <= end:
             break
+        if activation is not None and one.version == last and not _is_of(activation, one):
+            last = 0  # it is of a former stream, and so are all before it
         if one.is_at_once or one.version == last:
             return one
     if 0 < last <= end:
@@ -76,13 +81,13 @@ async def newest_active(connection: Connection, keys: Keys) -> Announced | None:
     return None
 
 
-async def _last_activation(connection: Connection, keys: Keys) -> int:
-    """The last of the activations stream; 0 if it has none."""
+async def _last_activation(connection: Connection, keys: Keys) -> Activation | None:
+    """The last of the activations stream; None if it has none."""
     entries: Any = await connection.call(
         "read the activations",
         lambda redis: redis.xrevrange(keys.activations(), f"{MAX_VERSION}", "-", count=RECENT),
     )
-    return next((version for entry_id, fields in entries if (version := _activated(entry_id, fields))), 0)
+    return next((found for entry_id, fields in entries if (found := _activation(entry_id, fields)) is not None), None)
 
 
 async def _was_active(connection: Connection, keys: Keys, version: int) -> bool:
@@ -91,16 +96,25 @@ async def _was_active(connection: Connection, keys: Keys, version: int) -> bool:
         "read the activations", lambda redis: redis.xrange(keys.activations(), entry, entry)
     )
     announced = await read_version(connection, keys, version)
-    return bool(entries) or (announced is not None and announced.is_at_once)
+    if announced is not None and announced.is_at_once:
+        return True
+    said = [found for entry_id, fields in entries if (found := _activation(entry_id, fields)) is not None]
+    return any(announced is None or _is_of(one, announced) for one in said)
 
 
-def _activated(entry_id: bytes, fields: dict[bytes, bytes]) -> int:
-    """The version that an entry activates; 0 for an entry that `activate.lua` has not written."""
+def _activation(entry_id: bytes, fields: dict[bytes, bytes]) -> Activation | None:
+    """What an entry says; None for one that `activate.lua` has not written."""
     try:
-        version = decode(fields.get(PAYLOAD, b""), Activation).version
+        found = decode(fields.get(PAYLOAD, b""), Activation)
     except SchemaError:
-        return 0
-    return version if entry_id.decode() == str(EntryId(version)) else 0
+        return None
+    return found if entry_id.decode() == str(EntryId(found.version)) else None
+
+
+def _is_of(activation: Activation, announced: Announced) -> bool:
+    """Whether it activates what is announced, not other content under the same number."""
+    sha256 = "" if announced.announcement is None else announced.announcement.sha256
+    return activation.is_of(announced.version, sha256)
 
 
 def _older(version: int, active: int) -> ActivationError:

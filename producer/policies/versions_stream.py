@@ -6,20 +6,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-
-from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode, encode
+from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId, after
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, VersionSource
 from rollstream.schemas.wire.requires import unknown_names
+from rollstream.transport.versions.scripts import announce as announce_script
 
 from ..redis_io.connection import Connection
 from .errors import PolicyKindError, PolicyVersionError
 
-_KEPT = 1000
-"""About how many announcements the stream keeps; workers read only the newest few."""
 RECENT = 16
 """How many announcements are read at a time."""
 
@@ -49,18 +45,7 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
 
     Raises `PolicyVersionError` when the version is not newer than the newest, `RedisUnavailableError`.
     """
-    entry, payload = str(EntryId(announcement.version)), encode(announcement)
-
-    async def add(redis: Redis) -> bool:
-        try:
-            await redis.xadd(keys.versions(), {PAYLOAD: payload}, id=entry, maxlen=_KEPT, approximate=True)
-        except ResponseError as error:
-            if "equal or smaller" not in str(error):
-                raise
-            return False
-        return True
-
-    if await connection.call("publish a policy version", add):
+    if await connection.call("publish a policy version", lambda redis: announce_script(redis, keys, announcement)):
         return announcement
     found = await read_version(connection, keys, announcement.version)
     if found is None:
@@ -99,7 +84,8 @@ def _way_on(newest: int) -> str:
         return f"publish your weights as {newest + 1}"
     if newest == MAX_VERSION:
         return f"{newest} is the last that there is, start workers and trainer under another policy name"
-    return f"the newest, {newest}, is one which no trainer wrote: remove the stream that `Keys.versions` names"
+    streams = "the streams that `Keys.versions` and `Keys.activations` name"
+    return f"the newest, {newest}, is one which no trainer wrote: remove {streams}"
 
 
 def _content(announcement: PolicyVersion) -> PolicyVersion:

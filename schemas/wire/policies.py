@@ -34,6 +34,13 @@ class Activation(Message):
     """Who did it: a worker's name, or what an operator or a trainer calls itself."""
     at: float
     """Unix seconds."""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """That of the announcement which it activates: another one under the same number is of another stream. Empty where
+    nothing can be compared, as in what older releases wrote."""
+
+    def is_of(self, version: int, sha256: str) -> bool:
+        """Whether it activates the version that was announced with this digest."""
+        return self.version == version and self.sha256 in {"", sha256}
 
 
 class Activate(BaseModel):

@@ -98,7 +98,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "activate": Activate(when="at_once", share=1.0, timeout_s=None),
     },
     Activate: {"when": "at_once", "share": 1.0, "timeout_s": None},
-    Activation: {"v": 1, "kind": "activation"},
+    Activation: {"v": 1, "kind": "activation", "sha256": ""},
     Probe: {"v": 1, "kind": "probe", "tolerance": None},
     Tolerance: {},
     Golden: {"v": 1, "kind": "golden", "policy_sha256": "", "tolerance": None},

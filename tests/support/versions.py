@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from rollstream import Client
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.schemas import GroupError, GroupResult, PolicyVersion, encode
+from rollstream.schemas import GroupError, GroupResult, PolicyVersion, decode, encode
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.wire.policies import Activate, Activation
 from rollstream.schemas.wire.probe import Probe
@@ -113,8 +113,11 @@ def announce_step(
 
 def activate_by_hand(queue: Queue, version: int) -> None:
     """As a trainer's activation that `activate.lua` took."""
-    payload = encode(Activation(version=version, by="test", at=time.time()))
-    queue.redis.xadd(queue.keys.activations(), {"payload": payload}, id=f"{version}-0")
+    entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", queue.redis.xrange(queue.keys.versions()))
+    announced = dict(entries)[f"{version}-0".encode()]
+    sha256 = decode(announced[b"payload"], PolicyVersion).sha256
+    payload = encode(Activation(version=version, by="test", at=time.time(), sha256=sha256))
+    queue.redis.xadd(queue.keys.activations(), {"payload": payload, "sha256": sha256}, id=f"{version}-0")
 
 
 def report(worker: WorkerProcess, queue: Queue) -> dict[str, str]:

@@ -2,33 +2,53 @@
 --
 -- KEYS[1] versions stream   KEYS[2] activations stream
 -- ARGV[1] version   ARGV[2] message   ARGV[3] about how many activations the stream keeps   ARGV[4] last possible version
+-- ARGV[5] digest of the announced content, in hex as the announcement has it ('' if that cannot be read)
 --
 -- Returns what happened, and the version of the last activation ('' if there is none):
 --   activated   it is the last activation now
 --   already     it was activated before
---   unknown     the versions stream has no such version: not announced yet, or trimmed
+--   unknown     the versions stream has no such version of this content: not announced yet, or trimmed
 --   older       a later version was activated
 local id = ARGV[1] .. '-0'
+
+local function at(key, entry_id)
+  return redis.call('XRANGE', key, entry_id, entry_id)[1]
+end
 
 local function last(key, newest)
   local entry = redis.call('XREVRANGE', key, newest, '-', 'COUNT', 1)[1]
   return entry and string.match(entry[1], '^%d+') or ''
 end
 
-local function add()
-  return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], id, 'payload', ARGV[2])
+local function field(entry, name)
+  for index = 1, #entry[2], 2 do
+    if entry[2][index] == name then return entry[2][index + 1] end
+  end
+  return ''
+end
+
+-- Whether this announcement is of that content, by its digest; '' fits all.
+local function is_of(announced, digest)
+  return string.find(field(announced, 'payload'), digest, 1, true) ~= nil
+end
+
+-- Whether the last activation belongs to a versions stream that was deleted: it is above every announcement, or its
+-- number was announced with other content since.
+local function is_former(version)
+  if tonumber(version) > tonumber(last(KEYS[1], ARGV[4])) then return true end
+  local announced, activation = at(KEYS[1], version .. '-0'), at(KEYS[2], version .. '-0')
+  return announced and activation and not is_of(announced, field(activation, 'sha256'))
 end
 
 local before = last(KEYS[2], '+')
-if #redis.call('XRANGE', KEYS[2], id, id) > 0 then return {'already', before} end
-if #redis.call('XRANGE', KEYS[1], id, id) == 0 then return {'unknown', before} end
-local added = add()
+local announced, there = at(KEYS[1], id), at(KEYS[2], id)
+if there and (not announced or is_of(announced, field(there, 'sha256'))) then return {'already', before} end
+if not announced or not is_of(announced, ARGV[5]) then return {'unknown', before} end
+-- All that was activated before it is of a former stream too. Nobody follows it.
+if before ~= '' and is_former(before) then redis.call('DEL', KEYS[2]) end
+local added = redis.pcall(
+  'XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], id, 'payload', ARGV[2], 'sha256', ARGV[5]
+)
 if type(added) ~= 'table' or not added.err then return {'activated', ARGV[1]} end
-if not string.find(added.err, 'equal or smaller', 1, true) then return added end
-local announced = tonumber(last(KEYS[1], ARGV[4]))
-if before ~= '' and tonumber(before) <= announced then return {'older', before} end
--- Activations above every announcement are those of a versions stream that was deleted. Nobody follows them.
-redis.call('DEL', KEYS[2])
-added = add()
-if type(added) == 'table' and added.err then return added end
-return {'activated', ARGV[1]}
+if string.find(added.err, 'equal or smaller', 1, true) then return {'older', before} end
+return added

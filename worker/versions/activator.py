@@ -65,7 +65,9 @@ class Activator:
         return share_reached(reports, announced.version, announced.activate.share)
 
     async def _activate(self, announced: Announced, why: str) -> None:
-        activation = Activation(version=announced.version, by=self._consumer, at=round(time.time(), 3))
+        activation = Activation(
+            version=announced.version, by=self._consumer, at=round(time.time(), 3), sha256=announced.sha256
+        )
         found = await activate(self._redis, self._keys, activation)
         log.info("policy version activated", version=announced.version, why=why, outcome=found.outcome)
 

@@ -83,9 +83,10 @@ def lost(version: int) -> Announced:
     return Announced(version=version, problem=problem)
 
 
-def is_activation(version: int, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether the entry of the activations stream activates this version; others wrote it if not."""
+def activation_in(version: int, fields: Mapping[bytes, bytes]) -> Activation | None:
+    """What the entry of this version in the activations stream says; None if it activates no such one."""
     try:
-        return decode(fields.get(PAYLOAD, b""), Activation).version == version
+        found = decode(fields.get(PAYLOAD, b""), Activation)
     except SchemaError:
-        return False
+        return None
+    return found if found.version == version else None

@@ -14,11 +14,12 @@ from redis.exceptions import RedisError, ResponseError
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, after
 from rollstream.schemas.errors import cut
+from rollstream.schemas.wire.policies import Activation
 
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
 from . import decisions
-from .announced import Announced, announced_in, is_activation, version_in
+from .announced import Announced, activation_in, announced_in, version_in
 
 _AT_MOST = 16
 """How many of the newest versions and activations are read; the newest complete one is served."""
@@ -89,8 +90,9 @@ class Announcements:
             return
         # First the activations: each is written after its announcement.
         activated: Any = await self._redis.xrevrange(self._activations, _NEWEST, count=_AT_MOST)
-        activations = {version for version, fields in _numbered(activated) if is_activation(version, fields)}
-        head, versions = await self._read_versions(activations)
+        found = {version: activation_in(version, fields) for version, fields in _numbered(activated)}
+        activations = {version: said for version, said in found.items() if said is not None}
+        head, versions, activations = await self._read_versions(activations)
         if head:
             self._heads = [head, activated[:1]]
             self.versions, self.active = tuple(versions), decisions.active(versions, activations)
@@ -117,21 +119,27 @@ class Announcements:
                 raise reply
         return found
 
-    async def _read_versions(self, activations: set[int]) -> tuple[Any, list[Announced]]:
-        """The newest entry as it is, and the versions: the newest few, then active ones, back to one at least."""
+    async def _read_versions(
+        self, activations: dict[int, Activation]
+    ) -> tuple[Any, list[Announced], dict[int, Activation]]:
+        """The newest entry as it is, the versions, and which `activations` are of these.
+
+        Versions are the newest few, then active ones, back to one at least.
+        """
         head: Any = []
         found: list[Announced] = []
         newest = _NEWEST
         for _ in range(_PAGES):
             page: Any = await self._redis.xrevrange(self._versions, newest, count=_AT_MOST)
             opened = [announced_in(version, fields) for version, fields in _numbered(page)]
+            activations = decisions.of_these(opened, activations)
             active = [one for one in opened if decisions.is_active(one, activations)]
             found += active if head else opened
             head = head or page[:1]
             if active or len(page) < _AT_MOST:
                 break
             newest = after(page[-1][0])
-        return head, found
+        return head, found, activations
 
 
 def _numbered(entries: Any) -> Iterator[tuple[int, Any]]:

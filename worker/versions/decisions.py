@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
+
+from rollstream.schemas.wire.policies import Activation
 
 from .announced import Announced, lost
 
 
+def of_these(announced: Iterable[Announced], activations: Mapping[int, Activation]) -> dict[int, Activation]:
+    """Activations without those of a former stream: one whose number has other content now, and all before it."""
+    there = [(one, activations[one.version]) for one in announced if one.version in activations]
+    former = max((one.version for one, said in there if not said.is_of(one.version, one.sha256)), default=0)
+    return {version: said for version, said in activations.items() if version > former}
+
+
 def is_active(one: Announced, activations: Collection[int]) -> bool:
-    """Whether it is, or was, the one to serve: announced as `at_once`, or activated later."""
+    """Whether it is, or was, the one to serve: announced as `at_once`, or activated later; see `of_these`."""
     return one.is_at_once or one.version in activations
 
 

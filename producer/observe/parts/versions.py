@@ -50,7 +50,14 @@ def read_versions(keys: Keys, note: Note) -> Part[VersionsRead]:
             one = decode(fields.get(PAYLOAD, b""), Activation)
             if EntryId.of(entry_id) == EntryId(one.version):
                 activations[one.version] = one
-    return VersionsRead(announced=tuple(found), activations=activations)
+    return VersionsRead(announced=tuple(found), activations=_of_these(found, activations))
+
+
+def _of_these(announced: Iterable[PolicyVersion], activations: Mapping[int, Activation]) -> dict[int, Activation]:
+    """Without those of a former stream: one whose number has other content now, and all before it."""
+    there = [(one, activations[one.version]) for one in announced if one.version in activations]
+    former = max((one.version for one, said in there if not said.is_of(one.version, one.sha256)), default=0)
+    return {version: said for version, said in activations.items() if version > former}
 
 
 def _version(entry_id: bytes, fields: Any) -> PolicyVersion:

@@ -136,6 +136,34 @@ async def test_activations_of_a_stream_that_is_gone_say_nothing(
     assert await both(trainer) == (2, 2)
 
 
+async def test_an_activation_of_other_content_under_its_number_says_nothing(
+    trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    for version in (1, 2, 3):
+        announce(queue, version, "step-1", "a" * 64, activate=Activate(when="by_hand"))
+    await trainer.activate(2)
+    queue.redis.delete(queue.keys.versions())
+    announce(queue, 1, "step-2", "b" * 64)
+    for version in (2, 3):
+        announce(queue, version, "step-2", "b" * 64, activate=Activate(when="by_hand"))
+
+    assert await both(trainer) == (1, 3)
+    await trainer.activate(2)
+
+    assert await both(trainer) == (2, 3)
+    assert [one.sha256 for _, one in activations(queue)] == ["b" * 64]
+
+
+async def test_a_new_stream_of_versions_begins_without_activations(
+    trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    await publish(trainer, models, 1)
+    await trainer.activate(1)
+    queue.redis.delete(queue.keys.versions())
+    await publish(trainer, models, 1)  # the same content, which nobody has activated
+    assert await both(trainer) == (0, 1)
+
+
 async def test_an_activation_counts_though_its_announcement_is_gone(
     trainer: AsyncClient, models: Path, queue: Queue
 ) -> None:

@@ -183,6 +183,7 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         }
     ),
     "Activation.v1": Activation(version=7, by="gpu-1", at=1000.5),
+    "Activation.v1.content": Activation(version=7, by="gpu-1", at=1000.5, sha256="0" * 64),
     "Probe.v1": PROBE,
     "WeightsManifest.v1": WEIGHTS,
     "WeightsManifest.v1.anchor": WeightsManifest(

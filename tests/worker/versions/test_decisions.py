@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from rollstream.schemas.wire.policies import Activate, When
+from rollstream.schemas.wire.policies import Activate, Activation, When
 from rollstream.worker.versions.announced import BOOTED, Announced
-from rollstream.worker.versions.decisions import active, started_again, to_prepare, to_serve
+from rollstream.worker.versions.decisions import active, of_these, started_again, to_prepare, to_serve
 
 NOW: When = "at_once"
 BY_HAND: When = "by_hand"
@@ -54,6 +54,27 @@ def test_an_activation_whose_announcement_is_gone_counts_and_says_so() -> None:
 
     assert (newest.version, "gone from the versions stream" in newest.problem, before) == (5, True, one(2))
     assert active([one(9), *there], {5}) == (one(9), one(2))
+
+
+@pytest.mark.parametrize(
+    ("activations", "expected"),
+    [
+        ({2: "a"}, {2}),
+        ({2: ""}, {2}),
+        ({1: "a", 2: "a", 3: "a"}, {1, 2, 3}),
+        ({2: "b"}, set()),
+        ({1: "a", 2: "b", 3: "a", 7: "a"}, {3, 7}),
+    ],
+)
+def test_an_activation_of_other_content_is_of_former_streams_and_so_are_all_before_it(
+    activations: dict[int, str], expected: set[int]
+) -> None:
+    said = {
+        version: Activation(version=version, by="x", at=0.0, sha256=content * 64)
+        for version, content in activations.items()
+    }
+
+    assert set(of_these([one(number, BY_HAND, "a" * 64) for number in (3, 2, 1)], said)) == expected
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,24 @@ async def test_an_activated_version_whose_announcement_was_trimmed_says_so(
     assert (active.version, "publish its weights again" in active.problem) == (2, True)
 
 
+async def test_an_activation_of_a_former_stream_activates_no_other_content_under_its_number(
+    announcements: Announcements, queue: Queue
+) -> None:
+    for version in (1, 2):
+        announce(queue, version, "any", "a" * 64, activate=BY_HAND)
+        activate_by_hand(queue, version)
+    await announcements.read()
+    assert announcements.newest == 2
+
+    queue.redis.delete(queue.keys.versions())
+    announce(queue, 1, "one", "a" * 64)
+    for version in range(2, 40):
+        announce(queue, version, "any", "b" * 64, activate=BY_HAND)
+    await announcements.read()
+
+    assert [one.location for one in announcements.active] == ["one"]
+
+
 @pytest.mark.parametrize(
     ("entry_id", "fields"),
     [

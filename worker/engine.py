@@ -190,6 +190,9 @@ class Engine(Protocol):
         None for a model that is no mixture, before the first proof, and where it cannot be known.
         """
 
+    def each(self) -> Sequence[Engine]:
+        """The engines of which it is made, or itself: each has weights of its own, which may be wrong in one alone."""
+
     async def start(self) -> None:
         """Load the model and run a first request, so that no job waits for compilation. Raises `SettingsError`."""
 

@@ -13,7 +13,8 @@ from rollstream.schemas import encode
 from rollstream.schemas.wire.probe import Probe, Tolerance
 from rollstream.schemas.wire.tensors import Tensor
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, ScoreRequest
+from rollstream.worker.engine import Adapter, ScoreRequest, Scores
+from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 
 ROWS = ([5, 6, 7, 8], [9, 10, 11])
@@ -49,6 +50,18 @@ def stub_probe(
     requests = [ScoreRequest(request_id="p", token_ids=row, first=1, top_logprobs=0, adapter=adapter) for row in rows]
     known = [engine._scores(request, version).logprobs - off for request in requests]
     return probe_of(rows, known, vocab_size, tolerance)
+
+
+class WrongEngine(StubEngine):
+    """A stub whose weights are others than those of its version."""
+
+    def _scores(self, request: ScoreRequest, version: int) -> Scores:
+        return super()._scores(request, version + 77)
+
+
+def one_wrong(settings: WorkerSettings) -> Replicas:
+    """Engines of which the last alone has wrong weights."""
+    return Replicas([StubEngine(settings), WrongEngine(settings)])
 
 
 def write_probe(path: Path, probe: Probe) -> Path:

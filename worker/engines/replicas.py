@@ -76,6 +76,10 @@ class Replicas:
         found = [engine.experts_reached for engine in self._engines]
         return min((one for one in found if one is not None), default=None) if None not in found else None
 
+    def each(self) -> Sequence[Engine]:
+        """All of them."""
+        return self._engines
+
     async def start(self) -> None:
         """Start the engines one after the other: at the same time each would count the memory of another as its own."""
         for engine in self._engines:

@@ -88,6 +88,10 @@ class StubEngine:
     def experts_reached(self) -> None:
         """It has no experts."""
 
+    def each(self) -> tuple[StubEngine]:
+        """Itself."""
+        return (self,)
+
     async def start(self) -> None:
         """Nothing to load."""
 

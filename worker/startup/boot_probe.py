@@ -13,7 +13,7 @@ from rollstream.schemas.wire.probe import UNPROVABLE, Probe
 from ..engine import Engine
 from ..errors import ProofFailedError, SettingsError, UnprovableError
 from ..versions.announced import BOOTED
-from ..versions.proof import check_fits, proof_of
+from ..versions.proof import check_fits, proof_by_each
 from ..versions.proofs import Proofs
 
 _MAX_BYTES = 2**20
@@ -43,7 +43,7 @@ async def prove_boot_weights(probe: Probe | None, engine: Engine, proofs: Proofs
     if probe is not None:
         try:
             check_fits(probe, BOOTED.version, engine.info)
-            proof = await proof_of(probe, BOOTED.version, engine.info, engine.score)
+            proof = await proof_by_each(probe, BOOTED.version, engine)
         except UnprovableError as error:
             raise SettingsError(f"--probe: the boot model {UNPROVABLE}: {error.problem}") from None
         except ProofFailedError as error:

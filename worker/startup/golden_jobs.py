@@ -40,16 +40,21 @@ def read_golden_jobs(settings: WorkerSettings) -> Golden | None:
 
 
 async def reproduce(golden: Golden | None, engine: Engine, settings: WorkerSettings) -> None:
-    """Sample and score the golden jobs with the boot weights and compare; does nothing without any.
+    """Have each engine sample and score the golden jobs with the boot weights, and compare; nothing without any.
 
     Raises `SettingsError` with the first difference, `EngineDiedError`.
     """
     if golden is None:
         return
-    began, path, info = time.monotonic(), settings.golden, engine.info
-    if problem := _other_model(golden, settings, info.vocab_size):
-        raise SettingsError(f"--golden {path}: {problem}")
+    if problem := _other_model(golden, settings, engine.info.vocab_size):
+        raise SettingsError(f"--golden {settings.golden}: {problem}")
     await _check_version(golden, settings)
+    for one in engine.each():
+        await _compare(golden, one, settings.golden)
+
+
+async def _compare(golden: Golden, engine: Engine, path: Path | None) -> None:
+    began, info = time.monotonic(), engine.info
     given = await asyncio.gather(*(_give(case, engine) for case in golden.cases))
     found = compare(golden, given, info.dtype)
     here = made_with(info.runs_on, info.dtype)

@@ -16,7 +16,7 @@ from ..measure.measures import Measures
 from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
 from .announced import Announced
-from .proof import Proof, check_fits, proof_of
+from .proof import Proof, check_fits, proof_by_each
 from .proofs import Proofs
 from .served import InRound, Ready, Served
 
@@ -129,8 +129,7 @@ class VersionLoader:
             adapter = await self._adapters.load(announced.location, announced.sha256)
             proof: Proof | None = None
             if announced.probe is not None:
-                info, score = self._engine.info, self._engine.score
-                proof = await proof_of(announced.probe, announced.version, info, score, adapter)
+                proof = await proof_by_each(announced.probe, announced.version, self._engine, adapter)
             return Ready(
                 announced=announced,
                 weights=adapter,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas.wire.probe import TOLERANCES, Probe, Tolerance
 
-from ..engine import Adapter, EngineInfo, Score, ScoreRequest
+from ..engine import Adapter, Engine, EngineInfo, Score, ScoreRequest
 from ..errors import DataError, ProofFailedError, UnprovableError
 
 
@@ -79,6 +79,12 @@ async def proof_of(probe: Probe, version: int, info: EngineInfo, score: Score, a
     except DataError as error:
         raise ProofFailedError(version, f"the engine could not score it: {error}") from error
     return compared(probe, version, found, info.dtype)
+
+
+async def proof_by_each(probe: Probe, version: int, engine: Engine, adapter: Adapter | None = None) -> Proof:
+    """Let each engine of which `engine` is made score the probe. Returns the worst proof, raises as `proof_of` does."""
+    proofs = [await proof_of(probe, version, one.info, one.score, adapter) for one in engine.each()]
+    return max(proofs, key=lambda proof: proof.mean)
 
 
 async def _all(requests: Iterable[ScoreRequest], score: Score) -> list[NDArray[np.float32]]:

@@ -56,6 +56,9 @@ class TableEngine:
     def info(self) -> EngineInfo:
         raise NotImplementedError
 
+    def each(self) -> tuple[TableEngine]:
+        return (self,)
+
     async def start(self) -> None: ...
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:

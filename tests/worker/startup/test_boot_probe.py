@@ -8,13 +8,14 @@ import pytest
 
 from rollstream import Client
 from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.startup.boot_probe import prove_boot_weights, read_probe
 from rollstream.worker.versions.proofs import Proofs
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.probes import stub_probe, write_probe
+from tests.support.probes import one_wrong, stub_probe, write_probe
 from tests.support.versions import report
 from tests.support.worker_process import WorkerProcess
 
@@ -51,6 +52,18 @@ async def test_a_probe_of_another_vocabulary_is_not_blamed_on_the_boot_weights()
 
     with pytest.raises(SettingsError, match=r"boot model cannot be proven here: .* this model has 1000$"):
         await prove_boot_weights(stub_probe(0, vocab_size=VOCAB + 1), engine, Proofs())
+
+
+async def test_each_engine_of_a_worker_reproduces_the_probe() -> None:
+    settings, proofs = WorkerSettings(policy="p", engine="stub"), Proofs()
+    probe = stub_probe(0, rows=([5, 6, 7, 8],))
+
+    with pytest.raises(SettingsError, match="the boot model does not reproduce it"):
+        await prove_boot_weights(probe, one_wrong(settings), proofs)
+    assert not proofs.allows(0)
+
+    await prove_boot_weights(probe, Replicas([StubEngine(settings), StubEngine(settings)]), proofs)
+    assert proofs.allows(0)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rollstream.worker.errors import SettingsError
 from rollstream.worker.startup.golden_jobs import read_golden_jobs, reproduce
 from rollstream.worker.weights import checkpoint
 from tests.support.golden_jobs import golden, golden_batch, sampled_by, with_logprob
+from tests.support.probes import one_wrong
 from tests.support.worker_process import WorkerProcess, running_worker
 
 GREEDY = GenerationConfig(max_new_tokens=12, temperature=0.0)
@@ -44,6 +45,14 @@ async def refused(whole: Golden, **given: object) -> str:
 
 async def test_the_engine_that_recorded_them_reproduces_them() -> None:
     await reproduce(await recorded(), StubEngine(settings()), settings())
+
+
+async def test_each_engine_of_a_worker_reproduces_them() -> None:
+    given = settings(golden=Path("jobs.golden"))
+    one_job = golden(await sampled_by(StubEngine(given), GREEDY, PROMPTS[:1]), model="")
+
+    with pytest.raises(SettingsError, match=r"jobs\.golden: case 0"):
+        await reproduce(one_job, one_wrong(given), given)
 
 
 async def test_without_golden_jobs_nothing_is_asked_of_the_engine() -> None:

@@ -103,6 +103,10 @@ class VllmEngine(Transfers):
         """See `Engine.experts_reached`."""
         return None if self._swapper is None else self._swapper.experts_reached
 
+    def each(self) -> tuple[VllmEngine]:
+        """Itself."""
+        return (self,)
+
     async def start(self) -> None:
         """Load the model and run a first request of each kind. Blocks the event loop while vLLM starts.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from ..errors import SchemaError, cut
-from ..weights.regular_files import open_regular
+from ..weights.regular_files import open_regular, writing_problem
 from ..wire.codec import decode, encode
 from ..wire.golden import MAX_GOLDEN_BYTES, Golden
 
@@ -40,9 +39,8 @@ def read_golden(path: Path) -> Golden:
 
 def check_writable(path: Path) -> None:
     """Raises `GoldenFileError` where `write_golden` surely would."""
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        is_there = path.parent.is_dir()
-        raise GoldenFileError(path, "its folder cannot be written" if is_there else "its folder does not exist")
+    if problem := writing_problem(path):
+        raise GoldenFileError(path, problem)
 
 
 def write_golden(path: Path, golden: Golden) -> None:

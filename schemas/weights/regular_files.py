@@ -33,3 +33,10 @@ def check_regular(found: os.stat_result, path: Path) -> None:
         kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
         kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "device")
         raise NotRegularFileError(EINVAL, f"it is a {kind}, not a regular file", str(path))
+
+
+def writing_problem(path: Path) -> str:
+    """Why a file cannot be made there, as far as its folder shows; empty if nothing speaks against it."""
+    if os.access(path.parent, os.W_OK | os.X_OK):
+        return ""
+    return "its folder cannot be written" if path.parent.is_dir() else "its folder does not exist"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from rollstream.schemas import SchemaError, decode
-from rollstream.schemas.weights.regular_files import open_regular
+from rollstream.schemas import probe_files
 from rollstream.schemas.wire.probe import UNPROVABLE, Probe
 
 from ..engine import Engine
@@ -16,25 +15,15 @@ from ..versions.announced import BOOTED
 from ..versions.proof import check_fits, proof_by_each
 from ..versions.proofs import Proofs
 
-_MAX_BYTES = 2**20
-"""A probe has at most 8192 tokens, so far fewer bytes."""
-
 log = structlog.get_logger()
 
 
 def read_probe(path: Path) -> Probe:
     """The probe in this file. Raises `SettingsError`."""
     try:
-        with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"--probe: {path} cannot be read: {error.strerror or error}") from None
-    if len(data) > _MAX_BYTES:
-        raise SettingsError(f"--probe: {path} is no probe: it has more than {_MAX_BYTES} bytes")
-    try:
-        return decode(data, Probe)
-    except SchemaError as error:
-        raise SettingsError(f"--probe: {path} is no probe: {error}") from None
+        return probe_files.read_probe(path)
+    except probe_files.ProbeFileError as error:
+        raise SettingsError(f"--probe: {error}") from None
 
 
 async def prove_boot_weights(probe: Probe | None, engine: Engine, proofs: Proofs) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from rollstream.schemas import Probe
+from rollstream.schemas.probe_files import check_writable, write_probe
 from rollstream.schemas.wire.probe import MAX_TOKENS
 
-from ...probes.probe_file import write_probe
 from ...probes.probe_of_folder import probe_of_folder
 from ..output import exit_codes
 
@@ -50,6 +50,7 @@ def probe(
     random, the same at each call. The model is run by transformers; in float32 it needs 4 bytes a parameter.
     """
     with exit_codes():
+        check_writable(out)
         typer.echo(f"loading {model} in {dtype} ...", err=True)
         found = probe_of_folder(model, tokenizer, dtype=dtype, max_tokens=tokens, row_tokens=row_tokens)
         write_probe(out, found)

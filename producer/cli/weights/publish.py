@@ -12,10 +12,10 @@ import typer
 from rollstream.schemas import Activate, PolicyVersion
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.keys import check_adapter
+from rollstream.schemas.probe_files import read_probe
 from rollstream.schemas.wire.policies import When
 
 from ...client import AsyncClient
-from ...probes.probe_file import read_probe
 from ..options import DEFAULT_REDIS, Policy, RedisUrl
 from ..output import exit_codes
 from .version_argument import TakesVersion, Timeout, Wait, WaitFor, run, wait_until_served, waited_workers

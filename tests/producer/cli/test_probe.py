@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from rollstream import make_probe
 from rollstream.producer.cli.app import app
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.producer.probes.probe_file import read_probe
+from rollstream.schemas.probe_files import read_probe
 
 
 def rollstream(*args: str) -> Result:
@@ -47,6 +47,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, folder: str, told: 
     refused = rollstream("probe", folder, "--out", str(tmp_path / "p"))
     assert refused.exit_code == 1
     assert told in " ".join(refused.stderr.split())
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
+    refused = rollstream("probe", str(write_model(tmp_path / "model")), "--out", str(tmp_path / "none" / "p"))
+    assert (refused.exit_code, "loading" in refused.stderr) == (1, False)
+    assert "none/p cannot be written: its folder does not exist" in refused.stderr
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

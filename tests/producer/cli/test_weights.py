@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollstream import Client, probe_of
-from rollstream.producer.probes.probe_file import write_probe
+from rollstream.schemas.probe_files import write_probe
 from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue
 from tests.support.publishing import announced, reporting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from rollstream.transport.versions.scripts import announce as announce_script
 
 from ..redis_io.connection import Connection
 from .errors import PolicyKindError, PolicyVersionError
+
+log = logging.getLogger("rollstream")
 
 RECENT = 16
 """How many announcements are read at a time."""
@@ -55,6 +58,9 @@ async def announce(connection: Connection, keys: Keys, announcement: PolicyVersi
         newest = await announced_version(connection, keys)
         problem = f"it was published with other content: {_way_on(newest)}"
         raise PolicyVersionError(announcement.version, problem, newest, taken=True)
+    if other := [name for name in ("probe", "activate") if getattr(there, name) != getattr(announcement, name)]:
+        told = "policy version %d is announced already, with another %s=, which holds: publish %d with yours"
+        log.warning(told, there.version, "= and another ".join(other), there.version + 1)
     return there
 
 

@@ -35,6 +35,16 @@ async def test_another_probe_takes_the_old_ones_place(trainer: AsyncClient, mode
     assert (await trainer.publish_policy(2, again=1, probe=other)).probe == other
 
 
+async def test_terms_that_an_announced_version_does_not_take_any_more_are_told(
+    trainer: AsyncClient, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await trainer.publish_policy(1, checkpoint=models / "step-1", activate="by_hand")
+    await trainer.publish_policy(1, checkpoint=models / "step-1", activate="by_hand")
+    assert not [one for one in caplog.records if "announced already" in one.message]
+    await trainer.publish_policy(1, checkpoint=models / "step-1", probe=PROBE)
+    assert "policy version 1 is announced already, with another probe= and another activate=" in caplog.text
+
+
 async def test_what_came_from_gpu_to_gpu_is_taken_from_the_store(trainer: AsyncClient, queue: Queue) -> None:
     sent = PolicyVersion(
         version=1, source="checkpoint", location="v1", sha256="0" * 64, published_at=0.0, transport="nccl", base=None

@@ -149,7 +149,7 @@ def _tolerance(text: str) -> Tolerance:
     try:
         return Tolerance(mean=float(mean), largest=float(largest))
     except ValueError:
-        problem = f"{text!r}: write the mean and the largest difference in nats, above 0, such as 0.01,0.2"
+        problem = f"{text!r}: write the mean (at most 1) and the largest (10) difference in nats, such as 0.01,0.2"
         raise ConfigError("--tolerance", problem, text) from None
 
 

@@ -21,7 +21,9 @@ NOT_REPRODUCED = "does not reproduce its probe"
 """These words are in the report of a worker whose log-probs were too far off."""
 UNPROVABLE = "cannot be proven here"
 """These are in that of a worker which cannot score the probe at all, whatever the weights are."""
-Nats = Annotated[float, Field(gt=0, lt=100)]
+MeanNats = Annotated[float, Field(gt=0, le=1)]
+"""Above these bounds a comparison says nothing: wrong weights pass it too."""
+LargestNats = Annotated[float, Field(gt=0, le=10)]
 
 
 class Tolerance(BaseModel):
@@ -29,9 +31,9 @@ class Tolerance(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
-    mean: Nats
+    mean: MeanNats
     """Mean of the absolute differences."""
-    largest: Nats
+    largest: LargestNats
     """The largest of them."""
 
 

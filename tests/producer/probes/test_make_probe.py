@@ -235,3 +235,10 @@ def test_tensors_of_any_dtype_are_taken() -> None:
     rows = [torch.tensor([1, EOS, 3])]
     known = [torch.tensor([-1.0, -2.0], dtype=torch.bfloat16, requires_grad=True)]
     assert probe_of(rows, known, vocab_size=9) == probe_of([[1, EOS, 3]], [[-1.0, -2.0]], vocab_size=9)
+
+
+@pytest.mark.parametrize(("mean", "largest"), [(1.01, 2.0), (0.5, 10.1), (0.0, 1.0), (0.5, -1.0)])
+def test_a_tolerance_that_wrong_weights_would_pass_too_is_refused(mean: float, largest: float) -> None:
+    Tolerance(mean=1.0, largest=10.0)
+    with pytest.raises(ValueError, match=r"less than or equal|greater than"):
+        Tolerance(mean=mean, largest=largest)

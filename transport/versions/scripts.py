@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
@@ -15,8 +15,11 @@ from ..redis.scripts import load
 
 ACTIVATE = load(__package__, "activate.lua")
 ANNOUNCE = load(__package__, "announce.lua")
+_HEADS = load(__package__, "heads.lua")
 _KEPT = 1000
 """About how many entries each of the two streams keeps; workers and trainers read only the newest few."""
+_SHOWN_BYTES = 1024
+"""Enough for all fields of an announcement that come before its probe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +42,12 @@ async def activate(redis: Redis, keys: Keys, activation: Activation) -> Activate
     args = activation.version, encode(activation), _KEPT, MAX_VERSION, activation.sha256
     outcome, last = await ACTIVATE([keys.versions(), keys.activations()], args).to(redis)
     return Activated(outcome=outcome.decode(), last=version_of(last.decode()))
+
+
+async def heads(redis: Redis, keys: Keys) -> list[Any]:
+    """What changes with the newest entry of each stream, the versions and the activations; empty where there is none.
+
+    Raises `RedisError`, with the name of a key that is no stream.
+    """
+    args = MAX_VERSION, _SHOWN_BYTES
+    return list(await _HEADS([keys.versions(), keys.activations()], args).to(redis))

@@ -15,6 +15,7 @@ from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, after
 from rollstream.schemas.errors import cut
 from rollstream.schemas.wire.policies import Activation
+from rollstream.transport.versions import scripts
 
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 
 
 class Announcements:
-    """Reads one entry of each stream at each look, and the newest few when one of them has changed.
+    """Asks at each look whether the newest entry of a stream has changed, and only then reads the newest few.
 
     One look at a time changes it; the follower reads what it found.
     """
@@ -42,6 +43,7 @@ class Announcements:
         self._versions = keys.versions()
         self._activations = keys.activations()
         self._redis = redis
+        self._keys = keys
         self._heads: Any = None
         self._looking = asyncio.Lock()
         self._looked_at = 0.0
@@ -85,7 +87,7 @@ class Announcements:
 
     async def read(self) -> None:
         """Read the streams. Raises `RedisError`, with the name of a key that is no stream."""
-        heads = await self._read_heads()
+        heads = await scripts.heads(self._redis, self._keys)
         if not heads[0] or heads == self._heads:
             return
         # First the activations: each is written after its announcement.
@@ -94,7 +96,7 @@ class Announcements:
         activations = {version: said for version, said in found.items() if said is not None}
         head, versions, activations = await self._read_versions(activations)
         if head:
-            self._heads = [head, activated[:1]]
+            self._heads = heads  # of before: what came since is seen at the next look
             self.versions, self.active = tuple(versions), decisions.active(versions, activations)
 
     def _failed(self, error: RedisError) -> None:
@@ -105,19 +107,6 @@ class Announcements:
             if problem != self.problem:
                 log.warning("versions cannot be read until that is mended", problem=problem)
             self.problem = problem
-
-    async def _read_heads(self) -> list[Any]:
-        pipe: Any = self._redis.pipeline(transaction=False)  # redis-py does not type what queues a command
-        keys = self._versions, self._activations
-        for key in keys:
-            pipe.xrevrange(key, _NEWEST, count=1)
-        found = list(await pipe.execute(raise_on_error=False))
-        for key, reply in zip(keys, found, strict=True):
-            if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
-                raise ResponseError(f"{reply}: {key} is no stream: delete the key")
-            if isinstance(reply, RedisError):
-                raise reply
-        return found
 
     async def _read_versions(
         self, activations: dict[int, Activation]

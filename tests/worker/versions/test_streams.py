@@ -8,11 +8,13 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys, encode
 from rollstream.schemas.wire.policies import Activation
+from rollstream.transport.versions.scripts import heads
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.versions.announcements import Announcements
 from tests.support.faults import Queue
+from tests.support.probes import stub_probe
 from tests.support.versions import BY_HAND, activate_by_hand, announce, follower_of
 
 
@@ -118,3 +120,21 @@ async def test_a_key_that_is_no_stream_is_named_and_stops_a_start(redis: Redis, 
         await followed.begin()
     with pytest.raises(ResponseError):
         await Announcements(redis=redis, keys=queue.keys).read()
+
+
+async def test_a_look_moves_few_bytes_of_a_long_probe_and_sees_one_that_takes_the_others_place(
+    redis: Redis, queue: Queue
+) -> None:
+    probe = stub_probe(1, rows=(list(range(5, 3005)),))
+    announce(queue, 1, "one", probe=probe)
+    before = await heads(redis, queue.keys)
+    assert len(encode(probe)) > 20_000
+    assert len(str(before)) < 10_000
+    assert await heads(redis, queue.keys) == before
+
+    queue.redis.delete(queue.keys.versions())
+    announce(queue, 1, "one", probe=probe)
+
+    after = await heads(redis, queue.keys)
+    assert after != before
+    assert after[1] == [], "nothing is activated"

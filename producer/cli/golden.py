@@ -140,17 +140,22 @@ def check(
 
 def _sampled(assignments: list[str], max_new_tokens: int) -> GenerationConfig:
     defaults = ["num_return_sequences=2", "seed=0"]
-    return read_config(None, [*defaults, *assignments], max_new_tokens)
+    try:
+        return read_config(None, [*defaults, *assignments], max_new_tokens)
+    except ConfigError as error:
+        if error.field != "num_return_sequences" or any(one.startswith("num_return_sequences=") for one in assignments):
+            raise
+        raise typer.BadParameter("--set temperature=0: half of the cases are greedy anyway: leave it out") from None
 
 
 def _tolerance(text: str) -> Tolerance:
-    """Raises `ConfigError`."""
+    """Raises `BadParameter`."""
     mean, _, largest = text.partition(",")
     try:
         return Tolerance(mean=float(mean), largest=float(largest))
     except ValueError:
         problem = f"{text!r}: write the mean (at most 1) and the largest (10) difference in nats, such as 0.01,0.2"
-        raise ConfigError("--tolerance", problem, text) from None
+        raise typer.BadParameter(f"--tolerance {problem}") from None
 
 
 def _run(redis: str, command: Callable[[Connection], Awaitable[T]]) -> T:

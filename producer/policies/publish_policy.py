@@ -28,7 +28,7 @@ from .checkpoint_files import CheckpointFolder
 from .errors import AdapterError, PolicyVersionError
 from .publish_options import PublishOptions
 from .serving_terms import ServingTerms
-from .versions_stream import RECENT, announce, announced_versions, check_publishable, read_version
+from .versions_stream import RECENT, announce, announced_version, announced_versions, check_publishable, read_version
 
 _PADDING = b" "
 """Added to the config of a policy version's adapter, so that no other adapter has its digest and its chunks: these
@@ -82,6 +82,13 @@ async def announce_weights(
     return announced
 
 
+async def _why_not_there(connection: Connection, keys: Keys, version: int) -> str:
+    newest = await announced_version(connection, keys)
+    if version > newest:
+        return f"nobody has announced version {version}, the newest is {newest}"
+    return f"version {version} is not in the versions stream any more"
+
+
 async def _publish_again(
     connection: Connection, keys: Keys, version: int, options: PublishOptions, keep: Keep | None
 ) -> PolicyVersion:
@@ -94,7 +101,7 @@ async def _publish_again(
     found = await read_version(connection, keys, older)
     before = None if found is None else found.announcement
     if found is None or before is None:
-        problem = f"version {older} is not in the versions stream any more" if found is None else found.problem
+        problem = await _why_not_there(connection, keys, older) if found is None else found.problem
         raise PolicyVersionError(version, f"{problem}: publish its weights themselves")
     if found.problem:  # announced by this release, it would lose what it requires
         raise PolicyVersionError(version, f"version {older} cannot be announced again: {found.problem}")

@@ -146,7 +146,8 @@ def _not_active(seen: Seen, version: int) -> str:
     if terms.when == "at_once":  # announced since the look at what is active
         return ""
     if terms.when == "by_hand":
-        return f"; {name} is announced and waits for client.activate({pending.version})"
+        number = pending.version
+        return f"; {name} is announced and waits for client.activate({number}) or `rollstream activate {number}`"
     live = _counted(seen.serving).values()
     ready = sum(one.prepared >= pending.version for one in live)
     late = "" if terms.timeout_s is None else f", or {terms.timeout_s:g} s after its announcement"

@@ -92,10 +92,12 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     soon as it can; when-prepared, all together; by-hand, after `rollstream activate VERSION`.
     """
     if sum(given is not None for given in (checkpoint, adapter, again)) != 1:
-        raise typer.BadParameter("give --checkpoint DIR, --adapter DIR or --again OLDER")
+        raise typer.BadParameter("give one of --checkpoint DIR, --adapter DIR and --again OLDER")
     if activate is not Moment.WHEN_PREPARED and (share, activate_after) != (None, None):
         raise typer.BadParameter("--share and --activate-after need --activate when-prepared")
     wanted = waited_workers(workers, wait=wait, timeout=timeout)
+    if wait and timeout is None and activate is Moment.BY_HAND:
+        raise typer.BadParameter("--wait with --activate by-hand waits for your `rollstream activate`: give --timeout")
     when = cast("When", activate.value.replace("-", "_"))
     terms = Activate(when=when, share=1.0 if share is None else share, timeout_s=activate_after)
 

@@ -109,7 +109,6 @@ def test_a_job_that_fails_leaves_an_older_file_as_it_was(
     ("flags", "problem"),
     [
         (("--set", "num_beams=2"), "no beams"),
-        (("--set", 'logprobs="raw"', "--tolerance", "1"), "--tolerance"),
         (("--max-new-tokens", "60000"), "at most 65536 are kept"),
         (("--out", "nowhere/g"), "its folder does not exist"),
     ],
@@ -122,6 +121,20 @@ def test_what_no_file_may_hold_is_refused_before_anything_is_queued(
     assert found.exit_code == 1
     assert problem in found.stderr
     assert not server.exists(Keys(policy).batches(0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--tolerance", "1"), "--tolerance '1': write the mean"),
+        (("--set", "temperature=0"), "half of the cases are greedy anyway"),
+    ],
+)
+def test_wrong_usage_of_record_exits_2(command: Command, flags: tuple[str, ...], problem: str) -> None:
+    found = command("golden", "record", "--out", "g", *flags)
+
+    assert found.exit_code == 2
+    assert problem in " ".join(found.stderr.replace("│", " ").split())
 
 
 def test_another_vocabulary_is_refused_by_name(stub_worker: WorkerProcess, command: Command, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ async def test_a_version_that_nobody_activated_is_not_served(trainer: AsyncClien
     await trainer.publish_policy(2, checkpoint=models / "step-2", activate="by_hand")
     reporting(queue, "a", 1, prepared_version="2")
     await trainer.wait_for_version(1, timeout=30)
-    assert (await waited(trainer, 2)).endswith("a serves 1; it is announced and waits for client.activate(2)")
+    told = "a serves 1; it is announced and waits for client.activate(2) or `rollstream activate 2`"
+    assert (await waited(trainer, 2)).endswith(told)
     reporting(queue, "a", 2)  # of streams that are gone
     assert "served by 0 of 1" in await waited(trainer, 2)
     await trainer.activate(2)

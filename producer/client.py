@@ -219,8 +219,8 @@ class AsyncClient:
     async def activate(self, version: int, by: str | None = None) -> None:
         """Let workers serve a version that was published with `activate="by_hand"`, or "when_prepared" before its time.
 
-        A worker that has prepared it swaps at once, another takes no more jobs until it has. Activating a version again
-        is a no-op. `by`: who did it, for operators; None: this host and process.
+        A worker that has prepared it swaps at once, another takes no more jobs until it has. Activating the active
+        version again is a no-op. `by`: who did it, for operators; None: this host and process.
 
         Raises `ActivationError` (not announced, a later version was activated, or the client's weight store has its
         weights no more), `WeightStoreError`, `RedisUnavailableError`.

@@ -34,10 +34,10 @@ async def activate(
     if type(wanted) is not int or not 1 <= wanted <= MAX_VERSION:
         raise ActivationError(version, f"a version is an integer from 1 to {MAX_VERSION}")
     active = await newest_version(connection, keys)
-    if wanted == active or (wanted < active and await _was_active(connection, keys, wanted)):
+    if wanted == active:
         return
     if wanted < active:
-        raise _older(wanted, active)
+        raise _older(wanted, active, await announced_version(connection, keys))
     found = await read_version(connection, keys, wanted)
     announcement = None if found is None else found.announcement
     if announcement is not None and (lost := await lost_weights(store, announcement)):
@@ -46,7 +46,7 @@ async def activate(
     activation = Activation(version=wanted, by=_name(wanted, by), at=time.time(), sha256=sha256)
     done = await connection.call("activate a policy version", lambda redis: activate_script(redis, keys, activation))
     if done.outcome == "older":  # somebody else was quicker
-        raise _older(wanted, done.last or active)
+        raise _older(wanted, done.last or active, await announced_version(connection, keys))
     if done.outcome == "unknown":
         end = await announced_version(connection, keys)
         told = f"nobody has announced it, the newest is {end}" if end < wanted else "the stream has it no more"
@@ -90,18 +90,6 @@ async def _last_activation(connection: Connection, keys: Keys) -> Activation | N
     return next((found for entry_id, fields in entries if (found := _activation(entry_id, fields)) is not None), None)
 
 
-async def _was_active(connection: Connection, keys: Keys, version: int) -> bool:
-    entry = str(EntryId(version))
-    entries: Any = await connection.call(
-        "read the activations", lambda redis: redis.xrange(keys.activations(), entry, entry)
-    )
-    announced = await read_version(connection, keys, version)
-    if announced is not None and announced.is_at_once:
-        return True
-    said = [found for entry_id, fields in entries if (found := _activation(entry_id, fields)) is not None]
-    return any(announced is None or _is_of(one, announced) for one in said)
-
-
 def _activation(entry_id: bytes, fields: dict[bytes, bytes]) -> Activation | None:
     """What an entry says; None for one that `activate.lua` has not written."""
     try:
@@ -117,8 +105,9 @@ def _is_of(activation: Activation, announced: Announced) -> bool:
     return activation.is_of(announced.version, sha256)
 
 
-def _older(version: int, active: int) -> ActivationError:
-    way_on = f"announce its content under a new number, `rollstream publish {active + 1} --again {version}`"
+def _older(version: int, active: int, announced: int) -> ActivationError:
+    new = max(active, announced) + 1
+    way_on = f"announce its content under a new number, `rollstream publish {new} --again {version}`"
     return ActivationError(version, f"{active} was activated, and versions only grow: {way_on}", active)
 
 

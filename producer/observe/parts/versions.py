@@ -71,6 +71,8 @@ def versions_seen(read: VersionsRead, workers: Iterable[FleetWorker], now: float
     """Each version with the workers that serve, prepare and refuse it; `now` by Redis' clock."""
     alive = [worker for worker in workers if worker.presence is not Presence.GONE]
     refusing = list(filter(is_refusing, alive))
+    at_once = [one.version for one in read.announced if one.activate.when == "at_once"]
+    active = max([*read.activations, *at_once], default=0)
     return tuple(
         FleetVersion(
             version=one.version,
@@ -80,7 +82,7 @@ def versions_seen(read: VersionsRead, workers: Iterable[FleetWorker], now: float
             served_by=tuple(w.consumer for w in alive if w.report.policy_version == one.version),
             refused_by=tuple(w.consumer for w in refusing if refused_version(w.report) == one.version),
             prepared_by=tuple(w.consumer for w in alive if _has_prepared(w.report, one.version)),
-            waits_for=_waits_for(one, read.activations),
+            waits_for=_waits_for(one, active),
             activated_s_ago=age_s(at.at, now) if (at := read.activations.get(one.version)) else None,
         )
         for one in read.announced
@@ -91,7 +93,6 @@ def _has_prepared(report: WorkerReport, version: int) -> bool:
     return (report.policy_version or 0) < version <= (report.prepared_version or 0)
 
 
-def _waits_for(one: PolicyVersion, activations: Mapping[int, Activation]) -> str:
-    """A version below the last activation waits for nothing any more: it was passed over."""
-    is_over = one.activate.when == "at_once" or one.version <= max(activations, default=0)
-    return "" if is_over else one.activate.when
+def _waits_for(one: PolicyVersion, active: int) -> str:
+    """A version below the active one waits for nothing any more: it was passed over."""
+    return "" if one.version <= active else one.activate.when

@@ -141,6 +141,17 @@ async def test_versions_tell_who_serves_and_who_refused_them(
     assert fleet.problems
 
 
+async def test_a_version_that_was_passed_over_waits_for_nothing(
+    reader: FleetReader, trainer: AsyncClient, models: Path
+) -> None:
+    for version, activate in ((1, "by_hand"), (2, "at_once"), (3, "by_hand")):
+        await trainer.publish_policy(version, checkpoint=models / "step-1", activate=cast("Any", activate))
+
+    fleet = await reader.read()
+
+    assert [(one.version, one.waits_for) for one in fleet.versions] == [(3, "by_hand"), (2, ""), (1, "")]
+
+
 async def test_versions_that_are_not_active_tell_who_has_prepared_them(
     reader: FleetReader, trainer: AsyncClient, models: Path, server: Any, keys: Keys
 ) -> None:

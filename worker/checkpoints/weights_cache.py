@@ -73,8 +73,8 @@ class WeightsCache:
         free, problem = shutil.disk_usage(folder).free, checkpoint.path_problem(folder)
         if free < MODELS * nbytes:
             problem = (
-                f"{free} bytes are free, and {MODELS} models of {nbytes} bytes must fit: give it more room, or name "
-                "another folder"
+                f"{free} bytes ({free / 2**30:.1f} GiB) are free, and {MODELS} models of {nbytes} bytes "
+                f"({nbytes / 2**30:.1f} GiB) must fit: give it more room, or name another folder"
             )
         if problem:
             self._cache.close()

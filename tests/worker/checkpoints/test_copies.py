@@ -227,7 +227,9 @@ def test_two_models_must_fit_at_the_start(tmp_path: Path) -> None:
         file.truncate(2**43)
     cache = WeightsCache(root=tmp_path / "cache", model=model)
 
-    with pytest.raises(SettingsError, match=r"--weights-cache: .*cache: \d+ bytes are free, and 2 models of 8796\d+"):
+    with pytest.raises(
+        SettingsError, match=r"--weights-cache: .*cache: \d+ bytes .* GiB\) are free, and 2 models of 8796\d+ bytes \(8"
+    ):
         cache.open()
 
     assert not any((tmp_path / "cache").iterdir())

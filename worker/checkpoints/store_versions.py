@@ -165,12 +165,11 @@ class StoreVersions:
 
 
 class _OtherBytesError(VersionRefusedError):
-    """A tensor of the result is not what the manifest says."""
+    """Raised when a tensor of the result is not what the manifest says; `tensor` is its place in the table."""
 
-    def __init__(self, chain: Chain, tensor: int) -> None:
-        name = chain.table[tensor].name
+    def __init__(self, weights: str, name: str, tensor: int) -> None:
         super().__init__(
-            f"weights {chain.name}: tensor {name} is not what was published: the next anchor brings all weights"
+            f"weights {weights}: tensor {name} is not what was published: the next anchor brings all weights"
         )
         self.tensor = tensor
 
@@ -192,7 +191,7 @@ def _verify(chain: Chain, file: TensorFile, given_up: Event, tensor: int) -> Non
     entry = chain.table[tensor]
     sha256, is_finite = file.digest(tensor, given_up)
     if sha256 != entry.sha256:
-        raise _OtherBytesError(chain, tensor)
+        raise _OtherBytesError(chain.name, chain.table[tensor].name, tensor)
     if not is_finite and not is_computed(entry.name, entry.shape):
         raise CheckpointRefusedError(Path(chain.name), WEIGHTS, not_finite(entry.name))
 

@@ -220,7 +220,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when nothing was lost, doubled or wrong, else 1."""
     options = _options(argv)
     console = Console()
-    logging.getLogger("rollstream").setLevel(logging.ERROR)  # workers are meant to refuse versions
     plan = make_plan(options.seed, options.jobs, options.workers, options.faults, options.lease_s, options.versions)
     console.print(str(plan), markup=False, highlight=False)
     # always: with everysec Redis holds an acknowledged write back while an fsync runs, and kill -9 would lose it
@@ -285,6 +284,7 @@ def _explain(console: Console, options: argparse.Namespace, logs: list[str]) -> 
 
 
 if __name__ == "__main__":
+    logging.getLogger("rollstream").setLevel(logging.ERROR)  # workers are meant to refuse versions
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -46,9 +46,7 @@ if there and (not announced or is_of(announced, field(there, 'sha256'))) then re
 if not announced or not is_of(announced, ARGV[5]) then return {'unknown', before} end
 -- All that was activated before it is of a former stream too. Nobody follows it.
 if before ~= '' and is_former(before) then redis.call('DEL', KEYS[2]) end
-local added = redis.pcall(
-  'XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], id, 'payload', ARGV[2], 'sha256', ARGV[5]
-)
+local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], id, 'payload', ARGV[2], 'sha256', ARGV[5])
 if type(added) ~= 'table' or not added.err then return {'activated', ARGV[1]} end
 if string.find(added.err, 'equal or smaller', 1, true) then return {'older', before} end
 return added

@@ -113,6 +113,7 @@ async def test_jobs_that_turn_out_too_large_are_given_back_and_no_delivery_count
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w", inflight_sequences=4)
     engine = GatedEngine(settings)
     worker = Worker(settings=settings, engine=engine)
+    worker._proofs.allow(0)  # as its start does
     batch = await trainer.submit([[5], [6], [7], [8]], None, LARGE, prompts_per_job=1)
     await create_group(redis, queue.jobs_key)
     entries = await read_of(redis, "w", [queue.jobs_key], None, 4)
@@ -134,6 +135,7 @@ async def test_while_intake_is_paused_no_more_than_the_one_job_that_was_let_in_i
 ) -> None:
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, consumer="w")
     worker = Worker(settings=settings, engine=StubEngine(settings))
+    worker._proofs.allow(0)  # as its start does
     await trainer.submit([[5], [6], [7]], None, SMALL, prompts_per_job=1)
     await create_group(redis, queue.jobs_key)
     entries = await read_of(redis, "w", [queue.jobs_key], None, 3)

@@ -289,7 +289,8 @@ def test_sequences_that_a_swap_puts_back_are_counted_and_no_token_is_counted_twi
 
     run(swap())
 
-    assert counted.of_all("generation_tokens_total") == 8 * LONG
+    looked_at = 2 * 3  # rows by which each engine knows its old weights again: vLLM samples a token of each
+    assert counted.of_all("generation_tokens_total") == 8 * LONG + looked_at
     assert counted.of_all("num_preemptions_total") == 8
     assert counted.of_all("prompt_tokens_total") == 8 * len(PROMPT)
 

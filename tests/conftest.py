@@ -28,7 +28,7 @@ from rollstream.worker.redis_io.connections import connect
 from tests.lasting_keys import without_ttl
 from tests.support.faults import Link, Queue
 from tests.support.real_workers import RealWorkers
-from tests.support.versions import write_steps
+from tests.support.weights.versions import write_steps
 from tests.support.worker_process import WorkerProcess, running_worker
 
 _numbers = itertools.count()

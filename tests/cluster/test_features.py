@@ -16,7 +16,7 @@ from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.schemas import GroupError, GroupResult
 from rollstream.schemas.wire.policies import Activate
 from tests.support.fault_steps import stub_flags, tokens, wait_until_logged
-from tests.support.publishing import lora
+from tests.support.weights.publishing import lora
 from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 4

@@ -10,8 +10,8 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas.wire.policies import Activate
 from tests.support.fault_steps import kill, stub, stub_flags, stubs, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.probes import stub_probe
-from tests.support.versions import (
+from tests.support.weights.probes import stub_probe
+from tests.support.weights.versions import (
     BY_HAND,
     announce,
     announce_step,

@@ -17,8 +17,8 @@ from rollstream.schemas import Keys
 from rollstream.worker.redis_io.connections import connect, retrying
 from tests.support.batches import CONFIG
 from tests.support.faults import Link, Queue
-from tests.support.publishing import lora
 from tests.support.reports import report_of
+from tests.support.weights.publishing import lora
 
 
 class World:

@@ -14,8 +14,8 @@ from rollstream import Client
 from rollstream.producer.demo.embedded_redis import die_with_parent
 from tests.support.fault_steps import stub
 from tests.support.faults import Link, Queue
-from tests.support.publishing import announced
-from tests.support.versions import report, wait_until_serves, write_steps
+from tests.support.weights.publishing import announced
+from tests.support.weights.versions import report, wait_until_serves, write_steps
 from tests.support.worker_process import ROOT, WorkerProcess, wait_for
 
 

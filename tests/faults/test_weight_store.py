@@ -15,9 +15,9 @@ from rollstream.transport.weights import WeightStore, store_of
 from rollstream.transport.weights.in_redis import PlainCall
 from tests.support.fault_steps import kill, stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Link, Queue
-from tests.support.publishing import restore
-from tests.support.versions import report, spans, wait_until_refused, wait_until_serves
-from tests.support.weight_versions import Tensors, announce_weights, tensors_of, trained, write
+from tests.support.weights.publishing import restore
+from tests.support.weights.versions import report, spans, wait_until_refused, wait_until_serves
+from tests.support.weights.weight_versions import Tensors, announce_weights, tensors_of, trained, write
 from tests.support.worker_process import WorkerProcess, until_true, wait_for
 
 

@@ -31,7 +31,7 @@ from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import end, until_under_way
 from tests.support.faults import Queue
 from tests.support.transformers_reference import Reference
-from tests.support.versions import wait_until_reported
+from tests.support.weights.versions import wait_until_reported
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = [

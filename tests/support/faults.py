@@ -15,7 +15,7 @@ import redis
 from rollstream.producer.demo.embedded_redis import free_port
 from rollstream.schemas import DeadLetter, GroupError, GroupResult, Keys, Sealed, decode
 from rollstream.schemas.keys import GROUP
-from tests.support.loss import Loss, Requests
+from tests.support.weights.loss import Loss, Requests
 
 T = TypeVar("T")
 CHUNK = 64 * 1024

@@ -18,8 +18,8 @@ from rollstream.producer.calls import patience
 from rollstream.schemas import Keys
 from tests.support.batches import CONFIG, answering, result
 from tests.support.faults import Link, Queue
-from tests.support.publishing import lora, reporting
-from tests.support.versions import announce, wait_until_parked
+from tests.support.weights.publishing import lora, reporting
+from tests.support.weights.versions import announce, wait_until_parked
 from tests.support.worker_process import WorkerProcess, until_true
 
 LIMIT_S, LATE_S = 1.2, 20.0

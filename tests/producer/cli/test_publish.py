@@ -12,7 +12,7 @@ from rollstream import Client
 from rollstream.schemas import Job, decode
 from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue
-from tests.support.publishing import announced, flush, lora, peft_folder, read_back, reporting
+from tests.support.weights.publishing import announced, flush, lora, peft_folder, read_back, reporting
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from rollstream import Client, GenerationConfig
 from tests.support.command_line import Command
 from tests.support.faults import Link, Queue
-from tests.support.publishing import reporting
 from tests.support.watching.terminal import Terminal
+from tests.support.weights.publishing import reporting
 from tests.support.worker_process import WorkerProcess, wait_for
 
 

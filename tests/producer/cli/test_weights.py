@@ -11,7 +11,7 @@ from rollstream import Client, probe_of
 from rollstream.schemas.probe_files import write_probe
 from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue
-from tests.support.publishing import announced, reporting
+from tests.support.weights.publishing import announced, reporting
 
 PROBE = probe_of([[5, 6, 7]], [[-1.0, -2.0]], vocab_size=512)
 

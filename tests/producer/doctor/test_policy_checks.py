@@ -21,7 +21,7 @@ from rollstream.schemas.parked import ParkedFor
 from rollstream.worker.errors import ProofFailedError, UnprovableError
 from tests.support.examined import HEALTHY, doctor, partition, worker
 from tests.support.faults import Queue
-from tests.support.versions import announce
+from tests.support.weights.versions import announce
 from tests.support.worker_process import WorkerProcess, wait_for
 
 

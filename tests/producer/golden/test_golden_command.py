@@ -12,7 +12,7 @@ from rollstream.producer.golden.record import made_up_prompts
 from rollstream.schemas import Keys, encode
 from rollstream.schemas.golden.files import read_golden
 from tests.support.command_line import Command
-from tests.support.golden_jobs import GREEDY, golden, golden_batch, with_logprob
+from tests.support.weights.golden_jobs import GREEDY, golden, golden_batch, with_logprob
 from tests.support.worker_process import WorkerProcess, running_worker
 
 STUB = ("--engine", "stub", "--stub-vocab-size", "1000")

@@ -14,7 +14,7 @@ from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.worker_report import WorkerReport
 from tests.support.command_line import Command
 from tests.support.faults import Queue
-from tests.support.publishing import reporting
+from tests.support.weights.publishing import reporting
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 

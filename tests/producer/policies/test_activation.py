@@ -13,7 +13,7 @@ from rollstream import Activate, ActivationError, AsyncClient, Client
 from rollstream.schemas import Activation, Keys, decode, encode
 from rollstream.transport.weights import is_chunk, store_of
 from tests.support.faults import Queue
-from tests.support.versions import announce
+from tests.support.weights.versions import announce
 
 
 async def publish(trainer: AsyncClient, models: Path, version: int, activate: Any = "by_hand") -> None:

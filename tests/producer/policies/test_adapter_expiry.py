@@ -9,7 +9,7 @@ import pytest
 
 from rollstream import AsyncClient
 from tests.support.faults import Queue
-from tests.support.publishing import blobs, lora, manifests, peft_folder, read_back, ttl
+from tests.support.weights.publishing import blobs, lora, manifests, peft_folder, read_back, ttl
 
 
 async def published_as_policy(client: AsyncClient, queue: Queue, version: int, seed: int) -> list[bytes]:

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream import AsyncClient, PolicyKindError, PolicyVersion, PolicyVersionError
 from tests.support.faults import Link, Queue
-from tests.support.publishing import announced, blobs, lora, restore, until_cut
+from tests.support.weights.publishing import announced, blobs, lora, restore, until_cut
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None, 2**31, 10**50])

@@ -17,7 +17,7 @@ from rollstream.producer.policies.adapter_upload import upload
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import AdapterManifest, decode
 from tests.support.faults import Link, Queue
-from tests.support.publishing import (
+from tests.support.weights.publishing import (
     STEM,
     A,
     announced,

@@ -14,7 +14,7 @@ from torch import nn
 from rollstream import AdapterError, AsyncClient, PolicyVersionError
 from rollstream.schemas.weights.adapter_config import config_problem
 from tests.support.faults import Queue
-from tests.support.publishing import A, B, announced, blobs, lora, manifests, peft_folder, read_back
+from tests.support.weights.publishing import A, B, announced, blobs, lora, manifests, peft_folder, read_back
 
 
 class Tiny(nn.Module):

@@ -20,7 +20,7 @@ from rollstream.producer.policies.adapter_files import CHUNK_BYTES, read_adapter
 from rollstream.producer.policies.adapter_upload import upload
 from rollstream.producer.redis_io.connection import Connection
 from tests.support.faults import Queue
-from tests.support.publishing import STEM, A, B, blobs, lora, manifests, peft_folder, read_back
+from tests.support.weights.publishing import STEM, A, B, blobs, lora, manifests, peft_folder, read_back
 
 MIB = 2**20
 

@@ -11,8 +11,8 @@ from rollstream import AsyncClient, PolicyVersion, PolicyVersionError
 from rollstream.producer.probes.probe_of import probe_of
 from rollstream.schemas import encode
 from tests.support.faults import Queue
-from tests.support.publishing import announced, blobs, lora, manifests, ttl
-from tests.support.versions import announce
+from tests.support.weights.publishing import announced, blobs, lora, manifests, ttl
+from tests.support.weights.versions import announce
 
 PROBE = probe_of([[5, 6]], [[-1.0]], vocab_size=512)
 

@@ -13,8 +13,8 @@ from rollstream import AdapterError, AsyncClient, CheckpointError
 from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.weights.checkpoint import digest
 from tests.support.faults import Queue
-from tests.support.publishing import announced
-from tests.support.versions import shard
+from tests.support.weights.publishing import announced
+from tests.support.weights.versions import shard
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from rollstream import Activate, ArgumentError, AsyncClient, PolicyVersion, Prob
 from rollstream.producer.policies.serving_terms import ServingTerms
 from rollstream.producer.probes.probe_of import probe_of
 from tests.support.faults import Queue
-from tests.support.publishing import announced, lora
+from tests.support.weights.publishing import announced, lora
 
 ROWS, LOGPROBS = [[5, 6, 7], [8, 9]], [[-1.0, -2.0], [-0.5]]
 TINY_VOCABULARY = 512

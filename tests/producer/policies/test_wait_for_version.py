@@ -20,9 +20,9 @@ from rollstream import (
 )
 from rollstream.schemas import Job, decode
 from tests.support.faults import Queue
-from tests.support.publishing import lora, reporting
 from tests.support.reports import report_of
-from tests.support.versions import announce
+from tests.support.weights.publishing import lora, reporting
+from tests.support.weights.versions import announce
 
 CONFIG = GenerationConfig(max_new_tokens=4)
 

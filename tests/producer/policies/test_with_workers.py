@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rollstream import Activate, Client, GenerationConfig, VersionTimeoutError
-from tests.support.probes import stub_probe
+from tests.support.weights.probes import stub_probe
 from tests.support.worker_process import ROOT, WorkerProcess, running_worker
 
 VOCABULARY = 512

@@ -18,7 +18,7 @@ from rollstream.schemas.rounds import Did, Phase, RoundField, RoundState
 from rollstream.schemas.wire.rounds import Round, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, called, join_round
 from tests.support.faults import Queue
-from tests.support.rounds import HeldMeeting, leader_of
+from tests.support.weights.rounds import HeldMeeting, leader_of
 
 
 @pytest.fixture

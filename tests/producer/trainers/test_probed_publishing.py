@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rollstream import Client, Probe, PublishingRefusedError, PublishPolicy, RolloutFunction, make_probe
 from rollstream.producer.demo.tiny_model import write_model
 from tests.support.faults import Queue
-from tests.support.publishing import announced
+from tests.support.weights.publishing import announced
 
 ARGS = SimpleNamespace(world_size=1, deepspeed=None, fsdp=[])
 MAIN = SimpleNamespace(is_world_process_zero=True)

@@ -12,8 +12,8 @@ from rollstream import AsyncClient, PolicyVersionError, WeightStoreError
 from rollstream.schemas import Keys
 from rollstream.transport.weights import StoreProblem, WeightStore, read_manifest, store_of
 from tests.support.faults import Queue
-from tests.support.publishing import announced
-from tests.support.weights_store import arrives, state
+from tests.support.weights.publishing import announced
+from tests.support.weights.weights_store import arrives, state
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from rollstream.producer.weights.model_tensors import Tensors, copied, published
 from rollstream.schemas import Keys
 from rollstream.transport.weights import WeightStore, read_manifest, store_of
 from tests.support.faults import Queue
-from tests.support.publishing import announced
-from tests.support.weights_store import stored_tensors
+from tests.support.weights.publishing import announced
+from tests.support.weights.weights_store import stored_tensors
 
 NAN = float("nan")
 

@@ -15,8 +15,8 @@ from rollstream import AsyncClient, PolicyVersion, PolicyVersionError, StoreOpti
 from rollstream.schemas import Keys
 from rollstream.transport.weights import WeightStore, is_chunk, read_manifest, store_of
 from tests.support.faults import Queue
-from tests.support.publishing import announced
-from tests.support.weights_store import SIZE, arrives, state
+from tests.support.weights.publishing import announced
+from tests.support.weights.weights_store import SIZE, arrives, state
 
 
 def options(place: Path, **more: Any) -> StoreOptions:

@@ -11,8 +11,8 @@ from rollstream import AsyncClient, StoreOptions, WeightStoreError
 from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.transport.weights import StoreProblem
 from tests.support.faults import Queue
-from tests.support.publishing import announced
-from tests.support.weights_store import arrives, state
+from tests.support.weights.publishing import announced
+from tests.support.weights.weights_store import arrives, state
 
 
 async def test_redis_carries_weights_too_and_refuses_what_exceeds_its_quota(

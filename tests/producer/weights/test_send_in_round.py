@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rollstream import ArgumentError, Client, PolicyVersionError, RoundRefusedError
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
-from tests.support.versions import wait_until_serves
+from tests.support.weights.versions import wait_until_serves
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from tests.real_engine.weight_swap.steps import settings
 from tests.support.engine_requests import end
-from tests.support.harmful_reload import with_harm
 from tests.support.transformers_reference import Reference
+from tests.support.weights.harmful_reload import with_harm
 
 
 @pytest.fixture(scope="package")

@@ -20,7 +20,7 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import until_under_way
 from tests.support.transformers_reference import Reference
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 PROMPT = [5, 6, 7, 8]
 LONG_PROMPT = [(i * 37) % 500 + 3 for i in range(300)]

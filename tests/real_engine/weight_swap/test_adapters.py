@@ -26,8 +26,8 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap
-from tests.support.probes import probe_of
 from tests.support.transformers_reference import Reference
+from tests.support.weights.probes import probe_of
 from tests.support.worker_process import until_true
 
 ROW = [(i * 37) % 500 + 3 for i in range(60)]

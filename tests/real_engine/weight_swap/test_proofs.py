@@ -24,8 +24,8 @@ from tests.real_engine.weight_swap.steps import (
     unfinished,
     versions,
 )
-from tests.support.harmful_reload import harm_next
 from tests.support.transformers_reference import Reference
+from tests.support.weights.harmful_reload import harm_next
 
 LENGTH = 80
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]

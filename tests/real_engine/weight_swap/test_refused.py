@@ -30,9 +30,9 @@ from tests.real_engine.weight_swap.steps import (
     swap,
     write_again,
 )
-from tests.support.harmful_reload import harm_next, with_harm
 from tests.support.transformers_reference import Reference
-from tests.support.versions import shard
+from tests.support.weights.harmful_reload import harm_next, with_harm
+from tests.support.weights.versions import shard
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

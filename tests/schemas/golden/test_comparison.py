@@ -11,7 +11,7 @@ import pytest
 from rollstream.schemas import GenerationConfig, Golden, Tolerance
 from rollstream.schemas.golden.comparison import Comparison, Now, Outcome, compare, tolerance_of
 from rollstream.schemas.golden.origin import other_model
-from tests.support.golden_jobs import GREEDY, SEEDED, golden, golden_batch
+from tests.support.weights.golden_jobs import GREEDY, SEEDED, golden, golden_batch
 
 IDS = tuple(range(10, 26))
 """16 tokens."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rollstream.schemas import GenerationConfig, Sealed, Tensor, encode
 from rollstream.schemas.golden.files import GoldenFileError, read_golden
 from rollstream.schemas.wire.golden import MAX_GOLDEN_BYTES
-from tests.support.golden_jobs import GREEDY, SEEDED, golden, golden_batch, int32
+from tests.support.weights.golden_jobs import GREEDY, SEEDED, golden, golden_batch, int32
 
 
 def test_each_case_has_its_prompt_its_row_and_its_completions() -> None:

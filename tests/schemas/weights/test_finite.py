@@ -15,7 +15,7 @@ from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.schemas.weights.checkpoint_rules import is_computed
 from rollstream.schemas.weights.finite import FiniteScan
 from rollstream.worker.weights.checkpoint import digest, read_content
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 NAN, INF = float("nan"), float("inf")
 DTYPES = {

@@ -9,7 +9,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.faults import Queue
-from tests.support.versions import report
+from tests.support.weights.versions import report
 from tests.support.worker_process import WorkerProcess, wait_for
 
 

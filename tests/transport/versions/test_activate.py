@@ -14,7 +14,7 @@ from rollstream.schemas.wire.policies import Activation, PolicyVersion
 from rollstream.transport.versions.scripts import activate
 from rollstream.transport.versions.scripts import announce as publish
 from tests.support.faults import Queue
-from tests.support.versions import announce
+from tests.support.weights.versions import announce
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import AdapterManifest, GroupResult, decode
 from tests.support.fault_steps import stub, tokens, wait_until_done, wait_until_held, wait_until_logged
 from tests.support.faults import Queue, audit
-from tests.support.versions import (
+from tests.support.weights.versions import (
     announce,
     codes,
     report,

@@ -19,7 +19,7 @@ from rollstream.worker.errors import CacheUnwritableError
 from tests.support.adapter_steps import SIZE, on_disk, put
 from tests.support.fault_steps import log_of, stub, tokens, wait_until_done, wait_until_logged
 from tests.support.faults import Queue, audit
-from tests.support.versions import report, wait_until_refused, wait_until_reported
+from tests.support.weights.versions import report, wait_until_refused, wait_until_reported
 from tests.support.worker_process import WorkerProcess
 
 RANK = 32

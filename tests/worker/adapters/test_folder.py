@@ -17,7 +17,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
-from tests.support.publishing import STEM
+from tests.support.weights.publishing import STEM
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rollstream.transport.weights import WeightStore, store_of
 from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
-from tests.support.weight_versions import Tensors, tensors_of
+from tests.support.weights.weight_versions import Tensors, tensors_of
 
 
 @pytest.fixture(scope="module")

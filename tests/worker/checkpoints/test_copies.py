@@ -17,7 +17,7 @@ from rollstream.worker.checkpoints.supply import CheckpointSupply, Wanted
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
 from rollstream.worker.errors import CheckpointRefusedError, SettingsError, VersionRefusedError
 from rollstream.worker.weights import checkpoint
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 from tests.support.worker_process import until_true
 
 

@@ -18,7 +18,7 @@ from rollstream.worker.checkpoints.supply import CheckpointSupply, Wanted
 from rollstream.worker.checkpoints.tensor_file import TensorFile
 from rollstream.worker.errors import CheckpointRefusedError, VersionRefusedError
 from rollstream.worker.weights import checkpoint
-from tests.support.weight_versions import Tensor, Tensors, chain, held, said, trained, wanted, write
+from tests.support.weights.weight_versions import Tensor, Tensors, chain, held, said, trained, wanted, write
 from tests.worker.checkpoints.test_copies import copies, longest_file
 
 

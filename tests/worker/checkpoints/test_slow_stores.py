@@ -16,7 +16,7 @@ from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
 from rollstream.worker.errors import VersionRefusedError
-from tests.support.weight_versions import tensors_of, wanted, write
+from tests.support.weights.weight_versions import tensors_of, wanted, write
 from tests.worker.checkpoints.test_copies import copies
 
 

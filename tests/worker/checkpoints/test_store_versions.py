@@ -10,7 +10,7 @@ import pytest
 from rollstream.transport.weights import WeightStore
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.weights import checkpoint
-from tests.support.weight_versions import Tensors, chain, held, said, trained, wanted, write
+from tests.support.weights.weight_versions import Tensors, chain, held, said, trained, wanted, write
 from tests.worker.checkpoints.test_copies import copies
 
 

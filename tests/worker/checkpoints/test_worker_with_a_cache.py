@@ -13,7 +13,7 @@ from rollstream.worker.exit_codes import EXIT_SETTINGS
 from rollstream.worker.weights.checkpoint import digest
 from tests.support.fault_steps import stub, stub_flags
 from tests.support.faults import Queue
-from tests.support.versions import announce, publish, wait_until_serves
+from tests.support.weights.versions import announce, publish, wait_until_serves
 from tests.support.worker_process import WorkerProcess
 
 STUB = ["--policy", "p", "--engine", "stub"]

@@ -20,7 +20,7 @@ from rollstream.worker.errors import (
     ProofFailedError,
     SwapFailedError,
 )
-from tests.support.seen_engine import Seen
+from tests.support.weights.seen_engine import Seen
 
 ROW = ScoreRequest(request_id="probe", token_ids=[5, 6, 7], first=1, top_logprobs=0, adapter=None)
 

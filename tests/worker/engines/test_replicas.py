@@ -20,7 +20,7 @@ from rollstream.worker.errors import (
 )
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.weights.checkpoint import read_content
-from tests.support.seen_engine import Seen, request, settings
+from tests.support.weights.seen_engine import Seen, request, settings
 from tests.support.worker_process import running_worker
 
 

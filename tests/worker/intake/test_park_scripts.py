@@ -20,7 +20,7 @@ from tests.support.fault_steps import (
 )
 from tests.support.faults import Holder, Link, Queue
 from tests.support.lua import SCRIPTS
-from tests.support.versions import follower_of
+from tests.support.weights.versions import follower_of
 from tests.support.worker_process import wait_for
 
 

@@ -24,7 +24,7 @@ from tests.support.fault_steps import (
     wait_until_logged,
 )
 from tests.support.faults import Queue, audit
-from tests.support.versions import announce, codes, spans, wait_until_parked, wait_until_serves
+from tests.support.weights.versions import announce, codes, spans, wait_until_parked, wait_until_serves
 from tests.support.worker_process import wait_for
 
 PROMPT_S = 0.4

@@ -14,9 +14,16 @@ from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.probes import stub_probe
-from tests.support.versions import announce, announce_step, report, wait_until_reported, wait_until_serves, write_steps
 from tests.support.watching.scraping import Scrape, logged_port, scrape, scraped
+from tests.support.weights.probes import stub_probe
+from tests.support.weights.versions import (
+    announce,
+    announce_step,
+    report,
+    wait_until_reported,
+    wait_until_serves,
+    write_steps,
+)
 from tests.support.worker_process import WorkerProcess, wait_for
 
 METRICS = ("--metrics-port", "auto")

@@ -20,7 +20,7 @@ from rollstream.worker.operations.heartbeat import Heartbeat
 from rollstream.worker.operations.history import MEASURED_S, History, RateMeter
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
-from tests.support.versions import wait_until_reported
+from tests.support.weights.versions import wait_until_reported
 
 KEYS = Keys("p")
 NOW = 6_000_030.0

@@ -24,7 +24,7 @@ from rollstream.worker.rounds import membership
 from rollstream.worker.rounds.receiver import RoundReceiver
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
-from tests.support.rounds import SHA256, HeldMeeting, leader_of
+from tests.support.weights.rounds import SHA256, HeldMeeting, leader_of
 
 WANTED = Wanted(version=1, location="1-5a", sha256=SHA256, transport="store")
 

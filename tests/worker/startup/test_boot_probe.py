@@ -15,8 +15,8 @@ from rollstream.worker.startup.boot_probe import prove_boot_weights, read_probe
 from rollstream.worker.versions.proofs import Proofs
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.probes import one_wrong, stub_probe, write_probe
-from tests.support.versions import report
+from tests.support.weights.probes import one_wrong, stub_probe, write_probe
+from tests.support.weights.versions import report
 from tests.support.worker_process import WorkerProcess
 
 VOCAB = 1000

@@ -15,8 +15,8 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.startup.golden_jobs import read_golden_jobs, reproduce
 from rollstream.worker.weights import checkpoint
-from tests.support.golden_jobs import golden, golden_batch, sampled_by, with_logprob
-from tests.support.probes import one_wrong
+from tests.support.weights.golden_jobs import golden, golden_batch, sampled_by, with_logprob
+from tests.support.weights.probes import one_wrong
 from tests.support.worker_process import WorkerProcess, running_worker
 
 GREEDY = GenerationConfig(max_new_tokens=12, temperature=0.0)

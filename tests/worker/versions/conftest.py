@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.proofs import Proofs
 from tests.support.faults import Queue
-from tests.support.following import Recording
-from tests.support.versions import follower_of
+from tests.support.weights.following import Recording
+from tests.support.weights.versions import follower_of
 
 
 @pytest.fixture

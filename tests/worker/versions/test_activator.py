@@ -19,7 +19,7 @@ from rollstream.worker.versions.activator import Activator
 from rollstream.worker.versions.fleet import live_reports, share_reached
 from rollstream.worker.versions.follower import VersionFollower
 from tests.support.faults import Queue
-from tests.support.versions import BY_HAND, announce_step, follower_of, write_steps
+from tests.support.weights.versions import BY_HAND, announce_step, follower_of, write_steps
 from tests.support.worker_process import until_true
 
 

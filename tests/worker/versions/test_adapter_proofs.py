@@ -19,7 +19,7 @@ from rollstream.worker.versions.announced import BOOTED, Announced
 from rollstream.worker.versions.loader import VersionLoader
 from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.versions.served import Ready, Served
-from tests.support.probes import one_wrong, stub_probe
+from tests.support.weights.probes import one_wrong, stub_probe
 
 SETTINGS = WorkerSettings(policy="p", engine="stub")
 ADAPTER = Adapter(name="math@1", int_id=1, path=Path("math@1"))

@@ -27,7 +27,7 @@ from tests.support.fault_steps import (
     wait_until_logged,
 )
 from tests.support.faults import Queue, audit
-from tests.support.versions import (
+from tests.support.weights.versions import (
     announce,
     codes,
     follower_of,

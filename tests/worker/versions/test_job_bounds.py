@@ -16,7 +16,7 @@ from tests.support.fault_steps import (
     wait_until_done,
 )
 from tests.support.faults import Queue
-from tests.support.versions import announce, codes, spans
+from tests.support.weights.versions import announce, codes, spans
 from tests.worker.jobs.test_deadlines import job_of
 
 

@@ -26,7 +26,7 @@ from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.weights import checkpoint
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Link, Queue
-from tests.support.versions import announce, write_steps
+from tests.support.weights.versions import announce, write_steps
 
 
 def follower(redis: Redis, policy: str, steps: Path, engine: StubEngine, changes: list[int]) -> VersionFollower:

@@ -13,8 +13,8 @@ from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wan
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.patience import Patience
 from tests.support.faults import Queue
-from tests.support.following import Recording, following, prepared, served
-from tests.support.versions import BY_HAND, activate_by_hand, announce_step, follower_of
+from tests.support.weights.following import Recording, following, prepared, served
+from tests.support.weights.versions import BY_HAND, activate_by_hand, announce_step, follower_of
 from tests.support.worker_process import until_true
 
 

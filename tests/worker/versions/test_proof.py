@@ -15,7 +15,7 @@ from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import DataError, ProofFailedError, UnprovableError
 from rollstream.worker.versions.proof import check_fits, compared, proof_of, tolerance_of
-from tests.support.probes import stub_probe
+from tests.support.weights.probes import stub_probe
 
 INFO = StubEngine(WorkerSettings(policy="p", engine="stub")).info
 STRICT = Tolerance(mean=0.01, largest=0.1)

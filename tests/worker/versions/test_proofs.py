@@ -20,8 +20,8 @@ from rollstream.worker.versions.proof import Proof
 from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
-from tests.support.probes import stub_probe
-from tests.support.versions import announce_step, follower_of, write_steps
+from tests.support.weights.probes import stub_probe
+from tests.support.weights.versions import announce_step, follower_of, write_steps
 
 SETTINGS = WorkerSettings(policy="p", engine="stub")
 ENGINE = StubEngine(SETTINGS)

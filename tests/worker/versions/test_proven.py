@@ -15,9 +15,9 @@ from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
-from tests.support.following import Recording, following, prepared, served
-from tests.support.probes import stub_probe
-from tests.support.versions import activate_by_hand, announce_step, follower_of
+from tests.support.weights.following import Recording, following, prepared, served
+from tests.support.weights.probes import stub_probe
+from tests.support.weights.versions import activate_by_hand, announce_step, follower_of
 from tests.support.worker_process import until_true
 
 

@@ -30,7 +30,7 @@ from tests.support.fault_steps import (
     wait_until_done,
 )
 from tests.support.faults import Queue
-from tests.support.versions import (
+from tests.support.weights.versions import (
     announce,
     follower_of,
     publish,

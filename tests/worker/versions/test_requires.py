@@ -13,7 +13,7 @@ from rollstream.producer.cli.app import app as commands
 from rollstream.producer.policies.errors import PolicyVersionError, VersionTimeoutError
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue
-from tests.support.versions import announce, publish, spans, wait_until_refused, wait_until_serves
+from tests.support.weights.versions import announce, publish, spans, wait_until_refused, wait_until_serves
 
 WHY = "it requires fp3, which this worker does not know: upgrade the worker"
 

@@ -13,7 +13,7 @@ from tests.support.fault_steps import (
     wait_until_logged,
 )
 from tests.support.faults import Queue
-from tests.support.versions import (
+from tests.support.weights.versions import (
     announce,
     publish,
     report,

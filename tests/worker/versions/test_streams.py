@@ -14,8 +14,8 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.versions.announcements import Announcements
 from tests.support.faults import Queue
-from tests.support.probes import stub_probe
-from tests.support.versions import BY_HAND, activate_by_hand, announce, follower_of
+from tests.support.weights.probes import stub_probe
+from tests.support.weights.versions import BY_HAND, activate_by_hand, announce, follower_of
 
 
 @pytest.fixture

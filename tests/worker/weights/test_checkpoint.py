@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.weights.checkpoint import Booted, check, digest, stamp
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 FIRST, NORM = "lm_head.weight", "model.norm.weight"
 

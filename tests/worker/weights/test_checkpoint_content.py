@@ -16,7 +16,7 @@ from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.weights.checkpoint import read_content, stamp, unchanged, unread_content
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
-from tests.support.versions import wait_until_serves
+from tests.support.weights.versions import wait_until_serves
 
 WEIGHTS = "model.safetensors"
 

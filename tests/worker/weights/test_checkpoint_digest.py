@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.weights.checkpoint import digest, stamp
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 WEIGHTS = "model.safetensors"
 

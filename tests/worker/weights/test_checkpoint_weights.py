@@ -20,7 +20,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.policies.checkpoint_files import CheckpointFolder
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.weights.checkpoint import Booted, check, digest, read_content
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = "model-00002-of-00002.safetensors"

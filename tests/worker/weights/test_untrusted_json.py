@@ -15,7 +15,7 @@ from rollstream.worker.errors import CheckpointRefusedError, DataError
 from rollstream.worker.weights.checkpoint import Booted, check
 from rollstream.worker.weights.safetensors_header import HeaderError, read_header
 from rollstream.worker.weights.untrusted_json import MAX_DEPTH, JsonRefusedError, parse_object
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 HOSTILE: dict[str, bytes] = {
     "nothing": b"",

@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from rollstream import Client, GenerationConfig
 from tests.support.faults import Queue
-from tests.support.publishing import reporting
 from tests.support.watching.live_page import opened, running_web, scrolls_sideways, violations
+from tests.support.weights.publishing import reporting
 
 MARKUP = '<img src=x onerror="document.title=1"><script>alert(2)</script>\x1b[31m'
 LONG = MARKUP + "W" * 10_000

@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from tests.support.versions import publish
 from tests.support.watching.live_page import opened, running_web, violations
+from tests.support.weights.versions import publish
 from tests.support.worker_process import WorkerProcess
 
 POISON = 999

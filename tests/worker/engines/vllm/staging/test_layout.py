@@ -13,7 +13,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engines.vllm.staging import layout
 from rollstream.worker.engines.vllm.staging.layout import PAGE, Layout, read_layout
 from rollstream.worker.weights import checkpoint
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 
 def laid_out(folder: Path) -> Layout:

@@ -14,7 +14,7 @@ from rollstream.worker.engines.vllm.staging.layout import Layout, read_layout
 from rollstream.worker.engines.vllm.staging.shared_weights import SharedWeights, shared
 from rollstream.worker.errors import CheckpointRefusedError, NotStagedError
 from rollstream.worker.weights import checkpoint
-from tests.support.versions import shard
+from tests.support.weights.versions import shard
 
 
 @pytest.fixture(scope="module")

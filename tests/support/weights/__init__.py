@@ -1,0 +1,1 @@
+"""Policy versions and their weights, for tests: published, served, proven, and harmed on purpose."""

@@ -27,7 +27,6 @@ from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.redis_io.connections import connect
 from tests.lasting_keys import without_ttl
 from tests.support.faults import Link, Queue
-from tests.support.real_workers import RealWorkers
 from tests.support.weights.versions import write_steps
 from tests.support.worker_process import WorkerProcess, running_worker
 
@@ -234,10 +233,3 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     for seed, name in enumerate(("math@1", "math@2", "code@1"), start=1):
         write_adapter(root, name, model=tiny_model, seed=seed)
     return root
-
-
-@pytest.fixture(scope="session")
-def real_workers(redis_url: str, tiny_model: Path, adapter_dir: Path) -> Iterator[RealWorkers]:
-    """Workers of the tiny model and its adapters on the real engine; all serve `REAL_POLICY`."""
-    with RealWorkers(redis_url, tiny_model, adapter_dir) as workers:
-        yield workers

@@ -37,6 +37,7 @@ class Link:
         self._loss: Loss | None = None
         self._stop_before: tuple[bytes, int] | None = None
         self._budget: int | None = None
+        self._budget_from: tuple[bytes, int, int] | None = None
         self.lost = 0
         """Replies that Redis sent and that reached no client."""
         self.requests: bytearray | None = None
@@ -92,6 +93,10 @@ class Link:
         """Pass this many bytes more towards Redis, then do as `drop` at the next, in the midst of a command or not."""
         self._budget = num_bytes
 
+    def cut_in(self, call: bytes, nth: int, num_bytes: int) -> None:
+        """As `cut_after`, counted from the beginning of the `nth` request with the bytes `call`."""
+        self._budget_from = (call, nth, num_bytes)
+
     def _call(self, action: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(action, self._loop).result(10)
 
@@ -117,6 +122,10 @@ class Link:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the worker, joined to one of ours until either side or the link ends it."""
+        with contextlib.suppress(asyncio.CancelledError):  # Python 3.11 logs a connection that is cancelled as an error
+            await self._carry(reader, writer)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
             await self._flowing.wait()
@@ -149,6 +158,7 @@ class Link:
                 if self._comes_to_stop(data):
                     await self._stop()
                 await self._flowing.wait()
+                self._begin_to_count(data)
                 passed = data if self._budget is None else data[: self._budget]
                 writer.write(passed)
                 await writer.drain()
@@ -178,6 +188,12 @@ class Link:
         call, nth = self._stop_before
         self._stop_before = (call, nth - 1)
         return nth == 1
+
+    def _begin_to_count(self, data: bytes) -> None:
+        if self._budget_from is not None and self._budget_from[0] in data:
+            call, nth, num_bytes = self._budget_from
+            self._budget_from = (call, nth - 1, num_bytes)
+            self._budget = num_bytes if nth == 1 else self._budget
 
     async def _stop(self) -> None:
         self._flowing.clear()

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, Tolerance
-from rollstream.schemas.golden.files import check_writable, read_golden, write_golden
+from rollstream.schemas.message_files import GOLDEN_FILES
 from rollstream.schemas.wire.golden import MAX_CASES
 
 from ..golden.check import Checked
@@ -79,7 +79,7 @@ def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     otherwise. Prompts of your own say more than made-up ones.
     """
     with exit_codes(), traced():
-        check_writable(out)
+        GOLDEN_FILES.check_writable(out)
         allowed = None if tolerance is None else _tolerance(tolerance)
         given = None if prompts is None else read_prompt_file(prompts, tokenizer)
         sampled = _sampled(assignments or [], max_new_tokens)
@@ -95,7 +95,7 @@ def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 timeout=timeout,
             ),
         )
-        write_golden(out, found)
+        GOLDEN_FILES.write(out, found)
         say(recorded_line(found))
         typer.echo(str(out))
 
@@ -125,7 +125,7 @@ def check(
     Exit codes: 0 reproduced, 1 something is off, or error, 2 usage, 4 timed out.
     """
     with exit_codes(), traced():
-        whole = read_golden(file)
+        whole = GOLDEN_FILES.read(file)
         checked: Checked = _run(
             redis, lambda connection: check_golden(connection, Keys(policy, partitions=partitions), whole, timeout)
         )

@@ -1,4 +1,1 @@
-"""Golden files: read, and compared with what a worker gives now. Both sides compare by these rules.
-
-Reads files, never Redis.
-"""
+"""Golden jobs, compared with what a worker gives now: both sides compare by these rules."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from rollstream.schemas import probe_files
+from rollstream.schemas.message_files import PROBE_FILES, MessageFileError
 from rollstream.schemas.wire.probe import UNPROVABLE, Probe
 
 from ..engine import Engine
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 def read_probe(path: Path) -> Probe:
     """The probe in this file. Raises `SettingsError`."""
     try:
-        return probe_files.read_probe(path)
-    except probe_files.ProbeFileError as error:
+        return PROBE_FILES.read(path)
+    except MessageFileError as error:
         raise SettingsError(f"--probe: {error}") from None
 
 

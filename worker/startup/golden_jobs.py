@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Golden
 from rollstream.schemas.golden.comparison import Comparison, Now, compare
-from rollstream.schemas.golden.files import GoldenFileError, read_golden
 from rollstream.schemas.golden.origin import made_with, other_model, recorded_with, version_of
+from rollstream.schemas.message_files import GOLDEN_FILES, MessageFileError
 from rollstream.schemas.wire.golden import Case
 
 from ..config import WorkerSettings
@@ -31,8 +31,8 @@ def read_golden_jobs(settings: WorkerSettings) -> Golden | None:
     if settings.golden is None:
         return None
     try:
-        golden = read_golden(settings.golden)
-    except GoldenFileError as error:
+        golden = GOLDEN_FILES.read(settings.golden)
+    except MessageFileError as error:
         raise SettingsError(f"--golden: {error}") from None
     if problem := _other_model(golden, settings, golden.vocab_size):
         raise SettingsError(f"--golden {settings.golden}: {problem}")

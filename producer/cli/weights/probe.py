@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from rollstream.schemas import Probe
-from rollstream.schemas.probe_files import check_writable, write_probe
+from rollstream.schemas.message_files import PROBE_FILES
 from rollstream.schemas.wire.probe import MAX_TOKENS
 
 from ...probes.probe_of_folder import probe_of_folder
@@ -50,10 +50,10 @@ def probe(
     random, the same at each call. The model is run by transformers; in float32 it needs 4 bytes a parameter.
     """
     with exit_codes():
-        check_writable(out)
+        PROBE_FILES.check_writable(out)
         typer.echo(f"loading {model} in {dtype} ...", err=True)
         found = probe_of_folder(model, tokenizer, dtype=dtype, max_tokens=tokens, row_tokens=row_tokens)
-        write_probe(out, found)
+        PROBE_FILES.write(out, found)
         typer.echo(_told(out, found))
 
 

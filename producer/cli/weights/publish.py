@@ -12,7 +12,7 @@ import typer
 from rollstream.schemas import Activate, PolicyVersion
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.keys import check_adapter
-from rollstream.schemas.probe_files import read_probe
+from rollstream.schemas.message_files import PROBE_FILES
 from rollstream.schemas.wire.policies import When
 
 from ...client import AsyncClient
@@ -108,7 +108,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 checkpoint=checkpoint,
                 adapter=adapter,
                 again=again,
-                probe=None if probe is None else read_probe(probe),
+                probe=None if probe is None else PROBE_FILES.read(probe),
                 activate=terms,
                 progress=True,
             )

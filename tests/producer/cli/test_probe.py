@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from rollstream import make_probe
 from rollstream.producer.cli.app import app
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.schemas.probe_files import read_probe
+from rollstream.schemas.message_files import PROBE_FILES
 
 
 def rollstream(*args: str) -> Result:
@@ -27,7 +27,7 @@ def test_the_probe_of_a_folder_is_that_of_its_model_in_float32(tmp_path: Path) -
     assert f"loading {folder} in float32" in done.stderr
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = make_probe(model, AutoTokenizer.from_pretrained(folder), max_tokens=100, row_tokens=25)
-    assert read_probe(tmp_path / "p") == expected
+    assert PROBE_FILES.read(tmp_path / "p") == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "p"]
 
 

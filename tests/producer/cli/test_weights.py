@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollstream import Client, probe_of
-from rollstream.schemas.probe_files import write_probe
+from rollstream.schemas.message_files import PROBE_FILES
 from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue
 from tests.support.weights.publishing import announced, reporting
@@ -29,7 +29,7 @@ def checkpoint(models: Path) -> tuple[str, str]:
 def test_publish_takes_a_probe_and_says_what_comes_next(
     operator: Operator, checkpoint: tuple[str, str], queue: Queue, tmp_path: Path
 ) -> None:
-    write_probe(tmp_path / "p.probe", PROBE)
+    PROBE_FILES.write(tmp_path / "p.probe", PROBE)
     prepared = ("--activate", "when-prepared", "--share", "0.75", "--activate-after", "60")
     done = operator("publish", "1", *checkpoint, "--probe", str(tmp_path / "p.probe"), *prepared)
     assert done.exit_code == 0
@@ -94,7 +94,7 @@ def test_wrong_usage_exits_2(operator: Operator, args: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "cannot be read: No such file"), (b"x" * 50, "is no probe"), (b"x" * 2**21, "more than")],
+    [(None, "cannot be read: No such file"), (b"x" * 50, "holds no probe"), (b"x" * 2**21, "more than")],
 )
 def test_a_file_that_is_no_probe_is_named(
     operator: Operator, checkpoint: tuple[str, str], queue: Queue, tmp_path: Path, content: bytes | None, told: str
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_probe_is_named(
 def test_versions_tells_what_is_to_be_served_what_waits_and_how_it_was_proven(
     operator: Operator, checkpoint: tuple[str, str], queue: Queue, tmp_path: Path
 ) -> None:
-    write_probe(tmp_path / "p", PROBE)
+    PROBE_FILES.write(tmp_path / "p", PROBE)
     operator("publish", "1", *checkpoint, "--probe", str(tmp_path / "p"))
     operator("publish", "2", *checkpoint, "--activate", "by-hand")
     operator("publish", "3", *checkpoint, "--activate", "when-prepared")

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.producer.golden.record import made_up_prompts
 from rollstream.schemas import Keys, encode
-from rollstream.schemas.golden.files import read_golden
+from rollstream.schemas.message_files import GOLDEN_FILES
 from tests.support.command_line import Command
 from tests.support.weights.golden_jobs import GREEDY, golden, golden_batch, with_logprob
 from tests.support.worker_process import WorkerProcess, running_worker
@@ -43,7 +43,7 @@ def test_what_was_recorded_is_given_again(file: Path, command: Command) -> None:
 
 
 def test_half_of_the_cases_are_greedy_and_half_have_a_seed(file: Path) -> None:
-    whole = read_golden(file)
+    whole = GOLDEN_FILES.read(file)
 
     assert [(one.config.temperature, one.config.seed, one.num_cases) for one in whole.batches] == [
         (0.0, None, 2), (1.0, 0, 2),
@@ -53,7 +53,7 @@ def test_half_of_the_cases_are_greedy_and_half_have_a_seed(file: Path) -> None:
 
 
 def test_what_is_off_is_exit_1_with_case_and_numbers(file: Path, command: Command) -> None:
-    file.write_bytes(encode(with_logprob(read_golden(file), 1, 3, -30.0)))
+    file.write_bytes(encode(with_logprob(GOLDEN_FILES.read(file), 1, 3, -30.0)))
 
     found = command("golden", "check", str(file))
 
@@ -77,7 +77,7 @@ def test_prompts_and_options_of_ones_own_are_recorded(
         "--set", "top_p=0.9", "--set", "seed=5", "--tolerance", "0.001,0.01",
     )  # fmt: skip
 
-    whole = read_golden(path)
+    whole = GOLDEN_FILES.read(path)
     assert (recorded.exit_code, recorded.stdout) == (0, f"{path}\n")
     assert "recorded 4 cases, 6 completions" in recorded.stderr
     assert [case.prompt.tolist() for case in whole.cases] == [[1, 2], [3]] * 2
@@ -158,7 +158,7 @@ def test_another_version_is_refused_by_number_and_digest(
         path = tmp_path / "served"
         told = [command("golden", "check", str(tmp_path / name)) for name in ("booted", "served")]
 
-    whole = read_golden(path)
+    whole = GOLDEN_FILES.read(path)
     assert (whole.policy_version, len(whole.policy_sha256)) == (1, 64)
     assert [one.exit_code for one in told] == [1, 1]
     assert "recorded under version 0, the boot model, the workers serve version 2 (" in told[0].stderr

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rollstream.schemas import GenerationConfig, Sealed, Tensor, encode
-from rollstream.schemas.golden.files import GoldenFileError, read_golden
+from rollstream.schemas.message_files import GOLDEN_FILES, MessageFileError
 from rollstream.schemas.wire.golden import MAX_GOLDEN_BYTES
 from tests.support.weights.golden_jobs import GREEDY, SEEDED, golden, golden_batch, int32
 
@@ -87,7 +87,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     whole = golden(golden_batch(GREEDY, [((7, 8), (-1, -2))]))
     (tmp_path / "g").write_bytes(encode(whole))
 
-    assert read_golden(tmp_path / "g") == whole
+    assert GOLDEN_FILES.read(tmp_path / "g") == whole
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_what_is_no_golden_file_is_refused_by_name(tmp_path: Path, content: byte
     if content is not None:
         (tmp_path / "g").write_bytes(content)
 
-    with pytest.raises(GoldenFileError, match=problem) as refused:
-        read_golden(tmp_path / "g")
+    with pytest.raises(MessageFileError, match=problem) as refused:
+        GOLDEN_FILES.read(tmp_path / "g")
     assert str(tmp_path / "g") in str(refused.value)
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "g")
 
-    with pytest.raises(GoldenFileError, match="a pipe"):
-        read_golden(tmp_path / "g")
+    with pytest.raises(MessageFileError, match="a pipe"):
+        GOLDEN_FILES.read(tmp_path / "g")
 
 
 def test_another_message_is_no_golden_file(tmp_path: Path) -> None:
     (tmp_path / "g").write_bytes(encode(Sealed(batch_id="b", num_groups=1)))
 
-    with pytest.raises(GoldenFileError, match="kind"):
-        read_golden(tmp_path / "g")
+    with pytest.raises(MessageFileError, match="kind"):
+        GOLDEN_FILES.read(tmp_path / "g")

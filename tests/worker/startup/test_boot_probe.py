@@ -68,7 +68,7 @@ async def test_each_engine_of_a_worker_reproduces_the_probe() -> None:
 
 @pytest.mark.parametrize(
     ("data", "says"),
-    [(None, "No such file"), (b"\xc1", "is no probe"), (b"\0" * (2**20 + 1), "it has more than 1048576 bytes")],
+    [(None, "No such file"), (b"\xc1", "holds no probe"), (b"\0" * (2**20 + 1), "it has more than 1048576 bytes")],
 )
 def test_a_file_that_is_no_probe_is_named(tmp_path: Path, data: bytes | None, says: str) -> None:
     path = tmp_path / "boot.probe"

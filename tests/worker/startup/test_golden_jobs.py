@@ -129,7 +129,7 @@ async def test_jobs_of_a_later_version_need_a_worker_that_boots_with_it(models: 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (lambda: b"", "it holds no golden jobs"),
+        (lambda: b"", "holds no golden jobs"),
         (lambda: encode(AdapterManifest(
             name="a@1", sha256="0" * 64, config=b"", num_bytes=1, chunk_bytes=1, published_at=1.0
         )), "kind"),

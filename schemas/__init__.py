@@ -5,6 +5,7 @@ if __name__ == "schemas":
 
 from .errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
 from .generation_config import GenerationConfig
+from .generation_parts import Guided, Repetition
 from .keys import Keys
 from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode
@@ -14,6 +15,7 @@ from .wire.golden import Golden, GoldenBatch
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.probe import Probe, Tolerance
+from .wire.scores import GroupScores, ScoreDescription, ScoreJob
 from .wire.tensors import Tensor
 from .wire.weights import WeightsManifest
 
@@ -32,6 +34,8 @@ __all__ = [
     "GoldenBatch",
     "GroupError",
     "GroupResult",
+    "GroupScores",
+    "Guided",
     "Job",
     "Keys",
     "Message",
@@ -39,8 +43,11 @@ __all__ = [
     "Origin",
     "PolicyVersion",
     "Probe",
+    "Repetition",
     "RollstreamError",
     "SchemaError",
+    "ScoreDescription",
+    "ScoreJob",
     "Sealed",
     "Tensor",
     "Tolerance",

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from .config_problem import config_problem
 from .errors import ConfigError, shown
-from .foreign_names import advice
+from .generation_parts import Guided, Repetition
 from .plain_values import SCALARS, plain
-from .printable import printable
 
 MAX_TOKENS_PER_GROUP = 2**22
 """The most tokens of a group, n * max_new_tokens; `wire.result_size` limits the bytes."""
@@ -55,27 +55,20 @@ TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple), Field(max_
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(max_length=64)]
 
+NEEDED = "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition"
+"""Options that a worker or its engine may not know: a job that uses one names it in `requires`."""
+
+MAX_CANDIDATES = 128
+"""Most ids of which one position has log-probs: `top_logprobs`, `label_token_ids`, and `top_k` of the sampling mask."""
+
 _SAMPLING_ONLY = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "stop_strings", "bad_words", "logit_bias", "allowed_token_ids",
+    "stop_strings", "bad_words", "logit_bias", "allowed_token_ids", "top_logprobs", "sampling_support",
+    "label_token_ids", "guided", "thinking_budget", "stop_on_repetition",
 )  # fmt: skip
 
 _NONE_IS_EMPTY = "stop_token_ids", "stop_strings", "bad_words", "logit_bias"
 """Options for which other libraries write None; here they are empty."""
-
-_HINTS = {
-    "temperature": "0 is greedy",
-    "top_p": "1.0 is off",
-    "top_k": "0 is off",
-    "min_p": "0.0 is off",
-    "repetition_penalty": "1.0 is off",
-    "presence_penalty": "0.0 is off",
-    "frequency_penalty": "0.0 is off",
-    "early_stopping": "write True, False or 'never'",
-    "logprobs": "'processed' is under the sampling distribution, 'raw' the model's own, None none",
-    "seed": "None is unseeded",
-}
-"""Hints for the most likely mistakes."""
 
 
 class GenerationConfig(BaseModel):
@@ -137,6 +130,25 @@ class GenerationConfig(BaseModel):
     """The same job gives the same tokens on any worker. None: unseeded, which vLLM samples faster."""
     logprobs: LogprobsFlavour | None = "processed"
     """Log-probs of the sampled tokens: under the sampling distribution, or the model's raw ones at temperature 1."""
+    top_logprobs: int = Field(default=0, ge=0, le=MAX_CANDIDATES)
+    """How many of the likeliest ids come with each sampled token; `logprobs` names the flavour of their log-probs."""
+    sampling_support: bool = False
+    """Whether each token comes with the ids that it was sampled from: those that top-k, top-p, min-p and the rest left.
+
+    Needs `top_k` from 1 to 128 and processed log-probs."""
+    label_token_ids: Annotated[TokenIds, Field(max_length=MAX_CANDIDATES)] = ()
+    """Ids whose log-probs come with each sampled token, whether likely or not: for judges that choose among labels."""
+    guided: Guided | None = None
+    """What the completion's text must match: a regex, a JSON schema, one of some choices, or a grammar.
+
+    Needs a tokenizer at the worker, whose EOS then ends the completion. Log-probs are those of the masked distribution:
+    with `raw` too, at temperature 1."""
+    thinking_budget: int | None = Field(default=None, ge=0, le=2**20)
+    """Most tokens of a completion's thinking; after so many its end is forced, and what was forced is in `forced_mask`.
+
+    Needs a worker that was told how its model marks its thinking."""
+    stop_on_repetition: Repetition | None = None
+    """When a completion that repeats itself is ended, with the finish reason `repetition`."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
         """A config with other values, checked like any config; pydantic's own method would not check."""
@@ -146,6 +158,11 @@ class GenerationConfig(BaseModel):
     def sequences_per_prompt(self) -> int:
         """Sequences that one prompt has in the engine."""
         return max(self.num_return_sequences, self.num_beams)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The options in use that a worker or its engine may not know."""
+        return tuple(self.changed(NEEDED))
 
     @property
     def processed_equals_raw(self) -> bool:
@@ -174,7 +191,7 @@ class GenerationConfig(BaseModel):
         try:
             config = handler(_given(values))
         except ValidationError as error:
-            raise _translate(error) from None
+            raise config_problem(error, cls.model_fields, _defaults()) from None
         _check_together(config)
         return config
 
@@ -193,22 +210,6 @@ def _given(values: Any) -> Any:
     return values | changed
 
 
-def _translate(error: ValidationError) -> ConfigError:
-    # An unknown name explains a missing one, so it comes first.
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    name = printable(str(first["loc"][0])[:100]) if first["loc"] else "config"
-    given = first["input"]
-    if first["type"] == "extra_forbidden":
-        return ConfigError(name, f"unknown name; {advice(name, GenerationConfig.model_fields)}", given)
-    if first["type"] == "missing":
-        return ConfigError(name, "is required", None)
-    if given is None and len(first["loc"]) == 1 and not GenerationConfig.model_fields[name].is_required():
-        return ConfigError(name, f"None says nothing: leave it out for its default {_defaults()[name]!r}", None)
-    field = name if name == "early_stopping" else ".".join(str(part)[:100] for part in first["loc"]) or name
-    hint = f"; {_HINTS[name]}" if name in _HINTS else ""
-    return ConfigError(field, f"{first['msg']}, got {shown(given)} ({type(given).__name__}){hint}", given)
-
-
 def _check_together(config: GenerationConfig) -> None:
     if 0 < config.temperature < 0.01:
         raise ConfigError("temperature", "use 0 for greedy or at least 0.01", config.temperature)
@@ -224,6 +225,12 @@ def _check_together(config: GenerationConfig) -> None:
         raise ConfigError("num_return_sequences", problem, config.num_return_sequences)
     elif changed := config.changed(("length_penalty", "early_stopping")):
         raise ConfigError(changed[0], "only beam search uses it: set num_beams > 1", getattr(config, changed[0]))
+    _check_candidates(config)
+    if config.sampling_support:
+        _check_support(config)
+    if config.thinking_budget is not None and config.thinking_budget >= config.max_new_tokens:
+        problem = f"max_new_tokens={config.max_new_tokens} ends the completion before: use a smaller budget, or None"
+        raise ConfigError("thinking_budget", problem, config.thinking_budget)
 
 
 def _check_beams(config: GenerationConfig) -> None:
@@ -235,3 +242,27 @@ def _check_beams(config: GenerationConfig) -> None:
     if changed := config.changed(_SAMPLING_ONLY):
         problem = "beam search does not sample: leave it at its default or set num_beams=1"
         raise ConfigError(changed[0], problem, getattr(config, changed[0]))
+
+
+def _check_candidates(config: GenerationConfig) -> None:
+    for name in ("top_logprobs", "label_token_ids"):
+        if config.logprobs is None and config.changed((name,)):
+            problem = "logprobs=None asks for no log-probs: set logprobs to 'processed' or 'raw'"
+            raise ConfigError(name, problem, getattr(config, name))
+    if len(set(config.label_token_ids)) != len(config.label_token_ids):
+        raise ConfigError("label_token_ids", "an id is there twice", config.label_token_ids)
+
+
+def _check_support(config: GenerationConfig) -> None:
+    """The support is known by the log-probs of the ids that were kept, so there must be a bound on their number."""
+    if not 1 <= config.top_k <= MAX_CANDIDATES:
+        problem = (
+            f"needs a top_k from 1 to {MAX_CANDIDATES}, which bounds the ids that are left; got top_k={config.top_k}"
+        )
+        raise ConfigError("sampling_support", problem, config.sampling_support)
+    if config.logprobs != "processed":
+        problem = f"needs logprobs='processed', which show what was left; got {config.logprobs!r}"
+        raise ConfigError("sampling_support", problem, config.sampling_support)
+    if config.temperature == 0:
+        problem = "greedy decoding samples from nothing: the support is the token itself; set temperature > 0"
+        raise ConfigError("sampling_support", problem, config.sampling_support)

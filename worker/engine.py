@@ -51,6 +51,8 @@ class EngineInfo:
     """How many of its processes receive weights in a round; 0 if it takes part in none."""
     runs_on: str = ""
     """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
+    features: frozenset[str] = frozenset()
+    """The options among `schemas.generation_config.NEEDED` that it honours; a job with another is refused by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,18 @@ class Completion:
     score: float | None = None
     spans_exact: bool = True
     """False if the engine cannot tell which version sampled which token; `version_spans` is then an estimate."""
+    top_token_ids: NDArray[np.int32] | None = None
+    """(L, K), the likeliest first, with `top_logprobs`; None unless K was asked for."""
+    top_logprobs: NDArray[np.float32] | None = None
+    """(L, K)"""
+    label_logprobs: NDArray[np.float32] | None = None
+    """(L, M), of the config's `label_token_ids` in their order; minus infinity for an id that was ruled out."""
+    support_ids: NDArray[np.int32] | None = None
+    """(sum of `support_lengths`,), position by position; None unless `sampling_support` was asked for."""
+    support_lengths: NDArray[np.int32] | None = None
+    """(L,)"""
+    forced: NDArray[np.bool_] | None = None
+    """(L,), true where a token was put there and not sampled; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,6 +105,7 @@ def _job(
         run_deadline_s=deadlines.run_deadline_s,
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
+        requires=batch.config.needs,
     )
     return Envelope.of_job(job, batch.traceparent), encode(job)
 

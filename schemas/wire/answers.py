@@ -9,14 +9,11 @@ from typing import Literal, NoReturn, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..generation_config import LogprobsFlavour
+from ..generation_config import MAX_CANDIDATES, LogprobsFlavour
 from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
 from .messages import Message
 from .tensors import Tensor, expect, expect_shape, expect_within
-
-MAX_CANDIDATES = 128
-"""Most ids for one position, in `top_token_ids` and in `support_ids`."""
 
 
 class ErrorCode(StrEnum):
@@ -127,6 +124,8 @@ class GroupResult(Message):
     """int32 (n,): how many tokens of each completion earlier deliveries sampled; this one sampled the rest."""
     trace: Traceparent | None = None
     """W3C trace context of the worker's span."""
+    label_logprobs: Tensor | None = None
+    """float32 (n, L, M): log-probs of the config's M `label_token_ids`; minus infinity for an id that was ruled out."""
 
     @property
     def completions(self) -> tuple[Completion, ...]:
@@ -181,6 +180,8 @@ class GroupResult(Message):
             raise ValueError("support_ids and support_lengths come together")
         if self.support_ids is not None and self.support_lengths is not None:
             self._check_support(self.support_ids, self.support_lengths)
+        if self.label_logprobs is not None:
+            self._check_labels(self.label_logprobs)
         if self.sample_index is not None:
             self._check_sample_index(self.sample_index)
         if self.cut_lengths is not None:
@@ -203,6 +204,12 @@ class GroupResult(Message):
         expect_shape("top_token_ids", ids, "int32", (*self.token_ids.shape, k))
         expect_shape("top_logprobs", self.top_logprobs, "float32", (*self.token_ids.shape, k))
         expect_within("top_token_ids", ids)
+
+    def _check_labels(self, logprobs: Tensor) -> None:
+        expect("label_logprobs", logprobs, "float32", 3)
+        expect_shape("label_logprobs", logprobs, "float32", (*self.token_ids.shape, m := logprobs.shape[2]))
+        if not 1 <= m <= MAX_CANDIDATES:
+            raise ValueError(f"label_logprobs: M is 1 to {MAX_CANDIDATES}, not {m}")
 
     def _check_support(self, ids: Tensor, lengths: Tensor) -> None:
         expect("support_ids", ids, "int32", 1)

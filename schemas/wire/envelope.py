@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 from ..errors import NameRefusedError, WireError, shown
 from ..keys import check_name
 from .entry_fields import BATCH, KIND, PAYLOAD, TOKENS
 from .fields import MAX_GROUPS_PER_JOB, check_traceparent
 from .messages import Job
+from .scores import ScoreJob
 
 JOB_KIND = "job"
+SCORE_KIND = "score"
 UNREADABLE_KIND = "unreadable"
 """Stands for a kind that is no name: no worker knows it."""
 DEFAULT_LANE = "default"
 _MAX_TOKENS = 2**40
 """More than 4096 groups of 2**22 tokens."""
+
+QueuedJob: TypeAlias = Job | ScoreJob
+"""What an entry of the jobs stream may carry, told apart by `kind`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +38,9 @@ class Envelope:
     """`kind` of the payload's message."""
     lane: str = DEFAULT_LANE
     tokens: int = 0
-    """Most tokens of its completions together: groups x n x `max_new_tokens`. 0 if the entry does not say."""
+    """Most tokens of its completions together, groups x n x `max_new_tokens`, or all tokens of its rows to score.
+
+    0 if the entry does not say."""
     traceparent: str | None = None
     """W3C trace context of the submit, if it had one."""
 
@@ -81,24 +88,24 @@ class Envelope:
         )
 
     @classmethod
-    def of_job(cls, job: Job, traceparent: str | None = None) -> Self:
+    def of_job(cls, job: QueuedJob, traceparent: str | None = None) -> Self:
         """The envelope that `job` is queued in."""
-        groups, config = len(job.groups), job.config
         return cls(
             batch_id=job.batch_id,
             job=job.job,
             first_group=job.first_group,
-            job_groups=groups,
+            job_groups=len(job.groups),
             num_groups=job.num_groups,
-            tokens=groups * config.num_return_sequences * config.max_new_tokens,
+            kind=job.kind,
+            tokens=_most_tokens(job),
             traceparent=traceparent,
         )
 
-    def check_names(self, job: Job, payload: bytes = b"") -> None:
+    def check_names(self, job: QueuedJob, payload: bytes = b"") -> None:
         """Raises `WireError` unless `job` has the batch, number and groups that the envelope names."""
         inside = Envelope.of_job(job)
         if inside.names != self.names:
-            raise WireError("Job", f"payload says {_told(inside)}, the entry says {_told(self)}", payload)
+            raise WireError(type(job).__name__, f"payload says {_told(inside)}, the entry says {_told(self)}", payload)
 
     @property
     def names(self) -> tuple[str, int, range, int]:
@@ -109,6 +116,12 @@ class Envelope:
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.job_groups)
+
+
+def _most_tokens(job: QueuedJob) -> int:
+    if isinstance(job, ScoreJob):
+        return job.token_ids.shape[0]
+    return len(job.groups) * job.config.num_return_sequences * job.config.max_new_tokens
 
 
 def _name(fields: Mapping[bytes, bytes], name: bytes, default: str) -> str:

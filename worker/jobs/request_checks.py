@@ -36,10 +36,12 @@ def _spoken(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
 
 def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     """Raises `DataError`, which names the field, if this engine cannot serve `config`."""
+    _check_features(config, info)
     _check_ids("eos_token_id", config.eos_token_id or (), info)
     _check_ids("stop_token_ids", config.stop_token_ids, info)
     _check_ids("logit_bias", config.logit_bias, info)
     _check_ids("allowed_token_ids", config.allowed_token_ids or (), info)
+    _check_ids("label_token_ids", config.label_token_ids, info)
     _check_numbers(config, info)
     _check_something_is_left(config, info)
     _check_tokenizer(config, info)
@@ -66,6 +68,13 @@ def check_prompt(prompt: NDArray[np.int32], config: GenerationConfig, info: Engi
             f"max_model_len={info.max_model_len}: shorten either, or start the worker with a larger --max-model-len"
         )
         raise DataError(ErrorCode.TOO_LONG, "prompt", problem)
+
+
+def _check_features(config: GenerationConfig, info: EngineInfo) -> None:
+    for name in config.needs:
+        if name not in info.features:
+            problem = f"{name}: this worker's engine ({info.runs_on or 'of an unknown release'}) does not offer it"
+            raise DataError(ErrorCode.UNSUPPORTED, name, problem)
 
 
 def _check_ids(field: str, ids: Iterable[int], info: EngineInfo) -> None:

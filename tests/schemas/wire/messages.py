@@ -18,11 +18,16 @@ from rollstream.schemas import (
     GoldenBatch,
     GroupError,
     GroupResult,
+    GroupScores,
+    Guided,
     Job,
     Message,
     Origin,
     PolicyVersion,
     Probe,
+    Repetition,
+    ScoreDescription,
+    ScoreJob,
     Sealed,
     Tensor,
     Tolerance,
@@ -70,6 +75,17 @@ GOLDEN_BATCH = GoldenBatch(
     token_ids=int32(9, 2, 4, 4, 4, 8, 7, 31),
     lengths=int32(2, 3, 1, 2),
     logprobs=Tensor.of(np.array([-0.5, -1, -2, -2, -2, -0.25, -3, 0], np.float32)),
+)
+
+SCORE_JOB = ScoreJob(
+    batch_id="s-1",
+    job=0,
+    first_group=0,
+    num_groups=3,
+    token_ids=int32(5, 6, 7, 8, 9),
+    row_lengths=int32(2, 0, 3),
+    firsts=int32(1, 0, 2),
+    submitted_at=1000.5,
 )
 
 MESSAGES: list[Message] = [
@@ -219,6 +235,75 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         epoch="0123456789abcdef",
         places=(Place(consumer="gpu-1", first_rank=1, ranks=2), Place(consumer="gpu-2", first_rank=3, ranks=1)),
         meeting=b"10.0.0.1:4321",
+    ),
+    "ScoreJob.v1": SCORE_JOB,
+    "ScoreJob.v1.every-field": SCORE_JOB.model_copy(
+        update={
+            "top_logprobs": 2,
+            "adapter": "math@3",
+            "queue_deadline_s": 60.0,
+            "run_deadline_s": 9.5,
+            "min_policy_version": 16,
+            "max_staleness": 2,
+            "lineage": (Origin(batch_id="a", entry_id="1-0"),),
+            "requires": ("images",),
+        }
+    ),
+    "ScoreDescription.v1": ScoreDescription(
+        batch_id="s-1", num_groups=3, num_jobs=1, width=4, offsets=int32(0, 0, 1), submitted_at=1000.5
+    ),
+    "ScoreDescription.v1.every-field": ScoreDescription(
+        batch_id="s-1",
+        num_groups=3,
+        num_jobs=1,
+        width=4,
+        offsets=int32(0, 0, 1),
+        submitted_at=1000.5,
+        top_logprobs=2,
+        adapter="math@3",
+        lineage=(Origin(batch_id="a", entry_id="1-0"),),
+        traceparent=f"00-{'4b' * 16}-{'0a' * 8}-01",
+    ),
+    "GroupScores.v1": GroupScores(
+        batch_id="s-1",
+        group=2,
+        logprobs=Tensor.of(np.array([-0.5, -1], np.float32)),
+        policy_version=7,
+        worker="gpu-1",
+        queued_s=0.25,
+        score_s=1.5,
+    ),
+    "GroupScores.v1.every-field": GroupScores(
+        batch_id="s-1",
+        group=2,
+        logprobs=Tensor.of(np.array([-0.5, -1], np.float32)),
+        top_token_ids=Tensor.of(np.array([[8, 1], [3, 9]], np.int32)),
+        top_logprobs=Tensor.of(np.array([[-0.5, -3], [-0.75, -1]], np.float32)),
+        policy_version=7,
+        adapter="math@3",
+        worker="gpu-1",
+        delivery=2,
+        queued_s=0.25,
+        score_s=1.5,
+        trace=f"00-{'4b' * 16}-{'0a' * 8}-01",
+    ),
+    "Job.v1.asked-of-engine": MESSAGES[1].model_copy(
+        update={
+            "config": GenerationConfig(
+                max_new_tokens=8,
+                top_k=4,
+                top_logprobs=2,
+                sampling_support=True,
+                label_token_ids=(3, 1),
+                guided=Guided(choice=("yes", "no")),
+                thinking_budget=6,
+                stop_on_repetition=Repetition(max_pattern_size=3, min_count=4, min_pattern_size=2),
+            ),
+            "requires": ("top_logprobs", "guided"),
+        }
+    ),
+    "GroupResult.v1.labels": MESSAGES[2].model_copy(
+        update={"label_logprobs": Tensor.of(np.array([[[-0.5, -3], [-1, -np.inf], [0, 0]], [[-2, -2]] * 3], "f4"))}
     ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }

@@ -92,9 +92,7 @@ def _transfer_problems(settings: Any) -> Iterator[str]:
         yield "--weight-transfer needs --weights: going back needs files"
     if settings.engine == "stub" and settings.weight_transfer == "nccl":
         yield "--weight-transfer: the stub engine has no GPU: give gloo"
-    if settings.replicas > 1:
-        yield "--weight-transfer: replicas share one GPU, which can take part in a round once: start one engine"
-    if settings.swap == "wait":
-        yield "--weight-transfer: with --swap wait all other workers would stand still until completions end here"
+    if settings.replicas > 1 and settings.weight_transfer == "nccl":
+        yield "--weight-transfer: replicas share one GPU, which NCCL takes once: start one engine, or give gloo"
     if "weight_transfer_config" in settings.engine_args:
         yield "--engine-args: weight_transfer_config is set by --weight-transfer"

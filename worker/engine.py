@@ -253,13 +253,20 @@ class Engine(Protocol):
         """
 
     async def link(self, incoming: Incoming) -> None:
-        """Meet the trainer and the other parties of a round while generation goes on. Raises `RoundMissedError`."""
+        """Meet the trainer and the other parties of a round while generation goes on. Raises `RoundMissedError`.
+
+        Not before a swap in mode `wait`: `receive` does it then, once completions have ended.
+        """
+
+    async def unlink(self) -> None:
+        """Give up a link, if there is one."""
 
     async def receive(
         self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
     ) -> float:
         """Swap to the weights that come through the link, as `load_checkpoint` does to those of files.
 
+        In mode `wait` it waits for completions first, and links then: the other parties do not stand still meanwhile.
         `over` says that no more will come. After any error but `EngineDiedError` the engine has its old weights, from
         their files: `SwapFailedError` where the round broke, `CheckpointRefusedError` for tensors of another model,
         `ProofFailedError`, and `RoundMissedError` where nothing was touched. The link is gone in every case.
@@ -268,7 +275,13 @@ class Engine(Protocol):
     async def located(self, version: int, path: Path, content: Content) -> None:
         """Where the files of a version are that came without; no-op if another version is served by now.
 
-        Until then the engine receives no other version.
+        Until then the engine receives no other version, and loads none: `RoundMissedError`, `SwapFailedError`.
+        """
+
+    async def lost(self, version: int) -> None:
+        """The files of a version that came without are gone for good; no-op if another version is served by now.
+
+        From then on the engine loads other versions, and ends where one fails.
         """
 
     def collectors(self) -> Sequence[Collector]:

@@ -100,6 +100,10 @@ class VersionRefusedError(WorkerError):
     """Raised when an announced version has other content than announced, or this worker cannot reach it."""
 
 
+class NotInStoreError(VersionRefusedError):
+    """Raised when the weight store answers, and does not have what was announced, whole and of that content."""
+
+
 class RoundMissedError(WorkerError):
     """Raised when a version did not come in its round. The engine has its old weights, and goes on."""
 

@@ -53,7 +53,7 @@ async def test_a_result_of_a_version_that_was_not_proven_ends_the_worker_and_sta
     async with AsyncClient(redis_url, policy=policy) as client:
         if begun_before:
             batch = await client.submit([[5]], config=GenerationConfig(max_new_tokens=20))
-            await until_true(lambda: engine._running == 1)
+            await until_true(lambda: engine._places.running == 1)
         announce_step(queue, steps, 1, probe=stub_probe(1))
         await until_true(lambda: engine.loads == 1)
         if not begun_before:

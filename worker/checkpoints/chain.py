@@ -11,7 +11,7 @@ from rollstream.schemas.weights.tensor_digest import TensorEntry
 from rollstream.schemas.wire.weights import Chunk
 from rollstream.transport.weights import WeightStore, read_chain
 
-from ..errors import VersionRefusedError
+from ..errors import NotInStoreError
 from ..weights import checkpoint
 from ..weights.safetensors_header import TensorHeader
 from .tensor_file import same_layout
@@ -55,7 +55,7 @@ async def find_chain(
     manifests = await read_chain(store, name, bases)
     newest, oldest = manifests[-1], manifests[0]
     if newest.sha256 != sha256:
-        raise VersionRefusedError(f"weights {name}: the store has other weights under this name: publish an anchor")
+        raise NotInStoreError(f"weights {name}: the store has other weights under this name: publish an anchor")
     if booted is not None:
         headers = {one.name: TensorHeader(dtype=one.dtype, shape=one.shape, start=0, end=0) for one in newest.tensors}
         checkpoint.check_tensors(Path(name), headers, booted)

@@ -20,9 +20,9 @@ from rollstream.schemas.weights.checkpoint_rules import is_computed
 from rollstream.schemas.weights.delta import read_records
 from rollstream.schemas.weights.finite import not_finite
 from rollstream.schemas.wire.weights import Chunk
-from rollstream.transport.weights import WeightStore, WeightStoreError, read_chunk
+from rollstream.transport.weights import StoreProblem, WeightStore, WeightStoreError, read_chunk
 
-from ..errors import CheckpointRefusedError, VersionRefusedError
+from ..errors import CheckpointRefusedError, NotInStoreError, VersionRefusedError
 from ..weights import checkpoint
 from .chain import Chain, Link, find_chain
 from .tensor_file import WEIGHTS, TensorFile, file_bytes, new_file
@@ -106,7 +106,7 @@ class StoreVersions:
                 self._write(folder, chain, store)
                 kept = self._keep(folder, chain, sha256)
         except (WeightStoreError, SchemaError) as error:
-            raise VersionRefusedError(f"weights {name}: {error}") from None
+            raise _refused(name, error) from None
         seconds = round(time.monotonic() - began, 3)
         base = None if chain.base is None else chain.base.folder.name
         log.info(
@@ -164,7 +164,7 @@ class StoreVersions:
         return kept
 
 
-class _OtherBytesError(VersionRefusedError):
+class _OtherBytesError(NotInStoreError):
     """Raised when a tensor of the result is not what the manifest says; `tensor` is its place in the table."""
 
     def __init__(self, weights: str, name: str, tensor: int) -> None:
@@ -172,6 +172,11 @@ class _OtherBytesError(VersionRefusedError):
             f"weights {weights}: tensor {name} is not what was published: the next anchor brings all weights"
         )
         self.tensor = tensor
+
+
+def _refused(name: str, error: WeightStoreError | SchemaError) -> VersionRefusedError:
+    lacks = isinstance(error, SchemaError) or error.reason in (StoreProblem.MISSING, StoreProblem.BROKEN)
+    return (NotInStoreError if lacks else VersionRefusedError)(f"weights {name}: {error}")
 
 
 def _each(pool: Executor, given_up: Event, call: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:

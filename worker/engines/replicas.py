@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ from ..engine import (
     Incoming,
     NextTokens,
     Prove,
+    Score,
     ScoreRequest,
     Scores,
     SwapMode,
 )
-from ..errors import DataError, EngineDiedError, RoundMissedError, WorkerError
+from ..errors import DataError, EngineDiedError, RoundMissedError, UnprovableError, WorkerError
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict
 
-_NO_ROUNDS = "several engines of one worker take part in no round"
 _Weights = tuple[int, Path, str | None]
 """A version, and the folder and digest of the files from which it was loaded."""
 
@@ -61,9 +62,10 @@ class Replicas:
 
     @property
     def info(self) -> EngineInfo:
-        """The info of one engine, with the `max_num_seqs` of all together."""
+        """The info of one engine, with the `max_num_seqs` and the ranks of all together."""
         infos = [engine.info for engine in self._engines]
-        return replace(infos[0], max_num_seqs=sum(info.max_num_seqs for info in infos))
+        sequences, ranks = (sum(each) for each in zip(*((one.max_num_seqs, one.ranks) for one in infos), strict=True))
+        return replace(infos[0], max_num_seqs=sequences, ranks=ranks)
 
     @property
     def policy_version(self) -> int:
@@ -154,28 +156,60 @@ class Replicas:
         try:
             await _all(load(number) for number in behind)
         except WorkerError as error:
-            if isinstance(error, EngineDiedError) or verdict is None or verdict.cause is None:
-                raise
-            raise verdict.cause from None
+            raise _cause(error, verdict) from None
         return max(paused_s)
 
-    async def link(self, incoming: Incoming) -> None:  # noqa: ARG002 - refused
-        """Replicas share a GPU, which has one place in a round."""
-        raise RoundMissedError(_NO_ROUNDS)
+    async def link(self, incoming: Incoming) -> None:
+        """Link every engine, each with ranks of its own. Raises `RoundMissedError`; none is linked then."""
+        try:
+            await _all(engine.link(part) for engine, part in self._parts(incoming))
+        except RoundMissedError:
+            await self.unlink()
+            raise
+
+    async def unlink(self) -> None:
+        """Give up the links of all."""
+        await _all(engine.unlink() for engine in self._engines)
 
     async def receive(
-        self,
-        version: int,  # noqa: ARG002 - refused, for all of these
-        incoming: Incoming,  # noqa: ARG002
-        mode: SwapMode,  # noqa: ARG002
-        prove: Prove | None,  # noqa: ARG002
-        over: asyncio.Event,  # noqa: ARG002
+        self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
     ) -> float:
-        """The same."""
-        raise RoundMissedError(_NO_ROUNDS)
+        """Receive it in every engine, or in none: also without a probe each waits for the others before it samples.
+
+        Raises what `Engine.receive` raises, once all are done. Returns the longest pause of one engine.
+        """
+        verdict = Verdict(version=version, parties=len(self._engines), prove=prove or _nothing)
+        self._loaded = [None] * len(self._engines)
+        paused_s: list[float] = []
+
+        async def receive(engine: Engine, part: Incoming) -> None:
+            try:
+                paused_s.append(await engine.receive(version, part, mode, verdict.prove, over))
+            except Exception as error:
+                verdict.fail(error)
+                raise
+
+        try:
+            await _all(receive(engine, part) for engine, part in self._parts(incoming))
+        except WorkerError as error:
+            cause = _cause(error, verdict)
+            if prove is None and isinstance(cause, UnprovableError):  # an engine that cannot wait for the others
+                raise RoundMissedError(cause.problem) from None
+            raise cause from None
+        return max(paused_s)
 
     async def located(self, version: int, path: Path, content: checkpoint.Content) -> None:
-        """Nothing came without files."""
+        """See `Engine.located`."""
+        await _all(engine.located(version, path, content) for engine in self._engines)
+
+    async def lost(self, version: int) -> None:
+        """See `Engine.lost`."""
+        await _all(engine.lost(version) for engine in self._engines)
+
+    def _parts(self, incoming: Incoming) -> list[tuple[Engine, Incoming]]:
+        """What each engine must know of a round: the ranks of the next follow its own."""
+        firsts = accumulate((engine.info.ranks for engine in self._engines), initial=incoming.first_rank)
+        return [(engine, replace(incoming, first_rank=first)) for engine, first in zip(self._engines, firsts)]  # noqa: B905 - the last sum is what comes after them
 
     def collectors(self) -> Sequence[Collector]:
         """Those of all engines as one, told apart by a label."""
@@ -212,6 +246,15 @@ class Replicas:
             yield
         finally:
             self._running[number] -= sequences
+
+
+async def _nothing(_score: Score) -> None:
+    """A version without a probe passes."""
+
+
+def _cause(error: WorkerError, verdict: Verdict | None) -> Exception:
+    """Why none has the version, where `error` may only say that another engine could not."""
+    return error if isinstance(error, EngineDiedError) or verdict is None else verdict.cause or error
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:

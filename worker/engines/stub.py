@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from ..errors import RoundMissedError
 from ..weights import checkpoint
 from .stub_likelihoods import likelihoods
 from .stub_link import linked, take
+from .stub_places import Places
 
 _EOS = 2
 
@@ -43,21 +43,16 @@ class StubEngine:
     What it scores follows from the number of its version alone: another stub of that version says what a right probe
     holds, and any other numbers make a wrong one. While a version proves itself the version before samples on.
 
-    It changes in the worker's event loop: a swap, one at a time, sets the version and counts aborts, and each
-    completion counts itself while it has a slot.
+    It changes in the worker's event loop: a swap, one at a time, sets the version and counts aborts.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
-        self._slots = asyncio.Semaphore(settings.max_num_seqs)
+        self._places = Places(settings.max_num_seqs)
         self._booted = checkpoint.Booted(folder=settings.model) if settings.model else None
         self._version = 0
         self._aborts = 0
-        self._running = 0
-        self._idle, self._admitting = asyncio.Event(), asyncio.Event()
-        self._idle.set()
-        self._admitting.set()
         self._swapped = asyncio.Event()
         self._one_swap = asyncio.Lock()
         self._link: Link | None = None
@@ -106,7 +101,7 @@ class StubEngine:
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest tokens of a made-up distribution that follows from prompt, adapter and version."""
-        async with self._slot():
+        async with self._places.one():
             await self._spend(1)
             version = self._version
         logits = _generator(prompt, adapter, 0, version).standard_normal(self._info.vocab_size)
@@ -116,7 +111,7 @@ class StubEngine:
 
     async def score(self, request: ScoreRequest) -> Scores:
         """Made-up log-probs: that of a token follows from what comes before it, the adapter and the version."""
-        async with self._slot():
+        async with self._places.one():
             await self._spend(1)
             return self._scores(request, self._version)
 
@@ -160,12 +155,20 @@ class StubEngine:
         """Meet the others by gloo."""
         self._link = await asyncio.to_thread(linked, incoming)
 
+    async def unlink(self) -> None:
+        """Let go of it."""
+        if self._link is not None:
+            self._link.close()
+        self._link = None
+
     async def receive(
         self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
     ) -> float:
         """Take the tensors and keep none: only the version changes. Nothing stands still meanwhile."""
-        link, self._link = self._link, None
-        async with self._one_swap:
+        async with self._one_swap, self._places.ended(mode):
+            if mode == "wait" and not over.is_set():
+                await self.link(incoming)
+            link, self._link = self._link, None
             if self._booted is not None:
                 checkpoint.check_sent(incoming.sent, self._booted)
             if link is None or over.is_set():
@@ -177,20 +180,17 @@ class StubEngine:
     async def located(self, version: int, path: Path, content: checkpoint.Content) -> None:
         """It never goes back."""
 
+    async def lost(self, version: int) -> None:
+        """The same."""
+
     async def _serve(self, version: int, mode: SwapMode, prove: Prove | None) -> None:
         if prove is not None:
             await prove(lambda request: self._scored(request, version))
-        if mode == "wait":
-            self._admitting.clear()
-        try:
-            if mode == "wait":
-                await self._idle.wait()
+        async with self._places.ended(mode):
             self._version = version
             self._aborts += mode == "abort"
             self._swapped.set()
             self._swapped = asyncio.Event()
-        finally:
-            self._admitting.set()
 
     def collectors(self) -> Sequence[Collector]:
         """Nothing: it has no model."""
@@ -203,7 +203,7 @@ class StubEngine:
         """Nothing to end."""
 
     async def _sample(self, request: GenerateRequest, sample: int) -> Completion:
-        async with self._slot():
+        async with self._places.one():
             tokens, spans = await self._tokens(request, sample)
         stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
         logprobs = _logprobs(request, tokens, spans) if request.config.logprobs else None
@@ -247,20 +247,6 @@ class StubEngine:
     def _goes_on(self, stop_ids: tuple[int, ...]) -> int:
         """The token that replaces a stop id before `min_new_tokens`; vLLM bans stop ids there."""
         return next((token for token in range(self._info.vocab_size) if token not in stop_ids), 0)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        async with self._slots:
-            while not self._admitting.is_set():
-                await self._admitting.wait()
-            self._running += 1
-            self._idle.clear()
-            try:
-                yield
-            finally:
-                self._running -= 1
-                if not self._running:
-                    self._idle.set()
 
     async def _spend(self, tokens: int) -> int:
         """Wait as long as `tokens` take. Returns how many were done: fewer if a swap came in between."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -15,24 +11,17 @@ from rollstream.transport.rounds.scripts import called
 
 from ..checkpoints.supply import CheckpointSupply, Wanted
 from ..engine import Engine, Incoming, Prove, SwapMode
-from ..errors import (
-    CacheUnwritableError,
-    CheckpointRefusedError,
-    RoundMissedError,
-    SwapFailedError,
-    VersionRefusedError,
-)
+from ..errors import RoundMissedError, SwapFailedError
+from ..weights.checkpoint import Stamp
 from .membership import Membership
-
-log = structlog.get_logger()
+from .way_back import WayBack
 
 
 class RoundReceiver:
     """Receives one version at a time; `wanted` tells also where its files are.
 
-    What came in a round has no files here. They are fetched at once from the weight store, where each such version is
-    too: an engine goes back to files, so the worker joins no other round before it has them. `_received` and
-    `_fetching` change with each round that succeeds, and when the files are there.
+    What came in a round has no files here. They are fetched at once (`WayBack`): an engine goes back to files, so
+    before it has them the worker joins no other round, and loads no other version.
     """
 
     def __init__(
@@ -47,10 +36,7 @@ class RoundReceiver:
     ) -> None:
         self._redis, self._keys, self._consumer, self._backend = redis, keys, consumer, backend
         self._engine = engine
-        self._checkpoints = checkpoints
-        self._received: int | None = None
-        """The version that has no files here yet."""
-        self._fetching: asyncio.Task[None] | None = None
+        self._way_back = WayBack(engine=engine, checkpoints=checkpoints)
 
     async def receive(self, wanted: Wanted, mode: SwapMode, prove: Prove | None) -> float:
         """Returns the seconds in which nothing was sampled.
@@ -58,28 +44,34 @@ class RoundReceiver:
         Raises `RoundMissedError` with the old weights in place: the version has to come another way. Raises
         `CheckpointRefusedError`, `ProofFailedError` and `EngineDiedError`.
         """
-        if self._received == self._engine.policy_version:
-            raise RoundMissedError(f"the files of version {self._received}, to go back to, are not here yet")
+        if self._way_back.missing is not None:
+            raise RoundMissedError(f"the files of version {self._way_back.missing}, to go back to, are not here yet")
         call = await self._called(wanted)
         ranks = self._engine.info.ranks
         member = Membership(redis=self._redis, keys=self._keys, consumer=self._consumer, call=call, ranks=ranks)
         async with member:
             incoming = await self._incoming(member, call)
-            await self._engine.link(incoming)
-            member.linked()
+            if mode != "wait":
+                await self._engine.link(incoming)
+                member.linked()
             try:
                 paused_s = await self._engine.receive(wanted.version, incoming, mode, prove, member.over)
             except SwapFailedError as error:
                 raise RoundMissedError(f"{error.problem} ({member.why})" if member.why else error.problem) from error
-        self._fetch(wanted)
+        await self._way_back.begin(wanted)
         return paused_s
+
+    async def check_way_back(self) -> None:
+        """See `WayBack.check`."""
+        await self._way_back.check()
+
+    def stamp(self) -> Stamp:
+        """See `WayBack.stamp`."""
+        return self._way_back.stamp()
 
     async def aclose(self) -> None:
         """Fetch nothing more."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._fetching
+        await self._way_back.aclose()
 
     async def _called(self, wanted: Wanted) -> Round:
         try:
@@ -107,20 +99,3 @@ class RoundReceiver:
             world_size=plan.world_size,
             timeout_s=call.timeout_s,
         )
-
-    def _fetch(self, wanted: Wanted) -> None:
-        self._received = wanted.version
-        self._fetching = asyncio.create_task(self._find_files(wanted))
-
-    async def _find_files(self, wanted: Wanted) -> None:
-        try:
-            found = await self._checkpoints.prepare(wanted)
-        except (VersionRefusedError, CheckpointRefusedError, CacheUnwritableError) as error:
-            log.warning("no files of what is served, so no round is joined", version=wanted.version, why=str(error))
-            return
-        if self._engine.policy_version != wanted.version:
-            return
-        await self._engine.located(wanted.version, found.folder, found.content)
-        await self._checkpoints.serving(found)
-        if self._received == wanted.version:
-            self._received = None

@@ -52,8 +52,11 @@ class VersionLoader:
         """What could be served at once."""
 
     async def stamp(self, announced: Announced) -> Stamp:
-        """A value that changes with the files of a refused version. Never raises."""
-        return await self._checkpoints.stamp(_wanted(announced)) if announced.source == "checkpoint" else ()
+        """A value that changes with the files of a refused version, and of one to go back to. Never raises."""
+        if announced.source != "checkpoint":
+            return ()
+        back = () if self._rounds is None else self._rounds.stamp()
+        return (*await self._checkpoints.stamp(_wanted(announced)), *back)
 
     async def prepare(self, announced: Announced, serving: Served, stamp: Stamp, *, staged: bool) -> Ready:
         """Bring and verify the weights while generation goes on; `staged`: into memory too, so that a swap reads none.
@@ -161,6 +164,8 @@ class VersionLoader:
 
     async def _swap_to(self, announced: Announced, weights: Prepared) -> None:
         version = announced.version
+        if self._rounds is not None:
+            await self._rounds.check_way_back()
         with self._proofs.loading(version, announced.probe, self._engine.info) as prove:
             paused_s = await self._engine.load_checkpoint(version, weights.folder, self._swap, weights.content, prove)
         self._swapped(version, paused_s)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +16,27 @@ import torch
 from safetensors.torch import load_file
 
 from rollstream.producer.rounds.outgoing import Outgoing
-from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.links import Link, Meeting
-from rollstream.worker.engine import Adapter, Incoming
+from rollstream.worker.engine import Adapter, Incoming, SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, RoundMissedError, SwapFailedError
 from rollstream.worker.weights.checkpoint import read_content
 from tests.real_engine.weight_swap.probes import Proof
 from tests.real_engine.weight_swap.steps import greedy, in_flight, request, serves, swap, versions
 from tests.support.transformers_reference import Reference
+from tests.support.weights.gloo_trainer import TIMEOUT_S, GlooTrainer
+from tests.support.worker_process import settled
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
-
-TIMEOUT_S = 20.0
-
-
-class Trainer:
-    """Sends a model's tensors once the engine has come; after `dies_after` of them it is gone."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor], dies_after: int | None = None) -> None:
-        self._dies_after = dies_after
-        self.outgoing = Outgoing(tensors=tensors, backend="gloo")
-        self._meeting = Meeting(backend="gloo", host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
-        self._thread = threading.Thread(target=self._send, daemon=True)
-        self._thread.start()
-
-    def incoming(self, timeout_s: float = TIMEOUT_S) -> Incoming:
-        return Incoming(
-            backend="gloo",
-            sent=self.outgoing.sent,
-            meeting=self._meeting.place,
-            first_rank=1,
-            world_size=2,
-            timeout_s=timeout_s,
-        )
-
-    def _send(self) -> None:
-        link = self._meeting.link(2)
-        with suppress(LinkError):
-            self.outgoing.send(link if self._dies_after is None else _Mortal(link, self._dies_after))
-        link.close()
-
-    def over(self) -> None:
-        self._thread.join(TIMEOUT_S)
-
-
-class _Mortal:
-    def __init__(self, link: Link, left: int) -> None:
-        self._link, self._left = link, left
-        self.aborted = False
-
-    def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:
-        if not self._left:
-            self._link.close()
-        self._left -= 1
-        self._link.broadcast(tensor, src, stream)
-
-    def abort(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-async def receive(engine: VllmEngine, trainer: Trainer, prove: Any = None, over: asyncio.Event | None = None) -> int:
+async def receive(
+    engine: VllmEngine, trainer: GlooTrainer, prove: Any = None, over: asyncio.Event | None = None
+) -> int:
     version, incoming = next(versions), trainer.incoming()
     await engine.link(incoming)
     paused_s = await engine.receive(version, incoming, "keep", prove, over or asyncio.Event())
@@ -104,7 +58,7 @@ async def test_what_a_trainer_sends_is_served_as_if_it_came_from_a_file(
     kept = await in_flight(engine, [request(max_new_tokens=200, temperature=0)])
     proof = Proof(reference(models[1]))
 
-    version = await receive(engine, Trainer(tensors_of(models[1])), proof)
+    version = await receive(engine, GlooTrainer(tensors_of(models[1])), proof)
 
     assert proof.versions == {version}
     assert [span[0] for span in (await kept)[0][0].version_spans] == [before, version]
@@ -123,12 +77,12 @@ async def test_a_round_that_breaks_leaves_the_old_weights(
     kept = await in_flight(engine, [request(max_new_tokens=100, temperature=0)])
 
     with pytest.raises(SwapFailedError, match="gloo"):
-        await receive(engine, Trainer(tensors_of(models[1]), dies_after))
+        await receive(engine, GlooTrainer(tensors_of(models[1]), dies_after))
 
     assert engine.policy_version == before
     assert [span[0] for span in (await kept)[0][0].version_spans] == [before]
     assert await serves(engine, reference(models[0]))
-    await receive(engine, Trainer(tensors_of(models[1])))
+    await receive(engine, GlooTrainer(tensors_of(models[1])))
     assert await serves(engine, reference(models[1]))
     await located(engine, models[1])
 
@@ -139,7 +93,7 @@ async def test_weights_that_fail_their_proof_are_gone(
     before = await swap(engine, models[0])
 
     with pytest.raises(ProofFailedError):
-        await receive(engine, Trainer(tensors_of(models[2])), Proof(reference(models[1])))
+        await receive(engine, GlooTrainer(tensors_of(models[2])), Proof(reference(models[1])))
 
     assert engine.policy_version == before
     assert await serves(engine, reference(models[0]))
@@ -167,16 +121,74 @@ async def test_nothing_is_touched_where_there_is_nothing_to_go_back_to(
     engine: VllmEngine, models: list[Path], reference: Callable[..., Reference]
 ) -> None:
     await swap(engine, models[0])
-    await receive(engine, Trainer(tensors_of(models[1])))
+    await receive(engine, GlooTrainer(tensors_of(models[1])))
 
     with pytest.raises(RoundMissedError, match="no files yet"):
-        await receive(engine, Trainer(tensors_of(models[2])))
+        await receive(engine, GlooTrainer(tensors_of(models[2])))
+    with pytest.raises(SwapFailedError, match="no files yet"):
+        await swap(engine, models[2])
 
     assert await serves(engine, reference(models[1]))
     await located(engine, models[1])
-    await receive(engine, Trainer(tensors_of(models[2])))
+    await receive(engine, GlooTrainer(tensors_of(models[2])))
     assert await serves(engine, reference(models[2]))
     await located(engine, models[2])
+
+
+async def test_another_version_is_loaded_once_the_files_to_go_back_to_are_gone_for_good(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference]
+) -> None:
+    await swap(engine, models[0])
+    version = await receive(engine, GlooTrainer(tensors_of(models[1])))
+    await engine.lost(version - 1)
+    with pytest.raises(SwapFailedError, match="no files yet"):
+        await swap(engine, models[2])
+
+    await engine.lost(version)
+    await swap(engine, models[2])
+
+    assert await serves(engine, reference(models[2]))
+
+
+@pytest.mark.parametrize("mode", ["wait", "abort"])
+async def test_requests_under_way_end_before_or_begin_again_after_as_the_mode_says(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], mode: SwapMode
+) -> None:
+    before = await swap(engine, models[0])
+    asked = await in_flight(engine, [request(max_new_tokens=100, temperature=0)])
+    trainer, version = GlooTrainer(tensors_of(models[1])), next(versions)
+    incoming = trainer.incoming()
+    if mode == "abort":
+        await engine.link(incoming)
+
+    receiving = asyncio.create_task(engine.receive(version, incoming, mode, None, asyncio.Event()))
+    ((completion,),) = await asked
+    linked_before_the_end = trainer.linked.is_set()
+    await receiving
+
+    assert [span[0] for span in completion.version_spans] == [before if mode == "wait" else version]
+    assert linked_before_the_end == (mode == "abort")
+    assert await serves(engine, reference(models[1]))
+    await located(engine, models[1])
+
+
+async def test_a_round_that_is_over_before_completions_have_ended_touches_nothing(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference]
+) -> None:
+    before = await swap(engine, models[0])
+    asked = await in_flight(engine, [request(max_new_tokens=100, temperature=0)])
+    over, trainer = asyncio.Event(), GlooTrainer(tensors_of(models[1]))
+
+    receiving = asyncio.create_task(engine.receive(next(versions), trainer.incoming(), "wait", None, over))
+    await settled()
+    over.set()
+
+    with pytest.raises((RoundMissedError, SwapFailedError), match="it was over before"):
+        await receiving
+    await asked
+    assert not trainer.linked.is_set()
+    assert engine.policy_version == before
+    assert await serves(engine, reference(models[0]))
 
 
 async def test_nothing_is_touched_once_the_round_is_over_or_by_tensors_of_another_model(
@@ -190,9 +202,9 @@ async def test_nothing_is_touched_once_the_round_is_over_or_by_tensors_of_anothe
     other[name] = torch.zeros(3, 3)
 
     with pytest.raises(RoundMissedError, match="over"):
-        await receive(engine, Trainer(tensors_of(models[1])), over=over)
+        await receive(engine, GlooTrainer(tensors_of(models[1])), over=over)
     with pytest.raises(CheckpointRefusedError, match="has shape"):
-        await receive(engine, Trainer(other))
+        await receive(engine, GlooTrainer(other))
 
     assert await serves(engine, reference(models[0]))
 

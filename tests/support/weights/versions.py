@@ -21,6 +21,7 @@ from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.engine import Engine
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.rounds.receiver import RoundReceiver
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
@@ -44,6 +45,7 @@ def follower_of(
     engine: Engine,
     checkpoints: Path | CheckpointSupply | None = None,
     proofs: Proofs | None = None,
+    rounds: RoundReceiver | None = None,
 ) -> VersionFollower:
     """A follower of the queue's versions without a worker around it and without adapters."""
     supply = checkpoints if isinstance(checkpoints, CheckpointSupply) else CheckpointSupply(folder=checkpoints)
@@ -58,6 +60,7 @@ def follower_of(
         swap="keep",
         changed=lambda: None,
         measures=Measures(),
+        rounds=rounds,
     )
 
 

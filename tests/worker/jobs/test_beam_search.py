@@ -82,10 +82,14 @@ class TableEngine:
 
     async def link(self, *_: object) -> None: ...
 
+    async def unlink(self, *_: object) -> None: ...
+
     async def receive(self, *_: object) -> float:
         raise NotImplementedError
 
     async def located(self, *_: object) -> None: ...
+
+    async def lost(self, *_: object) -> None: ...
 
     async def score(self, request: ScoreRequest) -> Scores:
         raise NotImplementedError

@@ -19,12 +19,13 @@ from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wan
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Incoming, Prove
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import ProofFailedError, RoundMissedError, VersionRefusedError
-from rollstream.worker.rounds import membership
+from rollstream.worker.errors import NotInStoreError, ProofFailedError, RoundMissedError, VersionRefusedError
+from rollstream.worker.rounds import membership, way_back
 from rollstream.worker.rounds.receiver import RoundReceiver
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
 from tests.support.weights.rounds import SHA256, HeldMeeting, leader_of
+from tests.support.worker_process import until_true
 
 WANTED = Wanted(version=1, location="1-5a", sha256=SHA256, transport="store")
 
@@ -35,12 +36,14 @@ class Files(CheckpointSupply):
     def __init__(self) -> None:
         super().__init__(folder=None)
         self.here = asyncio.Event()
-        self.refuses = False
+        self.refuses: Exception | None = None
+        self.asked = 0
 
     async def prepare(self, wanted: Wanted) -> Prepared:
+        self.asked += 1
         await self.here.wait()
-        if self.refuses:
-            raise VersionRefusedError(f"weights {wanted.location} are gone")
+        if self.refuses is not None:
+            raise self.refuses
         return Prepared(folder=Path("/there"), content=Content(files=(), sha256=wanted.sha256))
 
 
@@ -50,12 +53,16 @@ class Engine(StubEngine):
     def __init__(self) -> None:
         super().__init__(WorkerSettings(policy="p", engine="stub", weight_transfer="gloo", weights="redis"))
         self.folder: Path | None = None
+        self.lost_version: int | None = None
 
     async def link(self, _incoming: Incoming) -> None:
         self._link = HeldMeeting().link(2)
 
     async def located(self, _version: int, path: Path, _content: Content) -> None:
         self.folder = path
+
+    async def lost(self, version: int) -> None:
+        self.lost_version = version
 
 
 @pytest.fixture
@@ -219,29 +226,80 @@ async def test_no_other_round_is_joined_before_the_files_of_the_last_are_here(
         await receiver.receive(second, "keep", None)
 
     files.here.set()
-    fetching = receiver._fetching
-    assert fetching is not None
-    await fetching
+    await until_true(lambda: not receiver.stamp())
     assert receiver._engine.folder == Path("/there")  # type: ignore[attr-defined]
     leading = await led(leader_of(connection, queue.keys, HeldMeeting(), version=2), "w-1")
     await receiver.receive(second, "keep", None)
     assert (await leading).received == ("w-1",)  # type: ignore[attr-defined]
 
 
-async def test_files_that_never_come_keep_the_worker_out_of_rounds_alone(
-    connection: Connection, receiver: RoundReceiver, queue: Queue, files: Files
-) -> None:
+@pytest.fixture
+async def received(
+    connection: Connection, receiver: RoundReceiver, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> RoundReceiver:
+    """It serves version 1, which came in a round; nothing is waited for long."""
+    monkeypatch.setattr(way_back, "FIRST_TRY_S", 0.01)
     leading = await led(leader_of(connection, queue.keys, HeldMeeting()), "w-1")
     await receiver.receive(WANTED, "keep", None)
     await leading
-    files.refuses = True
-    files.here.set()
-    fetching = receiver._fetching
-    assert fetching is not None
-    await fetching
+    return receiver
 
+
+async def test_files_that_come_later_than_the_round_are_asked_for_again_and_meanwhile_no_other_version_is_loaded(
+    received: RoundReceiver, files: Files
+) -> None:
+    files.refuses = VersionRefusedError("the store does not answer")
+    files.here.set()
+    with pytest.raises(VersionRefusedError, match="no files are here yet of version 1, to go back to: the store does"):
+        await received.check_way_back()
+    await until_true(lambda: files.asked >= 3)
+    before = received.stamp()
     with pytest.raises(RoundMissedError, match="not here yet"):
-        await receiver.receive(Wanted(version=2, location="2-5a", sha256=SHA256), "keep", None)
+        await received.receive(Wanted(version=2, location="2-5a", sha256=SHA256), "keep", None)
+
+    files.refuses = None
+    await until_true(lambda: not received.stamp())
+
+    await received.check_way_back()
+    assert before, "a refusal is not looked at again once the files are here"
+    assert received._engine.folder == Path("/there")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "error", [VersionRefusedError("no answer"), NotInStoreError("not in it")], ids=["away", "lacks"]
+)
+async def test_only_what_a_store_lacks_for_long_is_gone_for_good_and_then_others_may_be_loaded(
+    received: RoundReceiver, files: Files, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(way_back, "GONE_AFTER_S", 0.1)
+    files.refuses = error
+    files.here.set()
+    before = received.stamp()
+    is_lost = isinstance(error, NotInStoreError)
+
+    if is_lost:
+        await until_true(lambda: received.stamp() != before)
+        await received.check_way_back()
+    else:
+        await until_true(lambda: files.asked >= 8)
+        with pytest.raises(VersionRefusedError, match="no files"):
+            await received.check_way_back()
+    assert received._engine.lost_version == (1 if is_lost else None)  # type: ignore[attr-defined]
+    with pytest.raises(RoundMissedError, match="not here yet"):
+        await received.receive(Wanted(version=2, location="2-5a", sha256=SHA256), "keep", None)
+
+
+async def test_files_of_a_version_that_is_served_no_more_are_not_asked_for(
+    received: RoundReceiver, files: Files, tiny_model: Path
+) -> None:
+    files.refuses = VersionRefusedError("the store does not answer")
+    files.here.set()
+    await received._engine.load_checkpoint(2, tiny_model, "keep")
+
+    await until_true(received._way_back._trying.done)  # type: ignore[union-attr] # it has begun
+
+    await received.check_way_back()
+    assert not received.stamp()
 
 
 async def test_while_redis_is_away_the_round_goes_on(

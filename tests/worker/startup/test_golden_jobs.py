@@ -57,7 +57,7 @@ async def test_each_engine_of_a_worker_reproduces_them() -> None:
 
 async def test_without_golden_jobs_nothing_is_asked_of_the_engine() -> None:
     engine = StubEngine(settings())
-    del engine._slots
+    del engine._places
 
     await reproduce(None, engine, settings())
 

@@ -37,11 +37,12 @@ from .calls import Calls
 from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
+from .new_weights import Weights
 from .plugin import WORKER_PID
 from .processes import Processes, collect_less, shut_down
 from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
-from .swap import Swapper, Weights
+from .swap import Swapper
 from .transfers import Transfers
 from .version_spans import Versions
 from .words import check_bad_words, special_tokens

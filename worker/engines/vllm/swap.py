@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,34 +22,15 @@ from ...errors import CheckpointRefusedError, EngineDiedError, ProofFailedError,
 from ...weights import checkpoint
 from .calls import Calls
 from .loaded_adapters import LoadedAdapters
+from .new_weights import SENT, NewWeights, Weights, at_once, checked
 from .proving import Prover
 from .staging.staging import Staging
 from .version_spans import Swap, Versions
 
-SENT = Path("round")
-"""Stands for a folder in errors of weights that came without one."""
 MAX_RELOADS = 4
 """How often the old weights are loaded at most after new ones could not be."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """A checkpoint, and what its files held when they were read."""
-
-    folder: Path
-    content: checkpoint.Content
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _New:
-    """Weights on their way in."""
-
-    bring: Callable[[], Awaitable[None]]
-    """Makes the engine have them; after an error it has a mixture."""
-    weights: Weights | None
-    """Where they can be read again; None if nowhere yet."""
 
 
 class Swapper:
@@ -73,6 +53,8 @@ class Swapper:
         self._booted = checkpoint.Booted(folder=booted.folder)
         self._why_not = ""
         self._serving: Weights | None = booted
+        self._awaits_files = False
+        """Whether those of what it serves come later: it came in a round."""
         self._adapters = adapters
         self._versions = versions
         self._staging = Staging(llm=llm, calls=calls, limit_s=stage_limit_s)
@@ -114,18 +96,28 @@ class Swapper:
         if prove is not None:
             self._prover.check(version)
         async with self._one_at_a_time:
+            if self._awaits_files:
+                now = self._versions.now
+                raise SwapFailedError(folder, version, now, f"there are no files yet of version {now}, to go back to")
             held = await asyncio.to_thread(checkpoint.read_content, folder) if content is None else content
             async with self._staging.around(folder, held):
-                weights = await asyncio.to_thread(_checked, folder, self._booted, held)
-                new = _New(bring=partial(self._read, weights), weights=weights)
+                weights = await asyncio.to_thread(checked, folder, self._booted, held)
+                new = NewWeights(bring=partial(self._read, weights), weights=weights)
                 return await self._swap(version, folder, new, mode, prove)
 
     async def receive(
-        self, version: int, sent: Sent, bring: Callable[[], Awaitable[None]], mode: SwapMode, prove: Prove | None = None
+        self,
+        version: int,
+        sent: Sent,
+        bring: Callable[[], Awaitable[None]],
+        mode: SwapMode,
+        prove: Prove | None = None,
+        ready: Callable[[], Awaitable[None]] = at_once,
     ) -> float:
         """The same for weights that come through a link: `bring` has the engine load them, and leaves no files.
 
-        Raises `RoundMissedError` also where there is nothing to go back to, before anything is touched.
+        `ready` is awaited when the engine stands still; nothing is touched where it raises. Raises `RoundMissedError`
+        also where there is nothing to go back to, before anything is touched.
         """
         self._check_swappable(SENT)
         if prove is not None:
@@ -135,15 +127,21 @@ class Swapper:
                 raise RoundMissedError(f"there are no files yet of version {self._versions.now}, to go back to")
             checkpoint.check_sent(sent, self._booted)
             async with self._staging.around(SENT, checkpoint.Content(sha256=None, files=())):
-                return await self._swap(version, SENT, _New(bring=bring, weights=None), mode, prove)
+                return await self._swap(version, SENT, NewWeights(bring=bring, weights=None, ready=ready), mode, prove)
 
     async def located(self, version: int, weights: Weights) -> None:
         """From now on the engine goes back to these files, if it serves that version."""
         async with self._one_at_a_time:
             if version == self._versions.now:
-                self._serving = weights
+                self._serving, self._awaits_files = weights, False
 
-    async def _swap(self, version: int, folder: Path, new: _New, mode: SwapMode, prove: Prove | None) -> float:
+    async def lost(self, version: int) -> None:
+        """From now on another version may be loaded, although there is nothing to go back to."""
+        async with self._one_at_a_time:
+            if version == self._versions.now:
+                self._awaits_files = False
+
+    async def _swap(self, version: int, folder: Path, new: NewWeights, mode: SwapMode, prove: Prove | None) -> float:
         async with self._adapters.changing:
             asked_at = time.monotonic()
             try:
@@ -158,7 +156,7 @@ class Swapper:
     async def prepare(self, folder: Path, content: checkpoint.Content) -> None:
         """See `Engine.prepare`."""
         self._check_swappable(folder)
-        weights = await asyncio.to_thread(_checked, folder, self._booted, content)
+        weights = await asyncio.to_thread(checked, folder, self._booted, content)
         await self._staging.stage(folder, weights.content)
 
     def end(self) -> None:
@@ -180,7 +178,7 @@ class Swapper:
         except Exception as error:
             raise SwapFailedError(folder, version, self._versions.now, str(error)) from error
 
-    async def _replace(self, version: int, new: _New, mode: SwapMode, prove: Prove | None) -> float:
+    async def _replace(self, version: int, new: NewWeights, mode: SwapMode, prove: Prove | None) -> float:
         """Returns when vLLM had paused, in monotonic seconds: until then it sampled."""
         listed = await self._listed_adapters()
         asked_at = time.monotonic()
@@ -189,6 +187,7 @@ class Swapper:
         if self._prover.can_hold and not self._prover.knows:
             await self._prover.note(self._versions.now)
             await self._pause("keep")
+        await new.ready()
         try:
             await self._load(version, new.bring, listed)
             if prove is not None:
@@ -200,7 +199,7 @@ class Swapper:
             raise
         if prove is None:
             self._prover.forget()
-        self._serving = new.weights
+        self._serving, self._awaits_files = new.weights, new.weights is None
         self._versions.swapped(
             Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)
         )
@@ -280,10 +279,3 @@ class Swapper:
 
     async def _listed_adapters(self) -> frozenset[int]:
         return frozenset(await self._calls.utility(self._llm.list_loras())) if len(self._adapters) else frozenset()
-
-
-def _checked(folder: Path, booted: checkpoint.Booted, content: checkpoint.Content) -> Weights:
-    checkpoint.check(folder, booted)
-    if content.spoilt:
-        raise CheckpointRefusedError(folder, *content.spoilt)
-    return Weights(folder=folder, content=content)

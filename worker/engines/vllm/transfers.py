@@ -15,7 +15,8 @@ from ...engine import Incoming, Prove, SwapMode
 from ...errors import EngineDiedError, RoundMissedError
 from ...weights.checkpoint import Content
 from .calls import Calls
-from .swap import Swapper, Weights
+from .new_weights import Weights, at_once
+from .swap import Swapper
 
 VLLM_BACKENDS: dict[Backend, str] = {"nccl": "nccl", "gloo": "rollstream_gloo"}
 """vLLM's names for what carries weights; it has none of its own for the CPU, see `gloo_transfer`."""
@@ -47,6 +48,10 @@ class Transfers:
             await self._ask("rollstream_unlink")
             raise RoundMissedError(problem)
 
+    async def unlink(self) -> None:
+        """See `Engine.unlink`."""
+        await self._ask("rollstream_unlink")
+
     async def receive(
         self, version: int, incoming: Incoming, mode: SwapMode, prove: Prove | None, over: asyncio.Event
     ) -> float:
@@ -63,6 +68,11 @@ class Transfers:
         if self._swapper is not None:
             await self._swapper.located(version, Weights(folder=path, content=content))
 
+    async def lost(self, version: int) -> None:
+        """See `Engine.lost`."""
+        if self._swapper is not None:
+            await self._swapper.lost(version)
+
     async def _receive(
         self,
         swapper: Swapper,
@@ -75,9 +85,17 @@ class Transfers:
         try:
             if over.is_set():
                 raise RoundMissedError("it was over before the engine stood still")
-            return await swapper.receive(version, incoming.sent, partial(self._bring, incoming, over), mode, prove)
+            ready = partial(self._link_still, incoming, over) if mode == "wait" else at_once
+            bring = partial(self._bring, incoming, over)
+            return await swapper.receive(version, incoming.sent, bring, mode, prove, ready)
         finally:
             await self._ask("rollstream_unlink")
+
+    async def _link_still(self, incoming: Incoming, over: asyncio.Event) -> None:
+        """Once completions have ended here. The others generate meanwhile, since none is linked before all are."""
+        if over.is_set():
+            raise RoundMissedError("it was over before completions had ended here")
+        await self.link(incoming)
 
     async def _bring(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Raises what vLLM raises. EngineCore answers nothing meanwhile, so a file tells it that the round is over."""

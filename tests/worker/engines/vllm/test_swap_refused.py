@@ -11,8 +11,9 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.vllm.calls import Calls
 from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
+from rollstream.worker.engines.vllm.new_weights import Weights
 from rollstream.worker.engines.vllm.proving import Prover
-from rollstream.worker.engines.vllm.swap import Swapper, Weights
+from rollstream.worker.engines.vllm.swap import Swapper
 from rollstream.worker.engines.vllm.version_spans import Versions
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.weights import checkpoint

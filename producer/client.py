@@ -35,11 +35,12 @@ from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
 from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from .policies.publish_policy import publish_policy
-from .policies.unserved import kind_of, warn_of_unserved
+from .policies.unserved import kinds_of, warn_of_unserved
 from .policies.version_bounds import VersionBounds
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
+from .weights.adapters import with_adapter
 from .weights.publish_tensors import goes_to_store, publish_tensors
 from .weights.publisher import WeightsPublisher
 from .weights.store_options import StoreOptions
@@ -174,13 +175,13 @@ class AsyncClient:
         `WeightStoreError`, `RedisUnavailableError`.
         """
         check_names(options, PUBLISH_DEFAULTS)
-        chosen: PublishOptions = {**PUBLISH_DEFAULTS, **options}
-        if goes_to_store(chosen):
+        chosen = with_adapter(version, {**PUBLISH_DEFAULTS, **options})
+        if goes_to_store(chosen, has_store=self._weights is not None):
             publish = partial(publish_tensors, publisher=self._weights)
         else:
             publish = partial(publish_policy, keep=None if self._weights is None else self._weights.keep)
         published = await publish(self._connection, self._keys, number(version), chosen)
-        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", kind_of(published))
+        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", *kinds_of(published))
         return published
 
     async def publish_adapter(

@@ -18,7 +18,8 @@ class PublishOptions(TypedDict, total=False):
     folder a version. Files are read in a thread.
 
     `adapter`: a LoRA adapter on the workers' boot model, as for `publish_adapter`, with `lora_alpha`, `use_rslora` and
-    `peft_config` as there; it is sent through Redis.
+    `peft_config` as there; it is sent through the client's weight store (`weights=` of the client), as what changed, or
+    through Redis if the client has none. A PEFT model as `model`, and PEFT's tensors as `state_dict`, are the same.
 
     `again`: an older version that workers can still reach; its weights are announced once more. Versions only grow, so
     this is the way back to it. It keeps its probe unless another is given. What went through the weight store must be
@@ -28,7 +29,7 @@ class PublishOptions(TypedDict, total=False):
     the client's weight store (`weights=` of the client), without a folder in between. All processes of a sharded model
     gather it first. It is copied before anything is awaited, so that training can go on meanwhile. `dtype`
     ("bfloat16") casts float tensors to the dtype of the workers' model; workers get exactly what was cast. `store=True`
-    sends a `checkpoint`'s tensors the same way.
+    sends a `checkpoint`'s tensors the same way; `store=False` sends an `adapter` through Redis in any case.
 
     `transport`: "nccl" sends a model's or state dict's tensors from GPU to GPU to all workers that take part in rounds
     (`--weight-transfer`), and they stand still for as long as that takes; "gloo" does so between CPUs. The weight store
@@ -36,7 +37,8 @@ class PublishOptions(TypedDict, total=False):
     returns. `RoundOptions` has the time limits.
 
     `base`: "auto" sends what changed since the version that this client published last, or all weights where that is
-    better or nothing is known; None: all weights; a number: what changed since that version, or an error.
+    better or nothing is known; None: all weights; a number: what changed since that version, or an error: it must be
+    the one that this client sent last through the weight store, never the boot model or a folder.
 
     `probe`: rows of text with the trainer's own log-probs, as `make_probe(model, tokenizer)` makes it from the weights
     that are published. Each worker must reproduce it before anything that it samples under this version leaves it; one
@@ -53,7 +55,7 @@ class PublishOptions(TypedDict, total=False):
     adapter: "AdapterSource | None"
     state_dict: Mapping[str, Any] | None
     model: Any
-    store: bool
+    store: bool | None
     transport: Literal["store", "nccl", "gloo"] | RoundOptions | None
     base: int | Literal["auto"] | None
     dtype: Any
@@ -71,7 +73,7 @@ PUBLISH_DEFAULTS: PublishOptions = {
     "adapter": None,
     "state_dict": None,
     "model": None,
-    "store": False,
+    "store": None,
     "transport": None,
     "base": "auto",
     "dtype": None,

@@ -57,6 +57,9 @@ async def publish_policy(
         peft_config=options["peft_config"],
     )
     terms = ServingTerms.of(options["probe"], options["activate"])
+    if type(options["base"]) is int:
+        problem = f"base={options['base']}: a delta goes through the weight store alone: use state_dict=, or store=True"
+        raise PolicyVersionError(version, f"{problem}, or leave it out")
     if adapter is not None:
         announcement = await _ship(connection, keys, version, adapter, scaling, progress=progress)
     else:
@@ -105,7 +108,7 @@ async def _publish_again(
         raise PolicyVersionError(version, f"{problem}: publish its weights themselves")
     if found.problem:  # announced by this release, it would lose what it requires
         raise PolicyVersionError(version, f"version {older} cannot be announced again: {found.problem}")
-    if before.source == "adapter":
+    if before.source == "adapter" and before.transport == "folder":
         await _keep_adapter(connection, keys, version, before)
     transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
     if transport == "store" and keep is not None:

@@ -22,27 +22,29 @@ _NEEDED: dict[Kind, tuple[str, str]] = {
 """What a worker takes, and the flag with which it is started for that."""
 
 
-def kind_of(published: PolicyVersion) -> Kind:
+def kinds_of(published: PolicyVersion) -> tuple[Kind, ...]:
     """What workers must have been started for."""
-    return published.source if published.transport == "folder" else "store"
+    if published.transport == "folder":
+        return (published.source,)
+    return ("store", "adapter") if published.source == "adapter" else ("store",)
 
 
-async def warn_of_unserved(connection: Connection, keys: Keys, what: str, kind: Kind) -> None:
+async def warn_of_unserved(connection: Connection, keys: Keys, what: str, *kinds: Kind) -> None:
     """Log a warning for each such worker. A fault of Redis only skips the look."""
     try:
         async with asyncio.timeout(_LOOK_S):
             serving = await read_serving(connection, keys)
     except (ProducerError, TimeoutError):
         return
-    for text in unserved(serving, kind):
+    for text in unserved(serving, *kinds):
         log.warning("%s was published, but %s", what, text)
 
 
-def unserved(serving: Mapping[str, Serving], kind: Kind) -> Iterator[str]:
-    """A sentence for each worker that was not started for this kind, or refused the version before."""
+def unserved(serving: Mapping[str, Serving], *kinds: Kind) -> Iterator[str]:
+    """A sentence for each worker that was not started for these kinds, or refused the version before."""
     for name, one in serving.items():
-        if kind in one.refused_kinds:
-            taken, flag = _NEEDED[kind]
+        if refused := [kind for kind in kinds if kind in one.refused_kinds]:
+            taken, flag = _NEEDED[refused[0]]
             yield f"worker {name} takes no {taken}: start it with {flag}"
         elif one.problem:
             yield f"worker {name} serves version {one.version} and refused {one.newest}: {one.problem}"

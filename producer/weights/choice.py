@@ -12,6 +12,10 @@ from .base import Base
 from .encoding import Described, Tensors, same_layout
 
 AUTO: Literal["auto"] = "auto"
+_RULE = (
+    'leave it at "auto" to send what is needed: a delta stands on a version in the store, never on the boot model or a '
+    "folder"
+)
 BaseChoice = int | Literal["auto"] | None
 """`auto`: a delta on the version that this client published last, or all weights where that is better; None: all
 weights; a number: a delta on that version."""
@@ -21,7 +25,10 @@ def check_base(version: int, wanted: object) -> None:
     """Raises `PolicyVersionError` for what is no base."""
     if wanted is None or wanted == AUTO or (type(wanted) is int and 1 <= wanted < version):
         return
-    problem = f'base={shown(wanted)}: give "auto", None for all weights, or the number of an older version'
+    problem = (
+        f'base={shown(wanted)}: give "auto", None for all weights, or the number of an older version, the one that '
+        "this client sent last through the weight store"
+    )
     raise PolicyVersionError(version, problem)
 
 
@@ -41,7 +48,7 @@ def comparable(version: int, wanted: BaseChoice, held: Base | None, tensors: Ten
         problem = f"this client holds the tensors of version {held.version}"
     if wanted == AUTO:
         return None
-    raise PolicyVersionError(version, f'base={wanted}: {problem}; leave it at "auto" to send what is needed')
+    raise PolicyVersionError(version, f"base={wanted}: {problem}; {_RULE}")
 
 
 def is_worth_it(wanted: BaseChoice, base: Base, what: Described, anchor_every: int) -> bool:
@@ -57,7 +64,7 @@ def is_worth_it(wanted: BaseChoice, base: Base, what: Described, anchor_every: i
 
 def _problem(held: Base | None, tensors: Tensors) -> str:
     if held is None:
-        return "this client has published no tensors yet"
+        return "this client has sent no version through the weight store yet"
     if not same_layout(held.tensors, tensors):
         return f"the tensors of version {held.version} have other names, dtypes or shapes"
     return ""

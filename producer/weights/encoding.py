@@ -31,6 +31,8 @@ class Described:
     sha256: str
     changed: Mapping[str, int]
     """How many elements of each tensor differ from the base; empty without one."""
+    config: bytes = b""
+    """An adapter's `adapter_config.json`; empty for a checkpoint."""
 
     @property
     def full_bytes(self) -> int:
@@ -61,13 +63,13 @@ def same_layout(tensors: Tensors, others: Tensors) -> bool:
     )
 
 
-def described(tensors: Tensors, base: Tensors | None, digests: Digests) -> Described:
+def described(tensors: Tensors, base: Tensors | None, digests: Digests, config: bytes = b"") -> Described:
     """Compare with the base, of which `digests` has the tensors' sha256, and hash what differs."""
     with ThreadPoolExecutor(_THREADS) as pool:  # comparing and hashing let other threads run
         found = list(pool.map(partial(_entry, tensors, base, digests), sorted(tensors)))
     entries = tuple(entry for entry, _ in found)
     changed = {entry.name: count for entry, count in found if count} if base is not None else {}
-    return Described(entries=entries, sha256=tensors_digest(entries), changed=changed)
+    return Described(entries=entries, sha256=tensors_digest(entries, config), changed=changed, config=config)
 
 
 def _entry(tensors: Tensors, base: Tensors | None, digests: Digests, name: str) -> tuple[TensorEntry, int]:

@@ -19,6 +19,7 @@ from ..policies.versions_stream import check_publishable
 from ..redis_io.connection import Connection
 from ..rounds.outgoing import Outgoing
 from ..rounds.round_options import RoundOptions
+from .adapters import publish_stored_adapter
 from .choice import check_base
 from .folder_tensors import folder_tensors
 from .model_tensors import Tensors, cast_dtype, copied, published, state_of
@@ -28,12 +29,13 @@ from .sending import announce_in_round
 _SOURCES = ("checkpoint", "adapter", "state_dict", "model", "again")
 
 
-def goes_to_store(options: PublishOptions) -> bool:
-    """Whether these weights go through the weight store."""
+def goes_to_store(options: PublishOptions, *, has_store: bool) -> bool:
+    """Whether these weights go through the weight store. An adapter does where there is one, else through Redis."""
     if options["again"] is not None:
         return False
-    from_memory = options["state_dict"] is not None or options["model"] is not None
-    return from_memory or bool(options["store"]) or options["transport"] is not None
+    if options["state_dict"] is not None or options["model"] is not None or options["transport"] is not None:
+        return True
+    return has_store and options["adapter"] is not None if options["store"] is None else options["store"]
 
 
 async def publish_tensors(
@@ -42,6 +44,8 @@ async def publish_tensors(
     """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`."""
     check_version(version)
     publisher = _checked(version, publisher, options)
+    if options["adapter"] is not None:
+        return await publish_stored_adapter(connection, keys, version, options, publisher=publisher)
     check_base(version, options["base"])
     terms = ServingTerms.of(options["probe"], options["activate"])
     # Before anything is awaited: the trainer's next step changes the tensors.
@@ -69,12 +73,13 @@ def _checked(version: int, publisher: WeightsPublisher | None, options: PublishO
     if len(given) != 1:
         told = " and ".join(f"{name}=" for name in given) or "nothing"
         raise PolicyVersionError(version, f"give its weights as one of {', '.join(_SOURCES)}, not {told}")
-    if given == ["adapter"]:
-        raise ArgumentError("store", options["store"], "adapters travel through Redis in any case: leave it out")
+    if given == ["adapter"] and options["transport"] is not None:
+        problem = "an adapter goes through the weight store or Redis: leave it out"
+        raise ArgumentError("transport", options["transport"], problem)
     if publisher is None:
         problem = 'the client knows no weight store: make it with weights="redis", a folder or a URL'
         raise PolicyVersionError(version, problem)
-    for name in ("lora_alpha", "use_rslora", "peft_config"):
+    for name in ("lora_alpha", "use_rslora", "peft_config") if given != ["adapter"] else ():
         if options.get(name) is not None:
             raise PolicyVersionError(version, f"{name}= is for adapter=: leave it out beside {given[0]}=")
     return publisher

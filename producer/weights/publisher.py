@@ -10,6 +10,7 @@ from typing import Self
 
 from rollstream.schemas import Keys, PolicyVersion, WeightsManifest, encode
 from rollstream.schemas.weights.tensor_table import pack_table
+from rollstream.schemas.wire.policies import VersionSource
 from rollstream.schemas.wire.weights import pack_chunks
 from rollstream.transport.weights import StoreProblem, WeightStore, WeightStoreError, store_of
 
@@ -63,15 +64,22 @@ class WeightsPublisher:
         return self._store
 
     async def publish(
-        self, version: int, tensors: Tensors, wanted: BaseChoice, announce: Announce, *, progress: bool
+        self,
+        version: int,
+        tensors: Tensors,
+        wanted: BaseChoice,
+        announce: Announce,
+        *,
+        config: bytes = b"",
+        progress: bool,
     ) -> PolicyVersion:
-        """Write what the store lacks, then `announce`. Returns what is announced.
+        """Write what the store lacks, then `announce`. Returns what is announced; with a `config` it is an adapter.
 
         When it announces, all that a worker needs is in the store. Raises `WeightStoreError`, `PolicyVersionError`,
         and what `announce` raises.
         """
         base = comparable(version, wanted, self._held, tensors)
-        what = await self._described(tensors, base)
+        what = await self._described(tensors, base, config)
         if (again := await self._published_before(version, what)) is not None:
             return await announce(again.announcement)
         if base is not None and not is_worth_it(wanted, base, what, self._options.anchor_every):
@@ -90,10 +98,10 @@ class WeightsPublisher:
         async with self.turn:  # what runs may be removing old versions
             await keep_stored(self._store, version, older)
 
-    async def _described(self, tensors: Tensors, base: Base | None) -> Described:
+    async def _described(self, tensors: Tensors, base: Base | None, config: bytes) -> Described:
         if base is None:
-            return await asyncio.to_thread(described, tensors, None, {})
-        return await asyncio.to_thread(described, tensors, base.tensors, base.digests)
+            return await asyncio.to_thread(described, tensors, None, {}, config)
+        return await asyncio.to_thread(described, tensors, base.tensors, base.digests, config)
 
     async def _published_before(self, version: int, what: Described) -> Base | None:
         """What this client holds, if it is the same version with the same tensors, and still in the store."""
@@ -162,10 +170,12 @@ class WeightsPublisher:
             base_sha256=None if base is None else base.manifest.sha256,
             chain=0 if base is None else base.manifest.chain + 1,
             changed=sum(what.changed.values()) if base is not None else 0,
+            config=what.config,
         )
         await self._store.put(manifest.name, await asyncio.to_thread(encode, manifest))
         log.info("%s", _told(manifest, what, base, written))
-        announcement = weights_of(version, "checkpoint", manifest.name, manifest.sha256)
+        source: VersionSource = "adapter" if what.config else "checkpoint"
+        announcement = weights_of(version, source, manifest.name, manifest.sha256)
         return Base(
             manifest=manifest,
             announcement=announcement.model_copy(update={"transport": "store", "base": manifest.base}),

@@ -51,10 +51,12 @@ def bytes_digest(values: bytes | memoryview) -> str:
     return hashlib.sha256(values).hexdigest()
 
 
-def tensors_digest(entries: Iterable[TensorEntry]) -> str:
-    """sha256 over name, dtype, shape and sha256 of each tensor, by name."""
+def tensors_digest(entries: Iterable[TensorEntry], config: bytes = b"") -> str:
+    """sha256 over name, dtype, shape and sha256 of each tensor, by name; then over an adapter's config."""
     digest = hashlib.sha256()
     for entry in sorted(entries, key=lambda one: one.name):
         sides = ",".join(map(str, entry.shape))
         digest.update(f"{entry.name}\0{entry.dtype}\0{sides}\0{entry.sha256}\n".encode())
+    if config:
+        digest.update(b"\0" + config)  # no tensor's name begins so
     return digest.hexdigest()

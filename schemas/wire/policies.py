@@ -21,7 +21,7 @@ VersionSource = Literal["checkpoint", "adapter"]
 
 
 Transport = Literal["folder", "store", "nccl"]
-"""How the weights of a checkpoint reach the workers: a folder of a shared file system, the weight store, or NCCL."""
+"""How weights reach the workers: a folder of a shared file system (an adapter: Redis), the weight store, or NCCL."""
 When = Literal["at_once", "when_prepared", "by_hand"]
 
 
@@ -66,10 +66,11 @@ class PolicyVersion(Message):
     version: Annotated[Index, Field(ge=1)]
     source: VersionSource
     location: Annotated[str, Field(min_length=1, max_length=200)]
-    """A folder's name below the workers' `--checkpoint-dir`, or an adapter's `name@version`."""
+    """A folder's name below the workers' `--checkpoint-dir`, an adapter's `name@version`, or a manifest's name in the
+    weight store."""
     sha256: Sha256
     """Digest of the checkpoint's files (`worker.weights.checkpoint.digest`), of the adapter as in its manifest, or of
-    the tensors of a version that comes through the weight store."""
+    the tensors (and an adapter's config) of a version that comes through the weight store."""
     published_at: float
     """Unix seconds."""
     requires: Requires = ()

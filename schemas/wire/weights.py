@@ -18,6 +18,7 @@ from .policies import Sha256
 
 MAX_CHUNK_BYTES = 64 * 2**20
 """The largest chunk, as it is stored and as it is without compression."""
+MAX_CONFIG_BYTES = 64 * 1024
 MAX_CHUNKS = 2**16
 MAX_CHAIN = 1000
 """Most deltas that stand on one anchor."""
@@ -52,7 +53,7 @@ class WeightsManifest(Message):
     kind: Literal["weights"] = "weights"
     version: Annotated[Index, Field(ge=1)]
     sha256: Sha256
-    """`tensors_digest` of the version's tensors."""
+    """`tensors_digest` of the version's tensors, and of `config`."""
     table: Annotated[bytes, Field(max_length=MAX_TABLE_BYTES)]
     """All tensors of the version, changed or not, see `schemas.weights.tensor_table`."""
     packed_chunks: Annotated[bytes, Field(max_length=MAX_CHUNKS * _CHUNK.size)]
@@ -66,6 +67,8 @@ class WeightsManifest(Message):
     """How many deltas lead from the anchor to this version; 0 for an anchor."""
     changed: Annotated[int, Field(ge=0, lt=2**44)] = 0
     """How many elements a delta changes; for people."""
+    config: Annotated[bytes, Field(max_length=MAX_CONFIG_BYTES)] = b""
+    """An adapter's `adapter_config.json`, byte for byte; empty for a checkpoint."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,8 +85,8 @@ class WeightsManifest(Message):
             raise ValueError(str(error)) from None
         if self.plain_bytes > MAX_ALL_BYTES:
             raise ValueError(f"chunks of {self.plain_bytes} bytes")
-        if tensors_digest(entries) != self.sha256:
-            raise ValueError("sha256 is not the digest of its tensors")
+        if tensors_digest(entries, self.config) != self.sha256:
+            raise ValueError("sha256 is not the digest of its tensors and its config")
         return self
 
     @cached_property

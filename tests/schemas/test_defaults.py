@@ -156,6 +156,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "base_sha256": None,
         "chain": 0,
         "changed": 0,
+        "config": b"",
     },
 }
 """A new field adds a line. No line ever changes or goes."""

@@ -1,14 +1,15 @@
-"""Adapters from Redis in the cache folder: complete and verified, or not there. One in use is never evicted."""
+"""Adapters from Redis or the weight store in the cache folder: complete and verified, or not there.
+
+One in use is never evicted.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,27 +26,14 @@ from ..errors import CacheUnwritableError, DataError, adapter_refused
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import retrying
 from .download import check_chunks, download, opened
+from .kept import Kept
 from .single_flight import SingleFlight
+from .stored import copy_stored, stored_bytes, stored_digest
 
 AGAIN_S = 10
 """Seconds before bytes that did not match their digest are fetched again, or a failed renewal is repeated."""
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Kept:
-    """One adapter on disk. Times are monotonic seconds.
-
-    `AdapterStore` alone changes it: a renewal sets `renew_at`; `users` is filled when the name gets other content,
-    and shrinks as they leave.
-    """
-
-    folder: Path
-    manifest: AdapterManifest
-    renew_at: float = -math.inf
-    users: set[object] = field(default_factory=set)
-    """Users from before the name got other content; only for a replaced adapter."""
 
 
 class AdapterStore:
@@ -66,9 +54,9 @@ class AdapterStore:
         self._downloads: SingleFlight[Path] = SingleFlight()
         self._reserved: dict[Path, int] = {}
         """Bytes of the adapters that are being fetched, by folder."""
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
         """By name, the least recently used first."""
-        self._replaced: list[_Kept] = []
+        self._replaced: list[Kept] = []
         self._users: dict[str, set[object]] = {}
         self._altered: dict[str, tuple[AdapterManifest, float]] = {}
         """Adapters that did not match their digest, and when they may be fetched again."""
@@ -109,7 +97,7 @@ class AdapterStore:
         if manifest is None and kept is None:  # that shared read may have begun before the adapter was published
             manifest = await self._manifest(name)
             kept = self._kept.get(name)
-        if kept is not None and (manifest is None or manifest.sha256 == kept.manifest.sha256):
+        if kept is not None and (manifest is None or manifest.sha256 == kept.sha256):
             self._kept[name] = self._kept.pop(name)
             await self.renew(name)
             return kept.folder
@@ -117,16 +105,29 @@ class AdapterStore:
             return None
         return await self._downloads.result(f"{name} {manifest.sha256}", partial(self._download, manifest))
 
+    async def adopt(self, name: str, sha256: str, bring: Callable[[], Awaitable[Path]]) -> Path:
+        """The folder of an adapter from the weight store, copied from the one that `bring` gives unless it is kept.
+
+        A copy, because what is brought goes with the next versions, and running jobs need their adapter for longer.
+        Raises what `bring` raises, `DataError` (`adapter_refused`), `CacheUnwritableError`.
+        """
+        kept = self._kept.get(name)
+        if kept is not None and await asyncio.to_thread(stored_digest, kept.folder) == sha256:
+            self._kept[name] = self._kept.pop(name)
+            return kept.folder
+        source = await bring()
+        return await self._downloads.result(f"{name} {sha256}", partial(self._copy, name, sha256, source))
+
     async def renew(self, name: str) -> None:
         """If due, renew the adapter's TTL in Redis, for workers that need it later. A failure does no harm here."""
         kept, now = self._kept.get(name), time.monotonic()
-        if kept is None or now < kept.renew_at:
+        if kept is None or not kept.chunks or now < kept.renew_at:
             return
         kept.renew_at = now + ADAPTER_RENEW_S
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                for number in range(kept.manifest.chunks):
-                    pipe.expire(self._keys.blob(kept.manifest.sha256, number), ADAPTER_TTL_S + ADAPTER_SLACK_S)
+                for number in range(kept.chunks):
+                    pipe.expire(self._keys.blob(kept.sha256, number), ADAPTER_TTL_S + ADAPTER_SLACK_S)
                 pipe.expire(self._keys.adapter(name), ADAPTER_TTL_S)
                 await pipe.execute()
         except RedisError as error:
@@ -175,41 +176,60 @@ class AdapterStore:
             raise _altered(name)
         try:
             await check_chunks(self._redis, self._keys, manifest)
+            nbytes = len(manifest.config) + manifest.num_bytes
+            new = Kept(name=name, sha256=manifest.sha256, num_bytes=nbytes, chunks=manifest.chunks)
+            await self._write(new, partial(self._fill, manifest))
+        except RedisError as error:  # `retrying` waited for all that passes: a key has another type
+            raise _not_ours(name, error) from None
+        await self.renew(name)
+        return new.folder
+
+    async def _fill(self, manifest: AdapterManifest, folder: Path) -> None:
+        if await download(self._redis, self._keys, manifest, folder) != manifest.sha256:
+            self._remember(manifest)
+            raise _altered(manifest.name)
+
+    async def _copy(self, name: str, sha256: str, source: Path) -> Path:
+        try:
+            nbytes = await asyncio.to_thread(stored_bytes, source)
+        except OSError as error:
+            raise adapter_refused(name, f"what was brought of it is gone ({error.strerror})") from None
+        new = Kept(name=name, sha256=sha256, num_bytes=nbytes, chunks=0)
+        await self._write(new, partial(copy_stored, name, source, sha256))
+        return new.folder
+
+    async def _write(self, new: Kept, fill: Callable[[Path], Awaitable[None]]) -> None:
+        """Let `fill` write its folder, and keep it. Once all others had to go for it, it is tried once more."""
+        try:
             try:
-                return await self._write(manifest)
+                await self._filled(new, fill)
             except OSError:
                 if not await self._evict_all():
                     raise
-                return await self._write(manifest)
-        except RedisError as error:  # `retrying` waited for all that passes: a key has another type
-            raise _not_ours(name, error) from None
+                await self._filled(new, fill)
         except OSError as error:
-            nbytes = _nbytes(manifest)
+            nbytes = new.num_bytes
             if not self._cache.can_ever_hold(nbytes):  # otherwise it would stop one worker after the other
-                raise adapter_refused(name, f"its {nbytes} bytes exceed the disk of the worker's cache") from None
+                raise adapter_refused(new.name, f"its {nbytes} bytes exceed the disk of the worker's cache") from None
             self._lacked = max(self._lacked, nbytes)
             raise CacheUnwritableError(self._cache.folder, nbytes, error) from None
 
-    async def _write(self, manifest: AdapterManifest) -> Path:
+    async def _filled(self, new: Kept, fill: Callable[[Path], Awaitable[None]]) -> None:
         began = time.monotonic()
         self._numbers += 1
-        folder = self._cache.folder / f"{manifest.name}.{self._numbers}"
-        self._reserved[folder] = _nbytes(manifest)
+        new.folder = self._cache.folder / f"{new.name}.{self._numbers}"
+        self._reserved[new.folder] = new.num_bytes
         try:
             await self._make_room()
-            if await download(self._redis, self._keys, manifest, folder) != manifest.sha256:
-                self._remember(manifest)
-                raise _altered(manifest.name)
+            await fill(new.folder)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(new.folder, ignore_errors=True)
             raise
         finally:
-            del self._reserved[folder]
-        self._keep(_Kept(folder=folder, manifest=manifest))
+            del self._reserved[new.folder]
+        self._keep(new)
         seconds = round(time.monotonic() - began, 3)
-        log.info("adapter fetched", adapter=manifest.name, bytes=manifest.num_bytes, seconds=seconds)
-        await self.renew(manifest.name)
-        return folder
+        log.info("adapter fetched", adapter=new.name, bytes=new.num_bytes, seconds=seconds)
 
     def _remember(self, manifest: AdapterManifest) -> None:
         """Note a wrong digest, so that not every job that names the adapter fetches it again for nothing."""
@@ -217,8 +237,8 @@ class AdapterStore:
         self._altered = {name: (bad, until) for name, (bad, until) in self._altered.items() if until > now}
         self._altered[manifest.name] = manifest, now + AGAIN_S
 
-    def _keep(self, kept: _Kept) -> None:
-        name = kept.manifest.name
+    def _keep(self, kept: Kept) -> None:
+        name = kept.name
         before = self._kept.pop(name, None)
         if before is not None:
             before.users = set(self._users.get(name, ()))
@@ -250,18 +270,14 @@ class AdapterStore:
             if kept is None:
                 return False
             # Removed before the first await: a later caller fetches it again, into another folder.
-            del self._kept[kept.manifest.name]
-        log.info("adapter evicted", adapter=kept.manifest.name)
+            del self._kept[kept.name]
+        log.info("adapter evicted", adapter=kept.name)
         await asyncio.to_thread(shutil.rmtree, kept.folder, ignore_errors=True)
         return True
 
     def _held(self) -> int:
-        kept = sum(_nbytes(kept.manifest) for kept in (*self._replaced, *self._kept.values()))
+        kept = sum(kept.num_bytes for kept in (*self._replaced, *self._kept.values()))
         return kept + sum(self._reserved.values())
-
-
-def _nbytes(manifest: AdapterManifest) -> int:
-    return len(manifest.config) + manifest.num_bytes
 
 
 def _altered(name: str) -> DataError:

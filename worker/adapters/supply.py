@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,10 @@ _PIECE = 2**20
 
 
 class AdapterSupply:
-    """Looks for an adapter in the local folder, then in Redis, and checks each against the model."""
+    """Looks for an adapter in the local folder, then in Redis, and checks each against the model.
+
+    A policy version's may come from the weight store instead.
+    """
 
     def __init__(self, *, engine: Engine, folder: AdapterFolder, store: AdapterStore | None) -> None:
         self._engine = engine
@@ -54,6 +57,22 @@ class AdapterSupply:
         adapter = await self._find(name)
         if sha256 is not None and await asyncio.to_thread(_digest, name, adapter.path) != sha256:
             raise adapter_refused(name, "its content is not what the policy version was announced with")
+        await self._engine.load_adapter(adapter)
+        return adapter
+
+    async def load_stored(self, name: str, sha256: str, bring: Callable[[], Awaitable[Path]]) -> Adapter:
+        """An adapter from the weight store, ready for requests; `bring` gives a folder with its files, see `stored`.
+
+        Raises what `bring` raises, and as `load` does.
+        """
+        if self._store is None:
+            problem = "a version was published as an adapter: this worker serves no adapters; start it with --lora"
+            raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
+        try:
+            folder = await self._store.adopt(name, sha256, bring)
+        finally:
+            await self._unload_evicted(self._store)
+        adapter = await self._admitted(name, folder)
         await self._engine.load_adapter(adapter)
         return adapter
 
@@ -90,6 +109,9 @@ class AdapterSupply:
         if folder is None:
             problem = f"adapter {name!r}: nobody published it, or it expired; publish it first"
             raise DataError(ErrorCode.UNKNOWN_ADAPTER, "adapter", problem)
+        return await self._admitted(name, folder)
+
+    async def _admitted(self, name: str, folder: Path) -> Adapter:
         known = self._fetched.get(folder)
         return known or await self._checks.result(str(folder), partial(self._admit, name, folder))
 

@@ -21,7 +21,12 @@ def make_checkpoints(*, settings: WorkerSettings, redis: Redis, keys: Keys) -> C
     if settings.weights_cache is not None or settings.weights is not None:
         cache = WeightsCache(root=settings.weights_cache, model=settings.model)
         if settings.weights is not None:
-            store = StoreVersions(store=_store(settings.weights, redis, keys), cache=cache, model=settings.model)
+            store = StoreVersions(
+                store=_store(settings.weights, redis, keys),
+                cache=cache,
+                model=settings.model,
+                max_adapter_bytes=settings.max_adapter_bytes,
+            )
     return CheckpointSupply(folder=settings.checkpoint_dir, cache=cache, store=store, timeout_s=settings.load_timeout_s)
 
 

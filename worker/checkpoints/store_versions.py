@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from rollstream.schemas import SchemaError
+from rollstream.schemas import SchemaError, WeightsManifest
 from rollstream.schemas.weights.checkpoint_rules import is_computed
 from rollstream.schemas.weights.delta import read_records
 from rollstream.schemas.weights.finite import not_finite
@@ -24,6 +24,7 @@ from rollstream.transport.weights import StoreProblem, WeightStore, WeightStoreE
 
 from ..errors import CheckpointRefusedError, NotInStoreError, VersionRefusedError
 from ..weights import checkpoint
+from ..weights.safetensors_header import TensorHeader
 from .chain import Chain, Link, find_chain
 from .tensor_file import WEIGHTS, TensorFile, file_bytes, new_file
 from .weights_cache import Kept, WeightsCache
@@ -76,9 +77,12 @@ class StoreVersions:
     worker's event loop.
     """
 
-    def __init__(self, *, store: WeightStore, cache: WeightsCache, model: Path | None) -> None:
+    def __init__(
+        self, *, store: WeightStore, cache: WeightsCache, model: Path | None, max_adapter_bytes: int = 2**30
+    ) -> None:
         """Read the headers and the config of `model` now, because its folder may be gone later. None: any model."""
         self._store = store
+        self._max_adapter_bytes = max_adapter_bytes
         self._cache = cache
         self._booted = None if model is None else checkpoint.Booted(folder=model)
         self._lacked: dict[str, str] = {}
@@ -87,8 +91,17 @@ class StoreVersions:
         self._spoilt: set[str] = set()
         """Digests of versions in the cache whose copies had other bytes than they should: nothing is built on them."""
 
-    def prepare(self, name: str, sha256: str, loop: asyncio.AbstractEventLoop, given_up: Event) -> Kept:
-        """The version `name` of the store, whose tensors have the digest `sha256`.
+    def prepare(
+        self,
+        name: str,
+        sha256: str,
+        loop: asyncio.AbstractEventLoop,
+        given_up: Event,
+        *,
+        is_adapter: bool = False,
+    ) -> Kept:
+        """The version `name` of the store, whose tensors have the digest `sha256`. An adapter's config is in its
+        folder's `config.json`.
 
         Raises `VersionRefusedError`, `CheckpointRefusedError`. Nothing is left of one that is refused.
         """
@@ -101,8 +114,10 @@ class StoreVersions:
             if kept.tensors and kept.sha256 not in self._spoilt and self._cache.find(kept.sha256)
         }
         try:
-            chain = store.ask(partial(find_chain, self._store, name, sha256, self._booted, bases))
-            with self._cache.writing(name, file_bytes(chain.table) + len(self._config), chain.base) as folder:
+            check = self._check_adapter if is_adapter else self._check_checkpoint
+            chain = store.ask(partial(find_chain, self._store, name, sha256, check, bases))
+            nbytes = file_bytes(chain.table) + len(chain.config or self._config)
+            with self._cache.writing(name, nbytes, chain.base) as folder:
                 self._write(folder, chain, store)
                 kept = self._keep(folder, chain, sha256)
         except (WeightStoreError, SchemaError) as error:
@@ -121,6 +136,23 @@ class StoreVersions:
             async with asyncio.timeout(_STAMP_S):
                 return tuple((part, size, 0) for part, size in sorted((await self._store.sizes(parts)).items()))
         return ()
+
+    def _check_checkpoint(self, manifest: WeightsManifest) -> None:
+        if manifest.config:
+            raise VersionRefusedError(f"weights {manifest.name}: an adapter, and announced as a checkpoint")
+        if self._booted is not None:
+            headers = {
+                one.name: TensorHeader(dtype=one.dtype, shape=one.shape, start=0, end=0) for one in manifest.tensors
+            }
+            checkpoint.check_tensors(Path(manifest.name), headers, self._booted)
+
+    def _check_adapter(self, manifest: WeightsManifest) -> None:
+        """The rest is checked as for any adapter, once it is here."""
+        if not manifest.config:
+            raise VersionRefusedError(f"weights {manifest.name}: no adapter, and announced as one")
+        if (nbytes := file_bytes(manifest.tensors)) > self._max_adapter_bytes:
+            problem = f"{nbytes} bytes exceed the worker's --max-adapter-bytes {self._max_adapter_bytes}"
+            raise VersionRefusedError(f"weights {manifest.name}: {problem}")
 
     def _write(self, folder: Path, chain: Chain, store: _Questions) -> None:
         with new_file(folder, chain.table) as file, ThreadPoolExecutor(AT_ONCE, "weights") as pool:
@@ -156,7 +188,7 @@ class StoreVersions:
         return touched
 
     def _keep(self, folder: Path, chain: Chain, sha256: str) -> Kept:
-        (folder / checkpoint.CONFIG).write_bytes(self._config)
+        (folder / checkpoint.CONFIG).write_bytes(chain.config or self._config)
         content = checkpoint.store_content(folder, sha256)
         kept = Kept(sha256=sha256, folder=folder, content=content, tensors=chain.table)
         self._cache.keep(kept)

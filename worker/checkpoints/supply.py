@@ -32,13 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What an announcement says of a checkpoint."""
+    """What an announcement says of a checkpoint, or of an adapter in the weight store."""
 
     version: int
     location: str
     sha256: str
     transport: Transport = "folder"
     base: int | None = None
+    is_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ def _copy(folder: Path, wanted: Wanted, cache: WeightsCache, given_up: threading
 def _fetch(
     store: StoreVersions, wanted: Wanted, loop: asyncio.AbstractEventLoop, given_up: threading.Event
 ) -> Prepared:
-    kept = store.prepare(wanted.location, wanted.sha256, loop, given_up)
+    kept = store.prepare(wanted.location, wanted.sha256, loop, given_up, is_adapter=wanted.is_adapter)
     return Prepared(folder=kept.folder, content=kept.content)
 
 

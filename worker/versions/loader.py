@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import structlog
 
+from ..adapters.stored import stored_name
 from ..adapters.supply import AdapterSupply
 from ..checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from ..engine import Adapter, Engine, SwapMode
@@ -53,7 +55,7 @@ class VersionLoader:
 
     async def stamp(self, announced: Announced) -> Stamp:
         """A value that changes with the files of a refused version, and of one to go back to. Never raises."""
-        if announced.source != "checkpoint":
+        if announced.source == "adapter" and announced.transport == "folder":  # it lies in Redis
             return ()
         back = () if self._rounds is None else self._rounds.stamp()
         return (*await self._checkpoints.stamp(_wanted(announced)), *back)
@@ -128,8 +130,7 @@ class VersionLoader:
 
     async def _prepare_adapter(self, announced: Announced, stamp: Stamp, began: float) -> Ready:
         with ExitStack() as using:
-            using.enter_context(self._adapters.in_use(announced.location))
-            adapter = await self._adapters.load(announced.location, announced.sha256)
+            adapter = await self._load_adapter(announced, using)
             proof: Proof | None = None
             if announced.probe is not None:
                 proof = await proof_by_each(announced.probe, announced.version, self._engine, adapter)
@@ -141,6 +142,19 @@ class VersionLoader:
                 proof=proof,
                 using=using.pop_all(),
             )
+
+    async def _load_adapter(self, announced: Announced, using: ExitStack) -> Adapter:
+        """From Redis or the weight store; it stays until `using` is closed."""
+        if announced.transport == "folder":
+            using.enter_context(self._adapters.in_use(announced.location))
+            return await self._adapters.load(announced.location, announced.sha256)
+        name = stored_name(announced.location, announced.sha256)
+        using.enter_context(self._adapters.in_use(name))
+
+        async def bring() -> Path:
+            return (await self._checkpoints.prepare(_wanted(announced))).folder
+
+        return await self._adapters.load_stored(name, announced.sha256, bring)
 
     async def _stage(self, announced: Announced, weights: Prepared) -> None:
         try:
@@ -192,4 +206,5 @@ def _wanted(announced: Announced) -> Wanted:
         sha256=announced.sha256,
         transport="store" if announced.transport == "nccl" else announced.transport,
         base=announced.base,
+        is_adapter=announced.source == "adapter",
     )

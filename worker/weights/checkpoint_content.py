@@ -180,10 +180,11 @@ def _spoilt(scans: Mapping[str, FiniteScan]) -> tuple[str, str] | None:
 def _tensors_digest(folder: Path) -> str:
     with reading(folder):
         paths = [inside(folder, name) for name in content_names(folder) if name.endswith(".safetensors")]
-        return tensors_digest(entry for path in paths for entry in _entries(path))
+        return tensors_digest(entry for path in paths for entry in tensor_entries(path))
 
 
-def _entries(path: Path) -> Iterator[TensorEntry]:
+def tensor_entries(path: Path) -> Iterator[TensorEntry]:
+    """All tensors of a safetensors file, each read for its digest. Raises `CheckpointRefusedError`, `OSError`."""
     try:
         tensors = read_header(path)
     except HeaderError as error:

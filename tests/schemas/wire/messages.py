@@ -205,6 +205,13 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     "WeightsManifest.v1.anchor": WeightsManifest(
         version=7, sha256=WEIGHTS.sha256, table=WEIGHTS.table, packed_chunks=WEIGHTS.packed_chunks
     ),
+    "WeightsManifest.v1.adapter": WeightsManifest(
+        version=7,
+        sha256=tensors_digest(TENSORS, b'{"peft_type": "LORA"}'),
+        table=WEIGHTS.table,
+        packed_chunks=WEIGHTS.packed_chunks,
+        config=b'{"peft_type": "LORA"}',
+    ),
     "Golden.v1": Golden(
         batches=(GOLDEN_BATCH,),
         model="math-7b",

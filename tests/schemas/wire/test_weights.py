@@ -31,6 +31,8 @@ def test_it_tells_its_tensors_and_chunks() -> None:
     [
         {"sha256": "0" * 64},
         {"sha256": "../../etc/passwd"},
+        {"config": b"{}"},
+        {"config": b" " * (2**16 + 1), "sha256": tensors_digest(TENSORS, b" " * (2**16 + 1))},
         {"table": WEIGHTS.table[:-1]},
         {"table": pack_table([TENSORS[0]])},
         {"table": b"RST1\xff\xff\xff\xff"},

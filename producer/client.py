@@ -16,7 +16,6 @@ from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
 from .batches.ledger import read_batch
 from .batches.prompts import Prompts, Rows
-from .batches.rollout_batch import RolloutBatch
 from .batches.submission import split
 from .batches.submit_jobs import enqueue
 from .batches.submit_options import (
@@ -40,6 +39,7 @@ from .policies.version_bounds import VersionBounds
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
+from .rollouts.rollout_batch import RolloutBatch
 from .weights.adapters import with_adapter
 from .weights.publish_tensors import goes_to_store, publish_tensors
 from .weights.publisher import WeightsPublisher

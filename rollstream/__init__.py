@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rollstream.producer.batches.handle import BatchHandle
     from rollstream.producer.batches.read_answers import Answer
-    from rollstream.producer.batches.rollout_batch import RolloutBatch
     from rollstream.producer.blocking_client import BlockingBatchHandle, Client
     from rollstream.producer.client import AsyncClient
     from rollstream.producer.errors import (
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.probes.probe_of_folder import probe_of_folder
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
+    from rollstream.producer.rollouts.rollout_batch import RolloutBatch
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
     from rollstream.producer.trainers.roll import RollStrategy
@@ -182,7 +182,7 @@ _MODULES = {
     "NothingToReplayError": "rollstream.producer.errors",
     "PartialBatchError": "rollstream.producer.errors",
     "BatchHandle": "rollstream.producer.batches.handle",
-    "RolloutBatch": "rollstream.producer.batches.rollout_batch",
+    "RolloutBatch": "rollstream.producer.rollouts.rollout_batch",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
     "Client": "rollstream.producer.blocking_client",
     "ActivationError": "rollstream.producer.policies.errors",

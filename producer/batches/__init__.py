@@ -1,1 +1,1 @@
-"""A batch from prompts to tensors: submit it once, follow it, cancel it, lay it out. Never publishes a policy."""
+"""A batch from prompts to answers: submit it once, follow it, cancel it. Never publishes a policy."""

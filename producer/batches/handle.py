@@ -16,11 +16,12 @@ from ..calls.patience import Patience
 from ..errors import ResultTimeoutError, handle_stays
 from ..progress import progress_bar
 from ..redis_io.connection import Connection
+from ..rollouts.assemble import assemble
+from ..rollouts.rollout_batch import RolloutBatch
 from .cancel import cancel_batch
 from .plausible import check_widths
 from .read_answers import Answer
 from .results_reader import ResultsReader
-from .rollout_batch import RolloutBatch, assemble
 from .waited_for import waiting_for
 from .waiting_facts import read_facts
 

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from rollstream.schemas import GenerationConfig, RollstreamError
 
-from ..batches.rollout_batch import assemble
 from ..client import AsyncClient
+from ..rollouts.assemble import assemble
 from .embedded_redis import EmbeddedRedis
 from .report import Shown, print_report, summary
 from .tiny_model import write_adapter, write_model

@@ -14,7 +14,7 @@ from rich.table import Table
 from rollstream.schemas import GroupError, GroupResult
 
 from ..batches.read_answers import Answer
-from ..batches.rollout_batch import RolloutBatch
+from ..rollouts.rollout_batch import RolloutBatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rollstream.schemas import ConfigError, GenerationConfig
 from rollstream.schemas.plain_values import plain
 
-from ..batches.rollout_batch import RolloutBatch
 from ..calls.options import spelled_out
 from ..client import AsyncClient
 from ..errors import PromptsError
+from ..rollouts.rollout_batch import RolloutBatch
 from .shared import SAMPLING_DEFAULTS, DataProtoLike, DropIn, SamplingOptions, check_client, complete
 
 if TYPE_CHECKING:

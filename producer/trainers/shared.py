@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypedDict, Unpack
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.generation_config import MAX_TOKENS_PER_GROUP
 
-from ..batches.rollout_batch import RolloutBatch
 from ..blocking_client import Client
 from ..calls.options import check_names
 from ..client import AsyncClient
 from ..errors import ArgumentError, PromptsError, RolloutFailedError
+from ..rollouts.rollout_batch import RolloutBatch
 
 _MAX_REPEATS = 1024
 """The largest `num_return_sequences`."""

@@ -19,7 +19,7 @@ from ..calls.patience import Overdue
 from .staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
 
 if TYPE_CHECKING:
-    from ..batches.rollout_batch import RolloutBatch
+    from ..rollouts.rollout_batch import RolloutBatch
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import ConfigError, GenerationConfig
 
-from ..batches.rollout_batch import RolloutBatch
 from ..blocking_client import Client
 from ..calls.options import spelled_out
 from ..errors import PromptsError
+from ..rollouts.rollout_batch import RolloutBatch
 from .shared import (
     SAMPLING_DEFAULTS,
     DataProtoLike,
@@ -41,7 +41,7 @@ class VerlRollouts:
     """The three parts of verl's `DataProto`: `DataProto.from_dict(r.batch, r.non_tensor_batch, r.meta_info)`."""
 
     batch: dict[str, torch.Tensor]
-    """See `batches.roll_and_verl_layouts.verl`: P = `prompt_length` and L = `response_length` of the rollout config."""
+    """See `rollouts.roll_and_verl_layouts.verl`: P is the rollout config's `prompt_length`, L its `response_length`."""
     non_tensor_batch: dict[str, NDArray[Any]]
     """The given arrays, and what verl's agent loop adds to each row of text:
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rollstream import GenerationConfig
-from rollstream.producer.batches.rollout_batch import assemble
+from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import Tensor
 from tests.support.answers import batch_of, result_of
 from tests.support.worker_process import ROOT

@@ -9,7 +9,7 @@ import numpy as np
 import redis
 
 from rollstream import RolloutBatch
-from rollstream.producer.batches.rollout_batch import assemble
+from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
 
 BATCH_ID = "batch"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rollstream import GenerationConfig, RolloutBatch
 from rollstream.producer.batches.read_answers import Answer
-from rollstream.producer.batches.rollout_batch import assemble
 from rollstream.producer.cli.jsonl import result_line
+from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import GroupResult, Tensor, decode, encode
 from rollstream.schemas.wire.fields import FinishReason
 from tests.support.answers import batch_of, error_of, result_of

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rollstream import GenerationConfig, RolloutBatch
 from rollstream.producer.batches.read_answers import Answer
-from rollstream.producer.batches.rollout_batch import assemble
-from tests.producer.batches.test_rollout_batch import TOKENS, assembled
+from rollstream.producer.rollouts.assemble import assemble
+from tests.producer.rollouts.test_rollout_batch import TOKENS, assembled
 from tests.support.answers import batch_of, error_of, result_of
 
 PAD, EOS = 0, 2

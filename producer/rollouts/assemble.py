@@ -1,98 +1,29 @@
-"""A whole batch as tensors, with rows in submission order. All masks follow from lengths, never from pad or EOS ids."""
+"""Makes a `RolloutBatch` of the answers to a batch's groups. All masks follow from lengths, never from ids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, GroupError, GroupResult, Tensor
 from rollstream.schemas.generation_config import LogprobsFlavour
-from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
-from . import roll_and_verl_layouts as layouts
-from .read_answers import Answer
-
-if TYPE_CHECKING:
-    import torch
+from .rollout_batch import RolloutBatch
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class RolloutBatch:
-    """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
-
-    P = `prompt_len`, L = `response_len`. A row is a left-padded prompt of P columns, then a right-padded response of
-    L columns. A group that failed keeps its n rows: its prompt if the worker could read it, an empty response, finish
-    reason `error`, and its `GroupError` in `errors`.
-    """
-
-    batch_id: str
-    prompt_len: int
-    """P: columns of the submitted prompts."""
-    response_len: int
-    """L: tokens of the longest response, or `max_new_tokens` if that was asked for."""
-    sequences: torch.Tensor
-    """int64 (R, P + L)"""
-    attention_mask: torch.Tensor
-    """int64 (R, P + L), 1 where there is a token"""
-    position_ids: torch.Tensor
-    """int64 (R, P + L), `clip(cumsum(attention_mask) - 1, 0)`"""
-    prompt_mask: torch.Tensor
-    """int64 (R, P + L), 1 where the token belongs to the prompt"""
-    response_mask: torch.Tensor
-    """int64 (R, P + L), 1 where the policy sampled the token"""
-    old_log_probs: torch.Tensor | None
-    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None if the
-    config asked for none."""
-    logprobs_flavour: LogprobsFlavour | None
-    """Whether `old_log_probs` are under the sampling distribution (`processed`) or the model's own (`raw`)."""
-    prompt_lengths: torch.Tensor
-    """int64 (R,)"""
-    response_lengths: torch.Tensor
-    """int64 (R,)"""
-    group_index: torch.Tensor
-    """int64 (R,), the number of the prompt in the batch: row // n"""
-    scores: torch.Tensor | None
-    """float32 (R,), beam search only; NaN in failed rows"""
-    finish_reasons: tuple[FinishReason, ...]
-    """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
-    stop_reasons: tuple[int | str | None, ...]
-    """R stop ids or stop strings; None if cut by length or failed"""
-    texts: tuple[str | None, ...]
-    """R decoded completions with `stop_strings`, else None"""
-    version_spans: tuple[tuple[VersionSpan, ...], ...]
-    """R tuples of `(policy version, tokens)`, in order"""
-    spans_exact: bool
-    """False if an engine could not tell which version sampled which token."""
-    errors: dict[int, GroupError]
-    """Failed groups by their number."""
-    num_return_sequences: int
-    pad_token_id: int
-
-    def roll(self) -> dict[str, torch.Tensor]:
-        """The batch in ROLL's right-padded layout, see `producer.batches.roll_and_verl_layouts.roll`."""
-        return layouts.roll(self)
-
-    def verl(self) -> dict[str, torch.Tensor]:
-        """The batch in verl's layout: prompts padded left, responses right, see `roll_and_verl_layouts.verl`."""
-        return layouts.verl(self)
-
-    def __len__(self) -> int:
-        return len(self.finish_reasons)
-
-    def __repr__(self) -> str:
-        size = f"{len(self)} rows ({len(self) // self.num_return_sequences} prompts x {self.num_return_sequences})"
-        failed = f", {len(self.errors)} failed" if self.errors else ""
-        return f"<RolloutBatch {self.batch_id}: {size}, {self.prompt_len} + {self.response_len} columns{failed}>"
+Answers: TypeAlias = Mapping[int, GroupResult | GroupError]
+"""By the number of their group."""
 
 
 def assemble(
-    batch: Batch, answers: Mapping[int, Answer], *, pad_token_id: int = 0, pad_to_max_new_tokens: bool = False
+    batch: Batch,
+    answers: Answers,
+    *,
+    pad_token_id: int = 0,
+    pad_to_max_new_tokens: bool = False,
 ) -> RolloutBatch:
     """Make a `RolloutBatch` from an answer to every group of `batch`. Pure; needs torch."""
     from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
@@ -137,7 +68,7 @@ def _rows(batch: Batch, group: int) -> slice:
 
 
 def _lengths(
-    batch: Batch, answers: Mapping[int, Answer], results: Mapping[int, GroupResult]
+    batch: Batch, answers: Answers, results: Mapping[int, GroupResult]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True lengths of prompts and responses, (R,) each."""
     prompts = np.zeros(batch.num_groups * batch.config.num_return_sequences, np.int64)
@@ -168,7 +99,7 @@ def _position_ids(
     return np.clip(positions, 0, last[:, None], out=positions)
 
 
-def _sequences(batch: Batch, answers: Mapping[int, Answer], response_len: int, pad_token_id: int) -> NDArray[np.int64]:
+def _sequences(batch: Batch, answers: Answers, response_len: int, pad_token_id: int) -> NDArray[np.int64]:
     width = batch.prompt_width
     shape = (batch.num_groups * batch.config.num_return_sequences, width + response_len)
     sequences = np.full(shape, pad_token_id, np.int64)

@@ -15,10 +15,10 @@ from rollstream.schemas.weights.tensor_digest import ITEM_BYTES
 
 from ..policies.checkpoint_files import CheckpointFolder
 from ..policies.errors import CheckpointError
-from .tensor_values import TensorValues
+from .tensor_values import Advanced, TensorValues
 
 
-def folder_tensors(folder: CheckpointFolder, path: Path) -> dict[str, TensorValues]:
+def folder_tensors(folder: CheckpointFolder, path: Path, advanced: Advanced) -> dict[str, TensorValues]:
     """All tensors, copied into memory: the folder may go once this returns. Blocks.
 
     `folder` has checked headers and names. Raises `CheckpointError`, also for weights that are NaN or infinite, and
@@ -26,9 +26,13 @@ def folder_tensors(folder: CheckpointFolder, path: Path) -> dict[str, TensorValu
     """
     before = folder.stamps()
     found: dict[str, TensorValues] = {}
+    read = 0
     try:
         for file in sorted(path.glob("*.safetensors")):
-            found |= dict(_tensors(path, file))
+            for name, values in _tensors(path, file):
+                found[name] = values
+                read += values.values.nbytes
+                advanced(read)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(str(path), f"cannot be read: {error}") from None
     if folder.stamps() != before:

@@ -16,6 +16,7 @@ from ..policies.publish_options import PublishOptions
 from ..policies.publish_policy import announce_weights, check_version
 from ..policies.serving_terms import ServingTerms
 from ..policies.versions_stream import check_publishable
+from ..progress import byte_bar
 from ..redis_io.connection import Connection
 from ..rounds.outgoing import Outgoing
 from ..rounds.round_options import RoundOptions
@@ -58,7 +59,7 @@ async def publish_tensors(
     async with publisher.turn:
         await check_publishable(connection, keys, version, "checkpoint")
         if tensors is None:
-            tensors = await asyncio.to_thread(_of_folder, options["checkpoint"], terms)
+            tensors = await _of_folder(options["checkpoint"], terms, progress=options["progress"])
         return await publisher.publish(version, tensors, options["base"], announce, progress=options["progress"])
 
 
@@ -114,8 +115,9 @@ def _rounds(version: int, options: PublishOptions, terms: ServingTerms) -> Round
     return rounds
 
 
-def _of_folder(checkpoint: Path | str | None, terms: ServingTerms) -> Tensors:
+async def _of_folder(checkpoint: Path | str | None, terms: ServingTerms, *, progress: bool) -> Tensors:
     path = Path(str(checkpoint))
-    folder = CheckpointFolder(path)
+    folder = await asyncio.to_thread(CheckpointFolder, path)
     terms.check_fits(folder.config)
-    return folder_tensors(folder, path.resolve())
+    with byte_bar("reading", folder.num_bytes, shown=progress) as advanced:
+        return await asyncio.to_thread(lambda: folder_tensors(folder, path.resolve(), advanced))

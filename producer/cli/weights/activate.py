@@ -12,7 +12,16 @@ from rollstream.schemas.entry_id import MAX_VERSION
 
 from ...client import AsyncClient
 from ..options import DEFAULT_REDIS, Policy, RedisUrl
-from .version_argument import TakesVersion, Timeout, Wait, WaitFor, run, wait_until_served, waited_workers
+from .version_argument import (
+    TakesVersion,
+    Timeout,
+    Wait,
+    WaitFor,
+    WeightsPlace,
+    run,
+    wait_until_served,
+    waited_workers,
+)
 
 commands = typer.Typer()
 """`app` adds this command to `rollstream`."""
@@ -27,6 +36,7 @@ def activate(
         ),
     ],
     policy: Policy,
+    weights: WeightsPlace = None,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Who does it; default: you on this host.")] = None,
     redis: RedisUrl = DEFAULT_REDIS,
     wait: Wait = False,
@@ -38,11 +48,13 @@ def activate(
     A worker that has prepared it (see `rollstream versions`) swaps at once; another takes no more jobs until it has.
     Activating the same again is a no-op. There is no way back to an older version but a new number: `rollstream publish
     VERSION --again OLDER`.
+
+    With --weights the weight store is looked at first: a version of which it has lost a part is not activated (exit 1).
     """
     wanted = waited_workers(workers, wait=wait, timeout=timeout)
 
     async def ask() -> None:
-        async with AsyncClient(redis, policy=policy) as client:
+        async with AsyncClient(redis, policy=policy, weights=weights) as client:
             await client.activate(version, by or _operator())
             typer.echo(f"policy {policy} version {version} is active")
             if wait:

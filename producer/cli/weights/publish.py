@@ -17,8 +17,17 @@ from rollstream.schemas.wire.policies import When
 
 from ...client import AsyncClient
 from ..options import DEFAULT_REDIS, Policy, RedisUrl
-from ..output import exit_codes
-from .version_argument import TakesVersion, Timeout, Wait, WaitFor, run, wait_until_served, waited_workers
+from ..output import exit_codes, say
+from .version_argument import (
+    TakesVersion,
+    Timeout,
+    Wait,
+    WaitFor,
+    WeightsPlace,
+    run,
+    wait_until_served,
+    waited_workers,
+)
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
@@ -31,6 +40,10 @@ rollstream publish 18 --checkpoint checkpoints/step-18 --probe step-18.probe --a
 --activate-after 300 --policy math-7b
 
 rollstream publish 19 --again 17 --policy math-7b
+
+rollstream publish 20 --adapter adapters/step-20 --weights s3://bucket/run --policy math-7b
+
+rollstream publish 21 --again 20 --weights s3://bucket/run --policy math-7b
 """
 
 
@@ -50,15 +63,18 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     ],
     policy: Policy,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder directly below the workers' --checkpoint-dir.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Without --weights: a folder directly below the workers' --checkpoint-dir."),
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A LoRA adapter in PEFT's format; it travels through Redis.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A LoRA adapter in PEFT's format; without --weights through Redis."),
     ] = None,
     again: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_VERSION, metavar="OLDER", help="The weights of this older version: the way back."),
     ] = None,
+    weights: WeightsPlace = None,
     probe: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="What workers must reproduce first; `rollstream probe` makes it."),
@@ -82,8 +98,12 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 ) -> None:
     """Announce new weights as policy version VERSION; workers verify them and swap.
 
-    Only the name of a checkpoint's folder and its digest are sent: workers find the folder below their own
+    Of a checkpoint only the folder's name and digest are sent: workers find the folder below their own
     --checkpoint-dir, on a shared file system. Publishing the same again is a no-op.
+
+    With --weights the tensors themselves are sent, all of them, through the store that the workers were started with;
+    the folder may go afterwards. With --again it is looked at: a version of which it has lost a part is refused (exit
+    1), and what it has in Redis stays for another week. A trainer that publishes from Python sends deltas.
 
     With --probe no completion leaves a worker before it has reproduced the log-probs in FILE with the new weights; a
     worker that cannot serves on with the version before, and says by how much it was off.
@@ -102,10 +122,11 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     terms = Activate(when=when, share=1.0 if share is None else share, timeout_s=activate_after)
 
     async def announce() -> None:
-        async with AsyncClient(redis, policy=policy) as client:
+        async with AsyncClient(redis, policy=policy, weights=weights) as client:
             announced = await client.publish_policy(
                 version,
                 checkpoint=checkpoint,
+                store=None if weights is None or checkpoint is None else True,
                 adapter=adapter,
                 again=again,
                 probe=None if probe is None else PROBE_FILES.read(probe),
@@ -113,6 +134,8 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                 progress=True,
             )
             typer.echo(_told(policy, announced))
+            if weights is None and announced.transport == "store":
+                say(f"nobody looked whether the weight store still has {announced.location}: --weights does")
             if wait:
                 await wait_until_served(client, version, wanted, timeout)
 
@@ -121,7 +144,8 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
 def _told(policy: str, announced: PolicyVersion) -> str:
     version, terms = announced.version, announced.activate
-    told = f"policy {policy} version {version}: {announced.source} {announced.location} published"
+    way = "" if announced.transport == "folder" else " through the weight store"
+    told = f"policy {policy} version {version}: {announced.source} {announced.location} published{way}"
     if terms.when == "by_hand":
         return f"{told}; workers prepare it, and serve it after `rollstream activate {version}`"
     if terms.when == "when_prepared":

@@ -24,6 +24,15 @@ Wait = Annotated[bool, typer.Option("--wait", help="Return once the workers serv
 WaitFor = Annotated[
     str, typer.Option("--workers", metavar="N|all", help="With --wait: how many workers; default: all live ones.")
 ]
+WeightsPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        envvar="ROLLSTREAM_WEIGHTS",
+        metavar="DIR|redis|URL",
+        help="The workers' weight store: a folder, redis for the policy's own, or a URL such as s3://bucket/run.",
+    ),
+]
 Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: seconds to wait; then exit 4.")]
 
 

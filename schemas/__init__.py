@@ -3,7 +3,15 @@
 if __name__ == "schemas":
     raise ImportError("schemas is a part of rollstream: from rollstream import GenerationConfig, ..., or schemas")
 
-from .errors import ConfigError, NameRefusedError, RollstreamError, SchemaError, WireError, WireVersionError
+from .errors import (
+    ConfigError,
+    NameRefusedError,
+    OptionError,
+    RollstreamError,
+    SchemaError,
+    WireError,
+    WireVersionError,
+)
 from .generation_config import GenerationConfig
 from .generation_parts import Guided, Repetition
 from .keys import Keys
@@ -40,6 +48,7 @@ __all__ = [
     "Keys",
     "Message",
     "NameRefusedError",
+    "OptionError",
     "Origin",
     "PolicyVersion",
     "Probe",

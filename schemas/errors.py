@@ -97,6 +97,20 @@ class ConfigError(SchemaError):
         self.value = value
 
 
+class OptionError(SchemaError):
+    """Raised when an object of options, such as `Activate`, has an unknown name or a value out of bounds.
+
+    `what` is the object's class, `field` the offending name, `value` what was given.
+    """
+
+    def __init__(self, what: str, field: str, problem: str, value: object = None) -> None:
+        super().__init__(cut(f"{what}: {field[:100]}: {problem}"))
+        self.what = what
+        self.field = field[:100]
+        self.problem = problem
+        self.value = value
+
+
 class NameRefusedError(SchemaError):
     """Raised when a policy, batch or adapter name has characters that a Redis key or a folder must not have."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, Tolerance
+from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, OptionError, Tolerance
 from rollstream.schemas.message_files import GOLDEN_FILES
 from rollstream.schemas.wire.golden import MAX_CASES
 
@@ -153,7 +153,7 @@ def _tolerance(text: str) -> Tolerance:
     mean, _, largest = text.partition(",")
     try:
         return Tolerance(mean=float(mean), largest=float(largest))
-    except ValueError:
+    except (ValueError, OptionError):
         problem = f"{text!r}: write the mean (at most 1) and the largest (10) difference in nats, such as 0.01,0.2"
         raise typer.BadParameter(f"--tolerance {problem}") from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rollstream.schemas import Keys, PolicyVersion
@@ -17,6 +18,7 @@ from rollstream.schemas.keys import POLICY_ADAPTER
 from rollstream.schemas.wire.policies import VersionSource
 
 from ..calls.arguments import number
+from ..probes.errors import ProbeError
 from ..progress import byte_bar
 from ..redis_io.connection import Connection
 from .activation import newest_version
@@ -26,6 +28,7 @@ from .adapter_tensors import Scaling
 from .adapter_upload import renew, upload
 from .checkpoint_files import CheckpointFolder
 from .errors import AdapterError, PolicyVersionError
+from .provable import check_provable
 from .publish_options import PublishOptions
 from .serving_terms import ServingTerms
 from .versions_stream import RECENT, announce, announced_version, announced_versions, check_publishable, read_version
@@ -74,8 +77,10 @@ async def announce_weights(
 ) -> PolicyVersion:
     """Announce weights that workers can reach by now, to be proven and activated by `terms`.
 
-    Returns what is in the stream. Raises `PolicyVersionError`, `PolicyKindError`, `RedisUnavailableError`.
+    Returns what is in the stream. Raises `ProbeError`, `PolicyVersionError`, `PolicyKindError`,
+    `RedisUnavailableError`.
     """
+    await check_provable(connection, keys, terms.probe)
     await check_publishable(connection, keys, weights.version, weights.source)  # others published meanwhile
     announced = await announce(connection, keys, terms.applied(weights))
     if weights.source == "adapter":
@@ -113,8 +118,12 @@ async def _publish_again(
     transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
     if transport == "store" and keep is not None:
         await keep(version, before)
-    probe = before.probe if options["probe"] is None else options["probe"]
-    terms = ServingTerms.of(probe, options["activate"])
+    terms = ServingTerms.of(options["probe"], options["activate"])
+    if terms.probe is None:
+        terms = replace(terms, probe=before.probe)
+    elif before.probe is not None and before.probe.vocab_size != terms.probe.vocab_size:
+        problem = f"is of a vocabulary of {terms.probe.vocab_size}, and that of version {older} of"
+        raise ProbeError(f"{problem} {before.probe.vocab_size}: make it with the weights of {older}")
     weights = before.model_copy(update={"version": version, "published_at": time.time(), "transport": transport})
     return await announce_weights(connection, keys, weights, terms)
 

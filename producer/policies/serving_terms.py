@@ -11,6 +11,7 @@ from rollstream.schemas.wire.policies import When
 
 from ..errors import ArgumentError
 from ..probes.errors import ProbeError
+from ..probes.probe_of import check_enough
 
 _ACTIVATE = 'give "at_once", "by_hand", or Activate(when="when_prepared", share=..., timeout_s=...)'
 AT_ONCE = Activate()
@@ -28,6 +29,8 @@ class ServingTerms:
         """Check both arguments of a publish. Raises `ProbeError`, `ArgumentError`."""
         if not isinstance(probe, Probe | None):
             raise ProbeError(f"give what make_probe(model, tokenizer) returns, not some {type(probe).__name__}")
+        if probe is not None:
+            check_enough(probe)
         return cls(probe=probe, activate=_activate(activate))
 
     def applied(self, announcement: PolicyVersion) -> PolicyVersion:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from rollstream.schemas import Probe, Tensor, Tolerance
 from rollstream.schemas.plain_values import plain
+from rollstream.schemas.wire.probe import MIN_SCORED
 
 from .errors import ProbeError
 
@@ -21,7 +22,8 @@ def probe_of(
     """A probe of `rows` of ids and, for each row, the log-probs of all of its tokens but the first.
 
     Rows are lists, arrays or tensors. `logprobs` are those of the weights that are published, in float32, temperature
-    1, nothing left out of the vocabulary, as a trainer of any kind computes them for its loss. Raises `ProbeError`.
+    1, nothing left out of the vocabulary, as a trainer of any kind computes them for its loss. A
+    publish takes 16 log-probs or more. Raises `ProbeError`.
     """
     size = plain(vocab_size)
     if type(size) is not int or size < 1:
@@ -45,6 +47,14 @@ def probe_of(
         )
     except ValidationError as error:
         raise ProbeError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def check_enough(probe: Probe) -> None:
+    """Raises `ProbeError` for one of a few tokens, which other weights may reproduce as well."""
+    if not probe.is_enough:
+        scored = probe.logprobs.shape[0]
+        problem = f"it compares {scored} log-probs, and at least {MIN_SCORED} prove anything"
+        raise ProbeError(f"{problem}: give more rows, or longer ones (the first token of a row has no log-prob)")
 
 
 def _array(what: str, given: Any, kinds: str) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from rollstream.schemas import Keys, PolicyVersion
 from ..errors import ArgumentError
 from ..policies.checkpoint_files import CheckpointFolder
 from ..policies.errors import PolicyVersionError
+from ..policies.provable import check_provable
 from ..policies.publish_options import PublishOptions
 from ..policies.publish_policy import announce_weights, check_version
 from ..policies.serving_terms import ServingTerms
@@ -57,6 +58,7 @@ async def publish_tensors(
         load = Outgoing(tensors=live, backend=rounds.backend, dtype=dtype)
         announce = partial(announce_in_round, connection, keys, terms, rounds, load)
     async with publisher.turn:
+        await check_provable(connection, keys, terms.probe)
         await check_publishable(connection, keys, version, "checkpoint")
         if tensors is None:
             tensors = await _of_folder(options["checkpoint"], terms, progress=options["progress"])

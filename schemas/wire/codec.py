@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgpack
 from pydantic import ValidationError
 
-from ..errors import ConfigError, NameRefusedError, WireError, WireVersionError, shown
+from ..errors import ConfigError, NameRefusedError, OptionError, WireError, WireVersionError, shown
 from . import limits
 from .messages import Message
 
@@ -52,7 +52,7 @@ def decode(data: bytes, *models: type[M]) -> M:
         raise
     except ValidationError as error:
         raise WireError(what, _first_problem(error), data) from None
-    except NameRefusedError as error:
+    except (NameRefusedError, OptionError) as error:
         raise WireError(what, str(error), data) from None
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from .fields import AdapterName, Index, Seconds, Shown
 from .messages import Message
+from .options import Options
 from .probe import Probe
 from .requires import Requires
 
@@ -43,14 +44,12 @@ class Activation(Message):
         return self.version == version and self.sha256 in {"", sha256}
 
 
-class Activate(BaseModel):
+class Activate(Options):
     """When an announced version becomes the one to serve.
 
     `at_once`: with its announcement. `when_prepared`: once a share of the live workers has prepared it, or after the
-    time-out. `by_hand`: when somebody activates it.
+    time-out. `by_hand`: when somebody activates it. Raises `OptionError`.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
     when: When = "at_once"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -7,15 +7,18 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from .fields import Count
 from .messages import Message
+from .options import Options
 from .tensors import Tensor, expect
 
 MAX_ROWS = 64
 MAX_TOKENS = 8192
 """Most tokens of a probe, all rows together: each announcement carries its probe, and each swap scores it."""
+MIN_SCORED = 16
+"""Fewest log-probs that are taken for a proof: wrong weights may come close to a few of them."""
 
 NOT_REPRODUCED = "does not reproduce its probe"
 """These words are in the report of a worker whose log-probs were too far off."""
@@ -26,10 +29,8 @@ MeanNats = Annotated[float, Field(gt=0, le=1)]
 LargestNats = Annotated[float, Field(gt=0, le=10)]
 
 
-class Tolerance(BaseModel):
-    """How far a worker's log-probs may be from the trainer's, in nats."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+class Tolerance(Options):
+    """How far a worker's log-probs may be from the trainer's, in nats. Raises `OptionError`."""
 
     mean: MeanNats
     """Mean of the absolute differences."""
@@ -77,6 +78,11 @@ class Probe(Message):
         if not np.isfinite(logprobs).all() or logprobs.max() > 1e-3:  # rounding may give a little more than 0
             raise ValueError("logprobs must be finite and not above 0")
         return self
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it compares so much that it proves anything."""
+        return self.logprobs.shape[0] >= MIN_SCORED
 
     @cached_property
     def rows(self) -> list[tuple[list[int], NDArray[np.float32]]]:

@@ -31,7 +31,7 @@ from tests.support.faults import Queue
 
 AFTER_S = 2.0
 """A version that waits for its workers is activated after so long, no matter how many have prepared it."""
-_ROW = [7, 11, 13, 17, 19, 23]
+_ROW = [7, 11, 13, 17, 19, 23, *range(30, 41)]
 _RECONNECT_S = 120
 _RETRY_S = 0.05
 

@@ -168,7 +168,7 @@ def test_of_a_peft_model_the_trained_adapter_is_published(
     base = import_module("transformers").AutoModelForCausalLM.from_pretrained(tiny_model)
     model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"]))
     model.add_adapter("ref", peft.LoraConfig(r=8, target_modules=["v_proj"]))
-    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, probe=[[5, 6, 7]])
+    publish = PublishPolicy(rollout, checkpoint_dir=tmp_path, probe=[list(range(5, 22))])
     publish.on_train_begin(ARGS, MAIN, None, model=model)
     publish.on_step_end(ARGS, MAIN, None, model=model)
     assert rollout.client.newest_version() == rollout.min_policy_version == 2

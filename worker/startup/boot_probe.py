@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from rollstream.schemas.message_files import PROBE_FILES, MessageFileError
-from rollstream.schemas.wire.probe import UNPROVABLE, Probe
+from rollstream.schemas.wire.probe import MIN_SCORED, UNPROVABLE, Probe
 
 from ..engine import Engine
 from ..errors import ProofFailedError, SettingsError, UnprovableError
@@ -21,9 +21,13 @@ log = structlog.get_logger()
 def read_probe(path: Path) -> Probe:
     """The probe in this file. Raises `SettingsError`."""
     try:
-        return PROBE_FILES.read(path)
+        probe = PROBE_FILES.read(path)
     except MessageFileError as error:
         raise SettingsError(f"--probe: {error}") from None
+    if not probe.is_enough:
+        problem = f"{path} compares {probe.logprobs.shape[0]} log-probs, and at least {MIN_SCORED} prove anything"
+        raise SettingsError(f"--probe: {problem}: make one of more tokens")
+    return probe
 
 
 async def prove_boot_weights(probe: Probe | None, engine: Engine, proofs: Proofs) -> None:

@@ -11,6 +11,7 @@ from rollstream.schemas import Probe
 from rollstream.schemas.message_files import PROBE_FILES
 from rollstream.schemas.wire.probe import MAX_TOKENS
 
+from ...probes.probe_of import check_enough
 from ...probes.probe_of_folder import probe_of_folder
 from ..output import exit_codes
 
@@ -53,6 +54,7 @@ def probe(
         PROBE_FILES.check_writable(out)
         typer.echo(f"loading {model} in {dtype} ...", err=True)
         found = probe_of_folder(model, tokenizer, dtype=dtype, max_tokens=tokens, row_tokens=row_tokens)
+        check_enough(found)
         PROBE_FILES.write(out, found)
         typer.echo(_told(out, found))
 

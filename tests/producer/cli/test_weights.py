@@ -13,7 +13,7 @@ from tests.producer.operations.test_requests import Operator
 from tests.support.faults import Queue
 from tests.support.weights.publishing import announced, reporting
 
-PROBE = probe_of([[5, 6, 7]], [[-1.0, -2.0]], vocab_size=512)
+PROBE = probe_of([list(range(5, 22))], [[-1.0] * 16], vocab_size=512)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_versions_tells_what_is_to_be_served_what_waits_and_how_it_was_proven(
     assert found["newest"] == 1
     rows = [(one["version"], one["active"], one["prepared_by"]) for one in found["versions"]]
     assert rows == [(3, False, ["a"]), (2, False, ["a"]), (1, True, [])]
-    assert [one["probe"] for one in found["versions"]] == [None, None, {"rows": 1, "tokens": 3}]
+    assert [one["probe"] for one in found["versions"]] == [None, None, {"rows": 1, "tokens": 17}]
     assert found["workers"]["a"]["proof"] == "mean 0.01 nats off"
 
     table = operator("versions").stdout

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from rollstream import AsyncClient, PolicyVersion, PolicyVersionError
+from rollstream import AsyncClient, PolicyVersion, PolicyVersionError, ProbeError
 from rollstream.producer.probes.probe_of import probe_of
 from rollstream.schemas import encode
 from tests.support.faults import Queue
 from tests.support.weights.publishing import announced, blobs, lora, manifests, ttl
 from tests.support.weights.versions import announce
 
-PROBE = probe_of([[5, 6]], [[-1.0]], vocab_size=512)
+ROW = list(range(5, 22))
+PROBE = probe_of([ROW], [[-1.0] * 16], vocab_size=512)
 
 
 async def test_an_older_versions_weights_are_announced_once_more(
@@ -30,9 +31,19 @@ async def test_an_older_versions_weights_are_announced_once_more(
 
 
 async def test_another_probe_takes_the_old_ones_place(trainer: AsyncClient, models: Path) -> None:
-    other = probe_of([[7, 8]], [[-2.0]], vocab_size=512)
+    other = probe_of([ROW], [[-2.0] * 16], vocab_size=512)
     await trainer.publish_policy(1, checkpoint=models / "step-1", probe=PROBE)
     assert (await trainer.publish_policy(2, again=1, probe=other)).probe == other
+
+
+async def test_a_probe_of_another_vocabulary_than_the_old_ones_is_refused(
+    trainer: AsyncClient, models: Path, queue: Queue
+) -> None:
+    other = probe_of([ROW], [[-1.0] * 16], vocab_size=500)
+    await trainer.publish_policy(1, checkpoint=models / "step-1", probe=PROBE)
+    with pytest.raises(ProbeError, match="of a vocabulary of 500, and that of version 1 of 512: make it with"):
+        await trainer.publish_policy(2, again=1, probe=other)
+    assert [one.version for _, one in announced(queue)] == [1]
 
 
 async def test_terms_that_an_announced_version_does_not_take_any_more_are_told(

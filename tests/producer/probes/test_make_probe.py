@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from rollstream import Probe, ProbeError, Tolerance, make_probe, probe_of
+from rollstream import OptionError, Probe, ProbeError, Tolerance, make_probe, probe_of
 from rollstream.producer.demo.tiny_model import EOS, write_model
 from rollstream.schemas.wire.probe import TOLERANCES
 
@@ -240,5 +240,5 @@ def test_tensors_of_any_dtype_are_taken() -> None:
 @pytest.mark.parametrize(("mean", "largest"), [(1.01, 2.0), (0.5, 10.1), (0.0, 1.0), (0.5, -1.0)])
 def test_a_tolerance_that_wrong_weights_would_pass_too_is_refused(mean: float, largest: float) -> None:
     Tolerance(mean=1.0, largest=10.0)
-    with pytest.raises(ValueError, match=r"less than or equal|greater than"):
+    with pytest.raises(OptionError, match=r"^Tolerance: (mean|largest): .*(less than or equal|greater than) .*, got"):
         Tolerance(mean=mean, largest=largest)

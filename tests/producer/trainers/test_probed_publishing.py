@@ -49,7 +49,7 @@ def test_each_version_has_a_probe_of_the_trainers_model(
 
 
 def test_rows_of_ones_own_need_no_tokenizer(client: Client, queue: Queue, model: Any, tmp_path: Path) -> None:
-    rows = [[5, 6, 7], [8, 9]]
+    rows = [list(range(5, 20)), [8, 9, 10]]
     assert probes(client, queue, tmp_path, {"model": model}, probe=rows) == [make_probe(model, rows)] * 2
 
 

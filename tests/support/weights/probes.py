@@ -17,7 +17,8 @@ from rollstream.worker.engine import Adapter, ScoreRequest, Scores
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 
-ROWS = ([5, 6, 7, 8], [9, 10, 11])
+ROWS = (list(range(5, 17)), list(range(9, 15)))
+"""As few tokens as are taken for a probe."""
 
 
 def probe_of(

@@ -30,7 +30,7 @@ def test_boot_weights_that_reproduce_their_probe_are_served_and_reported(
     with stub(redis_url, policy, "--probe", str(probe)) as worker:
         batch = client.submit([[5]], None, tokens())
         wait_until_done(queue, batch.batch_id, 1, worker)
-        assert report(worker, queue)["policy_proof"] == "mean 0, largest 0 nats off (5 tokens in 2 rows, float32)"
+        assert report(worker, queue)["policy_proof"] == "mean 0, largest 0 nats off (16 tokens in 2 rows, float32)"
 
 
 def test_other_boot_weights_end_the_worker_before_it_takes_a_job(
@@ -64,6 +64,13 @@ async def test_each_engine_of_a_worker_reproduces_the_probe() -> None:
 
     await prove_boot_weights(probe, Replicas([StubEngine(settings), StubEngine(settings)]), proofs)
     assert proofs.allows(0)
+
+
+def test_a_probe_of_a_few_tokens_is_refused(tmp_path: Path) -> None:
+    path = write_probe(tmp_path / "boot.probe", stub_probe(0, rows=(list(range(5, 21)),)))
+
+    with pytest.raises(SettingsError, match=r"^--probe: .*boot.probe compares 15 log-probs, and at least 16 prove"):
+        read_probe(path)
 
 
 @pytest.mark.parametrize(

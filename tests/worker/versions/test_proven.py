@@ -26,7 +26,7 @@ async def test_a_version_that_does_not_reproduce_its_probe_is_refused_and_the_ol
 ) -> None:
     announce_step(queue, steps, 1, probe=stub_probe(1))
     async with following(followed):
-        assert str(proofs.of(1)) == "mean 0, largest 0 nats off (5 tokens in 2 rows, float32)"
+        assert str(proofs.of(1)) == "mean 0, largest 0 nats off (16 tokens in 2 rows, float32)"
 
         announce_step(queue, steps, 2, probe=stub_probe(2, off=0.25))
         await until_true(lambda: bool(followed.error))

@@ -151,10 +151,11 @@ class WorkerSettings(BaseSettings):
         description="What new weights do to completions in flight: keep goes on with the new weights, wait lets the "
         "completions finish first, abort starts them again (if versions come faster than completions, none ends).",
     )
-    weight_transfer: Literal["nccl", "gloo"] | None = Field(
+    weight_transfer: Literal["nccl", "gloo", "ipc"] | None = Field(
         None,
         description="Receive policy versions straight from the trainer's memory where it sends them so: nccl from GPU "
-        "to GPU, gloo from CPU to CPU. The worker connects to where a message in Redis says that the trainer is. "
+        "to GPU, gloo from CPU to CPU, ipc through memory that trainer and worker share on one machine. The worker "
+        "connects to where a message in Redis says that the trainer is. "
         "Default: take every version from files.",
     )
 

@@ -93,6 +93,6 @@ def _transfer_problems(settings: Any) -> Iterator[str]:
     if settings.engine == "stub" and settings.weight_transfer == "nccl":
         yield "--weight-transfer: the stub engine has no GPU: give gloo"
     if settings.replicas > 1 and settings.weight_transfer == "nccl":
-        yield "--weight-transfer: replicas share one GPU, which NCCL takes once: start one engine, or give gloo"
+        yield "--weight-transfer: replicas share one GPU, which NCCL takes once: start one engine, or give gloo or ipc"
     if "weight_transfer_config" in settings.engine_args:
         yield "--engine-args: weight_transfer_config is set by --weight-transfer"

@@ -228,7 +228,7 @@ def flags_of(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="7b")
-    parser.add_argument("--backend", choices=["nccl", "gloo"], default="nccl")
+    parser.add_argument("--backend", choices=["nccl", "gloo", "ipc"], default="nccl")
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--warm-s", type=float, default=5.0)

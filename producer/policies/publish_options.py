@@ -32,7 +32,8 @@ class PublishOptions(TypedDict, total=False):
     sends a `checkpoint`'s tensors the same way; `store=False` sends an `adapter` through Redis in any case.
 
     `transport`: "nccl" sends a model's or state dict's tensors from GPU to GPU to all workers that take part in rounds
-    (`--weight-transfer`), and they stand still for as long as that takes; "gloo" does so between CPUs. The weight store
+    (`--weight-transfer`), and they stand still for as long as that takes; "gloo" does so between CPUs, and "ipc"
+    through memory that trainer and workers share on one machine, of a GPU where the weights are there. The weight store
     gets them first, for workers that start later or miss the round. The weights must not change before the call
     returns. `RoundOptions` has the time limits.
 
@@ -56,7 +57,7 @@ class PublishOptions(TypedDict, total=False):
     state_dict: Mapping[str, Any] | None
     model: Any
     store: bool | None
-    transport: Literal["store", "nccl", "gloo"] | RoundOptions | None
+    transport: Literal["store", "nccl", "gloo", "ipc"] | RoundOptions | None
     base: int | Literal["auto"] | None
     dtype: Any
     lora_alpha: float | None

@@ -32,15 +32,15 @@ class Outgoing:
             dimensions=Tensor.of(np.array([tensor.dim() for tensor in self._tensors], np.int32)),
             sizes=Tensor.of(np.array([size for tensor in self._tensors for size in tensor.shape], np.int64)),
         )
-        self.device = _device(self._tensors) if backend == "nccl" else None
-        """The GPU from which they are sent."""
+        self.device = _device(self._tensors, backend)
+        """The GPU from which they are sent; None: the CPU."""
 
     def send(self, link: Link) -> None:
         """Blocks until all others have them. Raises `LinkError`."""
         if self._backend == "nccl":
             _send_packed(self._cast(self.device), self.device, link)
         else:
-            for tensor in self._cast("cpu"):
+            for tensor in self._cast("cpu" if self.device is None else self.device):
                 link.broadcast(tensor.contiguous())
         if link.aborted:
             raise LinkError("the round was broken off")
@@ -49,7 +49,8 @@ class Outgoing:
         import torch  # noqa: PLC0415 - the trainer has it
 
         for tensor, dtype in zip(self._tensors, self._dtypes, strict=True):
-            yield tensor.to(device, getattr(torch, dtype), non_blocking=True)
+            # What is on its way to the CPU must have come before it is sent.
+            yield tensor.to(device, getattr(torch, dtype), non_blocking=self._backend == "nccl")
 
 
 def _send_packed(tensors: Iterator[Any], device: Any, link: Link) -> None:
@@ -100,10 +101,12 @@ def _dtype(tensor: Any) -> Any:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _device(tensors: list[Any]) -> Any:
+def _device(tensors: list[Any], backend: Backend) -> Any:
     import torch  # noqa: PLC0415 - the trainer has it
 
+    there = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+    if backend != "nccl":
+        return there if backend == "ipc" else None
     if not torch.cuda.is_available():
         raise RoundRefusedError("NCCL sends from a GPU, and torch sees none here")
-    there = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
     return there or torch.device("cuda", torch.cuda.current_device())

@@ -20,13 +20,15 @@ class RoundOptions:
     """For `publish_policy(..., transport=RoundOptions(backend="nccl"))`; a backend alone is `transport="nccl"`."""
 
     backend: Backend
-    """"nccl" from GPU to GPU, "gloo" from CPU to CPU; workers are started with `--weight-transfer` and the same."""
+    """"nccl" from GPU to GPU, "gloo" from CPU to CPU, "ipc" on one machine.
+
+    Workers are started with `--weight-transfer` and the same."""
     join_s: float = 10.0
     """How long a worker is waited for that takes part in rounds and has not joined."""
     timeout_s: float = 120.0
     """How long linking and sending may take together."""
     host: str | None = None
-    """For gloo: this machine's name or address for workers; None: that of its way to Redis."""
+    """For gloo and ipc: this machine's name or address for workers; None: that of its way to Redis."""
 
     @classmethod
     def of(cls, given: Any) -> RoundOptions | None:
@@ -35,7 +37,7 @@ class RoundOptions:
             return None
         options = cls(backend=given) if isinstance(given, str) else given  # type: ignore[arg-type] # checked next
         if not isinstance(options, RoundOptions) or options.backend not in get_args(Backend):
-            raise ArgumentError("transport", given, 'give "store", "nccl", "gloo" or RoundOptions(backend=...)')
+            raise ArgumentError("transport", given, 'give "store", "nccl", "gloo", "ipc" or RoundOptions(backend=...)')
         for name in ("join_s", "timeout_s"):
             value = getattr(options, name)
             if not isinstance(value, int | float) or not 0 < value <= 3600:

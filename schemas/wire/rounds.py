@@ -14,8 +14,8 @@ from .messages import Message
 from .policies import Sha256
 from .tensors import Tensor, expect
 
-Backend = Literal["nccl", "gloo"]
-"""What carries the tensors: NCCL between GPUs, gloo between CPUs."""
+Backend = Literal["nccl", "gloo", "ipc"]
+"""What carries the tensors: NCCL between GPUs, gloo between CPUs, shared memory (CUDA's for a GPU) on one machine."""
 TensorDtype = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 SAFETENSORS_DTYPES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -102,7 +102,7 @@ class RoundPlan(Message):
     epoch: Epoch
     places: Annotated[tuple[Place, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
     meeting: Annotated[bytes, Field(min_length=1, max_length=256)]
-    """For NCCL the id of the communicator, for gloo `host:port` of the trainer's store."""
+    """For NCCL the id of the communicator, for the others `host:port` of the trainer's store."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

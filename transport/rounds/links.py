@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from . import nccl_library
 from .errors import LinkError
+from .shared_buffer import BUFFER_BYTES, MAX_HANDLE_BYTES, SharedBuffer, make_buffer, open_buffer
 
 _ABORT_WAIT_S = 5.0
 _ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
@@ -21,7 +22,9 @@ _ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
 class Link(Protocol):
     """Broadcasts from rank 0. `link` blocks until all have come; everything raises `LinkError` once it is aborted."""
 
-    aborted: bool
+    @property
+    def aborted(self) -> bool:
+        """Whether this process has given it up."""
 
     def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:
         """Send or fill a contiguous tensor; vLLM calls it so. On a GPU it is only queued on the current stream."""
@@ -107,6 +110,15 @@ class GlooLink:
         except (RuntimeError, AttributeError) as error:  # the second: it was closed in between
             raise LinkError(f"gloo: {_first_line(error)}") from None
 
+    def wait_for_all(self) -> None:
+        """Blocks until all have come here. Raises `LinkError`."""
+        if self.aborted:
+            raise LinkError("the round was broken off")
+        try:
+            self._group.barrier().wait()
+        except (RuntimeError, AttributeError) as error:  # see `broadcast`
+            raise LinkError(f"gloo: {_first_line(error)}") from None
+
     def abort(self) -> None:
         """See `Link.abort`. What waits for a living party goes on waiting until its time-out."""
         self.aborted = True
@@ -117,14 +129,83 @@ class GlooLink:
         self._group = None
 
 
+class SharedLink:
+    """Processes of one machine: what is sent lies in memory that all of them see, and gloo says when."""
+
+    def __init__(self, *, control: GlooLink, rank: int, device: Any) -> None:
+        """Blocks until all have come and have opened the first one's memory. Raises `LinkError`."""
+        self._control, self._is_first = control, rank == 0
+        self._buffer: SharedBuffer | None = None
+        try:
+            self._buffer = make_buffer(device) if self._is_first else None
+            handle = self._told(b"" if self._buffer is None else self._buffer.handle)
+            self._buffer = self._buffer or open_buffer(handle)
+            control.wait_for_all()
+        except LinkError:  # the others see the end of the connections, and do not wait
+            self.close()
+            raise
+
+    @property
+    def aborted(self) -> bool:
+        """See `Link.aborted`."""
+        return self._control.aborted
+
+    def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:  # noqa: ARG002 - as for NCCL
+        """See `Link.broadcast`. All have it when this returns."""
+        import torch  # noqa: PLC0415 - only where tensors are
+
+        if self.aborted or self._buffer is None:
+            raise LinkError("the round was broken off")
+        for piece in tensor.view(-1).view(torch.uint8).split(BUFFER_BYTES):
+            shared = self._buffer.bytes[: piece.numel()]
+            if self._is_first:
+                _copy(piece, shared)
+            self._control.wait_for_all()
+            if not self._is_first:
+                _copy(shared, piece)
+            self._control.wait_for_all()
+
+    def abort(self) -> None:
+        """See `Link.abort`."""
+        self._control.abort()
+
+    def close(self) -> None:
+        """The others see the end of its connections."""
+        self._control.close()
+        if self._buffer is not None:
+            self._buffer.close()
+        self._buffer = None
+
+    def _told(self, handle: bytes) -> bytes:
+        """What the first one says to all. Raises `LinkError`."""
+        import torch  # noqa: PLC0415 - see above
+
+        padded = handle.ljust(MAX_HANDLE_BYTES, b"\0")
+        said = torch.frombuffer(bytearray(len(handle).to_bytes(4, "little") + padded), dtype=torch.uint8)
+        self._control.broadcast(said)
+        data = bytes(said.tolist())
+        return data[4:][: int.from_bytes(data[:4], "little")]
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy, and wait for the GPUs: what another process reads must be there."""
+    import torch  # noqa: PLC0415 - only where tensors are
+
+    target.copy_(source)
+    for tensor in (source, target):
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)
+
+
 def meet(backend: str, meeting: bytes, *, rank: int, world_size: int, timeout_s: float, device: Any) -> Link:
     """Link this process, which is not the first, with the others. Blocks. Raises `LinkError`."""
     if backend == "nccl":
         return NcclLink(unique_id=meeting, rank=rank, world_size=world_size, device=device)
     host, port = _address(meeting)
-    return GlooLink(
+    linked = GlooLink(
         store=_store(host, port, timeout_s, first=False), rank=rank, world_size=world_size, timeout_s=timeout_s
     )
+    return SharedLink(control=linked, rank=rank, device=device) if backend == "ipc" else linked
 
 
 class Meeting:
@@ -141,7 +222,8 @@ class Meeting:
         """Blocks until all have come. Raises `LinkError`."""
         if self._store is None:
             return NcclLink(unique_id=self.place, rank=0, world_size=world_size, device=self._device)
-        return GlooLink(store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s)
+        linked = GlooLink(store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s)
+        return SharedLink(control=linked, rank=0, device=self._device) if self._backend == "ipc" else linked
 
 
 def _store(host: str, port: int, timeout_s: float, *, first: bool) -> Any:

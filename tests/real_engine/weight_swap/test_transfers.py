@@ -1,6 +1,6 @@
 """Weights that come from the trainer's memory: right as those of a file, and gone without a trace where they break off.
 
-By gloo, since the engine is on the CPU. But for the link itself all of it is as with NCCL on a GPU.
+By gloo and shared memory, since the engine is on the CPU. But for the link itself all is as with NCCL on a GPU.
 """
 
 from __future__ import annotations
@@ -65,6 +65,17 @@ async def test_what_a_trainer_sends_is_served_as_if_it_came_from_a_file(
     assert await serves(engine, reference(models[1]))
     changed = await greedy(engine, adapter=adapters["math@1"])
     assert changed.token_ids.tolist() != with_adapter.token_ids.tolist()
+    assert await serves(engine, reference(models[1]))
+    await located(engine, models[1])
+
+
+async def test_what_comes_through_shared_memory_is_served(
+    engine: VllmEngine, models: list[Path], reference: Callable[..., Reference]
+) -> None:
+    await swap(engine, models[0])
+
+    await receive(engine, GlooTrainer(tensors_of(models[1]), backend="ipc"), Proof(reference(models[1])))
+
     assert await serves(engine, reference(models[1]))
     await located(engine, models[1])
 

@@ -1,4 +1,4 @@
-"""A trainer's part of a round by gloo, without the queue: it sends tensors to whoever links."""
+"""A trainer's part of a round between CPUs, without the queue: it sends tensors to whatever links."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rollstream.producer.rounds.outgoing import Outgoing
+from rollstream.schemas.wire.rounds import Backend
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.links import Link, Meeting
 from rollstream.worker.engine import Incoming
@@ -19,17 +20,23 @@ TIMEOUT_S = 20.0
 class GlooTrainer:
     """Sends a model's tensors once all `ranks` have come; after `dies_after` of them it is gone."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor], dies_after: int | None = None, ranks: int = 1) -> None:
-        self._dies_after, self._ranks = dies_after, ranks
-        self.outgoing = Outgoing(tensors=tensors, backend="gloo")
-        self._meeting = Meeting(backend="gloo", host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
+    def __init__(
+        self,
+        tensors: dict[str, torch.Tensor],
+        dies_after: int | None = None,
+        ranks: int = 1,
+        backend: Backend = "gloo",
+    ) -> None:
+        self._dies_after, self._ranks, self._backend = dies_after, ranks, backend
+        self.outgoing = Outgoing(tensors=tensors, backend=backend)
+        self._meeting = Meeting(backend=backend, host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
         self.linked = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def incoming(self, timeout_s: float = TIMEOUT_S) -> Incoming:
         return Incoming(
-            backend="gloo",
+            backend=self._backend,
             sent=self.outgoing.sent,
             meeting=self._meeting.place,
             first_rank=1,

@@ -1,4 +1,4 @@
-"""Processes that are linked by gloo: what the first gives the others get, and no death leaves anybody waiting."""
+"""Linked processes: what the first gives the others get, and no death leaves anybody waiting."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ import torch
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.links import Link, Meeting, meet
 from rollstream.transport.rounds.packing import chunks
+from rollstream.transport.rounds.shared_buffer import BUFFER_BYTES
 
 TIMEOUT_S = 20.0
+LARGE = BUFFER_BYTES // 4 + 3
+"""float32 numbers that do not fit shared memory at once."""
 
 
-def gloo() -> Meeting:
-    return Meeting(backend="gloo", host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
+@pytest.fixture(params=["gloo", "ipc"])
+def meeting(request: pytest.FixtureRequest) -> Meeting:
+    return Meeting(backend=request.param, host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
 
 
-def member(place: bytes, rank: int, world_size: int) -> Link:
-    return meet("gloo", place, rank=rank, world_size=world_size, timeout_s=TIMEOUT_S, device=None)
+def member(meeting: Meeting, rank: int, world_size: int) -> Link:
+    backend = meeting._backend
+    return meet(backend, meeting.place, rank=rank, world_size=world_size, timeout_s=TIMEOUT_S, device=None)
 
 
 def beside(call: Callable[[], Any]) -> threading.Thread:
@@ -33,17 +38,17 @@ def beside(call: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def test_what_the_first_gives_all_others_get() -> None:
-    meeting, got = gloo(), {}
+def test_what_the_first_gives_all_others_get(meeting: Meeting) -> None:
+    got = {}
 
     def receive(rank: int) -> None:
-        link = member(meeting.place, rank, 3)
-        got[rank] = [torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(5)]
+        link = member(meeting, rank, 3)
+        got[rank] = [torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(5), torch.zeros(LARGE)]
         for tensor in got[rank]:
             link.broadcast(tensor)
 
     threads = [beside(partial(receive, rank)) for rank in (1, 2)]
-    sent = [torch.randn(2, 3).bfloat16(), torch.randn(5)]
+    sent = [torch.randn(2, 3).bfloat16(), torch.randn(5), torch.arange(float(LARGE))]
     link = meeting.link(3)
     for tensor in sent:
         link.broadcast(tensor)
@@ -53,15 +58,14 @@ def test_what_the_first_gives_all_others_get() -> None:
     assert all(torch.equal(a, b) for rank in (1, 2) for a, b in zip(got[rank], sent, strict=True))
 
 
-def _die_linked(place: bytes) -> None:
-    link = member(place, 1, 2)
+def _die_linked(meeting: Meeting) -> None:
+    link = member(meeting, 1, 2)
     link.broadcast(torch.zeros(4))
     os._exit(9)
 
 
-def test_the_death_of_a_party_is_an_error_of_the_others() -> None:
-    meeting = gloo()
-    other = multiprocessing.get_context("fork").Process(target=_die_linked, args=(meeting.place,))
+def test_the_death_of_a_party_is_an_error_of_the_others(meeting: Meeting) -> None:
+    other = multiprocessing.get_context("fork").Process(target=_die_linked, args=(meeting,))
     other.start()
     link = meeting.link(2)
     link.broadcast(torch.ones(4))
@@ -75,9 +79,8 @@ def test_the_death_of_a_party_is_an_error_of_the_others() -> None:
         go_on()
 
 
-def test_an_aborted_link_takes_nothing_more() -> None:
-    meeting = gloo()
-    thread = beside(lambda: member(meeting.place, 1, 2))
+def test_an_aborted_link_takes_nothing_more(meeting: Meeting) -> None:
+    thread = beside(lambda: member(meeting, 1, 2))
     link = meeting.link(2)
     link.abort()
 
@@ -89,7 +92,7 @@ def test_an_aborted_link_takes_nothing_more() -> None:
 @pytest.mark.parametrize("place", [b"", b"here", b"host:", b"host:0", b"host:99999", b"\xff:1", b":7"])
 def test_a_place_that_is_none_is_refused(place: bytes) -> None:
     with pytest.raises(LinkError):
-        member(place, 1, 2)
+        meet("gloo", place, rank=1, world_size=2, timeout_s=TIMEOUT_S, device=None)
 
 
 def test_chunks_are_cut_where_vllm_cuts_them() -> None:

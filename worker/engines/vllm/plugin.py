@@ -44,7 +44,7 @@ def register() -> None:
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
     _mask_rows_without_adapter()
-    _offer_gloo()
+    _offer_links()
 
 
 def _die_with_parent() -> None:
@@ -209,11 +209,8 @@ def _masked(operation: Any) -> Any:
     return masked
 
 
-def _offer_gloo() -> None:
-    """On the CPU, let weights come by gloo (`--weight-transfer gloo`)."""
-    from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+def _offer_links() -> None:
+    """Let weights come through our own links (`--weight-transfer gloo|ipc`)."""
+    from .inside import linked_transfer  # noqa: PLC0415 - imports vLLM, which is only there inside its processes
 
-    if current_platform.is_cpu():
-        from .inside import gloo_transfer  # noqa: PLC0415 - imports vLLM
-
-        gloo_transfer.register()
+    linked_transfer.register()

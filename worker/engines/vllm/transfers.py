@@ -18,8 +18,8 @@ from .calls import Calls
 from .new_weights import Weights, at_once
 from .swap import Swapper
 
-VLLM_BACKENDS: dict[Backend, str] = {"nccl": "nccl", "gloo": "rollstream_gloo"}
-"""vLLM's names for what carries weights; it has none of its own for the CPU, see `gloo_transfer`."""
+VLLM_BACKENDS: dict[Backend, str] = {"nccl": "nccl", "gloo": "rollstream", "ipc": "rollstream"}
+"""vLLM's names for what carries weights; `rollstream` reads from our links, see `linked_transfer`."""
 _LOOK_S = 0.05
 
 

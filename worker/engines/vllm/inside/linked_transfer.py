@@ -1,4 +1,4 @@
-"""vLLM's weight transfer for engines on the CPU, where there is no NCCL: the same steps, tensors come one by one."""
+"""vLLM's weight transfer through links of ours, where there is no NCCL: the same steps, tensors come one by one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
-BACKEND = "rollstream_gloo"
+BACKEND = "rollstream"
 
 
 def register() -> None:
     """Make vLLM know it in this process, once."""
     if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, GlooTransfer)
+        WeightTransferEngineFactory.register_engine(BACKEND, LinkedTransfer)
 
 
-class GlooTransfer(NCCLWeightTransferEngine):  # type: ignore[misc] # vLLM ships no complete types
+class LinkedTransfer(NCCLWeightTransferEngine):  # type: ignore[misc] # vLLM ships no complete types
     """Reads from a link of ours, as its parent does."""
 
     def receive_weights(self, update_info: Any) -> None:

@@ -38,10 +38,10 @@ class Asset:
 
 
 def read_assets(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """All files of the page by their names; others in the folder are left out."""
+    """All files of the page by their paths in the folder, such as `kit/dom.js`; files of other kinds are left out."""
     return {
-        path.name: _asset(path.read_bytes(), _KINDS[path.suffix])
-        for path in sorted(folder.iterdir())
+        path.relative_to(folder).as_posix(): _asset(path.read_bytes(), _KINDS[path.suffix])
+        for path in sorted(folder.rglob("*"))
         if path.suffix in _KINDS and path.is_file()
     }
 

@@ -23,7 +23,7 @@ class Pages:
     def routes(self) -> list[Route]:
         """Where they are."""
         pages = [Route(address, self._page, methods=["GET"]) for address in ADDRESSES]
-        return [*pages, Route("/assets/{name}", self._asset, methods=["GET"])]
+        return [*pages, Route("/assets/{name:path}", self._asset, methods=["GET"])]
 
     async def _page(self, request: Request) -> Response:
         return self._assets[PAGE].response(request)

@@ -1,13 +1,13 @@
 // The start: who am I talking to, which page is this, and two changes of the page a second at most.
 
-import { Actions } from "./actions.js";
-import { get } from "./api.js";
+import { Actions } from "./parts/actions.js";
+import { get } from "./kit/api.js";
 import { BatchPage } from "./batch_page.js";
 import { Frame, messagePage } from "./frame.js";
 import { LetterPage } from "./letter_page.js";
 import { Overview } from "./overview.js";
-import { Stream } from "./stream.js";
-import { startThemeSwitch } from "./theme_switch.js";
+import { Stream } from "./kit/stream.js";
+import { startThemeSwitch } from "./kit/theme_switch.js";
 
 const LEAST_MS = 450; // between two changes of the page: readings come about twice a second
 const RETRY_MS = 2_000;

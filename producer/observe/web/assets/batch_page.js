@@ -1,13 +1,13 @@
 // The page of one batch: how far it is, what it asked for, and its groups, a hundred at a time.
 
-import { bar, el, section, setBar, setClass, setHidden, setMoment, setText } from "./dom.js";
-import { Facts } from "./facts_list.js";
-import { batchPath } from "./batches.js";
+import { bar, el, section, setBar, setClass, setHidden, setMoment, setText } from "./kit/dom.js";
+import { Facts } from "./parts/facts_list.js";
+import { batchPath } from "./parts/batches.js";
 import { messagePage } from "./frame.js";
-import { GroupDialog } from "./group_dialog.js";
-import { Groups } from "./groups.js";
-import { Refresh } from "./refresh.js";
-import { about, age, clock, count, many, percent, start } from "./words.js";
+import { GroupDialog } from "./parts/group_dialog.js";
+import { Groups } from "./parts/groups.js";
+import { Refresh } from "./kit/refresh.js";
+import { about, age, clock, count, many, percent, start } from "./kit/words.js";
 
 const PAGE = 100;
 

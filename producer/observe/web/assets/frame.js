@@ -1,8 +1,8 @@
 // What every page has: the header, the first line, the footer.
 
-import { el, setClass, setClipped, setHidden, setText, setTitle } from "./dom.js";
-import { headline } from "./headline.js";
-import { clock, count, duration, moment } from "./words.js";
+import { el, setClass, setClipped, setHidden, setText, setTitle } from "./kit/dom.js";
+import { headline } from "./parts/headline.js";
+import { clock, count, duration, moment } from "./kit/words.js";
 
 const MARKS = { good: "disc", calm: "ring", warn: "triangle", bad: "cross" };
 

@@ -1,13 +1,13 @@
 // The page of one dead letter: what went wrong, what is known of the job, and what to do.
 
-import { batchPath } from "./batches.js";
-import { flagsOf, step } from "./commands.js";
-import { el, section, setHidden, setMoment, setText } from "./dom.js";
-import { letterPath } from "./letters.js";
-import { Facts } from "./facts_list.js";
+import { batchPath } from "./parts/batches.js";
+import { flagsOf, step } from "./kit/commands.js";
+import { el, section, setHidden, setMoment, setText } from "./kit/dom.js";
+import { letterPath } from "./parts/letters.js";
+import { Facts } from "./parts/facts_list.js";
 import { messagePage } from "./frame.js";
-import { Refresh } from "./refresh.js";
-import { age, bytes, clock, count, listed, start } from "./words.js";
+import { Refresh } from "./kit/refresh.js";
+import { age, bytes, clock, count, listed, start } from "./kit/words.js";
 
 export class LetterPage {
   constructor(partition, letterId, { session, actions }) {

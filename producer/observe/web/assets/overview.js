@@ -1,16 +1,16 @@
 // The page of the whole fleet.
 
-import { Errors, Staleness } from "./answers.js";
-import { Batches } from "./batches.js";
-import { Chart } from "./chart.js";
-import { el, setHidden } from "./dom.js";
-import { speeds } from "./facts.js";
-import { Figures } from "./figures.js";
-import { Letters } from "./letters.js";
-import { Notes } from "./notes_list.js";
-import { Start } from "./start.js";
-import { Versions } from "./versions.js";
-import { Workers } from "./workers.js";
+import { Errors, Staleness } from "./parts/answers.js";
+import { Batches } from "./parts/batches.js";
+import { Chart } from "./parts/chart.js";
+import { el, setHidden } from "./kit/dom.js";
+import { speeds } from "./kit/facts.js";
+import { Figures } from "./parts/figures.js";
+import { Letters } from "./parts/letters.js";
+import { Notes } from "./parts/notes_list.js";
+import { Start } from "./parts/start.js";
+import { Versions } from "./parts/versions.js";
+import { Workers } from "./parts/workers.js";
 
 export class Overview {
   constructor({ session, actions }) {

@@ -94,13 +94,13 @@ HEADLINES = {
 def test_the_first_line_says_how_it_is(page: Page, case: str) -> None:
     seen, line = HEADLINES[case]
 
-    assert ask(page, "headline", "headline", {"fleet": told(seen), "down": None, "lost": None})["text"] == line
+    assert ask(page, "parts/headline", "headline", {"fleet": told(seen), "down": None, "lost": None})["text"] == line
 
 
 def test_a_paused_queue_is_said_before_all_else(page: Page) -> None:
     seen = told(fleet(*SERVING, waiting=4, paused=True, paused_s_ago=180.0))
 
-    line = ask(page, "headline", "headline", {"fleet": seen, "down": None, "lost": None})
+    line = ask(page, "parts/headline", "headline", {"fleet": seen, "down": None, "lost": None})
 
     assert line["text"].startswith("Paused by an operator since ")
     assert line["text"].endswith(" (3 min): 4 jobs wait, 2 workers stand by.")
@@ -114,9 +114,9 @@ def test_a_paused_queue_is_said_before_all_else(page: Page) -> None:
     ],
 )
 def test_stale_data_says_since_when(page: Page, away: dict[str, Any], line: str) -> None:
-    with_data = ask(page, "headline", "headline", {"fleet": told(fleet(*SERVING, read_at=3.0)), **away})
-    much_older = ask(page, "headline", "headline", {"fleet": told(fleet(*SERVING, read_at=90.0)), **away})
-    without = ask(page, "headline", "headline", {"fleet": None, **away})
+    with_data = ask(page, "parts/headline", "headline", {"fleet": told(fleet(*SERVING, read_at=3.0)), **away})
+    much_older = ask(page, "parts/headline", "headline", {"fleet": told(fleet(*SERVING, read_at=90.0)), **away})
+    without = ask(page, "parts/headline", "headline", {"fleet": None, **away})
 
     assert with_data["text"].startswith(line)
     assert with_data["text"].endswith("What follows is from then.")
@@ -169,11 +169,11 @@ NOTES = {
 def test_a_note_says_what_is_wrong(page: Page, case: str) -> None:
     seen, text = NOTES[case]
 
-    assert text in "\n".join(note["text"] for note in ask(page, "notes", "notes", told(seen)))
+    assert text in "\n".join(note["text"] for note in ask(page, "parts/notes", "notes", told(seen)))
 
 
 def test_a_fleet_that_works_has_no_notes(page: Page) -> None:
-    assert ask(page, "notes", "notes", told(fleet(*SERVING, waiting=42))) == []
+    assert ask(page, "parts/notes", "notes", told(fleet(*SERVING, waiting=42))) == []
 
 
 @pytest.mark.parametrize(
@@ -189,4 +189,4 @@ def test_a_fleet_that_works_has_no_notes(page: Page) -> None:
     ],
 )  # fmt: skip
 def test_numbers_are_said_as_people_say_them(page: Page, function: str, given: float | None, words: str) -> None:
-    assert ask(page, "words", function, given) == words
+    assert ask(page, "kit/words", function, given) == words

@@ -114,7 +114,7 @@ def test_with_a_token_only_those_who_show_it_are_answered(path: str, shown: dict
     assert status(path=path, **shown) == (None if is_taken else refused)
 
 
-@pytest.mark.parametrize("path", ["/login", "/assets/app.css"])
+@pytest.mark.parametrize("path", ["/login", "/assets/styles/app.css"])
 def test_the_form_and_the_files_of_the_page_are_for_everybody(path: str) -> None:
     assert status(path=path) is None
 

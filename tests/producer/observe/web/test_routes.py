@@ -16,8 +16,9 @@ from tests.support.worker_process import until_true
 PAGES = ("/", "/batches/step-8", "/letters/0/1700000000000-0")
 ELSEWHERE = (
     "/assets/", "/assets", "/assets/..", "/assets/../serve.py", "/assets/..%2fserve.py", "/assets/%2e%2e/serve.py",
-    "/assets/..%5cserve.py", "/assets//etc/passwd", "/assets/%2fetc%2fpasswd", "/assets/app.css/..%00",
-    "/assets/assets.py", "/../serve.py", "/serve.py", "/index.html", "/batches", "/batches/a/b", "/api", "/api/",
+    "/assets/..%5cserve.py", "/assets//etc/passwd", "/assets/%2fetc%2fpasswd", "/assets/styles/app.css/..%00",
+    "/assets/assets.py", "/assets/kit", "/assets/kit/", "/assets/kit/../index.html", "/assets/kit/%2e%2e/index.html",
+    "/../serve.py", "/serve.py", "/index.html", "/batches", "/batches/a/b", "/api", "/api/",
     "//evil.example/", "/login/", "/docs", "/openapi.json",
 )  # fmt: skip
 POLICY = (
@@ -35,8 +36,8 @@ async def test_each_address_of_the_page_is_the_same_file(page: Served, path: str
 
 
 async def test_every_file_of_the_page_is_served_and_asked_for_again_only_when_it_changed(page: Served) -> None:
-    names = {path.name for path in FOLDER.iterdir()}
-    assert {"index.html", "login.html", "uplot.min.js", "uplot.min.css", "uplot.LICENSE"} <= names
+    names = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    assert {"index.html", "login.html", "kit/dom.js", "styles/app.css", "uplot/uplot.LICENSE"} <= names
     for name in names:
         answer = await page.http.get(f"/assets/{name}")
         again = await page.http.get(f"/assets/{name}", headers={"if-none-match": f'"x", W/{answer.headers["etag"]}'})
@@ -63,7 +64,7 @@ async def sent(page: Served, target: str) -> bytes:
 
 
 ANSWERS = (
-    ("GET", "/", 200), ("HEAD", "/", 200), ("GET", "/assets/uplot.min.js", 200), ("GET", "/api/session", 200),
+    ("GET", "/", 200), ("HEAD", "/", 200), ("GET", "/assets/uplot/uplot.min.js", 200), ("GET", "/api/session", 200),
     ("GET", "/api/fleet", 200), ("HEAD", "/events", 200), ("GET", "/nothing", 404), ("PUT", "/", 405),
     ("POST", "/", 403), ("POST", "/api/fleet", 403), ("GET", "/api/pause", 405),
 )  # fmt: skip
@@ -79,7 +80,7 @@ async def test_every_answer_forbids_other_scripts_frames_and_guesses(page: Serve
         assert told["x-content-type-options"] == "nosniff"
         assert told["referrer-policy"] == "no-referrer"
         assert told["cross-origin-resource-policy"] == "same-origin"
-        is_file = path in {"/", "/assets/uplot.min.js"} and status == 200
+        is_file = path in {"/", "/assets/uplot/uplot.min.js"} and status == 200
         assert told["cache-control"] == ("no-cache" if is_file else "no-store")
         assert {"server", "access-control-allow-origin"} & set(told) == set()
 

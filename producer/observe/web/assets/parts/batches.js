@@ -1,8 +1,8 @@
 // The table of batches: those under way first, then the newest that are done.
 
-import { bar, el, section, setBar, setClass, setHidden, setMoment, setText, setTitle } from "./dom.js";
-import { Table } from "./table.js";
-import { about, age, count, percent, start, UNKNOWN } from "./words.js";
+import { bar, el, section, setBar, setClass, setHidden, setMoment, setText, setTitle } from "../kit/dom.js";
+import { Table } from "../kit/table.js";
+import { about, age, count, percent, start, UNKNOWN } from "../kit/words.js";
 
 export class Batches {
   constructor({ actions }) {

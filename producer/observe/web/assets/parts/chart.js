@@ -1,7 +1,7 @@
 // A line over the last hour, drawn by uPlot (a global of its own script), with its numbers in words and as a table.
 
-import { arrange, el, setText } from "./dom.js";
-import { clock, rate } from "./words.js";
+import { arrange, el, setText } from "../kit/dom.js";
+import { clock, rate } from "../kit/words.js";
 
 const HEIGHT = 190;
 

@@ -1,10 +1,10 @@
 // What the last hour's answers were: how stale, and which errors. Tables with bars, so that they need no other text.
 
-import { bar, el, section, setBar, setClipped, setText, setTitle } from "./dom.js";
-import { sum, sumsOf } from "./facts.js";
-import { ERRORS, meaningOf } from "./meanings.js";
-import { Table } from "./table.js";
-import { count, many, percent, rate, short } from "./words.js";
+import { bar, el, section, setBar, setClipped, setText, setTitle } from "../kit/dom.js";
+import { sum, sumsOf } from "../kit/facts.js";
+import { ERRORS, meaningOf } from "../kit/meanings.js";
+import { Table } from "../kit/table.js";
+import { count, many, percent, rate, short } from "../kit/words.js";
 
 const MOST_STALE = 64;
 

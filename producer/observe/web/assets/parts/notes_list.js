@@ -1,6 +1,6 @@
 // The notes below the first line.
 
-import { arrange, el, setClass, setHidden, setText } from "./dom.js";
+import { arrange, el, setClass, setHidden, setText } from "../kit/dom.js";
 import { notes } from "./notes.js";
 
 export class Notes {

@@ -1,7 +1,7 @@
 // What to do where there is nothing to see: how to start a worker, and how to submit.
 
-import { flagsOf, step } from "./commands.js";
-import { el, section, setHidden } from "./dom.js";
+import { flagsOf, step } from "../kit/commands.js";
+import { el, section, setHidden } from "../kit/dom.js";
 
 export class Start {
   constructor(session) {

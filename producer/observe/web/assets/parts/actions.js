@@ -1,9 +1,9 @@
 // What an operator may do here, if the server allows it: every action asks first and says what came of it.
 
-import { post } from "./api.js";
-import { el, setClass, setHidden } from "./dom.js";
+import { post } from "../kit/api.js";
+import { el, setClass, setHidden } from "../kit/dom.js";
 import { batchPath } from "./batches.js";
-import { many, start } from "./words.js";
+import { many, start } from "../kit/words.js";
 
 export class Actions {
   constructor({ session, said }) {

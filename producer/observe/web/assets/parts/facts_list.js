@@ -1,6 +1,6 @@
 // Names and what they have, in two columns.
 
-import { arrange, el, setClipped } from "./dom.js";
+import { arrange, el, setClipped } from "../kit/dom.js";
 
 export class Facts {
   constructor() {

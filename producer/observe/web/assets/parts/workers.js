@@ -1,10 +1,10 @@
 // The table of workers.
 
-import { bar, el, section, setBar, setClass, setClipped, setHidden, setMoment, setText, setTitle } from "./dom.js";
-import { isRefusing, isThere, refusedVersion } from "./facts.js";
-import { meaningOf, PAUSES, stateOf, STATES } from "./meanings.js";
-import { Table } from "./table.js";
-import { clock, compareNames, count, duration, rate, start } from "./words.js";
+import { bar, el, section, setBar, setClass, setClipped, setHidden, setMoment, setText, setTitle } from "../kit/dom.js";
+import { isRefusing, isThere, refusedVersion } from "../kit/facts.js";
+import { meaningOf, PAUSES, stateOf, STATES } from "../kit/meanings.js";
+import { Table } from "../kit/table.js";
+import { clock, compareNames, count, duration, rate, start } from "../kit/words.js";
 
 export class Workers {
   constructor({ actions }) {

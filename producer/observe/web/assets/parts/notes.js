@@ -1,8 +1,8 @@
 // What an operator should know beside the first line: each note says what is wrong and what follows or helps.
 
-import { isRefusing, isThere, jobsOf, newestVersion, refusedVersion, sumsOf, workersByState } from "./facts.js";
-import { meaningOf, PAUSES } from "./meanings.js";
-import { age, bytes, clock, count, duration, listed, many, percent, start } from "./words.js";
+import { isRefusing, isThere, jobsOf, newestVersion, refusedVersion, sumsOf, workersByState } from "../kit/facts.js";
+import { meaningOf, PAUSES } from "../kit/meanings.js";
+import { age, bytes, clock, count, duration, listed, many, percent, start } from "../kit/words.js";
 
 const SLOW_VERSION_S = 60; // a version that takes longer to reach all workers is worth a line
 const RECENT_S = 3_600;

@@ -1,10 +1,10 @@
 // One group whole: its prompt, its completions as ids and as text, and how its job was delivered.
 
-import { get } from "./api.js";
+import { get } from "../kit/api.js";
 import { batchPath } from "./batches.js";
-import { el } from "./dom.js";
-import { FINISHES, meaningOf } from "./meanings.js";
-import { count, listed, many } from "./words.js";
+import { el } from "../kit/dom.js";
+import { FINISHES, meaningOf } from "../kit/meanings.js";
+import { count, listed, many } from "../kit/words.js";
 
 const MOST_DELIVERIES = 1_000; // whatever a ledger says
 

@@ -1,8 +1,8 @@
 // The strip of numbers below the first line.
 
-import { jobsOf, isThere, sum } from "./facts.js";
-import { el, setText, setTitle } from "./dom.js";
-import { about, age, bytes, count, many, percent, rate, short, UNKNOWN } from "./words.js";
+import { jobsOf, isThere, sum } from "../kit/facts.js";
+import { el, setText, setTitle } from "../kit/dom.js";
+import { about, age, bytes, count, many, percent, rate, short, UNKNOWN } from "../kit/words.js";
 
 const FIGURES = [
   [

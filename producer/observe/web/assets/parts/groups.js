@@ -1,10 +1,10 @@
 // The table of a batch's groups.
 
-import { el, setClass, setClipped, setHidden, setText, setTitle } from "./dom.js";
-import { sum } from "./facts.js";
-import { ERRORS, meaningOf } from "./meanings.js";
-import { Table } from "./table.js";
-import { count, duration, listed, many, rate, UNKNOWN } from "./words.js";
+import { el, setClass, setClipped, setHidden, setText, setTitle } from "../kit/dom.js";
+import { sum } from "../kit/facts.js";
+import { ERRORS, meaningOf } from "../kit/meanings.js";
+import { Table } from "../kit/table.js";
+import { count, duration, listed, many, rate, UNKNOWN } from "../kit/words.js";
 
 const MARKS = {
   waiting: "ring calm",

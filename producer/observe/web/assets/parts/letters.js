@@ -1,9 +1,9 @@
 // The newest dead letters: jobs that were given up on.
 
-import { el, section, setClipped, setHidden, setMoment, setText, setTitle } from "./dom.js";
+import { el, section, setClipped, setHidden, setMoment, setText, setTitle } from "../kit/dom.js";
 import { batchPath } from "./batches.js";
-import { Table } from "./table.js";
-import { age, count, start } from "./words.js";
+import { Table } from "../kit/table.js";
+import { age, count, start } from "../kit/words.js";
 
 export function letterPath(partition, letterId) {
   return `/letters/${partition}/${encodeURIComponent(letterId)}`;

@@ -1,9 +1,9 @@
 // Policy versions: what was announced, who serves it, how long it took to reach all workers.
 
-import { el, section, setClass, setMoment, setText, setTitle } from "./dom.js";
-import { isThere, newestVersion } from "./facts.js";
-import { Table } from "./table.js";
-import { age, count, duration, listed, many, start } from "./words.js";
+import { el, section, setClass, setMoment, setText, setTitle } from "../kit/dom.js";
+import { isThere, newestVersion } from "../kit/facts.js";
+import { Table } from "../kit/table.js";
+import { age, count, duration, listed, many, start } from "../kit/words.js";
 
 export class Versions {
   constructor() {

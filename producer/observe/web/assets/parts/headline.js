@@ -1,7 +1,7 @@
 // The first line: in words, how the fleet is. A pure function of what was read.
 
-import { isThere, jobsOf, workersByState } from "./facts.js";
-import { about, age, clock, count, listed, many, rate } from "./words.js";
+import { isThere, jobsOf, workersByState } from "../kit/facts.js";
+import { about, age, clock, count, listed, many, rate } from "../kit/words.js";
 
 const FEW_S = 10;
 

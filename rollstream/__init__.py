@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.probes.probe_of_folder import probe_of_folder
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
+    from rollstream.producer.rollouts.errors import RowsError
     from rollstream.producer.rollouts.rollout_batch import RolloutBatch
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
@@ -136,6 +137,7 @@ __all__ = [
     "RollstreamError",
     "RoundOptions",
     "RoundRefusedError",
+    "RowsError",
     "SamplesDueError",
     "StalenessError",
     "StalenessGate",
@@ -185,6 +187,7 @@ _MODULES = {
     "PartialBatchError": "rollstream.producer.errors",
     "BatchHandle": "rollstream.producer.batches.handle",
     "RolloutBatch": "rollstream.producer.rollouts.rollout_batch",
+    "RowsError": "rollstream.producer.rollouts.errors",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
     "Client": "rollstream.producer.blocking_client",
     "ActivationError": "rollstream.producer.policies.errors",

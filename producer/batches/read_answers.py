@@ -9,6 +9,7 @@ from rollstream.schemas import Batch, GroupError, GroupResult, SchemaError, Seal
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 
 from ..errors import UnreadableResultError
+from ..rollouts.asked_for import not_as_asked
 
 Answer: TypeAlias = GroupResult | GroupError
 """A group's answer: its completions, or why there are none."""
@@ -66,4 +67,6 @@ def _unfit_completions(batch: Batch, result: GroupResult) -> str | None:
         return f"logprobs are {'absent' if result.logprobs is None else 'present'}, asked for: {config.logprobs}"
     if result.sample_index is not None and (sample := max(result.sample_index.tolist())) >= config.num_return_sequences:
         return f"sample_index names sample {sample}, num_return_sequences is {config.num_return_sequences}"
+    if (problem := not_as_asked(config, result)) is not None:
+        return problem
     return "a negative token id in a completion" if result.token_ids.numpy().min(initial=0) < 0 else None

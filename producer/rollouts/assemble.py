@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas import Batch, GroupError, GroupResult, Tensor
+from rollstream.schemas import Batch, GroupError, GroupResult
 from rollstream.schemas.generation_config import LogprobsFlavour
 
+from .candidates import candidates, place, rows_of, sampled
 from .rollout_batch import RolloutBatch
 
 T = TypeVar("T")
@@ -59,12 +60,8 @@ def assemble(
         errors={group: answer for group, answer in sorted(answers.items()) if isinstance(answer, GroupError)},
         num_return_sequences=n,
         pad_token_id=pad_token_id,
+        **candidates(batch, results, response_len),
     )
-
-
-def _rows(batch: Batch, group: int) -> slice:
-    n = batch.config.num_return_sequences
-    return slice(group * n, group * n + n)
 
 
 def _lengths(
@@ -74,9 +71,9 @@ def _lengths(
     prompts = np.zeros(batch.num_groups * batch.config.num_return_sequences, np.int64)
     responses = np.zeros_like(prompts)
     for group, answer in answers.items():
-        prompts[_rows(batch, group)] = 0 if answer.prompt is None else answer.prompt.shape[0]
+        prompts[rows_of(batch.config, group)] = 0 if answer.prompt is None else answer.prompt.shape[0]
     for group, result in results.items():
-        responses[_rows(batch, group)] = result.lengths.numpy()
+        responses[rows_of(batch.config, group)] = result.lengths.numpy()
     return prompts, responses
 
 
@@ -104,11 +101,11 @@ def _sequences(batch: Batch, answers: Answers, response_len: int, pad_token_id: 
     shape = (batch.num_groups * batch.config.num_return_sequences, width + response_len)
     sequences = np.full(shape, pad_token_id, np.int64)
     for group, answer in answers.items():
-        rows = sequences[_rows(batch, group)]
+        rows = sequences[rows_of(batch.config, group)]
         if answer.prompt is not None:
             rows[:, width - answer.prompt.shape[0] : width] = answer.prompt.numpy()
         if isinstance(answer, GroupResult):
-            _place(rows[:, width:], answer.token_ids, answer.response_mask.numpy())
+            place(rows[:, width:], answer.token_ids, answer.response_mask.numpy())
     return sequences
 
 
@@ -119,7 +116,7 @@ def _log_probs(batch: Batch, results: Mapping[int, GroupResult], response_len: i
     log_probs = np.zeros(shape, np.float32)
     for group, result in results.items():
         if result.logprobs is not None:
-            _place(log_probs[_rows(batch, group)], result.logprobs, _sampled(result))
+            place(log_probs[rows_of(batch.config, group)], result.logprobs, sampled(result))
     return log_probs
 
 
@@ -127,21 +124,9 @@ def _take_forced_out(response_mask: NDArray[np.bool_], batch: Batch, results: Ma
     """Make `response_mask`, (R, L), false where a token was put there and not sampled."""
     for group, result in results.items():
         if result.forced_mask is not None:
-            rows, forced = response_mask[_rows(batch, group)], result.forced_mask.numpy()
+            rows, forced = response_mask[rows_of(batch.config, group)], result.forced_mask.numpy()
             width = min(forced.shape[1], rows.shape[1])
             rows[:, :width] &= ~forced[:, :width]
-
-
-def _sampled(result: GroupResult) -> NDArray[np.bool_]:
-    """(n, L), true where the policy sampled a token."""
-    there = result.response_mask.numpy()
-    return there if result.forced_mask is None else there & ~result.forced_mask.numpy()
-
-
-def _place(rows: NDArray[Any], values: Tensor, where: NDArray[np.bool_]) -> None:
-    """Write a group's (n, L) values where `where`, (n, L), says so, and leave what `rows` holds elsewhere."""
-    width = min(values.shape[1], rows.shape[1])
-    np.copyto(rows[:, :width], values.numpy()[:, :width], where=where[:, :width])
 
 
 def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.float32] | None:
@@ -150,7 +135,7 @@ def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.floa
     scores = np.full(batch.num_groups * batch.config.num_return_sequences, np.nan, np.float32)
     for group, result in results.items():
         if result.scores is not None:
-            scores[_rows(batch, group)] = result.scores.numpy()
+            scores[rows_of(batch.config, group)] = result.scores.numpy()
     return scores
 
 

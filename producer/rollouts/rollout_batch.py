@@ -10,6 +10,7 @@ from rollstream.schemas.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from . import roll_and_verl_layouts as layouts
+from .support import SamplingSupport
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,19 @@ class RolloutBatch:
     """Failed groups by their number."""
     num_return_sequences: int
     pad_token_id: int
+    top_token_ids: torch.Tensor | None = None
+    """int64 (R, L, K): the K = `top_logprobs` likeliest ids at each column, the likeliest first; 0 where nothing was
+    sampled, as in what follows. None unless asked for."""
+    top_log_probs: torch.Tensor | None = None
+    """float32 (R, L, K): their log-probs, of `logprobs_flavour`"""
+    label_token_ids: tuple[int, ...] = ()
+    """The M ids of the config"""
+    label_log_probs: torch.Tensor | None = None
+    """float32 (R, L, M): the log-probs of `label_token_ids`; minus infinity for an id that was ruled out"""
+    support: SamplingSupport | None = None
+    """The ids that each token was sampled from; None unless `sampling_support` was asked for."""
+    forced_mask: torch.Tensor | None = None
+    """int64 (R, L), 1 where a token was put there and not sampled; None: nowhere"""
 
     def roll(self) -> dict[str, torch.Tensor]:
         """The batch in ROLL's right-padded layout, see `producer.rollouts.roll_and_verl_layouts.roll`."""

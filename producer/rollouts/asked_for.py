@@ -1,0 +1,27 @@
+"""Whether a result has what its config asked for, so that no tensor is filled with what an answer lacks."""
+
+from __future__ import annotations
+
+from rollstream.schemas import GenerationConfig, GroupResult, Tensor
+
+
+def not_as_asked(config: GenerationConfig, result: GroupResult) -> str | None:
+    """What a result lacks, or has although nobody asked; None if it is as it must be."""
+    if not result.token_ids.shape[1]:
+        return None
+    return (
+        _columns("top_token_ids", result.top_token_ids, config.top_logprobs)
+        or _columns("label_logprobs", result.label_logprobs, len(config.label_token_ids))
+        or _support(result, config.sampling_support)
+    )
+
+
+def _columns(name: str, values: Tensor | None, asked: int) -> str | None:
+    got = 0 if values is None else values.shape[2]
+    return None if got == asked else f"{name} for {got} ids at each token, {asked} were asked for"
+
+
+def _support(result: GroupResult, asked: bool) -> str | None:
+    if (result.support_lengths is not None) == asked:
+        return None
+    return f"support_ids are {'absent' if asked else 'present'}, sampling_support is {asked}"

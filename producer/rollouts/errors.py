@@ -1,0 +1,14 @@
+"""What goes wrong with tensors that a trainer holds."""
+
+from __future__ import annotations
+
+from ..errors import ProducerError
+
+
+class RowsError(ProducerError):
+    """Raised when rows cannot be picked, joined or computed with as asked. `what` is at fault; nothing was changed."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
+        self.what = what
+        self.problem = problem

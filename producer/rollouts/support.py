@@ -1,0 +1,137 @@
+"""The sampling mask: which ids each token was sampled from, and a trainer's log-probs over those alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import RowsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SamplingSupport:
+    """The ids that top-k, top-p, min-p and the rest left for each token of R rows with L columns.
+
+    Ragged, for a token may have 1 id or 128. `logits[r, j]` are those from which the token of response column j was
+    sampled: of a model that read `sequences`, the columns P - 1 to P + L - 2. Give them as the sampler had them, with
+    penalties and biases if the config has any; the temperature is an argument. Both functions compute in float32,
+    whatever the logits' dtype, and are differentiable. The memory that they take grows with the kept ids.
+    """
+
+    ids: torch.Tensor
+    """int32 (sum of `lengths`,): token by token, row by row"""
+    lengths: torch.Tensor
+    """int64 (R, L): how many of `ids` belong to each token; 0 where nothing was sampled"""
+
+    def log_probs(self, logits: torch.Tensor, token_ids: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
+        """Log-probs of `token_ids` (R, L) under `logits` (R, L, V) over what was kept: float32 (R, L).
+
+        0 where nothing was sampled, minus infinity for an id that was not kept. Raises `RowsError`.
+        """
+        import torch  # noqa: PLC0415 - `import rollstream` imports no torch
+
+        if token_ids.shape != self.lengths.shape:
+            raise RowsError("token_ids", f"expected {tuple(self.lengths.shape)}, got {tuple(token_ids.shape)}")
+        kept = _Kept.of(self, logits, temperature)
+        chosen = logits.gather(-1, token_ids.to(logits.device)[..., None])[..., 0].float() / temperature
+        same = kept.ids == token_ids.to(logits.device).flatten()[kept.place]
+        there = torch.zeros(self.lengths.numel(), dtype=torch.bool, device=logits.device)
+        there[kept.place[same]] = True
+        outside = torch.where(kept.empty, 0.0, -math.inf)
+        return torch.where(there, chosen.flatten() - kept.normalizer(), outside).view(self.lengths.shape)
+
+    def log_softmax(self, logits: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
+        """`logits` (R, L, V) as log-probs over what was kept, float32 (R, L, V): minus infinity for all other ids.
+
+        0 everywhere in a column where nothing was sampled. Where only sampled tokens matter, `log_probs` needs no
+        second array of this size. Raises `RowsError`.
+        """
+        import torch  # noqa: PLC0415 - as above
+
+        kept = _Kept.of(self, logits, temperature)
+        log_probs = torch.full(logits.shape, -math.inf, device=logits.device)
+        log_probs[kept.empty.view(self.lengths.shape)] = 0.0
+        return log_probs.index_put_(kept.where, kept.logits - kept.normalizer()[kept.place])
+
+    def of(self, row: int, column: int) -> list[int]:
+        """The ids that one token was sampled from."""
+        flat = self.lengths.flatten()
+        place = row * self.lengths.shape[1] + column
+        start = int(flat[:place].sum())
+        return self.ids[start : start + int(flat[place])].tolist()
+
+    def take(self, rows: torch.Tensor) -> SamplingSupport:
+        """The support of some rows, in the order of `rows` (numbers, or a mask): for a minibatch."""
+        import torch  # noqa: PLC0415 - as above
+
+        numbers = torch.arange(len(self.lengths), device=self.lengths.device)[rows.to(self.lengths.device)]
+        parts = torch.split(self.ids, self.lengths.sum(1).tolist())
+        picked = [parts[row] for row in numbers.tolist()]
+        return SamplingSupport(ids=torch.cat([self.ids[:0], *picked]), lengths=self.lengths[numbers])
+
+    def to(self, device: torch.device | str) -> SamplingSupport:
+        """The same on another device."""
+        return SamplingSupport(ids=self.ids.to(device), lengths=self.lengths.to(device))
+
+    @classmethod
+    def cat(cls, supports: Sequence[SamplingSupport]) -> SamplingSupport:
+        """The rows of all of them, one after the other, as wide as the widest."""
+        import torch  # noqa: PLC0415 - as above
+        from torch.nn.functional import pad  # noqa: PLC0415
+
+        width = max(one.lengths.shape[1] for one in supports)
+        lengths = [pad(one.lengths, (0, width - one.lengths.shape[1])) for one in supports]
+        return cls(ids=torch.cat([one.ids for one in supports]), lengths=torch.cat(lengths))
+
+    def __repr__(self) -> str:
+        return f"<SamplingSupport {tuple(self.lengths.shape)}: {self.ids.numel()} ids>"
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The logits of the kept ids, one after the other, and which token each belongs to."""
+
+    logits: torch.Tensor
+    """float32 (T,)"""
+    ids: torch.Tensor
+    """int64 (T,)"""
+    place: torch.Tensor
+    """int64 (T,): the token's number, row by row"""
+    where: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    """Row, column and id of each"""
+    empty: torch.Tensor
+    """bool (R * L,): whether the token has none"""
+
+    @classmethod
+    def of(cls, support: SamplingSupport, logits: torch.Tensor, temperature: float) -> _Kept:
+        """Raises `RowsError` for logits of another shape or vocabulary."""
+        import torch  # noqa: PLC0415 - as above
+
+        shape = tuple(support.lengths.shape)
+        if logits.ndim != 3 or tuple(logits.shape[:2]) != shape:
+            raise RowsError("logits", f"expected {shape} and the vocabulary, got {tuple(logits.shape)}")
+        if not 0 < temperature < math.inf:
+            raise RowsError("temperature", f"must be above 0, got {temperature}")
+        ids, lengths = support.ids.to(logits.device).long(), support.lengths.to(logits.device).flatten()
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[2]:
+            problem = f"has {logits.shape[2]} ids, and {int(ids.min())} to {int(ids.max())} were sampled from"
+            raise RowsError("logits' vocabulary", problem)
+        place = torch.arange(lengths.numel(), device=logits.device).repeat_interleave(lengths)
+        where = place // max(shape[1], 1), place % max(shape[1], 1), ids
+        return cls(logits[where].float() / temperature, ids, place, where, lengths == 0)
+
+    def normalizer(self) -> torch.Tensor:
+        """float32 (R * L,): log of the sum of exp of each token's kept logits; 0 for a token that has none."""
+        import torch  # noqa: PLC0415 - as above
+
+        none = torch.full(self.empty.shape, -math.inf, device=self.logits.device)
+        largest = none.scatter_reduce(0, self.place, self.logits.detach(), "amax")
+        largest = largest.masked_fill(self.empty, 0.0)
+        sums = self.empty.float().index_add(0, self.place, (self.logits - largest[self.place]).exp())
+        return sums.log() + largest

@@ -19,7 +19,7 @@ class LedgerField:
     DIGEST = "digest"
     """The batch's content digest: a submit of other content under its id is refused."""
     DESCRIPTION = "batch"
-    """The `Batch` message."""
+    """The `Batch` message, or the `ScoreDescription`."""
     GROUPS = "groups"
     """How many groups the batch has."""
     QUEUED = "queued"

@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from rollstream.schemas import Batch, Keys
+from rollstream.schemas import Keys
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.traces.library import tracer
 from rollstream.transport.traces.names import SYSTEM, Attribute, Convention, SpanName
 from rollstream.transport.traces.spans import Attributes, Span
 
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..redis_io.connection import Connection
-from .ledger import read_batch
-from .submission import Submission
+from .ledger import read_description
+from .submission import AnySubmission
+
+S = TypeVar("S", bound=AnySubmission[Any])
 
 
 @contextmanager
@@ -32,7 +36,7 @@ def submitting() -> Iterator[Span]:
         span.end()
 
 
-def described(span: Span, keys: Keys, batch: Batch) -> None:
+def described(span: Span, keys: Keys, batch: Description) -> None:
     """Note in the span of its submit which batch it is, and of what size."""
     span.note(
         {
@@ -53,14 +57,14 @@ async def traceparent_of(span: Span, connection: Connection, keys: Keys, batch_i
         return span.traceparent
     first: str | None = None
     with suppress(UnknownBatchError, UnreadableResultError):  # of the second the submit tells
-        first = (await read_batch(connection, keys, batch_id)).traceparent
+        first = (await read_description(connection, keys, batch_id)).traceparent
     if first is None:
         return span.traceparent
     span.link(first)
     return first
 
 
-def traced(submission: Submission, traceparent: str | None) -> Submission:
+def traced(submission: S, traceparent: str | None) -> S:
     """`submission` with this trace context, which is no part of its digest."""
     if traceparent is None:
         return submission
@@ -74,7 +78,7 @@ def traced(submission: Submission, traceparent: str | None) -> Submission:
 class ReadSpan:
     """The span of one handle's reads: from the first call that waits for groups until the last group was read."""
 
-    def __init__(self, *, keys: Keys, batch: Batch, answered: Callable[[], int]) -> None:
+    def __init__(self, *, keys: Keys, batch: Description, answered: Callable[[], int]) -> None:
         self._keys = keys
         self._batch = batch
         self._answered = answered
@@ -113,7 +117,7 @@ class ReadSpan:
         span.end()
 
 
-def _about(keys: Keys, batch: Batch, operation: str, kind: str, key: str) -> Attributes:
+def _about(keys: Keys, batch: Description, operation: str, kind: str, key: str) -> Attributes:
     return {
         Attribute.POLICY: keys.policy,
         Attribute.BATCH_ID: batch.batch_id,

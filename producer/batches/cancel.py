@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from rollstream.schemas import Batch, ErrorCode, GroupError, Keys, Sealed, encode
+from rollstream.schemas import ErrorCode, GroupError, Keys, Sealed, encode
 from rollstream.schemas.times import RESULT_TTL_S
+from rollstream.schemas.wire.scores import Description
 
 from ..errors import UnknownBatchError
 from ..redis_io.connection import Connection
@@ -20,7 +21,7 @@ _SLICE = 256
 """Groups of one call, which takes a millisecond or two of Redis' time."""
 
 
-async def cancel_batch(connection: Connection, keys: Keys, batch: Batch) -> int:
+async def cancel_batch(connection: Connection, keys: Keys, batch: Description) -> int:
     """How many groups are answered as cancelled, by this call and by earlier ones.
 
     Groups that a worker answers as cancelled, after it has seen the mark and before their slice, are not counted.

@@ -7,17 +7,29 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Batch, Keys, SchemaError, decode
+from rollstream.schemas import Batch, Keys, SchemaError, ScoreDescription, decode
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.ledger import LedgerField, job_entry
+from rollstream.schemas.wire.scores import Description
 
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..redis_io.connection import Connection
 from .read_answers import shown
 
+_DESCRIPTIONS: tuple[type[Description], ...] = (Batch, ScoreDescription)
+
 
 async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch:
+    """The description of a batch of prompts. Raises what `read_description` raises."""
+    batch = await read_description(connection, keys, batch_id)
+    if not isinstance(batch, Batch):
+        problem = "is a batch of rows to score, not of prompts: client.attach and `rollstream results` read it"
+        raise UnreadableResultError(batch_id, "ledger", problem)
+    return batch
+
+
+async def read_description(connection: Connection, keys: Keys, batch_id: str) -> Description:
     """The batch's description.
 
     Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
@@ -31,7 +43,7 @@ async def read_batch(connection: Connection, keys: Keys, batch_id: str) -> Batch
         problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
         raise UnknownBatchError(batch_id, keys.policy, problem)
     try:
-        batch = decode(data, Batch)
+        batch = decode(data, *_DESCRIPTIONS)
     except SchemaError as error:
         raise UnreadableResultError(batch_id, "ledger", str(error), data) from None
     if batch.batch_id != batch_id:

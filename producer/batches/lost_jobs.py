@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Batch, Keys
+from rollstream.schemas import Keys
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of
 
 from ..errors import RedisUnavailableError, UnreadableResultError
@@ -19,7 +20,7 @@ _MOST = 500
 class JobsLeft:
     """Asks whether a batch has a job that can still be answered; remembers the entry ids of its jobs."""
 
-    def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, batch: Description) -> None:
         self._connection = connection
         self._keys = keys
         self._batch = batch

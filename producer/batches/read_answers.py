@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias, TypeVar
 
-from rollstream.schemas import Batch, GroupError, GroupResult, SchemaError, Sealed, Tensor, decode
+from rollstream.schemas import Batch, GroupError, GroupResult, GroupScores, SchemaError, Sealed, Tensor, decode
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.scores import Description
 
 from ..errors import UnreadableResultError
 from ..rollouts.asked_for import not_as_asked
@@ -14,21 +16,31 @@ from ..rollouts.asked_for import not_as_asked
 Answer: TypeAlias = GroupResult | GroupError
 """A group's answer: its completions, or why there are none."""
 
+AnyAnswer: TypeAlias = GroupResult | GroupScores | GroupError
+"""The answer to a prompt or to a row."""
+Fields: TypeAlias = Mapping[bytes, bytes]
+"""An entry's fields."""
+
 _ANSWERS: tuple[type[Answer | Sealed], ...] = (GroupResult, GroupError, Sealed)
 
+M = TypeVar("M", bound=AnyAnswer | Sealed)
 
-def read_answer(batch: Batch, entry: bytes, fields: Mapping[bytes, bytes]) -> Answer | Sealed:
+
+def read_answer(batch: Batch, entry: bytes, fields: Fields) -> Answer | Sealed:
     """Raises `UnreadableResultError` unless the entry is an answer to a group of this very batch."""
+    return read_fitting(batch, entry, fields, _ANSWERS, partial(_unfit, batch))
+
+
+def read_fitting(
+    batch: Description, entry: bytes, fields: Fields, kinds: tuple[type[M], ...], unfit: Callable[[M], str | None]
+) -> M:
+    """One of `kinds`, of this very batch, in which `unfit` finds no problem. Raises `UnreadableResultError`."""
     payload = fields.get(PAYLOAD, b"")
     try:
-        answer = decode(payload, *_ANSWERS)
+        answer = decode(payload, *kinds)
     except SchemaError as error:
         raise UnreadableResultError(batch.batch_id, shown(entry), str(error), payload) from None
-    problem = _other_batch(batch, answer)
-    if problem is None and not isinstance(answer, Sealed):
-        problem = _unfit_prompt(batch, answer.prompt) or (
-            _unfit_completions(batch, answer) if isinstance(answer, GroupResult) else None
-        )
+    problem = _other_batch(batch, answer) or unfit(answer)
     if problem is not None:
         raise UnreadableResultError(batch.batch_id, shown(entry), problem, payload)
     return answer
@@ -39,13 +51,20 @@ def shown(entry: bytes) -> str:
     return entry.decode("ascii", "backslashreplace")
 
 
-def _other_batch(batch: Batch, answer: Answer | Sealed) -> str | None:
+def _other_batch(batch: Description, answer: AnyAnswer | Sealed) -> str | None:
     if answer.batch_id != batch.batch_id:
         return f"belongs to batch {answer.batch_id!r}"
     if isinstance(answer, Sealed):
         same = answer.num_groups == batch.num_groups
         return None if same else f"seals {answer.num_groups} groups, the batch has {batch.num_groups}"
     return None if answer.group < batch.num_groups else f"group {answer.group} of {batch.num_groups}"
+
+
+def _unfit(batch: Batch, answer: Answer | Sealed) -> str | None:
+    if isinstance(answer, Sealed):
+        return None
+    problem = _unfit_prompt(batch, answer.prompt)
+    return problem or (_unfit_completions(batch, answer) if isinstance(answer, GroupResult) else None)
 
 
 def _unfit_prompt(batch: Batch, prompt: Tensor | None) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Batch, Keys, Sealed
+from rollstream.schemas import Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.ledger import LedgerCounts, LedgerField
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..errors import UnknownBatchError, UnreadableResultError
@@ -18,25 +20,33 @@ from ..redis_io.connection import Connection
 from ..redis_io.shared_reads import Entries
 from .batch_spans import ReadSpan
 from .lost_jobs import JobsLeft
-from .read_answers import Answer, read_answer, shown
+from .read_answers import AnyAnswer, Fields, shown
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
 """Limits of one read, which must arrive within the socket's timeout even on a slow connection."""
 _IDLE_READS_BEFORE_CHECK = 2
 
 
-class ResultsReader:
+A = TypeVar("A", bound=AnyAnswer)
+
+
+class ResultsReader(Generic[A]):
     """Keeps all answers read so far, so that many iterators and repeated `result` calls share one read.
+
+    `read` makes an answer of an entry's id and fields.
 
     Everything changes while `_lock` is held, by the call that has the turn to read: `answers` and `by_group` only
     grow, and `_last_id` goes on with each entry that was kept, so a call that is cancelled loses nothing. Others
     read them at any time.
     """
 
-    def __init__(self, *, connection: Connection, keys: Keys, batch: Batch) -> None:
+    def __init__(
+        self, *, connection: Connection, keys: Keys, batch: Description, read: Callable[[bytes, Fields], A | Sealed]
+    ) -> None:
         self._connection = connection
         self._keys = keys
         self._batch = batch
+        self._read_answer = read
         self._last_id = str(BEFORE_ALL).encode()
         self._idle_reads = 0
         self._count = 1
@@ -44,8 +54,8 @@ class ResultsReader:
         self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
         self._jobs = JobsLeft(connection=connection, keys=keys, batch=batch)
-        self.answers: list[Answer] = []
-        self.by_group: dict[int, Answer] = {}
+        self.answers: list[A] = []
+        self.by_group: dict[int, A] = {}
         self._span = ReadSpan(keys=keys, batch=batch, answered=lambda: len(self.by_group))
 
     @property
@@ -141,7 +151,7 @@ class ResultsReader:
 
     def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
         try:
-            answer = read_answer(self._batch, entry, fields)
+            answer = self._read_answer(entry, fields)
         except UnreadableResultError as error:
             self._unreadable = self._unreadable or error
             return

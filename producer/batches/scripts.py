@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Batch, Envelope, Keys, encode
+from rollstream.schemas import Envelope, Keys, encode
 from rollstream.schemas.keys import GROUP, totals
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.scripts import Call, Word, load
 
-from .submission import Chunk, Submission
+from .submission import AnySubmission, Chunk
 
 SUBMIT = load(__package__, "submit.lua")
 LOST = load(__package__, "lost.lua")
 CANCEL = load(__package__, "cancel.lua")
 
 
-def submit_call(keys: Keys, submission: Submission, chunk: Chunk) -> Call:
+def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Call:
     """See `submit.lua`: queue the jobs of `chunk`."""
     batch = submission.batch
     entries = [(envelope.job, _entry(envelope, payload)) for envelope, payload in chunk]
@@ -61,7 +62,7 @@ async def jobs_left(
 async def cancel(
     redis: Redis,
     keys: Keys,
-    batch: Batch,
+    batch: Description,
     *,
     now: float,
     keep_s: int,
@@ -73,7 +74,7 @@ async def cancel(
 
     Raises `RedisError`.
     """
-    batch_id, tokens = batch.batch_id, batch.config.num_return_sequences * batch.config.max_new_tokens
+    batch_id, tokens = batch.batch_id, batch.tokens_per_group
     names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
     args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, first_group, *answers]
     match await CANCEL(names, args).whole_to(redis):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rollstream.schemas.errors import shown
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 from rollstream.schemas.wire.result_size import check_result_fits
+from rollstream.schemas.wire.scores import Description
 
 from ..errors import PromptsError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
@@ -25,17 +26,19 @@ _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
 """Limits of one script call, which is sent, and repeated, as a whole, while Redis does nothing else."""
 
 
+D = TypeVar("D", bound=Description)
 Chunk = list[tuple[Envelope, bytes]]
 """The jobs, with their payloads, that one script call queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class AnySubmission(Generic[D]):
     """All that one submit sends. It is made before anything is sent, so that a bad batch leaves nothing behind."""
 
-    batch: Batch
+    batch: D
     digest: str
-    """sha256 of prompts, lengths, width, config, adapter, slicing and version bounds; the same at any time."""
+    """sha256 of all that decides what is answered: rows, config, adapter, slicing, version bounds; the same at any
+    time."""
     jobs: list[tuple[Envelope, bytes]]
 
     def chunks(self) -> Iterator[Chunk]:
@@ -49,6 +52,11 @@ class Submission:
             chunk.append((envelope, payload))
             held += len(payload)
         yield chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission(AnySubmission[Batch]):
+    """The submission of a batch of prompts."""
 
 
 def split(

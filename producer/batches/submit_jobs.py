@@ -12,7 +12,7 @@ from ..errors import BatchCancelledError, BatchConflictError, UnknownBatchError
 from ..redis_io.connection import Connection
 from ..redis_io.large_commands import check_size, sized
 from . import scripts
-from .submission import Chunk, Submission
+from .submission import AnySubmission, Chunk
 
 _MOST_ROUNDS = 3
 _ENVELOPE = 1024
@@ -20,7 +20,7 @@ _ENVELOPE = 1024
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
 
 
-async def enqueue(connection: Connection, keys: Keys, submission: Submission) -> None:
+async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[Any]) -> None:
     """Queue the jobs of `submission` that are not queued yet.
 
     If Redis loses everything in between (FLUSHALL, a restart without a disk), it would have only the later jobs: then
@@ -51,7 +51,7 @@ def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
     return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
 
 
-async def _queue_once(connection: Connection, keys: Keys, submission: Submission, chunks: list[Chunk]) -> int:
+async def _queue_once(connection: Connection, keys: Keys, submission: AnySubmission[Any], chunks: list[Chunk]) -> int:
     """Queue all chunks; returns the number of script calls."""
     batch_id, calls = submission.batch.batch_id, 0
     for chunk in chunks:

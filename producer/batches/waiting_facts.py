@@ -9,12 +9,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from rollstream.schemas import Batch, Keys
+from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, POLICIES
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
+from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.worker_report import WorkerReport, WorkerState
 from rollstream.transport.redis import is_split
 
@@ -26,12 +27,12 @@ _MOST_JOBS = 1000
 """How many of a batch's jobs are looked at: the first ones."""
 
 
-async def read_facts(connection: Connection, keys: Keys, batch: Batch) -> BatchFacts:
+async def read_facts(connection: Connection, keys: Keys, batch: Description) -> BatchFacts:
     """Read the facts about a batch. Raises `RedisUnavailableError`."""
     return await connection.call("ask what the batch waits for", partial(_read, keys=keys, batch=batch), told=True)
 
 
-async def _read(redis: Redis, *, keys: Keys, batch: Batch) -> BatchFacts:
+async def _read(redis: Redis, *, keys: Keys, batch: Description) -> BatchFacts:
     workers = [_reporting(name, report) for name, report in (await live_reports(redis, keys)).items()]
     partition = keys.partition(batch.batch_id)
     jobs = keys.jobs(partition)

@@ -10,15 +10,16 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from .loop_thread import LoopThread
 
 A = TypeVar("A")
+B_co = TypeVar("B_co", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Blocking(Generic[A]):
+class Blocking(Generic[B_co]):
     """An object whose calls are awaited, and the thread that awaits them for callers without an event loop."""
 
-    def __init__(self, awaited: A, thread: LoopThread) -> None:
+    def __init__(self, awaited: B_co, thread: LoopThread) -> None:
         self._awaited = awaited
         self._thread = thread
 

@@ -66,6 +66,11 @@ class Batch(Message):
         """The batch that this one replays; None if it replays none."""
         return self.lineage[-1].batch_id if self.lineage else None
 
+    @property
+    def tokens_per_group(self) -> int:
+        """The most tokens that the completions of a group may have together."""
+        return self.config.num_return_sequences * self.config.max_new_tokens
+
 
 class Job(Message):
     """A slice of a batch: the unit of delivery and retry. Prompts are sent without padding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ..generation_config import MAX_CANDIDATES
 from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, Index, Seconds, Shown, Traceparent
-from .messages import Lineage, Message
+from .messages import Batch, Lineage, Message
 from .requires import Requires
 from .tensors import Tensor, expect, expect_shape, expect_within
 
@@ -28,6 +28,10 @@ class ScoreDescription(Message):
     """L: columns of the scores."""
     offsets: Tensor
     """int32 (B,): the column of each row's first score."""
+    columns: Tensor | None = None
+    """int32 (B,): how many tokens of each row are scored; None if the description does not say."""
+    tokens_per_group: Index = 0
+    """As so many tokens each row counts in the partition's totals: the mean of all rows, rounded up."""
     top_logprobs: int = Field(default=0, ge=0, le=MAX_CANDIDATES)
     adapter: AdapterName | None = None
     submitted_at: float
@@ -43,12 +47,21 @@ class ScoreDescription(Message):
             raise ValueError(f"{self.num_groups} rows in {self.num_jobs} jobs of 1 to {MAX_GROUPS_PER_JOB}")
         expect_shape("offsets", self.offsets, "int32", (self.num_groups,))
         expect_within("offsets", self.offsets, self.width)
+        if self.columns is not None:
+            expect_shape("columns", self.columns, "int32", (self.num_groups,))
+            columns = self.columns.numpy().astype(np.int64)
+            if columns.min() < 0 or (columns + self.offsets.numpy()).max() > self.width:
+                raise ValueError(f"columns must lie within 0 and {self.width}, each row's offset added")
         return self
 
     @property
     def replay_of(self) -> str | None:
         """The batch that this one replays; None if it replays none."""
         return self.lineage[-1].batch_id if self.lineage else None
+
+
+Description: TypeAlias = Batch | ScoreDescription
+"""What a ledger says of its batch, told apart by `kind`."""
 
 
 class ScoreJob(Message):

@@ -68,6 +68,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     ScoreDescription: {
         "v": 1,
         "kind": "score_batch",
+        "columns": None,
+        "tokens_per_group": 0,
         "top_logprobs": 0,
         "adapter": None,
         "lineage": (),

@@ -271,6 +271,16 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         lineage=(Origin(batch_id="a", entry_id="1-0"),),
         traceparent=f"00-{'4b' * 16}-{'0a' * 8}-01",
     ),
+    "ScoreDescription.v1.with-columns": ScoreDescription(
+        batch_id="s-1",
+        num_groups=3,
+        num_jobs=1,
+        width=4,
+        offsets=int32(0, 0, 1),
+        columns=int32(4, 0, 3),
+        tokens_per_group=5,
+        submitted_at=1000.5,
+    ),
     "GroupScores.v1": GroupScores(
         batch_id="s-1",
         group=2,

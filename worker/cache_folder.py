@@ -38,8 +38,7 @@ class CacheFolder:
             self._root.mkdir(parents=True, exist_ok=True)
             for left in self._root.glob(f"{self._prefix}*"):
                 _remove_left(left)
-            self.folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._root)).resolve()
-            self._lock = _locked(self.folder / _LOCK, os.O_CREAT)
+            self.folder, self._lock = _new(self._root, self._prefix)
         except OSError as error:
             where = self._named or "no temporary folder (TMPDIR)"
             remedy = "name a folder in which this user may write"
@@ -68,6 +67,19 @@ class CacheFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def _new(root: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and its lock. Before it is locked another worker that starts may take it for a dead one's."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root)).resolve()
+        try:
+            lock = _locked(folder / _LOCK, os.O_CREAT)
+        except (BlockingIOError, FileNotFoundError):  # it is being removed, or is gone
+            continue
+        if (folder / _LOCK).exists():
+            return folder, lock
+        os.close(lock)
 
 
 def _locked(path: Path, flags: int = 0) -> int:

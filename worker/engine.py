@@ -252,9 +252,10 @@ class Engine(Protocol):
         A beam search is many requests: in every mode it goes on with the new weights, and its spans say where.
         """
 
-    async def link(self, incoming: Incoming) -> None:
+    async def link(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Meet the trainer and the other parties of a round while generation goes on. Raises `RoundMissedError`.
 
+        `over` ends it: a party that died before all had met leaves the others waiting for it.
         Not before a swap in mode `wait`: `receive` does it then, once completions have ended.
         """
 

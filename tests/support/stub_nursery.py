@@ -114,6 +114,8 @@ def serve() -> int:
     gc.freeze()  # else a worker that ends copies all that was imported, only to look through it: 0.3 s each
     for line in sys.stdin:
         order = json.loads(line)
+        if "--weight-transfer" in order["flags"]:
+            import torch.distributed  # noqa: F401 - seconds of CPU, which each of them would need in its first round
         if (code := _fork(order)) is not None:
             return code
     return 0
@@ -159,7 +161,9 @@ def _work(order: dict[str, object]) -> int:
     os.environ.update(cast("dict[str, str]", order["env"]))
     sys.argv = ["rollstream-worker", *cast("list[str]", order["flags"])]
     from rollstream.worker.__main__ import main
+    from tests.support import halts
 
+    halts.install()
     return main()
 
 

@@ -32,7 +32,7 @@ def started(
     if sys.platform == "linux" and "stub" in flags and not NOT_FORKED & {*flags, *whole_env}:
         return stub_nursery.nursery().start(flags, log.name, whole_env)
     return subprocess.Popen(
-        [sys.executable, "-m", "rollstream.worker", *flags],
+        [sys.executable, "-m", "tests.support.halting_worker" if "HALT" in whole_env else "rollstream.worker", *flags],
         cwd=ROOT,
         env=whole_env,
         stdout=log,

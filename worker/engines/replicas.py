@@ -159,10 +159,10 @@ class Replicas:
             raise _cause(error, verdict) from None
         return max(paused_s)
 
-    async def link(self, incoming: Incoming) -> None:
+    async def link(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Link every engine, each with ranks of its own. Raises `RoundMissedError`; none is linked then."""
         try:
-            await _all(engine.link(part) for engine, part in self._parts(incoming))
+            await _all(engine.link(part, over) for engine, part in self._parts(incoming))
         except RoundMissedError:
             await self.unlink()
             raise

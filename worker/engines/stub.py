@@ -151,9 +151,9 @@ class StubEngine:
             await self._serve(version, mode, prove)
         return 0.0
 
-    async def link(self, incoming: Incoming) -> None:
+    async def link(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Meet the others by gloo."""
-        self._link = await asyncio.to_thread(linked, incoming)
+        self._link = await linked(incoming, over)
 
     async def unlink(self) -> None:
         """Let go of it."""
@@ -167,7 +167,7 @@ class StubEngine:
         """Take the tensors and keep none: only the version changes. Nothing stands still meanwhile."""
         async with self._one_swap, self._places.ended(mode):
             if mode == "wait" and not over.is_set():
-                await self.link(incoming)
+                await self.link(incoming, over)
             link, self._link = self._link, None
             if self._booted is not None:
                 checkpoint.check_sent(incoming.sent, self._booted)

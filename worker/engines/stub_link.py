@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from rollstream.schemas.wire.rounds import Sent
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.links import Link, meet
@@ -10,7 +12,20 @@ from ..engine import Incoming
 from ..errors import RoundMissedError
 
 
-def linked(incoming: Incoming) -> Link:
+async def linked(incoming: Incoming, over: asyncio.Event) -> Link:
+    """Raises `RoundMissedError`, also once the round is over. A thread that still waits then ends by its time limit."""
+    linking, ending = asyncio.create_task(asyncio.to_thread(_linked, incoming)), asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait([linking, ending], return_when=asyncio.FIRST_COMPLETED)
+        if linking.done():
+            return linking.result()
+        raise RoundMissedError("not all parties came before it was over")
+    finally:
+        linking.cancel()
+        ending.cancel()
+
+
+def _linked(incoming: Incoming) -> Link:
     """Blocks until all parties have come. Raises `RoundMissedError`."""
     try:
         return meet(

@@ -52,7 +52,7 @@ class RoundReceiver:
         async with member:
             incoming = await self._incoming(member, call)
             if mode != "wait":
-                await self._engine.link(incoming)
+                await self._engine.link(incoming, member.over)
                 member.linked()
             try:
                 paused_s = await self._engine.receive(wanted.version, incoming, mode, prove, member.over)

@@ -38,7 +38,7 @@ async def receive(
     engine: VllmEngine, trainer: GlooTrainer, prove: Any = None, over: asyncio.Event | None = None
 ) -> int:
     version, incoming = next(versions), trainer.incoming()
-    await engine.link(incoming)
+    await engine.link(incoming, asyncio.Event())
     paused_s = await engine.receive(version, incoming, "keep", prove, over or asyncio.Event())
     assert engine.policy_version == version
     assert 0 < paused_s < TIMEOUT_S
@@ -120,7 +120,7 @@ async def test_a_trainer_that_stands_still_is_waited_for_no_longer_than_it_said(
     linking.start()
     sent = Outgoing(tensors=tensors_of(models[1]), backend="gloo").sent
     incoming = Incoming(backend="gloo", sent=sent, meeting=meeting.place, first_rank=1, world_size=2, timeout_s=2.0)
-    await engine.link(incoming)
+    await engine.link(incoming, asyncio.Event())
 
     with pytest.raises(SwapFailedError):
         await asyncio.wait_for(engine.receive(next(versions), incoming, "keep", None, asyncio.Event()), TIMEOUT_S)
@@ -170,7 +170,7 @@ async def test_requests_under_way_end_before_or_begin_again_after_as_the_mode_sa
     trainer, version = GlooTrainer(tensors_of(models[1])), next(versions)
     incoming = trainer.incoming()
     if mode == "abort":
-        await engine.link(incoming)
+        await engine.link(incoming, asyncio.Event())
 
     receiving = asyncio.create_task(engine.receive(version, incoming, mode, None, asyncio.Event()))
     ((completion,),) = await asked
@@ -225,4 +225,4 @@ async def test_a_trainer_that_is_not_there_is_a_round_missed(engine: VllmEngine,
     incoming = Incoming(backend="gloo", sent=sent, meeting=b"127.0.0.1:1", first_rank=1, world_size=2, timeout_s=1.0)
 
     with pytest.raises(RoundMissedError):
-        await engine.link(incoming)
+        await engine.link(incoming, asyncio.Event())

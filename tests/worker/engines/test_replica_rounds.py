@@ -14,8 +14,9 @@ from rollstream.worker.engine import Incoming, Score
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub_link import take
 from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, RoundMissedError
-from tests.support.weights.gloo_trainer import GlooTrainer
+from tests.support.weights.gloo_trainer import TIMEOUT_S, GlooTrainer
 from tests.support.weights.seen_engine import Seen, request, settings
+from tests.support.worker_process import settled
 
 TENSORS = {"w": torch.ones(3), "v": torch.zeros(2, 2)}
 
@@ -29,7 +30,7 @@ async def receive(
     both: Replicas, trainer: GlooTrainer, prove: object = None, over: asyncio.Event | None = None
 ) -> None:
     incoming = trainer.incoming()
-    await both.link(incoming)
+    await both.link(incoming, asyncio.Event())
     await both.receive(1, incoming, "keep", prove, over or asyncio.Event())  # type: ignore[arg-type] # a Prove
 
 
@@ -103,7 +104,21 @@ async def test_where_one_cannot_link_none_is_linked() -> None:
     incoming = replace(GlooTrainer(TENSORS, ranks=3).incoming(), timeout_s=0.5)  # the third never comes
 
     with pytest.raises(RoundMissedError):
-        await both.link(incoming)
+        await both.link(incoming, asyncio.Event())
+
+    assert [engine._link for engine in engines] == [None, None]
+
+
+async def test_a_round_that_is_over_before_all_have_met_is_waited_for_no_longer() -> None:
+    both, engines = two()
+    over = asyncio.Event()
+    linking = asyncio.create_task(both.link(GlooTrainer(TENSORS, ranks=3).incoming(), over))  # the third never comes
+    await settled()
+    over.set()
+
+    async with asyncio.timeout(TIMEOUT_S / 2):
+        with pytest.raises(RoundMissedError, match="before it was over"):
+            await linking
 
     assert [engine._link for engine in engines] == [None, None]
 

@@ -55,7 +55,7 @@ class Engine(StubEngine):
         self.folder: Path | None = None
         self.lost_version: int | None = None
 
-    async def link(self, _incoming: Incoming) -> None:
+    async def link(self, _incoming: Incoming, _over: asyncio.Event) -> None:
         self._link = HeldMeeting().link(2)
 
     async def located(self, _version: int, path: Path, _content: Content) -> None:

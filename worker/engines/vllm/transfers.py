@@ -34,15 +34,16 @@ class Transfers:
     _swapper: Swapper | None
     _swaps: set[asyncio.Task[float]]
 
-    async def link(self, incoming: Incoming) -> None:
+    async def link(self, incoming: Incoming, over: asyncio.Event) -> None:
         """See `Engine.link`."""
         how = incoming.backend, incoming.meeting, incoming.first_rank, incoming.world_size, incoming.timeout_s
         until = time.monotonic() + incoming.timeout_s
         await self._ask("rollstream_link", how)
         while None in (outcomes := await self._ask("rollstream_linked")) and not any(outcomes):
-            if time.monotonic() >= until:
+            if over.is_set() or time.monotonic() >= until:
                 await self._ask("rollstream_unlink")
-                raise RoundMissedError(f"not all parties came in {incoming.timeout_s:g} s")
+                limit = f"in {incoming.timeout_s:g} s"
+                raise RoundMissedError(f"not all parties came {'before it was over' if over.is_set() else limit}")
             await asyncio.sleep(_LOOK_S)
         if problem := next(filter(None, outcomes), ""):
             await self._ask("rollstream_unlink")
@@ -95,7 +96,7 @@ class Transfers:
         """Once completions have ended here. The others generate meanwhile, since none is linked before all are."""
         if over.is_set():
             raise RoundMissedError("it was over before completions had ended here")
-        await self.link(incoming)
+        await self.link(incoming, over)
 
     async def _bring(self, incoming: Incoming, over: asyncio.Event) -> None:
         """Raises what vLLM raises. EngineCore answers nothing meanwhile, so a file tells it that the round is over."""

@@ -24,12 +24,15 @@ class HistoryField:
     """Fields of a minute: sums over all workers of the answers that Redis took."""
 
     GROUPS = "groups"
-    """Groups with completions."""
+    """Groups with completions or scores."""
     SEQUENCES = "sequences"
     TOKENS = "tokens"
     """Tokens of the completions."""
     ASKED = "asked"
     """The most tokens that these completions might have had: sequences x `max_new_tokens`."""
+
+    SCORED = "scored"
+    """Tokens that were scored, which are no completions' tokens."""
 
     @staticmethod
     def staleness(versions: int) -> str:
@@ -42,6 +45,9 @@ class HistoryField:
         return f"error:{code}"
 
 
+_SUMS = HistoryField.GROUPS, HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.ASKED, HistoryField.SCORED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minute:
     """The sums of one minute, by Redis' clock."""
@@ -50,6 +56,7 @@ class Minute:
     sequences: int = 0
     tokens: int = 0
     asked: int = 0
+    scored: int = 0
     staleness: Mapping[int, int] = field(default_factory=dict)
     """Groups by how many versions they were behind; `MOST_STALE` stands for more, too."""
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -58,10 +65,9 @@ class Minute:
     @classmethod
     def of(cls, told: Mapping[bytes, bytes]) -> Self:
         """The sums in the hash; a field that is missing or no number is 0."""
-        names = (HistoryField.GROUPS, HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.ASKED)
         stale = ((count_of(name), value) for name, value in _beginning_with(_STALE, told))
         return cls(
-            **{name: count_of(told.get(name.encode(), b"")) or 0 for name in names},
+            **{name: count_of(told.get(name.encode(), b"")) or 0 for name in _SUMS},
             staleness={versions: count_of(value) or 0 for versions, value in stale if versions is not None},
             errors={text_of(code): count_of(value) or 0 for code, value in _beginning_with(_ERROR, told)},
         )

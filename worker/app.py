@@ -29,7 +29,9 @@ from .intake.make_consumer import make_consumer
 from .jobs.deadlines import RedisClock
 from .jobs.groups import Groups
 from .jobs.job_trace import JobTraces
+from .jobs.plans import Plans
 from .jobs.runner import JobRunner
+from .jobs.score_gate import ScoreGate
 from .operations.control import Control
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
@@ -101,8 +103,13 @@ class Worker:
             rounds=self._rounds,
         )
         self._runner = JobRunner(
-            engine=engine,
-            groups=Groups(engine=engine, publisher=self._publisher, measures=measures),
+            plans=Plans(
+                engine=engine,
+                adapters=self._adapters,
+                measures=measures,
+                gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
+            ),
+            groups=Groups(publisher=self._publisher, measures=measures),
             adapters=self._adapters,
             publisher=self._publisher,
             admission=self._admission,
@@ -132,7 +139,7 @@ class Worker:
                 keys=keys,
                 consumer=settings.consumer,
                 sums=measures.sums,
-                is_busy=lambda: self._admission.load.sequences > 0,
+                is_busy=lambda: self._admission.load.tokens > 0,
             ),
             roundtrip=measures.redis_roundtrip,
         )

@@ -168,6 +168,12 @@ class WorkerSettings(BaseSettings):
     inflight_bytes: int = Field(
         2**28, ge=1, description="Bytes of admitted jobs and their expected answers, until the answers are in Redis."
     )
+    score_tokens_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of rows that are scored at once, all replicas together; a longer row is scored alone. The "
+        "engine's memory for it comes on top of --gpu-memory-utilization. Default: what two of its steps take.",
+    )
     lease_s: float = Field(
         DEFAULT_LEASE_S,
         ge=SHORTEST_LEASE_S,
@@ -221,7 +227,7 @@ class WorkerSettings(BaseSettings):
     stub_poison_token: int | None = Field(
         None,
         ge=0,
-        description="A prompt with this token ends the process at once, like a prompt that kills its engine.",
+        description="A prompt or row with this token ends the process at once, like a prompt that kills its engine.",
     )
 
     @field_validator("max_lora_rank", mode="before")
@@ -267,6 +273,10 @@ class WorkerSettings(BaseSettings):
         has ended, so the default is large enough to keep the engines full.
         """
         return self.inflight_sequences or 2 * self.admitted_sequences
+
+    def scored_at_once(self, step_tokens: int) -> int:
+        """`score_tokens_at_once` or its default: the rows of the next step are at hand while one step runs."""
+        return self.score_tokens_at_once or 2 * self.replicas * step_tokens
 
     @property
     def model_name(self) -> str:

@@ -31,10 +31,12 @@ class EngineInfo:
     """The model's, not the tokenizer's: an id at or above it kills vLLM."""
     max_model_len: int
     max_num_seqs: int
+    step_tokens: int
+    """The most tokens that it computes in one step."""
     eos_token_ids: tuple[int, ...]
     """The model's own EOS ids; they end a completion if the job names no `eos_token_id`."""
     max_logprobs: int
-    """The most candidates that `next_tokens` can give."""
+    """The most candidates that `next_tokens` can give, and the most `top_logprobs` of a row."""
     logprobs_flavour: LogprobsFlavour
     has_tokenizer: bool
     dtype: str

@@ -19,11 +19,13 @@ end
 redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
 
 local function count(from, to)
-  local groups, tokens = 0, 0
+  local groups, tokens, kind = 0, 0, 'job'
   for at = from, to, 2 do
     if ARGV[at] == 'groups' then groups = ARGV[at + 1] end
     if ARGV[at] == 'tokens' then tokens = ARGV[at + 1] end
+    if ARGV[at] == 'kind' then kind = ARGV[at + 1] end
   end
+  if kind == 'score' then tokens = 0 end -- they are only scored, and the totals count what may be generated
   redis.pcall('HINCRBY', KEYS[2], 'queued', groups)
   redis.pcall('HINCRBY', KEYS[4], 'jobs_queued', 1)
   redis.pcall('HINCRBY', KEYS[4], 'groups_queued', groups)

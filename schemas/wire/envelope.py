@@ -113,6 +113,14 @@ class Envelope:
         return self.batch_id, self.job, self.groups, self.num_groups
 
     @property
+    def asked(self) -> int:
+        """Most tokens that may be generated for it: what a queue's totals count, and not tokens that are only scored.
+
+        A worker scores several times as many tokens a second, so the two make no common sum.
+        """
+        return 0 if self.kind == SCORE_KIND else self.tokens
+
+    @property
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.job_groups)

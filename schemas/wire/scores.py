@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ..generation_config import MAX_CANDIDATES
-from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, Index, Seconds, Shown, Traceparent
+from .fields import (
+    MAX_GROUPS_PER_JOB,
+    AdapterName,
+    BatchId,
+    Count,
+    Index,
+    Seconds,
+    Shown,
+    Traceparent,
+    VersionSpan,
+)
 from .messages import Batch, Lineage, Message
 from .requires import Requires
 from .tensors import Tensor, expect, expect_shape, expect_within
@@ -160,3 +170,8 @@ class GroupScores(Message):
 
     def __len__(self) -> int:
         return self.logprobs.shape[0]
+
+    @property
+    def version_spans(self) -> tuple[tuple[VersionSpan, ...], ...]:
+        """Which version gave how many scores, as `GroupResult.version_spans` says it of completions."""
+        return (((self.policy_version, len(self)),),)

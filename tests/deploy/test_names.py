@@ -63,6 +63,7 @@ def test_every_metric_is_on_a_board_or_in_a_rule() -> None:
         "rollstream_policy_proof_mean_nats",
         "rollstream_policy_version_refused",
         "rollstream_prepared_policy_version",
+        "rollstream_tokens_scored",
         "rollstream_worker_state",
     }
 

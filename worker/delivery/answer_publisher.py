@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Keys, Sealed, WireError, encode
+from rollstream.schemas import (
+    Envelope,
+    ErrorCode,
+    GroupError,
+    GroupResult,
+    GroupScores,
+    Keys,
+    Sealed,
+    WireError,
+    encode,
+)
 from rollstream.schemas.errors import cut
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.wire.fields import VersionSpan
@@ -27,6 +38,8 @@ from .scripts import Outcome, Settlement
 
 _OVERHEAD = 2048
 """Most bytes of a publish without its payload."""
+
+Answer: TypeAlias = GroupResult | GroupScores | GroupError
 
 log = structlog.get_logger()
 
@@ -69,13 +82,13 @@ class AnswerPublisher:
         self._check_proven = check_proven
         self._newest = newest
 
-    async def publish(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError) -> Outcome:
+    async def publish(self, lease: Lease, job: Envelope, answer: Answer) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer.
 
         An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`, and
         `UnprovenError` for a result of weights that did not pass their probe.
         """
-        if isinstance(answer, GroupResult):
+        if not isinstance(answer, GroupError):
             self._check_proven(answer.version_spans)  # the one way out: no token of unproven weights leaves the worker
         payload = _encoded(answer, lease.consumer)
         try:
@@ -87,12 +100,12 @@ class AnswerPublisher:
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         if outcome == "published":
-            self._measures.answered(answer, asked=job.tokens // job.job_groups, newest=self._newest())
+            self._measures.answered(answer, asked=job.asked // job.job_groups, newest=self._newest())
         else:
             self._measures.groups[outcome] += 1
         return outcome
 
-    async def _send(self, lease: Lease, job: Envelope, answer: GroupResult | GroupError, payload: bytes) -> Outcome:
+    async def _send(self, lease: Lease, job: Envelope, answer: Answer, payload: bytes) -> Outcome:
         """Raises `RedisError` as `retrying` does, `_TooLargeError` for a size that Redis refuses."""
         call = scripts.publish_call(
             lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
@@ -145,7 +158,7 @@ def _sealed(batch_id: str, num_groups: int) -> bytes:
     return encode(Sealed(batch_id=batch_id, num_groups=num_groups))
 
 
-def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
+def _encoded(answer: Answer, worker: str) -> bytes:
     """The answer as bytes, or an error answer as bytes if it is too large for a reader."""
     try:
         return encode(answer)
@@ -153,7 +166,7 @@ def _encoded(answer: GroupResult | GroupError, worker: str) -> bytes:
         return encode(_too_long(answer, worker, error.problem))
 
 
-def _too_long(answer: GroupResult | GroupError, worker: str, problem: str) -> GroupError:
+def _too_long(answer: Answer, worker: str, problem: str) -> GroupError:
     """The error that replaces an answer too large to send. An error answer keeps its text, without the prompt."""
     if isinstance(answer, GroupError) and answer.prompt is not None:
         return answer.model_copy(update={"prompt": None})

@@ -12,7 +12,7 @@ if stop then return stop end
 
 local field = 'dead:' .. ARGV[3]
 if KEYS[4] and redis.call('HEXISTS', KEYS[4], field) == 1 then return 'buried' end
-local payload, tokens = ARGV[6], '0'
+local payload, tokens, kind = ARGV[6], '0', 'job'
 if not payload then
   local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
   if not entry then return 'gone' end
@@ -20,8 +20,10 @@ if not payload then
   for i = 1, #entry[2], 2 do
     if entry[2][i] == 'payload' then payload = entry[2][i + 1] end
     if entry[2][i] == 'tokens' then tokens = entry[2][i + 1] end
+    if entry[2][i] == 'kind' then kind = entry[2][i + 1] end
   end
 end
+if kind == 'score' then tokens = '0' end -- the totals count what may be generated
 -- The letter before the mark: Redis may refuse the letter, and undoes no write.
 redis.call('XADD', KEYS[2], '*', 'letter', ARGV[5], 'payload', payload)
 if KEYS[4] then

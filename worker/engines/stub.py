@@ -60,6 +60,7 @@ class StubEngine:
             vocab_size=settings.stub_vocab_size,
             max_model_len=settings.max_model_len or 4096,
             max_num_seqs=settings.max_num_seqs,
+            step_tokens=8192,
             eos_token_ids=(_EOS,),
             max_logprobs=128,
             ranks=int(settings.weight_transfer is not None),
@@ -92,8 +93,7 @@ class StubEngine:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """n completions whose tokens follow only from prompt, seed, sample, adapter and version."""
-        if self._poison in request.prompt:
-            os._exit(70)
+        self._die_of(request.prompt)
         samples = range(request.config.num_return_sequences)
         if len(samples) == 1:
             return [await self._sample(request, 0)]
@@ -111,6 +111,7 @@ class StubEngine:
 
     async def score(self, request: ScoreRequest) -> Scores:
         """Made-up log-probs: that of a token follows from what comes before it, the adapter and the version."""
+        self._die_of(request.token_ids)
         async with self._places.one():
             await self._spend(1)
             return self._scores(request, self._version)
@@ -182,6 +183,10 @@ class StubEngine:
 
     async def lost(self, version: int) -> None:
         """The same."""
+
+    def _die_of(self, ids: list[int]) -> None:
+        if self._poison in ids:
+            os._exit(70)
 
     async def _serve(self, version: int, mode: SwapMode, prove: Prove | None) -> None:
         if prove is not None:

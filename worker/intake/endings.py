@@ -5,8 +5,9 @@ from __future__ import annotations
 import structlog
 from redis.exceptions import RedisError
 
-from rollstream.schemas import Envelope, ErrorCode, Job, WireError
+from rollstream.schemas import Envelope, ErrorCode, WireError
 from rollstream.schemas.pause_reason import PauseReason
+from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.transport.traces.names import Outcome
 
 from ..delivery.admission import Admission, Claim
@@ -109,7 +110,7 @@ class Endings:
         outcome = Outcome.ANSWERED
         try:
             await self._budgets.check(lease, envelope.batch_id)
-            job: Job | DataError = open_job(envelope, entry.fields)
+            job: QueuedJob | DataError = open_job(envelope, entry.fields)
         except DataError as error:
             if error.code in (ErrorCode.UNREADABLE_JOB, ErrorCode.TOO_MANY_DELIVERIES):
                 trace.failed(error)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
-from rollstream.schemas import Envelope, Job
-from rollstream.schemas.wire.result_size import result_bytes
+from rollstream.schemas import Envelope, GroupResult, GroupScores, Job
+from rollstream.schemas.wire.envelope import QueuedJob
+from rollstream.schemas.wire.result_size import result_bytes, score_bytes
 
 from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load
-from ..engine import Adapter
 from ..errors import DataError
 from .job_trace import UNTRACED, JobTrace
 
@@ -24,7 +25,7 @@ class AdmittedJob:
 
     lease: Lease
     envelope: Envelope
-    job: Job | DataError
+    job: QueuedJob | DataError
     claim: Claim
     """What the job takes of this worker."""
     trace: JobTrace = UNTRACED
@@ -32,21 +33,30 @@ class AdmittedJob:
     @cached_property
     def of_group(self) -> Load:
         """What one group takes until its answer is in Redis."""
-        if isinstance(self.job, DataError):
-            return OF_ERROR
-        config = self.job.config
-        sequences = config.sequences_per_prompt
+        return OF_ERROR if isinstance(self.job, DataError) else load_of(self.job)
+
+
+def load_of(job: QueuedJob) -> Load:
+    """What one group of the job takes. A row to score generates nothing, and counts as the longest of its job."""
+    if isinstance(job, Job):
+        sequences, config = job.config.sequences_per_prompt, job.config
         return Load(
             groups=1, sequences=sequences, nbytes=result_bytes(config), tokens=sequences * config.max_new_tokens
         )
+    columns = int((job.row_lengths.numpy() - job.firsts.numpy()).max())
+    return Load(groups=1, sequences=1, nbytes=score_bytes(columns, job.top_logprobs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is checked once and shared by all groups of a job."""
+class Plan(Protocol):
+    """What is checked once and shared by all groups of a job, and how each of them is answered."""
 
-    job: Job
-    stop_token_ids: tuple[int, ...]
-    adapter: Adapter | None
-    version: int | None
-    """Policy version of a policy that is an adapter; None if the engine tells which version samples."""
+    @property
+    def job(self) -> QueuedJob:
+        """The job."""
+
+    @property
+    def version(self) -> int | None:
+        """Policy version of a policy that is an adapter; None if the engine tells which version samples."""
+
+    async def answer(self, lease: Lease, group: int) -> GroupResult | GroupScores:
+        """What the engine gives for this group. Raises `DataError` and `EngineDiedError`."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from rollstream.schemas import ErrorCode, Job
+from rollstream.schemas import ErrorCode
 from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..errors import DataError
 
@@ -38,7 +39,7 @@ def waited_s(entry_id: str, now: float) -> float | None:
     return max(0.0, now - queued_at) if queued_at <= now + AHEAD_S else None
 
 
-def waited_too_long(job: Job, entry_id: str, now: float) -> DataError | None:
+def waited_too_long(job: QueuedJob, entry_id: str, now: float) -> DataError | None:
     """The error for a job that comes to its first worker too late; `now` is unix seconds by Redis' clock.
 
     If the entry's id does not tell, the producer's clock says when the job was submitted.

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from rollstream.schemas import Envelope, GroupResult, WireError
+from rollstream.schemas import Envelope, GroupResult, GroupScores, WireError
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.traces.names import SYSTEM, Attribute, Convention, Outcome, SpanName
@@ -21,6 +21,9 @@ from .deadlines import RedisClock
 _FENCED = "fenced"
 
 
+A = TypeVar("A", GroupResult, GroupScores, GroupResult | GroupScores)
+
+
 class GroupTrace:
     """A span of one group. Use as a context; an error that passes through it is recorded."""
 
@@ -30,8 +33,8 @@ class GroupTrace:
     def __exit__(self, _kind: object, error: BaseException | None, _where: TracebackType | None) -> None:
         """End the span."""
 
-    def sampled(self, answer: GroupResult) -> GroupResult:
-        """Note the tokens of the group; returns the answer that names this span."""
+    def sampled(self, answer: A) -> A:
+        """Note the tokens of the group, sampled or scored; returns the answer that names this span."""
         return answer
 
     def published(self, outcome: str) -> None:
@@ -71,11 +74,12 @@ class _Group(GroupTrace):
             self._span.fail(*_why(error))
         self._span.end(self._trace.now_ns())
 
-    def sampled(self, answer: GroupResult) -> GroupResult:
-        versions = [version for spans in answer.version_spans for version, _ in spans]
+    def sampled(self, answer: A) -> A:
+        spans = [span for of_one in answer.version_spans for span in of_one]
+        versions = [version for version, _ in spans]
         self._span.note(
             {
-                Attribute.TOKENS: sum(answer.lengths.tolist()),
+                Attribute.TOKENS: sum(tokens for _, tokens in spans),
                 **({Attribute.POLICY_VERSION: max(versions)} if versions else {}),
             }
         )

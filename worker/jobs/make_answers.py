@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..delivery.lease import Lease
 from ..engine import Completion
@@ -54,9 +55,13 @@ def group_result(
     )
 
 
-def group_error(lease: Lease, envelope: Envelope, job: Job | DataError, group: int, error: DataError) -> GroupError:
-    """The answer with `error`, and with the prompt if the job could be read."""
-    prompt = None if isinstance(job, DataError) else Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
+def group_error(
+    lease: Lease, envelope: Envelope, job: QueuedJob | DataError, group: int, error: DataError
+) -> GroupError:
+    """The answer with `error`, and with the prompt if the job could be read; a row to score is not sent back."""
+    prompt = None
+    if isinstance(job, Job):
+        prompt = Tensor.of(job.prompts[group - job.first_group][:MAX_SHOWN_PROMPT])
     return GroupError(
         batch_id=envelope.batch_id,
         group=group,

@@ -54,20 +54,25 @@ def check_prompt(prompt: NDArray[np.int32], config: GenerationConfig, info: Engi
     if prompt.size == 0:
         problem = "the prompt has no tokens (its attention mask is all zero): submit at least one"
         raise DataError(ErrorCode.EMPTY_PROMPT, "prompt", problem)
-    outside = np.flatnonzero((prompt < 0) | (prompt >= info.vocab_size))
-    if outside.size:
-        where = int(outside[0])
-        problem = (
-            f"id {prompt[where]} at position {where} is outside the model's vocabulary of {info.vocab_size} ids: "
-            "tokenise with the model's own tokenizer"
-        )
-        raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, "prompt", problem)
+    check_vocabulary("prompt", prompt, info)
     if prompt.size + config.max_new_tokens > info.max_model_len:
         problem = (
             f"{prompt.size} prompt tokens + max_new_tokens={config.max_new_tokens} exceed the worker's "
             f"max_model_len={info.max_model_len}: shorten either, or start the worker with a larger --max-model-len"
         )
         raise DataError(ErrorCode.TOO_LONG, "prompt", problem)
+
+
+def check_vocabulary(field: str, ids: NDArray[np.int32], info: EngineInfo) -> None:
+    """Raises `DataError` for the first of `ids` (int32, (length,)) that is not the model's."""
+    outside = np.flatnonzero((ids < 0) | (ids >= info.vocab_size))
+    if outside.size:
+        where = int(outside[0])
+        problem = (
+            f"id {ids[where]} at position {where} is outside the model's vocabulary of {info.vocab_size} ids: "
+            "tokenise with the model's own tokenizer"
+        )
+        raise DataError(ErrorCode.TOKEN_OUT_OF_VOCABULARY, field, problem)
 
 
 def _check_features(config: GenerationConfig, info: EngineInfo) -> None:

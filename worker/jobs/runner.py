@@ -10,23 +10,22 @@ from itertools import islice
 
 import structlog
 
-from rollstream.schemas import ErrorCode, Job
+from rollstream.schemas import ErrorCode
 
 from ..adapters.supply import AdapterSupply
 from ..delivery.admission import Admission, Load
 from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.lease import Lease, LeaseEndedError
-from ..engine import Engine
 from ..errors import DataError, UnpublishableError
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 from ..versions.served import Served
-from . import request_checks
 from .admitted_job import OF_ERROR, AdmittedJob, Plan
 from .deadlines import RedisClock, ran_too_long, waited_too_long
 from .groups import Groups, LeaseLostError
 from .open_job import unsupported
+from .plans import Plans
 
 log = structlog.get_logger()
 
@@ -41,7 +40,7 @@ class JobRunner:
     def __init__(
         self,
         *,
-        engine: Engine,
+        plans: Plans,
         groups: Groups,
         adapters: AdapterSupply,
         publisher: AnswerPublisher,
@@ -50,7 +49,7 @@ class JobRunner:
         follower: VersionFollower,
         measures: Measures,
     ) -> None:
-        self._engine = engine
+        self._plans = plans
         self._measures = measures
         self._groups = groups
         self._adapters = adapters
@@ -83,7 +82,8 @@ class JobRunner:
         try:
             with self._stoppable(admitted):
                 missing = await lease.during(self._missing(admitted))
-                if isinstance(admitted.job, Job) and is_bounded(admitted.job):  # it knows versions announced before it
+                if not isinstance(admitted.job, DataError) and is_bounded(admitted.job):
+                    # It knows versions announced before it.
                     await lease.during(self._follower.look())
                 with self._sampling(admitted, needed=bool(missing)) as served:
                     plan = await self._plan(admitted, served)
@@ -106,7 +106,7 @@ class JobRunner:
         """Inside this context, `cancel` and the run deadline may stop the job."""
         job, lease = admitted.job, admitted.lease
         timer = None
-        if isinstance(job, Job) and job.run_deadline_s is not None:
+        if not isinstance(job, DataError) and job.run_deadline_s is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
         self._running[lease] = admitted.envelope.batch_id
@@ -127,9 +127,11 @@ class JobRunner:
         job_state = await self._publisher.job_state(admitted.envelope)
         if job_state.cancelled:
             lease.stop(_cancelled())
-        elif isinstance(job, Job) and (unknown := unsupported(job)) is not None:
+        elif isinstance(job, DataError):
+            pass  # it answers all of them
+        elif (unknown := unsupported(job)) is not None:
             lease.stop(unknown)
-        elif isinstance(job, Job) and lease.delivery == 1 and len(job_state.unanswered) == len(job.groups):
+        elif lease.delivery == 1 and len(job_state.unanswered) == len(job.groups):
             late = waited_too_long(job, lease.entry_id, self._clock.now())
             if late is not None:
                 lease.stop(late)
@@ -143,7 +145,7 @@ class JobRunner:
         """
         job, served = admitted.job, self._follower.serving
         name = None
-        if isinstance(job, Job) and needed and admitted.lease.stopped is None:
+        if not isinstance(job, DataError) and needed and admitted.lease.stopped is None:
             refused = None if served.adapter is None else outside_the_policy(job)
             if refused is None and (self._follower.adrift or must_wait(job, served.version)):
                 raise TooOldError(job.min_policy_version)
@@ -232,20 +234,9 @@ class JobRunner:
         if isinstance(admitted.job, DataError):
             return admitted.job
         try:
-            return await admitted.lease.during(self._checked(admitted.job, served), stoppable=True)
+            return await admitted.lease.during(self._plans.of(admitted.job, served), stoppable=True)
         except DataError as error:
             return error
-
-    async def _checked(self, job: Job, served: Served) -> Plan:
-        request_checks.check_config(job.config, self._engine.info)
-        stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
-        if job.adapter is not None:
-            return Plan(
-                job=job, stop_token_ids=stop_token_ids, adapter=await self._adapters.load(job.adapter), version=None
-            )
-        if served.adapter is not None:
-            return Plan(job=job, stop_token_ids=stop_token_ids, adapter=served.adapter, version=served.version)
-        return Plan(job=job, stop_token_ids=stop_token_ids, adapter=None, version=None)
 
 
 def _first(error: Exception) -> Exception:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Literal, Protocol, get_args
 
-from rollstream.schemas import ErrorCode, GroupError, GroupResult
+from rollstream.schemas import ErrorCode, GroupError, GroupResult, GroupScores
 from rollstream.schemas.history import MOST_STALE, HistoryField
 from rollstream.schemas.metrics import WorkerMetric
 from rollstream.schemas.worker_report import WorkerReport
@@ -53,6 +53,8 @@ class Measures:
         """Their tokens."""
         self.asked = 0
         """The most tokens that they might have had."""
+        self.tokens_scored = 0
+        """Tokens of the rows that were answered with scores, which are not among `tokens`."""
         self.stale: Counter[int] = Counter()
         """Groups by how many versions they were behind, `MOST_STALE` or more together."""
         self.tokens_generated = 0
@@ -78,7 +80,7 @@ class Measures:
         """Tokens of completions that were published of late, per second. For the event loop alone."""
         return self._throughput.per_s(time.monotonic())
 
-    def answered(self, answer: GroupResult | GroupError, *, asked: int, newest: int) -> None:
+    def answered(self, answer: GroupResult | GroupScores | GroupError, *, asked: int, newest: int) -> None:
         """Count an answer that Redis took and that is no duplicate.
 
         `asked`: the most tokens that it might have had; `newest`: the newest policy version by now.
@@ -90,10 +92,13 @@ class Measures:
         spans = [span for of_one in answer.version_spans for span in of_one]
         tokens = sum(number for _, number in spans)  # ten times cheaper than reading the tensor of lengths
         self.groups["result"] += 1
-        self.sequences += len(answer)
-        self.tokens += tokens
-        self.asked += asked
-        self._throughput.add(time.monotonic(), tokens)
+        if isinstance(answer, GroupScores):
+            self.tokens_scored += tokens
+        else:
+            self.sequences += len(answer)
+            self.tokens += tokens
+            self.asked += asked
+            self._throughput.add(time.monotonic(), tokens)
         behind = max(0, newest - min((version for version, _ in spans), default=newest))
         self.stale[min(behind, MOST_STALE)] += 1
         self.staleness.add(behind)
@@ -105,6 +110,7 @@ class Measures:
             HistoryField.SEQUENCES: self.sequences,
             HistoryField.TOKENS: self.tokens,
             HistoryField.ASKED: self.asked,
+            HistoryField.SCORED: self.tokens_scored,
             **{HistoryField.staleness(versions): groups for versions, groups in self.stale.items()},
             **{HistoryField.error(code): groups for code, groups in self.group_errors.items()},
         }

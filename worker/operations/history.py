@@ -32,7 +32,7 @@ class RateMeter:
         self._tokens = 0
 
     def look(self, at: float, tokens: int, busy: bool) -> float | None:
-        """The rate since the last one, once that is `MEASURED_S` old. `tokens`: so far; `busy`: something runs."""
+        """The rate since the last one, once that is `MEASURED_S` old. `tokens`: so far; `busy`: it generates."""
         before, self._before = self._before, (at, tokens, busy)
         if before is None or not before[2]:
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rollstream.schemas import ErrorCode, Job
+from rollstream.schemas import ErrorCode
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..errors import DataError, WorkerError
 
@@ -15,17 +16,17 @@ class TooOldError(WorkerError):
         self.min_version = min_version
 
 
-def is_bounded(job: Job) -> bool:
+def is_bounded(job: QueuedJob) -> bool:
     """Whether the job says which policy versions may sample it."""
     return job.min_policy_version > 0 or job.max_staleness is not None
 
 
-def must_wait(job: Job, served: int) -> bool:
+def must_wait(job: QueuedJob, served: int) -> bool:
     """Whether the job needs a newer version than the served one."""
     return job.min_policy_version > served
 
 
-def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | None:
+def too_stale(job: QueuedJob, served: int, newest: int, refused: str) -> DataError | None:
     """The error for a group of the job if `served` is too far behind the newest announced version; None if it is not.
 
     `refused`: why this worker refused the newest version; empty if it still loads.
@@ -43,7 +44,7 @@ def too_stale(job: Job, served: int, newest: int, refused: str) -> DataError | N
     return DataError(ErrorCode.TOO_STALE, "max_staleness", problem)
 
 
-def outside_the_policy(job: Job) -> DataError | None:
+def outside_the_policy(job: QueuedJob) -> DataError | None:
     """The error for a job with version bounds and an adapter of its own when the policy is an adapter too.
 
     Such a job is sampled by the boot model and its own adapter, so no policy version applies to it.

@@ -27,7 +27,9 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
 from rollstream.worker.jobs.groups import Groups
+from rollstream.worker.jobs.plans import Plans
 from rollstream.worker.jobs.runner import JobRunner
+from rollstream.worker.jobs.score_gate import ScoreGate
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
@@ -219,8 +221,8 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     )
     admission = Admission(limit=8)
     runner = JobRunner(
-        engine=engine,
-        groups=Groups(engine=engine, publisher=publisher, measures=measures),
+        plans=Plans(engine=engine, adapters=adapters, measures=measures, gate=ScoreGate(lambda: 100)),
+        groups=Groups(publisher=publisher, measures=measures),
         adapters=adapters,
         publisher=publisher,
         admission=admission,

@@ -16,6 +16,7 @@ from rollstream.worker.jobs.request_checks import check_config, check_prompt, la
 INFO = EngineInfo(
     vocab_size=100,
     max_model_len=50,
+    step_tokens=8192,
     max_num_seqs=4,
     eos_token_ids=(2, 3),
     max_logprobs=20,

@@ -122,6 +122,7 @@ def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineI
         vocab_size=vocab_size,
         max_model_len=int(model.max_model_len),
         max_num_seqs=int(config.scheduler_config.max_num_seqs),
+        step_tokens=int(config.scheduler_config.max_num_batched_tokens),
         eos_token_ids=eos,
         spoken_eos_ids=spoken,
         max_logprobs=int(model.max_logprobs),

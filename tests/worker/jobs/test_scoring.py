@@ -1,0 +1,131 @@
+"""Score jobs: each row is answered once, with its scores or with why it has none, like the groups of any job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rollstream.schemas import Envelope, GroupError, GroupScores, encode
+from rollstream.worker.engines.stub_likelihoods import likelihoods
+from tests.support.fault_steps import kill, stub
+from tests.support.faults import Queue
+from tests.support.scoring import answers_to, queue_scores, score_job
+from tests.support.worker_process import wait_for
+
+ROWS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
+
+
+def codes(answers: Sequence[GroupScores | GroupError]) -> list[str]:
+    return [answer.code if isinstance(answer, GroupError) else "scored" for answer in answers]
+
+
+def assert_scored(answer: GroupScores | GroupError, row: list[int], first: int = 1, k: int = 0) -> None:
+    """The answer has what any stub gives for the row."""
+    assert isinstance(answer, GroupScores)
+    expected = likelihoods(row, first, "", 0, k)
+    assert np.array_equal(answer.logprobs.numpy(), expected[:, 0])
+    assert (answer.top_logprobs is None) == (k == 0)
+    if answer.top_logprobs is not None:
+        assert np.array_equal(answer.top_logprobs.numpy(), -np.sort(-expected[:, 1:]))
+
+
+def test_ragged_rows_are_scored_from_any_first_token(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS, [2, 1, 1], top_logprobs=3))
+    with stub(redis_url, policy):
+        answers = answers_to(queue, batch, 3)
+
+    for answer, row, first in zip(answers, ROWS, [2, 1, 1], strict=True):
+        assert_scored(answer, row, first, k=3)
+    assert {answer.policy_version for answer in answers if isinstance(answer, GroupScores)} == {0}
+    assert {answer.delivery for answer in answers if isinstance(answer, GroupScores)} == {1}
+
+
+def test_rows_beside_a_bad_one_are_scored(redis_url: str, policy: str, queue: Queue) -> None:
+    rows = [[5, 6], [], [7, 1000], [8] * 13, [9] * 12]
+    batch = queue_scores(queue, score_job(rows))
+    with stub(redis_url, policy, "--max-model-len", "12"):
+        answers = answers_to(queue, batch, 5)
+
+    assert codes(answers) == ["scored", "empty_prompt", "token_out_of_vocabulary", "too_long", "scored"]
+    assert all(answer.prompt is None for answer in answers if isinstance(answer, GroupError))
+    assert_scored(answers[4], [9] * 12)
+
+
+def test_a_row_that_kills_the_engine_costs_its_own_job_alone(redis_url: str, policy: str, queue: Queue) -> None:
+    poison = "--max-deliveries", "1", "--stub-poison-token", "666"
+    poisonous = queue_scores(queue, score_job([[5, 6, 666]], batch_id="poison"))
+    with stub(redis_url, policy, *poison) as worker:
+        worker.process.wait(30)
+    good = queue_scores(queue, score_job(ROWS, batch_id="good"))
+    with stub(redis_url, policy, *poison):
+        assert codes(answers_to(queue, good, 3)) == ["scored"] * 3
+        assert codes(answers_to(queue, poisonous, 1)) == ["too_many_deliveries"]
+
+    assert queue.redis.xlen(queue.keys.dead(0)) == 1
+
+
+def test_more_candidates_than_the_engine_gives_are_refused_by_name(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS, top_logprobs=9))
+    with stub(redis_url, policy, "--stub-vocab-size", "8"):
+        answers = answers_to(queue, batch, 3)
+
+    assert codes(answers) == ["invalid_config"] * 3
+    assert {answer.field for answer in answers if isinstance(answer, GroupError)} == {"top_logprobs"}
+
+
+def test_a_killed_workers_rows_are_scored_by_another(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS))
+    with stub(redis_url, policy, group_s=600.0, at_once=1) as first:
+        wait_for(lambda: bool(queue.holders()), 20, lambda: first.log)
+        kill(first)
+    with stub(redis_url, policy):
+        answers = answers_to(queue, batch, 3)
+
+    for answer, row in zip(answers, ROWS, strict=True):
+        assert_scored(answer, row)
+    assert {answer.delivery for answer in answers if isinstance(answer, GroupScores)} == {2}
+
+
+def test_a_run_deadline_ends_rows_that_wait(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS, run_deadline_s=0.3))
+    with stub(redis_url, policy, group_s=600.0, at_once=1):
+        assert codes(answers_to(queue, batch, 3)) == ["run_deadline"] * 3
+
+
+def test_a_cancelled_batch_frees_the_engine(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS))
+    with stub(redis_url, policy, group_s=600.0, at_once=1) as worker:
+        wait_for(lambda: bool(queue.holders()), 20, lambda: worker.log)
+        queue.redis.hset(queue.keys.ledger(batch), "cancelled", "1")
+        assert codes(answers_to(queue, batch, 3)) == ["cancelled"] * 3
+
+
+def test_a_payload_that_is_no_score_job_is_answered(redis_url: str, policy: str, queue: Queue) -> None:
+    payloads = [
+        b"", b"\x81", encode(score_job(ROWS, batch_id="other")),
+        encode(score_job(ROWS)).replace(b"row_lengths", b"row_lengthz"), encode(score_job(ROWS, batch_id="s-4", requires=("images",))),
+    ]  # fmt: skip
+    batches = [
+        queue_scores(queue, score_job(ROWS, batch_id=f"s-{number}"), payload=payload)
+        for number, payload in enumerate(payloads)
+    ]
+    with stub(redis_url, policy):
+        found = [codes(answers_to(queue, batch, 3)) for batch in batches]
+
+    assert found == [["unreadable_job"] * 3] * 4 + [["unsupported"] * 3]
+
+
+def test_scored_tokens_are_no_generated_ones(redis_url: str, policy: str, queue: Queue) -> None:
+    batch = queue_scores(queue, score_job(ROWS))
+    with stub(redis_url, policy) as worker:
+        answers_to(queue, batch, 3)
+        worker.terminate()
+
+    (minute,) = [queue.redis.hgetall(key) for key in queue.redis.scan_iter(queue.keys.history(0)[:-1] + "*")]
+    assert (minute[b"groups"], minute[b"scored"]) == (b"3", b"6")
+    assert b"tokens" not in minute
+    assert b"sequences" not in minute
+    totals = queue.redis.hgetall(queue.jobs_key.removesuffix(":jobs") + ":totals")
+    assert totals[b"tokens_queued"] == totals[b"tokens_answered"] == b"0"
+    assert Envelope.of(queue.entries()[0][1]).tokens == 9

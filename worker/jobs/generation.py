@@ -1,0 +1,53 @@
+"""Samples the completions of a group."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from rollstream.schemas import GroupResult, Job
+
+from ..delivery.lease import Lease
+from ..engine import Adapter, Engine, GenerateRequest
+from ..measure.measures import Measures
+from . import request_checks
+from .beam_search import beam_search
+from .make_answers import group_result, sampled_by
+from .seeds import prompt_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationPlan:
+    """A `Plan` for a job that generates."""
+
+    job: Job
+    stop_token_ids: tuple[int, ...]
+    adapter: Adapter | None
+    version: int | None
+    engine: Engine
+    measures: Measures
+
+    async def answer(self, lease: Lease, group: int) -> GroupResult:
+        """See `Plan.answer`."""
+        job, began = self.job, time.monotonic()
+        started = time.time()
+        prompt = job.prompts[group - job.first_group]
+        request_checks.check_prompt(prompt, job.config, self.engine.info)
+        request = GenerateRequest(
+            request_id=f"{job.batch_id}/{group}/{lease.delivery}",
+            prompt=prompt.tolist(),
+            config=job.config,
+            stop_token_ids=self.stop_token_ids,
+            seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
+            adapter=self.adapter,
+            late_stop_ids=request_checks.late_stop_ids(job.config, self.engine.info),
+        )
+        if job.config.num_beams > 1:
+            completions = await beam_search(self.engine, request)
+        else:
+            completions = await self.engine.generate(request)
+        if self.version is not None:
+            completions = [sampled_by(self.version, completion) for completion in completions]
+        self.measures.tokens_generated += sum(len(c.token_ids) for c in completions)
+        self.measures.generate.add(time.monotonic() - began)
+        return group_result(lease, job, group, prompt, completions, started)

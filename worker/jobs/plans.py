@@ -1,0 +1,48 @@
+"""Decides once what all groups of a job share: which weights answer them, and how."""
+
+from __future__ import annotations
+
+from rollstream.schemas import Job
+from rollstream.schemas.wire.envelope import QueuedJob
+
+from ..adapters.supply import AdapterSupply
+from ..engine import Adapter, Engine
+from ..measure.measures import Measures
+from ..versions.served import Served
+from . import request_checks, row_checks
+from .admitted_job import Plan
+from .generation import GenerationPlan
+from .score_gate import ScoreGate
+from .scoring import ScorePlan
+
+
+class Plans:
+    """Makes the plan of each job, by its kind: the one place where the two part."""
+
+    def __init__(self, *, engine: Engine, adapters: AdapterSupply, measures: Measures, gate: ScoreGate) -> None:
+        self._engine = engine
+        self._adapters = adapters
+        self._measures = measures
+        self._gate = gate
+
+    async def of(self, job: QueuedJob, served: Served) -> Plan:
+        """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
+        if isinstance(job, Job):
+            request_checks.check_config(job.config, self._engine.info)
+            stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
+            adapter, version = await self._weights(job, served)
+            return GenerationPlan(
+                job=job, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
+                measures=self._measures,
+            )  # fmt: skip
+        row_checks.check_width(job.top_logprobs, self._engine.info)
+        adapter, version = await self._weights(job, served)
+        return ScorePlan(job=job, adapter=adapter, version=version, engine=self._engine, gate=self._gate)
+
+    async def _weights(self, job: QueuedJob, served: Served) -> tuple[Adapter | None, int | None]:
+        """The adapter, and the version of a policy that is an adapter; else the engine tells the version."""
+        if job.adapter is not None:
+            return await self._adapters.load(job.adapter), None
+        if served.adapter is not None:
+            return served.adapter, served.version
+        return None, None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, Keys, encode
+from rollstream.schemas import Batch, Envelope, Keys, encode
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.scripts import Call, Word, load
@@ -74,7 +74,8 @@ async def cancel(
 
     Raises `RedisError`.
     """
-    batch_id, tokens = batch.batch_id, batch.tokens_per_group
+    # Like the other scripts: the totals count what may be generated.
+    batch_id, tokens = batch.batch_id, batch.tokens_per_group if isinstance(batch, Batch) else 0
     names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
     args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, first_group, *answers]
     match await CANCEL(names, args).whole_to(redis):

@@ -41,7 +41,7 @@ class ScoreDescription(Message):
     columns: Tensor | None = None
     """int32 (B,): how many tokens of each row are scored; None if the description does not say."""
     tokens_per_group: Index = 0
-    """As so many tokens each row counts in the partition's totals: the mean of all rows, rounded up."""
+    """As so many tokens each row counts in its entry: the mean of all rows, rounded up."""
     top_logprobs: int = Field(default=0, ge=0, le=MAX_CANDIDATES)
     adapter: AdapterName | None = None
     submitted_at: float

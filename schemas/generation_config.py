@@ -61,6 +61,9 @@ NEEDED = "top_logprobs", "sampling_support", "label_token_ids", "guided", "think
 MAX_CANDIDATES = 128
 """Most ids of which one position has log-probs: `top_logprobs`, `label_token_ids`, and `top_k` of the sampling mask."""
 
+MAX_SUPPORT_TIES = 16
+"""How many ids beyond `top_k` a sampling mask may have: all that are as likely as the last one are left too."""
+
 _SAMPLING_ONLY = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "stop_strings", "bad_words", "logit_bias", "allowed_token_ids", "top_logprobs", "sampling_support",
@@ -131,13 +134,19 @@ class GenerationConfig(BaseModel):
     logprobs: LogprobsFlavour | None = "processed"
     """Log-probs of the sampled tokens: under the sampling distribution, or the model's raw ones at temperature 1."""
     top_logprobs: int = Field(default=0, ge=0, le=MAX_CANDIDATES)
-    """How many of the likeliest ids come with each sampled token; `logprobs` names the flavour of their log-probs."""
+    """How many of the likeliest ids come with each sampled token; `logprobs` names the flavour of their log-probs.
+
+    Exactly so many, the likeliest first and by id where they are the same; the sampled token may be among them. If
+    fewer could be sampled, which `processed` shows, the others are any ids with minus infinity."""
     sampling_support: bool = False
     """Whether each token comes with the ids that it was sampled from: those that top-k, top-p, min-p and the rest left.
 
-    Needs `top_k` from 1 to 128 and processed log-probs."""
+    The likeliest come first. Needs `top_k` from 1 to 128 and processed log-probs. Where more than 16 ids beyond `top_k`
+    are exactly as likely as the last one, the group is refused: a mask is exact or there is none."""
     label_token_ids: Annotated[TokenIds, Field(max_length=MAX_CANDIDATES)] = ()
-    """Ids whose log-probs come with each sampled token, whether likely or not: for judges that choose among labels."""
+    """Ids whose log-probs come with each sampled token, whether likely or not: for judges that choose among labels.
+
+    A worker refuses them together with `top_logprobs` or `sampling_support`: vLLM gives the one or the other."""
     guided: Guided | None = None
     """What the completion's text must match: a regex, a JSON schema, one of some choices, or a grammar.
 

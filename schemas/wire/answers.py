@@ -9,7 +9,7 @@ from typing import Literal, NoReturn, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..generation_config import MAX_CANDIDATES, LogprobsFlavour
+from ..generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
 from .messages import Message
@@ -109,11 +109,14 @@ class GroupResult(Message):
     forced_mask: Tensor | None = None
     """bit (n, L), true where a token was forced, not sampled; None: nowhere."""
     top_token_ids: Tensor | None = None
-    """int32 (n, L, K): the K likeliest at each position, the likeliest first; zeros after a completion's length."""
+    """int32 (n, L, K): the K likeliest at each position, the likeliest first; zeros after a completion's length.
+
+    If fewer than K could be sampled there, the others are ids with a log-prob of minus infinity."""
     top_logprobs: Tensor | None = None
     """float32 (n, L, K), the log-probs of `top_token_ids`."""
     support_ids: Tensor | None = None
-    """int32 (sum of `support_lengths`,): the ids that could be sampled at each position, position by position."""
+    """int32 (sum of `support_lengths`,): the ids that could be sampled at each position, the likeliest first,
+    position by position."""
     support_lengths: Tensor | None = None
     """int32 (n, L): how many ids of `support_ids` belong to each position; zeros after a completion's length."""
     sample_index: Tensor | None = None
@@ -215,7 +218,7 @@ class GroupResult(Message):
         expect("support_ids", ids, "int32", 1)
         expect_within("support_ids", ids)
         expect_shape("support_lengths", lengths, "int32", self.token_ids.shape)
-        expect_within("support_lengths", lengths, MAX_CANDIDATES)
+        expect_within("support_lengths", lengths, MAX_CANDIDATES + MAX_SUPPORT_TIES)
         of_each = lengths.numpy()
         if of_each[~self.response_mask.numpy()].any():
             raise ValueError("support_lengths is not 0 where there is no token")

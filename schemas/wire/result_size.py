@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
-from ..generation_config import GenerationConfig
+from ..generation_config import MAX_SUPPORT_TIES, GenerationConfig
 from .limits import MAX_BYTES
 
 _ID_BITS, _MASK_BITS, _LOGPROB_BITS, _COUNT_BITS = 32, 1, 32, 32
@@ -15,7 +15,7 @@ def bits_per_token(config: GenerationConfig) -> int:
     """Bits of a `GroupResult` for one sampled token. An option that adds an (n, L) tensor adds its term here."""
     bits = _ID_BITS + _MASK_BITS + (0 if config.logprobs is None else _LOGPROB_BITS)
     bits += config.top_logprobs * (_ID_BITS + _LOGPROB_BITS) + len(config.label_token_ids) * _LOGPROB_BITS
-    bits += config.top_k * _ID_BITS + _COUNT_BITS if config.sampling_support else 0
+    bits += (config.top_k + MAX_SUPPORT_TIES) * _ID_BITS + _COUNT_BITS if config.sampling_support else 0
     return bits + (0 if config.thinking_budget is None else _MASK_BITS)
 
 

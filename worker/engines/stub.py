@@ -30,6 +30,7 @@ from ..engine import (
 )
 from ..errors import RoundMissedError
 from ..weights import checkpoint
+from .stub_columns import columns
 from .stub_likelihoods import likelihoods
 from .stub_link import linked, take
 from .stub_places import Places
@@ -68,6 +69,7 @@ class StubEngine:
             has_tokenizer=False,
             dtype="float32" if settings.dtype == "auto" else settings.dtype,
             runs_on="stub",
+            features=frozenset({"top_logprobs", "label_token_ids", "sampling_support"}),
         )
 
     @property
@@ -211,13 +213,12 @@ class StubEngine:
         async with self._places.one():
             tokens, spans = await self._tokens(request, sample)
         stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
-        logprobs = _logprobs(request, tokens, spans) if request.config.logprobs else None
         return Completion(
             token_ids=tokens,
-            logprobs=logprobs,
             finish_reason="stop" if stopped else "length",
             stop_reason=int(tokens[-1]) if stopped else None,
             version_spans=spans,
+            **columns(request, tokens, spans, self._info.vocab_size),
         )
 
     async def _tokens(self, request: GenerateRequest, sample: int) -> tuple[NDArray[np.int32], tuple[VersionSpan, ...]]:
@@ -266,18 +267,6 @@ class StubEngine:
         except TimeoutError:
             return tokens
         return min(tokens, int((loop.time() - started) * self._tokens_per_s))
-
-
-def _logprobs(
-    request: GenerateRequest, tokens: NDArray[np.int32], spans: tuple[VersionSpan, ...]
-) -> NDArray[np.float32]:
-    """Those that the version which sampled each token gives when it scores the text."""
-    row, first, parts = [*request.prompt, *tokens.tolist()], len(request.prompt), list[NDArray[np.float32]]()
-    for version, length in spans:
-        adapter = request.adapter.name if request.adapter else ""
-        parts.append(likelihoods(row[: first + length], first, adapter, version)[:, 0])
-        first += length
-    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _generator(prompt: list[int], adapter: Adapter | None, seed: int, version: int) -> np.random.Generator:

@@ -52,6 +52,12 @@ def group_result(
         delivery=lease.delivery,
         queued_s=max(0.0, started - job.submitted_at),
         generate_s=time.time() - started,
+        forced_mask=padded.forced_mask,
+        top_token_ids=padded.top_token_ids,
+        top_logprobs=padded.top_logprobs,
+        label_logprobs=padded.label_logprobs,
+        support_ids=padded.support_ids,
+        support_lengths=padded.support_lengths,
     )
 
 

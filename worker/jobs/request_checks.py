@@ -47,6 +47,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_tokenizer(config, info)
     _check_beams(config, info)
     _check_flavour(config, info)
+    _check_candidates(config, info)
 
 
 def check_prompt(prompt: NDArray[np.int32], config: GenerationConfig, info: EngineInfo) -> None:
@@ -150,3 +151,22 @@ def _check_flavour(config: GenerationConfig, info: EngineInfo) -> None:
         f"worker with --logprobs-mode {config.logprobs}, or ask for {info.logprobs_flavour!r}"
     )
     raise DataError(ErrorCode.INVALID_CONFIG, "logprobs", problem)
+
+
+def _check_candidates(config: GenerationConfig, info: EngineInfo) -> None:
+    """More candidates than ids would kill vLLM. One more than `top_k` shows that no others were left."""
+    if config.top_logprobs > min(info.max_logprobs, info.vocab_size):
+        problem = (
+            f"top_logprobs={config.top_logprobs} is more than the worker's engine gives: {info.max_logprobs} at most, "
+            f"of a vocabulary of {info.vocab_size} ids"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "top_logprobs", problem)
+    if config.label_token_ids and (others := config.changed(("top_logprobs", "sampling_support"))):
+        problem = f"label_token_ids beside {others[0]}: the worker's engine gives one of them only: use two batches"
+        raise DataError(ErrorCode.INVALID_CONFIG, "label_token_ids", problem)
+    if config.sampling_support and info.max_logprobs < min(config.top_k + 1, info.vocab_size):
+        problem = (
+            f"sampling_support with top_k={config.top_k} needs {config.top_k + 1} candidates a token, and the worker's "
+            f"engine gives {info.max_logprobs}: use a smaller top_k"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "sampling_support", problem)

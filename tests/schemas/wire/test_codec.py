@@ -144,7 +144,7 @@ RESULT_CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"support_ids": packed("int32", [6], b"\xff" * 24)}, "support_ids: from -1 to -1"),
     ({"support_lengths": packed("int32", [6], b"\1\0\0\0" * 6)}, "support_lengths: expected int32"),
     ({"support_lengths": packed("int32", [2, 3], b"\1\0\0\0" * 6)}, "support_lengths is not 0 where there is no token"),
-    ({"support_lengths": packed("int32", [2, 3], b"\x81\0\0\0" * 6)}, "support_lengths: from 129 to 129"),
+    ({"support_lengths": packed("int32", [2, 3], b"\x91\0\0\0" * 6)}, "support_lengths: from 145 to 145"),
     ({"support_lengths": packed("int32", [2, 3], b"\xff" * 24)}, "support_lengths: from -1 to -1"),
     ({"sample_index": packed("int32", [1], b"\0" * 4)}, "sample_index: expected int32"),
     ({"sample_index": packed("int32", [2], b"\0" * 8)}, "sample_index names a sample twice"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,3 +64,48 @@ def test_beam_scores_keep_their_order() -> None:
 
     assert padded.scores is not None
     assert padded.scores.numpy().tolist() == [-1.0, -2.0]
+
+
+def test_candidates_and_labels_are_zero_after_a_completions_length() -> None:
+    rows = [
+        replace(
+            completion(tokens),
+            top_token_ids=np.full((len(tokens), 2), 7, np.int32),
+            top_logprobs=np.full((len(tokens), 2), -np.inf, np.float32),
+            label_logprobs=np.full((len(tokens), 3), -1.5, np.float32),
+        )
+        for tokens in ([5], [6, 7])
+    ]
+
+    padded = pad_completions(rows)
+
+    assert padded.top_token_ids is not None
+    assert padded.top_logprobs is not None
+    assert padded.label_logprobs is not None
+    assert padded.top_token_ids.tolist() == [[[7, 7], [0, 0]], [[7, 7], [7, 7]]]
+    assert padded.top_logprobs.numpy()[0].tolist() == [[-np.inf] * 2, [0.0, 0.0]]
+    assert padded.label_logprobs.shape == (2, 2, 3)
+    assert padded.label_logprobs.numpy().sum() == -1.5 * 9
+
+
+def test_supports_follow_one_another_and_their_lengths_are_padded() -> None:
+    def supported(tokens: list[int], ids: list[int], lengths: list[int]) -> Completion:
+        given = {"support_ids": np.array(ids, np.int32), "support_lengths": np.array(lengths, np.int32)}
+        return replace(completion(tokens), **given)
+
+    padded = pad_completions([supported([5], [5, 6], [2]), supported([], [], []), supported([7, 8], [7, 8, 9], [1, 2])])
+
+    assert padded.support_ids is not None
+    assert padded.support_lengths is not None
+    assert padded.support_ids.tolist() == [5, 6, 7, 8, 9]
+    assert padded.support_lengths.tolist() == [[2, 0], [0, 0], [1, 2]]
+
+
+def test_a_forced_token_is_marked_and_no_mask_says_that_none_was_forced() -> None:
+    forced = replace(completion([5, 6]), forced=np.array([False, True]))
+
+    padded = pad_completions([completion([7]), forced])
+
+    assert padded.forced_mask is not None
+    assert padded.forced_mask.tolist() == [[False, False], [False, True]]
+    assert pad_completions([completion([7])]).forced_mask is None

@@ -155,3 +155,40 @@ def test_what_an_engines_tables_cannot_hold_is_refused_before_it_ends_the_engine
 def test_tables_hold_what_just_fits() -> None:
     check_config(config(allowed_token_ids=(5, 6, 7, 8), min_new_tokens=1, stop_token_ids=(5,)), TABLES)
     check_config(config(stop_token_ids=(5, 6, 7, 8, 9)), TABLES)
+
+
+CANDIDATES = replace(INFO, features=frozenset({"top_logprobs", "sampling_support", "label_token_ids"}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"top_logprobs": 20}, {"sampling_support": True, "top_k": 19}, {"label_token_ids": (0, 99)}],
+)
+def test_candidates_that_the_engine_can_give_pass(fields: dict[str, Any]) -> None:
+    check_config(config(**fields), CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "vocab_size", "field", "said"),
+    [
+        ({"top_logprobs": 21}, 100, "top_logprobs", "20 at most"),
+        ({"top_logprobs": 11}, 10, "top_logprobs", "vocabulary of 10"),
+        ({"sampling_support": True, "top_k": 20}, 100, "sampling_support", "smaller top_k"),
+        ({"label_token_ids": 5, "top_logprobs": 1}, 100, "label_token_ids", "beside top_logprobs"),
+        ({"label_token_ids": 5, "sampling_support": True, "top_k": 4}, 100, "label_token_ids", "beside sampling_supp"),
+    ],
+)
+def test_candidates_that_the_engine_cannot_give_are_refused_by_name(
+    fields: dict[str, Any], vocab_size: int, field: str, said: str
+) -> None:
+    with pytest.raises(DataError, match=said) as refused:
+        check_config(config(**fields), replace(CANDIDATES, vocab_size=vocab_size))
+
+    assert (refused.value.code, refused.value.field) == (ErrorCode.INVALID_CONFIG, field)
+
+
+def test_labels_outside_the_vocabulary_are_refused() -> None:
+    with pytest.raises(DataError, match="id 100 is outside") as refused:
+        check_config(config(label_token_ids=(5, 100)), CANDIDATES)
+
+    assert refused.value.code is ErrorCode.TOKEN_OUT_OF_VOCABULARY

@@ -179,12 +179,12 @@ class VllmEngine(Transfers):
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for a request that vLLM refuses, `EngineDiedError`."""
-        fields = translation.sampling_fields(request, always_logprobs=not self._watched)
+        fields = translation.sampling_fields(request, self.info, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields)
         words = translation.Words(special=self._special, bad=self._bad_words(params))
         output, start = await self._requests.run(request.request_id, request.prompt, params, request.adapter)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
-        return translation.completions(output, request, spans, words)
+        return translation.completions(output, request, spans, words, self.info)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens (fewer if the vocabulary is smaller), with raw log-probs.

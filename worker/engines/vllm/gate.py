@@ -5,6 +5,7 @@ Only `worker.engines.vllm.engine` imports this, after it has prepared the enviro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -46,8 +47,20 @@ class _OwnStops(SamplingParams):  # type: ignore[misc] # vLLM's types are not lo
 
 
 def runner_facts(config: Any) -> dict[str, Any]:
-    """The fields of `EngineInfo` that vLLM's release, its device and its runner tell."""
-    return dict(runs_on=f"vllm {vllm.__version__} on {current_platform.get_device_name()}", **_table_limits(config))
+    """The fields of `EngineInfo` that vLLM's release, its device, its runner and its settings tell."""
+    return {
+        "runs_on": f"vllm {vllm.__version__} on {current_platform.get_device_name()}",
+        "features": frozenset(_features(config)),
+        **_table_limits(config),
+    }
+
+
+def _features(config: Any) -> Iterator[str]:
+    yield "top_logprobs"
+    if str(config.model_config.logprobs_mode) == "processed_logprobs":  # the raw ones do not show what was ruled out
+        yield "sampling_support"
+    if "logprob_token_ids" in SamplingParams.__struct_fields__:
+        yield "label_token_ids"
 
 
 def _table_limits(config: Any) -> dict[str, int]:

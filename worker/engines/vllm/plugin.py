@@ -16,8 +16,9 @@ from dataclasses import fields
 from typing import Any
 
 from . import start
-from .inside import held_requests, late_stops, logits
-from .inside.held_tokens import HeldBack, extend_flat, unfit_output, unfit_rows
+from .columns import Rows
+from .inside import held_requests, late_stops, logits, own_columns
+from .inside.held_tokens import HeldBack, unfit_output, unfit_rows
 from .metrics import sparse_statistics
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -43,6 +44,7 @@ def register() -> None:
     _rule_over_requests()
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
+    _give_each_its_columns()
     _mask_rows_without_adapter()
     _offer_links()
 
@@ -146,13 +148,20 @@ def _holding_back(step: Any, held: dict[int, HeldBack], *, events: bool) -> Any:
     return stepped
 
 
+def _give_each_its_columns() -> None:
+    """See `worker.engines.vllm.inside.own_columns`."""
+    from vllm.v1.sample.sampler import Sampler  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    own_columns.give(Sampler)
+
+
 def _read_logprobs_at_once() -> None:
-    """In the worker's own process: read the log-probs of a piece together; vLLM would read each position."""
+    """In the worker's own process: keep the log-probs of a piece as they came; vLLM would read each position."""
     from vllm.logprobs import FlatLogprobs  # noqa: PLC0415 - imported with vLLM only
     from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
 
-    if unfit := unfit_rows([field.name for field in fields(FlatLogprobs)], LogprobsLists._fields):
+    if unfit := unfit_rows(LogprobsLists._fields):
         _log.warning("log-probs are read one by one, slowly: this vLLM has others (%s)", ", ".join(unfit))
         return
     one_by_one = LogprobsProcessor._update_sample_logprobs
@@ -160,11 +169,12 @@ def _read_logprobs_at_once() -> None:
         return
 
     def update(processor: Any, rows: Any) -> None:
-        flat = processor.logprobs
-        if processor.num_logprobs != 0 or processor.tokenizer is not None or not isinstance(flat, FlatLogprobs):
-            one_by_one(processor, rows)
+        if isinstance(processor.logprobs, FlatLogprobs) and processor.num_logprobs >= 0:  # the first rows
+            processor.logprobs = Rows(columns=1 + processor.num_logprobs)
+        if isinstance(processor.logprobs, Rows):
+            processor.cumulative_logprob += processor.logprobs.add(rows)
         else:
-            processor.cumulative_logprob += extend_flat(flat, rows)
+            one_by_one(processor, rows)
 
     update.at_once = True  # type: ignore[attr-defined] # a mark for the second call
     LogprobsProcessor._update_sample_logprobs = update

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 
 from ...config import WorkerSettings
 from ...engine import EngineInfo
@@ -20,7 +20,7 @@ from .transfers import VLLM_BACKENDS
 PLUGIN = "rollstream"
 """Our entry point in the group `vllm.general_plugins`; see `worker.engines.vllm.plugin`."""
 
-MAX_LOGPROBS = 128
+MAX_LOGPROBS = MAX_CANDIDATES + MAX_SUPPORT_TIES
 CPU_KV_CACHE_BYTES = 256 * 2**20
 
 # vLLM reads these while it is imported.
@@ -125,7 +125,7 @@ def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineI
         step_tokens=int(config.scheduler_config.max_num_batched_tokens),
         eos_token_ids=eos,
         spoken_eos_ids=spoken,
-        max_logprobs=int(model.max_logprobs),
+        max_logprobs=vocab_size if model.max_logprobs == -1 else int(model.max_logprobs),
         logprobs_flavour=flavour,
         has_tokenizer=not model.skip_tokenizer_init,
         ranks=0 if config.weight_transfer_config is None else int(config.parallel_config.world_size),

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
-from ...engine import Completion, GenerateRequest
+from ...engine import Completion, EngineInfo, GenerateRequest
 from ...errors import DataError, EngineDiedError
 from ..forbidden import check_allowed
 from ..special_tokens import visible_text
+from .columns import NOTHING_LEFT, likeliest_columns, read
 from .inside.late_stops import LATE_STOPS
 from .inside.logits import NOT_FINITE
 
@@ -31,16 +31,15 @@ class Words:
 
 
 _NO_WORDS = Words()
-_NOTHING_LEFT = (
-    "nothing was left to sample from: the logits, or a sampled token's log-prob, are not finite. The weights are bad, "
-    "or leave the range of the worker's --dtype, or the config forbids every token"
-)
 
 
-def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) -> dict[str, Any]:
+def sampling_fields(
+    request: GenerateRequest, info: EngineInfo | None = None, *, always_logprobs: bool = False
+) -> dict[str, Any]:
     """The fields for vLLM's `SamplingParams`. EOS ids are passed as stop ids, so that only they end a completion.
 
-    `always_logprobs`: for an engine that cannot tell in another way that nothing was left to sample.
+    `info` bounds the number of candidates. `always_logprobs`: for an engine that cannot tell in another way that
+    nothing was left to sample.
     """
     config = request.config
     may_stop = bool(request.stop_token_ids or request.late_stop_ids or config.stop_strings)
@@ -68,8 +67,15 @@ def sampling_fields(request: GenerateRequest, *, always_logprobs: bool = False) 
         "allowed_token_ids": None if config.allowed_token_ids is None else list(config.allowed_token_ids),
         "seed": None if config.temperature == 0 else request.seed,
         "extra_args": {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else None,
-        "logprobs": None if config.logprobs is None and not always_logprobs else 0,
+        **_candidates_wanted(config, info, always_logprobs=always_logprobs),
     }
+
+
+def _candidates_wanted(config: GenerationConfig, info: EngineInfo | None, *, always_logprobs: bool) -> dict[str, Any]:
+    if config.label_token_ids:  # the sampled token's own come with them
+        return {"logprobs": None, "logprob_token_ids": list(config.label_token_ids)}
+    wanted = config.logprobs is not None or always_logprobs
+    return {"logprobs": likeliest_columns(config, info) if wanted else None}
 
 
 def candidate_fields(k: int) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def check_sampled(output: Any) -> None:
     """
     ended = [(completion.finish_reason, completion.stop_reason) for completion in output.outputs]
     if ("error", NOT_FINITE) in ended:
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
     if "error" in dict(ended):
         raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
     if "abort" in dict(ended):
@@ -101,17 +107,18 @@ def completions(
     request: GenerateRequest,
     spans: Sequence[tuple[tuple[VersionSpan, ...], bool]],
     words: Words = _NO_WORDS,
+    info: EngineInfo | None = None,
 ) -> list[Completion]:
     """The n completions of a final `RequestOutput` (FINAL_ONLY, flat log-probs), in order.
 
     `spans` has, for each output, the version spans and whether they are exact. Raises what `check_sampled` raises, and
-    `DataError` if nothing was left to sample.
+    `DataError` if nothing was left to sample. `info` as in `sampling_fields`.
     """
     check_sampled(output)
     found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
     if len(found) != request.config.num_return_sequences:
         raise EngineDiedError(f"vLLM gave {len(found)} of {request.config.num_return_sequences} completions")
-    return [_completion(completion, request, words, *known) for completion, known in found]
+    return [_completion(completion, request, words, info, *known) for completion, known in found]
 
 
 def candidates(output: Any) -> list[tuple[int, float]]:
@@ -121,38 +128,38 @@ def candidates(output: Any) -> list[tuple[int, float]]:
     """
     check_sampled(output)
     flat = output.outputs[0].logprobs
-    if np.isnan(flat.logprobs).any():
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
-    unique = dict(zip(flat.token_ids, flat.logprobs, strict=True))
+    ids, logprobs = np.asarray(flat.token_ids), np.asarray(flat.logprobs)
+    if np.isnan(logprobs).any():
+        raise DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
+    unique = dict(zip(ids.tolist(), logprobs.tolist(), strict=True))
     return sorted(unique.items(), key=lambda candidate: (-candidate[1], candidate[0]))
 
 
 def _completion(
-    completion: Any, request: GenerateRequest, words: Words, spans: tuple[VersionSpan, ...], spans_exact: bool
+    completion: Any,
+    request: GenerateRequest,
+    words: Words,
+    info: EngineInfo | None,
+    spans: tuple[VersionSpan, ...],
+    spans_exact: bool,
 ) -> Completion:
     config = request.config
     token_ids = np.asarray(completion.token_ids, np.int32)
     check_allowed(token_ids, request, words.bad)
+    logprobs: dict[str, Any] = {"logprobs": None}
+    if completion.logprobs is not None:
+        logprobs |= read(completion.logprobs, token_ids, config, info)
     # Those apart, every reason of vLLM's means that something asked for came up: an id or a string.
     own: dict[str, FinishReason] = {"length": "length", "repetition": "repetition"}
     return Completion(
         token_ids=token_ids,
-        logprobs=_logprobs(completion, config),
         finish_reason=own.get(completion.finish_reason, "stop"),
         stop_reason=completion.stop_reason,
         version_spans=spans,
         spans_exact=spans_exact,
         text=_text(completion, config, words) if config.stop_strings else None,
+        **logprobs,
     )
-
-
-def _logprobs(completion: Any, config: GenerationConfig) -> NDArray[np.float32] | None:
-    if completion.logprobs is None:
-        return None
-    logprobs = np.asarray(completion.logprobs.logprobs, np.float32)
-    if not np.isfinite(logprobs).all():
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", _NOTHING_LEFT)
-    return None if config.logprobs is None else logprobs
 
 
 def _text(completion: Any, config: GenerationConfig, words: Words) -> str:

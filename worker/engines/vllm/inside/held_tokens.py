@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PIECE = 32
 """Tokens of a piece; the last piece of a completion has the rest."""
 
-_NONES: tuple[None, ...] = (None,)
+_ALL = -1
+"""`num_logprobs` of a request for the log-probs of the whole vocabulary."""
 _RARE = (
     "new_prompt_logprobs_tensors", "prompt_token_id_logprobs", "pooling_output", "events", "routed_experts",
     "new_sampling_mask",
@@ -28,7 +30,6 @@ _OF_THE_LAST = (
 )  # fmt: skip
 """Fields that only the last output of a request has, or that are the same in all: a piece takes its last output's."""
 _ROWS = ("logprob_token_ids", "logprobs", "sampled_token_ranks", "cu_num_generated_tokens")
-_FLAT = ("start_indices", "end_indices", "token_ids", "logprobs", "ranks", "decoded_tokens")
 
 
 def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
@@ -40,9 +41,9 @@ def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
     return sorted(_unfit(found.difference(_RARE, _OF_THE_LAST), _JOINED) | _unfit(rows, _ROWS))
 
 
-def unfit_rows(flat: Iterable[str], rows: Iterable[str]) -> list[str]:
-    """The same for `extend_flat`, with the fields of `FlatLogprobs` and `LogprobsLists`."""
-    return sorted(_unfit(flat, _FLAT) | _unfit(rows, _ROWS))
+def unfit_rows(rows: Iterable[str]) -> list[str]:
+    """The same for `columns.Rows`, with the fields of `LogprobsLists`."""
+    return sorted(_unfit(rows, _ROWS))
 
 
 def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
@@ -51,42 +52,54 @@ def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:
 
 @dataclass(slots=True, kw_only=True)
 class _Part:
-    """The outputs of one request since its last piece, as lists of numbers: arrays are slower to keep and to join.
+    """The outputs of one request since its last piece. `add` alone changes it, until it leaves as one output.
 
-    `add` alone changes it, until its lists leave as one output.
+    Of one column it keeps numbers: so small arrays are slower to keep and to join.
     """
 
     first: Any
+    columns: int
+    """How many the request asked for: the sampled token's, and those of others."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+    """Of several columns: what vLLM gave at each step."""
     events: list[Any] = field(default_factory=list)
 
     def add(self, output: Any) -> None:
-        """Add an output, with the sampled tokens' log-probs: column 0; others are for other requests of the step."""
+        """Add an output; columns beyond the request's own are for other requests of the step."""
         self.token_ids += output.new_token_ids
-        if (rows := output.new_logprobs) is not None:
+        if (rows := output.new_logprobs) is None:
+            return
+        self.ranks += rows.sampled_token_ranks.tolist()
+        if self.columns == 1:
             self.logprobs += rows.logprobs[:, 0].tolist()
-            self.ranks += rows.sampled_token_ranks.tolist()
+        else:
+            self.rows.append(rows)
 
     def joined(self, output: Any) -> Any:
         """`output`, one of the outputs, with the tokens and log-probs of all."""
         output.new_token_ids = self.token_ids
-        if self.logprobs:  # the last output may have neither tokens nor log-probs
-            output.new_logprobs = type(self.first.new_logprobs)(
-                np.array(self.token_ids, np.int32)[:, None],
-                np.array(self.logprobs, np.float32)[:, None],
-                np.array(self.ranks, np.int32),
-                None,
-            )
+        if self.ranks:  # the last output may have neither tokens nor log-probs
+            ranks = np.array(self.ranks, np.int32)
+            output.new_logprobs = type(self.first.new_logprobs)(*self._arrays(), ranks, None)
         output.prefill_stats = output.prefill_stats or self.first.prefill_stats
         output.events = self.events or output.events
         return output
 
+    def _arrays(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Ids and log-probs, each (tokens, columns)."""
+        if self.columns == 1:
+            return np.array(self.token_ids, np.int32)[:, None], np.array(self.logprobs, np.float32)[:, None]
+        ids = [rows.logprob_token_ids[:, : self.columns] for rows in self.rows]
+        logprobs = [rows.logprobs[:, : self.columns] for rows in self.rows]
+        return np.concatenate(ids, dtype=np.int32), np.concatenate(logprobs, dtype=np.float32)
+
 
 @dataclass(slots=True, kw_only=True)
 class HeldBack:
-    """Tokens held back: of requests that want only the end (FINAL_ONLY), no text, and only their own log-probs.
+    """Tokens held back, with all log-probs: of requests that want only the end (FINAL_ONLY) and no text.
 
     No two requests of an engine may have the same id, or the second would get what an aborted first one left here. vLLM
     ensures that unless it is told not to; see `worker.engines.vllm.setup`.
@@ -137,9 +150,9 @@ class HeldBack:
         params = None if request is None else request.sampling_params
         if params is None or params.output_kind.name != "FINAL_ONLY" or params.detokenize or request.resumable:
             return False
-        if params.logprobs or any(getattr(output, name, None) is not None for name in _RARE):
+        if params.num_logprobs == _ALL or any(getattr(output, name, None) is not None for name in _RARE):
             return False
-        part = self.parts[output.request_id] = _Part(first=output)
+        part = self.parts[output.request_id] = _Part(first=output, columns=1 + (params.num_logprobs or 0))
         part.add(output)
         return True
 
@@ -147,16 +160,3 @@ class HeldBack:
         """All held outputs, those of aborted requests too, which vLLM's frontend ignores."""
         parts, self.parts = self.parts, {}
         return [part.joined(part.first) for part in parts.values()]
-
-
-def extend_flat(flat: Any, rows: Any) -> float:
-    """Append `rows` (a `LogprobsLists` of one column, L rows) to vLLM's `FlatLogprobs`; returns their sum."""
-    logprobs = rows.logprobs[:, 0].tolist()
-    start, length = len(flat.logprobs), len(logprobs)
-    flat.start_indices.extend(range(start, start + length))
-    flat.end_indices.extend(range(start + 1, start + length + 1))
-    flat.token_ids.extend(rows.logprob_token_ids[:, 0].tolist())
-    flat.logprobs.extend(logprobs)
-    flat.ranks.extend(rows.sampled_token_ranks.tolist())
-    flat.decoded_tokens.extend(_NONES * length)
-    return float(sum(logprobs))

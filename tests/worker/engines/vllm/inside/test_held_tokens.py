@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, extend_flat, unfit_output, unfit_rows
+from rollstream.worker.engines.vllm.columns import Rows as Columns
+from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, unfit_output, unfit_rows
 from rollstream.worker.engines.vllm.plugin import WORKER_PID
 from rollstream.worker.engines.vllm.setup import prepare_environment
 
@@ -55,7 +56,7 @@ class Engine:
     got: dict[str, list[tuple[str | None, list[int], list[float]]]] = field(default_factory=dict)
 
     def add(self, name: str, kind: str = "FINAL_ONLY", *, detokenize: bool = False, logprobs: int | None = 0) -> None:
-        params = SimpleNamespace(output_kind=SimpleNamespace(name=kind), detokenize=detokenize, logprobs=logprobs)
+        params = SimpleNamespace(output_kind=SimpleNamespace(name=kind), detokenize=detokenize, num_logprobs=logprobs)
         self.requests[name] = SimpleNamespace(sampling_params=params, resumable=False)
 
     def step(self, *outputs: Output, version: str | None = None) -> None:
@@ -89,6 +90,12 @@ def output(name: str, token: int, *, columns: int = 1, last: bool = False, logpr
     return Output(name, [token], rows if logprobs else None, "length" if last else None)
 
 
+def wide(token: int, columns: int) -> Rows:
+    """One row of the ids from the token on, as int64, which one of vLLM's runners gives."""
+    ids = np.arange(token, token + columns)[None]
+    return Rows(ids, -ids.astype(np.float32), np.array([1]))
+
+
 @pytest.mark.parametrize("length", [1, 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 100])
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_all_tokens_arrive_in_order_and_in_few_messages(length: int, logprobs: bool) -> None:
@@ -114,6 +121,38 @@ def test_logprobs_are_the_sampled_tokens_own_whatever_others_in_the_batch_asked_
     assert engine.logprobs("a") == [0, -1 / 8, -2 / 8, -3 / 8]
 
 
+@pytest.mark.parametrize("length", [1, 2, PIECE + 1, 100])
+def test_a_requests_own_columns_and_no_others_travel_with_its_pieces(length: int) -> None:
+    engine = Engine()
+    engine.add("a", logprobs=2)
+    read: list[Rows] = []
+    for token in range(length):
+        step = Step([Output("a", [token], wide(token, 3 + token % 5), "length" if token == length - 1 else None)])
+        engine.held.take(step, engine.requests)
+        read += [one.new_logprobs for one in step.outputs]
+
+    whole = Columns(columns=3)  # the frontend's: an end that was not held still has the columns of others
+    for rows in read:
+        whole.add(rows)
+    ids, logprobs = whole.token_ids.reshape(-1, 3), whole.logprobs.reshape(-1, 3)
+    assert {rows.logprobs.shape[1] for rows in read[:-1]} <= {3}
+    assert len(read) == -(-length // PIECE)
+    assert ids.tolist() == [[token, token + 1, token + 2] for token in range(length)]
+    assert logprobs.tolist() == [[-token, -token - 1, -token - 2] for token in range(length)]
+
+
+def test_columns_of_an_older_weight_version_are_sent_with_its_tokens() -> None:
+    engine = Engine()
+    engine.add("a", logprobs=2)
+    for token in range(3):
+        engine.held.take(Step([Output("a", [token], wide(token, 3))], "1"), engine.requests)
+
+    (earlier,) = engine.held.take(Step([Output("a", [3], wide(3, 3))], "2"), engine.requests)
+
+    assert earlier.new_token_ids == [0, 1, 2]
+    assert earlier.new_logprobs.logprob_token_ids.tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
 def test_an_end_without_a_token_brings_what_was_held_back() -> None:
     engine = Engine()
     engine.add("a")
@@ -125,8 +164,8 @@ def test_an_end_without_a_token_brings_what_was_held_back() -> None:
     assert (engine.tokens("a"), engine.logprobs("a")) == ([0, 1], [0, -1 / 8])
 
 
-@pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}, {"logprobs": 1}])
-def test_what_is_wanted_token_by_token_or_with_other_tokens_comes_so(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{"kind": "DELTA"}, {"kind": "CUMULATIVE"}, {"detokenize": True}, {"logprobs": -1}])
+def test_what_is_wanted_token_by_token_or_with_the_whole_vocabulary_comes_so(fields: dict[str, Any]) -> None:
     engine = Engine()
     engine.add("a", **fields)
 
@@ -178,11 +217,9 @@ def test_a_vllm_whose_outputs_are_others_is_left_alone(changed: set[str], unfit:
     assert unfit_output(names, [*Rows._fields, "masks"]) == ["masks"]
 
 
-def test_flat_logprobs_of_another_make_are_left_alone() -> None:
-    known = ["start_indices", "end_indices", "token_ids", "logprobs", "ranks", "decoded_tokens"]
-
-    assert unfit_rows(known, Rows._fields) == []
-    assert unfit_rows([*known, "entropies"], Rows._fields) == ["entropies"]
+def test_logprobs_of_another_make_are_left_alone() -> None:
+    assert unfit_rows(Rows._fields) == []
+    assert unfit_rows([*Rows._fields, "entropies"]) == ["entropies"]
 
 
 def test_tokens_of_an_older_weight_version_are_sent_under_it_also_of_one_that_ends_in_the_next_step() -> None:
@@ -229,15 +266,3 @@ def test_the_plugin_leaves_a_vllm_alone_that_no_worker_started() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-
-
-def test_rows_at_once_are_rows_one_by_one() -> None:
-    flat = SimpleNamespace(
-        start_indices=[0], end_indices=[1], token_ids=[9], logprobs=[-1.0], ranks=[3], decoded_tokens=[None]
-    )
-
-    total = extend_flat(flat, Rows(np.array([[5], [6]]), np.array([[-0.5], [-0.25]]), np.array([1, 2])))
-
-    assert (flat.start_indices, flat.end_indices) == ([0, 1, 2], [1, 2, 3])
-    assert (flat.token_ids, flat.logprobs, flat.ranks) == ([9, 5, 6], [-1.0, -0.5, -0.25], [3, 1, 2])
-    assert (flat.decoded_tokens, total) == ([None] * 3, -0.75)

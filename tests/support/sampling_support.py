@@ -76,7 +76,8 @@ def _shaped(logits: torch.Tensor, prompt: list[int], tokens: list[int], shape: d
         penalty = torch.where(seen, shape.get("repetition_penalty", 1.0), 1.0)
         less = shape.get("frequency_penalty", 0.0) * counts + shape.get("presence_penalty", 0.0) * (counts > 0)
         rows.append(torch.where(row > 0, row / penalty, row * penalty) - less)
-    return torch.stack(rows) / shape.get("temperature", 1.0)
+    shaped: torch.Tensor = torch.stack(rows) / shape.get("temperature", 1.0)
+    return shaped
 
 
 def _kept(row: torch.Tensor, shape: dict[str, Any]) -> tuple[set[int], set[int], set[int]]:

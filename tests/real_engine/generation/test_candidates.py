@@ -35,7 +35,8 @@ def shaped(reference: Reference, tokens: list[int], **shape: Any) -> torch.Tenso
         cut = ordered.values.softmax(-1).cumsum(-1) <= 1 - p
         cut[:, -1] = False
         logits = logits.masked_fill(cut.scatter(-1, ordered.indices, cut), -torch.inf)
-    return logits.log_softmax(-1)
+    logprobs: torch.Tensor = logits.log_softmax(-1)
+    return logprobs
 
 
 def likeliest(found: Completion, expected: torch.Tensor, k: int) -> float:

@@ -28,6 +28,9 @@ async def test_the_likeliest_come_in_order_beside_the_same_tokens_and_log_probs(
     assert found.top_token_ids.shape == found.top_logprobs.shape == (20, 4)
     assert (np.diff(found.top_logprobs) <= 0).all()
     assert np.array_equal(found.token_ids, plain.token_ids)
+    assert found.logprobs is not None
+    assert plain.logprobs is not None
+    assert again.top_logprobs is not None
     assert np.array_equal(found.logprobs, plain.logprobs)
     assert np.array_equal(found.top_logprobs, again.top_logprobs)
 

@@ -90,8 +90,8 @@ def test_candidates_and_labels_are_zero_after_a_completions_length() -> None:
 
 def test_supports_follow_one_another_and_their_lengths_are_padded() -> None:
     def supported(tokens: list[int], ids: list[int], lengths: list[int]) -> Completion:
-        given = {"support_ids": np.array(ids, np.int32), "support_lengths": np.array(lengths, np.int32)}
-        return replace(completion(tokens), **given)
+        kept = np.array(ids, np.int32)
+        return replace(completion(tokens), support_ids=kept, support_lengths=np.array(lengths, np.int32))
 
     padded = pad_completions([supported([5], [5, 6], [2]), supported([], [], []), supported([7, 8], [7, 8, 9], [1, 2])])
 

@@ -18,7 +18,7 @@ from rollstream.worker.errors import DataError
 INF = float("inf")
 INFO = EngineInfo(
     vocab_size=512, max_model_len=64, max_num_seqs=4, eos_token_ids=(2,), max_logprobs=144,
-    logprobs_flavour="processed", has_tokenizer=False, dtype="float32",
+    step_tokens=8192, logprobs_flavour="processed", has_tokenizer=False, dtype="float32",
 )  # fmt: skip
 TOKENS = np.array([5], np.int32)
 
@@ -52,7 +52,8 @@ def test_rows_are_joined_and_keep_only_their_own_columns() -> None:
     sums = joined.add(rows([[1, 2, 3], [4, 5, 6]])), joined.add(rows([[7, 8]]))
 
     assert (joined.token_ids.tolist(), joined.logprobs.tolist()) == ([1, 2, 4, 5, 7, 8], [-1, -2, -4, -5, -7, -8])
-    assert (joined.token_ids.dtype, sums, len(joined)) == (np.int32, (-5.0, -7.0), 3)
+    assert joined.token_ids.dtype == np.int32
+    assert (sums, len(joined)) == ((-5.0, -7.0), 3)
     assert Rows(columns=2).token_ids.shape == Rows(columns=2).logprobs.shape == (0,)
 
 

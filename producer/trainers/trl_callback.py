@@ -44,10 +44,10 @@ class PublishPolicy(TrainerCallback):  # type: ignore[misc] # transformers' type
     than the trainer's model. True: of built-in texts by the trainer's tokenizer; rows of ids: of these; False: none. It
     costs one forward of 512 tokens in the main process.
 
-    For a PEFT model the adapter named "default" is published, through Redis; workers need `--lora` and must have booted
-    with the trainer's base model. The weights must be whole in the main process: DeepSpeed, FSDP and a PEFT model
-    without that adapter raise `PublishingRefusedError` when training begins. Raises what `make_probe`,
-    `Client.publish_policy` and `Client.wait_for_version` raise.
+    For a PEFT model the adapter named "default" is published, through the client's weight store or else Redis; workers
+    need `--lora` and must have booted with the trainer's base model. The weights must be whole in the main process:
+    DeepSpeed, FSDP and a PEFT model without that adapter raise `PublishingRefusedError` when training begins. Raises
+    what `make_probe`, `Client.publish_policy` and `Client.wait_for_version` raise.
     """
 
     def __init__(

@@ -13,7 +13,15 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from rollstream import AdapterError, ArgumentError, AsyncClient, PolicyVersion, PolicyVersionError
+from rollstream import (
+    AdapterError,
+    ArgumentError,
+    AsyncClient,
+    PolicyVersion,
+    PolicyVersionError,
+    StoreOptions,
+    WeightStoreError,
+)
 from rollstream.schemas import Keys
 from rollstream.transport.weights import WeightStore, read_chain, store_of
 from tests.support.faults import Queue
@@ -138,6 +146,21 @@ async def test_one_is_announced_again_only_while_the_store_has_it(client: AsyncC
     await store.delete([first.location])
     with pytest.raises(PolicyVersionError, match="the content of version 1 is not in the weight store"):
         await client.publish_policy(4, again=1)
+
+
+async def test_old_ones_are_removed_and_a_quota_bounds_them_in_redis(redis_url: str, policy: str, queue: Queue) -> None:
+    weights = StoreOptions(place="redis", quota_bytes=6_000, keep=1, grace_s=0)
+    async with AsyncClient(redis_url, policy=policy, weights=weights) as client:
+        for version in (1, 2, 3):
+            newest = await client.publish_policy(version, adapter=lora(version), lora_alpha=8, base=None)
+        with pytest.raises(WeightStoreError, match="this version needs about 32768 bytes, and"):
+            await client.publish_policy(4, adapter=lora(4, width=1024, rank=4), lora_alpha=8)
+        assert client._weights is not None
+        items = [one.name for one in await client._weights.store.items()]
+        assert await arrived(client._weights.store, newest, lora(3))
+
+    assert [name for name in items if "-" in name] == [newest.location]
+    assert [*manifests(queue), *blobs(queue)] == []
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ POLICY = "stored-adapters"
 
 
 def peft_model(folder: Path) -> Any:
-    """Of which only one layer is trained, so that most of the adapter stays as it is."""
+    """Only one layer of it is trained, so that most of the adapter stays as it is."""
     torch.manual_seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), config)

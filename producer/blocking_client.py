@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NoReturn, Self, Unpack
+from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack
 
-from rollstream.schemas import Batch, GroupError, GroupResult
+from rollstream.schemas import Batch, ScoreDescription
 from rollstream.transport.redis.faults import fault_of
 from rollstream.transport.redis.urls import without_password
 
+from .batches.any_handle import AnyHandle
 from .batches.handle import BatchHandle
+from .batches.read_answers import Answer
 from .calls.blocking import Blocking, blocking, blocking_and_held
 from .calls.loop_thread import LoopThread
 from .client import DEFAULT_URL, AsyncClient, QueueOptions
 from .errors import RedisUnavailableError, client_stays, handle_stays
+from .scores.handle import ScoreHandle
+from .scores.read_scores import ScoreAnswer
+
+H_co = TypeVar("H_co", bound=AnyHandle[Any, Any], covariant=True)
+A = TypeVar("A")
 
 
-class BlockingBatchHandle(Blocking[BatchHandle]):
-    """`BatchHandle` with blocking calls."""
-
-    @property
-    def batch(self) -> Batch:
-        """The description of the batch, without the prompts."""
-        return self._awaited.batch
+class BlockingAnyHandle(Blocking[H_co], Generic[H_co, A]):
+    """What the handles of prompts and of rows have in common; each is the awaited one with blocking calls."""
 
     @property
     def batch_id(self) -> str:
@@ -35,10 +37,10 @@ class BlockingBatchHandle(Blocking[BatchHandle]):
 
     @property
     def num_groups(self) -> int:
-        """The number of prompts."""
+        """The number of prompts, or of rows."""
         return self._awaited.num_groups
 
-    def groups(self, timeout: float | None = None) -> Iterator[GroupResult | GroupError]:
+    def groups(self, timeout: float | None = None) -> Iterator[A]:
         """Each group once, as it finishes; `timeout`: seconds until the last one."""
         began, position = time.monotonic(), 0
         while position < self.num_groups:
@@ -47,23 +49,56 @@ class BlockingBatchHandle(Blocking[BatchHandle]):
                 position += 1
                 yield answer
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(handle_stays(type(self).__name__, self.batch_id))
+
+    def __eq__(self, other: object) -> bool:
+        return self._awaited == other._awaited if isinstance(other, BlockingAnyHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._awaited)
+
+    def __repr__(self) -> str:
+        return repr(self._awaited).replace("<", "<Blocking", 1)
+
+
+class BlockingBatchHandle(BlockingAnyHandle[BatchHandle, Answer]):
+    """`BatchHandle` with blocking calls."""
+
+    @property
+    def batch(self) -> Batch:
+        """The description of the batch, without the prompts."""
+        return self._awaited.batch
+
     finished = blocking("read results", BatchHandle.finished)
     done = blocking("count results", BatchHandle.done)
     cancel = blocking("cancel", BatchHandle.cancel)
     result = blocking("read results", BatchHandle.result)
     wait = blocking("read results", BatchHandle.wait)
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(handle_stays(type(self).__name__, self.batch_id))
 
-    def __eq__(self, other: object) -> bool:
-        return self._awaited == other._awaited if isinstance(other, BlockingBatchHandle) else NotImplemented
+class BlockingScoreHandle(BlockingAnyHandle[ScoreHandle, ScoreAnswer]):
+    """`ScoreHandle` with blocking calls."""
 
-    def __hash__(self) -> int:
-        return hash(self._awaited)
+    @property
+    def batch(self) -> ScoreDescription:
+        """The description of the batch, without the rows."""
+        return self._awaited.batch
 
-    def __repr__(self) -> str:
-        return repr(self._awaited).replace("BatchHandle", "BlockingBatchHandle", 1)
+    finished = blocking("read results", ScoreHandle.finished)
+    done = blocking("count results", ScoreHandle.done)
+    cancel = blocking("cancel", ScoreHandle.cancel)
+    result = blocking("read results", ScoreHandle.result)
+    wait = blocking("read results", ScoreHandle.wait)
+
+
+def _held(handle: BatchHandle | ScoreHandle, thread: LoopThread) -> BlockingBatchHandle | BlockingScoreHandle:
+    if isinstance(handle, ScoreHandle):
+        return BlockingScoreHandle(handle, thread)
+    return BlockingBatchHandle(handle, thread)
+
+
+_held.__name__ = "BlockingBatchHandle | BlockingScoreHandle"  # what `help` shows that `attach` returns
 
 
 class Client(Blocking[AsyncClient]):
@@ -83,7 +118,9 @@ class Client(Blocking[AsyncClient]):
 
     submit = blocking_and_held("submit", AsyncClient.submit, BlockingBatchHandle)
     generate = blocking("generate", AsyncClient.generate)
-    attach = blocking_and_held("attach", AsyncClient.attach, BlockingBatchHandle)
+    submit_scores = blocking_and_held("submit", AsyncClient.submit_scores, BlockingScoreHandle)
+    score = blocking("score", AsyncClient.score)
+    attach = blocking_and_held("attach", AsyncClient.attach, _held)
     publish_policy = blocking("publish a policy version", AsyncClient.publish_policy)
     publish_adapter = blocking("publish an adapter", AsyncClient.publish_adapter)
     activate = blocking("activate a policy version", AsyncClient.activate)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, Required, Self, TypedDict, Unpack
 
-from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.schemas import GenerationConfig, Keys, PolicyVersion, ScoreDescription
 
-from .batches.batch_spans import described, submitting, traced, traceparent_of
 from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
-from .batches.ledger import read_batch
+from .batches.ledger import read_description
 from .batches.prompts import Prompts, Rows
 from .batches.submission import split
-from .batches.submit_jobs import enqueue
+from .batches.submit_and_wait import in_one_call, new_id, queue
 from .batches.submit_options import (
     GENERATE_DEFAULTS,
     SUBMIT_DEFAULTS,
     GenerateOptions,
+    JobOptions,
     SubmitOptions,
     submit_part,
 )
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
 from .calls.options import check_names, spelled_out
-from .errors import ResultTimeoutError, client_stays
+from .errors import client_stays
 from .policies.activation import activate, newest_version
 from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
@@ -40,6 +38,10 @@ from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
+from .scores.handle import ScoreHandle
+from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
+from .scores.score_batch import ScoreBatch
+from .scores.submit_scores import submit_scores
 from .weights.adapters import with_adapter
 from .weights.publish_tensors import goes_to_store, publish_tensors
 from .weights.publisher import WeightsPublisher
@@ -80,7 +82,7 @@ class AsyncClient:
         self._connection = Connection(url=redis_url, reconnect_s=reconnect_seconds(reconnect_s))
         self._weights = WeightsPublisher.of(self._connection, self._keys, weights)
 
-    @spelled_out(SubmitOptions, SUBMIT_DEFAULTS)
+    @spelled_out(SubmitOptions, SUBMIT_DEFAULTS, JobOptions)
     async def submit(
         self,
         input_ids: Rows,
@@ -101,24 +103,20 @@ class AsyncClient:
         check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
         chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
-        batch_id = chosen["batch_id"]
-        with submitting() as span:
-            submission = split(
-                Prompts.of(input_ids, attention_mask),
-                config,
-                batch_id=uuid.uuid4().hex if batch_id is None else batch_id,
-                adapter=chosen["adapter"],
-                prompts_per_job=number(chosen["prompts_per_job"]),
-                submitted_at=time.time(),
-                deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
-                bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
-            )
-            described(span, self._keys, submission.batch)
-            submission = traced(submission, await traceparent_of(span, self._connection, self._keys, batch_id))
-            await enqueue(self._connection, self._keys, submission)
-        return BatchHandle(connection=self._connection, keys=self._keys, batch=submission.batch)
+        make = partial(
+            split,
+            Prompts.of(input_ids, attention_mask),
+            config,
+            adapter=chosen["adapter"],
+            prompts_per_job=number(chosen["prompts_per_job"]),
+            submitted_at=time.time(),
+            deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
+            bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
+        )
+        queued = await queue(self._connection, self._keys, chosen["batch_id"], lambda name: make(batch_id=name))
+        return BatchHandle(connection=self._connection, keys=self._keys, batch=queued.batch)
 
-    @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions)
+    @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions, JobOptions)
     async def generate(
         self,
         input_ids: Rows,
@@ -136,29 +134,62 @@ class AsyncClient:
         reading = Reading.of(
             chosen["timeout"], chosen["progress"], chosen["pad_token_id"], chosen["pad_to_max_new_tokens"]
         )  # before anything is queued
-        batch_id = uuid.uuid4().hex if chosen["batch_id"] is None else chosen["batch_id"]
+        batch_id = new_id() if chosen["batch_id"] is None else chosen["batch_id"]
         submitting: SubmitOptions = {**submit_part(chosen), "batch_id": batch_id}
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            async with asyncio.timeout(reading.timeout):
-                handle = await self.submit(input_ids, attention_mask, config, **submitting)
-            left = None if reading.timeout is None else max(0.0, reading.timeout - (clock() - began))
-            return await handle.result(*reading._replace(timeout=left))
-        except TimeoutError:
-            silent = f"Redis at {self._connection.url} has not taken all of it"
-            raise ResultTimeoutError(str(batch_id), 0, len(input_ids), reading.timeout or 0, silent) from None
-        except ResultTimeoutError as late:
-            raise ResultTimeoutError(
-                late.batch_id, late.done, late.total, reading.timeout or 0, late.waiting_for
-            ) from None
+        return await in_one_call(
+            lambda: self.submit(input_ids, attention_mask, config, **submitting),
+            lambda handle, left: handle.result(*reading._replace(timeout=left)),
+            batch_id=batch_id,
+            groups=len(input_ids),
+            timeout=reading.timeout,
+            url=self._connection.url,
+        )
 
-    async def attach(self, batch_id: str) -> BatchHandle:
-        """The handle of a batch that another process or an earlier run has submitted.
+    @spelled_out(ScoreOptions, SCORE_DEFAULTS, JobOptions)
+    async def submit_scores(
+        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[ScoreOptions]
+    ) -> ScoreHandle:
+        """Queue B rows, to learn how likely their tokens are under this policy's weights; return once all are queued.
+
+        `input_ids`: rollouts, whose responses are scored, or (B, width) ids as `submit` takes them; then
+        `attention_mask` has no hole among the tokens that are scored. A row of zeros in the mask is answered with an
+        error, and so are rows of failed rollouts.
+
+        Raises what `submit` raises but `ConfigError`: `PromptsError` names row and column, and `ArgumentError` tells
+        of `top_logprobs` that no live worker gives.
+        """
+        check_names(options, SCORE_DEFAULTS)
+        chosen: ScoreOptions = {**SCORE_DEFAULTS, **options}
+        batch = await submit_scores(self._connection, self._keys, input_ids, attention_mask, chosen)
+        return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch)
+
+    @spelled_out(ScoringOptions, SCORING_DEFAULTS, ScoreOptions, JobOptions)
+    async def score(
+        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[ScoringOptions]
+    ) -> ScoreBatch:
+        """`submit_scores`, then `ScoreHandle.result`: the arguments of both; after a timeout see `generate`."""
+        check_names(options, SCORING_DEFAULTS)
+        chosen: ScoringOptions = {**SCORING_DEFAULTS, **options}
+        timeout, progress, *_ = Reading.of_wait(chosen["timeout"], chosen["progress"])
+        batch_id = new_id() if chosen["batch_id"] is None else chosen["batch_id"]
+        submitting: ScoreOptions = {**score_part(chosen), "batch_id": batch_id}
+        return await in_one_call(
+            lambda: self.submit_scores(input_ids, attention_mask, **submitting),
+            lambda handle, left: handle.result(left, progress),
+            batch_id=batch_id,
+            groups=len(input_ids),
+            timeout=timeout,
+            url=self._connection.url,
+        )
+
+    async def attach(self, batch_id: str) -> BatchHandle | ScoreHandle:
+        """The handle of a batch of prompts, or of rows to score, that another process or an earlier run has submitted.
 
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
-        batch = await read_batch(self._connection, self._keys, batch_id)
+        batch = await read_description(self._connection, self._keys, batch_id)
+        if isinstance(batch, ScoreDescription):
+            return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
         return BatchHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
 
     @spelled_out(PublishOptions, PUBLISH_DEFAULTS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rollstream.producer.batches.handle import BatchHandle
     from rollstream.producer.batches.read_answers import Answer
-    from rollstream.producer.blocking_client import BlockingBatchHandle, Client
+    from rollstream.producer.blocking_client import BlockingBatchHandle, BlockingScoreHandle, Client
     from rollstream.producer.client import AsyncClient
     from rollstream.producer.errors import (
         ArgumentError,
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from rollstream.producer.rollouts.rollout_batch import RolloutBatch
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
+    from rollstream.producer.scores.handle import ScoreHandle
+    from rollstream.producer.scores.score_batch import ScoreBatch
     from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.staleness_errors import (
         GateArgumentError,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         GenerationConfig,
         GroupError,
         GroupResult,
+        GroupScores,
         NameRefusedError,
         OptionError,
         PolicyVersion,
@@ -97,6 +100,7 @@ __all__ = [
     "BatchConflictError",
     "BatchHandle",
     "BlockingBatchHandle",
+    "BlockingScoreHandle",
     "CheckpointError",
     "Client",
     "ClientClosedError",
@@ -109,6 +113,7 @@ __all__ = [
     "GenerationConfig",
     "GroupError",
     "GroupResult",
+    "GroupScores",
     "JobGoneError",
     "LeaseInUseError",
     "LostJobsError",
@@ -139,6 +144,8 @@ __all__ = [
     "RoundRefusedError",
     "RowsError",
     "SamplesDueError",
+    "ScoreBatch",
+    "ScoreHandle",
     "StalenessError",
     "StalenessGate",
     "StoreOptions",
@@ -189,6 +196,9 @@ _MODULES = {
     "RolloutBatch": "rollstream.producer.rollouts.rollout_batch",
     "RowsError": "rollstream.producer.rollouts.errors",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
+    "BlockingScoreHandle": "rollstream.producer.blocking_client",
+    "ScoreBatch": "rollstream.producer.scores.score_batch",
+    "ScoreHandle": "rollstream.producer.scores.handle",
     "Client": "rollstream.producer.blocking_client",
     "ActivationError": "rollstream.producer.policies.errors",
     "AdapterConflictError": "rollstream.producer.policies.errors",

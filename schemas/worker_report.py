@@ -66,7 +66,9 @@ class WorkerReport:
     heartbeat_s: float | None = _read_by(seconds_of)
     """Seconds between two reports: one that is older than `LATE_BEATS` times this is late."""
     vocab_size: int | None = _read_by(count_of)
-    """How many ids its model knows; None until it is loaded, like the three below."""
+    """How many ids its model knows; None until it is loaded, like the four below."""
+    max_logprobs: int | None = _read_by(count_of)
+    """The most candidates that come with a token."""
     max_model_len: int | None = _read_by(count_of)
     """Most tokens of a row, prompt and completion together."""
     dtype: str = _read_by(text_of, "")

@@ -15,6 +15,7 @@ Given: TypeAlias = "NDArray[Any] | list[Any]"
 _UNMASKED = {
     "input_ids": "ids.data, and ~numpy.ma.getmaskarray(ids) as the attention_mask",
     "attention_mask": "mask.filled(0)",
+    "first": "first.data",
 }
 _OWN_FLOATS = ("torch.float16", "torch.float32", "torch.float64")
 """The float types that numpy has too; bfloat16 and float8 fit into float32."""

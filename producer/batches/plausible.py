@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rollstream.schemas import Batch, GroupResult
+from rollstream.schemas import Batch, GroupError, GroupResult, GroupScores, ScoreDescription
 
 from ..errors import UnreadableResultError
 from .read_answers import Answer
@@ -27,6 +27,15 @@ def check_widths(batch: Batch, answers: Mapping[int, Answer], *, pad_to_max_new_
         responses = sum(int(result.lengths.numpy().sum()) for result in results)
         remedy = "leave pad_to_max_new_tokens out"
         problem = _beyond("max_new_tokens", batch.config.max_new_tokens, rows, responses, remedy)
+    if problem is not None:
+        raise UnreadableResultError(batch.batch_id, "ledger", problem)
+
+
+def check_score_width(batch: ScoreDescription, answers: Iterable[GroupScores | GroupError]) -> None:
+    """The same for the tensors of scores. Raises `UnreadableResultError`."""
+    values = 1 + 2 * batch.top_logprobs
+    scored = values * sum(len(answer) for answer in answers if isinstance(answer, GroupScores))
+    problem = _beyond("width", batch.width, batch.num_groups * values, scored, "read it with groups()")
     if problem is not None:
         raise UnreadableResultError(batch.batch_id, "ledger", problem)
 

@@ -40,14 +40,19 @@ class Prompts:
 
         Raises `PromptsError`, which names row and column.
         """
-        rows = _rows("input_ids", input_ids)
-        masks = None if attention_mask is None else _rows("attention_mask", attention_mask)
-        if not rows:
-            raise PromptsError("input_ids", "no prompts: give at least one row")
-        if masks is not None and len(masks) != len(rows):
-            raise PromptsError("attention_mask", f"{len(masks)} rows, but input_ids has {len(rows)}")
-        ids = [_tokens(number, row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
-        return cls(ids=ids, width=max(len(row) for row in rows))
+        rows = masked_rows(input_ids, attention_mask)
+        return cls(ids=[ids for ids, _ in rows], width=max(len(keep) for _, keep in rows))
+
+
+def masked_rows(input_ids: Rows, attention_mask: Rows | None) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    """Of each row its ids, and in which columns they are. Raises `PromptsError`, which names row and column."""
+    rows = _rows("input_ids", input_ids)
+    masks = None if attention_mask is None else _rows("attention_mask", attention_mask)
+    if not rows:
+        raise PromptsError("input_ids", "no prompts: give at least one row")
+    if masks is not None and len(masks) != len(rows):
+        raise PromptsError("attention_mask", f"{len(masks)} rows, but input_ids has {len(rows)}")
+    return [_tokens(number, row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
 
 
 def _rows(what: str, given: object) -> list[NDArray[Any]]:
@@ -113,7 +118,7 @@ def _array_of_list(what: str, number: int, given: Sequence[Any]) -> NDArray[Any]
         raise PromptsError(what, f"not a flat list of numbers ({error})", number) from None
 
 
-def _tokens(number: int, row: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[np.int32]:
+def _tokens(number: int, row: NDArray[Any], mask: NDArray[Any] | None) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     if row.dtype.kind not in "iu":
         raise PromptsError("input_ids", f"{_kind(row)}: token ids are integers", number)
     keep = np.ones(len(row), np.bool_) if mask is None else _keep(number, mask, len(row))
@@ -121,7 +126,7 @@ def _tokens(number: int, row: NDArray[Any], mask: NDArray[Any] | None) -> NDArra
     if bad.any():
         column = int(bad.argmax())
         raise PromptsError("input_ids", f"id {row[column]} is not within 0 to {MAX_ID}; is it padding?", number, column)
-    return row[keep].astype(np.int32)
+    return row[keep].astype(np.int32), keep
 
 
 def _keep(number: int, mask: NDArray[Any], width: int) -> NDArray[np.bool_]:

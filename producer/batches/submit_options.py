@@ -3,14 +3,12 @@
 from typing import TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
 
-class SubmitOptions(TypedDict, total=False):
+class JobOptions(TypedDict, total=False):
     """`adapter`: a LoRA adapter, as `name@version`.
 
-    `batch_id`: the batch's name; None makes one up. Submitting a `batch_id` again with the same content (prompts,
-    config, `adapter`, `prompts_per_job` and both version bounds) queues only what is not queued yet and returns an
-    equal handle, so a submit that failed half-way is simply repeated.
-
-    `prompts_per_job`: prompts that one worker takes at a time.
+    `batch_id`: the batch's name; None makes one up. Submitting a `batch_id` again with the same content (what was
+    given, and every option but the deadlines) queues only what is not queued yet and returns an equal handle, so a
+    submit that failed half-way is simply repeated.
 
     `queue_deadline_s`, `run_deadline_s`: a job that no worker has taken `queue_deadline_s` seconds after it was queued,
     and groups that are not done `run_deadline_s` seconds after a worker began the job, are answered with an error.
@@ -25,11 +23,16 @@ class SubmitOptions(TypedDict, total=False):
 
     adapter: str | None
     batch_id: str | None
-    prompts_per_job: int
     queue_deadline_s: float | None
     run_deadline_s: float | None
     min_policy_version: int | None
     max_staleness: int | None
+
+
+class SubmitOptions(JobOptions, total=False):
+    """`prompts_per_job`: prompts that one worker takes at a time."""
+
+    prompts_per_job: int
 
 
 class GenerateOptions(SubmitOptions, total=False):
@@ -43,15 +46,16 @@ class GenerateOptions(SubmitOptions, total=False):
     pad_to_max_new_tokens: bool
 
 
-SUBMIT_DEFAULTS: SubmitOptions = {
+JOB_DEFAULTS: JobOptions = {
     "adapter": None,
     "batch_id": None,
-    "prompts_per_job": 8,
     "queue_deadline_s": None,
     "run_deadline_s": None,
     "min_policy_version": None,
     "max_staleness": None,
 }
+
+SUBMIT_DEFAULTS: SubmitOptions = {**JOB_DEFAULTS, "prompts_per_job": 8}
 
 GENERATE_DEFAULTS: GenerateOptions = {
     **SUBMIT_DEFAULTS,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rollstream.schemas import GroupError, GroupResult
+from rollstream.schemas import GroupError, GroupResult, GroupScores
 
-from ..batches.read_answers import Answer
+from ..batches.read_answers import AnyAnswer
 from ..batches.tokenizer_folder import read_tokenizer
 from ..errors import PromptFileError
 
@@ -85,8 +85,10 @@ def load_tokenizer(folder: Path) -> Tokenize:
     return lambda text: [int(token) for token in tokenizer.encode(text)]
 
 
-def result_line(answer: Answer) -> str:
+def result_line(answer: AnyAnswer) -> str:
     """One group as a line of ASCII JSON that ends with a newline."""
+    if isinstance(answer, GroupScores):
+        return json.dumps({"batch_id": answer.batch_id, "group": answer.group, **_scores(answer)}) + "\n"
     prompt = None if answer.prompt is None else answer.prompt.numpy().tolist()
     row: dict[str, Any] = {"batch_id": answer.batch_id, "group": answer.group, "prompt_token_ids": prompt}
     if isinstance(answer, GroupError):
@@ -94,6 +96,14 @@ def result_line(answer: Answer) -> str:
     else:
         row["completions"] = [_completion(answer, sample) for sample in range(answer.token_ids.shape[0])]
     return json.dumps(row) + "\n"
+
+
+def _scores(scores: GroupScores) -> dict[str, Any]:
+    row: dict[str, Any] = {"log_probs": scores.logprobs.numpy().tolist(), "policy_version": scores.policy_version}
+    if scores.top_token_ids is not None and scores.top_logprobs is not None:
+        row["top_token_ids"] = scores.top_token_ids.numpy().tolist()
+        row["top_log_probs"] = [_numbers(column) for column in scores.top_logprobs.numpy().tolist()]
+    return row
 
 
 def _completion(result: GroupResult, sample: int) -> dict[str, Any]:

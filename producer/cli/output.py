@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -16,8 +16,8 @@ from rich.console import Console
 from rollstream.schemas import GroupError, RollstreamError
 from rollstream.schemas.printable import printable_lines, without_credentials
 
-from ..batches.handle import BatchHandle
-from ..batches.read_answers import Answer
+from ..batches.any_handle import AnyHandle
+from ..batches.read_answers import AnyAnswer
 from ..errors import ResultTimeoutError
 from ..progress import progress_bar
 from .jsonl import result_line
@@ -84,7 +84,7 @@ def output(file: Path | None) -> AbstractContextManager[TextIO]:
     return nullcontext(sys.stdout) if file is None or str(file) == "-" else file.open("w", encoding="utf-8")
 
 
-def write(answers: Iterable[Answer], out: TextIO) -> int:
+def write(answers: Iterable[AnyAnswer], out: TextIO) -> int:
     """Write one line for each group. Returns 3 if one is an error, else 0."""
     code = 0
     for answer in answers:
@@ -94,7 +94,7 @@ def write(answers: Iterable[Answer], out: TextIO) -> int:
     return code
 
 
-def write_unfinished(handle: BatchHandle, answers: list[Answer], out: TextIO) -> int:
+def write_unfinished(handle: AnyHandle[Any, Any], answers: Sequence[AnyAnswer], out: TextIO) -> int:
     """Write the answers and say on stderr how many groups are missing. Returns the exit code."""
     code = write(answers, out)
     missing = handle.num_groups - len(answers)
@@ -105,7 +105,7 @@ def write_unfinished(handle: BatchHandle, answers: list[Answer], out: TextIO) ->
     return EXIT_UNFINISHED
 
 
-async def follow(handle: BatchHandle, out: TextIO | None, timeout: float | None) -> int:
+async def follow(handle: AnyHandle[Any, Any], out: TextIO | None, timeout: float | None) -> int:
     """Write each group as it finishes, under a progress bar, until the batch is sealed. Returns the exit code.
 
     Raises `ResultTimeoutError`; what finished until then has been written.

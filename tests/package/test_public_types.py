@@ -14,13 +14,17 @@ from rollstream import (
     AsyncClient,
     BatchHandle,
     BlockingBatchHandle,
+    BlockingScoreHandle,
     Client,
     GenerationConfig,
     GroupError,
     GroupResult,
+    GroupScores,
     PolicyVersion,
     Probe,
     RolloutBatch,
+    ScoreBatch,
+    ScoreHandle,
     Tolerance,
     make_probe,
 )
@@ -53,7 +57,13 @@ async def async_client(
         assert_type(await client.announced_version(), int)
         assert_type(await client.publish_adapter("math", 17, Path("math"), progress=True), str)
         await client.wait_for_version(2, workers=3)
-        handle = await client.attach("b")
+        attached = await client.attach("b")
+        assert_type(attached, BatchHandle | ScoreHandle)
+        assert_type(await client.score(tensor, first=3, top_logprobs=4, progress=True), ScoreBatch)
+        scores = await client.submit_scores(ragged, first=None, rows_per_job=4)
+        assert_type(scores.groups(), AsyncIterator[GroupScores | GroupError])
+        assert_type(await scores.result(timeout=5), ScoreBatch)
+        handle = await client.submit(tensor, None, config)
         assert_type(await client.generate(ragged, config=config, timeout=5.0, progress=True), RolloutBatch)
         assert_type(handle.groups(), AsyncIterator[GroupResult | GroupError])
         assert_type(await handle.finished(), list[GroupResult | GroupError])
@@ -72,7 +82,9 @@ def blocking_client(tensor: torch.Tensor, config: GenerationConfig) -> None:
         assert_type(client, Client)
         handle = client.submit(tensor, None, config)
         assert_type(handle, BlockingBatchHandle)
-        assert_type(client.attach("b"), BlockingBatchHandle)
+        assert_type(client.attach("b"), BlockingBatchHandle | BlockingScoreHandle)
+        assert_type(client.score(tensor, None, first=1), ScoreBatch)
+        assert_type(client.submit_scores(tensor).groups(), Iterator[GroupScores | GroupError])
         assert_type(handle.groups(), Iterator[GroupResult | GroupError])
         assert_type(handle.result(), RolloutBatch)
         assert_type(handle.cancel(), int)

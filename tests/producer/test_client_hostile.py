@@ -151,6 +151,7 @@ async def test_a_description_whose_numbers_no_answer_bears_out_allocates_nothing
     worker.publish(*[result_of(group, [5], [[9]], handle.batch_id) for group in range(32)])
     server.hset(worker.ledger, "batch", encode(handle.batch.model_copy(update=described)))
     attached = await trainer.attach(handle.batch_id)
+    assert isinstance(attached, BatchHandle)
 
     with pytest.raises(UnreadableResultError, match=words) as raised:
         await attached.result(timeout=10, pad_to_max_new_tokens=padded)

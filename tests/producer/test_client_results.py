@@ -10,6 +10,7 @@ import torch
 
 from rollstream import (
     AsyncClient,
+    BlockingBatchHandle,
     Client,
     ClientClosedError,
     GenerationConfig,
@@ -130,7 +131,9 @@ def test_the_blocking_client_does_the_same(redis_url: str, policy: str) -> None:
         worker = Answering(redis_url, policy, "b", 4)
         worker.publish(*(result_of(group, PROMPTS[group], [[10 + group]], "b") for group in (2, 0, 3, 1)))
         assert [answer.group for answer in handle.groups()] == [2, 0, 3, 1]
-        assert trainer.attach("b").result(timeout=20).response_lengths.tolist() == [1, 1, 1, 1]
+        attached = trainer.attach("b")
+        assert isinstance(attached, BlockingBatchHandle)
+        assert attached.result(timeout=20).response_lengths.tolist() == [1, 1, 1, 1]
         assert handle.done() == len(handle.finished()) == 4
         assert list(handle.wait(timeout=20)) == [2, 0, 3, 1]
         assert (trainer.attach("b"), hash(trainer.attach("b"))) == (handle, hash(handle))

@@ -127,6 +127,7 @@ class Start:
             lease_s=self._settings.lease_s,
             heartbeat_s=self._settings.heartbeat_s,
             vocab_size=None if self._info is None else self._info.vocab_size,
+            max_logprobs=None if self._info is None else self._info.max_logprobs,
             max_model_len=None if self._info is None else self._info.max_model_len,
             dtype="" if self._info is None else self._info.dtype,
             runs_on="" if self._info is None else self._info.runs_on,

@@ -15,6 +15,7 @@ import redis
 from redis.asyncio import Redis as AsyncRedis
 
 from rollstream import AsyncClient, BatchHandle, GroupError, RedisUnavailableError
+from rollstream.producer.batches.any_handle import AnyHandle
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.local_cluster import LocalCluster
 from rollstream.producer.redis_io.connection import COMMANDS_AT_ONCE, READS_AT_ONCE
@@ -85,7 +86,7 @@ async def test_handles_of_one_batch_share_its_reads_wherever_each_is(
     worker = Answering(url, policy, "b", 3)
     worker.publish(cancelled("b", 1))
     assert [answer.group for answer in await first.finished()] == [1]
-    handles = [first, *(await asyncio.gather(*(lone.attach("b") for _ in range(20))))]
+    handles: list[AnyHandle[Any, Any]] = [first, *(await asyncio.gather(*(lone.attach("b") for _ in range(20))))]
     waits = [asyncio.create_task(handle.wait(60)) for handle in handles]
     await until_blocked(own_redis)
     worker.publish(cancelled("b", 2), cancelled("b", 0))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from rollstream import Client
+from rollstream import BlockingBatchHandle, Client
 from rollstream.producer.cli.replay_resume import ReplayOptions
 from rollstream.producer.errors import JobGoneError, NothingToReplayError
 from rollstream.producer.redis_io.connection import Connection
@@ -43,6 +43,7 @@ def test_a_replay_queues_the_same_jobs_under_a_new_id_without_any_worker(
         ("new", 2, range(4, 5), 5),
     ]
     handle = client.attach("new")
+    assert isinstance(handle, BlockingBatchHandle)
     assert (handle.batch.num_groups, handle.batch.num_jobs, handle.batch.prompt_width) == (5, 3, 3)
 
 

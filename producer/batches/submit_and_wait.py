@@ -1,0 +1,58 @@
+"""The two halves of a client's calls, whatever they ask for: queue a batch, and wait for what was queued."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from rollstream.schemas import Keys
+
+from ..errors import ResultTimeoutError
+from ..redis_io.connection import Connection
+from .batch_spans import described, submitting, traced, traceparent_of
+from .submission import AnySubmission
+from .submit_jobs import enqueue
+
+S = TypeVar("S", bound=AnySubmission[Any])
+H = TypeVar("H")
+T = TypeVar("T")
+
+
+async def queue(connection: Connection, keys: Keys, batch_id: str | None, make: Callable[[str], S]) -> S:
+    """Make a submission under `batch_id`, or under an id of its own, and queue it. Raises what `enqueue` raises."""
+    with submitting() as span:
+        submission = make(new_id() if batch_id is None else batch_id)
+        described(span, keys, submission.batch)
+        submission = traced(submission, await traceparent_of(span, connection, keys, batch_id))
+        await enqueue(connection, keys, submission)
+    return submission
+
+
+def new_id() -> str:
+    """An id that no other batch has."""
+    return uuid.uuid4().hex
+
+
+async def in_one_call(
+    submit: Callable[[], Awaitable[H]],
+    read: Callable[[H, float | None], Awaitable[T]],
+    *,
+    batch_id: str,
+    groups: int,
+    timeout: float | None,
+    url: str,
+) -> T:
+    """Submit, then read in what is left of `timeout`. Raises `ResultTimeoutError`, also where Redis does not answer."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    try:
+        async with asyncio.timeout(timeout):
+            handle = await submit()
+        return await read(handle, None if timeout is None else max(0.0, timeout - (clock() - began)))
+    except TimeoutError:
+        silent = f"Redis at {url} has not taken all of it"
+        raise ResultTimeoutError(batch_id, 0, groups, timeout or 0, silent) from None
+    except ResultTimeoutError as late:
+        raise ResultTimeoutError(late.batch_id, late.done, late.total, timeout or 0, late.waiting_for) from None

@@ -1,0 +1,142 @@
+"""Turn what a trainer wants scored into rows of ids, and say where each row's scores go. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..batches.arrays import as_array
+from ..batches.prompts import Rows, masked_rows
+from ..calls.arguments import number
+from ..errors import ArgumentError, PromptsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..rollouts.rollout_batch import RolloutBatch
+
+First: TypeAlias = "int | Sequence[int] | NDArray[Any] | torch.Tensor | None"
+"""A column of the given array, or one for each row; None: every token but each row's first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRows:
+    """B rows without their padding. Column j of the scores is column `first + j` of the given array."""
+
+    ids: list[NDArray[np.int32]]
+    """One array for each row; empty for one that has nothing to score, which is answered with an error."""
+    firsts: NDArray[np.int32]
+    """(B,): the token of each row from which on it is scored; 0 for an empty row."""
+    offsets: NDArray[np.int32]
+    """(B,): the column of each row's first score."""
+    width: int
+    """L: columns of the scores."""
+
+    @classmethod
+    def of(cls, input_ids: Rows, attention_mask: Rows | None, first: First) -> Self:
+        """Read rows of any integer dtype, with any mask of 0 and 1 that has no hole once scoring has begun.
+
+        Raises `PromptsError`, which names row and column.
+        """
+        rows = masked_rows(input_ids, attention_mask)
+        columns = [np.flatnonzero(keep) for _, keep in rows]
+        wanted = _first_columns(first, len(rows))
+        starts = [_start(row, where, wanted[row]) for row, where in enumerate(columns)]
+        ids = [row for row, _ in rows]
+        firsts = np.array([token for token, _ in starts], np.int32)
+        offsets = np.zeros(len(rows), np.int32)
+        width = max(len(keep) for _, keep in rows)
+        if first is None:
+            offsets[:] = [column - 1 if token else 0 for token, column in starts]
+            width -= 1
+        elif type(number(first)) is int:
+            width -= int(wanted[0])
+        else:
+            width = max(len(row) - int(token) for row, token in zip(ids, firsts, strict=True))
+        return cls(ids=ids, firsts=firsts, offsets=offsets, width=max(0, width))
+
+    @classmethod
+    def of_rollouts(cls, rollouts: RolloutBatch) -> Self:
+        """The R rows of `rollouts`, scored from each response's first token on; L is `response_len`."""
+        sequences, at = rollouts.sequences.cpu().numpy(), rollouts.prompt_len
+        prompts, responses = rollouts.prompt_lengths.tolist(), rollouts.response_lengths.tolist()
+        failed = {row for row, group in enumerate(rollouts.group_index.tolist()) if group in rollouts.errors}
+        lengths = [
+            (prompt, response) if prompt and response and row not in failed else (0, 0)
+            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+        ]
+        return cls(
+            ids=[
+                sequences[row, at - prompt : at + response].astype(np.int32)
+                for row, (prompt, response) in enumerate(lengths)
+            ],
+            firsts=np.array([prompt for prompt, _ in lengths], np.int32),
+            offsets=np.zeros(len(lengths), np.int32),
+            width=rollouts.response_len,
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """(B,): ids of each row."""
+        return np.array([len(row) for row in self.ids], np.int32)
+
+    @property
+    def columns(self) -> NDArray[np.int32]:
+        """(B,): how many ids of each row are scored."""
+        return self.lengths - self.firsts
+
+
+def _first_columns(first: First, rows: int) -> NDArray[np.int64]:
+    """(rows,): the column from which on each row is scored; -1: from its second token on."""
+    if first is None:
+        return np.full(rows, -1, np.int64)
+    one = number(first)
+    if type(one) is int:
+        given: NDArray[Any] = np.full(rows, one, np.int64)
+    else:
+        given = _column_of_each(first, rows)
+    if (given < 0).any():
+        row = int((given < 0).argmax())
+        raise PromptsError("first", f"column {given[row]}: columns count from 0", row)
+    return given.astype(np.int64)
+
+
+def _column_of_each(first: First, rows: int) -> NDArray[Any]:
+    read = as_array("first", first)
+    try:
+        given = np.asarray(first if read is None else read)
+    except (ValueError, TypeError, OverflowError):  # a ragged list
+        given = np.empty(0, np.object_)
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise ArgumentError("first", first, "give a column of input_ids, one column for each row, or None")
+    if len(given) != rows:
+        raise PromptsError("first", f"{len(given)} columns, but input_ids has {rows} rows")
+    return given
+
+
+def _start(row: int, columns: NDArray[np.int64], first: int) -> tuple[int, int]:
+    """Which token of the row is scored first, and in which column it is. (0, 0) for an empty row."""
+    if not len(columns):
+        return 0, 0
+    if len(columns) == 1:
+        problem = f"one token, in column {columns[0]}: nothing comes before it that could say how likely it is"
+        raise PromptsError("input_ids", problem, row)
+    if first > columns[-1]:
+        raise PromptsError("first", f"is beyond the row, whose last token is in column {columns[-1]}", row, first)
+    if 0 <= first <= columns[0]:
+        problem = f"nothing comes before the row's first token, in column {columns[0]}: begin after it"
+        raise PromptsError("first", problem, row, first)
+    token = 1 if first < 0 else int(np.searchsorted(columns, first))
+    if first >= 0 and columns[token] != first:
+        raise PromptsError("first", "the mask is 0 there: begin at a token", row, first)
+    gaps = np.diff(columns[token:]) != 1
+    if gaps.any():
+        hole = int(columns[token + int(gaps.argmax())]) + 1
+        raise PromptsError(
+            "attention_mask", "a hole among the tokens that are scored: they must be adjacent", row, hole
+        )
+    return token, int(columns[token])

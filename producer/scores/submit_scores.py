@@ -1,0 +1,49 @@
+"""Queue rows to score: what was given is read, the options are checked, and jobs are made of both."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from rollstream.schemas import Keys, ScoreDescription
+
+from ..batches.deadlines import Deadlines
+from ..batches.prompts import Rows
+from ..batches.submit_and_wait import queue
+from ..calls.arguments import number
+from ..errors import ArgumentError
+from ..policies.version_bounds import VersionBounds
+from ..redis_io.connection import Connection
+from ..rollouts.rollout_batch import RolloutBatch
+from .options import ScoreOptions
+from .rows import First, ScoreRows
+from .submission import split_rows
+from .worker_limits import check_candidates
+
+
+async def submit_scores(
+    connection: Connection, keys: Keys, given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions
+) -> ScoreDescription:
+    """Queue them; `options` are complete. Raises what `AsyncClient.submit_scores` raises."""
+    make = partial(
+        split_rows,
+        _rows(given, attention_mask, options["first"]),
+        top_logprobs=number(options["top_logprobs"]),
+        adapter=options["adapter"],
+        rows_per_job=number(options["rows_per_job"]),
+        submitted_at=time.time(),
+        deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
+        bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
+    )
+    await check_candidates(connection, keys, number(options["top_logprobs"]))
+    submission = await queue(connection, keys, options["batch_id"], lambda batch_id: make(batch_id=batch_id))
+    return submission.batch
+
+
+def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, first: First) -> ScoreRows:
+    if not isinstance(given, RolloutBatch):
+        return ScoreRows.of(given, attention_mask, first)
+    for name, value in (("attention_mask", attention_mask), ("first", first)):
+        if value is not None:
+            raise ArgumentError(name, value, "leave it out: rollouts say themselves where each response is")
+    return ScoreRows.of_rollouts(given)

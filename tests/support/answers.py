@@ -9,6 +9,7 @@ import numpy as np
 import redis
 
 from rollstream import RolloutBatch
+from rollstream.producer.batches.read_answers import AnyAnswer
 from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import Batch, ErrorCode, GenerationConfig, GroupError, GroupResult, Keys, Sealed, Tensor, encode
 
@@ -78,7 +79,7 @@ class Answering:
         self.results = Keys(policy).results(batch_id)
         self.ledger = Keys(policy).ledger(batch_id)
 
-    def publish(self, *answers: GroupResult | GroupError) -> None:
+    def publish(self, *answers: AnyAnswer) -> None:
         for answer in answers:
             self.write(answer.kind.encode(), encode(answer))
             if self._redis.hincrby(self.ledger, "done", 1) == self._num_groups:

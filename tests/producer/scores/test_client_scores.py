@@ -1,0 +1,180 @@
+"""Scores go through the queue like completions: in order, once, to this process and others, failed rows by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+import torch
+
+from rollstream import (
+    ArgumentError,
+    AsyncClient,
+    BatchConflictError,
+    Client,
+    ErrorCode,
+    GenerationConfig,
+    GroupScores,
+    PromptsError,
+    ResultTimeoutError,
+    ScoreBatch,
+    ScoreHandle,
+    UnknownBatchError,
+    UnreadableResultError,
+)
+from rollstream.producer.blocking_client import BlockingScoreHandle
+from rollstream.schemas import Keys, Tensor, encode
+from rollstream.worker.engines.stub_likelihoods import likelihoods
+from tests.support.answers import Answering
+from tests.support.reports import report_of
+from tests.support.worker_process import WorkerProcess
+
+ROWS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
+
+
+def scores_of(row: int, columns: int, batch_id: str, **changes: Any) -> GroupScores:
+    fields: dict[str, Any] = {
+        "batch_id": batch_id, "group": row, "policy_version": 3, "worker": "w", "queued_s": 0.0, "score_s": 0.0,
+        "logprobs": Tensor.of(np.arange(-1, -1 - columns, -1).astype(np.float32)),
+    }  # fmt: skip
+    return GroupScores(**fields | changes)
+
+
+def test_a_worker_scores_rows_and_rollouts(redis_url: str, policy: str, stub_worker: WorkerProcess) -> None:
+    with Client(redis_url, policy=policy) as client:
+        scores = client.score(ROWS, first=None, top_logprobs=2, rows_per_job=2, timeout=30)
+        rollouts = client.generate(ROWS, config=GenerationConfig(max_new_tokens=3, num_return_sequences=2), timeout=30)
+        of_rollouts = client.score(rollouts, timeout=30)
+
+    for row, ids in enumerate(ROWS):
+        expected = torch.from_numpy(likelihoods(ids, 1, "", 0, 2)[:, 0].copy())
+        assert torch.equal(scores.log_probs[row, : len(ids) - 1], expected)
+    assert scores.scored_mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert scores.top_token_ids is not None
+    assert scores.top_token_ids.shape == (3, 3, 2)
+    assert (scores.versions.tolist(), scores.errors) == ([0, 0, 0], {})
+    assert rollouts.old_log_probs is not None
+    assert of_rollouts.scored_mask.tolist() == rollouts.response_mask[:, rollouts.prompt_len :].tolist()
+    assert torch.equal(of_rollouts.log_probs, rollouts.old_log_probs)
+    assert repr(scores).endswith("3 rows, 3 columns, 2 candidates>")
+
+
+def test_a_bad_row_fails_alone(redis_url: str, policy: str, stub_worker: WorkerProcess) -> None:
+    rows = [[5, 6], [7, 10**6], [8, 9]]
+    with Client(redis_url, policy=policy) as client:
+        scores = client.score(rows, [[1, 1], [1, 1], [0, 0]], timeout=30)
+    assert {row: error.code for row, error in scores.errors.items()} == {
+        1: ErrorCode.TOKEN_OUT_OF_VOCABULARY,
+        2: ErrorCode.EMPTY_PROMPT,
+    }
+    assert (scores.scored_mask.tolist(), scores.versions.tolist()) == ([[1], [0], [0]], [0, -1, -1])
+    assert scores.log_probs[1:].tolist() == [[0.0], [0.0]]
+
+
+async def test_rows_come_in_finish_order_and_another_process_may_attach(
+    trainer: AsyncClient, redis_url: str, policy: str
+) -> None:
+    handle = await trainer.submit_scores(ROWS, first=1, batch_id="b")
+    Answering(redis_url, policy, "b", 3).publish(*(scores_of(row, len(ROWS[row]) - 1, "b") for row in (2, 0, 1)))
+    assert [answer.group async for answer in handle.groups(10)] == [2, 0, 1]
+    async with AsyncClient(redis_url, policy=policy) as other:
+        attached = await other.attach("b")
+        assert isinstance(attached, ScoreHandle)
+        scores = await attached.result(timeout=10)
+    assert scores.log_probs.tolist() == [[-1, -2, -3], [-1, 0, 0], [-1, -2, 0]]
+    assert scores.versions.tolist() == [3, 3, 3]
+    assert repr(attached).startswith("<ScoreHandle batch_id=b 3/3")
+
+
+async def test_a_submit_is_repeated_and_other_content_is_a_conflict(trainer: AsyncClient) -> None:
+    first = await trainer.submit_scores(ROWS, batch_id="b")
+    assert await trainer.submit_scores(ROWS, batch_id="b") == first
+    with pytest.raises(BatchConflictError):
+        await trainer.submit_scores(ROWS, batch_id="b", top_logprobs=1)
+    with pytest.raises(BatchConflictError):
+        await trainer.submit(ROWS, None, GenerationConfig(max_new_tokens=1), batch_id="b")
+
+
+def test_a_cancelled_batch_is_complete_without_a_worker(redis_url: str, policy: str) -> None:
+    with Client(redis_url, policy=policy) as client:
+        client.submit_scores(ROWS, batch_id="b")
+        attached = client.attach("b")
+        assert isinstance(attached, BlockingScoreHandle)
+        assert (attached.cancel(), attached.done()) == (3, 3)
+        result = attached.result(timeout=10)
+    assert isinstance(result, ScoreBatch)
+    assert {error.code for error in result.errors.values()} == {ErrorCode.CANCELLED}
+    assert result.scored_mask.sum() == 0
+
+
+async def test_a_timeout_names_the_batch_that_goes_on(trainer: AsyncClient) -> None:
+    with pytest.raises(ResultTimeoutError, match=r"0 of 3 groups after 0\.2 s") as raised:
+        await trainer.score(ROWS, timeout=0.2)
+    assert (await trainer.attach(raised.value.batch_id)).num_groups == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"logprobs": Tensor.of(np.zeros(2, np.float32))}, "2 log-probs, 3 tokens of the row are scored"),
+        (
+            {
+                "top_token_ids": Tensor.of(np.zeros((3, 2), np.int32)),
+                "top_logprobs": Tensor.of(np.zeros((3, 2), np.float32)),
+            },
+            "2 candidates for each token, top_logprobs is 0",
+        ),
+        ({"group": 3}, "group 3 of 3"),
+        ({"batch_id": "c"}, "belongs to batch 'c'"),
+    ],
+)
+async def test_scores_of_another_shape_are_refused(
+    trainer: AsyncClient, redis_url: str, policy: str, changes: dict[str, Any], words: str
+) -> None:
+    handle = await trainer.submit_scores(ROWS, batch_id="b")
+    good = [scores_of(row, len(ROWS[row]) - 1, "b") for row in (1, 2)]
+    bad = scores_of(0, 3, "b").model_copy(update=changes)
+    Answering(redis_url, policy, "b", 3).publish(bad, *good)
+    with pytest.raises(UnreadableResultError, match=words):
+        await handle.result(timeout=10)
+
+
+async def test_a_description_cannot_ask_for_memory_that_its_scores_do_not_fill(
+    trainer: AsyncClient, redis_url: str, policy: str
+) -> None:
+    handle = await trainer.submit_scores(ROWS, batch_id="b")
+    Answering(redis_url, policy, "b", 3).publish(*(scores_of(row, len(ROWS[row]) - 1, "b") for row in range(3)))
+    with redis.Redis.from_url(redis_url) as server:
+        wide = handle.batch.model_copy(update={"width": 2**30})
+        server.hset(Keys(policy).ledger("b"), "batch", encode(wide))
+    with pytest.raises(UnreadableResultError, match="width is 1073741824, which makes"):
+        await (await trainer.attach("b")).result(timeout=10)
+
+
+@pytest.mark.parametrize(("limits", "refused"), [(("20", "8"), True), (("20", "64"), False), (("20", ""), False)])
+async def test_more_candidates_than_every_live_worker_gives_are_refused_at_submit(
+    trainer: AsyncClient, redis_url: str, policy: str, limits: tuple[str, ...], *, refused: bool
+) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        for number, limit in enumerate(limits):
+            report_of(server, Keys(policy), f"w{number}", {"state": "serving", "max_logprobs": limit})
+    assert (await trainer.submit_scores(ROWS, top_logprobs=20)).num_groups == 3
+    if not refused:
+        assert (await trainer.submit_scores(ROWS, top_logprobs=21)).num_groups == 3
+        return
+    with pytest.raises(ArgumentError, match="top_logprobs 21: no live worker gives more than 20"):
+        await trainer.submit_scores(ROWS, top_logprobs=21, batch_id="b")
+    with pytest.raises(UnknownBatchError):
+        await trainer.attach("b")
+
+
+async def test_rollouts_say_themselves_where_their_responses_are(
+    trainer: AsyncClient, stub_worker: WorkerProcess
+) -> None:
+    rollouts = await trainer.generate(ROWS, config=GenerationConfig(max_new_tokens=2), timeout=30)
+    with pytest.raises(ArgumentError, match="first 3: leave it out: rollouts say themselves"):
+        await trainer.score(rollouts, first=3)
+    with pytest.raises(PromptsError, match="row 1: one token"):
+        await trainer.score([[1, 2], [3]])

@@ -7,11 +7,13 @@ file `reached`, and goes on when there is a file `go`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ PLACES = {
     "vllm link": Place(f"{VLLM}.transfers", "Transfers.link"),
     "vllm receive": Place(f"{VLLM}.transfers", "Transfers._bring"),
     # a trainer
-    "upload": Place(f"{PRODUCER}.weights.upload", "_Sent._send", nth=2),
+    "upload": Place(f"{PRODUCER}.weights.upload", "_Sent._send"),
     "announce": Place(f"{PRODUCER}.policies.publish_policy", "announce"),
     "announced": Place(f"{PRODUCER}.policies.publish_policy", "announce", after=True),
     "trainer activates": Place(f"{PRODUCER}.policies.activation", "activate_script"),
@@ -86,6 +88,19 @@ class Halt:
 
     def wait_until_reached(self, explain: Callable[[], str], timeout_s: float = 120) -> None:
         wait_for((self._folder / "reached").exists, timeout_s, lambda: f"never came to {self.env[WHERE]}: {explain()}")
+
+    @contextlib.contextmanager
+    def when_reached(self, strike: Callable[[], object], explain: Callable[[], str]) -> Iterator[None]:
+        """Strike in a thread, while the block runs."""
+
+        def wait() -> None:
+            self.wait_until_reached(explain)
+            strike()
+
+        with ThreadPoolExecutor(1) as other:
+            struck = other.submit(wait)
+            yield
+            struck.result()
 
     def go_on(self) -> None:
         (self._folder / "go").touch()

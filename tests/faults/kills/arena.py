@@ -36,8 +36,9 @@ class Arena:
     """Version 1 is served by all when the block begins. Use as `with`."""
 
     def __init__(self, folder: Path, model: Path, halt: str | None) -> None:
-        """`halt`: where the first worker halts, once it is armed."""
+        """`halt`: where the first worker halts, once it is armed. It is alone where another might be quicker."""
         self._folder, self._model = folder, model
+        self._is_alone = halt in ("activate", "activated")
         self.halt = None if halt is None else Halt(halt, folder / "halt")
         self.server = EmbeddedRedis(appendonly=True)
         self.workers: list[WorkerProcess] = []
@@ -57,7 +58,8 @@ class Arena:
             self._trainer = opened.enter_context(ThreadPoolExecutor(1))
             self._feeder = opened.enter_context(ThreadPoolExecutor(1))
             self.start_worker(None if self.halt is None else self.halt.env)
-            self.start_worker()
+            if not self._is_alone:
+                self.start_worker()
             for worker in self.workers:
                 worker.wait_until_serving()
             opened.callback(self._ended.set)

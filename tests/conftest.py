@@ -57,7 +57,15 @@ ENGINES = {
     ),
     "browser": ("browser",),
     "prometheus": ("test_real_prometheus",),
-    "training": ("test_example", "test_trl", "test_trl_publishing", "test_two_engines", "weight_swap"),
+    "training": (
+        "test_example",
+        "test_expert_swaps",
+        "test_tensor_parallel",
+        "test_trl",
+        "test_trl_publishing",
+        "test_two_engines",
+        "weight_swap",
+    ),
 }
 """Files and folders whose tests start vLLM engines, in parts of about the same time, and those that share a browser
 or a Prometheus; one that is missing costs time, no more.

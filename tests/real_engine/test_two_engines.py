@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 T = TypeVar("T")
 PROMPT = [5, 6, 7, 8]
-LONG = 960
-"""Tokens, as many as fit: two engines share two cores, and none may be done before the other has begun."""
+LONG = 480
+"""Tokens: two engines share two cores, and none may be done before the other has begun."""
 DTYPE, ATOL = ("float16", 0.1) if torch.cuda.is_available() else ("float32", 1e-4)
 """vLLM's LoRA kernels on CUDA take no float32. Nats: another adapter or other weights are whole nats away."""
 

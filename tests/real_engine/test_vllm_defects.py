@@ -20,6 +20,7 @@ from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.jobs import request_checks
+from tests.support.engine_requests import end
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -54,7 +55,7 @@ async def engine(tiny_model: Path, adapter_dir: Path) -> AsyncIterator[VllmEngin
         engine = VllmEngine(settings(tiny_model, adapter_dir))
         await engine.start()
     yield engine
-    await engine.close()
+    await end(engine)
 
 
 def request(adapter: Adapter | None = None, prompt: list[int] | None = None, **fields: Any) -> GenerateRequest:

@@ -36,8 +36,9 @@ async def test_where_vllm_reports_no_versions_spans_are_estimates_and_say_so(
     assert ((await greedy(engine)).version_spans, (await greedy(engine)).spans_exact) == (((after, 24),), True)
 
 
-async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess_is_called_exact(
-    engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("swaps", [30, pytest.param(100, marks=pytest.mark.large)])
+async def test_many_swaps_under_load_lose_nothing_leak_nothing_and_no_guess_is_called_exact(
+    engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch, swaps: int
 ) -> None:
     guesses = _guessed_beside_what_vllm_reports(monkeypatch)
     known = len(engine._adapters)
@@ -55,7 +56,7 @@ async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess
     modes: list[SwapMode] = ["keep", "keep", "keep", "keep", "wait", "keep", "keep", "keep", "keep", "abort"]
     clients = [asyncio.create_task(client(number)) for number in range(4)]
     async with asyncio.timeout(100):
-        for number in range(100):
+        for number in range(swaps):
             started = time.perf_counter()
             await swap(engine, models[number % 2], modes[number % 10])
             stalls[modes[number % 10]].append(1000 * (time.perf_counter() - started))
@@ -72,7 +73,7 @@ async def test_a_hundred_swaps_under_load_lose_nothing_leak_nothing_and_no_guess
     assert max(stalls["keep"]) < 10_000, "a swap under load is bounded, on a busy machine too"
     for mode, ms in stalls.items():
         print(f"swap {mode}: median {statistics.median(ms):.0f} ms, worst {max(ms):.0f} ms ({len(ms)})")  # noqa: T201
-    assert len(answered) >= 50
+    assert len(answered) >= swaps / 2
     assert {sum(tokens for _, tokens in found.version_spans) for found in answered} == {8}
     assert max(len(found.version_spans) for found in answered) >= 2
     assert {found.spans_exact for found in answered} == {True}
@@ -103,11 +104,11 @@ async def test_swaps_leak_no_memory(engine: VllmEngine, models: list[Path], adap
     await swap(engine, models[0])
     before = _resident_bytes(engine)
 
-    for number in range(40):
+    for number in range(20):
         await swap(engine, models[number % 2])
 
     grown = _resident_bytes(engine) - before
-    print(f"40 swaps: {grown / 2**20:+.2f} MiB")  # noqa: T201
+    print(f"20 swaps: {grown / 2**20:+.2f} MiB")  # noqa: T201
     assert grown < 8 * 2**20
     assert set(await engine._llm.list_loras()) >= {adapter.int_id for adapter in adapters.values()}
 

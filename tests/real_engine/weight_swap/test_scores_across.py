@@ -17,7 +17,7 @@ from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 
-ROWS = [[(i * 37 + number) % 500 + 3 for i in range(600)] for number in range(60)]
+ROWS = [[(i * 37 + number) % 500 + 3 for i in range(300)] for number in range(60)]
 _numbers = itertools.count()
 
 

@@ -14,25 +14,27 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from rollstream.schemas import Batch, GroupError, GroupResult, Keys, Sealed
+from rollstream.schemas import Batch, GroupError, GroupScores, Keys, Sealed
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import count_of, seconds_of
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.printable import printable
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of
 
-from ..batches.ledger import read_batch as read_description
-from ..batches.read_answers import read_answer
+from ..batches.ledger import read_description
+from ..batches.read_answers import AnyAnswer, read_answer, read_fitting
 from ..errors import UnreadableResultError
 from ..redis_io.connection import Connection
 from .batch_seen import BatchSeen, GroupSeen, GroupState
 from .parts.ages import age_s, finite
-from .parts.answers import Won, seen_answer, shown_config
+from .parts.answers import Won, seen_answer, shown_description
 from .parts.results_index import Places, ResultsIndex
 
 MOST_GROUPS = 1000
 """Most groups of one page."""
 _PAGE_BYTES = 32 * 2**20
+_OF_ROWS: tuple[type[GroupScores | GroupError | Sealed], ...] = (GroupScores, GroupError, Sealed)
 
 
 async def read_batch(
@@ -75,7 +77,7 @@ class _Page:
     """One page of a batch."""
 
     def __init__(
-        self, *, keys: Keys, batch: Batch, groups: range, index: ResultsIndex, is_with_ids: bool = False
+        self, *, keys: Keys, batch: Description, groups: range, index: ResultsIndex, is_with_ids: bool = False
     ) -> None:
         self._keys = keys
         self._batch = batch
@@ -106,7 +108,7 @@ class _Page:
             done=min(count_of(done or b"0") or 0, self._batch.num_groups),
             cancelled=cancelled is not None,
             cancelled_s_ago=None if cancelled_at is None else age_s(cancelled_at, now),
-            config=shown_config(self._batch.config),
+            config=shown_description(self._batch),
             adapter=self._batch.adapter,
             replay_of=self._batch.replay_of,
             first=self._groups.start,
@@ -118,7 +120,7 @@ class _Page:
         self,
         group: int,
         won: Mapping[int, Won | None],
-        answers: Mapping[int, GroupResult | GroupError | str],
+        answers: Mapping[int, AnyAnswer | str],
         lived: Mapping[Won, tuple[int, ...]],
     ) -> GroupSeen:
         if group not in won:
@@ -142,7 +144,7 @@ class _Page:
                 found[one] = (*found[one], number)
         return found
 
-    async def _answers(self, redis: Redis, groups: list[int]) -> tuple[dict[int, GroupResult | GroupError | str], str]:
+    async def _answers(self, redis: Redis, groups: list[int]) -> tuple[dict[int, AnyAnswer | str], str]:
         """The answers of these groups, or why one cannot be read; and why some are missing."""
         places = self._index.of(self._batch.batch_id)
         try:
@@ -161,9 +163,7 @@ class _Page:
         why = "are not reached yet: ask again" if not is_all else "are too large for one page, or gone from the stream"
         return found, f"{missing} answers {why}"
 
-    async def _read(
-        self, redis: Redis, groups: list[int], places: Places
-    ) -> Iterator[tuple[int, GroupResult | GroupError | str]]:
+    async def _read(self, redis: Redis, groups: list[int], places: Places) -> Iterator[tuple[int, AnyAnswer | str]]:
         """The answers whose entries are still there."""
         if not groups:
             return iter(())
@@ -178,14 +178,20 @@ class _Page:
         rows = ((group, reply[0]) for group, reply in zip(groups, replies, strict=True) if reply)
         return ((group, self._answer(group, entry, fields)) for group, (entry, fields) in rows)
 
-    def _answer(self, group: int, entry: bytes, fields: Any) -> GroupResult | GroupError | str:
+    def _answer(self, group: int, entry: bytes, fields: Any) -> AnyAnswer | str:
         try:
-            answer = read_answer(self._batch, entry, fields)
+            answer = _answer_of(self._batch, entry, fields)
         except UnreadableResultError as error:
             return f"unreadable: {error.problem}"
         if isinstance(answer, Sealed) or answer.group != group:
             return "unreadable: the entry is the answer of another group"
         return answer
+
+
+def _answer_of(batch: Description, entry: bytes, fields: Any) -> AnyAnswer | Sealed:
+    if isinstance(batch, Batch):
+        return read_answer(batch, entry, fields)
+    return read_fitting(batch, entry, fields, _OF_ROWS, lambda _: None)
 
 
 def _fitting(groups: Iterable[int], places: Places) -> Iterator[int]:

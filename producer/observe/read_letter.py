@@ -6,19 +6,20 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, decode
+from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, ScoreJob, decode
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import text_of
 from rollstream.schemas.printable import printable, printable_lines
 from rollstream.schemas.wire.entry_fields import PAYLOAD, named_batch
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..errors import UnknownLetterError
 from ..redis_io.connection import Connection
 from .batch_seen import LetterSeen
 from .parts import scripts
 from .parts.ages import age_s
-from .parts.answers import shown_config
+from .parts.answers import shown_description
 from .parts.letters import LONGEST_LETTER
 
 _READ_BYTES = 8 * 2**20
@@ -56,7 +57,7 @@ async def _payload(redis: Redis, key: str, letter_id: str) -> bytes | None:
 
 
 def _seen(partition: int, letter_id: str, data: bytes, nbytes: int, payload: bytes | None, now: float) -> LetterSeen:
-    letter, job = _decoded(data, DeadLetter), None if payload is None else _decoded(payload, Job)
+    letter, job = _decoded(data, DeadLetter), None if payload is None else _decoded(payload, Job, ScoreJob)
     problems = [str(one) for one in (letter, job) if isinstance(one, SchemaError)]
     if payload is None:
         problems.append(f"the job has {nbytes} bytes and is not read here: `rollstream dead show` reads it")
@@ -87,19 +88,20 @@ def _of_letter(letter: DeadLetter | SchemaError, now: float) -> dict[str, Any]:
     }
 
 
-def _of_job(job: Job | SchemaError | None) -> dict[str, Any]:
-    if not isinstance(job, Job):
+def _of_job(job: QueuedJob | SchemaError | None) -> dict[str, Any]:
+    if job is None or isinstance(job, SchemaError):
         return {"groups": None, "prompt_lengths": (), "config": {}}
-    lengths = tuple(job.prompt_lengths.tolist()[:_MOST_PROMPTS])
+    each = job.prompt_lengths if isinstance(job, Job) else job.row_lengths
+    lengths = tuple(each.tolist()[:_MOST_PROMPTS])
     return {
         "groups": (job.groups.start, job.groups.stop),
         "prompt_lengths": lengths,
-        "config": shown_config(job.config),
+        "config": shown_description(job),
     }
 
 
-def _decoded(data: bytes, kind: type[Any]) -> Any:
+def _decoded(data: bytes, *kinds: type[Any]) -> Any:
     try:
-        return decode(data, kind)
+        return decode(data, *kinds)
     except SchemaError as error:
         return error

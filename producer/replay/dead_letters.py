@@ -21,7 +21,7 @@ from ..errors import RequeueRefusedError, UnknownLetterError
 from ..redis_io.connection import Connection
 from . import scripts
 from .replay import replay_dead
-from .selection import Place, letter_texts
+from .selection import Place, letter_texts, replayable
 
 _DROP_COUNT = 500
 _NAME_LENGTH = 128
@@ -67,9 +67,9 @@ class Letter:
 
     @cached_property
     def job(self) -> Job | SchemaError:
-        """The decoded job, or why it cannot be decoded."""
+        """The decoded job, or why it cannot be queued again."""
         try:
-            return decode(self.payload, Job)
+            return replayable(self.payload)
         except SchemaError as error:
             return error
 

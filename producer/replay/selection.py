@@ -15,9 +15,21 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from rollstream.schemas import DeadLetter, Envelope, GenerationConfig, Job, Keys, Origin, SchemaError, WireError, decode
+from rollstream.schemas import (
+    DeadLetter,
+    Envelope,
+    GenerationConfig,
+    Job,
+    Keys,
+    Origin,
+    SchemaError,
+    ScoreJob,
+    WireError,
+    decode,
+)
 from rollstream.schemas.entry_id import after
 from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD, named_batch
+from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.requires import unknown_names
 
 from ..batches.ledger import read_batch, read_job_entries
@@ -28,6 +40,7 @@ from .criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector
 
 _READ_COUNT = 16
 """Entries of one read: each may be as large as a message."""
+_KINDS: tuple[type[QueuedJob], ...] = (Job, ScoreJob)
 
 Fields: TypeAlias = dict[bytes, bytes]
 
@@ -226,7 +239,7 @@ def letter_texts(place: Place, fields: Fields) -> list[str]:
 
 def _open_job(place: Place, fields: Fields) -> Selected:
     payload = fields.get(PAYLOAD, b"")
-    envelope, job = Envelope.of(fields), decode(payload, Job)
+    envelope, job = Envelope.of(fields), replayable(payload)
     envelope.check_names(job, payload)
     return _selected(place, place.entry_id, job, payload)
 
@@ -241,7 +254,15 @@ def _open_job_of(batch_id: str, place: Place, fields: Fields) -> Selected:
 def _open_letter(place: Place, fields: Fields) -> Selected:
     letter = decode(fields.get(LETTER, b""), DeadLetter)
     payload = fields.get(PAYLOAD, b"")
-    return _selected(place, letter.entry_id, decode(payload, Job), payload)
+    return _selected(place, letter.entry_id, replayable(payload), payload)
+
+
+def replayable(payload: bytes) -> Job:
+    """The job in a payload. Raises `SchemaError` for what is none, or cannot be queued again."""
+    job = decode(payload, *_KINDS)
+    if isinstance(job, ScoreJob):
+        raise WireError("Job", "it scores rows, and only generation is replayed: score them again", payload)
+    return job
 
 
 def _selected(place: Place, entry_id: str, job: Job, payload: bytes) -> Selected:

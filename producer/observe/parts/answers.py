@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rollstream.schemas import Completion, ErrorCode, GenerationConfig, GroupError, GroupResult
+from rollstream.schemas import Batch, Completion, ErrorCode, GenerationConfig, GroupError, GroupScores, Job
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import text_of
 from rollstream.schemas.printable import printable, printable_lines
+from rollstream.schemas.wire.envelope import QueuedJob
+from rollstream.schemas.wire.scores import Description
 
+from ...batches.read_answers import AnyAnswer
 from ..batch_seen import CompletionSeen, GroupSeen, GroupState
 from .ages import finite
 
@@ -22,6 +25,8 @@ _MOST_DELIVERIES = 32
 _LONGEST_TEXT = 100_000
 _TOKEN = re.compile(rb"([0-9]{1,20}-[0-9]{1,20})\|([^|]{1,200})\|([0-9]{1,9})")
 _CANCELLED = b"cancelled"
+SCORED = "scored"
+"""Stands where a completion has its finish reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +55,14 @@ class Won:
 
 
 def seen_answer(
-    group: int, answer: GroupResult | GroupError | str, won: Won, lived: tuple[int, ...], *, is_with_ids: bool
+    group: int, answer: AnyAnswer | str, won: Won, lived: tuple[int, ...], *, is_with_ids: bool
 ) -> GroupSeen:
     """The group with its answer, or with the text that says why that cannot be read."""
     how: dict[str, Any] = {"worker": won.worker, "entry_id": won.entry_id, "delivery": won.delivery, "lived": lived}
     if isinstance(answer, str):
         return GroupSeen(group=group, state=GroupState.ANSWERED, message=cut(printable(answer)), **how)
+    if isinstance(answer, GroupScores):
+        return _seen_row(answer, how)
     prompt = None if answer.prompt is None else answer.prompt.tolist()
     how["prompt_length"] = None if prompt is None else len(prompt)
     how["prompt_token_ids"] = tuple(prompt[:MOST_IDS]) if prompt is not None and is_with_ids else None
@@ -78,6 +85,25 @@ def seen_answer(
     )
 
 
+def _seen_row(answer: GroupScores, how: dict[str, Any]) -> GroupSeen:
+    """A row and how many of its tokens were scored, as if these were a completion."""
+    versions = ((answer.policy_version, len(answer)),)
+    scored = CompletionSeen(
+        sample=0, length=len(answer), finish_reason=SCORED, stop_reason=None, versions=versions, token_ids=None,
+        text=None,
+    )  # fmt: skip
+    return GroupSeen(
+        group=answer.group,
+        state=GroupState.RESULT,
+        completions=(scored,),
+        num_completions=1,
+        queued_s=finite(answer.queued_s),
+        generate_s=finite(answer.score_s),
+        adapter=answer.adapter,
+        **how,
+    )
+
+
 def _completions(completions: tuple[Completion, ...], room: int, *, is_with_ids: bool) -> Iterator[CompletionSeen]:
     for one in completions if is_with_ids else completions[:_MOST_COMPLETIONS]:
         ids = tuple(one.token_ids[: max(0, room)]) if is_with_ids else None
@@ -92,6 +118,11 @@ def _completions(completions: tuple[Completion, ...], room: int, *, is_with_ids:
             token_ids=ids,
             text=printable_lines(one.text[:_LONGEST_TEXT]) if is_with_ids and one.text is not None else None,
         )
+
+
+def shown_description(batch: Description | QueuedJob) -> dict[str, Any]:
+    """What a batch or a job asks for, as plain values."""
+    return shown_config(batch.config) if isinstance(batch, Batch | Job) else {"top_logprobs": batch.top_logprobs}
 
 
 def shown_config(config: GenerationConfig) -> dict[str, Any]:

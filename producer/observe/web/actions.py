@@ -17,7 +17,7 @@ from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.printable import printable
 
 from ...batches.cancel import cancel_batch
-from ...batches.ledger import read_batch
+from ...batches.ledger import read_description
 from ...operations.requests import drain, pause, resume
 from ...redis_io.connection import Connection
 from ...replay.dead_letters import find, requeue
@@ -74,7 +74,7 @@ class Actions:
         return {"changed": await resume(self._connection, self._keys)}
 
     async def _cancel(self, request: Request) -> dict[str, Any]:
-        batch = await read_batch(self._connection, self._keys, request.path_params["name"])
+        batch = await read_description(self._connection, self._keys, request.path_params["name"])
         return {"groups": batch.num_groups, "cancelled": await cancel_batch(self._connection, self._keys, batch)}
 
     async def _requeue(self, request: Request) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Batches of rows to score, and their dead letters, have pages like any others."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollstream.producer.errors import NothingToReplayError, RequeueRefusedError, UnreadableResultError
+from rollstream.producer.observe.read_batch import read_batch
+from rollstream.producer.observe.read_letter import read_letter
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.producer.replay.criteria import ByBatch, ByEntry
+from rollstream.producer.replay.dead_letters import find, requeue
+from rollstream.producer.replay.replay import prepare
+from rollstream.schemas import Keys, encode
+from tests.support.dead_letters import bury, letter_of
+from tests.support.fault_steps import stub
+from tests.support.faults import Queue
+from tests.support.scoring import answers_to, queue_scores, score_job
+
+JOB = score_job([[5, 6, 7], [], [8, 9]], top_logprobs=2)
+
+
+async def test_rows_are_shown_with_how_many_tokens_were_scored(
+    redis_url: str, policy: str, connection: Connection, keys: Keys, queue: Queue
+) -> None:
+    queue_scores(queue, JOB)
+    with stub(redis_url, policy):
+        answers_to(queue, JOB.batch_id, 3)
+
+    batch = await read_batch(connection, keys, JOB.batch_id)
+
+    assert (batch.num_groups, batch.done, batch.config, batch.problem) == (3, 3, {"top_logprobs": 2}, "")
+    assert [group.state for group in batch.groups] == ["result", "error", "result"]
+    (scored,) = batch.groups[0].completions
+    assert (scored.length, scored.finish_reason, scored.versions) == (2, "scored", ((0, 2),))
+    assert batch.groups[1].code == "empty_prompt"
+
+
+@pytest.mark.keys_by_hand
+async def test_a_dead_letter_is_shown_with_its_rows_and_not_queued_again(
+    policy: str, connection: Connection, keys: Keys, queue: Queue
+) -> None:
+    name = bury(queue, letter_of(policy), encode(JOB))
+
+    seen = await read_letter(connection, keys, 0, name)
+
+    assert (seen.groups, seen.prompt_lengths, seen.config) == ((0, 3), (3, 0, 2), {"top_logprobs": 2})
+    with pytest.raises(RequeueRefusedError, match="only generation is replayed"):
+        await requeue(connection, keys, await find(connection, keys, name))
+    assert queue.redis.xlen(keys.dead(0)) == 1
+
+
+async def test_a_replay_of_rows_is_refused_by_name(connection: Connection, keys: Keys, queue: Queue) -> None:
+    queue_scores(queue, JOB)
+    ((entry_id, _),) = queue.entries()
+
+    with pytest.raises(UnreadableResultError, match="rows to score"):
+        await prepare(connection, keys, ByBatch(batch_id=JOB.batch_id), str)
+    with pytest.raises(NothingToReplayError, match="only generation is replayed"):
+        await prepare(connection, keys, ByEntry(entry_id=entry_id), str)

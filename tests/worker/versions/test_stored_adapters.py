@@ -166,13 +166,15 @@ async def test_going_back_to_an_adapter_that_is_kept_asks_nothing_of_the_store(
 ) -> None:
     first = await publish(publisher, 1, trained)
     await until_true(served(serving.follower, 1))
-    await publish(publisher, 2, stepped(trained, 2))
-    await until_true(served(serving.follower, 2))
+    for version in (2, 3, 4):
+        await publish(publisher, version, stepped(trained, version))
+        await until_true(served(serving.follower, version))
+    assert not [*serving.weights.glob(f"*/*/{first.location}")], "what it would be copied from is still there"
     await weights.delete([one.name for one in await weights.items()])
-    again = first.model_copy(update={"version": 3})
-    queue.redis.xadd(queue.keys.versions(), {"payload": encode(again)}, id="3-0")
+    again = first.model_copy(update={"version": 5})
+    queue.redis.xadd(queue.keys.versions(), {"payload": encode(again)}, id="5-0")
 
-    await until_true(served(serving.follower, 3))
+    await until_true(served(serving.follower, 5))
 
     assert same(serving.tensors, trained)
 

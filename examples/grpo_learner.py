@@ -73,7 +73,7 @@ def decoupled_loss(
 
 def token_versions(rollouts: RolloutBatch) -> torch.Tensor:
     """(R, L): the policy version that sampled each token, by the spans; -1 for padding."""
-    versions = torch.full((len(rollouts), rollouts.response_len), -1)
+    versions = torch.full((rollouts.num_rows, rollouts.response_len), -1)
     for row, spans in zip(versions, rollouts.version_spans, strict=True):
         sampled = torch.tensor([version for version, tokens in spans for _ in range(tokens)])
         row[: len(sampled)] = sampled
@@ -106,7 +106,7 @@ class Learner:
         )
         self._compare(step, rollouts, proximal)
         advantage = advantages(reward)
-        for rows in torch.randperm(len(rollouts), generator=self._shuffle).chunk(MINIBATCHES):
+        for rows in torch.randperm(rollouts.num_rows, generator=self._shuffle).chunk(MINIBATCHES):
             current = self._log_probs(self.model, rollouts, rows)
             self._update(decoupled_loss(current, proximal[rows], weight[rows], advantage[rows], mask[rows]))
         self._past.pop(self.version - self._settings.max_staleness, None)
@@ -145,7 +145,7 @@ class Learner:
             return torch.func.functional_call(self.model, self._past[version], kwargs=inputs)
 
         with torch.no_grad():
-            return self._log_probs(model, rollouts, torch.arange(len(rollouts)))
+            return self._log_probs(model, rollouts, torch.arange(rollouts.num_rows))
 
     @staticmethod
     def _log_probs(model: Any, rollouts: RolloutBatch, rows: torch.Tensor) -> torch.Tensor:

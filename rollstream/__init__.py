@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.probes.probe_of_folder import probe_of_folder
     from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
-    from rollstream.producer.rollouts.errors import RowsError
+    from rollstream.producer.rollouts.errors import RowsError, TensorFileError
     from rollstream.producer.rollouts.rollout_batch import RolloutBatch
+    from rollstream.producer.rollouts.support import SamplingSupport
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
     from rollstream.producer.scores.handle import ScoreHandle
@@ -144,11 +145,13 @@ __all__ = [
     "RoundRefusedError",
     "RowsError",
     "SamplesDueError",
+    "SamplingSupport",
     "ScoreBatch",
     "ScoreHandle",
     "StalenessError",
     "StalenessGate",
     "StoreOptions",
+    "TensorFileError",
     "Tolerance",
     "TooLargeForRedisError",
     "UnknownBatchError",
@@ -195,6 +198,8 @@ _MODULES = {
     "BatchHandle": "rollstream.producer.batches.handle",
     "RolloutBatch": "rollstream.producer.rollouts.rollout_batch",
     "RowsError": "rollstream.producer.rollouts.errors",
+    "SamplingSupport": "rollstream.producer.rollouts.support",
+    "TensorFileError": "rollstream.producer.rollouts.errors",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
     "BlockingScoreHandle": "rollstream.producer.blocking_client",
     "ScoreBatch": "rollstream.producer.scores.score_batch",

@@ -37,7 +37,7 @@ def print_report(console: Console, batches: Sequence[Shown]) -> None:
     for batch in batches:
         tokens = int(batch.rollouts.response_lengths.sum())
         console.rule(f"[bold]{batch.title}")
-        console.print(f"{len(batch.rollouts)} completions, {tokens} tokens in {batch.seconds:.2f} s")
+        console.print(f"{batch.rollouts.num_rows} completions, {tokens} tokens in {batch.seconds:.2f} s")
         table = Table(*COLUMNS, box=None, padding=(0, 1, 0, 0))
         for answer in batch.answers:
             table.add_row(*_cells(answer))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..errors import ProducerError
 
 
@@ -11,4 +13,13 @@ class RowsError(ProducerError):
     def __init__(self, what: str, problem: str) -> None:
         super().__init__(f"{what}: {problem}")
         self.what = what
+        self.problem = problem
+
+
+class TensorFileError(ProducerError):
+    """Raised when a file is not what `save` writes. `path` is the file."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
         self.problem = problem

@@ -77,7 +77,7 @@ def roll(batch: Rows) -> dict[str, torch.Tensor]:
     """
     import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
-    columns = torch.arange(batch.sequences.shape[1])
+    columns = torch.arange(batch.sequences.shape[1], device=batch.sequences.device)
     start = batch.prompt_lengths[:, None]
     end = start + batch.response_lengths[:, None]
     attention_mask = (columns < end).long()
@@ -103,8 +103,8 @@ def _shifted(log_probs: torch.Tensor, sampled: torch.Tensor, prompt_lengths: tor
     import torch  # noqa: PLC0415 - as above
 
     if log_probs.shape[1] == 0:
-        return torch.zeros(sampled.shape, dtype=torch.float32)
-    source = torch.arange(1, sampled.shape[1] + 1) - prompt_lengths
+        return torch.zeros(sampled.shape, dtype=torch.float32, device=sampled.device)
+    source = torch.arange(1, sampled.shape[1] + 1, device=sampled.device) - prompt_lengths
     return log_probs.gather(1, source.clamp(0, log_probs.shape[1] - 1)).where(sampled.bool(), 0.0)
 
 

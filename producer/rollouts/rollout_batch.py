@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from rollstream.schemas import GroupError
-from rollstream.schemas.generation_config import LogprobsFlavour
-from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from . import roll_and_verl_layouts as layouts
-from .support import SamplingSupport
+from .cat_rollouts import cat_rollouts
+from .rollout_fields import RolloutFields
+from .rollout_file import read_rollouts, save_rollouts
 
 if TYPE_CHECKING:
     import torch
 
 
+class Decoder(Protocol):
+    """A tokenizer."""
+
+    def decode(self, ids: list[int], /, *, skip_special_tokens: bool) -> str:
+        """The text of some ids."""
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class RolloutBatch:
+class RolloutBatch(RolloutFields):
     """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
 
     P = `prompt_len`, L = `response_len`. A row is a left-padded prompt of P columns, then a right-padded response of
@@ -25,61 +32,47 @@ class RolloutBatch:
     reason `error`, and its `GroupError` in `errors`.
     """
 
-    batch_id: str
-    prompt_len: int
-    """P: columns of the submitted prompts."""
-    response_len: int
-    """L: tokens of the longest response, or `max_new_tokens` if that was asked for."""
-    sequences: torch.Tensor
-    """int64 (R, P + L)"""
-    attention_mask: torch.Tensor
-    """int64 (R, P + L), 1 where there is a token"""
-    position_ids: torch.Tensor
-    """int64 (R, P + L), `clip(cumsum(attention_mask) - 1, 0)`"""
-    prompt_mask: torch.Tensor
-    """int64 (R, P + L), 1 where the token belongs to the prompt"""
-    response_mask: torch.Tensor
-    """int64 (R, P + L), 1 where the policy sampled the token"""
-    old_log_probs: torch.Tensor | None
-    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None if the
-    config asked for none."""
-    logprobs_flavour: LogprobsFlavour | None
-    """Whether `old_log_probs` are under the sampling distribution (`processed`) or the model's own (`raw`)."""
-    prompt_lengths: torch.Tensor
-    """int64 (R,)"""
-    response_lengths: torch.Tensor
-    """int64 (R,)"""
-    group_index: torch.Tensor
-    """int64 (R,), the number of the prompt in the batch: row // n"""
-    scores: torch.Tensor | None
-    """float32 (R,), beam search only; NaN in failed rows"""
-    finish_reasons: tuple[FinishReason, ...]
-    """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
-    stop_reasons: tuple[int | str | None, ...]
-    """R stop ids or stop strings; None if cut by length or failed"""
-    texts: tuple[str | None, ...]
-    """R decoded completions with `stop_strings`, else None"""
-    version_spans: tuple[tuple[VersionSpan, ...], ...]
-    """R tuples of `(policy version, tokens)`, in order"""
-    spans_exact: bool
-    """False if an engine could not tell which version sampled which token."""
-    errors: dict[int, GroupError]
-    """Failed groups by their number."""
-    num_return_sequences: int
-    pad_token_id: int
-    top_token_ids: torch.Tensor | None = None
-    """int64 (R, L, K): the K = `top_logprobs` likeliest ids at each column, the likeliest first; 0 where nothing was
-    sampled, as in what follows. None unless asked for."""
-    top_log_probs: torch.Tensor | None = None
-    """float32 (R, L, K): their log-probs, of `logprobs_flavour`"""
-    label_token_ids: tuple[int, ...] = ()
-    """The M ids of the config"""
-    label_log_probs: torch.Tensor | None = None
-    """float32 (R, L, M): the log-probs of `label_token_ids`; minus infinity for an id that was ruled out"""
-    support: SamplingSupport | None = None
-    """The ids that each token was sampled from; None unless `sampling_support` was asked for."""
-    forced_mask: torch.Tensor | None = None
-    """int64 (R, L), 1 where a token was put there and not sampled; None: nowhere"""
+    @property
+    def response_ids(self) -> torch.Tensor:
+        """int64 (R, L): the columns of `sequences` after the prompts, a view"""
+        return self.sequences[:, self.prompt_len :]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """R prompts without padding."""
+        rows = zip(self.sequences[:, : self.prompt_len].tolist(), self.prompt_lengths.tolist(), strict=True)
+        return [row[self.prompt_len - length :] for row, length in rows]
+
+    @property
+    def responses(self) -> list[list[int]]:
+        """R responses without padding: what was sampled, with stop ids and what was put there."""
+        rows = zip(self.response_ids.tolist(), self.response_lengths.tolist(), strict=True)
+        return [row[:length] for row, length in rows]
+
+    def decode(self, tokenizer: Decoder, *, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each response, by a tokenizer of transformers or of tokenizers; empty for a failed row."""
+        return [tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in self.responses]
+
+    @classmethod
+    def cat(cls, batches: Iterable[RolloutBatch]) -> RolloutBatch:
+        """The rows of several batches, one after the other, padded to the widest prompt, response and K.
+
+        Prompts are numbered on, and `errors` go by these numbers. What only one of them has and cannot be padded
+        (log-probs, a support, labels) and another flavour or pad id raise `RowsError`.
+        """
+        return cat_rollouts(cls, list(batches))
+
+    def save(self, path: Path | str) -> None:
+        """Write all of it to one file of the format safetensors. A file is at `path` only once it is whole.
+
+        Raises `OSError`.
+        """
+        save_rollouts(self, Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> RolloutBatch:
+        """What `save` wrote, with tensors on the CPU. Raises `OSError`, and `TensorFileError` for any other file."""
+        return cls(**read_rollouts(Path(path)))
 
     def roll(self) -> dict[str, torch.Tensor]:
         """The batch in ROLL's right-padded layout, see `producer.rollouts.roll_and_verl_layouts.roll`."""
@@ -89,10 +82,8 @@ class RolloutBatch:
         """The batch in verl's layout: prompts padded left, responses right, see `roll_and_verl_layouts.verl`."""
         return layouts.verl(self)
 
-    def __len__(self) -> int:
-        return len(self.finish_reasons)
-
     def __repr__(self) -> str:
-        size = f"{len(self)} rows ({len(self) // self.num_return_sequences} prompts x {self.num_return_sequences})"
+        each = f" x {self.num_return_sequences}" if self.num_rows == len(self) * self.num_return_sequences else ""
+        size = f"{self.num_rows} rows ({len(self)} prompts{each})"
         failed = f", {len(self.errors)} failed" if self.errors else ""
         return f"<RolloutBatch {self.batch_id}: {size}, {self.prompt_len} + {self.response_len} columns{failed}>"

@@ -71,8 +71,8 @@ class SamplingSupport:
         import torch  # noqa: PLC0415 - as above
 
         numbers = torch.arange(len(self.lengths), device=self.lengths.device)[rows.to(self.lengths.device)]
-        parts = torch.split(self.ids, self.lengths.sum(1).tolist())
-        picked = [parts[row] for row in numbers.tolist()]
+        ends = [0, *self.lengths.sum(1).cumsum(0).tolist()]
+        picked = [self.ids[ends[row] : ends[row + 1]] for row in numbers.tolist()]
         return SamplingSupport(ids=torch.cat([self.ids[:0], *picked]), lengths=self.lengths[numbers])
 
     def to(self, device: torch.device | str) -> SamplingSupport:
@@ -93,7 +93,7 @@ class SamplingSupport:
         return f"<SamplingSupport {tuple(self.lengths.shape)}: {self.ids.numel()} ids>"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Kept:
     """The logits of the kept ids, one after the other, and which token each belongs to."""
 
@@ -124,7 +124,8 @@ class _Kept:
             raise RowsError("logits' vocabulary", problem)
         place = torch.arange(lengths.numel(), device=logits.device).repeat_interleave(lengths)
         where = place // max(shape[1], 1), place % max(shape[1], 1), ids
-        return cls(logits[where].float() / temperature, ids, place, where, lengths == 0)
+        kept = logits[where].float() / temperature
+        return cls(logits=kept, ids=ids, place=place, where=where, empty=lengths == 0)
 
     def normalizer(self) -> torch.Tensor:
         """float32 (R * L,): log of the sum of exp of each token's kept logits; 0 for a token that has none."""

@@ -107,8 +107,7 @@ def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
 def complete(rollouts: RolloutBatch) -> RolloutBatch:
     """Return `rollouts` if every group has its completions; else raise `RolloutFailedError`."""
     if rollouts.errors:
-        total = len(rollouts) // rollouts.num_return_sequences
-        raise RolloutFailedError(rollouts.batch_id, total, rollouts.errors)
+        raise RolloutFailedError(rollouts.batch_id, len(rollouts), rollouts.errors)
     return rollouts
 
 

@@ -165,8 +165,8 @@ class StalenessGate:
         """
         rows = zip(rollouts.finish_reasons, rollouts.version_spans, strict=True)
         versions = [min((version for version, _ in spans), default=admitted) for why, spans in rows if why != "error"]
-        self._take(len(rollouts), admitted)
-        self.counts.failed += len(rollouts) - len(versions)
+        self._take(rollouts.num_rows, admitted)
+        self.counts.failed += rollouts.num_rows - len(versions)
         self._consume(Counter(versions))
 
     def consumed(self, samples: int, admitted: int, versions: Sequence[int] | None = None) -> None:

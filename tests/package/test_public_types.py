@@ -107,6 +107,13 @@ def rollout_batch(rollouts: RolloutBatch) -> None:
     assert_type(rollouts.version_spans, tuple[tuple[tuple[int, int], ...], ...])
     assert_type(rollouts.roll(), "dict[str, torch.Tensor]")
     assert_type(rollouts.verl(), "dict[str, torch.Tensor]")
+    assert_type(rollouts[0], RolloutBatch)
+    assert_type(rollouts.select(rollouts.response_lengths > 0), RolloutBatch)
+    assert_type(RolloutBatch.cat(rollouts), RolloutBatch)
+    assert_type(RolloutBatch.load("rollouts.safetensors").to("cuda"), RolloutBatch)
+    assert_type(rollouts.responses, list[list[int]])
+    for one in rollouts:
+        assert_type(one, RolloutBatch)
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

@@ -1,0 +1,93 @@
+"""The fields of a `RolloutBatch`. All masks follow from lengths, never from pad or EOS ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rollstream.schemas import GroupError
+from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+
+from .row_batch import RowBatch
+from .support import SamplingSupport
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_TUPLES = "finish_reasons", "stop_reasons", "texts", "version_spans"
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RolloutFields(RowBatch):
+    """What a `RolloutBatch` holds."""
+
+    batch_id: str
+    prompt_len: int
+    """P: columns of the submitted prompts."""
+    response_len: int
+    """L: tokens of the longest response, or `max_new_tokens` if that was asked for."""
+    sequences: torch.Tensor
+    """int64 (R, P + L)"""
+    attention_mask: torch.Tensor
+    """int64 (R, P + L), 1 where there is a token"""
+    position_ids: torch.Tensor
+    """int64 (R, P + L), `clip(cumsum(attention_mask) - 1, 0)`"""
+    prompt_mask: torch.Tensor
+    """int64 (R, P + L), 1 where the token belongs to the prompt"""
+    response_mask: torch.Tensor
+    """int64 (R, P + L), 1 where the policy sampled the token"""
+    old_log_probs: torch.Tensor | None
+    """float32 (R, L): column j belongs to the token in `sequences[:, P + j]`; 0 where nothing was sampled. None if the
+    config asked for none."""
+    logprobs_flavour: LogprobsFlavour | None
+    """Whether `old_log_probs` are under the sampling distribution (`processed`) or the model's own (`raw`)."""
+    prompt_lengths: torch.Tensor
+    """int64 (R,)"""
+    response_lengths: torch.Tensor
+    """int64 (R,)"""
+    group_index: torch.Tensor
+    """int64 (R,), the number of the prompt in the batch: row // n, unless `select` took rows out"""
+    scores: torch.Tensor | None
+    """float32 (R,), beam search only; NaN in failed rows"""
+    finish_reasons: tuple[FinishReason, ...]
+    """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
+    stop_reasons: tuple[int | str | None, ...]
+    """R stop ids or stop strings; None if cut by length or failed"""
+    texts: tuple[str | None, ...]
+    """R decoded completions with `stop_strings`, else None"""
+    version_spans: tuple[tuple[VersionSpan, ...], ...]
+    """R tuples of `(policy version, tokens)`, in order"""
+    spans_exact: bool
+    """False if an engine could not tell which version sampled which token."""
+    errors: dict[int, GroupError]
+    """Failed groups by their number."""
+    num_return_sequences: int
+    """n: rows of each prompt; where `select` or `cat` left prompts with different numbers of rows, the most"""
+    pad_token_id: int
+    top_token_ids: torch.Tensor | None = None
+    """int64 (R, L, K): the K = `top_logprobs` likeliest ids at each column, the likeliest first; 0 where nothing was
+    sampled, as in what follows. None unless asked for."""
+    top_log_probs: torch.Tensor | None = None
+    """float32 (R, L, K): their log-probs, of `logprobs_flavour`"""
+    label_token_ids: tuple[int, ...] = ()
+    """The M ids of the config"""
+    label_log_probs: torch.Tensor | None = None
+    """float32 (R, L, M): the log-probs of `label_token_ids`; minus infinity for an id that was ruled out"""
+    support: SamplingSupport | None = None
+    """The ids that each token was sampled from; None unless `sampling_support` was asked for."""
+    forced_mask: torch.Tensor | None = None
+    """int64 (R, L), 1 where a token was put there and not sampled; None: nowhere"""
+
+    row_tuples: ClassVar[tuple[str, ...]] = ROW_TUPLES
+
+    @property
+    def prompt_numbers(self) -> torch.Tensor:
+        """`group_index`"""
+        return self.group_index
+
+    def numbered(self, prompts: list[int], numbers: torch.Tensor) -> dict[str, Any]:
+        """See `RowBatch`."""
+        errors = {number: self.errors[prompt] for number, prompt in enumerate(prompts) if prompt in self.errors}
+        most = int(numbers.bincount().max()) if prompts else self.num_return_sequences
+        return {"group_index": numbers, "errors": errors, "num_return_sequences": most}

@@ -1,0 +1,131 @@
+"""A `RolloutBatch` as a file: its tensors, and all else as JSON."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rollstream.schemas import GroupError, SchemaError, decode, encode
+from rollstream.schemas.generation_config import MAX_CANDIDATES, LogprobsFlavour
+from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
+
+from .errors import TensorFileError
+from .rollout_fields import ROW_TUPLES, RolloutFields
+from .support import SamplingSupport
+from .tensor_file import Form, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+KIND = "RolloutBatch"
+FORMS = {
+    **{name: Form("int64", "RS") for name in ("sequences", "attention_mask", "position_ids", "prompt_mask")},
+    "response_mask": Form("int64", "RS"),
+    **{name: Form("int64", "R") for name in ("prompt_lengths", "response_lengths", "group_index")},
+    "old_log_probs": Form("float32", "RL", needed=False),
+    "scores": Form("float32", "R", needed=False),
+    "top_token_ids": Form("int64", "RLK", needed=False),
+    "top_log_probs": Form("float32", "RLK", needed=False),
+    "label_log_probs": Form("float32", "RLM", needed=False),
+    "forced_mask": Form("int64", "RL", needed=False),
+    "support_lengths": Form("int64", "RL", needed=False),
+    "support_ids": Form("int32", "T", needed=False),
+}
+
+
+class _Rest(BaseModel):
+    """The fields that are no tensors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    batch_id: Shown
+    prompt_len: Index
+    response_len: Index
+    logprobs_flavour: LogprobsFlavour | None
+    finish_reasons: tuple[FinishReason, ...]
+    stop_reasons: tuple[int | str | None, ...]
+    texts: tuple[str | None, ...]
+    version_spans: tuple[tuple[VersionSpan, ...], ...]
+    spans_exact: bool
+    num_return_sequences: Count
+    pad_token_id: Index
+    label_token_ids: tuple[Index, ...]
+    errors: tuple[tuple[Index, str], ...]
+    """Prompt and message, in base64."""
+
+
+def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
+    """Raises `OSError`."""
+    tensors = {name: getattr(rollouts, name, None) for name in FORMS}
+    if rollouts.support is not None:
+        tensors |= {"support_lengths": rollouts.support.lengths, "support_ids": rollouts.support.ids}
+    errors = tuple((prompt, b64encode(encode(error)).decode()) for prompt, error in rollouts.errors.items())
+    rest = {name: getattr(rollouts, name) for name in _Rest.model_fields if name != "errors"}
+    text = _Rest(**rest, errors=errors).model_dump_json()
+    write_tensors(path, KIND, {name: tensor for name, tensor in tensors.items() if tensor is not None}, text)
+
+
+def read_rollouts(path: Path) -> dict[str, Any]:
+    """The fields of a `RolloutBatch` that fit each other. Raises `OSError`, `TensorFileError`."""
+    tensors, text, sizes = read_tensors(path, KIND, FORMS)
+    try:
+        rest = _Rest.model_validate_json(text)
+        errors = {prompt: decode(b64decode(error, validate=True), GroupError) for prompt, error in rest.errors}
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise TensorFileError(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (SchemaError, ValueError) as error:
+        raise TensorFileError(path, f"errors: {error}") from None
+    problem = _unfit_numbers(rest, sizes, errors) or _unfit_rows(rest, tensors) or _unfit_few(tensors, rest)
+    if problem is not None:
+        raise TensorFileError(path, problem)
+    lengths, ids = tensors.pop("support_lengths", None), tensors.pop("support_ids", None)
+    support = None if lengths is None or ids is None else SamplingSupport(ids=ids, lengths=lengths)
+    absent = dict.fromkeys(name for name in ("old_log_probs", "scores") if name not in tensors)
+    given = {name: getattr(rest, name) for name in _Rest.model_fields}
+    return {**given, **absent, **tensors, "errors": errors, "support": support}
+
+
+def _unfit_numbers(rest: _Rest, sizes: dict[str, int], errors: dict[int, GroupError]) -> str | None:
+    rows, wide = sizes["R"], rest.prompt_len + rest.response_len
+    if sizes["S"] != wide or sizes.get("L", rest.response_len) != rest.response_len:
+        return f"prompts of {rest.prompt_len} and responses of {rest.response_len} columns are not in its tensors"
+    for name in ROW_TUPLES:
+        if len(getattr(rest, name)) != rows:
+            return f"{name}: {len(getattr(rest, name))} of {rows} rows"
+    if sizes.get("M", len(rest.label_token_ids)) != len(rest.label_token_ids):
+        return f"label_log_probs: of {sizes['M']} ids, and label_token_ids has {len(rest.label_token_ids)}"
+    return f"errors: of prompt {max(errors)} among {rows} rows" if max(errors, default=-1) >= rows else None
+
+
+def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
+    wide = rest.prompt_len + rest.response_len
+    bounds = {
+        "sequences": 2**31 - 1, "attention_mask": 1, "prompt_mask": 1, "response_mask": 1, "forced_mask": 1,
+        "position_ids": max(wide - 1, 0), "prompt_lengths": rest.prompt_len, "response_lengths": rest.response_len,
+        "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_lengths": MAX_CANDIDATES,
+        "support_ids": 2**31 - 1,
+    }  # fmt: skip
+    for name, most in bounds.items():
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= most:
+            return f"{name}: from {int(tensor.min())} to {int(tensor.max())}, which must lie within 0 and {most}"
+    numbers = tensors["group_index"]
+    steps = numbers.diff()
+    if numbers.numel() and (int(numbers[0]) != 0 or ((steps != 0) & (steps != 1)).any()):
+        return "group_index: prompts are numbered from 0, each one after the one before"
+    return None
+
+
+def _unfit_few(tensors: dict[str, torch.Tensor], rest: _Rest) -> str | None:
+    for one, other in (("top_token_ids", "top_log_probs"), ("support_lengths", "support_ids")):
+        if (one in tensors) != (other in tensors):
+            return f"{one} and {other} come together"
+    if ("old_log_probs" in tensors) != (rest.logprobs_flavour is not None):
+        return "old_log_probs and logprobs_flavour come together"
+    if "support_ids" in tensors and int(tensors["support_lengths"].sum()) != len(tensors["support_ids"]):
+        return "support_lengths do not add up to support_ids"
+    return None

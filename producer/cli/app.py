@@ -23,6 +23,7 @@ from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from .output import exit_codes, follow, output, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
+from .scores.score import commands as scoring
 from .status import commands as showing
 from .top import commands as watching
 from .traced import traced
@@ -185,7 +186,8 @@ def results(
     Without --follow it writes what is there now; if groups are missing, stderr says how many and the exit code is 5.
 
     A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for a group that failed,
-    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}.
+    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}. Of a batch of `rollstream score` the
+    lines are those that it writes.
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --follow")
@@ -205,6 +207,7 @@ def results(
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.command("web", epilog=WEB_EPILOG)(web)
+app.add_typer(scoring)
 app.add_typer(showing)
 app.add_typer(watching)
 app.add_typer(listing)

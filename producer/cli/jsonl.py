@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rollstream.schemas import GroupError, GroupResult, GroupScores
 
@@ -15,6 +15,7 @@ from ..batches.read_answers import AnyAnswer
 from ..batches.tokenizer_folder import read_tokenizer
 from ..errors import PromptFileError
 
+T = TypeVar("T")
 Tokenize = Callable[[str], list[int]]
 
 _SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
@@ -23,26 +24,36 @@ _SHAPE = 'a row is {"prompt_token_ids": [...]} or {"text": "..."}'
 def read_prompt_file(file: Path, tokenizer: Path | None) -> list[list[int]]:
     """The prompts of a file, `-` for stdin; `tokenizer` is a folder, for rows of text. Raises `PromptFileError`."""
     tokenize = None if tokenizer is None else load_tokenizer(tokenizer)
+    return read_file(file, lambda lines, source: read_prompts(lines, source, tokenize))
+
+
+def read_file(file: Path, read: Callable[[Iterable[bytes], str], list[T]]) -> list[T]:
+    """What `read` makes of the file's lines and its name; `-` is stdin. Raises `PromptFileError`."""
     if str(file) == "-":
-        return read_prompts(sys.stdin.buffer, "<stdin>", tokenize)
+        return read(sys.stdin.buffer, "<stdin>")
     try:
         with file.open("rb") as lines:
-            return read_prompts(lines, str(file), tokenize)
+            return read(lines, str(file))
     except OSError as error:
         raise PromptFileError(str(file), None, error.strerror or "cannot be read") from None
 
 
 def read_prompts(lines: Iterable[bytes], source: str, tokenize: Tokenize | None) -> list[list[int]]:
     """One prompt a line of UTF-8; empty lines are skipped. Raises `PromptFileError`, which names file and line."""
-    prompts = [
-        _prompt(line, source, number, tokenize) for number, line in enumerate(lines, start=1) if not line.isspace()
-    ]
+    prompts = [_prompt(row, source, number, tokenize) for number, row in objects(lines, source, _SHAPE)]
     if not prompts:
         raise PromptFileError(source, None, f"no prompts: {_SHAPE}")
     return prompts
 
 
-def _prompt(line: bytes, source: str, number: int, tokenize: Tokenize | None) -> list[int]:
+def objects(lines: Iterable[bytes], source: str, shape: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The line's number and object of each line that is not empty. Raises `PromptFileError`; `shape` is the remedy."""
+    for number, line in enumerate(lines, start=1):
+        if not line.isspace():
+            yield number, _object(line, source, number, shape)
+
+
+def _object(line: bytes, source: str, number: int, shape: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -51,7 +62,13 @@ def _prompt(line: bytes, source: str, number: int, tokenize: Tokenize | None) ->
         raise PromptFileError(source, number, "JSON nested too deeply") from None
     except ValueError as error:
         raise PromptFileError(source, number, f"no JSON ({error})") from None
-    if not isinstance(row, dict) or ("prompt_token_ids" in row) == ("text" in row):
+    if not isinstance(row, dict):
+        raise PromptFileError(source, number, shape)
+    return row
+
+
+def _prompt(row: dict[str, Any], source: str, number: int, tokenize: Tokenize | None) -> list[int]:
+    if ("prompt_token_ids" in row) == ("text" in row):
         raise PromptFileError(source, number, _SHAPE)
     if "text" in row:
         if not isinstance(row["text"], str):
@@ -61,7 +78,7 @@ def _prompt(line: bytes, source: str, number: int, tokenize: Tokenize | None) ->
         if not _is_unicode(row["text"]):
             raise PromptFileError(source, number, '"text" holds half of a surrogate pair, which no tokenizer takes')
         return tokenize(row["text"])
-    return _ids(row["prompt_token_ids"], source, number)
+    return ids_of("prompt_token_ids", row, source, number)
 
 
 def _is_unicode(text: str) -> bool:
@@ -73,9 +90,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _ids(ids: Any, source: str, number: int) -> list[int]:
+def ids_of(name: str, row: dict[str, Any], source: str, number: int) -> list[int]:
+    """The ids in a field of a line. Raises `PromptFileError`."""
+    ids = row[name]
     if not isinstance(ids, list) or not all(type(item) is int and 0 <= item < 2**31 for item in ids):
-        raise PromptFileError(source, number, '"prompt_token_ids" must be a list of integers from 0 to 2147483647')
+        raise PromptFileError(source, number, f'"{name}" must be a list of integers from 0 to 2147483647')
     return ids
 
 

@@ -1,0 +1,1 @@
+"""The command that scores rows of a file."""

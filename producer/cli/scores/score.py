@@ -1,0 +1,88 @@
+"""`rollstream score`: how likely the tokens of a file's rows are under the weights that workers serve."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...client import AsyncClient
+from ..options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
+from ..output import exit_codes, follow, output
+from ..traced import traced
+from .row_file import read_row_file
+
+commands = typer.Typer()
+"""`app` adds this command to `rollstream`."""
+
+_EPILOG = "Example: echo '{\"input_ids\": [1, 2, 3]}' | rollstream score - --policy teacher-72b --top-logprobs 8"
+
+
+@commands.command(epilog=_EPILOG)
+def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="One row a line; - is stdin.")],
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    top_logprobs: Annotated[int, typer.Option(metavar="K", help="Also the K likeliest ids at each token.")] = 0,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")
+    ] = None,
+    batch_id: Annotated[
+        str | None, typer.Option(help="Default: a new one. Scoring the same batch again only reads its results.")
+    ] = None,
+    rows_per_job: Annotated[int, typer.Option(help="Rows that one worker takes at a time.")] = 32,
+    queue_deadline_s: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Answer a job with an error once it has waited so long for a worker."),
+    ] = None,
+    run_deadline_s: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Answer the rows left with an error once the job has run so long."),
+    ] = None,
+    min_policy_version: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the scores to this file instead of stdout.")
+    ] = None,
+    timeout: Timeout = None,
+) -> None:
+    """Write the log-prob of each token of each row as JSONL, in the order in which
+    rows finish, under a progress bar.
+
+    A row is {"input_ids": [1, 2, 3]}: all its tokens but the first are scored; with
+    "first": 2 those from position 2 on. The log-probs are the model's own, at
+    temperature 1. Any policy can be the teacher: name it with --policy.
+
+    A line of the result is {"group": 0, "log_probs": [...], "policy_version": 7}, with
+    --top-logprobs also "top_token_ids" and "top_log_probs", a list of K for each
+    token; "group" is the row's number in the file. For a row that failed it is
+    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}, and the exit
+    code is 3. After an interrupt or a timeout the batch goes on: read it with
+    `rollstream results BATCH_ID --follow`; its id is on stderr.
+    """
+    with exit_codes(), traced():
+        rows = read_row_file(file)
+
+        async def run() -> int:
+            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
+                handle = await client.submit_scores(
+                    [row.ids for row in rows],
+                    first=[row.first for row in rows],
+                    top_logprobs=top_logprobs,
+                    adapter=adapter,
+                    batch_id=batch_id,
+                    rows_per_job=rows_per_job,
+                    queue_deadline_s=queue_deadline_s,
+                    run_deadline_s=run_deadline_s,
+                    min_policy_version=min_policy_version,
+                )
+                queued = f"batch {handle.batch_id}: {handle.num_groups} rows queued in {handle.batch.num_jobs} jobs"
+                typer.echo(queued, err=True)
+                with output(out) as lines:
+                    return await follow(handle, lines, timeout)
+
+        raise typer.Exit(asyncio.run(run()))

@@ -66,7 +66,9 @@ if TYPE_CHECKING:
     from rollstream.producer.trainers.staleness_gate import StalenessGate
     from rollstream.producer.trainers.trl import RolloutFunction
     from rollstream.producer.trainers.trl_callback import PublishPolicy
+    from rollstream.producer.trainers.trl_teacher import TeacherClient
     from rollstream.producer.trainers.verl import VerlRollout, VerlRollouts
+    from rollstream.producer.trainers.verl_reference import VerlReference
     from rollstream.producer.weights.store_options import StoreOptions
     from rollstream.schemas import (
         Activate,
@@ -151,11 +153,13 @@ __all__ = [
     "StalenessError",
     "StalenessGate",
     "StoreOptions",
+    "TeacherClient",
     "TensorFileError",
     "Tolerance",
     "TooLargeForRedisError",
     "UnknownBatchError",
     "UnreadableResultError",
+    "VerlReference",
     "VerlRollout",
     "VerlRollouts",
     "VersionBoundError",
@@ -233,6 +237,8 @@ _MODULES = {
     "RolloutFunction": "rollstream.producer.trainers.trl",
     "PublishPolicy": "rollstream.producer.trainers.trl_callback",
     "PublishingRefusedError": "rollstream.producer.errors",
+    "TeacherClient": "rollstream.producer.trainers.trl_teacher",
+    "VerlReference": "rollstream.producer.trainers.verl_reference",
     "VerlRollout": "rollstream.producer.trainers.verl",
     "VerlRollouts": "rollstream.producer.trainers.verl",
 }

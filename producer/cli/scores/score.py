@@ -50,19 +50,19 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     ] = None,
     timeout: Timeout = None,
 ) -> None:
-    """Write the log-prob of each token of each row as JSONL, in the order in which
-    rows finish, under a progress bar.
+    """Write the log-prob of each token of each row as JSONL, a line a row, in the
+    order in which rows finish, under a progress bar.
 
-    A row is {"input_ids": [1, 2, 3]}: all its tokens but the first are scored; with
-    "first": 2 those from position 2 on. The log-probs are the model's own, at
-    temperature 1. Any policy can be the teacher: name it with --policy.
+    A row is {"input_ids": [1, 2, 3]}: all its tokens but the first are scored;
+    with "first": 2 those from position 2 on. The log-probs are the model's own,
+    at temperature 1. Any policy can be the teacher: name it with --policy.
 
-    A line of the result is {"group": 0, "log_probs": [...], "policy_version": 7}, with
-    --top-logprobs also "top_token_ids" and "top_log_probs", a list of K for each
-    token; "group" is the row's number in the file. For a row that failed it is
-    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}, and the exit
-    code is 3. After an interrupt or a timeout the batch goes on: read it with
-    `rollstream results BATCH_ID --follow`; its id is on stderr.
+    A line is {"group": 0, "log_probs": [...], "policy_version": 7}, with
+    --top-logprobs also "top_token_ids" and "top_log_probs", K for each token;
+    "group" is the row's number in the file. For a row that failed it is
+    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}, and the
+    exit code is 3. After an interrupt or a timeout the batch goes on: its id is
+    on stderr, for `rollstream results BATCH_ID --follow`.
     """
     with exit_codes(), traced():
         rows = read_row_file(file)

@@ -47,7 +47,7 @@ class WayBack:
 
     @property
     def missing(self) -> int | None:
-        """The version that is served and has no files here; None if that which is served has some."""
+        """The version that is served and has no files here; None if it has some."""
         return self._version if self._version == self._engine.policy_version else None
 
     def stamp(self) -> Stamp:

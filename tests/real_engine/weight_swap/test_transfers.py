@@ -88,7 +88,7 @@ async def test_a_round_that_breaks_leaves_the_old_weights(
     kept = await in_flight(engine, [request(max_new_tokens=100, temperature=0)])
 
     with pytest.raises(SwapFailedError, match="gloo"):
-        await receive(engine, GlooTrainer(tensors_of(models[1]), dies_after))
+        await receive(engine, GlooTrainer(tensors_of(models[1]), dies_after=dies_after))
 
     assert engine.policy_version == before
     assert [span[0] for span in (await kept)[0][0].version_spans] == [before]

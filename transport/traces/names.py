@@ -44,7 +44,7 @@ class Attribute(StrEnum):
     POLICY_VERSION = "rollstream.policy_version"
     """On `job` the version that was served when it was prepared, on `generate` the newest that sampled its tokens."""
     TOKENS = "rollstream.tokens"
-    """Tokens sampled."""
+    """Tokens sampled, or scored."""
     OUTCOME = "rollstream.outcome"
     """How a delivery or a publish ended, see `Outcome` and docs/tracing.md."""
 

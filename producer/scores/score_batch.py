@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from rollstream.schemas import GroupError, GroupScores, ScoreDescription
 
+from ..rollouts.errors import RowsError
+from ..rollouts.padded import cat_padded, one_of
+from ..rollouts.row_batch import RowBatch
 from .read_scores import ScoreAnswer
 
 if TYPE_CHECKING:
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ScoreBatch:
+class ScoreBatch(RowBatch):
     """How likely the tokens of B rows are: the model's own log-probs (`raw`) at temperature 1.
 
     Column j is column `first + j` of the array that was given, for rollouts that of the response: L columns. Where
@@ -40,8 +44,40 @@ class ScoreBatch:
     errors: dict[int, GroupError]
     """Failed rows by their number."""
 
-    def __len__(self) -> int:
-        return self.log_probs.shape[0]
+    row_tuples: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def prompt_numbers(self) -> torch.Tensor:
+        """int64 (B,): each row is a prompt of its own."""
+        import torch  # noqa: PLC0415 - a producer that only submits needs no torch
+
+        return torch.arange(self.log_probs.shape[0], device=self.log_probs.device)
+
+    def numbered(self, prompts: list[int], numbers: torch.Tensor) -> dict[str, Any]:  # noqa: ARG002 - none is kept
+        """See `RowBatch`."""
+        return {"errors": {row: self.errors[old] for row, old in enumerate(prompts) if old in self.errors}}
+
+    @classmethod
+    def cat(cls, batches: Iterable[ScoreBatch]) -> ScoreBatch:
+        """The rows of several batches, one after the other, padded to the widest; `errors` go by the rows' numbers.
+
+        Raises `RowsError` where only some have candidates, or where K or the adapter differs.
+        """
+        given = list(batches)
+        if not given:
+            raise RowsError("batches", "there is none: give one at least")
+        one_of("adapter", [one.adapter for one in given])
+        one_of("top_logprobs", [None if one.top_token_ids is None else one.top_token_ids.shape[2] for one in given])
+        firsts = accumulate((len(one) for one in given), initial=0)
+        names = ("log_probs", "scored_mask", "versions", "top_token_ids", "top_log_probs")
+        tensors = {name: [getattr(one, name) for one in given] for name in names if getattr(given[0], name) is not None}
+        joined: dict[str, Any] = {name: cat_padded(values, 0) for name, values in tensors.items()}
+        return replace(
+            given[0],
+            batch_id="+".join(dict.fromkeys(one.batch_id for one in given)),
+            errors={first + row: e for first, one in zip(firsts, given, strict=False) for row, e in one.errors.items()},
+            **joined,
+        )
 
     def __repr__(self) -> str:
         failed = f", {len(self.errors)} failed" if self.errors else ""

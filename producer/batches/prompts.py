@@ -45,7 +45,7 @@ class Prompts:
 
 
 def masked_rows(input_ids: Rows, attention_mask: Rows | None) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-    """Of each row its ids, and in which columns they are. Raises `PromptsError`, which names row and column."""
+    """The ids of each row, and in which columns they are. Raises `PromptsError`, which names row and column."""
     rows = _rows("input_ids", input_ids)
     masks = None if attention_mask is None else _rows("attention_mask", attention_mask)
     if not rows:

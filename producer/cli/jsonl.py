@@ -118,7 +118,7 @@ def result_line(answer: AnyAnswer) -> str:
 
 
 def _scores(scores: GroupScores) -> dict[str, Any]:
-    row: dict[str, Any] = {"log_probs": scores.logprobs.numpy().tolist(), "policy_version": scores.policy_version}
+    row: dict[str, Any] = {"log_probs": scores.logprobs.numpy().tolist(), "version": scores.policy_version}
     if scores.top_token_ids is not None and scores.top_logprobs is not None:
         row["top_token_ids"] = scores.top_token_ids.numpy().tolist()
         row["top_log_probs"] = [_numbers(column) for column in scores.top_logprobs.numpy().tolist()]

@@ -57,7 +57,7 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     with "first": 2 those from position 2 on. The log-probs are the model's own,
     at temperature 1. Any policy can be the teacher: name it with --policy.
 
-    A line is {"group": 0, "log_probs": [...], "policy_version": 7}, with
+    A line is {"group": 0, "log_probs": [...], "version": 7}, with
     --top-logprobs also "top_token_ids" and "top_log_probs", K for each token;
     "group" is the row's number in the file. For a row that failed it is
     {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}, and the

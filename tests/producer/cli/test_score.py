@@ -31,7 +31,7 @@ def test_rows_of_a_file_become_lines_of_scores(
     lines = sorted(map(json.loads, out.read_text().splitlines()), key=lambda line: line["group"])
     assert lines[0]["log_probs"] == likelihoods([5, 6, 7, 8], 2, "", 0, 2)[:, 0].tolist()
     assert [len(column) for column in lines[0]["top_token_ids"]] == [2, 2]
-    assert (lines[1]["policy_version"], len(lines[1]["log_probs"])) == (0, 1)
+    assert (lines[1]["version"], len(lines[1]["log_probs"])) == (0, 1)
     assert lines[2]["error"]["code"] == "token_out_of_vocabulary"
     assert "batch b: 3 rows queued in 1 jobs" in done.stderr
 

@@ -41,7 +41,7 @@ from .rollouts.rollout_batch import RolloutBatch
 from .scores.handle import ScoreHandle
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
-from .scores.submit_scores import submit_scores
+from .scores.submit_scores import num_rows, submit_scores
 from .weights.adapters import with_adapter
 from .weights.publish_tensors import goes_to_store, publish_tensors
 from .weights.publisher import WeightsPublisher
@@ -177,7 +177,7 @@ class AsyncClient:
             lambda: self.submit_scores(input_ids, attention_mask, **submitting),
             lambda handle, left: handle.result(left, progress),
             batch_id=batch_id,
-            groups=len(input_ids),
+            groups=num_rows(input_ids),
             timeout=timeout,
             url=self._connection.url,
         )

@@ -40,6 +40,11 @@ async def submit_scores(
     return submission.batch
 
 
+def num_rows(given: Rows | RolloutBatch) -> int:
+    """How many rows are scored."""
+    return given.num_rows if isinstance(given, RolloutBatch) else len(given)
+
+
 def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, first: First) -> ScoreRows:
     if not isinstance(given, RolloutBatch):
         return ScoreRows.of(given, attention_mask, first)

@@ -41,5 +41,7 @@ def config_problem(
     if given is None and len(first["loc"]) == 1 and not fields[name].is_required():
         return ConfigError(name, f"None says nothing: leave it out for its default {defaults[name]!r}", None)
     field = name if name == "early_stopping" else ".".join(str(part)[:100] for part in first["loc"]) or name
+    if first["type"] == "value_error":  # a sentence of our own, about an option with parts
+        return ConfigError(field, first["msg"].removeprefix("Value error, "), given)
     hint = f"; {_HINTS[name]}" if name in _HINTS else ""
     return ConfigError(field, f"{first['msg']}, got {shown(given)} ({type(given).__name__}){hint}", given)

@@ -6,6 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from .guides import guide_problem
+
 MAX_GUIDE_CHARS = 2**16
 """Most characters of a regex, a schema, a grammar, or all choices together."""
 
@@ -45,6 +47,10 @@ class Guided(BaseModel):
             raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}, not {given or 'none'}")
         if self.choice is not None and sum(map(len, self.choice)) > MAX_GUIDE_CHARS:
             raise ValueError(f"all choices together have at most {MAX_GUIDE_CHARS} characters")
+        text = getattr(self, given[0])
+        for one in text if isinstance(text, tuple) else (text,):
+            if problem := guide_problem(given[0], one):
+                raise ValueError(f"{given[0]} {problem}")
         return self
 
     @property

@@ -109,6 +109,11 @@ class WorkerSettings(BaseSettings):
     logprobs_mode: Literal["processed", "raw"] = Field(
         "processed", description="Log-probs under the sampling distribution, or the model's raw ones."
     )
+    thinking_marks: str | None = Field(
+        None,
+        description="How the model marks its thinking, as the two texts with a space between: '<think> </think>'. Each "
+        "must be one token. Jobs with a thinking_budget need it.",
+    )
     engine_args: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Further vLLM AsyncEngineArgs, as JSON; they win over the flags."
     )

@@ -60,6 +60,7 @@ def problems(settings: Any) -> Iterator[str]:
         yield "--replicas: they share one GPU; with --tensor-parallel-size start more workers instead"
     if settings.weight_transfer is not None:
         yield from _transfer_problems(settings)
+    yield from _thinking_problems(settings)
     if settings.engine_metrics and (problem := engine_registry.metrics_problem(settings.engine, settings.metrics_port)):
         yield f"--engine-metrics: {problem}"
     for flag, folder in _folders(settings).items():
@@ -96,3 +97,13 @@ def _transfer_problems(settings: Any) -> Iterator[str]:
         yield "--weight-transfer: replicas share one GPU, which NCCL takes once: start one engine, or give gloo or ipc"
     if "weight_transfer_config" in settings.engine_args:
         yield "--engine-args: weight_transfer_config is set by --weight-transfer"
+
+
+def _thinking_problems(settings: Any) -> Iterator[str]:
+    if settings.thinking_marks is None:
+        return
+    marks = settings.thinking_marks.split()
+    if len(marks) != 2 or marks[0] == marks[1]:
+        yield "--thinking-marks: give two different texts with a space between, such as '<think> </think>'"
+    if "reasoning_config" in settings.engine_args:
+        yield "--engine-args: reasoning_config is set by --thinking-marks"

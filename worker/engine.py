@@ -55,6 +55,12 @@ class EngineInfo:
     """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
     features: frozenset[str] = frozenset()
     """The options among `schemas.generation_config.NEEDED` that it honours; a job with another is refused by name."""
+    missing: tuple[tuple[str, str], ...] = ()
+    """Options that it does not honour, and what it would need to, for people."""
+    guide_end_ids: tuple[int, ...] = ()
+    """The tokenizer's EOS: what follows a guide's end, so that it always ends a guided completion."""
+    thinking_marks: tuple[int, int] | None = None
+    """The ids that begin and end the model's thinking, if the worker was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

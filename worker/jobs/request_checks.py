@@ -20,7 +20,9 @@ def stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
     """
     eos = info.eos_token_ids if config.eos_token_id is None else config.eos_token_id
     spoken = () if config.min_new_tokens else _spoken(config, info)
-    return tuple(sorted({*config.stop_token_ids, *(() if config.ignore_eos else eos), *spoken}))
+    # Where a guide ends, the engine gives the tokenizer's EOS: if that ended nothing, free text would follow.
+    guide_end = () if config.guided is None else info.guide_end_ids
+    return tuple(sorted({*config.stop_token_ids, *(() if config.ignore_eos else eos), *spoken, *guide_end}))
 
 
 def late_stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
@@ -29,13 +31,14 @@ def late_stop_ids(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]
 
 
 def _spoken(config: GenerationConfig, info: EngineInfo) -> tuple[int, ...]:
-    if config.ignore_eos or config.eos_token_id is not None:
+    if config.ignore_eos or config.eos_token_id is not None or config.guided is not None:
         return ()
     return tuple(token for token in info.spoken_eos_ids if token not in config.stop_token_ids)
 
 
 def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     """Raises `DataError`, which names the field, if this engine cannot serve `config`."""
+    _check_tokenizer(config, info)
     _check_features(config, info)
     _check_ids("eos_token_id", config.eos_token_id or (), info)
     _check_ids("stop_token_ids", config.stop_token_ids, info)
@@ -44,7 +47,6 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_ids("label_token_ids", config.label_token_ids, info)
     _check_numbers(config, info)
     _check_something_is_left(config, info)
-    _check_tokenizer(config, info)
     _check_beams(config, info)
     _check_flavour(config, info)
     _check_candidates(config, info)
@@ -79,7 +81,9 @@ def check_vocabulary(field: str, ids: NDArray[np.int32], info: EngineInfo) -> No
 def _check_features(config: GenerationConfig, info: EngineInfo) -> None:
     for name in config.needs:
         if name not in info.features:
+            why = dict(info.missing).get(name)
             problem = f"{name}: this worker's engine ({info.runs_on or 'of an unknown release'}) does not offer it"
+            problem += f": {why}" if why else ""
             raise DataError(ErrorCode.UNSUPPORTED, name, problem)
 
 
@@ -121,7 +125,7 @@ def _check_something_is_left(config: GenerationConfig, info: EngineInfo) -> None
 
 
 def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:
-    for field in ("stop_strings", "bad_words"):
+    for field in ("stop_strings", "bad_words", "guided"):
         if getattr(config, field) and not info.has_tokenizer:
             problem = f"{field}: the worker has no tokenizer; start it with --tokenizer, or use token ids"
             raise DataError(ErrorCode.NEEDS_TOKENIZER, field, problem)

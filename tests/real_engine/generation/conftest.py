@@ -25,7 +25,7 @@ def walked() -> dict[str, int]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def engine(tiny_model: Path, adapter_dir: Path, walked: dict[str, int]) -> AsyncIterator[VllmEngine]:
-    engine = VllmEngine(settings(tiny_model, adapter_dir))
+    engine = VllmEngine(settings(tiny_model, adapter_dir, thinking_marks="[ ]"))
     await engine.start()
     walked.update(objects=len(gc.get_objects()), left_out=gc.get_freeze_count())
     yield engine

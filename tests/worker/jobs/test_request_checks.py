@@ -45,6 +45,25 @@ def test_stop_ids_join_eos_and_stop_ids(fields: dict[str, Any], ids: tuple[int, 
     assert stop_ids(config(**fields), INFO) == ids
 
 
+@pytest.mark.parametrize("more", [{}, {"ignore_eos": True}, {"eos_token_id": 7}, {"min_new_tokens": 2}])
+def test_a_guided_completion_always_ends_at_the_tokenizers_eos(more: dict[str, Any]) -> None:
+    info = replace(INFO, guide_end_ids=(4,), spoken_eos_ids=(4,))
+    asked = config(guided={"regex": "a"}, **more)
+
+    assert 4 in stop_ids(asked, info)
+    assert late_stop_ids(asked, info) == ()
+    assert 4 not in stop_ids(config(ignore_eos=True), info)
+
+
+def test_a_missing_option_is_refused_with_what_it_would_need() -> None:
+    info = replace(INFO, missing=(("thinking_budget", "start the worker with --thinking-marks"),))
+
+    with pytest.raises(DataError, match="--thinking-marks") as raised:
+        check_config(config(thinking_budget=4), info)
+
+    assert (raised.value.code, raised.value.field) == (ErrorCode.UNSUPPORTED, "thinking_budget")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -69,6 +88,7 @@ def test_a_config_that_the_engine_can_serve_passes(fields: dict[str, Any]) -> No
         ({"allowed_token_ids": (100,)}, ErrorCode.TOKEN_OUT_OF_VOCABULARY, "allowed_token_ids", "id 100"),
         ({"stop_strings": "ab"}, ErrorCode.NEEDS_TOKENIZER, "stop_strings", "--tokenizer"),
         ({"bad_words": "ab"}, ErrorCode.NEEDS_TOKENIZER, "bad_words", "--tokenizer"),
+        ({"guided": {"regex": "a"}}, ErrorCode.NEEDS_TOKENIZER, "guided", "--tokenizer"),
         ({"num_beams": 19}, ErrorCode.INVALID_CONFIG, "num_beams", "20 candidates"),
         ({"logprobs": "raw", "temperature": 0.5}, ErrorCode.INVALID_CONFIG, "logprobs", "--logprobs-mode raw"),
         ({"logprobs": "raw", "top_p": 0.9}, ErrorCode.INVALID_CONFIG, "logprobs", "ask for 'processed'"),

@@ -43,9 +43,10 @@ from .processes import Processes, collect_less, shut_down
 from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper
+from .text_rules import rule_fields, with_forced
 from .transfers import Transfers
 from .version_spans import Versions
-from .words import check_bad_words, special_tokens
+from .words import special_tokens
 
 setup.prepare_environment(os.environ)
 
@@ -55,7 +56,9 @@ from vllm.v1.engine import EngineCoreOutput  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
-from .gate import REFUSALS, passed_gate, refusal, runner_facts  # noqa: E402
+from .features import all_facts, with_rules  # noqa: E402
+from .gate import banned_words, passed_gate  # noqa: E402
+from .guides import Guides  # noqa: E402
 from .metrics.stat_logger import EngineStatistics  # noqa: E402
 from .requests import Requests, lora_request  # noqa: E402
 
@@ -80,6 +83,7 @@ class VllmEngine(Transfers):
         self._versions = Versions()
         self._swapper: Swapper | None = None
         self._requests: Any = None
+        self._guides: Any = None
         self._watched = False
         self._special: dict[int, str] = {}
         self._swaps: set[asyncio.Task[float]] = set()
@@ -116,7 +120,7 @@ class VllmEngine(Transfers):
         """
         setup.check_plugin_installed()
         on_cpu = current_platform.is_cpu()
-        arguments = setup.engine_arguments(self._settings, on_cpu=on_cpu)
+        arguments = with_rules(setup.engine_arguments(self._settings, on_cpu=on_cpu), self._settings)
         for name in setup.prepare_cpu_environment(os.environ) if on_cpu else ():
             log.warning("setting ignored: it kills vLLM's engine on the CPU", name=name)
         os.environ[WORKER_PID] = str(os.getpid())
@@ -134,7 +138,8 @@ class VllmEngine(Transfers):
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
             raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
-        self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, runner_facts(self._llm.vllm_config))
+        self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, all_facts(self._llm))
+        self._guides = Guides(tokenizer=self._llm.tokenizer, vocab_size=self._info.vocab_size)
         self._requests = Requests(llm=self._llm, calls=self._calls, adapters=self._adapters, versions=self._versions)
         prover = Prover(llm=self._llm, calls=self._calls, score=self._requests.score_alone)
         self._swapper = Swapper(
@@ -179,12 +184,14 @@ class VllmEngine(Transfers):
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions, in order. Raises `DataError` for a request that vLLM refuses, `EngineDiedError`."""
+        await self._guides.check(request.config.guided)
         fields = translation.sampling_fields(request, self.info, always_logprobs=not self._watched)
-        params = passed_gate(request.prompt, fields)
-        words = translation.Words(special=self._special, bad=self._bad_words(params))
+        params = passed_gate(request.prompt, fields | rule_fields(request.config))
+        words = translation.Words(special=self._special, bad=banned_words(params, self._llm.tokenizer, self.info))
         output, start = await self._requests.run(request.request_id, request.prompt, params, request.adapter)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
-        return translation.completions(output, request, spans, words, self.info)
+        found = translation.completions(output, request, spans, words, self.info)
+        return with_forced(found, request, self.info.thinking_marks)
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens (fewer if the vocabulary is smaller), with raw log-probs.
@@ -257,20 +264,10 @@ class VllmEngine(Transfers):
             if self._llm is not None:
                 await shut_down(self._llm)
             await self._processes.kill()
-        if self._swapper is not None:
-            self._swapper.end()
+        for part in (self._swapper, self._guides):
+            if part is not None:
+                part.end()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
-
-    def _bad_words(self, params: Any) -> list[list[int]]:
-        """The `bad_words` as token ids, as vLLM will ban them. Raises `DataError` for words that it cannot ban."""
-        if not params.bad_words:
-            return []
-        try:
-            params.update_from_tokenizer(self._llm.tokenizer)
-        except REFUSALS as error:
-            raise refusal(error) from error
-        check_bad_words(params.bad_words_token_ids, self.info)
-        return list(params.bad_words_token_ids)
 
     async def _add_lora(self, adapter: Adapter) -> None:
         """Raises `DataError` if the adapter is then not in the model as a whole, and what vLLM raises."""

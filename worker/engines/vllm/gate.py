@@ -13,13 +13,15 @@ import vllm.envs
 import vllm.exceptions
 from vllm import SamplingParams
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from rollstream.schemas import ErrorCode
 
+from ...engine import EngineInfo
 from ...errors import DataError
+from .words import check_bad_words
 
 # vLLM raises these for a request that it will not run. 0.26 uses ValueError and TypeError; later versions have their
 # own base class, and wrap any other error of adding a request in EngineGenerateError.
@@ -32,6 +34,9 @@ REFUSALS = (
     vllm.exceptions.VLLMValidationError,
     getattr(vllm.exceptions, "VLLMClientError", ValueError),
 )
+
+_PARTS = {"structured_outputs": StructuredOutputsParams, "repetition_detection": RepetitionDetectionParams}
+"""Fields that have classes of their own; each is given as its parts."""
 
 _encoder, _decoder = MsgpackEncoder(), MsgpackDecoder(SamplingParams)
 
@@ -85,11 +90,24 @@ def passed_gate(prompt: list[int], fields: dict[str, Any]) -> Any:
     try:
         if {type(token) for token in prompt} != {int}:
             raise TypeError("prompt ids must be integers")
-        params = _OwnStops(**fields, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=True)
+        made = {name: kind(**fields[name]) for name, kind in _PARTS.items() if name in fields}
+        params = _OwnStops(**fields | made, output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=True)
         _decoder.decode(_encoder.encode(params))
     except REFUSALS as error:
         raise refusal(error) from error
     return params
+
+
+def banned_words(params: Any, tokenizer: Any, info: EngineInfo) -> list[list[int]]:
+    """The `bad_words` as token ids, as vLLM will ban them. Raises `DataError` for words that it cannot ban."""
+    if not params.bad_words:
+        return []
+    try:
+        params.update_from_tokenizer(tokenizer)
+    except REFUSALS as error:
+        raise refusal(error) from error
+    check_bad_words(params.bad_words_token_ids, info)
+    return list(params.bad_words_token_ids)
 
 
 def refusal(error: BaseException) -> DataError:

@@ -154,7 +154,7 @@ def _completion(
     return Completion(
         token_ids=token_ids,
         finish_reason=own.get(completion.finish_reason, "stop"),
-        stop_reason=completion.stop_reason,
+        stop_reason=None if completion.finish_reason == "repetition" else completion.stop_reason,
         version_spans=spans,
         spans_exact=spans_exact,
         text=_text(completion, config, words) if config.stop_strings else None,

@@ -70,6 +70,9 @@ class RolloutFunction(DropIn):
                 f"the trainer scales its logits by {trainer.args.temperature!r}: log-probs would not be comparable"
             )
             raise ConfigError("temperature", problem, config.temperature)
+        if config.thinking_budget is not None:
+            problem = "TRL would train on the ends of thinking that it forces: sample with the client itself"
+            raise ConfigError("thinking_budget", problem, config.thinking_budget)
         prompt_ids = _tokenised(prompts, trainer)
         n = repeats(prompt_ids, config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
@@ -81,6 +84,10 @@ class RolloutFunction(DropIn):
             "version_spans": [list(spans) for spans in rollouts.version_spans],
             "finish_reasons": list(rollouts.finish_reasons),
         }
+
+
+_REGEX = "vllm_structured_outputs_regex", "vllm_guided_decoding_regex"
+"""What releases of TRL call the regular expression of their completions."""
 
 
 def config_of(trainer: Any) -> GenerationConfig:
@@ -98,6 +105,8 @@ def config_of(trainer: Any) -> GenerationConfig:
         "repetition_penalty": args.repetition_penalty,
         "eos_token_id": tuple(trainer.eos_token_ids),
     }
+    if regex := next(filter(None, (getattr(args, name, None) for name in _REGEX)), None):
+        values["guided"] = {"regex": regex}
     return GenerationConfig(**values | (args.generation_kwargs or {}))
 
 

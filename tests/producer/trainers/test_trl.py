@@ -93,6 +93,22 @@ def test_the_trainers_arguments_say_how_to_sample() -> None:
     assert refused.value.field == "typical_p"
 
 
+def test_the_trainers_regular_expression_guides_what_is_sampled() -> None:
+    guided = config_of(trainer(vllm_structured_outputs_regex="[ab]+")).guided
+
+    assert guided is not None
+    assert guided.regex == "[ab]+"
+
+
+def test_forced_ends_of_thinking_are_not_handed_to_a_trainer_that_would_train_on_them(client: Client) -> None:
+    asked = trainer(generation_kwargs={"thinking_budget": 3})
+
+    with pytest.raises(ConfigError, match="would train on") as refused:
+        RolloutFunction(client)(["one"], asked)
+
+    assert refused.value.field == "thinking_budget"
+
+
 def test_each_repeated_prompt_gets_a_completion_of_its_own(client: Client, redis_url: str) -> None:
     output = RolloutFunction(client, timeout_s=60)(["ab"] * 4 + ["cde"] * 4, trainer())
     assert output["prompt_ids"] == [[97, 98]] * 4 + [[99, 100, 101]] * 4

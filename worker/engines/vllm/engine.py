@@ -264,9 +264,10 @@ class VllmEngine(Transfers):
             if self._llm is not None:
                 await shut_down(self._llm)
             await self._processes.kill()
-        for part in (self._swapper, self._guides):
-            if part is not None:
-                part.end()
+        if self._swapper is not None:
+            self._swapper.end()
+        if self._guides is not None:
+            await self._guides.end()
         gc.unfreeze()  # at the end of the process triton warns of objects that were not collected
 
     async def _add_lora(self, adapter: Adapter) -> None:

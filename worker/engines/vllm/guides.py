@@ -71,12 +71,15 @@ class Guides:
             said = f"guided.{guided.way}: {problem}"
             raise DataError(ErrorCode.INVALID_CONFIG, "guided", said)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """End the compiler's process."""
-        if self._compiler is not None:
+        compiler, self._compiler = self._compiler, None
+        if compiler is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._compiler.kill()
-            self._compiler = None
+                compiler.kill()
+            await compiler.wait()
+            if compiler.stdin is not None:
+                compiler.stdin.close()
 
     def _remember(self, digest: bytes, problem: str) -> None:
         self._verdicts[digest] = problem
@@ -88,7 +91,7 @@ class Guides:
             try:
                 problem = await self._compile(question)
             except (OSError, ValueError, EOFError, TimeoutError) as error:
-                self.end()
+                await self.end()
                 _log.warning("guides cannot be compiled", why=f"{type(error).__name__}: {error}")
                 said = (
                     f"guided: no guide can be compiled in a process of its own here ({type(error).__name__}: {error})"

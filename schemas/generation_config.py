@@ -237,9 +237,6 @@ def _check_together(config: GenerationConfig) -> None:
     _check_candidates(config)
     if config.sampling_support:
         _check_support(config)
-    if config.thinking_budget is not None and config.guided is not None:
-        problem = "a forced end of thinking is no part of the text that `guided` allows: use one of the two"
-        raise ConfigError("thinking_budget", problem, config.thinking_budget)
     if config.thinking_budget is not None and config.thinking_budget >= config.max_new_tokens:
         problem = f"max_new_tokens={config.max_new_tokens} ends the completion before: use a smaller budget, or None"
         raise ConfigError("thinking_budget", problem, config.thinking_budget)

@@ -47,6 +47,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_ids("label_token_ids", config.label_token_ids, info)
     _check_numbers(config, info)
     _check_something_is_left(config, info)
+    _check_thinking(config)
     _check_beams(config, info)
     _check_flavour(config, info)
     _check_candidates(config, info)
@@ -129,6 +130,14 @@ def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:
         if getattr(config, field) and not info.has_tokenizer:
             problem = f"{field}: the worker has no tokenizer; start it with --tokenizer, or use token ids"
             raise DataError(ErrorCode.NEEDS_TOKENIZER, field, problem)
+
+
+def _check_thinking(config: GenerationConfig) -> None:
+    if config.thinking_budget is not None and config.guided is not None:
+        problem = (
+            "thinking_budget: a forced end of thinking is no part of the text that `guided` allows: use one of both"
+        )
+        raise DataError(ErrorCode.INVALID_CONFIG, "thinking_budget", problem)
 
 
 def _check_beams(config: GenerationConfig, info: EngineInfo) -> None:

@@ -55,6 +55,15 @@ def test_a_guided_completion_always_ends_at_the_tokenizers_eos(more: dict[str, A
     assert 4 not in stop_ids(config(ignore_eos=True), info)
 
 
+def test_a_budget_for_thinking_and_a_guide_exclude_each_other() -> None:
+    info = replace(INFO, has_tokenizer=True, features=frozenset({"thinking_budget", "guided"}))
+
+    with pytest.raises(DataError, match="one of both") as raised:
+        check_config(config(thinking_budget=4, guided={"regex": "a"}), info)
+
+    assert raised.value.field == "thinking_budget"
+
+
 def test_a_missing_option_is_refused_with_what_it_would_need() -> None:
     info = replace(INFO, missing=(("thinking_budget", "start the worker with --thinking-marks"),))
 

@@ -14,6 +14,11 @@ def nested(levels: int) -> str:
     return '{"items": ' * levels + "{}" + "}" * levels
 
 
+def _guided(guide: dict[str, Any]) -> GenerationConfig:
+    options: dict[str, Any] = {"max_new_tokens": 1, "guided": guide}
+    return GenerationConfig(**options)
+
+
 @pytest.mark.parametrize(
     ("guide", "said"),
     [
@@ -32,7 +37,7 @@ def nested(levels: int) -> str:
 )
 def test_a_guide_that_no_worker_could_follow_is_refused_and_named(guide: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
-        GenerationConfig(max_new_tokens=1, guided=guide)
+        _guided(guide)
 
     assert refused.value.field == "guided"
     assert "Value error" not in str(refused.value)
@@ -41,7 +46,7 @@ def test_a_guide_that_no_worker_could_follow_is_refused_and_named(guide: dict[st
 def test_a_schema_may_refer_to_places_inside_it_and_name_a_property_like_a_reference() -> None:
     schema = {"properties": {"$ref": {"type": "string"}, "a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {}}}
 
-    config = GenerationConfig(max_new_tokens=1, guided={"json_schema": json.dumps(schema)})
+    config = _guided({"json_schema": json.dumps(schema)})
 
     assert config.guided is not None
     assert config.guided.way == "json_schema"

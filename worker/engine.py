@@ -30,9 +30,9 @@ class EngineInfo:
     vocab_size: int
     """The model's, not the tokenizer's: an id at or above it kills vLLM."""
     max_model_len: int
+    """The most tokens of a prompt and its completion, and of a row to score."""
     max_num_seqs: int
-    step_tokens: int
-    """The most tokens that it computes in one step."""
+    step_tokens: int  # the most that it computes in one step
     eos_token_ids: tuple[int, ...]
     """The model's own EOS ids; they end a completion if the job names no `eos_token_id`."""
     max_logprobs: int
@@ -133,7 +133,7 @@ class ScoreRequest:
 
     request_id: str
     token_ids: list[int]
-    """2 to `max_model_len` - 1 ids."""
+    """2 to `max_model_len` ids."""
     first: int
     """1 or more: nothing comes before the token of column 0 that could say how likely it is."""
     top_logprobs: int

@@ -29,8 +29,8 @@ def _problem(probe: Probe, report: WorkerReport) -> str:
         told = f"it is of a vocabulary of {probe.vocab_size} ids, and {{worker}} has a model of {report.vocab_size}"
         return f"{told}: make it with the model that is published"
     longest = int(probe.row_lengths.numpy().max())
-    if report.max_model_len is not None and longest >= report.max_model_len:  # the engine wants room for one more
-        most = report.max_model_len - 1
+    if report.max_model_len is not None and longest > report.max_model_len:
+        most = report.max_model_len
         told = f"it has a row of {longest} ids, and {{worker}} scores rows of at most {most} (--max-model-len)"
         return f"{told}: make it with row_tokens={most} or fewer"
     return ""

@@ -49,9 +49,9 @@ class ServingTerms:
             problem = f"is of a vocabulary of {self.probe.vocab_size}, the checkpoint's is {vocab_size}"
             raise ProbeError(f"{problem}: make it with the model that is published")
         places = _positions(fields)
-        if places is not None and longest >= places:
-            problem = f"has a row of {longest} ids, and a model of {places} positions scores at most {places - 1}"
-            raise ProbeError(f"{problem}: make it with max_tokens={places - 1}, or of shorter rows")
+        if places is not None and longest > places:
+            problem = f"has a row of {longest} ids, and a model of {places} positions scores at most {places}"
+            raise ProbeError(f"{problem}: make it with max_tokens={places}, or of shorter rows")
 
 
 def _activate(given: object) -> Activate:

@@ -119,11 +119,11 @@ def _request(case: Case, info: EngineInfo) -> GenerateRequest:
 
 
 async def _score(case: Case, sample: int, engine: Engine) -> NDArray[np.float32]:
-    """The model's own log-probs of the recorded tokens; without the last if the row is as long as the model allows."""
+    """The model's own log-probs of the recorded tokens."""
     row = [*case.prompt.tolist(), *case.completions[sample].token_ids.tolist()]
     request = ScoreRequest(
         request_id=f"golden/{case.batch}/{case.row}/{sample}",
-        token_ids=row[: engine.info.max_model_len - 1],
+        token_ids=row,
         first=len(case.prompt),
         top_logprobs=0,
         adapter=None,

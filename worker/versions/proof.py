@@ -41,8 +41,8 @@ def check_fits(probe: Probe, version: int, info: EngineInfo) -> None:
     if probe.vocab_size != info.vocab_size:
         problem = f"it is for a vocabulary of {probe.vocab_size} ids, this model has {info.vocab_size}"
         raise UnprovableError(version, problem)
-    longest, most = max(len(ids) for ids, _ in probe.rows), info.max_model_len - 1
-    if longest > most:  # vLLM wants room for one more token
+    longest, most = max(len(ids) for ids, _ in probe.rows), info.max_model_len
+    if longest > most:
         problem = f"a row has {longest} tokens, and this worker scores rows of at most {most} (--max-model-len)"
         raise UnprovableError(version, problem)
 

@@ -14,7 +14,7 @@ from tests.support.weights.publishing import announced, lora, reporting
 
 ROW = list(range(5, 25))
 PROBE = probe_of([ROW], [[-1.0] * 19], vocab_size=512)
-"""A worker needs `--max-model-len 21` for it."""
+"""A worker needs `--max-model-len 20` for it."""
 
 
 @pytest.fixture(params=["checkpoint", "adapter", "again"])
@@ -30,14 +30,14 @@ async def weights(request: pytest.FixtureRequest, trainer: AsyncClient, models: 
     ("report", "told"),
     [
         ({"vocab_size": "500"}, "of a vocabulary of 512 ids, and worker gpu-7 has a model of 500: make it with"),
-        ({"max_model_len": "20"}, "a row of 20 ids, and worker gpu-7 scores rows of at most 19 .--max-model-len"),
+        ({"max_model_len": "19"}, "a row of 20 ids, and worker gpu-7 scores rows of at most 19 .--max-model-len"),
     ],
     ids=["vocabulary", "length"],
 )
 async def test_a_probe_that_a_worker_cannot_score_is_refused(
     trainer: AsyncClient, queue: Queue, weights: dict[str, Any], report: dict[str, Any], told: str
 ) -> None:
-    reporting(queue, "gpu-6", 0, vocab_size="512", max_model_len="21")
+    reporting(queue, "gpu-6", 0, vocab_size="512", max_model_len="20")
     reporting(queue, "gpu-7", 0, **report)
 
     with pytest.raises(ProbeError, match=told):
@@ -51,7 +51,7 @@ async def test_one_that_says_nothing_yet_or_is_ending_is_no_reason(
 ) -> None:
     reporting(queue, "starts", 0, state="starting")
     reporting(queue, "ends", 0, state="draining", vocab_size="500", max_model_len="8")
-    reporting(queue, "fits", 0, vocab_size="512", max_model_len="21")
+    reporting(queue, "fits", 0, vocab_size="512", max_model_len="20")
 
     await trainer.publish_policy(1, checkpoint=models / "step-1", probe=PROBE)
 

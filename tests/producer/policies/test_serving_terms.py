@@ -66,7 +66,7 @@ async def test_a_publish_repeated_with_other_terms_is_a_no_op(trainer: AsyncClie
     ("given", "told"),
     [
         ({"probe": probe(vocab_size=513)}, "a vocabulary of 513, the checkpoint's is 512: make it with the model"),
-        ({"probe": probe(length=1024)}, "a row of 1024 ids, and a model of 1024 positions scores at most 1023"),
+        ({"probe": probe(length=1025)}, "a row of 1025 ids, and a model of 1024 positions scores at most 1024"),
         ({"probe": probe(length=16)}, "it compares 15 log-probs, and at least 16 prove anything: give more rows"),
         ({"probe": [[1, 2]]}, r"give what make_probe\(model, tokenizer\) returns, not some list"),
     ],
@@ -83,7 +83,7 @@ async def test_a_probe_that_proves_nothing_is_refused_before_the_announcement(
 async def test_a_row_of_the_longest_length_is_taken(trainer: AsyncClient, models: Path) -> None:
     config = json.loads((models / "step-1" / "config.json").read_text())
     assert (config["vocab_size"], config["max_position_embeddings"]) == (TINY_VOCABULARY, 1024)
-    await trainer.publish_policy(1, checkpoint=models / "step-1", probe=probe(length=1023))
+    await trainer.publish_policy(1, checkpoint=models / "step-1", probe=probe(length=1024))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def scored(token_ids: list[int], first: int = 1, k: int = 0, adapter: Adapter | 
 
 
 @pytest.mark.parametrize("name", [None, "math@1"])
-@pytest.mark.parametrize(("length", "first", "k"), [(2, 1, 0), (200, 1, 5), (200, 150, 64), (1023, 1000, 1)])
+@pytest.mark.parametrize(("length", "first", "k"), [(2, 1, 0), (200, 1, 5), (200, 150, 64), (1024, 1000, 1)])
 async def test_scores_are_transformers_log_probs(
     engine: VllmEngine,
     adapters: dict[str | None, Adapter | None],
@@ -82,7 +82,7 @@ async def test_what_was_sampled_and_is_in_the_prefix_cache_is_scored_as_a_whole(
 
 async def test_a_row_that_is_too_long_is_refused_and_the_engine_goes_on(engine: VllmEngine) -> None:
     with pytest.raises(DataError) as refused:
-        await engine.score(scored(row(1024)))
+        await engine.score(scored(row(1025)))
 
     assert refused.value.code is ErrorCode.ENGINE_REFUSED
     assert len((await engine.score(scored(row(4)))).logprobs) == 3

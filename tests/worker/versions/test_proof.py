@@ -82,7 +82,7 @@ def test_the_tolerance_is_the_probes_own_or_that_of_the_dtype(
     ("probe", "says"),
     [
         (stub_probe(7, vocab_size=31_000), "for a vocabulary of 31000 ids, this model has 32000"),
-        (stub_probe(7, rows=([5] * 4096,)), "a row has 4096 tokens, and this worker scores rows of at most 4095"),
+        (stub_probe(7, rows=([5] * 4097,)), "a row has 4097 tokens, and this worker scores rows of at most 4096"),
     ],
 )
 def test_a_probe_that_the_engine_cannot_score_is_refused_by_name(probe: Probe, says: str) -> None:
@@ -91,7 +91,7 @@ def test_a_probe_that_the_engine_cannot_score_is_refused_by_name(probe: Probe, s
 
 
 def test_a_row_that_leaves_room_for_one_more_token_fits() -> None:
-    check_fits(stub_probe(7, rows=([5] * 4095,)), 7, INFO)
+    check_fits(stub_probe(7, rows=([5] * 4096,)), 7, INFO)
 
 
 async def test_a_row_that_the_engine_refuses_fails_the_proof_and_ends_the_others() -> None:

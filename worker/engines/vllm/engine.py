@@ -32,7 +32,7 @@ from ...engine import (
 )
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...weights import checkpoint
-from . import setup, translation
+from . import one_more, setup, translation
 from .calls import Calls
 from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
@@ -132,8 +132,9 @@ class VllmEngine(Transfers):
             log.warning("the model's folder holds weights that vLLM may leave out", file=left_out)
         report = StartReport()
         try:
-            with self._processes.collect(), listening(os.environ) as report:
-                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers)
+            asked = AsyncEngineArgs(**arguments)
+            with self._processes.collect(), listening(os.environ) as report, one_more.given(asked, os.environ) as given:
+                self._llm = AsyncLLM.from_engine_args(given, stat_loggers=loggers)
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))

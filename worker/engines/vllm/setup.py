@@ -13,6 +13,7 @@ from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIE
 from ...config import WorkerSettings
 from ...engine import EngineInfo
 from ...errors import SettingsError
+from . import one_more
 from .inside.logits import COUNT_NANS
 from .inside.reception import EXTENSION
 from .transfers import VLLM_BACKENDS
@@ -120,7 +121,7 @@ def read_info(config: Any, tokenizer: Any, runner: Mapping[str, Any]) -> EngineI
     eos, spoken = eos_token_ids(model, tokenizer, vocab_size)
     return EngineInfo(
         vocab_size=vocab_size,
-        max_model_len=int(model.max_model_len),
+        max_model_len=one_more.told(int(model.max_model_len)),
         max_num_seqs=int(config.scheduler_config.max_num_seqs),
         step_tokens=int(config.scheduler_config.max_num_batched_tokens),
         eos_token_ids=eos,

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example chaos bench test test-large test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos bench test test-large test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ demo: setup ## real vLLM completions through a real Redis, on this machine's CPU
 
 example: setup ## train a tiny model, sync and async, on completions from a real worker; ARGS="--help" says more
 	@$(BIN)/python -m examples.grpo_async $(ARGS)
+
+distill: setup ## let a tiny student learn from a tiny teacher's likeliest tokens; ARGS="--help" says more
+	@$(BIN)/python -m examples.distill $(ARGS)
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -1,5 +1,7 @@
 """On-policy distillation: a tiny student learns from a tiny teacher's likeliest tokens, both served by workers.
 
+The student is its teacher with the last layer's weights lost, as after a pruning.
+
     python -m examples.distill                                     # 40 steps, one plot
     python -m examples.distill --steps 80 --top-k 32 --seed 1 --out runs
 
@@ -25,13 +27,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from examples.distill_loss import divergence
 from rollstream import AsyncClient, GenerationConfig, RolloutBatch, RolloutFailedError, make_probe
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from rollstream.producer.demo.tiny_model import write_model
+from rollstream.producer.demo.tiny_model import LAYERS, write_model
 from rollstream.producer.demo.worker_process import serving_worker
 
 STUDENT, TEACHER, STORE = "student", "teacher", "redis"
@@ -129,6 +132,17 @@ def draw_prompts(seed: int, step: int) -> torch.Tensor:
     return torch.randint(20, 60, (PROMPTS, 3), generator=generator)
 
 
+def write_models(teacher: Path, student: Path, seed: int) -> None:
+    """Write both models: the student has other weights in its last layer."""
+    write_model(teacher, seed=2 * seed)
+    write_model(student, seed=2 * seed + 1)
+    last = f"model.layers.{LAYERS - 1}."
+    own = load_file(student / "model.safetensors")
+    weights = {name: own[name] if name.startswith(last) else weight
+               for name, weight in load_file(teacher / "model.safetensors").items()}  # fmt: skip
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+
+
 async def _run(redis_url: str, model: Path, settings: Settings, console: Console) -> list[Step]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with (
@@ -150,12 +164,11 @@ def run(settings: Settings, console: Console) -> list[Step]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rollstream-distill-")))
         server = stack.enter_context(EmbeddedRedis())
         console.print("starting two workers with the vLLM engine (30 to 80 s)")
-        models = {}
-        for number, (policy, *flags) in enumerate(((STUDENT, "--weights", STORE), (TEACHER,))):
+        models = {STUDENT: folder / "student" / "model", TEACHER: folder / "teacher" / "model"}
+        write_models(models[TEACHER], models[STUDENT], settings.seed)
+        limits = ("--dtype", "float32", "--max-num-seqs", str(PROMPTS * COMPLETIONS))
+        for policy, flags in ((STUDENT, ("--weights", STORE)), (TEACHER, ())):
             home = folder / policy
-            home.mkdir()
-            models[policy] = write_model(home / "model", seed=2 * settings.seed + number)
-            limits = ("--dtype", "float32", "--max-num-seqs", str(PROMPTS * COMPLETIONS))
             stack.enter_context(serving_worker(server.url, policy, models[policy], home, *flags, *limits))
         return asyncio.run(_run(server.url, models[STUDENT], settings, console))
 
@@ -178,9 +191,9 @@ def write_plot(steps: Sequence[Step], path: Path) -> Path:
 def _settings() -> tuple[Settings, Path]:
     parser = argparse.ArgumentParser(prog="distill", description="Distil a tiny teacher into a tiny student.")
     parser.add_argument("--steps", type=_number(int, 1, 10**6), default=40)
-    parser.add_argument("--top-k", type=_number(int, 1, 128), default=32, help="of the teacher's tokens a position")
+    parser.add_argument("--top-k", type=_number(int, 1, 128), default=64, help="of the teacher's tokens a position")
     parser.add_argument("--seed", type=_number(int, 0, 10**6), default=0, help="of weights, prompts and sampling")
-    parser.add_argument("--learning-rate", type=_number(float, 0, 1), default=3e-3)
+    parser.add_argument("--learning-rate", type=_number(float, 0, 1), default=5e-4)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the numbers and the plot")
     flags = parser.parse_args()
     return Settings(flags.steps, flags.top_k, flags.seed, flags.learning_rate), flags.out

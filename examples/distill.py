@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from examples.distill_loss import divergence
-from rollstream import AsyncClient, GenerationConfig, RolloutBatch, RolloutFailedError, make_probe
+from rollstream import AsyncClient, GenerationConfig, RolloutBatch, RolloutFailedError, ScoreBatch, make_probe
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.demo.tiny_model import LAYERS, write_model
 from rollstream.producer.demo.worker_process import serving_worker
@@ -76,11 +76,11 @@ class Student:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
 
-    def learn(self, rollouts: RolloutBatch, top_ids: torch.Tensor, top_log_probs: torch.Tensor) -> tuple[float, float]:
-        """Take `UPDATES` gradient steps; returns the divergence before them and what the teacher's top tokens cover.
-
-        `top_ids`, `top_log_probs`: (R, L, K), the teacher's.
-        """
+    def learn(self, rollouts: RolloutBatch, teacher: ScoreBatch) -> tuple[float, float]:
+        """Take `UPDATES` gradient steps; returns the divergence before them and what the teacher's top tokens cover."""
+        top_ids, top_log_probs = teacher.top_token_ids, teacher.top_log_probs
+        if top_ids is None or top_log_probs is None:
+            raise ValueError("the teacher's likeliest tokens are missing: score with top_logprobs")
         first = rollouts.prompt_len
         mask = rollouts.response_mask[:, first:].bool()
         found = []
@@ -117,7 +117,7 @@ async def distill(
         scores = await teacher.score(rollouts, top_logprobs=settings.top_k, timeout=TIMEOUT_S)
         if rollouts.errors or scores.errors:
             raise RolloutFailedError(rollouts.batch_id, PROMPTS, {**rollouts.errors, **scores.errors})
-        found, covered = await asyncio.to_thread(learner.learn, rollouts, scores.top_token_ids, scores.top_log_probs)
+        found, covered = await asyncio.to_thread(learner.learn, rollouts, scores)
         probe = await asyncio.to_thread(make_probe, learner.model, learner.tokenizer)
         await student.publish_policy(learner.version, model=learner.model, probe=probe)
         tokens, ended_s = int(scores.scored_mask.sum()), time.monotonic() - began

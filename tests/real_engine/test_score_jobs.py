@@ -41,7 +41,9 @@ def test_ragged_rows_score_as_in_transformers(
     served: Queue, tiny_model: Path, adapter_dir: Path, adapter: str | None
 ) -> None:
     asked, firsts = rows(2, 40, 300, LONGEST, LONGEST + 1), [1, 20, 1, 1000, 1]
-    job = score_job(asked, firsts, batch_id=f"ragged-{adapter}", top_logprobs=3, adapter=adapter)
+    job = score_job(
+        asked, firsts, batch_id="ragged-base" if adapter is None else "ragged-lora", top_logprobs=3, adapter=adapter
+    )
 
     *answers, too_long = answers_to(served, queue_scores(served, job), 5)
 

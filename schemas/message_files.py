@@ -26,7 +26,7 @@ class MessageFileError(SchemaError):
         self.problem = cut(problem)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFiles(Generic[M]):
     """Reads and writes files that hold one message of a kind."""
 
@@ -67,6 +67,6 @@ class MessageFiles(Generic[M]):
             raise MessageFileError(path, f"cannot be written: {error.strerror or error}") from None
 
 
-PROBE_FILES = MessageFiles(Probe, 2**20, "probe")
+PROBE_FILES = MessageFiles(kind=Probe, max_bytes=2**20, what="probe")
 """A probe has at most 8192 tokens, so far fewer bytes."""
-GOLDEN_FILES = MessageFiles(Golden, MAX_GOLDEN_BYTES, "golden jobs")
+GOLDEN_FILES = MessageFiles(kind=Golden, max_bytes=MAX_GOLDEN_BYTES, what="golden jobs")

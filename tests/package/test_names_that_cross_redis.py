@@ -20,7 +20,7 @@ COMMANDS = {
 }  # fmt: skip
 """What they are called with is a key, a field or a pattern, nearly always."""
 SETTINGS = {
-    "lease_s", "heartbeat_s", "max_logprobs", "max_model_len", "metrics_port", "tokens_per_s", "vocab_size",
+    "lease_s", "heartbeat_s", "max_logprobs", "max_model_len", "metrics_port", "runs_on", "tokens_per_s", "vocab_size",
 }  # fmt: skip
 """Fields of a report that settings, models and benchmarks have too."""
 NAMES = {name for name in REPORT_FIELDS if "_" in name} - SETTINGS | {LEASE_FIELD}

@@ -98,7 +98,7 @@ def _kept(row: torch.Tensor, shape: dict[str, Any]) -> tuple[set[int], set[int],
 
 
 def _mass_ahead(logits: torch.Tensor) -> torch.Tensor:
-    """Of each id: the probability of all ids that are likelier."""
+    """For each id the probability of all ids that are likelier."""
     order = logits.sort(descending=True).indices
     probabilities = logits.softmax(-1)[order]
     ahead = torch.empty_like(logits)

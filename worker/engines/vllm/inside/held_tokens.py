@@ -64,7 +64,7 @@ class _Part:
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     rows: list[Any] = field(default_factory=list)
-    """Of several columns: what vLLM gave at each step."""
+    """For several columns: what vLLM gave at each step."""
     events: list[Any] = field(default_factory=list)
 
     def add(self, output: Any) -> None:

@@ -30,8 +30,8 @@ from benchmarks.support.models import make
 from benchmarks.support.report import Report, Scenario
 from benchmarks.support.workload import Load, Workload, workloads
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.vllm.metrics import sparse_statistics
+from rollstream.worker.requests import GenerateRequest
 
 ARMS: dict[str, int | None] = {"off": None, "every 32 steps": sparse_statistics.STEPS, "every step": 1}
 """Steps from one message of statistics to the next."""

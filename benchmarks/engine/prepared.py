@@ -23,7 +23,7 @@ from benchmarks.engine.saturation import Engines
 from benchmarks.support.models import link_version
 from benchmarks.support.report import Scenario
 from benchmarks.support.workload import SCALES, Prompts, config
-from rollstream.worker.engine import GenerateRequest
+from rollstream.worker.requests import GenerateRequest
 from rollstream.worker.weights.checkpoint import Content, digest, read_content, unread_content
 
 ARMS = ("nothing", "from files", "prepared", "staging", "verifying and staging")

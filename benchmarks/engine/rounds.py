@@ -32,9 +32,10 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GenerationConfig, Keys, Probe, decode
 from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Engine, GenerateRequest, Score
+from rollstream.worker.engine import Engine, Score
 from rollstream.worker.errors import RoundMissedError
 from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.requests import GenerateRequest
 from rollstream.worker.rounds.receiver import RoundReceiver
 from rollstream.worker.versions.proof import Proof, proof_of
 from rollstream.worker.weights.checkpoint import read_content
@@ -191,7 +192,7 @@ async def _broken(engine: Any, receiver: RoundReceiver, trainer: Trainer, versio
 
 
 async def _scored(engine: Any) -> Any:
-    from rollstream.worker.engine import ScoreRequest  # noqa: PLC0415 - beside its use
+    from rollstream.worker.requests import ScoreRequest  # noqa: PLC0415 - beside its use
 
     row = np.random.default_rng(0).integers(3, 500, 256).tolist()
     request = ScoreRequest(request_id=f"row/{next(_numbers)}", token_ids=row, first=1, top_logprobs=0, adapter=None)

@@ -28,7 +28,8 @@ from benchmarks.support.report import Report, Scenario
 from benchmarks.support.turns import my_turn
 from benchmarks.support.workload import SCALES, Prompts, config
 from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.engine import Adapter, Engine, GenerateRequest, SwapMode
+from rollstream.worker.engine import Engine, SwapMode
+from rollstream.worker.requests import Adapter, GenerateRequest
 from rollstream.worker.weights.checkpoint import read_content
 
 MODES: tuple[SwapMode, ...] = ("keep", "wait", "abort")

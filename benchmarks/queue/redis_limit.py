@@ -31,8 +31,8 @@ from rollstream.schemas.keys import GROUP
 from rollstream.schemas.ledger import LedgerField
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.scripts import PUBLISH, publish_call
-from rollstream.worker.engine import Completion
 from rollstream.worker.jobs.make_answers import group_result
+from rollstream.worker.requests import Completion
 
 GPUS = {"3 replicas": 45_788, "AsyncLLM, default": 16_458}
 """Tokens a second of one H100 with a model of 1.5 B parameters (docs/performance.md)."""

@@ -14,8 +14,8 @@ from benchmarks.support.workload import Load, Workload
 from rollstream import AsyncClient
 from rollstream.schemas import RollstreamError
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.vllm import setup, translation
+from rollstream.worker.requests import GenerateRequest
 
 _numbers = itertools.count()
 TUNED = ("disable_log_stats", "max_num_seqs", "enable_prefix_caching", "max_logprobs", "logprobs_mode")

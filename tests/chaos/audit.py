@@ -18,10 +18,10 @@ from rollstream.schemas import Envelope, ErrorCode, GroupError, GroupResult, Sea
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.jobs import request_checks
 from rollstream.worker.jobs.seeds import prompt_seed
+from rollstream.worker.requests import GenerateRequest
 from tests.chaos.plan import VOCABULARY, Malformed, Plan, PlannedBatch
 from tests.support.faults import Queue
 

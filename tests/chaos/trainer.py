@@ -24,8 +24,8 @@ from rollstream.schemas import PolicyVersion, Tensor, encode
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import ScoreRequest
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import ScoreRequest
 from tests.chaos.plan import VOCABULARY, PlannedVersion
 from tests.support.faults import Queue
 

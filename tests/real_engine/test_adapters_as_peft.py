@@ -21,9 +21,9 @@ from rollstream.producer.policies.adapter_tensors import Scaling
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 from tests.support.engine_requests import end
 from tests.support.transformers_reference import Reference
 

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import ScoreRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, SettingsError
+from rollstream.worker.requests import ScoreRequest
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap

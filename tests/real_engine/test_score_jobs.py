@@ -13,7 +13,7 @@ import torch
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.schemas import GroupError, GroupScores
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import ScoreRequest
+from rollstream.worker.requests import ScoreRequest
 from tests.support.faults import Queue
 from tests.support.real_workers import REAL_POLICY, RealWorkers
 from tests.support.scoring import answers_to, queue_scores, score_job

@@ -24,9 +24,10 @@ from rollstream.producer.probes.make_probe import make_probe
 from rollstream.schemas import GenerationConfig
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, GenerateRequest, Score, ScoreRequest
+from rollstream.worker.engine import Score
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import ProofFailedError
+from rollstream.worker.requests import Adapter, GenerateRequest, ScoreRequest
 from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import end, until_under_way
 from tests.support.faults import Queue

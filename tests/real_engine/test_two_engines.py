@@ -20,10 +20,11 @@ from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import GenerationConfig
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Engine, GenerateRequest, SwapMode
+from rollstream.worker.engine import Engine, SwapMode
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.requests import GenerateRequest
 from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import end, until_under_way
 from tests.support.transformers_reference import Reference

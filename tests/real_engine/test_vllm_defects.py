@@ -16,10 +16,10 @@ from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.jobs import request_checks
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 from tests.support.engine_requests import end
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from rollstream.schemas import AdapterManifest, Keys, encode
 from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import Adapter
 
 CHUNK = 200
 CONFIG = b"{}"

@@ -12,8 +12,8 @@ from rollstream import GenerationConfig
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.lease import Lease
-from rollstream.worker.engine import Completion, GenerateRequest
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import Completion, GenerateRequest
 from tests.support.worker_process import until_true
 
 ONE = GenerationConfig(max_new_tokens=1)

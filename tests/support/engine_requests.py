@@ -12,9 +12,10 @@ import numpy as np
 
 from rollstream.schemas import GenerationConfig
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, Engine, GenerateRequest
+from rollstream.worker.engine import Engine
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs import request_checks
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 
 PROMPT = [5, 6, 7, 8]
 _numbers = itertools.count()

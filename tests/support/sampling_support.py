@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rollstream.worker.engine import Completion
+from rollstream.worker.requests import Completion
 
 from .transformers_reference import Reference
 

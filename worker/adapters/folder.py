@@ -14,8 +14,8 @@ from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE,
 from rollstream.schemas.weights.adapter_expressions import expressions_problem
 from rollstream.schemas.weights.adapter_tensors import pairs_problem, tensors_problem
 
-from ..engine import Adapter
 from ..errors import DataError, adapter_refused
+from ..requests import Adapter
 from ..weights.adapter_content import AdapterContent, read_content, still
 from ..weights.non_finite import FLOATS, first_not_finite
 from ..weights.safetensors_header import HeaderError, TensorHeader, read_header

@@ -14,8 +14,9 @@ from rollstream.schemas import ErrorCode
 from rollstream.schemas.weights.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from rollstream.schemas.weights.regular_files import open_regular
 
-from ..engine import Adapter, Engine
+from ..engine import Engine
 from ..errors import DataError, adapter_refused
+from ..requests import Adapter
 from .folder import AdapterFolder
 from .single_flight import SingleFlight
 from .store import AGAIN_S, AdapterStore

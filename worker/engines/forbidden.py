@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode
 
-from ..engine import GenerateRequest
 from ..errors import DataError
+from ..requests import GenerateRequest
 
 
 def check_allowed(tokens: NDArray[np.int32], request: GenerateRequest, bad_words: Sequence[Sequence[int]]) -> None:

@@ -15,22 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import WorkerSettings
-from ..engine import (
-    Adapter,
-    Collector,
-    Completion,
-    Engine,
-    EngineInfo,
-    GenerateRequest,
-    Incoming,
-    NextTokens,
-    Prove,
-    Score,
-    ScoreRequest,
-    Scores,
-    SwapMode,
-)
+from ..engine import Collector, Engine, EngineInfo, Incoming, Prove, Score, SwapMode
 from ..errors import DataError, EngineDiedError, RoundMissedError, UnprovableError, WorkerError
+from ..requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict

@@ -15,20 +15,9 @@ from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.transport.rounds.links import Link
 
 from ..config import WorkerSettings
-from ..engine import (
-    Adapter,
-    Collector,
-    Completion,
-    EngineInfo,
-    GenerateRequest,
-    Incoming,
-    NextTokens,
-    Prove,
-    ScoreRequest,
-    Scores,
-    SwapMode,
-)
+from ..engine import Collector, EngineInfo, Incoming, Prove, SwapMode
 from ..errors import RoundMissedError
+from ..requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ..weights import checkpoint
 from .stub_columns import columns
 from .stub_likelihoods import likelihoods

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas.wire.fields import VersionSpan
 
-from ..engine import GenerateRequest
+from ..requests import GenerateRequest
 from .stub_likelihoods import likelihoods
 
 

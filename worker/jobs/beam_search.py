@@ -16,7 +16,8 @@ import numpy as np
 
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
-from ..engine import Completion, Engine, GenerateRequest, NextTokens
+from ..engine import Engine
+from ..requests import Completion, GenerateRequest, NextTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rollstream.schemas import GroupResult, Job
 
 from ..delivery.lease import Lease
-from ..engine import Adapter, Engine, GenerateRequest
+from ..engine import Engine
 from ..measure.measures import Measures
+from ..requests import Adapter, GenerateRequest
 from . import request_checks
 from .beam_search import beam_search
 from .make_answers import group_result, sampled_by

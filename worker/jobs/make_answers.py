@@ -12,8 +12,8 @@ from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
 from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..delivery.lease import Lease
-from ..engine import Completion
 from ..errors import DataError
+from ..requests import Completion
 from .padding import pad_completions
 
 MAX_SHOWN_PROMPT = 2**20

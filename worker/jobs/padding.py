@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Tensor
 
-from ..engine import Completion
+from ..requests import Completion
 
 
 def pad(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:

@@ -6,8 +6,9 @@ from rollstream.schemas import Job
 from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..adapters.supply import AdapterSupply
-from ..engine import Adapter, Engine
+from ..engine import Engine
 from ..measure.measures import Measures
+from ..requests import Adapter
 from ..versions.served import Served
 from . import request_checks, row_checks
 from .admitted_job import Plan

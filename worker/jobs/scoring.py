@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rollstream.schemas import GroupScores, ScoreJob, Tensor
 
 from ..delivery.lease import Lease
-from ..engine import Adapter, Engine, ScoreRequest, Scores
+from ..engine import Engine
+from ..requests import Adapter, ScoreRequest, Scores
 from . import row_checks
 from .score_gate import ScoreGate
 

@@ -17,10 +17,11 @@ from rollstream.schemas.message_files import GOLDEN_FILES, MessageFileError
 from rollstream.schemas.wire.golden import Case
 
 from ..config import WorkerSettings
-from ..engine import Engine, EngineInfo, GenerateRequest, ScoreRequest
+from ..engine import Engine, EngineInfo
 from ..errors import CheckpointRefusedError, DataError, SettingsError
 from ..jobs import request_checks
 from ..jobs.seeds import prompt_seed
+from ..requests import GenerateRequest, ScoreRequest
 from ..weights import checkpoint
 
 log = structlog.get_logger()

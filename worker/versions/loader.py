@@ -12,9 +12,10 @@ import structlog
 from ..adapters.stored import stored_name
 from ..adapters.supply import AdapterSupply
 from ..checkpoints.supply import CheckpointSupply, Prepared, Wanted
-from ..engine import Adapter, Engine, SwapMode
+from ..engine import Engine, SwapMode
 from ..errors import RoundMissedError, SwapFailedError, VersionRefusedError
 from ..measure.measures import Measures
+from ..requests import Adapter
 from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
 from .announced import Announced

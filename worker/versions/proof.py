@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rollstream.schemas.wire.probe import TOLERANCES, Probe, Tolerance
 
-from ..engine import Adapter, Engine, EngineInfo, Score, ScoreRequest
+from ..engine import Engine, EngineInfo, Score
 from ..errors import DataError, ProofFailedError, UnprovableError
+from ..requests import Adapter, ScoreRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ..checkpoints.supply import Prepared
-from ..engine import Adapter
+from ..requests import Adapter
 from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
 from .announced import BOOTED, Announced

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import Adapter
 from tests.support.engine_requests import settings
 from tests.support.transformers_reference import Reference
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.requests import Adapter
 from tests.support.engine_requests import PROMPT, end, request, settings
 from tests.support.transformers_reference import Reference
 

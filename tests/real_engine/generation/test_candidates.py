@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import Adapter, Completion
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
+from rollstream.worker.requests import Adapter, Completion
 from tests.support.engine_requests import PROMPT, generate
 from tests.support.sampling_support import SHAPES, agreement
 from tests.support.transformers_reference import Reference

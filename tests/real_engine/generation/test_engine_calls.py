@@ -15,9 +15,9 @@ from prometheus_client import REGISTRY
 
 from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SettingsError
+from rollstream.worker.requests import Adapter
 from tests.support.engine_requests import PROMPT, generate, ids, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]

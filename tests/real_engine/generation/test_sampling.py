@@ -13,8 +13,8 @@ import pytest
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import Adapter
 from tests.support.engine_requests import PROMPT, end, generate, ids, settings
 from tests.support.transformers_reference import Reference
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import Adapter, ScoreRequest
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
+from rollstream.worker.requests import Adapter, ScoreRequest
 from tests.support.engine_requests import generate
 from tests.support.transformers_reference import Reference
 

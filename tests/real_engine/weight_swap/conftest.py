@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import Adapter
 from tests.real_engine.weight_swap.steps import settings
 from tests.support.engine_requests import end
 from tests.support.transformers_reference import Reference

@@ -15,8 +15,9 @@ import pytest
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GenerationConfig
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest, SwapMode
+from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 from rollstream.worker.weights import checkpoint
 from tests.support.engine_requests import until_under_way
 from tests.support.transformers_reference import Reference

@@ -18,11 +18,11 @@ from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.checkpoints.supply import CheckpointSupply
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SwapFailedError
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.redis_io.connections import connect
+from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap

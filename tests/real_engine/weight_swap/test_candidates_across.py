@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rollstream.worker.engine import Adapter, Completion
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import Adapter, Completion
 from tests.real_engine.weight_swap.steps import PROMPT, in_flight, request, swap
 from tests.support.transformers_reference import Reference
 

@@ -12,10 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from rollstream.worker.engine import Adapter, Completion, SwapMode
+from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm import version_spans
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.version_spans import Spans, Start, Versions, estimated_spans
+from rollstream.worker.requests import Adapter, Completion
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, swap, unfinished
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.operations.watchdog import watch
+from rollstream.worker.requests import Adapter
 from tests.real_engine.weight_swap.steps import (
     LONG_PROMPT,
     PROMPT,

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.staging import room, shared_weights
 from rollstream.worker.engines.vllm.staging.layout import Layout, read_layout
 from rollstream.worker.engines.vllm.staging.staging import Staging
 from rollstream.worker.errors import CheckpointRefusedError, NotStagedError, SwapFailedError
+from rollstream.worker.requests import Adapter
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.steps import LONG_PROMPT, PROMPT, greedy, in_flight, request, serves, swap
 from tests.support.transformers_reference import Reference

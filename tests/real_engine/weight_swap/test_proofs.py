@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rollstream.worker.engine import Adapter, Completion, GenerateRequest, Score, Scores, SwapMode
+from rollstream.worker.engine import Score, SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import ProofFailedError, SwapFailedError
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest, Scores
 from tests.real_engine.weight_swap.probes import ROWS, Proof, asked
 from tests.real_engine.weight_swap.steps import (
     LONG_PROMPT,

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, SwapFailedError
+from rollstream.worker.requests import Adapter
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.probes import Proof
 from tests.real_engine.weight_swap.steps import (

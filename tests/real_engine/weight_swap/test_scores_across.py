@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rollstream.worker.engine import ScoreRequest, SwapMode
+from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.requests import ScoreRequest
 from tests.real_engine.weight_swap.steps import swap
 from tests.support.transformers_reference import Reference
 

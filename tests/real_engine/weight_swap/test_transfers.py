@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from rollstream.producer.rounds.outgoing import Outgoing
 from rollstream.transport.rounds.links import Link, Meeting
-from rollstream.worker.engine import Adapter, Incoming, SwapMode
+from rollstream.worker.engine import Incoming, SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, RoundMissedError, SwapFailedError
+from rollstream.worker.requests import Adapter
 from rollstream.worker.weights.checkpoint import read_content
 from tests.real_engine.weight_swap.probes import Proof
 from tests.real_engine.weight_swap.steps import greedy, in_flight, request, serves, swap, versions

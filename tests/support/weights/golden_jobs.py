@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rollstream.schemas import GenerationConfig, Golden, GoldenBatch, Tensor
-from rollstream.worker.engine import Engine, GenerateRequest
+from rollstream.worker.engine import Engine
 from rollstream.worker.jobs.seeds import prompt_seed
+from rollstream.worker.requests import GenerateRequest
 
 GREEDY = GenerationConfig(max_new_tokens=64, temperature=0.0)
 SEEDED = GenerationConfig(max_new_tokens=64, seed=3)

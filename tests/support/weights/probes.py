@@ -13,9 +13,9 @@ from rollstream.schemas import encode
 from rollstream.schemas.wire.probe import Probe, Tolerance
 from rollstream.schemas.wire.tensors import Tensor
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, ScoreRequest, Scores
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import Adapter, ScoreRequest, Scores
 
 ROWS = (list(range(5, 17)), list(range(9, 15)))
 """As few tokens as are taken for a probe."""

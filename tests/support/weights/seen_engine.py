@@ -7,15 +7,9 @@ from typing import Any
 
 from rollstream import GenerationConfig
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import (
-    Adapter,
-    Completion,
-    GenerateRequest,
-    NextTokens,
-    Prove,
-    SwapMode,
-)
+from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest, NextTokens
 from rollstream.worker.weights.checkpoint import Content
 
 

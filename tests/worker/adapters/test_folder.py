@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import ErrorCode
 from rollstream.worker.adapters.folder import AdapterFolder
-from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
+from rollstream.worker.requests import Adapter
 from tests.support.weights.publishing import STEM
 
 

@@ -17,9 +17,9 @@ from rollstream.worker.adapters.store import AdapterStore
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.checkpoints.supply import CheckpointSupply
-from rollstream.worker.engine import Adapter
 from rollstream.worker.errors import DataError
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.support.adapter_steps import SIZE, RecordingEngine, on_disk, put

@@ -13,12 +13,12 @@ from rollstream.worker import engine_registry
 from rollstream.worker.app import Worker
 from rollstream.worker.command import main
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Completion, GenerateRequest
 from rollstream.worker.engine_registry import ENGINES, EngineEntry
 from rollstream.worker.engines.choose import make_engine
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.exit_codes import EXIT_SETTINGS
+from rollstream.worker.requests import Completion, GenerateRequest
 from rollstream.worker.startup.command_line import read_settings
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.forbidden import check_allowed
 from rollstream.worker.errors import DataError
+from rollstream.worker.requests import GenerateRequest
 
 
 def check(tokens: list[int], stops: tuple[int, ...] = (2,), bad: tuple[list[int], ...] = (), **fields: Any) -> None:

@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engine import (
-    Score,
-    ScoreRequest,
-    Scores,
-)
+from rollstream.worker.engine import Score
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.errors import (
     CheckpointRefusedError,
@@ -20,6 +16,7 @@ from rollstream.worker.errors import (
     ProofFailedError,
     SwapFailedError,
 )
+from rollstream.worker.requests import ScoreRequest, Scores
 from tests.support.weights.seen_engine import Seen
 
 ROW = ScoreRequest(request_id="probe", token_ids=[5, 6, 7], first=1, top_logprobs=0, adapter=None)

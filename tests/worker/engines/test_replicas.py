@@ -9,9 +9,6 @@ import pytest
 
 from rollstream import Client, GenerationConfig
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import (
-    Adapter,
-)
 from rollstream.worker.engines.replicas import Replicas, settings_of_one
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import (
@@ -19,6 +16,7 @@ from rollstream.worker.errors import (
     EngineDiedError,
 )
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.requests import Adapter
 from rollstream.worker.weights.checkpoint import read_content
 from tests.support.weights.seen_engine import Seen, request, settings
 from tests.support.worker_process import running_worker

@@ -8,8 +8,8 @@ import numpy as np
 
 from rollstream import GenerationConfig
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Completion, GenerateRequest
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import Completion, GenerateRequest
 
 
 async def sampled(**fields: Any) -> Completion:

@@ -9,8 +9,8 @@ import numpy as np
 from rollstream import GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import GenerateRequest, ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
+from rollstream.worker.requests import GenerateRequest, ScoreRequest, Scores
 
 ROW = [5, 6, 7, 8, 9]
 

@@ -12,10 +12,11 @@ import pytest
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GenerationConfig
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import GenerateRequest, SwapMode
+from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import CheckpointRefusedError
 from rollstream.worker.jobs.beam_search import beam_search
+from rollstream.worker.requests import GenerateRequest
 
 LENGTH = 100
 

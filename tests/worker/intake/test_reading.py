@@ -17,9 +17,9 @@ from rollstream.schemas.pause_reason import PauseReason
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import OF_LATE, Admission, Claim, Load
-from rollstream.worker.engine import Completion, GenerateRequest
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.redis_io.streams import create_group, read_of
+from rollstream.worker.requests import Completion, GenerateRequest
 from tests.support.faults import Queue, audit
 from tests.support.worker_process import until
 

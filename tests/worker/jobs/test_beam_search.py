@@ -14,18 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.engine import (
-    Adapter,
-    Collector,
-    Completion,
-    EngineInfo,
-    GenerateRequest,
-    NextTokens,
-    ScoreRequest,
-    Scores,
-)
+from rollstream.worker.engine import Collector, EngineInfo
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import Search, advance, beam_search
+from rollstream.worker.requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 
 VOCAB, EOS = 5, 0
 

@@ -22,7 +22,6 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
@@ -31,6 +30,7 @@ from rollstream.worker.jobs.plans import Plans
 from rollstream.worker.jobs.runner import JobRunner
 from rollstream.worker.jobs.score_gate import ScoreGate
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.support.counting_worker import serving

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rollstream.worker.engine import Completion
 from rollstream.worker.jobs.padding import pad_completions
+from rollstream.worker.requests import Completion
 
 
 def completion(tokens: list[int], *, logprobs: bool = True, score: float | None = None) -> Completion:

@@ -10,11 +10,12 @@ import pytest
 
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Adapter, Engine
+from rollstream.worker.engine import Engine
 from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import ProofFailedError
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.announced import BOOTED, Announced
 from rollstream.worker.versions.loader import VersionLoader
 from rollstream.worker.versions.proofs import Proofs

@@ -11,9 +11,9 @@ import pytest
 from rollstream.schemas import ErrorCode
 from rollstream.schemas.wire.probe import Probe, Tolerance
 from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import DataError, ProofFailedError, UnprovableError
+from rollstream.worker.requests import ScoreRequest, Scores
 from rollstream.worker.versions.proof import check_fits, compared, proof_of, tolerance_of
 from tests.support.weights.probes import stub_probe
 

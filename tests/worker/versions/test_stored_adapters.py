@@ -26,8 +26,8 @@ from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.checkpoints.store_versions import StoreVersions
 from rollstream.worker.checkpoints.supply import CheckpointSupply
 from rollstream.worker.checkpoints.weights_cache import WeightsCache
-from rollstream.worker.engine import Adapter
 from rollstream.worker.measure.measures import Measures
+from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.follower import VersionFollower
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs

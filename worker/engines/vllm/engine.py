@@ -18,19 +18,9 @@ import structlog
 from rollstream.schemas import GenerationConfig
 
 from ...config import WorkerSettings
-from ...engine import (
-    Adapter,
-    Collector,
-    Completion,
-    EngineInfo,
-    GenerateRequest,
-    NextTokens,
-    Prove,
-    ScoreRequest,
-    Scores,
-    SwapMode,
-)
+from ...engine import Collector, EngineInfo, Prove, SwapMode
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
+from ...requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ...weights import checkpoint
 from . import one_more, setup, translation
 from .calls import Calls

@@ -12,8 +12,8 @@ import structlog
 from rollstream.schemas import ErrorCode
 from rollstream.schemas.weights.adapter_config import WEIGHTS_FILE
 
-from ...engine import Adapter
 from ...errors import DataError, EngineDiedError, adapter_refused
+from ...requests import Adapter
 from ...weights.adapter_content import AdapterContent, Looks, look, read_content, still
 from ...weights.safetensors_header import HeaderError, read_header
 

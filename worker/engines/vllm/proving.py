@@ -14,8 +14,9 @@ import structlog
 
 from rollstream.schemas.wire.probe import TOLERANCES
 
-from ...engine import Prove, ScoreRequest, Scores
+from ...engine import Prove
 from ...errors import DataError, ProofFailedError, UnprovableError
+from ...requests import ScoreRequest, Scores
 from .calls import Calls
 
 _ROWS, _LENGTH = 3, 64

@@ -12,8 +12,8 @@ from typing import Any
 from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 
-from ...engine import Adapter, ScoreRequest, Scores
 from ...errors import adapter_refused
+from ...requests import Adapter, ScoreRequest, Scores
 from . import translation
 from .calls import Calls
 from .gate import REFUSALS, passed_gate, refusal

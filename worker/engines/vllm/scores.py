@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode
 
-from ...engine import ScoreRequest, Scores
 from ...errors import DataError
+from ...requests import ScoreRequest, Scores
 from .translation import check_sampled
 
 _NOT_FINITE = "a log-prob of the row is not finite: the weights are bad, or leave the range of the worker's --dtype"

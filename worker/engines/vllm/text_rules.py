@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.generation_parts import Guided
 
-from ...engine import Completion, GenerateRequest
+from ...requests import Completion, GenerateRequest
 
 _WAYS = {"json_schema": "json"}
 """vLLM's names where ours are others."""

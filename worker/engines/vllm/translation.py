@@ -11,8 +11,9 @@ import numpy as np
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
-from ...engine import Completion, EngineInfo, GenerateRequest
+from ...engine import EngineInfo
 from ...errors import DataError, EngineDiedError
+from ...requests import Completion, GenerateRequest
 from ..forbidden import check_allowed
 from ..special_tokens import visible_text
 from .columns import NOTHING_LEFT, likeliest_columns, read

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import Adapter
 from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
 from rollstream.worker.errors import DataError, EngineDiedError
+from rollstream.worker.requests import Adapter
 
 
 class Calls:

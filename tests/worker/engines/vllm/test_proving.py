@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import ErrorCode
-from rollstream.worker.engine import Score, ScoreRequest, Scores
+from rollstream.worker.engine import Score
 from rollstream.worker.engines.vllm.calls import Calls
 from rollstream.worker.engines.vllm.proving import Prover
 from rollstream.worker.errors import DataError, EngineDiedError, ProofFailedError
+from rollstream.worker.requests import ScoreRequest, Scores
 
 ROW = ScoreRequest(request_id="probe", token_ids=[5, 6, 7], first=1, top_logprobs=0, adapter=None)
 

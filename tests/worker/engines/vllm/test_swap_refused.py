@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from rollstream.producer.demo.tiny_model import write_model
-from rollstream.worker.engine import ScoreRequest, Scores
 from rollstream.worker.engines.vllm.calls import Calls
 from rollstream.worker.engines.vllm.loaded_adapters import LoadedAdapters
 from rollstream.worker.engines.vllm.new_weights import Weights
@@ -16,6 +15,7 @@ from rollstream.worker.engines.vllm.proving import Prover
 from rollstream.worker.engines.vllm.swap import Swapper
 from rollstream.worker.engines.vllm.version_spans import Versions
 from rollstream.worker.errors import CheckpointRefusedError
+from rollstream.worker.requests import ScoreRequest, Scores
 from rollstream.worker.weights import checkpoint
 
 DOUBT = "its layer mlp is quantised or packed (Fp8MoEMethod)"

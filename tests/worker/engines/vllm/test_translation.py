@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.worker.engine import GenerateRequest
 from rollstream.worker.engines.vllm.inside.logits import NOT_FINITE
 from rollstream.worker.engines.vllm.translation import candidates, completions, sampling_fields
 from rollstream.worker.errors import DataError, EngineDiedError
+from rollstream.worker.requests import GenerateRequest
 
 SPANS = [(((0, 1),), True)]
 

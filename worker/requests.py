@@ -1,0 +1,104 @@
+"""What a worker asks of an engine, and what it gets back: completions, next tokens, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollstream.schemas import GenerationConfig
+from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter that was found and checked. Its id belongs to no other adapter of this process."""
+
+    name: str
+    """`name@version`"""
+    int_id: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One group that has passed the checks: ids are within the vocabulary, lengths within the model's limit."""
+
+    request_id: str
+    prompt: list[int]
+    config: GenerationConfig
+    stop_token_ids: tuple[int, ...]
+    """All EOS ids (unless ignored) and stop ids."""
+    seed: int | None
+    """The seed of sample 0; sample i uses seed + i. None: no seed."""
+    adapter: Adapter | None
+    late_stop_ids: tuple[int, ...] = ()
+    """Ids that end a completion once it has `min_new_tokens`; before, they may be sampled and do not end it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One continuation. `logprobs` has a number for each token, or is None if the config asked for none."""
+
+    token_ids: NDArray[np.int32]
+    """(L,), including the stop token or the tokens of the stop string."""
+    logprobs: NDArray[np.float32] | None
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    version_spans: tuple[VersionSpan, ...]
+    """In order; their numbers of tokens add up to L."""
+    text: str | None = None
+    score: float | None = None
+    spans_exact: bool = True
+    """False if the engine cannot tell which version sampled which token; `version_spans` is then an estimate."""
+    top_token_ids: NDArray[np.int32] | None = None
+    """(L, K), the likeliest first, with `top_logprobs`; None unless K was asked for."""
+    top_logprobs: NDArray[np.float32] | None = None
+    """(L, K)"""
+    label_logprobs: NDArray[np.float32] | None = None
+    """(L, M), of the config's `label_token_ids` in their order; minus infinity for an id that was ruled out."""
+    support_ids: NDArray[np.int32] | None = None
+    """(sum of `support_lengths`,), position by position; None unless `sampling_support` was asked for."""
+    support_lengths: NDArray[np.int32] | None = None
+    """(L,)"""
+    forced: NDArray[np.bool_] | None = None
+    """(L,), true where a token was put there and not sampled; None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextTokens:
+    """Candidates for the next token as (token, raw log-prob), likeliest first, and the version that gave them."""
+
+    candidates: tuple[tuple[int, float], ...]
+    version: int
+    version_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """One row whose tokens are scored from column `first` on. It has passed the checks: ids are in the vocabulary."""
+
+    request_id: str
+    token_ids: list[int]
+    """2 to `max_model_len` ids."""
+    first: int
+    """1 or more: nothing comes before the token of column 0 that could say how likely it is."""
+    top_logprobs: int
+    """How many of the likeliest tokens of each column are wanted too; 0 for none."""
+    adapter: Adapter | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How likely the tokens of a row are: the model's own log-probs, at temperature 1, whatever the worker's mode."""
+
+    logprobs: NDArray[np.float32]
+    """(L,) with L = ids of the row - `first`."""
+    top_token_ids: NDArray[np.int32]
+    """(L, K), likeliest first."""
+    top_logprobs: NDArray[np.float32]
+    """(L, K)"""
+    version: int
+    """The one version whose weights gave all of them."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rollstream.schemas import GenerationConfig, GroupResult, Tensor
 
 
@@ -22,6 +25,18 @@ def _columns(name: str, values: Tensor | None, asked: int) -> str | None:
 
 
 def _support(result: GroupResult, asked: bool) -> str | None:
-    if (result.support_lengths is not None) == asked:
+    ids, lengths = result.support_ids, result.support_lengths
+    if (lengths is not None) != asked:
+        return f"support_ids are {'absent' if asked else 'present'}, sampling_support is {asked}"
+    if ids is None or lengths is None:
         return None
-    return f"support_ids are {'absent' if asked else 'present'}, sampling_support is {asked}"
+    doubled = _doubled(ids.numpy(), lengths.numpy().reshape(-1))
+    return f"support_ids name {doubled} ids twice at one token" if doubled else None
+
+
+def _doubled(ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> int:
+    """How many ids come again at their token: a softmax over the kept ids would count them as often."""
+    keys = np.repeat(np.arange(len(lengths), dtype=np.int64) << 31, lengths)  # ids are not negative, so below 2**31
+    keys += ids
+    keys.sort()
+    return int((keys[1:] == keys[:-1]).sum())

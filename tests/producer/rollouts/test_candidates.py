@@ -88,8 +88,12 @@ def test_a_batch_of_failures_has_the_tensors_that_were_asked_for() -> None:
         (rich_result(0, [4], [[7], [8]], k=1, labels=2, kept=[[[7]], [[8]]]), "top_token_ids for 1 ids"),
         (rich_result(0, [4], [[7], [8]], k=3, kept=[[[7]], [[8]]]), "label_logprobs for 0 ids"),
         (rich_result(0, [4], [[7], [8]], k=3, labels=2), "support_ids are absent"),
+        (
+            rich_result(0, [4], [[7, 8], [7]], k=3, labels=2, kept=[[[7, 5], [8, 7, 9, 8]], [[7, 5]]]),
+            "support_ids name 1 ids twice",
+        ),
     ],
-    ids=["another K", "no labels", "no support"],
+    ids=["another K", "no labels", "no support", "an id twice at a token"],
 )
 def test_a_result_that_is_not_as_asked_cannot_be_read(result: GroupResult, said: str) -> None:
     with pytest.raises(UnreadableResultError, match=said):

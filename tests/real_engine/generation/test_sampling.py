@@ -239,7 +239,7 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
         sampled: dict[str, Any] = {
             "temperature": 0.7, "logprobs": "raw", "num_return_sequences": 8, "ignore_eos": True, "max_new_tokens": 32,
         }  # fmt: skip
-        base = await generate(engine, **sampled)
+        base = await generate(engine, top_logprobs=5, **sampled)
         adapted = await generate(engine, adapter=adapter, **sampled)
     finally:
         await end(engine)
@@ -248,3 +248,10 @@ async def test_a_bfloat16_engine_gives_raw_logprobs_near_those_of_float32(tmp_pa
         gaps = [c.logprobs - reference.logprobs(PROMPT, c.token_ids.tolist()) for c in found if c.logprobs is not None]
         assert len(gaps) == 8
         assert np.abs(gaps).mean() < 0.1
+    assert "sampling_support" not in engine.info.features
+    plain = Reference(model)
+    for one in base:
+        by_rank = plain.logits(PROMPT, one.token_ids.tolist()).log_softmax(-1).topk(5).values
+        assert one.top_logprobs is not None
+        assert np.abs(one.top_logprobs - by_rank.numpy()).mean() < 0.1
+        assert (np.diff(one.top_logprobs) <= 0).all()

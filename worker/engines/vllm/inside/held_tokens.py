@@ -72,11 +72,15 @@ class _Part:
         self.token_ids += output.new_token_ids
         if (rows := output.new_logprobs) is None:
             return
-        self.ranks += rows.sampled_token_ranks.tolist()
-        if self.columns == 1:
-            self.logprobs += rows.logprobs[:, 0].tolist()
-        else:
+        if self.columns > 1:
+            self.ranks += rows.sampled_token_ranks.tolist()
             self.rows.append(rows)
+        elif len(output.new_token_ids) == 1:  # as almost always: this is what log-probs cost each step
+            self.ranks.append(rows.sampled_token_ranks.item(0))
+            self.logprobs.append(rows.logprobs.item(0))
+        else:
+            self.ranks += rows.sampled_token_ranks.tolist()
+            self.logprobs += rows.logprobs[:, 0].tolist()
 
     def joined(self, output: Any) -> Any:
         """`output`, one of the outputs, with the tokens and log-probs of all."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollstream.schemas import ConfigError
 
+from ..scores.score_batch import ScoreBatch
 from .scoring import ScoringDropIn, complete_scores
 
 if TYPE_CHECKING:
@@ -31,36 +32,41 @@ class TeacherClient(ScoringDropIn):
         """The log-probs of each sequence's completion: lists by sequence, by token, and by candidate.
 
         `logprobs` and `logprob_token_ids` are of the `top_logprobs` likeliest ids, the likeliest first;
-        `actual_logprobs` and `actual_token_ids` of the token that is there, alone in its list. `chunk_size` and
-        `max_concurrent_requests` are taken and not needed.
+        `actual_logprobs` and `actual_token_ids` of the token that is there, alone in its list. A sequence that is all
+        prompt has empty lists, as TRL has it. `chunk_size` and `max_concurrent_requests` are taken and not needed.
 
-        Raises `ConfigError` for another temperature than 1, `PromptsError` for a sequence without a completion or
-        without a prompt, `RolloutFailedError` when a sequence failed, and what `Client.score` raises.
+        Raises `ConfigError` for another temperature than 1, `PromptsError` for a sequence without a prompt or shorter
+        than its prompt, `RolloutFailedError` when a sequence failed, and what `Client.score` raises.
         """
         if top_logprobs < 1:
             raise ConfigError("top_logprobs", "a teacher gives 1 or more candidates for each token", top_logprobs)
         if temperature != 1:
             raise ConfigError("temperature", "scores are the model's own, at temperature 1", temperature)
-        scores = complete_scores(
-            self._client.score(
-                [list(ids) for ids in sequences],
-                first=list(prompt_lengths),
-                top_logprobs=top_logprobs,
-                **self._options(),
+        actual = [
+            [[int(token)] for token in ids[int(first) :]] for ids, first in zip(sequences, prompt_lengths, strict=True)
+        ]
+        there = [row for row, ids in enumerate(sequences) if len(ids) != int(prompt_lengths[row])]
+        lists: dict[str, list[Any]] = {name: [[] for _ in actual] for name in _SCORED}
+        if there:
+            scores = complete_scores(
+                self._client.score(
+                    [list(sequences[row]) for row in there],
+                    first=[int(prompt_lengths[row]) for row in there],
+                    top_logprobs=top_logprobs,
+                    **self._options(),
+                )
             )
-        )
-        firsts = [int(first) for first in prompt_lengths]
-        actual = [[[int(token)] for token in ids[first:]] for ids, first in zip(sequences, firsts, strict=True)]
-        assert scores.top_log_probs is not None  # noqa: S101 - asked for above
-        assert scores.top_token_ids is not None  # noqa: S101
-        return {
-            "logprobs": _cut(scores.top_log_probs, actual),
-            "logprob_token_ids": _cut(scores.top_token_ids, actual),
-            "actual_logprobs": _cut(scores.log_probs[..., None], actual),
-            "actual_token_ids": actual,
-        }
+            for name, values in zip(_SCORED, _columns(scores), strict=True):
+                for row, one in zip(there, values.tolist(), strict=True):
+                    lists[name][row] = one[: len(actual[row])]
+        return {**lists, "actual_token_ids": actual}
 
 
-def _cut(values: torch.Tensor, completions: list[list[list[int]]]) -> list[Any]:
-    """(B, L, K) as lists, each as long as its completion."""
-    return [row[: len(one)] for row, one in zip(values.tolist(), completions, strict=True)]
+_SCORED = ("logprobs", "logprob_token_ids", "actual_logprobs")
+
+
+def _columns(scores: ScoreBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each (B, L, candidates), in the order of `_SCORED`."""
+    assert scores.top_log_probs is not None  # noqa: S101 - asked for above
+    assert scores.top_token_ids is not None  # noqa: S101
+    return scores.top_log_probs, scores.top_token_ids, scores.log_probs[..., None]

@@ -38,6 +38,25 @@ def test_a_teacher_has_trls_lists(redis_url: str, policy: str, stub_worker: Work
     assert found["actual_logprobs"][0] == expected.tolist()
 
 
+def test_a_sequence_without_a_completion_has_empty_lists_among_others(
+    redis_url: str, policy: str, stub_worker: WorkerProcess
+) -> None:
+    with Client(redis_url, policy=policy) as client:
+        teacher = TeacherClient(client, timeout_s=30)
+        alone = teacher.get_sequence_logprobs(SEQUENCES, [2, 1], top_logprobs=3)
+        found = teacher.get_sequence_logprobs([[7], SEQUENCES[0], [1, 2], SEQUENCES[1]], [1, 2, 2, 1], top_logprobs=3)
+
+    assert found == {name: [[], rows[0], [], rows[1]] for name, rows in alone.items()}
+
+
+def test_nothing_is_asked_where_no_sequence_has_a_completion(redis_url: str, policy: str) -> None:
+    with Client(redis_url, policy=policy) as client:  # of a policy without a worker
+        found = TeacherClient(client, timeout_s=30).get_sequence_logprobs(SEQUENCES, [4, 2])
+
+    assert len(found) == 4
+    assert all(rows == [[], []] for rows in found.values())
+
+
 def test_a_teacher_takes_what_trl_passes() -> None:
     spec = find_spec("trl")  # read and not imported: that takes most of a minute
     assert spec is not None
@@ -61,7 +80,7 @@ def test_another_temperature_and_no_candidates_are_refused(redis_url: str, polic
         with pytest.raises(ConfigError, match="top_logprobs"):
             TeacherClient(client).get_sequence_logprobs(SEQUENCES, [1, 1], top_logprobs=0)
         with pytest.raises(PromptsError, match="beyond the row"):
-            TeacherClient(client).get_sequence_logprobs(SEQUENCES, [4, 1])
+            TeacherClient(client).get_sequence_logprobs(SEQUENCES, [5, 1])
         with pytest.raises(ConfigError, match="temperature"):
             VerlReference(client).compute_ref_log_prob(DataProto(meta_info={"temperature": 0.6}))
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from rollstream.schemas import GroupError, SchemaError, decode, encode
+from rollstream.schemas import GroupError
 from rollstream.schemas.generation_config import MAX_CANDIDATES, LogprobsFlavour
 from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
 
 from .errors import TensorFileError
 from .rollout_fields import ROW_TUPLES, RolloutFields
+from .saved_rest import Rest, read_rest, saved_errors, unfit_bounds
 from .support import SamplingSupport
 from .tensor_file import Form, read_tensors, write_tensors
 
@@ -36,11 +34,7 @@ FORMS = {
 }
 
 
-class _Rest(BaseModel):
-    """The fields that are no tensors."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
+class _Rest(Rest):
     batch_id: Shown
     prompt_len: Index
     response_len: Index
@@ -53,8 +47,6 @@ class _Rest(BaseModel):
     num_return_sequences: Count
     pad_token_id: Index
     label_token_ids: tuple[Index, ...]
-    errors: tuple[tuple[Index, str], ...]
-    """Prompt and message, in base64."""
 
 
 def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
@@ -62,23 +54,15 @@ def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
     tensors = {name: getattr(rollouts, name, None) for name in FORMS}
     if rollouts.support is not None:
         tensors |= {"support_lengths": rollouts.support.lengths, "support_ids": rollouts.support.ids}
-    errors = tuple((prompt, b64encode(encode(error)).decode()) for prompt, error in rollouts.errors.items())
     rest = {name: getattr(rollouts, name) for name in _Rest.model_fields if name != "errors"}
-    text = _Rest(**rest, errors=errors).model_dump_json()
+    text = _Rest(**rest, errors=saved_errors(rollouts.errors)).model_dump_json()
     write_tensors(path, KIND, {name: tensor for name, tensor in tensors.items() if tensor is not None}, text)
 
 
 def read_rollouts(path: Path) -> dict[str, Any]:
     """The fields of a `RolloutBatch` that fit each other. Raises `OSError`, `TensorFileError`."""
     tensors, text, sizes = read_tensors(path, KIND, FORMS)
-    try:
-        rest = _Rest.model_validate_json(text)
-        errors = {prompt: decode(b64decode(error, validate=True), GroupError) for prompt, error in rest.errors}
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise TensorFileError(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (SchemaError, ValueError) as error:
-        raise TensorFileError(path, f"errors: {error}") from None
+    rest, errors = read_rest(path, text, _Rest)
     problem = _unfit_numbers(rest, sizes, errors) or _unfit_rows(rest, tensors) or _unfit_few(tensors, rest)
     if problem is not None:
         raise TensorFileError(path, problem)
@@ -109,10 +93,8 @@ def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
         "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_lengths": MAX_CANDIDATES,
         "support_ids": 2**31 - 1,
     }  # fmt: skip
-    for name, most in bounds.items():
-        tensor = tensors.get(name)
-        if tensor is not None and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= most:
-            return f"{name}: from {int(tensor.min())} to {int(tensor.max())}, which must lie within 0 and {most}"
+    if problem := unfit_bounds(tensors, {name: (0, most) for name, most in bounds.items()}):
+        return problem
     numbers = tensors["group_index"]
     steps = numbers.diff()
     if numbers.numel() and (int(numbers[0]) != 0 or ((steps != 0) & (steps != 1)).any()):

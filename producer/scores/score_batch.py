@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..rollouts.errors import RowsError
 from ..rollouts.padded import cat_padded, one_of
 from ..rollouts.row_batch import RowBatch
 from .read_scores import ScoreAnswer
+from .score_file import read_scores_file, save_scores
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +80,18 @@ class ScoreBatch(RowBatch):
             errors={first + row: e for first, one in zip(firsts, given, strict=False) for row, e in one.errors.items()},
             **joined,
         )
+
+    def save(self, path: Path | str) -> None:
+        """Write all of it to one file of the format safetensors. A file is at `path` only once it is whole.
+
+        Raises `OSError`.
+        """
+        save_scores(Path(path), self.to_dict(), batch_id=self.batch_id, adapter=self.adapter, errors=self.errors)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ScoreBatch:
+        """What `save` wrote, with tensors on the CPU. Raises `OSError`, and `TensorFileError` for any other file."""
+        return cls(**read_scores_file(Path(path)))
 
     def __repr__(self) -> str:
         failed = f", {len(self.errors)} failed" if self.errors else ""

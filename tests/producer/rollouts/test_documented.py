@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from rollstream import GenerationConfig, RolloutBatch
+from rollstream import GenerationConfig, RolloutBatch, ScoreBatch
 from rollstream.producer.rollouts.assemble import assemble
+from tests.producer.scores.test_score_rows import scores
 from tests.support.answers import batch_of
 from tests.support.candidates import rich_result
 from tests.support.worker_process import ROOT
@@ -35,11 +36,12 @@ def test_every_snippet_of_the_page_on_results_runs(tmp_path: Path, monkeypatch: 
     rollouts = assemble(batch_of([[1, 2]] * 6, CONFIG), results)
     names = {
         "rollouts": rollouts, "monday": rollouts[:2], "tuesday": rollouts[2:], "RolloutBatch": RolloutBatch,
-        "tokenizer": Tokenizer(), "device": "cpu", "model": model, "config": CONFIG,
+        "tokenizer": Tokenizer(), "device": "cpu", "model": model, "config": CONFIG, "ScoreBatch": ScoreBatch,
+        "scores": scores(6, 2), "first": scores(1, 2), "second": scores(2, 3),
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(snippet, names)
-    assert (tmp_path / "step-17.safetensors").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"step-17.safetensors", "step-17.scores.safetensors"}
     assert names["log_probs"].shape == (6, 2, VOCAB)  # type: ignore[attr-defined] # what the page calls it

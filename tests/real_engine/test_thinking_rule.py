@@ -40,10 +40,14 @@ def _sampled(prompt: list[int], budget: int, wanted: list[int], again_at: int | 
     return output, forced
 
 
-def test_just_the_forced_ends_are_told_from_sampled_ones() -> None:
+MANY = [40, pytest.param(2000, marks=pytest.mark.large)]
+
+
+@pytest.mark.parametrize("runs", MANY)
+def test_just_the_forced_ends_are_told_from_sampled_ones(runs: int) -> None:
     source = random.Random(1)
     seen = 0
-    for _ in range(600):
+    for _ in range(runs):
         prompt = source.choices([1, 2, START, END], k=source.randrange(1, 6))
         budget = source.randrange(6)
         wanted = source.choices([1, 2, START, END], [6, 6, 2, 1], k=24)
@@ -55,12 +59,13 @@ def test_just_the_forced_ends_are_told_from_sampled_ones() -> None:
         assert not [number for number in range(24) if forced[number] and not found[number]], (prompt, budget, output)
         assert all(output[number] == END and output[number - budget - 1] == START for number in extra)
         seen += sum(forced)
-    assert seen > 300
+    assert seen > runs / 2
 
 
-def test_no_forced_end_is_missed_where_the_count_began_again() -> None:
+@pytest.mark.parametrize("runs", MANY)
+def test_no_forced_end_is_missed_where_the_count_began_again(runs: int) -> None:
     source = random.Random(2)
-    for _ in range(1500):
+    for _ in range(runs):
         prompt = source.choices([1, 2, START, END], k=source.randrange(1, 6))
         budget = source.randrange(6)
         wanted = source.choices([1, 2, START, END], [6, 6, 2, 1], k=24)

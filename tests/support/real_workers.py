@@ -22,7 +22,7 @@ class RealWorkers:
         self._redis_url = redis_url
         self._flags = (
             "--model", str(model), "--dtype", "float32", "--adapter-dir", str(adapters), "--max-num-seqs", "64",
-            "--lease-s", "3", "--engine-timeout-s", str(ENGINE_TIMEOUT_S),
+            "--thinking-marks", "[ ]", "--lease-s", "3", "--engine-timeout-s", str(ENGINE_TIMEOUT_S),
         )  # fmt: skip
         self._workers: list[WorkerProcess] = []
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..generation_config import GenerationConfig
 from ..wire.golden import Case, Golden, Recorded
-from ..wire.probe import TOLERANCES, Tolerance
+from ..wire.probe import TOLERANCES, Tolerance, coarsest
 
 DIVERGENCES = {"float32": 0.02, "float16": 0.05, "bfloat16": 0.15}
 """By dtype: at most so many seeded completions may part from theirs for each token that was compared. Rounding alone
@@ -97,7 +97,7 @@ def tolerance_of(golden: Golden, dtype: str) -> Tolerance:
     """The file's own, else that of the coarser of both dtypes: the recorded one and `dtype`, the present one."""
     if golden.tolerance is not None:
         return golden.tolerance
-    return max((TOLERANCES[_known(one)] for one in (golden.dtype, dtype)), key=lambda one: one.mean)
+    return TOLERANCES[coarsest((golden.dtype, dtype))]
 
 
 def compare(golden: Golden, now: Sequence[Sequence[Now] | str], dtype: str) -> Comparison:
@@ -215,7 +215,7 @@ def _too_many_part(golden: Golden, findings: Sequence[Finding], dtype: str) -> s
     seeded = [one for one in findings if golden.cases[one.case].config.temperature > 0]
     parted = sum(one.agreed < one.tokens for one in seeded)
     compared = sum(one.agreed for one in seeded) + parted
-    most = max(DIVERGENCES[_known(one)] for one in (golden.dtype, dtype))
+    most = DIVERGENCES[coarsest((golden.dtype, dtype))]
     if parted <= most * compared:
         return ""
     first = min((one for one in seeded if one.agreed < one.tokens), key=lambda one: one.agreed)
@@ -243,11 +243,6 @@ def _off(number: int, case: Case, sample: int, problem: str) -> Finding:
         differences=np.zeros(0),
         problem=problem,
     )
-
-
-def _known(dtype: str) -> str:
-    """An unknown dtype is trusted no more than float32."""
-    return dtype if dtype in TOLERANCES else "float32"
 
 
 def _more(apart: float, allowed: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -44,6 +45,12 @@ TOLERANCES: dict[str, Tolerance] = {
     "bfloat16": Tolerance(mean=0.1, largest=2.0),
 }
 """By the dtype in which the worker computes, for a probe that gives none."""
+
+
+def coarsest(dtypes: Iterable[str]) -> str:
+    """That with the widest tolerance. An unknown one is trusted no more than float32, which is also that of none."""
+    known = [dtype for dtype in dtypes if dtype in TOLERANCES]
+    return max(known, key=lambda dtype: TOLERANCES[dtype].mean, default="float32")
 
 
 class Probe(Message):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, Required, Self, TypedDict, Unpack
 
-from rollstream.schemas import GenerationConfig, Keys, PolicyVersion, ScoreDescription
+from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 
 from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
@@ -38,7 +38,7 @@ from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
-from .scores.handle import ScoreHandle
+from .scores.handle import ScoreHandle, handle_of
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
 from .scores.submit_scores import num_rows, submit_scores
@@ -188,9 +188,7 @@ class AsyncClient:
         Raises `UnknownBatchError`, `UnreadableResultError`, `NameRefusedError`, `RedisUnavailableError`.
         """
         batch = await read_description(self._connection, self._keys, batch_id)
-        if isinstance(batch, ScoreDescription):
-            return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
-        return BatchHandle(connection=self._connection, keys=self._keys, batch=batch, attached=True)
+        return handle_of(self._connection, self._keys, batch, attached=True)
 
     @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
     async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:

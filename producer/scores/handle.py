@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from rollstream.schemas import ScoreDescription, Sealed
+from rollstream.schemas import Keys, ScoreDescription, Sealed
+from rollstream.schemas.wire.scores import Description
 
 from ..batches.any_handle import AnyHandle, load_torch
+from ..batches.handle import BatchHandle
 from ..batches.plausible import check_score_width
 from ..batches.read_answers import Fields
+from ..redis_io.connection import Connection
 from .read_scores import ScoreAnswer, read_scores
 from .score_batch import ScoreBatch, assemble
 
@@ -30,3 +33,12 @@ class ScoreHandle(AnyHandle[ScoreDescription, ScoreAnswer]):
         if self._attached:
             check_score_width(self.batch, answers.values())
         return assemble(self.batch, answers)
+
+
+def handle_of(
+    connection: Connection, keys: Keys, batch: Description, *, attached: bool = False
+) -> BatchHandle | ScoreHandle:
+    """The handle of a batch of either kind; `attached`: its description was read from Redis."""
+    if isinstance(batch, ScoreDescription):
+        return ScoreHandle(connection=connection, keys=keys, batch=batch, attached=attached)
+    return BatchHandle(connection=connection, keys=keys, batch=batch, attached=attached)

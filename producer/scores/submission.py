@@ -124,9 +124,13 @@ def _job(
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
     )
-    envelope = Envelope.of_job(job, description.traceparent)
-    # Each row counts as the mean, so that answers and cancels, which count row by row, add up to what was queued.
-    return replace(envelope, tokens=len(part) * description.tokens_per_group), encode(job)
+    return score_envelope(job, description), encode(job)
+
+
+def score_envelope(job: ScoreJob, description: ScoreDescription) -> Envelope:
+    """The job's entry, in which each row counts as the mean of its batch, as the description says it of a row."""
+    tokens = len(job.groups) * description.tokens_per_group
+    return replace(Envelope.of_job(job, description.traceparent), tokens=tokens)
 
 
 def _digest(rows: ScoreRows, description: ScoreDescription, rows_per_job: int, bounds: VersionBounds) -> str:

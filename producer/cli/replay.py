@@ -16,7 +16,7 @@ import typer
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
 
-from ..batches.read_answers import Answer
+from ..batches.read_answers import AnyAnswer
 from ..progress import progress_bar
 from ..redis_io.connection import Connection
 from ..replay.criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector, read_moment
@@ -77,7 +77,8 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         str | None, typer.Option("--continue", metavar="ATTEMPT", help="Go on with a replay that ended half-way.")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--verify", help="Wait, and compare every token with the original's stored results.")
+        bool,
+        typer.Option("--verify", help="Wait, and compare every token or score with the original's stored results."),
     ] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --verify: seconds to wait; then exit 4.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -94,7 +95,8 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     some of its jobs are replayed. It is sampled by the policy version that is
     served now: min_policy_version and max_staleness of the original are
     dropped, and --verify counts groups that another version sampled apart from
-    those that differ. Its id is <original>.replay-<6 hex>, new each time, or
+    those that differ. Rows to score are compared as closely as two engines
+    agree, by the dtype of the workers. Its id is <original>.replay-<6 hex>, new each time, or
     --batch-id. A replay is a batch like any other: it can be replayed, and
     --since finds it too.
 
@@ -206,7 +208,7 @@ def _tell_left_out(prepared: Prepared) -> None:
         say(f"{prepared.unfinished} of the jobs still wait or run: they are done a second time")
 
 
-async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[int, Answer]:
+async def _stored(connection: Connection, keys: Keys, replay: Replay) -> dict[int, AnyAnswer]:
     if expected_to_differ(replay):
         warning = "is sampled without a seed at a temperature above 0: its replay is expected to differ"
         say(f"{replay.original_id} {warning}")
@@ -237,7 +239,7 @@ def _note(sent: Sent, show: Callable[[int], None], before: int, done: int) -> No
 
 
 async def _verify(
-    connection: Connection, keys: Keys, queued: list[Replay], stored: list[dict[int, Answer]], how: ReplayOptions
+    connection: Connection, keys: Keys, queued: list[Replay], stored: list[dict[int, AnyAnswer]], how: ReplayOptions
 ) -> int:
     """Compare each batch with its original. Returns the exit code. Raises `ResultTimeoutError`."""
     loop = asyncio.get_running_loop()

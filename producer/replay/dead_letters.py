@@ -13,15 +13,16 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import DeadLetter, Job, Keys, SchemaError, decode
+from rollstream.schemas import DeadLetter, Keys, SchemaError, decode
 from rollstream.schemas.entry_id import EntryId, after
 from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD, named_batch
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..errors import RequeueRefusedError, UnknownLetterError
 from ..redis_io.connection import Connection
 from . import scripts
 from .replay import replay_dead
-from .selection import Place, letter_texts, replayable
+from .selection import Place, letter_texts, queued_job
 
 _DROP_COUNT = 500
 _NAME_LENGTH = 128
@@ -66,10 +67,10 @@ class Letter:
     payload: bytes
 
     @cached_property
-    def job(self) -> Job | SchemaError:
+    def job(self) -> QueuedJob | SchemaError:
         """The decoded job, or why it cannot be queued again."""
         try:
-            return replayable(self.payload)
+            return queued_job(self.payload)
         except SchemaError as error:
             return error
 

@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
+from typing import Any
 
-from rollstream.schemas import Batch, Envelope, Job, Origin, decode, encode
+from rollstream.schemas import Envelope, Origin, ScoreDescription, ScoreJob, encode
 from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.wire.scores import Description
 
-from ..batches.submission import Submission
+from ..batches.submission import AnySubmission
 from ..policies.version_bounds import ANY_VERSION
-from .selection import Selected, Skipped
+from ..scores.submission import score_envelope
+from .descriptions import describe, original_of
+from .selection import Selected, Skipped, queued_job
 
 _NAME_LENGTH, _SUFFIX_DIGITS = 128, 6
 _MAX_LINEAGE = 100
-_MAX_INDEX = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,10 @@ class Placed:
     first_group: int
 
     @property
-    def seed_offset(self) -> int:
-        """The offset with which the groups draw the same seeds as in the original."""
-        return self.selected.groups.start + self.selected.seed_offset - self.first_group
+    def changes(self) -> dict[str, Any]:
+        """What the new job says otherwise than the original, besides what its batch says."""
+        moved = self.selected.asked.moved(self.selected.groups.start - self.first_group)
+        return {"job": self.job, "first_group": self.first_group, "lineage": self.lineage, **moved}
 
     @property
     def lineage(self) -> tuple[Origin, ...]:
@@ -42,13 +46,13 @@ class Placed:
 class Replay:
     """One new batch: some or all jobs of one original."""
 
-    batch: Batch
+    batch: Description
     """The new batch."""
     digest: str
     """sha256 of the selected entries' ids and payloads; the same at any time."""
     jobs: tuple[Placed, ...]
-    original: Batch | None
-    """The original batch; None when its ledger is gone."""
+    original: Description | None
+    """The original batch; None when its ledger is gone, or another batch's."""
 
     @property
     def original_id(self) -> str:
@@ -64,23 +68,22 @@ class Replay:
         """The same with this trace context for its jobs."""
         return replace(self, batch=self.batch.model_copy(update={"traceparent": traceparent}))
 
-    def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> Submission:
+    def submission(self, opened: Iterable[tuple[Placed, bytes]]) -> AnySubmission[Description]:
         """The submission of these jobs of the new batch. Raises `schemas.WireError` for a job that grew too large."""
-        return Submission(batch=self.batch, digest=self.digest, jobs=[self._renumbered(*pair) for pair in opened])
+        return AnySubmission(batch=self.batch, digest=self.digest, jobs=[self._renumbered(*pair) for pair in opened])
 
     def _renumbered(self, placed: Placed, payload: bytes) -> tuple[Envelope, bytes]:
-        job = decode(payload, Job).model_copy(
+        job = queued_job(payload).model_copy(
             update={
                 "batch_id": self.batch.batch_id,
-                "job": placed.job,
-                "first_group": placed.first_group,
                 "num_groups": self.batch.num_groups,
                 "submitted_at": self.batch.submitted_at,
                 **asdict(ANY_VERSION),  # the bounds were meant for the original run: any served version may run it
-                "seed_offset": placed.seed_offset,
-                "lineage": placed.lineage,
+                **placed.changes,
             }
         )
+        if isinstance(job, ScoreJob) and isinstance(self.batch, ScoreDescription):
+            return score_envelope(job, self.batch), encode(job)
         return Envelope.of_job(job, self.batch.traceparent), encode(job)
 
 
@@ -92,7 +95,7 @@ def new_batch_id(original_id: str, attempt: str) -> str:
 
 
 def plan(
-    jobs: Iterable[Selected], originals: Mapping[str, Batch], named: Callable[[str], str], submitted_at: float
+    jobs: Iterable[Selected], originals: Mapping[str, Description], named: Callable[[str], str], submitted_at: float
 ) -> tuple[list[Replay], list[Skipped]]:
     """One `Replay` for each original batch, the earliest queued first, and the jobs that fit into none.
 
@@ -144,34 +147,28 @@ def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
 def _misfit(selected: Selected) -> str | None:
     if len(selected.lineage) >= _MAX_LINEAGE:
         return f"was replayed {_MAX_LINEAGE} times already"
-    if selected.groups.start + selected.seed_offset >= _MAX_INDEX:
-        return "its seed offset is out of bounds"
-    return None
+    return selected.asked.misfit(selected.groups.start)
 
 
 def _disagreement(selected: Selected, newest: Selected) -> str | None:
-    """Why the two cannot be in one batch, which has one config and one adapter; None if they can."""
-    same = (selected.config, selected.adapter, selected.num_groups) == (
-        newest.config, newest.adapter, newest.num_groups,
+    """Why the two cannot be in one batch, which asks for one thing with one adapter; None if they can."""
+    same = (selected.asked.settings, selected.adapter, selected.num_groups) == (
+        newest.asked.settings, newest.adapter, newest.num_groups,
     )  # fmt: skip
     return None if same else f"is of another batch of the same id than {newest.place.entry_id}: select it by --job"
 
 
-def _replay(jobs: list[Selected], original: Batch | None, batch_id: str, submitted_at: float) -> Replay:
+def _replay(jobs: list[Selected], found: Description | None, batch_id: str, submitted_at: float) -> Replay:
     placed, first = [], 0
     for number, selected in enumerate(jobs):
         placed.append(Placed(selected=selected, job=number, first_group=first))
         first += len(selected.groups)
-    batch = Batch(
-        batch_id=batch_id,
-        num_groups=first,
-        num_jobs=len(jobs),
-        prompt_width=max(original.prompt_width if original else 0, *(job.longest_prompt for job in jobs)),
-        config=jobs[0].config,
-        adapter=jobs[0].adapter,
-        submitted_at=submitted_at,
-        lineage=placed[0].lineage,
-    )
+    original = original_of(jobs, found)
+    common = {
+        "batch_id": batch_id, "num_groups": first, "num_jobs": len(jobs), "adapter": jobs[0].adapter,
+        "submitted_at": submitted_at, "lineage": placed[0].lineage,
+    }  # fmt: skip
+    batch = describe(jobs, original, common)
     return Replay(batch=batch, digest=_digest(jobs), jobs=tuple(placed), original=original)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from rollstream.schemas import Batch, Keys
+from rollstream.schemas import Keys
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.scores import Description
 
 from ..batches.batch_spans import described, submitting, traceparent_of
-from ..batches.ledger import read_batch
+from ..batches.ledger import read_description
 from ..batches.submit_jobs import enqueue, is_queued, lost
 from ..errors import (
     JobGoneError,
@@ -135,10 +136,10 @@ async def _queue(connection: Connection, keys: Keys, replay: Replay, pace: Pace,
 
 
 async def _planned(connection: Connection, keys: Keys, selection: Selection, named: Callable[[str], str]) -> Prepared:
-    originals: dict[str, Batch] = {}
+    originals: dict[str, Description] = {}
     for batch_id in sorted({job.origin.batch_id for job in selection.jobs}):
         try:
-            originals[batch_id] = await read_batch(connection, keys, batch_id)
+            originals[batch_id] = await read_description(connection, keys, batch_id)
         except (UnknownBatchError, UnreadableResultError):
             continue  # a job may outlive its batch's ledger, and can be replayed without it
     replays, skipped = plan(selection.jobs, originals, named, time.time())

@@ -1,7 +1,7 @@
 """Read which jobs a replay repeats, from the jobs streams and the dead letters, in bounded pieces. Never writes.
 
-A selected job keeps its place and its settings, not its prompts. These are read again when the job is queued, so that a
-day's jobs need not fit in memory.
+A selected job keeps its place and its settings, not its prompts or rows. These are read again when the job is queued,
+so that a day's jobs need not fit in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from redis.asyncio import Redis
 from rollstream.schemas import (
     DeadLetter,
     Envelope,
-    GenerationConfig,
     Job,
     Keys,
     Origin,
@@ -32,10 +31,11 @@ from rollstream.schemas.wire.entry_fields import LETTER, PAYLOAD, named_batch
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.requires import unknown_names
 
-from ..batches.ledger import read_batch, read_job_entries
+from ..batches.ledger import read_description, read_job_entries
 from ..errors import NothingToReplayError, UnknownBatchError
 from ..operations.unfinished import read_unfinished
 from ..redis_io.connection import Connection
+from .asked import Asked, asked_of
 from .criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector
 
 _READ_COUNT = 16
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
-    """A job that can be queued again, without its prompts."""
+    """A job that can be queued again, without its prompts or rows."""
 
     place: Place
     origin: Origin
@@ -64,10 +64,9 @@ class Selected:
     num_groups: int
     """The number of groups of its batch."""
     prompt_tokens: int
-    longest_prompt: int
-    config: GenerationConfig
+    """All tokens of its prompts, or of its rows."""
+    asked: Asked
     adapter: str | None
-    seed_offset: int
     lineage: tuple[Origin, ...]
     sha256: bytes
     """Digest of the payload."""
@@ -189,7 +188,7 @@ async def _batch_entries(
     connection: Connection, keys: Keys, selector: ByBatch
 ) -> tuple[int, AsyncIterator[tuple[Place, Fields]]]:
     try:
-        batch = await read_batch(connection, keys, selector.batch_id)
+        batch = await read_description(connection, keys, selector.batch_id)
     except UnknownBatchError as error:
         problem = f"{error.problem}. Jobs that are kept longer than their batch's results are found with --since"
         raise NothingToReplayError(str(selector), problem) from None
@@ -239,7 +238,7 @@ def letter_texts(place: Place, fields: Fields) -> list[str]:
 
 def _open_job(place: Place, fields: Fields) -> Selected:
     payload = fields.get(PAYLOAD, b"")
-    envelope, job = Envelope.of(fields), replayable(payload)
+    envelope, job = Envelope.of(fields), queued_job(payload)
     envelope.check_names(job, payload)
     return _selected(place, place.entry_id, job, payload)
 
@@ -254,18 +253,15 @@ def _open_job_of(batch_id: str, place: Place, fields: Fields) -> Selected:
 def _open_letter(place: Place, fields: Fields) -> Selected:
     letter = decode(fields.get(LETTER, b""), DeadLetter)
     payload = fields.get(PAYLOAD, b"")
-    return _selected(place, letter.entry_id, replayable(payload), payload)
+    return _selected(place, letter.entry_id, queued_job(payload), payload)
 
 
-def replayable(payload: bytes) -> Job:
-    """The job in a payload. Raises `SchemaError` for what is none, or cannot be queued again."""
-    job = decode(payload, *_KINDS)
-    if isinstance(job, ScoreJob):
-        raise WireError("Job", "it scores rows, and only generation is replayed: score them again", payload)
-    return job
+def queued_job(payload: bytes) -> QueuedJob:
+    """The job in a payload. Raises `SchemaError` for what is none."""
+    return decode(payload, *_KINDS)
 
 
-def _selected(place: Place, entry_id: str, job: Job, payload: bytes) -> Selected:
+def _selected(place: Place, entry_id: str, job: QueuedJob, payload: bytes) -> Selected:
     if names := unknown_names(job.requires):  # queued again from here, it would lack what they stand for
         raise WireError(
             "Job", f"it requires {names}, which this release does not know: upgrade rollstream here", payload
@@ -279,11 +275,9 @@ def _selected(place: Place, entry_id: str, job: Job, payload: bytes) -> Selected
         origin=origin,
         groups=job.groups,
         num_groups=job.num_groups,
-        prompt_tokens=job.prompt_ids.shape[0],
-        longest_prompt=int(job.prompt_lengths.numpy().max()),
-        config=job.config,
+        prompt_tokens=(job.prompt_ids if isinstance(job, Job) else job.token_ids).shape[0],
+        asked=asked_of(job),
         adapter=job.adapter,
-        seed_offset=job.seed_offset,
         lineage=job.lineage,
         sha256=hashlib.sha256(payload).digest(),
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.text import Text
 
-from rollstream.schemas import Job, SchemaError
+from rollstream.schemas import Job, SchemaError, ScoreJob
+from rollstream.schemas.wire.envelope import QueuedJob
 
 from ...replay.dead_letters import Letter, Listed
 from .fit import Cell, Lines, facts, wrapped
@@ -58,19 +59,33 @@ def letter_json(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _job_json(job: Job) -> dict[str, Any]:
+def _job_json(job: QueuedJob) -> dict[str, Any]:
     return {
         "batch_id": job.batch_id,
         "job": job.job,
         "groups": f"{job.groups.start} to {job.groups.stop - 1} of {job.num_groups}",
-        "prompt_tokens": job.prompt_lengths.numpy().tolist(),
-        "config": job.config.model_dump(mode="json", exclude_defaults=True),
+        **(_sampled(job) if isinstance(job, Job) else _scored(job)),
         "adapter": job.adapter,
         "submitted_at": _time(job.submitted_at),
         "queue_deadline_s": job.queue_deadline_s,
         "run_deadline_s": job.run_deadline_s,
-        "seed_offset": job.seed_offset,
         "lineage": [f"{origin.batch_id} {origin.entry_id}" for origin in job.lineage],
+    }
+
+
+def _sampled(job: Job) -> dict[str, Any]:
+    return {
+        "prompt_tokens": job.prompt_lengths.numpy().tolist(),
+        "config": job.config.model_dump(mode="json", exclude_defaults=True),
+        "seed_offset": job.seed_offset,
+    }
+
+
+def _scored(job: ScoreJob) -> dict[str, Any]:
+    return {
+        "row_tokens": job.row_lengths.numpy().tolist(),
+        "firsts": job.firsts.numpy().tolist(),
+        "top_logprobs": job.top_logprobs,
     }
 
 

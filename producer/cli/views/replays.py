@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from rollstream.schemas import Batch, ScoreDescription
 from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.printable import printable
 
+from ...replay.differences import Comparison
 from ...replay.plan import Replay
 from ...replay.replay import Prepared
 from ...replay.selection import Skipped
-from ...replay.verify import Comparison
 from .fit import Cell, Column, Lines, table
 
 _LATEST_MS = 10**14
@@ -54,7 +55,10 @@ def plan_json(prepared: Prepared) -> dict[str, Any]:
 
 
 def replay_json(replay: Replay) -> dict[str, Any]:
-    """One new batch. `queued_at`: Unix seconds at which the original's first selected job was queued."""
+    """One new batch; of rows to score `prompt_tokens` are all of theirs, and there are no completions.
+
+    `queued_at`: Unix seconds at which the original's first selected job was queued.
+    """
     batch, jobs = replay.batch, [placed.selected for placed in replay.jobs]
     queued = EntryId.of(jobs[0].origin.entry_id)
     return {
@@ -64,7 +68,7 @@ def replay_json(replay: Replay) -> dict[str, Any]:
         "original_jobs": replay.original.num_jobs if replay.original else None,
         "groups": batch.num_groups,
         "prompt_tokens": sum(job.prompt_tokens for job in jobs),
-        "completions": batch.num_groups * batch.config.num_return_sequences,
+        "completions": batch.num_groups * batch.config.num_return_sequences if isinstance(batch, Batch) else 0,
         "queued_at": queued.unix_s if queued.milliseconds < _LATEST_MS else None,
     }
 
@@ -85,15 +89,18 @@ def skipped_lines(skipped: list[Skipped]) -> Iterator[str]:
 
 def comparison_line(replay: Replay, comparison: Comparison) -> str:
     """One line: how much was compared, and what differs."""
-    amount = f"{comparison.groups} groups, {comparison.completions} completions, {comparison.tokens} tokens compared"
-    found = []
+    compared = f"{comparison.completions} completions, {comparison.tokens} tokens compared"
+    if isinstance(replay.batch, ScoreDescription):
+        compared = f"{comparison.tokens} scored tokens compared"
+    amount, found = f"{comparison.groups} groups, {compared}", []
     if comparison.first is not None:
         found.append(f"{comparison.differing_groups} groups differ, the first: {comparison.first}")
     if comparison.first_other is not None:
-        why = "were sampled by other policy versions than the stored ones and are not comparable"
+        why = "were answered by other policy versions than the stored ones and are not comparable"
         found.append(f"{comparison.other_versions} groups {why}, the first: {comparison.first_other}")
-    outcome = "; ".join(found) or "identical"
-    return printable(f"{replay.batch.batch_id} against {replay.original_id}: {amount}: {outcome}")
+    outcome = [*(found or ["identical" if comparison.identical else "they differ"])]
+    outcome += [] if comparison.apart is None else [str(comparison.apart)]
+    return printable(f"{replay.batch.batch_id} against {replay.original_id}: {amount}: {'; '.join(outcome)}")
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

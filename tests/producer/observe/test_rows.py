@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rollstream.producer.errors import NothingToReplayError, RequeueRefusedError, UnreadableResultError
 from rollstream.producer.observe.read_batch import read_batch
 from rollstream.producer.observe.read_letter import read_letter
 from rollstream.producer.redis_io.connection import Connection
-from rollstream.producer.replay.criteria import ByBatch, ByEntry
-from rollstream.producer.replay.dead_letters import find, requeue
-from rollstream.producer.replay.replay import prepare
 from rollstream.schemas import Keys, encode
 from tests.support.dead_letters import bury, letter_of
 from tests.support.fault_steps import stub
@@ -37,7 +33,7 @@ async def test_rows_are_shown_with_how_many_tokens_were_scored(
 
 
 @pytest.mark.keys_by_hand
-async def test_a_dead_letter_is_shown_with_its_rows_and_not_queued_again(
+async def test_a_dead_letter_is_shown_with_its_rows(
     policy: str, connection: Connection, keys: Keys, queue: Queue
 ) -> None:
     name = bury(queue, letter_of(policy), encode(JOB))
@@ -45,16 +41,3 @@ async def test_a_dead_letter_is_shown_with_its_rows_and_not_queued_again(
     seen = await read_letter(connection, keys, 0, name)
 
     assert (seen.groups, seen.prompt_lengths, seen.config) == ((0, 3), (3, 0, 2), {"top_logprobs": 2})
-    with pytest.raises(RequeueRefusedError, match="only generation is replayed"):
-        await requeue(connection, keys, await find(connection, keys, name))
-    assert queue.redis.xlen(keys.dead(0)) == 1
-
-
-async def test_a_replay_of_rows_is_refused_by_name(connection: Connection, keys: Keys, queue: Queue) -> None:
-    queue_scores(queue, JOB)
-    ((entry_id, _),) = queue.entries()
-
-    with pytest.raises(UnreadableResultError, match="rows to score"):
-        await prepare(connection, keys, ByBatch(batch_id=JOB.batch_id), str)
-    with pytest.raises(NothingToReplayError, match="only generation is replayed"):
-        await prepare(connection, keys, ByEntry(entry_id=entry_id), str)

@@ -95,7 +95,7 @@ def test_hostile_bytes_are_shown_as_what_they_are(
         assert "\x1b" not in done.output
     (row,) = operator.json("ls")
     assert row["letter_problem"].startswith("DeadLetter: ")
-    assert operator.json("show", entry)["payload_problem"].startswith("Job: ")
+    assert operator.json("show", entry)["payload_problem"].startswith("Job or ScoreJob: ")
 
 
 def test_a_hostile_letter_that_reads_well_does_not_reach_the_terminal_raw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rollstream.producer.replay.asked import Sampling
 from rollstream.producer.replay.plan import new_batch_id, plan
 from rollstream.producer.replay.selection import Place, Selected
 from rollstream.schemas import Batch, Origin
@@ -17,21 +18,22 @@ def selected(groups: range, entry_id: str = "1-0", **changes: Any) -> Selected:
         "groups": groups,
         "num_groups": 100,
         "prompt_tokens": 3,
-        "longest_prompt": 2,
-        "config": CONFIG,
         "adapter": None,
-        "seed_offset": 0,
         "lineage": (),
         "sha256": b"",
     }
-    return Selected(**fields | changes)
+    asked: dict[str, Any] = {"config": CONFIG, "longest_prompt": 2, "seed_offset": 0}
+    asked |= {name: changes.pop(name) for name in asked if name in changes}
+    return Selected(**{"asked": Sampling(**asked)} | fields | changes)
 
 
 def planned(*jobs: Selected) -> tuple[list[tuple[int, int, int]], list[str]]:
     """(first group in the original, first group, seed offset) of each job of the only batch; the reasons to skip."""
     replays, skipped = plan(jobs, {}, lambda _: "new", 1.0)
     placed = [p for replay in replays for p in replay.jobs]
-    return [(p.selected.groups.start, p.first_group, p.seed_offset) for p in placed], [skip.reason for skip in skipped]
+    return [(p.selected.groups.start, p.first_group, p.changes["seed_offset"]) for p in placed], [
+        skip.reason for skip in skipped
+    ]
 
 
 def test_jobs_are_renumbered_in_the_order_of_their_groups_and_keep_their_seeds() -> None:
@@ -59,8 +61,8 @@ def test_a_lineage_and_a_seed_offset_stay_within_their_bounds() -> None:
 
 def test_the_new_prompt_width_is_the_originals_while_that_is_known() -> None:
     original = Batch(batch_id="b", num_groups=9, num_jobs=3, prompt_width=64, config=CONFIG, submitted_at=0.0)
-    widths = [plan([selected(range(1))], known, str, 1.0)[0][0].batch.prompt_width for known in ({"b": original}, {})]
-    assert widths == [64, 2]
+    made = [plan([selected(range(1))], known, str, 1.0)[0][0].batch for known in ({"b": original}, {})]
+    assert [batch.prompt_width for batch in made if isinstance(batch, Batch)] == [64, 2]
 
 
 def test_the_digest_follows_from_the_selection_and_not_from_the_time() -> None:

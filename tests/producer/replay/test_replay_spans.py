@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from rollstream import AsyncClient, GenerationConfig
-from rollstream.producer.batches.handle import BatchHandle
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.producer.replay.criteria import ByBatch
 from rollstream.producer.replay.replay import prepare, queue_replay, replay_dead
 from rollstream.producer.replay.selection import Place
+from rollstream.producer.scores.handle import handle_of
 from rollstream.schemas import Envelope
 from tests.support.faults import Queue
 from tests.support.replaying import bury
@@ -40,7 +40,7 @@ async def test_a_replay_is_a_trace_of_its_own_with_a_link(
     await (await trainer.submit([[5], [6]], None, CONFIG, batch_id="b", prompts_per_job=1)).wait(timeout=30)
     prepared = await prepare(connection, queue.keys, ByBatch(batch_id="b"), lambda _: "again")
     replay = await queue_replay(connection, queue.keys, prepared.replays[0])
-    await BatchHandle(connection=connection, keys=queue.keys, batch=replay.batch).wait(timeout=30)
+    await handle_of(connection, queue.keys, replay.batch).wait(timeout=30)
 
     original, _, repeated, read = memory.spans
     envelopes = [Envelope.of(fields) for _, fields in queue.entries()]

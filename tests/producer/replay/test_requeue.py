@@ -81,7 +81,7 @@ def test_what_cannot_be_decoded_stays_and_the_others_go(
     )]  # fmt: skip
     done = operator("requeue", "--all")
     assert (done.exit_code, done.stdout) == (1, f"b.requeue-{entries[2]}\n")
-    assert f"dead letter 0/{entries[0]} cannot be queued again: Job: " in done.stderr
+    assert f"dead letter 0/{entries[0]} cannot be queued again: Job or ScoreJob: " in done.stderr
     assert len(done.stderr.splitlines()) == 2
     assert "\x1b" not in done.stderr
     assert [row["entry"] for row in operator.json("ls")] == entries[:2]

@@ -27,7 +27,7 @@ def test_a_replayed_batch_gives_the_same_tokens_and_leaves_the_original_alone(
     assert row["batch_id"].startswith("b.replay-")
     assert row["verify"] == {
         "identical": True, "groups": 5, "completions": 10, "tokens": 60, "differing_groups": 0, "first": None,
-        "other_versions": 0, "first_other": None,
+        "other_versions": 0, "first_other": None, "apart": None,
     }  # fmt: skip
     assert "5 groups, 10 completions, 60 tokens compared: identical" in done.stderr
     assert tokens(queue, row["batch_id"]) == tokens(queue, "b")
@@ -121,7 +121,7 @@ def test_verify_tells_groups_of_another_policy_version_from_those_that_differ(
     assert done.exit_code == 3, done.stderr
     assert (
         f"1 groups differ, the first: group 4, sample 1, position 2: token {after} stored, {before} replayed; 1 groups "
-        "were sampled by other policy versions than the stored ones and are not comparable, the first: group 3, "
+        "were answered by other policy versions than the stored ones and are not comparable, the first: group 3, "
         "sample 0, position 0: policy version 202 stored, 0 replayed"
     ) in done.stderr
     found = lines(done.stdout)[0]["verify"]
@@ -137,7 +137,7 @@ def test_a_batch_that_another_policy_version_sampled_is_not_identical(
     rewrite(queue, "b", 0, version_spans=(((202, 6),), ((202, 6),)))
     done = command("replay", "--batch", "b", "--verify", "--timeout", "30")
     assert (done.exit_code, "groups differ" in done.stderr) == (3, False)
-    assert "12 tokens compared: 1 groups were sampled by other policy versions" in done.stderr
+    assert "12 tokens compared: 1 groups were answered by other policy versions" in done.stderr
 
 
 def test_verify_refuses_before_it_queues_when_there_is_nothing_to_compare_with(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from rollstream.producer.batches.read_answers import Answer
-from rollstream.producer.replay.verify import Comparison, Difference, compare
+from rollstream.producer.replay.differences import Comparison, Difference
+from rollstream.producer.replay.verify import compare
 from tests.support.answers import error_of, result_of
 
 Spans = tuple[tuple[int, int], ...]

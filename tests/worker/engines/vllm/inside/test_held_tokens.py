@@ -85,8 +85,9 @@ class Engine:
 
 
 def output(name: str, token: int, *, columns: int = 1, last: bool = False, logprobs: bool = True) -> Output:
-    """The token's rank is its id."""
-    rows = Rows(np.full((1, columns), token), np.full((1, columns), -token / 8), np.array([token]))
+    """The token's rank is its id; further columns are of other ids."""
+    others = np.arange(columns)[None]
+    rows = Rows(token + others, -token / 8 - others, np.array([token]))
     return Output(name, [token], rows if logprobs else None, "length" if last else None)
 
 
@@ -119,6 +120,19 @@ def test_logprobs_are_the_sampled_tokens_own_whatever_others_in_the_batch_asked_
         engine.step(output("a", token, columns=columns, last=token == 3))
 
     assert engine.logprobs("a") == [0, -1 / 8, -2 / 8, -3 / 8]
+
+
+def test_steps_of_several_tokens_keep_each_ones_logprob() -> None:
+    engine = Engine()
+    engine.add("a")
+
+    for tokens in ([0, 1, 2], [3], [4, 5]):
+        ids = np.array(tokens)
+        rows = Rows(ids[:, None] + [0, 1], -ids[:, None] / 8 - [0, 1], ids)
+        engine.step(Output("a", tokens, rows, "length" if tokens[-1] == 5 else None))
+
+    assert engine.tokens("a") == [0, 1, 2, 3, 4, 5]
+    assert engine.logprobs("a") == [-token / 8 for token in range(6)]
 
 
 @pytest.mark.parametrize("length", [1, 2, PIECE + 1, 100])

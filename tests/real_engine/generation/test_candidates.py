@@ -163,6 +163,7 @@ async def test_labels_that_no_engine_could_give_are_refused(engine: VllmEngine) 
 
 
 @pytest.mark.large
+@pytest.mark.timeout(400)  # with the start of the engine; on two busy cores the five take minutes
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 async def test_ten_thousand_supports_are_what_a_plain_computation_keeps(
     engine: VllmEngine,

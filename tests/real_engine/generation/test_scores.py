@@ -56,6 +56,16 @@ async def test_scores_are_transformers_log_probs(
     assert found.top_logprobs == pytest.approx(of_those, abs=1e-4)
 
 
+async def test_no_object_is_made_for_a_token(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_one_by_one: list[int] = []
+    append = "vllm.logprobs.FlatLogprobs.append_fast"
+    monkeypatch.setattr(append, lambda _, ids, *_others: read_one_by_one.append(len(ids)))
+
+    found = await engine.score(scored(row(200), k=64))
+
+    assert (found.top_logprobs.shape, read_one_by_one) == ((199, 64), [])
+
+
 async def test_rows_are_scored_beside_others_and_beside_what_is_sampled(
     engine: VllmEngine,
     adapters: dict[str | None, Adapter | None],

@@ -18,7 +18,7 @@ from typing import Any
 from . import start
 from .columns import Rows
 from .inside import held_requests, late_stops, logits, own_columns
-from .inside.held_tokens import HeldBack, unfit_output, unfit_rows
+from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
 from .metrics import sparse_statistics
 
 WORKER_PID = "ROLLSTREAM_WORKER_PID"
@@ -35,6 +35,7 @@ def register() -> None:
     worker = os.environ.get(WORKER_PID)
     if worker == str(os.getpid()):
         _read_logprobs_at_once()
+        _read_scores_at_once()
     if worker is None or worker == str(os.getpid()) or parent is None:
         return
     start.report_failures(os.environ, logging.getLogger("vllm"))
@@ -178,6 +179,31 @@ def _read_logprobs_at_once() -> None:
 
     update.at_once = True  # type: ignore[attr-defined] # a mark for the second call
     LogprobsProcessor._update_sample_logprobs = update
+
+
+def _read_scores_at_once() -> None:
+    """The same for the log-probs of a prompt, which come in one piece, or in one for each chunk of it."""
+    from vllm.logprobs import FlatLogprobs  # noqa: PLC0415 - imported with vLLM only
+    from vllm.v1.engine.logprobs import LogprobsProcessor  # noqa: PLC0415
+    from vllm.v1.outputs import LogprobsLists, LogprobsTensors  # noqa: PLC0415
+
+    if unfit := unfit_rows(LogprobsLists._fields) or unfit_tensors(LogprobsTensors._fields):
+        _log.warning("scores are read one by one, slowly: this vLLM has others (%s)", ", ".join(unfit))
+        return
+    one_by_one = LogprobsProcessor._update_prompt_logprobs
+    if hasattr(one_by_one, "at_once"):
+        return
+
+    def update(processor: Any, tensors: Any) -> None:
+        if isinstance(processor.prompt_logprobs, FlatLogprobs) and processor.num_prompt_logprobs >= 0:
+            processor.prompt_logprobs = Rows(columns=1 + processor.num_prompt_logprobs)
+        if isinstance(processor.prompt_logprobs, Rows):
+            processor.prompt_logprobs.add(tensors.tolists())
+        else:
+            one_by_one(processor, tensors)
+
+    update.at_once = True  # type: ignore[attr-defined] # a mark for the second call
+    LogprobsProcessor._update_prompt_logprobs = update
 
 
 def _mask_rows_without_adapter() -> None:

@@ -28,13 +28,14 @@ def score_fields(request: ScoreRequest) -> dict[str, Any]:
 
 
 def scores(output: Any, request: ScoreRequest, version: int) -> Scores:
-    """The scores in a final `RequestOutput` (flat log-probs): row 0 is empty, the others have the target first.
+    """The scores in a final `RequestOutput`: each row but the first, which is empty, has the target first.
 
+    Its log-probs are `Rows`, or vLLM's `FlatLogprobs`.
     Raises what `check_sampled` raises, and `DataError` for numbers that are missing, of other tokens or not finite.
     """
     check_sampled(output)
     ids, logprobs = _columns(output.prompt_logprobs, len(request.token_ids) - 1, 1 + request.top_logprobs)
-    if ids[:, 0].tolist() != request.token_ids[1:]:
+    if (ids[:, 0] != np.array(request.token_ids[1:], np.int32)).any():
         raise _refused("vLLM gave log-probs of other tokens than those of the row")
     ids, logprobs = ids[request.first - 1 :], logprobs[request.first - 1 :]
     if not np.isfinite(logprobs).all():

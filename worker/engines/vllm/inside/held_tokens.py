@@ -30,6 +30,9 @@ _OF_THE_LAST = (
 )  # fmt: skip
 """Fields that only the last output of a request has, or that are the same in all: a piece takes its last output's."""
 _ROWS = ("logprob_token_ids", "logprobs", "sampled_token_ranks", "cu_num_generated_tokens")
+_TENSORS = ("logprob_token_ids", "logprobs", "selected_token_ranks", "cu_num_generated_tokens")
+_RARE_TENSORS = ("cu_num_generated_tokens_tensor",)
+"""Says where requests part, as the field before it, in tensors that hold several; those of a prompt hold one."""
 
 
 def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
@@ -44,6 +47,11 @@ def unfit_output(output: Iterable[str], rows: Iterable[str]) -> list[str]:
 def unfit_rows(rows: Iterable[str]) -> list[str]:
     """The same for `columns.Rows`, with the fields of `LogprobsLists`."""
     return sorted(_unfit(rows, _ROWS))
+
+
+def unfit_tensors(tensors: Iterable[str]) -> list[str]:
+    """The same for the log-probs of a prompt, with the fields of `LogprobsTensors`."""
+    return sorted(_unfit(set(tensors).difference(_RARE_TENSORS), _TENSORS))
 
 
 def _unfit(found: Iterable[str], known: Iterable[str]) -> set[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rollstream.worker.engines.vllm.columns import Rows as Columns
-from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, unfit_output, unfit_rows
+from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, unfit_output, unfit_rows, unfit_tensors
 from rollstream.worker.engines.vllm.plugin import WORKER_PID
 from rollstream.worker.engines.vllm.setup import prepare_environment
 
@@ -234,6 +234,14 @@ def test_a_vllm_whose_outputs_are_others_is_left_alone(changed: set[str], unfit:
 def test_logprobs_of_another_make_are_left_alone() -> None:
     assert unfit_rows(Rows._fields) == []
     assert unfit_rows([*Rows._fields, "entropies"]) == ["entropies"]
+
+
+def test_scores_of_another_make_are_left_alone() -> None:
+    oldest = ["logprob_token_ids", "logprobs", "selected_token_ranks", "cu_num_generated_tokens"]
+
+    assert unfit_tensors(oldest) == unfit_tensors([*oldest, "cu_num_generated_tokens_tensor"]) == []
+    assert unfit_tensors([*oldest, "entropies"]) == ["entropies"]
+    assert unfit_tensors(oldest[:2]) == ["cu_num_generated_tokens", "selected_token_ranks"]
 
 
 def test_tokens_of_an_older_weight_version_are_sent_under_it_also_of_one_that_ends_in_the_next_step() -> None:

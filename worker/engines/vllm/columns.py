@@ -41,16 +41,21 @@ class Rows:
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
-        """One row after the other."""
-        return np.concatenate(self.ids, dtype=np.int32).reshape(-1) if self.ids else np.zeros(0, np.int32)
+        """One row after the other; fewer than `columns` of each, which `read` refuses, if vLLM gave fewer."""
+        return _joined(self.ids, np.int32)
 
     @property
     def logprobs(self) -> NDArray[np.float32]:
         """The log-probs of `token_ids`."""
-        return np.concatenate(self.values, dtype=np.float32).reshape(-1) if self.values else np.zeros(0, np.float32)
+        return _joined(self.values, np.float32)
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.ids)
+
+
+def _joined(rows: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """All numbers in order, also of rows of different widths."""
+    return np.concatenate([one.reshape(-1) for one in rows], dtype=dtype) if rows else np.zeros(0, dtype)
 
 
 def likeliest_columns(config: GenerationConfig, info: EngineInfo | None = None) -> int:

@@ -57,6 +57,16 @@ def test_rows_are_joined_and_keep_only_their_own_columns() -> None:
     assert Rows(columns=2).token_ids.shape == Rows(columns=2).logprobs.shape == (0,)
 
 
+def test_an_answer_with_too_few_columns_at_one_token_is_refused() -> None:
+    joined = Rows(columns=3)
+    for width in (3, 2):
+        ids: NDArray[np.int32] = np.arange(width, dtype=np.int32)[None]
+        joined.add(SimpleNamespace(logprob_token_ids=ids, logprobs=-1.0 - ids))
+
+    with pytest.raises(DataError, match="5 log-probs for 2 tokens with 3 each"):
+        read(joined, np.zeros(2, np.int32), config(top_logprobs=2), INFO)
+
+
 def test_the_likeliest_are_ordered_and_the_lesser_id_goes_first_where_they_tie() -> None:
     given = flat([(5, -3.0), (9, -1.0), (4, -2.0), (3, -2.0), (8, -INF), (7, -INF)])
 

@@ -104,8 +104,10 @@ class _Part:
         """Ids and log-probs, each (tokens, columns)."""
         if self.columns == 1:
             return np.array(self.token_ids, np.int32)[:, None], np.array(self.logprobs, np.float32)[:, None]
-        ids = [rows.logprob_token_ids[:, : self.columns] for rows in self.rows]
-        logprobs = [rows.logprobs[:, : self.columns] for rows in self.rows]
+        # A step with fewer columns than were asked for may not end the engine: the worker refuses such an answer.
+        width = min(self.columns, *(rows.logprobs.shape[1] for rows in self.rows))
+        ids = [rows.logprob_token_ids[:, :width] for rows in self.rows]
+        logprobs = [rows.logprobs[:, :width] for rows in self.rows]
         return np.concatenate(ids, dtype=np.int32), np.concatenate(logprobs, dtype=np.float32)
 
 

@@ -155,6 +155,19 @@ def test_a_requests_own_columns_and_no_others_travel_with_its_pieces(length: int
     assert logprobs.tolist() == [[-token, -token - 1, -token - 2] for token in range(length)]
 
 
+def test_a_step_with_fewer_columns_than_were_asked_for_does_not_end_the_engine() -> None:
+    engine = Engine()
+    engine.add("a", logprobs=4)
+    engine.held.take(Step([Output("a", [0], wide(0, 5))]), engine.requests)
+    engine.held.take(Step([Output("a", [1], wide(1, 2))]), engine.requests)
+    step = Step([Output("a", [2], wide(2, 5), "length")])
+
+    engine.held.take(step, engine.requests)
+
+    assert step.outputs[0].new_token_ids == [0, 1, 2]
+    assert step.outputs[0].new_logprobs.logprob_token_ids.tolist() == [[0, 1], [1, 2], [2, 3]]
+
+
 def test_columns_of_an_older_weight_version_are_sent_with_its_tokens() -> None:
     engine = Engine()
     engine.add("a", logprobs=2)

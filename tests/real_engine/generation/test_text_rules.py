@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from rollstream.schemas import ErrorCode
@@ -68,20 +70,56 @@ async def test_a_guided_completion_is_what_its_guide_allows_and_ends_there(
         assert matches(tokenizer.decode(text)), tokenizer.decode(text)
 
 
+@pytest.mark.parametrize("logprobs", ["processed", "raw"])
 async def test_guided_log_probs_are_those_of_what_the_guide_left(
-    engine: VllmEngine, tokenizer: Any, reference: Callable[[str | None], Reference]
+    engine: VllmEngine, tokenizer: Any, reference: Callable[[str | None], Reference], logprobs: str
 ) -> None:
-    allowed = [token for token in range(512) if re.fullmatch("[abc]+x?|x", tokenizer.decode([token]))]
+    (found,) = await generate(engine, guided={"regex": "[abc]+x"}, seed=1, max_new_tokens=100, logprobs=logprobs)
 
-    (found,) = await generate(engine, guided={"regex": "[abc]+x"}, seed=1, max_new_tokens=100)
-
-    tokens = found.token_ids.tolist()[:-1]
-    logits = reference(None).logits(PROMPT, tokens)
-    logits[0, tokenizer.encode("x", add_special_tokens=False)] = -np.inf  # the text may not begin with it
-    left = logits[:, allowed].log_softmax(-1)
-    expected = [left[place, allowed.index(token)].item() for place, token in enumerate(tokens)]
+    left = _left(tokenizer, reference(None), found.token_ids.tolist())
     assert found.logprobs is not None
-    np.testing.assert_allclose(found.logprobs, [*expected, 0.0], atol=1e-4)
+    np.testing.assert_allclose(found.logprobs, left[np.arange(len(left)), found.token_ids], atol=1e-4)
+
+
+@pytest.mark.parametrize("logprobs", ["processed", "raw"])
+async def test_candidates_and_labels_that_a_guide_rules_out_have_minus_infinity(
+    engine: VllmEngine, tokenizer: Any, reference: Callable[[str | None], Reference], logprobs: str
+) -> None:
+    asked: dict[str, Any] = {"guided": {"regex": "[abc]+x"}, "max_new_tokens": 100, "logprobs": logprobs}
+    labels = [token for text in "axz" for token in tokenizer.encode(text, add_special_tokens=False)]
+
+    (top,), (labelled,), (supported,) = await asyncio.gather(
+        generate(engine, top_logprobs=64, seed=1, **asked),
+        generate(engine, label_token_ids=labels, seed=2, **asked),
+        generate(engine, sampling_support=True, top_k=60, seed=3, **asked | {"logprobs": "processed"}),
+    )
+
+    left = _left(tokenizer, reference(None), top.token_ids.tolist())
+    assert top.top_token_ids is not None
+    assert top.top_logprobs is not None
+    assert (np.isfinite(left).sum(1) < 64).all()
+    np.testing.assert_allclose(top.top_logprobs, -np.sort(-left)[:, :64], atol=1e-4)
+    np.testing.assert_allclose(top.top_logprobs, np.take_along_axis(left, top.top_token_ids, 1), atol=1e-4)
+    left = _left(tokenizer, reference(None), labelled.token_ids.tolist())
+    assert labelled.label_logprobs is not None
+    np.testing.assert_allclose(labelled.label_logprobs, left[:, labels], atol=1e-4)
+    assert np.isneginf(labelled.label_logprobs[:, -1]).all()
+    left = _left(tokenizer, reference(None), supported.token_ids.tolist())
+    assert supported.support_ids is not None
+    assert supported.support_lengths is not None
+    kept = np.split(supported.support_ids, np.cumsum(supported.support_lengths)[:-1])
+    assert [set(ids.tolist()) for ids in kept] == [set(np.flatnonzero(np.isfinite(row)).tolist()) for row in left]
+
+
+def _left(tokenizer: Any, reference: Reference, token_ids: list[int]) -> NDArray[np.float32]:
+    """(L, 512): the log-probs of what `[abc]+x` leaves for each token of a text that ends with it."""
+    texts = [tokenizer.decode([token]) for token in range(512)]
+    allowed = np.array([re.fullmatch("[abc]+x?|x", text) is not None for text in texts])
+    logits = reference.logits(PROMPT, token_ids).numpy()
+    logits[:, ~allowed] = -np.inf
+    logits[0, [text == "x" for text in texts]] = -np.inf  # the text may not begin with it
+    logits[-1] = np.where(np.arange(512) == EOS, 0.0, -np.inf)
+    return torch.from_numpy(logits).log_softmax(-1).numpy()
 
 
 @pytest.mark.parametrize(

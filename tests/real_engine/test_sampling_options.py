@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from rollstream import AsyncClient, GenerationConfig, RolloutBatch
+from rollstream.schemas.message_files import GOLDEN_FILES
 from tests.support.command_line import Command, lines
 from tests.support.real_workers import REAL_POLICY, RealWorkers
 from tests.support.transformers_reference import Reference
@@ -208,4 +210,7 @@ def test_golden_jobs_may_have_candidates_and_a_guide(redis_url: str, real_worker
     checked = command("golden", "check", path, "--json", "--timeout", "60")
 
     assert recorded.exit_code == 0, recorded.output
+    config = GOLDEN_FILES.read(Path(path)).batches[1].config
+    assert (config.top_logprobs, config.guided and config.guided.regex) == (3, LETTERS["regex"])
     assert checked.exit_code == 0, checked.output
+    assert {one["outcome"] for one in json.loads(checked.stdout)["completions"]} == {"equal"}

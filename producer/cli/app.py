@@ -188,6 +188,11 @@ def results(
     A line is {"group": 0, "prompt_token_ids": [...], "completions": [...]} or, for a group that failed,
     {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}. Of a batch of `rollstream score` the
     lines are those that it writes.
+
+    A completion has "token_ids", "logprobs", "finish_reason", "stop_reason", "text", "score" and "version_spans".
+    What the config asked for comes with it, an entry for each token: "top_token_ids" and "top_logprobs" (lists
+    of K), "label_logprobs" (lists of M), "support" (lists of ids); "forced" (booleans) where a token was forced.
+    null stands for minus infinity, which JSON does not have.
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --follow")

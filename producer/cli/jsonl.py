@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rollstream.schemas import GroupError, GroupResult, GroupScores
+from rollstream.schemas import Completion, GroupError, GroupScores
 
 from ..batches.read_answers import AnyAnswer
 from ..batches.tokenizer_folder import read_tokenizer
@@ -113,7 +113,7 @@ def result_line(answer: AnyAnswer) -> str:
     if isinstance(answer, GroupError):
         row["error"] = {"code": answer.code, "field": answer.field, "message": answer.message}
     else:
-        row["completions"] = [_completion(answer, sample) for sample in range(answer.token_ids.shape[0])]
+        row["completions"] = [_completion(one) for one in answer.completions]
     return json.dumps(row) + "\n"
 
 
@@ -125,17 +125,32 @@ def _scores(scores: GroupScores) -> dict[str, Any]:
     return row
 
 
-def _completion(result: GroupResult, sample: int) -> dict[str, Any]:
-    length = int(result.lengths.numpy()[sample])
-    return {
-        "token_ids": result.token_ids.numpy()[sample, :length].tolist(),
-        "logprobs": None if result.logprobs is None else _numbers(result.logprobs.numpy()[sample, :length].tolist()),
-        "finish_reason": result.finish_reasons[sample],
-        "stop_reason": result.stop_reasons[sample],
-        "text": None if result.texts is None else result.texts[sample],
-        "score": None if result.scores is None else _numbers([float(result.scores.numpy()[sample])])[0],
-        "version_spans": result.version_spans[sample],
+def _completion(one: Completion) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "token_ids": one.token_ids,
+        "logprobs": None if one.logprobs is None else _numbers(one.logprobs),
+        "finish_reason": one.finish_reason,
+        "stop_reason": one.stop_reason,
+        "text": one.text,
+        "score": None if one.score is None else _numbers([one.score])[0],
+        "version_spans": one.version_spans,
     }
+    return row | _asked_for(one)
+
+
+def _asked_for(one: Completion) -> dict[str, Any]:
+    """What only some configs ask for: the keys are left out where it was not."""
+    row: dict[str, Any] = {}
+    if one.top_token_ids is not None and one.top_logprobs is not None:
+        row["top_token_ids"] = one.top_token_ids.tolist()
+        row["top_logprobs"] = [_numbers(column) for column in one.top_logprobs.tolist()]
+    if one.label_logprobs is not None:
+        row["label_logprobs"] = [_numbers(column) for column in one.label_logprobs.tolist()]
+    if one.support is not None:
+        row["support"] = [ids.tolist() for ids in one.support]
+    if one.forced is not None:
+        row["forced"] = one.forced.tolist()
+    return row
 
 
 def _numbers(values: list[float]) -> list[float | None]:

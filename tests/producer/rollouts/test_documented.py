@@ -38,9 +38,10 @@ def test_every_snippet_of_the_page_on_results_runs(tmp_path: Path, monkeypatch: 
         "rollouts": rollouts, "monday": rollouts[:2], "tuesday": rollouts[2:], "RolloutBatch": RolloutBatch,
         "tokenizer": Tokenizer(), "device": "cpu", "model": model, "config": CONFIG, "ScoreBatch": ScoreBatch,
         "scores": scores(6, 2), "first": scores(1, 2), "second": scores(2, 3),
+        "GenerationConfig": GenerationConfig,
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
         exec(snippet, names)
     assert {path.name for path in tmp_path.iterdir()} == {"step-17.safetensors", "step-17.scores.safetensors"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from rollstream.schemas import GroupError
 from rollstream.schemas.generation_config import MAX_CANDIDATES, LogprobsFlavour
@@ -45,7 +47,7 @@ class _Rest(Rest):
     version_spans: tuple[tuple[VersionSpan, ...], ...]
     spans_exact: bool
     num_return_sequences: Count
-    pad_token_id: Index
+    pad_token_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     label_token_ids: tuple[Index, ...]
 
 
@@ -63,7 +65,12 @@ def read_rollouts(path: Path) -> dict[str, Any]:
     """The fields of a `RolloutBatch` that fit each other. Raises `OSError`, `TensorFileError`."""
     tensors, text, sizes = read_tensors(path, KIND, FORMS)
     rest, errors = read_rest(path, text, _Rest)
-    problem = _unfit_numbers(rest, sizes, errors) or _unfit_rows(rest, tensors) or _unfit_few(tensors, rest)
+    problem = (
+        _unfit_numbers(rest, sizes, errors)
+        or _unfit_rows(rest, tensors)
+        or _unfit_tokens(rest, tensors)
+        or _unfit_few(tensors, rest)
+    )
     if problem is not None:
         raise TensorFileError(path, problem)
     lengths, ids = tensors.pop("support_lengths", None), tensors.pop("support_ids", None)
@@ -88,7 +95,7 @@ def _unfit_numbers(rest: _Rest, sizes: dict[str, int], errors: dict[int, GroupEr
 def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
     wide = rest.prompt_len + rest.response_len
     bounds = {
-        "sequences": 2**31 - 1, "attention_mask": 1, "prompt_mask": 1, "response_mask": 1, "forced_mask": 1,
+        "attention_mask": 1, "prompt_mask": 1, "response_mask": 1, "forced_mask": 1,
         "position_ids": max(wide - 1, 0), "prompt_lengths": rest.prompt_len, "response_lengths": rest.response_len,
         "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_lengths": MAX_CANDIDATES,
         "support_ids": 2**31 - 1,
@@ -99,6 +106,24 @@ def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
     steps = numbers.diff()
     if numbers.numel() and (int(numbers[0]) != 0 or ((steps != 0) & (steps != 1)).any()):
         return "group_index: prompts are numbered from 0, each one after the one before"
+    return None
+
+
+def _unfit_tokens(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
+    """What must hold of single tokens. A trainer may change masks, so they need not follow from lengths."""
+    import torch  # noqa: PLC0415 - a producer that only submits needs none
+
+    column = torch.arange(-rest.prompt_len, rest.response_len)
+    prompts, responses = tensors["prompt_lengths"][:, None], tensors["response_lengths"][:, None]
+    ids = tensors["sequences"][(column >= -prompts) & (column < responses)]
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < 2**31:
+        return f"sequences: from {int(ids.min())} to {int(ids.max())}, which must lie within 0 and {2**31 - 1}"
+    if (tensors["prompt_mask"] & tensors["response_mask"]).any():
+        return "prompt_mask and response_mask: both are 1 for one token"
+    if "old_log_probs" in tensors:
+        sampled = tensors["response_mask"][:, rest.prompt_len :] == 1
+        if not tensors["old_log_probs"][sampled].isfinite().all():
+            return "old_log_probs: not finite where response_mask is 1"
     return None
 
 

@@ -32,15 +32,21 @@ class SamplingSupport:
     def log_probs(self, logits: torch.Tensor, token_ids: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
         """Log-probs of `token_ids` (R, L) under `logits` (R, L, V) over what was kept: float32 (R, L).
 
-        0 where nothing was sampled, minus infinity for an id that was not kept. Raises `RowsError`.
+        0 where nothing was sampled, whatever id is there; minus infinity for an id that was not kept. Raises
+        `RowsError`.
         """
         import torch  # noqa: PLC0415 - `import rollstream` imports no torch
 
         if token_ids.shape != self.lengths.shape:
             raise RowsError("token_ids", f"expected {tuple(self.lengths.shape)}, got {tuple(token_ids.shape)}")
         kept = _Kept.of(self, logits, temperature)
-        chosen = logits.gather(-1, token_ids.to(logits.device)[..., None])[..., 0].float() / temperature
-        same = kept.ids == token_ids.to(logits.device).flatten()[kept.place]
+        # A pad id may be any number, and an index outside the vocabulary would end a process on a GPU.
+        tokens = token_ids.to(logits.device).masked_fill(kept.empty.view(self.lengths.shape), 0)
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < logits.shape[2]:
+            problem = f"from {int(tokens.min())} to {int(tokens.max())}, and the logits have {logits.shape[2]} ids"
+            raise RowsError("token_ids", problem)
+        chosen = logits.gather(-1, tokens[..., None])[..., 0].float() / temperature
+        same = kept.ids == tokens.flatten()[kept.place]
         there = torch.zeros(self.lengths.numel(), dtype=torch.bool, device=logits.device)
         there[kept.place[same]] = True
         outside = torch.where(kept.empty, 0.0, -math.inf)

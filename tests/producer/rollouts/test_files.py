@@ -23,10 +23,10 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 Rest = dict[str, Any]
 
 
-def rich() -> RolloutBatch:
+def rich(pad_token_id: int = 0) -> RolloutBatch:
     config = GenerationConfig(max_new_tokens=3, top_k=2, top_logprobs=2, label_token_ids=(5,), sampling_support=True)
     result = rich_result(0, [1], [[7, 8]], k=2, labels=1, kept=[[[7], [8, 9]]], forced=[[0, 1]], texts=("sieben",))
-    return assemble(batch_of([[1], [2, 3]], config), {0: result, 1: error_of(1, [2, 3])})
+    return assemble(batch_of([[1], [2, 3]], config), {0: result, 1: error_of(1, [2, 3])}, pad_token_id=pad_token_id)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,6 +43,23 @@ def test_texts_errors_and_forced_tokens_come_back(tmp_path: Path) -> None:
     assert loaded.errors == rich().errors
     assert loaded.texts == ("sieben", None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("pad", [-100, 2**40, -(2**63)])
+def test_any_pad_id_comes_back(tmp_path: Path, pad: int) -> None:
+    rich(pad).save(tmp_path / "a")
+    loaded = RolloutBatch.load(tmp_path / "a")
+    assert_same(loaded, rich(pad))
+    assert loaded.pad_token_id == pad
+    assert pad in loaded.sequences
+
+
+def test_masks_that_a_trainer_changed_come_back(tmp_path: Path) -> None:
+    rollouts = rich()
+    rollouts.response_mask.zero_()
+    rollouts.attention_mask[0, -1] = 0
+    rollouts.save(tmp_path / "a")
+    assert_same(RolloutBatch.load(tmp_path / "a"), rollouts)
 
 
 @pytest.mark.parametrize("mask", [[False, False], [False, True]], ids=["no row", "a failed row"])
@@ -98,6 +115,8 @@ def drop(name: str) -> Callable[[Arrays, Rest], None]:
         (put("sequences", np.zeros((3, 4), np.int64)), "does not fit the rest"),
         (put("sequences", np.full((2, 4), -1)), "sequences: from -1 to -1"),
         (put("response_mask", np.full((2, 4), 2)), "response_mask: from 2 to 2"),
+        (put("response_mask", np.full((2, 4), 1)), "prompt_mask and response_mask: both are 1"),
+        (put("old_log_probs", np.full((2, 2), np.nan, np.float32)), "old_log_probs: not finite where response_mask"),
         (put("response_lengths", np.array([99, 0])), "response_lengths: from 0 to 99"),
         (put("group_index", np.array([0, 2])), "group_index: prompts are numbered from 0"),
         (put("group_index", np.array([1, 0])), "group_index: prompts are numbered from 0"),

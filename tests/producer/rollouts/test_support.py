@@ -124,3 +124,18 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(RowsError, match=said):
         support_of([[[1], [9]]]).log_probs(logits, tokens, temperature=temperature)
+
+
+@pytest.mark.parametrize("pad", [-100, VOCAB, 2**40])
+def test_a_pad_id_may_be_any_number(pad: int) -> None:
+    kept: list[list[list[int]]] = [[[1, 2], []]]
+    logits = torch.randn(1, 2, VOCAB)
+    padded, zeros = (support_of(kept).log_probs(logits, torch.tensor([[2, token]])) for token in (pad, 0))
+    assert torch.equal(padded, zeros)
+    assert padded[0, 1] == 0
+
+
+@pytest.mark.parametrize("token", [-1, VOCAB])
+def test_a_token_outside_the_vocabulary_is_refused(token: int) -> None:
+    with pytest.raises(RowsError, match=rf"token_ids: from .*{token}.*, and the logits have {VOCAB} ids"):
+        support_of([[[1], [2]]]).log_probs(torch.zeros(1, 2, VOCAB), torch.tensor([[1, token]]))

@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import RowsError
-from .padded import all_or_none, cat_padded, one_of
+from .padded import all_or_none, cat_padded, check_kind, one_of
 from .rollout_fields import ROW_TUPLES, RolloutFields
 from .support import SamplingSupport
 
@@ -28,11 +27,7 @@ _ROWS = "prompt_lengths", "response_lengths"
 
 def cat_rollouts(kind: type[F], batches: Sequence[F]) -> F:
     """See `RolloutBatch.cat`. Raises `RowsError`."""
-    if not batches:
-        raise RowsError("batches", "there is none: give one at least")
-    for one in batches:
-        if not isinstance(one, kind):
-            raise RowsError("batches", f"each must be a {kind.__name__}, one is a {type(one).__name__}")
+    check_kind(kind, batches)
     for name in _SAME:
         one_of(name, [getattr(one, name) for one in batches])
     prompt_len, response_len = (max(getattr(one, name) for one in batches) for name in ("prompt_len", "response_len"))

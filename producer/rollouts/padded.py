@@ -32,6 +32,15 @@ def _missing(tensor: torch.Tensor, sides: Sequence[int]) -> list[int]:
     return [item for one in reversed(missing) for item in (0, one)]
 
 
+def check_kind(kind: type, batches: Sequence[object]) -> None:
+    """Raises `RowsError` unless there is at least one batch, and each is a `kind`."""
+    if not batches:
+        raise RowsError("batches", "there is none: give one at least")
+    for one in batches:
+        if not isinstance(one, kind):
+            raise RowsError("batches", f"each must be a {kind.__name__}, one is a {type(one).__name__}")
+
+
 def all_or_none(name: str, values: Sequence[object]) -> bool:
     """Whether all of `values` are there. Raises `RowsError` if only some are."""
     there = [value is not None for value in values]

@@ -12,8 +12,7 @@ import numpy as np
 
 from rollstream.schemas import GroupError, GroupScores, ScoreDescription
 
-from ..rollouts.errors import RowsError
-from ..rollouts.padded import cat_padded, one_of
+from ..rollouts.padded import cat_padded, check_kind, one_of
 from ..rollouts.row_batch import RowBatch
 from .read_scores import ScoreAnswer
 from .score_file import read_scores_file, save_scores
@@ -63,11 +62,10 @@ class ScoreBatch(RowBatch):
     def cat(cls, batches: Iterable[ScoreBatch]) -> ScoreBatch:
         """The rows of several batches, one after the other, padded to the widest; `errors` go by the rows' numbers.
 
-        Raises `RowsError` where only some have candidates, or where K or the adapter differs.
+        Raises `RowsError` where only some have candidates, where K or the adapter differs, and for what is no `ScoreBatch`.
         """
         given = list(batches)
-        if not given:
-            raise RowsError("batches", "there is none: give one at least")
+        check_kind(ScoreBatch, given)
         one_of("adapter", [one.adapter for one in given])
         one_of("top_logprobs", [None if one.top_token_ids is None else one.top_token_ids.shape[2] for one in given])
         firsts = accumulate((len(one) for one in given), initial=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,3 +50,9 @@ def test_batches_that_do_not_fit_are_refused() -> None:
         ScoreBatch.cat([scores(1, 1), scores(1, 1, k=2)])
     with pytest.raises(RowsError, match="there is none"):
         ScoreBatch.cat([])
+
+
+@pytest.mark.parametrize("other", [1, None, object()], ids=["int", "None", "object"])
+def test_only_scores_are_joined(other: Any) -> None:
+    with pytest.raises(RowsError, match=f"each must be a ScoreBatch, one is a {type(other).__name__}"):
+        ScoreBatch.cat([scores(1, 1), other])

@@ -33,9 +33,7 @@ class Guided(BaseModel):
     """A regular expression that the whole text matches."""
     json_schema: GuideText | None = None
     """A JSON schema, as JSON text; a `$ref` stays inside it (`#/...`)."""
-    choice: (
-        Annotated[tuple[GuideText, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=1024)] | None
-    ) = None
+    choice: Choices | None = None
     """The texts of which it is one."""
     grammar: GuideText | None = None
     """A grammar in GBNF, xgrammar's extended Backus-Naur form, whose rule `root` is the whole text."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import ArgumentError
 from . import roll_and_verl_layouts as layouts
 from .cat_rollouts import cat_rollouts
 from .rollout_fields import RolloutFields
@@ -50,7 +51,13 @@ class RolloutBatch(RolloutFields):
         return [row[:length] for row, length in rows]
 
     def decode(self, tokenizer: Decoder, *, skip_special_tokens: bool = True) -> list[str]:
-        """The text of each response, by a tokenizer of transformers or of tokenizers; empty for a failed row."""
+        """The text of each response, by a tokenizer of transformers or of tokenizers; empty for a failed row.
+
+        Raises `ArgumentError` for what is no tokenizer.
+        """
+        if isinstance(tokenizer, bytes) or not callable(getattr(tokenizer, "decode", None)):
+            rule = "give a tokenizer, such as transformers.AutoTokenizer.from_pretrained(FOLDER)"
+            raise ArgumentError("tokenizer", tokenizer, rule)
         return [tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in self.responses]
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from rollstream.schemas import GroupError
-from rollstream.schemas.generation_config import MAX_CANDIDATES, LogprobsFlavour
+from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
 
 from .errors import TensorFileError
@@ -97,8 +97,8 @@ def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
     bounds = {
         "attention_mask": 1, "prompt_mask": 1, "response_mask": 1, "forced_mask": 1,
         "position_ids": max(wide - 1, 0), "prompt_lengths": rest.prompt_len, "response_lengths": rest.response_len,
-        "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_lengths": MAX_CANDIDATES,
-        "support_ids": 2**31 - 1,
+        "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_ids": 2**31 - 1,
+        "support_lengths": MAX_CANDIDATES + MAX_SUPPORT_TIES,
     }  # fmt: skip
     if problem := unfit_bounds(tensors, {name: (0, most) for name, most in bounds.items()}):
         return problem

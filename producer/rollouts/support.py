@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rollstream.schemas.errors import shown
+
 from .errors import RowsError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 class SamplingSupport:
     """The ids that top-k, top-p, min-p and the rest left for each token of R rows with L columns.
 
-    Ragged, for a token may have 1 id or 128. `logits[r, j]` are those from which the token of response column j was
+    Ragged, for a token may have 1 id or 144. `logits[r, j]` are those from which the token of response column j was
     sampled: of a model that read `sequences`, the columns P - 1 to P + L - 2. Give them as the sampler had them, with
     penalties and biases if the config has any; the temperature is an argument. Both functions compute in float32,
     whatever the logits' dtype, and are differentiable. The memory that they take grows with the kept ids.
@@ -72,11 +74,14 @@ class SamplingSupport:
         start = int(flat[:place].sum())
         return self.ids[start : start + int(flat[place])].tolist()
 
-    def take(self, rows: torch.Tensor) -> SamplingSupport:
-        """The support of some rows, in the order of `rows` (numbers, or a mask): for a minibatch."""
+    def take(self, rows: torch.Tensor | Sequence[int] | slice) -> SamplingSupport:
+        """The support of some rows, in the order of `rows` (numbers, a mask, or a slice): for a minibatch.
+
+        Raises `RowsError`.
+        """
         import torch  # noqa: PLC0415 - as above
 
-        numbers = torch.arange(len(self.lengths), device=self.lengths.device)[rows.to(self.lengths.device)]
+        numbers = _row_numbers(rows, len(self.lengths)).to(self.lengths.device)
         ends = [0, *self.lengths.sum(1).cumsum(0).tolist()]
         picked = [self.ids[ends[row] : ends[row + 1]] for row in numbers.tolist()]
         return SamplingSupport(ids=torch.cat([self.ids[:0], *picked]), lengths=self.lengths[numbers])
@@ -97,6 +102,27 @@ class SamplingSupport:
 
     def __repr__(self) -> str:
         return f"<SamplingSupport {tuple(self.lengths.shape)}: {self.ids.numel()} ids>"
+
+
+def _row_numbers(rows: torch.Tensor | Sequence[int] | slice, most: int) -> torch.Tensor:
+    """int64, each within 0 and `most - 1`. Raises `RowsError`."""
+    import torch  # noqa: PLC0415 - as above
+
+    if isinstance(rows, slice):
+        return torch.tensor(range(most)[rows], dtype=torch.int64)
+    try:
+        given = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError):  # torch's own words for what is no list of numbers
+        raise RowsError("rows", f"give numbers of rows, a mask or a slice, not {shown(rows)}") from None
+    if given.dtype == torch.bool and given.shape == (most,):
+        return given.nonzero()[:, 0]
+    if given.ndim != 1 or given.dtype == torch.bool or (given.numel() and given.is_floating_point()):
+        needed = f"expected numbers of {most} rows, or {most} booleans"
+        raise RowsError("rows", f"{needed}, got {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}")
+    numbers = given.long()
+    if numbers.numel() and not -most <= int(numbers.min()) <= int(numbers.max()) < most:
+        raise RowsError("rows", f"from {int(numbers.min())} to {int(numbers.max())}, and there are {most}")
+    return torch.where(numbers < 0, numbers + most, numbers)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

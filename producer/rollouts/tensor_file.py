@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from errno import EISDIR
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,6 +49,8 @@ def read_tensors(
     """The tensors, the text, and the size that each letter stands for. Raises `OSError`, `TensorFileError`."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - as above
 
+    if path.is_dir():  # safetensors would not say which
+        raise IsADirectoryError(EISDIR, "is a folder, give the file in it", str(path))
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get(_KIND) != kind:

@@ -62,7 +62,7 @@ class ScoreBatch(RowBatch):
     def cat(cls, batches: Iterable[ScoreBatch]) -> ScoreBatch:
         """The rows of several batches, one after the other, padded to the widest; `errors` go by the rows' numbers.
 
-        Raises `RowsError` where only some have candidates, where K or the adapter differs, and for what is no `ScoreBatch`.
+        Raises `RowsError` for other kinds of batches, and where only some have candidates, or K or the adapter differs.
         """
         given = list(batches)
         check_kind(ScoreBatch, given)

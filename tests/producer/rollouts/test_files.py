@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 from rollstream import GenerationConfig, RolloutBatch, TensorFileError
 from rollstream.producer.rollouts.assemble import assemble
+from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES
 from tests.producer.rollouts.batches import assert_same, batches
 from tests.support.answers import batch_of, error_of, result_of
 from tests.support.candidates import rich_result
@@ -65,6 +67,15 @@ def test_masks_that_a_trainer_changed_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask", [[False, False], [False, True]], ids=["no row", "a failed row"])
 def test_a_selection_comes_back(tmp_path: Path, mask: list[bool]) -> None:
     rollouts = rich().select(mask)
+    rollouts.save(tmp_path / "a")
+    assert_same(RolloutBatch.load(tmp_path / "a"), rollouts)
+
+
+def test_a_support_with_every_tie_that_a_worker_may_send_comes_back(tmp_path: Path) -> None:
+    most = MAX_CANDIDATES + MAX_SUPPORT_TIES
+    config = GenerationConfig(max_new_tokens=1, top_k=MAX_CANDIDATES, sampling_support=True)
+    result = rich_result(0, [1], [[7]], k=0, labels=0, kept=[[list(range(most))]])
+    rollouts = assemble(batch_of([[1]], config), {0: result})
     rollouts.save(tmp_path / "a")
     assert_same(RolloutBatch.load(tmp_path / "a"), rollouts)
 
@@ -122,6 +133,7 @@ def drop(name: str) -> Callable[[Arrays, Rest], None]:
         (put("group_index", np.array([1, 0])), "group_index: prompts are numbered from 0"),
         (put("support_lengths", np.array([[1, 5], [0, 0]])), "support_lengths do not add up"),
         (put("support_lengths", np.array([[2**40, 0], [0, 0]])), "support_lengths: from 0"),
+        (put("support_lengths", np.array([[145, 0], [0, 0]])), "support_lengths: from 0 to 145"),
         (put("support_ids", np.array([-1], np.int32)), "support_ids: from -1 to -1"),
         (say("prompt_len", 3), "prompts of 3 and responses of 2 columns"),
         (say("prompt_len", "2"), "prompt_len: "),
@@ -160,5 +172,7 @@ def test_another_file_of_tensors_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         RolloutBatch.load(tmp_path / "none")
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        RolloutBatch.load(tmp_path)
     with pytest.raises(OSError, match="cannot be written"):
         rich().save(tmp_path / "no folder" / "a")

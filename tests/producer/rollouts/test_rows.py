@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollstream import GenerationConfig, RolloutBatch, RowsError
+from rollstream import ArgumentError, GenerationConfig, RolloutBatch, RowsError
 from rollstream.producer.rollouts.assemble import assemble
 from tests.producer.rollouts.batches import assert_same, batches
 from tests.support.answers import batch_of, error_of, result_of
@@ -167,3 +167,9 @@ class Letters:
 def test_responses_are_decoded_without_padding() -> None:
     assert three().decode(Letters()) == ["k", "lm", "", "", "", ""]
     assert three().decode(Letters(), skip_special_tokens=False) == ["k", "lm", "", "", "n", "o"]
+
+
+@pytest.mark.parametrize("tokenizer", [None, "folder", b"folder"])
+def test_what_is_no_tokenizer_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"tokenizer .*: give a tokenizer, such as transformers\.AutoTokenizer"):
+        three().decode(tokenizer)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,10 +104,23 @@ def test_rows_are_taken_in_any_order() -> None:
     )):  # fmt: skip
         assert picked.ids.tolist() == [5, 6, 7, 8, 1, 2, 3]
         assert picked.lengths.tolist() == [[3, 1], [2, 1]]
+    given: list[tuple[Any, list[int]]] = [
+        ([2, 0], [2, 0]), ([-1, 0], [2, 0]), (np.array([2, 0], np.uint8), [2, 0]), ([], []),
+        ([True, False, True], [0, 2]), (slice(1, None), [1, 2]), (slice(None, None, -1), [2, 1, 0]),
+    ]  # fmt: skip
+    for rows, numbers in given:
+        assert support.take(rows).lengths.tolist() == support.lengths[numbers].tolist()
+        assert support.take(rows).ids.tolist() == [token for row in numbers for ids in kept[row] for token in ids]
     joined = SamplingSupport.cat([support, support_of([[[9]]])])
     assert joined.lengths.tolist() == [[2, 1], [1, 0], [3, 1], [1, 0]]
     assert joined.of(3, 0) == [9]
     assert repr(joined) == "<SamplingSupport (4, 2): 9 ids>"
+
+
+@pytest.mark.parametrize("rows", [None, "all", [3], [-4], [0.5], [True], [[0]], 1, [None]], ids=repr)
+def test_rows_that_are_not_there_are_refused(rows: Any) -> None:
+    with pytest.raises(RowsError, match=r"rows: .*(give numbers|expected numbers|there are 3)"):
+        support_of([[[1]], [[2]], [[3]]]).take(rows)
 
 
 @pytest.mark.parametrize(

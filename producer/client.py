@@ -23,6 +23,7 @@ from .batches.submit_options import (
     SubmitOptions,
     submit_part,
 )
+from .batches.worker_limits import check_config_candidates
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
 from .calls.options import check_names, spelled_out
 from .errors import client_stays
@@ -93,7 +94,8 @@ class AsyncClient:
         """Queue B prompts, each for `config.num_return_sequences` completions; return once all are queued.
 
         `input_ids`: (B, width) torch tensor or numpy array of any integer dtype, or B ragged lists. `attention_mask`:
-        the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required.
+        the same shape, 1 where there is a token, in any pattern; None: everywhere. `config` is required; `ConfigError`
+        tells of `top_logprobs` that no live worker gives, too.
 
         Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `ArgumentError`
         (an option that does not exist), `WireError` (a job too large) and `TooLargeForRedisError` before anything is
@@ -113,6 +115,7 @@ class AsyncClient:
             deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
             bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
         )
+        await check_config_candidates(self._connection, self._keys, config)
         queued = await queue(self._connection, self._keys, chosen["batch_id"], lambda name: make(batch_id=name))
         return BatchHandle(connection=self._connection, keys=self._keys, batch=queued.batch)
 
@@ -140,7 +143,7 @@ class AsyncClient:
             lambda: self.submit(input_ids, attention_mask, config, **submitting),
             lambda handle, left: handle.result(*reading._replace(timeout=left)),
             batch_id=batch_id,
-            groups=len(input_ids),
+            groups=lambda: len(input_ids),
             timeout=reading.timeout,
             url=self._connection.url,
         )
@@ -177,7 +180,7 @@ class AsyncClient:
             lambda: self.submit_scores(input_ids, attention_mask, **submitting),
             lambda handle, left: handle.result(left, progress),
             batch_id=batch_id,
-            groups=num_rows(input_ids),
+            groups=lambda: num_rows(input_ids),
             timeout=timeout,
             url=self._connection.url,
         )

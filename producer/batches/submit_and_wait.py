@@ -40,11 +40,14 @@ async def in_one_call(
     read: Callable[[H, float | None], Awaitable[T]],
     *,
     batch_id: str,
-    groups: int,
+    groups: Callable[[], int],
     timeout: float | None,
     url: str,
 ) -> T:
-    """Submit, then read in what is left of `timeout`. Raises `ResultTimeoutError`, also where Redis does not answer."""
+    """Submit, then read in what is left of `timeout`. Raises `ResultTimeoutError`, also where Redis does not answer.
+
+    `groups` is asked only then: before `submit` has read what was given, it may have no length.
+    """
     clock = asyncio.get_running_loop().time
     began = clock()
     try:
@@ -53,6 +56,6 @@ async def in_one_call(
         return await read(handle, None if timeout is None else max(0.0, timeout - (clock() - began)))
     except TimeoutError:
         silent = f"Redis at {url} has not taken all of it"
-        raise ResultTimeoutError(batch_id, 0, groups, timeout or 0, silent) from None
+        raise ResultTimeoutError(batch_id, 0, groups(), timeout or 0, silent) from None
     except ResultTimeoutError as late:
         raise ResultTimeoutError(late.batch_id, late.done, late.total, timeout or 0, late.waiting_for) from None

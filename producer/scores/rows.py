@@ -61,7 +61,12 @@ class ScoreRows:
 
     @classmethod
     def of_rollouts(cls, rollouts: RolloutBatch) -> Self:
-        """The R rows of `rollouts`, scored from each response's first token on; L is `response_len`."""
+        """The R rows of `rollouts`, scored from each response's first token on; L is `response_len`.
+
+        Raises `PromptsError` for rollouts without a row.
+        """
+        if not rollouts.num_rows:
+            raise PromptsError("input_ids", "no rows: these rollouts have none, give at least one")
         sequences, at = rollouts.sequences.cpu().numpy(), rollouts.prompt_len
         prompts, responses = rollouts.prompt_lengths.tolist(), rollouts.response_lengths.tolist()
         failed = {row for row, group in enumerate(rollouts.group_index.tolist()) if group in rollouts.errors}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rollstream.schemas import Envelope, ScoreDescription, ScoreJob, Tensor, encode
-from rollstream.schemas.generation_config import MAX_CANDIDATES
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 from rollstream.schemas.wire.limits import MAX_BYTES
@@ -18,6 +17,7 @@ from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, score_bytes
 
 from ..batches.deadlines import NO_DEADLINES, Deadlines
 from ..batches.submission import AnySubmission
+from ..batches.worker_limits import check_top_logprobs
 from ..errors import ArgumentError, PromptsError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
 from .rows import ScoreRows
@@ -72,8 +72,7 @@ def split_rows(
 
 
 def _check(rows: ScoreRows, top_logprobs: int, rows_per_job: int) -> None:
-    if type(top_logprobs) is not int or not 0 <= top_logprobs <= MAX_CANDIDATES:
-        raise ArgumentError("top_logprobs", top_logprobs, f"give an integer from 0 to {MAX_CANDIDATES}")
+    check_top_logprobs(top_logprobs)
     if type(rows_per_job) is not int or not 1 <= rows_per_job <= MAX_GROUPS_PER_JOB:
         raise ArgumentError("rows_per_job", rows_per_job, f"give an integer from 1 to {MAX_GROUPS_PER_JOB}")
     if (longest := int(rows.lengths.max())) > _MAX_ROW_TOKENS:

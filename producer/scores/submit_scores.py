@@ -10,6 +10,7 @@ from rollstream.schemas import Keys, ScoreDescription
 from ..batches.deadlines import Deadlines
 from ..batches.prompts import Rows
 from ..batches.submit_and_wait import queue
+from ..batches.worker_limits import check_candidates, check_top_logprobs
 from ..calls.arguments import number
 from ..errors import ArgumentError
 from ..policies.version_bounds import VersionBounds
@@ -18,24 +19,24 @@ from ..rollouts.rollout_batch import RolloutBatch
 from .options import ScoreOptions
 from .rows import First, ScoreRows
 from .submission import split_rows
-from .worker_limits import check_candidates
 
 
 async def submit_scores(
     connection: Connection, keys: Keys, given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions
 ) -> ScoreDescription:
     """Queue them; `options` are complete. Raises what `AsyncClient.submit_scores` raises."""
+    top_logprobs = check_top_logprobs(number(options["top_logprobs"]))
     make = partial(
         split_rows,
         _rows(given, attention_mask, options["first"]),
-        top_logprobs=number(options["top_logprobs"]),
+        top_logprobs=top_logprobs,
         adapter=options["adapter"],
         rows_per_job=number(options["rows_per_job"]),
         submitted_at=time.time(),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
     )
-    await check_candidates(connection, keys, number(options["top_logprobs"]))
+    await check_candidates(connection, keys, top_logprobs)
     submission = await queue(connection, keys, options["batch_id"], lambda batch_id: make(batch_id=batch_id))
     return submission.batch
 

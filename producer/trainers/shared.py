@@ -86,10 +86,10 @@ class DropIn:
 
 
 def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> None:
-    """Raises `ArgumentError` for the other kind of client: one has methods that block, the other coroutines."""
-    other = AsyncClient if wanted is Client else Client
-    if isinstance(client, other):
-        raise ArgumentError("client", client, f"got {other.__name__}, give a {wanted.__name__}")
+    """Raises `ArgumentError` for what is no such client: one has methods that block, the other coroutines."""
+    if not isinstance(client, wanted):
+        rule = f"got {type(client).__name__}, give a {wanted.__name__}"
+        raise ArgumentError("client", client, rule)
 
 
 def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rollstream.schemas import ConfigError
+from rollstream.schemas.generation_config import MAX_CANDIDATES
+from rollstream.schemas.plain_values import plain
 
 from ..scores.score_batch import ScoreBatch
 from .scoring import ScoringDropIn, complete_scores
@@ -35,11 +37,14 @@ class TeacherClient(ScoringDropIn):
         `actual_logprobs` and `actual_token_ids` of the token that is there, alone in its list. A sequence that is all
         prompt has empty lists, as TRL has it. `chunk_size` and `max_concurrent_requests` are taken and not needed.
 
-        Raises `ConfigError` for another temperature than 1, `PromptsError` for a sequence without a prompt or shorter
-        than its prompt, `RolloutFailedError` when a sequence failed, and what `Client.score` raises.
+        Raises `ConfigError` for another temperature than 1 and for other `top_logprobs` than 1 to 128, `PromptsError`
+        for a sequence without a prompt or shorter than its prompt, `RolloutFailedError` when a sequence failed, and
+        what `Client.score` raises.
         """
-        if top_logprobs < 1:
-            raise ConfigError("top_logprobs", "a teacher gives 1 or more candidates for each token", top_logprobs)
+        wanted = plain(top_logprobs)
+        if type(wanted) is not int or not 1 <= wanted <= MAX_CANDIDATES:
+            problem = f"a teacher gives 1 to {MAX_CANDIDATES} candidates for each token: give an integer"
+            raise ConfigError("top_logprobs", problem, top_logprobs)
         if temperature != 1:
             raise ConfigError("temperature", "scores are the model's own, at temperature 1", temperature)
         actual = [
@@ -52,7 +57,7 @@ class TeacherClient(ScoringDropIn):
                 self._client.score(
                     [list(sequences[row]) for row in there],
                     first=[int(prompt_lengths[row]) for row in there],
-                    top_logprobs=top_logprobs,
+                    top_logprobs=wanted,
                     **self._options(),
                 )
             )

@@ -26,6 +26,7 @@ from rollstream.producer.batches.submission import Chunk, Submission
 from rollstream.schemas import Keys
 from rollstream.transport.redis.scripts import Call
 from tests.support.batches import CONFIG, PROMPTS, entries
+from tests.support.reports import report_of
 
 
 async def test_submit_queues_jobs_that_cover_the_batch_once(trainer: AsyncClient, server: Any, policy: str) -> None:
@@ -211,3 +212,17 @@ async def losing_replies(redis_url: str) -> AsyncIterator[LosingProxy]:
     async with listener:
         proxy.url = f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0"
         yield proxy
+
+
+async def test_more_candidates_than_every_live_worker_gives_are_refused_at_submit(
+    trainer: AsyncClient, server: Any, policy: str
+) -> None:
+    for worker, limit in (("w1", "20"), ("w2", "8")):
+        report_of(server, Keys(policy), worker, {"state": "serving", "max_logprobs": limit})
+    await trainer.submit(PROMPTS, None, CONFIG.model_copy(update={"top_logprobs": 20}), batch_id="a")
+    with pytest.raises(ConfigError, match=r"top_logprobs.* no live worker gives more than 20"):
+        await trainer.submit(PROMPTS, None, CONFIG.model_copy(update={"top_logprobs": 21}), batch_id="b")
+    with pytest.raises(UnknownBatchError):
+        await trainer.attach("b")
+    report_of(server, Keys(policy), "w3", {"state": "serving"})
+    await trainer.submit(PROMPTS, None, CONFIG.model_copy(update={"top_logprobs": 21}), batch_id="c")

@@ -29,6 +29,8 @@ from rollstream import (
     RolloutFunction,
     RollStrategy,
     RollstreamError,
+    TeacherClient,
+    VerlReference,
     VerlRollout,
     VersionBoundError,
 )
@@ -209,5 +211,10 @@ def test_each_drop_in_names_the_kind_of_client_that_it_needs(client: Client, pol
     for make in made:
         with pytest.raises(ArgumentError, match=r"client some (Async)?Client: got (Async)?Client, give a"):
             make()
+    drop_ins: list[Any] = [RolloutFunction, RollStrategy, TeacherClient, VerlReference]
+    for drop_in in drop_ins:
+        for other in (None, "redis://x"):
+            with pytest.raises(ArgumentError, match=r"client .*: got (NoneType|str), give a"):
+                drop_in(other)
     with pytest.raises(ConfigError, match="got a dict"):
         RolloutFunction(client, config={"max_new_tokens": 4})  # type: ignore[arg-type] # the mistake under test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from rollstream.producer.blocking_client import BlockingScoreHandle
 from rollstream.schemas import Keys, Tensor, encode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
 from tests.support.answers import Answering
+from tests.support.fault_steps import stub
 from tests.support.reports import report_of
 from tests.support.worker_process import WorkerProcess
 
@@ -61,16 +63,25 @@ def test_a_worker_scores_rows_and_rollouts(redis_url: str, policy: str, stub_wor
     assert repr(scores).endswith("3 rows, 3 columns, 2 candidates>")
 
 
-def test_a_bad_row_fails_alone(redis_url: str, policy: str, stub_worker: WorkerProcess) -> None:
-    rows = [[5, 6], [7, 10**6], [8, 9]]
-    with Client(redis_url, policy=policy) as client:
-        scores = client.score(rows, [[1, 1], [1, 1], [0, 0]], timeout=30)
+def test_bad_rows_of_a_job_fail_by_name_and_its_good_ones_are_scored(redis_url: str, policy: str) -> None:
+    rows = [[5, 6, 7], [7, 10**6], [8, 9], [4] * 13, [10, 11]]
+    mask = [[0] * 2 if row == [8, 9] else [1] * len(row) for row in rows]
+    with stub(redis_url, policy, "--max-model-len", "12"), Client(redis_url, policy=policy) as client:
+        handle = client.submit_scores(rows, mask)
+        scores = handle.result(timeout=30)
+
+    assert handle.batch.num_jobs == 1
     assert {row: error.code for row, error in scores.errors.items()} == {
         1: ErrorCode.TOKEN_OUT_OF_VOCABULARY,
         2: ErrorCode.EMPTY_PROMPT,
+        3: ErrorCode.TOO_LONG,
     }
-    assert (scores.scored_mask.tolist(), scores.versions.tolist()) == ([[1], [0], [0]], [0, -1, -1])
-    assert scores.log_probs[1:].tolist() == [[0.0], [0.0]]
+    assert scores.versions.tolist() == [0, -1, -1, -1, 0]
+    assert scores.scored_mask.sum(1).tolist() == [2, 0, 0, 0, 1]
+    assert scores.log_probs[1:4].count_nonzero() == 0
+    for row in (0, 4):
+        expected = torch.from_numpy(likelihoods(rows[row], 1, "", 0, 0)[:, 0].copy())
+        assert torch.equal(scores.log_probs[row, : len(expected)], expected)
 
 
 async def test_rows_come_in_finish_order_and_another_process_may_attach(
@@ -170,6 +181,34 @@ async def test_more_candidates_than_every_live_worker_gives_are_refused_at_submi
         await trainer.attach("b")
 
 
+@pytest.mark.parametrize("top_logprobs", ["8", [1], 1.5, True, None, -1, 129], ids=repr)
+async def test_another_top_logprobs_is_refused_whatever_the_workers_say(
+    trainer: AsyncClient, redis_url: str, policy: str, top_logprobs: Any
+) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        report_of(server, Keys(policy), "w", {"state": "serving", "max_logprobs": "64"})
+    with pytest.raises(ArgumentError, match=r"top_logprobs .*: give an integer from 0 to 128$"):
+        await trainer.score(ROWS, top_logprobs=top_logprobs)
+
+
+@pytest.mark.parametrize("call", ["score", "submit_scores", "submit", "generate"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: None, "got NoneType"),
+        (lambda: (row for row in ROWS), r"got generator.*write list\(\.\.\.\) around it"),
+        (lambda: 5, "got int"), (lambda: torch.tensor(5), r"shape \(\)"), (lambda: [], "give at least one row"),
+    ],
+    ids=["None", "generator", "int", "no dimension", "empty"],
+)  # fmt: skip
+async def test_what_has_no_rows_is_refused_by_every_call(
+    trainer: AsyncClient, call: str, given: Callable[[], Any], words: str
+) -> None:
+    options = {} if "score" in call else {"config": GenerationConfig(max_new_tokens=1)}
+    with pytest.raises(PromptsError, match=words):
+        await getattr(trainer, call)(given(), **options)
+
+
 async def test_rollouts_say_themselves_where_their_responses_are(
     trainer: AsyncClient, stub_worker: WorkerProcess
 ) -> None:
@@ -178,3 +217,5 @@ async def test_rollouts_say_themselves_where_their_responses_are(
         await trainer.score(rollouts, first=3)
     with pytest.raises(PromptsError, match="row 1: one token"):
         await trainer.score([[1, 2], [3]])
+    with pytest.raises(PromptsError, match="input_ids: no rows: these rollouts have none"):
+        await trainer.score(rollouts.select([False] * 3))

@@ -77,8 +77,9 @@ def test_another_temperature_and_no_candidates_are_refused(redis_url: str, polic
     with Client(redis_url, policy=policy) as client:
         with pytest.raises(ConfigError, match="temperature"):
             TeacherClient(client).get_sequence_logprobs(SEQUENCES, [1, 1], temperature=0.7)
-        with pytest.raises(ConfigError, match="top_logprobs"):
-            TeacherClient(client).get_sequence_logprobs(SEQUENCES, [1, 1], top_logprobs=0)
+        for wrong in (0, 129, "3", [1], 1.5, True, None):
+            with pytest.raises(ConfigError, match=r"top_logprobs.*1 to 128 candidates"):
+                TeacherClient(client).get_sequence_logprobs(SEQUENCES, [1, 1], top_logprobs=wrong)  # type: ignore[arg-type] # the mistake under test
         with pytest.raises(PromptsError, match="beyond the row"):
             TeacherClient(client).get_sequence_logprobs(SEQUENCES, [5, 1])
         with pytest.raises(ConfigError, match="temperature"):

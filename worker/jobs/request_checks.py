@@ -47,7 +47,7 @@ def check_config(config: GenerationConfig, info: EngineInfo) -> None:
     _check_ids("label_token_ids", config.label_token_ids, info)
     _check_numbers(config, info)
     _check_something_is_left(config, info)
-    _check_thinking(config)
+    _check_thinking(config, info)
     _check_beams(config, info)
     _check_flavour(config, info)
     _check_candidates(config, info)
@@ -132,12 +132,23 @@ def _check_tokenizer(config: GenerationConfig, info: EngineInfo) -> None:
             raise DataError(ErrorCode.NEEDS_TOKENIZER, field, problem)
 
 
-def _check_thinking(config: GenerationConfig) -> None:
-    if config.thinking_budget is not None and config.guided is not None:
+def _check_thinking(config: GenerationConfig, info: EngineInfo) -> None:
+    """A forced end must be possible wherever it may come: else nothing would be left to sample there."""
+    if config.thinking_budget is None:
+        return
+    end = None if info.thinking_marks is None else info.thinking_marks[1]
+    problem = ""
+    if config.guided is not None:
+        problem = "a forced end of thinking is no part of the text that `guided` allows: use one of both"
+    elif end is not None and config.allowed_token_ids is not None and end not in config.allowed_token_ids:
+        problem = f"allowed_token_ids has not {end}, the end of thinking that is forced: allow it"
+    elif config.min_new_tokens and end in stop_ids(config, info):
         problem = (
-            "thinking_budget: a forced end of thinking is no part of the text that `guided` allows: use one of both"
+            f"the end of thinking, {end}, ends a completion too, which min_new_tokens forbids: take it from the stop "
+            "ids, or drop min_new_tokens"
         )
-        raise DataError(ErrorCode.INVALID_CONFIG, "thinking_budget", problem)
+    if problem:
+        raise DataError(ErrorCode.INVALID_CONFIG, "thinking_budget", f"thinking_budget: {problem}")
 
 
 def _check_beams(config: GenerationConfig, info: EngineInfo) -> None:

@@ -172,14 +172,18 @@ async def test_a_guided_row_changes_nothing_for_the_rows_beside_it(
     assert guided[0].stop_reason == EOS
 
 
+@pytest.mark.parametrize("ends", [{}, {"ignore_eos": True}])
 @pytest.mark.parametrize("least", [0, 50])
-async def test_what_repeats_itself_is_ended_with_a_reason_of_its_own(engine: VllmEngine, least: int) -> None:
+async def test_what_repeats_itself_is_ended_with_a_reason_of_its_own(
+    engine: VllmEngine, least: int, ends: dict[str, Any]
+) -> None:
     (found,) = await generate(
         engine,
         logit_bias={77: 100.0},
         stop_on_repetition={"max_pattern_size": 4, "min_count": 5},
         max_new_tokens=100,
         min_new_tokens=least,
+        **ends,
     )
 
     assert (found.finish_reason, found.stop_reason) == ("repetition", None)

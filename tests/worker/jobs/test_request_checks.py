@@ -64,6 +64,29 @@ def test_a_budget_for_thinking_and_a_guide_exclude_each_other() -> None:
     assert raised.value.field == "thinking_budget"
 
 
+THINKING = replace(INFO, features=frozenset({"thinking_budget"}), thinking_marks=(8, 9))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"allowed_token_ids": (5, 8)}, "allowed_token_ids has not 9"),
+        ({"stop_token_ids": 9, "min_new_tokens": 4}, "end of thinking, 9, ends a completion"),
+        ({"eos_token_id": 9, "min_new_tokens": 4}, "end of thinking, 9, ends a completion"),
+    ],
+)
+def test_a_budget_whose_end_could_not_be_forced_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said) as raised:
+        check_config(config(thinking_budget=4, **fields), THINKING)
+
+    assert (raised.value.code, raised.value.field) == (ErrorCode.INVALID_CONFIG, "thinking_budget")
+
+
+@pytest.mark.parametrize("fields", [{"allowed_token_ids": (5, 9)}, {"stop_token_ids": 9}, {"min_new_tokens": 4}])
+def test_a_budget_whose_end_can_be_forced_passes(fields: dict[str, Any]) -> None:
+    check_config(config(thinking_budget=4, **fields), THINKING)
+
+
 def test_a_missing_option_is_refused_with_what_it_would_need() -> None:
     info = replace(INFO, missing=(("thinking_budget", "start the worker with --thinking-marks"),))
 

@@ -28,7 +28,7 @@ from . import guide_compiler
 from .gate import REFUSALS
 from .text_rules import guide_parts
 
-LIMITS = {"cpu_s": 10.0, "wall_s": 60.0, "read_s": 0.5, "memory": 2**30}
+LIMITS = {"cpu_s": 10.0, "wall_s": 60.0, "read_s": 0.05, "memory": 2**30}
 """For one guide: seconds of a processor and on the clock, seconds of a processor for reading alone (the worker reads it
 again for each group, and answers nobody meanwhile), bytes of memory."""
 

@@ -43,7 +43,7 @@ def sampling_fields(
     nothing was left to sample.
     """
     config = request.config
-    may_stop = bool(request.stop_token_ids or request.late_stop_ids or config.stop_strings)
+    ends = request.stop_token_ids, request.late_stop_ids, config.stop_strings, config.stop_on_repetition
     return {
         "n": config.num_return_sequences,
         "temperature": config.temperature,
@@ -55,7 +55,7 @@ def sampling_fields(
         "frequency_penalty": config.frequency_penalty,
         "max_tokens": config.max_new_tokens,
         # vLLM bans the model's EOS before min_tokens, even if a job ignores EOS.
-        "min_tokens": config.min_new_tokens if may_stop else 0,
+        "min_tokens": config.min_new_tokens if any(ends) else 0,
         "ignore_eos": True,
         "stop_token_ids": list(request.stop_token_ids),
         "stop": list(config.stop_strings) or None,

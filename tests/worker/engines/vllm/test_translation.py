@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from rollstream.worker.engines.vllm.translation import candidates, completions, 
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.requests import GenerateRequest
 
+REPETITION = {"max_pattern_size": 4, "min_count": 5}
 SPANS = [(((0, 1),), True)]
 
 
@@ -33,6 +35,15 @@ def asked(**fields: Any) -> GenerateRequest:
         seed=None,
         adapter=None,
     )
+
+
+@pytest.mark.parametrize("ends", [{"stop_strings": "a"}, {"stop_on_repetition": REPETITION}])
+def test_what_may_end_a_completion_waits_for_the_least_number_of_tokens(ends: dict[str, Any]) -> None:
+    least = {"max_new_tokens": 8, "min_new_tokens": 4, "ignore_eos": True}
+
+    fields = sampling_fields(replace(asked(**least, **ends), stop_token_ids=()))
+
+    assert fields["min_tokens"] == 4
 
 
 @pytest.mark.parametrize("n", [1, 8])

@@ -79,6 +79,7 @@ async def run(redis_url: str, folder: Path) -> list[RolloutBatch]:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     prompts = tokenised(tokenizer)
     async with AsyncClient(redis_url, policy=POLICY, weights=STORE) as client:
+        say("sampling with the weights of the folder")
         handle = await client.submit(prompts, None, CONFIG)
         rewards: dict[int, list[float]] = {}
         async for group in handle.groups(timeout=WAIT_S):  # as they finish
@@ -88,10 +89,16 @@ async def run(redis_url: str, folder: Path) -> list[RolloutBatch]:
         first = await handle.result(timeout=WAIT_S)  # all of it, in the order of the prompts
         train(model, first, torch.tensor([one for prompt in sorted(rewards) for one in rewards[prompt]]))
 
+        say("trained one step; publishing version 1, and sampling with it")
         await client.publish_policy(1, model=model, probe=make_probe(model, tokenizer))
         second = await client.generate(prompts, None, CONFIG, min_policy_version=1, timeout=WAIT_S)
     show(tokenizer, first, second)
     return [first, second]
+
+
+def say(what: str) -> None:
+    """Tell on stderr what goes on; stdout has the completions alone."""
+    sys.stderr.write(f"{what}\n")
 
 
 def show(tokenizer: Any, *batches: RolloutBatch) -> None:
@@ -111,6 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rollstream-first-") as name, EmbeddedRedis() as server:
         folder = given.model or tiny(Path(name) / "model")
         flags = ("--dtype", "float32", "--max-model-len", "512", "--weights", STORE)
+        say("starting a worker, which loads the model")
         with serving_worker(server.url, POLICY, folder, Path(name), *flags):
             asyncio.run(run(server.url, folder))
 

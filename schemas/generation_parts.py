@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+import json
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from .errors import shown
 from .guides import guide_problem
 
 MAX_GUIDE_CHARS = 2**16
@@ -17,6 +19,29 @@ GuideText = Annotated[str, Field(min_length=1, max_length=MAX_GUIDE_CHARS)]
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
+
+def _as_json(value: object) -> object:
+    """The text of a schema that is given as a dict. Its order stays: engines write properties in the schema's order."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"a schema is a dict or its JSON text, not {shown(value)}")
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"a schema that is no JSON: {shown(str(error))}") from None
+
+
+_FOREIGN = {
+    "json": "json_schema",
+    "schema": "json_schema",
+    "json_object": "json_schema",
+    "pattern": "regex",
+    "choices": "choice",
+    "ebnf": "grammar",
+    "gbnf": "grammar",
+}
+"""Other libraries' names for the ways of a guide."""
 
 Choices = Annotated[tuple[GuideText, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=1024)]
 
@@ -31,12 +56,22 @@ class Guided(BaseModel):
 
     regex: GuideText | None = None
     """A regular expression that the whole text matches."""
-    json_schema: GuideText | None = None
-    """A JSON schema, as JSON text; a `$ref` stays inside it (`#/...`)."""
+    json_schema: Annotated[GuideText | None, BeforeValidator(_as_json)] = None
+    """A JSON schema, a dict or its JSON text, which it becomes; a `$ref` stays inside it (`#/...`)."""
     choice: Choices | None = None
     """The texts of which it is one."""
     grammar: GuideText | None = None
     """A grammar in GBNF, xgrammar's extended Backus-Naur form, whose rule `root` is the whole text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                ours = _FOREIGN.get(name) if isinstance(name, str) else None
+                advice = f"write {ours!r}" if ours else f"give one of {', '.join(cls.model_fields)}"
+                raise ValueError(f"unknown name {shown(name)}; {advice}")
+        return values
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -82,7 +82,18 @@ def check_config(config: object, attention_mask: object) -> GenerationConfig:
         raise PromptsError("attention_mask", "got the GenerationConfig: write config=..., or None before it")
     if not isinstance(config, GenerationConfig):
         raise ConfigError("config", f"is required as a GenerationConfig, got {_what(config)}", config)
+    _check_beside(config)
     return config
+
+
+def _check_beside(config: GenerationConfig) -> None:
+    """What every worker would refuse. Not a rule of the config itself: stored jobs that break it stay readable."""
+    if config.thinking_budget is not None and config.guided is not None:
+        problem = "a forced end of thinking is no part of the text that `guided` allows: use one of both"
+        raise ConfigError("thinking_budget", problem, config.thinking_budget)
+    if config.label_token_ids and (others := config.changed(("top_logprobs", "sampling_support"))):
+        problem = f"beside {others[0]}: an engine gives one of them only; use two batches"
+        raise ConfigError("label_token_ids", problem, config.label_token_ids)
 
 
 def _what(config: object) -> str:

@@ -122,7 +122,7 @@ def _of_folder(name: str, folder: Path, padding: bytes) -> AdapterFiles:
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         problem = f"{folder} needs {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT's save_pretrained writes them: {error}"
         if not os.path.exists(folder):  # noqa: PTH110 - Path.exists raises for a name that is too long
-            problem += download_hint(folder)
+            problem += download_hint(folder) if "/" in str(folder) else ""  # on a hub each adapter has an owner
         raise AdapterError(name, problem) from None
 
 

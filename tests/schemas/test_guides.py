@@ -33,6 +33,9 @@ def _guided(guide: dict[str, Any]) -> GenerationConfig:
         ({"regex": "a\0b"}, "NUL"),
         ({"choice": ["yes", "n\0"]}, "NUL"),
         ({"regex": "a", "choice": ["b"]}, "exactly one"),
+        ({"json": "{}"}, "unknown name 'json'; write 'json_schema'"),
+        ({"choices": ["a"]}, "write 'choice'"),
+        ({"wish": "a"}, "unknown name 'wish'; give one of regex, json_schema, choice, grammar"),
     ],
 )
 def test_a_guide_that_no_worker_could_follow_is_refused_and_named(guide: dict[str, Any], said: str) -> None:
@@ -41,6 +44,34 @@ def test_a_guide_that_no_worker_could_follow_is_refused_and_named(guide: dict[st
 
     assert refused.value.field == "guided"
     assert "Value error" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (["a"], "a dict or its JSON text, not some list"),
+        ({"a": {"b": object()}}, "no JSON: .*object is not JSON serializable"),
+        ({"a": float("nan")}, "no JSON: .*Out of range float"),
+        ({"a": "b" * 70_000}, "at most 65536 characters"),
+    ],
+)
+def test_a_schema_that_is_no_json_is_refused_by_name(schema: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        _guided({"json_schema": schema})
+
+    assert refused.value.field == "guided.json_schema"
+
+
+def test_a_dict_as_schema_becomes_its_text_in_the_order_of_its_properties() -> None:
+    schema = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": ["ä", None]}}}
+
+    guided = _guided({"json_schema": schema}).guided
+
+    assert guided is not None
+    assert guided.json_schema is not None
+    assert json.loads(guided.json_schema) == schema
+    assert guided.json_schema.index('"b"') < guided.json_schema.index('"a"')
+    assert _guided({"json_schema": guided.json_schema}).guided == guided
 
 
 def test_a_schema_may_refer_to_places_inside_it_and_name_a_property_like_a_reference() -> None:

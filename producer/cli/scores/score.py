@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from ...client import AsyncClient
+from ...scores.options import ScoreOptions
 from ..options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
 from ..output import exit_codes, follow, output
 from ..traced import traced
-from .row_file import read_row_file
+from .row_file import Row, read_row_file
 
 commands = typer.Typer()
 """`app` adds this command to `rollstream`."""
@@ -45,6 +46,13 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     min_policy_version: Annotated[
         int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
     ] = None,
+    max_staleness: Annotated[
+        int | None,
+        typer.Option(
+            metavar="VERSIONS",
+            help="Answer a row with an error when its worker's weights are further behind the newest.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the scores to this file instead of stdout.")
     ] = None,
@@ -57,32 +65,37 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     with "first": 2 those from position 2 on. The log-probs are the model's own,
     at temperature 1. Any policy can be the teacher: name it with --policy.
 
-    A line is {"group": 0, "log_probs": [...], "version": 7}, with
-    --top-logprobs also "top_token_ids" and "top_log_probs", K for each token;
-    "group" is the row's number in the file. For a row that failed it is
-    {"group": 0, "error": {"code": ..., "field": ..., "message": ...}}, and the
-    exit code is 3. After an interrupt or a timeout the batch goes on: its id is
+    A line is {"batch_id": ..., "group": 0, "log_probs": [...], "version": 7},
+    with --top-logprobs also "top_token_ids" and "top_log_probs", K for each
+    token; "group" is the row's number in the file. For a row that failed it is
+    {"batch_id": ..., "group": 0, "prompt_token_ids": the row's ids or null,
+    "error": {"code": ..., "field": ..., "message": ...}}, and the exit code is
+    3. After an interrupt or a timeout the batch goes on: its id is
     on stderr, for `rollstream results BATCH_ID --follow`.
     """
     with exit_codes(), traced():
         rows = read_row_file(file)
+        options: ScoreOptions = {
+            "first": [row.first for row in rows],
+            "top_logprobs": top_logprobs,
+            "adapter": adapter,
+            "batch_id": batch_id,
+            "rows_per_job": rows_per_job,
+            "queue_deadline_s": queue_deadline_s,
+            "run_deadline_s": run_deadline_s,
+            "min_policy_version": min_policy_version,
+            "max_staleness": max_staleness,
+        }
+        client = AsyncClient(redis, policy=policy, partitions=partitions)
+        raise typer.Exit(asyncio.run(_write_scores(client, rows, options, out, timeout)))
 
-        async def run() -> int:
-            async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
-                handle = await client.submit_scores(
-                    [row.ids for row in rows],
-                    first=[row.first for row in rows],
-                    top_logprobs=top_logprobs,
-                    adapter=adapter,
-                    batch_id=batch_id,
-                    rows_per_job=rows_per_job,
-                    queue_deadline_s=queue_deadline_s,
-                    run_deadline_s=run_deadline_s,
-                    min_policy_version=min_policy_version,
-                )
-                queued = f"batch {handle.batch_id}: {handle.num_groups} rows queued in {handle.batch.num_jobs} jobs"
-                typer.echo(queued, err=True)
-                with output(out) as lines:
-                    return await follow(handle, lines, timeout)
 
-        raise typer.Exit(asyncio.run(run()))
+async def _write_scores(
+    client: AsyncClient, rows: list[Row], options: ScoreOptions, out: Path | None, timeout: float | None
+) -> int:
+    """Score the rows and write each as it finishes. Returns the exit code."""
+    async with client:
+        handle = await client.submit_scores([row.ids for row in rows], **options)
+        typer.echo(f"batch {handle.batch_id}: {handle.num_groups} rows in {handle.batch.num_jobs} jobs", err=True)
+        with output(out) as lines:
+            return await follow(handle, lines, timeout)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import redis
 import torch
 
 from rollstream import (
@@ -37,7 +38,7 @@ from rollstream import (
 from rollstream.producer.batches.submit_options import GENERATE_DEFAULTS, SUBMIT_DEFAULTS
 from rollstream.producer.calls.arguments import Reading
 from rollstream.producer.policies.publish_options import PUBLISH_DEFAULTS
-from rollstream.schemas import Job, decode
+from rollstream.schemas import Job, Keys, decode
 from tests.support.faults import Queue
 from tests.support.worker_process import WorkerProcess
 
@@ -218,3 +219,24 @@ def test_each_drop_in_names_the_kind_of_client_that_it_needs(client: Client, pol
                 drop_in(other)
     with pytest.raises(ConfigError, match="got a dict"):
         RolloutFunction(client, config={"max_new_tokens": 4})  # type: ignore[arg-type] # the mistake under test
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "said"),
+    [
+        ({"thinking_budget": 2, "guided": {"regex": "a"}}, "thinking_budget", "use one of both"),
+        ({"label_token_ids": 5, "top_logprobs": 1}, "label_token_ids", "beside top_logprobs"),
+        ({"label_token_ids": 5, "sampling_support": True, "top_k": 4}, "label_token_ids", "beside sampling_support"),
+    ],
+)
+def test_options_that_no_worker_takes_together_are_refused_before_anything_is_queued(
+    redis_url: str, policy: str, options: dict[str, Any], field: str, said: str
+) -> None:
+    config = GenerationConfig(max_new_tokens=4, **options)  # a stored job may say so: it stays readable
+
+    with Client(redis_url, policy=policy) as client, pytest.raises(ConfigError, match=said) as refused:
+        client.submit([[1]], None, config, batch_id="never")
+
+    assert refused.value.field == field
+    with redis.Redis.from_url(redis_url) as queue:
+        assert not queue.exists(Keys(policy).jobs(0), Keys(policy).ledger("never"))

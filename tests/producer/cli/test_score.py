@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from typer.testing import CliRunner
 
 from rollstream.producer.cli.app import app
+from rollstream.schemas import Keys, ScoreJob, decode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
 from tests.support.worker_process import WorkerProcess
 
@@ -33,7 +35,7 @@ def test_rows_of_a_file_become_lines_of_scores(
     assert [len(column) for column in lines[0]["top_token_ids"]] == [2, 2]
     assert (lines[1]["version"], len(lines[1]["log_probs"])) == (0, 1)
     assert lines[2]["error"]["code"] == "token_out_of_vocabulary"
-    assert "batch b: 3 rows queued in 1 jobs" in done.stderr
+    assert "batch b: 3 rows in 1 jobs" in done.stderr
 
     again = command(redis_url, policy, "results", "b", "--follow", "--timeout", "30")
     assert sorted(again.stdout.splitlines()) == sorted(out.read_text().splitlines())
@@ -55,6 +57,17 @@ def test_rows_of_a_file_become_lines_of_scores(
 def test_a_bad_line_is_named(redis_url: str, policy: str, line: str, words: str) -> None:
     done = command(redis_url, policy, "score", "-", input=line)
     assert (done.exit_code, words in done.stderr) == (1, True), done.output
+
+
+def test_both_bounds_on_versions_reach_the_job(redis_url: str, policy: str) -> None:
+    bounds = "--min-policy-version", "3", "--max-staleness", "2"
+    options = "--batch-id", "bound", "--timeout", "0.2"
+    command(redis_url, policy, "score", "-", *bounds, *options, input='{"input_ids": [1, 2]}')
+
+    with redis.Redis.from_url(redis_url) as queue:
+        [(_, entry)] = queue.xrange(Keys(policy).jobs(0))
+    job = decode(entry[b"payload"], ScoreJob)
+    assert (job.min_policy_version, job.max_staleness) == (3, 2)
 
 
 def test_without_a_worker_it_times_out_and_names_the_batch(redis_url: str, policy: str) -> None:

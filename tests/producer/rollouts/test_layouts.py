@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollstream import GenerationConfig, RolloutBatch
@@ -100,6 +100,7 @@ def test_changing_a_layout_does_not_change_the_batch() -> None:
     assert torch.equal(rollouts.sequences, before)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 4), st.booleans(), st.data())
 def test_roll_holds_the_tokens_and_log_probs_of_every_row(pad: int, fixed: bool, data: st.DataObject) -> None:
     prompts = st.lists(st.integers(0, 4), min_size=1, max_size=5)

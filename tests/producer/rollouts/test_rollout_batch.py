@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollstream import GenerationConfig, RolloutBatch
@@ -230,6 +230,7 @@ def test_beam_scores_and_texts_travel_with_their_rows() -> None:
 TOKENS = st.lists(st.integers(0, 4), max_size=5)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 4), st.booleans(), st.data())
 def test_rebuilding_rows_from_masks_gives_back_what_was_sampled(
     n: int, pad: int, fixed: bool, data: st.DataObject

@@ -42,7 +42,7 @@ def masks(draw: st.DrawFn) -> list[list[list[int]]]:
     return [[draw(ids) for _ in range(columns)] for _ in range(rows)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(masks(), st.sampled_from([0.5, 1.0, 1.7]), st.integers(0, 2**16))
 def test_log_probs_are_those_of_a_plain_computation(kept: list[list[list[int]]], temperature: float, seed: int) -> None:
     support = support_of(kept)

@@ -134,6 +134,15 @@ async def test_a_path_that_cannot_be_is_refused(trainer: AsyncClient, queue: Que
     assert announced(queue) == []
 
 
+@pytest.mark.parametrize(("path", "hinted"), [("nolora", False), ("owner/nolora", True)])
+async def test_only_what_may_be_an_adapters_id_gets_a_command_to_download_it(
+    trainer: AsyncClient, path: str, hinted: bool
+) -> None:
+    with pytest.raises(AdapterError) as refused:
+        await trainer.publish_policy(1, adapter=path)
+    assert ("hf download" in str(refused.value)) is hinted
+
+
 async def test_a_folder_that_is_a_link_to_itself_is_refused(trainer: AsyncClient, queue: Queue, tmp_path: Path) -> None:
     (tmp_path / "step-1").symlink_to(tmp_path / "step-1")
     with pytest.raises(CheckpointError, match="cannot be read: Symlink loop"):

@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "prepared": ("benchmarks.engine.swap", "--prepared", "--window-s", "3"),
     "proofs": ("benchmarks.engine.proofs", "--swaps", "3"),
     "engine_metrics": ("benchmarks.engine.engine_metrics",),
+    "candidates": ("benchmarks.engine.candidates", "--repeats", "3", "--kv-cache-bytes", str(2**26)),
     "watched": ("benchmarks.engine.watched", "--kv-cache-bytes", str(2**26)),
     "http": (
         "benchmarks.http.serve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.vllm
 
 LONGEST = 1024
 """What the tiny model's own context holds."""
+BLOCK_BYTES = 32 * 2 * 2 * 2 * 32 * 4
+"""32 tokens in the cache of the models that this file writes: layers, keys and values, heads, their size, float32.
+
+vLLM keeps one block for itself.
+"""
 
 
 @pytest.fixture
@@ -95,6 +101,32 @@ async def test_a_row_as_long_as_the_limit_is_scored(family: str, limit: int | No
     assert found.logprobs == pytest.approx(Reference(model).logprobs(row[:1], row[1:]), abs=1e-4)
 
 
+@pytest.mark.large
+@pytest.mark.parametrize(("limit", "blocks", "longest"), [(None, 2, 64), (-1, 2, 64), (-1, 1, 32)])
+async def test_a_cache_and_a_step_that_just_hold_the_longest_row_score_it(
+    limit: int | None, blocks: int, longest: int, tmp_path: Path
+) -> None:
+    from rollstream.worker.engines.vllm.engine import VllmEngine
+
+    model = written("llama", tmp_path / "llama")
+    exactly = {
+        "block_size": 32, "kv_cache_memory_bytes": (1 + blocks) * BLOCK_BYTES, "max_num_batched_tokens": 64,
+        "max_num_seqs": 4, "dtype": "float32",
+    }  # fmt: skip
+    limited = {} if limit is None else {"max_model_len": limit}
+    engine = VllmEngine(WorkerSettings(policy="test", model=model, engine_args=exactly | limited))
+    [row] = rows(longest)
+    try:
+        await engine.start()
+        assert engine.info.max_model_len == longest
+        request = ScoreRequest(request_id="r", token_ids=row, first=1, top_logprobs=0, adapter=None)
+        found = await asyncio.wait_for(engine.score(request), 60)
+    finally:
+        await engine.close()
+
+    assert found.logprobs == pytest.approx(Reference(model).logprobs(row[:1], row[1:]), abs=1e-4)
+
+
 def written(family: str, folder: Path) -> Path:
     """A tiny model with a context of 64 tokens, random and in float32."""
     import transformers
@@ -102,11 +134,11 @@ def written(family: str, folder: Path) -> Path:
     torch.manual_seed(3)
     common = {
         "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 64,
     }  # fmt: skip
     made = {
         "gpt2": lambda: transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=512, n_positions=64, n_embd=64, n_layer=2, n_head=4)
+            transformers.GPT2Config(vocab_size=512, n_positions=64, n_embd=64, n_layer=2, n_head=2)
         ),
         "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**common)),
         "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**common)),

@@ -123,8 +123,8 @@ class VllmEngine(Transfers):
         report = StartReport()
         try:
             asked = AsyncEngineArgs(**arguments)
-            with self._processes.collect(), listening(os.environ) as report, one_more.given(asked, os.environ) as given:
-                self._llm = AsyncLLM.from_engine_args(given, stat_loggers=loggers)
+            with self._processes.collect(), listening(os.environ) as report:
+                self._llm = AsyncLLM.from_engine_args(one_more.given(asked), stat_loggers=loggers)
         except Exception as error:
             # vLLM raises nearly every type here, and each means that the model or a setting does not work.
             cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))

@@ -2,40 +2,30 @@
 
 vLLM samples a token after each row that it scores, and wants room for it. So a row that fills the model's context can
 be scored only by an engine whose limit is one higher. That token is never computed, so no position beyond the model's
-own is used, which a model with a table of positions does not have.
+own is used, which a model with a table of positions does not have; and it needs no place in the KV cache.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
 from typing import Any
 
-ALLOW = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-_CHOSEN_BY_MEMORY = -1
 
+def given(arguments: Any) -> Any:
+    """`arguments` (`AsyncEngineArgs`), which make a config whose limit is one higher once vLLM has checked theirs.
 
-@contextmanager
-def given(arguments: Any, environment: MutableMapping[str, str]) -> Iterator[Any]:
-    """In this context vLLM starts with `arguments` (`AsyncEngineArgs`) and a limit that is one higher.
-
-    The limit that was asked for is checked before, so that one beyond the model's is refused as ever. Raises what vLLM
-    raises for arguments that make no model. A limit that follows from the memory (-1) stays.
+    So a limit beyond the model's is refused as ever, and one that follows from the memory (-1) is searched as ever.
     """
-    if arguments.max_model_len != _CHOSEN_BY_MEMORY:
-        arguments.max_model_len = int(arguments.create_model_config().max_model_len) + 1
-    before, checks = environment.get(ALLOW), logging.getLogger("vllm.config.model")
-    environment[ALLOW] = "1"
-    checks.addFilter(_is_no_news)
-    try:
-        yield arguments
-    finally:
-        checks.removeFilter(_is_no_news)
-        if before is None:
-            del environment[ALLOW]
-        else:
-            environment[ALLOW] = before
+    make = arguments.create_model_config
+
+    def create_model_config(*args: Any, **kwargs: Any) -> Any:
+        config = make(*args, **kwargs)
+        if config.max_model_len == arguments.max_num_batched_tokens and not _goes_in_chunks(arguments, config):
+            arguments.max_num_batched_tokens += 1  # vLLM wants the longest prompt to fit into a step
+        config.max_model_len += 1
+        return config
+
+    arguments.create_model_config = create_model_config
+    return arguments
 
 
 def told(max_model_len: int) -> int:
@@ -43,6 +33,27 @@ def told(max_model_len: int) -> int:
     return max_model_len - 1
 
 
-def _is_no_news(record: logging.LogRecord) -> bool:
-    """vLLM warns of positions beyond the model's, which are not used here."""
-    return ALLOW not in record.getMessage()
+def plan_without(core: Any) -> None:
+    """In EngineCore's process, once: plan the KV cache as for the limit that was asked for.
+
+    `core` is vLLM's module. Else a cache that just holds the longest completion would be refused.
+    """
+    plan = core.get_kv_cache_configs
+    if hasattr(plan, "without_one_more"):
+        return
+
+    def get_kv_cache_configs(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+        vllm_config.model_config.max_model_len -= 1
+        try:
+            return plan(vllm_config, *args, **kwargs)
+        finally:  # vLLM may have lowered it, if it follows from the memory
+            vllm_config.model_config.max_model_len += 1
+
+    get_kv_cache_configs.without_one_more = True  # type: ignore[attr-defined] # a mark for the second call
+    core.get_kv_cache_configs = get_kv_cache_configs
+
+
+def _goes_in_chunks(arguments: Any, config: Any) -> bool:
+    """Whether a prompt may be computed in several steps."""
+    wanted = arguments.enable_chunked_prefill
+    return bool(config.is_chunked_prefill_supported if wanted is None else wanted)

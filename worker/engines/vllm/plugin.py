@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
-from . import start
+from . import one_more, start
 from .columns import Rows
 from .inside import held_requests, late_stops, logits, own_columns
 from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
@@ -42,6 +42,7 @@ def register() -> None:
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
+    _plan_for_what_was_asked()
     _rule_over_requests()
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
@@ -85,6 +86,13 @@ def _fail_when_the_input_thread_fails() -> None:
 
     process_input_sockets.fails_the_engine = True  # type: ignore[attr-defined] # a mark for the second call
     EngineCoreProc.process_input_sockets = process_input_sockets
+
+
+def _plan_for_what_was_asked() -> None:
+    """See `worker.engines.vllm.one_more`."""
+    from vllm.v1.engine import core  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    one_more.plan_without(core)
 
 
 def _rule_over_requests() -> None:

@@ -87,18 +87,41 @@ def test_a_killed_workers_rows_are_scored_by_another(redis_url: str, policy: str
     assert {answer.delivery for answer in answers if isinstance(answer, GroupScores)} == {2}
 
 
-def test_a_run_deadline_ends_rows_that_wait(redis_url: str, policy: str, queue: Queue) -> None:
-    batch = queue_scores(queue, score_job(ROWS, run_deadline_s=0.3))
-    with stub(redis_url, policy, group_s=600.0, at_once=1):
-        assert codes(answers_to(queue, batch, 3)) == ["run_deadline"] * 3
+MANY = [[5, 6]] * 30
+"""A minute for a stub of `group_s=20.0` that takes one row at a time: longer than `answers_to` waits."""
+
+
+def test_a_run_deadline_ends_rows_that_wait_and_frees_the_engine(redis_url: str, policy: str, queue: Queue) -> None:
+    late = queue_scores(queue, score_job(MANY, run_deadline_s=0.3, batch_id="late"))
+    with stub(redis_url, policy, group_s=20.0, at_once=1):
+        assert codes(answers_to(queue, late, 30)) == ["run_deadline"] * 30
+        patient = queue_scores(queue, score_job([[5, 6]], run_deadline_s=600, batch_id="patient"))
+        assert_scored(answers_to(queue, patient, 1)[0], [5, 6])
+
+
+def test_a_job_that_waited_too_long_is_answered_unscored(redis_url: str, policy: str, queue: Queue) -> None:
+    late = queue_scores(queue, score_job(ROWS, queue_deadline_s=0.2, batch_id="late"))
+    patient = queue_scores(queue, score_job(ROWS, queue_deadline_s=1000, batch_id="patient"))
+    queued_at = int(queue.entries()[-1][0].partition("-")[0]) / 1000
+    wait_for(lambda: _now(queue) > queued_at + 0.2, 20, lambda: "Redis' clock stands still")
+    with stub(redis_url, policy):
+        assert codes(answers_to(queue, patient, 3)) == ["scored"] * 3
+        assert codes(answers_to(queue, late, 3)) == ["queue_deadline"] * 3
+
+
+def _now(queue: Queue) -> float:
+    seconds, micros = queue.redis.time()
+    return seconds + micros / 1e6
 
 
 def test_a_cancelled_batch_frees_the_engine(redis_url: str, policy: str, queue: Queue) -> None:
-    batch = queue_scores(queue, score_job(ROWS))
-    with stub(redis_url, policy, group_s=600.0, at_once=1) as worker:
+    cancelled = queue_scores(queue, score_job(MANY, batch_id="cancelled"))
+    with stub(redis_url, policy, group_s=20.0, at_once=1) as worker:
         wait_for(lambda: bool(queue.holders()), 20, lambda: worker.log)
-        queue.redis.hset(queue.keys.ledger(batch), "cancelled", "1")
-        assert codes(answers_to(queue, batch, 3)) == ["cancelled"] * 3
+        queue.redis.hset(queue.keys.ledger(cancelled), "cancelled", "1")
+        assert codes(answers_to(queue, cancelled, 30))[2:] == ["cancelled"] * 28
+        wanted = queue_scores(queue, score_job([[5, 6]], batch_id="wanted"))
+        assert_scored(answers_to(queue, wanted, 1)[0], [5, 6])
 
 
 def test_a_payload_that_is_no_score_job_is_answered(redis_url: str, policy: str, queue: Queue) -> None:

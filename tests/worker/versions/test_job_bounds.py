@@ -119,3 +119,28 @@ def test_a_job_that_would_be_too_stale_is_answered_with_that_and_nothing_is_gene
     assert codes(redis_url, queue, strict.batch_id, 2) == ["too_stale"] * 2
     assert codes(redis_url, queue, lenient.batch_id, 1) == [None]
     assert worker.log.count("kind=group") == 1
+
+
+def test_rows_that_stale_weights_would_score_are_answered_with_that(
+    redis_url: str, policy: str, client: Client, steps: Path
+) -> None:
+    with stub(redis_url, policy):
+        client.publish_policy(1, checkpoint=steps / "step-1")
+        client.publish_policy(3, checkpoint=steps / "step-2")
+        strict = client.score([[5, 6], [7, 8]], max_staleness=2, timeout=30)
+        lenient = client.score([[5, 6], [7, 8]], max_staleness=3, timeout=30)
+
+    assert {row: error.code for row, error in strict.errors.items()} == dict.fromkeys((0, 1), ErrorCode.TOO_STALE)
+    assert strict.scored_mask.sum() == 0
+    assert (lenient.errors, lenient.versions.tolist()) == ({}, [0, 0])
+
+
+def test_rows_wait_for_the_version_that_shall_score_them(
+    redis_url: str, policy: str, client: Client, steps: Path
+) -> None:
+    with stub(redis_url, policy, "--checkpoint-dir", str(steps)):
+        bound = client.submit_scores([[5, 6]], min_policy_version=1)
+        assert client.score([[5, 6]], timeout=30).versions.tolist() == [0]
+        assert bound.done() == 0
+        client.publish_policy(1, checkpoint=steps / "step-1")
+        assert bound.result(timeout=30).versions.tolist() == [1]

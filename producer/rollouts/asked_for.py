@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import GenerationConfig, GroupResult, Tensor
 
+from .nonsense import nonsense
+
 
 def not_as_asked(config: GenerationConfig, result: GroupResult) -> str | None:
     """What a result lacks, or has although nobody asked; None if it is as it must be."""
@@ -16,12 +18,22 @@ def not_as_asked(config: GenerationConfig, result: GroupResult) -> str | None:
         _columns("top_token_ids", result.top_token_ids, config.top_logprobs)
         or _columns("label_logprobs", result.label_logprobs, len(config.label_token_ids))
         or _support(result, config.sampling_support)
+        or _candidates(result)
     )
 
 
 def _columns(name: str, values: Tensor | None, asked: int) -> str | None:
     got = 0 if values is None else values.shape[2]
     return None if got == asked else f"{name} for {got} ids at each token, {asked} were asked for"
+
+
+def _candidates(result: GroupResult) -> str | None:
+    if result.top_token_ids is None or result.top_logprobs is None:
+        return None
+    sampled = result.response_mask.numpy()
+    if result.forced_mask is not None:
+        sampled &= ~result.forced_mask.numpy()
+    return nonsense(result.top_token_ids.numpy()[sampled], result.top_logprobs.numpy()[sampled])
 
 
 def _support(result: GroupResult, asked: bool) -> str | None:

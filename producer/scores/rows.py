@@ -104,9 +104,10 @@ def _first_columns(first: First, rows: int) -> NDArray[np.int64]:
         given: NDArray[Any] = np.full(rows, one, np.int64)
     else:
         given = _column_of_each(first, rows)
-    if (given < 0).any():
-        row = int((given < 0).argmax())
-        raise PromptsError("first", f"column {given[row]}: columns count from 0", row)
+    # Also of an unsigned number: a huge one would be read as a negative one, which means another thing.
+    if (outside := (given < 0) | (given >= 2**31)).any():
+        row = int(outside.argmax())
+        raise PromptsError("first", f"column {given[row]}: columns count from 0, and none has such a number", row)
     return given.astype(np.int64)
 
 

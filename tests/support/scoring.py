@@ -73,11 +73,17 @@ def queue_scores(queue: Queue, *jobs: ScoreJob, payload: bytes | None = None) ->
 
 def answers_to(queue: Queue, batch_id: str, rows: int) -> list[GroupScores | GroupError]:
     """The answers to all rows, in their order, once the batch is sealed; each has exactly one."""
-    wait_for(lambda: any(isinstance(one, Sealed) for one in _records(queue, batch_id)), 30, lambda: "not sealed")
+    wait_for(lambda: _is_sealed(queue, batch_id), 30, lambda: "not sealed")
     found = [one for one in _records(queue, batch_id) if not isinstance(one, Sealed)]
     found.sort(key=lambda answer: answer.group)
     assert [answer.group for answer in found] == list(range(rows))
     return found
+
+
+def _is_sealed(queue: Queue, batch_id: str) -> bool:
+    """By the last entry alone: a batch may have thousands."""
+    last = cast("list[tuple[bytes, dict[bytes, bytes]]]", queue.redis.xrevrange(queue.keys.results(batch_id), count=1))
+    return any(fields[b"kind"] == b"sealed" for _, fields in last)
 
 
 def _records(queue: Queue, batch_id: str) -> list[GroupScores | GroupError | Sealed]:

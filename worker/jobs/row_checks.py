@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode
+from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, score_bytes
 
 from ..engine import EngineInfo
 from ..errors import DataError
@@ -32,3 +33,14 @@ def check_row(row: NDArray[np.int32], info: EngineInfo) -> None:
             "start the worker with a larger --max-model-len"
         )
         raise DataError(ErrorCode.TOO_LONG, "input_ids", problem)
+
+
+def check_scores_fit(columns: int, top_logprobs: int) -> None:
+    """Raises `DataError` if the scores of so many tokens do not fit a message, before they are made."""
+    nbytes = score_bytes(columns, top_logprobs)
+    if nbytes > MAX_RESULT_BYTES:
+        problem = (
+            f"the scores of {columns} tokens with {top_logprobs} candidates each are {nbytes} bytes, and one message "
+            f"carries {MAX_RESULT_BYTES}: begin at a later token, or ask for fewer top_logprobs"
+        )
+        raise DataError(ErrorCode.TOO_LONG, "top_logprobs" if top_logprobs else "token_ids", problem)

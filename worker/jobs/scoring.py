@@ -28,11 +28,13 @@ class ScorePlan:
         """See `Plan.answer`."""
         job, number = self.job, group - self.job.first_group
         row = job.rows[number]
+        first = int(job.firsts.numpy()[number])
         row_checks.check_row(row, self.engine.info)
+        row_checks.check_scores_fit(len(row) - first, job.top_logprobs)
         request = ScoreRequest(
             request_id=f"{job.batch_id}/{group}/{lease.delivery}",
             token_ids=row.tolist(),
-            first=int(job.firsts.numpy()[number]),
+            first=first,
             top_logprobs=job.top_logprobs,
             adapter=self.adapter,
         )

@@ -137,6 +137,8 @@ async def test_a_timeout_names_the_batch_that_goes_on(trainer: AsyncClient) -> N
             },
             "2 candidates for each token, top_logprobs is 0",
         ),
+        ({"logprobs": Tensor.of(np.array([-1, 0.5, -1], np.float32))}, "a log-prob is 0.5, which is above 0"),
+        ({"adapter": "a@1"}, "scored with adapter 'a@1', asked for: None"),
         ({"group": 3}, "group 3 of 3"),
         ({"batch_id": "c"}, "belongs to batch 'c'"),
     ],
@@ -148,6 +150,31 @@ async def test_scores_of_another_shape_are_refused(
     good = [scores_of(row, len(ROWS[row]) - 1, "b") for row in (1, 2)]
     bad = scores_of(0, 3, "b").model_copy(update=changes)
     Answering(redis_url, policy, "b", 3).publish(bad, *good)
+    with pytest.raises(UnreadableResultError, match=words):
+        await handle.result(timeout=10)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("ids", "log_probs", "words"),
+    [
+        ([1, 2], [-1.0, NAN], "a candidate's log-prob is no number"),
+        ([1, 2], [INF, -1.0], "a candidate's log-prob is inf, which is above 0"),
+        ([1, 2], [0.25, -1.0], "a candidate's log-prob is 0.25, which is above 0"),
+        ([1, 2], [-INF, -INF], "no candidate of a token has a log-prob above minus infinity"),
+        ([1, 2], [-2.0, -1.0], "are not sorted, the likeliest first"),
+        ([1, 1], [-1.0, -2.0], "an id stands twice among a token's candidates"),
+    ],
+)
+async def test_candidates_that_cannot_be_are_refused(
+    trainer: AsyncClient, redis_url: str, policy: str, ids: list[int], log_probs: list[float], words: str
+) -> None:
+    handle = await trainer.submit_scores([[5, 6, 7]], top_logprobs=2, batch_id="b")
+    tops = Tensor.of(np.array([[3, 4], ids], np.int32)), Tensor.of(np.array([[-1, -2], log_probs], np.float32))
+    bad = scores_of(0, 2, "b", top_token_ids=tops[0], top_logprobs=tops[1])
+    Answering(redis_url, policy, "b", 1).publish(bad)
     with pytest.raises(UnreadableResultError, match=words):
         await handle.result(timeout=10)
 

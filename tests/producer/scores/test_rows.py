@@ -63,6 +63,7 @@ def test_a_row_of_zeros_in_the_mask_is_sent_empty() -> None:
         ([[1, 2, 3], [3, 4, 5]], [[1, 1, 1], [0, 1, 1]], 1, "row 1, column 1: nothing comes before the row's", 1, 1),
         ([[1, 2]], None, 0, "first, row 0, column 0: nothing comes before", 0, 0),
         ([[1, 2]], None, -1, "column -1: columns count from 0", 0, None),
+        ([[1, 2]], None, np.array([2**64 - 1], np.uint64), "column 18446744073709551615: columns count", 0, None),
         ([[1, 2, 3, 4]], [[1, 1, 0, 1]], 1, "attention_mask, row 0, column 2: a hole among the tokens", 0, 2),
         ([[1, 2, 3, 4]], [[1, 1, 0, 1]], 2, "first, row 0, column 2: the mask is 0 there", 0, 2),
         ([[1, 2, -4]], None, None, "input_ids, row 0, column 2: id -4", 0, 2),

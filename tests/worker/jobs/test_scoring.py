@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from rollstream.schemas import Envelope, GroupError, GroupScores, encode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
@@ -72,6 +73,25 @@ def test_more_candidates_than_the_engine_gives_are_refused_by_name(redis_url: st
 
     assert codes(answers) == ["invalid_config"] * 3
     assert {answer.field for answer in answers if isinstance(answer, GroupError)} == {"top_logprobs"}
+
+
+@pytest.mark.parametrize(
+    ("row", "k", "field"), [([5] * 70_000, 128, "top_logprobs"), ([5] * 4, 0, None)], ids=["too large", "small"]
+)
+def test_a_row_whose_scores_fit_no_message_is_refused_before_it_is_scored(
+    redis_url: str, policy: str, queue: Queue, row: list[int], k: int, field: str | None
+) -> None:
+    batch = queue_scores(queue, score_job([row], top_logprobs=k))
+    with stub(redis_url, policy, "--max-model-len", "100000"):
+        (answer,) = answers_to(queue, batch, 1)
+
+    if field is None:
+        assert isinstance(answer, GroupScores)
+    else:
+        assert isinstance(answer, GroupError)
+        assert (answer.code, answer.field) == ("too_long", field)
+        assert "the scores of 69999 tokens with 128 candidates each" in answer.message
+        assert "begin at a later token" in answer.message
 
 
 def test_a_killed_workers_rows_are_scored_by_another(redis_url: str, policy: str, queue: Queue) -> None:

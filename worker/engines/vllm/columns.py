@@ -21,6 +21,10 @@ NOTHING_LEFT = (
     "nothing was left to sample from: the logits, or a sampled token's log-prob, are not finite. The weights are bad, "
     "or leave the range of the worker's --dtype, or the config forbids every token"
 )
+GUIDE_LEFT_NOTHING = (
+    "nothing was left to sample from: `guided` and the other options rule out every token at some place of the text, "
+    "as a stop id that the text needs, allowed_token_ids, or min_new_tokens beyond its end; or the weights are bad"
+)
 _WHOLE = 1e-3
 """How far the probabilities of all ids that were left may be from 1 together."""
 
@@ -58,6 +62,13 @@ def _joined(rows: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
     return np.concatenate([one.reshape(-1) for one in rows], dtype=dtype) if rows else np.zeros(0, dtype)
 
 
+def nothing_left(config: GenerationConfig | None) -> DataError:
+    """The error of a request for which nothing was left to sample from; `config` is None for a step of beam search."""
+    if config is None or config.guided is None:
+        return DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
+    return DataError(ErrorCode.ENGINE_REFUSED, "guided", GUIDE_LEFT_NOTHING)
+
+
 def likeliest_columns(config: GenerationConfig, info: EngineInfo | None = None) -> int:
     """How many of the likeliest ids each token needs; vLLM must not be asked for more than there are.
 
@@ -79,7 +90,7 @@ def read(
     more = len(config.label_token_ids) or likeliest_columns(config, info)
     values = _shaped(flat.logprobs, np.float32, len(token_ids), 1 + more)
     if not np.isfinite(values[:, 0]).all() or not (values < np.inf).all():
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
+        raise nothing_left(config)
     found: dict[str, NDArray[Any]] = {} if config.logprobs is None else {"logprobs": values[:, 0].copy()}
     if not more:
         return found

@@ -16,7 +16,7 @@ from ...errors import DataError, EngineDiedError
 from ...requests import Completion, GenerateRequest
 from ..forbidden import check_allowed
 from ..special_tokens import visible_text
-from .columns import NOTHING_LEFT, likeliest_columns, read
+from .columns import likeliest_columns, nothing_left, read
 from .inside.late_stops import LATE_STOPS
 from .inside.logits import NOT_FINITE
 
@@ -89,14 +89,14 @@ def aborted(output: Any) -> bool:
     return any(completion.finish_reason == "abort" for completion in output.outputs)
 
 
-def check_sampled(output: Any) -> None:
+def check_sampled(output: Any, config: GenerationConfig | None = None) -> None:
     """Raises `DataError` if EngineCore could not sample, `EngineDiedError` if the request was aborted, but not by us.
 
     In the second case the engine is being shut down, and another worker will take the request.
     """
     ended = [(completion.finish_reason, completion.stop_reason) for completion in output.outputs]
     if ("error", NOT_FINITE) in ended:
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
+        raise nothing_left(config)
     if "error" in dict(ended):
         raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
     if "abort" in dict(ended):
@@ -115,7 +115,7 @@ def completions(
     `spans` has, for each output, the version spans and whether they are exact. Raises what `check_sampled` raises, and
     `DataError` if nothing was left to sample. `info` as in `sampling_fields`.
     """
-    check_sampled(output)
+    check_sampled(output, request.config)
     found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
     if len(found) != request.config.num_return_sequences:
         raise EngineDiedError(f"vLLM gave {len(found)} of {request.config.num_return_sequences} completions")
@@ -131,7 +131,7 @@ def candidates(output: Any) -> list[tuple[int, float]]:
     flat = output.outputs[0].logprobs
     ids, logprobs = np.asarray(flat.token_ids), np.asarray(flat.logprobs)
     if np.isnan(logprobs).any():
-        raise DataError(ErrorCode.ENGINE_REFUSED, "config", NOTHING_LEFT)
+        raise nothing_left(None)
     unique = dict(zip(ids.tolist(), logprobs.tolist(), strict=True))
     return sorted(unique.items(), key=lambda candidate: (-candidate[1], candidate[0]))
 

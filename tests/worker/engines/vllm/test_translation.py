@@ -84,6 +84,16 @@ def test_a_token_that_nothing_was_left_to_sample_from_is_refused(logprob: float)
     assert caught.value.code is ErrorCode.ENGINE_REFUSED
 
 
+def test_where_a_guide_left_nothing_the_error_names_it() -> None:
+    lost = output(-0.5)
+    lost.outputs[0].finish_reason, lost.outputs[0].stop_reason = "error", NOT_FINITE
+
+    for ended in (lost, output(math.nan)):
+        with pytest.raises(DataError, match="a stop id that the text needs") as refused:
+            completions(ended, asked(guided={"regex": "abc"}), SPANS)
+        assert (refused.value.code, refused.value.field) == (ErrorCode.ENGINE_REFUSED, "guided")
+
+
 def test_log_probs_that_only_the_worker_wanted_are_looked_at_and_left_out() -> None:
     request = asked(logprobs=None)
 

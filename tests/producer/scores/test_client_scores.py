@@ -29,9 +29,10 @@ from rollstream.producer.blocking_client import BlockingScoreHandle
 from rollstream.schemas import Keys, Tensor, encode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
 from tests.support.answers import Answering
-from tests.support.fault_steps import stub
+from tests.support.fault_steps import kill, stub
+from tests.support.faults import Queue
 from tests.support.reports import report_of
-from tests.support.worker_process import WorkerProcess
+from tests.support.worker_process import WorkerProcess, wait_for
 
 ROWS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
 
@@ -106,6 +107,19 @@ async def test_a_submit_is_repeated_and_other_content_is_a_conflict(trainer: Asy
         await trainer.submit_scores(ROWS, batch_id="b", top_logprobs=1)
     with pytest.raises(BatchConflictError):
         await trainer.submit(ROWS, None, GenerationConfig(max_new_tokens=1), batch_id="b")
+
+
+def test_a_killed_workers_scores_come_once_from_another(redis_url: str, policy: str, queue: Queue) -> None:
+    with Client(redis_url, policy=policy) as client:
+        handle = client.submit_scores(ROWS)
+        with stub(redis_url, policy, group_s=600.0, at_once=1) as first:
+            wait_for(lambda: bool(queue.holders()), 20, lambda: first.log)
+            kill(first)
+        with stub(redis_url, policy):
+            groups = list(handle.groups(timeout=30))
+
+    assert sorted(answer.group for answer in groups) == [0, 1, 2]
+    assert {answer.delivery for answer in groups if isinstance(answer, GroupScores)} == {2}
 
 
 def test_a_cancelled_batch_is_complete_without_a_worker(redis_url: str, policy: str) -> None:

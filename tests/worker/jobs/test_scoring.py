@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from rollstream import AsyncClient
 from rollstream.schemas import Envelope, GroupError, GroupScores, encode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
+from rollstream.worker.requests import ScoreRequest, Scores
+from tests.support.counting_worker import serving
 from tests.support.fault_steps import kill, stub
 from tests.support.faults import Queue
 from tests.support.scoring import answers_to, queue_scores, score_job
+from tests.support.weights.publishing import lora
 from tests.support.worker_process import wait_for
 
 ROWS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
@@ -180,3 +184,25 @@ def test_scored_tokens_are_no_generated_ones(redis_url: str, policy: str, queue:
     totals = queue.redis.hgetall(queue.jobs_key.removesuffix(":jobs") + ":totals")
     assert totals[b"tokens_queued"] == totals[b"tokens_answered"] == b"0"
     assert Envelope.of(queue.entries()[0][1]).tokens == 9
+
+
+async def test_a_policy_that_is_an_adapter_scores_with_it(redis_url: str, policy: str, trainer: AsyncClient) -> None:
+    async with serving(redis_url, policy, lora=True) as (_, engine):
+        plain = await trainer.score(ROWS, timeout=30)
+        await trainer.publish_policy(1, adapter=lora(seed=1), lora_alpha=8)
+        await trainer.wait_for_version(1, timeout=30)
+        asked: list[ScoreRequest] = []
+        scored = engine.score
+
+        async def score(request: ScoreRequest) -> Scores:
+            asked.append(request)
+            return await scored(request)
+
+        engine.score = score  # type: ignore[method-assign] # to see the requests
+        adapted = await trainer.score(ROWS, timeout=30)
+
+    assert plain.versions.tolist() == [0, 0, 0]
+    assert (adapted.versions.tolist(), adapted.adapter) == ([1, 1, 1], None)
+    assert len(asked) == 3
+    assert all(request.adapter is not None for request in asked)
+    assert not (plain.log_probs == adapted.log_probs)[adapted.scored_mask == 1].any()

@@ -59,8 +59,8 @@ def test_rows_beside_a_bad_one_are_scored(redis_url: str, policy: str, queue: Qu
 
 def test_a_row_that_kills_the_engine_costs_its_own_job_alone(redis_url: str, policy: str, queue: Queue) -> None:
     poison = "--max-deliveries", "1", "--stub-poison-token", "666"
-    poisonous = queue_scores(queue, score_job([[5, 6, 666]], batch_id="poison"))
     with stub(redis_url, policy, *poison) as worker:
+        poisonous = queue_scores(queue, score_job([[5, 6, 666]], batch_id="poison"))
         worker.process.wait(30)
     good = queue_scores(queue, score_job(ROWS, batch_id="good"))
     with stub(redis_url, policy, *poison):

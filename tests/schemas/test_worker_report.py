@@ -24,7 +24,7 @@ FULL = WorkerReport(
     paused_for=(PauseReason.ADAPTER_CACHE, PauseReason.MEMORY), engine="vllm", model="m", partitions=2,
     takes_checkpoints=True, takes_store=True, takes_rounds="nccl", takes_adapters=False,
     lease_s=30.0, heartbeat_s=1.0, metrics_port=9100,
-    vocab_size=32_000, max_model_len=4096, dtype="bfloat16", runs_on="vllm 0.32.0 on cpu",
+    vocab_size=32_000, max_logprobs=128, max_model_len=4096, dtype="bfloat16", runs_on="vllm 0.32.0 on cpu",
     policy_version=2**31 - 1, policy_sha256="0" * 64,
     newest_version=0, announced_version=5, prepared_version=4, policy_proof="0.01 nats",
     swap_pauses_s=0.5,

@@ -82,7 +82,7 @@ async def test_a_job_that_requires_what_this_worker_does_not_know_is_unsupported
 
 
 async def test_an_entry_of_a_kind_that_this_worker_does_not_know_is_unsupported(redis: Redis, batch_id: str) -> None:
-    fields: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=2, num_groups=2, kind="score").fields(
+    fields: Any = Envelope(batch_id=batch_id, job=0, first_group=0, job_groups=2, num_groups=2, kind="image").fields(
         b"rows of a newer producer"
     )
     await redis.xadd(Keys(POLICY).jobs(0), fields)
@@ -90,7 +90,7 @@ async def test_an_entry_of_a_kind_that_this_worker_does_not_know_is_unsupported(
     errors = [answer for kind, answer in await answers(redis, batch_id, 2) if kind == b"error"]
 
     assert [(error["code"], error["field"]) for error in errors] == [("unsupported", "kind")] * 2
-    assert "kind 'score'" in errors[0]["message"]
+    assert "kind 'image'" in errors[0]["message"]
     assert "upgrade the workers" in errors[0]["message"]
 
 

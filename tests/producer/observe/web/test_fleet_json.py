@@ -38,7 +38,7 @@ def test_a_minute_has_its_number_and_counts_by_name() -> None:
     minute = Minute(groups=3, tokens=7, staleness={0: 2, 64: 1}, errors={"too_long": 1})
     assert told(replace(invented_fleet(), minutes=((29_000_000, minute),)))["minutes"] == [
         {
-            "minute": 29_000_000, "groups": 3, "sequences": 0, "tokens": 7, "asked": 0,
+            "minute": 29_000_000, "groups": 3, "sequences": 0, "tokens": 7, "asked": 0, "scored": 0,
             "staleness": {"0": 2, "64": 1}, "errors": {"too_long": 1},
         }
     ]  # fmt: skip

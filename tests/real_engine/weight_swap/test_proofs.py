@@ -40,12 +40,12 @@ async def proven_swap(engine: VllmEngine, folder: Path, mode: SwapMode, prove: P
     return version
 
 
-def seeded(adapters: dict[str, Adapter]) -> list[GenerateRequest]:
+def seeded(adapters: dict[str, Adapter], tokens: int = LENGTH) -> list[GenerateRequest]:
     """Twenty sequences, four of them with an adapter."""
     return [
-        request(PROMPT, num_return_sequences=8, seed=7, max_new_tokens=LENGTH),
-        request(LONG_PROMPT, num_return_sequences=8, seed=8, max_new_tokens=LENGTH),
-        request(PROMPT, adapters["math@1"], num_return_sequences=4, seed=9, max_new_tokens=LENGTH),
+        request(PROMPT, num_return_sequences=8, seed=7, max_new_tokens=tokens),
+        request(LONG_PROMPT, num_return_sequences=8, seed=8, max_new_tokens=tokens),
+        request(PROMPT, adapters["math@1"], num_return_sequences=4, seed=9, max_new_tokens=tokens),
     ]
 
 
@@ -137,7 +137,7 @@ class Slow:
 
     async def __call__(self, score: Score) -> None:
         self.scores.set_result(await score(asked(ROWS[0])))
-        await self.verdict
+        await asyncio.wait_for(self.verdict, 60)  # a test that failed meanwhile leaves no engine that holds all
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -149,7 +149,7 @@ async def test_what_comes_while_a_version_proves_itself_waits_for_the_verdict(
     fails: bool,
 ) -> None:
     before = await swap(engine, models[0])
-    running = await in_flight(engine, seeded(adapters))
+    running = await in_flight(engine, seeded(adapters, tokens=400))  # none ends before the engine stands still
     prove, after = Slow(), next(versions)
     swapping = asyncio.create_task(engine.load_checkpoint(after, models[1], "keep", None, prove))
     assert (await asyncio.wait_for(prove.scores, 20)).version == after

@@ -19,7 +19,18 @@ from .jsonl import read_prompt_file
 from .lease import commands as leasing
 from .observe import commands as observing
 from .operate import commands as operating
-from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
+from .options import (
+    DEFAULT_REDIS,
+    Adapter,
+    MaxStaleness,
+    MinPolicyVersion,
+    Partitions,
+    Policy,
+    QueueDeadline,
+    RedisUrl,
+    RunDeadline,
+    Timeout,
+)
 from .output import exit_codes, follow, output, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
@@ -103,31 +114,15 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Generation config as a JSON object; flags win over it.")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")
-    ] = None,
+    adapter: Adapter = None,
     batch_id: Annotated[
         str | None, typer.Option(help="Default: a new one. Submitting the same batch again is a no-op.")
     ] = None,
     prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
-    queue_deadline_s: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Answer a job with an error once it has waited so long for a worker."),
-    ] = None,
-    run_deadline_s: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Answer the groups left with an error once the job has run so long."),
-    ] = None,
-    min_policy_version: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
-    ] = None,
-    max_staleness: Annotated[
-        int | None,
-        typer.Option(
-            metavar="VERSIONS",
-            help="Answer a group with an error when its worker's weights are further behind the newest.",
-        ),
-    ] = None,
+    queue_deadline_s: QueueDeadline = None,
+    run_deadline_s: RunDeadline = None,
+    min_policy_version: MinPolicyVersion = None,
+    max_staleness: MaxStaleness = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer's folder, for rows of text.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results, with a progress bar.")] = False,
     out: Annotated[

@@ -1,4 +1,4 @@
-"""The options shared by all commands that talk to a queue."""
+"""The options shared by commands that talk to a queue, and by those that put jobs into it."""
 
 from __future__ import annotations
 
@@ -27,3 +27,23 @@ Partitions = Annotated[
 ]
 Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for results; then exit 4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+Adapter = Annotated[str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")]
+QueueDeadline = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Answer a job with an error once it has waited so long for a worker."),
+]
+RunDeadline = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Answer what is left of a job with an error once it has run so long."),
+]
+MinPolicyVersion = Annotated[
+    int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
+]
+MaxStaleness = Annotated[
+    int | None,
+    typer.Option(
+        metavar="VERSIONS",
+        help="Answer with an error what would begin with weights further behind the newest.",
+    ),
+]

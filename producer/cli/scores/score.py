@@ -10,7 +10,18 @@ import typer
 
 from ...client import AsyncClient
 from ...scores.options import ScoreOptions
-from ..options import DEFAULT_REDIS, Partitions, Policy, RedisUrl, Timeout
+from ..options import (
+    DEFAULT_REDIS,
+    Adapter,
+    MaxStaleness,
+    MinPolicyVersion,
+    Partitions,
+    Policy,
+    QueueDeadline,
+    RedisUrl,
+    RunDeadline,
+    Timeout,
+)
 from ..output import exit_codes, follow, output
 from ..traced import traced
 from .row_file import Row, read_row_file
@@ -28,31 +39,15 @@ def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     redis: RedisUrl = DEFAULT_REDIS,
     partitions: Partitions = 1,
     top_logprobs: Annotated[int, typer.Option(metavar="K", help="Also the K likeliest ids at each token.")] = 0,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="NAME@VERSION", help="LoRA adapter; default: the base model.")
-    ] = None,
+    adapter: Adapter = None,
     batch_id: Annotated[
         str | None, typer.Option(help="Default: a new one. Scoring the same batch again only reads its results.")
     ] = None,
     rows_per_job: Annotated[int, typer.Option(help="Rows that one worker takes at a time.")] = 32,
-    queue_deadline_s: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Answer a job with an error once it has waited so long for a worker."),
-    ] = None,
-    run_deadline_s: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Answer the rows left with an error once the job has run so long."),
-    ] = None,
-    min_policy_version: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Only workers that serve this policy version or a newer one.")
-    ] = None,
-    max_staleness: Annotated[
-        int | None,
-        typer.Option(
-            metavar="VERSIONS",
-            help="Answer a row with an error when its worker's weights are further behind the newest.",
-        ),
-    ] = None,
+    queue_deadline_s: QueueDeadline = None,
+    run_deadline_s: RunDeadline = None,
+    min_policy_version: MinPolicyVersion = None,
+    max_staleness: MaxStaleness = None,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the scores to this file instead of stdout.")
     ] = None,

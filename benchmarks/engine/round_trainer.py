@@ -62,8 +62,8 @@ async def train(flags: argparse.Namespace) -> None:
     import torch  # noqa: PLC0415 - heavy
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
-    device = "cuda" if flags.backend == "nccl" else "cpu"
-    dtype = torch.bfloat16 if flags.backend == "nccl" else torch.float32
+    on_gpu = flags.backend != "gloo" and torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     model = AutoModelForCausalLM.from_pretrained(flags.trainer, dtype=dtype).to(device).eval()
     say({"ready": True})
     connection, keys = Connection(url=flags.redis, reconnect_s=10), Keys(POLICY)

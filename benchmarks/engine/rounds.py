@@ -5,7 +5,7 @@ GPU samples as many sequences as asked for meanwhile. Each round's weights are c
 
     python -m benchmarks.engine.rounds --model 7b --sequences 256
 
-On a CPU: `--model tiny --backend gloo --sequences 16`.
+With `--backend ipc` both share one GPU. On a CPU: `--model tiny --backend gloo --sequences 16`, or `ipc`.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ async def measure(flags: argparse.Namespace, model: Model, redis_url: str) -> di
             max_model_len=model.max_model_len,
             weight_transfer=flags.backend,
             weights="redis",
+            gpu_memory_utilization=flags.memory,
             engine_args=flags.engine_args,
         )
     )
@@ -232,6 +233,9 @@ def flags_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backend", choices=["nccl", "gloo", "ipc"], default="nccl")
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument(
+        "--memory", type=float, default=0.6, help="share of the GPU's memory for the engine (%(default)s)"
+    )
     parser.add_argument("--warm-s", type=float, default=5.0)
     parser.add_argument("--root", type=Path, default=Path("/dev/shm/rollstream-rounds"))  # noqa: S108 - memory
     parser.add_argument("--engine-args", type=json.loads, default={})

@@ -178,7 +178,7 @@ __all__ = [
 ]
 
 __version__: str
-"""Version of the installed distribution. Raises `importlib.metadata.PackageNotFoundError` if there is none."""
+"""See `rollstream.version`."""
 
 _MODULES = {
     "Answer": "rollstream.producer.batches.read_answers",
@@ -250,7 +250,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("rollstream")
+        return import_module("rollstream.version").__version__
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, "rollstream.schemas")), name)

@@ -8,6 +8,8 @@ import sys
 
 import structlog
 
+from rollstream.version import __version__
+
 from .config import WorkerSettings
 from .errors import EngineDiedError, SettingsError
 from .exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
@@ -21,8 +23,12 @@ FEWEST_FILES = 64
 
 def main(argv: list[str] | None = None) -> int:
     """Run a worker; returns the exit code, see `worker.exit_codes`."""
+    words = sys.argv[1:] if argv is None else argv
+    if "--version" in words:
+        sys.stdout.write(f"rollstream-worker {__version__}\n")
+        return EXIT_DRAINED
     try:
-        settings = read_settings(sys.argv[1:] if argv is None else argv)
+        settings = read_settings(words)
     except SettingsError as error:
         _complain(str(error))
         return EXIT_SETTINGS

@@ -25,9 +25,10 @@ def new_consumer_name() -> str:
     return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-_HELP = "Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts.\n\nexit codes:\n" + "\n".join(
-    f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items()
-)
+_HELP = (
+    "Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts.\n\n"
+    "--version prints the version and exits.\n\nexit codes:\n"
+) + "\n".join(f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items())
 
 
 class WorkerSettings(BaseSettings):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rollstream.version import __version__
 
 from ..client import AsyncClient
 from .batches import commands as listing
@@ -59,11 +60,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        try:
-            version = metadata.version("rollstream")
-        except metadata.PackageNotFoundError:
-            version = "(not installed, run from a checkout)"
-        typer.echo(f"rollstream {version}")
+        typer.echo(f"rollstream {__version__}")
         raise typer.Exit
 
 

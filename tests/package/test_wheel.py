@@ -110,7 +110,7 @@ def test_the_wheel_carries_files_and_no_links_and_vllm_finds_the_plugin(installe
 
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     assert Path("producer/observe/web/assets/uplot/uplot.LICENSE") in wanted
-    assert carried == wanted | {Path("__init__.py"), Path("__main__.py"), Path("py.typed")}
+    assert carried == wanted | {Path("__init__.py"), Path("__main__.py"), Path("py.typed"), Path("version.py")}
     told = quiet(installed / "bin" / "python", "-c", find, cwd=tmp_path)
     assert told.strip() == "rollstream.worker.engines.vllm.plugin"
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from opentelemetry import trace
@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 
 from rollstream.schemas.errors import cut
 from rollstream.schemas.printable import printable, without_credentials
+from rollstream.version import __version__
 
 from .otel import OtelTracer
 from .spans import Tracer
@@ -83,16 +84,9 @@ def _exporter(name: str, environment: Mapping[str, str]) -> SpanExporter:
 
 def _resource(service: str, instance: str | None) -> Resource:
     """What the variables say of this program, and our names for what they leave open."""
-    ours = {SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance, SERVICE_VERSION: _version()}
+    ours = {SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance, SERVICE_VERSION: __version__}
     said = OTELResourceDetector().detect().attributes
     return Resource.create({**{name: value for name, value in ours.items() if value is not None}, **said})
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("rollstream")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 class _Seldom(logging.Handler):

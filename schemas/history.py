@@ -109,18 +109,13 @@ class Rate:
             share=_positive(told.get(RateField.SHARE.encode())),
         )
 
-    def backlog_s(self, open_tokens: int, workers: int) -> float | None:
-        """Seconds in which `workers`, or one if there is none, answer jobs that still ask for so many tokens.
+    def expected_tokens(self, open_tokens: int) -> float:
+        """How many of so many tokens that jobs still ask for will be generated.
 
-        None if no worker's rate was measured yet. The share of the tokens that were asked for and will be generated is
-        that of earlier completions, after `FEWEST_ANSWERS` of them; before, it counts as all.
+        Their share is that of earlier completions, after `FEWEST_ANSWERS` of them; before, it counts as all.
         """
-        if not open_tokens:
-            return 0.0
-        if self.tokens_per_s is None:
-            return None
         share = self.share if self.share is not None and self.answers >= FEWEST_ANSWERS else 1.0
-        return open_tokens * min(1.0, share) / (self.tokens_per_s * max(1, workers))
+        return open_tokens * min(1.0, share)
 
 
 def _positive(value: bytes | None) -> float | None:

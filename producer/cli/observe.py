@@ -1,8 +1,9 @@
-"""Commands that show how a fleet does: `rollstream exporter`, for Prometheus."""
+"""Commands that tell how a fleet does: `rollstream exporter`, for Prometheus and KEDA, and `rollstream backlog`."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated
 
 import typer
@@ -11,12 +12,29 @@ from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
 
+from ..observe.backlog import ASSUMED_TOKENS_PER_S, UNCOUNTED
+from ..observe.fleet import Fleet
+from ..observe.read_fleet import FleetReader
+from ..redis_io.connection import Connection
+from .connection import with_connection
 from .listening import cannot_start, port_number
-from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
-from .output import exit_codes
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .output import EXIT_ERROR, exit_codes, print_lines
+from .views.backlog import backlog_lines
+from .views.fit import wrapped
 
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
+
+AssumedTokens = Annotated[
+    float,
+    typer.Option(
+        envvar="ROLLSTREAM_ASSUMED_TOKENS_PER_S",
+        min=1e-3,
+        max=1e9,
+        help="Tokens a second of one worker, in the backlog, until a worker has measured it (a minute of work).",
+    ),
+]
 
 DEFAULT_PORT = 9465
 """Beside 9464, which programs with metrics of their own often take."""
@@ -25,6 +43,38 @@ _EPILOG = (
     f"http://127.0.0.1:{DEFAULT_PORT}/metrics. It has no authentication: with --host 127.0.0.1 only this machine "
     "reaches it. deploy/prometheus/ has a configuration of Prometheus with alerts."
 )
+
+
+@commands.command(epilog="Example: rollstream backlog --policy math-7b --json | jq .worker_seconds")
+def backlog(
+    policy: Policy,
+    redis: RedisUrl = DEFAULT_REDIS,
+    partitions: Partitions = 1,
+    assumed_tokens_per_s: AssumedTokens = ASSUMED_TOKENS_PER_S,
+    json_output: Json = False,
+) -> None:
+    """Show how many seconds of work are queued: what the workers there are take for all that has no answer yet.
+
+    It is what the metric rollstream_backlog_seconds and /backlog of the exporter say: the tokens that will probably
+    be generated, over the tokens a second that a worker was measured at, over the workers (one if there is none).
+    Workers that start or drain do not count. With --json also worker_seconds, which is the same for one worker:
+    over the seconds that you want to wait, it is the number of workers that you need.
+    """
+    keys = Keys(policy, partitions=partitions)
+    with exit_codes():
+
+        async def read(connection: Connection) -> Fleet:
+            return await FleetReader(connection=connection, keys=keys, assumed_tokens_per_s=assumed_tokens_per_s).read()
+
+        fleet = with_connection(redis, read)
+    found = fleet.backlog
+    if found is None:
+        typer.echo(f"rollstream: the backlog is unknown: {'; '.join(fleet.problems) or UNCOUNTED}", err=True)
+        raise typer.Exit(EXIT_ERROR)
+    if json_output:
+        typer.echo(json.dumps(found.json(policy, paused=fleet.paused)))
+    else:
+        print_lines(lambda width: [line for told in backlog_lines(fleet, found) for line in wrapped(told, width)])
 
 
 @commands.command(epilog=_EPILOG)
@@ -36,12 +86,16 @@ def exporter(
         str, typer.Option(metavar="PORT|auto", help="Where Prometheus asks; auto takes a free one and prints it.")
     ] = str(DEFAULT_PORT),
     host: Annotated[str, typer.Option(help="Address to listen at; the default is every address.")] = "0.0.0.0",  # noqa: S104 - as exporters do
+    assumed_tokens_per_s: AssumedTokens = ASSUMED_TOKENS_PER_S,
 ) -> None:
     """Tell Prometheus about a policy's queue: jobs, their age, the backlog, workers, versions, dead letters, Redis.
 
     One exporter for each policy; workers tell about themselves, see --metrics-port of rollstream-worker. Redis is read
     when Prometheus asks, at most once a second. While Redis does not answer, rollstream_redis_up is 0 and the other
     metrics are missing. Ctrl-C or SIGTERM ends it.
+
+    At /backlog it says what `rollstream backlog --json` prints, for KEDA and other programs that start and stop
+    workers: within a second, and with status 503 while it is not known.
     """
     number = port_number(port)
     with exit_codes():
@@ -51,7 +105,8 @@ def exporter(
             raise cannot_start(f"the exporter needs {error.name}: pip install 'rollstream[observe]'") from None
         keys = Keys(policy, partitions=partitions)
         try:
-            raise typer.Exit(asyncio.run(export(redis, keys, host=host, port=number, say=_say)))
+            serving = export(redis, keys, host=host, port=number, say=_say, assumed_tokens_per_s=assumed_tokens_per_s)
+            raise typer.Exit(asyncio.run(serving))
         except OSError as error:
             if is_of_host(error):
                 raise cannot_start(f"--host {printable(host)}: {NO_SUCH_ADDRESS}") from None

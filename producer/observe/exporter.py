@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as OverdueError
+from http import HTTPStatus
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.metrics import QueueMetric, metrics_of
-from rollstream.transport.metrics.server import MetricsServer
+from rollstream.transport.metrics.server import MetricsServer, Page
 
 from ..redis_io.connection import Connection
+from .backlog import ASSUMED_TOKENS_PER_S, UNCOUNTED
 from .fleet import Fleet
 from .queue_metrics import samples
 from .read_fleet import FleetReader
@@ -22,6 +26,9 @@ FRESH_S = 1.0
 """A reading that is no older serves everybody who asks."""
 READ_S = 4.0
 """After so long Redis counts as away. Prometheus waits 10 s for a scrape, unless it is told otherwise."""
+BACKLOG_PATH = "/backlog"
+BACKLOG_S = 0.9
+"""Who scales asks often and has little patience: KEDA waits 3 s, unless it is told otherwise."""
 _EXIT_INTERRUPTED = 130
 
 Say = Callable[[str], None]
@@ -88,17 +95,57 @@ class QueueCollector:
             return None
 
 
-async def export(redis: str, keys: Keys, *, host: str, port: int, say: Say) -> int:
-    """Answer Prometheus until SIGTERM or Ctrl-C; `port` 0 takes a free one. Returns the exit code.
+class BacklogPage:
+    """What is answered at `/backlog`, within a second, on threads of the server; the readings are made on the loop."""
+
+    def __init__(self, *, readings: Readings, loop: asyncio.AbstractEventLoop) -> None:
+        self._readings = readings
+        self._loop = loop
+
+    def __call__(self) -> Page:
+        """The backlog of now. 503 where it is not known: who scales by it must not take that for an empty queue."""
+        asked = asyncio.run_coroutine_threadsafe(self._readings.newest(), self._loop)
+        try:
+            fleet = asked.result(BACKLOG_S)
+        except OverdueError:  # the reading goes on, for whoever asks next
+            asked.cancel()
+            fleet = None
+        return backlog_page(fleet)
+
+
+def backlog_page(fleet: Fleet | None) -> Page:
+    """A reading as an answer for KEDA and for people."""
+    if fleet is None:
+        return _page(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "Redis does not answer"})
+    if fleet.backlog is None:
+        why = "; ".join(fleet.problems) or UNCOUNTED
+        return _page(HTTPStatus.SERVICE_UNAVAILABLE, {"policy": fleet.policy, "error": f"unknown: {why}"})
+    return _page(HTTPStatus.OK, fleet.backlog.json(fleet.policy, paused=fleet.paused))
+
+
+def _page(status: HTTPStatus, told: dict[str, Any]) -> Page:
+    return Page(status=status, body=f"{json.dumps(told)}\n".encode(), content_type="application/json")
+
+
+async def export(
+    redis: str, keys: Keys, *, host: str, port: int, say: Say, assumed_tokens_per_s: float = ASSUMED_TOKENS_PER_S
+) -> int:
+    """Answer until SIGTERM or Ctrl-C; `port` 0 takes a free one. Returns the exit code.
 
     Raises `OSError` if host or port cannot be had, `RedisUnavailableError` for a URL that is none.
     """
     connection = Connection(url=redis, reconnect_s=0)
     try:
-        readings = Readings(reader=FleetReader(connection=connection, keys=keys), say=say)
+        reader = FleetReader(connection=connection, keys=keys, assumed_tokens_per_s=assumed_tokens_per_s)
+        readings = Readings(reader=reader, say=say)
         loop = asyncio.get_running_loop()
         ended = _signalled(loop)
-        server = MetricsServer(host=host, port=port, collectors=[QueueCollector(readings=readings, loop=loop)])
+        server = MetricsServer(
+            host=host,
+            port=port,
+            collectors=[QueueCollector(readings=readings, loop=loop)],
+            pages={BACKLOG_PATH: BacklogPage(readings=readings, loop=loop)},
+        )
         try:
             say(f"policy {keys.policy}: http://{_shown(host)}:{server.port}/metrics, open to all who reach this port")
             await readings.newest()

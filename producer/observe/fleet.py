@@ -9,6 +9,7 @@ from rollstream.schemas.history import Minute, Rate
 from rollstream.schemas.worker_report import WorkerReport
 
 from ..operations.queue_state import QueueSeen
+from .backlog import Backlog
 
 
 class Presence(StrEnum):
@@ -107,7 +108,8 @@ class Fleet:
     """The most that workers may still have to generate."""
     open_tokens_by_partition: tuple[int, ...] = ()
     """The same, for each of `queues`."""
-    backlog_s: float | None
+    backlog: Backlog | None
+    """None if what jobs ask for could not be read."""
     rate: Rate
     minutes: tuple[tuple[int, Minute], ...]
     """The last hour, oldest first: the number of the minute (unix seconds / 60) and its sums, if there are any."""
@@ -134,6 +136,12 @@ class Fleet:
     def newest(self) -> FleetVersion | None:
         """The version to serve: the newest active one."""
         return next((one for one in self.versions if not one.waits_for), None)
+
+    @property
+    def backlog_s(self) -> float | None:
+        """The backlog for people: None while it rests on a speed that nobody measured."""
+        known = self.backlog is not None and (self.backlog.measured or not self.backlog.backlog_seconds)
+        return self.backlog.backlog_seconds if self.backlog is not None and known else None
 
     @property
     def tokens_per_s(self) -> float:

@@ -32,7 +32,7 @@ def samples(fleet: Fleet | None) -> Iterator[Sample]:
     yield from _of_workers(fleet)
     yield QueueMetric.PAUSED, (), float(fleet.paused)
     known = {
-        QueueMetric.BACKLOG: fleet.backlog_s,
+        QueueMetric.BACKLOG: None if fleet.backlog is None else fleet.backlog.backlog_seconds,
         QueueMetric.REDIS_MEMORY: fleet.redis_memory,
         QueueMetric.REDIS_MEMORY_LIMIT: fleet.redis_memory_limit,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,8 +13,10 @@ from rollstream.schemas import Keys
 from rollstream.schemas.field_values import seconds_of
 from rollstream.schemas.history import Rate, RateField
 from rollstream.schemas.pause_reason import PAUSED_FIELD
+from rollstream.schemas.worker_report import WorkerState
 
 from ..redis_io.connection import Connection
+from .backlog import ASSUMED_TOKENS_PER_S, Backlog, backlog_of
 from .fleet import Fleet, FleetWorker, Presence
 from .parts.ages import age_s
 from .parts.batches import Batches
@@ -37,8 +39,12 @@ class FleetReader:
     workers that are gone, and how fast groups ended, which `left_s` is made of.
     """
 
-    def __init__(self, *, connection: Connection, keys: Keys) -> None:
+    def __init__(
+        self, *, connection: Connection, keys: Keys, assumed_tokens_per_s: float = ASSUMED_TOKENS_PER_S
+    ) -> None:
+        """`assumed_tokens_per_s`: the speed of a worker in the backlog until one was measured."""
         self._connection = connection
+        self._assumed = assumed_tokens_per_s
         self._keys = keys
         self._workers = Workers(keys=keys)
         self._minutes = Minutes(keys=keys)
@@ -73,7 +79,7 @@ class FleetReader:
             open_groups=sum(one.open_groups for one in partitions),
             open_tokens=open_tokens,
             open_tokens_by_partition=tuple(one.open_tokens for one in partitions),
-            backlog_s=rate.backlog_s(open_tokens, num_working(workers)),
+            backlog=self._backlog(rate, partitions, workers),
             rate=rate,
             minutes=found["history"],
             workers=workers,
@@ -87,6 +93,21 @@ class FleetReader:
             problems=tuple(rounds.problems),
             commands=rounds.commands + asked,
             took_s=round(time.perf_counter() - began, 4),
+        )
+
+    def _backlog(
+        self, rate: Rate, partitions: Sequence[PartitionSeen], workers: Iterable[FleetWorker]
+    ) -> Backlog | None:
+        if not all(one.is_counted for one in partitions):
+            return None
+        return backlog_of(
+            rate,
+            tokens=sum(one.open_tokens for one in partitions),
+            groups=sum(one.open_groups for one in partitions),
+            waiting=sum(one.queue.waiting or 0 for one in partitions),
+            pending=sum(one.queue.pending for one in partitions),
+            workers=num_working(workers),
+            assumed=self._assumed,
         )
 
     def _parts(self, rounds: Rounds) -> dict[str, Part[Any]]:
@@ -112,9 +133,9 @@ class FleetReader:
 
 
 def num_working(workers: Iterable[FleetWorker]) -> int:
-    """How many workers answer jobs, or will in a moment."""
+    """How many workers answer jobs, or will in a moment: one that drains takes no more."""
     alive = (worker.report for worker in workers if worker.presence is not Presence.GONE)
-    return sum(not report.is_starting for report in alive)
+    return sum(report.state not in (WorkerState.STARTING, WorkerState.DRAINING) for report in alive)
 
 
 def _ago(value: bytes | None, now: float) -> float | None:

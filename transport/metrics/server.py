@@ -6,8 +6,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -24,6 +26,19 @@ REQUEST_S = 10.0
 _POLL_S = 0.1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What is answered at one path."""
+
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Ask = Callable[[], Page]
+"""Makes the answer of now. Threads that answer call it, several at once."""
+
+
 class Collector(Protocol):
     """What the library of Prometheus asks for metrics."""
 
@@ -32,7 +47,10 @@ class Collector(Protocol):
 
 
 class MetricsServer:
-    """Serves `/metrics` from when it is made until `close`. The registry is its own: no other library is in it."""
+    """Serves `/metrics` and `pages` from when it is made until `close`.
+
+    The registry is its own: no other library is in it.
+    """
 
     def __init__(
         self,
@@ -40,18 +58,20 @@ class MetricsServer:
         host: str,
         port: int,
         collectors: Sequence[Collector],
+        pages: Mapping[str, Ask] | None = None,
         most: int = MOST_REQUESTS,
         within_s: float = REQUEST_S,
     ) -> None:
-        """`port` 0: a free one. Connections beyond `most` are closed at once, others after `within_s` seconds.
+        """`port` 0: a free one. `pages`: what is answered at other paths, such as `/healthz`.
 
+        Connections beyond `most` are closed at once, others after `within_s` seconds.
         Raises `OSError` if host or port cannot be had.
         """
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         self.add(collectors)
         self._server = _Server(address=resolve(host, port), port=port, most=most, within_s=within_s)
-        self._server.set_app(_app(self._registry))
+        self._server.set_app(_app(self._registry, pages or {}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
         self._thread.start()
 
@@ -131,13 +151,19 @@ class _Handler(WSGIRequestHandler):
         """Log nothing: each scrape would be a line."""
 
 
-def _app(registry: CollectorRegistry) -> Any:
+def _app(registry: CollectorRegistry, pages: Mapping[str, Ask]) -> Any:
     metrics = make_wsgi_app(registry)
+    there_is = ", ".join((PATH, *sorted(pages)))
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
-        if environ["PATH_INFO"] == PATH:
+        path = environ["PATH_INFO"]
+        if path == PATH:
             return metrics(environ, start_response)
-        start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"There is {PATH} and nothing else.\n".encode()]
+        ask = pages.get(path)
+        nothing = Page(status=HTTPStatus.NOT_FOUND, body=f"There is {there_is} and nothing else.\n".encode())
+        page = nothing if ask is None else ask()
+        headers = [("Content-Type", page.content_type), ("Content-Length", str(len(page.body)))]
+        start_response(f"{page.status.value} {page.status.phrase}", headers)
+        return [page.body]
 
     return app

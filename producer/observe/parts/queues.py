@@ -9,7 +9,7 @@ from typing import Any
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, after
-from rollstream.schemas.field_values import text_of
+from rollstream.schemas.field_values import count_of, text_of
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.totals import Totals
@@ -35,6 +35,8 @@ class PartitionSeen:
     queue: QueueSeen
     open_groups: int
     open_tokens: int
+    is_counted: bool
+    """Whether its totals and its length could be read; what is open is not known if not."""
 
 
 class Queue:
@@ -73,7 +75,12 @@ class Queue:
             parked=(yield from self._parked()) if group and group["pending"] else (),
             ids_ahead_s=ahead_s((str(one).encode() for one in (oldest, delivered) if one), now),
         )
-        return PartitionSeen(queue=queue, open_groups=so_far.open_groups, open_tokens=so_far.open_tokens)
+        return PartitionSeen(
+            queue=queue,
+            open_groups=so_far.open_groups,
+            open_tokens=so_far.open_tokens,
+            is_counted=entries is not None and sums is not None and all(map(_is_count, sums)),
+        )
 
     def _oldest(self, delivered: EntryId, now: float) -> Part[EntryId | None]:
         """The entry after the last that was delivered. Who may run no script is sent the whole entry."""
@@ -112,6 +119,11 @@ class Queue:
             )
             for (parked, entry_id), found in zip(oldest.items(), entries, strict=True)
         )
+
+
+def _is_count(value: bytes | None) -> bool:
+    """Whether a total is a number, or not there yet."""
+    return value is None or count_of(value) is not None
 
 
 def _oldest_of(jobs: str, consumer: bytes, pipe: Any) -> object:

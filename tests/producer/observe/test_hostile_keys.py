@@ -126,7 +126,7 @@ async def test_hostile_values_in_every_field_are_printable_text(
     assert_is_fit(fleet)
     assert [worker.report.running_groups for worker in fleet.workers if worker.consumer == "hostile"] == [None]
     assert [batch.batch_id for batch in fleet.batches] == ["b"]
-    assert (fleet.rate.tokens_per_s, fleet.backlog_s, fleet.open_tokens) == (None, 0.0, 0)
+    assert (fleet.rate.tokens_per_s, fleet.backlog, fleet.open_tokens) == (None, None, 0)
     assert fleet.paused
     assert fleet.paused_s_ago is None
 

@@ -14,6 +14,7 @@ from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.history import Rate
 from rollstream.schemas.metrics import Metric, QueueMetric, metrics_of
 from rollstream.schemas.worker_report import WorkerReport
+from tests.support.watching.fleets import backlog_lasting
 
 PARKED = Parked(version=3, jobs=2, oldest_s=5.0, oldest_batch="b")
 
@@ -44,7 +45,7 @@ def fleet(**changes: Any) -> Fleet:
         "open_groups": 5,
         "open_tokens": 50,
         "open_tokens_by_partition": (50,),
-        "backlog_s": 12.0,
+        "backlog": backlog_lasting(12.0),
         "rate": Rate(),
         "minutes": (),
         "workers": (),
@@ -85,7 +86,7 @@ def test_jobs_that_are_parked_are_not_counted_as_taken_too() -> None:
 @pytest.mark.parametrize(
     ("metric", "changes"),
     [
-        (QueueMetric.BACKLOG, {"backlog_s": None}),
+        (QueueMetric.BACKLOG, {"backlog": None}),
         (QueueMetric.REDIS_MEMORY, {"redis_memory": None}),
         (QueueMetric.REDIS_MEMORY_LIMIT, {"redis_memory_limit": None}),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rollstream.producer.observe.backlog import Backlog
 from rollstream.producer.observe.fleet import Fleet, FleetBatch, FleetLetter, FleetVersion, FleetWorker, Presence
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.schemas.history import Minute, Rate
@@ -22,7 +23,7 @@ def fleet_of(**changes: Any) -> Fleet:
         "queues": (queue_of(),),
         "open_groups": 0,
         "open_tokens": 0,
-        "backlog_s": None,
+        "backlog": None,
         "rate": Rate(),
         "minutes": (),
         "workers": (),
@@ -37,6 +38,23 @@ def fleet_of(**changes: Any) -> Fleet:
         "took_s": 0.012,
     }
     return Fleet(**fields | changes)
+
+
+def backlog_lasting(seconds: float, **changes: Any) -> Backlog:
+    """A measured backlog of one worker that takes so long."""
+    fields: dict[str, Any] = {
+        "backlog_seconds": seconds,
+        "worker_seconds": seconds,
+        "queued_tokens": round(100 * seconds),
+        "asked_tokens": round(200 * seconds),
+        "tokens_per_second_per_worker": 100.0,
+        "measured": True,
+        "workers": 1,
+        "open_groups": 3,
+        "waiting_jobs": 2,
+        "pending_jobs": 1,
+    }
+    return Backlog(**fields | changes)
 
 
 def queue_of(partition: int = 0, **changes: Any) -> QueueSeen:
@@ -112,7 +130,7 @@ def busy_fleet(workers: int = 6, batches: int = 5, **changes: Any) -> Fleet:
         "letters": (letter_of(), letter_of(partition=1, batch_id="")),
         "num_letters": 14,
         "open_groups": 480,
-        "backlog_s": 187.0,
+        "backlog": backlog_lasting(187.0),
         "redis_memory": 812 * 2**20,
         "redis_memory_limit": 2**30,
     }

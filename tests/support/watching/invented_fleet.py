@@ -28,6 +28,7 @@ from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from rollstream.schemas.history import Minute, Rate
 from rollstream.schemas.worker_report import WorkerReport
+from tests.support.watching.fleets import backlog_lasting
 
 WORKERS = (
     FleetWorker(
@@ -81,7 +82,7 @@ def invented_fleet(policy: str = "math-7b") -> Fleet:
         ),
         open_groups=88,
         open_tokens=360_448,
-        backlog_s=31.0,
+        backlog=backlog_lasting(31.0),
         rate=Rate(tokens_per_s=11_500.0, mean_length=410.0, answers=1000, share=0.4),
         minutes=minutes,
         workers=WORKERS,

@@ -21,6 +21,7 @@ from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from rollstream.schemas.history import Minute, Rate
 from rollstream.schemas.worker_report import WorkerReport
+from tests.support.watching.fleets import backlog_lasting
 from tests.support.watching.invented_fleet import InventedReader, invented_fleet
 from tests.support.watching.live_page import CHROMIUM, FLAGS, Theme
 from tests.support.watching.served_page import served
@@ -96,7 +97,7 @@ def at_work() -> Fleet:
         read_at=now,
         queues=(queue,),
         open_tokens=9_800_000,
-        backlog_s=185.0,
+        backlog=backlog_lasting(185.0),
         rate=Rate(tokens_per_s=13_100.0, mean_length=410.0, answers=1000, share=0.4),
         minutes=hour(now),
         workers=tuple(worker(n, seen_s_ago=0.2 + 0.2 * n) for n in range(4)),
@@ -127,7 +128,15 @@ def in_trouble() -> Fleet:
 def nothing_yet() -> Fleet:
     idle = QueueSeen(partition=0, entries=0, waiting=0, pending=0, oldest_waiting_s=None, dead_letters=0)
     none: dict[str, Any] = dict.fromkeys(("workers", "versions", "batches", "letters", "minutes"), ())
-    return replace(invented_fleet(), queues=(idle,), num_batches=0, num_letters=0, open_tokens=0, backlog_s=0.0, **none)
+    return replace(
+        invented_fleet(),
+        queues=(idle,),
+        num_batches=0,
+        num_letters=0,
+        open_tokens=0,
+        backlog=backlog_lasting(0.0),
+        **none,
+    )
 
 
 async def picture(

@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.producer.cli.views.headline import Level, headline, listed, notes
 from rollstream.producer.observe.fleet import Presence
-from tests.support.watching.fleets import batch_of, fleet_of, queue_of, worker_of
+from tests.support.watching.fleets import backlog_lasting, batch_of, fleet_of, queue_of, worker_of
 
 GOOD, CALM, WARN, BAD = Level.GOOD, Level.CALM, Level.WARN, Level.BAD
 WAITING = (queue_of(0, waiting=11, pending=4, oldest_waiting_s=34.0), queue_of(1, waiting=1, oldest_waiting_s=200.0))
@@ -25,7 +25,7 @@ STARTING, PAUSED = worker_of("s", state="starting", policy_version=None), worker
         ({"queues": WAITING, "workers": (GONE,)}, BAD, "No worker: 12 jobs wait"),
         ({"workers": (WORKER,)}, GOOD, "1 worker serves version 7. There is nothing to do."),
         (
-            {"workers": (WORKER, worker_of("d")), "queues": WAITING, "backlog_s": 187.0},
+            {"workers": (WORKER, worker_of("d")), "queues": WAITING, "backlog": backlog_lasting(187.0)},
             GOOD,
             "2 workers serve version 7, 6,912 tokens/s, 12 jobs wait, about 3 min of work.",
         ),

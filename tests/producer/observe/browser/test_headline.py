@@ -16,7 +16,7 @@ from rollstream.producer.observe.web.fleet_json import fleet_json
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.worker_report import WorkerReport
-from tests.support.watching.fleets import version_of
+from tests.support.watching.fleets import backlog_lasting, version_of
 from tests.support.watching.invented_fleet import invented_fleet
 from tests.support.watching.live_page import opened, running_web
 
@@ -47,14 +47,21 @@ def fleet(*workers: FleetWorker, waiting: int | None = 0, pending: int = 0, **ch
     """Like the invented one, with these workers and jobs."""
     oldest = 240.0 if waiting else None
     queue = QueueSeen(partition=0, entries=0, waiting=waiting, pending=pending, oldest_waiting_s=oldest, dead_letters=0)
-    plain = {"versions": (), "letters": (), "num_letters": 0, "minutes": (), "backlog_s": 0.0, "queues": (queue,)}
+    plain = {
+        "versions": (),
+        "letters": (),
+        "num_letters": 0,
+        "minutes": (),
+        "backlog": backlog_lasting(0.0),
+        "queues": (queue,),
+    }
     return replace(invented_fleet(), workers=workers, **{**plain, **changes})
 
 
 SERVING = (worker("w1"), worker("w2"))
 HEADLINES = {
     "good": (
-        fleet(*SERVING, waiting=42, pending=8, backlog_s=180.0),
+        fleet(*SERVING, waiting=42, pending=8, backlog=backlog_lasting(180.0)),
         "2 workers serve version 17, 1,240 tokens/s, 42 jobs wait, about 3 min of work.",
     ),
     "runs": (fleet(*SERVING, pending=1), "2 workers serve version 17, 1,240 tokens/s, 1 job runs, none waits."),

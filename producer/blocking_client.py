@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack
 
 from rollstream.schemas import Batch, ScoreDescription
+from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 from rollstream.transport.redis.faults import fault_of
-from rollstream.transport.redis.urls import without_password
 
 from .batches.any_handle import AnyHandle
 from .batches.handle import BatchHandle
 from .batches.read_answers import Answer
 from .calls.blocking import Blocking, blocking, blocking_and_held
 from .calls.loop_thread import LoopThread
-from .client import DEFAULT_URL, AsyncClient, QueueOptions
+from .client import AsyncClient, QueueOptions
 from .errors import RedisUnavailableError, client_stays, handle_stays
 from .scores.handle import ScoreHandle
 from .scores.read_scores import ScoreAnswer
@@ -108,12 +108,12 @@ class Client(Blocking[AsyncClient]):
     there.
     """
 
-    def __init__(self, redis_url: str = DEFAULT_URL, **queue: Unpack[QueueOptions]) -> None:
+    def __init__(self, redis_url: str | RedisAccess = DEFAULT_URL, **queue: Unpack[QueueOptions]) -> None:
         client = AsyncClient(redis_url, **queue)
         try:
             super().__init__(client, LoopThread(client.aclose))
         except (OSError, RuntimeError) as error:  # no file or no thread is left for its event loop
-            shown = without_password(redis_url)
+            shown = str(RedisAccess.of(redis_url))
             raise RedisUnavailableError("start a client", shown, str(error), fault_of(error).advice) from error
 
     submit = blocking_and_held("submit", AsyncClient.submit, BlockingBatchHandle)

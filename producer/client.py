@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Required, Self, TypedDict, Unpack
+from typing import NoReturn, Required, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
 from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
@@ -37,6 +38,7 @@ from .policies.unserved import kinds_of, warn_of_unserved
 from .policies.version_bounds import VersionBounds
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
+from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
 from .scores.handle import ScoreHandle, handle_of
@@ -48,10 +50,8 @@ from .weights.publish_tensors import goes_to_store, publish_tensors
 from .weights.publisher import WeightsPublisher
 from .weights.store_options import StoreOptions
 
-DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
-
-class QueueOptions(TypedDict, total=False):
+class QueueOptions(AccessOptions, total=False):
     """What a client is made with, beside the URL; see `AsyncClient`."""
 
     policy: Required[str]
@@ -66,21 +66,28 @@ class AsyncClient:
     `policy` and `partitions` must be the workers'. If Redis goes away after it has answered once, calls wait for it up
     to `reconnect_s` seconds. `weights`: the workers' weight store, for `publish_policy(state_dict=...)`: a folder,
     "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory. Nothing
-    connects before the first call. Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad
-    URL and `WeightStoreError` for a bad store.
+    connects before the first call.
+
+    Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file` and `redis_wait` say how Redis is
+    reached, see `AsyncClient.__init__`.
+
+    Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad URL or file of these and
+    `WeightStoreError` for a bad store.
     """
 
+    @spelled_out(AccessOptions, ACCESS_DEFAULTS)
     def __init__(
         self,
-        redis_url: str = DEFAULT_URL,
+        redis_url: str | RedisAccess = DEFAULT_URL,
         *,
         policy: str,
         partitions: int = 1,
         reconnect_s: float = 60.0,
         weights: str | Path | StoreOptions | None = None,
+        **redis: Unpack[AccessOptions],
     ) -> None:
         self._keys = Keys(policy, partitions=number(partitions))
-        self._connection = Connection(url=redis_url, reconnect_s=reconnect_seconds(reconnect_s))
+        self._connection = Connection(access=access_of(redis_url, **redis), reconnect_s=reconnect_seconds(reconnect_s))
         self._weights = WeightsPublisher.of(self._connection, self._keys, weights)
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS, JobOptions)

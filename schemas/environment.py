@@ -17,7 +17,8 @@ WORKER_SETTINGS = frozenset({
     "INFLIGHT_BYTES", "INFLIGHT_SEQUENCES", "KV_CACHE_BYTES", "LEASE_S", "LOAD_TIMEOUT_S", "LOGPROBS_MODE",
     "LOG_FORMAT", "LOG_LEVEL", "LORA", "MAX_ADAPTER_BYTES", "MAX_DELIVERIES", "MAX_INTERRUPTIONS", "MAX_LORAS",
     "MAX_LORA_RANK", "MAX_MODEL_LEN", "MAX_NUM_SEQS", "METRICS_HOST", "METRICS_PORT", "MODEL", "PARTITIONS", "POLICY",
-    "PRINT_CONFIG", "PROBE", "REDIS", "REPLICAS", "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S",
+    "PRINT_CONFIG", "PROBE", "REDIS", "REDIS_CA", "REDIS_CERT", "REDIS_KEY",
+    "REDIS_PASSWORD_FILE", "REDIS_WAIT", "REPLICAS", "RESULT_TTL_S", "RETENTION_BYTES", "RETENTION_S",
     "SCORE_TOKENS_AT_ONCE", "STUB_POISON_TOKEN", "STUB_TOKENS_PER_S", "STUB_VOCAB_SIZE", "SWAP",
     "TENSOR_PARALLEL_SIZE", "THINKING_MARKS", "TOKENIZER", "WEIGHTS", "WEIGHTS_CACHE", "WEIGHT_TRANSFER",
 })  # fmt: skip
@@ -62,7 +63,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     Not far off comes first, then what it begins with (a `redis-port` belongs to `redis`, not to `metrics-port`).
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.8)
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.81)
     near += [one for one in reversed(names) if name.startswith((f"{one}_", f"{one}-"))]
     return next(iter(near or difflib.get_close_matches(name, names, 1)), None)
 

@@ -58,9 +58,9 @@ class Worker:
         self._settings = settings
         self._start = start or Start(settings)
         self._engine = engine
-        self._blocking = connect(settings.redis)
-        self._commands = connect(settings.redis)
-        self._upkeep = connect(settings.redis)  # leases and heartbeats must not wait behind thousands of answers
+        self._blocking = connect(settings.access)
+        self._commands = connect(settings.access)
+        self._upkeep = connect(settings.access)  # leases and heartbeats must not wait behind thousands of answers
         keys = Keys(settings.policy, partitions=settings.partitions)
         self._admission = Admission(
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
 from rollstream.schemas.weights.shown_place import without_secrets
-from rollstream.transport.redis.urls import without_password
+from rollstream.transport.redis.access import DEFAULT_URL, MOST_REPLICAS, RedisAccess
 
 from . import config_rules, engine_registry
 from .exit_codes import MEANINGS
@@ -58,10 +58,27 @@ class WorkerSettings(BaseSettings):
         None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
     )
     redis: str = Field(
-        "redis://127.0.0.1:6379/0",
+        DEFAULT_URL,
         repr=False,
         description="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, "
         "redis+cluster://host:port,host:port, any of its nodes.",
+    )
+    redis_ca: Path | None = Field(
+        None,
+        description="PEM file of the CAs that may have signed Redis' certificate, for rediss://; default: this "
+        "system's. It is read again when it changes, like the next two.",
+    )
+    redis_cert: Path | None = Field(None, description="PEM file of our certificate, where Redis asks for one.")
+    redis_key: Path | None = Field(
+        None, description="PEM file of the key of --redis-cert, if it is not in the same file."
+    )
+    redis_password_file: Path | None = Field(
+        None,
+        description="File with the password, which no list of processes shows; it is read for every new connection, "
+        "so the password may change while workers run.",
+    )
+    redis_wait: int = Field(
+        0, ge=0, le=MOST_REPLICAS, description="Replicas of Redis that must have an answer before it counts."
     )
     partitions: int = Field(1, ge=1, le=1024, description="Partitions of the policy; the same at every producer.")
     consumer: str = Field(
@@ -262,11 +279,29 @@ class WorkerSettings(BaseSettings):
     def _readable(cls, value: str) -> str:
         return config_rules.redis_url(value)
 
+    @field_validator("redis_ca", "redis_cert", "redis_key", "redis_password_file", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """A variable without a value, as compose files pass it, names no file."""
+        return value or None
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if problem := next(config_rules.problems(self), None):
             raise ValueError(problem)
         return self
+
+    @property
+    def access(self) -> RedisAccess:
+        """What Redis is reached with."""
+        return RedisAccess(
+            url=self.redis,
+            ca=self.redis_ca,
+            cert=self.redis_cert,
+            key=self.redis_key,
+            password_file=self.redis_password_file,
+            wait=self.redis_wait,
+        )
 
     @property
     def admitted_sequences(self) -> int:
@@ -297,4 +332,4 @@ class WorkerSettings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """All settings for `--print-config`, without the passwords of URLs."""
         weights = None if self.weights is None else without_secrets(self.weights)
-        return {**self.model_dump(mode="json"), "redis": without_password(self.redis), "weights": weights}
+        return {**self.model_dump(mode="json"), "redis": str(self.access), "weights": weights}

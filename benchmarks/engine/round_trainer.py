@@ -66,7 +66,7 @@ async def train(flags: argparse.Namespace) -> None:
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     model = AutoModelForCausalLM.from_pretrained(flags.trainer, dtype=dtype).to(device).eval()
     say({"ready": True})
-    connection, keys = Connection(url=flags.redis, reconnect_s=10), Keys(POLICY)
+    connection, keys = Connection(access=flags.redis, reconnect_s=10), Keys(POLICY)
     while line := await asyncio.to_thread(sys.stdin.readline):
         asked = json.loads(line)
         with torch.no_grad():

@@ -185,7 +185,7 @@ def _at_gate(arm: Arm, server: Server) -> int:
 
 
 async def _operate(change: Callable[[Connection, Keys], Awaitable[bool]], url: str) -> None:
-    connection = Connection(url=url, reconnect_s=10)
+    connection = Connection(access=url, reconnect_s=10)
     try:
         await change(connection, Keys(POLICY))
     finally:

@@ -84,7 +84,7 @@ async def timed(client: redis.Redis, page: Page) -> tuple[float, Work, BatchSeen
 
 async def measure(url: str, client: redis.Redis, keys: Keys, groups: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Milliseconds of each page, and the details. Pages that need several looks are asked for until they are whole."""
-    connection = Connection(url=url, reconnect_s=5)
+    connection = Connection(access=url, reconnect_s=5)
     page = partial(read_batch, connection, keys, _BATCH, index=ResultsIndex())
     runs: dict[str, float] = {}
     details: dict[str, Any] = {}

@@ -151,7 +151,7 @@ class Cost:
 
 async def readings_of(client: redis.Redis, url: str, keys: Keys, count: int) -> Cost:
     """Read the queue once, and then so many times."""
-    connection = Connection(url=url, reconnect_s=5)
+    connection = Connection(access=url, reconnect_s=5)
     reader = FleetReader(connection=connection, keys=keys)
     try:
         first = await reader.read()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rollstream.transport.redis.access import RedisAccess
 from rollstream.version import __version__
 
 from ..client import AsyncClient
@@ -28,9 +29,9 @@ from .options import (
     Partitions,
     Policy,
     QueueDeadline,
-    RedisUrl,
     RunDeadline,
     Timeout,
+    reaches_redis,
 )
 from .output import exit_codes, follow, output, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
@@ -93,13 +94,14 @@ def demo(
 @app.command(
     epilog="Example: echo '{\"prompt_token_ids\": [1, 2, 3]}' | rollstream submit - --max-new-tokens 16 --wait"
 )
+@reaches_redis
 def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE.jsonl", help="One prompt a line; - is stdin."),
     ],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Tokens a completion may have. Required somewhere.")
@@ -164,10 +166,11 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
 
 @app.command(epilog="Example: rollstream results BATCH_ID --policy math-7b --follow --out results.jsonl")
+@reaches_redis
 def results(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH_ID", help="What `rollstream submit` printed.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     wait: Annotated[bool, typer.Option("--follow", help="Wait for the rest, with a progress bar.")] = False,
     out: Out = None,

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.fleet import Fleet
 from ..observe.read_fleet import FleetReader
 from ..redis_io.connection import Connection
 from .connection import with_connection
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import exit_codes, print_lines
 from .views.batches import UNDER_WAY, batch_json, batch_report, batch_state
 
@@ -24,9 +25,10 @@ _PAGE, _MOST_PAGES = 100, 20
 
 
 @commands.command(epilog="Example: rollstream batches --policy math-7b --all --limit 10")
+@reaches_redis
 def batches(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     every: Annotated[bool, typer.Option("--all", help="Also those that are done or cancelled.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many of the newest to show.")] = 50,

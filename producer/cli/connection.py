@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from rollstream.transport.redis.access import RedisAccess
+
 from ..redis_io.connection import Connection
 
 T = TypeVar("T")
 
 
-def with_connection(redis: str, command: Callable[[Connection], Awaitable[T]]) -> T:
+def with_connection(redis: RedisAccess, command: Callable[[Connection], Awaitable[T]]) -> T:
     """Return what `command` returns. Waits at most 5 s for Redis, then raises `RedisUnavailableError`."""
 
     async def run() -> T:
-        connection = Connection(url=redis, reconnect_s=5)
+        connection = Connection(access=redis, reconnect_s=5)
         try:
             return await command(connection)
         finally:

@@ -12,6 +12,7 @@ import typer
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.errors import shown
 from rollstream.schemas.printable import printable
+from rollstream.transport.redis.access import RedisAccess
 
 from ..errors import RedisUnavailableError
 from ..redis_io.connection import Connection
@@ -19,7 +20,7 @@ from ..replay.dead_letters import Listed, find, letters
 from ..replay.dead_letters import drop as drop_letters
 from ..replay.dead_letters import requeue as requeue_letter
 from .connection import with_connection
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines
 from .traced import traced
 from .views.letters import letter_json, letter_lines, listed_json, listed_lines
@@ -38,12 +39,13 @@ Every = Annotated[bool, typer.Option("--all", help="All dead letters, or all tha
 
 
 @dead.command(epilog="Example: rollstream dead ls too_many_deliveries --policy math-7b")
+@reaches_redis
 def ls(
     policy: Policy,
     text: Annotated[
         str, typer.Argument(metavar="[FILTER]", help="Text in the error, batch id, worker or entry id.")
     ] = "",
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     json_output: Json = False,
 ) -> None:
@@ -59,10 +61,11 @@ def ls(
 
 
 @dead.command(epilog="Example: rollstream dead show 1700000000000-0 --policy math-7b --payload job.msgpack")
+@reaches_redis
 def show(
     entry: Annotated[str, typer.Argument(metavar="ENTRY", help="As `dead ls` shows it.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     payload: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the job's original bytes here.")] = None,
     json_output: Json = False,
@@ -79,11 +82,12 @@ def show(
 
 
 @dead.command(epilog="Example: rollstream dead requeue --all 'worker-7' --policy math-7b")
+@reaches_redis
 def requeue(
     policy: Policy,
     names: Names = None,
     every: Every = False,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
 ) -> None:
     """Queue the jobs of dead letters again, each as a batch of its own, and drop the letters.
@@ -114,11 +118,12 @@ def requeue(
 
 
 @dead.command(epilog="Example: rollstream dead drop 1700000000000-0 --policy math-7b --yes")
+@reaches_redis
 def drop(
     policy: Policy,
     names: Names = None,
     every: Every = False,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, OptionError, Tolerance
 from rollstream.schemas.message_files import GOLDEN_FILES
 from rollstream.schemas.wire.golden import MAX_CASES
+from rollstream.transport.redis.access import RedisAccess
 
 from ..golden.check import Checked
 from ..golden.check import check as check_golden
@@ -20,7 +21,7 @@ from ..golden.record import record as record_golden
 from ..redis_io.connection import Connection
 from .config_flags import read_config
 from .jsonl import read_prompt_file
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl, Timeout
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, Timeout, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines, say
 from .traced import traced
 from .views.golden import checked_json, checked_lines, recorded_line
@@ -37,10 +38,11 @@ golden = typer.Typer(
 @golden.command(
     epilog="Example: rollstream golden record --policy math-7b --prompts prompts.jsonl --out math-7b.golden"
 )
+@reaches_redis
 def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     policy: Policy,
     out: Annotated[Path, typer.Option(dir_okay=False, metavar="FILE", help="Written whole, in place of an older one.")],
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     cases: Annotated[int, typer.Option(min=2, max=MAX_CASES, help="Half greedy, half sampled with a seed.")] = 16,
     prompts: Annotated[
@@ -101,10 +103,11 @@ def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
 
 @golden.command(epilog="Example: rollstream golden check math-7b.golden --policy math-7b")
+@reaches_redis
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `rollstream golden record` wrote.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     timeout: Timeout = None,
     json_output: Json = False,
@@ -158,9 +161,9 @@ def _tolerance(text: str) -> Tolerance:
         raise typer.BadParameter(f"--tolerance {problem}") from None
 
 
-def _run(redis: str, command: Callable[[Connection], Awaitable[T]]) -> T:
+def _run(redis: RedisAccess, command: Callable[[Connection], Awaitable[T]]) -> T:
     async def run() -> T:
-        connection = Connection(url=redis, reconnect_s=60)
+        connection = Connection(access=redis, reconnect_s=60)
         try:
             return await command(connection)
         finally:

@@ -10,11 +10,12 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.lease import LONGEST_LEASE_S, SHORTEST_LEASE_S
+from rollstream.transport.redis.access import RedisAccess
 
 from ..operations.lease import LeaseSeen, lease_seen, set_lease
 from ..redis_io.connection import Connection
 from .connection import with_connection
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import exit_codes, print_lines
 from .views.fit import wrapped
 from .views.headline import many
@@ -27,6 +28,7 @@ commands = typer.Typer()
     epilog="To change it: rollstream drain --all --wait --policy math-7b, then rollstream lease --set 60 --policy "
     "math-7b, then start the workers with --lease-s 60."
 )
+@reaches_redis
 def lease(
     policy: Policy,
     seconds: Annotated[
@@ -35,7 +37,7 @@ def lease(
             "--set", min=SHORTEST_LEASE_S, max=LONGEST_LEASE_S, help="New lease in seconds. No worker may be running."
         ),
     ] = None,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     json_output: Json = False,
 ) -> None:

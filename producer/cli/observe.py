@@ -11,6 +11,7 @@ import typer
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
+from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.backlog import ASSUMED_TOKENS_PER_S, UNCOUNTED
 from ..observe.fleet import Fleet
@@ -18,7 +19,7 @@ from ..observe.read_fleet import FleetReader
 from ..redis_io.connection import Connection
 from .connection import with_connection
 from .listening import cannot_start, port_number
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines
 from .views.backlog import backlog_lines
 from .views.fit import wrapped
@@ -46,9 +47,10 @@ _EPILOG = (
 
 
 @commands.command(epilog="Example: rollstream backlog --policy math-7b --json | jq .worker_seconds")
+@reaches_redis
 def backlog(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     assumed_tokens_per_s: AssumedTokens = ASSUMED_TOKENS_PER_S,
     json_output: Json = False,
@@ -78,9 +80,10 @@ def backlog(
 
 
 @commands.command(epilog=_EPILOG)
+@reaches_redis
 def exporter(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     port: Annotated[
         str, typer.Option(metavar="PORT|auto", help="Where Prometheus asks; auto takes a free one and prints it.")

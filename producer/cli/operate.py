@@ -11,6 +11,7 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
+from rollstream.transport.redis.access import RedisAccess
 
 from ..client import AsyncClient
 from ..doctor.examine import examine
@@ -22,7 +23,7 @@ from ..operations.requests import resume as resume_queue
 from ..operations.requests import wait_until_drained
 from ..redis_io.connection import Connection
 from .connection import with_connection
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, EXIT_TIMED_OUT, exit_codes, print_lines
 from .views.findings import finding_lines
 
@@ -31,10 +32,11 @@ commands = typer.Typer()
 
 
 @commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b")
+@reaches_redis
 def cancel(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH_ID", help="What `rollstream submit` printed.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     json_output: Json = False,
 ) -> None:
@@ -61,7 +63,8 @@ def cancel(
 
 
 @commands.command(epilog="Example: rollstream pause --policy math-7b")
-def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
+@reaches_redis
+def pause(policy: Policy, redis: RedisAccess = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
     """Stop all workers from taking new jobs until `rollstream resume`.
 
     Running jobs are finished, batches can still be submitted, and workers stay up.
@@ -83,7 +86,8 @@ def pause(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partition
 
 
 @commands.command(epilog="Example: rollstream resume --policy math-7b")
-def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
+@reaches_redis
+def resume(policy: Policy, redis: RedisAccess = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
     """Let workers take jobs again after `rollstream pause`."""
     with exit_codes():
         changed = with_connection(
@@ -95,11 +99,12 @@ def resume(policy: Policy, redis: RedisUrl = DEFAULT_REDIS, partitions: Partitio
 @commands.command(
     epilog="Example: rollstream drain --all --policy math-7b --wait. `rollstream status` names the workers."
 )
+@reaches_redis
 def drain(
     policy: Policy,
     workers: Annotated[list[str] | None, typer.Argument(metavar="WORKER", help="Names of workers, or --all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every live worker.")] = False,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Return once these workers are gone.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds to wait; then exit 4.")] = None,
@@ -130,9 +135,10 @@ def drain(
 
 
 @commands.command(epilog="Example: rollstream doctor --policy math-7b. Exits 1 when something fails, 0 on warnings.")
+@reaches_redis
 def doctor(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     lease_s: Annotated[
         float | None, typer.Option(min=0.5, help="The workers' --lease-s; default: what they agreed on.")

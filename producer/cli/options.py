@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+from rollstream.transport.redis.access import MOST_REPLICAS, RedisAccess
 
-RedisUrl = Annotated[
+DEFAULT_REDIS = RedisAccess()
+
+_URL = Annotated[
     str,
     typer.Option(
         "--redis",
@@ -16,6 +22,92 @@ RedisUrl = Annotated[
         help="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, redis+cluster://host:port,host:port.",
     ),
 ]
+_CA = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-ca",
+        envvar="ROLLSTREAM_REDIS_CA",
+        metavar="FILE",
+        help="PEM file of the CAs that may have signed Redis' certificate, for rediss://; default: this system's.",
+    ),
+]
+_CERT = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-cert",
+        envvar="ROLLSTREAM_REDIS_CERT",
+        metavar="FILE",
+        help="PEM file of our certificate, where Redis asks for one.",
+    ),
+]
+_KEY = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-key",
+        envvar="ROLLSTREAM_REDIS_KEY",
+        metavar="FILE",
+        help="PEM file of the key of --redis-cert, if it is not in the same file.",
+    ),
+]
+_PASSWORD_FILE = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-password-file",
+        envvar="ROLLSTREAM_REDIS_PASSWORD_FILE",
+        metavar="FILE",
+        help="File with the password, which no list of processes shows; it is read for every new connection.",
+    ),
+]
+_WAIT = Annotated[
+    int,
+    typer.Option(
+        "--redis-wait",
+        envvar="ROLLSTREAM_REDIS_WAIT",
+        metavar="N",
+        min=0,
+        max=MOST_REPLICAS,
+        help="Replicas of Redis that must have a submission before it counts.",
+    ),
+]
+_BESIDE: dict[str, Any] = {
+    "redis_ca": _CA,
+    "redis_cert": _CERT,
+    "redis_key": _KEY,
+    "redis_password_file": _PASSWORD_FILE,
+    "redis_wait": _WAIT,
+}
+
+T = TypeVar("T")
+
+
+def reaches_redis(command: Callable[..., T]) -> Callable[..., T]:
+    """For a command with a parameter `redis: RedisAccess`: give it `--redis` and the options that belong to it."""
+
+    @wraps(command)
+    def run(*, redis: str, **given: Any) -> T:
+        beside = {name: given.pop(name) for name in _BESIDE}
+        access = RedisAccess.of(redis, **{name.removeprefix("redis_"): value for name, value in beside.items()})
+        return command(redis=access, **given)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [one for found in signature.parameters.values() for one in _options_of(found)]
+    vars(run)["__signature__"] = signature.replace(parameters=parameters)
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter as typer reads it."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    if parameter.name != "redis":
+        return [parameter.replace(kind=kind)]
+    beside = [
+        inspect.Parameter(name, kind, default=0 if name == "redis_wait" else None, annotation=option)
+        for name, option in _BESIDE.items()
+    ]
+    return [parameter.replace(kind=kind, default=DEFAULT_REDIS.url, annotation=_URL), *beside]
+
+
 Policy = Annotated[
     str, typer.Option("--policy", envvar="ROLLSTREAM_POLICY", help="Policy whose queue is meant, such as math-7b.")
 ]

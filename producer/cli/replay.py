@@ -15,6 +15,7 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
+from rollstream.transport.redis.access import RedisAccess
 
 from ..batches.read_answers import AnyAnswer
 from ..progress import progress_bar
@@ -23,7 +24,7 @@ from ..replay.criteria import ByBatch, ByEntry, ByLetter, ByTime, Selector, read
 from ..replay.plan import Replay
 from ..replay.replay import Pace, Prepared, prepare, queue_replay
 from ..replay.verify import expected_to_differ, stored_answers, verify
-from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
 from .output import EXIT_SOME_FAILED, exit_codes, print_lines, say
 from .replay_resume import ReplayOptions, Sent, explained
 from .traced import traced
@@ -48,13 +49,14 @@ rollstream replay --policy math-7b --dead too_many_deliveries
 """
 
 
+@reaches_redis
 def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     policy: Policy,
     text: Annotated[
         str | None,
         typer.Argument(metavar="FILTER", help="With --dead: part of the error, batch, worker or entry id."),
     ] = None,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     batch: Annotated[str | None, typer.Option(metavar="ID", help="All jobs of this batch.")] = None,
     job: Annotated[
@@ -165,7 +167,7 @@ def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, in
     return first, last
 
 
-async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], how: ReplayOptions) -> int:
+async def _run(redis: RedisAccess, keys: Keys, selector_at: Callable[[int], Selector], how: ReplayOptions) -> int:
     async with _connected(redis) as connection:
         seconds, micros = await connection.call("read the time", lambda client: client.time())
         selector = selector_at(seconds * 1000 + micros // 1000)
@@ -184,8 +186,8 @@ async def _run(redis: str, keys: Keys, selector_at: Callable[[int], Selector], h
 
 
 @asynccontextmanager
-async def _connected(redis: str) -> AsyncIterator[Connection]:
-    connection = Connection(url=redis, reconnect_s=60)
+async def _connected(redis: RedisAccess) -> AsyncIterator[Connection]:
+    connection = Connection(access=redis, reconnect_s=60)
     try:
         yield connection
     finally:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from rollstream.schemas import Keys
 from rollstream.schemas.field_values import text_of
+from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.fleet import FleetWorker, Presence
 from ..observe.parts.rounds import Rounds
@@ -21,7 +22,7 @@ from ..observe.parts.workers import Workers
 from ..operations.queue_state import QueueState, WorkerSeen, age, read_queue_state, status_json
 from ..redis_io.connection import Connection
 from .connection import with_connection
-from .options import DEFAULT_REDIS, Json, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import can_draw, console, exit_codes, print_lines
 from .views.fit import Lines, one_line, wrapped
 from .views.frame import Down
@@ -69,9 +70,10 @@ class _Status:
 
 
 @commands.command(cls=_TakesWatch, epilog="Example: rollstream status --policy math-7b --watch 5")
+@reaches_redis
 def status(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     every: Annotated[
         float | None,
@@ -132,8 +134,8 @@ def _print(found: _Status, as_json: bool) -> None:
         print_lines(lambda width: status_lines(found.queue, found.workers, width))
 
 
-async def _watch(redis: str, keys: Keys, every: float, as_json: bool) -> None:
-    connection, workers = Connection(url=redis, reconnect_s=_RECONNECT_S), Workers(keys=keys)
+async def _watch(redis: RedisAccess, keys: Keys, every: float, as_json: bool) -> None:
+    connection, workers = Connection(access=redis, reconnect_s=_RECONNECT_S), Workers(keys=keys)
 
     async def read() -> _Status:
         return await _read(connection, keys, workers)

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.fleet import Fleet
 from ..observe.read_fleet import FleetReader
 from ..redis_io.connection import Connection
-from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
 from .output import can_draw, console, exit_codes, print_lines
 from .views.fit import Lines
 from .views.frame import Down, Seen, frame
@@ -28,9 +29,10 @@ _ONCE_LINES = 200
 
 
 @commands.command(epilog="Example: rollstream top --policy math-7b. For scripts: rollstream status --json --watch.")
+@reaches_redis
 def top(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two readings.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end; needs no terminal.")] = False,
@@ -53,8 +55,8 @@ def top(
         asyncio.run(_run(redis, keys, interval, once=once))
 
 
-async def _run(redis: str, keys: Keys, interval: float, *, once: bool) -> None:
-    connection = Connection(url=redis, reconnect_s=_RECONNECT_S)
+async def _run(redis: RedisAccess, keys: Keys, interval: float, *, once: bool) -> None:
+    connection = Connection(access=redis, reconnect_s=_RECONNECT_S)
     reader = FleetReader(connection=connection, keys=keys)
 
     def picture(latest: Latest[Fleet], down: Down | None, age_s: float, width: int, height: int) -> Lines:

@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from rollstream.transport.redis.access import RedisAccess
+
 from ..errors import PromptFileError, RedisUnavailableError
 from .listening import cannot_start, port_number
-from .options import DEFAULT_REDIS, Partitions, Policy, RedisUrl
+from .options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
 from .output import exit_codes
 
 EPILOG = (
@@ -23,9 +25,10 @@ EPILOG = (
 )
 
 
+@reaches_redis
 def web(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     port: Annotated[str, typer.Option(metavar="PORT|auto", help="Where to listen; auto takes a free one.")] = "8080",
     host: Annotated[

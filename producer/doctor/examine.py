@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollstream.schemas import Keys
+from rollstream.transport.redis.access import RedisAccess
 
 from ..errors import RedisUnavailableError
 from .finding import Finding
@@ -16,12 +17,12 @@ def diagnose(found: Probe) -> list[Finding]:
     return [*redis_findings(found), *queue_findings(found)]
 
 
-async def examine(url: str, keys: Keys, lease_s: float | None = None) -> list[Finding]:
+async def examine(redis: RedisAccess | str, keys: Keys, lease_s: float | None = None) -> list[Finding]:
     """Read the queue and judge it. `lease_s`: the workers' lease in seconds; None: the one that they agreed on.
 
     Never writes. A Redis that cannot be reached is a finding too.
     """
     try:
-        return diagnose(await probe(url, keys, lease_s))
+        return diagnose(await probe(redis, keys, lease_s))
     except RedisUnavailableError as error:
         return [unreachable(error)]

@@ -16,6 +16,7 @@ from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
 from rollstream.schemas.parked import ParkedFor
+from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
 
 from ..errors import RedisUnavailableError
@@ -125,9 +126,9 @@ class Probe:
     """Versions that are announced and not active yet, the newest first."""
 
 
-async def probe(url: str, keys: Keys, lease_s: float | None) -> Probe:
+async def probe(redis: RedisAccess | str, keys: Keys, lease_s: float | None) -> Probe:
     """Read all. `lease_s` None: the lease that the workers agreed on. Raises `RedisUnavailableError`."""
-    connection = Connection(url=url, reconnect_s=0)
+    connection = Connection(access=redis, reconnect_s=0)
     try:
         return await _Prober(connection=connection, keys=keys, lease_s=lease_s).look()
     finally:

@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.metrics import QueueMetric, metrics_of
 from rollstream.transport.metrics.server import MetricsServer, Page
+from rollstream.transport.redis.access import RedisAccess
 
 from ..redis_io.connection import Connection
 from .backlog import ASSUMED_TOKENS_PER_S, UNCOUNTED
@@ -128,13 +129,19 @@ def _page(status: HTTPStatus, told: dict[str, Any]) -> Page:
 
 
 async def export(
-    redis: str, keys: Keys, *, host: str, port: int, say: Say, assumed_tokens_per_s: float = ASSUMED_TOKENS_PER_S
+    redis: RedisAccess | str,
+    keys: Keys,
+    *,
+    host: str,
+    port: int,
+    say: Say,
+    assumed_tokens_per_s: float = ASSUMED_TOKENS_PER_S,
 ) -> int:
     """Answer until SIGTERM or Ctrl-C; `port` 0 takes a free one. Returns the exit code.
 
     Raises `OSError` if host or port cannot be had, `RedisUnavailableError` for a URL that is none.
     """
-    connection = Connection(url=redis, reconnect_s=0)
+    connection = Connection(access=redis, reconnect_s=0)
     try:
         reader = FleetReader(connection=connection, keys=keys, assumed_tokens_per_s=assumed_tokens_per_s)
         readings = Readings(reader=reader, say=say)

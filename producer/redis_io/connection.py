@@ -12,10 +12,11 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.transport.redis import connected, is_split
+from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
 from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
-from rollstream.transport.redis.urls import RedisUrlError, without_password
+from rollstream.transport.redis.urls import RedisUrlError
 
 from ..calls.home import Home, OpenCalls
 from ..calls.patience import Overdue
@@ -41,8 +42,9 @@ class Connection:
     A connection belongs to the event loop of its first call and to the process that made it, see `Home`.
     """
 
-    def __init__(self, *, url: str, reconnect_s: float) -> None:
-        self.url = without_password(url)
+    def __init__(self, *, access: RedisAccess | str, reconnect_s: float) -> None:
+        self.access = RedisAccess.of(access)
+        self.url = str(self.access)
         self._reconnect_s = reconnect_s
         self._reached = False
         self._home = Home()
@@ -54,9 +56,9 @@ class Connection:
         self.said: dict[str, float] = {}
         """The texts that such waits have just logged, see `producer.calls.patience`."""
         try:
-            self._redis = connected(url, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **client_settings())
+            self._redis = connected(self.access, pool=TurnPool, max_connections=COMMANDS_AT_ONCE, **client_settings())
             # `SharedReads` limits the number of blocking reads.
-            self._blocking = connected(url, max_connections=NO_BOUND, **client_settings())
+            self._blocking = connected(self.access, max_connections=NO_BOUND, **client_settings())
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
 

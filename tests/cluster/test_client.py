@@ -82,9 +82,9 @@ async def test_a_transaction_over_two_slots_is_refused(redis: Redis) -> None:
 
 
 async def test_one_node_of_a_cluster_is_no_redis_of_its_own(cluster: LocalCluster, redis_url: str) -> None:
-    alone = Connection(url=f"redis://127.0.0.1:{cluster.nodes[0].port}/0", reconnect_s=5)
+    alone = Connection(access=f"redis://127.0.0.1:{cluster.nodes[0].port}/0", reconnect_s=5)
     key = next(key for key in "abcdefgh" if cluster.node_of(key) is not cluster.nodes[0])
-    single = Connection(url=redis_url.replace("redis://", "redis+cluster://"), reconnect_s=5)
+    single = Connection(access=redis_url.replace("redis://", "redis+cluster://"), reconnect_s=5)
     try:
         with pytest.raises(RedisUnavailableError, match=r"write redis\+cluster://"):
             await alone.call("read", lambda redis: redis.get(key))

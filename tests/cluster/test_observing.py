@@ -16,7 +16,7 @@ PARTITIONS = 4
 
 async def test_a_reading_shows_all_partitions_and_their_workers(cluster: LocalCluster, policy: str) -> None:
     keys = Keys(policy, partitions=PARTITIONS)
-    connection = Connection(url=cluster.url, reconnect_s=5)
+    connection = Connection(access=cluster.url, reconnect_s=5)
     reader = FleetReader(connection=connection, keys=keys)
     names = [f"batch-{number}" for number in range(8)]
     worker = WorkerProcess(cluster.url, policy, *stub_flags(), "--partitions", str(PARTITIONS))

@@ -60,7 +60,7 @@ CALLS: dict[str, Callable[[World], Awaitable[Any]]] = {
 async def world(trainer: AsyncClient, redis_url: str, policy: str, queue: Queue) -> Any:
     handle = await trainer.submit([[1]] * 3, None, CONFIG)
     report_of(queue.redis, queue.keys, "a", {"state": "serving", "policy_version": 0})
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
     yield World(trainer, handle, connection, Keys(policy))
     await connection.aclose()
 
@@ -148,7 +148,7 @@ async def test_another_cancellation_ends_the_clean_up(trainer: AsyncClient) -> N
 
 
 async def test_a_task_that_cancelled_itself_is_cancelled_in_its_next_call(redis_url: str) -> None:
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
     reached = []
 
     async def call() -> None:
@@ -166,7 +166,7 @@ async def test_a_task_that_cancelled_itself_is_cancelled_in_its_next_call(redis_
 
 async def test_no_cancellation_of_a_clean_up_is_lost(redis_url: str) -> None:
     """redis-py loses some: a caller that is cancelled again would go on calling."""
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
 
     async def call_for_ever() -> None:
         try:

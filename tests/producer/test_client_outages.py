@@ -143,7 +143,7 @@ async def test_a_closed_client_says_so(redis_url: str, policy: str) -> None:
 
 async def test_no_cancellation_of_a_call_is_lost(redis_url: str) -> None:
     """redis-py loses some: a caller that is cancelled would go on calling."""
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
 
     async def call_for_ever() -> None:
         while True:
@@ -159,7 +159,7 @@ async def test_no_cancellation_of_a_call_is_lost(redis_url: str) -> None:
 
 
 async def test_a_command_begins_before_others_of_its_caller_get_their_turn(redis_url: str) -> None:
-    connection, began = Connection(url=redis_url, reconnect_s=1), list[str]()
+    connection, began = Connection(access=redis_url, reconnect_s=1), list[str]()
 
     async def command(server: Any) -> None:
         began.append("sent")

@@ -39,7 +39,7 @@ def test_status_doctor_and_waits_find_everything_without_a_scan(own_redis: Any, 
     keys = Keys(policy)
 
     async def ask(batch: Batch) -> tuple[list[str], list[str], list[str]]:
-        connection = Connection(url=own_redis.url, reconnect_s=5)
+        connection = Connection(access=own_redis.url, reconnect_s=5)
         status = await read_queue_state(connection, keys)
         fleet = await FleetReader(connection=connection, keys=keys).read()
         facts = await read_facts(connection, keys, batch)

@@ -114,7 +114,7 @@ async def test_what_tls_refuses_is_told_at_the_start(port: int, certificates: Pa
     [
         ("ssl_ca_certs=/nowhere.pem", "ssl_ca_certs=/nowhere.pem: No such file"),
         ("ssl_ca_certs={me}/me.key", "cannot be used"),
-        ("ssl_keyfile={me}/me.key", "cannot be used"),
+        ("ssl_keyfile={me}/me.key", "ssl_keyfile is a key without its certificate"),
         ("ssl_certfile={me}/ca.pem&ssl_keyfile={me}/me.key", "cannot be used"),
     ],
 )

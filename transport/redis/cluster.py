@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, RedisError
 
+from .access import RedisAccess
 from .slots import Address, addresses, known, owners, slot_of
 from .way import Way
 
@@ -27,9 +28,9 @@ _LOOK_S = 0.25
 Command = tuple[Sequence[Any], Mapping[str, Any]]
 
 
-def connected(url: str, **settings: Any) -> Redis:
-    """A client for the URL that connects at its first command; `settings` as for `Way`. Raises `RedisUrlError`."""
-    way = Way(url=url, **settings)
+def connected(access: RedisAccess | str, **settings: Any) -> Redis:
+    """A client that connects at its first command; `settings` as for `Way`. Raises `RedisUrlError`."""
+    way = Way(access=RedisAccess.of(access), **settings)
     return ClusterRedis(way) if way.place.is_cluster else Redis.from_pool(way.to())
 
 

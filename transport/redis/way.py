@@ -1,15 +1,16 @@
-"""How one Redis is reached, from a URL that was read: plainly, over TLS or by a unix socket."""
+"""How one Redis is reached, from what its access says: plainly, over TLS or by a unix socket."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import AbstractConnection, RedisSSLContext
+from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 
-from .urls import Address, RedisUrl, RedisUrlError, parse
-
-_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+from .access import RedisAccess
+from .password_file import PasswordFile, PasswordFileError, read_password, warn_if_open
+from .tls import TlsConnection, checked_context
+from .urls import Address
 
 
 class Way:
@@ -18,7 +19,7 @@ class Way:
     def __init__(
         self,
         *,
-        url: str,
+        access: RedisAccess,
         tcp: type[AbstractConnection] = Connection,
         unix: type[AbstractConnection] = UnixDomainSocketConnection,
         pool: type[ConnectionPool] = ConnectionPool,
@@ -26,19 +27,20 @@ class Way:
         socket_keepalive: bool = False,
         **settings: Any,
     ) -> None:
-        """Raises `RedisUrlError`, also for certificates that cannot be read: no later try would find them better."""
-        self.place = parse(url)
+        """Raises `RedisUrlError`, also for files that cannot be used: no later try would find them better."""
+        self.access = access
+        self.place = access.place()
         self._pool = pool
         self._max_connections = max_connections
-        self._settings: dict[str, Any] = {**settings, **self.place.options}
-        if not self.place.nodes:
-            self._class = unix
-            return
-        self._settings["socket_keepalive"] = socket_keepalive
-        self._class = SSLConnection if self.place.is_tls else tcp
+        tls = {name: value for name, value in self.place.options.items() if name.startswith("ssl_")}
+        options = {name: value for name, value in self.place.options.items() if name not in tls}
+        self._settings: dict[str, Any] = {**settings, **_with_password(access, options)}
+        self._class = tcp if self.place.nodes else unix
+        if self.place.nodes:
+            self._settings["socket_keepalive"] = socket_keepalive
         if self.place.is_tls:
-            self._settings.setdefault("ssl_password", "")  # without one OpenSSL asks the terminal, and waits
-            _check_tls(self.place, self._settings)
+            self._class = TlsConnection
+            self._settings["tls"] = checked_context(access, tls)
 
     def to(self, node: Address | None = None) -> ConnectionPool:
         """Connections to `node`, or else to the first that the URL names."""
@@ -49,24 +51,14 @@ class Way:
         return self._pool(self._class, self._max_connections, **self._settings, **where)
 
 
-def _check_tls(place: RedisUrl, settings: dict[str, Any]) -> None:
-    """Reads what every connection will read."""
-    named = {name.removeprefix("ssl_"): value for name, value in settings.items() if name.startswith("ssl_")}
-    for name in _FILES:
-        if name in settings:
-            _check_file(place, name, settings[name])
+def _with_password(access: RedisAccess, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a connection, with what gives the password if that is in a file. Raises `RedisUrlError`."""
+    if access.password_file is None:
+        return options
     try:
-        RedisSSLContext(cert_reqs=named.pop("cert_reqs", "required"), **named).get()
-    except (OSError, ValueError, TypeError) as error:  # ssl.SSLError is an OSError; a key alone is a TypeError
-        what = ", ".join(name for name in settings if name.startswith("ssl_") and name != "ssl_password")
-        problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or "they do not fit together"
-        raise RedisUrlError(str(place), f"{what or 'TLS'}: cannot be used: {problem}", "check the files") from None
-
-
-def _check_file(place: RedisUrl, name: str, path: str) -> None:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a plain path of the operator's
-            file.read(1)
-    except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or "no path"
-        raise RedisUrlError(str(place), f"{name}={path}: {problem}", "name a PEM file that can be read") from None
+        read_password(access.password_file)
+    except PasswordFileError as error:
+        raise access.refusal(str(error), "name a file that holds the password, and that we may read") from None
+    warn_if_open(access.password_file)
+    provider = PasswordFile(access.password_file, username=options.pop("username", None))
+    return {**options, "credential_provider": provider}

@@ -14,6 +14,7 @@ from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 
 from rollstream.transport.redis import connected
+from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import NO_BOUND, client_settings
 from rollstream.transport.redis.faults import UNKNOWN, fault_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
@@ -69,11 +70,11 @@ class UnixConnection(_Uv, UnixDomainSocketConnection):
     """See `_Uv`."""
 
 
-def connect(url: str) -> Redis:
+def connect(access: RedisAccess | str) -> Redis:
     """A client that connects at its first command; its users limit how much is sent at once. Raises `SettingsError`."""
     try:
         return connected(
-            url,
+            access,
             max_connections=NO_BOUND,
             tcp=TcpConnection,  # not needed for TLS, whose transport takes late writes
             unix=UnixConnection,

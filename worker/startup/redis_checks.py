@@ -20,7 +20,7 @@ from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.worker_report import DRAIN
 from rollstream.transport.redis import is_split, nodes_of
 from rollstream.transport.redis.rights import Words, refused
-from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl, parse
+from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
 
 from ..config import WorkerSettings
 from ..errors import SettingsError
@@ -41,7 +41,7 @@ class _NotYetError(exceptions.RedisError):
 
 async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
     """Return once Redis, or each node of a cluster, can serve. Raises `SettingsError` if waiting cannot help."""
-    place, pause = parse(settings.redis), _FIRST_PAUSE_S
+    place, pause = settings.access.place(), _FIRST_PAUSE_S
     while True:
         try:
             await _look(redis, settings, place)

@@ -80,7 +80,7 @@ class Start:
         self.golden = read_golden_jobs(self._settings)
         self._starting()
         self.metrics = serve_metrics(self._settings, self.measures)
-        redis = connect(self._settings.redis)
+        redis = connect(self._settings.access)
         try:
             await wait_for_redis(redis, self._settings)
             await self._claim(redis)
@@ -183,7 +183,7 @@ class Start:
         asyncio.run(self._beat())
 
     async def _beat(self) -> None:
-        redis = connect(self._settings.redis)
+        redis = connect(self._settings.access)
         heartbeat = Heartbeat(
             redis=redis,
             keys=self._keys,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rollstream.transport.redis.access import RedisAccess
+
 from ...client import AsyncClient
 from ...scores.options import ScoreOptions
 from ..options import (
@@ -18,9 +20,9 @@ from ..options import (
     Partitions,
     Policy,
     QueueDeadline,
-    RedisUrl,
     RunDeadline,
     Timeout,
+    reaches_redis,
 )
 from ..output import exit_codes, follow, output
 from ..traced import traced
@@ -33,10 +35,11 @@ _EPILOG = "Example: echo '{\"input_ids\": [1, 2, 3]}' | rollstream score - --pol
 
 
 @commands.command(epilog=_EPILOG)
+@reaches_redis
 def score(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="One row a line; - is stdin.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
     top_logprobs: Annotated[int, typer.Option(metavar="K", help="Also the K likeliest ids at each token.")] = 0,
     adapter: Adapter = None,

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas.entry_id import MAX_VERSION
+from rollstream.transport.redis.access import RedisAccess
 
 from ...client import AsyncClient
-from ..options import DEFAULT_REDIS, Policy, RedisUrl
+from ..options import DEFAULT_REDIS, Policy, reaches_redis
 from .version_argument import (
     TakesVersion,
     Timeout,
@@ -28,6 +29,7 @@ commands = typer.Typer()
 
 
 @commands.command(cls=TakesVersion, epilog="Example: rollstream activate 17 --policy math-7b --wait --timeout 60")
+@reaches_redis
 def activate(
     version: Annotated[
         int,
@@ -38,7 +40,7 @@ def activate(
     policy: Policy,
     weights: WeightsPlace = None,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Who does it; default: you on this host.")] = None,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     wait: Wait = False,
     workers: WaitFor = "all",
     timeout: Timeout = None,

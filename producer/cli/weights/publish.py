@@ -14,9 +14,10 @@ from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.keys import check_adapter
 from rollstream.schemas.message_files import PROBE_FILES
 from rollstream.schemas.wire.policies import When
+from rollstream.transport.redis.access import RedisAccess
 
 from ...client import AsyncClient
-from ..options import DEFAULT_REDIS, Policy, RedisUrl
+from ..options import DEFAULT_REDIS, Policy, reaches_redis
 from ..output import exit_codes, say
 from .version_argument import (
     TakesVersion,
@@ -56,6 +57,7 @@ class Moment(StrEnum):
 
 
 @commands.command(cls=TakesVersion, epilog=_EPILOG)
+@reaches_redis
 def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     version: Annotated[
         int,
@@ -91,7 +93,7 @@ def publish(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         float | None,
         typer.Option(min=0.001, max=1e9 - 1, metavar="SECONDS", help="With when-prepared: after so long in any case."),
     ] = None,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     wait: Wait = False,
     workers: WaitFor = "all",
     timeout: Timeout = None,
@@ -157,11 +159,12 @@ def _told(policy: str, announced: PolicyVersion) -> str:
 @commands.command(
     "publish-adapter", epilog="Example: rollstream publish-adapter math@17 adapters/math --policy math-7b"
 )
+@reaches_redis
 def publish_adapter(
     adapter: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A name that no other adapter has.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="As PEFT's save_pretrained writes it.")],
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
 ) -> None:
     """Ship a LoRA adapter to the workers through Redis and print its name, for `submit --adapter`."""
     with exit_codes():

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.transport.redis.access import RedisAccess
 
 from ...policies.activation import newest_version
 from ...policies.versions_stream import Announced, announced_versions
 from ...policies.wait_for_version import Serving, read_serving
 from ...redis_io.connection import Connection
 from ..connection import with_connection
-from ..options import DEFAULT_REDIS, Json, Policy, RedisUrl
+from ..options import DEFAULT_REDIS, Json, Policy, reaches_redis
 from ..output import exit_codes, print_lines
 from ..views.versions import version_lines
 
@@ -23,9 +24,10 @@ commands = typer.Typer()
 
 
 @commands.command(epilog="Example: rollstream versions --policy math-7b")
+@reaches_redis
 def versions(
     policy: Policy,
-    redis: RedisUrl = DEFAULT_REDIS,
+    redis: RedisAccess = DEFAULT_REDIS,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the newest to show.")] = 10,
     json_output: Json = False,
 ) -> None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from rollstream.schemas import Keys
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
+from rollstream.transport.redis.access import RedisAccess
 
 from ...batches.tokenizer_folder import read_tokenizer
 from ...redis_io.connection import Connection
@@ -41,7 +42,7 @@ _GRACE_S = 1
 class WebSettings:
     """What `rollstream web` is started with."""
 
-    redis: str
+    redis: RedisAccess | str
     policy: str
     partitions: int
     host: str
@@ -175,7 +176,7 @@ async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
     try:
         check_settings(settings, bound)
         keys = Keys(settings.policy, partitions=settings.partitions)
-        connection = Connection(url=settings.redis, reconnect_s=RECONNECT_S)
+        connection = Connection(access=settings.redis, reconnect_s=RECONNECT_S)
         readings = LiveReadings(reader=FleetReader(connection=connection, keys=keys))
         site = Site(
             connection=connection,

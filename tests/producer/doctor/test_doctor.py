@@ -157,7 +157,7 @@ NEEDED = sorted({command.split()[0] for command in commands(Keys("p"))} - {"PING
 async def test_each_command_that_is_denied_is_named_and_the_others_are_not(
     own_redis: Any, policy: str, command: str
 ) -> None:
-    connection = Connection(url=without(own_redis, command.lower()), reconnect_s=0)
+    connection = Connection(access=without(own_redis, command.lower()), reconnect_s=0)
     before = own_redis.info("persistence")["rdb_changes_since_last_save"]
     refused = await connection.call("ask", partial(refused_commands, keys=Keys(policy)))
     await connection.aclose()
@@ -167,7 +167,7 @@ async def test_each_command_that_is_denied_is_named_and_the_others_are_not(
 
 
 async def test_a_user_with_all_rights_is_refused_nothing(own_redis: Any, policy: str) -> None:
-    connection = Connection(url=own_redis.url, reconnect_s=0)
+    connection = Connection(access=own_redis.url, reconnect_s=0)
     assert await connection.call("ask", partial(refused_commands, keys=Keys(policy))) == {}
     await connection.aclose()
 

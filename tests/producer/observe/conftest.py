@@ -18,7 +18,7 @@ def keys(policy: str) -> Keys:
 
 @pytest.fixture
 async def connection(redis_url: str) -> AsyncIterator[Connection]:
-    connection = Connection(url=redis_url, reconnect_s=5)
+    connection = Connection(access=redis_url, reconnect_s=5)
     yield connection
     await connection.aclose()
 

@@ -31,7 +31,7 @@ def allow(server: Any) -> Iterator[Any]:
 
 
 async def reading_of(redis_url: str, keys: Keys) -> Fleet:
-    connection = Connection(url=redis_url.replace("redis://", f"redis://{USER}:pw@"), reconnect_s=5)
+    connection = Connection(access=redis_url.replace("redis://", f"redis://{USER}:pw@"), reconnect_s=5)
     try:
         return await FleetReader(connection=connection, keys=keys).read()
     finally:

@@ -62,7 +62,7 @@ def test_resuming_ends_the_pause(operator: Operator, queue: Queue, policy: str) 
 
 
 async def test_a_lost_reply_to_pause_is_not_taken_for_another_operator(link: Link, queue: Queue) -> None:
-    connection = Connection(url=link.url, reconnect_s=10)
+    connection = Connection(access=link.url, reconnect_s=10)
     link.lose_reply(to=b"HSETNX")
     assert await pause(connection, queue.keys)
     assert link.lost == 1

@@ -68,7 +68,7 @@ async def test_of_two_trainers_with_the_same_name_the_first_to_finish_wins(redis
     small, large = [
         await read_adapter("x", tensors, Scaling(lora_alpha=8)) for tensors in (lora(1), lora(2, width=2**20))
     ]
-    connections = [Connection(url=redis_url, reconnect_s=5) for _ in range(2)]
+    connections = [Connection(access=redis_url, reconnect_s=5) for _ in range(2)]
     calls = (
         upload(connection, queue.keys, "math@1", files, progress=False)
         for connection, files in zip(connections, (small, large), strict=True)
@@ -176,7 +176,7 @@ async def test_a_redis_that_loses_chunks_again_and_again_is_an_error(redis_url: 
     files = Losing(**dataclasses.asdict(await read_adapter("math@1", lora(width=2**18), Scaling(lora_alpha=8))))
     object.__setattr__(files, "queue", queue)
     object.__setattr__(files, "times", times)
-    connection = Connection(url=redis_url, reconnect_s=5)
+    connection = Connection(access=redis_url, reconnect_s=5)
     try:
         if times == 100:
             with pytest.raises(AdapterError, match="of its 3 chunks were gone once it was sent, 5 times"):

@@ -196,7 +196,7 @@ async def test_a_file_that_changes_during_an_upload_never_travels_under_the_old_
     with (folder / "adapter_model.safetensors").open("r+b") as file:
         file.seek(CHUNK_BYTES + 100)
         file.write(b"changed")
-    connection = Connection(url=redis_url, reconnect_s=5)
+    connection = Connection(access=redis_url, reconnect_s=5)
     with pytest.raises(AdapterError, match="changed while it was read"):
         await upload(connection, queue.keys, "math@1", files, progress=False)
     shutil.rmtree(folder)

@@ -119,7 +119,7 @@ async def test_a_job_that_is_trimmed_or_replaced_before_it_is_queued_again_is_na
     redis_url: str, redis: Redis, queue: Queue, replaced: bool
 ) -> None:
     add_job(queue, "b", "1-0")
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
     prepared = await prepare(connection, queue.keys, ByEntry(entry_id="1-0"), lambda _: "new")
     await redis.delete(queue.jobs_key)
     if replaced:
@@ -140,7 +140,7 @@ def test_rate_spreads_the_jobs_over_time(client: Client, command: Command, queue
 
 async def test_a_requeue_of_a_dead_letter_is_safe_to_repeat(redis_url: str, queue: Queue) -> None:
     place = Place(stream=queue.keys.dead(0), entry_id=bury(queue, "one", "gave up", entry_id="12-3"))
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
     for _ in range(2):
         done = await replay_dead(connection, queue.keys, [place], "one.requeue-1")
         assert (done.batch.batch_id, done.original_id) == ("one.requeue-1", "one")

@@ -39,7 +39,7 @@ async def test_a_requeue_that_died_before_the_letter_was_dropped_is_repeated(
     queue: Queue, redis_url: str, policy: str, payload: bytes
 ) -> None:
     entry = bury(queue, letter_of(policy), payload)
-    connection = Connection(url=redis_url, reconnect_s=1)
+    connection = Connection(access=redis_url, reconnect_s=1)
     await replay_dead(connection, queue.keys, [Place(stream=queue.keys.dead(0), entry_id=entry)], f"b.requeue-{entry}")
     assert len(queue.dead()) == 1
     letter = await find(connection, queue.keys, entry)
@@ -53,7 +53,7 @@ async def test_a_lost_reply_neither_loses_nor_doubles(
     queue: Queue, link: Link, policy: str, payload: bytes, request_bytes: bytes
 ) -> None:
     entry = bury(queue, letter_of(policy), payload)
-    connection = Connection(url=link.url, reconnect_s=10)
+    connection = Connection(access=link.url, reconnect_s=10)
     letter = await find(connection, queue.keys, entry)
     link.lose_reply(to=request_bytes)
     await requeue(connection, queue.keys, letter)

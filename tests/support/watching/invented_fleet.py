@@ -131,7 +131,7 @@ class InventedReader:
 def invented_site(*, port: int, reader: ReadsFleet | None = None, **changes: Any) -> Site:
     """A site of this machine alone whose Redis is away; `changes` of any field of `Site`."""
     site = Site(
-        connection=Connection(url="redis://127.0.0.1:1/0", reconnect_s=0),
+        connection=Connection(access="redis://127.0.0.1:1/0", reconnect_s=0),
         keys=Keys("math-7b", partitions=2),
         readings=LiveReadings(reader=reader or InventedReader()),
         token=None,

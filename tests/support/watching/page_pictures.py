@@ -143,7 +143,7 @@ async def picture(
     browser: Browser, fleet: Fleet, name: str, *, theme: Theme, width: int, height: int, scale: float = 1.5
 ) -> Path:
     """The top of the page, in a window of this size in CSS pixels."""
-    connection = Connection(url="redis://redis:6379/0", reconnect_s=0)
+    connection = Connection(access="redis://redis:6379/0", reconnect_s=0)
     async with served(reader=InventedReader(fleet), connection=connection, keys=Keys("math-7b")) as server:
         context = await browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=theme, device_scale_factor=scale

@@ -102,6 +102,6 @@ async def served(**changes: Any) -> AsyncIterator[Served]:
 
 def reading(redis_url: str, keys: Keys) -> dict[str, Any]:
     """For `served`: a policy as it stands in this Redis."""
-    connection = Connection(url=redis_url, reconnect_s=RECONNECT_S)
+    connection = Connection(access=redis_url, reconnect_s=RECONNECT_S)
     reader = FleetReader(connection=connection, keys=keys)
     return {"connection": connection, "keys": keys, "readings": LiveReadings(reader=reader)}

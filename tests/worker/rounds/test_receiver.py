@@ -67,7 +67,7 @@ class Engine(StubEngine):
 
 @pytest.fixture
 async def connection(redis_url: str) -> AsyncIterator[Connection]:
-    connection = Connection(url=redis_url, reconnect_s=5)
+    connection = Connection(access=redis_url, reconnect_s=5)
     yield connection
     await connection.aclose()
 

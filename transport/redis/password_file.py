@@ -1,0 +1,79 @@
+"""A password that is kept in a file, and read from it again for every new connection: it may change while we run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from redis import exceptions
+from redis.credentials import CredentialProvider
+
+from .access import File
+
+_LONGEST = 64 * 1024
+_OF_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
+
+log = logging.getLogger("rollstream")
+
+
+class PasswordFileError(exceptions.AuthenticationError):
+    """Raised when the file of the password gives none. redis-py's kind, so that what waits for a password waits."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"redis_password_file={path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.problem), vars(self)
+
+
+class PasswordFile(CredentialProvider):
+    """What redis-py asks for user and password whenever it opens a connection."""
+
+    def __init__(self, path: File, *, username: str | None) -> None:
+        self._path = path
+        self._username = username
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """The user, if one is named, and the password that the file has now. Raises `PasswordFileError`."""
+        password = read_password(self._path)
+        return (self._username, password) if self._username else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same. The file is small and near, so a thread would cost more than the read."""
+        return self.get_credentials()
+
+
+def read_password(path: File) -> str:
+    """What the file holds, without the newline that ends it. Raises `PasswordFileError`."""
+    shown = os.fspath(path)
+    try:
+        with Path(path).open("rb") as file:
+            held = file.read(_LONGEST + 1)
+    except (OSError, ValueError) as error:
+        raise PasswordFileError(shown, getattr(error, "strerror", None) or "no path") from None
+    try:
+        password = held.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise PasswordFileError(shown, "it is no text in UTF-8") from None
+    if not password or len(held) > _LONGEST:
+        raise PasswordFileError(shown, "it is empty" if not password else "it is too long for a password")
+    return password
+
+
+def warn_if_open(path: File) -> None:
+    """Log a warning if users other than its owner and group may read the file, or other than its owner change it."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return
+    if mode & _OF_OTHERS:
+        log.warning(
+            "redis_password_file=%s: other users may read or change it (mode %03o): chmod 640 it, or stricter",
+            os.fspath(path),
+            stat.S_IMODE(mode),
+        )

@@ -167,6 +167,11 @@ class Worker:
             lease=self._agreement,
             drain=self._begin_drain,
         )
+        self._start.health.follow(
+            state=lambda: self.state,
+            paused_for=lambda: self._admission.paused,
+            is_loading=lambda: self._follower.loading is not None,
+        )
         self._drain = asyncio.timeout(None)
         self._starting = True
         self._signalled = False
@@ -209,6 +214,7 @@ class Worker:
             await prove_boot_weights(self._start.probe, self._engine, self._proofs)
             await reproduce(self._start.golden, self._engine, self._settings)
             self._start.over(self._engine.info)
+            self._start.health.started()
             if self._start.metrics is not None:
                 self._start.metrics.add(self._engine.collectors())
             ending.push_async_callback(self._heartbeat.retire)
@@ -223,7 +229,8 @@ class Worker:
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as roles:
             others = [
-                roles.create_task(watch(self._engine, self._settings.engine_timeout_s)),
+                roles.create_task(watch(self._engine, self._settings.engine_timeout_s, self._start.health.stepped)),
+                roles.create_task(self._start.health.run()),
                 roles.create_task(self._leases.run()),
                 roles.create_task(watch_disk(self._adapters, self._admission)),
             ]

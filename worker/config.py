@@ -218,8 +218,9 @@ class WorkerSettings(BaseSettings):
     )
     metrics_port: int | Literal["auto"] = Field(
         0,
-        description="Port on which Prometheus finds this worker's metrics, under /metrics and without authentication; "
-        "auto: a free one, which the log and `rollstream status --json` name; 0: none.",
+        description="Port on which Prometheus finds this worker's metrics, under /metrics and without authentication, "
+        "and Kubernetes whether it has started, takes jobs and lives: /startupz, /readyz, /healthz; auto: a free one, "
+        "which the log and `rollstream status --json` name; 0: none.",
     )
     metrics_host: str = Field(
         "0.0.0.0",  # noqa: S104 - Prometheus is another machine; the flag's text says that nobody is asked who he is

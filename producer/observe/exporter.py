@@ -14,7 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.metrics import QueueMetric, metrics_of
-from rollstream.transport.metrics.server import MetricsServer, Page
+from rollstream.transport.metrics.pages import Page
+from rollstream.transport.metrics.server import MetricsServer
 from rollstream.transport.redis.access import RedisAccess
 
 from ..redis_io.connection import Connection
@@ -108,7 +109,7 @@ class BacklogPage:
         asked = asyncio.run_coroutine_threadsafe(self._readings.newest(), self._loop)
         try:
             fleet = asked.result(BACKLOG_S)
-        except OverdueError:  # the reading goes on, for whoever asks next
+        except OverdueError:  # the reading goes on, for those who ask next
             asked.cancel()
             fleet = None
         return backlog_page(fleet)

@@ -45,6 +45,9 @@ PLACES = {
     "load": Place(STUB, "StubEngine.load_checkpoint"),
     "prove": Place(f"{WORKER}.versions.proofs", "Proofs._prove"),
     "proven": Place(f"{WORKER}.versions.proofs", "Proofs._prove", after=True),
+    # a worker at any time
+    "engine answers": Place(STUB, "StubEngine.check"),
+    "engine plans": Place(STUB, "StubEngine._plan"),
     # a worker in a round
     "join": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__"),
     "joined": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__", after=True),

@@ -6,9 +6,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
 from ..addresses import Address, resolve
+from .pages import Ask, Page
 
 PATH = "/metrics"
 MOST_REQUESTS = 16
@@ -24,19 +24,6 @@ MOST_REQUESTS = 16
 REQUEST_S = 10.0
 """Seconds for a whole request, answer and all: a client that sends a byte now and then keeps no thread either."""
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """What is answered at one path."""
-
-    status: HTTPStatus
-    body: bytes
-    content_type: str = "text/plain; charset=utf-8"
-
-
-Ask = Callable[[], Page]
-"""Makes the answer of now. Threads that answer call it, several at once."""
 
 
 class Collector(Protocol):

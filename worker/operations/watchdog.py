@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ..engine import Engine
 
 
-async def watch(engine: Engine, timeout_s: float) -> None:
-    """Every few seconds, ask the engine for an answer between two of its steps, for ever.
+async def watch(engine: Engine, timeout_s: float, stepped: Callable[[], None]) -> None:
+    """Every few seconds, ask the engine for an answer between two of its steps, for ever. Calls `stepped` after each.
 
     Raises `EngineDiedError` when the engine does not answer within `timeout_s`. Its `check` waits for the end of a
     load of weights, which has a limit of its own.
@@ -17,4 +18,5 @@ async def watch(engine: Engine, timeout_s: float) -> None:
     """
     while True:
         await engine.check()
+        stepped()
         await asyncio.sleep(min(5.0, timeout_s / 4))

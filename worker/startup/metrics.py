@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import structlog
 
 from rollstream.schemas.printable import printable
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
+from rollstream.transport.metrics.pages import Ask
 from rollstream.version import __version__
 
 from ..config import WorkerSettings
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer | None:
-    """The server, which already answers; None without `--metrics-port`. Raises `SettingsError`."""
+def serve_metrics(settings: WorkerSettings, measures: Measures, pages: Mapping[str, Ask]) -> MetricsServer | None:
+    """The server, which already answers, `pages` too; None without `--metrics-port`. Raises `SettingsError`."""
     if settings.metrics_port == 0:
         return None
     try:
@@ -35,7 +37,7 @@ def serve_metrics(settings: WorkerSettings, measures: Measures) -> MetricsServer
     collector = WorkerCollector(measures=measures, build=_build(settings.engine))
     host, port = settings.metrics_host, 0 if settings.metrics_port == "auto" else settings.metrics_port
     try:
-        server = MetricsServer(host=host, port=port, collectors=[collector])
+        server = MetricsServer(host=host, port=port, collectors=[collector], pages=pages)
     except OSError as error:
         if is_of_host(error):
             raise SettingsError(f"--metrics-host {printable(host)}: {NO_SUCH_ADDRESS}") from None

@@ -31,6 +31,7 @@ from ..errors import SettingsError
 from ..measure.measures import Measures
 from ..measure.redis_errors import FAILED
 from ..operations import process_end
+from ..operations.health import Health
 from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
 from .boot_probe import read_probe
@@ -57,8 +58,9 @@ class Start:
         self._process = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._started_at = round(time.time(), 3)
         self.measures = Measures()
+        self.health = Health(engine_timeout_s=settings.engine_timeout_s, load_timeout_s=settings.load_timeout_s)
         self.metrics: MetricsServer | None = None
-        """What answers Prometheus, from `begin` to `close`; None without `--metrics-port`."""
+        """What answers Prometheus and probes, from `begin` to `close`; None without `--metrics-port`."""
         self._info: EngineInfo | None = None
         self.probe: Probe | None = None
         """That of the boot model, from `begin` on; None without `--probe`."""
@@ -79,7 +81,7 @@ class Start:
         self.probe = read_probe(self._settings.probe) if self._settings.probe is not None else None
         self.golden = read_golden_jobs(self._settings)
         self._starting()
-        self.metrics = serve_metrics(self._settings, self.measures)
+        self.metrics = serve_metrics(self._settings, self.measures, self.health.pages())
         redis = connect(self._settings.access)
         try:
             await wait_for_redis(redis, self._settings)

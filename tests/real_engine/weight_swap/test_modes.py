@@ -193,7 +193,7 @@ async def test_a_load_may_take_longer_than_a_step_and_the_watchdog_waits_for_it(
             await asyncio.sleep(0)
 
     core.send_signal(signal.SIGSTOP)
-    watching = asyncio.create_task(watch(engine, 2.0))
+    watching = asyncio.create_task(watch(engine, 2.0, lambda: None))
     try:
         done, _ = await asyncio.wait([swapping, watching], timeout=2.5)
     finally:

@@ -33,7 +33,7 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.startup.metrics import serve_metrics
 
-assert serve_metrics(WorkerSettings(policy="p", engine="stub"), Measures()) is None
+assert serve_metrics(WorkerSettings(policy="p", engine="stub"), Measures(), {}) is None
 print(sorted({"prometheus_client", "http.server", "wsgiref"} & sys.modules.keys()))
 """
 
@@ -80,7 +80,7 @@ async def test_a_worker_whose_start_blocks_everything_is_asked_where_it_says(
 
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/metrics/", "/metrics2"])
 def test_there_is_nothing_but_metrics(path: str) -> None:
-    server = serve_metrics(settings(metrics_port="auto"), Measures())
+    server = serve_metrics(settings(metrics_port="auto"), Measures(), {})
     assert server is not None
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=20)
@@ -90,12 +90,12 @@ def test_there_is_nothing_but_metrics(path: str) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "no..name", "\x1b[2J"])
 def test_a_host_that_is_not_here_is_refused(host: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        serve_metrics(settings(metrics_port="auto", metrics_host=host), Measures())
+        serve_metrics(settings(metrics_port="auto", metrics_host=host), Measures(), {})
     assert str(refused.value) == f"--metrics-host {printable(host)}: {NO_SUCH_ADDRESS}"
 
 
 def test_each_worker_with_auto_takes_a_port_of_its_own_and_frees_it(taken: int) -> None:
-    servers = [serve_metrics(settings(metrics_port="auto"), Measures()) for _ in range(2)]
+    servers = [serve_metrics(settings(metrics_port="auto"), Measures(), {}) for _ in range(2)]
     ports = {server.port for server in servers if server is not None}
 
     assert len(ports - {0, taken}) == 2
@@ -109,7 +109,7 @@ def test_each_worker_with_auto_takes_a_port_of_its_own_and_frees_it(taken: int) 
 
 @pytest.mark.parametrize("host", ["::1", "localhost"])
 def test_it_is_found_at_the_host_that_was_given(host: str) -> None:
-    server = serve_metrics(settings(metrics_port="auto", metrics_host=host), Measures())
+    server = serve_metrics(settings(metrics_port="auto", metrics_host=host), Measures(), {})
     assert server is not None
     with socket.create_connection((host, server.port), timeout=20) as asked:
         asked.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -124,7 +124,7 @@ def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
 
     with pytest.raises(SettingsError) as refused:
-        serve_metrics(settings(metrics_port="auto"), Measures())
+        serve_metrics(settings(metrics_port="auto"), Measures(), {})
     assert str(refused.value) == "--metrics-port needs prometheus_client: pip install 'rollstream[observe]'"
 
 

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos bench test test-large test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos docs bench test test-large test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,12 @@ distill: setup ## let a tiny student learn from a tiny teacher's likeliest token
 
 chaos: setup ## thousands of jobs under every fault we know, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+docs: setup ## the documentation's site in build/site, strict about links and pages left out
+	@bash tools/extra_env.sh docs
+	@$(BIN)/python -m tools.site build/pages
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html: look at it with $(BIN)/python -m http.server --directory build/site"
 
 bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="--stage memory" or "--help" says more
 	@$(BIN)/python -m benchmarks.cpu $(ARGS)
@@ -57,5 +63,5 @@ format: setup ## mend what ruff can mend, and lay the code out
 	@$(BIN)/ruff format .
 
 clean: ## remove .venv, caches and build leftovers
-	@rm -rf .venv build dist .demo runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-docs .venv-release build dist .demo runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import re
 import tomllib
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -43,3 +44,14 @@ def test_set_up_installs_these_extras_within_these_versions() -> None:
 
     assert f"'.[{','.join(EXTRAS)}]'" in script
     assert "--constraint $constraints" in script
+
+
+@pytest.mark.parametrize("extra", ["docs", "release"])
+def test_an_extra_with_an_environment_of_its_own_has_exact_versions_too(extra: str) -> None:
+    lines = (ROOT / "tools" / f"constraints-{extra}.txt").read_text().splitlines()
+    exact = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    asked = [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
+
+    unmet = [str(one) for one in asked if not one.specifier.contains(exact.get(canonicalize_name(one.name), "0"))]
+    assert unmet == [], f"renew it: tools/extra_env.sh {extra} --newest"
+    assert [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []

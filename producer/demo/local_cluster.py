@@ -1,7 +1,11 @@
-"""A real Redis Cluster of three primaries on loopback. Each node can be killed and started again with its data."""
+"""A real Redis Cluster of three primaries on loopback, with a replica each if wanted.
+
+Each node can be killed and started again with its data.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
@@ -29,7 +33,7 @@ class ClusterNotWholeError(RollstreamError):
 
 
 class ClusterNode(EmbeddedRedis):
-    """One primary. While it is down only its own keys fail."""
+    """One node. While a primary without a replica is down, only its own keys fail."""
 
     def _command(self) -> list[str | Path]:
         settings = {
@@ -37,6 +41,7 @@ class ClusterNode(EmbeddedRedis):
             "cluster-config-file": "nodes.conf",
             "cluster-node-timeout": "1000",
             "cluster-require-full-coverage": "no",
+            "repl-diskless-sync-delay": "0",  # Redis 7 would wait 5 s for more replicas
         }
         return [*super()._command(), *(part for name, value in settings.items() for part in (f"--{name}", value))]
 
@@ -52,6 +57,12 @@ class ClusterNode(EmbeddedRedis):
         if self._process is not None:
             self._process.send_signal(number)
 
+    @property
+    def role(self) -> str:
+        """`master` or `slave`, as Redis says it."""
+        found: str = self.ask("INFO", "replication")["role"]
+        return found
+
     def ask(self, *command: str | int) -> Any:
         """Send a command to this node alone and return its answer."""
         with redis.Redis(port=self.port) as client:
@@ -59,13 +70,23 @@ class ClusterNode(EmbeddedRedis):
 
 
 class LocalCluster:
-    """A cluster that runs inside the `with` block. `appendonly` as for `EmbeddedRedis`."""
+    """A cluster that runs inside the `with` block. `appendonly` as for `EmbeddedRedis`.
 
-    def __init__(self, *, appendonly: bool = True) -> None:
+    `replicated`: each primary has a replica, which takes its place a few seconds after it was killed. `nodes` are those
+    that begin as primaries, `replicas` the others in the same order.
+    """
+
+    def __init__(self, *, appendonly: bool = True, replicated: bool = False) -> None:
         self.nodes = [ClusterNode(appendonly=appendonly) for _ in range(NODES)]
-        for node, port in zip(self.nodes, _free_ports(), strict=True):
+        self.replicas = [ClusterNode(appendonly=appendonly) for _ in self.nodes] if replicated else []
+        for node, port in zip(self.everyone, _free_ports(len(self.everyone)), strict=True):
             node.port = port
         self._running = ExitStack()
+
+    @property
+    def everyone(self) -> list[ClusterNode]:
+        """All nodes, whether primaries or replicas."""
+        return [*self.nodes, *self.replicas]
 
     @property
     def url(self) -> str:
@@ -73,7 +94,7 @@ class LocalCluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def node_of(self, key: str) -> ClusterNode:
-        """The node that has the key."""
+        """The node that has the key from the beginning on."""
         return self.nodes[key_slot(key.encode()) * NODES // REDIS_CLUSTER_HASH_SLOTS]
 
     def __enter__(self) -> Self:
@@ -82,6 +103,8 @@ class LocalCluster:
                 running.enter_context(node)
                 node.ask("CLUSTER", "ADDSLOTS", *_slots(number))
                 node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            for node in self.replicas:
+                running.enter_context(node)
             self.wait_until_whole()
             self._running = running.pop_all()
         return self
@@ -90,20 +113,33 @@ class LocalCluster:
         self._running.close()
 
     def wait_until_whole(self) -> None:
-        """Return once every node sees all slots served by nodes that answer. Raises `ClusterNotWholeError`."""
+        """Return once every node sees all slots served by nodes that answer, and each replica has its primary's data.
+
+        Raises `ClusterNotWholeError`.
+        """
         deadline = time.monotonic() + _FORMED_S
-        while not all(_is_whole(node) for node in self.nodes):
+        while not (all(map(_is_whole, self.everyone)) and self._is_replicated()):
             if time.monotonic() > deadline:
-                raise ClusterNotWholeError(str([node.ask("CLUSTER", "INFO") for node in self.nodes]))
+                raise ClusterNotWholeError(str([node.ask("CLUSTER", "INFO") for node in self.everyone]))
             self._introduce()
             time.sleep(0.02)
 
     def _introduce(self) -> None:
         """Redis forgets an introduction that is not answered within the node timeout, so it is repeated."""
-        first, *others = self.nodes
+        first, *others = self.everyone
         for node in others:
-            if _number_known_to(node) < NODES:
+            if _number_known_to(node) < len(self.everyone):
                 node.ask("CLUSTER", "MEET", "127.0.0.1", first.port)
+
+    def _is_replicated(self) -> bool:
+        """Whether each replica follows a primary and has its data; one that follows none yet is told to."""
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            if replica.role == node.role == "master" and not _has_slots(replica):
+                with contextlib.suppress(redis.ResponseError):  # it does not know that primary yet
+                    replica.ask("CLUSTER", "REPLICATE", node.ask("CLUSTER", "MYID"))
+        links = [node.ask("INFO", "replication").get("master_link_status", "up") for node in self.everyone]
+        roles = [node.role for node in self.everyone]
+        return roles.count("slave") == len(self.replicas) and set(links) == {"up"}
 
 
 def _slots(number: int) -> range:
@@ -123,7 +159,13 @@ def _number_known_to(node: ClusterNode) -> int:
     return len(bytes(node.ask("CLUSTER", "NODES")).splitlines())
 
 
-def _free_ports() -> list[int]:
+def _has_slots(node: ClusterNode) -> bool:
+    """Whether it serves slots as a primary, by its own account."""
+    listed: Any = node.ask("CLUSTER", "SLOTS")
+    return any(port == node.port for _, _, (_, port, *_), *_ in listed)
+
+
+def _free_ports(count: int) -> list[int]:
     """Ports that are free, and whose bus ports are free too."""
     found: list[int] = []
     start = time.monotonic_ns() % len(_PORTS)
@@ -131,7 +173,7 @@ def _free_ports() -> list[int]:
         port = _PORTS[(start + step) % len(_PORTS)]
         if _is_free(port) and _is_free(port + BUS):
             found.append(port)
-        if len(found) == NODES:
+        if len(found) == count:
             break
     return found
 

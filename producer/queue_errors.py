@@ -9,19 +9,28 @@ class LostJobsError(ProducerError):
     """Raised when groups of a batch have no answer and no job is left that could answer them.
 
     Somebody removed, acknowledged or skipped its entries by hand (XTRIM, XDEL, XACK, XGROUP), or its jobs became dead
-    letters that could not be answered. `done` of `total` groups have an answer.
+    letters that could not be answered. Or a failover lost `forgotten` of its jobs, which Redis had acknowledged.
+    `done` of `total` groups have an answer.
     """
 
-    def __init__(self, batch_id: str, policy: str, done: int, total: int) -> None:
-        super().__init__(
-            f"batch {batch_id!r} of policy {policy!r}: {total - done} of {total} groups will never be answered: its "
-            "jobs are no longer in the queue, removed by hand or dead letters (rollstream dead ls). Cancel it, then "
-            "`result` gives the others; submit what is missing under another batch_id"
+    def __init__(self, batch_id: str, policy: str, done: int, total: int, forgotten: int = 0) -> None:
+        why = (
+            f"{total - done} of {total} groups will never be answered: its jobs are no longer in the queue, removed by "
+            "hand or dead letters (rollstream dead ls). Cancel it, then `result` gives the others; submit what is "
+            "missing under another batch_id"
         )
+        if forgotten:
+            why = (
+                f"Redis has lost {forgotten} of its jobs after it acknowledged them, as a failover to a replica may; "
+                f"{done} of {total} groups are answered. Submit the same prompts again under this batch_id, which "
+                "queues what is missing"
+            )
+        super().__init__(f"batch {batch_id!r} of policy {policy!r}: {why}")
         self.batch_id = batch_id
         self.policy = policy
         self.done = done
         self.total = total
+        self.forgotten = forgotten
 
 
 class TooLargeForRedisError(ProducerError):

@@ -37,8 +37,8 @@ class AnyHandle(ABC, Generic[D, A]):
 
     Two handles on one batch of one policy are equal. Reading raises `UnreadableResultError` if the batch is sealed and
     a group has no readable answer, `UnknownBatchError` if the results expired or were deleted, `LostJobsError` if its
-    jobs were removed from the queue by hand, and `RedisUnavailableError` if Redis is away longer than the client's
-    `reconnect_s`.
+    jobs were removed from the queue by hand or lost by a failover, and `RedisUnavailableError` if Redis is away longer
+    than the client's `reconnect_s`.
     """
 
     def __init__(self, *, connection: Connection, keys: Keys, batch: D, attached: bool = False) -> None:
@@ -49,7 +49,9 @@ class AnyHandle(ABC, Generic[D, A]):
         self._keys = keys
         self._attached = attached
         read = partial(self._read_answer, batch)  # which does not refer to the handle, so that it is collected at once
-        self._reader = ResultsReader[A](connection=connection, keys=keys, batch=batch, read=read)
+        self._reader = ResultsReader[A](
+            connection=connection, keys=keys, batch=batch, read=read, was_queued=not attached
+        )
 
     @staticmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Notice a batch whose jobs are gone, because their entries were removed, acknowledged or skipped by hand."""
+"""Notice a batch whose jobs are gone: removed, acknowledged or skipped by hand, or lost by a failover."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ _MOST = 500
 class JobsLeft:
     """Asks whether a batch has a job that can still be answered; remembers the entry ids of its jobs."""
 
-    def __init__(self, *, connection: Connection, keys: Keys, batch: Description) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, batch: Description, was_queued: bool) -> None:
+        """`was_queued`: whether Redis has once acknowledged all of the batch's jobs."""
         self._connection = connection
         self._keys = keys
         self._batch = batch
+        self._was_queued = was_queued
         self._entries: list[str] = []
         self._can_ask = True
+        self.forgotten = 0
+        """Jobs that Redis acknowledged and does not know any more, when that was last asked."""
 
     async def are_lost(self) -> bool:
-        """Whether groups will never be answered: all jobs were queued, and none waits or is pending.
+        """Whether groups will never be answered: all jobs were queued, and none waits or is pending, or some are gone.
 
         False if that cannot be known: this user may not ask, or the ledger is not ours. Raises `RedisUnavailableError`.
         """
@@ -37,8 +41,10 @@ class JobsLeft:
         try:
             if len(self._entries) < self._batch.num_jobs:
                 self._entries = await read_job_entries(self._connection, self._keys, self._batch.batch_id)
-            if len(self._entries) < self._batch.num_jobs:  # its submit still runs, or must be repeated
-                return False
+            missing = self._batch.num_jobs - len(self._entries)
+            if missing > 0:  # otherwise its submit still runs, or must be repeated
+                self.forgotten = missing if self._was_queued else 0
+                return self.forgotten > 0
             return await self._connection.call("look for lost jobs", self._ask)
         except RedisUnavailableError as error:
             fault = fault_of(error.__cause__)

@@ -41,8 +41,15 @@ class ResultsReader(Generic[A]):
     """
 
     def __init__(
-        self, *, connection: Connection, keys: Keys, batch: Description, read: Callable[[bytes, Fields], A | Sealed]
+        self,
+        *,
+        connection: Connection,
+        keys: Keys,
+        batch: Description,
+        read: Callable[[bytes, Fields], A | Sealed],
+        was_queued: bool = False,
     ) -> None:
+        """`was_queued`: as for `JobsLeft`."""
         self._connection = connection
         self._keys = keys
         self._batch = batch
@@ -53,7 +60,7 @@ class ResultsReader(Generic[A]):
         self._sealed_by: bytes | None = None
         self._unreadable: UnreadableResultError | None = None
         self._lock = asyncio.Lock()
-        self._jobs = JobsLeft(connection=connection, keys=keys, batch=batch)
+        self._jobs = JobsLeft(connection=connection, keys=keys, batch=batch, was_queued=was_queued)
         self.answers: list[A] = []
         self.by_group: dict[int, A] = {}
         self._span = ReadSpan(keys=keys, batch=batch, answered=lambda: len(self.by_group))
@@ -83,10 +90,8 @@ class ResultsReader(Generic[A]):
 
     async def _read_available(self) -> None:
         async with self._lock:
-            while not self.complete and await self._read(block_ms=None):
-                pass
-            if self._sealed_by is not None and not self.complete:
-                raise self._incomplete(self._sealed_by)
+            if not await self._read_all() and self._sealed_by is not None:
+                await self._read_again()
 
     async def count_done(self) -> int:
         """Groups that have an answer, by the batch's ledger: one small read."""
@@ -105,18 +110,39 @@ class ResultsReader(Generic[A]):
             self._idle_reads = 0
             return
         if self._sealed_by is not None:
-            raise self._incomplete(self._sealed_by)
+            await self._read_again()
+            return
         self._idle_reads += 1
         if self._idle_reads % _IDLE_READS_BEFORE_CHECK != 0:
             return
         if await self.count_done() < self._batch.num_groups:
             if await self._jobs.are_lost() and not await self._read(block_ms=None):
-                raise LostJobsError(self._batch.batch_id, self._keys.policy, len(self.by_group), self._batch.num_groups)
+                done, forgotten = len(self.by_group), self._jobs.forgotten
+                raise LostJobsError(self._batch.batch_id, self._keys.policy, done, self._batch.num_groups, forgotten)
             return
         if not await self._read(block_ms=None):  # an answer is in the stream before the ledger counts it
-            if self._unreadable is not None:
-                raise self._unreadable.with_traceback(None)
-            raise self._gone(f"{len(self.by_group)} of {self._batch.num_groups} results are left, none will come")
+            await self._read_again()
+
+    async def _read_again(self) -> None:
+        """Read the stream from its start, when nothing more can come and groups are missing.
+
+        A failover may lose answers that were read; those that replace them have smaller ids if the clock of the new
+        primary is behind. Raises `UnreadableResultError`, `UnknownBatchError` if that brings not all groups.
+        """
+        self._last_id = str(BEFORE_ALL).encode()
+        if await self._read_all():
+            return
+        if self._sealed_by is not None:
+            raise self._incomplete(self._sealed_by)
+        if self._unreadable is not None:
+            raise self._unreadable.with_traceback(None)
+        raise self._gone(f"{len(self.by_group)} of {self._batch.num_groups} results are left, none will come")
+
+    async def _read_all(self) -> bool:
+        """Read the stream to its end. Returns whether every group has an answer then."""
+        while not self.complete and await self._read(block_ms=None):
+            pass
+        return self.complete
 
     async def _read(self, block_ms: int | None) -> bool:
         """Read the next entries. There is no await between their arrival and keeping them."""

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from rollstream import AsyncClient, LostJobsError, ResultTimeoutError
+from rollstream import AsyncClient, BatchHandle, LostJobsError, ResultTimeoutError
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.producer.doctor.examine import examine
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.ledger import LedgerField
 from tests.support.batches import CONFIG, PROMPTS, answering, result
 from tests.support.faults import Queue
 
@@ -106,6 +107,56 @@ async def test_a_batch_with_one_job_left_is_waited_for(
 
     seen = await finding(redis_url, policy, "lost jobs")
     assert (seen and seen.level) == OK
+
+
+async def test_a_batch_of_which_a_failover_lost_some_jobs_is_told_and_is_complete_once_it_is_submitted_again(
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue
+) -> None:
+    handle = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1, batch_id="half")
+    queue.redis.xdel(queue.jobs_key, queue.entries()[-1][0])
+    queue.redis.hdel(queue.keys.ledger("half"), LedgerField.job(3))
+
+    with pytest.raises(LostJobsError, match=r"lost 1 of its jobs.*again under this batch_id") as raised:
+        await handle.wait(timeout=20)
+    again = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1, batch_id="half")
+    answering(redis_url, policy, again).publish(*[result(again, group) for group in range(4)])
+
+    assert (raised.value.forgotten, raised.value.done) == (1, 0)
+    assert len(await handle.wait(timeout=10)) == 4
+
+
+async def test_a_batch_that_somebody_else_still_submits_is_waited_for(trainer: AsyncClient, queue: Queue) -> None:
+    await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1, batch_id="half")
+    queue.redis.hdel(queue.keys.ledger("half"), LedgerField.job(3))
+    attached = await trainer.attach("half")
+
+    with pytest.raises(ResultTimeoutError):
+        await attached.wait(timeout=0.5)
+
+
+@pytest.mark.parametrize("before_the_seal", [True, False])
+async def test_answers_that_replace_lost_ones_under_smaller_ids_are_read(
+    trainer: AsyncClient, redis_url: str, policy: str, queue: Queue, before_the_seal: bool
+) -> None:
+    """What a failover leaves whose new primary has a clock that is behind."""
+    handle = await trainer.submit(PROMPTS, None, CONFIG, prompts_per_job=1)
+    answering(redis_url, policy, handle).publish(*[result(handle, group) for group in range(4)])
+    key = queue.keys.results(handle.batch_id)
+    rows: Any = queue.redis.xrange(key)
+    await trainer_reads_one_then_loses_all(handle, queue, rows)
+
+    for number, (_, fields) in enumerate(rows if before_the_seal else rows[:-1], start=1):
+        queue.redis.xadd(key, fields, id=f"{number}-0")
+    queue.redis.expire(key, 60)
+
+    assert len(await handle.wait(timeout=10)) == 4
+
+
+async def trainer_reads_one_then_loses_all(handle: BatchHandle, queue: Queue, rows: Any) -> None:
+    queue.redis.delete(queue.keys.results(handle.batch_id))
+    queue.redis.xadd(queue.keys.results(handle.batch_id), rows[0][1], id="9-0")
+    assert len(await handle.finished()) == 1
+    queue.redis.delete(queue.keys.results(handle.batch_id))
 
 
 async def test_a_user_who_may_not_look_waits_as_before(policy: str) -> None:

@@ -113,16 +113,19 @@ class LocalCluster:
         self._running.close()
 
     def wait_until_whole(self) -> None:
-        """Return once every node sees all slots served by nodes that answer, and each replica has its primary's data.
+        """Return once all nodes agree who serves each slot, and each replica has its primary's data.
 
         Raises `ClusterNotWholeError`.
         """
         deadline = time.monotonic() + _FORMED_S
-        while not (all(map(_is_whole, self.everyone)) and self._is_replicated()):
+        while not (self._agree() and self._is_replicated()):
             if time.monotonic() > deadline:
                 raise ClusterNotWholeError(str([node.ask("CLUSTER", "INFO") for node in self.everyone]))
             self._introduce()
             time.sleep(0.02)
+
+    def _agree(self) -> bool:
+        return all(map(_is_whole, self.everyone)) and len({_serving(node) for node in self.everyone}) == 1
 
     def _introduce(self) -> None:
         """Redis forgets an introduction that is not answered within the node timeout, so it is repeated."""
@@ -148,10 +151,12 @@ def _slots(number: int) -> range:
 
 def _is_whole(node: ClusterNode) -> bool:
     told = str(node.ask("CLUSTER", "INFO"))
-    listed: Any = node.ask("CLUSTER", "SLOTS")
-    return (
-        "cluster_state:ok" in told and f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in told and len(listed) == NODES
-    )
+    return "cluster_state:ok" in told and f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in told
+
+
+def _serving(node: ClusterNode) -> frozenset[tuple[int, int, int]]:
+    """First slot, last slot and the port of the primary that serves them, as this node sees it."""
+    return frozenset((first, last, port) for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS"))
 
 
 def _number_known_to(node: ClusterNode) -> int:
@@ -161,8 +166,7 @@ def _number_known_to(node: ClusterNode) -> int:
 
 def _has_slots(node: ClusterNode) -> bool:
     """Whether it serves slots as a primary, by its own account."""
-    listed: Any = node.ask("CLUSTER", "SLOTS")
-    return any(port == node.port for _, _, (_, port, *_), *_ in listed)
+    return any(port == node.port for _, _, port in _serving(node))
 
 
 def _free_ports(count: int) -> list[int]:

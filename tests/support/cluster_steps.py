@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -69,3 +70,76 @@ def _holds(slots: str, slot: int) -> bool:
 def _told(node: ClusterNode) -> str:
     found = node.ask("CLUSTER", "NODES")
     return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def primary_of(key: str, cluster: LocalCluster) -> ClusterNode:
+    """The node that serves the key's slot now, as most nodes say that answer."""
+    slot = key_slot(key.encode())
+    said = Counter(port for node in cluster.everyone if node.pid for port in _serving(node, slot))
+    port = said.most_common(1)[0][0]
+    return next(node for node in cluster.everyone if node.port == port)
+
+
+def follower_of(primary: ClusterNode, cluster: LocalCluster) -> ClusterNode:
+    """The replica that has the primary's data."""
+    followed = id_of(primary)
+    found = [node for node in cluster.everyone if node.pid and f" slave {followed} " in _myself(node)]
+    return found[0]
+
+
+def promoted(node: ClusterNode, key: str, others: Sequence[ClusterNode]) -> None:
+    """Return once `node` serves the key's slot in its own eyes and in those of `others`."""
+    slot = key_slot(key.encode())
+    wait_for(
+        lambda: all(_serving(each, slot) == [node.port] for each in (node, *others)),
+        30,
+        lambda: "\n".join(_told(each) for each in (node, *others)),
+    )
+
+
+def reshard(
+    key: str, to: ClusterNode, cluster: LocalCluster, *, between: Callable[[], None] = lambda: None
+) -> list[bytes]:
+    """Move the key's slot with all its keys, one by one, as redis-cli does; return the keys. `between`: after each."""
+    slot, old, moved = key_slot(key.encode()), primary_of(key, cluster), []
+    to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", id_of(old))
+    old.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(to))
+    while found := old.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        old.ask("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *found)
+        moved += found
+        between()
+    primaries = [node for node in cluster.everyone if node.role == "master"]
+    for node in (to, old, *primaries):
+        node.ask("CLUSTER", "SETSLOT", slot, "NODE", id_of(to))
+    promoted(to, key, primaries)
+    return moved
+
+
+def separate(replica: ClusterNode, primary: ClusterNode) -> None:
+    """Let the replica get nothing from its primary any more, as over a broken link; it may take its place all the same.
+
+    `rejoin` ends it.
+    """
+    for setting in ("masteruser", "masterauth"):
+        replica.ask("CONFIG", "SET", setting, "nobody")
+    primary.ask("CLIENT", "KILL", "TYPE", "replica")
+    wait_for(
+        lambda: replica.ask("INFO", "replication")["master_link_status"] == "down",
+        10,
+        lambda: str(replica.ask("INFO", "replication")),
+    )
+
+
+def rejoin(replica: ClusterNode) -> None:
+    """Let the node follow a primary again, see `separate`."""
+    for setting in ("masteruser", "masterauth"):
+        replica.ask("CONFIG", "SET", setting, "")
+
+
+def _serving(node: ClusterNode, slot: int) -> list[int]:
+    """The port of the primary that serves the slot, as this node says."""
+    return [port for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS") if first <= slot <= last]
+
+
+def _myself(node: ClusterNode) -> str:
+    return next(line.replace("myself,", "") for line in _told(node).splitlines() if "myself," in line)

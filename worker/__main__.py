@@ -9,7 +9,7 @@ import sys
 def main() -> int:
     """See `worker.command.main`."""
     # First of all: a worker that still loads holds no jobs, so a signal ends it at once, without a traceback.
-    from .operations.process_end import end_on_signals  # noqa: PLC0415 - see above
+    from .operations.early_end import end_on_signals  # noqa: PLC0415 - see above
 
     end_on_signals()
     from .command import main as command  # noqa: PLC0415 - see above

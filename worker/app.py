@@ -33,9 +33,9 @@ from .jobs.plans import Plans
 from .jobs.runner import JobRunner
 from .jobs.score_gate import ScoreGate
 from .operations.control import Control
+from .operations.early_end import end_by
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
-from .operations.process_end import end_by
 from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
@@ -259,7 +259,7 @@ class Worker:
         self._heartbeat.hurry()
 
     def _listen_for_signals(self) -> None:
-        # Until now `process_end` handles the signals: no job is held yet, and vLLM's processes end with this one
+        # Until now `early_end` handles the signals: no job is held yet, and vLLM's processes end with this one
         # (engines/vllm/plugin.py).
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -30,7 +30,7 @@ from ..engine_registry import ENGINES
 from ..errors import SettingsError
 from ..measure.measures import Measures
 from ..measure.redis_errors import FAILED
-from ..operations import process_end
+from ..operations import early_end
 from ..operations.health import Health
 from ..operations.heartbeat import Heartbeat
 from ..redis_io.connections import connect, never_passes, retrying
@@ -91,7 +91,7 @@ class Start:
         log.info("starting", engine=self._settings.engine, model=self._settings.model_name)
         self._thread = threading.Thread(target=self._report_until_over, name="starting", daemon=True)
         self._thread.start()
-        process_end.before_end(self._end_reports)
+        early_end.before_end(self._end_reports)
 
     def over(self, info: EngineInfo | None = None) -> None:
         """The engine is ready, and the worker reports by itself: stop the thread. Blocks while a report is written.

@@ -1,4 +1,4 @@
-"""A process ends when it is told to: before it serves, as process 1, and while a thread waits for a disk."""
+"""A process ends when it is told to: before it serves, and while a thread waits for a disk."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ sys.exit(process_end.run(serve))
 
 LOADING = """
 import multiprocessing, time
-from rollstream.worker.operations import process_end
+from rollstream.worker.operations import early_end
 
 if __name__ == "__main__":
-    process_end.end_on_signals()
+    early_end.end_on_signals()
     child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     child.start()
     print(child.pid, flush=True)
@@ -54,34 +54,6 @@ def test_a_worker_that_does_not_serve_yet_ends_at_once(policy: str, number: sign
         assert "Traceback" not in worker.log
     finally:
         worker.end()
-
-
-def in_a_namespace_of_its_own() -> list[str]:
-    """What makes a command process 1, where this user may."""
-    wrapper = ["unshare", "-p", "-f", "--mount-proc", "--kill-child"]
-    try:
-        subprocess.run([*wrapper, "true"], check=True, capture_output=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("no process may become process 1 here")
-    return wrapper
-
-
-def test_process_1_of_a_container_ends_before_it_serves(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    command = [sys.executable, "-m", "rollstream.worker", "--policy", "p", "--engine", "stub", "--redis", NOBODY]
-    with log.open("wb") as output:
-        outer = subprocess.Popen(
-            [*in_a_namespace_of_its_own(), *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_for(lambda: "trying again" in log.read_text(), 30, log.read_text)
-        (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
-        os.kill(int(inner), signal.SIGTERM)
-
-        assert outer.wait(10) == 128 + signal.SIGTERM
-    finally:
-        outer.kill()
-        outer.wait()
 
 
 @pytest.mark.parametrize(("how", "code"), [("ends", 7), ("fails", 1)])

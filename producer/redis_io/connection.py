@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from rollstream.transport.redis import connected, is_split
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
-from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of, text_of
+from rollstream.transport.redis.faults import LOGIN, NOT_REACHED, Fault, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
+from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import RedisUrlError
 
 from ..calls.home import Home, OpenCalls
@@ -109,7 +110,9 @@ class Connection:
             await self._once(what, self._redis.ping)
         except RedisUnavailableError as error:
             fault = fault_of(error.__cause__)
-            if fault in {AWAY, HUNG_UP} or not fault.passes:
+            if fault in NOT_REACHED and (found := await tls_problem(error.__cause__, self.access)):
+                raise RedisUnavailableError(what, self.url, *found) from error.__cause__
+            if fault in NOT_REACHED or not fault.passes:
                 raise
         self._reached = True
 
@@ -121,11 +124,19 @@ class Connection:
             except RedisUnavailableError as error:
                 # The time runs from the first error: a busy event loop may see a failure late.
                 give_up = min(give_up, loop.time() + self._reconnect_s)
-                if not fault_of(error.__cause__).passes or loop.time() + pause > give_up:
+                if not self._passes(fault_of(error.__cause__)) or loop.time() + pause > give_up:
                     raise
                 problems.append(error.problem)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _passes(self, fault: Fault) -> bool:
+        """Whether to send it again. A password in a file may be a moment behind that of Redis, or ahead of it."""
+        return fault.passes or (fault is LOGIN and self.access.password_file is not None)
+
+    def _advice(self, fault: Fault) -> str:
+        file = self.access.password_file
+        return fault.advice if fault is not LOGIN or file is None else f"check the user and the password in {file}"
 
     async def _once(self, what: str, command: Callable[[], Awaitable[T]]) -> T:
         """One attempt. The command is sent before other tasks run, of which a caller with many batches has many."""
@@ -135,7 +146,7 @@ class Connection:
         except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
             if cancellations() > before:
                 raise asyncio.CancelledError from error
-            raise RedisUnavailableError(what, self.url, text_of(error), fault_of(error).advice) from error
+            raise RedisUnavailableError(what, self.url, text_of(error), self._advice(fault_of(error))) from error
         if cancellations() > before:
             raise asyncio.CancelledError
         return answer

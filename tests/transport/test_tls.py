@@ -1,128 +1,269 @@
-"""Producer and worker through TLS, with certificates from the URL, where there is a redis-server that speaks it."""
+"""TLS with certificates of one's own: what works, and that each thing that is wrong is one error that names it."""
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from rollstream import Client, GenerationConfig, RedisUnavailableError
-from rollstream.producer.demo.embedded_redis import die_with_parent
-from rollstream.producer.demo.redis_server import find_redis_server
+from rollstream import AsyncClient, Client, RedisUnavailableError
+from rollstream.producer.doctor.examine import examine
+from rollstream.schemas import Keys
+from rollstream.transport.redis.access import RedisAccess
+from rollstream.transport.redis.client_settings import client_settings
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.startup.redis_checks import wait_for_redis
-from tests.support.worker_process import WorkerProcess, wait_for
+from tests.support.redis_access.certificates import DAY, Authority, Pair
+from tests.support.redis_access.tls_redis import TlsRedis
 
-OPTIONS = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "me.pem", "ssl_keyfile": "me.key"}
+WITHIN_S = 15
 
 
-def openssl(*words: str | Path) -> None:
-    subprocess.run([shutil.which("openssl") or "openssl", *words], check=True, capture_output=True, timeout=30)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """A Redis that asks for certificates, and certificates of many kinds."""
+
+    authority: Authority
+    stranger: Authority
+    me: Pair
+    redis: TlsRedis
+
+    @property
+    def access(self) -> RedisAccess:
+        return self.redis.access(self.me)
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, and me.pem with me.key for 127.0.0.1, which both sides use."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl here")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("tls")
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=ca", "-keyout", folder / "ca.key", "-out", folder / "ca.pem")
-    openssl(*new, "-subj", "/CN=me", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "me.key", "-out",
-            folder / "me.csr")  # fmt: skip
-    openssl("x509", "-req", "-in", folder / "me.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
-            "-CAcreateserial", "-days", "2", "-copy_extensions", "copy", "-out", folder / "me.pem")  # fmt: skip
-    return folder
+    authority, stranger = Authority(folder), Authority(folder, "stranger")
+    with TlsRedis(authority, authority.pair("server", hosts=("localhost", "127.0.0.1"))) as redis:
+        yield Room(authority=authority, stranger=stranger, me=authority.pair("me"), redis=redis)
 
 
-@pytest.fixture(scope="module")
-def port(certificates: Path) -> Iterator[int]:
-    """A Redis that speaks only TLS and asks for a client's certificate."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-    words = ["--port", "0", "--tls-port", str(number), "--save", "", "--dir", str(certificates)]
-    for option, file in (("cert", "me.pem"), ("key", "me.key"), ("ca-cert", "ca.pem")):
-        words += [f"--tls-{option}-file", str(certificates / file)]
-    server = subprocess.Popen(
-        [str(find_redis_server()), *words], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent()
-    )
+@pytest.fixture
+def serving_with(room: Room) -> Iterator[Callable[[Pair], TlsRedis]]:
+    """Start a Redis with another certificate of its own."""
+    started: list[TlsRedis] = []
+
+    def start(mine: Pair) -> TlsRedis:
+        started.append(TlsRedis(room.authority, mine).__enter__())
+        return started[-1]
+
+    yield start
+    for redis in started:
+        redis.__exit__(None, None, None)
+
+
+async def told_by_all(access: RedisAccess, policy: str) -> list[str]:
+    """What client, worker and doctor say, each within seconds."""
+    begun = time.monotonic()
+    async with asyncio.timeout(3 * WITHIN_S):
+        said = [await told_to_a_client(access, policy), await told_to_a_worker(access, policy)]
+        (finding,) = await examine(access, Keys(policy))
+    assert time.monotonic() - begun < 2 * WITHIN_S
+    assert finding.level == "fail"
+    return [*said, f"{finding.seen}: {finding.remedy}"]
+
+
+async def told_to_a_client(access: RedisAccess, policy: str) -> str:
+    with pytest.raises(RedisUnavailableError) as caught:
+        async with AsyncClient(access, policy=policy) as client:
+            await client.newest_version()
+    return f"{caught.value.url}: {caught.value.problem}: {caught.value.advice}"
+
+
+async def told_to_a_worker(access: RedisAccess, policy: str) -> str:
+    settings = WorkerSettings(
+        policy=policy, engine="stub", redis=access.url, redis_ca=_path(access.ca), redis_cert=_path(access.cert),
+        redis_key=_path(access.key),
+    )  # fmt: skip
+    client = connect(settings.access)
     try:
-        wait_for(lambda: server.poll() is not None or listens(number), 30, lambda: "neither ended nor listens")
-        if server.poll() is not None:
-            pytest.skip("this redis-server has no TLS")
-        yield number
-    finally:
-        server.kill()
-        server.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def refusal(url: str) -> str:
-    client = connect(url)
-    try:
-        await wait_for_redis(client, WorkerSettings(policy="p", engine="stub", redis=url))
-    except SettingsError as error:
-        return str(error)
+        with pytest.raises(SettingsError) as caught:
+            await wait_for_redis(client, settings)
     finally:
         await client.aclose()
-    return ""
+    return str(caught.value)
 
 
-def test_a_batch_travels_through_tls(port: int, certificates: Path, policy: str) -> None:
-    names = "&".join(f"{name}={certificates / file}" for name, file in OPTIONS.items())
-    url = f"rediss://127.0.0.1:{port}/0?{names}"
-
-    worker = WorkerProcess(url, policy, "--engine", "stub")
-    try:
-        with Client(url, policy=policy) as client:
-            found = client.generate([[5]], None, GenerationConfig(max_new_tokens=2), timeout=30)
-        code = worker.terminate()
-    finally:
-        worker.end()
-
-    assert found.errors == {}
-    assert code == 0
+def _path(file: object) -> Path | None:
+    return None if file is None else Path(str(file))
 
 
-async def test_what_tls_refuses_is_told_at_the_start(port: int, certificates: Path) -> None:
-    authority = f"ssl_ca_certs={certificates / 'ca.pem'}"
+WRONG: dict[str, tuple[Callable[[Room], RedisAccess], tuple[str, ...]]] = {
+    "no CA": (lambda room: replace(room.access, ca=None), ("not to be trusted", "redis_ca")),
+    "another CA": (lambda room: replace(room.access, ca=room.stranger.ca), ("not to be trusted", "redis_ca")),
+    "no certificate of ours": (lambda room: room.redis.access(None), ("wants a certificate", "redis_cert")),
+    "a certificate of another CA": (
+        lambda room: room.redis.access(room.stranger.pair("foreign")),
+        ("refuses our certificate", "foreign.pem", "tls-ca-cert-file"),
+    ),
+    "an expired certificate of ours": (
+        lambda room: room.redis.access(room.authority.pair("old", begins=-3 * DAY, ends=-DAY)),
+        ("our certificate has expired", "old.pem"),
+    ),
+    "a certificate of ours that is not valid yet": (
+        lambda room: room.redis.access(room.authority.pair("young", begins=DAY, ends=2 * DAY)),
+        ("refuses our certificate", "young.pem", "valid now"),
+    ),
+    "TLS not asked for": (
+        lambda room: RedisAccess(url=f"redis://127.0.0.1:{room.redis.tls_port}"),
+        ("it speaks TLS", "rediss://"),
+    ),
+    "TLS on a plain port": (
+        lambda room: replace(room.access, url=f"rediss://127.0.0.1:{room.redis.port}"),
+        ("it speaks no TLS", "tls-port"),
+    ),
+}
 
-    said = [
-        await refusal(f"redis://127.0.0.1:{port}"),
-        await refusal(f"rediss://127.0.0.1:{port}"),
-        await refusal(f"rediss://127.0.0.1:{port}?{authority}"),
-    ]
 
-    assert "it speaks TLS: write rediss://" in said[0]
-    assert "its certificate is not to be trusted" in said[1]
-    assert "ssl_certfile and ssl_keyfile" in said[2]
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain port says nothing to a handshake, so what is tested lasts as long as what is waited for."""
+    hurried = {**client_settings(), "socket_connect_timeout": 0.5}
+    for module in ("producer.redis_io.connection", "worker.redis_io.connections"):
+        monkeypatch.setattr(f"rollstream.{module}.client_settings", lambda: hurried)
+    monkeypatch.setattr("rollstream.transport.redis.tls_problems._LIMIT_S", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_is_wrong_with_tls_is_named_by_client_worker_and_doctor(name: str, room: Room, policy: str) -> None:
+    make, words = WRONG[name]
+
+    said = await told_by_all(make(room), policy)
+
+    for text in said:
+        assert all(word in text for word in words), said
+        assert f":{room.redis.port}" in text or f":{room.redis.tls_port}" in text
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("begins", "ends", "hosts", "words"),
     [
-        ("ssl_ca_certs=/nowhere.pem", "ssl_ca_certs=/nowhere.pem: No such file"),
-        ("ssl_ca_certs={me}/me.key", "cannot be used"),
-        ("ssl_keyfile={me}/me.key", "ssl_keyfile is a key without its certificate"),
-        ("ssl_certfile={me}/ca.pem&ssl_keyfile={me}/me.key", "cannot be used"),
+        (-3 * DAY, -DAY, ("127.0.0.1",), ("certificate has expired", "renewed")),
+        (DAY, 2 * DAY, ("127.0.0.1",), ("not yet valid", "clock")),
+        (-DAY, DAY, ("redis.internal",), ("IP address mismatch", "subjectAltName")),
     ],
 )
-def test_certificates_that_cannot_be_used_are_refused_by_both_sides(
-    certificates: Path, options: str, said: str
+async def test_what_is_wrong_with_its_certificate_is_named(
+    begins: datetime.timedelta,
+    ends: datetime.timedelta,
+    hosts: tuple[str, ...],
+    words: tuple[str, ...],
+    room: Room,
+    serving_with: Callable[[Pair], TlsRedis],
+    policy: str,
 ) -> None:
-    url = f"rediss://127.0.0.1:1/0?{options.format(me=certificates)}"
+    redis = serving_with(room.authority.pair("bad", begins=begins, ends=ends, hosts=hosts))
 
-    for made in (lambda: connect(url), lambda: Client(url, policy="p")):
-        with pytest.raises((SettingsError, RedisUnavailableError), match=said):
+    said = await told_by_all(redis.access(room.me), policy)
+
+    assert all(word in text for word in words for text in said), said
+
+
+async def test_the_name_of_the_host_is_checked_unless_the_url_says_otherwise(
+    room: Room, serving_with: Callable[[Pair], TlsRedis], policy: str
+) -> None:
+    access = serving_with(room.authority.pair("other", hosts=("redis.internal",))).access(room.me, "localhost")
+
+    said = await told_to_a_client(access, policy)
+    async with AsyncClient(f"{access.url}?ssl_check_hostname=no", policy=policy, redis_ca=access.ca,
+                           redis_cert=access.cert, redis_key=access.key) as client:  # fmt: skip
+        version = await client.newest_version()
+
+    assert "Hostname mismatch" in said
+    assert version == 0
+
+
+FILES: dict[str, tuple[Callable[[Room], RedisAccess], str]] = {
+    "no file": (lambda room: replace(room.access, ca="/nowhere.pem"), "redis_ca=/nowhere.pem: No such file"),
+    "a key in the CA's place": (lambda room: replace(room.access, ca=room.me.key), "it holds no certificate"),
+    "a key that does not fit": (
+        lambda room: replace(room.access, key=room.authority.pair("other-key").key),
+        "the key does not fit the certificate",
+    ),
+    "an encrypted key": (
+        lambda room: room.redis.access(room.authority.pair("locked", password="hidden")),
+        "the key is encrypted; write ssl_password=",
+    ),
+    "an encrypted key with another password": (
+        lambda room: replace(
+            room.redis.access(room.authority.pair("locked", password="hidden")), url="rediss://h?ssl_password=wrong"
+        ),
+        "the password of the key is wrong",
+    ),
+    "a key alone": (lambda room: replace(room.access, cert=None), "redis_key is a key without its certificate"),
+    "a file of the URL": (
+        lambda room: replace(room.access, ca=None, url="rediss://h?ssl_ca_certs=/nowhere.pem"),
+        "ssl_ca_certs=/nowhere.pem: No such file",
+    ),
+    "two files for one thing": (
+        lambda room: replace(room.access, url="rediss://h?ssl_ca_certs=/other.pem"),
+        "redis_ca and ssl_ca_certs in the URL name different files",
+    ),
+    "certificates without TLS": (lambda room: replace(room.access, url="redis://h"), "write rediss://"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_cannot_be_used_are_refused_before_anything_connects(name: str, room: Room) -> None:
+    make, said = FILES[name]
+    access = make(room)
+
+    for made in (lambda: connect(access), lambda: Client(access, policy="p")):
+        with pytest.raises((SettingsError, RedisUnavailableError)) as caught:
             made()
+        assert said in str(caught.value)
+
+
+async def test_a_key_may_have_a_password_and_lie_beside_its_certificate(room: Room, policy: str) -> None:
+    locked = room.authority.pair("both", password="hidden")
+    both = locked.cert.with_name("both-in-one.pem")
+    both.write_bytes(locked.cert.read_bytes() + locked.key.read_bytes())
+    url = f"{room.redis.tls_url()}?ssl_password=hidden"
+
+    async with AsyncClient(url, policy=policy, redis_ca=room.authority.ca, redis_cert=both) as client:
+        version = await client.newest_version()
+
+    assert version == 0
+
+
+async def test_renewed_certificates_are_used_without_a_restart(room: Room, policy: str, tmp_path: Path) -> None:
+    mine = Pair(cert=tmp_path / "tls.crt", key=tmp_path / "tls.key")
+    put(room.me, mine)
+
+    async with AsyncClient(room.redis.access(mine), policy=policy, reconnect_s=0) as client:
+        before = await client.newest_version()
+        put(room.stranger.pair("refused"), mine)
+        await hang_up(room.redis)
+        with pytest.raises(RedisUnavailableError, match=r"redis_cert|hung up|closed"):
+            await client.newest_version()
+        put(room.authority.pair("renewed"), mine)
+        after = await client.newest_version()
+
+    assert (before, after) == (0, 0)
+
+
+def put(pair: Pair, place: Pair) -> None:
+    for source, target in ((pair.cert, place.cert), (pair.key, place.key)):
+        fresh = target.with_suffix(".new")
+        shutil.copy(source, fresh)
+        fresh.replace(target)
+
+
+async def hang_up(redis: TlsRedis) -> None:
+    plain = connect(redis.url)
+    try:
+        await plain.client_kill_filter(_type="normal", skipme=True)
+    finally:
+        await plain.aclose()

@@ -67,10 +67,10 @@ class RedisAccess:
         return RedisUrlError(str(self), problem, advice)
 
     def called(self, option: str) -> str:
-        """What the caller calls an option of TLS: `redis_ca`, or `ssl_ca_certs` if it stands in the URL."""
-        return next(
-            (f"redis_{name}" for name, theirs in _TLS_FILES.items() if theirs == option and self._has(name)), option
-        )
+        """What the caller calls an option of TLS: `ssl_ca_certs` if it stands in the URL, else `redis_ca`."""
+        if f"{option}=" in self.url:
+            return option
+        return next((f"redis_{name}" for name, theirs in _TLS_FILES.items() if theirs == option), option)
 
     def _has(self, name: str) -> bool:
         return getattr(self, name) is not None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from redis import exceptions
 
+from .password_file import PasswordFileError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -60,6 +62,31 @@ CUT_OFF = Fault(
     words=re.compile(r"Protocol error"),
 )
 """A reply after which Redis closes the connection. In a pipeline any command may get it; `Oversize` finds which."""
+LOGIN = Fault(
+    classes=(exceptions.AuthenticationError, exceptions.AuthorizationError),
+    codes=frozenset({"NOAUTH", "WRONGPASS"}),
+    passes=False,
+    advice="check the user and the password in the URL",
+)
+_ENCRYPTION = (
+    Fault(
+        classes=(),
+        codes=frozenset(),
+        passes=True,
+        advice="its certificate is not trusted here: see the file of its CA, the certificate's names and its last day",
+        words=re.compile(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"),
+    ),
+    Fault(
+        classes=(),
+        codes=frozenset(),
+        passes=True,
+        advice="it wants a certificate of ours that it trusts: see redis_cert, redis_key, and the last day of either",
+        words=re.compile(
+            r"ALERT_(CERTIFICATE_\w+|UNKNOWN_CA|BAD_CERTIFICATE|HANDSHAKE_FAILURE|DECRYPT_ERROR|ACCESS_DENIED)"
+            r"|UNSUPPORTED_CERTIFICATE"
+        ),
+    ),
+)
 UNKNOWN = Fault(
     classes=(),
     codes=frozenset(),
@@ -76,6 +103,8 @@ TOO_LARGE = _never(
     r"string exceeds maximum allowed size",
     "it is larger than its proto-max-bulk-len: send less at once, or raise that limit",
 )
+NOT_REACHED = frozenset({AWAY, HUNG_UP, *_ENCRYPTION})
+"""Faults of a Redis that never answered: at a first contact the address or a certificate is to blame."""
 _FAULTS = (
     _never(
         r"(?!)",
@@ -97,11 +126,12 @@ _FAULTS = (
         classes=(exceptions.DataError,),
     ),
     Fault(
-        classes=(exceptions.AuthenticationError, exceptions.AuthorizationError),
-        codes=frozenset({"NOAUTH", "WRONGPASS"}),
-        passes=False,
-        advice="check the user and the password in the URL",
+        classes=(PasswordFileError,),
+        codes=frozenset(),
+        passes=True,
+        advice="write the password into the file; it is read again for the next connection",
     ),
+    LOGIN,
     Fault(
         classes=(exceptions.NoPermissionError,),
         codes=frozenset({"NOPERM"}),
@@ -168,6 +198,7 @@ _FAULTS = (
         passes=True,
         advice="it is there, but cannot serve now; see its log",
     ),
+    *_ENCRYPTION,
     HUNG_UP,
     AWAY,  # after those that redis-py derives from a lost connection
 )

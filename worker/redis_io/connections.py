@@ -131,6 +131,9 @@ async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args,
                 raise
             if cancelled(before):
                 raise asyncio.CancelledError from error
-            log.warning("redis does not answer, trying again", what=what, error=str(error), pause_s=pause)
+            remedy = fault_of(error).advice
+            log.warning(
+                "redis does not answer, trying again", what=what, error=str(error), remedy=remedy, pause_s=pause
+            )
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

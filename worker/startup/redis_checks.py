@@ -46,7 +46,7 @@ async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
         try:
             await _look(redis, settings, place)
         except exceptions.RedisError as error:
-            if problem := await why_hopeless(error, place):
+            if problem := await why_hopeless(error, settings.access):
                 raise SettingsError(f"--redis {place}: {problem}") from None
             FAILED.add()
             why = explained(error)

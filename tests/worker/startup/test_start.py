@@ -21,7 +21,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis, die_with_parent
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import Keys
-from rollstream.transport.redis.urls import parse
+from rollstream.transport.redis.access import RedisAccess
 from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
@@ -250,7 +250,7 @@ async def test_limits_and_rights_of_the_system_are_named(cause: OSError, url: st
     error = LinkError("no connection")
     error.__cause__ = cause
 
-    why = await why_hopeless(error, parse(url))
+    why = await why_hopeless(error, RedisAccess(url=url))
 
     assert (why is None) if said is None else said in (why or "")
 

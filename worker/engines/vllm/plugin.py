@@ -17,7 +17,7 @@ from typing import Any
 
 from . import one_more, start
 from .columns import Rows
-from .inside import held_requests, late_stops, logits, own_columns
+from .inside import held_requests, late_stops, logits, own_columns, step_rows
 from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
 from .metrics import sparse_statistics
 
@@ -126,7 +126,8 @@ def _send_statistics_rarely() -> int | None:
 
 def _send_pieces(*, events: bool) -> None:
     """See `worker.engines.vllm.inside.held_tokens`."""
-    from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415 - vLLM is only there inside its processes
+    from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
 
@@ -135,6 +136,7 @@ def _send_pieces(*, events: bool) -> None:
     if unfit := unfit_output(EngineCoreOutput.__struct_fields__, LogprobsLists._fields):
         _log.warning("tokens leave the engine one by one, slowly: this vLLM has other outputs (%s)", ", ".join(unfit))
         return
+    step_rows.keep_whole(Scheduler)
     held: dict[int, HeldBack] = {}
     for name in ("step", "step_with_batch_queue"):
         setattr(EngineCore, name, _holding_back(getattr(EngineCore, name), held, events=events))

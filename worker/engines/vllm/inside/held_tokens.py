@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .step_rows import Place, joined
+
 PIECE = 32
 """Tokens of a piece; the last piece of a completion has the rest."""
 
@@ -71,31 +73,34 @@ class _Part:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
-    rows: list[Any] = field(default_factory=list)
-    """For several columns: what vLLM gave at each step."""
+    places: list[Place] = field(default_factory=list)
+    """For several columns: where each step has them."""
     events: list[Any] = field(default_factory=list)
 
     def add(self, output: Any) -> None:
         """Add an output; columns beyond the request's own are for other requests of the step."""
         self.token_ids += output.new_token_ids
-        if (rows := output.new_logprobs) is None:
+        place: Place | None = output.new_logprobs
+        if place is None:
             return
         if self.columns > 1:
-            self.ranks += rows.sampled_token_ranks.tolist()
-            self.rows.append(rows)
+            self.ranks += place.ranks
+            self.places.append(place)
         elif len(output.new_token_ids) == 1:  # as almost always: this is what log-probs cost each step
-            self.ranks.append(rows.sampled_token_ranks.item(0))
-            self.logprobs.append(rows.logprobs.item(0))
+            self.ranks.append(place.step.ranks[place.begin])
+            self.logprobs.append(place.step.logprobs[place.begin])
         else:
-            self.ranks += rows.sampled_token_ranks.tolist()
-            self.logprobs += rows.logprobs[:, 0].tolist()
+            self.ranks += place.ranks
+            self.logprobs += place.logprobs
 
     def joined(self, output: Any) -> Any:
         """`output`, one of the outputs, with the tokens and log-probs of all."""
         output.new_token_ids = self.token_ids
-        if self.ranks:  # the last output may have neither tokens nor log-probs
+        if not self.ranks:  # nothing but an end without a token
+            output.new_logprobs = None
+        else:
             ranks = np.array(self.ranks, np.int32)
-            output.new_logprobs = type(self.first.new_logprobs)(*self._arrays(), ranks, None)
+            output.new_logprobs = type(self.first.new_logprobs.step.rows)(*self._arrays(), ranks, None)
         output.prefill_stats = output.prefill_stats or self.first.prefill_stats
         output.events = self.events or output.events
         return output
@@ -105,16 +110,14 @@ class _Part:
         if self.columns == 1:
             return np.array(self.token_ids, np.int32)[:, None], np.array(self.logprobs, np.float32)[:, None]
         # A step with fewer columns than were asked for may not end the engine: the worker refuses such an answer.
-        width = min(self.columns, *(rows.logprobs.shape[1] for rows in self.rows))
-        ids = [rows.logprob_token_ids[:, :width] for rows in self.rows]
-        logprobs = [rows.logprobs[:, :width] for rows in self.rows]
-        return np.concatenate(ids, dtype=np.int32), np.concatenate(logprobs, dtype=np.float32)
+        return joined(self.places, min(self.columns, *(place.columns for place in self.places)))
 
 
 @dataclass(slots=True, kw_only=True)
 class HeldBack:
     """Tokens held back, with all log-probs: of requests that want only the end (FINAL_ONLY) and no text.
 
+    Outputs come with a `Place` in their step's log-probs (`step_rows`), and leave with vLLM's `LogprobsLists`.
     No two requests of an engine may have the same id, or the second would get what an aborted first one left here. vLLM
     ensures that unless it is told not to; see `worker.engines.vllm.setup`.
     """
@@ -147,7 +150,11 @@ class HeldBack:
     def _held(self, output: Any, requests: Mapping[str, Any]) -> bool:
         part = self.parts.get(output.request_id)
         if part is None:
-            return output.finish_reason is None and self._begin(output, requests.get(output.request_id))
+            if output.finish_reason is None and self._begin(output, requests.get(output.request_id)):
+                return True
+            if output.new_logprobs is not None:
+                output.new_logprobs = output.new_logprobs.alone()
+            return False
         part.add(output)
         if output.finish_reason is None and len(part.token_ids) < PIECE:
             return True

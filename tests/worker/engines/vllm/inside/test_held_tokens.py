@@ -14,6 +14,7 @@ import pytest
 
 from rollstream.worker.engines.vllm.columns import Rows as Columns
 from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, unfit_output, unfit_rows, unfit_tensors
+from rollstream.worker.engines.vllm.inside.step_rows import Place, StepRows
 from rollstream.worker.engines.vllm.plugin import WORKER_PID
 from rollstream.worker.engines.vllm.setup import prepare_environment
 
@@ -88,13 +89,19 @@ def output(name: str, token: int, *, columns: int = 1, last: bool = False, logpr
     """The token's rank is its id; further columns are of other ids."""
     others = np.arange(columns)[None]
     rows = Rows(token + others, -token / 8 - others, np.array([token]))
-    return Output(name, [token], rows if logprobs else None, "length" if last else None)
+    return Output(name, [token], placed(rows) if logprobs else None, "length" if last else None)
 
 
-def wide(token: int, columns: int) -> Rows:
+def placed(rows: Rows) -> Place:
+    """Of the second request in a step of three, as EngineCore hands it out."""
+    around = [np.concatenate([one[:1], one, one[:1]]) for one in rows[:3]]
+    return StepRows(Rows(*around)).slice_request(1, len(rows.logprobs))
+
+
+def wide(token: int, columns: int) -> Place:
     """One row of the ids from the token on, as int64, which one of vLLM's runners gives."""
     ids = np.arange(token, token + columns)[None]
-    return Rows(ids, -ids.astype(np.float32), np.array([1]))
+    return placed(Rows(ids, -ids.astype(np.float32), np.array([1])))
 
 
 @pytest.mark.parametrize("length", [1, 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 100])
@@ -129,7 +136,7 @@ def test_steps_of_several_tokens_keep_each_ones_logprob() -> None:
     for tokens in ([0, 1, 2], [3], [4, 5]):
         ids = np.array(tokens)
         rows = Rows(ids[:, None] + [0, 1], -ids[:, None] / 8 - [0, 1], ids)
-        engine.step(Output("a", tokens, rows, "length" if tokens[-1] == 5 else None))
+        engine.step(Output("a", tokens, placed(rows), "length" if tokens[-1] == 5 else None))
 
     assert engine.tokens("a") == [0, 1, 2, 3, 4, 5]
     assert engine.logprobs("a") == [-token / 8 for token in range(6)]

@@ -100,7 +100,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "worker_extension_cls": EXTENSION,
         **_transfer(settings),
-        **_adapters(settings),
+        **_adapters(settings, on_cpu=on_cpu),
         **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
         **settings.engine_args,
     }
@@ -167,9 +167,14 @@ def _is_service_link(name: str, value: str) -> bool:
     return _SERVICE_LINK.match(name) is not None or (_PORT.match(name) is not None and "://" in value)
 
 
-def _adapters(settings: WorkerSettings) -> dict[str, Any]:
+def _adapters(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
     if not settings.serves_adapters:
         return {}
+    if settings.dtype == "float32" and not on_cpu:
+        raise SettingsError(
+            "--dtype float32: vLLM's LoRA on a GPU takes float16 or bfloat16: give one of these, or start the worker "
+            "without --lora, --adapter-dir and --adapter-cache"
+        )
     return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
 
 

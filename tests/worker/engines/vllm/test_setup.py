@@ -181,3 +181,11 @@ def test_engine_metrics_that_nobody_could_read_are_refused(capsys: pytest.Captur
     assert main(["--policy", "p", "--model", str(tmp_path), "--engine-metrics"]) == EXIT_SETTINGS
 
     assert "--engine-metrics: they are served on --metrics-port: give that too" in capsys.readouterr().err
+
+
+def test_float32_with_adapters_on_a_gpu_is_refused_with_what_vllm_takes(tiny_model: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--dtype float32: .*float16 or bfloat16"):
+        arguments(tiny_model, on_cpu=False, dtype="float32", lora=True)
+
+    assert arguments(tiny_model, on_cpu=True, dtype="float32", lora=True)["enable_lora"]
+    assert arguments(tiny_model, on_cpu=False, dtype="float32")["dtype"] == "float32"

@@ -63,7 +63,7 @@ def worker(queue: Queue, url: str, models: list[Path], store: Path, gpus: str, h
 def publish(client: Client, folder: Path, version: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     probe = make_probe(model, [ROW])
-    client.publish_policy(version, model=model.to("cuda:0", torch.float16), transport="nccl", probe=probe)
+    client.publish_policy(version, model=model.to("cuda:0"), transport="nccl", probe=probe)  # float32, as its files
 
 
 def check_served(client: Client, folder: Path) -> None:

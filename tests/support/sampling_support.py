@@ -11,6 +11,7 @@ import torch
 
 from rollstream.worker.requests import Completion
 
+from .engine_requests import ATOL
 from .transformers_reference import Reference
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -24,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "T=0.7 and allowed ids": {"top_k": 8, "temperature": 0.7, "allowed_token_ids": list(range(40, 60))},
 }  # fmt: skip
 
-_NEAR = 1e-4
+_NEAR = ATOL
 """Two float32 computations may differ by as much: an id so near a limit may be kept by one of them only."""
 
 

@@ -14,7 +14,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
 from rollstream.worker.requests import Adapter, ScoreRequest
-from tests.support.engine_requests import generate
+from tests.support.engine_requests import ATOL, generate
 from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -48,12 +48,12 @@ async def test_scores_are_transformers_log_probs(
 
     logprobs = reference(name).logits(ids[:first], ids[first:]).log_softmax(-1)
     expected = logprobs.gather(1, torch.tensor(ids[first:])[:, None])[:, 0].numpy()
-    assert found.logprobs == pytest.approx(expected, abs=1e-4)
+    assert found.logprobs == pytest.approx(expected, abs=ATOL)
     assert found.top_token_ids.shape == found.top_logprobs.shape == (length - first, k)
     by_rank = logprobs.sort(-1, descending=True).values[:, :k].numpy()
-    assert found.top_logprobs == pytest.approx(by_rank, abs=1e-4)
+    assert found.top_logprobs == pytest.approx(by_rank, abs=ATOL)
     of_those = np.take_along_axis(logprobs.numpy(), found.top_token_ids.astype(np.int64), 1)
-    assert found.top_logprobs == pytest.approx(of_those, abs=1e-4)
+    assert found.top_logprobs == pytest.approx(of_those, abs=ATOL)
 
 
 async def test_no_object_is_made_for_a_token(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ async def test_rows_are_scored_beside_others_and_beside_what_is_sampled(
 
     await sampling
     for (ids, name), scores in zip(rows, found, strict=True):
-        assert scores.logprobs == pytest.approx(reference(name).logprobs(ids[:1], ids[1:]), abs=1e-4)
+        assert scores.logprobs == pytest.approx(reference(name).logprobs(ids[:1], ids[1:]), abs=ATOL)
 
 
 async def test_what_was_sampled_and_is_in_the_prefix_cache_is_scored_as_a_whole(engine: VllmEngine) -> None:
@@ -87,7 +87,7 @@ async def test_what_was_sampled_and_is_in_the_prefix_cache_is_scored_as_a_whole(
 
     found = await engine.score(scored([*prompt, *completion.token_ids.tolist()], first=len(prompt)))
 
-    assert found.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
+    assert found.logprobs == pytest.approx(completion.logprobs, abs=ATOL)
 
 
 async def test_a_row_that_is_too_long_is_refused_and_the_engine_goes_on(engine: VllmEngine) -> None:

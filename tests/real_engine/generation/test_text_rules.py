@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
-from tests.support.engine_requests import PROMPT, generate, ids
+from tests.support.engine_requests import ATOL, PROMPT, generate, ids
 from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -78,7 +78,7 @@ async def test_guided_log_probs_are_those_of_what_the_guide_left(
 
     left = _left(tokenizer, reference(None), found.token_ids.tolist())
     assert found.logprobs is not None
-    np.testing.assert_allclose(found.logprobs, left[np.arange(len(left)), found.token_ids], atol=1e-4)
+    np.testing.assert_allclose(found.logprobs, left[np.arange(len(left)), found.token_ids], atol=ATOL)
 
 
 @pytest.mark.parametrize("logprobs", ["processed", "raw"])
@@ -98,11 +98,11 @@ async def test_candidates_and_labels_that_a_guide_rules_out_have_minus_infinity(
     assert top.top_token_ids is not None
     assert top.top_logprobs is not None
     assert (np.isfinite(left).sum(1) < 64).all()
-    np.testing.assert_allclose(top.top_logprobs, -np.sort(-left)[:, :64], atol=1e-4)
-    np.testing.assert_allclose(top.top_logprobs, np.take_along_axis(left, top.top_token_ids, 1), atol=1e-4)
+    np.testing.assert_allclose(top.top_logprobs, -np.sort(-left)[:, :64], atol=ATOL)
+    np.testing.assert_allclose(top.top_logprobs, np.take_along_axis(left, top.top_token_ids, 1), atol=ATOL)
     left = _left(tokenizer, reference(None), labelled.token_ids.tolist())
     assert labelled.label_logprobs is not None
-    np.testing.assert_allclose(labelled.label_logprobs, left[:, labels], atol=1e-4)
+    np.testing.assert_allclose(labelled.label_logprobs, left[:, labels], atol=ATOL)
     assert np.isneginf(labelled.label_logprobs[:, -1]).all()
     left = _left(tokenizer, reference(None), supported.token_ids.tolist())
     assert supported.support_ids is not None

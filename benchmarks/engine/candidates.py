@@ -115,32 +115,35 @@ class _Plain:
         return await self._raw.run(replace(workload, batches=batches))
 
 
-async def measure(engines: Engines, scale: float, repeats: int) -> Report:
-    """Load both engines and run all arms in turns."""
+async def measure(engines: Engines, scale: float, repeats: int, *, alone: bool) -> Report:
+    """Load the engines and run all arms in turns."""
     from rollstream.worker.engines.vllm.engine import VllmEngine  # noqa: PLC0415 - imports vLLM
 
-    raw, engine = Raw(engines.settings()), VllmEngine(engines.settings())
+    raw, engine = None if alone else Raw(engines.settings()), VllmEngine(engines.settings())
     try:
-        await raw.start()
+        if raw is not None:
+            await raw.start()
         await engine.start()
-        found = await _measured(raw, engine, _workload(engines.model, scale), engines.model, repeats)
+        plain = [] if raw is None else [_Plain(raw)]
+        found = await _measured(plain, engine, _workload(engines.model, scale), engines.model, repeats)
     finally:
         await engine.close()
-        raw.close()
+        if raw is not None:
+            raw.close()
     return Report("candidates", [found], shown_engines(engines))
 
 
-async def _measured(raw: Raw, engine: Any, workload: Workload, model: Model, repeats: int) -> Scenario:
+async def _measured(plain: list[_Plain], engine: Any, workload: Workload, model: Model, repeats: int) -> Scenario:
     length = SCALES[model.name].long * 2
     rows = Prompts(model, (length, length), seed=1).draw(max(1, workload.tokens // length))
-    arms: list[Any] = [_Plain(raw)]
+    arms: list[Any] = [*plain]
     arms += [Sampling(name, engine, options) for name, options in CONFIGS.items()]
     arms += [Scoring(name, engine, rows, k) for name, k in SCORES.items()]
     report.say("each arm once, to warm up")
     await interleaved(arms, workload, 1)
     report.say(f"{repeats} rounds of {len(arms)} arms")
     runs = await interleaved(arms, workload, repeats)
-    return Scenario(workload.name, workload.about, "tok/s", PLAIN, runs, {"tokens": workload.tokens})
+    return Scenario(workload.name, workload.about, "tok/s", arms[0].name, runs, {"tokens": workload.tokens})
 
 
 def main() -> None:
@@ -152,13 +155,14 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=64, help="sequences of an engine (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=0.4, help="share of the GPU an engine takes (%(default)s)")
     parser.add_argument("--kv-cache-bytes", type=int, help="KV cache of an engine, instead of --memory")
+    parser.add_argument("--alone", action="store_true", help="without AsyncLLM: ratios are to the worker's engine")
     parser.add_argument("--out", type=Path, metavar="JSON", help="where the report goes")
     arguments = parser.parse_args()
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as folder:
         model = make(arguments.model, Path(folder))
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
-        done = uvloop.run(measure(engines, arguments.scale, arguments.repeats))
+        done = uvloop.run(measure(engines, arguments.scale, arguments.repeats, alone=arguments.alone))
     report.finish(done, arguments.out)
 
 

@@ -117,13 +117,13 @@ class Trainer:
 
     @classmethod
     async def start(cls, flags: argparse.Namespace, folder: Path, redis_url: str) -> Trainer:
-        """Start it on the first GPU, and do not wait for it."""
+        """Start it, over NCCL on the first GPU, else on those that the engine sees; do not wait for it."""
         command = (
             sys.executable, "-m", "benchmarks.engine.rounds", "--trainer", str(folder), "--redis", redis_url,
             "--backend", flags.backend,
         )  # fmt: skip
         pipe = asyncio.subprocess.PIPE
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"} if flags.backend == "nccl" else None
         return cls(
             await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment, limit=2**24)
         )

@@ -107,7 +107,7 @@ class AsyncClient:
         Raises `PromptsError`, `ConfigError`, `DeadlineError`, `VersionBoundError`, `NameRefusedError`, `ArgumentError`
         (an option that does not exist), `WireError` (a job too large) and `TooLargeForRedisError` before anything is
         queued; `BatchConflictError` for other content; `BatchCancelledError` once the batch was cancelled;
-        `RedisUnavailableError`.
+        `RedisUnavailableError`, one of which is `UnconfirmedSubmitError`: too few replicas have it (`redis_wait`).
         """
         check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
@@ -123,8 +123,8 @@ class AsyncClient:
             bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
         )
         await check_config_candidates(self._connection, self._keys, config)
-        queued = await queue(self._connection, self._keys, chosen["batch_id"], lambda name: make(batch_id=name))
-        return BatchHandle(connection=self._connection, keys=self._keys, batch=queued.batch)
+        queued, again = await queue(self._connection, self._keys, chosen["batch_id"], lambda name: make(batch_id=name))
+        return BatchHandle(connection=self._connection, keys=self._keys, batch=queued.batch, again=again)
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions, JobOptions)
     async def generate(
@@ -170,8 +170,8 @@ class AsyncClient:
         """
         check_names(options, SCORE_DEFAULTS)
         chosen: ScoreOptions = {**SCORE_DEFAULTS, **options}
-        batch = await submit_scores(self._connection, self._keys, input_ids, attention_mask, chosen)
-        return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch)
+        batch, again = await submit_scores(self._connection, self._keys, input_ids, attention_mask, chosen)
+        return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch, again=again)
 
     @spelled_out(ScoringOptions, SCORING_DEFAULTS, ScoreOptions, JobOptions)
     async def score(

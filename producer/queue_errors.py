@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import ProducerError
+from .errors import ProducerError, RedisUnavailableError
 
 
 class LostJobsError(ProducerError):
@@ -31,6 +31,22 @@ class LostJobsError(ProducerError):
         self.done = done
         self.total = total
         self.forgotten = forgotten
+
+
+class UnconfirmedSubmitError(RedisUnavailableError):
+    """Raised when too few replicas of Redis have a submission in time (`redis_wait`).
+
+    It may be queued already, and a failover may lose it. Submitting the same content under `batch_id` again is safe: it
+    queues what is missing, and waits again.
+    """
+
+    def __init__(self, batch_id: str, url: str, problem: str) -> None:
+        advice = (
+            f"it may be queued already: submit it again under batch_id={batch_id!r}, which doubles nothing; see that "
+            "the replicas run and keep up (rollstream doctor), or wait for fewer (redis_wait)"
+        )
+        super().__init__("submit", url, problem, advice)
+        self.batch_id = batch_id
 
 
 class TooLargeForRedisError(ProducerError):

@@ -74,6 +74,7 @@ class Worker:
             measures=measures,
             check_proven=self._proofs.check,
             newest=lambda: self._follower.newest,
+            wait=settings.redis_wait,
         )
         clock = RedisClock()
         self._traces = traces_of(

@@ -61,7 +61,8 @@ class WorkerSettings(BaseSettings):
         DEFAULT_URL,
         repr=False,
         description="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, "
-        "redis+cluster://host:port,host:port, any of its nodes.",
+        "redis+cluster://host:port,host:port, any of its nodes; with Sentinels, "
+        "redis+sentinel://host:26379,host:26379/service.",
     )
     redis_ca: Path | None = Field(
         None,

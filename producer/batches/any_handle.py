@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from rollstream.schemas import Keys, Sealed
 from rollstream.schemas.wire.scores import Description
@@ -22,6 +22,7 @@ from ..redis_io.connection import Connection
 from .cancel import cancel_batch
 from .read_answers import AnyAnswer, Fields
 from .results_reader import ResultsReader
+from .submit_jobs import Resubmission
 from .waited_for import waiting_for
 from .waiting_facts import read_facts
 
@@ -41,7 +42,16 @@ class AnyHandle(ABC, Generic[D, A]):
     than the client's `reconnect_s`.
     """
 
-    def __init__(self, *, connection: Connection, keys: Keys, batch: D, attached: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        keys: Keys,
+        batch: D,
+        attached: bool = False,
+        again: Resubmission[Any] | None = None,
+    ) -> None:
+        """`again`: what queues the batch again after a failover; None: it was queued elsewhere."""
         self.batch = batch
         """The description of the batch, without the prompts or rows."""
         self._identity = (keys.policy, batch.batch_id)
@@ -49,8 +59,9 @@ class AnyHandle(ABC, Generic[D, A]):
         self._keys = keys
         self._attached = attached
         read = partial(self._read_answer, batch)  # which does not refer to the handle, so that it is collected at once
+        again = again or Resubmission(connection, keys)
         self._reader = ResultsReader[A](
-            connection=connection, keys=keys, batch=batch, read=read, was_queued=not attached
+            connection=connection, keys=keys, batch=batch, read=read, was_queued=not attached, again=again
         )
 
     @staticmethod

@@ -31,6 +31,10 @@ class JobsLeft:
         self.forgotten = 0
         """Jobs that Redis acknowledged and does not know any more, when that was last asked."""
 
+    def ask_again(self) -> None:
+        """The jobs were queued again, as other entries."""
+        self._entries = []
+
     async def are_lost(self) -> bool:
         """Whether groups will never be answered: all jobs were queued, and none waits or is pending, or some are gone.
 

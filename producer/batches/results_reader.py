@@ -21,6 +21,7 @@ from ..redis_io.shared_reads import Entries
 from .batch_spans import ReadSpan
 from .lost_jobs import JobsLeft
 from .read_answers import AnyAnswer, Fields, shown
+from .submit_jobs import Resubmission
 
 _MOST_ENTRIES, _READ_BYTES = 64, 2**20
 """Limits of one read, which must arrive within the socket's timeout even on a slow connection."""
@@ -47,9 +48,11 @@ class ResultsReader(Generic[A]):
         keys: Keys,
         batch: Description,
         read: Callable[[bytes, Fields], A | Sealed],
+        again: Resubmission[Any],
         was_queued: bool = False,
     ) -> None:
-        """`was_queued`: as for `JobsLeft`."""
+        """`again`: what queues the batch again if a failover lost it; `was_queued`: as for `JobsLeft`."""
+        self._again = again
         self._connection = connection
         self._keys = keys
         self._batch = batch
@@ -106,6 +109,14 @@ class ResultsReader(Generic[A]):
             raise UnreadableResultError(self._batch.batch_id, "ledger", str(error), done or b"") from None
 
     async def _wait_for_entries(self) -> None:
+        try:
+            await self._wait_once()
+        except (UnknownBatchError, LostJobsError):
+            if not await self._again.after_failover():
+                raise
+            self._jobs.ask_again()
+
+    async def _wait_once(self) -> None:
         if await self._read(block_ms=BLOCK_MS if self._sealed_by is None else None):
             self._idle_reads = 0
             return
@@ -152,6 +163,8 @@ class ResultsReader(Generic[A]):
                 break
             self._last_id = entry
             self._take(entry, fields)
+        if self.complete:
+            self._again.forget()
         return bool(entries)
 
     async def _soon(self) -> Entries:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Batch, Envelope, Keys, encode
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.wire.scores import Description
+from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.scripts import Call, Word, load
 
 from .submission import AnySubmission, Chunk
@@ -32,12 +33,12 @@ def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Cal
     return SUBMIT(names, [*head, words, *words_of_jobs])
 
 
-async def submit(redis: Redis, call: Call) -> Literal["queued", "conflict", "cancelled"]:
-    """Send the call of `submit_call`. It is sent whole, so that the payloads are not sent twice.
+async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "conflict", "cancelled"]:
+    """Send the call of `submit_call`, and wait for so many replicas. It is sent whole: the payloads travel once.
 
-    Raises `RedisError`.
+    Raises `RedisError`, `UnconfirmedError`.
     """
-    match await call.whole_to(redis):
+    match await confirmed(redis, call, wait, whole=True):
         case b"conflict":
             return "conflict"
         case b"cancelled":

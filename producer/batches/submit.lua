@@ -11,8 +11,10 @@ local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
 if redis.call('HEXISTS', KEYS[2], 'cancelled') == 1 then return 'cancelled' end
 
+-- Also if it is there: without a write WAIT would not wait for what an earlier call wrote.
+redis.call('HSET', KEYS[2], 'digest', ARGV[1])
 if not digest then
-  redis.call('HSET', KEYS[2], 'digest', ARGV[1], 'batch', ARGV[2])
+  redis.call('HSET', KEYS[2], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
 end
 -- The index and the totals are only for readers: if their keys have another type, jobs are queued all the same.

@@ -13,21 +13,25 @@ from ..errors import ResultTimeoutError
 from ..redis_io.connection import Connection
 from .batch_spans import described, submitting, traced, traceparent_of
 from .submission import AnySubmission
-from .submit_jobs import enqueue
+from .submit_jobs import Resubmission, enqueue
 
 S = TypeVar("S", bound=AnySubmission[Any])
 H = TypeVar("H")
 T = TypeVar("T")
 
 
-async def queue(connection: Connection, keys: Keys, batch_id: str | None, make: Callable[[str], S]) -> S:
+async def queue(
+    connection: Connection, keys: Keys, batch_id: str | None, make: Callable[[str], S]
+) -> tuple[S, Resubmission[S]]:
     """Make a submission under `batch_id`, or under an id of its own, and queue it. Raises what `enqueue` raises."""
+    again: Resubmission[S] = Resubmission(connection, keys)
     with submitting() as span:
         submission = make(new_id() if batch_id is None else batch_id)
         described(span, keys, submission.batch)
         submission = traced(submission, await traceparent_of(span, connection, keys, batch_id))
         await enqueue(connection, keys, submission)
-    return submission
+    again.queued(submission)
+    return submission, again
 
 
 def new_id() -> str:

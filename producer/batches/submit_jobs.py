@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rollstream.schemas import Keys
 from rollstream.schemas.ledger import LedgerField
+from rollstream.transport.redis.faults import UNCONFIRMED, fault_of
 
-from ..errors import BatchCancelledError, BatchConflictError, UnknownBatchError
+from ..errors import BatchCancelledError, BatchConflictError, RedisUnavailableError, UnknownBatchError
+from ..queue_errors import UnconfirmedSubmitError
 from ..redis_io.connection import Connection
 from ..redis_io.large_commands import check_size, sized
 from . import scripts
@@ -19,6 +23,9 @@ _ENVELOPE = 1024
 """The most bytes of a job's entry besides its payload."""
 _ADVICE = "submit fewer prompts_per_job, or raise the limit"
 
+S = TypeVar("S", bound=AnySubmission[Any])
+log = logging.getLogger("rollstream")
+
 
 async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[Any]) -> None:
     """Queue the jobs of `submission` that are not queued yet.
@@ -26,7 +33,7 @@ async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[
     If Redis loses everything in between (FLUSHALL, a restart without a disk), it would have only the later jobs: then
     all are queued again. Raises `BatchConflictError` if the batch id belongs to other content, `BatchCancelledError` if
     the batch was cancelled, `UnknownBatchError` if Redis loses it again and again, `TooLargeForRedisError` (before
-    anything is queued if Redis tells its limits), `RedisUnavailableError`.
+    anything is queued if Redis tells its limits), `RedisUnavailableError`, `UnconfirmedSubmitError`.
     """
     chunks = list(submission.chunks())
     largest = max(len(payload) for _, payload in submission.jobs)
@@ -55,14 +62,58 @@ async def _queue_once(connection: Connection, keys: Keys, submission: AnySubmiss
     """Queue all chunks; returns the number of script calls."""
     batch_id, calls = submission.batch.batch_id, 0
     for chunk in chunks:
-        submit = partial(scripts.submit, call=scripts.submit_call(keys, submission, chunk))
-        reply = await connection.call("submit", sized(connection, "submit", submit, _size(chunk), _ADVICE))
+        call = scripts.submit_call(keys, submission, chunk)
+        submit = partial(scripts.submit, call=call, wait=connection.access.wait)
+        try:
+            reply = await connection.call("submit", sized(connection, "submit", submit, _size(chunk), _ADVICE))
+        except RedisUnavailableError as error:
+            if fault_of(error.__cause__) is not UNCONFIRMED:
+                raise
+            raise UnconfirmedSubmitError(batch_id, error.url, error.problem) from error.__cause__
         if reply == "conflict":
             raise BatchConflictError(batch_id)
         if reply == "cancelled":
             raise BatchCancelledError(batch_id)
         calls += 1
     return calls
+
+
+class Resubmission(Generic[S]):
+    """Queues a batch again of which a failover lost all, or some jobs; what is there stays as it is.
+
+    A promoted replica is the old primary as it was shortly before. `queued` is set once, before anybody reads, and
+    taken away once all groups are here; without it, as for a batch of another process, nothing can be queued again.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        """Made before the batch is queued: a failover in between counts."""
+        self._connection = connection
+        self._keys = keys
+        self._seen = connection.failovers
+        self._submission: S | None = None
+
+    def queued(self, submission: S) -> None:
+        """Keep what was queued, if failovers can be seen at all."""
+        self._submission = submission if self._connection.sees_failovers else None
+
+    def forget(self) -> None:
+        """All groups are here."""
+        self._submission = None
+
+    async def after_failover(self) -> bool:
+        """Queue again what is missing, if there was a failover since the last time. Returns whether it did.
+
+        Raises what `enqueue` raises.
+        """
+        now = self._connection.failovers
+        if now == self._seen or self._submission is None:
+            return False
+        batch_id = self._submission.batch.batch_id
+        log.warning("Redis failed over and lost jobs of batch %s: they are queued again", batch_id)
+        with suppress(BatchCancelledError):  # its groups are answered
+            await enqueue(self._connection, self._keys, self._submission)
+        self._seen = now
+        return True
 
 
 def _size(chunk: Chunk) -> int:

@@ -17,7 +17,7 @@ from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
 from rollstream.schemas.parked import ParkedFor
 from rollstream.transport.redis.access import RedisAccess
-from rollstream.transport.redis.faults import AWAY, HUNG_UP, fault_of
+from rollstream.transport.redis.faults import NOT_REACHED, fault_of
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
@@ -229,7 +229,7 @@ class _Prober:
         try:
             return await answer
         except RedisUnavailableError as error:
-            if fault_of(error.__cause__) in {AWAY, HUNG_UP}:
+            if fault_of(error.__cause__) in NOT_REACHED:
                 raise
             self._refusals.append(Refusal(what=what, problem=error.problem, advice=error.advice))
             return default

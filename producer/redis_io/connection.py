@@ -16,6 +16,7 @@ from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
 from rollstream.transport.redis.faults import LOGIN, NOT_REACHED, Fault, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
+from rollstream.transport.redis.primary import failovers_of
 from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import RedisUrlError
 
@@ -79,6 +80,16 @@ class Connection:
             problems: list[str] = []
             with Overdue(lambda seconds: self._silence(what, seconds, problems)):
                 return await self._answer(what, partial(command, self._redis), problems)
+
+    @property
+    def sees_failovers(self) -> bool:
+        """Whether the client is told of failovers."""
+        return self.access.place().is_sentinel or hasattr(self._redis, "failovers")
+
+    @property
+    def failovers(self) -> int:
+        """How many failovers this client has seen: what was written shortly before one may be lost."""
+        return failovers_of(self._redis) + failovers_of(self._blocking)
 
     def reads(self, partition: int) -> SharedReads:
         """The reads shared by all that wait for results of this partition."""

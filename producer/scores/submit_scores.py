@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 from rollstream.schemas import Keys, ScoreDescription
 
 from ..batches.deadlines import Deadlines
 from ..batches.prompts import Rows
 from ..batches.submit_and_wait import queue
+from ..batches.submit_jobs import Resubmission
 from ..batches.worker_limits import check_candidates, check_top_logprobs
 from ..calls.arguments import number
 from ..errors import ArgumentError
@@ -23,7 +25,7 @@ from .submission import split_rows
 
 async def submit_scores(
     connection: Connection, keys: Keys, given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions
-) -> ScoreDescription:
+) -> tuple[ScoreDescription, Resubmission[Any]]:
     """Queue them; `options` are complete. Raises what `AsyncClient.submit_scores` raises."""
     top_logprobs = check_top_logprobs(number(options["top_logprobs"]))
     make = partial(
@@ -37,8 +39,8 @@ async def submit_scores(
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
     )
     await check_candidates(connection, keys, top_logprobs)
-    submission = await queue(connection, keys, options["batch_id"], lambda batch_id: make(batch_id=batch_id))
-    return submission.batch
+    queued, again = await queue(connection, keys, options["batch_id"], lambda batch_id: make(batch_id=batch_id))
+    return queued.batch, again
 
 
 def num_rows(given: Rows | RolloutBatch) -> int:

@@ -26,6 +26,11 @@ READ = {
         [("h", 6379)],
         {"ssl_cert_reqs": "none", "ssl_check_hostname": False, "ssl_ca_certs": "/a b"},
     ),
+    "redis+sentinel://u:p@a:1,b,[::1]/my.master-1/3?client_name=c": (
+        [("a", 1), ("b", 26379), ("::1", 26379)],
+        {"db": 3, "username": "u", "password": "p", "client_name": "c"},
+    ),
+    "rediss+sentinel://a/m?ssl_ca_certs=/ca.pem": ([("a", 26379)], {"ssl_ca_certs": "/ca.pem"}),
     "redis://h?health_check_interval=30": ([("h", 6379)], {"health_check_interval": 30}),
 }
 
@@ -39,6 +44,7 @@ def test_a_url_says_where_and_how(url: str) -> None:
     assert list(found.nodes) == nodes
     assert dict(found.options) == options
     assert found.is_cluster == ("cluster" in url)
+    assert found.is_sentinel == ("sentinel" in url)
     assert found.is_tls == url.startswith("rediss")
 
 
@@ -48,6 +54,14 @@ def test_a_unix_socket_has_a_path_and_its_options() -> None:
     assert (found.nodes, found.path) == ((), "/run/my redis.sock")
     assert dict(found.options) == {"db": 2, "username": "u", "password": "p"}
     assert str(found) == "unix://***@/run/my%20redis.sock"
+
+
+def test_sentinels_have_a_service_and_a_login_of_their_own() -> None:
+    found = parse("redis+sentinel://u:p@a,b/m/2?sentinel_username=s&sentinel_password=a%40b")
+
+    assert (found.service, dict(found.options)) == ("m", {"db": 2, "username": "u", "password": "p"})
+    assert dict(found.sentinel_login) == {"username": "s", "password": "a@b"}
+    assert "a@b" not in repr(found)
 
 
 REFUSED = {
@@ -72,6 +86,21 @@ REFUSED = {
     "redis+cluster://:secret@a:1,:secret@b:2": "one login",
     "redis+cluster://:secret@a:1,": "comma without a node",
     "redis://u:secret@h?password=secret": "says password twice",
+    "redis+sentinel://a,b": "names no service",
+    "redis+sentinel://a,b/": "names no service",
+    "redis+sentinel://a,b//0": "names no service",
+    "redis+sentinel://a,b/two words": "a # or a space",
+    "redis+sentinel://a,b/m%20n": "names no service",
+    "redis+sentinel://a,b/m/zero": "database is no number",
+    "redis+sentinel://a,b/m/0/1": "database is no number",
+    "redis+sentinel://a,b/m/0?db=1": "two databases",
+    "redis+sentinel://a,,b/m": "comma without a node",
+    "redis+sentinel://:secret@a,:secret@b/m": "one login",
+    "redis+sentinel://a/m?sentinel_pasword=secret": "do you mean sentinel_password",
+    "redis+sentinel://a/m?sentinel_password=secret&sentinel_password=secret": "twice",
+    "redis+sentinel://a/m?sentinel_password=sec@ret": "percent-encode",
+    "redis+sentinel://:secr/et@a/m": "percent-encode",
+    "redis://h?sentinel_password=secret": "must not set 'sentinel_password'",
     "redis://h?db=1&db=2": "says db twice",
     "redis://h?client_name=two%20words": "client_name is empty or holds a space",
     "redis://h?health_check_interval=often": "health_check_interval is no number",
@@ -122,6 +151,8 @@ def test_what_is_no_text_is_refused() -> None:
         ("redis://h:1/0?password=q", "redis://***@h:1/0"),
         ("redis://:p@ss@h", "redis://***@h"),
         ("redis+cluster://u:p@a:1,b:2", "redis+cluster://***@a:1,b:2"),
+        ("redis+sentinel://u:p@a:1,b/m/0", "redis+sentinel://***@a:1,b/m/0"),
+        ("rediss+sentinel://a/m?sentinel_password=q", "rediss+sentinel://***@a/m"),
         ("unix://u:p@/run/redis.sock?db=1", "unix://***@/run/redis.sock"),
         ("redis://:s3cr?et@h", "redis://***"),
         ("s3cr", "***"),

@@ -31,7 +31,9 @@ Command = tuple[Sequence[Any], Mapping[str, Any]]
 def connected(access: RedisAccess | str, **settings: Any) -> Redis:
     """A client that connects at its first command; `settings` as for `Way`. Raises `RedisUrlError`."""
     way = Way(access=RedisAccess.of(access), **settings)
-    return ClusterRedis(way) if way.place.is_cluster else Redis.from_pool(way.to())
+    if way.place.is_cluster:
+        return ClusterRedis(way)
+    return Redis.from_pool(way.to_primary() if way.place.is_sentinel else way.to())
 
 
 def is_split(redis: Redis) -> bool:
@@ -106,9 +108,12 @@ class ClusterRedis(Redis):
             raise exceptions.DataError("the keys of a transaction share no slot")
         parts: dict[Address, list[int]] = {}
         replies: dict[int, Any] = {}
-        for number, slot in enumerate(slots):
+        places: dict[int | None, Address] = {}  # asked once: WAIT must follow what it waits for
+        for number, slot in enumerate(some if slot is None else slot for slot in slots):
             try:
-                parts.setdefault(await self._place(some if slot is None else slot), []).append(number)
+                if slot not in places:
+                    places[slot] = await self._place(slot)
+                parts.setdefault(places[slot], []).append(number)
             except ClusterDownError as error:  # only this slot has no node
                 replies[number] = error
         sent = [self._send(node, [commands[number] for number in part], transaction) for node, part in parts.items()]
@@ -130,6 +135,11 @@ class ClusterRedis(Redis):
                 self._note_failure(node, error)
                 return [error] * len(commands)
             else:
+                if any(isinstance(reply, MovedError | AskError) for reply in replies):
+                    # What was written elsewhere is not what WAIT has waited for here.
+                    replies = [
+                        0 if args[0] == "WAIT" else reply for (args, _), reply in zip(commands, replies, strict=True)
+                    ]
                 return [await self._settled(node, *each) for each in zip(commands, replies, strict=True)]
         return [ClusterError("a slot moved again and again")] * len(commands)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from redis import exceptions
 
+from .confirmed import UnconfirmedError
 from .password_file import PasswordFileError
+from .sentinel_errors import SENTINEL_ERRORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +105,21 @@ TOO_LARGE = _never(
     r"string exceeds maximum allowed size",
     "it is larger than its proto-max-bulk-len: send less at once, or raise that limit",
 )
-NOT_REACHED = frozenset({AWAY, HUNG_UP, *_ENCRYPTION})
+_SENTINELS = tuple(
+    Fault(classes=(kind,), codes=frozenset(), passes=kind.passes, advice=kind.advice) for kind in SENTINEL_ERRORS
+)
+UNCONFIRMED = Fault(
+    classes=(UnconfirmedError,),
+    codes=frozenset(),
+    passes=True,
+    advice="it is written all the same, and sending it again is safe; see that the replicas run and keep up "
+    "(rollstream doctor), or wait for fewer (--redis-wait)",
+)
+NOT_REACHED = frozenset({AWAY, HUNG_UP, *_ENCRYPTION, *_SENTINELS})
 """Faults of a Redis that never answered: at a first contact the address or a certificate is to blame."""
 _FAULTS = (
+    *_SENTINELS,
+    UNCONFIRMED,
     _never(
         r"(?!)",
         "something else wrote this policy's keys; use another policy or another database",
@@ -210,9 +224,24 @@ _CODE = re.compile(r"(?:^|: ?-|@user_script:\d+: |caused error: \(?['\"]?)([A-Z]
 
 def fault_of(error: BaseException | None) -> Fault:
     """The first kind that fits, by class, by reply code or by the reply's words."""
-    found = _CODE.search(str(error))
-    code = found[1] if found else ""
+    code = code_of(error)
     return next((fault for fault in _FAULTS if fault.fits(error, code)), UNKNOWN)
+
+
+_CODES: dict[type[Exception], str] = {
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.MasterDownError: "MASTERDOWN",
+}
+"""Codes that redis-py takes away from the text of its errors."""
+
+
+def code_of(error: BaseException | None) -> str:
+    """The code of an error reply, such as READONLY, also of a script's or a pipeline's; empty if it has none."""
+    if taken_away := next((code for kind, code in _CODES.items() if isinstance(error, kind)), ""):
+        return taken_away
+    found = _CODE.search(str(error))
+    return found[1] if found else ""
 
 
 _CALL_FAILED = r"Connect call failed \([^)]*\)"

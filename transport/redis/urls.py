@@ -13,16 +13,24 @@ from urllib.parse import unquote
 from rollstream.schemas.errors import SchemaError
 
 CLUSTER_PREFIXES = "redis+cluster:// or rediss+cluster://"
-KNOWN = f"redis://, rediss:// (TLS), unix:///path or, for a cluster, {CLUSTER_PREFIXES}"
+SENTINEL_FORM = "redis+sentinel://host:26379,host:26379/service"
+KNOWN = (
+    f"redis://, rediss:// (TLS), unix:///path or, for a cluster, {CLUSTER_PREFIXES}, "
+    f"or, with Sentinels, {SENTINEL_FORM} (or rediss+sentinel://)"
+)
 ENCODE = "percent-encode special characters of user and password: % is %25, / is %2F, ? is %3F, # is %23, @ is %40"
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 
-_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix")
 _OPTIONS = frozenset({"db", "username", "password", "client_name", "health_check_interval"})
 _TLS_OPTIONS = frozenset({
     "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
     "ssl_check_hostname",
 })  # fmt: skip
+_OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
+"""The login of the Sentinels themselves, which is not that of the servers that they watch."""
+_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _CHOICES: Mapping[str, Mapping[str, str | bool]] = {
     "ssl_cert_reqs": {"required": "required", "optional": "optional", "none": "none"},
     "ssl_check_hostname": {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False},
@@ -53,11 +61,15 @@ class RedisUrl:
     shown: str
     scheme: str
     nodes: tuple[Address, ...]
-    """One node, or those of a cluster that the URL names; none for a unix socket."""
+    """One node, those of a cluster that the URL names, or the Sentinels; none for a unix socket."""
     path: str
     """The path of a unix socket; else empty."""
     options: Mapping[str, Any] = field(repr=False)
     """Options of redis-py's connection: database, login, TLS and names."""
+    service: str = ""
+    """What the Sentinels call the servers that they watch; empty without Sentinels."""
+    sentinel_login: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """User and password of the Sentinels, as redis-py's connection calls them."""
 
     def __str__(self) -> str:
         return self.shown
@@ -66,6 +78,11 @@ class RedisUrl:
     def is_cluster(self) -> bool:
         """Whether the URL names nodes of a Redis Cluster."""
         return self.scheme.endswith("+cluster")
+
+    @property
+    def is_sentinel(self) -> bool:
+        """Whether the URL names Sentinels, which say where the primary is."""
+        return self.scheme.endswith("+sentinel")
 
     @property
     def is_tls(self) -> bool:
@@ -117,14 +134,16 @@ class _Parser:
         if "@" in self.path and self.scheme != "unix":
             raise _Refusal("there is an @ after a /", ENCODE)
         self.nodes = self._nodes()
+        self.service = self._service() if self.scheme.endswith("+sentinel") else ""
         self.database = self._database()
 
     def shown(self) -> str:
-        secret = bool(self.login) or re.search(r"(^|&)(username|password)=", self.query)
+        secret = bool(self.login) or re.search(r"(^|&)(sentinel_)?(username|password)=", self.query)
         return f"{self.scheme}://{'***@' if secret else ''}{self.hosts}{self.path}"
 
     def parsed(self) -> RedisUrl:
         options = self._options()
+        login = {ours: options.pop(name) for name, ours in _OF_SENTINELS.items() if name in options}
         for name, value in self._credentials().items():
             if name in options:
                 raise _Refusal(f"it says {name} twice", "write it before the @ or after the ?, not both")
@@ -133,22 +152,40 @@ class _Parser:
             raise _Refusal("it names two databases", "write one, after the / or as db=")
         if self.scheme.endswith("+cluster") and options.get("db"):
             raise _Refusal("a Redis Cluster has database 0 alone", "leave the database out")
-        return RedisUrl(shown=self.shown(), scheme=self.scheme, nodes=self.nodes, path=self._socket(), options=options)
+        return RedisUrl(
+            shown=self.shown(),
+            scheme=self.scheme,
+            nodes=self.nodes,
+            path=self._socket(),
+            options=options,
+            service=self.service,
+            sentinel_login=login,
+        )
 
     def _nodes(self) -> tuple[Address, ...]:
         if self.scheme == "unix":
             self._socket()
             return ()
         hosts = self.hosts.split(",")
-        if not self.scheme.endswith("+cluster"):
+        if not self.scheme.endswith(("+cluster", "+sentinel")):
             if len(hosts) > 1:
-                raise _Refusal("it names several nodes", f"for a cluster write {CLUSTER_PREFIXES}")
+                problem = f"for a cluster write {CLUSTER_PREFIXES}, and with Sentinels {SENTINEL_FORM}"
+                raise _Refusal("it names several nodes", problem)
             return (_node(self.hosts or "localhost"),)
         if "@" in self.login:
             raise _Refusal("one login is for all nodes of a cluster", "write it once, before the first")
         if not all(hosts):
             raise _Refusal("there is a comma without a node", "write host:port,host:port")
-        return tuple(map(_node, hosts))
+        port = SENTINEL_PORT if self.scheme.endswith("+sentinel") else DEFAULT_PORT
+        return tuple(_node(host, port) for host in hosts)
+
+    def _service(self) -> str:
+        """The service in the path, of which the database stays."""
+        service, slash, database = self.path.removeprefix("/").partition("/")
+        if not _SERVICE.fullmatch(service):
+            raise _Refusal("it names no service of the Sentinels", f"write {SENTINEL_FORM}, such as /mymaster")
+        self.database_path = slash + database
+        return service
 
     def _socket(self) -> str:
         if self.scheme != "unix":
@@ -161,9 +198,10 @@ class _Parser:
         return path
 
     def _database(self) -> int | None:
-        if self.scheme == "unix" or not self.path.strip("/"):
+        path = self.database_path if self.service else self.path
+        if self.scheme == "unix" or not path.strip("/"):
             return None
-        return _database(self.path.removeprefix("/").removesuffix("/"))
+        return _database(path.removeprefix("/").removesuffix("/"))
 
     def _credentials(self) -> dict[str, str]:
         username, _, password = self.login.partition(":")
@@ -173,6 +211,7 @@ class _Parser:
     def _options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         known = _OPTIONS | _TLS_OPTIONS if self.scheme.startswith("rediss") else _OPTIONS
+        known |= _OF_SENTINELS.keys() if self.service else frozenset()
         for part in filter(None, self.query.split("&")):
             name, _, value = part.partition("=")
             if name not in known:
@@ -192,7 +231,7 @@ class _Parser:
         return _Refusal(f"it must not set {name!r}", advice)
 
 
-def _node(text: str) -> Address:
+def _node(text: str, default_port: int = DEFAULT_PORT) -> Address:
     host, port = text, ""
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
@@ -206,7 +245,7 @@ def _node(text: str) -> Address:
         port = colon + port
         if not _HOST.fullmatch(host) or any(len(label) > _LONGEST_LABEL for label in host.split(".")):
             raise _Refusal("it has no valid host name", f"write {KNOWN}; {ENCODE}")
-    return host, _port(port.removeprefix(":")) if port else DEFAULT_PORT
+    return host, _port(port.removeprefix(":")) if port else default_port
 
 
 def _port(text: str) -> int:

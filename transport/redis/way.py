@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 
 from .access import RedisAccess
 from .password_file import PasswordFile, PasswordFileError, read_password, warn_if_open
+from .primary import PrimaryConnection, PrimaryPool
+from .sentinels import ANSWER_S, Sentinels
 from .tls import TlsConnection, checked_context
 from .urls import Address
+
+_OF_PRIMARY = frozenset({"db", "username", "password", "credential_provider"})
+"""Settings that say nothing about Sentinels."""
 
 
 class Way:
@@ -41,6 +46,26 @@ class Way:
         if self.place.is_tls:
             self._class = TlsConnection
             self._settings["tls"] = checked_context(access, tls)
+
+    def to_primary(self) -> ConnectionPool:
+        """Connections to the primary that the Sentinels name, whichever it is then."""
+        connection = type("PrimaryConnection", (PrimaryConnection, self._class), {})
+        pool = type("PrimaryPool", (PrimaryPool, self._pool), {})
+        made: ConnectionPool = pool(
+            connection, self._max_connections, sentinels=self._sentinels(), service=self.place.service, **self._settings
+        )
+        return made
+
+    def _sentinels(self) -> Sentinels:
+        """Clients of the Sentinels: the same TLS, a login of their own, and no patience."""
+        theirs = {name: value for name, value in self._settings.items() if name not in _OF_PRIMARY}
+        waits = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S}
+        settings: dict[str, Any] = {**theirs, **waits, **self.place.sentinel_login}
+
+        def client(host: str, port: int) -> Redis:
+            return Redis.from_pool(ConnectionPool(self._class, None, **settings, host=host, port=port))
+
+        return Sentinels({node: client(*node) for node in self.place.nodes})
 
     def to(self, node: Address | None = None) -> ConnectionPool:
         """Connections to `node`, or else to the first that the URL names."""

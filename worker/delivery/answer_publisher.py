@@ -25,6 +25,7 @@ from rollstream.schemas import (
 from rollstream.schemas.errors import cut
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
 
@@ -70,12 +71,15 @@ class AnswerPublisher:
         measures: Measures,
         check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
         newest: Callable[[], int] = lambda: 0,
+        wait: int = 0,
     ) -> None:
         """`check_proven`: asked with the versions that sampled each completion of a result; it raises `UnprovenError`.
-        `newest`: the newest policy version, asked at each answer; results older than it are stale.
+        `newest`: the newest policy version, asked at each answer; results older than it are stale. `wait`: how many
+        replicas of Redis must have an answer before it counts.
         """
         self._redis = redis
-        self._pipelines = Pipelines(redis)
+        self._wait = wait
+        self._pipelines = Pipelines(redis, wait=wait)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._measures = measures
@@ -126,7 +130,7 @@ class AnswerPublisher:
         return await retrying("publish", send)
 
     async def _alone(self, call: Call) -> object:
-        return await call.to(self._redis)
+        return await confirmed(self._redis, call, self._wait)
 
     def fenced(self, lease: Lease, *groups: int) -> None:
         """Count groups that this worker may no longer answer, and for which it sent nothing."""

@@ -13,7 +13,10 @@ local field = 'g:' .. ARGV[5]
 
 -- Our own token before the fence: after the XACK of the last group nothing is pending.
 local winner = redis.call('HGET', KEYS[3], field)
-if winner == token then return 'published' end
+if winner == token then
+  redis.call('HSET', KEYS[3], field, token) -- changes nothing; without a write WAIT would not wait for the first one
+  return 'published'
+end
 
 local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 if stop then return stop end

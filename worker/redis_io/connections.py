@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from rollstream.transport.redis import connected
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import NO_BOUND, client_settings
+from rollstream.transport.redis.confirmed import UnconfirmedError
 from rollstream.transport.redis.faults import UNKNOWN, fault_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.urls import RedisUrlError
@@ -26,6 +27,10 @@ from ..measure.redis_errors import FAILED
 UNKNOWN_REPLY_S = 60
 """How long a command is repeated whose error reply is not known."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+
+_REPLICAS_TOLD_S = 60.0
+"""Seconds until it is said again that answers wait for replicas."""
+_replicas_told_at = float("-inf")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,6 +118,22 @@ def cancelled(since: int = 0) -> bool:
     return cancellations() > since
 
 
+def _tell(what: str, error: exceptions.RedisError, pause_s: float) -> None:
+    """Warn of a failed try. That replicas are behind is one fact about all answers, and said once in a while."""
+    global _replicas_told_at  # noqa: PLW0603 - one for the process, as the replicas are
+    if not isinstance(error, UnconfirmedError):
+        remedy = fault_of(error).advice
+        log.warning("redis does not answer, trying again", what=what, error=str(error), remedy=remedy, pause_s=pause_s)
+    elif time.monotonic() - _replicas_told_at > _REPLICAS_TOLD_S:
+        _replicas_told_at = time.monotonic()
+        log.warning(
+            "replicas do not have what was written, waiting for them",
+            what=what,
+            error=str(error),
+            remedy=fault_of(error).advice,
+        )
+
+
 async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Repeat `command` until Redis takes it, with longer and longer pauses. Only for commands that may be sent twice.
 
@@ -131,9 +152,6 @@ async def retrying(what: str, command: Callable[P, Awaitable[T]], *args: P.args,
                 raise
             if cancelled(before):
                 raise asyncio.CancelledError from error
-            remedy = fault_of(error).advice
-            log.warning(
-                "redis does not answer, trying again", what=what, error=str(error), remedy=remedy, pause_s=pause
-            )
+            _tell(what, error, pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -10,11 +10,12 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from rollstream.transport.redis.confirmed import confirmed, too_few, wait_words
 from rollstream.transport.redis.scripts import Call, Word
 
 AT_ONCE = 4
@@ -25,6 +26,14 @@ _LATE_S = 0.05
 """Seconds after which other commands no longer wait for an unanswered pipeline."""
 
 
+class _Waiting(NamedTuple):
+    """A command that waits to be sent, and whether its reply counts only once replicas have what it wrote."""
+
+    command: Sequence[Word]
+    reply: asyncio.Future[Any]
+    is_confirmed: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class _Queue:
     """The commands that wait to be sent for one stream.
@@ -33,7 +42,7 @@ class _Queue:
     pipeline, and a timer notes whether it watches.
     """
 
-    waiting: deque[tuple[Sequence[Word], asyncio.Future[Any]]] = field(default_factory=deque)
+    waiting: deque[_Waiting] = field(default_factory=deque)
     senders: set[object] = field(default_factory=set)
     busy_since: float = 0.0
     """When a sender last had something to send, or was started (seconds of the event loop)."""
@@ -47,15 +56,15 @@ class _Queue:
         behind = len(self.waiting) > _MOST or now - self.busy_since > _LATE_S
         return behind and len(self.senders) < AT_ONCE
 
-    def next(self) -> list[tuple[Sequence[Word], asyncio.Future[Any]]]:
+    def next(self) -> list[_Waiting]:
         """The commands for the next pipeline, without those whose caller has given up."""
-        chosen: list[tuple[Sequence[Word], asyncio.Future[Any]]] = []
+        chosen: list[_Waiting] = []
         nbytes = 0
         while self.waiting and len(chosen) < _MOST and nbytes < _MOST_BYTES:
-            command, reply = self.waiting.popleft()
-            if not reply.done():
-                chosen.append((command, reply))
-                nbytes += sum(len(word) for word in command if isinstance(word, bytes))
+            one = self.waiting.popleft()
+            if not one.reply.done():
+                chosen.append(one)
+                nbytes += sum(len(word) for word in one.command if isinstance(word, bytes))
         return chosen
 
 
@@ -65,25 +74,30 @@ class Pipelines:
     Streams are kept apart: what waits for one node of a cluster keeps nothing from the others.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, wait: int = 0) -> None:
+        """`wait`: how many replicas must have what a script wrote before its reply counts."""
         self._redis = redis
+        self._wait = wait
         self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
 
     async def send(self, stream: str, *command: Word) -> Any:
         """The reply to `command`, whose keys must be in the partition of `stream`. Raises `RedisError`."""
+        return await self._sent(stream, command)
+
+    async def _sent(self, stream: str, command: Sequence[Word], *, is_confirmed: bool = False) -> Any:
         queue = self._queues[stream]
         reply = asyncio.get_running_loop().create_future()
-        queue.waiting.append((command, reply))
+        queue.waiting.append(_Waiting(command, reply, is_confirmed))
         if not (queue.senders and queue.is_watched) or len(queue.waiting) > _MOST:
             self._see_to(queue)
         return await reply
 
     async def run(self, call: Call) -> Any:
-        """The script's reply; the first key of the call is the stream. Raises `RedisError`."""
+        """The script's reply; the first key of the call is the stream. Raises `RedisError`, `UnconfirmedError`."""
         try:
-            return await self.send(call.keys[0], *call.by_digest)
+            return await self._sent(call.keys[0], call.by_digest, is_confirmed=self._wait > 0)
         except NoScriptError:  # nothing ran
-            return await call.whole_to(self._redis)
+            return await confirmed(self._redis, call, self._wait, whole=True)
 
     def _see_to(self, queue: _Queue) -> None:
         loop = asyncio.get_running_loop()
@@ -104,29 +118,39 @@ class Pipelines:
         try:
             while chosen := queue.next():
                 queue.busy_since = asyncio.get_running_loop().time()
-                await self._send([command for command, _ in chosen], [reply for _, reply in chosen])
+                await self._send(chosen)
         finally:
             queue.senders.discard(asyncio.current_task())
 
-    async def _send(self, commands: list[Sequence[Word]], replies: list[asyncio.Future[Any]]) -> None:
+    async def _send(self, chosen: list[_Waiting]) -> None:
         pipe: Any = self._redis.pipeline(transaction=False)  # redis-py does not type what queues a command
-        for command in commands:
-            pipe.execute_command(*command)
+        for one in chosen:
+            pipe.execute_command(*one.command)
+        is_confirmed = any(one.is_confirmed for one in chosen)
+        if is_confirmed:  # one WAIT for all that was written on this connection
+            pipe.execute_command(*wait_words(self._wait))
         try:
             found = await pipe.execute(raise_on_error=False)
         except RedisError as error:
-            found = [error] * len(commands)
+            found = [error] * (len(chosen) + is_confirmed)
         except BaseException as error:  # the callers must get it
-            _answer(replies, [error] * len(commands))
+            self._answer(chosen, [error] * len(chosen), error)
             raise
-        _answer(replies, found)
+        waited = found.pop() if is_confirmed else 0
+        self._answer(chosen, found, waited)
 
+    def _answer(self, chosen: list[_Waiting], found: list[Any], waited: Any) -> None:
+        for one, value in zip(chosen, found, strict=True):
+            if one.reply.done():  # its caller has given up
+                continue
+            problem = (
+                value if isinstance(value, BaseException) else self._unconfirmed(waited) if one.is_confirmed else None
+            )
+            if problem is None:
+                one.reply.set_result(value)
+            else:
+                one.reply.set_exception(problem)
 
-def _answer(replies: list[asyncio.Future[Any]], found: list[Any]) -> None:
-    for reply, value in zip(replies, found, strict=True):
-        if reply.done():  # its caller has given up
-            continue
-        if isinstance(value, BaseException):
-            reply.set_exception(value)
-        else:
-            reply.set_result(value)
+    def _unconfirmed(self, waited: Any) -> BaseException | None:
+        """Why the replicas do not have it, as far as is known."""
+        return waited if isinstance(waited, BaseException) else too_few(waited, self._wait)

@@ -12,6 +12,7 @@ from redis import exceptions
 
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.faults import text_of
+from rollstream.transport.redis.sentinel_errors import SentinelError
 from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
 
@@ -33,19 +34,21 @@ _PASSING = (
 def explained(error: BaseException) -> str:
     """The error's text, with what to do about it if that is known."""
     text = text_of(error)
-    advice = _advice(text, _PASSING)
+    advice = error.advice if isinstance(error, SentinelError) else _advice(text, _PASSING)
     return f"{text}: {advice}" if advice else text
 
 
 async def why_hopeless(error: BaseException, access: RedisAccess) -> str | None:
     """Why no later try can succeed; None if one may."""
     text, place = str(error), access.place()
+    if isinstance(error, SentinelError) and not error.passes:
+        return explained(error)
     if any(word.lower() in text.lower() for word in _LOGIN):
         where = "the URL" if access.password_file is None else str(access.password_file)
         return f"{text}: check the user and the password in {where}"
-    if advice := _advice(text, _HOPELESS):
-        return f"{text}: {advice}"
-    if found := next(filter(None, (_of_system(cause, place) for cause in _causes(error))), None):
+    advice = _advice(text, _HOPELESS)
+    told = f"{text}: {advice}" if advice else None
+    if found := next(filter(None, (told, *(_of_system(cause, place) for cause in _causes(error)))), None):
         return found
     if place.path and _is_other(Path(place.path)):
         return "there is something else than a socket"

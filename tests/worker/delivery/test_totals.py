@@ -43,7 +43,7 @@ def batch_of(groups: int, prompts_per_job: int = 1) -> Submission:
 async def queue_jobs(redis: Redis, queue: Queue, batch: Submission, jobs: int) -> list[tuple[Lease, Envelope]]:
     """Queue the first jobs of the batch, and lease them."""
     await create_group(redis, queue.jobs_key)
-    await batch_scripts.submit(redis, batch_scripts.submit_call(queue.keys, batch, batch.jobs[:jobs]))
+    await batch_scripts.submit(redis, batch_scripts.submit_call(queue.keys, batch, batch.jobs[:jobs]), 0)
     read: Any = await redis.xreadgroup(GROUP, "w", {queue.jobs_key: ">"})
     return [
         (

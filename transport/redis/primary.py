@@ -1,0 +1,163 @@
+"""The way to a primary that may change: each connection is made to the one that the Sentinels name at that time.
+
+After a failover the old primary may go on for ten seconds, and take writes that are then lost. So one Sentinel is asked
+every half a second while the client is used, and all connections end once it names another primary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
+
+from .faults import code_of
+from .sentinel_errors import NotPrimaryError
+from .sentinels import Primary, Sentinels
+from .urls import Address
+
+LOOK_S = 0.5
+"""Seconds between two questions to the Sentinels while the client is used."""
+_IDLE_S = 3.0
+"""Seconds after its last use for which a client goes on asking."""
+_DEMOTED = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
+"""Replies of a server that is no primary any more."""
+_DOUBTFUL = _DEMOTED | {"NOREPLICAS", "LOADING"}
+
+
+class PrimaryPool(ConnectionPool):
+    """Connections to the primary. A class made of this and of the pool that the client wants is used.
+
+    `primary` is set by whoever has asked the Sentinels, between two awaits, and `failovers` grows with it.
+    """
+
+    is_master = True  # redis-py's connection asks for these two
+    check_connection = False
+
+    def __init__(self, *given: Any, sentinels: Sentinels, service: str, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self.connection_kwargs["connection_pool"] = weakref.proxy(self)
+        self.primary: Primary | None = None
+        """What the Sentinels said last."""
+        self.failovers = 0
+        """How often that was another primary than before."""
+        self._sentinels = sentinels
+        self.service = service
+        self._asking: asyncio.Future[Primary] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._used_at = 0.0
+        self._doubted = asyncio.Event()
+
+    async def get_connection(self, *command: Any, **options: Any) -> AbstractConnection:
+        """An open connection to the primary. Raises `RedisError`."""
+        self._used_at = time.monotonic()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        pool: Any = super()  # redis-py does not type it
+        connection: AbstractConnection = await pool.get_connection(*command, **options)
+        return connection
+
+    async def get_master_address(self) -> Address:
+        """Where to connect now. Calls at the same time share one question. Raises `SentinelError`."""
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._sentinels.discover(self.service))
+            self._asking.add_done_callback(self._asked)
+        found = await asyncio.shield(self._asking)
+        await self._take(found)
+        return found.address
+
+    def doubt(self) -> None:
+        """The server may be the primary no more: ask at once."""
+        self._doubted.set()
+
+    async def aclose(self) -> None:
+        """Close all connections, and those to the Sentinels."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await super().aclose()
+        await self._sentinels.aclose()
+
+    def _asked(self, asking: asyncio.Future[Primary]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # marks the error as seen: whoever waited for it may be gone
+
+    async def _take(self, found: Primary) -> None:
+        before, self.primary = self.primary, found
+        if before is not None and found.is_other_than(before):
+            self.failovers += 1
+            await super().disconnect(inuse_connections=True)
+
+    async def _watch(self) -> None:
+        while self._in_use_connections or time.monotonic() - self._used_at < _IDLE_S:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._doubted.wait()
+            with contextlib.suppress(exceptions.RedisError):
+                await self._look()
+
+    async def _look(self) -> None:
+        is_doubted = self._doubted.is_set()
+        self._doubted.clear()
+        told = None if is_doubted else await self._sentinels.next_answer(self.service)
+        if is_doubted or (told is not None and self.primary is not None and told.is_other_than(self.primary)):
+            await self.get_master_address()  # one Sentinel may be behind: they are all asked
+            if is_doubted:
+                await asyncio.sleep(LOOK_S / 5)
+
+
+class PrimaryConnection(SentinelManagedConnection):
+    """A connection to the primary. A class made of this and of the client's own kind of connection is used."""
+
+    connection_pool: PrimaryPool
+
+    async def connect_to(self, address: Address) -> None:
+        """Connect. Raises `NotPrimaryError` if it is none, `ConnectionError` if another was promoted meanwhile."""
+        await super().connect_to(address)  # type: ignore[no-untyped-call] # redis-py's
+        now = self.connection_pool.primary
+        if now is not None and now.address != address:
+            await self.disconnect(nowait=True)
+            raise exceptions.ConnectionError(f"{address[0]}:{address[1]} is the primary no more")
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """Log in, and see that it is a primary: HELLO needs no right, and a server without it is believed."""
+        await super().on_connect_check_health(check_health)
+        await self.send_command("HELLO", 2, check_health=False)
+        try:
+            told = await super().read_response(disable_decoding=True)
+        except exceptions.ResponseError:
+            return
+        facts = dict(zip(told[::2], told[1::2], strict=False)) if isinstance(told, list) else {}
+        if facts.get(b"role", b"master") != b"master":
+            service, problem = self.connection_pool.service, f"{self.host}:{self.port} is a replica"
+            raise NotPrimaryError(service, f"{problem}, and the Sentinels call it the primary of {service!r}")
+
+    async def read_response(self, *given: Any, **options: Any) -> Any:
+        """A reply. A server that was demoted is left at once: what it has may be old."""
+        try:
+            return await super().read_response(*given, **options)
+        except exceptions.ResponseError as error:
+            code = code_of(error)
+            if code in _DOUBTFUL:
+                self.connection_pool.doubt()
+            if code in _DEMOTED:
+                await self.disconnect(nowait=True)
+            raise
+
+
+def failovers_of(redis: Redis) -> int:
+    """How many failovers this client has seen: before each, what was written last may be lost."""
+    # A client of several servers counts by itself.
+    return int(getattr(redis, "failovers", getattr(redis.connection_pool, "failovers", 0)))
+
+
+def primary_of(redis: Redis) -> Primary | None:
+    """The primary that the client was told of; None without Sentinels, and before its first command."""
+    pool = redis.connection_pool
+    return pool.primary if isinstance(pool, PrimaryPool) else None

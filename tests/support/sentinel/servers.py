@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, cast
@@ -131,6 +133,19 @@ class Watched:
         online = [facts[f"slave{n}"] for n in range(int(facts["connected_slaves"]))]
         return len([each for each in online if each["state"] == "online"]) == len(self.servers) - 1
 
+    @contextlib.contextmanager
+    def replication_stopped(self) -> Iterator[None]:
+        """No replica gets what is written in the block; what is killed in it loses that."""
+        primary = self.primary
+        replicas = [each for each in self.servers if each is not primary]
+        _log_in_as(replicas, "nobody")
+        primary.ask("CLIENT", "KILL", "TYPE", "replica")
+        wait_for(lambda: not primary.facts()["connected_slaves"], 10, lambda: str(primary.facts()))
+        try:
+            yield
+        finally:
+            _log_in_as(replicas, "")
+
     def mend(self) -> None:
         """Start and wake all that a test has killed or frozen; return once all replicate the primary."""
         for each in (*self.servers, *self.sentinels):
@@ -174,3 +189,10 @@ class Watched:
         started = time.monotonic()
         wait_for(agreed, timeout_s, lambda: f"{time.monotonic() - started:.0f} s: {self.told()}")
         return self.primary
+
+
+def _log_in_as(replicas: list[Server], name: str) -> None:
+    """What they tell their primary; an empty one logs in as everybody does here."""
+    for replica in replicas:
+        for setting in ("masteruser", "masterauth"):
+            replica.ask("CONFIG", "SET", setting, name)

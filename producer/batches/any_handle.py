@@ -59,7 +59,7 @@ class AnyHandle(ABC, Generic[D, A]):
         self._keys = keys
         self._attached = attached
         read = partial(self._read_answer, batch)  # which does not refer to the handle, so that it is collected at once
-        again = again or Resubmission(connection, keys)
+        again = again or Resubmission(connection=connection, keys=keys)
         self._reader = ResultsReader[A](
             connection=connection, keys=keys, batch=batch, read=read, was_queued=not attached, again=again
         )

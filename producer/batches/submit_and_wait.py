@@ -24,7 +24,7 @@ async def queue(
     connection: Connection, keys: Keys, batch_id: str | None, make: Callable[[str], S]
 ) -> tuple[S, Resubmission[S]]:
     """Make a submission under `batch_id`, or under an id of its own, and queue it. Raises what `enqueue` raises."""
-    again: Resubmission[S] = Resubmission(connection, keys)
+    again: Resubmission[S] = Resubmission(connection=connection, keys=keys)
     with submitting() as span:
         submission = make(new_id() if batch_id is None else batch_id)
         described(span, keys, submission.batch)

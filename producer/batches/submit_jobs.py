@@ -85,7 +85,7 @@ class Resubmission(Generic[S]):
     taken away once all groups are here; without it, as for a batch of another process, nothing can be queued again.
     """
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys) -> None:
         """Made before the batch is queued: a failover in between counts."""
         self._connection = connection
         self._keys = keys

@@ -27,7 +27,7 @@ class UnconfirmedError(exceptions.RedisError):
         self.wanted = wanted
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.replicas, self.wanted)
+        return type(self), (self.replicas, self.wanted), vars(self)
 
 
 def wait_words(wait: int) -> tuple[Word, ...]:

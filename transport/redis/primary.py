@@ -34,7 +34,7 @@ _DOUBTFUL = _DEMOTED | {"NOREPLICAS", "LOADING"}
 class PrimaryPool(ConnectionPool):
     """Connections to the primary. A class made of this and of the pool that the client wants is used.
 
-    `primary` is set by whoever has asked the Sentinels, between two awaits, and `failovers` grows with it.
+    `primary` is set by the call that has asked the Sentinels, between two awaits, and `failovers` grows with it.
     """
 
     is_master = True  # redis-py's connection asks for these two
@@ -86,7 +86,7 @@ class PrimaryPool(ConnectionPool):
     def _asked(self, asking: asyncio.Future[Primary]) -> None:
         self._asking = None
         if not asking.cancelled():
-            asking.exception()  # marks the error as seen: whoever waited for it may be gone
+            asking.exception()  # marks the error as seen: the call that waited for it may be gone
 
     async def _take(self, found: Primary) -> None:
         before, self.primary = self.primary, found
@@ -133,8 +133,7 @@ class PrimaryConnection(SentinelManagedConnection):
             told = await super().read_response(disable_decoding=True)
         except exceptions.ResponseError:
             return
-        facts = dict(zip(told[::2], told[1::2], strict=False)) if isinstance(told, list) else {}
-        if facts.get(b"role", b"master") != b"master":
+        if isinstance(told, list) and b"replica" in told:  # names and values in turn; no other value is this word
             service, problem = self.connection_pool.service, f"{self.host}:{self.port} is a replica"
             raise NotPrimaryError(service, f"{problem}, and the Sentinels call it the primary of {service!r}")
 

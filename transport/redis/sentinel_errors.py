@@ -1,6 +1,6 @@
 """What goes wrong between us, the Sentinels and the primary that they name. All are redis-py's lost connections.
 
-So whoever waits for a lost connection waits for these too; `faults` says which of them pass.
+So who waits for a lost connection waits for these too; `faults` says which of them pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SentinelError(exceptions.ConnectionError):
         self.problem = problem
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.service, self.problem)
+        return type(self), (self.service, self.problem), vars(self)
 
 
 class SentinelsAwayError(SentinelError):

@@ -30,10 +30,18 @@ class Server(EmbeddedRedis):
         extra = {"repl-diskless-sync-delay": "0", "repl-timeout": "5", **self.settings}
         return [*super()._command(), *(word for name, value in extra.items() for word in (f"--{name}", *value.split()))]
 
+    password = ""
+
     def ask(self, *command: str | int) -> Any:
         """Send a command to this server alone and return its answer."""
-        with redis.Redis(port=self.port, socket_timeout=2) as client:
+        with redis.Redis(port=self.port, socket_timeout=2, password=self.password or None) as client:
             return client.execute_command(*command)
+
+    def _answers(self, pid: int) -> bool:
+        try:
+            return bool(self.ask("INFO", "server")["process_id"] == pid)
+        except redis.RedisError:
+            return False
 
     def facts(self) -> dict[str, Any]:
         """INFO replication; empty if it does not answer."""
@@ -58,6 +66,8 @@ class SentinelServer(Server):
 
     def __init__(self, primary: Server, *, quorum: int = 2, lines: tuple[str, ...] = ()) -> None:
         super().__init__()
+        passwords = [line.removeprefix("requirepass ") for line in lines if line.startswith("requirepass ")]
+        self.password = next(iter(passwords), "")
         self._lines = (
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}",
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",

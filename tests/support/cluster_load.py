@@ -44,12 +44,13 @@ class Outcome:
 class Load:
     """Submits batches to one cluster and reads them until the block ends, in a thread of its own.
 
-    `of`: the partition that all batches go to; None: each in turn. At the end every acknowledged batch was read, or its
-    reader has named it lost.
+    `of`: the partition that all batches go to; None: each in turn. `wait`: replicas that must have a submission. At the
+    end every acknowledged batch was read, or its reader has named it lost.
     """
 
-    def __init__(self, url: str, keys: Keys, *, of: int | None = None) -> None:
+    def __init__(self, url: str, keys: Keys, *, of: int | None = None, wait: int = 0) -> None:
         self.outcome = Outcome()
+        self._wait = wait
         self._url, self._keys, self._of = url, keys, of
         self._over = threading.Event()
         self._failed: list[BaseException] = []
@@ -85,7 +86,9 @@ class Load:
     async def _run(self) -> None:
         room, names = asyncio.Semaphore(AT_ONCE), _names(self._keys, self._of)
         async with (
-            AsyncClient(self._url, policy=self._keys.policy, partitions=self._keys.partitions) as client,
+            AsyncClient(
+                self._url, policy=self._keys.policy, partitions=self._keys.partitions, redis_wait=self._wait
+            ) as client,
             asyncio.TaskGroup() as readers,
         ):
             while not self._over.is_set():

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from redis import exceptions
 
 from .access import RedisAccess
+from .sentinel_errors import SentinelError, SentinelsAwayError
 from .tls import checked_context
 from .urls import Address, RedisUrl, RedisUrlError
 
@@ -45,6 +46,8 @@ async def tls_problem(error: BaseException | None, access: RedisAccess) -> Probl
     """What is wrong, if `error` came of the encryption or of its lack; None if not, or if it is not known."""
     if refused := next((each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError)), None):
         return _of_theirs(refused, access)
+    if isinstance(error, SentinelError) and not isinstance(error, SentinelsAwayError):
+        return None  # a Sentinel has answered
     try:
         place = access.place()
     except RedisUrlError:

@@ -1,0 +1,110 @@
+"""Three failovers under load: each group is answered once, and what replication loses is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+from redis import Redis
+
+from rollstream.schemas import Keys
+from tests.support.cluster_load import Audit, Load, audit
+from tests.support.sentinel.servers import Server, Watched
+from tests.support.sentinel.workers import serving
+from tests.support.worker_process import wait_for
+
+GROUP_S = 0.05
+
+
+def kill(watched: Watched) -> None:
+    """The primary dies, and comes back as a replica."""
+    old = watched.primary
+    old.kill()
+    watched.until_promoted(old)
+    old.start()
+
+
+def fail_over(watched: Watched) -> None:
+    """An operator asks for another primary; the old one goes on for some seconds."""
+    watched.fail_over()
+
+
+def plan(watched: Watched) -> None:
+    """The same as docs/redis.md advises it: no writes while the new primary is made."""
+    watched.primary.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+    watched.fail_over()
+
+
+def freeze(watched: Watched) -> None:
+    """The primary stands still until another is promoted, and wakes as if nothing had happened."""
+    old = watched.primary
+    old.freeze()
+    watched.until_promoted(old)
+    old.thaw()
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(
+    ("wait", "harms", "loses"),
+    [(0, (kill, fail_over, freeze), True), (1, (kill, plan, freeze), False), (2, (kill, fail_over, freeze), False)],
+)
+def test_groups_are_answered_once_through_three_failovers_under_load(
+    watched: Watched,
+    policy: str,
+    wait: int,
+    harms: Sequence[Callable[[Watched], None]],
+    loses: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keys, began = Keys(policy), time.monotonic()
+    with (
+        caplog.at_level(logging.WARNING, "rollstream"),
+        serving(watched.url, policy, "--redis-wait", str(wait), count=3, group_s=GROUP_S),
+    ):
+        with Load(watched.url, keys, wait=wait) as load:
+            for harm in harms:
+                load.wait_for_more(40, timeout_s=60)
+                harm(watched)
+                wait_for(watched.is_whole, 60, watched.told)
+            load.wait_for_more(40, timeout_s=60)
+        published = settled(watched.primary, keys)
+    found = asyncio.run(audit(watched.url, keys, load.outcome))
+
+    again = sum("are queued again" in record.message for record in caplog.records)
+    tell(wait, load, found, again, published, time.monotonic() - began)
+    assert (load.outcome.lost, found.problems) == ({}, [])
+    if not loses:
+        assert (found.gone, again, published - found.groups) == (0, 0, 0), "replicas had it, and it was lost"
+
+
+def told_published(primary: Server, keys: Keys) -> int:
+    """The groups that the workers count as published, all together."""
+    with Redis(port=primary.port) as client:
+        names = list(client.scan_iter(keys.worker("*")))
+        return sum(int(client.hget(name, "groups_published") or 0) for name in names)
+
+
+def settled(primary: Server, keys: Keys) -> int:
+    """The same, once the reports say it twice."""
+    told = [told_published(primary, keys)]
+
+    def is_settled() -> bool:
+        time.sleep(0.6)  # three beats
+        told.append(told_published(primary, keys))
+        return told[-1] == told[-2]
+
+    wait_for(is_settled, 30, lambda: str(told))
+    return told[-1]
+
+
+def tell(wait: int, load: Load, found: Audit, again: int, published: int, seconds: float) -> None:
+    """What docs/redis.md says; shown by `pytest -s`."""
+    print(  # noqa: T201 - a measurement, for those who renew the page
+        f"\nredis_wait {wait}: {len(load.outcome.read)} batches, {found.groups} groups in {seconds:.0f} s; "
+        f"{again} batches lost and queued again, {found.gone} gone after they were read, "
+        f"{published - found.groups} answers lost, {found.redelivered} groups delivered again, "
+        f"refused: {dict(load.outcome.refused)}"
+    )

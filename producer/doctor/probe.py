@@ -122,6 +122,12 @@ class Probe:
     batches: tuple[BatchSeen, ...]
     """Only batches with which something is wrong."""
     refusals: tuple[Refusal, ...]
+    primary: str = ""
+    """Host and port of the primary that the Sentinels name; empty without Sentinels."""
+    told_by: str = ""
+    """The Sentinel that named it."""
+    redis_wait: int = 0
+    """How many replicas the caller waits for."""
     pending: tuple[PendingVersion, ...] = ()
     """Versions that are announced and not active yet, the newest first."""
 
@@ -156,6 +162,7 @@ class _Prober:
         agreed, lease_problem = await self._lease(wrong)
         self._lease_s = self._lease_s or agreed or DEFAULT_LEASE_S
         newest_version, pending = await self._versions(wrong, now)
+        primary = self._connection.primary
         return Probe(
             url=self._connection.url,
             policy=self._keys.policy,
@@ -169,6 +176,9 @@ class _Prober:
             workers=await self._workers(workers, now),
             newest_version=newest_version,
             pending=pending,
+            primary="{}:{}".format(*primary.address) if primary else "",
+            told_by=primary.told_by if primary else "",
+            redis_wait=self._connection.access.wait,
             paused=paused,
             paused_s_ago=paused_s_ago,
             lease_s=self._lease_s,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..errors import RedisUnavailableError
 from .finding import FAIL, WARN, Finding, graded
 from .probe import NodeSeen, Probe
+from .replica_checks import replica_findings
 
 _OLDEST = (6, 2)
 _FAR_S = 0.02
@@ -33,6 +34,7 @@ def redis_findings(found: Probe) -> Iterator[Finding]:
     for node in found.nodes:
         for finding in _node_findings(node) if node.info else ():
             yield replace(finding, seen=f"{node.name}: {finding.seen}") if node.name else finding
+    yield from replica_findings(found)
     yield _rights(found)
     yield _clock(found)
     yield _round_trip(found)

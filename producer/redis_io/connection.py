@@ -16,7 +16,8 @@ from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
 from rollstream.transport.redis.faults import LOGIN, NOT_REACHED, Fault, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
-from rollstream.transport.redis.primary import failovers_of
+from rollstream.transport.redis.primary import failovers_of, primary_of
+from rollstream.transport.redis.sentinels import Primary
 from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import RedisUrlError
 
@@ -85,6 +86,11 @@ class Connection:
     def sees_failovers(self) -> bool:
         """Whether the client is told of failovers."""
         return self.access.place().is_sentinel or hasattr(self._redis, "failovers")
+
+    @property
+    def primary(self) -> Primary | None:
+        """The primary that the Sentinels named last; None without Sentinels."""
+        return primary_of(self._redis)
 
     @property
     def failovers(self) -> int:

@@ -1,0 +1,51 @@
+"""The doctor's checks of who stands beside the primary: what the Sentinels say, and the replicas. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .finding import Finding, graded
+from .probe import NodeSeen, Probe
+
+
+def replica_findings(found: Probe) -> Iterator[Finding]:
+    """The findings; none for a Redis that is alone, where nobody waits for replicas."""
+    if found.told_by:
+        yield graded("sentinel", f"Sentinel {found.told_by} says that the primary is {found.primary}", remedy="")
+    for node in found.nodes:
+        if node.info and (found.told_by or found.redis_wait or _replicas(node)):
+            yield _connected(node, found)
+    if found.told_by:
+        yield from map(_cut_off, filter(lambda node: node.info, found.nodes))
+
+
+def _connected(node: NodeSeen, found: Probe) -> Finding:
+    replicas, wait = _replicas(node), found.redis_wait
+    told = f"{node.name}: " if node.name else ""
+    asked = f", and --redis-wait is {wait}" if wait else ""
+    return graded(
+        "replicas",
+        f"{told}{replicas} connected{asked}",
+        fail=wait > replicas,
+        warn=bool(found.told_by) and not replicas,
+        remedy="start replicas, or wait for fewer: until then nothing that is waited for is confirmed"
+        if wait > replicas
+        else "start a replica: without one the Sentinels can promote none",
+    )
+
+
+def _cut_off(node: NodeSeen) -> Finding:
+    """Redis tells how many replicas are good only where it is told to need some."""
+    needs = "min_slaves_good_slaves" in node.info
+    return graded(
+        "cut off",
+        f"a primary without replicas {'takes no writes' if needs else 'goes on taking writes'}",
+        warn=not needs,
+        remedy="CONFIG SET min-replicas-to-write 1: a primary that was replaced, and does not know it yet, else takes "
+        "writes that are lost",
+    )
+
+
+def _replicas(node: NodeSeen) -> int:
+    count = node.info.get("connected_slaves", "0")
+    return int(count) if count.isdecimal() else 0

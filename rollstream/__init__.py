@@ -47,7 +47,12 @@ if TYPE_CHECKING:
     from rollstream.producer.probes.make_probe import make_probe
     from rollstream.producer.probes.probe_of import probe_of
     from rollstream.producer.probes.probe_of_folder import probe_of_folder
-    from rollstream.producer.queue_errors import LeaseInUseError, LostJobsError, TooLargeForRedisError
+    from rollstream.producer.queue_errors import (
+        LeaseInUseError,
+        LostJobsError,
+        TooLargeForRedisError,
+        UnconfirmedSubmitError,
+    )
     from rollstream.producer.rollouts.errors import RowsError, TensorFileError
     from rollstream.producer.rollouts.rollout_batch import RolloutBatch
     from rollstream.producer.rollouts.support import SamplingSupport
@@ -161,6 +166,7 @@ __all__ = [
     "TensorFileError",
     "Tolerance",
     "TooLargeForRedisError",
+    "UnconfirmedSubmitError",
     "UnknownBatchError",
     "UnreadableResultError",
     "VerlReference",
@@ -195,6 +201,7 @@ _MODULES = {
     "RedisUnavailableError": "rollstream.producer.errors",
     "ResultTimeoutError": "rollstream.producer.errors",
     "TooLargeForRedisError": "rollstream.producer.queue_errors",
+    "UnconfirmedSubmitError": "rollstream.producer.queue_errors",
     "UnknownBatchError": "rollstream.producer.errors",
     "UnreadableResultError": "rollstream.producer.errors",
     "JobGoneError": "rollstream.producer.errors",

@@ -46,7 +46,8 @@ class RollstreamClient:
 
 async def _client() -> None:
     traces = traces_of(os.environ, service="queue-bench", tell=sys.stderr.write, shared=True)
-    async with AsyncClient(REDIS, policy=POLICY) as client:
+    wait = int(os.environ.get("ROLLSTREAM_REDIS_WAIT", "0"))
+    async with AsyncClient(REDIS, policy=POLICY, redis_wait=wait) as client:
         await obey(RollstreamClient(client))
     await traces.aclose()
 

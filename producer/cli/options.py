@@ -19,7 +19,8 @@ _URL = Annotated[
     typer.Option(
         "--redis",
         envvar="ROLLSTREAM_REDIS",
-        help="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, redis+cluster://host:port,host:port.",
+        help="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, redis+cluster://host:port,host:port; "
+        "with Sentinels, redis+sentinel://host:26379,host:26379/service.",
     ),
 ]
 _CA = Annotated[

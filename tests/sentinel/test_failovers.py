@@ -9,8 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rollstream import AsyncClient, GenerationConfig, UnknownBatchError
-from rollstream.producer.queue_errors import UnconfirmedSubmitError
+from rollstream import AsyncClient, GenerationConfig, UnconfirmedSubmitError, UnknownBatchError
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis.primary import failovers_of, primary_of

@@ -93,7 +93,7 @@ def output(name: str, token: int, *, columns: int = 1, last: bool = False, logpr
 
 
 def placed(rows: Rows) -> Place:
-    """Of the second request in a step of three, as EngineCore hands it out."""
+    """The rows as EngineCore hands them out: those of the second request in a step of three."""
     around = [np.concatenate([one[:1], one, one[:1]]) for one in rows[:3]]
     return StepRows(Rows(*around)).slice_request(1, len(rows.logprobs))
 

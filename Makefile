@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos docs bench test test-large test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos docs bench test test-large test-vllm test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ test: lint ## lint, then all tests in two processes; ARGS="-k padding" goes to p
 
 test-large: setup ## what `make test` has on a small scale, with large numbers and long waits; ARGS goes to pytest
 	@$(PYTEST) --large $(ARGS)
+
+test-vllm: setup ## the tests of the real engine with other vLLMs, each in its own environment; ARGS="--help" says more
+	@$(BIN)/python -m tests.vllm_versions $(ARGS)
 
 test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
 	@$(BIN)/python -m tests.support.redis_servers $(PYTEST) -m "not vllm" $(ARGS)

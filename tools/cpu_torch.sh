@@ -5,7 +5,8 @@ set -euo pipefail
 
 python=${1:?usage: tools/cpu_torch.sh PYTHON [PIP OPTION...]}
 shift
-requirement=torch==2.13.0+cpu
+# TORCH=2.11.0+cpu chooses another version: vLLM's CPU build wants the one that it was compiled for.
+requirement=torch==${TORCH:-2.13.0+cpu}
 
 "$python" -m pip install "$@" "$requirement" ||
     "$python" -m pip install "$@" --extra-index-url https://download.pytorch.org/whl/cpu "$requirement"

@@ -17,6 +17,20 @@ class SettingsError(WorkerError):
     """Raised at start when a setting cannot work; the process exits 2."""
 
 
+class UnsupportedVllmError(SettingsError):
+    """Raised when the vLLM that is installed is none with which this Rollstream ran, before vLLM is imported.
+
+    `installed`: versions by the names of their distributions. `runs`: the first and the last series that ran.
+    """
+
+    def __init__(self, installed: dict[str, str], runs: str, remedy: str) -> None:
+        named = " and ".join(f"{name} {version}" for name, version in installed.items())
+        are = "is" if len(installed) == 1 else "are both"
+        super().__init__(f"{named} {are} installed; this Rollstream runs releases {runs} of vLLM: {remedy}")
+        self.installed = installed
+        self.runs = runs
+
+
 class DataError(WorkerError):
     """Raised when no worker can generate a group: it is answered with a `GroupError` and never retried."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rollstream.worker.engines.vllm import guide_compiler
+from rollstream.worker.engines.vllm.text_rules import choice_grammar
 
 pytestmark = pytest.mark.vllm
 
@@ -41,4 +42,4 @@ def test_a_guide_that_takes_too_long_is_answered_and_the_next_one_compiles(tiny_
 
 
 def test_choices_are_taken_letter_by_letter() -> None:
-    assert guide_compiler.choice_grammar(['a"b', "c\n\\"]) == 'root ::= "a\\"b" | "c\\u000a\\\\"'
+    assert choice_grammar(['a"b', "c\n\\"]) == 'root ::= "a\\"b" | "c\\u000a\\\\"'

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rollstream.worker.engines.vllm import guide_compiler, guides
+from rollstream.worker.engines.vllm.text_rules import choice_grammar
 
 pytestmark = pytest.mark.vllm
 
@@ -46,7 +47,7 @@ USUAL = [
     ("regex", "(a|b)*abb"),
     ("regex", ".*"),
     ("regex", "[a-c]{400}x"),
-    ("choice", ["yes", "no"]),
+    ("grammar", choice_grammar(["yes", "no"])),
     ("json", json.dumps(TREE)),
     ("json", '{"type": "object"}'),
     ("json", "{}"),

@@ -22,6 +22,7 @@ from ...engine import Collector, EngineInfo, Prove, SwapMode
 from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
 from ...requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ...weights import checkpoint
+from .. import vllm_versions
 from . import one_more, setup, translation
 from .calls import Calls
 from .inside import logits
@@ -38,6 +39,8 @@ from .transfers import Transfers
 from .version_spans import Versions
 from .words import special_tokens
 
+UNTESTED = vllm_versions.check(os.environ, vllm_versions.installed())
+"""The version of vLLM if nobody has run it and the operator wants it; else ''."""
 setup.prepare_environment(os.environ)
 
 from vllm import AsyncEngineArgs  # noqa: E402 - see above, for all of these
@@ -108,6 +111,10 @@ class VllmEngine(Transfers):
         Do not call it in a thread: Linux ends the engine's processes with the thread that started them.
         Raises `SettingsError` with vLLM's reason.
         """
+        if UNTESTED:
+            log.warning(
+                "nobody has run this vLLM: what it samples may be wrong", vllm=UNTESTED, runs=vllm_versions.runs()
+            )
         setup.check_plugin_installed()
         on_cpu = current_platform.is_cpu()
         arguments = with_rules(setup.engine_arguments(self._settings, on_cpu=on_cpu), self._settings)

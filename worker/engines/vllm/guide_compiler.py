@@ -80,7 +80,6 @@ def _problem(xgrammar: Any, tokenizer: Any, read_s: float, way: str, text: Any) 
     read: dict[str, Any] = {
         "regex": lambda: xgrammar.Grammar.from_regex(text),
         "json": lambda: xgrammar.Grammar.from_json_schema(text),
-        "choice": lambda: xgrammar.Grammar.from_ebnf(choice_grammar(text)),
         "grammar": lambda: xgrammar.Grammar.from_ebnf(text),
     }
     try:
@@ -155,18 +154,6 @@ def slow(costs: list[float]) -> str:
     if sum(costs) > _NOISE_S and sum(costs) > _GROWTH * sum(costs[:half]):
         return "takes longer at each token the longer the text is: make its rules unambiguous"
     return ""
-
-
-def choice_grammar(choices: list[str]) -> str:
-    """The grammar of one of these texts."""
-    return "root ::= " + " | ".join(f'"{re.sub(_SPECIAL, _escaped, choice)}"' for choice in choices)
-
-
-_SPECIAL = r'[\x00-\x1f\x7f"\\]'
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\{found[0]}" if found[0] in '"\\' else f"\\u{ord(found[0]):04x}"
 
 
 def _said(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import threading
 from dataclasses import fields
 from typing import Any
 
+from .. import vllm_versions
 from . import one_more, start
 from .columns import Rows
 from .inside import held_requests, late_stops, logits, own_columns, step_rows
@@ -30,7 +31,10 @@ _log = logging.getLogger("vllm.rollstream")
 
 
 def register() -> None:
-    """Guard this process if a Rollstream worker started it. Safe to call twice."""
+    """Guard this process if a Rollstream worker started it. Safe to call twice.
+
+    Raises `UnsupportedVllmError`, which ends the engine's start: what is changed below is changed in known versions.
+    """
     parent = multiprocessing.parent_process()
     worker = os.environ.get(WORKER_PID)
     if worker == str(os.getpid()):
@@ -39,6 +43,7 @@ def register() -> None:
     if worker is None or worker == str(os.getpid()) or parent is None:
         return
     start.report_failures(os.environ, logging.getLogger("vllm"))
+    vllm_versions.check(os.environ, vllm_versions.installed())
     _die_with_parent()
     _leave_interrupts_to_the_worker()
     _fail_when_the_input_thread_fails()
@@ -60,7 +65,26 @@ def _die_with_parent() -> None:
 
 
 def _leave_interrupts_to_the_worker() -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: the engine would abort what its worker is draining."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the engine would abort what its worker is draining.
+
+    Up to 0.31 vLLM sets a handler of its own after this, just before EngineCore's loop begins.
+    """
+    from vllm.v1.engine.core import EngineCoreProc  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    _ignore_interrupts()
+    loop = EngineCoreProc.run_busy_loop
+    if hasattr(loop, "ignores_interrupts"):
+        return
+
+    def run_busy_loop(engine: Any) -> Any:
+        _ignore_interrupts()
+        return loop(engine)
+
+    run_busy_loop.ignores_interrupts = True  # type: ignore[attr-defined] # a mark for the second call
+    EngineCoreProc.run_busy_loop = run_busy_loop
+
+
+def _ignore_interrupts() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

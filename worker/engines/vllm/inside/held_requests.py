@@ -25,7 +25,7 @@ class _Held:
     queues: dict[str, Any]
     """The scheduler's waiting queues, by their names."""
     deferred: set[Any]
-    """Those of them that its last step passed over (0.32 and later)."""
+    """Those of them that its last step passed over (0.31 and later)."""
     late: list[Any] = field(default_factory=list)
 
 

@@ -28,10 +28,10 @@ def watch_rows(model_runner: Any) -> bool:
     if hasattr(sampler, "compute_nans"):  # vLLM's V2 runner
         sampler.compute_nans = True
         return any(_replace(module, "get_num_nans", lost_rows) for module in _modules(sampler))
-    if any(_replace(module, "count_nans_per_row", lost_rows) for module in _modules(model_runner)):  # 0.32
+    if any(_replace(module, "count_nans_per_row", lost_rows) for module in _modules(model_runner)):  # from 0.28
         return True
     for kind in type(model_runner).__mro__:
-        if count := vars(kind).get("_get_nans_in_logits"):  # 0.26
+        if count := vars(kind).get("_get_nans_in_logits"):  # up to 0.27
             return _replace(kind, "_get_nans_in_logits", _summarised(count))
     return False
 

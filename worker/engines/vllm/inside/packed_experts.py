@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _PACKED = "CPUUnquantizedExperts"
-"""vLLM's class of such experts, from 0.32 on; each kind of processor has one below it."""
+"""vLLM's class of such experts, from 0.28 on; each kind of processor has one below it."""
 
 
 def experts_of(layer: Any) -> Any:

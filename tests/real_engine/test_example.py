@@ -18,6 +18,7 @@ from rollstream import GenerationConfig
 from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import Tensor
 from tests.support.answers import batch_of, result_of
+from tests.support.told_versions import needs_told_versions
 from tests.support.worker_process import ROOT
 
 pytestmark = pytest.mark.timeout(400)  # an engine starts
@@ -74,6 +75,7 @@ def test_all_runs_start_from_the_same_weights(runs: Runs) -> None:
 
 
 @pytest.mark.vllm
+@needs_told_versions
 def test_the_workers_log_probs_are_the_trainers(runs: Runs) -> None:
     """Each token's log-prob is checked under the version that its span names, and under the current version."""
     for run in runs:
@@ -86,6 +88,7 @@ def test_the_workers_log_probs_are_the_trainers(runs: Runs) -> None:
 
 
 @pytest.mark.vllm
+@needs_told_versions
 def test_completions_that_lived_through_a_swap_have_exact_spans(runs: Runs) -> None:
     """One token under the wrong version's weights in each of them would be 1e-3."""
     swapped = runs.eight["difference_swapped"]

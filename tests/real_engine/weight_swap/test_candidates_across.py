@@ -13,6 +13,7 @@ import torch
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter, Completion
 from tests.real_engine.weight_swap.steps import PROMPT, in_flight, request, swap
+from tests.support.told_versions import needs_told_versions
 from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -29,6 +30,7 @@ def by_both(
     return torch.cat([before[:old], after[old:]])
 
 
+@needs_told_versions
 async def test_the_likeliest_and_labels_are_those_of_the_weights_that_sampled_the_token(
     engine: VllmEngine, models: list[Path], reference: Callable[..., Reference], adapters: dict[str, Adapter]
 ) -> None:

@@ -18,6 +18,7 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.version_spans import Spans, Start, Versions, estimated_spans
 from rollstream.worker.requests import Adapter, Completion
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, swap, unfinished
+from tests.support.told_versions import needs_told_versions
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 
@@ -37,6 +38,7 @@ async def test_where_vllm_reports_no_versions_spans_are_estimates_and_say_so(
     assert ((await greedy(engine)).version_spans, (await greedy(engine)).spans_exact) == (((after, 24),), True)
 
 
+@needs_told_versions
 @pytest.mark.parametrize("swaps", [30, pytest.param(100, marks=pytest.mark.large)])
 async def test_many_swaps_under_load_lose_nothing_leak_nothing_and_no_guess_is_called_exact(
     engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter], monkeypatch: pytest.MonkeyPatch, swaps: int

@@ -124,6 +124,7 @@ class Environment:
                 return
 
     def _step(self, say: Say, what: str, command: Sequence[str]) -> None:
+        say(f"{what} ...")
         began = time.monotonic()
         done = subprocess.run(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -36,10 +36,10 @@ def told(max_model_len: int) -> int:
 def plan_without(core: Any) -> None:
     """In EngineCore's process, once: plan the KV cache as for the limit that was asked for.
 
-    `core` is vLLM's module. Else a cache that just holds the longest completion would be refused.
+    `core` is vLLM's module. Else a cache that just holds the longest completion would be refused, at the start.
     """
-    plan = core.get_kv_cache_configs
-    if hasattr(plan, "without_one_more"):
+    plan = getattr(core, "get_kv_cache_configs", None)
+    if plan is None or hasattr(plan, "without_one_more"):  # 0.26 to 0.32 have it
         return
 
     def get_kv_cache_configs(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:

@@ -86,3 +86,11 @@ def test_a_cache_that_is_too_small_is_refused() -> None:
         core.get_kv_cache_configs(config, 64)
 
     assert config.model_config.max_model_len == 65
+
+
+def test_a_vllm_that_plans_elsewhere_is_left_alone() -> None:
+    core = SimpleNamespace()
+
+    plan_without(core)
+
+    assert vars(core) == {}

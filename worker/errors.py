@@ -20,7 +20,7 @@ class SettingsError(WorkerError):
 class UnsupportedVllmError(SettingsError):
     """Raised when the vLLM that is installed is none with which this Rollstream ran, before vLLM is imported.
 
-    `installed`: versions by the names of their distributions. `runs`: the first and the last series that ran.
+    `installed`: versions by the names of their distributions. `runs`: the series that ran.
     """
 
     def __init__(self, installed: dict[str, str], runs: str, remedy: str) -> None:

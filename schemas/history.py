@@ -81,6 +81,8 @@ class RateField:
     """Fields of the hash `rate`."""
 
     TOKENS_PER_S = "tokens_per_s"
+    FULL = "full"
+    """Set once a worker was measured that was full all the time."""
     MEAN_LENGTH = "mean_length"
     ANSWERS = "answers"
     SHARE = "share"
@@ -91,7 +93,8 @@ class Rate:
     """How fast the policy's workers were of late. It outlives them, so that a backlog can be given in seconds."""
 
     tokens_per_s: float | None = None
-    """Tokens per second of one worker while it had something to run, smoothed; None if none was measured."""
+    """Tokens per second of one full worker, smoothed; the most that was seen of one if none was full; None if none was
+    measured."""
     mean_length: float | None = None
     """Mean tokens of an answered completion; the last thousand count most."""
     answers: int = 0

@@ -36,6 +36,7 @@ from .operations.control import Control
 from .operations.early_end import end_by
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
+from .operations.rate_meter import Filled
 from .operations.reports import Reports
 from .operations.watchdog import watch
 from .redis_io.connections import connect
@@ -140,7 +141,7 @@ class Worker:
                 keys=keys,
                 consumer=settings.consumer,
                 sums=measures.sums,
-                is_busy=lambda: self._admission.load.tokens > 0,
+                filled=lambda: Filled.of(generates=self._admission.load.tokens > 0, is_full=self._admission.is_full),
             ),
             roundtrip=measures.redis_roundtrip,
         )

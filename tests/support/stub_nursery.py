@@ -161,9 +161,10 @@ def _work(order: dict[str, object]) -> int:
     os.environ.update(cast("dict[str, str]", order["env"]))
     sys.argv = ["rollstream-worker", *cast("list[str]", order["flags"])]
     from rollstream.worker.__main__ import main
-    from tests.support import halts
+    from tests.support import halts, pace
 
     halts.install()
+    pace.install()
     return main()
 
 

@@ -1,4 +1,4 @@
-"""Adds what a worker answered to the policy's history, beat by beat, and measures how fast the worker is."""
+"""Adds what a worker answered, and how fast it was, to the policy's history, beat by beat."""
 
 from __future__ import annotations
 
@@ -16,32 +16,9 @@ from rollstream.schemas.history import HistoryField
 
 from ..redis_io.connections import never_passes
 from . import scripts
-
-MEASURED_S = 60.0
-"""Seconds of work after which a rate is given: over shorter times it depends on when groups happen to end."""
+from .rate_meter import Filled, Measured, RateMeter
 
 log = structlog.get_logger()
-
-
-class RateMeter:
-    """Tokens per second of the times between beats that began with something to run."""
-
-    def __init__(self) -> None:
-        self._before: tuple[float, int, bool] | None = None
-        self._seconds = 0.0
-        self._tokens = 0
-
-    def look(self, at: float, tokens: int, busy: bool) -> float | None:
-        """The rate since the last one, once that is `MEASURED_S` old. `tokens`: so far; `busy`: it generates."""
-        before, self._before = self._before, (at, tokens, busy)
-        if before is None or not before[2]:
-            return None
-        self._seconds += at - before[0]
-        self._tokens += tokens - before[1]
-        if self._seconds < MEASURED_S:
-            return None
-        rate, self._seconds, self._tokens = self._tokens / self._seconds, 0.0, 0
-        return rate or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +27,7 @@ class Addition:
 
     name: str
     sums: Mapping[str, int]
-    tokens_per_s: float | None
+    measured: Measured | None
 
 
 class History:
@@ -63,14 +40,14 @@ class History:
         keys: Keys,
         consumer: str,
         sums: Callable[[], Mapping[str, int]],
-        is_busy: Callable[[], bool],
+        filled: Callable[[], Filled],
     ) -> None:
         """`sums`: what the worker has answered so far, by the fields of a minute."""
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
         self._sums = sums
-        self._is_busy = is_busy
+        self._filled = filled
         self._meter = RateMeter()
         self._added: dict[str, int] = {}
         """The part of the sums that is in an addition already."""
@@ -79,7 +56,7 @@ class History:
     async def add(self, now: float) -> None:
         """Call it once after each beat, at `now` by Redis' clock. Raises `RedisError` for faults that pass."""
         sums = self._sums()
-        measured = self._meter.look(time.monotonic(), sums.get(HistoryField.TOKENS, 0), self._is_busy())
+        measured = self._meter.look(time.monotonic(), sums.get(HistoryField.TOKENS, 0), self._filled())
         self._addition = self._addition or self._next(sums, measured)
         if self._addition is None:
             return
@@ -101,12 +78,12 @@ class History:
             now=now,
             name=addition.name,
             sums=addition.sums,
-            tokens_per_s=addition.tokens_per_s,
+            measured=addition.measured,
         )
 
-    def _next(self, sums: Mapping[str, int], measured: float | None) -> Addition | None:
+    def _next(self, sums: Mapping[str, int], measured: Measured | None) -> Addition | None:
         new = {name: total for name, value in sums.items() if (total := value - self._added.get(name, 0))}
         if not new and measured is None:
             return None
         self._added = dict(sums)
-        return Addition(name=secrets.token_hex(8), sums=new, tokens_per_s=measured)
+        return Addition(name=secrets.token_hex(8), sums=new, measured=measured)

@@ -11,6 +11,8 @@ from rollstream.schemas.history import HistoryField
 from rollstream.schemas.times import HISTORY_TTL_S, LONGEST_REPORT_TTL_S, RATE_TTL_S
 from rollstream.transport.redis.scripts import load
 
+from .rate_meter import Measured
+
 BEAT = load(__package__, "beat.lua")
 HISTORY = load(__package__, "history.lua")
 
@@ -35,15 +37,15 @@ async def add(
     now: float,
     name: str,
     sums: Mapping[str, int],
-    tokens_per_s: float | None,
+    measured: Measured | None,
 ) -> bool:
     """See `history.lua`: add `sums`, and what was measured, at `now`; False where the worker's report is gone.
 
     Raises `RedisError`.
     """
     names = [keys.worker(consumer), keys.history(int(now // 60)), keys.rate()]
-    measured = "" if tokens_per_s is None else tokens_per_s
+    speed = ("", 0) if measured is None else (measured.tokens_per_s, int(measured.is_full))
     answered = [sums.get(name, 0) for name in (HistoryField.SEQUENCES, HistoryField.TOKENS, HistoryField.ASKED)]
     words = [word for pair in sums.items() for word in pair]
-    args = [name, HISTORY_TTL_S, RATE_TTL_S, measured, *answered, *words]
+    args = [name, HISTORY_TTL_S, RATE_TTL_S, *speed, *answered, *words]
     return bool(await HISTORY(names, args).to(redis))

@@ -17,7 +17,8 @@ from rollstream.schemas.times import HISTORY_TTL_S, RATE_TTL_S, report_ttl_s
 from rollstream.schemas.worker_report import WorkerReport
 from rollstream.worker.operations import scripts
 from rollstream.worker.operations.heartbeat import Heartbeat
-from rollstream.worker.operations.history import MEASURED_S, History, RateMeter
+from rollstream.worker.operations.history import History
+from rollstream.worker.operations.rate_meter import MEASURED_S, Filled, Measured, RateMeter
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
 from tests.support.weights.versions import wait_until_reported
@@ -25,6 +26,14 @@ from tests.support.weights.versions import wait_until_reported
 KEYS = Keys("p")
 NOW = 6_000_030.0
 MINUTE = KEYS.history(100_000)
+
+
+def full(tokens_per_s: float) -> Measured:
+    return Measured(tokens_per_s=tokens_per_s, is_full=True)
+
+
+def partly(tokens_per_s: float) -> Measured:
+    return Measured(tokens_per_s=tokens_per_s, is_full=False)
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ async def redis() -> AsyncIterator[Redis]:
 
 
 def history_of(redis: Redis, sums: Mapping[str, int]) -> History:
-    return History(redis=redis, keys=KEYS, consumer="w", sums=lambda: sums, is_busy=lambda: True)
+    return History(redis=redis, keys=KEYS, consumer="w", sums=lambda: sums, filled=lambda: Filled.PARTLY)
 
 
 async def beat(redis: Redis) -> None:
@@ -94,7 +103,7 @@ async def test_an_addition_that_is_sent_again_counts_once(redis: Redis) -> None:
     sums = answers(1, 5)
     await beat(redis)
     for _ in range(2):
-        assert await scripts.add(redis, KEYS, consumer="w", now=NOW, name="one", sums=sums, tokens_per_s=8.0)
+        assert await scripts.add(redis, KEYS, consumer="w", now=NOW, name="one", sums=sums, measured=partly(8.0))
 
     assert await minute(redis) == Minute(groups=1, sequences=2, tokens=5)
     assert await rate(redis) == Rate(tokens_per_s=8.0, mean_length=2.5, answers=2)
@@ -138,7 +147,7 @@ async def test_the_mean_length_follows_what_was_answered_of_late(redis: Redis) -
     await beat(redis)
     for number, length in enumerate([100] * 10 + [200] * 60):
         many = Counter({HistoryField.SEQUENCES: 100, HistoryField.TOKENS: 100 * length})
-        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums=many, tokens_per_s=None)
+        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums=many, measured=None)
         if number == 9:
             assert await rate(redis) == Rate(mean_length=100.0, answers=1000)
 
@@ -147,23 +156,47 @@ async def test_the_mean_length_follows_what_was_answered_of_late(redis: Redis) -
     assert 195 < (found.mean_length or 0) < 200
 
 
-async def test_the_rate_of_a_worker_is_smoothed(redis: Redis) -> None:
+@pytest.mark.parametrize(
+    ("measured", "known"),
+    [
+        ([full(100.0), full(200.0)], 130.0),
+        ([partly(40.0), partly(20.0)], 40.0),
+        ([partly(40.0), partly(60.0)], 60.0),
+        ([partly(40.0), full(100.0), partly(20.0)], 100.0),
+        ([partly(400.0), full(100.0)], 100.0),
+        ([full(100.0), partly(150.0), full(100.0)], 135.0),
+    ],
+    ids=[
+        "full workers are averaged", "what little work was done slowly says nothing", "and what was done fast a lot",
+        "a full worker is believed at once", "also where it is slower", "a faster one is as fast as it was",
+    ],
+)  # fmt: skip
+async def test_the_rate_is_that_of_full_workers(redis: Redis, measured: list[Measured], known: float) -> None:
     await beat(redis)
-    for number, measured in enumerate((100.0, 200.0)):
-        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums={}, tokens_per_s=measured)
-    assert (await rate(redis)).tokens_per_s == 130.0
+    for number, one in enumerate(measured):
+        await scripts.add(redis, KEYS, consumer="w", now=NOW, name=f"{number}", sums={}, measured=one)
+    assert (await rate(redis)).tokens_per_s == known
+
+
+IDLE, SOME, ALL = Filled.IDLE, Filled.PARTLY, Filled.FULL
 
 
 def test_the_rate_counts_the_time_in_which_something_ran() -> None:
     meter = RateMeter()
-    looks = [(0, 0, True), (20, 200, True), (30, 250, False), (1000, 250, True), (1000 + MEASURED_S - 30, 900, True)]
-    assert [meter.look(*look) for look in looks] == [None, None, None, None, 900 / MEASURED_S]
-    assert meter.look(1000 + MEASURED_S, 1000, True) is None, "it started again"
+    looks = [(0, 0, SOME), (20, 200, SOME), (30, 250, IDLE), (1000, 250, SOME), (1000 + MEASURED_S - 30, 900, SOME)]
+    assert [meter.look(*look) for look in looks] == [None, None, None, None, partly(900 / MEASURED_S)]
+    assert meter.look(1000 + MEASURED_S, 1000, SOME) is None, "it started again"
+
+
+def test_the_rate_of_a_full_worker_counts_the_time_in_which_it_was_full() -> None:
+    meter = RateMeter()
+    looks = [(0, 0, ALL), (30, 3000, ALL), (40, 3200, SOME), (50, 3300, ALL), (50 + MEASURED_S - 30, 6300, ALL)]
+    assert [meter.look(*look) for look in looks][-1] == full(6000 / MEASURED_S)
 
 
 def test_a_worker_that_answers_nothing_has_no_rate() -> None:
     meter = RateMeter()
-    assert [meter.look(at, 0, True) for at in (0.0, MEASURED_S + 1)] == [None, None]
+    assert [meter.look(at, 0, SOME) for at in (0.0, MEASURED_S + 1)] == [None, None]
 
 
 def test_what_a_worker_answered_is_in_the_history_when_it_has_ended(

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos docs bench test test-large test-vllm test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos autoscale docs bench test test-large test-vllm test-redis lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ docs: setup ## the documentation's site in build/site, strict about links and pa
 	@$(BIN)/python -m tools.site build/pages
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html: look at it with $(BIN)/python -m http.server --directory build/site"
+
+autoscale: setup ## scale real workers over a made-up day as KEDA does it, then an audit; ARGS="--help" says more
+	@$(BIN)/python -m tests.autoscaling.run $(ARGS)
 
 bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="--stage memory" or "--help" says more
 	@$(BIN)/python -m benchmarks.cpu $(ARGS)

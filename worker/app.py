@@ -141,7 +141,9 @@ class Worker:
                 keys=keys,
                 consumer=settings.consumer,
                 sums=measures.sums,
-                filled=lambda: Filled.of(generates=self._admission.load.tokens > 0, is_full=self._admission.is_full),
+                filled=lambda: Filled.of(
+                    generates=self._admission.load.tokens > 0, is_full=self._admission.is_supplied
+                ),
             ),
             roundtrip=measures.redis_roundtrip,
         )

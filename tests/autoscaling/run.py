@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.support.report import write
-from tests.autoscaling.day import HOURS, make_day
+from tests.autoscaling.day import HOURS, PLACES, make_day
 from tests.autoscaling.fixed import as_good
 from tests.autoscaling.report import draw, print_report, report_of
 from tests.autoscaling.rules import Rules
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when nothing was lost, doubled or strange, else 1."""
     options = _options(argv)
     console, rules = Console(), Rules(most=options.most)
-    day = make_day(options.seed, options.day_s, options.interruptions)
+    day = make_day(options.seed, options.day_s, options.interruptions, options.samples)
     told = f"{len(day.arrivals)} batches in a day of {options.day_s:g} s, at most {rules.most} workers"
     console.print(f"seed {options.seed}: {told}")
     size = fixed = None
@@ -64,6 +64,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--most", type=int, default=8, help="maxReplicaCount; two cores carry eight stub workers")
     parser.add_argument("--interruptions", type=int, default=6, help="workers killed without warning")
+    parser.add_argument(
+        "--samples", type=int, choices=(1, 2, 4), default=PLACES, help="completions of a job; 4 fill one"
+    )
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="leave the fixed fleet out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, as benchmarks do")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the day (needs matplotlib)")

@@ -21,17 +21,16 @@ local function pull(field, value, share)
   redis.call('HSET', KEYS[3], field, string.format('%.6g', before + share * (value - before)))
 end
 
--- Full workers are averaged. What one did that was not full is the least that it can do: it counts only until a full one
--- was measured, or where it is more than is known.
+-- Full workers are averaged. Before one was measured, what others did is the least that one can do: only more counts.
 local measured, full = tonumber(ARGV[4]), ARGV[5] == '1'
 if measured then
   local known = tonumber(redis.call('HGET', KEYS[3], 'tokens_per_s') or '')
-  if full and redis.call('HGET', KEYS[3], 'full') == '1' then
+  local was_full = redis.call('HGET', KEYS[3], 'full') == '1'
+  if full and not was_full then
+    redis.call('HSET', KEYS[3], 'full', '1', 'tokens_per_s', string.format('%.6g', measured))
+  elseif full or not (was_full or known and measured < known) then
     pull('tokens_per_s', measured, 0.3)
-  elseif full or not known or measured > known then
-    redis.call('HSET', KEYS[3], 'tokens_per_s', string.format('%.6g', measured))
   end
-  if full then redis.call('HSET', KEYS[3], 'full', '1') end
 end
 local completions = tonumber(ARGV[6])
 if completions > 0 then

@@ -15,7 +15,7 @@ class Filled(IntEnum):
     IDLE = 0
     PARTLY = 1
     FULL = 2
-    """Another sequence would have to wait."""
+    """Its jobs are as many as its engine runs at once, and more: another would have to wait."""
 
     @classmethod
     def of(cls, *, generates: bool, is_full: bool) -> Filled:
@@ -40,13 +40,16 @@ class _Span:
     tokens: int = 0
 
     def add(self, seconds: float, tokens: int) -> float | None:
-        """The rate, once it is over `MEASURED_S`; it starts again then."""
+        """The rate, once it is over `MEASURED_S` and something was answered; it starts again then.
+
+        Time without an answer is not left out: groups that take minutes would seem to have taken one.
+        """
         self.seconds += seconds
         self.tokens += tokens
-        if self.seconds < MEASURED_S:
+        if self.seconds < MEASURED_S or self.tokens <= 0:
             return None
         rate, self.seconds, self.tokens = self.tokens / self.seconds, 0.0, 0
-        return rate or None
+        return rate
 
 
 class RateMeter:

@@ -161,14 +161,14 @@ async def test_the_mean_length_follows_what_was_answered_of_late(redis: Redis) -
     [
         ([full(100.0), full(200.0)], 130.0),
         ([partly(40.0), partly(20.0)], 40.0),
-        ([partly(40.0), partly(60.0)], 60.0),
+        ([partly(40.0), partly(60.0)], 46.0),
         ([partly(40.0), full(100.0), partly(20.0)], 100.0),
         ([partly(400.0), full(100.0)], 100.0),
-        ([full(100.0), partly(150.0), full(100.0)], 135.0),
+        ([full(100.0), partly(150.0), partly(50.0)], 100.0),
     ],
     ids=[
-        "full workers are averaged", "what little work was done slowly says nothing", "and what was done fast a lot",
-        "a full worker is believed at once", "also where it is slower", "a faster one is as fast as it was",
+        "full workers are averaged", "what little work was done slowly says nothing", "faster work is averaged",
+        "a full worker is believed at once", "also where it is slower", "others say nothing then",
     ],
 )  # fmt: skip
 async def test_the_rate_is_that_of_full_workers(redis: Redis, measured: list[Measured], known: float) -> None:
@@ -197,6 +197,12 @@ def test_the_rate_of_a_full_worker_counts_the_time_in_which_it_was_full() -> Non
 def test_a_worker_that_answers_nothing_has_no_rate() -> None:
     meter = RateMeter()
     assert [meter.look(at, 0, SOME) for at in (0.0, MEASURED_S + 1)] == [None, None]
+
+
+def test_groups_that_take_longer_than_a_measurement_are_as_slow_as_they_are() -> None:
+    meter = RateMeter()
+    looks = [(step * MEASURED_S, 1000 * (step == 5), ALL) for step in range(6)]
+    assert [meter.look(*look) for look in looks] == [None] * 5 + [full(1000 / (5 * MEASURED_S))]
 
 
 def test_what_a_worker_answered_is_in_the_history_when_it_has_ended(

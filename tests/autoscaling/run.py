@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ _LEAST_DAY_S = 10
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when nothing was lost, doubled or strange, else 1."""
     options = _options(argv)
-    console, rules = Console(), Rules(most=options.most)
+    console, rules = Console(), _rules(options)
     day = make_day(options.seed, options.day_s, options.interruptions, options.samples)
     told = f"{len(day.arrivals)} batches in a day of {options.day_s:g} s, at most {rules.most} workers"
     console.print(f"seed {options.seed}: {told}")
@@ -37,11 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             fixed = run_day(day, options.day_s, rules, fixed=size, seed=options.seed, show=bar(f"{size} workers"))
     print_report(console, scaled, fixed)
     if options.json is not None:
-        settings = {"seed": options.seed, "seconds of a day": options.day_s, "most workers": rules.most}
+        settings = {
+            "seed": options.seed,
+            "seconds of a day": options.day_s,
+            "most workers": rules.most,
+            "rules": asdict(rules),
+        }
         write(options.json, [report_of(scaled, fixed, size, settings)])
     if options.plot is not None:
         draw(day, scaled, fixed, size, rules, options.plot)
     return 1 if scaled.problems or (fixed is not None and fixed.problems) else 0
+
+
+def _rules(options: argparse.Namespace) -> Rules:
+    down = replace(Rules().down, stabilization_s=options.stabilization_s)
+    return Rules(most=options.most, down=down)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +74,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--day-s", type=float, default=300.0, help="real seconds of a day, at least 10; 300 is 288 times as fast"
     )
     parser.add_argument("--most", type=int, default=8, help="maxReplicaCount; two cores carry eight stub workers")
+    parser.add_argument(
+        "--stabilization-s", type=float, default=Rules().down.stabilization_s,
+        help="stabilizationWindowSeconds of scaleDown, by the day's clock",
+    )  # fmt: skip
     parser.add_argument("--interruptions", type=int, default=6, help="workers killed without warning")
     parser.add_argument(
         "--samples", type=int, choices=(1, 2, 4), default=PLACES, help="completions of a job; 4 fill one"

@@ -21,7 +21,7 @@ _SLACK = 1.5
 
 
 class Health:
-    """Of one worker, from its first moment."""
+    """How one worker is, from its first moment."""
 
     def __init__(
         self, *, engine_timeout_s: float, load_timeout_s: float, clock: Callable[[], float] = time.monotonic

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,15 @@ import redis
 
 from rollstream import Client, RolloutBatch
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis, free_port
+from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas import GroupResult
 from tests.support.fault_steps import tokens
 from tests.support.faults import audit
-from tests.support.pods import K8S, Pod, can_be_run, deployment, running
+from tests.support.pods import K8S, Pod, can_be_run, manifest_of, running
 from tests.support.worker_process import wait_for
 
 PASSWORD = "a-password-of-this-test"
-WORKER = deployment(K8S / "base" / "worker.yaml")
+WORKER = manifest_of(K8S / "base" / "worker.yaml", "Deployment")
 GRACE_S = 60
 LOG = ["--log-format", "console", "--log-level", "debug"]
 STUB = ["--stub-vocab-size", "512", "--stub-tokens-per-s", "40"]
@@ -98,7 +101,7 @@ def test_it_serves_takes_a_version_and_drains_within_its_grace_period(
     words = [sys.executable, "-m", "rollstream.worker", *LOG, *flags]
     probe = Answers(port)
     with (
-        running(Pod(WORKER, words, env=env, folders=folders, secret={"password": PASSWORD})) as pod,
+        running(Pod(WORKER, words, env=env, folders=folders, files={"redis": {"password": PASSWORD}})) as pod,
         Client(url, policy=policy) as client,
     ):
         wait_for(lambda: probe("/readyz") == 200 or pod.process.poll() is not None, start_s, lambda: pod.log)
@@ -122,6 +125,46 @@ def test_it_serves_takes_a_version_and_drains_within_its_grace_period(
     assert [len(answer) for answer in answers if isinstance(answer, GroupResult)] == [1, 1, 1]
     assert "draining" in pod.log
     assert PASSWORD not in pod.log
+
+
+@pytest.fixture
+def trial_redis(tmp_path: Path) -> Callable[[], Pod]:
+    """Starts the trial Redis of the manifests, each time with the same data."""
+    file = K8S / "components" / "trial-redis" / "redis.yaml"
+    manifest = manifest_of(file, "StatefulSet")
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    files = {"config": manifest_of(file, "ConfigMap")["data"], "password": {"password": PASSWORD}}
+    data, binaries = tmp_path / "data", tmp_path / "bin"
+    for folder in (tmp_path, data, binaries):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
+    shutil.copy(find_redis_server(), binaries / "redis-server")
+    words, env = [*container["command"], *container["args"]], {"PATH": "/binaries:/usr/bin:/bin"}
+    container["volumeMounts"].append({"name": "binaries", "mountPath": "/binaries", "readOnly": True})
+    folders = {"data": data, "binaries": binaries}
+
+    def start() -> Pod:
+        return Pod(manifest, words, env=env, folders=folders, files=files, has_own_network=True)
+
+    return start
+
+
+@pytest.mark.large
+def test_the_trial_redis_asks_for_its_password_and_keeps_what_it_took(trial_redis: Callable[[], Pod]) -> None:
+    assert asked(trial_redis, "redis.Redis().ping()").startswith("redis.exceptions.AuthenticationError")
+    assert asked(trial_redis, f"redis.Redis(password={PASSWORD!r}).set('kept', 'yes')") == "True"
+    assert asked(trial_redis, f"redis.Redis(password={PASSWORD!r}).get('kept')") == "b'yes'"
+
+
+def asked(start: Callable[[], Pod], call: str) -> str:
+    """What a call returns, or the last line of its error; ends with the pod."""
+    with running(start()) as pod:
+        wait_for(lambda: "Ready to accept" in pod.log or pod.process.poll() is not None, 20, lambda: pod.log)
+        assert pod.process.poll() is None, pod.log
+        done = pod.run([sys.executable, "-c", f"import redis; print({call})"])
+        os.kill(pod.first_process, signal.SIGTERM)
+        assert pod.process.wait(20) == 0, pod.log
+    return (done.stdout or done.stderr).strip().splitlines()[-1]
 
 
 def versions(batch: RolloutBatch) -> set[int]:

@@ -18,6 +18,8 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 def main() -> None:
     order = json.loads(Path(sys.argv[1]).read_text())
+    if order["has_own_network"]:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     root = _root(Path(order["folder"]))
     for one in sorted(order["mounts"], key=lambda one: str(one["at"])):
         _mounted(root, one, order["group"])
@@ -54,16 +56,15 @@ def _mounted(root: Path, one: dict[str, Any], group: int) -> None:
     at.mkdir(parents=True, exist_ok=True)
     if one["folder"] is not None:
         _mount("--bind", one["folder"], str(at))
-        _mount("-o", "remount,bind,ro", str(at))
-        return
-    _mount("-t", "tmpfs", "-o", f"size={one['bytes']},mode=0777", "volume", str(at))
+    else:
+        _mount("-t", "tmpfs", "-o", f"size={one['bytes']},mode=0777", "volume", str(at))
     for name, text in one["files"].items():
         file = at / name
         file.write_text(text)
         file.chmod(0o440)
         os.chown(file, 0, group)
     if one["is_read_only"]:
-        _mount("-o", "remount,ro", str(at))
+        _mount("-o", "remount,bind,ro", str(at))
 
 
 def _mount(*words: str) -> None:

@@ -25,20 +25,20 @@ K8S = ROOT / "deploy" / "k8s"
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def deployment(file: Path) -> dict[str, Any]:
-    """The first Deployment of a file."""
-    found: dict[str, Any] = next(one for one in yaml.safe_load_all(file.read_text()) if one["kind"] == "Deployment")
+def manifest_of(file: Path, kind: str) -> dict[str, Any]:
+    """The first of a file that is of this kind."""
+    found: dict[str, Any] = next(one for one in yaml.safe_load_all(file.read_text()) if one["kind"] == kind)
     return found
 
 
 def can_be_run() -> bool:
     """Whether this process may make namespaces and mounts."""
-    tried = ["unshare", "--mount", "--pid", "--fork", "true"]
+    tried = ["unshare", *_apart(True), "true"]
     return sys.platform == "linux" and os.geteuid() == 0 and subprocess.run(tried, check=False).returncode == 0
 
 
 class Pod:
-    """One container of a Deployment. Its own files are the manifest's; what it runs, with which variables, is ours."""
+    """The container of a Deployment or a StatefulSet, with the manifest's volumes; what it runs is ours."""
 
     def __init__(
         self,
@@ -46,10 +46,11 @@ class Pod:
         words: Sequence[str],
         *,
         env: Mapping[str, str],
-        folders: Mapping[str, Path],
-        secret: Mapping[str, str],
+        folders: Mapping[str, Path] | None = None,
+        files: Mapping[str, Mapping[str, str]],
+        has_own_network: bool = False,
     ) -> None:
-        """`env` wins over the manifest's; `folders`: what claims have, by volume; others are empty."""
+        """`env` wins over the manifest's. By volume: `folders` for claims, `files` for secrets and configuration."""
         self._spec = manifest["spec"]["template"]["spec"]
         (self._container,) = self._spec["containers"]
         self._folder = tempfile.mkdtemp(prefix="pod-")
@@ -62,13 +63,14 @@ class Pod:
             "user": user["runAsUser"],
             "group": user["runAsGroup"],
             "home": told.get("HOME", "/"),
-            "mounts": self._mounts(folders, secret),
+            "mounts": self._mounts(folders or {}, files),
+            "has_own_network": has_own_network,
             "env": {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **told, **env},
             "words": list(words),
         }
         self._order.write_text(json.dumps(order))
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", sys.executable, "-m", "tests.support.enter_pod", self._order],
+            ["unshare", *_apart(has_own_network), sys.executable, "-m", "tests.support.enter_pod", self._order],
             cwd=ROOT,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -77,9 +79,18 @@ class Pod:
             preexec_fn=die_with_parent(),
         )
 
-    def _mounts(self, folders: Mapping[str, Path], secret: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _mounts(self, folders: Mapping[str, Path], files: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
         volumes = {one["name"]: one for one in self._spec["volumes"]}
-        return [_mount(one, volumes[one["name"]], folders, secret) for one in self._container["volumeMounts"]]
+        return [
+            {
+                "at": one["mountPath"],
+                "folder": folders.get(one["name"]) and str(folders[one["name"]]),
+                "bytes": nbytes(volumes.get(one["name"], {}).get("emptyDir", {}).get("sizeLimit", "64Mi")),
+                "files": files.get(one["name"], {}),
+                "is_read_only": one.get("readOnly", False),
+            }
+            for one in self._container["volumeMounts"]
+        ]
 
     @property
     def log(self) -> str:
@@ -94,7 +105,7 @@ class Pod:
     def run(self, words: Sequence[str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """As `kubectl exec`, or a hook: beside process 1, as the container's user."""
         user = self._spec["securityContext"]
-        inside = ["nsenter", "--target", str(self.first_process), "--mount", "--pid", "--root", "--wd"]
+        inside = ["nsenter", "--target", str(self.first_process), "--mount", "--pid", "--net", "--root", "--wd"]
         as_user = ["--setuid", str(user["runAsUser"]), "--setgid", str(user["runAsGroup"])]
         return subprocess.run(
             [*inside, *as_user, *words], capture_output=True, text=True, check=False, timeout=timeout_s
@@ -122,17 +133,8 @@ def running(pod: Pod) -> Iterator[Pod]:
         pod.end()
 
 
-def _mount(
-    mount: Mapping[str, Any], volume: Mapping[str, Any], folders: Mapping[str, Path], secret: Mapping[str, str]
-) -> dict[str, Any]:
-    folder = folders.get(volume["name"])
-    return {
-        "at": mount["mountPath"],
-        "folder": folder and str(folder),
-        "bytes": nbytes(volume.get("emptyDir", {}).get("sizeLimit", "1Mi")),
-        "files": dict(secret) if "secret" in volume else {},
-        "is_read_only": mount.get("readOnly", False),
-    }
+def _apart(has_own_network: bool) -> list[str]:
+    return ["--mount", "--pid", "--fork", *["--net"] * has_own_network]
 
 
 def nbytes(quantity: str) -> int:

@@ -25,6 +25,7 @@ def command() -> list[str] | None:
 
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
+    """The objects of an overlay, or of any folder by its absolute path."""
     words = command()
     assert words is not None
     done = subprocess.run([*words, str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=False)

@@ -110,11 +110,11 @@ def test_a_redis_that_hangs_is_503_within_a_second(redis_url: str, policy: str) 
         assert asked(exporter)[0] == 200
         link.freeze()
         wait_for(lambda: asked(exporter)[0] == 503, 20, exporter.text)
-        took = [asked(exporter) for _ in range(3)]
+        took = [asked(exporter) for _ in range(2)]
         link.thaw()
         wait_for(lambda: asked(exporter)[0] == 200, 20, exporter.text)
 
-    assert [status for status, _, _ in took] == [503] * 3
+    assert [status for status, _, _ in took] == [503] * 2
     assert all(seconds < SOON_S for _, _, seconds in took), took
 
 

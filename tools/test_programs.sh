@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Programs that some tests drive and that no wheel carries: a Chromium for the live page, Prometheus for rules and
-# scrapes, a redis-server that speaks TLS. Where one is missing its tests skip and say so. As root on Debian or Ubuntu it
-# is installed; that this is not possible is no failure.
+# scrapes, a redis-server that speaks TLS, zsh and fish for completion. Where one is missing its tests skip and say so. As
+# root on Debian or Ubuntu it is installed; that this is not possible is no failure.
 set -uo pipefail
 
 redis=/usr/local/lib/rollstream-tests/redis
@@ -28,6 +28,8 @@ have chromium || have chromium-browser || have google-chrome || missing+=(chromi
 have prometheus || missing+=(prometheus)
 have openssl || missing+=(openssl)
 have redis-server-tls || missing+=(redis-server-tls)
+have zsh || missing+=(zsh)
+have fish || missing+=(fish)
 [ ${#missing[@]} = 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! have apt-get; then
     echo "== not installed, so their tests will skip: ${missing[*]}"

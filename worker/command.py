@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 
@@ -15,6 +16,7 @@ from .errors import EngineDiedError, SettingsError
 from .exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED, EXIT_FAILED, EXIT_SETTINGS
 from .operations import logs, process_end
 from .operations.redaction import Redaction, without_secrets
+from .startup import completion
 from .startup.command_line import read_settings
 
 FEWEST_FILES = 64
@@ -23,6 +25,8 @@ FEWEST_FILES = 64
 
 def main(argv: list[str] | None = None) -> int:
     """Run a worker; returns the exit code, see `worker.exit_codes`."""
+    if completion.asked(os.environ):
+        completion.complete()
     words = sys.argv[1:] if argv is None else argv
     if "--version" in words:
         sys.stdout.write(f"rollstream-worker {__version__}\n")

@@ -37,6 +37,7 @@ from .output import exit_codes, follow, output, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
 from .scores.score import commands as scoring
+from .shell.completion import commands as completing
 from .status import commands as showing
 from .top import commands as watching
 from .traced import traced
@@ -218,5 +219,6 @@ app.add_typer(publishing)
 app.add_typer(activating)
 app.add_typer(listing_versions)
 app.add_typer(probing)
+app.add_typer(completing)
 app.add_typer(dead, name="dead")
 app.add_typer(golden, name="golden")

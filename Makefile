@@ -6,10 +6,10 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos autoscale docs bench test test-large test-vllm test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos autoscale docs release test-installs bench test test-large test-vllm test-redis lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## prepare .venv; nothing to do the second time
 	@bash tools/setup.sh
@@ -37,6 +37,13 @@ docs: setup ## the documentation's site in build/site, strict about links and pa
 
 autoscale: setup ## scale real workers over a made-up day as KEDA does it, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.autoscaling.run $(ARGS)
+
+release: setup ## sdist, wheel, bill of materials and SHA256SUMS of the last commit, in dist
+	@bash tools/extra_env.sh release
+	@.venv-release/bin/python -m tools.release
+
+test-installs: setup ## what `make release` made, in clean environments of Python 3.11 to 3.13, with torch; gigabytes
+	@$(BIN)/python -m tests.installs.run $(ARGS)
 
 bench: setup ## every benchmark that needs no GPU, results in runs/bench; ARGS="--stage memory" or "--help" says more
 	@$(BIN)/python -m benchmarks.cpu $(ARGS)

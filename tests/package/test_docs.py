@@ -67,7 +67,12 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     assert sorted(named) == sorted(rollstream.__all__), "give a new name its place in tools/site/api_pages.py"
 
 
-PLACES: Mapping[str, str] = {"docs/a.md": "a.md", "docs/api/x.md": "api/x.md", "README.md": "overview.md"}
+PLACES: Mapping[str, str] = {
+    "docs/a.md": "a.md",
+    "docs/api/x.md": "api/x.md",
+    "README.md": "overview.md",
+    "docs/design.md": "design.md",
+}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,8 @@ PLACES: Mapping[str, str] = {"docs/a.md": "a.md", "docs/api/x.md": "api/x.md", "
         ("docs/a.md", "[`run`](../Makefile)", "[`run`](files/Makefile)"),
         ("docs/a.md", "`[b](../Makefile)`", "`[b](../Makefile)`"),
         ("docs/a.md", "```\n[b](../Makefile)\n```", "```\n[b](../Makefile)\n```"),
+        ("docs/design.md", "see [SECURITY.md](SECURITY.md)", "see [SECURITY.md](files/docs/SECURITY.md)"),
+        ("docs/design.md", "see [../README.md](../README.md#use-it)", "see [Rollstream](overview.md#use-it)"),
         ("docs/a.md", "[rooms](../worker)", "rooms"),
         ("docs/a.md", "[here](#there)", "[here](#there)"),
         ("docs/api/x.md", "[up](../a.md)", "[up](../a.md)"),

@@ -31,3 +31,10 @@ def test_the_changelog_begins_with_what_is_unreleased_and_this_version() -> None
 
     assert "version" not in project
     assert sections[:2] == ["Unreleased", rollstream.__version__]
+
+
+def test_files_of_a_release_are_named_by_this_version_where_they_are_installed() -> None:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/releasing.md")]
+    named = {version for text in texts for version in re.findall(r"rollstream-(\d+\.\d+\.\d+)", text)}
+
+    assert named == {rollstream.__version__}

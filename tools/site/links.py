@@ -37,7 +37,7 @@ def for_the_site(text: str, document: str, pages: Mapping[str, str], root: Path)
     """The text with links that work in the site, and the files that the site must have for them.
 
     `pages`: the page of each document, both by their paths. What is no page is a file below `FILES`; a link to a folder
-    becomes its text.
+    becomes its text. A link to a page whose text is its path has the page's title for a text.
     """
     files: set[str] = set()
     here = posixpath.dirname(pages[document])
@@ -52,9 +52,14 @@ def for_the_site(text: str, document: str, pages: Mapping[str, str], root: Path)
         if place not in pages:
             files.add(place)
         page = pages.get(place, f"{FILES}/{place}")
-        return f"{found['head']}({posixpath.relpath(page, here or '.')}{mark}{anchor})"
+        head = f"[{_title(root / place)}]" if place in pages and found["text"] == path else found["head"]
+        return f"{head}({posixpath.relpath(page, here or '.')}{mark}{anchor})"
 
     return _outside_code(text, moved), files
+
+
+def _title(document: Path) -> str:
+    return next(line for line in document.read_text().splitlines() if line.startswith("# ")).removeprefix("# ")
 
 
 def _from_root(path: str, document: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 from rollstream.schemas.wire.rounds import Backend
+from rollstream.transport.redis.access import RedisAccess
 
 from ..errors import ArgumentError
 
@@ -44,18 +44,20 @@ class RoundOptions:
                 raise ArgumentError(name, value, "give seconds, at most 3600")
         return options
 
-    def host_towards(self, redis_url: str) -> str:
-        """Where other machines find this one."""
-        return self.host or _address_towards(urlsplit(redis_url.partition(",")[0]).hostname)
+    def host_towards(self, redis: RedisAccess) -> str:
+        """Where other machines find this one: on the way to Redis, or to the first node that the URL names."""
+        nodes = redis.place().nodes
+        return self.host or (address_towards(nodes[0][0]) if nodes else _LOCAL)
 
 
-def _address_towards(host: str | None) -> str:
-    """This machine's address on the way to `host`; nothing is sent there."""
-    if host is None:
-        return _LOCAL
+def address_towards(host: str) -> str:
+    """This machine's address on the way to `host`, of IPv4 or IPv6; nothing is sent there."""
     try:
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as way:
-            way.connect((host, 9))
-            return str(way.getsockname()[0])
+        ways = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
     except OSError:
         return _LOCAL
+    for family, kind, protocol, _, address in ways:
+        with suppress(OSError), closing(socket.socket(family, kind, protocol)) as way:
+            way.connect(address)
+            return str(way.getsockname()[0])
+    return _LOCAL

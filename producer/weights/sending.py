@@ -31,7 +31,7 @@ async def announce_in_round(
 
     Raises `RoundRefusedError` before the announcement, and what `announce_weights` raises.
     """
-    meeting = meeting_of(options.backend, options.host_towards(connection.url), options.timeout_s, load.device)
+    meeting = meeting_of(options.backend, options.host_towards(connection.access), options.timeout_s, load.device)
     leader = RoundLeader(
         connection=connection,
         keys=keys,

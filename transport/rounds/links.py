@@ -16,7 +16,7 @@ from .errors import LinkError
 from .shared_buffer import BUFFER_BYTES, MAX_HANDLE_BYTES, SharedBuffer, make_buffer, open_buffer
 
 _ABORT_WAIT_S = 5.0
-_ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
+_ADDRESS = re.compile(r"([A-Za-z0-9:][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
 
 
 class Link(Protocol):

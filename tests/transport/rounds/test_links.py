@@ -58,6 +58,16 @@ def test_what_the_first_gives_all_others_get(meeting: Meeting) -> None:
     assert all(torch.equal(a, b) for rank in (1, 2) for a, b in zip(got[rank], sent, strict=True))
 
 
+def test_a_trainer_is_met_at_an_address_of_ipv6() -> None:
+    meeting = Meeting(backend="gloo", host="::1", timeout_s=TIMEOUT_S, device=None)
+    got = torch.zeros(3)
+    thread = beside(lambda: member(meeting, 1, 2).broadcast(got))
+    meeting.link(2).broadcast(torch.ones(3))
+    thread.join(TIMEOUT_S)
+
+    assert torch.equal(got, torch.ones(3))
+
+
 def _die_linked(meeting: Meeting) -> None:
     link = member(meeting, 1, 2)
     link.broadcast(torch.zeros(4))

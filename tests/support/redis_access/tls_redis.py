@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis, free_port
+from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.transport.redis.access import RedisAccess
 from tests.support.redis_access.certificates import Authority, Pair
@@ -82,3 +86,44 @@ def tls_words(port: int, authority: Authority, mine: Pair, *, ask_clients: bool 
         "protected-mode": "no",
     }
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
+
+
+class TlsNode(ClusterNode):
+    """A node that is reached by TLS alone, by its neighbours too."""
+
+    def __init__(self, authority: Authority, mine: Pair) -> None:
+        super().__init__()
+        self.binary = require_tls()
+        self.authority, self._mine = authority, mine
+
+    def _command(self) -> list[str | Path]:
+        words = [*tls_words(self.port, self.authority, self._mine), "--tls-cluster", "yes", "--port", "0"]
+        return [*super()._command(), *words]
+
+    def _answers(self, pid: int) -> bool:
+        try:
+            return bool(self.ask("PING")) and self.ask("INFO", "server")["process_id"] == pid
+        except redis.RedisError:
+            return False
+
+    def ask(self, *command: str | int) -> Any:
+        """Send a command to this node alone and return its answer."""
+        files = {"ssl_ca_certs": self.authority.ca, "ssl_certfile": self._mine.cert, "ssl_keyfile": self._mine.key}
+        named: dict[str, Any] = {name: str(file) for name, file in files.items()}
+        with redis.Redis(port=self.port, ssl=True, retry=Retry(NoBackoff(), 0), **named) as client:
+            return client.execute_command(*command)
+
+
+class TlsCluster(LocalCluster):
+    """Three primaries that are reached by TLS alone."""
+
+    def __init__(self, authority: Authority, mine: Pair) -> None:
+        super().__init__()
+        plain, self.nodes = self.nodes, [TlsNode(authority, mine) for _ in self.nodes]
+        for node, before in zip(self.nodes, plain, strict=True):
+            node.port = before.port
+
+    @property
+    def url(self) -> str:
+        """The encrypted way."""
+        return super().url.replace("redis+", "rediss+")

@@ -36,7 +36,7 @@ def test_a_url_alone_is_an_access() -> None:
     assert RedisAccess.of(access, ca="/ca.pem").ca == "/ca.pem"
 
 
-def test_files_are_the_urls_options_whoever_names_them() -> None:
+def test_files_are_the_urls_options_wherever_they_are_named() -> None:
     beside = RedisAccess(url="rediss://h", ca=Path("/ca.pem"), cert="/me.pem", key="/me.key").place()
     inside = RedisAccess(url="rediss://h?ssl_ca_certs=/ca.pem&ssl_certfile=/me.pem&ssl_keyfile=/me.key").place()
 

@@ -21,8 +21,11 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.startup.redis_checks import wait_for_redis
+from tests.support.fault_steps import stub_flags, tokens, wait_until_logged
 from tests.support.redis_access.certificates import DAY, Authority, Pair
+from tests.support.redis_access.main_path import set_variables
 from tests.support.redis_access.tls_redis import TlsRedis
+from tests.support.worker_process import WorkerProcess
 
 WITHIN_S = 15
 
@@ -267,3 +270,42 @@ async def hang_up(redis: TlsRedis) -> None:
         await plain.client_kill_filter(_type="normal", skipme=True)
     finally:
         await plain.aclose()
+
+
+def test_a_worker_outlives_a_certificate_of_redis_that_ran_out(
+    room: Room, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = room.authority.pair("good")
+    with TlsRedis(room.authority, good, appendonly=True) as redis:
+        access = redis.access(room.me)
+        set_variables(access, monkeypatch)
+        worker = WorkerProcess(redis.url, policy, "--redis", access.url, *stub_flags())
+        try:
+            worker.wait_until_serving()
+            redis.kill()
+            redis.mine = room.authority.pair("ran-out", begins=-3 * DAY, ends=-DAY)
+            redis.start()
+            wait_until_logged(worker, "certificate has expired", "its names and its last day")
+            redis.kill()
+            redis.mine = good
+            redis.start()
+            with Client(access, policy=policy, reconnect_s=20) as client:
+                found = client.generate([[1]], None, tokens(2), timeout=30)
+        finally:
+            worker.end()
+
+    assert found.errors == {}
+
+
+def test_a_worker_that_does_not_trust_redis_ends_with_exit_code_2(
+    room: Room, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(replace(room.access, ca=room.stranger.ca), monkeypatch)
+    worker = WorkerProcess(room.redis.url, policy, "--redis", room.access.url, *stub_flags())
+    try:
+        code = worker.process.wait(30)
+    finally:
+        worker.end()
+
+    assert code == 2
+    assert "its certificate is not to be trusted" in worker.log

@@ -75,7 +75,7 @@ _ENCRYPTION = (
         classes=(),
         codes=frozenset(),
         passes=True,
-        advice="its certificate is not trusted here: see the file of its CA, the certificate's names and its last day",
+        advice="its certificate is not trusted here: see the file of its CA, its names and its last day",
         words=re.compile(r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"),
     ),
     Fault(

@@ -16,6 +16,9 @@ from .access import File
 _LONGEST = 64 * 1024
 _OF_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
 
+_told: set[str] = set()
+"""The files of which a warning was logged: one process makes several clients."""
+
 log = logging.getLogger("rollstream")
 
 
@@ -66,12 +69,13 @@ def read_password(path: File) -> str:
 
 
 def warn_if_open(path: File) -> None:
-    """Log a warning if users other than its owner and group may read the file, or other than its owner change it."""
+    """Log a warning, once, if others than owner and group may read the file, or others than its owner change it."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:
         return
-    if mode & _OF_OTHERS:
+    if mode & _OF_OTHERS and os.fspath(path) not in _told:
+        _told.add(os.fspath(path))
         log.warning(
             "redis_password_file=%s: other users may read or change it (mode %03o): chmod 640 it, or stricter",
             os.fspath(path),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from rollstream.schemas.printable import printable, printable_lines, without_credentials
+from rollstream.transport.redis.password_file import PasswordFileError, read_password
 from rollstream.transport.redis.urls import RedisUrlError, parse
 
 from ..config import WorkerSettings
@@ -40,7 +43,11 @@ class Redaction:
     """Knows the secrets of a worker's settings and hides them in any text of vLLM, Redis or Python."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        found = {*_of_url(settings.redis), *_of_arguments(settings.engine_args)}
+        found = {
+            *_of_url(settings.redis),
+            *_of_file(settings.redis_password_file),
+            *_of_arguments(settings.engine_args),
+        }
         self._secrets = sorted((secret for secret in found if len(secret) >= _SHORTEST), key=len, reverse=True)
 
     def line(self, text: str) -> str:
@@ -71,6 +78,13 @@ def _of_url(url: str) -> Iterator[str]:
     for secret in (options.get("password"), options.get("ssl_password"), written, unquote(written)):
         if secret:
             yield str(secret)
+
+
+def _of_file(path: Path | None) -> Iterator[str]:
+    """The password that the file has now."""
+    with suppress(PasswordFileError):
+        if path is not None:
+            yield read_password(path)
 
 
 def _of_arguments(value: Any, secret: bool = False) -> Iterator[str]:

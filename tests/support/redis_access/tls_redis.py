@@ -57,11 +57,12 @@ class TlsRedis(EmbeddedRedis):
         self.binary = require_tls()
         self.tls_port = free_port()
         self.authority = authority
-        self._mine = mine
+        self.mine = mine
+        """What it shows from its next start on."""
         self._ask_clients = ask_clients
 
     def _command(self) -> list[str | Path]:
-        words = tls_words(self.tls_port, self.authority, self._mine, ask_clients=self._ask_clients)
+        words = tls_words(self.tls_port, self.authority, self.mine, ask_clients=self._ask_clients)
         return [*super()._command(), *words]
 
     def tls_url(self, host: str = "127.0.0.1") -> str:

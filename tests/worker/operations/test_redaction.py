@@ -52,6 +52,15 @@ def run(*command: str, text: str) -> str:
     return done.stdout + done.stderr
 
 
+def test_the_password_of_a_file_is_hidden_like_that_of_a_url(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("of-a-file\n")
+
+    redaction = Redaction(WorkerSettings(policy="p", engine="stub", redis_password_file=file))
+
+    assert redaction.line("refused: of-a-file") == "refused: ***"
+
+
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_log_line_shows_no_secret_and_nothing_that_a_terminal_obeys(form: str) -> None:
     said = run("-c", LOGS, "pass-word", form, text=ESCAPES)

@@ -1,4 +1,4 @@
-"""A release has the same bytes whoever makes it, wherever and whenever, and carries what is installed alone."""
+"""A release has the same bytes for everybody who makes it, and carries what is installed and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def archive(path: Path, members: Sequence[tuple[str, int, int]]) -> None:
             file.addfile(info, BytesIO(name.encode()))
 
 
-def test_an_sdist_has_the_same_bytes_whoever_built_it(tmp_path: Path) -> None:
+def test_an_sdist_has_the_same_bytes_for_everybody(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.tar.gz", tmp_path / "theirs.tar.gz"
     archive(ours, [("a/b.py", 0o644, 1), ("a/c.sh", 0o755, 2)])
     archive(theirs, [("a/c.sh", 0o700, 9), ("a/b.py", 0o600, 8)])

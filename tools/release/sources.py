@@ -45,7 +45,7 @@ def unpack(sdist: Path, target: Path) -> Path:
 
 
 def same_bytes(sdist: Path, time: int) -> None:
-    """Write the archive anew: in the order of names, with one owner, plain modes and `time` everywhere."""
+    """Write the archive again: in the order of names, with one owner, plain modes and `time` everywhere."""
     with tarfile.open(sdist) as archive:
         members = [(one, _content(archive, one)) for one in archive.getmembers()]
     plain = BytesIO()

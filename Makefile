@@ -6,7 +6,8 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos autoscale docs release test-installs bench test test-large test-vllm test-redis lint format clean
+.PHONY: help setup constraints demo example distill chaos autoscale docs release test-installs bench test test-large test-vllm \
+	test-redis image image-pins test-images lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -60,6 +61,15 @@ test-vllm: setup ## the tests of the real engine with other vLLMs, each in its o
 
 test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
 	@$(BIN)/python -m tests.support.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
+
+image: ## build the image FLAVOUR=gpu|cpu|stub with docker, podman or buildah; ARGS goes to the builder
+	@FLAVOUR="$(FLAVOUR)" ARGS="$(ARGS)" bash tools/image/build.sh
+
+image-pins: setup ## renew what pins the GPU image and the program that lists parts; needs Python 3.11
+	@$(BIN)/python tools/image/pin.py
+
+test-images: setup ## run the built images as containers, stub and cpu; as root, with buildah; ARGS goes to pytest
+	@$(BIN)/python -m pytest --large tests/images $(ARGS)
 
 lint: setup ## ruff, mypy, and which room may import which
 	@echo "== ruff check"

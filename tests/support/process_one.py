@@ -51,6 +51,10 @@ class ProcessOne:
         wait_for(lambda: text in self.log or self.outer.poll() is not None, timeout_s, lambda: self.log)
         assert text in self.log, self.log
 
+    def wait_until_it_runs(self, name: str) -> None:
+        """Return once process 1 is this program, after those that prepared its place."""
+        wait_for(lambda: Path(f"/proc/{self.pid}/comm").read_text().strip() == name, 30, lambda: self.log)
+
     def wait_until_it_catches(self, number: signal.Signals) -> None:
         """Return once process 1 has a handler for this signal."""
         wait_for(lambda: self._mask("SigCgt") >> (number - 1) & 1 == 1, 30, lambda: self.log)

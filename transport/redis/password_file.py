@@ -14,7 +14,7 @@ from redis.credentials import CredentialProvider
 from .access import File
 
 _LONGEST = 64 * 1024
-_OF_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
+_WRITTEN_BY_OTHERS = stat.S_IWOTH | stat.S_IWGRP
 
 _told: set[str] = set()
 """The files of which a warning was logged: one process makes several clients."""
@@ -69,15 +69,20 @@ def read_password(path: File) -> str:
 
 
 def warn_if_open(path: File) -> None:
-    """Log a warning, once, if others than owner and group may read the file, or others than its owner change it."""
+    """Log a warning, once, if others than owner and group may read the file, or others than its owner change it.
+
+    One that is mounted into a container often belongs to nobody there, so that all must be able to read it.
+    """
     try:
-        mode = Path(path).stat().st_mode
+        found = Path(path).stat()
     except OSError:
         return
-    if mode & _OF_OTHERS and os.fspath(path) not in _told:
+    is_ours = found.st_uid == os.geteuid() or found.st_gid in {os.getegid(), *os.getgroups()}
+    is_open = found.st_mode & (_WRITTEN_BY_OTHERS | (stat.S_IROTH if is_ours else 0))
+    if is_open and os.fspath(path) not in _told:
         _told.add(os.fspath(path))
         log.warning(
             "redis_password_file=%s: other users may read or change it (mode %03o): chmod 640 it, or stricter",
             os.fspath(path),
-            stat.S_IMODE(mode),
+            stat.S_IMODE(found.st_mode),
         )

@@ -65,18 +65,9 @@ def ended(container: ProcessOne, within_s: float) -> int:
     return code
 
 
-def wait_until_it_loads(container: ProcessOne) -> None:
-    """Return once there is a process for the engine beside the worker: it imports, then it loads."""
-
-    def names() -> list[str]:
-        return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in container.members()]
-
-    wait_for(lambda: any("EngineCore" in name for name in names()), START_S, lambda: f"{names()}\n{container.log}")
-
-
 def test_it_serves_swaps_and_drains_without_rights(container: ProcessOne, redis_url: str, policy: str) -> None:
     with Client(redis_url, policy=policy) as client, container:
-        container.wait_until_it_says("serving", START_S)
+        container.wait_until_it_says("serving  ", START_S)
         assert len(list(client.submit([[5, 6]] * 4, None, SHORT).groups(timeout=60))) == 4
         client.publish_policy(1, checkpoint="step-1")
         client.wait_for_version(1, timeout=120)
@@ -93,7 +84,7 @@ def test_it_serves_swaps_and_drains_without_rights(container: ProcessOne, redis_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_while_its_engine_loads(container: ProcessOne, number: signal.Signals) -> None:
     with container:
-        wait_until_it_loads(container)
+        container.wait_until_one_is_named("VLLM::Engine", START_S)
         container.send(number)
 
         assert ended(container, 20) == 128 + number
@@ -109,7 +100,7 @@ def test_it_ends_while_vllm_is_imported(container: ProcessOne) -> None:
 
 def test_a_second_signal_ends_a_drain_and_the_engine(container: ProcessOne, redis_url: str, policy: str) -> None:
     with Client(redis_url, policy=policy) as client, container, Queue(redis_url, policy) as queue:
-        container.wait_until_it_says("serving", START_S)
+        container.wait_until_it_says("serving  ", START_S)
         client.submit([[5, 6]] * 200, None, LONG)
         wait_for(lambda: bool(queue.holders()), 60, lambda: container.log)
         container.send(signal.SIGTERM)
@@ -121,8 +112,8 @@ def test_a_second_signal_ends_a_drain_and_the_engine(container: ProcessOne, redi
 
 def test_the_code_of_a_dead_engine_comes_through_process_1(container: ProcessOne) -> None:
     with container:
-        container.wait_until_it_says("serving", START_S)
-        (core,) = [pid for pid in container.members() if "EngineCore" in Path(f"/proc/{pid}/comm").read_text()]
+        container.wait_until_it_says("serving  ", START_S)
+        (core,) = container.named("VLLM::Engine")
         os.kill(core, signal.SIGKILL)
 
         assert ended(container, 30) == 3

@@ -53,7 +53,16 @@ class ProcessOne:
 
     def wait_until_it_runs(self, name: str) -> None:
         """Return once process 1 is this program, after those that prepared its place."""
-        wait_for(lambda: Path(f"/proc/{self.pid}/comm").read_text().strip() == name, 30, lambda: self.log)
+        wait_for(lambda: _name_of(self.pid) == name, 30, lambda: self.log)
+
+    def wait_until_one_is_named(self, part: str, timeout_s: float) -> None:
+        """Return once a process of the namespace has `part` in its name; fail at once if process 1 has ended."""
+        wait_for(lambda: bool(self.named(part)) or self.outer.poll() is not None, timeout_s, lambda: self.log)
+        assert self.outer.poll() is None, self.log
+
+    def named(self, part: str) -> list[int]:
+        """The processes with `part` in their name."""
+        return [pid for pid in self.members() if part in _name_of(pid)]
 
     def wait_until_it_catches(self, number: signal.Signals) -> None:
         """Return once process 1 has a handler for this signal."""
@@ -80,6 +89,13 @@ class ProcessOne:
     def _mask(self, name: str) -> int:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")), 16)
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it ended meanwhile
+        return ""
 
 
 def _namespace_of(pid: int | str) -> Path:

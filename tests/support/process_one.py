@@ -31,9 +31,8 @@ class ProcessOne:
             self.outer = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
-        children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children")
-        wait_for(lambda: children.read_text() != "" or self.outer.poll() is not None, 30, lambda: self.log)
-        self.pid = int(children.read_text())
+        wait_for(lambda: _children_of(self.outer.pid) != "" or self.outer.poll() is not None, 30, lambda: self.log)
+        self.pid = int(_children_of(self.outer.pid))
         self._namespace = _namespace_of(self.pid)
         return self
 
@@ -51,9 +50,9 @@ class ProcessOne:
         wait_for(lambda: text in self.log or self.outer.poll() is not None, timeout_s, lambda: self.log)
         assert text in self.log, self.log
 
-    def wait_until_it_runs(self, name: str) -> None:
-        """Return once process 1 is this program, after those that prepared its place."""
-        wait_for(lambda: _name_of(self.pid) == name, 30, lambda: self.log)
+    def wait_until_it_has_a_child(self, name: str) -> None:
+        """Return once process 1 is the program `name`, after those that prepared its place, and has started another."""
+        wait_for(lambda: _name_of(self.pid) == name and _children_of(self.pid) != "", 30, lambda: self.log)
 
     def wait_until_one_is_named(self, part: str, timeout_s: float) -> None:
         """Return once a process of the namespace has `part` in its name; fail at once if process 1 has ended."""
@@ -89,6 +88,10 @@ class ProcessOne:
     def _mask(self, name: str) -> int:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")), 16)
+
+
+def _children_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
 def _name_of(pid: int) -> str:

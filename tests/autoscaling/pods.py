@@ -43,8 +43,8 @@ class Pods:
         self._spent_s = 0.0
         self.wanted = 0
         self.started = 0
-        self.exits: Counter[int] = Counter()
-        self.logs: list[str] = []
+        self.ended: list[tuple[int, str]] = []
+        """Exit code and log of each worker that has ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +59,9 @@ class Pods:
         return len(self._pods)
 
     @property
-    def draining(self) -> int:
-        return sum(pod.is_draining for pod in self._pods)
+    def exits(self) -> Counter[int]:
+        """How many workers ended with each exit code."""
+        return Counter(code for code, _ in self.ended)
 
     @property
     def spent_s(self) -> float:
@@ -77,8 +78,7 @@ class Pods:
         for pod in [pod for pod in self._pods if pod.worker.process.poll() is not None]:
             self._pods.remove(pod)
             self._spent_s += time.monotonic() - pod.since
-            self.exits[pod.worker.process.returncode] += 1
-            self.logs.append(pod.worker.log)
+            self.ended.append((pod.worker.process.returncode, pod.worker.log))
         staying = [pod for pod in self._pods if not pod.is_draining]
         for pod in staying[self.wanted :]:
             pod.worker.process.terminate()

@@ -32,6 +32,7 @@ LEASE_S = 2.0
 MEASURED_S = 0.5
 """Real seconds of work after which a worker tells its speed; a worker of the real world takes a minute."""
 LAST_S = 60
+_LOG_TAIL = 3000
 """The longest that a batch may take, in real seconds."""
 Show = Callable[[float, str], None]
 """Shows the hour of the day and what there is."""
@@ -269,9 +270,11 @@ class Submitter:
 
 def _strange(pods: Pods, outcome: Outcome) -> Iterator[str]:
     """Workers that ended otherwise than drained, or killed by us."""
-    for code, count in pods.exits.items():
-        if code not in (DRAINED, EARLY, KILLED) or (code == KILLED and count != outcome.killed):
-            yield f"{count} workers ended with {code}"
+    for code, log in pods.ended:
+        if code not in (DRAINED, EARLY, KILLED):
+            yield f"a worker ended with {code}: {log[-_LOG_TAIL:]}"
+    if pods.exits[KILLED] != outcome.killed:
+        yield f"{pods.exits[KILLED]} workers were killed, {outcome.killed} of them by the trial"
 
 
 def audit(queue: Queue, day: Day, outcome: Outcome) -> None:

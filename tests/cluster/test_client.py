@@ -40,6 +40,7 @@ async def redis(cluster: LocalCluster) -> AsyncIterator[Redis]:
         (("XREADGROUP", b"GROUP", b"workers", "w", b"BLOCK", b"9", b"STREAMS", b"{p:1}:a", ">"), SLOT),
         (("XREADGROUP", b"GROUP", b"streams", "streams", b"STREAMS", b"{p:1}:a", ">"), SLOT),
         (("PING",), None),
+        (("WAIT", 1, 1000), None),
         (("INFO", "memory"), None),
         (("TIME",), None),
     ],

@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import pytest
 from redis import Redis
+from redis.asyncio import Redis as AnyRedis
 
 from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
+from rollstream.transport.redis import connected
 from tests.support.cluster_load import Audit, Load, audit
 from tests.support.cluster_steps import follower_of, primary_of, promoted, rejoin, reshard, separate
 from tests.support.fault_steps import stub_flags, wait_until_logged
@@ -37,12 +39,13 @@ def keys(policy: str) -> Keys:
 
 
 @contextlib.contextmanager
-def serving(cluster: LocalCluster, keys: Keys, count: int = 2) -> Iterator[list[WorkerProcess]]:
+def serving(cluster: LocalCluster, keys: Keys, count: int = 2, *flags: str) -> Iterator[list[WorkerProcess]]:
     """Stub workers, by whom a group takes a twentieth of a second. At the end they are drained, or killed after a
     failure."""
     cluster.wait_until_whole()
-    flags = [*stub_flags(group_s=0.05, at_once=16, lease_s=LEASE_S), "--partitions", str(keys.partitions)]
-    workers = [WorkerProcess(cluster.url, keys.policy, *flags) for _ in range(count)]
+    speed = stub_flags(group_s=0.05, at_once=16, lease_s=LEASE_S)
+    every = [*speed, "--partitions", str(keys.partitions), *flags]
+    workers = [WorkerProcess(cluster.url, keys.policy, *every) for _ in range(count)]
     try:
         for worker in workers:
             wait_until_logged(worker, "max_num_seqs=", timeout_s=30)
@@ -145,6 +148,30 @@ def held(node: ClusterNode, key: str) -> list[tuple[bytes, bytes, int]]:
     return [(row["message_id"], row["consumer"], row["times_delivered"]) for row in rows]
 
 
+@pytest.mark.parametrize("number", range(3))
+async def test_replicas_are_waited_for_at_the_node_that_was_written_to(replicated: LocalCluster, number: int) -> None:
+    replicated.wait_until_whole()
+    key = next(f"key-{each}" for each in range(100) if replicated.node_of(f"key-{each}") is replicated.nodes[number])
+    primary = primary_of(key, replicated)
+    replica = follower_of(primary, replicated)
+    async with connected(replicated.url, protocol=2) as redis:
+        together = await set_and_wait(redis, key)
+        separate(replica, primary)
+        apart = await set_and_wait(redis, key)
+        await redis.delete(key)
+    rejoin(replica)
+
+    assert (together, apart) == (1, 0)
+
+
+async def set_and_wait(redis: AnyRedis, key: str) -> int:
+    """How many replicas have it, after at most a tenth of a second."""
+    pipe: Any = redis.pipeline(transaction=False)
+    pipe.set(key, 1)
+    pipe.execute_command("WAIT", 1, 100)
+    return int((await pipe.execute())[1])
+
+
 @pytest.mark.large
 def test_groups_are_answered_once_through_many_failovers_and_reshards(replicated: LocalCluster, keys: Keys) -> None:
     with serving(replicated, keys, 3), Load(replicated.url, keys) as load:
@@ -163,24 +190,28 @@ def test_groups_are_answered_once_through_many_failovers_and_reshards(replicated
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("separate_s", [0.0, 0.5, 2.0])
-def test_all_that_a_failover_loses_is_named_to_its_submitter(
-    replicated: LocalCluster, keys: Keys, separate_s: float
+@pytest.mark.parametrize(("separate_s", "wait"), [(0.0, 0), (0.5, 0), (2.0, 0), (2.0, 1)])
+def test_all_that_a_failover_loses_is_named_to_its_submitter_and_with_redis_wait_it_loses_nothing(
+    replicated: LocalCluster, keys: Keys, separate_s: float, wait: int
 ) -> None:
-    with serving(replicated, keys), Load(replicated.url, keys, of=HURT) as load:
+    with (
+        serving(replicated, keys, 2, "--redis-wait", str(wait)),
+        Load(replicated.url, keys, of=HURT, wait=wait) as load,
+    ):
         load.wait_for_more(20)
         fail_over_late(replicated, keys.jobs(HURT), separate_s)
-        load.wait_for_more(20)
+        load.wait_for_more(20, timeout_s=60)
 
     found, lost = audited(replicated, keys, load), load.outcome.lost
 
     tell(
-        f"replica {separate_s:g} s behind: of {len(load.outcome.acknowledged)} batches {len(lost)} lost,"
-        f" {found.gone} gone after they were read, {found.redelivered} groups delivered again"
+        f"replica {separate_s:g} s behind, redis_wait {wait}: of {len(load.outcome.acknowledged)} batches"
+        f" {len(lost)} lost, {found.gone} gone after they were read, {found.redelivered} groups delivered again"
     )
     assert found.problems == []
     assert set(lost.values()) <= {"UnknownBatchError", "LostJobsError"}
-    assert bool(lost) == bool(separate_s)
+    assert bool(lost) == bool(separate_s and not wait)
+    assert not (wait and found.gone)
 
 
 def fail_over_late(cluster: LocalCluster, key: str, separate_s: float) -> None:

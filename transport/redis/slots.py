@@ -11,7 +11,7 @@ Address = tuple[str, int]
 
 _SCRIPTS = frozenset({"EVAL", "EVALSHA"})
 _STREAMS = frozenset({"XREAD", "XREADGROUP"})
-_KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "TIME"})
+_KEYLESS = frozenset({"CONFIG GET", "CONFIG SET", "INFO", "PING", "TIME", "WAIT"})
 _UNKNOWN = ("", "?")
 """What a node may say for a host that it does not know, which is mostly its own."""
 

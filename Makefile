@@ -59,7 +59,7 @@ test-large: setup ## what `make test` has on a small scale, with large numbers a
 test-vllm: setup ## the tests of the real engine with other vLLMs, each in its own environment; ARGS="--help" says more
 	@$(BIN)/python -m tests.vllm_versions $(ARGS)
 
-test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 8 and PATH's); ARGS goes to pytest
+test-redis: setup ## all tests of the queue, once for each redis-server found (6.2, 7, 8, Valkey, PATH's); ARGS goes to pytest
 	@$(BIN)/python -m tests.support.redis_servers $(PYTEST) -m "not vllm" $(ARGS)
 
 image: ## build the image FLAVOUR=gpu|cpu|stub with docker, podman or buildah; ARGS goes to the builder

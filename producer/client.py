@@ -87,7 +87,8 @@ class AsyncClient:
         **redis: Unpack[AccessOptions],
     ) -> None:
         self._keys = Keys(policy, partitions=number(partitions))
-        self._connection = Connection(access=access_of(redis_url, **redis), reconnect_s=reconnect_seconds(reconnect_s))
+        access = access_of(redis_url, **redis)
+        self._connection = Connection(access=access, reconnect_s=reconnect_seconds(reconnect_s), keys=self._keys)
         self._weights = WeightsPublisher.of(self._connection, self._keys, weights)
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS, JobOptions)

@@ -38,6 +38,7 @@ from .operations.heartbeat import Heartbeat
 from .operations.history import History
 from .operations.rate_meter import Filled
 from .operations.reports import Reports
+from .operations.rights_watch import watch_rights
 from .operations.watchdog import watch
 from .redis_io.connections import connect
 from .rounds.make_rounds import make_rounds
@@ -236,6 +237,7 @@ class Worker:
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s, self._start.health.stepped)),
                 roles.create_task(self._start.health.run()),
                 roles.create_task(self._leases.run()),
+                roles.create_task(watch_rights(self._upkeep, self._settings)),
                 roles.create_task(watch_disk(self._adapters, self._admission)),
             ]
             try:

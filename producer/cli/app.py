@@ -13,6 +13,7 @@ from rollstream.transport.redis.access import RedisAccess
 from rollstream.version import __version__
 
 from ..client import AsyncClient
+from .acl import commands as allowing
 from .batches import commands as listing
 from .config_flags import read_config
 from .dead import dead
@@ -213,6 +214,7 @@ app.add_typer(showing)
 app.add_typer(watching)
 app.add_typer(listing)
 app.add_typer(operating)
+app.add_typer(allowing)
 app.add_typer(leasing)
 app.add_typer(observing)
 app.add_typer(publishing)

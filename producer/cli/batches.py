@@ -44,7 +44,7 @@ def batches(
     """
     keys = Keys(policy, partitions=partitions)
     with exit_codes():
-        fleet = with_connection(redis, lambda connection: _read(connection, keys))
+        fleet = with_connection(redis, keys, lambda connection: _read(connection, keys))
     found = [batch for batch in fleet.batches if every or batch_state(batch) == UNDER_WAY][:limit]
     if json_output:
         typer.echo(json.dumps([batch_json(batch) for batch in found]))

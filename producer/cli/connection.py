@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from rollstream.schemas import Keys
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..redis_io.connection import Connection
@@ -13,11 +15,11 @@ from ..redis_io.connection import Connection
 T = TypeVar("T")
 
 
-def with_connection(redis: RedisAccess, command: Callable[[Connection], Awaitable[T]]) -> T:
+def with_connection(redis: RedisAccess, keys: Keys, command: Callable[[Connection], Awaitable[T]]) -> T:
     """Return what `command` returns. Waits at most 5 s for Redis, then raises `RedisUnavailableError`."""
 
     async def run() -> T:
-        connection = Connection(access=redis, reconnect_s=5)
+        connection = Connection(access=redis, reconnect_s=5, keys=keys, role=Role.OPERATOR)
         try:
             return await command(connection)
         finally:

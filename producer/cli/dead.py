@@ -51,7 +51,8 @@ def ls(
 ) -> None:
     """List dead letters, the oldest of each partition first."""
     with exit_codes():
-        found = with_connection(redis, lambda connection: _all(connection, Keys(policy, partitions=partitions), text))
+        keys = Keys(policy, partitions=partitions)
+        found = with_connection(redis, keys, lambda connection: _all(connection, keys, text))
     if json_output:
         typer.echo(json.dumps([listed_json(listed) for listed in found]))
     elif found:
@@ -72,7 +73,8 @@ def show(
 ) -> None:
     """Show one dead letter in full: error, traceback, history, the entry's fields and what its payload says."""
     with exit_codes():
-        letter = with_connection(redis, lambda connection: find(connection, Keys(policy, partitions=partitions), entry))
+        keys = Keys(policy, partitions=partitions)
+        letter = with_connection(redis, keys, lambda connection: find(connection, keys, entry))
         if payload is not None:
             payload.write_bytes(letter.payload)
     if json_output:
@@ -112,7 +114,7 @@ def requeue(
                     typer.echo(f"rollstream: {printable(str(error))}", err=True)
             return refused
 
-        refused = with_connection(redis, call)
+        refused = with_connection(redis, keys, call)
     if refused:
         raise typer.Exit(EXIT_ERROR)
 
@@ -139,10 +141,10 @@ def drop(
                 return await _all(connection, keys, _filter(names))
             return [(await find(connection, keys, name)).listed for name in names or []]
 
-        found = with_connection(redis, select)
+        found = with_connection(redis, keys, select)
         if found and not yes:
             typer.confirm(f"drop {len(found)} dead letters of policy {policy} for good?", abort=True)
-        with_connection(redis, lambda connection: drop_letters(connection, keys, found))
+        with_connection(redis, keys, lambda connection: drop_letters(connection, keys, found))
     typer.echo(f"{len(found)} dropped")
 
 

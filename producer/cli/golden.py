@@ -13,6 +13,7 @@ import typer
 from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, OptionError, Tolerance
 from rollstream.schemas.message_files import GOLDEN_FILES
 from rollstream.schemas.wire.golden import MAX_CASES
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..golden.check import Checked
@@ -85,11 +86,13 @@ def record(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         allowed = None if tolerance is None else _tolerance(tolerance)
         given = None if prompts is None else read_prompt_file(prompts, tokenizer)
         sampled = _sampled(assignments or [], max_new_tokens)
+        keys = Keys(policy, partitions=partitions)
         found: Golden = _run(
             redis,
+            keys,
             lambda connection: record_golden(
                 connection,
-                Keys(policy, partitions=partitions),
+                keys,
                 prompts=given,
                 cases=cases,
                 sampled=sampled,
@@ -129,9 +132,8 @@ def check(
     """
     with exit_codes(), traced():
         whole = GOLDEN_FILES.read(file)
-        checked: Checked = _run(
-            redis, lambda connection: check_golden(connection, Keys(policy, partitions=partitions), whole, timeout)
-        )
+        keys = Keys(policy, partitions=partitions)
+        checked: Checked = _run(redis, keys, lambda connection: check_golden(connection, keys, whole, timeout))
         if json_output:
             typer.echo(json.dumps(checked_json(whole, checked)))
         else:
@@ -161,9 +163,9 @@ def _tolerance(text: str) -> Tolerance:
         raise typer.BadParameter(f"--tolerance {problem}") from None
 
 
-def _run(redis: RedisAccess, command: Callable[[Connection], Awaitable[T]]) -> T:
+def _run(redis: RedisAccess, keys: Keys, command: Callable[[Connection], Awaitable[T]]) -> T:
     async def run() -> T:
-        connection = Connection(access=redis, reconnect_s=60)
+        connection = Connection(access=redis, reconnect_s=60, keys=keys, role=Role.OPERATOR)
         try:
             return await command(connection)
         finally:

@@ -55,7 +55,7 @@ def lease(
                 await set_lease(connection, keys, seconds)
             return await lease_seen(connection, keys)
 
-        seen = with_connection(redis, call)
+        seen = with_connection(redis, keys, call)
     if json_output:
         typer.echo(json.dumps(dataclasses.asdict(seen)))
     else:

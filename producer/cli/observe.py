@@ -68,7 +68,7 @@ def backlog(
         async def read(connection: Connection) -> Fleet:
             return await FleetReader(connection=connection, keys=keys, assumed_tokens_per_s=assumed_tokens_per_s).read()
 
-        fleet = with_connection(redis, read)
+        fleet = with_connection(redis, keys, read)
     found = fleet.backlog
     if found is None:
         typer.echo(f"rollstream: the backlog is unknown: {'; '.join(fleet.problems) or UNCOUNTED}", err=True)

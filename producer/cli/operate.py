@@ -11,6 +11,7 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.printable import printable
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..client import AsyncClient
@@ -75,7 +76,7 @@ def pause(policy: Policy, redis: RedisAccess = DEFAULT_REDIS, partitions: Partit
         async def call(connection: Connection) -> tuple[bool, QueueState]:
             return await pause_queue(connection, keys), await read_queue_state(connection, keys)
 
-        changed, found = with_connection(redis, call)
+        changed, found = with_connection(redis, keys, call)
     waiting = waiting_jobs(found)
     how = "paused" if changed else "was paused already"
     jobs = "an unknown number of jobs" if waiting is None else f"{waiting} jobs"
@@ -90,9 +91,8 @@ def pause(policy: Policy, redis: RedisAccess = DEFAULT_REDIS, partitions: Partit
 def resume(policy: Policy, redis: RedisAccess = DEFAULT_REDIS, partitions: Partitions = 1) -> None:
     """Let workers take jobs again after `rollstream pause`."""
     with exit_codes():
-        changed = with_connection(
-            redis, lambda connection: resume_queue(connection, Keys(policy, partitions=partitions))
-        )
+        keys = Keys(policy, partitions=partitions)
+        changed = with_connection(redis, keys, lambda connection: resume_queue(connection, keys))
     typer.echo(f"policy {policy} resumed" if changed else f"policy {policy} was not paused")
 
 
@@ -128,7 +128,7 @@ def drain(
                 return False
             return True
 
-        in_time = with_connection(redis, call)
+        in_time = with_connection(redis, keys, call)
     if not in_time:
         typer.echo(f"rollstream: not all are gone after {timeout:g} s; they go on draining", err=True)
         raise typer.Exit(EXIT_TIMED_OUT)
@@ -143,11 +143,18 @@ def doctor(
     lease_s: Annotated[
         float | None, typer.Option(min=0.5, help="The workers' --lease-s; default: what they agreed on.")
     ] = None,
+    role: Annotated[
+        Role, typer.Option(help="Whose rights the user of this URL should have; see `rollstream acl`.")
+    ] = Role.OPERATOR,
     json_output: Json = False,
 ) -> None:
-    """Check Redis, the queue and its workers; tell what was seen and what to do about it. Changes nothing."""
+    """Check Redis, the queue and its workers; tell what was seen and what to do about it. Changes nothing.
+
+    It looks as an operator does. With another --role and the URL of that role's user it says which rights this user
+    lacks, and how Redis is, and nothing of the queue.
+    """
     with exit_codes():
-        findings = asyncio.run(examine(redis, Keys(policy, partitions=partitions), lease_s))
+        findings = asyncio.run(examine(redis, Keys(policy, partitions=partitions), lease_s, role))
     if json_output:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:

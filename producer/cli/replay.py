@@ -15,6 +15,7 @@ import typer
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..batches.read_answers import AnyAnswer
@@ -168,7 +169,7 @@ def _moments(since: str | None, until: str | None, now_ms: int) -> tuple[int, in
 
 
 async def _run(redis: RedisAccess, keys: Keys, selector_at: Callable[[int], Selector], how: ReplayOptions) -> int:
-    async with _connected(redis) as connection:
+    async with _connected(redis, keys) as connection:
         seconds, micros = await connection.call("read the time", lambda client: client.time())
         selector = selector_at(seconds * 1000 + micros // 1000)
         with progress_bar("reading", None, "jobs") as seen:
@@ -186,8 +187,8 @@ async def _run(redis: RedisAccess, keys: Keys, selector_at: Callable[[int], Sele
 
 
 @asynccontextmanager
-async def _connected(redis: RedisAccess) -> AsyncIterator[Connection]:
-    connection = Connection(access=redis, reconnect_s=60)
+async def _connected(redis: RedisAccess, keys: Keys) -> AsyncIterator[Connection]:
+    connection = Connection(access=redis, reconnect_s=60, keys=keys, role=Role.OPERATOR)
     try:
         yield connection
     finally:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from rollstream.schemas import Keys
 from rollstream.schemas.field_values import text_of
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.fleet import FleetWorker, Presence
@@ -101,7 +102,10 @@ def status(
     keys = Keys(policy, partitions=partitions)
     with exit_codes():
         if every is None:
-            _print(with_connection(redis, lambda connection: _read(connection, keys, Workers(keys=keys))), json_output)
+            _print(
+                with_connection(redis, keys, lambda connection: _read(connection, keys, Workers(keys=keys))),
+                json_output,
+            )
         else:
             asyncio.run(_watch(redis, keys, every, json_output))
 
@@ -135,7 +139,10 @@ def _print(found: _Status, as_json: bool) -> None:
 
 
 async def _watch(redis: RedisAccess, keys: Keys, every: float, as_json: bool) -> None:
-    connection, workers = Connection(access=redis, reconnect_s=_RECONNECT_S), Workers(keys=keys)
+    connection, workers = (
+        Connection(access=redis, reconnect_s=_RECONNECT_S, keys=keys, role=Role.OPERATOR),
+        Workers(keys=keys),
+    )
 
     async def read() -> _Status:
         return await _read(connection, keys, workers)

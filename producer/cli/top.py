@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
+from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 
 from ..observe.fleet import Fleet
@@ -56,7 +57,7 @@ def top(
 
 
 async def _run(redis: RedisAccess, keys: Keys, interval: float, *, once: bool) -> None:
-    connection = Connection(access=redis, reconnect_s=_RECONNECT_S)
+    connection = Connection(access=redis, reconnect_s=_RECONNECT_S, keys=keys, role=Role.OPERATOR)
     reader = FleetReader(connection=connection, keys=keys)
 
     def picture(latest: Latest[Fleet], down: Down | None, age_s: float, width: int, height: int) -> Lines:

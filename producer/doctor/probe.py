@@ -16,6 +16,8 @@ from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
 from rollstream.schemas.parked import ParkedFor
+from rollstream.transport.acl import Right, Role, missing_rights
+from rollstream.transport.acl.refused import is_denied
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.faults import NOT_REACHED, fault_of
 
@@ -27,7 +29,6 @@ from ..policies.live_workers import live_names, read_reports
 from ..policies.versions_stream import RECENT, announced_versions
 from ..redis_io.connection import Connection
 from .batch_checks import BatchSeen, troubled_batches
-from .permissions import refused_commands
 from .questions import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
 
 _MOST_PARTITIONS = 1024
@@ -44,6 +45,8 @@ class Refusal:
     what: str
     problem: str
     advice: str
+    is_denied: bool = False
+    """Whether this user lacks a right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,11 @@ class Probe:
     round_trips_s: tuple[float, ...]
     clock_ahead_s: float
     """Redis' clock minus ours, in seconds."""
-    refused_commands: Mapping[str, str]
-    """Commands that Redis would not run for this user, with its reply."""
+    role: Role
+    """What this user is for; `user` is its name, empty where the URL has none."""
+    user: str
+    refused_rights: Mapping[Right, str]
+    """What Redis would not run for this user though its role needs it, with its reply."""
     wrong_types: Mapping[str, tuple[str, str]]
     """Keys of the wrong type: the expected type and the one found."""
     partitions: tuple[PartitionSeen, ...]
@@ -132,11 +138,14 @@ class Probe:
     """Versions that are announced and not active yet, the newest first."""
 
 
-async def probe(redis: RedisAccess | str, keys: Keys, lease_s: float | None) -> Probe:
-    """Read all. `lease_s` None: the lease that the workers agreed on. Raises `RedisUnavailableError`."""
+async def probe(redis: RedisAccess | str, keys: Keys, lease_s: float | None, role: Role = Role.OPERATOR) -> Probe:
+    """Read all. `lease_s` None: the lease that the workers agreed on; `role`: what this user is for.
+
+    Raises `RedisUnavailableError`.
+    """
     connection = Connection(access=redis, reconnect_s=0)
     try:
-        return await _Prober(connection=connection, keys=keys, lease_s=lease_s).look()
+        return await _Prober(connection=connection, keys=keys, lease_s=lease_s, role=role).look()
     finally:
         await connection.aclose()
 
@@ -144,10 +153,11 @@ async def probe(redis: RedisAccess | str, keys: Keys, lease_s: float | None) -> 
 class _Prober:
     """Goes on when Redis refuses a command, and notes the refusal."""
 
-    def __init__(self, *, connection: Connection, keys: Keys, lease_s: float | None) -> None:
+    def __init__(self, *, connection: Connection, keys: Keys, lease_s: float | None, role: Role) -> None:
         self._connection = connection
         self._keys = keys
         self._lease_s = lease_s
+        self._role = role
         self._refusals: list[Refusal] = []
 
     async def look(self) -> Probe:
@@ -169,7 +179,9 @@ class _Prober:
             nodes=await self._nodes(),
             round_trips_s=round_trips,
             clock_ahead_s=ahead,
-            refused_commands=await self._try("ask for rights", partial(refused_commands, keys=self._keys), {}),
+            role=self._role,
+            user=self._connection.user,
+            refused_rights=await self._try("ask for rights", self._rights, {}),
             wrong_types=wrong,
             partitions=await self._partitions(wrong, now),
             beyond=await self._try("look for other partitions", self._beyond, ()),
@@ -188,6 +200,9 @@ class _Prober:
             batches=await self._try("read the batches", partial(troubled_batches, keys=self._keys), ()),
             refusals=tuple(self._refusals),
         )
+
+    async def _rights(self, redis: Redis) -> Mapping[Right, str]:
+        return await missing_rights(redis, self._role, self._keys, _is_refusal)
 
     async def _paused(self, wrong: Mapping[str, object], now: float) -> tuple[bool, float | None]:
         if self._keys.control() in wrong:
@@ -241,7 +256,14 @@ class _Prober:
         except RedisUnavailableError as error:
             if fault_of(error.__cause__) in NOT_REACHED:
                 raise
-            self._refusals.append(Refusal(what=what, problem=error.problem, advice=error.advice))
+            self._refusals.append(
+                Refusal(
+                    what=what,
+                    problem=error.problem,
+                    advice=error.advice,
+                    is_denied=isinstance(error.__cause__, exceptions.NoPermissionError),
+                )
+            )
             return default
 
     def _expected(self, workers: list[str]) -> dict[str, str]:
@@ -294,6 +316,11 @@ class _Prober:
                 pipe.exists(self._keys.jobs(number))
             found = await pipe.execute()
         return tuple(number for number, exists in zip(numbers, found, strict=True) if exists)
+
+
+def _is_refusal(reply: object) -> bool:
+    """Whether the user lacks the right, the server lacks the command, or it refuses all writes just now."""
+    return is_denied(reply) or (isinstance(reply, exceptions.RedisError) and fault_of(reply).passes)
 
 
 def _text(name: bytes) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
+from rollstream.transport.acl import Right, Role, named, remedy
+
 from ..errors import RedisUnavailableError
-from .finding import FAIL, WARN, Finding, graded
+from .finding import FAIL, OK, WARN, Finding, graded
 from .probe import NodeSeen, Probe
 from .replica_checks import replica_findings
 
 _OLDEST = (6, 2)
 _FAR_S = 0.02
 _CLOCK_OFF_S = 1.0
+_CONFIG = "run CONFIG GET"
+_NAMED = re.compile(r"(?<=to run )the '[^']*' command")
+_A = {role: f"{'an' if role.value[0] in 'eo' else 'a'} {role.value}" for role in Role}
 _MEMORY_WARN, _MEMORY_FAIL = 0.8, 0.95
 
 FREES_MEMORY = (
@@ -50,21 +56,27 @@ def _node_findings(node: NodeSeen) -> Iterator[Finding]:
 
 
 def _refusals(found: Probe) -> Iterator[Finding]:
-    """Without INFO or CONFIG, which managed services often forbid, some facts are unknown: only a warning."""
+    """Without INFO or CONFIG, which managed services often forbid, some facts are unknown: only a warning.
+
+    No role has CONFIG GET, so where that is denied all is as it should be. Of other roles than operators only the
+    rights are judged: they are not meant to read all that is asked here.
+    """
     for refusal in found.refusals:
-        only_unknown = refusal.what in ("run INFO", "run CONFIG GET")
-        level = WARN if only_unknown else FAIL
-        yield Finding(
-            check="access", level=level, seen=f"cannot {refusal.what}: {refusal.problem}", remedy=refusal.advice
-        )
+        seen, advice = f"cannot {refusal.what}: {refusal.problem}", refusal.advice
+        level = WARN if refusal.what in {"run INFO", _CONFIG} else FAIL
+        if refusal.is_denied and refusal.what == _CONFIG:
+            level, advice = OK, ""
+        elif refusal.is_denied and found.role is not Role.OPERATOR:
+            continue
+        yield Finding(check="access", level=level, seen=seen, remedy=advice)
 
 
 def _version(found: NodeSeen) -> Finding:
-    version = found.info.get("redis_version", "")
+    version, valkey = found.info.get("redis_version", ""), found.info.get("valkey_version", "")
     parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     return graded(
         "version",
-        version or "unknown",
+        f"Valkey {valkey}, which is as Redis {version}" if valkey else version or "unknown",
         fail=len(parts) == 2 and parts < _OLDEST,
         warn=len(parts) < 2,
         remedy="Rollstream needs Redis 6.2 or newer",
@@ -132,15 +144,16 @@ def _last_saves(found: NodeSeen) -> Iterator[Finding]:
 
 
 def _rights(found: Probe) -> Finding:
-    by_words: dict[str, list[str]] = {}
-    for command, words in sorted(found.refused_commands.items()):
-        by_words.setdefault(words, []).append(command)
-    refused = "; ".join(f"{', '.join(commands)}: {words}" for words, commands in by_words.items())
+    by_words: dict[str, list[Right]] = {}
+    for right, said in sorted(found.refused_rights.items()):
+        by_words.setdefault(_NAMED.sub("this command", said), []).append(right)
+    refused = "; ".join(f"{named(rights, found.policy)}: {said}" for said, rights in by_words.items())
+    versions = [node.info.get("redis_version", "") for node in found.nodes]
     return graded(
         "rights",
-        refused or "all commands that producers and workers need",
+        refused or f"all that {_A[found.role]} needs",
         fail=bool(refused),
-        remedy="give this user these commands and the keys rs:* (ACL SETUSER); ACL LOG in Redis names what was refused",
+        remedy=remedy(found.role, found.policy, found.user, is_old=any(one.startswith("6.") for one in versions)),
     )
 
 

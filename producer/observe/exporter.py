@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.metrics import QueueMetric, metrics_of
+from rollstream.transport.acl import Role
 from rollstream.transport.metrics.pages import Page
 from rollstream.transport.metrics.server import MetricsServer
 from rollstream.transport.redis.access import RedisAccess
@@ -142,7 +143,7 @@ async def export(
 
     Raises `OSError` if host or port cannot be had, `RedisUnavailableError` for a URL that is none.
     """
-    connection = Connection(access=redis, reconnect_s=0)
+    connection = Connection(access=redis, reconnect_s=0, keys=keys, role=Role.EXPORTER)
     try:
         reader = FleetReader(connection=connection, keys=keys, assumed_tokens_per_s=assumed_tokens_per_s)
         readings = Readings(reader=reader, say=say)

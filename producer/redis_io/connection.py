@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from redis import exceptions
 from redis.asyncio import Redis
 
+from rollstream.schemas import Keys
+from rollstream.transport.acl import Role, missing_rights, named, remedy
 from rollstream.transport.redis import connected, is_split
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
-from rollstream.transport.redis.faults import LOGIN, NOT_REACHED, Fault, fault_of, text_of
+from rollstream.transport.redis.faults import DENIED, LOGIN, NOT_REACHED, Fault, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.primary import failovers_of, primary_of
 from rollstream.transport.redis.sentinels import Primary
@@ -45,10 +47,20 @@ class Connection:
     A connection belongs to the event loop of its first call and to the process that made it, see `Home`.
     """
 
-    def __init__(self, *, access: RedisAccess | str, reconnect_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        access: RedisAccess | str,
+        reconnect_s: float,
+        keys: Keys | None = None,
+        role: Role = Role.PRODUCER,
+    ) -> None:
+        """`keys` and `role`: whose rights an error should name that comes of a missing one; None: it names none."""
         self.access = RedisAccess.of(access)
         self.url = str(self.access)
         self._reconnect_s = reconnect_s
+        self._keys = keys
+        self._role = role
         self._reached = False
         self._home = Home()
         self._calls = OpenCalls()
@@ -64,6 +76,11 @@ class Connection:
             self._blocking = connected(self.access, max_connections=NO_BOUND, **client_settings())
         except RedisUrlError as error:
             raise RedisUnavailableError("connect", error.url, error.problem, error.advice) from None
+
+    @property
+    def user(self) -> str:
+        """The user of the URL; empty where it names none."""
+        return str(self.access.place().options.get("username", ""))
 
     async def call(self, what: str, command: Callable[[Redis], Awaitable[T]], *, told: bool = False) -> T:
         """The answer to `command`, which must be safe to send twice: it is sent again while Redis is away.
@@ -163,10 +180,23 @@ class Connection:
         except (exceptions.RedisError, OSError) as error:  # redis-py opens a file for its first connection
             if cancellations() > before:
                 raise asyncio.CancelledError from error
-            raise RedisUnavailableError(what, self.url, text_of(error), self._advice(fault_of(error))) from error
+            fault = fault_of(error)
+            advice = (await self._lacking() if fault is DENIED else "") or self._advice(fault)
+            raise RedisUnavailableError(what, self.url, text_of(error), advice) from error
         if cancellations() > before:
             raise asyncio.CancelledError
         return answer
+
+    async def _lacking(self) -> str:
+        """Which rights of its role the user lacks, and what prints them; empty if that cannot be said."""
+        if self._keys is None:
+            return ""
+        try:
+            missing = await missing_rights(self._redis, self._role, self._keys)
+        except (exceptions.RedisError, OSError):
+            return ""
+        policy = self._keys.policy
+        return f"this user lacks {named(missing, policy)}: {remedy(self._role, policy, self.user)}" if missing else ""
 
     async def _apart(self, command: Callable[[], Awaitable[T]]) -> T:
         """Run a blocking command in a task of its own, so that a cancelled caller need not wait for it.

@@ -47,7 +47,8 @@ def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
 async def test_the_server_is_of_the_version_that_the_test_names(redis: Redis, request: pytest.FixtureRequest) -> None:
     found = await redis.info("server")
 
-    assert f"[{found['redis_version']}]" in request.node.name
+    name = f"Valkey {found['valkey_version']}" if "valkey_version" in found else found["redis_version"]
+    assert f"[{name}]" in request.node.name
 
 
 def test_a_killed_workers_batch_is_finished_by_another_and_replays_token_for_token(

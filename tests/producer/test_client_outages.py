@@ -95,7 +95,7 @@ async def test_a_busy_redis_is_waited_for_from_the_first_call(own_redis: Any, po
         (lambda server, _: server.config_set("requirepass", "right"), "", "check the user and the password"),
         (lambda server, _: server.config_set("requirepass", "right"), ":wrong@", "check the user and the password"),
         (lambda server, _: server.acl_setuser("weak", enabled=True, nopass=True, commands=["+ping"]), "weak:x@",
-         "give this user the command"),
+         "this user lacks "),
         (lambda server, keys: server.set(keys.ledger("b"), "x"), "", "something else wrote this policy's keys"),
     ],
     ids=["OOM", "no password", "wrong password", "NOPERM", "WRONGTYPE"],

@@ -11,6 +11,7 @@ from rollstream.producer.cli.app import app
 from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe
 from rollstream.producer.operations.queue_state import QueueSeen, WorkerSeen
 from rollstream.schemas.worker_report import WorkerReport
+from rollstream.transport.acl import Role
 
 HEALTHY_QUEUE = QueueSeen(partition=0, entries=9, waiting=2, pending=1, oldest_waiting_s=3.0, dead_letters=0)
 HEALTHY_PARTITION = PartitionSeen(
@@ -37,7 +38,9 @@ HEALTHY = Probe(
     nodes=(NodeSeen(name="", info=HEALTHY_INFO, appendfsync="everysec"),),
     round_trips_s=(0.001,),
     clock_ahead_s=0.01,
-    refused_commands={},
+    role=Role.OPERATOR,
+    user="",
+    refused_rights={},
     wrong_types={},
     partitions=(HEALTHY_PARTITION,),
     beyond=(),

@@ -18,6 +18,7 @@ def client_settings() -> dict[str, Any]:
     return {
         "protocol": 2,  # RESP3 changes the shape of stream replies
         "decode_responses": False,
+        "driver_info": None,  # no CLIENT SETINFO: servers before 7.2 do not know it, and no rule for it either
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": 5,
         "socket_timeout": BLOCK_MS / 1000 + 5,

@@ -117,6 +117,15 @@ UNCONFIRMED = Fault(
 )
 NOT_REACHED = frozenset({AWAY, HUNG_UP, *_ENCRYPTION, *_SENTINELS})
 """Faults of a Redis that never answered: at a first contact the address or a certificate is to blame."""
+DENIED = Fault(
+    classes=(exceptions.NoPermissionError,),
+    codes=frozenset({"NOPERM"}),
+    passes=False,
+    advice="this user lacks a right: `rollstream acl --role ROLE --policy POLICY` prints all that it needs, and "
+    "`rollstream doctor --role ROLE` names what is missing",
+    # Redis 7 and 8 (the first), and 6.2 (the second), say this without a code when a script may not run a command.
+    words=re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)"),
+)
 _FAULTS = (
     *_SENTINELS,
     UNCONFIRMED,
@@ -146,14 +155,7 @@ _FAULTS = (
         advice="write the password into the file; it is read again for the next connection",
     ),
     LOGIN,
-    Fault(
-        classes=(exceptions.NoPermissionError,),
-        codes=frozenset({"NOPERM"}),
-        passes=False,
-        advice="give this user the command and the keys rs:*; `ACL LOG` in Redis names what was refused",
-        # Redis 7 and 8 (the first), and 6.2 (the second), say this without a code when a script may not run a command.
-        words=re.compile(r"ACL failure in script|The user executing the script can't (?:run|access)"),
-    ),
+    DENIED,
     Fault(
         classes=(),
         codes=frozenset(),

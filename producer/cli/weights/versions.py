@@ -39,7 +39,7 @@ def versions(
             announced = await announced_versions(connection, keys, limit)
             return announced, await read_serving(connection, keys), await newest_version(connection, keys)
 
-        announced, serving, active = with_connection(redis, call)
+        announced, serving, active = with_connection(redis, keys, call)
     if json_output:
         rows = [_row(one, serving, active) for one in announced]
         typer.echo(json.dumps({"versions": rows, "newest": active, "workers": _workers_json(serving)}))

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from rollstream.schemas import Keys
+from rollstream.transport.acl import Role
 from rollstream.transport.addresses import NO_SUCH_ADDRESS, is_of_host
 from rollstream.transport.redis.access import RedisAccess
 
@@ -176,7 +177,7 @@ async def serve(settings: WebSettings, told: Callable[[str], None]) -> int:
     try:
         check_settings(settings, bound)
         keys = Keys(settings.policy, partitions=settings.partitions)
-        connection = Connection(access=settings.redis, reconnect_s=RECONNECT_S)
+        connection = Connection(access=settings.redis, reconnect_s=RECONNECT_S, keys=keys, role=Role.OPERATOR)
         readings = LiveReadings(reader=FleetReader(connection=connection, keys=keys))
         site = Site(
             connection=connection,

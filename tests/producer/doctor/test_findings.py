@@ -9,6 +9,8 @@ import pytest
 from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
 from rollstream.producer.doctor.probe import ConsumerSeen, Probe, Refusal
+from rollstream.schemas.key_kinds import KeyKind as K
+from rollstream.transport.acl import Right
 from tests.support.examined import HEALTHY, NOTHING_WAITS, appendfsync, info, partition, worker
 
 
@@ -30,6 +32,7 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (info(redis_version="6.0.16"), FAIL, "version", "6.0.16"),
         (info(redis_version="6.2.0"), OK, "version", "6.2.0"),
         (info(redis_version="8.2.3"), OK, "version", "8.2.3"),
+        (info(redis_version="7.2.4", valkey_version="9.1.2"), OK, "version", "Valkey 9.1.2"),
         (info(redis_version="unstable"), WARN, "version", "unstable"),
         (info(role="slave", master_link_status="down"), FAIL, "role", "link to the primary is down"),
         (info(maxmemory_policy="allkeys-lru"), FAIL, "eviction", "allkeys-lru"),
@@ -43,8 +46,20 @@ def test_nothing_is_wrong_with_a_healthy_queue() -> None:
         (info(aof_last_write_status="err"), FAIL, "disk", "last write"),
         (info(aof_last_bgrewrite_status="err"), FAIL, "disk", "last rewrite"),
         (info(rdb_last_bgsave_status="err"), FAIL, "disk", "last snapshot"),
-        (replace(HEALTHY, refused_commands={"EVAL": "NOPERM"}), FAIL, "rights", "EVAL: NOPERM"),
-        (replace(HEALTHY, refused_commands={"XADD": "OOM", "DEL": "OOM"}), FAIL, "rights", "DEL, XADD: OOM"),
+        (
+            replace(HEALTHY, refused_rights={Right(command="EVAL", kind=K.DEAD): "no"}),
+            FAIL,
+            "rights",
+            "EVAL on rs:{p:*}:dead: no",
+        ),
+        (
+            replace(
+                HEALTHY, refused_rights={Right(command="XADD", kind=""): "OOM", Right(command="DEL", kind=""): "OOM"}
+            ),
+            FAIL,
+            "rights",
+            "DEL, XADD: OOM",
+        ),
         (replace(HEALTHY, workers=(worker("w", paused_for="operator"),)), OK, "intake", "no worker waits"),
         (
             replace(HEALTHY, workers=(worker("w", paused_for="memory,operator"), worker("v", paused_for=""))),

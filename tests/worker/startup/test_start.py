@@ -26,10 +26,10 @@ from rollstream.worker.cache_folder import CacheFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.errors import SettingsError
 from rollstream.worker.redis_io.connections import connect
-from rollstream.worker.startup.redis_checks import commands_of_a_worker, wait_for_redis
+from rollstream.worker.startup.redis_checks import wait_for_redis
 from rollstream.worker.startup.redis_hopeless import why_hopeless
 from rollstream.worker.startup.start import Start
-from tests.support.worker_process import WorkerProcess, running_worker, wait_for
+from tests.support.worker_process import WorkerProcess, wait_for
 
 
 def settings(url: str, policy: str, **more: Any) -> WorkerSettings:
@@ -174,10 +174,10 @@ async def test_what_never_passes_is_refused_with_its_cause(own: EmbeddedRedis, a
 @pytest.mark.parametrize(
     ("rights", "named"),
     [
-        (["+@all", "-xautoclaim"], "XAUTOCLAIM rs:{POLICY:0}:jobs"),
+        (["+@all", "-xautoclaim"], "XAUTOCLAIM on rs:{POLICY:*}:jobs"),
         (["+@all", "-multi"], "MULTI"),
-        (["+@all", "-eval", "-evalsha"], "EVAL, EVALSHA"),
-        (["+@read", "+@connection", "+info", "+multi", "+exec"], "XADD rs:{POLICY:0}:dead"),
+        (["+@all", "-eval", "-evalsha"], "EVAL on rs:{POLICY:*}:batches"),
+        (["+@read", "+@connection", "+info", "+multi", "+exec"], "EVAL on rs:{POLICY:*}:batches"),
     ],
     ids=lambda value: str(value)[-20:],
 )
@@ -190,7 +190,7 @@ async def test_a_missing_right_is_named_with_its_key(
     said = await refusal(own.url.replace("redis://", "redis://weak:x@"), policy)
 
     assert named.replace("POLICY", policy) in said
-    assert f"rs:{{{policy}:*}}:*" in said
+    assert f"`rollstream acl --role worker --policy {policy} --user weak" in said
 
 
 async def test_keys_that_may_not_be_used_are_named(own: EmbeddedRedis, admin: Any, policy: str) -> None:
@@ -198,29 +198,8 @@ async def test_keys_that_may_not_be_used_are_named(own: EmbeddedRedis, admin: An
 
     said = await refusal(own.url.replace("redis://", "redis://weak:x@"), policy)
 
-    assert f"HGET rs:{{{policy}}}:control" in said
-    assert "XADD" not in said
-
-
-async def test_a_user_with_the_named_rights_alone_serves(own: EmbeddedRedis, admin: Any, policy: str) -> None:
-    """What a worker asks for at its start is all that it needs later."""
-    commands = [f"+{name.lower().replace(' ', '|')}" for name in commands_of_a_worker(settings(own.url, policy))]
-    admin.acl_setuser("exact", enabled=True, nopass=True, reset=True)
-    rights = [*commands, "+multi", "+exec", "+hello", "+client|setinfo"]
-    admin.execute_command("ACL", "SETUSER", "exact", f"~rs:{{{policy}}}:*", f"~rs:{{{policy}:*}}:*", *rights)
-    url = own.url.replace("redis://", "redis://exact:x@")
-
-    with running_worker(own.url, policy, "--engine", "stub", "--redis", url) as worker:
-        with Client(own.url, policy=policy) as client:
-            found = await asyncio.to_thread(
-                client.generate, [[5], [6]], None, GenerationConfig(max_new_tokens=2), timeout=20
-            )
-        code = await asyncio.to_thread(worker.terminate)
-
-    assert found.errors == {}
-    assert code == 0
-    assert "NOPERM" not in worker.log
-    assert "no permissions" not in worker.log
+    assert f"DEL on rs:{{{policy}}}:activations" in said
+    assert f"{{{policy}:" not in said
 
 
 async def test_a_replica_is_waited_for_until_it_is_promoted(own: EmbeddedRedis, admin: Any, policy: str) -> None:

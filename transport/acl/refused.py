@@ -5,16 +5,19 @@ The commands are queued in a transaction that never runs, since Redis checks rig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
 
-from .cluster import nodes_of
+from ..redis.cluster import nodes_of
+from .table import Right
 
-Words = tuple[str | int, ...]
-"""A command's arguments."""
+Words = Sequence[str]
+"""A whole command."""
+ASKED_FIRST = (Right(command="EXEC", kind=""), Right(command="MULTI", kind=""))
+"""Without the second nothing else can be asked. EXEC without MULTI is an error, which says whether it is allowed."""
 
 
 def is_denied(reply: object) -> bool:
@@ -24,39 +27,38 @@ def is_denied(reply: object) -> bool:
 
 
 async def refused(
-    redis: Redis, commands: Mapping[str, Words], is_refusal: Callable[[object], bool] = is_denied
-) -> dict[str, str]:
-    """Redis' refusal by command. In a cluster all nodes are asked; each checks rights before it looks at the key."""
-    found: dict[str, str] = {}
+    redis: Redis, commands: Mapping[Right, Words], is_refusal: Callable[[object], bool]
+) -> dict[Right, str]:
+    """Redis' refusal by right; MULTI and EXEC are asked for too.
+
+    In a cluster all nodes are asked; each checks rights before it looks at the key. Raises `RedisError`.
+    """
+    found: dict[Right, str] = {}
     for node in (await nodes_of(redis)).values():
         found |= await _refused_at(node, commands, is_refusal)
     return found
 
 
 async def _refused_at(
-    redis: Redis, commands: Mapping[str, Words], is_refusal: Callable[[object], bool]
-) -> dict[str, str]:
+    redis: Redis, commands: Mapping[Right, Words], is_refusal: Callable[[object], bool]
+) -> dict[Right, str]:
     """The refusals of one node. Without the right to MULTI nothing else can be asked, so only MULTI is named."""
     pool: Any = redis.connection_pool
     connection = await pool.get_connection()
+    replies: dict[Right, object] = {}
     try:
-        # EXEC without a MULTI is always an error; which error tells whether EXEC is allowed
-        replies = await _answers(connection, {"EXEC": (), "MULTI": ()})
-        if not isinstance(replies["MULTI"], exceptions.RedisError):
+        replies |= await _answers(connection, {right: [right.command] for right in ASKED_FIRST})
+        if not isinstance(replies[ASKED_FIRST[1]], exceptions.RedisError):
             replies |= await _answers(connection, commands)
     finally:
         await connection.disconnect()  # this drops the transaction
         await pool.release(connection)
-    return {command: str(reply) for command, reply in replies.items() if is_refusal(reply)}
+    return {name: str(reply) for name, reply in replies.items() if is_refusal(reply)}
 
 
-async def _answers(connection: Any, calls: Mapping[str, Words]) -> dict[str, object]:
-    await connection.send_packed_command(connection.pack_commands(_words(calls)))
-    return {command: await _reply(connection) for command in calls}
-
-
-def _words(calls: Mapping[str, Words]) -> Iterable[Words]:
-    return [(*command.split(), *args) for command, args in calls.items()]
+async def _answers(connection: Any, commands: Mapping[Right, Words]) -> dict[Right, object]:
+    await connection.send_packed_command(connection.pack_commands(commands.values()))
+    return {name: await _reply(connection) for name in commands}
 
 
 async def _reply(connection: Any) -> object:

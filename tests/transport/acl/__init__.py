@@ -1,0 +1,1 @@
+"""Who may send what: the roles' rights, held against what is really sent."""

@@ -1,0 +1,45 @@
+"""The table against what is really sent: each role does all of its work under its own user, and no right is spare."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollstream.transport.acl import Role, rights_of
+from tests.transport.acl.main_path import MainPath
+from tests.transport.acl.roles import Users, one_way, rights_in
+from tests.transport.acl.sent import Sent
+
+SELDOM = {
+    "ASKING": "in a cluster, while a slot moves",
+    "CLUSTER SLOTS": "in a cluster",
+    "SELECT": "a URL may name a database",
+    "HELLO": "through Sentinels, to ask for the role of a server; only 6.2 wants a right for it",
+    "WAIT": "with --redis-wait",
+    "DEL on ACTIVATIONS": "where the versions stream was deleted and begins afresh",
+    "DEL on WORKERS": "where something else wrote the key",
+    "HSET on LEDGER": "where a delivery ends although its worker lives, because its engine died",
+    "EXPIRE on ADAPTER": "of an adapter that was a policy version, once another is active",
+    "ZSCORE on WORKERS": "of a worker that is not among the 500 of the overview",
+}
+"""Rights that the path does not come to, each with when it is needed."""
+
+
+def test_a_day_of_each_role_goes_without_a_refusal(path: MainPath, users: Users) -> None:
+    path.short()
+
+    assert users.refused() == set()
+
+
+@pytest.mark.large
+@pytest.mark.timeout(300)
+def test_all_work_of_each_role_goes_without_a_refusal_and_no_right_is_spare(path: MainPath, users: Users) -> None:
+    with Sent(users.url) as sent:
+        path.run()
+
+    assert users.refused() == set()
+    pairs = sent.pairs()
+    for role in Role:
+        given, used = {one_way(right) for right in rights_of(role)}, rights_in(pairs[role], users.policy)
+        assert used - given == set()
+        spare = {f"{right.command} on {right.kind.name}" if right.kind else right.command for right in given - used}
+        assert spare - SELDOM.keys() == set(), role

@@ -34,8 +34,17 @@ def fail_over(watched: Watched) -> None:
 
 def plan(watched: Watched) -> None:
     """The same as docs/redis.md advises it: no writes while the new primary is made."""
-    watched.primary.ask("CLIENT", "PAUSE", 10_000, "WRITE")
-    watched.fail_over()
+    before = watched.primary
+
+    def accepted() -> bool:
+        before.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        if watched.accepts_failover():
+            return True
+        before.ask("CLIENT", "UNPAUSE")
+        return False
+
+    wait_for(accepted, 20, watched.told)
+    watched.until_promoted(before)
 
 
 def freeze(watched: Watched) -> None:
@@ -59,7 +68,7 @@ def test_groups_are_answered_once_through_three_failovers_under_load(
     loses: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    keys, began = Keys(policy), time.monotonic()
+    keys, began, epoch = Keys(policy), time.monotonic(), watched.epoch()
     with (
         caplog.at_level(logging.WARNING, "rollstream"),
         serving(watched.url, policy, "--redis-wait", str(wait), count=3, group_s=GROUP_S),
@@ -74,7 +83,8 @@ def test_groups_are_answered_once_through_three_failovers_under_load(
     found = asyncio.run(audit(watched.url, keys, load.outcome))
 
     again = sum("are queued again" in record.message for record in caplog.records)
-    tell(wait, load, found, again, published, time.monotonic() - began)
+    failovers = watched.epoch() - epoch
+    tell(wait, load, found, again, published, failovers, time.monotonic() - began)
     assert (load.outcome.lost, found.problems) == ({}, [])
     if not loses:
         assert (found.gone, again, published - found.groups) == (0, 0, 0), "replicas had it, and it was lost"
@@ -100,10 +110,11 @@ def settled(primary: Server, keys: Keys) -> int:
     return told[-1]
 
 
-def tell(wait: int, load: Load, found: Audit, again: int, published: int, seconds: float) -> None:
+def tell(wait: int, load: Load, found: Audit, again: int, published: int, failovers: int, seconds: float) -> None:
     """What docs/redis.md says; shown by `pytest -s`."""
     print(  # noqa: T201 - a measurement, for those who renew the page
-        f"\nredis_wait {wait}: {len(load.outcome.read)} batches, {found.groups} groups in {seconds:.0f} s; "
+        f"\nredis_wait {wait}: {len(load.outcome.read)} batches, {found.groups} groups in {seconds:.0f} s, "
+        f"{failovers} failovers; "
         f"{again} batches lost and queued again, {found.gone} gone after they were read, "
         f"{published - found.groups} answers lost, {found.redelivered} groups delivered again, "
         f"refused: {dict(load.outcome.refused)}"

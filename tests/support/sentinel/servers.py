@@ -16,7 +16,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from tests.support.worker_process import wait_for
 
 SERVICE = "rollouts"
-DOWN_AFTER_MS = 1000
+DOWN_AFTER_MS = 2000
 
 
 class Server(EmbeddedRedis):
@@ -27,7 +27,7 @@ class Server(EmbeddedRedis):
         self.settings = settings
 
     def _command(self) -> list[str | Path]:
-        extra = {"repl-diskless-sync-delay": "0", "repl-timeout": "5", **self.settings}
+        extra = {"repl-diskless-sync-delay": "0", "repl-timeout": "10", **self.settings}
         return [*super()._command(), *(word for name, value in extra.items() for word in (f"--{name}", *value.split()))]
 
     password = ""
@@ -156,6 +156,18 @@ class Watched:
         finally:
             _log_in_as(replicas, "")
 
+    @contextlib.contextmanager
+    def replicas_frozen(self) -> Iterator[None]:
+        """The replicas stay connected and take nothing in the block, which is shorter than `repl-timeout`."""
+        replicas = [each for each in self.servers if each is not self.primary]
+        for each in replicas:
+            each.freeze()
+        try:
+            yield
+        finally:
+            for each in replicas:
+                each.thaw()
+
     def mend(self) -> None:
         """Start and wake all that a test has killed or frozen; return once all replicate the primary."""
         for each in (*self.servers, *self.sentinels):
@@ -171,19 +183,22 @@ class Watched:
         return all(self._knows_all(each) for each in self.sentinels)
 
     def _knows_all(self, sentinel: SentinelServer) -> bool:
-        found = sentinel.ask("SENTINEL", "MASTER", SERVICE)
-        facts = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-        named = {key.decode() if isinstance(key, bytes) else key: value for key, value in facts.items()}
+        named = _facts(sentinel.ask("SENTINEL", "MASTER", SERVICE))
         replicas, sentinels = self._counts
         return int(named["num-slaves"]) == replicas and int(named["num-other-sentinels"]) == sentinels - 1
 
     def fail_over(self) -> Server:
         """As an operator does it: the old primary lives, and takes writes for some seconds yet. The new one."""
         before = self.primary
-        wait_for(self._accepts_failover, 20, self.told)
+        wait_for(self.accepts_failover, 20, self.told)
         return self.until_promoted(before)
 
-    def _accepts_failover(self) -> bool:
+    def epoch(self) -> int:
+        """Grows with each failover, also with one that nobody asked for: a busy machine looks dead to a Sentinel."""
+        return max(int(_facts(each.ask("SENTINEL", "MASTER", SERVICE))["config-epoch"]) for each in self.sentinels)
+
+    def accepts_failover(self) -> bool:
+        """Whether a Sentinel was told to promote another, and will."""
         try:
             self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
         except redis.ResponseError:  # one is under way, or it does not know a good replica yet
@@ -199,6 +214,12 @@ class Watched:
         started = time.monotonic()
         wait_for(agreed, timeout_s, lambda: f"{time.monotonic() - started:.0f} s: {self.told()}")
         return self.primary
+
+
+def _facts(told: Any) -> dict[str, Any]:
+    """What SENTINEL MASTER answers, by name."""
+    facts = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=True))
+    return {key.decode() if isinstance(key, bytes) else key: value for key, value in facts.items()}
 
 
 def _log_in_as(replicas: list[Server], name: str) -> None:

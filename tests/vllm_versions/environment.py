@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from tests.support.worker_process import ROOT
 
-EXTRAS = "embedded,dev,example,observe,otel"
+EXTRAS = "embedded,dev,example,observe,otel,weights"
 """Those of tools/setup.sh without `cpu`, which names one version."""
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")

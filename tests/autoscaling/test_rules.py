@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.autoscaling.rules import Autoscaler, Direction, Rules
 
+SCALED_OBJECT = Path(__file__).parents[2] / "deploy/k8s/components/keda/scaledobject.yaml"
 AT_ONCE = Direction(stabilization_s=1, percent=10_000, pods=100, period_s=1)
 """Nothing holds a decision back."""
 PLAIN = Rules(target=100, most=8, cooldown_s=600, up=AT_ONCE, down=AT_ONCE)
@@ -32,6 +36,37 @@ def test_the_formula(worker_seconds: float | None, current: int, wanted: int) ->
     scaler.step(0, 1.0, 1)  # there was work
 
     assert scaler.step(10, worker_seconds, current) == wanted
+
+
+def test_the_numbers_are_those_of_the_scaled_object() -> None:
+    spec = yaml.safe_load(SCALED_OBJECT.read_text())["spec"]
+    (trigger,) = spec["triggers"]
+    asked = trigger["metadata"]
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+
+    found = Rules(
+        target=float(asked["targetValue"]),
+        activation=float(asked["activationTargetValue"]),
+        cooldown_s=spec["cooldownPeriod"],
+        up=direction(behavior["scaleUp"]),
+        down=direction(behavior["scaleDown"]),
+    )
+
+    assert found == Rules()
+    assert (trigger["metricType"], asked["valueLocation"]) == ("AverageValue", "worker_seconds"), "another formula"
+    assert (spec["minReplicaCount"], spec["fallback"]["behavior"]) == (0, "currentReplicasIfHigher")
+
+
+def direction(told: dict[str, Any]) -> Direction:
+    policies = {one["type"]: one for one in told["policies"]}
+    assert told["selectPolicy"] == "Max"
+    assert policies["Percent"]["periodSeconds"] == policies["Pods"]["periodSeconds"]
+    return Direction(
+        stabilization_s=told["stabilizationWindowSeconds"],
+        percent=policies["Percent"]["value"],
+        pods=policies["Pods"]["value"],
+        period_s=policies["Pods"]["periodSeconds"],
+    )
 
 
 def course(rules: Rules, *looks: tuple[float, float], current: int) -> list[int]:

@@ -65,11 +65,13 @@ def ended(container: ProcessOne, within_s: float) -> int:
     return code
 
 
-def test_it_serves_swaps_and_drains_without_rights(container: ProcessOne, redis_url: str, policy: str) -> None:
+def test_it_serves_swaps_and_drains(
+    container: ProcessOne, folders: dict[str, Path], redis_url: str, policy: str
+) -> None:
     with Client(redis_url, policy=policy) as client, container:
         container.wait_until_it_says("serving  ", START_S)
         assert len(list(client.submit([[5, 6]] * 4, None, SHORT).groups(timeout=60))) == 4
-        client.publish_policy(1, checkpoint="step-1")
+        client.publish_policy(1, checkpoint=folders["/checkpoints"] / "step-1")
         client.wait_for_version(1, timeout=120)
         rollouts = client.generate([[5, 6]] * 4, None, SHORT)
 

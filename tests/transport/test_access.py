@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from rollstream import AsyncClient, RedisUnavailableError
@@ -109,37 +110,29 @@ def test_a_worker_shows_its_settings_without_a_password() -> None:
     assert '"redis_wait": 1' in shown
 
 
-def every_command() -> list[tuple[str, ...]]:
-    """The commands that have `--redis`."""
-    import typer.main
-
-    found: list[tuple[str, ...]] = []
+def options_by_command() -> dict[tuple[str, ...], set[str]]:
+    """The options of each command that has `--redis`."""
+    found: dict[tuple[str, ...], set[str]] = {}
 
     def walk(command: Any, words: tuple[str, ...]) -> None:
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, (*words, name))
-        if any("--redis" in parameter.opts for parameter in command.params):
-            found.append(words)
+        options = {option for parameter in command.params for option in parameter.opts}
+        if "--redis" in options:
+            found[words] = options
 
-    walk(typer.main.get_command(app), ())
+    walk(get_command(app), ())
     return found
 
 
 def test_each_command_that_reaches_redis_has_all_options_of_it() -> None:
-    import typer.main
+    expected = {f"--redis-{name.replace('_', '-')}" for name in BESIDE}
 
-    expected = {"--redis", *(f"--redis-{name.replace('_', '-')}" for name in BESIDE)}
-    commands = every_command()
+    found = options_by_command()
 
-    for words in commands:
-        command: Any = typer.main.get_command(app)
-        for word in words:
-            command = command.commands[word]
-        options = {option for parameter in command.params for option in parameter.opts}
-        assert expected <= options, words
-    assert ("doctor",) in commands
-    assert ("dead", "ls") in commands
-    assert len(commands) > 20
+    assert [words for words, options in found.items() if not expected <= options] == []
+    assert {("doctor",), ("dead", "ls")} <= found.keys()
+    assert len(found) > 20
 
 
 def test_a_command_tells_of_a_file_that_is_missing_by_flag_and_by_variable() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rollstream.transport.acl import Role, rights_of
+from rollstream.transport.acl import Role, Server, rights_of
 from tests.transport.acl.main_path import MainPath
 from tests.transport.acl.roles import Users, one_way, rights_in
 from tests.transport.acl.sent import Sent
@@ -37,6 +37,8 @@ def test_all_work_of_each_role_goes_without_a_refusal_and_no_right_is_spare(path
         path.run()
 
     assert users.refused() == set()
+    if users.server is Server.SIX:
+        pytest.skip("nothing was refused; MONITOR of 6.2 hides CLIENT SETNAME, so it cannot say who sent what")
     pairs = sent.pairs()
     for role in Role:
         given, used = {one_way(right) for right in rights_of(role)}, rights_in(pairs[role], users.policy)

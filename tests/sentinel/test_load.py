@@ -38,6 +38,8 @@ def plan(watched: Watched) -> None:
 
     def accepted() -> bool:
         before.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        written = before.facts()["master_repl_offset"]
+        wait_for(lambda: all(each >= written for each in offsets(before)), 5, watched.told)
         if watched.accepts_failover():
             return True
         before.ask("CLIENT", "UNPAUSE")
@@ -45,6 +47,12 @@ def plan(watched: Watched) -> None:
 
     wait_for(accepted, 20, watched.told)
     watched.until_promoted(before)
+
+
+def offsets(primary: Server) -> list[int]:
+    """How far its replicas are."""
+    facts = primary.facts()
+    return [facts[f"slave{number}"]["offset"] for number in range(facts["connected_slaves"])]
 
 
 def freeze(watched: Watched) -> None:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Keys
 from rollstream.transport.acl import Role, missing_rights, named, remedy
 from rollstream.transport.redis import is_split, nodes_of
-from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
+from rollstream.transport.redis.urls import CLUSTER_PREFIXES, SENTINEL_FORM, RedisUrl
 
 from ..config import WorkerSettings
 from ..errors import SettingsError
@@ -72,7 +72,7 @@ def _check(shown: str, info: dict[str, object], *, in_cluster: bool) -> None:
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _OLDEST:
         raise SettingsError(f"--redis {shown}: Redis {version} is too old, 6.2 or newer is needed")
     if info.get("redis_mode") == "sentinel":
-        raise SettingsError(f"--redis {shown}: it is a Sentinel, which keeps no jobs: give the URL of the primary")
+        raise SettingsError(f"--redis {shown}: it is a Sentinel, which keeps no jobs: write {SENTINEL_FORM}")
     if info.get("cluster_enabled") and not in_cluster:
         raise SettingsError(f"--redis {shown}: it is a node of a Redis Cluster: write {CLUSTER_PREFIXES}")
     eviction = str(info.get("maxmemory_policy", "noeviction"))

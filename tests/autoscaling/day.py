@@ -29,7 +29,7 @@ class Arrival:
     hour: float
     batch_id: str
     tokens: int
-    """Of each group."""
+    """For each group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

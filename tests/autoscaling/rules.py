@@ -35,13 +35,13 @@ class Rules:
     up: Direction = Direction(stabilization_s=30, percent=100, pods=4, period_s=60)
     down: Direction = Direction(stabilization_s=300, percent=25, pods=1, period_s=60)
     tolerance: float = 0.1
-    """Of the HPA itself: it does nothing while the workers have the work that they should have, more or less."""
+    """The HPA's own: it does nothing while the workers have the work that they should have, more or less."""
 
 
 class Autoscaler:
     """Decides step by step, and remembers what it wanted and did, and when work was last seen.
 
-    Whoever owns it calls `step`, in the order of time; nothing else changes it.
+    Its owner calls `step`, in the order of time; nothing else changes it.
     """
 
     def __init__(self, rules: Rules) -> None:

@@ -60,7 +60,7 @@ def serving(cluster: LocalCluster, keys: Keys, count: int = 2, *flags: str) -> I
 
 def tell(numbers: str) -> None:
     """What docs/redis.md says of a failover; shown by `pytest -s`."""
-    print(f"\n{numbers}")  # noqa: T201 - a measurement, for whoever renews the page
+    print(f"\n{numbers}")  # noqa: T201 - a measurement, for the next edition of the page
 
 
 def audited(cluster: LocalCluster, keys: Keys, load: Load) -> Audit:

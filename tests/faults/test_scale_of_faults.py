@@ -57,6 +57,9 @@ async def names(redis: Redis, policy: str) -> set[str]:
 async def test_many_starts_leave_no_consumer_but_one_that_holds_something(
     redis: Redis, redis_url: str, policy: str, client: Client, queue: Queue, starts: int
 ) -> None:
+    version = str((await redis.info("server"))["redis_version"])
+    if version.startswith(("6.", "7.0.")):
+        pytest.skip("before 7.2 a read that waits makes no consumer, so starts leave none")
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     settings = WorkerSettings(policy=policy, engine="stub", redis=redis_url, heartbeat_s=0.05, lease_s=1)
     with capture_logs():  # thousands of lines that say nothing

@@ -85,7 +85,8 @@ def _run(environment: Environment, tests: Sequence[str], name: str, record: Path
     began, date = time.monotonic(), datetime.now(UTC).date().isoformat()
     command = [
         str(environment.python), "-m", "pytest", "-m", "vllm", "-p", "tests.vllm_versions.recording", "--record",
-        str(record), "-p", "no:cacheprovider", "--tb=native", *PATIENT, "-o", "console_output_style=count", *tests,
+        str(record), "-p", "no:cacheprovider", "--tb=native", *PATIENT,
+        "--continue-on-collection-errors", "-o", "console_output_style=count", *tests,
     ]  # fmt: skip
     cleared = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # A version that nobody has run is what this is for.

@@ -20,7 +20,7 @@ class StepRows:
 
     __slots__ = ("logprobs", "ranks", "rows")
 
-    def __init__(self, rows: Any) -> None:
+    def __init__(self, *, rows: Any) -> None:
         self.rows = rows
         self.ranks: list[int] = rows.sampled_token_ranks.tolist()
         self.logprobs: list[float] = rows.logprobs[:, 0].tolist()
@@ -29,7 +29,7 @@ class StepRows:
         """As vLLM's `LogprobsLists.slice_request`: the rows of the step's request number `request`."""
         starts = self.rows.cu_num_generated_tokens
         begin = request if starts is None else starts[request]
-        return Place(self, begin, begin + positions)
+        return Place(step=self, begin=begin, end=begin + positions)
 
 
 class Place:
@@ -37,7 +37,7 @@ class Place:
 
     __slots__ = ("begin", "end", "step")
 
-    def __init__(self, step: StepRows, begin: int, end: int) -> None:
+    def __init__(self, *, step: StepRows, begin: int, end: int) -> None:
         self.step = step
         self.begin = begin
         self.end = end
@@ -59,7 +59,8 @@ class Place:
 
     def slice_request(self, request: int, positions: int) -> Place:
         """As vLLM's, from the rows of this request alone."""
-        return Place(self.step, self.begin + request, self.begin + request + positions)
+        begin = self.begin + request
+        return Place(step=self.step, begin=begin, end=begin + positions)
 
     def alone(self) -> Any:
         """The rows as vLLM's `LogprobsLists`."""
@@ -83,7 +84,7 @@ def keep_whole(scheduler: Any) -> None:
 
     def updated(self: Any, scheduled: Any, found: Any, *args: Any, **kwargs: Any) -> Any:
         if found.logprobs is not None:
-            found.logprobs = StepRows(found.logprobs)
+            found.logprobs = StepRows(rows=found.logprobs)
         return update(self, scheduled, found, *args, **kwargs)
 
     scheduler.update_from_output = updated

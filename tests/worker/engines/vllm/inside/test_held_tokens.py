@@ -95,7 +95,7 @@ def output(name: str, token: int, *, columns: int = 1, last: bool = False, logpr
 def placed(rows: Rows) -> Place:
     """The rows as EngineCore hands them out: those of the second request in a step of three."""
     around = [np.concatenate([one[:1], one, one[:1]]) for one in rows[:3]]
-    return StepRows(Rows(*around)).slice_request(1, len(rows.logprobs))
+    return StepRows(rows=Rows(*around)).slice_request(1, len(rows.logprobs))
 
 
 def wide(token: int, columns: int) -> Place:

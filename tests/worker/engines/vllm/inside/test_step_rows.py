@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 def step(starts: list[int] | None = None) -> StepRows:
     ids = np.arange(12).reshape(4, 3)
-    return StepRows(Rows(ids, -ids.astype(np.float32), np.arange(4), starts))
+    return StepRows(rows=Rows(ids, -ids.astype(np.float32), np.arange(4), starts))
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,8 @@ async def test_a_guide_that_is_slow_behind_a_rare_text_ends_its_request_and_is_r
     engine: VllmEngine, tokenizer: Any
 ) -> None:
     rare, slow = "zqzqzqzq", tokenizer.convert_tokens_to_ids(["z", "q", "a"])
-    guided = {"grammar": f'root ::= [b-y]+ | "{rare}" s\ns ::= s s s | s s | "a" | "b"'}
+    many = " | ".join(" ".join("s" * count) for count in range(14, 1, -1))
+    guided = {"grammar": f'root ::= [b-y]+ | "{rare}" s\ns ::= {many} | "a"'}
     asked = {"guided": guided, "logit_bias": dict.fromkeys(slow, 100.0), "max_new_tokens": 900, "ignore_eos": True}
 
     with pytest.raises(DataError, match="in the middle of a completion"):

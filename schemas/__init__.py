@@ -12,8 +12,8 @@ from .errors import (
     WireError,
     WireVersionError,
 )
-from .generation_config import GenerationConfig
-from .generation_parts import Guided, Repetition
+from .generation.generation_config import GenerationConfig
+from .generation.generation_parts import Guided, Repetition
 from .keys import Keys
 from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode

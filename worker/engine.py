@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.rounds import Backend, Sent
 
 from .requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from rollstream.schemas import ConfigError, GenerationConfig, Keys
-from rollstream.schemas.generation_config import MAX_CANDIDATES
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES
 
 from ..errors import ArgumentError
 from ..policies.live_workers import live_reports

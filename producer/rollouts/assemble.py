@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, GroupError, GroupResult
-from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.generation.generation_config import LogprobsFlavour
 
 from .candidates import candidates, place, rows_of, sampled
 from .rollout_batch import RolloutBatch

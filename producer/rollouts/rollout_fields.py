@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rollstream.schemas import GroupError
-from rollstream.schemas.generation_config import LogprobsFlavour
+from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 
 from .row_batch import RowBatch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from rollstream.schemas import GroupError
-from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
 
 from .errors import TensorFileError

@@ -8,7 +8,7 @@ from math import gcd
 from typing import Any, Protocol, TypedDict, Unpack
 
 from rollstream.schemas import GenerationConfig
-from rollstream.schemas.generation_config import MAX_TOKENS_PER_GROUP
+from rollstream.schemas.generation.generation_config import MAX_TOKENS_PER_GROUP
 
 from ..blocking_client import Client
 from ..calls.options import check_names

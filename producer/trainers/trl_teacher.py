@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rollstream.schemas import ConfigError
-from rollstream.schemas.generation_config import MAX_CANDIDATES
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES
 from rollstream.schemas.plain_values import plain
 
 from ..scores.score_batch import ScoreBatch

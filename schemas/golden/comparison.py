@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ..generation_config import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from ..wire.golden import Case, Golden, Recorded
 from ..wire.probe import TOLERANCES, Tolerance, coarsest
 

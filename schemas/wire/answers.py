@@ -9,7 +9,7 @@ from typing import Literal, NoReturn, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
+from ..generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
 from .messages import Message

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..generation_config import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from .fields import Count, Index, Shown
 from .messages import Message
 from .probe import Tolerance

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..generation_config import GenerationConfig
+from ..generation.generation_config import GenerationConfig
 from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, EntryIdText, Index, Seconds, Shown, Traceparent
 from .requires import Requires
 from .tensors import Tensor, expect

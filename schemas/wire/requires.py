@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..generation_config import NEEDED
+from ..generation.generation_config import NEEDED
 
 Requirement = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Requires = Annotated[tuple[Requirement, ...], Field(max_length=16)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ..generation_config import MAX_CANDIDATES
+from ..generation.generation_config import MAX_CANDIDATES
 from .fields import (
     MAX_GROUPS_PER_JOB,
     AdapterName,

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.transport.redis import nodes_of
 from rollstream.transport.redis.scripts import Script
-from tests.support.cluster_steps import give, impatient
+from tests.support.cluster.cluster_steps import give, impatient
 from tests.support.worker_process import until, until_true
 
 

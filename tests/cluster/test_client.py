@@ -15,7 +15,7 @@ from rollstream.producer.errors import RedisUnavailableError
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.transport.redis import connected, is_split, nodes_of
 from rollstream.transport.redis.slots import addresses, owners, slot_of
-from tests.support.cluster_steps import impatient
+from tests.support.cluster.cluster_steps import impatient
 
 SLOT = key_slot(b"{p:1}")
 

@@ -16,8 +16,8 @@ from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis import connected
-from tests.support.cluster_load import Audit, Load, audit
-from tests.support.cluster_steps import follower_of, primary_of, promoted, rejoin, reshard, separate
+from tests.support.cluster.cluster_load import Audit, Load, audit
+from tests.support.cluster.cluster_steps import follower_of, primary_of, promoted, rejoin, reshard, separate
 from tests.support.fault_steps import stub_flags, wait_until_logged
 from tests.support.worker_process import WorkerProcess, wait_for
 

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ResponseError
 
 from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
-from tests.support.cluster_steps import give, id_of, impatient, take_away
+from tests.support.cluster.cluster_steps import give, id_of, impatient, take_away
 from tests.support.worker_process import until
 
 

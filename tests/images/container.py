@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.process_one import ProcessOne
+from tests.support.processes.process_one import ProcessOne
 
 WRITABLE = ("/tmp", "/home/worker/.cache")
 """Where a container may write, beside /dev/shm: the Dockerfile, docker-compose.yml and deploy/k8s agree."""

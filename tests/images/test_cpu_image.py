@@ -15,7 +15,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.demo.worker_process import SMALL_MODEL_ENV
 from tests.images.container import Image, mounted, started
 from tests.support.faults import Queue
-from tests.support.process_one import ProcessOne
+from tests.support.processes.process_one import ProcessOne
 from tests.support.weights.versions import write_steps
 from tests.support.worker_process import wait_for
 

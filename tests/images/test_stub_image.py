@@ -16,7 +16,7 @@ import yaml
 from rollstream import Client, GenerationConfig
 from tests.images.container import Image, mounted, started
 from tests.support.faults import Queue
-from tests.support.process_one import ProcessOne
+from tests.support.processes.process_one import ProcessOne
 from tests.support.worker_process import ROOT, wait_for
 
 pytestmark = pytest.mark.large

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.real_workers import RealWorkers
+from tests.support.engine.real_workers import RealWorkers
 
 
 @pytest.fixture(scope="package")

@@ -24,8 +24,8 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest
-from tests.support.engine_requests import end
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import end
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

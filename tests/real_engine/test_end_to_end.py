@@ -11,8 +11,8 @@ import pytest
 
 from rollstream import AsyncClient, GenerationConfig, RolloutBatch
 from rollstream.producer.demo.tiny_model import write_adapter
-from tests.support.real_workers import REAL_POLICY, RealWorkers
-from tests.support.transformers_reference import Reference
+from tests.support.engine.real_workers import REAL_POLICY, RealWorkers
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = pytest.mark.vllm
 

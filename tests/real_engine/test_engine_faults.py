@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from rollstream import Client, GenerationConfig, GroupError, GroupResult
 from rollstream.producer.cli.app import app
+from tests.support.engine.real_workers import ENGINE_TIMEOUT_S, REAL_POLICY, RealWorkers
 from tests.support.fault_steps import SLACK_S, is_of, kill, log_of, wait_until_done
 from tests.support.faults import Queue, audit
-from tests.support.real_workers import ENGINE_TIMEOUT_S, REAL_POLICY, RealWorkers
 from tests.support.worker_process import WorkerProcess, wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]

@@ -22,9 +22,9 @@ from rollstream.worker.requests import ScoreRequest
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.probes import ROWS, Proof
 from tests.real_engine.weight_swap.steps import in_flight, request, swap
-from tests.support.engine_requests import end
+from tests.support.engine.engine_requests import end
+from tests.support.engine.transformers_reference import Reference
 from tests.support.told_versions import sampled_by_old
-from tests.support.transformers_reference import Reference
 from tests.support.weights.harmful_reload import harm_next, with_harm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]

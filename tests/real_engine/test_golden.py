@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.support.command_line import Command
-from tests.support.real_workers import REAL_POLICY, START_TIMEOUT_S, RealWorkers
+from tests.support.engine.real_workers import REAL_POLICY, START_TIMEOUT_S, RealWorkers
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.vllm

@@ -9,11 +9,11 @@ import pytest
 
 from rollstream import Client, GenerationConfig, RolloutBatch
 from rollstream.transport.redis.access import RedisAccess
-from tests.support.real_workers import START_TIMEOUT_S
+from tests.support.engine.real_workers import START_TIMEOUT_S
+from tests.support.engine.transformers_reference import Reference
 from tests.support.redis_access.certificates import Authority
 from tests.support.redis_access.main_path import set_variables
 from tests.support.redis_access.tls_redis import TlsRedis
-from tests.support.transformers_reference import Reference
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large]

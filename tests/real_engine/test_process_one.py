@@ -10,7 +10,7 @@ import pytest
 
 from rollstream import Client, GenerationConfig
 from tests.support.faults import Queue
-from tests.support.process_one import ProcessOne
+from tests.support.processes.process_one import ProcessOne
 from tests.support.worker_process import wait_for
 
 pytestmark = [pytest.mark.large, pytest.mark.vllm, pytest.mark.timeout(400)]

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from rollstream import AsyncClient, GenerationConfig, RolloutBatch
 from rollstream.schemas.message_files import GOLDEN_FILES
 from tests.support.command_line import Command, lines
-from tests.support.real_workers import REAL_POLICY, RealWorkers
-from tests.support.transformers_reference import Reference
+from tests.support.engine.real_workers import REAL_POLICY, RealWorkers
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = pytest.mark.vllm
 

@@ -21,8 +21,8 @@ from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import beam_search
-from tests.support.engine_requests import PROMPT, end, generate, ids, request, settings
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import PROMPT, end, generate, ids, request, settings
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -29,9 +29,9 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import ProofFailedError
 from rollstream.worker.requests import Adapter, GenerateRequest, ScoreRequest
 from rollstream.worker.weights import checkpoint
-from tests.support.engine_requests import end, until_under_way
+from tests.support.engine.engine_requests import end, until_under_way
+from tests.support.engine.transformers_reference import Reference
 from tests.support.faults import Queue
-from tests.support.transformers_reference import Reference
 from tests.support.weights.versions import wait_until_reported
 from tests.support.worker_process import WorkerProcess
 

@@ -26,8 +26,8 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.requests import GenerateRequest
 from rollstream.worker.weights import checkpoint
-from tests.support.engine_requests import end, until_under_way
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import end, until_under_way
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

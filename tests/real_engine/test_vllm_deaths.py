@@ -15,7 +15,7 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.inside.weight_reload import _as_in_its_checkpoint
 from rollstream.worker.errors import EngineDiedError
-from tests.support.engine_requests import PROMPT, generate, settings
+from tests.support.engine.engine_requests import PROMPT, generate, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

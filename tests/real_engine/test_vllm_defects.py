@@ -20,7 +20,7 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.jobs import request_checks
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest
-from tests.support.engine_requests import end
+from tests.support.engine.engine_requests import end
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

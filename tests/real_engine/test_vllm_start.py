@@ -23,7 +23,7 @@ from rollstream.worker.engines.vllm.start import (
     why_not_started,
 )
 from rollstream.worker.errors import SettingsError
-from tests.support.engine_requests import settings
+from tests.support.engine.engine_requests import settings
 
 POINTER = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 

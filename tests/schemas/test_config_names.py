@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rollstream.schemas import Batch, ConfigError, GenerationConfig, decode, encode
-from rollstream.schemas.foreign_names import _DIFFERENT, _NOT_OFFERED, _RENAMED, advice
+from rollstream.schemas.generation.foreign_names import _DIFFERENT, _NOT_OFFERED, _RENAMED, advice
 
 masked: Any = np.ma.masked_array
 FIELDS = GenerationConfig.model_fields

@@ -18,7 +18,7 @@ import redis
 
 from rollstream.producer.demo.embedded_redis import die_with_parent
 from rollstream.schemas import Keys
-from tests.support import stub_nursery
+from tests.support.processes import stub_nursery
 
 ROOT = Path(__file__).parents[2]
 NOT_FORKED = {"--replicas"}
@@ -31,8 +31,9 @@ def started(
     whole_env = {**os.environ, **(env or {})}
     if sys.platform == "linux" and "stub" in flags and not NOT_FORKED & {*flags, *whole_env}:
         return stub_nursery.nursery().start(flags, log.name, whole_env)
+    module = "tests.support.processes.halting_worker" if "HALT" in whole_env else "rollstream.worker"
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.halting_worker" if "HALT" in whole_env else "rollstream.worker", *flags],
+        [sys.executable, "-m", module, *flags],
         cwd=ROOT,
         env=whole_env,
         stdout=log,

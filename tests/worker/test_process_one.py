@@ -13,7 +13,7 @@ import pytest
 
 from rollstream import Client, GenerationConfig
 from tests.support.faults import Queue
-from tests.support.process_one import ProcessOne
+from tests.support.processes.process_one import ProcessOne
 from tests.support.worker_process import wait_for
 
 NOBODY = "redis://127.0.0.1:1/0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from rollstream.schemas.generation_config import MAX_SEED
+from rollstream.schemas.generation.generation_config import MAX_SEED
 
 
 def prompt_seed(batch_seed: int, row: int) -> int:

@@ -32,7 +32,7 @@ class Measured:
     """Whether it was full all the time. If not, it could have been faster: this is the least that it can do."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Span:
     """The time and the tokens since the last rate was given. `RateMeter` alone changes it."""
 

@@ -19,7 +19,7 @@ from rollstream.schemas import GroupResult
 from tests.faults.kills.trainer import VOCABULARY, publish
 from tests.support.fault_steps import kill, log_of, stub_flags, wait_until_done
 from tests.support.faults import Queue, audit
-from tests.support.halts import Halt
+from tests.support.processes.halts import Halt
 from tests.support.weights.versions import report
 from tests.support.worker_process import ROOT, WorkerProcess, wait_for
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.kills.arena import WAIT_S, Arena
-from tests.support.halts import Halt
+from tests.support.processes.halts import Halt
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 
 from rollstream import Client
-from tests.support import halts
+from tests.support.processes import halts
 from tests.support.weights.probes import stub_probe
 
 VOCABULARY = 1000

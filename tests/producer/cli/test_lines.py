@@ -8,8 +8,8 @@ import numpy as np
 
 from rollstream.producer.cli.jsonl import result_line
 from rollstream.schemas import Tensor
-from tests.support.candidates import rich_result
 from tests.support.command_line import Command, lines
+from tests.support.engine.candidates import rich_result
 from tests.support.worker_process import WorkerProcess
 
 

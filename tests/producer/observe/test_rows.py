@@ -9,9 +9,9 @@ from rollstream.producer.observe.read_letter import read_letter
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys, encode
 from tests.support.dead_letters import bury, letter_of
+from tests.support.engine.scoring import answers_to, queue_scores, score_job
 from tests.support.fault_steps import stub
 from tests.support.faults import Queue
-from tests.support.scoring import answers_to, queue_scores, score_job
 
 JOB = score_job([[5, 6, 7], [], [8, 9]], top_logprobs=2)
 

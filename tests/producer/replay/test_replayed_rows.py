@@ -15,11 +15,11 @@ from tests.support.answers import KEPT_S
 from tests.support.command_line import Command, lines
 from tests.support.dead_letters import Operator, letter_of
 from tests.support.dead_letters import bury as bury_letter
+from tests.support.engine.scoring import answers_to, score_job
 from tests.support.fault_steps import stub, wait_until_done
 from tests.support.faults import Queue
 from tests.support.replaying import bury, entry_ids, finish, replayed
 from tests.support.replaying import submit as submit_prompts
-from tests.support.scoring import answers_to, score_job
 from tests.support.worker_process import WorkerProcess
 
 ROWS = [[0, 0, 5, 6, 7], [0, 8, 9, 10, 11], [1, 10**6, 3, 4, 5], [0, 0, 0, 12, 13], [0, 0, 0, 0, 0]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rollstream import GenerationConfig, RolloutBatch, SamplingSupport
 from rollstream.producer.rollouts.assemble import assemble
 from tests.support.answers import batch_of, error_of
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 
 IDS = st.lists(st.integers(0, 50), max_size=4)
 

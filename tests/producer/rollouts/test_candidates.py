@@ -11,7 +11,7 @@ from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import GroupResult, encode
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from tests.support.answers import batch_of, error_of
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 
 CONFIG = GenerationConfig(
     max_new_tokens=6, num_return_sequences=2, top_k=4, top_logprobs=3, label_token_ids=(5, 9), sampling_support=True

@@ -14,7 +14,7 @@ from rollstream import GenerationConfig, RolloutBatch, ScoreBatch
 from rollstream.producer.rollouts.assemble import assemble
 from tests.producer.scores.test_score_rows import scores
 from tests.support.answers import batch_of
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 from tests.support.worker_process import ROOT
 
 CONFIG = GenerationConfig(max_new_tokens=3, top_k=2, sampling_support=True, temperature=0.8)

@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 
 from rollstream import GenerationConfig, RolloutBatch, TensorFileError
 from rollstream.producer.rollouts.assemble import assemble
-from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES
 from tests.producer.rollouts.batches import assert_same, batches
 from tests.support.answers import batch_of, error_of, result_of
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Rest = dict[str, Any]

@@ -8,7 +8,7 @@ import pytest
 from rollstream import GenerationConfig
 from rollstream.producer.rollouts.asked_for import not_as_asked
 from rollstream.schemas import Tensor
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 
 NAN, INF = float("nan"), float("inf")
 

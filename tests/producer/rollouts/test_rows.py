@@ -14,7 +14,7 @@ from rollstream import ArgumentError, GenerationConfig, RolloutBatch, RowsError
 from rollstream.producer.rollouts.assemble import assemble
 from tests.producer.rollouts.batches import assert_same, batches
 from tests.support.answers import batch_of, error_of, result_of
-from tests.support.candidates import rich_result
+from tests.support.engine.candidates import rich_result
 
 
 def three(**options: Any) -> RolloutBatch:

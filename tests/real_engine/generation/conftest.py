@@ -13,8 +13,8 @@ import pytest_asyncio
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter
-from tests.support.engine_requests import ON_GPU, settings
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import ON_GPU, settings
+from tests.support.engine.transformers_reference import Reference
 
 
 @pytest.fixture(scope="package")

@@ -14,8 +14,8 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.beam_search import beam_search
 from rollstream.worker.requests import Adapter
-from tests.support.engine_requests import PROMPT, end, request, settings
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import PROMPT, end, request, settings
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

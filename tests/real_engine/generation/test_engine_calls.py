@@ -18,7 +18,7 @@ from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError, SettingsError
 from rollstream.worker.requests import Adapter
-from tests.support.engine_requests import PROMPT, generate, ids, settings
+from tests.support.engine.engine_requests import PROMPT, generate, ids, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

@@ -15,8 +15,8 @@ from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter
-from tests.support.engine_requests import PROMPT, end, generate, ids, settings
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import PROMPT, end, generate, ids, settings
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

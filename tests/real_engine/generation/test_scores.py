@@ -14,8 +14,8 @@ from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
 from rollstream.worker.requests import Adapter, ScoreRequest
-from tests.support.engine_requests import ATOL, generate
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import ATOL, generate
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
-from tests.support.engine_requests import ATOL, PROMPT, generate, ids
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import ATOL, PROMPT, generate, ids
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

@@ -14,8 +14,8 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter
 from tests.real_engine.weight_swap.steps import settings
-from tests.support.engine_requests import end
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import end
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.harmful_reload import with_harm
 
 

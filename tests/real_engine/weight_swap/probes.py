@@ -11,7 +11,7 @@ import numpy as np
 from rollstream.worker.engine import Score
 from rollstream.worker.errors import ProofFailedError
 from rollstream.worker.requests import ScoreRequest
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 
 ROWS = [[(i * step) % 500 + 3 for i in range(100)] for step in (37, 41, 43)]
 

@@ -19,8 +19,8 @@ from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 from rollstream.worker.weights import checkpoint
-from tests.support.engine_requests import until_under_way
-from tests.support.transformers_reference import Reference
+from tests.support.engine.engine_requests import until_under_way
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.versions import shard
 
 PROMPT = [5, 6, 7, 8]

@@ -26,7 +26,7 @@ from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
 from tests.real_engine.weight_swap.steps import PROMPT, greedy, in_flight, request, serves, swap
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.probes import probe_of
 from tests.support.worker_process import until_true
 

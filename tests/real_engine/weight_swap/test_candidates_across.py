@@ -13,8 +13,8 @@ import torch
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter, Completion
 from tests.real_engine.weight_swap.steps import PROMPT, in_flight, request, swap
+from tests.support.engine.transformers_reference import Reference
 from tests.support.told_versions import needs_told_versions
-from tests.support.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

@@ -21,7 +21,7 @@ from rollstream.worker.errors import CheckpointRefusedError, NotStagedError, Swa
 from rollstream.worker.requests import Adapter
 from rollstream.worker.weights import checkpoint
 from tests.real_engine.weight_swap.steps import LONG_PROMPT, PROMPT, greedy, in_flight, request, serves, swap
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.versions import shard
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]

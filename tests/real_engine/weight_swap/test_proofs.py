@@ -25,8 +25,8 @@ from tests.real_engine.weight_swap.steps import (
     unfinished,
     versions,
 )
+from tests.support.engine.transformers_reference import Reference
 from tests.support.told_versions import sampled_by_old
-from tests.support.transformers_reference import Reference
 from tests.support.weights.harmful_reload import harm_next
 
 LENGTH = 80

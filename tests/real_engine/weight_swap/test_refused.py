@@ -30,7 +30,7 @@ from tests.real_engine.weight_swap.steps import (
     swap,
     write_again,
 )
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.harmful_reload import harm_next, with_harm
 from tests.support.weights.versions import shard
 

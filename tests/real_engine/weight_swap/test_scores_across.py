@@ -14,7 +14,7 @@ from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import ScoreRequest
 from tests.real_engine.weight_swap.steps import swap
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
 

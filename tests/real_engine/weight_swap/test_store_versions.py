@@ -27,7 +27,7 @@ from tests.real_engine.weight_swap.steps import (
     serves,
     versions,
 )
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.weight_versions import Tensors, tensors_of, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]

@@ -24,7 +24,7 @@ from rollstream.worker.requests import Adapter
 from rollstream.worker.weights.checkpoint import read_content
 from tests.real_engine.weight_swap.probes import Proof
 from tests.real_engine.weight_swap.steps import greedy, in_flight, request, serves, swap, versions
-from tests.support.transformers_reference import Reference
+from tests.support.engine.transformers_reference import Reference
 from tests.support.weights.gloo_trainer import TIMEOUT_S, GlooTrainer
 from tests.support.worker_process import settled
 

@@ -8,8 +8,8 @@ import pytest
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.worker.delivery.admission import Load
-from tests.support.counting_worker import BIG, ONE, SMALL, WIDE, runs, serving
 from tests.support.faults import Queue, audit
+from tests.support.processes.counting_worker import BIG, ONE, SMALL, WIDE, runs, serving
 from tests.support.weights.publishing import lora
 from tests.support.weights.versions import announce
 from tests.support.worker_process import until_true

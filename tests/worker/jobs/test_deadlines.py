@@ -33,9 +33,9 @@ from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
-from tests.support.counting_worker import serving
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
+from tests.support.processes.counting_worker import serving
 from tests.support.worker_process import wait_for
 
 ROUNDED_S = 1e-3

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient
 from rollstream.schemas import Envelope, Keys
 from rollstream.worker.delivery.admission import Load
-from tests.support.counting_worker import BIG, ONE, SMALL, only_lease, runs, serving
 from tests.support.faults import Queue, audit
+from tests.support.processes.counting_worker import BIG, ONE, SMALL, only_lease, runs, serving
 from tests.support.worker_process import until_true
 
 pytestmark = pytest.mark.usefixtures("short_reads")

@@ -11,10 +11,10 @@ from rollstream import AsyncClient
 from rollstream.schemas import Envelope, GroupError, GroupScores, encode
 from rollstream.worker.engines.stub_likelihoods import likelihoods
 from rollstream.worker.requests import ScoreRequest, Scores
-from tests.support.counting_worker import serving
+from tests.support.engine.scoring import answers_to, queue_scores, score_job
 from tests.support.fault_steps import kill, stub
 from tests.support.faults import Queue
-from tests.support.scoring import answers_to, queue_scores, score_job
+from tests.support.processes.counting_worker import serving
 from tests.support.weights.publishing import lora
 from tests.support.worker_process import wait_for
 

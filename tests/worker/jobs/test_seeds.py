@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollstream.schemas.generation_config import MAX_SEED
+from rollstream.schemas.generation.generation_config import MAX_SEED
 from rollstream.worker.jobs.seeds import prompt_seed
 
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from rollstream import AsyncClient, Client
 from rollstream.transport.traces.names import Outcome
-from tests.support.counting_worker import BIG, ONE, only_lease, runs, serving
 from tests.support.fault_steps import kill, stub, tokens, wait_until_done, wait_until_held
 from tests.support.faults import Queue
+from tests.support.processes.counting_worker import BIG, ONE, only_lease, runs, serving
 from tests.support.watching.scraping import scraped, wait_until_counted
 from tests.support.weights.versions import wait_until_parked, wait_until_reported
 from tests.support.worker_process import until_true, wait_for

@@ -16,7 +16,7 @@ from rollstream.schemas.worker_report import WorkerState
 from rollstream.worker.operations.health import LIVE, READY, STARTUP, Health
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_held, wait_until_logged
 from tests.support.faults import Queue
-from tests.support.halts import Halt
+from tests.support.processes.halts import Halt
 from tests.support.watching.scraping import logged_port
 from tests.support.worker_process import WorkerProcess, running_worker, wait_for
 

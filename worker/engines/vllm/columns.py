@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
-from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES
 
 from ...engine import EngineInfo
 from ...errors import DataError

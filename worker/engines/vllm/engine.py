@@ -25,6 +25,7 @@ from ...weights import checkpoint
 from .. import vllm_versions
 from . import one_more, setup, translation
 from .calls import Calls
+from .guided.text_rules import rule_fields, with_forced
 from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
@@ -34,7 +35,6 @@ from .processes import Processes, collect_less, shut_down
 from .proving import Prover
 from .start import StartReport, listening, secrets_of, why_not_started
 from .swap import Swapper
-from .text_rules import rule_fields, with_forced
 from .transfers import Transfers
 from .version_spans import Versions
 from .words import special_tokens
@@ -51,7 +51,7 @@ from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
 from .features import all_facts, with_rules  # noqa: E402
 from .gate import banned_words, passed_gate  # noqa: E402
-from .guides import Guides  # noqa: E402
+from .guided.guides import Guides  # noqa: E402
 from .metrics.stat_logger import EngineStatistics  # noqa: E402
 from .requests import Requests, lora_request  # noqa: E402
 

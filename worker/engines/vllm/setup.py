@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rollstream.schemas.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
+from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 
 from ...config import WorkerSettings
 from ...engine import EngineInfo

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rollstream import AsyncClient, ErrorCode, GenerationConfig
-from tests.support.real_workers import REAL_POLICY, RealWorkers
+from tests.support.engine.real_workers import REAL_POLICY, RealWorkers
 
 pytestmark = pytest.mark.vllm
 

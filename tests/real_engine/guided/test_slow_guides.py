@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rollstream.worker.engines.vllm import guide_compiler, guides
-from rollstream.worker.engines.vllm.text_rules import choice_grammar
+from rollstream.worker.engines.vllm.guided import guide_compiler, guides
+from rollstream.worker.engines.vllm.guided.text_rules import choice_grammar
 
 pytestmark = pytest.mark.vllm
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rollstream.worker.engines.vllm import guide_compiler
-from rollstream.worker.engines.vllm.text_rules import choice_grammar
+from rollstream.worker.engines.vllm.guided import guide_compiler
+from rollstream.worker.engines.vllm.guided.text_rules import choice_grammar
 
 pytestmark = pytest.mark.vllm
 

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from ..errors import ConfigError, shown
+from ..plain_values import SCALARS, plain
 from .config_problem import config_problem
-from .errors import ConfigError, shown
 from .generation_parts import Guided, Repetition
-from .plain_values import SCALARS, plain
 
 MAX_TOKENS_PER_GROUP = 2**22
 """The most tokens of a group, n * max_new_tokens; `wire.result_size` limits the bytes."""

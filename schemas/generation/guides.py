@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import shown
+from ..errors import shown
 
 MAX_DEPTH = 64
 """Most objects and arrays of a JSON schema that lie in one another."""

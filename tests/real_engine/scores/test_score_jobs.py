@@ -15,10 +15,10 @@ from rollstream import AsyncClient, GenerationConfig
 from rollstream.schemas import GroupError, GroupScores
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.requests import ScoreRequest
+from tests.support.engine.real_workers import REAL_POLICY, RealWorkers
+from tests.support.engine.scoring import answers_to, queue_scores, score_job
+from tests.support.engine.transformers_reference import Reference
 from tests.support.faults import Queue
-from tests.support.real_workers import REAL_POLICY, RealWorkers
-from tests.support.scoring import answers_to, queue_scores, score_job
-from tests.support.transformers_reference import Reference
 
 pytestmark = pytest.mark.vllm
 

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from rollstream import Client, GenerationConfig
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.producer.probes.make_probe import make_probe
+from tests.support.engine.transformers_reference import Reference
 from tests.support.fault_steps import kill
 from tests.support.faults import Queue
-from tests.support.halts import Halt
-from tests.support.transformers_reference import Reference
+from tests.support.processes.halts import Halt
 from tests.support.weights.versions import wait_until_serves
 from tests.support.worker_process import WorkerProcess
 

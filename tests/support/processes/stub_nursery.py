@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from rollstream.producer.demo.embedded_redis import PR_SET_PDEATHSIG, die_with_parent
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -64,7 +64,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.stub_nursery"],
+            [sys.executable, "-m", "tests.support.processes.stub_nursery"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -161,7 +161,8 @@ def _work(order: dict[str, object]) -> int:
     os.environ.update(cast("dict[str, str]", order["env"]))
     sys.argv = ["rollstream-worker", *cast("list[str]", order["flags"])]
     from rollstream.worker.__main__ import main
-    from tests.support import halts, pace
+    from tests.support import pace
+    from tests.support.processes import halts
 
     halts.install()
     pace.install()

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     from rollstream.worker.__main__ import main
-    from tests.support import halts
+    from tests.support.processes import halts
 
     halts.install()
     sys.exit(main())

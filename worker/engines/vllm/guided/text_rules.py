@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import GenerationConfig
-from rollstream.schemas.generation_parts import Guided
+from rollstream.schemas.generation.generation_parts import Guided
 
-from ...requests import Completion, GenerateRequest
+from ....requests import Completion, GenerateRequest
 
 _WAYS = {"json_schema": "json"}
 """vLLM's names where ours are others."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rollstream import ArgumentError, Client, PublishingRefusedError, PublishPolicy, RolloutFunction
-from tests.support.real_workers import START_TIMEOUT_S
+from tests.support.engine.real_workers import START_TIMEOUT_S
 from tests.support.worker_process import WorkerProcess
 
 POLICY = "trl-publishing"

@@ -1,7 +1,7 @@
 """Compile guides with xgrammar in a process of its own. A script: it imports nothing of ours.
 
 A guide may come from anybody, and compiling some never ends, or takes all memory; neither can be interrupted in the
-process itself. Started by `worker.engines.vllm.guides`, which writes lines of JSON to it: the limits and the
+process itself. Started by `worker.engines.vllm.guided.guides`, which writes lines of JSON to it: the limits and the
 tokenizer, then one guide a line. Each is compiled in a fork with these limits, and answered by a line: "" or what is
 wrong. It ends with its input.
 """

@@ -12,7 +12,7 @@ import pytest
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from tests.support.engine_requests import PROMPT, end, generate, settings, until_under_way
+from tests.support.engine.engine_requests import PROMPT, end, generate, settings, until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large, pytest.mark.asyncio]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import ConfigError, shown
+from ..errors import ConfigError, shown
+from ..printable import printable
 from .foreign_names import advice
-from .printable import printable
 
 _HINTS = {
     "temperature": "0 is greedy",

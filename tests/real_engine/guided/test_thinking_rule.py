@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rollstream.worker.engines.vllm.text_rules import forced_ends
+from rollstream.worker.engines.vllm.guided.text_rules import forced_ends
 
 pytestmark = pytest.mark.vllm
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .errors import shown
+from ..errors import shown
 from .guides import guide_problem
 
 MAX_GUIDE_CHARS = 2**16

@@ -21,12 +21,12 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
 from rollstream.schemas import ErrorCode
-from rollstream.schemas.generation_parts import Guided
+from rollstream.schemas.generation.generation_parts import Guided
 
-from ...errors import DataError
+from ....errors import DataError
+from ..gate import REFUSALS
+from ..inside.guide_costs import TOO_SLOW
 from . import guide_compiler
-from .gate import REFUSALS
-from .inside.guide_costs import TOO_SLOW
 from .text_rules import guide_parts
 
 LIMITS = {"cpu_s": 10.0, "wall_s": 60.0, "read_s": 0.05, "memory": 2**30}

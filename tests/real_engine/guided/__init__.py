@@ -1,0 +1,1 @@
+"""Guides and thinking budgets on the real engine."""

@@ -1,0 +1,1 @@
+"""Score jobs through workers with the real engine."""

@@ -1,0 +1,1 @@
+"""The demo, the examples and the drop-ins, with the real engine."""

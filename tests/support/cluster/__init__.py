@@ -1,0 +1,1 @@
+"""Load on a real cluster, and what is done to it meanwhile."""

@@ -1,0 +1,1 @@
+"""Requests to a real engine, and transformers to compare it with."""

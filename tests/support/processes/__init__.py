@@ -1,0 +1,1 @@
+"""Workers as processes that halt, count or are forked where a test says so."""

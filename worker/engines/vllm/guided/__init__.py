@@ -1,0 +1,1 @@
+"""What rules over the text of a completion: guides and the process that tries them, thinking budgets, repetition."""

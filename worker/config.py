@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
-import socket
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from rollstream.schemas.lease import DEFAULT_LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TTL_S
 from rollstream.schemas.weights.shown_place import without_secrets
-from rollstream.transport.redis.access import DEFAULT_URL, MOST_REPLICAS, RedisAccess
 
 from . import config_rules, engine_registry
+from .config_queue import QueueSettings
 from .exit_codes import MEANINGS
-
-
-def new_consumer_name() -> str:
-    """A name unique to this start of the process, so that a restarted worker does not own its old entries."""
-    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
-
 
 _HELP = (
     "Take jobs of one policy from Redis, generate with vLLM, publish padded rollouts.\n\n"
@@ -31,7 +23,7 @@ _HELP = (
 ) + "\n".join(f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items())
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(QueueSettings):
     """All flags; each is an environment variable too."""
 
     model_config = SettingsConfigDict(
@@ -48,7 +40,6 @@ class WorkerSettings(BaseSettings):
         protected_namespaces=(),
     )
 
-    policy: str = Field(description="The policy whose queue is served, such as math-7b.")
     engine: str = Field(
         engine_registry.DEFAULT,
         description=engine_registry.described(),
@@ -56,35 +47,6 @@ class WorkerSettings(BaseSettings):
     model: Path | None = Field(None, description="Folder of the model in Hugging Face's format.")
     tokenizer: Path | None = Field(
         None, description="Folder of the tokenizer; default: the model's, if it has one. Needed for stop strings."
-    )
-    redis: str = Field(
-        DEFAULT_URL,
-        repr=False,
-        description="Redis URL: redis://, rediss:// or unix://; for a Redis Cluster, "
-        "redis+cluster://host:port,host:port, any of its nodes; with Sentinels, "
-        "redis+sentinel://host:26379,host:26379/service.",
-    )
-    redis_ca: Path | None = Field(
-        None,
-        description="PEM file of the CAs that may have signed Redis' certificate, for rediss://; default: this "
-        "system's. It is read again when it changes, like the next two.",
-    )
-    redis_cert: Path | None = Field(None, description="PEM file of our certificate, where Redis asks for one.")
-    redis_key: Path | None = Field(
-        None, description="PEM file of the key of --redis-cert, if it is not in the same file."
-    )
-    redis_password_file: Path | None = Field(
-        None,
-        description="File with the password, which no list of processes shows; it is read for every new connection, "
-        "so the password may change while workers run.",
-    )
-    redis_wait: int = Field(
-        0, ge=0, le=MOST_REPLICAS, description="Replicas of Redis that must have an answer before it counts."
-    )
-    partitions: int = Field(1, ge=1, le=1024, description="Partitions of the policy; the same at every producer.")
-    consumer: str = Field(
-        default_factory=new_consumer_name,
-        description="Name in the consumer group; default: host, pid and a random tail.",
     )
     adapter_dir: Path | None = Field(
         None, description="Folder with one sub-folder name@version for each LoRA adapter that jobs may name."
@@ -271,39 +233,11 @@ class WorkerSettings(BaseSettings):
     def _registered(cls, value: str) -> str:
         return config_rules.engine(value)
 
-    @field_validator("policy", "consumer")
-    @classmethod
-    def _usable_in_keys(cls, value: str) -> str:
-        return config_rules.name(value)
-
-    @field_validator("redis")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        return config_rules.redis_url(value)
-
-    @field_validator("redis_ca", "redis_cert", "redis_key", "redis_password_file", mode="before")
-    @classmethod
-    def _named(cls, value: object) -> object:
-        """A variable without a value, as compose files pass it, names no file."""
-        return value or None
-
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if problem := next(config_rules.problems(self), None):
             raise ValueError(problem)
         return self
-
-    @property
-    def access(self) -> RedisAccess:
-        """What Redis is reached with."""
-        return RedisAccess(
-            url=self.redis,
-            ca=self.redis_ca,
-            cert=self.redis_cert,
-            key=self.redis_key,
-            password_file=self.redis_password_file,
-            wait=self.redis_wait,
-        )
 
     @property
     def admitted_sequences(self) -> int:

@@ -8,9 +8,10 @@ from rollstream.transport.redis.access import RedisAccess
 
 from ..errors import RedisUnavailableError
 from .finding import Finding
-from .probe import Probe, probe
+from .probe import probe
 from .queue_checks import queue_findings
 from .redis_checks import redis_findings, unreachable
+from .seen import Probe
 
 
 def diagnose(found: Probe) -> list[Finding]:

@@ -10,7 +10,7 @@ from rollstream.schemas.wire.probe import NOT_REPRODUCED, UNPROVABLE
 from ..operations.queue_state import WorkerSeen, age, refusals
 from ..policies.parked import Parked
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
-from .probe import PartitionSeen, Probe
+from .seen import PartitionSeen, Probe
 
 _MEND_A_PROOF = (
     "these weights give other log-probs here than in the trainer: compare this worker's model, dtype and vLLM with the "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
 from redis.asyncio import Redis
 
-from rollstream.schemas import Activate, Keys
+from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.lease import DEFAULT_LEASE_S
@@ -23,119 +22,20 @@ from rollstream.transport.redis.faults import NOT_REACHED, fault_of
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
-from ..operations.queue_state import QueueSeen, WorkerSeen, read_paused, read_queue, seen_workers
+from ..operations.queue_state import WorkerSeen, read_paused, read_queue, seen_workers
 from ..policies.activation import newest_version
 from ..policies.live_workers import live_names, read_reports
 from ..policies.versions_stream import RECENT, announced_versions
 from ..redis_io.connection import Connection
-from .batch_checks import BatchSeen, troubled_batches
+from .batch_checks import troubled_batches
 from .questions import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
+from .seen import ConsumerSeen, NodeSeen, PartitionSeen, PendingVersion, Probe, Refusal
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7
 _MOST_STRANDED = 1000
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Something that Redis did not let us read."""
-
-    what: str
-    problem: str
-    advice: str
-    is_denied: bool = False
-    """Whether this user lacks a right."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerSeen:
-    """A worker's name in the consumer group."""
-
-    name: str
-    pending: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionSeen:
-    """One partition. `group`: whether the consumer group exists; false if there is no stream either."""
-
-    queue: QueueSeen
-    group: bool
-    consumers: tuple[ConsumerSeen, ...]
-    """Without the consumers that stand for parked jobs."""
-    stranded: int
-    """Pending entries that no worker has renewed or taken over for 1.5 leases; counted up to 1000."""
-    ended: tuple[str, ...] = ()
-    """Streams that contain the last possible id, so that Redis can add no entry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSeen:
-    """One Redis server: the only one, or a node of a cluster that holds keys."""
-
-    name: str
-    """Host and port; empty outside of a cluster."""
-    info: Mapping[str, str]
-    """All sections of INFO."""
-    appendfsync: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingVersion:
-    """A version that is announced and not active yet."""
-
-    version: int
-    activate: Activate
-    announced_s_ago: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One policy and its Redis at one moment. What could not be read is empty, and `refusals` says why."""
-
-    url: str
-    policy: str
-    nodes: tuple[NodeSeen, ...]
-    round_trips_s: tuple[float, ...]
-    clock_ahead_s: float
-    """Redis' clock minus ours, in seconds."""
-    role: Role
-    """What this user is for; `user` is its name, empty where the URL has none."""
-    user: str
-    refused_rights: Mapping[Right, str]
-    """What Redis would not run for this user though its role needs it, with its reply."""
-    wrong_types: Mapping[str, tuple[str, str]]
-    """Keys of the wrong type: the expected type and the one found."""
-    partitions: tuple[PartitionSeen, ...]
-    """Only partitions whose keys could be read."""
-    beyond: tuple[int, ...]
-    """Partitions that have a stream of jobs but lie outside of the given number of partitions."""
-    workers: tuple[WorkerSeen, ...]
-    newest_version: int | None
-    """The newest active policy version, 0 for none; None if it could not be read."""
-    paused: bool
-    paused_s_ago: float | None
-    lease_s: float
-    """The lease that the checks assume: the caller's, else the one that workers agreed on, else the default."""
-    lease_agreed: float | None
-    """The lease in the control hash; None if there is none or it cannot be read."""
-    lease_problem: str
-    """Why the lease in the control hash cannot be read; empty if it can."""
-    no_version: str
-    """An entry id in the versions stream that is higher than any version may be; empty if there is none."""
-    batches: tuple[BatchSeen, ...]
-    """Only batches with which something is wrong."""
-    refusals: tuple[Refusal, ...]
-    primary: str = ""
-    """Host and port of the primary that the Sentinels name; empty without Sentinels."""
-    told_by: str = ""
-    """The Sentinel that named it."""
-    redis_wait: int = 0
-    """How many replicas the caller waits for."""
-    pending: tuple[PendingVersion, ...] = ()
-    """Versions that are announced and not active yet, the newest first."""
 
 
 async def probe(redis: RedisAccess | str, keys: Keys, lease_s: float | None, role: Role = Role.OPERATOR) -> Probe:

@@ -11,8 +11,8 @@ from ..operations.queue_state import WorkerSeen, age
 from .batch_checks import batch_findings
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .policy_checks import policy_findings
-from .probe import Probe
 from .redis_checks import FREES_MEMORY
+from .seen import Probe
 from .stream_checks import stream_findings
 
 

@@ -11,8 +11,8 @@ from rollstream.transport.acl import Right, Role, named, remedy
 
 from ..errors import RedisUnavailableError
 from .finding import FAIL, OK, WARN, Finding, graded
-from .probe import NodeSeen, Probe
 from .replica_checks import replica_findings
+from .seen import NodeSeen, Probe
 
 _OLDEST = (6, 2)
 _FAR_S = 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .finding import Finding, graded
-from .probe import NodeSeen, Probe
+from .seen import NodeSeen, Probe
 
 
 def replica_findings(found: Probe) -> Iterator[Finding]:

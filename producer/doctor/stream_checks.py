@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..operations.queue_state import age
 from .finding import FAIL, WARN, Finding, some
-from .probe import Probe
+from .seen import Probe
 
 _LONGEST_S = 1e9
 

@@ -8,7 +8,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from rollstream.producer.cli.app import app
-from rollstream.producer.doctor.probe import ConsumerSeen, NodeSeen, PartitionSeen, Probe
+from rollstream.producer.doctor.seen import ConsumerSeen, NodeSeen, PartitionSeen, Probe
 from rollstream.producer.operations.queue_state import QueueSeen, WorkerSeen
 from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.acl import Role

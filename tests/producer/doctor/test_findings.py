@@ -8,7 +8,7 @@ import pytest
 
 from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
-from rollstream.producer.doctor.probe import ConsumerSeen, Probe, Refusal
+from rollstream.producer.doctor.seen import ConsumerSeen, Probe, Refusal
 from rollstream.schemas.key_kinds import KeyKind as K
 from rollstream.transport.acl import Right
 from tests.support.examined import HEALTHY, NOTHING_WAITS, appendfsync, info, partition, worker

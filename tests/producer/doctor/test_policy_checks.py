@@ -13,7 +13,8 @@ import pytest
 from rollstream import Activate, Client, GenerationConfig
 from rollstream.producer.doctor.examine import diagnose
 from rollstream.producer.doctor.finding import FAIL, OK, WARN, Finding
-from rollstream.producer.doctor.probe import PendingVersion, Probe, probe
+from rollstream.producer.doctor.probe import probe
+from rollstream.producer.doctor.seen import PendingVersion, Probe
 from rollstream.producer.operations.queue_state import WorkerSeen
 from rollstream.producer.policies.parked import Parked
 from rollstream.schemas.keys import GROUP

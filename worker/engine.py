@@ -50,7 +50,10 @@ class EngineInfo:
     runs_on: str = ""
     """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
     features: frozenset[str] = frozenset()
-    """The options among `schemas.generation_config.NEEDED` that it honours; a job with another is refused by name."""
+    """The options among `schemas.generation.generation_config.NEEDED` that it honours.
+
+    A job with another is refused by name.
+    """
     missing: tuple[tuple[str, str], ...] = ()
     """Options that it does not honour, and what it would need to, for people."""
     guide_end_ids: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.worker_process import ROOT
-from tests.vllm_versions.__main__ import EXIT_USAGE, main
+from tests.vllm_versions.__main__ import CORE, EXIT_USAGE, main
 from tests.vllm_versions.outcomes import Outcomes, Run, read_record, read_run, table
 
 RUN = Run(
@@ -94,3 +94,8 @@ def test_what_is_no_release_is_refused_before_anything_is_made(
 
     assert "'latest' is no released version" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_every_file_and_room_of_the_core_exists(name: str) -> None:
+    assert (ROOT / "tests" / "real_engine" / name).exists()

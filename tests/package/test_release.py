@@ -17,6 +17,7 @@ import pytest
 
 import rollstream
 from tests.support.worker_process import ROOT
+from tools.release.bill import PYTHON, path_of
 from tools.release.sources import ReleaseError, committed_at, same_bytes
 
 NAME = f"rollstream-{rollstream.__version__}"
@@ -72,6 +73,15 @@ def test_what_is_not_committed_is_named_and_not_released(tmp_path: Path) -> None
         committed_at(tmp_path)
 
 
+def test_another_python_than_that_of_the_pinned_versions_is_refused_by_name(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho '[[3, 12], []]'\n")
+    other.chmod(0o755)
+
+    with pytest.raises(ReleaseError, match=r"python is Python 3\.12; .* make PYTHON=python3\.11 release"):
+        path_of(other)
+
+
 def release(place: Path, umask: int) -> Path:
     """The files of a release that a fresh clone at `place` made under this umask."""
     subprocess.run(["git", "clone", "-q", ROOT, place], check=True, umask=umask)
@@ -87,6 +97,8 @@ def release(place: Path, umask: int) -> Path:
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Made by two people."""
+    if sys.version_info[:2] != PYTHON:
+        pytest.skip("a release is made with Python 3.11")
     subprocess.run(["bash", ROOT / "tools" / "extra_env.sh", "release"], check=True)
     folder = tmp_path_factory.mktemp("release")
     return release(folder / "one", 0o022), release(folder / "another" / "deeper", 0o077)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .bill import write_bill
+from .bill import path_of, write_bill
 from .sources import ReleaseError, committed_at, export, run, same_bytes, unpack
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def release(target: Path, tested: Path, work: Path) -> list[Path]:
     """All files of a release of the last commit, below `target`, which becomes theirs alone. Raises `ReleaseError`."""
+    path_of(Path(sys.executable))
+    packages = path_of(tested)
     time = committed_at(ROOT)
     os.umask(0o022)
     os.environ["SOURCE_DATE_EPOCH"] = str(time)
@@ -28,7 +30,7 @@ def release(target: Path, tested: Path, work: Path) -> list[Path]:
     wheel = _build("--wheel", unpack(sdist, work / "sdist"), target)
     run(Path(sys.executable).parent / "twine", "check", "--strict", sdist, wheel)
     bill = target / f"{sdist.name.removesuffix('.tar.gz')}.cdx.json"
-    write_bill(wheel, tested, bill, work / "bill")
+    write_bill(wheel, packages, bill, work / "bill")
     made = [sdist, wheel, bill]
     (target / "SHA256SUMS").write_text("".join(f"{_sum(path)}  {path.name}\n" for path in sorted(made)))
     return [*made, target / "SHA256SUMS"]

@@ -16,6 +16,9 @@ from packaging.utils import canonicalize_name
 
 from .sources import ReleaseError, run
 
+PYTHON = (3, 11)
+"""With another one `make setup` installs the newest versions of the day."""
+
 _PROJECT = """[project]
 name = "{name}"
 version = "{version}"
@@ -25,8 +28,21 @@ dependencies = {dependencies}
 """
 
 
-def write_bill(wheel: Path, tested: Path, target: Path, work: Path) -> None:
-    """Write it to `target`. `tested`: the Python of the environment in which tests run; `work`: an empty folder.
+def path_of(python: Path) -> list[str]:
+    """Where this Python finds its packages. Raises `ReleaseError` if it is not that of tools/constraints.txt."""
+    told = run(python, "-c", "import json, sys; print(json.dumps([sys.version_info[:2], sys.path]))")
+    version, path = json.loads(told)
+    if tuple(version) != PYTHON:
+        wanted = ".".join(map(str, PYTHON))
+        raise ReleaseError(
+            f"{python} is Python {'.'.join(map(str, version))}; a release is made with Python {wanted}, that of "
+            f"tools/constraints.txt: make PYTHON=python{wanted} release"
+        )
+    return [str(folder) for folder in path]
+
+
+def write_bill(wheel: Path, tested: list[str], target: Path, work: Path) -> None:
+    """Write it to `target`. `tested`: where the Python that tests run with finds packages; `work`: an empty folder.
 
     cyclonedx-py reads an environment. This one has the metadata of what the wheel needs, and nothing else.
     """
@@ -34,11 +50,10 @@ def write_bill(wheel: Path, tested: Path, target: Path, work: Path) -> None:
         (info,) = [Path(name).parent for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         archive.extractall(work / "wheel", [name for name in archive.namelist() if Path(name).parent == info])
     of_wheel = Distribution.at(work / "wheel" / info)
-    path = json.loads(run(tested, "-c", "import json, sys; print(json.dumps(sys.path))"))
     environment = work / "environment"
     venv.create(environment, symlinks=True)
     (packages,) = environment.glob("lib/python*/site-packages")
-    for one in _needed(of_wheel, {canonicalize_name(one.name): one for one in distributions(path=path)}):
+    for one in _needed(of_wheel, {canonicalize_name(one.name): one for one in distributions(path=tested)}):
         folder = Path(str(one.locate_file(""))) / _info(one)
         shutil.copytree(folder, packages / folder.name)
     project = work / "pyproject.toml"

@@ -54,7 +54,7 @@ def acl(
 
     producer: what a trainer imports, and submit, results, score, cancel, publish, publish-adapter, activate;
     worker: rollstream-worker; operator: every other command, and the page; exporter: rollstream exporter, and
-    status, top and batches. The line is complete: sent again it changes nothing, and it takes away what else the user
+    top, batches and backlog. The line is complete: sent again it changes nothing, and it takes away what else the user
     had. Nothing is connected to: an administrator sends it to every node and replica, and keeps it by ACL SAVE or
     CONFIG REWRITE.
 

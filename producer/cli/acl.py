@@ -54,9 +54,9 @@ def acl(
 
     producer: what a trainer imports, and submit, results, score, cancel, publish, publish-adapter, activate;
     worker: rollstream-worker; operator: every other command, and the page; exporter: rollstream exporter, and
-    top, batches and backlog. The line is complete: sent again it changes nothing, and it takes away what else the user
-    had. Nothing is connected to: an administrator sends it to every node and replica, and keeps it by ACL SAVE or
-    CONFIG REWRITE.
+    status, top, batches and backlog. The line is complete: sent again it changes nothing, and it takes away what else
+    the user had. Nothing is connected to: an administrator sends it to every node and replica, and keeps it by ACL SAVE
+    or CONFIG REWRITE.
 
     Without a password file the line has the word PASSWORD: put a password in its place.
     """

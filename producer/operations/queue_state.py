@@ -105,7 +105,8 @@ def status_json(status: QueueState) -> dict[str, Any]:
 
 async def read_paused(redis: Redis, keys: Keys, now: float) -> tuple[bool, float | None]:
     """Whether the queue is paused, and for how many seconds; `now` by Redis' clock."""
-    paused: Any = await redis.hget(keys.control(), PAUSED_FIELD)
+    values: Any = await redis.hmget(keys.control(), [PAUSED_FIELD])  # HGET is no right of an exporter
+    paused = values[0]
     return (False, None) if paused is None else (True, _ago(seconds_of(paused), now))
 
 

@@ -152,6 +152,8 @@ class MainPath:
         asyncio.run(self._look())
         with exporting(self.url_of("exporter"), self.policy) as exporter:
             assert "rollstream_queue_jobs" in exporter.text()
+        status = Command(self.url_of("exporter"), self.policy)("status")
+        assert status.exit_code == 0, status.output
 
     async def _clean(self) -> None:
         """What a worker does once a minute."""

@@ -8,13 +8,11 @@ import pytest
 import redis as blocking
 from redis.exceptions import NoPermissionError, ResponseError
 
-from rollstream import Client, GenerationConfig
 from rollstream.schemas.key_kinds import KeyKind
 from rollstream.schemas.keys import Keys, horizons, totals
 from rollstream.transport.acl import Right, Role, Server, User, rights_of, setuser
 from rollstream.transport.acl.commands import COMMANDS, NOT_GIVEN, Access, words
 from rollstream.transport.acl.setuser import line
-from tests.support.command_line import Command
 from tests.transport.acl.roles import Users
 
 KEYS = Keys("p", partitions=2)
@@ -126,17 +124,6 @@ def test_an_exporter_writes_nothing_not_even_by_a_script(users: Users) -> None:
             client.xadd(jobs, {"f": "v"})
 
     assert not users.admin.exists(jobs)
-
-
-@pytest.mark.parametrize("words_of_it", ["top --once", "batches", "backlog"])
-def test_an_exporter_sees_the_fleet_on_the_command_line_too(users: Users, words_of_it: str) -> None:
-    with Client(users.url, policy=users.policy) as client:
-        client.submit([[1]], None, GenerationConfig(max_new_tokens=4), batch_id="seen")
-
-    done = Command(users.url_of(Role.EXPORTER), users.policy)(*words_of_it.split())
-
-    assert done.exit_code == 0, done.output[:300]
-    assert users.refused() == set()
 
 
 def send(client: Any, command: str, key: str) -> None:

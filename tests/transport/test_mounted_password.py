@@ -28,6 +28,7 @@ SOMEBODY = 54321
 def test_only_what_somebody_here_can_mend_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, owner: int, mode: int, warns: bool
 ) -> None:
+    tmp_path.chmod(0o755)  # /run/secrets lets all in
     file = tmp_path / "password"
     file.touch(mode)
     file.chmod(mode)

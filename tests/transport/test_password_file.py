@@ -76,19 +76,40 @@ def test_the_error_travels_and_shows_no_password(tmp_path: Path) -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o660, True)])
+@pytest.mark.parametrize(
+    ("folder", "mode", "warned"),
+    [
+        (0o755, 0o600, False), (0o755, 0o640, False), (0o755, 0o644, True), (0o755, 0o444, True), (0o755, 0o660, True),
+        (0o700, 0o444, False), (0o710, 0o444, True), (0o701, 0o444, True), (0o700, 0o446, True), (0o700, 0o460, True),
+    ],
+)  # fmt: skip
 def test_a_file_that_others_may_read_or_change_is_a_warning(
-    mode: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: int, mode: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "password"
     file.write_text("secret")
     file.chmod(mode)
+    tmp_path.chmod(folder)
 
     with caplog.at_level(logging.WARNING):
         connect(RedisAccess(url="redis://h", password_file=file))
 
     assert ("chmod 640" in caplog.text) is warned
     assert "secret" not in caplog.text
+
+
+def test_a_link_from_a_closed_folder_hides_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    closed, opened = tmp_path / "closed", tmp_path / "open"
+    closed.mkdir(0o700)
+    opened.mkdir(0o755)
+    (opened / "password").write_text("secret")
+    (opened / "password").chmod(0o444)
+    (closed / "password").symlink_to(opened / "password")
+
+    with caplog.at_level(logging.WARNING):
+        connect(RedisAccess(url="redis://h", password_file=closed / "password"))
+
+    assert "in a folder of mode 700" in caplog.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from .access import File
 
 _LONGEST = 64 * 1024
 _WRITTEN_BY_OTHERS = stat.S_IWOTH | stat.S_IWGRP
+_ENTERED_BY_OTHERS = stat.S_IXOTH | stat.S_IXGRP
 
 _told: set[str] = set()
 """The files of which a warning was logged: one process makes several clients."""
@@ -71,18 +72,21 @@ def read_password(path: File) -> str:
 def warn_if_open(path: File) -> None:
     """Log a warning, once, if others than owner and group may read the file, or others than its owner change it.
 
-    One that is mounted into a container often belongs to nobody there, so that all must be able to read it.
+    One that is mounted into a container often belongs to nobody there, so that all must be able to read it. Outside, a
+    folder that lets only its owner in then keeps readers away.
     """
     try:
-        found = Path(path).stat()
+        found, folder = Path(path).stat(), Path(path).resolve().parent.stat()
     except OSError:
         return
     is_ours = found.st_uid == os.geteuid() or found.st_gid in {os.getegid(), *os.getgroups()}
-    is_open = found.st_mode & (_WRITTEN_BY_OTHERS | (stat.S_IROTH if is_ours else 0))
+    is_reached = bool(folder.st_mode & _ENTERED_BY_OTHERS)
+    is_open = found.st_mode & (_WRITTEN_BY_OTHERS | (stat.S_IROTH if is_ours and is_reached else 0))
     if is_open and os.fspath(path) not in _told:
         _told.add(os.fspath(path))
         log.warning(
-            "redis_password_file=%s: other users may read or change it (mode %03o): chmod 640 it, or stricter",
+            "redis_password_file=%s: other users may read or change it (mode %03o): chmod 640 it, or stricter; "
+            "one that containers mount may be 444 in a folder of mode 700",
             os.fspath(path),
             stat.S_IMODE(found.st_mode),
         )

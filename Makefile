@@ -54,7 +54,7 @@ test: lint ## lint, then all tests in two processes; ARGS="-k padding" goes to p
 	@$(PYTEST) $(ARGS)
 
 test-large: setup ## what `make test` has on a small scale, with large numbers and long waits; ARGS goes to pytest
-	@$(PYTEST) --large $(ARGS)
+	@$(PYTEST) --large --ignore=tests/images $(ARGS)
 
 test-vllm: setup ## the tests of the real engine with other vLLMs, each in its own environment; ARGS="--help" says more
 	@$(BIN)/python -m tests.vllm_versions $(ARGS)
@@ -68,7 +68,7 @@ image: ## build the image FLAVOUR=gpu|cpu|stub with docker, podman or buildah; A
 image-pins: setup ## renew what pins the GPU image and the program that lists parts; needs Python 3.11
 	@$(BIN)/python tools/image/pin.py
 
-test-images: setup ## run the built images as containers, stub and cpu; as root, with buildah; ARGS goes to pytest
+test-images: setup ## run what `make image` built with buildah, stub and cpu, as containers; as root; ARGS goes to pytest
 	@$(BIN)/python -m pytest --large tests/images $(ARGS)
 
 lint: setup ## ruff, mypy, and which room may import which

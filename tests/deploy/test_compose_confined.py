@@ -18,6 +18,7 @@ import yaml
 from rollstream.producer.demo.embedded_redis import die_with_parent, free_port
 from rollstream.producer.demo.redis_server import find_redis_server
 from rollstream.schemas.environment import check_environment
+from tests.support.pods import K8S, manifest_of
 from tests.support.worker_process import ROOT, wait_for
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -36,7 +37,7 @@ def compose() -> list[str]:
             told = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False).stdout
             if re.match(r"v?2\.", told):
                 return command
-    pytest.skip("no Compose 2 (Debian 13: apt install docker-compose)")
+    pytest.skip("no Compose 2 (Debian 13: apt install docker-compose; that of Debian 12 is Compose 1)")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -63,6 +64,15 @@ def test_no_container_has_rights_or_a_root_to_write_in(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service.get("read_only", False) == (name not in ROOT_IS_WRITTEN)
     assert "privileged" not in service
+
+
+def test_every_image_of_others_has_an_exact_version_and_kubernetes_trial_redis_is_that_of_compose() -> None:
+    others = {name: service["image"] for name, service in SERVICES.items() if name not in OURS}
+    trial = manifest_of(K8S / "components" / "trial-redis" / "redis.yaml", "StatefulSet")
+    (container,) = trial["spec"]["template"]["spec"]["containers"]
+
+    assert [image for image in others.values() if not re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", image)] == []
+    assert container["image"] == others["redis"]
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

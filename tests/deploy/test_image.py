@@ -1,4 +1,4 @@
-"""What images are made of is pinned, and the Dockerfile finds all that it copies. `make test-images` builds them."""
+"""What images are made of is pinned, and the Dockerfile finds all that it copies. None is built or run here."""
 
 from __future__ import annotations
 

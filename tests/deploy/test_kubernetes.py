@@ -21,7 +21,7 @@ from rollstream.worker.operations.health import LIVE, READY, STARTUP
 from rollstream.worker.startup.command_line import read_settings
 from tests.deploy import crds
 from tests.deploy.promql import asked, known_series
-from tests.support.manifests import OVERLAYS, command, container, environment, named, of_kind, pods, rendered
+from tests.support.manifests import MISSING, OVERLAYS, command, container, environment, named, of_kind, pods, rendered
 from tests.support.pods import K8S
 from tests.support.worker_process import ROOT
 
@@ -32,7 +32,7 @@ PUBLISHING_S = 15
 OURS = ("rollstream-worker", "rollstream-exporter")
 
 pytestmark = [
-    pytest.mark.skipif(command() is None, reason="needs kubectl or kustomize"),
+    pytest.mark.skipif(command() is None, reason=MISSING),
     pytest.mark.parametrize("overlay", OVERLAYS),
 ]
 

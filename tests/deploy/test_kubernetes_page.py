@@ -11,13 +11,13 @@ import pytest
 
 from rollstream.transport.acl import Role
 from tests.deploy.test_kubernetes import problem
-from tests.support.manifests import command, container, environment, pods, rendered
+from tests.support.manifests import MISSING, command, container, environment, pods, rendered
 from tests.support.pods import K8S
 from tests.support.worker_process import ROOT
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 
-pytestmark = pytest.mark.skipif(command() is None, reason="needs kubectl or kustomize")
+pytestmark = pytest.mark.skipif(command() is None, reason=MISSING)
 
 
 def own_overlay(heading: str, place: Path) -> str:

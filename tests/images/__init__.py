@@ -1,1 +1,4 @@
-"""Images that buildah built, run as a container would run them. `make test-images` builds them first."""
+"""Images that `make image` built with buildah or podman, run as a container would run them.
+
+`make test-images` alone runs these tests. Nothing is built here; a test whose image is not there fails.
+"""

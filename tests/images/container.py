@@ -16,7 +16,10 @@ import pytest
 from tests.support.processes.process_one import ProcessOne
 
 WRITABLE = ("/tmp", "/home/worker/.cache")
-"""Where a container may write, beside /dev/shm: the Dockerfile, docker-compose.yml and deploy/k8s agree."""
+"""Where a container may write, beside /dev/shm, as the Dockerfile says and docker-compose.yml mounts.
+
+deploy/k8s mounts more: all of /home/worker, and a /weights-cache.
+"""
 
 _AS_DOCKER_MOUNTS = "rw,noexec,nosuid,nodev,mode=1777"
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -41,10 +44,12 @@ def buildah(*args: str) -> str:
 
 @contextmanager
 def mounted(flavour: str) -> Iterator[Image]:
-    """The files of `rollstream-worker:FLAVOUR`; skips where it was not built."""
+    """The files of `rollstream-worker:FLAVOUR`; fails where buildah has no such image."""
     name = f"localhost/rollstream-worker:{flavour}"
-    if shutil.which("buildah") is None or name not in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
-        pytest.skip(f"no image {name}: make test-images")
+    if shutil.which("buildah") is None:
+        pytest.fail("no buildah on PATH (Debian: apt install buildah)", pytrace=False)
+    if name not in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        pytest.fail(f"no image {name} in buildah (docker's are not seen): make image FLAVOUR={flavour}", pytrace=False)
     container = buildah("from", "--pull-never", name)
     try:
         inspected = json.loads(buildah("inspect", "--type", "image", name))

@@ -13,6 +13,8 @@ import yaml
 from tests.support.pods import K8S
 
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+MISSING = "no kubectl or kustomize on PATH: kubernetes.io/docs/tasks/tools says how to get kubectl (1.31 or newer)"
+"""Why a test that renders is skipped."""
 Manifest = dict[str, Any]
 
 

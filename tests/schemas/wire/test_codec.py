@@ -18,7 +18,8 @@ from rollstream.schemas import (
     decode,
     encode,
 )
-from tests.schemas.wire.messages import GOLDEN, IN_FULL, MESSAGES, TODAY, int32, name
+from tests.schemas.wire.golden_messages import GOLDEN, IN_FULL, TODAY
+from tests.schemas.wire.messages import MESSAGES, int32, name
 
 
 @pytest.mark.parametrize(("file", "message"), (IN_FULL | TODAY).items(), ids=IN_FULL | TODAY)

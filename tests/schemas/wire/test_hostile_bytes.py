@@ -21,7 +21,8 @@ from rollstream.schemas import (
     encode,
 )
 from rollstream.schemas.wire.limits import MAX_BYTES, MAX_ITEMS
-from tests.schemas.wire.messages import MESSAGES, TODAY, int32, name
+from tests.schemas.wire.golden_messages import TODAY
+from tests.schemas.wire.messages import MESSAGES, int32, name
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=name)

@@ -4,7 +4,7 @@ tests.schemas.wire.write_golden`."""
 from __future__ import annotations
 
 from rollstream.schemas import encode
-from tests.schemas.wire.messages import GOLDEN, TODAY
+from tests.schemas.wire.golden_messages import GOLDEN, TODAY
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)

@@ -1,96 +1,25 @@
-"""A worker in a round: what it joins, what ends it, and that a version which was missed comes from its files."""
+"""A worker in a round: what it joins, and what ends it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from rollstream.producer.redis_io.connection import Connection
-from rollstream.producer.rounds.lead import RoundLeader
-from rollstream.schemas import Keys, encode
+from rollstream.schemas import encode
 from rollstream.schemas.rounds import Phase, RoundField
 from rollstream.schemas.wire.rounds import Place, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, turn_round
-from rollstream.worker.checkpoints.supply import CheckpointSupply, Prepared, Wanted
-from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engine import Incoming, Prove
-from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import NotInStoreError, ProofFailedError, RoundMissedError, VersionRefusedError
-from rollstream.worker.rounds import membership, way_back
+from rollstream.worker.checkpoints.supply import Wanted
+from rollstream.worker.engine import Prove
+from rollstream.worker.errors import ProofFailedError, RoundMissedError
+from rollstream.worker.rounds import membership
 from rollstream.worker.rounds.receiver import RoundReceiver
-from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
 from tests.support.weights.rounds import SHA256, HeldMeeting, leader_of
-from tests.support.worker_process import until_true
-
-WANTED = Wanted(version=1, location="1-5a", sha256=SHA256, transport="store")
-
-
-class Files(CheckpointSupply):
-    """A store whose files come when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__(folder=None)
-        self.here = asyncio.Event()
-        self.refuses: Exception | None = None
-        self.asked = 0
-
-    async def prepare(self, wanted: Wanted) -> Prepared:
-        self.asked += 1
-        await self.here.wait()
-        if self.refuses is not None:
-            raise self.refuses
-        return Prepared(folder=Path("/there"), content=Content(files=(), sha256=wanted.sha256))
-
-
-class Engine(StubEngine):
-    """Notes where the files of what it serves are."""
-
-    def __init__(self) -> None:
-        super().__init__(WorkerSettings(policy="p", engine="stub", weight_transfer="gloo", weights="redis"))
-        self.folder: Path | None = None
-        self.lost_version: int | None = None
-
-    async def link(self, _incoming: Incoming, _over: asyncio.Event) -> None:
-        self._link = HeldMeeting().link(2)
-
-    async def located(self, _version: int, path: Path, _content: Content) -> None:
-        self.folder = path
-
-    async def lost(self, version: int) -> None:
-        self.lost_version = version
-
-
-@pytest.fixture
-async def connection(redis_url: str) -> AsyncIterator[Connection]:
-    connection = Connection(access=redis_url, reconnect_s=5)
-    yield connection
-    await connection.aclose()
-
-
-@pytest.fixture
-async def files() -> Files:
-    return Files()
-
-
-@pytest.fixture
-async def receiver(redis: Redis, queue: Queue, files: Files) -> AsyncIterator[RoundReceiver]:
-    receiver = receiver_of(redis, queue.keys, files)
-    yield receiver
-    await receiver.aclose()
-
-
-def receiver_of(redis: Redis, keys: Keys, files: Files, consumer: str = "w-1") -> RoundReceiver:
-    return RoundReceiver(redis=redis, keys=keys, consumer=consumer, backend="gloo", engine=Engine(), checkpoints=files)
-
-
-async def led(leader: RoundLeader, *expected: str) -> asyncio.Task[object]:
-    await leader.open()
-    return asyncio.create_task(leader.lead(frozenset(expected)))
+from tests.worker.rounds.receiving import WANTED, Engine, Files, led, receiver_of
 
 
 async def test_two_workers_receive_in_one_round_and_the_trainer_learns_it(
@@ -212,94 +141,6 @@ async def test_a_failed_proof_is_the_workers_own_affair(
 
     assert (await leading).received == ()  # type: ignore[attr-defined]
     assert receiver._engine.policy_version == 0
-
-
-async def test_no_other_round_is_joined_before_the_files_of_the_last_are_here(
-    connection: Connection, receiver: RoundReceiver, queue: Queue, files: Files
-) -> None:
-    leading = await led(leader_of(connection, queue.keys, HeldMeeting()), "w-1")
-    await receiver.receive(WANTED, "keep", None)
-    await leading
-    second = Wanted(version=2, location="2-5a", sha256=SHA256, transport="store")
-
-    with pytest.raises(RoundMissedError, match="not here yet"):
-        await receiver.receive(second, "keep", None)
-
-    files.here.set()
-    await until_true(lambda: not receiver.stamp())
-    assert receiver._engine.folder == Path("/there")  # type: ignore[attr-defined]
-    leading = await led(leader_of(connection, queue.keys, HeldMeeting(), version=2), "w-1")
-    await receiver.receive(second, "keep", None)
-    assert (await leading).received == ("w-1",)  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-async def received(
-    connection: Connection, receiver: RoundReceiver, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> RoundReceiver:
-    """It serves version 1, which came in a round; nothing is waited for long."""
-    monkeypatch.setattr(way_back, "FIRST_TRY_S", 0.01)
-    leading = await led(leader_of(connection, queue.keys, HeldMeeting()), "w-1")
-    await receiver.receive(WANTED, "keep", None)
-    await leading
-    return receiver
-
-
-async def test_files_that_come_later_than_the_round_are_asked_for_again_and_meanwhile_no_other_version_is_loaded(
-    received: RoundReceiver, files: Files
-) -> None:
-    files.refuses = VersionRefusedError("the store does not answer")
-    files.here.set()
-    with pytest.raises(VersionRefusedError, match="no files are here yet of version 1, to go back to: the store does"):
-        await received.check_way_back()
-    await until_true(lambda: files.asked >= 3)
-    before = received.stamp()
-    with pytest.raises(RoundMissedError, match="not here yet"):
-        await received.receive(Wanted(version=2, location="2-5a", sha256=SHA256), "keep", None)
-
-    files.refuses = None
-    await until_true(lambda: not received.stamp())
-
-    await received.check_way_back()
-    assert before, "a refusal is not looked at again once the files are here"
-    assert received._engine.folder == Path("/there")  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    "error", [VersionRefusedError("no answer"), NotInStoreError("not in it")], ids=["away", "lacks"]
-)
-async def test_only_what_a_store_lacks_for_long_is_gone_for_good_and_then_others_may_be_loaded(
-    received: RoundReceiver, files: Files, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    monkeypatch.setattr(way_back, "GONE_AFTER_S", 0.1)
-    files.refuses = error
-    files.here.set()
-    before = received.stamp()
-    is_lost = isinstance(error, NotInStoreError)
-
-    if is_lost:
-        await until_true(lambda: received.stamp() != before)
-        await received.check_way_back()
-    else:
-        await until_true(lambda: files.asked >= 8)
-        with pytest.raises(VersionRefusedError, match="no files"):
-            await received.check_way_back()
-    assert received._engine.lost_version == (1 if is_lost else None)  # type: ignore[attr-defined]
-    with pytest.raises(RoundMissedError, match="not here yet"):
-        await received.receive(Wanted(version=2, location="2-5a", sha256=SHA256), "keep", None)
-
-
-async def test_files_of_a_version_that_is_served_no_more_are_not_asked_for(
-    received: RoundReceiver, files: Files, tiny_model: Path
-) -> None:
-    files.refuses = VersionRefusedError("the store does not answer")
-    files.here.set()
-    await received._engine.load_checkpoint(2, tiny_model, "keep")
-
-    await until_true(received._way_back._trying.done)  # type: ignore[union-attr] # it has begun
-
-    await received.check_way_back()
-    assert not received.stamp()
 
 
 async def test_while_redis_is_away_the_round_goes_on(

@@ -2,106 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rollstream.worker.engines.vllm.columns import Rows as Columns
-from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack, unfit_output, unfit_rows, unfit_tensors
-from rollstream.worker.engines.vllm.inside.step_rows import Place, StepRows
-from rollstream.worker.engines.vllm.plugin import WORKER_PID
-from rollstream.worker.engines.vllm.setup import prepare_environment
-
-
-class Rows(NamedTuple):
-    """As vLLM's `LogprobsLists`."""
-
-    logprob_token_ids: Any
-    logprobs: Any
-    sampled_token_ranks: Any
-    cu_num_generated_tokens: Any = None
-
-
-@dataclass
-class Output:
-    """As vLLM's `EngineCoreOutput`."""
-
-    request_id: str
-    new_token_ids: list[int]
-    new_logprobs: Any = None
-    finish_reason: str | None = None
-    events: Any = None
-    prefill_stats: Any = None
-
-
-@dataclass
-class Step:
-    """As vLLM's `EngineCoreOutputs`."""
-
-    outputs: list[Output]
-    weight_version: str | None = None
-
-
-@dataclass
-class Engine:
-    """Steps through `HeldBack` as EngineCore does, and reads what comes out as the frontend does."""
-
-    held: HeldBack = field(default_factory=HeldBack)
-    requests: dict[str, Any] = field(default_factory=dict)
-    got: dict[str, list[tuple[str | None, list[int], list[float]]]] = field(default_factory=dict)
-
-    def add(self, name: str, kind: str = "FINAL_ONLY", *, detokenize: bool = False, logprobs: int | None = 0) -> None:
-        params = SimpleNamespace(output_kind=SimpleNamespace(name=kind), detokenize=detokenize, num_logprobs=logprobs)
-        self.requests[name] = SimpleNamespace(sampling_params=params, resumable=False)
-
-    def step(self, *outputs: Output, version: str | None = None) -> None:
-        for output in outputs:
-            if output.finish_reason is not None:
-                self.requests.pop(output.request_id, None)
-        step, before = Step(list(outputs), version), self.held.version
-        earlier = self.held.take(step, self.requests)
-        for output in earlier:
-            self._read(output, before)
-        for output in step.outputs:
-            self._read(output, version)
-
-    def _read(self, output: Output, version: str | None) -> None:
-        logprobs, rows = [], output.new_logprobs
-        if rows is not None:
-            logprobs = rows.logprobs[:, 0].tolist()
-            assert rows.logprob_token_ids[:, 0].tolist() == rows.sampled_token_ranks.tolist() == output.new_token_ids
-        self.got.setdefault(output.request_id, []).append((version, list(output.new_token_ids), logprobs))
-
-    def tokens(self, name: str) -> list[int]:
-        return [token for _, tokens, _ in self.got.get(name, []) for token in tokens]
-
-    def logprobs(self, name: str) -> list[float]:
-        return [logprob for _, _, logprobs in self.got.get(name, []) for logprob in logprobs]
-
-
-def output(name: str, token: int, *, columns: int = 1, last: bool = False, logprobs: bool = True) -> Output:
-    """The token's rank is its id; further columns are of other ids."""
-    others = np.arange(columns)[None]
-    rows = Rows(token + others, -token / 8 - others, np.array([token]))
-    return Output(name, [token], placed(rows) if logprobs else None, "length" if last else None)
-
-
-def placed(rows: Rows) -> Place:
-    """The rows as EngineCore hands them out: those of the second request in a step of three."""
-    around = [np.concatenate([one[:1], one, one[:1]]) for one in rows[:3]]
-    return StepRows(rows=Rows(*around)).slice_request(1, len(rows.logprobs))
-
-
-def wide(token: int, columns: int) -> Place:
-    """One row of the ids from the token on, as int64, which one of vLLM's runners gives."""
-    ids = np.arange(token, token + columns)[None]
-    return placed(Rows(ids, -ids.astype(np.float32), np.array([1])))
+from rollstream.worker.engines.vllm.inside.held_tokens import PIECE, HeldBack
+from tests.worker.engines.vllm.inside.stepped_engine import Engine, Output, Rows, Step, output, placed, wide
 
 
 @pytest.mark.parametrize("length", [1, 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 100])
@@ -235,35 +143,6 @@ def test_events_of_held_outputs_leave_with_their_piece() -> None:
     assert told == [["queued"], ["put back", "put back", "runs"]]
 
 
-@pytest.mark.parametrize(
-    ("changed", "unfit"),
-    [
-        (set(), []),
-        ({"routed_experts", "spec_decode_metrics"}, []),
-        ({"prefill_stats"}, ["prefill_stats"]),
-        ({"new_reasoning_tokens"}, ["new_reasoning_tokens"]),
-    ],
-)
-def test_a_vllm_whose_outputs_are_others_is_left_alone(changed: set[str], unfit: list[str]) -> None:
-    names = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats", "stop_reason"}
-
-    assert unfit_output(names ^ changed, Rows._fields) == unfit
-    assert unfit_output(names, [*Rows._fields, "masks"]) == ["masks"]
-
-
-def test_logprobs_of_another_make_are_left_alone() -> None:
-    assert unfit_rows(Rows._fields) == []
-    assert unfit_rows([*Rows._fields, "entropies"]) == ["entropies"]
-
-
-def test_scores_of_another_make_are_left_alone() -> None:
-    oldest = ["logprob_token_ids", "logprobs", "selected_token_ranks", "cu_num_generated_tokens"]
-
-    assert unfit_tensors(oldest) == unfit_tensors([*oldest, "cu_num_generated_tokens_tensor"]) == []
-    assert unfit_tensors([*oldest, "entropies"]) == ["entropies"]
-    assert unfit_tensors(oldest[:2]) == ["cu_num_generated_tokens", "selected_token_ranks"]
-
-
 def test_tokens_of_an_older_weight_version_are_sent_under_it_also_of_one_that_ends_in_the_next_step() -> None:
     engine = Engine()
     engine.add("goes on")
@@ -288,23 +167,3 @@ def test_an_aborted_request_is_forgotten() -> None:
     engine.step(output("b", 1))
 
     assert set(engine.held.parts) == {"b"}
-
-
-def test_no_two_requests_of_an_engine_have_one_id() -> None:
-    environment = {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1"}
-
-    prepare_environment(environment)
-
-    assert "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION" not in environment
-
-
-def test_the_plugin_leaves_a_vllm_alone_that_no_worker_started() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != WORKER_PID}
-    code = (
-        "import sys\n"
-        "from rollstream.worker.engines.vllm.plugin import register\n"
-        "register()\n"
-        "sys.exit('vllm.v1' in sys.modules)"
-    )
-
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

@@ -19,6 +19,8 @@ from rollstream.transport.acl import Right, Role, missing_rights
 from rollstream.transport.acl.refused import is_denied
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.faults import NOT_REACHED, fault_of
+from rollstream.transport.redis.primary import sentinel_answers
+from rollstream.transport.redis.sentinel_answers import Primary
 
 from ..errors import RedisUnavailableError
 from ..operations.lease import read_lease
@@ -29,7 +31,7 @@ from ..policies.versions_stream import RECENT, announced_versions
 from ..redis_io.connection import Connection
 from .batch_checks import troubled_batches
 from .questions import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
-from .seen import ConsumerSeen, NodeSeen, PartitionSeen, PendingVersion, Probe, Refusal
+from .seen import ConsumerSeen, NodeSeen, PartitionSeen, PendingVersion, Probe, Refusal, SentinelSeen
 
 _MOST_PARTITIONS = 1024
 _PINGS = 7
@@ -90,6 +92,7 @@ class _Prober:
             pending=pending,
             primary="{}:{}".format(*primary.address) if primary else "",
             told_by=primary.told_by if primary else "",
+            sentinels=await self._try("ask the Sentinels", _sentinels, ()),
             redis_wait=self._connection.access.wait,
             paused=paused,
             paused_s_ago=paused_s_ago,
@@ -216,6 +219,16 @@ class _Prober:
                 pipe.exists(self._keys.jobs(number))
             found = await pipe.execute()
         return tuple(number for number, exists in zip(numbers, found, strict=True) if exists)
+
+
+async def _sentinels(redis: Redis) -> tuple[SentinelSeen, ...]:
+    """What each Sentinel of the URL says; nothing without Sentinels."""
+    return tuple(
+        SentinelSeen(name=said.told_by, primary=str(said))
+        if isinstance(said, Primary)
+        else SentinelSeen(problem=said.problem)
+        for said in await sentinel_answers(redis)
+    )
 
 
 def _is_refusal(reply: object) -> bool:

@@ -57,6 +57,15 @@ class NodeSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SentinelSeen:
+    """What one Sentinel of the URL says: the primary that it names, or why it names none."""
+
+    name: str = ""
+    primary: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PendingVersion:
     """A version that is announced and not active yet."""
 
@@ -106,6 +115,7 @@ class Probe:
     """Host and port of the primary that the Sentinels name; empty without Sentinels."""
     told_by: str = ""
     """The Sentinel that named it."""
+    sentinels: tuple[SentinelSeen, ...] = ()
     redis_wait: int = 0
     """How many replicas the caller waits for."""
     pending: tuple[PendingVersion, ...] = ()

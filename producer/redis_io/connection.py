@@ -19,7 +19,7 @@ from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, clien
 from rollstream.transport.redis.faults import DENIED, LOGIN, NOT_REACHED, Fault, fault_of, text_of
 from rollstream.transport.redis.lost_cancellations import cancellations, cancellations_so_far
 from rollstream.transport.redis.primary import failovers_of, primary_of
-from rollstream.transport.redis.sentinels import Primary
+from rollstream.transport.redis.sentinel_answers import Primary
 from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import RedisUrlError
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import weakref
 from typing import Any
@@ -18,8 +19,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 
 from .faults import code_of
-from .sentinel_errors import NotPrimaryError
-from .sentinels import Primary, Sentinels
+from .sentinel_answers import DISSENT_S, Dissent, Primary
+from .sentinel_errors import NotPrimaryError, SentinelError
+from .sentinels import Sentinels
 from .urls import Address
 
 LOOK_S = 0.5
@@ -29,6 +31,8 @@ _IDLE_S = 3.0
 _DEMOTED = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
 """Replies of a server that is no primary any more."""
 _DOUBTFUL = _DEMOTED | {"NOREPLICAS", "LOADING"}
+
+log = logging.getLogger("rollstream")
 
 
 class PrimaryPool(ConnectionPool):
@@ -53,6 +57,7 @@ class PrimaryPool(ConnectionPool):
         self._watching: asyncio.Task[None] | None = None
         self._used_at = 0.0
         self._doubted = asyncio.Event()
+        self._dissent = Dissent()
 
     async def get_connection(self, *command: Any, **options: Any) -> AbstractConnection:
         """An open connection to the primary. Raises `RedisError`."""
@@ -99,17 +104,37 @@ class PrimaryPool(ConnectionPool):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._doubted.wait()
-            with contextlib.suppress(exceptions.RedisError):
+            try:
                 await self._look()
+            except exceptions.RedisError:
+                pass  # who needs a connection meets it too
+            except Exception:
+                log.exception("cannot ask the Sentinels of %r, trying again", self.service)
 
     async def _look(self) -> None:
         is_doubted = self._doubted.is_set()
         self._doubted.clear()
-        told = None if is_doubted else await self._sentinels.next_answer(self.service)
-        if is_doubted or (told is not None and self.primary is not None and told.is_other_than(self.primary)):
-            await self.get_master_address()  # one Sentinel may be behind: they are all asked
-            if is_doubted:
-                await asyncio.sleep(LOOK_S / 5)
+        if is_doubted:
+            await self.get_master_address()
+            await asyncio.sleep(LOOK_S / 5)
+        elif (told := await self._sentinels.next_answer(self.service)) is not None and self.primary is not None:
+            try:
+                if told.is_other_than(self.primary):
+                    await self.get_master_address()  # one Sentinel may be behind: they are all asked
+            finally:
+                self._note(told, self.primary)
+
+    def _note(self, told: Primary, ours: Primary) -> None:
+        if self._dissent.is_lasting(told, told.address != ours.address, time.monotonic()):
+            log.warning(
+                "redis: Sentinel %s has named %s as the primary of %r for %d s, and %s is believed: see SENTINEL MASTER"
+                " at each Sentinel, and rollstream doctor",
+                *(told.told_by, told, self.service, DISSENT_S, ours),
+            )
+
+    async def sentinel_answers(self) -> list[Primary | SentinelError]:
+        """What each Sentinel says."""
+        return await self._sentinels.all_answers(self.service)
 
 
 class PrimaryConnection(SentinelManagedConnection):
@@ -160,3 +185,9 @@ def primary_of(redis: Redis) -> Primary | None:
     """The primary that the client was told of; None without Sentinels, and before its first command."""
     pool = redis.connection_pool
     return pool.primary if isinstance(pool, PrimaryPool) else None
+
+
+async def sentinel_answers(redis: Redis) -> list[Primary | SentinelError]:
+    """What each Sentinel of the URL says now; nothing without Sentinels."""
+    pool = redis.connection_pool
+    return await pool.sentinel_answers() if isinstance(pool, PrimaryPool) else []

@@ -59,6 +59,15 @@ class NoPrimaryError(SentinelError):
     advice = "it takes a majority of the Sentinels and a replica to promote one: see the Sentinels' log"
 
 
+class SentinelsDisagreeError(SentinelError):
+    """Raised when the Sentinels name different primaries, and none of these is named by more than half of them."""
+
+    advice = (
+        "after a failover this passes within seconds; else one of them was cut off, watches another Redis or lies: "
+        "see SENTINEL MASTER at each"
+    )
+
+
 class NotPrimaryError(SentinelError):
     """Raised when the server that the Sentinels call the primary says that it is a replica."""
 
@@ -71,5 +80,6 @@ SENTINEL_ERRORS: tuple[type[SentinelError], ...] = (
     SentinelLoginError,
     UnknownServiceError,
     NoPrimaryError,
+    SentinelsDisagreeError,
     NotPrimaryError,
 )

@@ -1,6 +1,7 @@
-"""Asks the Sentinels where the primary is. All that answer are asked, and the one that knows of the last failover wins.
+"""Asks the Sentinels where the primary is. All are asked, and more than half of those that answer must name the same.
 
-redis-py's `Sentinel` believes the first that answers: one that was cut off during a failover names the old primary.
+redis-py's `Sentinel` believes the first that answers: one that was cut off during a failover names the old primary,
+and one that lies would get our password. Its replies are read here, too: redis-py fails at odd ones in ways of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from redis import exceptions
@@ -16,34 +16,20 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 
 from .faults import fault_of, text_of
+from .sentinel_answers import Primary, believed, is_settled, named_apart, primary_in, services_in
 from .sentinel_errors import (
     NoPrimaryError,
     NotASentinelError,
     SentinelError,
     SentinelLoginError,
     SentinelsAwayError,
+    SentinelsDisagreeError,
     UnknownServiceError,
 )
 from .urls import Address
 
 ANSWER_S = 2.0
 """The longest time, in seconds, that one Sentinel is waited for; once more than half have answered, none is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Primary:
-    """The primary, as a Sentinel names it."""
-
-    address: Address
-    epoch: int
-    """Grows with each failover of the service: two failovers may end at the first address."""
-    told_by: str
-    """Host and port of that Sentinel."""
-    is_down: bool = False
-
-    def is_other_than(self, before: Primary) -> bool:
-        """Whether there was a failover between the two."""
-        return (self.address, self.epoch) != (before.address, before.epoch)
 
 
 class Sentinels(Sentinel):
@@ -66,15 +52,17 @@ class Sentinels(Sentinel):
         primaries = [each for each in told if isinstance(each, Primary)]
         if not primaries:
             raise _worst(service, [each for each in told if isinstance(each, SentinelError)])
-        epoch = max(each.epoch for each in primaries)
-        newest = sorted((each for each in primaries if each.epoch == epoch), key=lambda each: each.is_down)[0]
-        if newest.is_down:
-            host, port = newest.address
-            problem = (
-                f"the Sentinels say that the primary of {service!r}, {host}:{port}, is down, and promoted no replica"
-            )
+        found = believed(primaries, len(self._named))
+        if found is None:
+            raise SentinelsDisagreeError(service, f"the Sentinels do not agree: {named_apart(primaries)}")
+        if found.is_down:
+            problem = f"the Sentinels say that the primary of {service!r}, {found}, is down, and promoted no replica"
             raise NoPrimaryError(service, problem)
-        return newest
+        return found
+
+    async def all_answers(self, service: str) -> list[Primary | SentinelError]:
+        """What each of them says, in the order of the URL."""
+        return await asyncio.gather(*(_asked(name, client, service) for name, client in self._named))
 
     async def next_answer(self, service: str) -> Primary | None:
         """What one Sentinel says, each in turn; None if it says nothing."""
@@ -84,11 +72,11 @@ class Sentinels(Sentinel):
 
 
 async def _most_of(asked: set[asyncio.Task[Primary | SentinelError]]) -> list[Primary | SentinelError]:
-    """What was told until more than half have named a primary, or all have answered."""
+    """What was told until more than half have said the same of the primary, or all have answered."""
     told: list[Primary | SentinelError] = []
-    waiting, enough = asked, len(asked) // 2 + 1
+    waiting = asked
     try:
-        while waiting and sum(isinstance(each, Primary) for each in told) < enough:
+        while waiting and not is_settled([each for each in told if isinstance(each, Primary)], len(asked)):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             told += [task.result() for task in done]
     finally:
@@ -101,22 +89,14 @@ async def _asked(name: str, client: Any, service: str) -> Primary | SentinelErro
     """What one Sentinel tells. It never waits for longer than `ANSWER_S`."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            return _read(name, await client.execute_command("SENTINEL MASTER", service))
+            # In two words redis-py returns the reply as it came.
+            return primary_in(await client.execute_command("SENTINEL", "MASTER", service), name)
     except TimeoutError:
         return SentinelsAwayError(service, f"{name}: no answer within {ANSWER_S:g} s")
     except exceptions.RedisError as error:
         return await _problem(name, client, service, error)
-
-
-def _read(name: str, state: Mapping[str, Any]) -> Primary:
-    """What a Sentinel wrote is not believed before it is looked at. Raises `ResponseError`."""
-    host, port, epoch, flags = (state.get(key) for key in ("ip", "port", "config-epoch", "flags"))
-    if not isinstance(host, str) or not 0 < len(host) <= 253 or not host.isprintable():
-        raise exceptions.ResponseError("it names no address")
-    if not isinstance(port, int) or not 0 < port < 65536 or not isinstance(epoch, int):
-        raise exceptions.ResponseError("it names no port")
-    is_down = bool({"s_down", "o_down"} & set(flags if isinstance(flags, set) else str(flags).split(",")))
-    return Primary(address=(host, port), epoch=epoch, told_by=name, is_down=is_down)
+    except Exception as error:  # noqa: BLE001 - a task's rim: what bytes do to redis-py's reader is not known
+        return NotASentinelError(service, f"{name}: it answers as no Sentinel does ({type(error).__name__})")
 
 
 async def _problem(name: str, client: Any, service: str, error: exceptions.RedisError) -> SentinelError:
@@ -125,6 +105,8 @@ async def _problem(name: str, client: Any, service: str, error: exceptions.Redis
         return UnknownServiceError(service, f"{name} watches no {service!r}{await _similar(client, service)}")
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or "NOAUTH" in text:
         return SentinelLoginError(service, f"{name}: {text}")
+    if isinstance(error, exceptions.InvalidResponse):
+        return NotASentinelError(service, f"{name}: it answers as no Redis does ({text})")
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
         away = SentinelsAwayError(service, f"{name}: {text}")
         away.__cause__ = error  # in which there may be an error of TLS
@@ -138,8 +120,8 @@ async def _similar(client: Any, service: str) -> str:
     """The names that it does watch, as far as it tells them."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            names = [str(name) for name in await client.execute_command("SENTINEL MASTERS")]
-    except (exceptions.RedisError, TimeoutError, TypeError):
+            names = services_in(await client.execute_command("SENTINEL", "MASTERS"))
+    except Exception:  # noqa: BLE001 - as above; what is asked here only makes an error clearer
         return ""
     near = difflib.get_close_matches(service, names, 3, 0) if names else []
     return f", but {', '.join(repr(name)[:60] for name in near)}" if near else ", and nothing else"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rollstream.schemas import Keys
-from rollstream.transport.acl import PLACEHOLDER, Role, Server, User, setuser
+from rollstream.transport.acl import LOCKED, Role, Server, User, setuser
 from rollstream.transport.redis.password_file import PasswordFileError, read_password
 
 from .options import Json, Policy
@@ -25,13 +25,15 @@ rollstream acl --role worker --policy math-7b --password-file worker.password | 
 
 rollstream acl --role operator --policy math-7b --user ann --keep-password
 
+rollstream acl --role worker --policy math-7b --add-password-file new.password | redis-cli
+
 rollstream doctor --policy math-7b --role worker --redis redis://math-7b-worker@host:6379
 --redis-password-file worker.password
 """
 
 
 @commands.command(epilog=_EPILOG)
-def acl(
+def acl(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     role: Annotated[Role, typer.Option(help="What the user is for.")],
     policy: Policy,
     partitions: Annotated[
@@ -48,6 +50,10 @@ def acl(
     keep_password: Annotated[
         bool, typer.Option("--keep-password", help="For a user that there is: change its rights alone.")
     ] = False,
+    add_password_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only add the password in it to those of a user that there is; see below."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Print the ACL SETUSER line that gives a user of Redis the least rights for a role and a policy.
@@ -58,10 +64,13 @@ def acl(
     the user had. Nothing is connected to: an administrator sends it to every node and replica, and keeps it by ACL SAVE
     or CONFIG REWRITE.
 
-    Without a password file the line has the word PASSWORD: put a password in its place.
+    Without a password file nobody can log in as the user until a password is added. --add-password-file prints a line
+    that adds one and changes nothing else, so that the old and the new password are valid while programs change; then
+    ACL SETUSER NAME !HASH takes the old one away, whose hash ACL GETUSER NAME tells.
     """
-    if keep_password and password_file is not None:
-        raise typer.BadParameter("--keep-password and --password-file exclude each other")
+    given = [keep_password, password_file is not None, add_password_file is not None]
+    if sum(given) > 1:
+        raise typer.BadParameter("--keep-password, --password-file and --add-password-file exclude each other")
     if any(char.isspace() or not char.isprintable() for char in user):
         raise typer.BadParameter("--user: a name of Redis has no spaces and no control characters")
     with exit_codes():
@@ -74,21 +83,25 @@ def acl(
             secret=None if keep_password else _secret(password_file),
         )
         words = setuser(named, for_redis)
+        if add_password_file is not None:
+            words = [*words[:3], _digest("--add-password-file", add_password_file)]
     if json_output:
         told = {"user": named.name, "role": role, "policy": policy, "for_redis": for_redis, "rules": words[3:]}
         typer.echo(json.dumps({**told, "command": " ".join(words)}))
     else:
         typer.echo(" ".join(words))
-    if password_file is None and not keep_password:
-        say("put the password in the place of PASSWORD, or give --password-file")
+    if not any(given):
+        say(f"nobody can log in as {named.name} before it has a password: give --password-file, or add one later")
 
 
 def _secret(file: Path | None) -> str:
     """The rule that sets the password."""
-    if file is None:
-        return PLACEHOLDER
+    return LOCKED if file is None else _digest("--password-file", file)
+
+
+def _digest(flag: str, file: Path) -> str:
     try:
         password = read_password(file)
     except PasswordFileError as error:
-        raise typer.BadParameter(f"--password-file {file}: {error.problem}") from None
+        raise typer.BadParameter(f"{flag} {file}: {error.problem}") from None
     return f"#{hashlib.sha256(password.encode()).hexdigest()}"

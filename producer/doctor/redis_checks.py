@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rollstream.transport.acl import Right, Role, named, remedy
+from rollstream.transport.acl import Right, Role, named, other_login, remedy
 
 from ..errors import RedisUnavailableError
 from .finding import FAIL, OK, WARN, Finding, graded
@@ -148,13 +148,21 @@ def _rights(found: Probe) -> Finding:
     for right, said in sorted(found.refused_rights.items()):
         by_words.setdefault(_NAMED.sub("this command", said), []).append(right)
     refused = "; ".join(f"{named(rights, found.policy)}: {said}" for said, rights in by_words.items())
-    versions = [node.info.get("redis_version", "") for node in found.nodes]
     return graded(
         "rights",
         refused or f"all that {_A[found.role]} needs",
         fail=bool(refused),
-        remedy=remedy(found.role, found.policy, found.user, is_old=any(one.startswith("6.") for one in versions)),
+        remedy=_advice(found),
     )
+
+
+def _advice(found: Probe) -> str:
+    """Who asks for the rights of an operator need not have said so, and the user may be for another role."""
+    versions = [version for node in found.nodes if (version := node.info.get("redis_version", ""))]
+    is_old = any(version.startswith("6.") for version in versions) if versions else None
+    if found.role is Role.OPERATOR:
+        return other_login(found.role, found.policy, is_old=is_old)
+    return remedy(found.role, found.policy, found.user, is_old=is_old)
 
 
 def _clock(found: Probe) -> Finding:

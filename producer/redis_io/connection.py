@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.transport.acl import Role, missing_rights, named, remedy
+from rollstream.transport.acl import Role, is_old, missing_rights, named, other_login
 from rollstream.transport.redis import connected, is_split
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.client_settings import BLOCK_MS, NO_BOUND, client_settings
@@ -188,15 +188,17 @@ class Connection:
         return answer
 
     async def _lacking(self) -> str:
-        """Which rights of its role the user lacks, and what prints them; empty if that cannot be said."""
+        """Which rights of the role the user lacks, and what to do; empty if that cannot be said."""
         if self._keys is None:
             return ""
         try:
             missing = await missing_rights(self._redis, self._role, self._keys)
+            if not missing:
+                return ""
+            advice = other_login(self._role, self._keys.policy, is_old=await is_old(self._redis))
         except (exceptions.RedisError, OSError):
             return ""
-        policy = self._keys.policy
-        return f"this user lacks {named(missing, policy)}: {remedy(self._role, policy, self.user)}" if missing else ""
+        return f"this user lacks {named(missing, self._keys.policy)}: {advice}"
 
     async def _apart(self, command: Callable[[], Awaitable[T]]) -> T:
         """Run a blocking command in a task of its own, so that a cancelled caller need not wait for it.

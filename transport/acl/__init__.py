@@ -3,18 +3,20 @@
 Nothing here knows why a command is sent; a test holds the table to what is.
 """
 
-from .missing import missing_rights, named, remedy
-from .setuser import PLACEHOLDER, Server, User, setuser
+from .missing import is_old, missing_rights, named, other_login, remedy
+from .setuser import LOCKED, Server, User, setuser
 from .table import Right, Role, rights_of
 
 __all__ = [
-    "PLACEHOLDER",
+    "LOCKED",
     "Right",
     "Role",
     "Server",
     "User",
+    "is_old",
     "missing_rights",
     "named",
+    "other_login",
     "remedy",
     "rights_of",
     "setuser",

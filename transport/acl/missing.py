@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
 
+from ..redis.cluster import nodes_of
 from .commands import words
 from .refused import ASKED_FIRST, is_denied, refused
 from .table import Right, Role, rights_of
 
 _SAMPLE = "rights"
 _SHOWN = 8
+_FOR_OLD = "--for-redis 6.2"
+DEFAULT_USER = "default"
+"""Who a URL without a user logs in as."""
 
 
 async def missing_rights(
@@ -38,9 +44,36 @@ def named(rights: Iterable[Right], policy: str) -> str:
     return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more commands" if len(told) > _SHOWN else "")
 
 
-def remedy(role: Role, policy: str, user: str = "", *, is_old: bool = False) -> str:
-    """The command that prints the line for this user; `is_old`: of a Redis 6.2."""
-    told = ["rollstream acl --role", role.value, "--policy", policy]
-    told += ["--user", user] if user else []
-    told += ["--for-redis 6.2"] if is_old else []
-    return f"`{' '.join(told)} --keep-password` prints all that it needs, for an administrator to send"
+async def is_old(redis: Redis) -> bool | None:
+    """Whether a server is a 6.2, which takes other rules; None if none of them says so."""
+    try:
+        replies = [await node.execute_command("HELLO") for node in (await nodes_of(redis)).values()]  # type: ignore[no-untyped-call]  # redis-py
+    except RedisError:  # everybody may send it, but a proxy may not know it
+        return None
+    return any(version.startswith(b"6.") for version in map(_version, replies)) if replies else None
+
+
+def _version(reply: Any) -> bytes:
+    pairs = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
+    return bytes(pairs.get(b"version", b""))
+
+
+def remedy(role: Role, policy: str, user: str, *, is_old: bool | None) -> str:
+    """What gives a user that is known to be for this role its rights. `is_old`: see the function of that name."""
+    printed = f"rollstream acl --role {role} --policy {policy} --user {user or DEFAULT_USER}"
+    beside = _beside(is_old)
+    return f"`{printed}{_flag(is_old)} --keep-password` prints all that it needs, for an administrator to send{beside}"
+
+
+def other_login(role: Role, policy: str, *, is_old: bool | None) -> str:
+    """The same for a user that may be for another role, which a line for this role would take from it."""
+    printed = f"`rollstream acl --role {role} --policy {policy}{_flag(is_old)}` makes one{_beside(is_old)}"
+    return f"log in as a user for the role {role} ({printed}), or have just these rights added"
+
+
+def _flag(is_old: bool | None) -> str:
+    return f" {_FOR_OLD}" if is_old else ""
+
+
+def _beside(is_old: bool | None) -> str:
+    return f"; on Redis 6.2 with {_FOR_OLD}" if is_old is None else ""

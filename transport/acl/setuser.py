@@ -11,7 +11,8 @@ from rollstream.schemas.key_kinds import KeyKind
 from .commands import COMMANDS, SCRIPTED, Access, rule
 from .table import Right, Role, rights_of
 
-PLACEHOLDER = ">PASSWORD"
+LOCKED = "resetpass"
+"""The rule in the place of a password where none is known: nobody can log in."""
 
 
 class Server(StrEnum):
@@ -30,7 +31,7 @@ class User:
     role: Role
     policy: str
     partitions: int | None = None
-    secret: str | None = PLACEHOLDER
+    secret: str | None = LOCKED
 
 
 def setuser(user: User, server: Server) -> list[str]:

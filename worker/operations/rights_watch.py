@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
-from rollstream.transport.acl import Role, missing_rights, named, remedy
+from rollstream.transport.acl import Role, is_old, missing_rights, named, remedy
 
 from ..config import WorkerSettings
 from ..measure.redis_errors import FAILED
@@ -34,8 +34,8 @@ async def watch_rights(redis: Redis, settings: WorkerSettings) -> None:
 async def _look(redis: Redis, keys: Keys, user: str) -> None:
     try:
         missing = await missing_rights(redis, Role.WORKER, keys)
+        advice = remedy(Role.WORKER, keys.policy, user, is_old=await is_old(redis)) if missing else ""
     except (RedisError, OSError):
         return  # Redis is away: those who need it say so
     if missing:
-        told = {"missing": named(missing, keys.policy), "remedy": remedy(Role.WORKER, keys.policy, user)}
-        log.error("this user lacks rights, what needs them waits", **told)
+        log.error("this user lacks rights, what needs them waits", missing=named(missing, keys.policy), remedy=advice)

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
-from rollstream.transport.acl import Role, missing_rights, named, remedy
+from rollstream.transport.acl import Role, is_old, missing_rights, named, remedy
 from rollstream.transport.redis import is_split, nodes_of
 from rollstream.transport.redis.urls import CLUSTER_PREFIXES, SENTINEL_FORM, RedisUrl
 
@@ -52,16 +52,14 @@ async def wait_for_redis(redis: Redis, settings: WorkerSettings) -> None:
 
 
 async def _look(redis: Redis, settings: WorkerSettings, place: RedisUrl) -> None:
-    is_old = False
     for name, node in (await nodes_of(redis)).items():
         with suppress(exceptions.NoPermissionError):  # INFO is named below, with all else that is missing
             info = await node.info()
             _check(f"{place} ({name})" if name else str(place), info, in_cluster=is_split(redis))
-            is_old = str(info.get("redis_version")).startswith("6.")
     keys = Keys(settings.policy, partitions=settings.partitions)
     if missing := await missing_rights(redis, Role.WORKER, keys):
         user = str(place.options.get("username", ""))
-        advice = remedy(Role.WORKER, keys.policy, user, is_old=is_old)
+        advice = remedy(Role.WORKER, keys.policy, user, is_old=await is_old(redis))
         lacks = f"this user may not send {named(missing, keys.policy)} ({next(iter(missing.values()))})"
         raise SettingsError(f"--redis {place}: {lacks}: {advice}")
 

@@ -24,7 +24,8 @@ def test_the_line_is_that_of_the_table(command: Command, role: Role, server: Ser
 
     user = User(name=f"math-7b-{role}", role=role, policy="math-7b")
     assert (done.exit_code, done.stdout) == (0, " ".join(setuser(user, server)) + "\n")
-    assert "in the place of PASSWORD" in done.stderr
+    assert " reset on resetpass " in done.stdout
+    assert f"nobody can log in as math-7b-{role} before it has a password: give --password-file" in done.stderr
 
 
 def test_of_a_password_only_its_digest_is_printed(command: Command, tmp_path: Path) -> None:
@@ -34,7 +35,19 @@ def test_of_a_password_only_its_digest_is_printed(command: Command, tmp_path: Pa
 
     assert f" on #{hashlib.sha256(b's3cret word').hexdigest()} " in done.stdout
     assert "s3cret" not in done.output
-    assert "PASSWORD" not in done.output
+    assert "resetpass" not in done.output
+    assert done.stderr == ""
+
+
+def test_a_password_is_added_to_a_user_by_a_line_that_changes_nothing_else(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("n3w\n")
+    flags = ("--role", "worker", "--add-password-file", str(tmp_path / "new"))
+    rule = f"#{hashlib.sha256(b'n3w').hexdigest()}"
+
+    done = command("acl", *flags)
+
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"ACL SETUSER math-7b-worker {rule}\n", "")
+    assert json.loads(command("acl", *flags, "--json").stdout)["rules"] == [rule]
 
 
 def test_json_has_the_rules_one_by_one(command: Command) -> None:
@@ -45,7 +58,8 @@ def test_json_has_the_rules_one_by_one(command: Command) -> None:
     assert told["command"] == " ".join(["ACL SETUSER ann", *told["rules"]])
     assert "%R~rs:{math-7b:1}:jobs" in told["command"]
     assert "{math-7b:*}" not in told["command"]
-    assert "PASSWORD" not in done.output
+    assert "resetpass" not in done.output
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -57,6 +71,8 @@ def test_json_has_the_rules_one_by_one(command: Command) -> None:
         (["--role", "worker", "--password-file", "/nowhere"], "/nowhere"),
         (["--role", "worker", "--password-file", "/dev/null"], "empty"),
         (["--role", "worker", "--password-file", "/dev/null", "--keep-password"], "exclude"),
+        (["--role", "worker", "--password-file", "/dev/null", "--add-password-file", "/dev/null"], "exclude"),
+        (["--role", "worker", "--add-password-file", "/nowhere"], "--add-password-file /nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused(command: Command, args: list[str], said: str) -> None:

@@ -15,7 +15,7 @@ from rollstream import Activate, Client
 from rollstream.producer.errors import RedisUnavailableError
 from rollstream.schemas import Keys
 from rollstream.schemas.key_kinds import KeyKind
-from rollstream.transport.acl import Right, Role, Server, missing_rights, named, rights_of
+from rollstream.transport.acl import Right, Role, Server, missing_rights, named, other_login, remedy, rights_of
 from rollstream.transport.acl.commands import SCRIPTED
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.worker.config import WorkerSettings
@@ -39,6 +39,11 @@ SAMPLE = [
     (Role.OPERATOR, Right(command="HDEL", kind=KeyKind.CONTROL)),
     (Role.EXPORTER, Right(command="INFO", kind="")),
 ]
+
+
+def for_redis(users: Users) -> str:
+    """What a command needs for this server."""
+    return " --for-redis 6.2" if users.server is Server.SIX else ""
 
 
 def told(case: tuple[Role, Right]) -> str:
@@ -110,7 +115,19 @@ def check_worker(users: Users, right: Right) -> None:
 
     said = asyncio.run(start())
     assert named(taken(users, Role.WORKER, right), users.policy).split(" and ")[0] in said
-    assert f"rollstream acl --role worker --policy {users.policy} --user worker" in said
+    assert f"rollstream acl --role worker --policy {users.policy} --user worker{for_redis(users)}" in said
+
+
+def test_a_worker_that_may_not_ask_for_info_is_told_a_line_for_this_redis(users: Users) -> None:
+    check_worker(users, Right(command="INFO", kind=""))
+
+
+def test_where_the_version_is_not_known_both_lines_are_told() -> None:
+    own, other = remedy(Role.WORKER, "p", "w", is_old=None), other_login(Role.OPERATOR, "p", is_old=None)
+
+    assert own.startswith("`rollstream acl --role worker --policy p --user w --keep-password` prints all")
+    assert own.endswith("; on Redis 6.2 with --for-redis 6.2")
+    assert "(`rollstream acl --role operator --policy p` makes one; on Redis 6.2 with --for-redis 6.2)" in other
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=told)
@@ -154,6 +171,8 @@ def test_a_running_worker_that_loses_a_right_waits_names_it_and_goes_on_with_it(
         wait_until_logged(worker, "this user lacks rights")
         assert worker.process.poll() is None
         assert f"XADD on rs:{{{users.policy}:*}}:" in worker.log
+        line = f"`rollstream acl --role worker --policy {users.policy} --user worker{for_redis(users)} --keep-password`"
+        assert line in worker.log
         users.allow(Role.WORKER)
         assert handle.result(timeout=30).errors == {}
 
@@ -195,7 +214,7 @@ def check_client(users: Users, right: Right) -> None:
         found = failures(users)
     for error in found:
         assert "this user lacks " in str(error), error
-        assert f"`rollstream acl --role producer --policy {users.policy} --user producer" in str(error)
+        assert f"`rollstream acl --role producer --policy {users.policy}" in str(error)
         assert right.command in str(error)
 
 
@@ -209,7 +228,29 @@ def test_a_client_without_a_right_raises_within_seconds_and_names_it(users: User
         client.submit([[1]], None, tokens(1))
 
     assert f"this user lacks XADD on rs:{{{users.policy}:*}}:jobs" in str(raised.value)
-    assert f"`rollstream acl --role producer --policy {users.policy} --user producer" in str(raised.value)
+    assert f"(`rollstream acl --role producer --policy {users.policy}{for_redis(users)}` makes one)" in str(
+        raised.value
+    )
+
+
+@pytest.mark.parametrize("role", [Role.WORKER, Role.EXPORTER])
+@pytest.mark.parametrize("words", ["pause", "batches", "top --once", "doctor"])
+def test_nobody_is_told_to_make_another_role_of_the_user(users: Users, role: Role, words: str) -> None:
+    users.allow(role, without=[Right(command="TIME", kind=""), Right(command="HSET", kind=KeyKind.CONTROL)])
+
+    done = Command(users.url_of(role), users.policy)(*words.split())
+
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "--user" not in said
+    login = f"log in as a user for the role operator (`rollstream acl --role operator --policy {users.policy}"
+    assert f"{login}{for_redis(users)}` makes one), or have just these rights added" in said
+
+
+def test_a_url_without_a_user_is_that_of_default() -> None:
+    said = remedy(Role.WORKER, "p", "", is_old=False)
+
+    assert said.startswith("`rollstream acl --role worker --policy p --user default --keep-password` prints all")
 
 
 @pytest.mark.large

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import redis as blocking
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from rollstream.schemas.key_kinds import KeyKind
 from rollstream.schemas.keys import Keys, horizons, totals
@@ -45,12 +45,12 @@ def test_a_line_has_selectors_with_reading_and_writing_apart_and_one_for_scripts
     user = User(name="u", role=Role.WORKER, policy="p")
 
     assert line(user, Server.SEVEN, rights) == [
-        "ACL", "SETUSER", "u", "reset", "on", ">PASSWORD", "resetchannels", "-@all", "+ping",
+        "ACL", "SETUSER", "u", "reset", "on", "resetpass", "resetchannels", "-@all", "+ping",
         "(+hget +hset ~rs:{p}:rate)", "(+xadd %W~rs:{p:*}:dead)", "(+xinfo|groups %R~rs:{p:*}:jobs)",
         "(+evalsha ~rs:{p:*}:jobs)",
     ]  # fmt: skip
     assert line(user, Server.SIX, rights) == [
-        "ACL", "SETUSER", "u", "reset", "on", ">PASSWORD", "resetchannels", "-@all", "~rs:{p:*}:dead",
+        "ACL", "SETUSER", "u", "reset", "on", "resetpass", "resetchannels", "-@all", "~rs:{p:*}:dead",
         "~rs:{p:*}:jobs", "~rs:{p}:rate", "+evalsha", "+hget", "+hset", "+ping", "+xadd", "+xinfo|groups",
     ]  # fmt: skip
 
@@ -81,6 +81,20 @@ def test_a_line_that_is_sent_again_changes_nothing_and_takes_away_what_was_more(
         user = User(name=role, role=role, policy=users.policy, secret=secret)
         users.admin.execute_command(*setuser(user, users.server))
         assert users.admin.execute_command("ACL", "LIST") == before
+
+
+def test_without_a_password_nobody_can_log_in(users: Users) -> None:
+    user = User(name="nobody-yet", role=Role.WORKER, policy=users.policy)
+    users.admin.execute_command(*setuser(user, users.server))
+    try:
+        for password in ("PASSWORD", "resetpass", "x"):
+            with (
+                blocking.Redis.from_url(users.url, username="nobody-yet", password=password) as client,
+                pytest.raises(AuthenticationError),
+            ):
+                client.ping()
+    finally:
+        users.admin.acl_deluser("nobody-yet")
 
 
 def test_access_to_keys_is_as_the_server_has_it(users: Users) -> None:

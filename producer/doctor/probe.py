@@ -93,6 +93,7 @@ class _Prober:
             primary="{}:{}".format(*primary.address) if primary else "",
             told_by=primary.told_by if primary else "",
             sentinels=await self._try("ask the Sentinels", _sentinels, ()),
+            is_unchecked=self._connection.access.place().is_unchecked,
             redis_wait=self._connection.access.wait,
             paused=paused,
             paused_s_ago=paused_s_ago,

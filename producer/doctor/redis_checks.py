@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rollstream.transport.acl import Right, Role, named, other_login, remedy
+from rollstream.transport.redis.tls import CHECK, UNCHECKED
 
 from ..errors import RedisUnavailableError
 from .finding import FAIL, OK, WARN, Finding, graded
@@ -36,6 +37,8 @@ def unreachable(error: RedisUnavailableError) -> Finding:
 def redis_findings(found: Probe) -> Iterator[Finding]:
     """The findings, in the order in which an operator should mend them."""
     yield graded("redis", f"{found.url} answers", remedy="")
+    if found.is_unchecked:
+        yield Finding(check="certificate", level=WARN, seen=f"ssl_cert_reqs=none: {UNCHECKED}", remedy=CHECK)
     yield from _refusals(found)
     for node in found.nodes:
         for finding in _node_findings(node) if node.info else ():

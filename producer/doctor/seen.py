@@ -116,6 +116,8 @@ class Probe:
     told_by: str = ""
     """The Sentinel that named it."""
     sentinels: tuple[SentinelSeen, ...] = ()
+    is_unchecked: bool = False
+    """Whether the URL turns the checks of certificates off."""
     redis_wait: int = 0
     """How many replicas the caller waits for."""
     pending: tuple[PendingVersion, ...] = ()

@@ -18,6 +18,7 @@ File = str | os.PathLike[str]
 
 _TLS_FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
 """What the URL calls each file."""
+_CAS = ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")
 MOST_REPLICAS = 100
 
 
@@ -87,7 +88,11 @@ class RedisAccess:
                 yield f"redis_{name} is for TLS, which this URL does not ask for", "write rediss://, or leave it out"
             if found.options.get(option, self._named()[option]) != self._named()[option]:
                 yield f"redis_{name} and {option} in the URL name different files", "give one of them"
-        if {"ssl_keyfile"} == {*found.options, *self._named()} & {"ssl_keyfile", "ssl_certfile"}:
+        given = {**found.options, **self._named()}
+        if found.is_unchecked and (believed := next((name for name in _CAS if name in given), None)):
+            problem = f"ssl_cert_reqs=none believes anybody, and {self.called(believed)} says whom to believe"
+            yield problem, "leave ssl_cert_reqs out"
+        if {"ssl_keyfile"} == given.keys() & {"ssl_keyfile", "ssl_certfile"}:
             yield f"{self.called('ssl_keyfile')} is a key without its certificate", "give redis_cert too"
         if self._has("password_file") and found.options.get("password"):
             yield "there is a password in the URL and a redis_password_file", "give one of them"

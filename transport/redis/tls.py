@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from redis.asyncio import SSLConnection
 from redis.asyncio.connection import RedisSSLContext
 
 from .access import RedisAccess
+from .urls import RedisUrl
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _ENCRYPTED = (b"ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED")
@@ -20,6 +22,14 @@ _TO_DO = {
     "NO_START_LINE": ("it holds no certificate", "name a PEM file with certificates"),
 }
 """OpenSSL's reasons that have words of ours."""
+
+UNCHECKED = "its certificate is not checked: whoever answers there gets the password and all jobs"
+CHECK = "leave ssl_cert_reqs out, and name the CA that signed its certificate (redis_ca)"
+
+_told: set[str] = set()
+"""The Redis of which a warning was logged: one process makes several clients."""
+
+log = logging.getLogger("rollstream")
 
 
 class TlsContext(RedisSSLContext):
@@ -71,6 +81,13 @@ def checked_context(access: RedisAccess, options: Mapping[str, Any]) -> TlsConte
     except (OSError, ValueError, TypeError) as error:
         raise access.refusal(*_explained(access, options, error)) from None
     return context
+
+
+def warn_if_unchecked(place: RedisUrl) -> None:
+    """Log a warning, once, if the URL turns the checks of Redis' certificate off."""
+    if place.is_unchecked and str(place) not in _told:
+        _told.add(str(place))
+        log.warning("redis at %s: ssl_cert_reqs=none, so %s: %s", place, UNCHECKED, CHECK)
 
 
 def _check_file(access: RedisAccess, shown: str, path: str) -> None:

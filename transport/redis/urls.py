@@ -89,6 +89,11 @@ class RedisUrl:
         """Whether the connection is encrypted."""
         return self.scheme.startswith("rediss")
 
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether whoever answers is believed, with any certificate."""
+        return self.options.get("ssl_cert_reqs") == "none"
+
 
 def parse(url: str) -> RedisUrl:
     """Read a URL. Raises `RedisUrlError`, which says what is wrong and shows nothing that may be a password."""

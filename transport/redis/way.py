@@ -11,7 +11,7 @@ from .access import RedisAccess
 from .password_file import PasswordFile, PasswordFileError, read_password, warn_if_open
 from .primary import PrimaryConnection, PrimaryPool
 from .sentinels import ANSWER_S, Sentinels
-from .tls import TlsConnection, checked_context
+from .tls import TlsConnection, checked_context, warn_if_unchecked
 from .urls import Address
 
 _OF_PRIMARY = frozenset({"db", "username", "password", "credential_provider"})
@@ -46,6 +46,7 @@ class Way:
         if self.place.is_tls:
             self._class = TlsConnection
             self._settings["tls"] = checked_context(access, tls)
+            warn_if_unchecked(self.place)
 
     def to_primary(self) -> ConnectionPool:
         """Connections to the primary that the Sentinels name, whichever it is then."""

@@ -68,8 +68,8 @@ class AsyncClient:
     "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory. Nothing
     connects before the first call.
 
-    Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file` and `redis_wait` say how Redis is
-    reached, see `AsyncClient.__init__`.
+    Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file`, `redis_sentinel_password_file` and
+    `redis_wait` say how Redis is reached, see `AsyncClient.__init__`.
 
     Raises `NameRefusedError` for a bad policy name, `RedisUnavailableError` for a bad URL or file of these and
     `WeightStoreError` for a bad store.

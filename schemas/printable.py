@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_REDIS = re.compile(r"\b((?:rediss?(?:\+cluster)?|unix)://)\S*@")
+_REDIS = re.compile(r"\b((?:rediss?(?:\+cluster|\+sentinel)?|unix)://)\S*@")
 _OTHER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@]*@")
-_OPTION = re.compile(r"([?&](?:username|password|ssl_password)=)[^&\s]*")
+_OPTION = re.compile(r"([?&](?:(?:sentinel_)?(?:username|password)|ssl_password)=)[^&\s]*")
 
 
 def printable(text: str) -> str:

@@ -45,6 +45,10 @@ class QueueSettings(BaseSettings):
         description="File with the password, which no list of processes shows; it is read for every new connection, "
         "so the password may change while workers run.",
     )
+    redis_sentinel_password_file: Path | None = Field(
+        None,
+        description="File with the password of the Sentinels themselves; it is read for every new connection to one.",
+    )
     redis_wait: int = Field(
         0, ge=0, le=MOST_REPLICAS, description="Replicas of Redis that must have an answer before it counts."
     )
@@ -64,7 +68,9 @@ class QueueSettings(BaseSettings):
     def _readable(cls, value: str) -> str:
         return config_rules.redis_url(value)
 
-    @field_validator("redis_ca", "redis_cert", "redis_key", "redis_password_file", mode="before")
+    @field_validator(
+        "redis_ca", "redis_cert", "redis_key", "redis_password_file", "redis_sentinel_password_file", mode="before"
+    )
     @classmethod
     def _named(cls, value: object) -> object:
         """A variable without a value, as compose files pass it, names no file."""
@@ -79,5 +85,6 @@ class QueueSettings(BaseSettings):
             cert=self.redis_cert,
             key=self.redis_key,
             password_file=self.redis_password_file,
+            sentinel_password_file=self.redis_sentinel_password_file,
             wait=self.redis_wait,
         )

@@ -59,6 +59,15 @@ _PASSWORD_FILE = Annotated[
         help="File with the password, which no list of processes shows; it is read for every new connection.",
     ),
 ]
+_SENTINEL_PASSWORD_FILE = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-sentinel-password-file",
+        envvar="ROLLSTREAM_REDIS_SENTINEL_PASSWORD_FILE",
+        metavar="FILE",
+        help="The same with the password of the Sentinels themselves.",
+    ),
+]
 _WAIT = Annotated[
     int,
     typer.Option(
@@ -75,6 +84,7 @@ _BESIDE: dict[str, Any] = {
     "redis_cert": _CERT,
     "redis_key": _KEY,
     "redis_password_file": _PASSWORD_FILE,
+    "redis_sentinel_password_file": _SENTINEL_PASSWORD_FILE,
     "redis_wait": _WAIT,
 }
 

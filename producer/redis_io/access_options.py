@@ -14,7 +14,8 @@ from ..errors import RedisUnavailableError
 class AccessOptions(TypedDict, total=False):
     """`redis_ca`, `redis_cert`, `redis_key`: PEM files for `rediss://`: the CAs that may have signed Redis'
     certificate, and our own certificate with its key. `redis_password_file`: a file with the password, read for every
-    new connection, so that the password may change meanwhile. `redis_wait`: replicas of Redis that must have a
+    new connection, so that the password may change meanwhile; `redis_sentinel_password_file`: the same for the
+    Sentinels. `redis_wait`: replicas of Redis that must have a
     submission before it counts.
     """
 
@@ -22,6 +23,7 @@ class AccessOptions(TypedDict, total=False):
     redis_cert: File | None
     redis_key: File | None
     redis_password_file: File | None
+    redis_sentinel_password_file: File | None
     redis_wait: int
 
 
@@ -30,6 +32,7 @@ ACCESS_DEFAULTS: AccessOptions = {
     "redis_cert": None,
     "redis_key": None,
     "redis_password_file": None,
+    "redis_sentinel_password_file": None,
     "redis_wait": 0,
 }
 

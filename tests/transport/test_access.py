@@ -18,7 +18,10 @@ from rollstream.transport.redis.urls import RedisUrlError
 from rollstream.worker.config import WorkerSettings
 
 SECRET = "hidden"
-BESIDE: dict[str, Any] = {"ca": "/ca.pem", "cert": "/me.pem", "key": "/me.key", "password_file": "/password", "wait": 1}
+BESIDE: dict[str, Any] = {
+    "ca": "/ca.pem", "cert": "/me.pem", "key": "/me.key", "password_file": "/password", "wait": 1,
+    "sentinel_password_file": "/sentinels",
+}  # fmt: skip
 
 
 def test_it_shows_where_and_with_which_files_and_no_secret() -> None:
@@ -60,6 +63,12 @@ def test_the_same_file_may_be_named_twice() -> None:
         ("rediss://h?ssl_keyfile=/b", {}, "ssl_keyfile is a key without its certificate"),
         (f"redis://u:{SECRET}@h", {"password_file": "/b"}, "a password in the URL and a redis_password_file"),
         (f"redis://h?password={SECRET}", {"password_file": "/b"}, "a password in the URL and a redis_password_file"),
+        ("redis://h", {"sentinel_password_file": "/b"}, "redis_sentinel_password_file is for Sentinels"),
+        (
+            f"redis+sentinel://h/m?sentinel_password={SECRET}",
+            {"sentinel_password_file": "/b"},
+            "a sentinel_password in the URL and a redis_sentinel_password_file",
+        ),
         ("redis://h", {"wait": -1}, "redis_wait is no number"),
         ("redis://h", {"wait": True}, "redis_wait is no number"),
         ("redis://h", {"wait": "1"}, "redis_wait is no number"),
@@ -93,7 +102,7 @@ def test_flags_and_variables_of_a_worker_say_the_same(monkeypatch: pytest.Monkey
 
 
 def test_a_variable_without_a_value_names_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CA", "CERT", "KEY", "PASSWORD_FILE"):
+    for name in ("CA", "CERT", "KEY", "PASSWORD_FILE", "SENTINEL_PASSWORD_FILE"):
         monkeypatch.setenv(f"ROLLSTREAM_REDIS_{name}", "")
 
     settings = WorkerSettings(policy="p", engine="stub")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .urls import RedisUrl, RedisUrlError, parse, without_password
+from .urls import SENTINEL_FORM, RedisUrl, RedisUrlError, parse, without_password
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
@@ -27,7 +27,8 @@ class RedisAccess:
     """How to reach one Redis, or one cluster. Its `str()` and `repr()` have no credentials.
 
     `ca`, `cert`, `key`: PEM files for `rediss://`; the same may stand in the URL. `password_file`: it holds the
-    password, and is read for every new connection. `wait`: replicas that must have a write before it counts.
+    password, and is read for every new connection; `sentinel_password_file`: the same for the Sentinels. `wait`:
+    replicas that must have a write before it counts.
     """
 
     url: str = field(default=DEFAULT_URL)
@@ -35,6 +36,7 @@ class RedisAccess:
     cert: File | None = None
     key: File | None = None
     password_file: File | None = None
+    sentinel_password_file: File | None = None
     wait: int = 0
 
     @classmethod
@@ -81,6 +83,12 @@ class RedisAccess:
 
     def _problems(self, found: RedisUrl) -> Iterator[tuple[str, str]]:
         """What is wrong with all of it together, each with what to do."""
+        yield from self._of_certificates(found)
+        yield from self._of_passwords(found)
+        if isinstance(self.wait, bool) or not isinstance(self.wait, int) or not 0 <= self.wait <= MOST_REPLICAS:
+            yield f"redis_wait is no number of replicas from 0 to {MOST_REPLICAS}", "give 1 to wait for one replica"
+
+    def _of_certificates(self, found: RedisUrl) -> Iterator[tuple[str, str]]:
         for name, option in _TLS_FILES.items():
             if not self._has(name):
                 continue
@@ -94,7 +102,13 @@ class RedisAccess:
             yield problem, "leave ssl_cert_reqs out"
         if {"ssl_keyfile"} == given.keys() & {"ssl_keyfile", "ssl_certfile"}:
             yield f"{self.called('ssl_keyfile')} is a key without its certificate", "give redis_cert too"
+
+    def _of_passwords(self, found: RedisUrl) -> Iterator[tuple[str, str]]:
         if self._has("password_file") and found.options.get("password"):
             yield "there is a password in the URL and a redis_password_file", "give one of them"
-        if isinstance(self.wait, bool) or not isinstance(self.wait, int) or not 0 <= self.wait <= MOST_REPLICAS:
-            yield f"redis_wait is no number of replicas from 0 to {MOST_REPLICAS}", "give 1 to wait for one replica"
+        if self._has("sentinel_password_file"):
+            if not found.is_sentinel:
+                problem = "redis_sentinel_password_file is for Sentinels, which this URL does not name"
+                yield problem, f"write {SENTINEL_FORM}, or leave it out"
+            if "password" in found.sentinel_login:
+                yield "there is a sentinel_password in the URL and a redis_sentinel_password_file", "give one of them"

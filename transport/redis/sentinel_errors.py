@@ -42,8 +42,18 @@ class NotASentinelError(SentinelError):
 class SentinelLoginError(SentinelError):
     """Raised when the Sentinels refuse our login, or want one."""
 
-    advice = "give the Sentinels' own login in the URL: ?sentinel_username=...&sentinel_password=..."
+    advice = (
+        "give the Sentinels' own login: ?sentinel_username=... in the URL, and redis_sentinel_password_file, or "
+        "sentinel_password=... in the URL"
+    )
     passes = False
+
+
+class SentinelPasswordFileError(SentinelLoginError):
+    """Raised when the Sentinels refuse the password that our file for them holds, or it holds none."""
+
+    advice = "check the Sentinels' user, and the password in redis_sentinel_password_file, which is read again"
+    passes = True  # the file may be a moment behind the Sentinels, or ahead of them
 
 
 class UnknownServiceError(SentinelError):
@@ -77,6 +87,7 @@ class NotPrimaryError(SentinelError):
 SENTINEL_ERRORS: tuple[type[SentinelError], ...] = (
     SentinelsAwayError,
     NotASentinelError,
+    SentinelPasswordFileError,
     SentinelLoginError,
     UnknownServiceError,
     NoPrimaryError,

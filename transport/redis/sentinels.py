@@ -22,6 +22,7 @@ from .sentinel_errors import (
     NotASentinelError,
     SentinelError,
     SentinelLoginError,
+    SentinelPasswordFileError,
     SentinelsAwayError,
     SentinelsDisagreeError,
     UnknownServiceError,
@@ -104,7 +105,8 @@ async def _problem(name: str, client: Any, service: str, error: exceptions.Redis
     if "No such master" in text:
         return UnknownServiceError(service, f"{name} watches no {service!r}{await _similar(client, service)}")
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or "NOAUTH" in text:
-        return SentinelLoginError(service, f"{name}: {text}")
+        has_file = "credential_provider" in client.connection_pool.connection_kwargs
+        return (SentinelPasswordFileError if has_file else SentinelLoginError)(service, f"{name}: {text}")
     if isinstance(error, exceptions.InvalidResponse):
         return NotASentinelError(service, f"{name}: it answers as no Redis does ({text})")
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
@@ -129,7 +131,7 @@ async def _similar(client: Any, service: str) -> str:
 
 def _worst(service: str, told: Sequence[SentinelError]) -> SentinelError:
     """One error for all: what a Sentinel answered says more than that another was silent."""
-    kinds = (UnknownServiceError, SentinelLoginError, NotASentinelError, SentinelsAwayError)
+    kinds = (UnknownServiceError, SentinelPasswordFileError, SentinelLoginError, NotASentinelError, SentinelsAwayError)
     kind = next(kind for kind in kinds if any(isinstance(each, kind) for each in told))
     said = "; ".join(each.problem for each in told if isinstance(each, kind))
     found = kind(service, f"no Sentinel answers ({said})" if kind is SentinelsAwayError else said)

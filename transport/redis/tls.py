@@ -23,7 +23,7 @@ _TO_DO = {
 }
 """OpenSSL's reasons that have words of ours."""
 
-UNCHECKED = "its certificate is not checked: whoever answers there gets the password and all jobs"
+UNCHECKED = "its certificate is not checked: any server there gets the password and all jobs"
 CHECK = "leave ssl_cert_reqs out, and name the CA that signed its certificate (redis_ca)"
 
 _told: set[str] = set()

@@ -91,7 +91,7 @@ class RedisUrl:
 
     @property
     def is_unchecked(self) -> bool:
-        """Whether whoever answers is believed, with any certificate."""
+        """Whether any certificate is believed."""
         return self.options.get("ssl_cert_reqs") == "none"
 
 

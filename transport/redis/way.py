@@ -7,8 +7,8 @@ from typing import Any
 from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 
-from .access import RedisAccess
-from .password_file import PasswordFile, PasswordFileError, read_password, warn_if_open
+from .access import File, RedisAccess
+from .password_file import SENTINELS_SETTING, SETTING, PasswordFile, PasswordFileError, read_password, warn_if_open
 from .primary import PrimaryConnection, PrimaryPool
 from .sentinels import ANSWER_S, Sentinels
 from .tls import TlsConnection, checked_context, warn_if_unchecked
@@ -39,7 +39,9 @@ class Way:
         self._max_connections = max_connections
         tls = {name: value for name, value in self.place.options.items() if name.startswith("ssl_")}
         options = {name: value for name, value in self.place.options.items() if name not in tls}
-        self._settings: dict[str, Any] = {**settings, **_with_password(access, options)}
+        self._settings: dict[str, Any] = {**settings, **_with_password(access, options, access.password_file)}
+        login = dict(self.place.sentinel_login)
+        self._of_sentinels = _with_password(access, login, access.sentinel_password_file, SENTINELS_SETTING)
         self._class = tcp if self.place.nodes else unix
         if self.place.nodes:
             self._settings["socket_keepalive"] = socket_keepalive
@@ -61,7 +63,7 @@ class Way:
         """Clients of the Sentinels: the same TLS, a login of their own, and no patience."""
         theirs = {name: value for name, value in self._settings.items() if name not in _OF_PRIMARY}
         waits = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S}
-        settings: dict[str, Any] = {**theirs, **waits, **self.place.sentinel_login}
+        settings: dict[str, Any] = {**theirs, **waits, **self._of_sentinels}
 
         def client(host: str, port: int) -> Redis:
             return Redis.from_pool(ConnectionPool(self._class, None, **settings, host=host, port=port))
@@ -77,14 +79,16 @@ class Way:
         return self._pool(self._class, self._max_connections, **self._settings, **where)
 
 
-def _with_password(access: RedisAccess, options: dict[str, Any]) -> dict[str, Any]:
+def _with_password(
+    access: RedisAccess, options: dict[str, Any], file: File | None, setting: str = SETTING
+) -> dict[str, Any]:
     """The options of a connection, with what gives the password if that is in a file. Raises `RedisUrlError`."""
-    if access.password_file is None:
+    if file is None:
         return options
     try:
-        read_password(access.password_file)
+        read_password(file, setting)
     except PasswordFileError as error:
         raise access.refusal(str(error), "name a file that holds the password, and that we may read") from None
-    warn_if_open(access.password_file)
-    provider = PasswordFile(access.password_file, username=options.pop("username", None))
+    warn_if_open(file, setting)
+    provider = PasswordFile(file, username=options.pop("username", None), setting=setting)
     return {**options, "credential_provider": provider}

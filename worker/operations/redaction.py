@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,10 @@ class Redaction:
     """Knows the secrets of a worker's settings and hides them in any text of vLLM, Redis or Python."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        found = {
-            *_of_url(settings.redis),
-            *_of_file(settings.redis_password_file),
-            *_of_arguments(settings.engine_args),
-        }
-        self._secrets = sorted((secret for secret in found if len(secret) >= _SHORTEST), key=len, reverse=True)
+        self._files = [file for file in (settings.redis_password_file, settings.redis_sentinel_password_file) if file]
+        self._states: list[object] = []
+        self._secrets: list[str] = []
+        self._hide({*_of_url(settings.redis), *_of_arguments(settings.engine_args)})
 
     def line(self, text: str) -> str:
         """Text for a table, a log line or an error of one line."""
@@ -58,7 +56,19 @@ class Redaction:
         """Text of several lines, such as a traceback."""
         return printable_lines(self._without(text))
 
+    def _hide(self, found: Iterable[str]) -> None:
+        """From now on these too: a password that was replaced may still stand in a text."""
+        known = {*self._secrets, *(secret for secret in found if len(secret) >= _SHORTEST)}
+        self._secrets = sorted(known, key=len, reverse=True)
+
+    def _look_at_files(self) -> None:
+        states = [_state(file) for file in self._files]
+        if states != self._states:
+            self._states = states
+            self._hide(secret for file in self._files for secret in _of_file(file))
+
     def _without(self, text: str) -> str:
+        self._look_at_files()
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return without_credentials(text)
@@ -71,20 +81,29 @@ def _hidden(value: Any) -> Any:
 
 def _of_url(url: str) -> Iterator[str]:
     try:
-        options = parse(url).options
+        found = parse(url)
     except RedisUrlError:
         return
+    options, of_sentinels = found.options, found.sentinel_login.get("password")
     written = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
-    for secret in (options.get("password"), options.get("ssl_password"), written, unquote(written)):
+    for secret in (options.get("password"), options.get("ssl_password"), of_sentinels, written, unquote(written)):
         if secret:
             yield str(secret)
 
 
-def _of_file(path: Path | None) -> Iterator[str]:
+def _of_file(path: Path) -> Iterator[str]:
     """The password that the file has now."""
     with suppress(PasswordFileError):
-        if path is not None:
-            yield read_password(path)
+        yield read_password(path)
+
+
+def _state(path: Path) -> object:
+    """What changes when the file does; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _of_arguments(value: Any, secret: bool = False) -> Iterator[str]:

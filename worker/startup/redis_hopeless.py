@@ -12,7 +12,7 @@ from redis import exceptions
 
 from rollstream.transport.redis.access import RedisAccess
 from rollstream.transport.redis.faults import text_of
-from rollstream.transport.redis.sentinel_errors import SentinelError
+from rollstream.transport.redis.sentinel_errors import SentinelError, SentinelLoginError
 from rollstream.transport.redis.tls_problems import tls_problem
 from rollstream.transport.redis.urls import CLUSTER_PREFIXES, RedisUrl
 
@@ -41,7 +41,7 @@ def explained(error: BaseException) -> str:
 async def why_hopeless(error: BaseException, access: RedisAccess) -> str | None:
     """Why no later try can succeed; None if one may."""
     text, place = str(error), access.place()
-    if isinstance(error, SentinelError) and not error.passes:
+    if isinstance(error, SentinelLoginError) or (isinstance(error, SentinelError) and not error.passes):
         return explained(error)
     if any(word.lower() in text.lower() for word in _LOGIN):
         where = "the URL" if access.password_file is None else str(access.password_file)

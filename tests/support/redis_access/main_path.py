@@ -24,7 +24,7 @@ POISON = 13
 def set_variables(access: RedisAccess, monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers and commands are started with from now on, as a deployment would."""
     monkeypatch.setenv("ROLLSTREAM_REDIS", access.url)
-    for name in ("ca", "cert", "key", "password_file"):
+    for name in ("ca", "cert", "key", "password_file", "sentinel_password_file"):
         if (value := getattr(access, name)) is not None:
             monkeypatch.setenv(f"ROLLSTREAM_REDIS_{name.upper()}", str(value))
 

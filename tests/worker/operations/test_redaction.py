@@ -61,6 +61,31 @@ def test_the_password_of_a_file_is_hidden_like_that_of_a_url(tmp_path: Path) -> 
     assert redaction.line("refused: of-a-file") == "refused: ***"
 
 
+def test_a_password_is_hidden_too_that_its_file_got_later(tmp_path: Path) -> None:
+    file, of_sentinels = tmp_path / "password", tmp_path / "sentinels"
+    file.write_text("first-one\n")
+    settings = WorkerSettings(
+        policy="p", engine="stub", redis_password_file=file, redis_sentinel_password_file=of_sentinels
+    )
+    redaction = Redaction(settings)
+    assert redaction.line("first-one") == "***"
+
+    for path, held in ((file, "second-one"), (of_sentinels, "of-sentinels")):
+        path.with_suffix(".new").write_text(held)
+        path.with_suffix(".new").rename(path)
+
+    assert redaction.line("first-one second-one of-sentinels") == "*** *** ***"
+
+
+def test_the_sentinels_password_is_hidden_encoded_and_decoded() -> None:
+    url = "redis+sentinel://u:p@h/m?sentinel_username=s&sentinel_password=of%40sentinels"
+
+    redaction = Redaction(WorkerSettings(policy="p", engine="stub", redis=url))
+
+    assert redaction.line("refused: of@sentinels") == "refused: ***"
+    assert "of%40sentinels" not in redaction.line(f"cannot reach {url}")
+
+
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_log_line_shows_no_secret_and_nothing_that_a_terminal_obeys(form: str) -> None:
     said = run("-c", LOGS, "pass-word", form, text=ESCAPES)
@@ -176,6 +201,11 @@ def test_secrets_are_found_in_lists_and_mappings_below_a_secret_name() -> None:
         ("redis://:p/s?s@h", "redis://***@h"),
         ("redis://h?password=x&db=1", "redis://h?password=***&db=1"),
         ("https://user:pw@host/x@1 and s3://bucket/model@1", "https://***@host/x@1 and s3://bucket/model@1"),
+        ("redis+sentinel://:p/s?s@h/m", "redis+sentinel://***@h/m"),
+        (
+            "redis+sentinel://h/m?sentinel_username=s&sentinel_password=x",
+            "redis+sentinel://h/m?sentinel_username=***&sentinel_password=***",
+        ),
         ("math@1", "math@1"),
     ],
 )

@@ -98,7 +98,7 @@ def exporter(
     metrics are missing. Ctrl-C or SIGTERM ends it.
 
     At /backlog it says what `rollstream backlog --json` prints, for KEDA and other programs that start and stop
-    workers: within a second, and with status 503 while it is not known.
+    workers, and how old that is (read_s_ago): within 3 s, and with status 503 while it is not known.
     """
     number = port_number(port)
     with exit_codes():

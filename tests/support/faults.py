@@ -38,6 +38,8 @@ class Link:
         self._stop_before: tuple[bytes, int] | None = None
         self._budget: int | None = None
         self._budget_from: tuple[bytes, int, int] | None = None
+        self.delay_s = 0.0
+        """How long each piece of a reply takes."""
         self.lost = 0
         """Replies that Redis sent and that reached no client."""
         self.requests: bytearray | None = None
@@ -178,6 +180,7 @@ class Link:
                     self._loss = None
                     return
                 requests.is_answered = True
+                await asyncio.sleep(self.delay_s)
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

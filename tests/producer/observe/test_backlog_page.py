@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from redis.exceptions import BusyLoadingError, ConnectionError, NoPermissionError
 
 from rollstream import Client
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.errors import RedisUnavailableError
+from rollstream.producer.observe import exporter
+from rollstream.producer.observe.exporter import BACKLOG_S, Readings
+from rollstream.producer.observe.fleet import Fleet
+from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.schemas import Keys
 from tests.support.command_line import Command
 from tests.support.fault_steps import tokens
 from tests.support.faults import Link
 from tests.support.watching.exporters import Exporter, exporting
+from tests.support.watching.invented_fleet import InventedReader
 from tests.support.worker_process import wait_for
 
-SOON_S = 1.0
+SOON_S = 3.0
+"""KEDA's patience."""
 
 
 @pytest.fixture
@@ -53,6 +62,7 @@ def test_metric_endpoint_and_command_give_the_same_number(
 
     assert status == 200
     assert (unmeasured["measured"], unmeasured["worker_seconds"]) == (False, 2.31)
+    assert 0 <= measured.pop("read_s_ago") <= 1
     assert measured == told
     assert metric == told["backlog_seconds"] == pytest.approx(30 * 77 / 13.7, rel=1e-5)
     assert told == {
@@ -105,17 +115,92 @@ def test_redis_away_is_503_and_exit_1_and_never_an_empty_queue(policy: str) -> N
     assert "check the address and that the server runs" in ended.stderr
 
 
-def test_a_redis_that_hangs_is_503_within_a_second(redis_url: str, policy: str) -> None:
+def test_a_reading_that_takes_long_is_waited_for_and_then_the_last_one_is_told(redis_url: str, policy: str) -> None:
     with Link(redis_url) as link, exporting(link.url, policy) as exporter:
         assert asked(exporter)[0] == 200
-        link.freeze()
-        wait_for(lambda: asked(exporter)[0] == 503, 20, exporter.text)
-        took = [asked(exporter) for _ in range(2)]
-        link.thaw()
-        wait_for(lambda: asked(exporter)[0] == 200, 20, exporter.text)
+        link.delay_s = 0.4  # three replies make a reading
+        wait_for(lambda: asked(exporter)[1]["read_s_ago"] > 1, 20, exporter.text)
+        waited_for = asked(exporter)
+        link.delay_s = 0.9
+        wait_for(lambda: asked(exporter)[1]["read_s_ago"] > BACKLOG_S, 20, exporter.text)
+        link.delay_s = 0.0
+        wait_for(lambda: asked(exporter)[1]["read_s_ago"] < 1, 20, exporter.text)
 
-    assert [status for status, _, _ in took] == [503] * 2
-    assert all(seconds < SOON_S for _, _, seconds in took), took
+    status, told, seconds = waited_for
+    assert (status, told["waiting_jobs"], seconds < SOON_S) == (200, 0, True)
+
+
+class Reader(InventedReader):
+    """A reading waits for `let_go`, and fails with `error`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        self.error: Exception | None = None
+
+    async def read(self) -> Fleet:
+        await self.let_go.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().read()
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.setattr(exporter, "FRESH_S", 0.0)
+    monkeypatch.setattr(exporter, "BACKLOG_S", 0.05)
+    return Reader()
+
+
+def readings_of(reader: Reader) -> Readings:
+    return Readings(reader=cast("FleetReader", reader), say=lambda _line: None)
+
+
+def refused(cause: Exception) -> RedisUnavailableError:
+    error = RedisUnavailableError("read the fleet", "redis://secret-host/0", "it said so", "do this")
+    error.__cause__ = cause
+    return error
+
+
+async def test_the_last_reading_is_told_until_it_is_too_old(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = readings_of(reader)
+    fresh = await readings.backlog()
+    reader.let_go.clear()
+    last = await readings.backlog()
+    monkeypatch.setattr(exporter, "OLDEST_S", 0.05)
+    too_old = await readings.backlog()
+
+    assert [page.status for page in (fresh, last, too_old)] == [200, 200, 503]
+    assert json.loads(last.body)["worker_seconds"] == json.loads(fresh.body)["worker_seconds"]
+    assert "slow" in json.loads(too_old.body)["error"]
+    reader.let_go.set()
+    assert (await readings.backlog()).status == 200
+
+
+async def test_a_first_reading_that_is_slow_is_unknown_and_not_away(reader: Reader) -> None:
+    reader.let_go.clear()
+
+    assert json.loads((await readings_of(reader).backlog()).body) == {
+        "error": "Redis is slow: a reading has not ended within 0.05 s"
+    }
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (ConnectionError("refused"), "Redis does not answer"),
+        (NoPermissionError("no"), "Redis refuses to be read: the exporter logs why"),
+        (BusyLoadingError("no"), "Redis refuses to be read: the exporter logs why"),
+    ],
+)
+async def test_a_reading_that_failed_is_503_with_its_kind_alone(reader: Reader, cause: Exception, said: str) -> None:
+    readings = readings_of(reader)
+    assert (await readings.backlog()).status == 200
+    reader.error = refused(cause)
+    page = await readings.backlog()
+
+    assert (page.status, json.loads(page.body)) == (503, {"error": said})
 
 
 @pytest.mark.keys_by_hand

@@ -174,7 +174,8 @@ def _clock(found: Probe) -> Finding:
         "clock",
         f"Redis' clock is {abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} ours",
         warn=abs(ahead) > _CLOCK_OFF_S,
-        remedy="set both machines' clocks by NTP: ages and queueing times are wrong by as much; leases are not",
+        remedy="set both machines' clocks by NTP: ages and queueing times are wrong by as much. Leases go by "
+        "Redis' clock alone, and are wrong once a replica with another clock is promoted",
     )
 
 

@@ -17,6 +17,8 @@ from rollstream.producer.cli.observe import DEFAULT_PORT
 from rollstream.producer.observe.backlog import backlog_of
 from rollstream.producer.observe.exporter import BACKLOG_PATH
 from rollstream.schemas.history import Rate
+from rollstream.transport.redis.urls import DEFAULT_PORT as REDIS_PORT
+from rollstream.transport.redis.urls import SENTINEL_PORT
 from rollstream.worker.operations.health import LIVE, READY, STARTUP
 from rollstream.worker.startup.command_line import read_settings
 from tests.deploy import crds
@@ -186,6 +188,15 @@ def test_each_port_is_the_one_at_which_somebody_listens(overlay: str) -> None:
             assert (port["name"], str(port["containerPort"])) == ("metrics", ports[name])
             (ingress,) = named(overlay, "NetworkPolicy", name)["spec"]["ingress"]
             assert [str(one["port"]) for one in ingress["ports"]] == [ports[name]]
+
+
+def test_redis_and_its_sentinels_and_dns_are_reached(overlay: str) -> None:
+    for name in OURS:
+        rules = named(overlay, "NetworkPolicy", name)["spec"]["egress"]
+
+        reached = {one["port"] for rule in rules for one in rule["ports"] if one["protocol"] == "TCP"}
+
+        assert {REDIS_PORT, SENTINEL_PORT, 53} <= reached
 
 
 def test_probes_ask_for_what_the_worker_answers(overlay: str) -> None:

@@ -30,6 +30,11 @@ def own_overlay(heading: str, place: Path) -> str:
     return str(own)
 
 
+def test_no_command_of_the_page_has_a_password_among_its_arguments() -> None:
+    assert "--from-literal" not in PAGE
+    assert "--from-file=password" in PAGE
+
+
 def test_the_overlay_of_the_page_changes_what_it_says(tmp_path: Path) -> None:
     manifests = rendered(own_overlay("Your own overlay", tmp_path))
 

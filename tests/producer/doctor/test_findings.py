@@ -18,6 +18,12 @@ def bad(found: Probe) -> list[Finding]:
     return [finding for finding in diagnose(found) if finding.level != OK]
 
 
+def test_a_wrong_clock_is_not_said_to_leave_leases_alone() -> None:
+    (clock,) = [each for each in bad(replace(HEALTHY, clock_ahead_s=2.0)) if each.check == "clock"]
+
+    assert "wrong once a replica with another clock is promoted" in clock.remedy
+
+
 def test_nothing_is_wrong_with_a_healthy_queue() -> None:
     assert bad(HEALTHY) == []
     assert {finding.remedy for finding in diagnose(HEALTHY)} == {""}

@@ -18,6 +18,8 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 
+from rollstream.schemas.printable import printable
+
 from .faults import code_of
 from .sentinel_answers import DISSENT_S, Dissent, Primary
 from .sentinel_errors import NotPrimaryError, SentinelError
@@ -58,6 +60,7 @@ class PrimaryPool(ConnectionPool):
         self._used_at = 0.0
         self._doubted = asyncio.Event()
         self._dissent = Dissent()
+        self._told = ""
 
     async def get_connection(self, *command: Any, **options: Any) -> AbstractConnection:
         """An open connection to the primary. Raises `RedisError`."""
@@ -108,8 +111,13 @@ class PrimaryPool(ConnectionPool):
                 await self._look()
             except exceptions.RedisError:
                 pass  # who needs a connection meets it too
-            except Exception:
-                log.exception("cannot ask the Sentinels of %r, trying again", self.service)
+            except Exception as error:  # noqa: BLE001 - a task's rim: without it nobody would look for failovers
+                self._tell(printable(f"{type(error).__name__}: {error}"))
+
+    def _tell(self, failure: str) -> None:
+        if failure != self._told:
+            self._told = failure
+            log.error("redis: cannot ask the Sentinels of %r, trying again: %s", self.service, failure)
 
     async def _look(self) -> None:
         is_doubted = self._doubted.is_set()

@@ -87,7 +87,7 @@ def warn_if_unchecked(place: RedisUrl) -> None:
     """Log a warning, once, if the URL turns the checks of Redis' certificate off."""
     if place.is_unchecked and str(place) not in _told:
         _told.add(str(place))
-        log.warning("redis at %s: ssl_cert_reqs=none, so %s: %s", place, UNCHECKED, CHECK)
+        log.warning("redis at %s: ssl_cert_reqs=none, so %s; %s", place, UNCHECKED, CHECK)
 
 
 def _check_file(access: RedisAccess, shown: str, path: str) -> None:

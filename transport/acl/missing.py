@@ -18,6 +18,8 @@ from .table import Right, Role, rights_of
 _SAMPLE = "rights"
 _SHOWN = 8
 _FOR_OLD = "--for-redis 6.2"
+_VERSION = b"version"
+"""Its name in the answer to HELLO."""
 DEFAULT_USER = "default"
 """Who a URL without a user logs in as."""
 
@@ -55,7 +57,7 @@ async def is_old(redis: Redis) -> bool | None:
 
 def _version(reply: Any) -> bytes:
     pairs = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
-    return bytes(pairs.get(b"version", b""))
+    return bytes(pairs.get(_VERSION, b""))
 
 
 def remedy(role: Role, policy: str, user: str, *, is_old: bool | None) -> str:

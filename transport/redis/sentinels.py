@@ -87,7 +87,14 @@ async def _most_of(asked: set[asyncio.Task[Primary | SentinelError]]) -> list[Pr
 
 
 async def _asked(name: str, client: Any, service: str) -> Primary | SentinelError:
-    """What one Sentinel tells. It never waits for longer than `ANSWER_S`."""
+    """What one Sentinel tells, as a task of its own. None of its questions waits for longer than `ANSWER_S`."""
+    try:
+        return await _answer(name, client, service)
+    except Exception as error:  # noqa: BLE001 - a task's rim: what bytes do to redis-py's reader is not known
+        return NotASentinelError(service, f"{name}: it answers as no Sentinel does ({type(error).__name__})")
+
+
+async def _answer(name: str, client: Any, service: str) -> Primary | SentinelError:
     try:
         async with asyncio.timeout(ANSWER_S):
             # In two words redis-py returns the reply as it came.
@@ -96,8 +103,6 @@ async def _asked(name: str, client: Any, service: str) -> Primary | SentinelErro
         return SentinelsAwayError(service, f"{name}: no answer within {ANSWER_S:g} s")
     except exceptions.RedisError as error:
         return await _problem(name, client, service, error)
-    except Exception as error:  # noqa: BLE001 - a task's rim: what bytes do to redis-py's reader is not known
-        return NotASentinelError(service, f"{name}: it answers as no Sentinel does ({type(error).__name__})")
 
 
 async def _problem(name: str, client: Any, service: str, error: exceptions.RedisError) -> SentinelError:
@@ -123,7 +128,7 @@ async def _similar(client: Any, service: str) -> str:
     try:
         async with asyncio.timeout(ANSWER_S):
             names = services_in(await client.execute_command("SENTINEL", "MASTERS"))
-    except Exception:  # noqa: BLE001 - as above; what is asked here only makes an error clearer
+    except (exceptions.RedisError, TimeoutError, TypeError, ValueError):  # redis-py's reader raises the last two
         return ""
     near = difflib.get_close_matches(service, names, 3, 0) if names else []
     return f", but {', '.join(repr(name)[:60] for name in near)}" if near else ", and nothing else"

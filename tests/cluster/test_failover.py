@@ -16,15 +16,14 @@ from rollstream.producer.demo.local_cluster import ClusterNode, LocalCluster
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.transport.redis import connected
+from tests.support import stub_workers
 from tests.support.cluster.cluster_load import Audit, Load, audit
 from tests.support.cluster.cluster_steps import follower_of, primary_of, promoted, rejoin, reshard, separate
-from tests.support.fault_steps import stub_flags, wait_until_logged
 from tests.support.worker_process import WorkerProcess, wait_for
 
 PARTITIONS = 4
 HURT = 0
 """The partition whose node something happens to."""
-LEASE_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +39,11 @@ def keys(policy: str) -> Keys:
 
 @contextlib.contextmanager
 def serving(cluster: LocalCluster, keys: Keys, count: int = 2, *flags: str) -> Iterator[list[WorkerProcess]]:
-    """Stub workers, by whom a group takes a twentieth of a second. At the end they are drained, or killed after a
-    failure."""
+    """Stub workers, by whom a group takes a twentieth of a second."""
     cluster.wait_until_whole()
-    speed = stub_flags(group_s=0.05, at_once=16, lease_s=LEASE_S)
-    every = [*speed, "--partitions", str(keys.partitions), *flags]
-    workers = [WorkerProcess(cluster.url, keys.policy, *every) for _ in range(count)]
-    try:
-        for worker in workers:
-            wait_until_logged(worker, "max_num_seqs=", timeout_s=30)
+    partitions = ("--partitions", str(keys.partitions))
+    with stub_workers.serving(cluster.url, keys.policy, *partitions, *flags, count=count, group_s=0.05) as workers:
         yield workers
-        for worker in workers:
-            worker.process.terminate()
-        assert [worker.process.wait(30) for worker in workers] == [0] * count, "\n".join(each.log for each in workers)
-    finally:
-        for worker in workers:
-            worker.end()
 
 
 def tell(numbers: str) -> None:

@@ -16,7 +16,7 @@ from rollstream.transport.redis.primary import failovers_of, primary_of
 from rollstream.transport.redis.scripts import Script
 from rollstream.worker.redis_io.connections import connect
 from tests.support.sentinel.servers import Server, Watched
-from tests.support.sentinel.workers import serving
+from tests.support.stub_workers import serving
 from tests.support.worker_process import until, until_true
 
 FOUND_S = 10.0

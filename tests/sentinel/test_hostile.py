@@ -22,7 +22,7 @@ from rollstream.transport.redis.sentinels import Sentinels
 from rollstream.worker.redis_io.connections import connect
 from tests.support.sentinel.fake import FakeSentinel, bulk, fakes, names
 from tests.support.sentinel.servers import SERVICE
-from tests.support.sentinel.workers import serving
+from tests.support.stub_workers import serving
 from tests.support.worker_process import until
 
 CONFIG = GenerationConfig(max_new_tokens=1, num_return_sequences=1, seed=1)

@@ -13,7 +13,7 @@ from redis import Redis
 from rollstream.schemas import Keys
 from tests.support.cluster.cluster_load import Audit, Load, audit
 from tests.support.sentinel.servers import Server, Watched
-from tests.support.sentinel.workers import serving
+from tests.support.stub_workers import serving
 from tests.support.worker_process import wait_for
 
 GROUP_S = 0.05

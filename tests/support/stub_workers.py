@@ -1,4 +1,4 @@
-"""Stub workers that reach Redis through Sentinels."""
+"""Stub workers that serve for the length of a block, whatever their Redis is."""
 
 from __future__ import annotations
 

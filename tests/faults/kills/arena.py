@@ -125,8 +125,9 @@ class Arena:
     def audit(self, *others: WorkerProcess) -> tuple[int, set[int]]:
         """Ends the load. Every group has one answer, and of each token the worker had proven its version.
 
-        `others`: workers that were killed. Returns the number of groups and the versions that sampled, that which is
-        served now among them: a batch is submitted from now on, however long the load has waited for Redis.
+        A batch is submitted from now on before the load ends, so the version that is served now is among those that
+        sampled, however long the load has waited for Redis. `others`: workers that were killed. Returns the number of
+        groups and the versions that sampled.
         """
         enough = len(self._batches) + 2
         wait_for(lambda: len(self._batches) >= enough, WAIT_S, lambda: f"nothing is submitted\n{self.log}")

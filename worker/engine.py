@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.rounds import Backend, Sent
 
-from .requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
+from .requests import Adapter, Completion, GenerateRequest, KvUse, NextTokens, Partial, ScoreRequest, Scores
 from .weights.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
@@ -127,6 +127,19 @@ class Engine(Protocol):
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions of a prompt, in order. Raises `DataError` for a request that the engine refuses."""
+
+    def partials(self, request_id: str, /) -> list[Partial]:
+        """What the completions of a running `generate` have by now, in order; those without a token are left out.
+
+        It asks the engine's process nothing, so tokens that are still there are missing: see `release`. Empty for an
+        id that does not run. Raises `DataError` for what `generate` would refuse too.
+        """
+
+    async def release(self) -> None:
+        """Have the engine hand over at once all tokens that it has sampled: `partials` then lacks none of them."""
+
+    async def memory_use(self) -> KvUse | None:
+        """How full the engine's KV cache is; None if it has none, or cannot tell."""
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest next tokens with their raw log-probs: a step of beam search."""

@@ -36,6 +36,9 @@ class GenerateRequest:
     adapter: Adapter | None
     late_stop_ids: tuple[int, ...] = ()
     """Ids that end a completion once it has `min_new_tokens`; before, they may be sampled and do not end it."""
+    goes_on: bool = False
+    """Whether its caller goes on from where it was when a swap aborts it. The completions that had not ended then have
+    the finish reason `abort`, and what was sampled until then; without this the engine starts all of them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,32 @@ class Completion:
     """(L,)"""
     forced: NDArray[np.bool_] | None = None
     """(L,), true where a token was put there and not sampled; None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """A completion of a request that still runs, as far as the engine's caller has it. It shares no memory with it."""
+
+    sample: int
+    """Its index within the request."""
+    completion: Completion
+    """At least one token. Reasons count only once it has ended."""
+    ended: bool
+    """Whether it has ended, while others of the request run on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvUse:
+    """What of an engine's KV cache is in use, and by how many sequences."""
+
+    used: float
+    """The share of its blocks, 0 to 1; after a reset of running requests it begins at 0 again."""
+    running: int
+    """Sequences that are in the engine's steps."""
+    waiting: int
+    """Sequences that it was given and does not run, also those that it put back to wait."""
+    preemptions: int
+    """How often it has taken a running sequence's blocks away since it started: that one is computed again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

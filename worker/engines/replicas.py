@@ -17,7 +17,7 @@ from typing import Any
 from ..config import WorkerSettings
 from ..engine import Collector, Engine, EngineInfo, Incoming, Prove, Score, SwapMode
 from ..errors import DataError, EngineDiedError, RoundMissedError, UnprovableError, WorkerError
-from ..requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
+from ..requests import Adapter, Completion, GenerateRequest, KvUse, NextTokens, Partial, ScoreRequest, Scores
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict
@@ -79,6 +79,30 @@ class Replicas:
         number = min(range(len(self._engines)), key=self._running.__getitem__)
         async with self._counted(number, request.config.num_return_sequences):
             return await self._engines[number].generate(request)
+
+    def partials(self, request_id: str) -> list[Partial]:
+        """Those of the one engine that runs it."""
+        return next(filter(None, (engine.partials(request_id) for engine in self._engines)), [])
+
+    async def release(self) -> None:
+        """Have every engine hand over what it has sampled."""
+        await _all(engine.release() for engine in self._engines)
+
+    async def memory_use(self) -> KvUse | None:
+        """Of all together; the used share is that of the fullest, which is the first to take a sequence's blocks away.
+
+        None if one cannot tell.
+        """
+        found = [await engine.memory_use() for engine in self._engines]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        return KvUse(
+            used=max(one.used for one in known),
+            running=sum(one.running for one in known),
+            waiting=sum(one.waiting for one in known),
+            preemptions=sum(one.preemptions for one in known),
+        )
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """See `Engine.next_tokens`. The `request_id`s of a search's steps are equal up to the last `/`."""

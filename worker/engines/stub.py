@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.transport.rounds.links import Link
 
 from ..config import WorkerSettings
 from ..engine import Collector, EngineInfo, Incoming, Prove, SwapMode
 from ..errors import RoundMissedError
-from ..requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
+from ..requests import Adapter, Completion, GenerateRequest, NextTokens, Partial, ScoreRequest, Scores
 from ..weights import checkpoint
-from .stub_columns import columns
 from .stub_likelihoods import likelihoods
 from .stub_link import linked, take
 from .stub_places import Places
+from .stub_sampling import Sampling
 
 _EOS = 2
 
@@ -40,6 +39,7 @@ class StubEngine:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
         self._places = Places(settings.max_num_seqs)
+        self._samplings: dict[str, list[Sampling]] = {}
         self._booted = checkpoint.Booted(folder=settings.model) if settings.model else None
         self._version = 0
         self._aborts = 0
@@ -85,10 +85,30 @@ class StubEngine:
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """n completions whose tokens follow only from prompt, seed, sample, adapter and version."""
         self._die_of(request.prompt)
-        samples = range(request.config.num_return_sequences)
-        if len(samples) == 1:
-            return [await self._sample(request, 0)]
-        return list(await asyncio.gather(*(self._sample(request, sample) for sample in samples)))
+        samples = [
+            Sampling(request=request, sample=sample, vocab_size=self._info.vocab_size)
+            for sample in range(request.config.num_return_sequences)
+        ]
+        self._samplings[request.request_id] = samples
+        try:
+            if len(samples) == 1:
+                return [await self._sample(samples[0])]
+            return list(await asyncio.gather(*map(self._sample, samples)))
+        finally:
+            self._samplings.pop(request.request_id, None)
+
+    def partials(self, request_id: str) -> list[Partial]:
+        """What its speed would have made by now."""
+        samplings = self._samplings.get(request_id, ())
+        now = asyncio.get_running_loop().time()
+        found = (sampling.partial(now, self._tokens_per_s) for sampling in samplings)
+        return [partial for partial in found if partial is not None]
+
+    async def release(self) -> None:
+        """Nothing to hand over."""
+
+    async def memory_use(self) -> None:
+        """It has no KV cache."""
 
     async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
         """The k likeliest tokens of a made-up distribution that follows from prompt, adapter and version."""
@@ -198,33 +218,26 @@ class StubEngine:
     async def close(self) -> None:
         """Nothing to end."""
 
-    async def _sample(self, request: GenerateRequest, sample: int) -> Completion:
+    async def _sample(self, sampling: Sampling) -> Completion:
         async with self._places.one():
-            tokens, spans = await self._tokens(request, sample)
-        stopped = len(tokens) > request.config.min_new_tokens and int(tokens[-1]) in request.stop_token_ids
-        return Completion(
-            token_ids=tokens,
-            finish_reason="stop" if stopped else "length",
-            stop_reason=int(tokens[-1]) if stopped else None,
-            version_spans=spans,
-            **columns(request, tokens, spans, self._info.vocab_size),
-        )
+            return await self._sampled(sampling)
 
-    async def _tokens(self, request: GenerateRequest, sample: int) -> tuple[NDArray[np.int32], tuple[VersionSpan, ...]]:
-        """A completion's tokens and version spans; a swap may come between any two tokens."""
-        parts: list[NDArray[np.int32]] = []
-        spans: list[VersionSpan] = []
+    async def _sampled(self, sampling: Sampling) -> Completion:
+        """The completion; a swap may come between any two tokens."""
+        request, loop = sampling.request, asyncio.get_running_loop()
         while True:
             version, aborts = self._version, self._aborts
-            rest = self._plan(request, sample, version, sum(tokens for _, tokens in spans))
+            rest = self._plan(request, sampling.sample, version, sampling.length)
+            sampling.begin(version, rest, loop.time())
             spent = await self._spend(len(rest))
-            if self._aborts != aborts and spent < len(rest):
-                parts, spans = [], []
-                continue
-            parts.append(rest[:spent])
-            spans += [(version, spent)] if spent else []
+            sampling.spend(spent)
             if spent == len(rest):
-                return parts[0] if len(parts) == 1 else np.concatenate(parts), tuple(spans)
+                return sampling.end()
+            if self._aborts == aborts:
+                continue
+            if request.goes_on:
+                return sampling.end("abort")
+            sampling.start_again()
 
     def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
         """The tokens that `version` samples after the first `done` ones."""

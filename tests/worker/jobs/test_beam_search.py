@@ -17,7 +17,16 @@ from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.engine import Collector, EngineInfo
 from rollstream.worker.errors import DataError
 from rollstream.worker.jobs.beam_search import Search, advance, beam_search
-from rollstream.worker.requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
+from rollstream.worker.requests import (
+    Adapter,
+    Completion,
+    GenerateRequest,
+    KvUse,
+    NextTokens,
+    Partial,
+    ScoreRequest,
+    Scores,
+)
 
 VOCAB, EOS = 5, 0
 
@@ -55,6 +64,13 @@ class TableEngine:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         raise NotImplementedError
+
+    def partials(self, request_id: str) -> list[Partial]:
+        raise NotImplementedError
+
+    async def release(self) -> None: ...
+
+    async def memory_use(self) -> KvUse | None: ...
 
     @property
     def policy_version(self) -> int:

@@ -30,6 +30,7 @@ from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
 from .new_weights import Weights
+from .partials import Partials
 from .plugin import WORKER_PID
 from .processes import Processes, collect_less, shut_down
 from .proving import Prover
@@ -58,7 +59,7 @@ from .requests import Requests, lora_request  # noqa: E402
 log = structlog.get_logger()
 
 
-class VllmEngine(Transfers):
+class VllmEngine(Transfers, Partials):
     """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU.
 
     `start` sets what is known of vLLM once, before the first request. After that a swap alone changes which version

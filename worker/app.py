@@ -32,6 +32,7 @@ from .jobs.job_trace import JobTraces
 from .jobs.plans import Plans
 from .jobs.runner import JobRunner
 from .jobs.score_gate import ScoreGate
+from .operations import logs
 from .operations.control import Control
 from .operations.early_end import end_by
 from .operations.heartbeat import Heartbeat
@@ -216,6 +217,7 @@ class Worker:
                 self._adapter_cache.open()
             self._checkpoints.open()
             await self._engine.start()
+            logs.take_over()
             await prove_boot_weights(self._start.probe, self._engine, self._proofs)
             await reproduce(self._start.golden, self._engine, self._settings)
             self._start.over(self._engine.info)

@@ -55,7 +55,9 @@ async def _serve(settings: WorkerSettings) -> int:
     start = Start(settings)
     try:
         await start.begin()
-        await Worker(settings=settings, engine=make_engine(settings), start=start).run()
+        engine = make_engine(settings)
+        logs.take_over()
+        await Worker(settings=settings, engine=engine, start=start).run()
     except SettingsError as error:
         _complain(Redaction(settings).lines(str(error)))
         return EXIT_SETTINGS

@@ -24,6 +24,7 @@ from rollstream.worker.engines.vllm.start import (
 )
 from rollstream.worker.errors import SettingsError
 from tests.support.engine.engine_requests import settings
+from tests.support.engine.real_workers import RealWorkers
 
 POINTER = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
@@ -141,3 +142,12 @@ async def test_the_cause_of_a_failed_start_comes_from_the_engines_process(tiny_m
 
     assert "root cause" not in str(caught.value)
     assert "hf_abcdefgh" not in str(caught.value)
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(240)
+def test_what_vllm_logs_in_the_workers_process_is_a_line_of_the_workers_log(real_workers: RealWorkers) -> None:
+    (worker, *_) = real_workers.serving()
+
+    assert "[vllm." in worker.log
+    assert "(MainProcess pid=" not in worker.log

@@ -53,6 +53,7 @@ from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 from .features import all_facts, with_rules  # noqa: E402
 from .gate import banned_words, passed_gate  # noqa: E402
 from .guided.guides import Guides  # noqa: E402
+from .log_lines import hand_up  # noqa: E402
 from .metrics.stat_logger import EngineStatistics  # noqa: E402
 from .requests import Requests, lora_request  # noqa: E402
 
@@ -131,6 +132,7 @@ class VllmEngine(Transfers, Partials):
         report = StartReport()
         try:
             asked = AsyncEngineArgs(**arguments)
+            hand_up(asked)
             with self._processes.collect(), listening(os.environ) as report:
                 self._llm = AsyncLLM.from_engine_args(one_more.given(asked), stat_loggers=loggers)
         except Exception as error:

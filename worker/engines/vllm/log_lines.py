@@ -1,0 +1,20 @@
+"""Hands the log lines of vLLM's frontend to the worker's own log; EngineCore, another process, writes its own lines."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import vllm.logger
+
+
+def hand_up(arguments: Any) -> None:
+    """Call it with `AsyncEngineArgs`, before they make a config, which else sets up vLLM's logging once more.
+
+    What the root logger does with a line is the business of whoever runs this engine.
+    """
+    if hasattr(arguments, "create_logging_config"):  # from 0.31 on
+        vllm.logger.configure_logging_if_needed(arguments.create_logging_config())
+    logger = logging.getLogger("vllm")
+    logger.handlers.clear()
+    logger.propagate = True

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
 from pathlib import Path
 from typing import NoReturn, Required, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
-from .batches.deadlines import Deadlines
 from .batches.handle import BatchHandle
 from .batches.ledger import read_description
-from .batches.prompts import Prompts, Rows
-from .batches.submission import split
-from .batches.submit_and_wait import in_one_call, new_id, queue
+from .batches.prompts import Rows
+from .batches.submit_and_wait import in_one_call, new_id
 from .batches.submit_options import (
     GENERATE_DEFAULTS,
     SUBMIT_DEFAULTS,
@@ -24,7 +20,7 @@ from .batches.submit_options import (
     SubmitOptions,
     submit_part,
 )
-from .batches.worker_limits import check_config_candidates
+from .batches.submit_prompts import making, submit_prompts
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
 from .calls.options import check_names, spelled_out
 from .errors import client_stays
@@ -33,9 +29,7 @@ from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
 from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
-from .policies.publish_policy import publish_policy
-from .policies.unserved import kinds_of, warn_of_unserved
-from .policies.version_bounds import VersionBounds
+from .policies.unserved import warn_of_unserved
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
@@ -45,8 +39,7 @@ from .scores.handle import ScoreHandle, handle_of
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
 from .scores.submit_scores import num_rows, submit_scores
-from .weights.adapters import with_adapter
-from .weights.publish_tensors import goes_to_store, publish_tensors
+from .weights.publish import publish
 from .weights.publisher import WeightsPublisher
 from .weights.store_options import StoreOptions
 
@@ -113,19 +106,8 @@ class AsyncClient:
         check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
         chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
-        make = partial(
-            split,
-            Prompts.of(input_ids, attention_mask),
-            config,
-            adapter=chosen["adapter"],
-            prompts_per_job=number(chosen["prompts_per_job"]),
-            submitted_at=time.time(),
-            deadlines=Deadlines.of(chosen["queue_deadline_s"], chosen["run_deadline_s"]),
-            bounds=VersionBounds.of(chosen["min_policy_version"], chosen["max_staleness"]),
-        )
-        await check_config_candidates(self._connection, self._keys, config)
-        queued, again = await queue(self._connection, self._keys, chosen["batch_id"], lambda name: make(batch_id=name))
-        return BatchHandle(connection=self._connection, keys=self._keys, batch=queued.batch, again=again)
+        make = making(input_ids, attention_mask, config, chosen)
+        return await submit_prompts(self._connection, self._keys, make, config, chosen["batch_id"])
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions, JobOptions)
     async def generate(
@@ -214,15 +196,7 @@ class AsyncClient:
         checkpoint, or the reverse), `CheckpointError`, `AdapterError`, `ProbeError`, `ArgumentError`,
         `WeightStoreError`, `RedisUnavailableError`.
         """
-        check_names(options, PUBLISH_DEFAULTS)
-        chosen = with_adapter(version, {**PUBLISH_DEFAULTS, **options})
-        if goes_to_store(chosen, has_store=self._weights is not None):
-            publish = partial(publish_tensors, publisher=self._weights)
-        else:
-            publish = partial(publish_policy, keep=None if self._weights is None else self._weights.keep)
-        published = await publish(self._connection, self._keys, number(version), chosen)
-        await warn_of_unserved(self._connection, self._keys, f"policy version {version}", *kinds_of(published))
-        return published
+        return await publish(self._connection, self._keys, self._weights, version, options)
 
     async def publish_adapter(
         self,

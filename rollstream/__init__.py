@@ -60,15 +60,15 @@ if TYPE_CHECKING:
     from rollstream.producer.rounds.round_options import RoundOptions
     from rollstream.producer.scores.handle import ScoreHandle
     from rollstream.producer.scores.score_batch import ScoreBatch
-    from rollstream.producer.trainers.roll import RollStrategy
-    from rollstream.producer.trainers.staleness_errors import (
+    from rollstream.producer.staleness.staleness_errors import (
         GateArgumentError,
         NotOutstandingError,
         SamplesDueError,
         StalenessError,
         VersionNotNewerError,
     )
-    from rollstream.producer.trainers.staleness_gate import StalenessGate
+    from rollstream.producer.staleness.staleness_gate import StalenessGate
+    from rollstream.producer.trainers.roll import RollStrategy
     from rollstream.producer.trainers.trl import RolloutFunction
     from rollstream.producer.trainers.trl_callback import PublishPolicy
     from rollstream.producer.trainers.trl_teacher import TeacherClient
@@ -224,22 +224,22 @@ _MODULES = {
     "AdapterConflictError": "rollstream.producer.policies.errors",
     "AdapterError": "rollstream.producer.policies.errors",
     "CheckpointError": "rollstream.producer.policies.errors",
-    "GateArgumentError": "rollstream.producer.trainers.staleness_errors",
-    "NotOutstandingError": "rollstream.producer.trainers.staleness_errors",
+    "GateArgumentError": "rollstream.producer.staleness.staleness_errors",
+    "NotOutstandingError": "rollstream.producer.staleness.staleness_errors",
     "PolicyKindError": "rollstream.producer.policies.errors",
     "PolicyVersionError": "rollstream.producer.policies.errors",
     "ProbeError": "rollstream.producer.probes.errors",
     "RolloutFailedError": "rollstream.producer.errors",
-    "SamplesDueError": "rollstream.producer.trainers.staleness_errors",
-    "StalenessError": "rollstream.producer.trainers.staleness_errors",
+    "SamplesDueError": "rollstream.producer.staleness.staleness_errors",
+    "StalenessError": "rollstream.producer.staleness.staleness_errors",
     "VersionBoundError": "rollstream.producer.policies.errors",
-    "VersionNotNewerError": "rollstream.producer.trainers.staleness_errors",
+    "VersionNotNewerError": "rollstream.producer.staleness.staleness_errors",
     "VersionTimeoutError": "rollstream.producer.policies.errors",
     "VersionWaitError": "rollstream.producer.policies.errors",
     "make_probe": "rollstream.producer.probes.make_probe",
     "probe_of": "rollstream.producer.probes.probe_of",
     "probe_of_folder": "rollstream.producer.probes.probe_of_folder",
-    "StalenessGate": "rollstream.producer.trainers.staleness_gate",
+    "StalenessGate": "rollstream.producer.staleness.staleness_gate",
     "RoundOptions": "rollstream.producer.rounds.round_options",
     "RoundRefusedError": "rollstream.producer.rounds.errors",
     "StoreOptions": "rollstream.producer.weights.store_options",

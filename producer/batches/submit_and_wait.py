@@ -21,14 +21,23 @@ T = TypeVar("T")
 
 
 async def queue(
-    connection: Connection, keys: Keys, batch_id: str | None, make: Callable[[str], S]
+    connection: Connection,
+    keys: Keys,
+    batch_id: str | None,
+    make: Callable[[str], S],
+    before: Callable[[S], Awaitable[None]] | None = None,
 ) -> tuple[S, Resubmission[S]]:
-    """Make a submission under `batch_id`, or under an id of its own, and queue it. Raises what `enqueue` raises."""
+    """Make a submission under `batch_id`, or under an id of its own, await `before` it, and queue it.
+
+    Raises what `enqueue` raises.
+    """
     again: Resubmission[S] = Resubmission(connection=connection, keys=keys)
     with submitting() as span:
         submission = make(new_id() if batch_id is None else batch_id)
         described(span, keys, submission.batch)
         submission = traced(submission, await traceparent_of(span, connection, keys, batch_id))
+        if before is not None:
+            await before(submission)
         await enqueue(connection, keys, submission)
     again.queued(submission)
     return submission, again

@@ -1,0 +1,54 @@
+"""Queue prompts: what was given is read, the options are checked, and jobs are made of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from rollstream.schemas import GenerationConfig, Keys
+
+from ..calls.arguments import number
+from ..policies.version_bounds import VersionBounds
+from ..redis_io.connection import Connection
+from .deadlines import Deadlines
+from .handle import BatchHandle
+from .prompts import Prompts, Rows
+from .submission import Submission, split
+from .submit_and_wait import queue
+from .submit_options import SubmitOptions
+from .worker_limits import check_config_candidates
+
+Making = Callable[[str], Submission]
+"""Makes the submission under a batch's id; it raises what `split` raises."""
+Before = Callable[[Submission], Awaitable[None]]
+"""What has to be done before the first job is queued."""
+
+
+async def submit_prompts(
+    connection: Connection,
+    keys: Keys,
+    make: Making,
+    config: GenerationConfig,
+    batch_id: str | None,
+    before: Before | None = None,
+) -> BatchHandle:
+    """Queue what `make` makes. Raises what `AsyncClient.submit` raises, and what `before` raises."""
+    await check_config_candidates(connection, keys, config)
+    queued, again = await queue(connection, keys, batch_id, make, before)
+    return BatchHandle(connection=connection, keys=keys, batch=queued.batch, again=again)
+
+
+def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, options: SubmitOptions) -> Making:
+    """Read prompts and options, which are complete. Raises `PromptsError`, `DeadlineError`, `VersionBoundError`."""
+    make = partial(
+        split,
+        Prompts.of(rows, attention_mask),
+        config,
+        adapter=options["adapter"],
+        prompts_per_job=number(options["prompts_per_job"]),
+        submitted_at=time.time(),
+        deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
+        bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
+    )
+    return lambda batch_id: make(batch_id=batch_id)

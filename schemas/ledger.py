@@ -23,13 +23,17 @@ class LedgerField:
     GROUPS = "groups"
     """How many groups the batch has."""
     QUEUED = "queued"
-    """How many of them were queued, by the jobs of `job`."""
+    """How many of them were queued, by the jobs of `job`: at most so many answers count in the partition's totals."""
     DONE = "done"
     """How many groups have an answer."""
-    QUEUED = "queued"
-    """How many groups were queued: at most so many answers count in the partition's totals."""
     CANCELLED = "cancelled"
     """When the batch was cancelled, in Unix seconds."""
+    FIRST_GROUPS = "first_groups"
+    """With how many groups that have completions the batch is complete; no field: all groups are wanted."""
+    GOOD = "good"
+    """How many groups have completions, counted where there is `FIRST_GROUPS`."""
+    CUTS = "cuts"
+    """How many groups were cut. Workers that run the batch read its groups again when it changes."""
     JOBS = "job:*"
     """Pattern of `job`."""
     ANSWERED_JOBS = "answered:*"
@@ -42,7 +46,7 @@ class LedgerField:
 
     @staticmethod
     def group(group: int) -> str:
-        """Who answered the group: `<entry>|<consumer>|<delivery>`, or `cancelled`."""
+        """Who answered the group: `<entry>|<consumer>|<delivery>`, or `cancelled`, or `cut`."""
         return f"g:{group}"
 
     @staticmethod

@@ -17,7 +17,7 @@ from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
 
-from ..errors import PromptsError
+from ..errors import ArgumentError, PromptsError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
 from .deadlines import NO_DEADLINES, Deadlines
 from .prompts import Prompts
@@ -59,7 +59,7 @@ class Submission(AnySubmission[Batch]):
     """The submission of a batch of prompts."""
 
 
-def split(
+def split(  # noqa: PLR0913 - what a batch is, each with its name
     prompts: Prompts,
     config: GenerationConfig,
     *,
@@ -67,13 +67,15 @@ def split(
     adapter: str | None,
     prompts_per_job: int,
     submitted_at: float,
+    first_groups: int | None = None,
     deadlines: Deadlines = NO_DEADLINES,
     bounds: VersionBounds = ANY_VERSION,
 ) -> Submission:
     """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
 
-    Raises `PromptsError`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`, `schemas.ConfigError` for a
-    group whose result may be larger than a message, and `schemas.WireError` for a job larger than a reader takes.
+    Raises `PromptsError`, `ArgumentError` for `first_groups`, `schemas.NameRefusedError` for a bad `batch_id` or
+    `adapter`, `schemas.ConfigError` for a group whose result may be larger than a message, and `schemas.WireError` for
+    a job larger than a reader takes.
     """
     if type(prompts_per_job) is not int or not 1 <= prompts_per_job <= MAX_GROUPS_PER_JOB:
         raise PromptsError("prompts_per_job", f"{shown(prompts_per_job)} is no integer from 1 to {MAX_GROUPS_PER_JOB}")
@@ -90,10 +92,21 @@ def split(
         config=config,
         adapter=adapter,
         submitted_at=submitted_at,
+        first_groups=_wanted(first_groups, len(prompts.ids)),
     )
     slices = [prompts.ids[first : first + prompts_per_job] for first in starts]
     jobs = [_job(batch, number, starts[number], ids, deadlines, bounds) for number, ids in enumerate(slices)]
     return Submission(batch=batch, digest=_digest(prompts, batch, prompts_per_job, bounds), jobs=jobs)
+
+
+def _wanted(first_groups: int | None, groups: int) -> int | None:
+    """None if all groups are wanted: then the batch is the same as one without `first_groups`."""
+    if first_groups is None:
+        return None
+    if type(first_groups) is not int or not 1 <= first_groups <= groups:
+        rule = f"give an integer from 1 to {groups}, the number of prompts, or None for all of them"
+        raise ArgumentError("first_groups", first_groups, rule)
+    return first_groups if first_groups < groups else None
 
 
 def _job(
@@ -113,7 +126,8 @@ def _job(
         run_deadline_s=deadlines.run_deadline_s,
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
-        requires=batch.config.needs,
+        requires=(*batch.config.needs, *(() if batch.first_groups is None else ("first_groups",))),
+        first_groups=batch.first_groups,
     )
     return Envelope.of_job(job, batch.traceparent), encode(job)
 
@@ -125,6 +139,8 @@ def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: Versio
     config["logit_bias"] = sorted(batch.config.logit_bias.items())  # the order of a mapping is not content
     sampled_by = [batch.adapter, bounds.min_policy_version, bounds.max_staleness]
     head = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
+    if batch.first_groups is not None:  # so the digest of a batch without it stays what it was
+        head.append({"first_groups": batch.first_groups})
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
     for ids in prompts.ids:

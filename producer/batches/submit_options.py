@@ -30,9 +30,15 @@ class JobOptions(TypedDict, total=False):
 
 
 class SubmitOptions(JobOptions, total=False):
-    """`prompts_per_job`: prompts that one worker takes at a time."""
+    """`prompts_per_job`: prompts that one worker takes at a time.
+
+    `first_groups`: the batch is complete when so many groups have completions. Groups that are still unanswered then
+    are cut: they are answered with an error of code `not_needed`, and workers stop generating them. Groups that failed
+    do not count. The first to end are the shorter ones, see `RolloutBatch.selection`. None: all groups are wanted.
+    """
 
     prompts_per_job: int
+    first_groups: int | None
 
 
 class GenerateOptions(SubmitOptions, total=False):
@@ -55,7 +61,7 @@ JOB_DEFAULTS: JobOptions = {
     "max_staleness": None,
 }
 
-SUBMIT_DEFAULTS: SubmitOptions = {**JOB_DEFAULTS, "prompts_per_job": 8}
+SUBMIT_DEFAULTS: SubmitOptions = {**JOB_DEFAULTS, "prompts_per_job": 8, "first_groups": None}
 
 GENERATE_DEFAULTS: GenerateOptions = {
     **SUBMIT_DEFAULTS,

@@ -48,6 +48,7 @@ def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, op
         adapter=options["adapter"],
         prompts_per_job=number(options["prompts_per_job"]),
         submitted_at=time.time(),
+        first_groups=number(options["first_groups"]),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
     )

@@ -55,7 +55,9 @@ TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple), Field(max_
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(max_length=64)]
 
-NEEDED = "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition"
+NEEDED = (
+    "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition", "first_k",
+)  # fmt: skip
 """Options that a worker or its engine may not know: a job that uses one names it in `requires`."""
 
 MAX_CANDIDATES = 128
@@ -67,7 +69,7 @@ MAX_SUPPORT_TIES = 16
 _SAMPLING_ONLY = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "stop_strings", "bad_words", "logit_bias", "allowed_token_ids", "top_logprobs", "sampling_support",
-    "label_token_ids", "guided", "thinking_budget", "stop_on_repetition",
+    "label_token_ids", "guided", "thinking_budget", "stop_on_repetition", "first_k",
 )  # fmt: skip
 
 _NONE_IS_EMPTY = "stop_token_ids", "stop_strings", "bad_words", "logit_bias"
@@ -158,6 +160,11 @@ class GenerationConfig(BaseModel):
     Needs a worker that was told how its model marks its thinking."""
     stop_on_repetition: Repetition | None = None
     """When a completion that repeats itself is ended, with the finish reason `repetition`."""
+    first_k: int | None = Field(default=None, ge=1, le=1024)
+    """A prompt is answered when so many of its `num_return_sequences` have ended; the others are cut.
+
+    Its k rows are those that ended first, in the order of their samples. The first to end are the shorter ones:
+    `RolloutBatch.selection` says by how much. As many as `num_return_sequences` is the same as None. Not for beams."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
         """A config with other values, checked like any config; pydantic's own method would not check."""
@@ -167,6 +174,11 @@ class GenerationConfig(BaseModel):
     def sequences_per_prompt(self) -> int:
         """Sequences that one prompt has in the engine."""
         return max(self.num_return_sequences, self.num_beams)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """Completions that one prompt is answered with: k of `first_k`, else all n."""
+        return self.num_return_sequences if self.first_k is None else self.first_k
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -216,7 +228,15 @@ def _given(values: Any) -> Any:
         return values
     changed = {name: plain(value) for name, value in values.items() if type(value) not in SCALARS}
     changed |= {name: () for name in _NONE_IS_EMPTY if values.get(name, ()) is None}
-    return values | changed
+    return _all_of_n(values | changed)
+
+
+def _all_of_n(values: dict[str, Any]) -> dict[str, Any]:
+    """A `first_k` of all n is None: the same content has the same digest, and needs no worker that knows the option."""
+    first_k = values.get("first_k")
+    if type(first_k) is int and first_k == values.get("num_return_sequences", 1):
+        return values | {"first_k": None}
+    return values
 
 
 def _check_together(config: GenerationConfig) -> None:
@@ -227,6 +247,9 @@ def _check_together(config: GenerationConfig) -> None:
     if config.sequences_per_prompt * config.max_new_tokens > MAX_TOKENS_PER_GROUP:
         problem = f"times the sequences of a prompt exceeds {MAX_TOKENS_PER_GROUP}, the most that one result carries"
         raise ConfigError("max_new_tokens", problem, config.max_new_tokens)
+    if config.first_k is not None and config.first_k > config.num_return_sequences:
+        problem = f"only num_return_sequences={config.num_return_sequences} are sampled: ask for more of them, or less"
+        raise ConfigError("first_k", problem, config.first_k)
     if config.num_beams > 1:
         _check_beams(config)
     elif config.temperature == 0 and config.num_return_sequences > 1:

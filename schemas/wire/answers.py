@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     QUEUE_DEADLINE = "queue_deadline"
     RUN_DEADLINE = "run_deadline"
     TOO_STALE = "too_stale"
+    NOT_NEEDED = "not_needed"
 
 
 class GroupError(Message):

@@ -54,9 +54,12 @@ class Batch(Message):
     """In a replay: the batches that it repeats, each with the entry of its first job."""
     traceparent: Traceparent | None = None
     """W3C trace context of the submit; no part of the content digest."""
+    first_groups: Count | None = None
+    """The batch is complete when so many groups have completions; the others are cut. None: all are wanted."""
 
     @model_validator(mode="after")
     def _jobs_hold_groups(self) -> Self:
+        _check_first_groups(self.first_groups, self.num_groups)
         if not self.num_jobs <= self.num_groups <= MAX_GROUPS_PER_JOB * self.num_jobs:
             raise ValueError(f"{self.num_groups} groups in {self.num_jobs} jobs of 1 to {MAX_GROUPS_PER_JOB}")
         return self
@@ -101,9 +104,12 @@ class Job(Message):
     lineage: Lineage = ()
     requires: Requires = ()
     """What a worker must know to sample it; a worker that does not answers every group with `unsupported`."""
+    first_groups: Count | None = None
+    """As in `Batch`, for the whole batch."""
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:
+        _check_first_groups(self.first_groups, self.num_groups)
         expect("prompt_ids", self.prompt_ids, "int32", 1)
         expect("prompt_lengths", self.prompt_lengths, "int32", 1)
         if not 1 <= (groups := self.prompt_lengths.shape[0]) <= MAX_GROUPS_PER_JOB:
@@ -125,6 +131,11 @@ class Job(Message):
         """One int32 array for each group; an empty one for an all-zero row."""
         ends = np.cumsum(self.prompt_lengths.numpy())
         return np.split(self.prompt_ids.numpy(), ends[:-1])
+
+
+def _check_first_groups(first_groups: int | None, num_groups: int) -> None:
+    if first_groups is not None and first_groups > num_groups:
+        raise ValueError(f"first_groups is {first_groups}, the batch has {num_groups} groups")
 
 
 class DeadLetter(Message):

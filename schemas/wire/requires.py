@@ -16,7 +16,7 @@ from ..generation.generation_config import NEEDED
 Requirement = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Requires = Annotated[tuple[Requirement, ...], Field(max_length=16)]
 
-KNOWN: frozenset[str] = frozenset({"activate", "nccl", "probe", "store", *NEEDED})
+KNOWN: frozenset[str] = frozenset({"activate", "first_groups", "nccl", "probe", "store", *NEEDED})
 """The names that this release knows, for jobs and policy versions."""
 
 

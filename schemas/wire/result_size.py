@@ -20,12 +20,16 @@ def bits_per_token(config: GenerationConfig) -> int:
 
 
 def result_bytes(config: GenerationConfig, prompt_tokens: int = 0) -> int:
-    """Bytes of the tensors of one group's answer, if each of its sequences has `max_new_tokens` tokens.
+    """Bytes of the tensors of one group's answer, if each of its completions has `max_new_tokens` tokens.
+
+    With `first_k` the answer has so many, and of the others that were sampled only their lengths.
 
     `prompt_tokens`: length of its prompt, which is part of the answer; 0 to count only generated tokens.
     """
-    tokens = config.sequences_per_prompt * config.max_new_tokens
-    return prompt_tokens * _ID_BITS // 8 + -(-tokens * bits_per_token(config) // 8)
+    answered = config.sequences_per_prompt if config.first_k is None else config.first_k
+    cut = config.sequences_per_prompt - answered
+    bits = answered * config.max_new_tokens * bits_per_token(config)
+    return (prompt_tokens + cut) * _ID_BITS // 8 + -(-bits // 8)
 
 
 def check_result_fits(config: GenerationConfig, longest_prompt: int) -> None:

@@ -62,6 +62,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "guided": None,
         "thinking_budget": None,
         "stop_on_repetition": None,
+        "first_k": None,
     },
     Guided: {"regex": None, "json_schema": None, "choice": None, "grammar": None},
     Repetition: {"min_pattern_size": 1},
@@ -96,7 +97,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "delivery": 1,
         "trace": None,
     },
-    Batch: {"v": 1, "kind": "batch", "adapter": None, "lineage": (), "traceparent": None},
+    Batch: {"v": 1, "kind": "batch", "adapter": None, "lineage": (), "traceparent": None, "first_groups": None},
     Job: {
         "v": 1,
         "kind": "job",
@@ -108,6 +109,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "seed_offset": 0,
         "lineage": (),
         "requires": (),
+        "first_groups": None,
     },
     GroupResult: {
         "v": 1,

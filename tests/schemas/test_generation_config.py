@@ -79,6 +79,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": 1}, "logprobs"),
     ({"logprobs": "cooked"}, "logprobs"),
     ({"do_sample": True}, "do_sample"),
+    ({"num_return_sequences": 4, "first_k": 5}, "first_k"),
+    ({"num_return_sequences": 4, "first_k": 0}, "first_k"),
+    ({"num_return_sequences": 4, "first_k": -1}, "first_k"),
+    ({"num_return_sequences": 4, "first_k": 3.0}, "first_k"),
+    ({"first_k": True}, "first_k"),
+    ({"num_beams": 4, "num_return_sequences": 4, "first_k": 2}, "first_k"),
 ]
 
 
@@ -144,3 +150,18 @@ def test_whatever_is_given_the_answer_is_a_config_or_a_config_error(values: dict
     except ConfigError:
         return
     assert config.num_beams >= 1
+
+
+def test_the_first_k_of_n_are_what_a_prompt_is_answered_with() -> None:
+    config = GenerationConfig(max_new_tokens=8, num_return_sequences=8, first_k=6)
+
+    assert (config.sequences_per_prompt, config.completions_per_prompt) == (8, 6)
+    assert config.needs == ("first_k",)
+
+
+def test_the_first_n_of_n_are_the_same_as_all() -> None:
+    of_all = GenerationConfig(max_new_tokens=8, num_return_sequences=4)
+
+    assert GenerationConfig(max_new_tokens=8, num_return_sequences=4, first_k=4) == of_all
+    assert of_all.model_copy(update={"first_k": 4}).needs == ()
+    assert GenerationConfig(max_new_tokens=8, first_k=1).completions_per_prompt == 1

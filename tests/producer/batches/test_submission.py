@@ -10,13 +10,21 @@ import pytest
 
 from rollstream.producer.batches.prompts import Prompts
 from rollstream.producer.batches.submission import Submission, split
-from rollstream.schemas import ConfigError, Envelope, GenerationConfig
+from rollstream.producer.errors import ArgumentError
+from rollstream.schemas import ConfigError, Envelope, GenerationConfig, Job, decode
 
 
 def submission(**options: Any) -> Submission:
     config = GenerationConfig(**{"max_new_tokens": 4, "num_return_sequences": 3, **options})
     prompts = Prompts.of([[5, 6], [7], [8, 9, 1]])
     return split(prompts, config, batch_id="b", adapter=None, prompts_per_job=2, submitted_at=1000.5)
+
+
+def first_groups(wanted: Any) -> Submission:
+    config, prompts = GenerationConfig(max_new_tokens=4, num_return_sequences=3), Prompts.of([[5, 6], [7], [8, 9, 1]])
+    return split(
+        prompts, config, batch_id="b", adapter=None, prompts_per_job=2, submitted_at=1000.5, first_groups=wanted
+    )
 
 
 def test_a_job_carries_what_differs_from_its_default() -> None:
@@ -72,3 +80,23 @@ def test_an_entry_says_how_many_tokens_its_job_may_have() -> None:
             batch_id="b", job=1, first_group=2, job_groups=1, num_groups=3, kind="job", lane="default", tokens=1 * 3 * 4
         ),
     ]
+
+
+def test_how_many_groups_are_wanted_is_content_that_a_worker_must_know() -> None:
+    some = first_groups(2)
+
+    jobs = [decode(payload, Job) for _, payload in some.jobs]
+    assert some.batch.first_groups == 2
+    assert {(job.first_groups, job.requires) for job in jobs} == {(2, ("first_groups",))}
+    assert some.digest not in {submission().digest, first_groups(1).digest}
+
+
+def test_all_groups_wanted_is_the_same_as_nothing_said() -> None:
+    assert first_groups(3).digest == submission().digest
+    assert first_groups(3).batch.first_groups is None
+
+
+@pytest.mark.parametrize("wanted", [0, 4, -1, True, 2.0, "2"])
+def test_a_number_of_groups_that_there_are_not_is_refused_by_name(wanted: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"first_groups.*an integer from 1 to 3"):
+        first_groups(wanted)

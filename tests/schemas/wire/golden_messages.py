@@ -11,6 +11,7 @@ from rollstream.schemas import (
     Activation,
     GenerationConfig,
     Golden,
+    GroupError,
     GroupScores,
     Guided,
     Message,
@@ -187,6 +188,19 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     ),
     "GroupResult.v1.labels": MESSAGES[2].model_copy(
         update={"label_logprobs": Tensor.of(np.array([[[-0.5, -3], [-1, -np.inf], [0, 0]], [[-2, -2]] * 3], "f4"))}
+    ),
+    "Batch.v1.first-groups": MESSAGES[0].model_copy(
+        update={"config": GenerationConfig(max_new_tokens=8, num_return_sequences=4, first_k=3), "first_groups": 1}
+    ),
+    "Job.v1.first-groups": MESSAGES[1].model_copy(
+        update={
+            "config": GenerationConfig(max_new_tokens=8, num_return_sequences=4, first_k=3),
+            "requires": ("first_k", "first_groups"),
+            "first_groups": 1,
+        }
+    ),
+    "GroupError.v1.not-needed": GroupError(
+        batch_id="b-1", group=1, code="not_needed", field="group", message="cut", worker="producer"
     ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }

@@ -53,3 +53,10 @@ def test_what_is_beyond_it_names_both_numbers_and_the_remedy() -> None:
     assert f"a result of {result_bytes(config, prompt)} bytes" in told
     assert f"one message carries {MAX_RESULT_BYTES}" in told
     assert "ask for fewer or shorter completions a prompt" in told
+
+
+def test_of_the_samples_that_first_k_cuts_an_answer_has_only_the_length() -> None:
+    three = GenerationConfig(max_new_tokens=16, num_return_sequences=3)
+    three_of_five = GenerationConfig(max_new_tokens=16, num_return_sequences=5, first_k=3)
+
+    assert result_bytes(three_of_five, 7) == result_bytes(three, 7) + 2 * 4

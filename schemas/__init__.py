@@ -21,6 +21,7 @@ from .wire.completions import Completion
 from .wire.envelope import Envelope
 from .wire.golden import Golden, GoldenBatch
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
+from .wire.parts import Part
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.probe import Probe, Tolerance
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
@@ -50,6 +51,7 @@ __all__ = [
     "NameRefusedError",
     "OptionError",
     "Origin",
+    "Part",
     "PolicyVersion",
     "Probe",
     "Repetition",

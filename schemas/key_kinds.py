@@ -22,6 +22,8 @@ class KeyKind(StrEnum):
     BATCHES = "rs:{POLICY:PARTITION}:batches"
     LEDGER = "rs:{POLICY:PARTITION}:ledger:*"
     RESULTS = "rs:{POLICY:PARTITION}:results:*"
+    PARTS = "rs:{POLICY:PARTITION}:parts:*"
+    PART_BYTES = "rs:{POLICY:PARTITION}:parts"
     CONTROL = "rs:{POLICY}:control"
     VERSIONS = "rs:{POLICY}:versions"
     ACTIVATIONS = "rs:{POLICY}:activations"

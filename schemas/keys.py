@@ -84,6 +84,14 @@ class Keys:
         """Hash of a batch: which groups have an answer, which jobs were queued, its digest and description."""
         return f"{self._tag(self.partition(batch_id))}:ledger:{check_name('batch_id', batch_id)}"
 
+    def parts(self, batch_id: str) -> str:
+        """Hash with a TTL: what samples of a batch's unanswered groups have so far, see `schemas.part_fields`."""
+        return f"{self._tag(self.partition(batch_id))}:parts:{check_name('batch_id', batch_id)}"
+
+    def part_bytes(self, partition: int) -> str:
+        """Hash with a TTL: bytes of the parts of each batch, and of all together, see `schemas.part_fields`."""
+        return f"{self._tag(partition)}:parts"
+
     def batches(self, partition: int) -> str:
         """Sorted set of all batches that have a ledger, by the Unix seconds of their submit."""
         return f"{self._tag(partition)}:batches"

@@ -5,6 +5,9 @@ from __future__ import annotations
 RESULT_TTL_S = 86_400
 """How long results and ledger stay after a batch was sealed: by a worker (its flag may change it) or by a cancel."""
 
+PARTS_TTL_S = 86_400
+"""How long the parts of a batch stay after the last of them was written."""
+
 ADAPTER_TTL_S = 86_400
 """How long an adapter stays in Redis after its publish or its last use."""
 ADAPTER_RENEW_S = 600

@@ -124,6 +124,7 @@ def _job(
         submitted_at=batch.submitted_at,
         queue_deadline_s=deadlines.queue_deadline_s,
         run_deadline_s=deadlines.run_deadline_s,
+        keep_partials=deadlines.keep_partials,
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
         requires=(*batch.config.needs, *(() if batch.first_groups is None else ("first_groups",))),

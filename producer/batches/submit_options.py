@@ -35,10 +35,14 @@ class SubmitOptions(JobOptions, total=False):
     `first_groups`: the batch is complete when so many groups have completions. Groups that are still unanswered then
     are cut: they are answered with an error of code `not_needed`, and workers stop generating them. Groups that failed
     do not count. The first to end are the shorter ones, see `RolloutBatch.selection`. None: all groups are wanted.
+
+    `keep_partials`: seconds between two times that workers keep what running completions have so far in Redis, so that
+    another goes on from there; 0: never; None: as each worker's --keep-partials says. It is no part of the content.
     """
 
     prompts_per_job: int
     first_groups: int | None
+    keep_partials: float | None
 
 
 class GenerateOptions(SubmitOptions, total=False):
@@ -61,7 +65,12 @@ JOB_DEFAULTS: JobOptions = {
     "max_staleness": None,
 }
 
-SUBMIT_DEFAULTS: SubmitOptions = {**JOB_DEFAULTS, "prompts_per_job": 8, "first_groups": None}
+SUBMIT_DEFAULTS: SubmitOptions = {
+    **JOB_DEFAULTS,
+    "prompts_per_job": 8,
+    "first_groups": None,
+    "keep_partials": None,
+}
 
 GENERATE_DEFAULTS: GenerateOptions = {
     **SUBMIT_DEFAULTS,

@@ -49,7 +49,7 @@ def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, op
         prompts_per_job=number(options["prompts_per_job"]),
         submitted_at=time.time(),
         first_groups=number(options["first_groups"]),
-        deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
+        deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"], options["keep_partials"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
     )
     return lambda batch_id: make(batch_id=batch_id)

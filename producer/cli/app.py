@@ -120,6 +120,13 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         str | None, typer.Option(help="Default: a new one. Submitting the same batch again is a no-op.")
     ] = None,
     prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
+    keep_partials: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds between two times that workers keep what running completions have so far; 0: never. "
+            "Default: as each worker's --keep-partials says."
+        ),
+    ] = None,
     queue_deadline_s: QueueDeadline = None,
     run_deadline_s: RunDeadline = None,
     min_policy_version: MinPolicyVersion = None,
@@ -152,6 +159,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     adapter=adapter,
                     batch_id=batch_id,
                     prompts_per_job=prompts_per_job,
+                    keep_partials=keep_partials,
                     queue_deadline_s=queue_deadline_s,
                     run_deadline_s=run_deadline_s,
                     min_policy_version=min_policy_version,

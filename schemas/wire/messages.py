@@ -106,6 +106,8 @@ class Job(Message):
     """What a worker must know to sample it; a worker that does not answers every group with `unsupported`."""
     first_groups: Count | None = None
     """As in `Batch`, for the whole batch."""
+    keep_partials: float | None = Field(default=None, ge=0, lt=1e9)
+    """Seconds between two times that running completions are kept in Redis; 0: never; None: as the worker is set."""
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:

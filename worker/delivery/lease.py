@@ -60,6 +60,8 @@ class Lease:
     """Monotonic seconds; not later than when Redis lets another worker have the entry."""
     taken_at: float = field(default_factory=time.monotonic)
     """Monotonic seconds; not later than when Redis delivered it."""
+    is_first: bool = False
+    """Whether no worker had the entry before; `delivery` does not tell, since a delivery may be taken back."""
     ended: bool = False
     """True once engine requests must not run for it. Finished answers may still be sent; Redis decides."""
     stopped: DataError | None = None

@@ -30,4 +30,5 @@ class Terms:
             delivery=entry.delivery,
             ends_at=entry.taken_at + self.lease_s,
             taken_at=entry.taken_at,
+            is_first=entry.is_first,
         )

@@ -34,6 +34,8 @@ class Entry:
     """Redis' count of deliveries, without those that were given back or parked."""
     taken_at: float
     """Monotonic seconds, no later than the delivery; the lease counts from here."""
+    is_first: bool = False
+    """Whether it was surely never delivered before. The count does not tell: a delivery may be taken back."""
 
     @property
     def nbytes(self) -> int:
@@ -80,7 +82,14 @@ async def read_of(
     sent_at = time.monotonic()
     reply: Any = await unless_missing(redis.xreadgroup(GROUP, consumer, streams, count=count, block=block_ms))
     return [
-        Entry(jobs_key=key.decode(), entry_id=entry_id.decode(), fields=fields, delivery=1, taken_at=sent_at)
+        Entry(
+            jobs_key=key.decode(),
+            entry_id=entry_id.decode(),
+            fields=fields,
+            delivery=1,
+            taken_at=sent_at,
+            is_first=True,
+        )
         for key, entries in reply
         for entry_id, fields in entries
     ]

@@ -16,6 +16,7 @@ from rollstream.schemas import (
     Guided,
     Message,
     Origin,
+    Part,
     Repetition,
     ScoreDescription,
     Tensor,
@@ -24,7 +25,7 @@ from rollstream.schemas import (
 )
 from rollstream.schemas.weights.tensor_digest import tensors_digest
 from rollstream.schemas.wire.rounds import Place, Round, RoundPlan, Sent
-from tests.schemas.wire.messages import GOLDEN_BATCH, MESSAGES, PROBE, SCORE_JOB, TENSORS, WEIGHTS, int32, name
+from tests.schemas.wire.messages import GOLDEN_BATCH, MESSAGES, PART, PROBE, SCORE_JOB, TENSORS, WEIGHTS, int32, name
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -109,6 +110,32 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         epoch="0123456789abcdef",
         places=(Place(consumer="gpu-1", first_rank=1, ranks=2), Place(consumer="gpu-2", first_rank=3, ranks=1)),
         meeting=b"10.0.0.1:4321",
+    ),
+    "Job.v1.keep-partials": MESSAGES[1].model_copy(update={"keep_partials": 2.5}),
+    "Part.v1": PART,
+    "Part.v1.every-field": Part(
+        batch_id="b-1",
+        group=1,
+        sample=3,
+        of="5a" * 32,
+        token_ids=int32(9, 4, 2),
+        logprobs=Tensor.of(np.array([-0.5, -1, -2], np.float32)),
+        logprobs_flavour="processed",
+        version_spans=((6, 1), (7, 2)),
+        spans_exact=False,
+        adapter="math@3",
+        finish_reason="stop",
+        stop_reason=2,
+        text="abc",
+        worker="gpu-1",
+        delivery=2,
+        resumed_at=1,
+        top_token_ids=Tensor.of(np.array([[9, 1], [4, 3], [2, 5]], np.int32)),
+        top_logprobs=Tensor.of(np.array([[-0.5, -3], [-1, -1], [-2, -2]], np.float32)),
+        label_logprobs=Tensor.of(np.array([[-0.5], [-np.inf], [-1]], np.float32)),
+        support_ids=int32(9, 1, 4, 2),
+        support_lengths=int32(2, 1, 1),
+        forced=Tensor.of(np.array([0, 1, 0], bool)),
     ),
     "ScoreJob.v1": SCORE_JOB,
     "ScoreJob.v1.every-field": SCORE_JOB.model_copy(

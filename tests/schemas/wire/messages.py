@@ -16,6 +16,7 @@ from rollstream.schemas import (
     Job,
     Message,
     Origin,
+    Part,
     PolicyVersion,
     Probe,
     ScoreJob,
@@ -81,6 +82,17 @@ SCORE_JOB = ScoreJob(
     row_lengths=int32(2, 0, 3),
     firsts=int32(1, 0, 2),
     submitted_at=1000.5,
+)
+
+
+PART = Part(
+    batch_id="b-1",
+    group=1,
+    sample=0,
+    of="5a" * 32,
+    token_ids=int32(9, 4),
+    version_spans=((7, 2),),
+    worker="gpu-1",
 )
 
 

@@ -34,6 +34,8 @@ class GenerateRequest:
     seed: int | None
     """The seed of sample 0; sample i uses seed + i. None: no seed."""
     adapter: Adapter | None
+    first_sample: int = 0
+    """Number of the request's first sample among those of its prompt. The seed is that sample's own already."""
     late_stop_ids: tuple[int, ...] = ()
     """Ids that end a completion once it has `min_new_tokens`; before, they may be sampled and do not end it."""
     goes_on: bool = False

@@ -242,7 +242,8 @@ class StubEngine:
     def _plan(self, request: GenerateRequest, sample: int, version: int, done: int) -> NDArray[np.int32]:
         """The tokens that `version` samples after the first `done` ones."""
         config = request.config
-        generator = _generator(request.prompt, request.adapter, (request.seed or 0) + sample, version)
+        seed = request.first_sample if request.seed is None else request.seed
+        generator = _generator(request.prompt, request.adapter, seed + sample, version)
         tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
         if not request.stop_token_ids:
             return tokens[done:]

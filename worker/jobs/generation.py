@@ -13,7 +13,8 @@ from ..measure.measures import Measures
 from ..requests import Adapter, GenerateRequest
 from . import request_checks
 from .beam_search import beam_search
-from .make_answers import group_result, sampled_by
+from .make_answers import Sampled, group_result, sampled_by
+from .samples import Samples
 from .seeds import prompt_seed
 
 
@@ -43,12 +44,20 @@ class GenerationPlan:
             adapter=self.adapter,
             late_stop_ids=request_checks.late_stop_ids(job.config, self.engine.info),
         )
-        if job.config.num_beams > 1:
-            completions = await beam_search(self.engine, request)
-        else:
-            completions = await self.engine.generate(request)
+        sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(request))
+        self.measures.generate.add(time.monotonic() - began)
+        return group_result(lease, job, group, prompt, sampled, started)
+
+    async def _beams(self, request: GenerateRequest) -> Sampled:
+        completions = await beam_search(self.engine, request)
         if self.version is not None:
             completions = [sampled_by(self.version, completion) for completion in completions]
         self.measures.tokens_generated += sum(len(c.token_ids) for c in completions)
-        self.measures.generate.add(time.monotonic() - began)
-        return group_result(lease, job, group, prompt, completions, started)
+        return Sampled(completions=completions)
+
+    async def _samples(self, request: GenerateRequest) -> Sampled:
+        samples = Samples(engine=self.engine, request=request, first_k=self.job.config.first_k, version=self.version)
+        try:
+            return await samples.run()
+        finally:
+            self.measures.tokens_generated += samples.sampled_here

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,25 @@ def sampled_by(version: int, completion: Completion) -> Completion:
     return replace(completion, version_spans=((version, length),) if length else (), spans_exact=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """How the samples of a group ended."""
+
+    completions: list[Completion]
+    """Those that are its answer, in the order of their samples; of beams, the best first."""
+    samples: tuple[int, ...] = ()
+    """The number of each among the prompt's samples; empty if all n are there, in order."""
+    resumed_at: tuple[int, ...] = ()
+    """How many tokens of each earlier deliveries sampled; empty if none."""
+    cut_lengths: tuple[int, ...] | None = None
+    """Lengths of the samples that were not needed any more, when they were cut; None where none could be cut."""
+
+
 def group_result(
-    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], completions: list[Completion], started: float
+    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], sampled: Sampled, started: float
 ) -> GroupResult:
-    """The answer with `completions` of `prompt`, int32 (prompt_len,); sampling began at `started` (unix seconds)."""
+    """The answer with what was sampled after `prompt`, int32 (prompt_len,), from `started` (unix seconds) on."""
+    completions = sampled.completions
     texts = [c.text for c in completions if c.text is not None]
     padded = pad_completions(completions)
     return GroupResult(
@@ -58,7 +73,14 @@ def group_result(
         label_logprobs=padded.label_logprobs,
         support_ids=padded.support_ids,
         support_lengths=padded.support_lengths,
+        sample_index=_numbers(sampled.samples or None),
+        cut_lengths=_numbers(sampled.cut_lengths),
+        resumed_at=_numbers(sampled.resumed_at or None),
     )
+
+
+def _numbers(values: tuple[int, ...] | None) -> Tensor | None:
+    return None if values is None else Tensor.of(np.array(values, np.int32))
 
 
 def group_error(

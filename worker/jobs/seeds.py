@@ -1,4 +1,4 @@
-"""A prompt's seed follows only from the batch's seed and the row, not from the worker, the delivery or the job."""
+"""Seeds follow only from the batch's seed, the row and the place in a sample, not from worker, delivery or job."""
 
 from __future__ import annotations
 
@@ -14,4 +14,14 @@ def prompt_seed(batch_seed: int, row: int) -> int:
     so that neighbouring rows and batch seeds share no sample.
     """
     digest = blake2b(f"{batch_seed}:{row}".encode(), digest_size=8, person=b"rollstream").digest()
+    return int.from_bytes(digest, "little") % MAX_SEED
+
+
+def rest_seed(seed: int, position: int) -> int:
+    """The seed of what comes after the first `position` tokens of a sample whose own seed is `seed`.
+
+    It is another draw than the one that an undisturbed request makes there, because an engine's generator has no
+    position to go on from; but it is the same on any worker, so a sample that is continued twice at one place is too.
+    """
+    digest = blake2b(f"{seed}:{position}".encode(), digest_size=8, person=b"rollstream-rest").digest()
     return int.from_bytes(digest, "little") % MAX_SEED

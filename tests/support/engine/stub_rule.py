@@ -1,0 +1,46 @@
+"""What the stub engine samples by its rule, written apart from it, so that each token of a result can be audited."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollstream.worker.jobs.seeds import prompt_seed, rest_seed
+
+
+def drawn(prompt: Sequence[int], seed: int, length: int, *, vocab_size: int, version: int = 0) -> NDArray[np.int32]:
+    """The tokens of one request without an adapter."""
+    text = f"{list(prompt)}||{seed}" + (f"|{version}" if version else "")
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    return generator.integers(0, vocab_size, length).astype(np.int32)
+
+
+def breaks_of(
+    prompt: Sequence[int], seed: int, tokens: Sequence[int], *, vocab_size: int, version: int = 0
+) -> list[int] | None:
+    """Where a sample of this seed was gone on from, each a position > 0; None if its tokens follow from no such places.
+
+    The first piece is drawn after the prompt with the sample's own seed, each other one after all tokens before it with
+    the seed of the rest.
+    """
+    begins, places = 0, list[int]()
+    while True:
+        own = rest_seed(seed, begins) if begins else seed
+        rest = np.asarray(tokens[begins:], np.int32)
+        told = drawn([*prompt, *tokens[:begins]], own, len(rest), vocab_size=vocab_size, version=version)
+        differs = np.flatnonzero(told != rest)
+        if not len(differs):
+            return places
+        if not differs[0]:
+            return None
+        begins += int(differs[0])
+        places.append(begins)
+
+
+def sample_seed(batch_seed: int, row: int, sample: int) -> int:
+    """The seed of a sample of a batch."""
+    return prompt_seed(batch_seed, row) + sample

@@ -32,7 +32,7 @@ class ProducerError(RollstreamError):
 
 
 class PromptsError(ProducerError):
-    """Raised when `input_ids` or `attention_mask` cannot be read as prompts; nothing was queued.
+    """Raised when `input_ids`, `attention_mask` or what is told of their rows cannot be used; nothing was queued.
 
     `row` and `column` say where, if the fault is at one place.
     """

@@ -23,6 +23,7 @@ from benchmarks.support import report
 from benchmarks.support.report import Report, Scenario
 from rollstream.producer.batches.prompts import Prompts
 from rollstream.producer.batches.scripts import submit_call
+from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
@@ -109,8 +110,8 @@ class Lane:
         for number in itertools.count():
             batch_id = f"batch-{number}"
             batch = split(
-                self._prompts, self._config, batch_id=batch_id, adapter=None, prompts_per_job=PROMPTS_PER_JOB,
-                submitted_at=time.time(),
+                self._prompts, self._config, batch_id=batch_id, adapter=None,
+                slicing=Slicing(prompts_per_job=PROMPTS_PER_JOB), submitted_at=time.time(),
             )  # fmt: skip
             self._answer = self._answer or _answer(batch, self._size)
             yield from self._one(batch, batch_id)

@@ -16,6 +16,7 @@ _UNMASKED = {
     "input_ids": "ids.data, and ~numpy.ma.getmaskarray(ids) as the attention_mask",
     "attention_mask": "mask.filled(0)",
     "first": "first.data",
+    "expected_tokens": "expected_tokens.filled(0)",
 }
 _OWN_FLOATS = ("torch.float16", "torch.float32", "torch.float64")
 """The float types that numpy has too; bfloat16 and float8 fit into float32."""

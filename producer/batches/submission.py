@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
-from rollstream.schemas.errors import shown
 from rollstream.schemas.keys import check_adapter, check_name
-from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
+from rollstream.schemas.wire.shares import shares_of
 
-from ..errors import ArgumentError, PromptsError
+from ..errors import ArgumentError
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
 from .deadlines import NO_DEADLINES, Deadlines
 from .prompts import Prompts
+from .slicing import Slicing, shared_out
 
 _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
 """Limits of one script call, which is sent, and repeated, as a whole, while Redis does nothing else."""
@@ -65,38 +66,41 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
     *,
     batch_id: str,
     adapter: str | None,
-    prompts_per_job: int,
+    slicing: Slicing,
     submitted_at: float,
     first_groups: int | None = None,
     deadlines: Deadlines = NO_DEADLINES,
     bounds: VersionBounds = ANY_VERSION,
 ) -> Submission:
-    """Slice a batch into jobs of `prompts_per_job` prompts, the last one shorter.
+    """Make the jobs of a batch. They are numbered by their prompts and samples, in whatever order they are queued.
 
-    Raises `PromptsError`, `ArgumentError` for `first_groups`, `schemas.NameRefusedError` for a bad `batch_id` or
-    `adapter`, `schemas.ConfigError` for a group whose result may be larger than a message, and `schemas.WireError` for
-    a job larger than a reader takes.
+    Raises `ArgumentError` for `first_groups`, `schemas.NameRefusedError` for a bad `batch_id` or `adapter`,
+    `schemas.ConfigError` for a group whose result may be larger than a message, and `schemas.WireError` for a job
+    larger than a reader takes.
     """
-    if type(prompts_per_job) is not int or not 1 <= prompts_per_job <= MAX_GROUPS_PER_JOB:
-        raise PromptsError("prompts_per_job", f"{shown(prompts_per_job)} is no integer from 1 to {MAX_GROUPS_PER_JOB}")
     check_name("batch_id", batch_id)
     if adapter is not None:
         check_adapter(adapter)
     check_result_fits(config, max(map(len, prompts.ids)))
-    starts = range(0, len(prompts.ids), prompts_per_job)
+    slices = list(slicing.slices(len(prompts.ids)))
     batch = Batch(
         batch_id=batch_id,
         num_groups=len(prompts.ids),
-        num_jobs=len(starts),
+        num_jobs=len(slices) * shares_of(config, slicing.samples_per_job),
         prompt_width=prompts.width,
         config=config,
         adapter=adapter,
         submitted_at=submitted_at,
         first_groups=_wanted(first_groups, len(prompts.ids)),
+        samples_per_job=slicing.samples_per_job,
     )
-    slices = [prompts.ids[first : first + prompts_per_job] for first in starts]
-    jobs = [_job(batch, number, starts[number], ids, deadlines, bounds) for number, ids in enumerate(slices)]
-    return Submission(batch=batch, digest=_digest(prompts, batch, prompts_per_job, bounds), jobs=jobs)
+    wholes = [(number, _whole(batch, prompts, rows, deadlines, bounds, expected)) for number, rows, expected in slices]
+    jobs = [job for number, whole in wholes for job in shared_out(whole, number, slicing.samples_per_job)]
+    return Submission(
+        batch=batch,
+        digest=_digest(prompts, batch, slicing.prompts_per_job, bounds),
+        jobs=[(Envelope.of_job(job, batch.traceparent), encode(job)) for job in jobs],
+    )
 
 
 def _wanted(first_groups: int | None, groups: int) -> int | None:
@@ -109,13 +113,20 @@ def _wanted(first_groups: int | None, groups: int) -> int | None:
     return first_groups if first_groups < groups else None
 
 
-def _job(
-    batch: Batch, number: int, first: int, ids: list[Any], deadlines: Deadlines, bounds: VersionBounds
-) -> tuple[Envelope, bytes]:
-    job = Job(
+def _whole(
+    batch: Batch,
+    prompts: Prompts,
+    rows: range,
+    deadlines: Deadlines,
+    bounds: VersionBounds,
+    expected: NDArray[np.int32] | None,
+) -> Job:
+    """The job that has all samples of these prompts; its number is given later."""
+    ids = prompts.ids[rows.start : rows.stop]
+    return Job(
         batch_id=batch.batch_id,
-        job=number,
-        first_group=first,
+        job=0,
+        first_group=rows.start,
         num_groups=batch.num_groups,
         prompt_ids=Tensor.of(np.concatenate(ids)),
         prompt_lengths=Tensor.of(_lengths(ids)),
@@ -129,8 +140,8 @@ def _job(
         max_staleness=bounds.max_staleness,
         requires=(*batch.config.needs, *(() if batch.first_groups is None else ("first_groups",))),
         first_groups=batch.first_groups,
+        expected_tokens=None if expected is None else Tensor.of(expected),
     )
-    return Envelope.of_job(job, batch.traceparent), encode(job)
 
 
 def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds) -> str:
@@ -139,9 +150,11 @@ def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: Versio
     )  # so a future option does not change this digest
     config["logit_bias"] = sorted(batch.config.logit_bias.items())  # the order of a mapping is not content
     sampled_by = [batch.adapter, bounds.min_policy_version, bounds.max_staleness]
-    head = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
+    head: list[Any] = [len(prompts.ids), prompts.width, config, sampled_by, prompts_per_job]
     if batch.first_groups is not None:  # so the digest of a batch without it stays what it was
         head.append({"first_groups": batch.first_groups})
+    if batch.samples_per_job is not None:
+        head.append({"samples_per_job": batch.samples_per_job})
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
     for ids in prompts.ids:

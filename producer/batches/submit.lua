@@ -21,15 +21,21 @@ end
 redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
 
 local function count(from, to)
-  local groups, tokens, kind = 0, 0, 'job'
+  local groups, tokens, kind, share = 0, 0, 'job', nil
   for at = from, to, 2 do
     if ARGV[at] == 'groups' then groups = ARGV[at + 1] end
     if ARGV[at] == 'tokens' then tokens = ARGV[at + 1] end
     if ARGV[at] == 'kind' then kind = ARGV[at + 1] end
+    if ARGV[at] == 'share' then share = ARGV[at + 1] end
+  end
+  redis.pcall('HINCRBY', KEYS[4], 'jobs_queued', 1)
+  if share then -- a group counts once, with all its tokens: when the last of its jobs is queued
+    local first, samples, of = string.match(share, '^(%d+):(%d+):(%d+)$')
+    if first + samples < tonumber(of) then return end
+    tokens = string.format('%.0f', tokens / samples * of)
   end
   if kind == 'score' then tokens = 0 end -- they are only scored, and the totals count what may be generated
   redis.pcall('HINCRBY', KEYS[2], 'queued', groups)
-  redis.pcall('HINCRBY', KEYS[4], 'jobs_queued', 1)
   redis.pcall('HINCRBY', KEYS[4], 'groups_queued', groups)
   redis.pcall('HINCRBY', KEYS[4], 'tokens_queued', tokens)
 end

@@ -2,6 +2,9 @@
 
 from typing import TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
+from .order import Counts
+from .slicing import DEFAULT_PROMPTS
+
 
 class JobOptions(TypedDict, total=False):
     """`adapter`: a LoRA adapter, as `name@version`.
@@ -38,9 +41,16 @@ class SubmitOptions(JobOptions, total=False):
 
     `keep_partials`: seconds between two times that workers keep what running completions have so far in Redis, so that
     another goes on from there; 0: never; None: as each worker's --keep-partials says. It is no part of the content.
+
+    `expected_tokens`: for each prompt about how many tokens a completion of it will have, B integers of 0 or more:
+    jobs with long ones are queued first, and a worker starts the longest first. None: in the order of the prompts. It
+    is not part of the content. `samples_per_job`: of a prompt's `num_return_sequences` samples, how many one worker
+    takes at a time; they are the same samples, and come back as one group. None: all of them. Not with beams.
     """
 
     prompts_per_job: int
+    expected_tokens: Counts
+    samples_per_job: int | None
     first_groups: int | None
     keep_partials: float | None
 
@@ -67,7 +77,9 @@ JOB_DEFAULTS: JobOptions = {
 
 SUBMIT_DEFAULTS: SubmitOptions = {
     **JOB_DEFAULTS,
-    "prompts_per_job": 8,
+    "prompts_per_job": DEFAULT_PROMPTS,
+    "expected_tokens": None,
+    "samples_per_job": None,
     "first_groups": None,
     "keep_partials": None,
 }

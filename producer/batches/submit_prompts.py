@@ -14,6 +14,7 @@ from ..redis_io.connection import Connection
 from .deadlines import Deadlines
 from .handle import BatchHandle
 from .prompts import Prompts, Rows
+from .slicing import Slicing
 from .submission import Submission, split
 from .submit_and_wait import queue
 from .submit_options import SubmitOptions
@@ -41,12 +42,19 @@ async def submit_prompts(
 
 def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, options: SubmitOptions) -> Making:
     """Read prompts and options, which are complete. Raises `PromptsError`, `DeadlineError`, `VersionBoundError`."""
+    prompts = Prompts.of(rows, attention_mask)
     make = partial(
         split,
-        Prompts.of(rows, attention_mask),
+        prompts,
         config,
         adapter=options["adapter"],
-        prompts_per_job=number(options["prompts_per_job"]),
+        slicing=Slicing.of(
+            config,
+            len(prompts.ids),
+            prompts_per_job=options["prompts_per_job"],
+            samples_per_job=options["samples_per_job"],
+            expected=options["expected_tokens"],
+        ),
         submitted_at=time.time(),
         first_groups=number(options["first_groups"]),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"], options["keep_partials"]),

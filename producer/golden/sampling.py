@@ -18,6 +18,7 @@ from rollstream.schemas.wire.answers import GroupError, GroupResult
 from ..batches.handle import BatchHandle
 from ..batches.prompts import Prompts
 from ..batches.read_answers import Answer
+from ..batches.slicing import Slicing
 from ..batches.submission import split
 from ..batches.submit_jobs import enqueue
 from ..errors import ProducerError, ResultTimeoutError
@@ -62,7 +63,7 @@ async def _submit(
         config,
         batch_id=f"golden-{uuid.uuid4().hex}",
         adapter=None,
-        prompts_per_job=_PROMPTS_PER_JOB,
+        slicing=Slicing(prompts_per_job=_PROMPTS_PER_JOB),
         submitted_at=time.time(),
     )
     await enqueue(connection, keys, submission)

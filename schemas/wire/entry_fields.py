@@ -12,6 +12,8 @@ LETTER = b"letter"
 """The `DeadLetter`, beside the payload of the job."""
 TOKENS = b"tokens"
 """In a job's entry: the most tokens that its completions may have together."""
+SHARE = b"share"
+"""In the entry of a job that has some samples of its groups: the first of them, how many, and of how many."""
 BATCH = b"batch"
 """In a job's entry: the id of its batch."""
 

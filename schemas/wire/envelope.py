@@ -8,10 +8,11 @@ from typing import Self, TypeAlias
 
 from ..errors import NameRefusedError, WireError, shown
 from ..keys import check_name
-from .entry_fields import BATCH, KIND, PAYLOAD, TOKENS
+from .entry_fields import BATCH, KIND, PAYLOAD, SHARE, TOKENS
 from .fields import MAX_GROUPS_PER_JOB, check_traceparent
 from .messages import Job
 from .scores import ScoreJob
+from .shares import Share
 
 JOB_KIND = "job"
 SCORE_KIND = "score"
@@ -43,10 +44,13 @@ class Envelope:
     0 if the entry does not say."""
     traceparent: str | None = None
     """W3C trace context of the submit, if it had one."""
+    share: Share | None = None
+    """Which samples of its groups the job has; None: all."""
 
     def fields(self, payload: bytes) -> dict[bytes, bytes]:
         """The fields for XADD."""
         traced = {} if self.traceparent is None else {b"traceparent": self.traceparent.encode()}
+        shared = {} if self.share is None else {SHARE: self.share.field()}
         return {
             BATCH: self.batch_id.encode(),
             b"job": b"%d" % self.job,
@@ -56,6 +60,7 @@ class Envelope:
             KIND: self.kind.encode(),
             b"lane": self.lane.encode(),
             TOKENS: b"%d" % self.tokens,
+            **shared,
             **traced,
             PAYLOAD: payload,
         }
@@ -85,6 +90,7 @@ class Envelope:
             lane=_name(fields, b"lane", DEFAULT_LANE) or DEFAULT_LANE,
             tokens=_tokens(fields),
             traceparent=_traceparent(fields),
+            share=Share.read(fields.get(SHARE, b"")),
         )
 
     @classmethod
@@ -99,6 +105,7 @@ class Envelope:
             kind=job.kind,
             tokens=_most_tokens(job),
             traceparent=traceparent,
+            share=_share(job),
         )
 
     def check_names(self, job: QueuedJob, payload: bytes = b"") -> None:
@@ -108,9 +115,9 @@ class Envelope:
             raise WireError(type(job).__name__, f"payload says {_told(inside)}, the entry says {_told(self)}", payload)
 
     @property
-    def names(self) -> tuple[str, int, range, int]:
-        """Batch, job, groups of the job, groups of the batch: every answer is published under these."""
-        return self.batch_id, self.job, self.groups, self.num_groups
+    def names(self) -> tuple[str, int, range, int, Share | None]:
+        """Batch, job, groups of the job, groups of the batch, samples: every answer is published under these."""
+        return self.batch_id, self.job, self.groups, self.num_groups, self.share
 
     @property
     def asked(self) -> int:
@@ -121,6 +128,12 @@ class Envelope:
         return 0 if self.kind == SCORE_KIND else self.tokens
 
     @property
+    def asked_of_group(self) -> int:
+        """The same for one of its groups, with the samples that other jobs have."""
+        each = self.asked // self.job_groups
+        return each if self.share is None else each // self.share.samples * self.share.of
+
+    @property
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.job_groups)
@@ -129,7 +142,13 @@ class Envelope:
 def _most_tokens(job: QueuedJob) -> int:
     if isinstance(job, ScoreJob):
         return job.token_ids.shape[0]
-    return len(job.groups) * job.config.num_return_sequences * job.config.max_new_tokens
+    return len(job.groups) * job.sampled * job.config.max_new_tokens
+
+
+def _share(job: QueuedJob) -> Share | None:
+    if isinstance(job, ScoreJob) or job.samples is None:
+        return None
+    return Share(first=job.first_sample, samples=job.samples, of=job.config.num_return_sequences)
 
 
 def _name(fields: Mapping[bytes, bytes], name: bytes, default: str) -> str:
@@ -156,8 +175,11 @@ def _traceparent(fields: Mapping[bytes, bytes]) -> str | None:
 
 
 def _told(envelope: Envelope) -> str:
-    first, last = envelope.first_group, envelope.first_group + envelope.job_groups - 1
-    return f"job {envelope.job} of batch {envelope.batch_id!r}, groups {first} to {last} of {envelope.num_groups}"
+    first, last, share = envelope.first_group, envelope.first_group + envelope.job_groups - 1, envelope.share
+    samples = "" if share is None else f", samples {share.first} to {share.numbers[-1]} of {share.of}"
+    return (
+        f"job {envelope.job} of batch {envelope.batch_id!r}, groups {first} to {last} of {envelope.num_groups}{samples}"
+    )
 
 
 def _number(fields: Mapping[bytes, bytes], name: bytes, bound: int = 2**31) -> int:

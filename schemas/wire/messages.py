@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..generation.generation_config import GenerationConfig
 from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, EntryIdText, Index, Seconds, Shown, Traceparent
 from .requires import Requires
-from .tensors import Tensor, expect
+from .shares import check_share, shares_of
+from .tensors import Tensor, expect, expect_shape
 
 
 class Message(BaseModel):
@@ -56,13 +57,23 @@ class Batch(Message):
     """W3C trace context of the submit; no part of the content digest."""
     first_groups: Count | None = None
     """The batch is complete when so many groups have completions; the others are cut. None: all are wanted."""
+    samples_per_job: Count | None = None
+    """How many samples of a group a job has; None: all of them."""
 
     @model_validator(mode="after")
     def _jobs_hold_groups(self) -> Self:
         _check_first_groups(self.first_groups, self.num_groups)
-        if not self.num_jobs <= self.num_groups <= MAX_GROUPS_PER_JOB * self.num_jobs:
-            raise ValueError(f"{self.num_groups} groups in {self.num_jobs} jobs of 1 to {MAX_GROUPS_PER_JOB}")
+        slices, left = divmod(self.num_jobs, self.shares)
+        if left or not slices <= self.num_groups <= MAX_GROUPS_PER_JOB * slices:
+            raise ValueError(
+                f"{self.num_groups} groups in {self.num_jobs} jobs of 1 to {MAX_GROUPS_PER_JOB}, {self.shares} a group"
+            )
         return self
+
+    @property
+    def shares(self) -> int:
+        """How many jobs sample a group together."""
+        return shares_of(self.config, self.samples_per_job)
 
     @property
     def replay_of(self) -> str | None:
@@ -108,6 +119,16 @@ class Job(Message):
     """As in `Batch`, for the whole batch."""
     keep_partials: float | None = Field(default=None, ge=0, lt=1e9)
     """Seconds between two times that running completions are kept in Redis; 0: never; None: as the worker is set."""
+    expected_tokens: Tensor | None = None
+    """int32 (groups of this job,): how long a completion of each group may become; the longest start first."""
+    first_sample: Index = 0
+    samples: Count | None = None
+    """The job is a share of its groups: it has samples `first_sample` on, so many. None: all of them."""
+
+    @model_validator(mode="after")
+    def _samples_are_a_share(self) -> Self:
+        check_share(self.config, self.first_sample, self.samples)
+        return self
 
     @model_validator(mode="after")
     def _lengths_cover_ids(self) -> Self:
@@ -121,12 +142,21 @@ class Job(Message):
             raise ValueError("prompt_lengths do not add up to prompt_ids")
         if self.first_group + len(lengths) > self.num_groups:
             raise ValueError("first_group + groups exceeds num_groups")
+        if self.expected_tokens is not None:
+            expect_shape("expected_tokens", self.expected_tokens, "int32", (groups,))
+            if self.expected_tokens.numpy().min() < 0:
+                raise ValueError("expected_tokens must not be negative")
         return self
 
     @property
     def groups(self) -> range:
         """Group numbers of this job, counted over the batch."""
         return range(self.first_group, self.first_group + self.prompt_lengths.shape[0])
+
+    @property
+    def sampled(self) -> int:
+        """How many samples of each of its groups this job has."""
+        return self.config.num_return_sequences if self.samples is None else self.samples
 
     @cached_property
     def prompts(self) -> list[NDArray[np.int32]]:

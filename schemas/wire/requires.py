@@ -16,6 +16,9 @@ from ..generation.generation_config import NEEDED
 Requirement = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Requires = Annotated[tuple[Requirement, ...], Field(max_length=16)]
 
+SPLIT = "split"
+"""The job has some samples of its groups: who does not know that would sample all of them."""
+
 KNOWN: frozenset[str] = frozenset({"activate", "first_groups", "nccl", "probe", "store", *NEEDED})
 """The names that this release knows, for jobs and policy versions."""
 

@@ -98,7 +98,15 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "delivery": 1,
         "trace": None,
     },
-    Batch: {"v": 1, "kind": "batch", "adapter": None, "lineage": (), "traceparent": None, "first_groups": None},
+    Batch: {
+        "v": 1,
+        "kind": "batch",
+        "adapter": None,
+        "lineage": (),
+        "traceparent": None,
+        "samples_per_job": None,
+        "first_groups": None,
+    },
     Job: {
         "v": 1,
         "kind": "job",
@@ -112,6 +120,9 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "requires": (),
         "first_groups": None,
         "keep_partials": None,
+        "expected_tokens": None,
+        "first_sample": 0,
+        "samples": None,
     },
     GroupResult: {
         "v": 1,

@@ -104,7 +104,7 @@ class AnswerPublisher:
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
         if outcome == "published":
-            self._measures.answered(answer, asked=job.asked // job.job_groups, newest=self._newest())
+            self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest())
         else:
             self._measures.groups[outcome] += 1
         return outcome

@@ -49,7 +49,7 @@ def publish_call(
     """See `publish.lua`: the answer of one `group`; `keep_s`: seconds that results and ledger stay once sealed."""
     names = lease.jobs_key, keys.results(job.batch_id), keys.ledger(job.batch_id), totals(lease.jobs_key)
     of_batch = job.num_groups, job.job, job.job_groups
-    args = GROUP, *_token(lease), group, kind, payload, sealed, *of_batch, keep_s, job.asked // job.job_groups
+    args = GROUP, *_token(lease), group, kind, payload, sealed, *of_batch, keep_s, job.asked_of_group
     return PUBLISH(names, args)
 
 

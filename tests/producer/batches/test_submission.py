@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rollstream.producer.batches.prompts import Prompts
+from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.errors import ArgumentError
 from rollstream.schemas import ConfigError, Envelope, GenerationConfig, Job, decode
@@ -17,13 +18,19 @@ from rollstream.schemas import ConfigError, Envelope, GenerationConfig, Job, dec
 def submission(**options: Any) -> Submission:
     config = GenerationConfig(**{"max_new_tokens": 4, "num_return_sequences": 3, **options})
     prompts = Prompts.of([[5, 6], [7], [8, 9, 1]])
-    return split(prompts, config, batch_id="b", adapter=None, prompts_per_job=2, submitted_at=1000.5)
+    return split(prompts, config, batch_id="b", adapter=None, slicing=Slicing(prompts_per_job=2), submitted_at=1000.5)
 
 
 def first_groups(wanted: Any) -> Submission:
     config, prompts = GenerationConfig(max_new_tokens=4, num_return_sequences=3), Prompts.of([[5, 6], [7], [8, 9, 1]])
     return split(
-        prompts, config, batch_id="b", adapter=None, prompts_per_job=2, submitted_at=1000.5, first_groups=wanted
+        prompts,
+        config,
+        batch_id="b",
+        adapter=None,
+        slicing=Slicing(prompts_per_job=2),
+        submitted_at=1000.5,
+        first_groups=wanted,
     )
 
 
@@ -66,7 +73,7 @@ def test_a_prompt_whose_result_no_message_would_carry_is_refused_before_anything
     with pytest.raises(
         ConfigError, match="a prompt of 8388608 make a result of 67633152 bytes, and one message carries"
     ):
-        split(prompts, config, batch_id="b", adapter=None, prompts_per_job=1, submitted_at=1000.5)
+        split(prompts, config, batch_id="b", adapter=None, slicing=Slicing(prompts_per_job=1), submitted_at=1000.5)
 
 
 def test_an_entry_says_how_many_tokens_its_job_may_have() -> None:

@@ -54,6 +54,10 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     ),
     "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
     "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
+    "Job.v1.share": MESSAGES[1].model_copy(
+        update={"requires": ("split",), "expected_tokens": int32(3, 40), "first_sample": 1, "samples": 1}
+    ),
+    "Batch.v1.shares": MESSAGES[0].model_copy(update={"num_jobs": 2, "samples_per_job": 1}),
     "PolicyVersion.v1.requires": MESSAGES[6].model_copy(update={"requires": ("nccl",)}),
     "PolicyVersion.v1.every-field": MESSAGES[6].model_copy(
         update={

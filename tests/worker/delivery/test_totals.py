@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient, Client, GenerationConfig
 from rollstream.producer.batches import scripts as batch_scripts
 from rollstream.producer.batches.prompts import Prompts
+from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.schemas import Envelope
 from rollstream.schemas.keys import GROUP, totals
@@ -37,7 +38,9 @@ def queued(jobs: int, groups: int, **others: int) -> Totals:
 
 def batch_of(groups: int, prompts_per_job: int = 1) -> Submission:
     prompts = Prompts.of(np.arange(1, groups + 1).reshape(groups, 1), None)
-    return split(prompts, CONFIG, batch_id="b", adapter=None, prompts_per_job=prompts_per_job, submitted_at=1.0)
+    return split(
+        prompts, CONFIG, batch_id="b", adapter=None, slicing=Slicing(prompts_per_job=prompts_per_job), submitted_at=1.0
+    )
 
 
 async def queue_jobs(redis: Redis, queue: Queue, batch: Submission, jobs: int) -> list[tuple[Lease, Envelope]]:

@@ -11,6 +11,10 @@ from rollstream.schemas.errors import shown
 
 from .errors import SettingsError
 
+FOR_GPUS = "pip install 'rollstream[gpu]' 'vllm==0.26.*'"
+"""The extra allows every series that ran; this is the one that ran on a GPU, see docs/vllm-versions.md."""
+FOR_CPUS = "pip install 'rollstream[cpu]'"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
@@ -37,7 +41,7 @@ ENGINES = {
         about="generates with a model, on GPUs or on the CPU",
         loads_model=True,
         has_metrics=True,
-        install="pip install 'rollstream[gpu]', or 'rollstream[cpu]' on a machine without a GPU",
+        install=f"{FOR_GPUS}, or on a machine without a GPU {FOR_CPUS}",
     ),
     "stub": EngineEntry(
         module="rollstream.worker.engines.stub",

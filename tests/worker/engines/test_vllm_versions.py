@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from rollstream.worker.engine_registry import FOR_GPUS
 from rollstream.worker.engines.vllm_versions import RAN, UNTESTED, check, installed, runs
 from rollstream.worker.errors import UnsupportedVllmError
 from tests.support.worker_process import ROOT
@@ -60,7 +62,7 @@ def test_others_are_refused_with_both_numbers_unless_this_one_is_asked_for(tmp_p
 
     assert str(raised.value) == (
         f"vllm {version} is installed; this Rollstream runs releases {runs()} of vLLM: pip install "
-        f"'rollstream[gpu]', or set ROLLSTREAM_UNTESTED_VLLM={version} to run what nobody has tried"
+        f"'rollstream[gpu]' 'vllm==0.26.*', or set ROLLSTREAM_UNTESTED_VLLM={version} to run what nobody has tried"
     )
     assert check({UNTESTED: version}, found) == version
 
@@ -109,6 +111,14 @@ def test_the_extra_and_the_documents_name_the_same_versions() -> None:
     assert [minor for minor in range(100) if gpu.specifier.contains(f"0.{minor}.1")] == [minor for _, minor in RAN]
     for page in ("README.md", "docs/design.md", "docs/vllm-versions.md"):
         assert runs() in " ".join((ROOT / page).read_text().split()), page
+
+
+def test_the_documents_and_the_errors_say_the_same_to_install_on_gpus() -> None:
+    wanted = Requirement(shlex.split(FOR_GPUS)[-1])
+
+    assert any(wanted.specifier.contains(f"{major}.{minor}.0") for major, minor in RAN)
+    for page in ("README.md", "docs/vllm-versions.md"):
+        assert FOR_GPUS in (ROOT / page).read_text(), page
 
 
 def worker(redis_url: str, path: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -40,6 +40,11 @@ class BlockingAnyHandle(Blocking[H_co], Generic[H_co, A]):
         """The number of prompts, or of rows."""
         return self._awaited.num_groups
 
+    @property
+    def is_repeat(self) -> bool:
+        """Whether an earlier submit had queued the whole batch, so that this one changed nothing."""
+        return self._awaited.is_repeat
+
     def groups(self, timeout: float | None = None) -> Iterator[A]:
         """Each group once, as it finishes; `timeout`: seconds until the last one."""
         began, position = time.monotonic(), 0

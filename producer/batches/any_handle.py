@@ -60,6 +60,8 @@ class AnyHandle(ABC, Generic[D, A]):
         self._attached = attached
         read = partial(self._read_answer, batch)  # which does not refer to the handle, so that it is collected at once
         again = again or Resubmission(connection=connection, keys=keys)
+        self.is_repeat = again.is_repeat
+        """Whether an earlier submit had queued the whole batch, so that this one changed nothing."""
         self._reader = ResultsReader[A](
             connection=connection, keys=keys, batch=batch, read=read, was_queued=not attached, again=again
         )

@@ -33,12 +33,14 @@ def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Cal
     return SUBMIT(names, [*head, words, *words_of_jobs])
 
 
-async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "conflict", "cancelled"]:
+async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "known", "conflict", "cancelled"]:
     """Send the call of `submit_call`, and wait for so many replicas. It is sent whole: the payloads travel once.
 
     Raises `RedisError`, `UnconfirmedError`.
     """
     match await confirmed(redis, call, wait, whole=True):
+        case b"known":
+            return "known"
         case b"conflict":
             return "conflict"
         case b"cancelled":

@@ -5,7 +5,7 @@
 -- ARGV[5] unix seconds of the submit               ARGV[6] words of a job's entry
 -- ARGV[7...] for each job: its number, then field, value, ... of its entry
 --
--- Returns 'queued', or 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
+-- Returns 'queued', 'known' when another submit had queued all of these jobs, 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
 -- (nothing was written).
 local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
@@ -40,6 +40,8 @@ local function count(from, to)
   redis.pcall('HINCRBY', KEYS[4], 'tokens_queued', tokens)
 end
 
+-- The message has the time of its submit. If it is this one's, the call comes again because its reply was lost.
+local is_ours, queued = redis.call('HGET', KEYS[2], 'batch') == ARGV[2], false
 local words = tonumber(ARGV[6])
 for at = 7, #ARGV, words + 1 do
   local field = 'job:' .. ARGV[at]
@@ -47,6 +49,7 @@ for at = 7, #ARGV, words + 1 do
     -- One by one: an error at a later job must not leave an entry that the ledger does not know.
     redis.call('HSET', KEYS[2], field, redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + words)))
     count(at + 1, at + words)
+    queued = true
   end
 end
-return 'queued'
+return (queued or is_ours) and 'queued' or 'known'

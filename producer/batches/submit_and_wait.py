@@ -38,8 +38,8 @@ async def queue(
         submission = traced(submission, await traceparent_of(span, connection, keys, batch_id))
         if before is not None:
             await before(submission)
-        await enqueue(connection, keys, submission)
-    again.queued(submission)
+        is_new = await enqueue(connection, keys, submission)
+    again.queued(submission, is_repeat=not is_new)
     return submission, again
 
 

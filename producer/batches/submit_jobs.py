@@ -27,8 +27,8 @@ S = TypeVar("S", bound=AnySubmission[Any])
 log = logging.getLogger("rollstream")
 
 
-async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[Any]) -> None:
-    """Queue the jobs of `submission` that are not queued yet.
+async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[Any]) -> bool:
+    """Queue the jobs of `submission` that are not queued yet; returns whether it queued any, now or in a lost try.
 
     If Redis loses everything in between (FLUSHALL, a restart without a disk), it would have only the later jobs: then
     all are queued again. Raises `BatchConflictError` if the batch id belongs to other content, `BatchCancelledError` if
@@ -39,10 +39,10 @@ async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[
     largest = max(len(payload) for _, payload in submission.jobs)
     await check_size(connection, "submit", largest, max(map(_size, chunks)), _ADVICE)
     for _ in range(_MOST_ROUNDS):
-        if await _queue_once(connection, keys, submission, chunks) == 1:  # nothing can be lost in between
-            return
-        if await is_queued(connection, keys, submission.batch.batch_id, submission.jobs[0][0].job):
-            return
+        replies = await _queue_once(connection, keys, submission, chunks)
+        # With one call nothing can be lost in between.
+        if len(replies) == 1 or await is_queued(connection, keys, submission.batch.batch_id, submission.jobs[0][0].job):
+            return "queued" in replies
     raise lost(submission.batch.batch_id, keys)
 
 
@@ -58,9 +58,11 @@ def lost(batch_id: str, keys: Keys) -> UnknownBatchError:
     return UnknownBatchError(batch_id, keys.policy, "Redis lost its first jobs while the others were queued; repeat it")
 
 
-async def _queue_once(connection: Connection, keys: Keys, submission: AnySubmission[Any], chunks: list[Chunk]) -> int:
-    """Queue all chunks; returns the number of script calls."""
-    batch_id, calls = submission.batch.batch_id, 0
+async def _queue_once(
+    connection: Connection, keys: Keys, submission: AnySubmission[Any], chunks: list[Chunk]
+) -> list[str]:
+    """Queue all chunks; returns the script's reply to each."""
+    batch_id, replies = submission.batch.batch_id, list[str]()
     for chunk in chunks:
         call = scripts.submit_call(keys, submission, chunk)
         submit = partial(scripts.submit, call=call, wait=connection.access.wait)
@@ -74,8 +76,8 @@ async def _queue_once(connection: Connection, keys: Keys, submission: AnySubmiss
             raise BatchConflictError(batch_id)
         if reply == "cancelled":
             raise BatchCancelledError(batch_id)
-        calls += 1
-    return calls
+        replies.append(reply)
+    return replies
 
 
 class Resubmission(Generic[S]):
@@ -91,9 +93,12 @@ class Resubmission(Generic[S]):
         self._keys = keys
         self._seen = connection.failovers
         self._submission: S | None = None
+        self.is_repeat = False
+        """Whether an earlier submit had queued the whole batch."""
 
-    def queued(self, submission: S) -> None:
+    def queued(self, submission: S, *, is_repeat: bool) -> None:
         """Keep what was queued, if failovers can be seen at all."""
+        self.is_repeat = is_repeat
         self._submission = submission if self._connection.sees_failovers else None
 
     def forget(self) -> None:

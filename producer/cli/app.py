@@ -166,7 +166,8 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     max_staleness=max_staleness,
                 )
                 typer.echo(handle.batch_id)
-                typer.echo(f"{handle.num_groups} prompts queued in {handle.batch.num_jobs} jobs", err=True)
+                queued = "were queued already," if handle.is_repeat else "queued"
+                typer.echo(f"{handle.num_groups} prompts {queued} in {handle.batch.num_jobs} jobs", err=True)
                 if not wait:
                     return 0
                 with output(out) if out else nullcontext() as results:

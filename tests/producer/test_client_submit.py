@@ -99,8 +99,10 @@ async def test_a_lost_reply_does_not_queue_a_job_twice(redis_url: str, server: A
     async with losing_replies(redis_url) as proxy, AsyncClient(proxy.url, policy=policy, reconnect_s=10) as trainer:
         await trainer.submit([[9]], None, CONFIG, batch_id="warm-up")
         proxy.lose_next = 1
-        await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
-        assert proxy.lost == 1
+        handle = await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
+        assert (proxy.lost, handle.is_repeat) == (1, False)
+        again = await trainer.submit(PROMPTS, None, CONFIG, batch_id="b", prompts_per_job=1)
+        assert again.is_repeat
     jobs = [envelope.job for envelope, _ in entries(server, policy) if envelope.batch_id == "b"]
     assert jobs == [0, 1, 2, 3]
 

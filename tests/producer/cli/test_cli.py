@@ -37,9 +37,10 @@ def test_submit_prints_the_batch_id_alone_on_stdout(
 
 
 def test_submit_reads_stdin_and_again_is_a_no_op(command: Command, redis_url: str, policy: str) -> None:
-    for _ in range(2):
+    for told in ("queued", "were queued already,"):
         done = command("submit", "-", "--max-new-tokens", "4", "--batch-id", "mine", stdin=ROWS)
         assert (done.exit_code, done.stdout) == (0, "mine\n")
+        assert done.stderr == f"2 prompts {told} in 1 jobs\n"
     assert len(queued(redis_url, policy)) == 1
     other = command("submit", "-", "--max-new-tokens", "5", "--batch-id", "mine", stdin=ROWS)
     assert (other.exit_code, other.stdout) == (1, "")

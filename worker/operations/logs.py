@@ -35,7 +35,7 @@ def configure(settings: WorkerSettings) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**names)
-    _take_from_libraries(level, [structlog.stdlib.add_log_level, _Foreign(redaction, names)], last)
+    _take_from_libraries(level, [structlog.stdlib.add_log_level, _Foreign(redaction=redaction, names=names)], last)
 
 
 def _last(redaction: Redaction, *, as_json: bool) -> list[Processor]:
@@ -84,7 +84,7 @@ class _Library(logging.StreamHandler[Any]):
 class _Foreign:
     """A processor that gives a library's line the names of this worker; its text is not ours, so secrets are hidden."""
 
-    def __init__(self, redaction: Redaction, names: dict[str, str]) -> None:
+    def __init__(self, *, redaction: Redaction, names: dict[str, str]) -> None:
         self._redaction = redaction
         self._names = names
 

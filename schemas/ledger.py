@@ -34,6 +34,8 @@ class LedgerField:
     """How many groups have completions, counted where there is `FIRST_GROUPS`."""
     CUTS = "cuts"
     """How many groups were cut. Workers that run the batch read its groups again when it changes."""
+    CUT = "cut"
+    """What stands in `group` of a group that was cut."""
     JOBS = "job:*"
     """Pattern of `job`."""
     ANSWERED_JOBS = "answered:*"

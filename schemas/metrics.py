@@ -73,7 +73,7 @@ class WorkerMetric:
 
     GROUPS = _counter(
         "groups",
-        "Groups by how they ended here: result, error, duplicate (had an answer), fenced (lease lost).",
+        "Groups by how they ended here: result, error, duplicate (had an answer), fenced (lease lost), cut.",
         "outcome",
     )
     GROUP_ERRORS = _counter("group_errors", "Groups answered with an error, by its code.", "code")

@@ -30,7 +30,8 @@ def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Cal
     jobs_key = keys.jobs(partition)
     names = jobs_key, keys.ledger(batch.batch_id), keys.batches(partition), totals(jobs_key)
     head = submission.digest, encode(batch), batch.num_groups, batch.batch_id, batch.submitted_at
-    return SUBMIT(names, [*head, words, *words_of_jobs])
+    wanted = batch.first_groups if isinstance(batch, Batch) else None
+    return SUBMIT(names, [*head, words, "" if wanted is None else wanted, *words_of_jobs])
 
 
 async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "known", "conflict", "cancelled"]:

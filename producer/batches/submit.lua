@@ -3,7 +3,8 @@
 -- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] index of batches      KEYS[4] totals
 -- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] batch id
 -- ARGV[5] unix seconds of the submit               ARGV[6] words of a job's entry
--- ARGV[7...] for each job: its number, then field, value, ... of its entry
+-- ARGV[7] with how many groups that have completions it is complete; '': all are wanted
+-- ARGV[8...] for each job: its number, then field, value, ... of its entry
 --
 -- Returns 'queued', 'known' when another submit had queued all of these jobs, 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
 -- (nothing was written).
@@ -16,6 +17,7 @@ redis.call('HSET', KEYS[2], 'digest', ARGV[1])
 if not digest then
   redis.call('HSET', KEYS[2], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
+  if ARGV[7] ~= '' then redis.call('HSET', KEYS[2], 'first_groups', ARGV[7]) end
 end
 -- The index and the totals are only for readers: if their keys have another type, jobs are queued all the same.
 redis.pcall('ZADD', KEYS[3], 'NX', ARGV[5], ARGV[4])
@@ -43,7 +45,7 @@ end
 -- The message has the time of its submit. If it is this one's, the call comes again because its reply was lost.
 local is_ours, queued = redis.call('HGET', KEYS[2], 'batch') == ARGV[2], false
 local words = tonumber(ARGV[6])
-for at = 7, #ARGV, words + 1 do
+for at = 8, #ARGV, words + 1 do
   local field = 'job:' .. ARGV[at]
   if redis.call('HEXISTS', KEYS[2], field) == 0 then
     -- One by one: an error at a later job must not leave an entry that the ledger does not know.

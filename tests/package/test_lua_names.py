@@ -19,7 +19,8 @@ PLACEHOLDER = 7
 """Stands for the numbers in a name."""
 LEDGER = {
     LedgerField.DIGEST, LedgerField.DESCRIPTION, LedgerField.GROUPS, LedgerField.QUEUED, LedgerField.DONE,
-    LedgerField.CANCELLED, LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER),
+    LedgerField.CANCELLED, LedgerField.CUTS, LedgerField.FIRST_GROUPS, LedgerField.GOOD,
+    LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER),
     LedgerField.answered(PLACEHOLDER),
     LedgerField.duplicate(PLACEHOLDER, PLACEHOLDER), LedgerField.lived("7", PLACEHOLDER), LedgerField.dead("7"),
 }  # fmt: skip
@@ -29,7 +30,9 @@ ROUND = {
     RoundField.EPOCH, RoundField.PHASE, RoundField.PLAN, RoundField.WHY, RoundField.AT, Phase.OPEN, Did.JOINED,
     *(f"{name}:" for name in (RoundField.AT, RoundField.RANKS, RoundField.DID)),
 }  # fmt: skip
-VALUES = {message.model_fields["kind"].default for message in (GroupError, Sealed)} | {LedgerField.CANCELLED}
+VALUES = {
+    *(message.model_fields["kind"].default for message in (GroupError, Sealed)), LedgerField.CANCELLED, LedgerField.CUT,
+}  # fmt: skip
 _CALL = re.compile(r"redis\.p?call\('(?:H[A-Z]+|XADD)', (.*)")
 _FIRST = re.compile(r"'([a-z]+:)' \.\.")
 _WORD = re.compile(r"'([a-z_]+)'")

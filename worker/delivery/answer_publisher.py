@@ -34,6 +34,7 @@ from ..measure.measures import Measures
 from ..redis_io.connections import retrying
 from ..redis_io.pipelines import Pipelines
 from . import scripts
+from .cuts import Cutter
 from .lease import Lease
 from .scripts import Outcome, Settlement
 
@@ -52,7 +53,9 @@ class JobState:
     cancelled: bool
     """Whether its batch was cancelled."""
     unanswered: list[int]
-    """Groups that have no answer from any worker or cancel."""
+    """Groups that have no answer from any worker, cancel or cut."""
+    cuts: bytes | None = None
+    """What the ledger counted as cut then: when it changes, the job has to be looked at again."""
 
 
 class _TooLargeError(WorkerError):
@@ -85,9 +88,11 @@ class AnswerPublisher:
         self._measures = measures
         self._check_proven = check_proven
         self._newest = newest
+        self._cutter = Cutter(redis=redis, keys=keys, keep_s=result_ttl_s)
 
     async def publish(self, lease: Lease, job: Envelope, answer: Answer) -> Outcome:
-        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer.
+        """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer;
+        `enough`: it was published, the batch has as many groups as it wanted now, and the others were cut.
 
         An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`, and
         `UnprovenError` for a result of weights that did not pass their probe.
@@ -103,10 +108,13 @@ class AnswerPublisher:
                 outcome = await self._send(lease, job, answer, encode(answer))
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
-        if outcome == "published":
-            self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest())
-        else:
-            self._measures.groups[outcome] += 1
+        match outcome:
+            case "duplicate" | "fenced":
+                self._measures.groups[outcome] += 1
+            case "published" | "enough":
+                self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest())
+        if outcome == "enough":
+            await self._cutter.cut_rest(job, lease.consumer)
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: Answer, payload: bytes) -> Outcome:
@@ -140,13 +148,19 @@ class AnswerPublisher:
                 "groups fenced: their lease ended", entry=lease.entry_id, first_group=groups[0], groups=len(groups)
             )
 
+    def cut(self, lease: Lease, groups: int) -> None:
+        """Count groups that were cut while they ran or waited here; nothing is sent for them."""
+        self._measures.groups["cut"] += groups
+        log.info("groups cut, their engine requests are aborted", entry=lease.entry_id, groups=groups)
+
     async def job_state(self, job: Envelope) -> JobState:
         """Read the job's state from the ledger, in one command. Raises `RedisError` for a key of another type."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
-        command = "HMGET", self._keys.ledger(job.batch_id), LedgerField.CANCELLED, *map(LedgerField.group, job.groups)
-        cancelled, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
+        facts = LedgerField.CANCELLED, LedgerField.CUTS
+        command = "HMGET", self._keys.ledger(job.batch_id), *facts, *map(LedgerField.group, job.groups)
+        cancelled, cuts, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
-        return JobState(cancelled=cancelled is not None, unanswered=missing)
+        return JobState(cancelled=cancelled is not None, unanswered=missing, cuts=cuts)
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
         """Acknowledge a job if all of its groups have an answer, from any worker. Raises as `job_state` does."""

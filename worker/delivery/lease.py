@@ -30,11 +30,17 @@ class LeaseEndedError(WorkerError):
     """Raised in a group whose lease ran out or was lost while it was generated: another worker may own it."""
 
 
+class GroupCutError(WorkerError):
+    """Raised in a group that got its answer elsewhere while it was generated or waited: nobody needs another."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Request:
     """A request that a task waits for while its lease lasts."""
 
     is_stoppable: bool
+    group: int | None
+    """The group that it is for, if it is for one."""
     interruptions: int = 0
 
     def interrupt(self, caller: asyncio.Task[Any]) -> None:
@@ -66,6 +72,10 @@ class Lease:
     """True once engine requests must not run for it. Finished answers may still be sent; Redis decides."""
     stopped: DataError | None = None
     """Why engine requests must not run for it although the lease goes on; its unanswered groups get this error."""
+    was_cut: bool = False
+    """Whether any of its groups was cut while it ran: its own answers do not acknowledge the job then."""
+    _cut: set[int] = field(default_factory=set, repr=False)
+    """Groups that have their answer from elsewhere; `cut` adds to it."""
     _requests: dict[asyncio.Task[Any], _Request] = field(default_factory=dict, repr=False)
     """The requests that run for it, by the task that waits for each."""
 
@@ -74,14 +84,15 @@ class Lease:
         is_same = (self.jobs_key, self.entry_id) == (other.jobs_key, other.entry_id)
         return is_same and self.delivery > other.delivery
 
-    async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
-        """The result of `request`. It is cancelled when the lease ends and, if `stoppable`, when the job is stopped.
+    async def during(self, request: Coroutine[Any, Any, T], *, stoppable: bool = False, group: int | None = None) -> T:
+        """The result of `request`. It is cancelled when the lease ends, if `stoppable` when the job is stopped, and if
+        it is for a `group` when that is cut.
 
-        Raises `LeaseEndedError` or the `DataError` that `stop` was given. It cancels the waiting task and then takes
-        the cancel back, as `asyncio.timeout` does: a new task for each request costs more. A task has one request at a
-        time.
+        Raises `LeaseEndedError`, `GroupCutError` or the `DataError` that `stop` was given. It cancels the waiting task
+        and then takes the cancel back, as `asyncio.timeout` does: a new task for each request costs more. A task has
+        one request at a time.
         """
-        over = self._over(stoppable=stoppable)
+        over = self._over(stoppable=stoppable, group=group)
         if over is not None:
             request.close()
             raise over
@@ -89,13 +100,13 @@ class Lease:
         if caller is None or caller in self._requests:
             raise RuntimeError("a task has one request at a time")
         cancelled_before = caller.cancelling()
-        self._requests[caller] = running = _Request(is_stoppable=stoppable)
+        self._requests[caller] = running = _Request(is_stoppable=stoppable, group=group)
         try:
             return await request
         except asyncio.CancelledError:
             if caller.cancelling() - running.interruptions > cancelled_before or not running.interruptions:
                 raise  # something else cancelled the task, too
-            raise self._over(stoppable=stoppable) or LeaseEndedError(f"{self} has ended") from None
+            raise self._over(stoppable=stoppable, group=group) or LeaseEndedError(f"{self} has ended") from None
         finally:
             del self._requests[caller]
             for _ in range(running.interruptions):
@@ -121,10 +132,28 @@ class Lease:
                 if running.is_stoppable:
                     running.interrupt(caller)
 
-    def _over(self, *, stoppable: bool) -> WorkerError | None:
+    def cut(self, groups: Iterable[int]) -> None:
+        """Abort the engine requests of these groups, which have their answer from elsewhere. Safe to repeat."""
+        new = set(groups) - self._cut
+        self._cut |= new
+        for caller, running in self._requests.items():
+            if running.group in new:
+                self.was_cut = True
+                running.interrupt(caller)
+
+    def is_cut(self, group: int) -> bool:
+        """Whether nobody needs this group any more."""
+        return group in self._cut
+
+    def _over(self, *, stoppable: bool, group: int | None) -> WorkerError | None:
         if self.ended:
             return LeaseEndedError(f"{self} has ended")
-        return self.stopped if stoppable else None
+        if stoppable and self.stopped is not None:
+            return self.stopped
+        if group in self._cut:
+            self.was_cut = True
+            return GroupCutError(f"group {group} of {self} was cut")
+        return None
 
 
 class Leases:

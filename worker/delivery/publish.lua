@@ -6,16 +6,24 @@
 -- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep
 -- ARGV[13] tokens that the group asks for
 --
--- Returns 'published', 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The error UNPUBLISHABLE
--- says that the ledger holds numbers which cannot be; nothing was written then either.
+-- Returns 'published', 'enough' (published, and the batch has as many groups with completions as it wanted while others
+-- have no answer yet: these are to be cut), 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The
+-- error UNPUBLISHABLE says that the ledger holds numbers which cannot be; nothing was written then either.
 local token = ARGV[3] .. '|' .. ARGV[2] .. '|' .. ARGV[4]
 local field = 'g:' .. ARGV[5]
+
+local function published(wanted, good, done, groups)
+  wanted = tonumber(wanted or '')
+  if wanted and (tonumber(good or '') or 0) >= wanted and done < tonumber(groups) then return 'enough' end
+  return 'published'
+end
 
 -- Our own token before the fence: after the XACK of the last group nothing is pending.
 local winner = redis.call('HGET', KEYS[3], field)
 if winner == token then
   redis.call('HSET', KEYS[3], field, token) -- changes nothing; without a write WAIT would not wait for the first one
-  return 'published'
+  local known = redis.call('HMGET', KEYS[3], 'first_groups', 'good', 'done')
+  return published(known[1], known[2], tonumber(known[3] or '0') or 0, ARGV[9])
 end
 
 local stop = fenced(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
@@ -26,15 +34,16 @@ if stop then return stop end
 local answered_field = 'answered:' .. ARGV[10]
 redis.call('HINCRBY', KEYS[3], answered_field, 0)
 
-local counts = true
+local counts, outcome = true, 'duplicate'
 if winner then
   -- An answer from an earlier delivery of this entry was counted then; one from another entry is counted here, once.
   counts = string.sub(winner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '|'
     and redis.call('HSETNX', KEYS[3], 'dup:' .. ARGV[10] .. ':' .. ARGV[5], token) == 1
 else
   redis.call('HSETNX', KEYS[3], 'groups', ARGV[9])
-  local known = redis.call('HMGET', KEYS[3], 'groups', 'queued')
-  local groups, queued = known[1], tonumber(known[2] or '0') or 0
+  local known = redis.call('HMGET', KEYS[3], 'groups', 'queued', 'first_groups')
+  local groups, queued, wanted = known[1], tonumber(known[2] or '0') or 0, known[3]
+  if wanted then redis.call('HINCRBY', KEYS[3], 'good', 0) end
   local before = redis.call('HINCRBY', KEYS[3], 'done', 0)
   if groups ~= ARGV[9] or before < 0 or before >= tonumber(ARGV[9]) then
     local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
@@ -43,6 +52,8 @@ else
   redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
   redis.call('HSETNX', KEYS[3], field, token)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
+  local good = wanted and redis.call('HINCRBY', KEYS[3], 'good', ARGV[6] == 'error' and 0 or 1)
+  outcome = published(wanted, good, done, groups)
   -- Totals are only for readers: an answer is published also if their key has another type. As many answers count, from
   -- workers and cancels, as groups were queued.
   if done <= queued then
@@ -61,4 +72,4 @@ local answered = redis.call('HINCRBY', KEYS[3], answered_field, counts and 1 or 
 if answered >= tonumber(ARGV[11]) and redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 1 then
   redis.pcall('HINCRBY', KEYS[4], 'jobs_acknowledged', 1)
 end
-return winner and 'duplicate' or 'published'
+return outcome

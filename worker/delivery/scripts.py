@@ -11,7 +11,7 @@ from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.transport.redis.scripts import Call, Send, Word, load
 
-Outcome = Literal["published", "duplicate", "fenced"]
+Outcome = Literal["published", "enough", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
 Burial = Literal["buried", "fenced", "gone"]
 
@@ -58,6 +58,8 @@ async def publish(send: Send, call: Call) -> Outcome:
     match await send(call):
         case b"published":
             return "published"
+        case b"enough":
+            return "enough"
         case b"duplicate":
             return "duplicate"
         case _:

@@ -10,7 +10,7 @@ from rollstream.schemas import GroupError, GroupResult, GroupScores
 from rollstream.transport.traces.names import SpanName
 
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import LeaseEndedError
+from ..delivery.lease import GroupCutError, LeaseEndedError
 from ..errors import DataError, WorkerError
 from ..measure.measures import Measures
 from .admitted_job import AdmittedJob, Plan
@@ -33,6 +33,8 @@ class Groups:
     async def answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
         """Answer a group and publish that, or its error. If the lease ends first, the worker with the next lease does.
 
+        A group that is cut meanwhile has its answer.
+
         Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
         """
         answer: GroupResult | GroupScores | GroupError
@@ -41,7 +43,7 @@ class Groups:
             if isinstance(plan, DataError):
                 raise plan
             with admitted.trace.group(SpanName.GENERATE, group) as span:
-                answer = await admitted.lease.during(plan.answer(admitted.lease, group), stoppable=True)
+                answer = await admitted.lease.during(plan.answer(admitted.lease, group), stoppable=True, group=group)
                 answer = span.sampled(answer)
             answered = time.monotonic()
         except DataError as error:
@@ -49,10 +51,13 @@ class Groups:
         except LeaseEndedError:
             self._publisher.fenced(admitted.lease, group)
             return
+        except GroupCutError:
+            self._publisher.cut(admitted.lease, 1)
+            return
         with admitted.trace.group(SpanName.PUBLISH, group) as span:
             outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
             span.published(outcome)
-        if outcome == "published" and not isinstance(answer, GroupError):
+        if outcome in ("published", "enough") and not isinstance(answer, GroupError):
             self._measures.publish.add(time.monotonic() - answered)
         log.debug("group answered", batch=admitted.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":

@@ -15,7 +15,7 @@ from rollstream.schemas import ErrorCode
 from ..adapters.supply import AdapterSupply
 from ..delivery.admission import Admission, Load
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import Lease, LeaseEndedError
+from ..delivery.lease import GroupCutError, Lease, LeaseEndedError
 from ..errors import DataError, UnpublishableError
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
@@ -57,19 +57,37 @@ class JobRunner:
         self._admission = admission
         self._clock = clock
         self._follower = follower
-        self._running: dict[Lease, str] = {}
+        self._running: dict[Lease, AdmittedJob] = {}
+        self._cuts: dict[Lease, bytes | None] = {}
+        """What the ledger counted as cut when each job's groups were last read."""
 
     @property
     def batches(self) -> set[str]:
         """Ids of the batches that have a job here."""
-        return set(self._running.values())
+        return {admitted.envelope.batch_id for admitted in self._running.values()}
 
     def cancel(self, batch_id: str) -> None:
         """Abort the batch's engine requests; its groups without an answer get `cancelled`. Safe to repeat."""
-        for lease, held in self._running.items():
-            if held == batch_id and lease.stopped is None:
+        for lease, admitted in self._running.items():
+            if admitted.envelope.batch_id == batch_id and lease.stopped is None:
                 log.info("batch cancelled, engine requests aborted", entry=lease.entry_id, batch=batch_id)
                 lease.stop(_cancelled())
+
+    async def follow_cuts(self, batch_id: str, cuts: bytes) -> None:
+        """`cuts`: what the batch's ledger counts as cut now. Abort the engine requests of groups that were cut since.
+
+        Raises `RedisError` for a ledger that is something else.
+        """
+        behind = [
+            (lease, admitted.envelope)
+            for lease, admitted in self._running.items()
+            if admitted.envelope.batch_id == batch_id and self._cuts.get(lease, cuts) != cuts
+        ]
+        for lease, envelope in behind:
+            state = await self._publisher.job_state(envelope)
+            if lease in self._running:
+                self._cuts[lease] = state.cuts
+                lease.cut(set(envelope.groups).difference(state.unanswered))
 
     async def run(self, admitted: AdmittedJob) -> None:
         """Answer every group of `admitted` that has no answer.
@@ -94,7 +112,7 @@ class JobRunner:
                         "job started", entry=lease.entry_id, batch=admitted.envelope.batch_id, groups=len(missing)
                     )
                     await self._answer_all(admitted, plan, missing)
-                if len(missing) < len(groups):  # our publishes do not acknowledge groups that another entry answered
+                if len(missing) < len(groups) or lease.was_cut:  # our publishes do not acknowledge what others answered
                     await lease.during(self._publisher.settle(lease, admitted.envelope))
         except LeaseEndedError:
             log.warning("job left to its next owner", entry=lease.entry_id, batch=admitted.envelope.batch_id)
@@ -109,11 +127,12 @@ class JobRunner:
         if not isinstance(job, DataError) and job.run_deadline_s is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(job.run_deadline_s, lease.stop, ran_too_long(job.run_deadline_s))
-        self._running[lease] = admitted.envelope.batch_id
+        self._running[lease] = admitted
         try:
             yield
         finally:
             del self._running[lease]
+            self._cuts.pop(lease, None)
             if timer is not None:
                 timer.cancel()
 
@@ -125,6 +144,7 @@ class JobRunner:
         """
         lease, job = admitted.lease, admitted.job
         job_state = await self._publisher.job_state(admitted.envelope)
+        self._cuts[lease] = job_state.cuts
         if job_state.cancelled:
             lease.stop(_cancelled())
         elif isinstance(job, DataError):
@@ -184,13 +204,18 @@ class JobRunner:
     async def _feed(
         self, admitted: AdmittedJob, plan: Plan, missing: Sequence[int], groups: asyncio.TaskGroup | None
     ) -> None:
-        """Start each group once it has a place. Waiting groups get none if the job is stopped, its lease ends or the
-        weights have become too old.
+        """Start each group once it has a place. Waiting groups get none if they are cut, the job is stopped, its lease
+        ends or the weights have become too old.
         """
         waiting = deque(missing)
         try:
             while waiting:
-                await admitted.lease.during(self._admission.place(admitted.claim), stoppable=True)
+                try:
+                    place = self._admission.place(admitted.claim)
+                    await admitted.lease.during(place, stoppable=True, group=waiting[0])
+                except GroupCutError:
+                    self._drop_cut(admitted, waiting)
+                    continue
                 self._check_age(admitted, plan)
                 answering = self._answer(admitted, plan, waiting.popleft(), admitted.of_group)
                 if groups is None:
@@ -202,6 +227,15 @@ class JobRunner:
         except LeaseEndedError:
             self._admission.expect(admitted.claim, 0, admitted.of_group)
             self._publisher.fenced(admitted.lease, *waiting)
+
+    def _drop_cut(self, admitted: AdmittedJob, waiting: deque[int]) -> None:
+        """Take out groups that were cut while they waited, and what they wanted of the engine."""
+        left = [group for group in waiting if not admitted.lease.is_cut(group)]
+        self._publisher.cut(admitted.lease, len(waiting) - len(left))
+        waiting.clear()
+        waiting.extend(left)
+        self._admission.expect(admitted.claim, len(left), admitted.of_group)
+        self._admission.queue(admitted.claim)
 
     def _check_age(self, admitted: AdmittedJob, plan: Plan) -> None:
         """A group may get its place long after its job began, and its policy's adapter is still that of the beginning.

@@ -15,7 +15,7 @@ from rollstream.transport.traces.names import Outcome
 from .histogram import Histogram
 from .throughput import Throughput
 
-GroupOutcome = Literal["result", "error", "duplicate", "fenced"]
+GroupOutcome = Literal["result", "error", "duplicate", "fenced", "cut"]
 Cause = Literal["crash", "interruption"]
 Phase = Literal["prepare", "pause"]
 

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Control:
-    """Pauses and resumes admission, drains the worker, cancels running groups of a cancelled batch, sets the clock."""
+    """Pauses and resumes admission, drains the worker, stops what was cancelled or cut, sets the clock."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Control:
             pipe.hmget(self._keys.control(), PAUSED_FIELD, LEASE_FIELD)
             pipe.hget(self._worker_key, DRAIN)
             for batch_id in batches:
-                pipe.hget(self._keys.ledger(batch_id), LedgerField.CANCELLED)
+                pipe.hmget(self._keys.ledger(batch_id), LedgerField.CANCELLED, LedgerField.CUTS)
             replies: list[Any] = await pipe.execute(raise_on_error=False)
         seen_at = time.monotonic()
         (seconds, micros), (paused, lease) = (_value(reply) for reply in replies[:2])
@@ -95,8 +95,11 @@ class Control:
         await self._follow_lease(lease)
         for batch_id, reply in zip(batches, replies[3:], strict=True):
             # On an error the ledger is something else. The job will find that too and become a dead letter.
-            if isinstance(reply, bytes):
+            cancelled_at, cuts = (None, None) if isinstance(reply, RedisError) else reply
+            if cancelled_at is not None:
                 self._runner.cancel(batch_id)
+            elif cuts is not None:
+                await self._runner.follow_cuts(batch_id, cuts)
 
     async def _follow_lease(self, value: bytes | None) -> None:
         why = await self._lease.check(value)

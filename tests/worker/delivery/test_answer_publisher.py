@@ -130,7 +130,7 @@ async def test_each_answer_counts_by_what_became_of_it(redis: Redis, keys: Keys)
         await publisher.publish(lease, JOB, error(group))
     publisher.fenced(first, 0, 1)
 
-    assert measures.groups == {"result": 0, "error": 1, "duplicate": 1, "fenced": 3}
+    assert measures.groups == {"result": 0, "error": 1, "duplicate": 1, "fenced": 3, "cut": 0}
     assert measures.published == measures.group_errors["too_long"] == 1
 
 

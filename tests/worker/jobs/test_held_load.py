@@ -46,7 +46,7 @@ async def test_groups_that_wait_for_a_place_are_left_to_the_next_owner_when_the_
         engine.gate.set()
         await batch.wait(timeout=30)
 
-    assert counts == {"result": 0, "error": 0, "duplicate": 0, "fenced": 50}
+    assert counts == {"result": 0, "error": 0, "duplicate": 0, "fenced": 50, "cut": 0}
     audit(redis_url, policy, batch.batch_id, 50)
 
 

@@ -70,7 +70,7 @@ async def test_a_job_whose_worker_lived_is_a_redelivery_after_an_interruption(
 
     assert {outcome: jobs for outcome, jobs in measures.jobs.items() if jobs} == {"left": 1, "answered": 1}
     assert measures.redeliveries == {"crash": 0, "interruption": 1}
-    assert measures.groups == {"result": 1, "error": 0, "duplicate": 0, "fenced": 1}
+    assert measures.groups == {"result": 1, "error": 0, "duplicate": 0, "fenced": 1, "cut": 0}
     assert measures.leases_lost == 1
 
 

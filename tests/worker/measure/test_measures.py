@@ -71,10 +71,10 @@ def test_errors_are_counted_by_their_code() -> None:
         measures.answered(error, asked=8, newest=0)
 
     assert sums(measures) == {"error:too_long": 2, "error:cancelled": 1}
-    assert measures.groups == {"result": 0, "error": 3, "duplicate": 0, "fenced": 0}
+    assert measures.groups == {"result": 0, "error": 3, "duplicate": 0, "fenced": 0, "cut": 0}
 
 
 def test_published_groups_are_results_and_errors() -> None:
     measures = Measures()
-    measures.groups.update({"result": 3, "error": 4, "duplicate": 10, "fenced": 100})
+    measures.groups.update({"result": 3, "error": 4, "duplicate": 10, "fenced": 100, "cut": 0})
     assert measures.published == 7

@@ -71,7 +71,8 @@ def test_after_a_batch_the_numbers_are_those_of_the_report(
         wait_until_reported(worker, queue, groups_published="4", held_jobs="0")
         told, seen = report(worker, queue), scraped(worker, queue)
 
-    assert seen.by("rollstream_groups_total", "outcome") == {"result": 3, "error": 1, "duplicate": 0, "fenced": 0}
+    outcomes = {"result": 3, "error": 1, "duplicate": 0, "fenced": 0, "cut": 0}
+    assert seen.by("rollstream_groups_total", "outcome") == outcomes
     assert seen.value("rollstream_group_errors_total", code="token_out_of_vocabulary") == 1
     assert sum(seen.by("rollstream_group_errors_total", "code").values()) == 1
     assert seen.value("rollstream_tokens_total") == seen.value("rollstream_tokens_generated_total") == 30

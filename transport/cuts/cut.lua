@@ -1,0 +1,54 @@
+-- Answer some groups of a batch that have no answer as not needed, and seal the batch with its last one. It needs no
+-- worker, and does not cancel the batch: workers that run one of these groups see that `cuts` has changed. Safe to send
+-- again after a lost reply, and after another cut died half-way. A group that has an answer keeps it.
+--
+-- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
+-- ARGV[1] seconds to keep    ARGV[2] payload of `sealed`    ARGV[3] tokens that a group asks for
+-- ARGV[4] 'enough': only if the batch has as many groups with completions as it wanted; 'asked': in any case
+-- ARGV[5], ARGV[6], ... group, error answer of each
+--
+-- Returns 'unknown' or 'wanted' (it has not enough yet), else how many of the groups are cut, by this call and by earlier
+-- ones. Where all have an answer nothing is written. The error UNCUTTABLE says that the ledger holds numbers which cannot
+-- be; nothing was written then either.
+local known = redis.call('HMGET', KEYS[2], 'groups', 'queued', 'first_groups', 'good')
+local groups, queued = known[1], tonumber(known[2] or '0') or 0
+if not groups then return 'unknown' end
+if ARGV[4] == 'enough' then
+  local wanted, good = tonumber(known[3] or ''), tonumber(known[4] or '0')
+  if not wanted or not good or good < wanted then return 'wanted' end
+end
+
+local open, cut = {}, 0
+for i = 5, #ARGV, 2 do
+  local winner = redis.call('HGET', KEYS[2], 'g:' .. ARGV[i])
+  if winner == 'cut' then cut = cut + 1 end
+  if not winner then open[#open + 1] = i end
+end
+if #open == 0 then return cut end
+
+-- Redis undoes no write when a later one is refused: adding 0 proves that a field is a number and that we may write it.
+redis.call('HINCRBY', KEYS[2], 'cuts', 0)
+local before = redis.call('HINCRBY', KEYS[2], 'done', 0)
+if before < 0 or not tonumber(groups) or before + #open > tonumber(groups) then
+  local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
+  return redis.error_reply('UNCUTTABLE the ledger counts ' .. told .. ', and ' .. #open .. ' more have no answer')
+end
+for _, i in ipairs(open) do
+  -- The answer before its mark in the ledger: a marked group without an answer would never get one.
+  redis.call('XADD', KEYS[1], '*', 'kind', 'error', 'payload', ARGV[i + 1])
+  redis.call('HSETNX', KEYS[2], 'g:' .. ARGV[i], 'cut')
+  redis.call('HINCRBY', KEYS[2], 'cuts', 1)
+  local done = redis.call('HINCRBY', KEYS[2], 'done', 1)
+  -- As many answers count in the totals, from workers, cancels and cuts, as groups were queued.
+  if done <= queued then
+    redis.pcall('HINCRBY', KEYS[3], 'groups_cancelled', 1)
+    redis.pcall('HINCRBY', KEYS[3], 'tokens_cancelled', ARGV[3])
+  end
+  if tostring(done) == groups then
+    -- The expiry first: a stream that just took its last possible entry refuses the seal.
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+    redis.call('EXPIRE', KEYS[2], ARGV[1])
+    redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[2])
+  end
+end
+return cut + #open

@@ -1,0 +1,72 @@
+"""The script of this room as a typed call, and the answers that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from redis.asyncio import Redis
+
+from rollstream.schemas import ErrorCode, GroupError, Keys, Sealed, encode
+from rollstream.schemas.keys import totals
+
+from ..redis.scripts import Word, load
+
+CUT = load(__package__, "cut.lua")
+_SLICE = 256
+"""Groups of one call, which takes a millisecond or two of Redis' time."""
+_ENOUGH = "the batch had as many groups with completions as it wanted before this group was answered"
+_ASKED = "the group was cut before it was answered; submit its prompt in another batch to have it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Some groups of a batch, which are to be answered as not needed."""
+
+    batch_id: str
+    num_groups: int
+    """Of the whole batch."""
+    tokens_per_group: int
+    """What a group counts in the partition's totals."""
+    by: str
+    """Who cuts: a worker's name, or `producer`."""
+    keep_s: int
+    """Seconds that results and ledger stay once the batch is sealed."""
+    only_if_enough: bool = False
+    """Whether it is done only where the batch has as many groups with completions as it wanted."""
+
+
+def slices(groups: Sequence[int]) -> Iterator[list[int]]:
+    """The groups of one call each."""
+    left = iter(groups)
+    while some := list(islice(left, _SLICE)):
+        yield some
+
+
+async def cut(redis: Redis, keys: Keys, asked: Cut, groups: Sequence[int]) -> int | Literal["unknown", "wanted"]:
+    """See `cut.lua`: how many of these groups, some at a time as `slices` gives them, are cut. Raises `RedisError`."""
+    batch_id = asked.batch_id
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
+    answers = [word for group in groups for word in (group, encode(_answer(asked, group)))]
+    seal = encode(Sealed(batch_id=batch_id, num_groups=asked.num_groups))
+    args: list[Word] = [asked.keep_s, seal, asked.tokens_per_group, "enough" if asked.only_if_enough else "asked"]
+    match await CUT(names, [*args, *answers]).whole_to(redis):
+        case b"unknown":
+            return "unknown"
+        case b"wanted":
+            return "wanted"
+        case count:
+            return int(count)
+
+
+def _answer(asked: Cut, group: int) -> GroupError:
+    return GroupError(
+        batch_id=asked.batch_id,
+        group=group,
+        code=ErrorCode.NOT_NEEDED,
+        field="first_groups" if asked.only_if_enough else "group",
+        message=_ENOUGH if asked.only_if_enough else _ASKED,
+        worker=asked.by,
+    )

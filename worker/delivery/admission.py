@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rollstream.schemas.pause_reason import PauseReason
 
-from .turns import NOTHING, Claim, Load, is_big, next_turn, spared
+from .turns import Claim, Load, Party, is_big, next_turn, spared
 
 __all__ = ["Admission", "Claim", "Load"]
 
@@ -49,6 +49,8 @@ class Admission:
         """Sequences of the groups without a place."""
         self._queue: dict[Claim, None] = {}
         """Jobs whose groups are ready for a place."""
+        self._parties: dict[str, Party] = {}
+        """The jobs here that say how long their groups become, by their batches."""
         self._big: dict[Claim, None] = {}
         """Big jobs: their waiting groups count for no more than an equal share."""
         self._wakers: dict[Claim, asyncio.Future[None]] = {}
@@ -158,8 +160,14 @@ class Admission:
             self._of_late.append(size)
         self._give_places()
 
-    def queue(self, claim: Claim) -> None:
-        """The job's waiting groups are ready: they get places in turn with those of other jobs."""
+    def queue(self, claim: Claim, batch_id: str = "", lengths: Sequence[int] = ()) -> None:
+        """The job's waiting groups are ready: they get places in turn with those of other jobs.
+
+        `lengths`: how long each of them becomes, the longest first; empty if nobody says. Then the longest groups of
+        all jobs of this batch get places first.
+        """
+        if lengths:
+            self._join(claim, batch_id, lengths)
         if claim.waiting:
             self._queue[claim] = None
         self._give_places()
@@ -181,8 +189,7 @@ class Admission:
 
     def leave(self, claim: Claim, load: Load) -> None:
         """Count a group no more: its answer was published, fenced or given up."""
-        claim.held -= load
-        self._held -= load
+        self._drop(claim, load)
         self._give_places()
 
     def vacate(self, claim: Claim) -> None:
@@ -190,13 +197,13 @@ class Admission:
         self._withdraw(claim)
         self._wait(claim, 0, claim.group)
         if claim.held.groups:
-            self._held -= claim.held
-            claim.held = NOTHING
+            self._drop(claim, claim.held)
         self._give_places()
 
     def let_go(self, claim: Claim) -> None:
         """The job is done here: answered, given back, parked, buried or left to its next owner."""
         self.vacate(claim)
+        self._part(claim)
         self._payloads -= claim.payload
         del self._jobs[claim]
         self._give_places()
@@ -212,9 +219,7 @@ class Admission:
         """The job's groups are not ready any more; places that it was given and did not use go to others."""
         self._queue.pop(claim, None)
         if claim.unused:
-            unused = claim.unused * claim.group
-            claim.held -= unused
-            self._held -= unused
+            self._drop(claim, claim.unused * claim.group)
             self._wait(claim, claim.waiting + claim.unused, claim.group)
             claim.unused = 0
 
@@ -234,10 +239,35 @@ class Admission:
     def _take(self, claim: Claim, load: Load) -> None:
         claim.held += load
         self._held += load
+        if claim.party is not None:
+            claim.party.held += load
         claim.given += min(1.0, load.share_of(self.places))
         self._wait(claim, claim.waiting - 1, claim.group)
         if is_big(claim, self.places, len(self._big)):
             self._big[claim] = None
+
+    def _drop(self, claim: Claim, load: Load) -> None:
+        claim.held -= load
+        self._held -= load
+        if claim.party is not None:
+            claim.party.held -= load
+
+    def _join(self, claim: Claim, batch_id: str, lengths: Sequence[int]) -> None:
+        self._part(claim)
+        party = self._parties.setdefault(batch_id, Party(batch_id=batch_id))
+        party.jobs += 1
+        party.held += claim.held
+        claim.party, claim.lengths = party, lengths
+
+    def _part(self, claim: Claim) -> None:
+        """The job is of its batch's party no more; the last one ends it."""
+        if (party := claim.party) is None:
+            return
+        claim.party = None
+        party.jobs -= 1
+        party.held -= claim.held
+        if not party.jobs:
+            del self._parties[party.batch_id]
 
     def _left(self) -> tuple[int, int]:
         """Sequences and bytes that the jobs here leave of the limits; big jobs count up to an equal share."""

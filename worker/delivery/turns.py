@@ -1,12 +1,15 @@
 """Jobs that wait for places take turns: which job gets the next place, and how much a big job counts. Pure.
 
 A place is what one group takes of the engine and of memory. No job gets more places than its neighbours for being
-larger or longer, or for coming first: the next place goes to the job that has the fewest.
+larger or longer, or for coming first: the next place goes to the job that has the fewest. The jobs of a batch that says
+how long its completions become are one party: each counts as if their places were shared out evenly, and whichever of
+them has the turn, the longest group of all of them gets the place. So batches wait for each other no longer than
+without that, and only groups of one batch overtake each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -55,6 +58,21 @@ NOTHING = Load()
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
+class Party:
+    """The jobs of one batch that say how long their groups become. Only `Admission` changes it, as it does claims."""
+
+    batch_id: str
+    jobs: int = 0
+    """Those that are here and have said so."""
+    held: Load = NOTHING
+    """What their places take together."""
+
+    def share_of(self, limits: Load) -> float:
+        """What each of them would take if all took the same."""
+        return self.held.share_of(limits) / self.jobs
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
 class Claim:
     """What one job has of the worker, and what it still wants.
 
@@ -75,6 +93,15 @@ class Claim:
     """What its places take, used or not."""
     given: float = 0.0
     """All places that it got so far, in workers: places that fill the whole worker count as 1."""
+    party: Party | None = None
+    """The jobs of its batch; None if it does not say how long its groups become."""
+    lengths: Sequence[int] = ()
+    """How long the groups become that it has, the longest first, as they get their places."""
+
+    @property
+    def longest(self) -> int:
+        """How long the next of its groups becomes."""
+        return self.lengths[-self.waiting] if self.waiting else 0
 
     @property
     def wanted(self) -> int:
@@ -88,9 +115,22 @@ def next_turn(waiting: Collection[Claim], limits: Load) -> Claim:
     A group larger than an equal share counts as that share: it waits until its neighbours have theirs, and no longer.
     """
     share = 1 / len(waiting)
-    return min(
+    first = min(
         waiting,
-        key=lambda claim: (claim.held.share_of(limits) + min(share, claim.group.share_of(limits)), claim.turn),
+        key=lambda claim: (_taken(claim, limits) + min(share, claim.group.share_of(limits)), claim.turn),
+    )
+    return first if first.party is None else _longest_of(first.party, waiting, limits)
+
+
+def _taken(claim: Claim, limits: Load) -> float:
+    return (claim.held if claim.party is None else claim.party).share_of(limits)
+
+
+def _longest_of(party: Party, waiting: Collection[Claim], limits: Load) -> Claim:
+    """The job of this batch with the longest group; of several the one with the fewest places, then the oldest turn."""
+    return min(
+        (claim for claim in waiting if claim.party is party),
+        key=lambda claim: (-claim.longest, claim.held.share_of(limits), claim.turn),
     )
 
 

@@ -24,6 +24,7 @@ from ..versions.served import Served
 from .admitted_job import OF_ERROR, AdmittedJob, Plan
 from .deadlines import RedisClock, ran_too_long, waited_too_long
 from .groups import Groups, LeaseLostError
+from .longest_first import longest_first
 from .open_job import unsupported
 from .plans import Plans
 
@@ -194,7 +195,8 @@ class JobRunner:
             raise UnpublishableError(str(_first(refused)))
 
     async def _sample(self, admitted: AdmittedJob, plan: Plan, missing: Sequence[int]) -> None:
-        self._admission.queue(admitted.claim)
+        missing, lengths = longest_first(plan.job, missing)
+        self._admission.queue(admitted.claim, admitted.envelope.batch_id, lengths)
         if len(missing) == 1:  # needs no task of its own
             await self._feed(admitted, plan, missing, None)
             return

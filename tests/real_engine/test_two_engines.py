@@ -227,13 +227,8 @@ def test_each_replica_counts_what_it_generated(run: Any, engine: Engine) -> None
 
     assert counted.of_each("generation_tokens_total") == [24 * 24, 24 * 24]
     assert counted.of_each("prompt_tokens_total") == [24 * 5, 24 * 5]
-    for histogram in (
-        "time_to_first_token",
-        "request_time_per_output_token",
-        "request_queue_time",
-        "e2e_request_latency",
-    ):
-        assert counted.of_each(f"{histogram}_seconds_count") == [24, 24]
+    for name in ("time_to_first_token", "request_time_per_output_token", "request_queue_time", "e2e_request_latency"):
+        assert counted.of_each(f"{name}_seconds_count") == [24, 24]
     assert 0 < counted.of_all("time_to_first_token_seconds_sum") < counted.of_all("e2e_request_latency_seconds_sum")
     assert measured(engine)["vllm:num_requests_running"] == [0, 0]
 

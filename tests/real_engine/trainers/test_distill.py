@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from examples.distill_loss import divergence
-from tests.support.worker_process import ROOT
+from tests.real_engine.trainers.example_run import printed
 
 
 def test_the_loss_is_the_whole_kl_where_the_teacher_tells_all() -> None:
@@ -39,17 +37,8 @@ def test_the_loss_of_some_tokens_is_no_more_than_the_whole_kl_and_zero_for_the_t
 @pytest.mark.large
 @pytest.mark.timeout(400)
 def test_the_divergence_falls(tmp_path: Path) -> None:
-    flags = ["--steps", "12", "--out", str(tmp_path)]
-    ended = subprocess.run(
-        [sys.executable, "-m", "examples.distill", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=360,
-        check=False,
-    )
+    printed("examples.distill", "--steps", "12", "--out", str(tmp_path))
 
-    assert ended.returncode == 0, ended.stderr
     steps = json.loads((tmp_path / "distill-seed0.json").read_text())["steps"]
     assert [step["version"] for step in steps] == list(range(12))
     assert steps[-1]["divergence"] < 0.8 * steps[0]["divergence"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,9 @@ import torch
 from rollstream import GenerationConfig
 from rollstream.producer.rollouts.assemble import assemble
 from rollstream.schemas import Tensor
+from tests.real_engine.trainers.example_run import printed
 from tests.support.answers import batch_of, result_of
 from tests.support.told_versions import needs_told_versions
-from tests.support.worker_process import ROOT
 
 pytestmark = pytest.mark.timeout(400)  # an engine starts
 
@@ -48,17 +46,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     out = tmp_path_factory.mktemp("example")
     flags = ["--max-staleness", "1", "8", "--steps", str(STEPS), "--out", str(out)]
     flags += ["--learning-rate", "0.006"]  # fewer steps to see it rise
-    ended = subprocess.run(
-        [sys.executable, "-m", "examples.grpo_async", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=360,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    shown = printed("examples.grpo_async", *flags)
     sync, one, eight = (json.loads((out / f"{name}-seed0.json").read_text()) for name in ("sync", "async-1", "async-8"))
-    return Runs(sync, one, eight, out / "grpo.png", ended.stdout)
+    return Runs(sync, one, eight, out / "grpo.png", shown)
 
 
 @pytest.mark.vllm

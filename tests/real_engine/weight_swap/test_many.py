@@ -104,6 +104,8 @@ def _guessed_beside_what_vllm_reports(monkeypatch: pytest.MonkeyPatch) -> list[t
 
 async def test_swaps_leak_no_memory(engine: VllmEngine, models: list[Path], adapters: dict[str, Adapter]) -> None:
     # Without load: prefills of ever new shapes take memory of their own. A copy of the weights has 1.4 MiB.
+    for adapter in adapters.values():
+        await greedy(engine, PROMPT, adapter)
     await swap(engine, models[0])
     before = _resident_bytes(engine)
 

@@ -11,7 +11,7 @@ import vllm.logger
 def hand_up(arguments: Any) -> None:
     """Call it with `AsyncEngineArgs`, before they make a config, which else sets up vLLM's logging once more.
 
-    What the root logger does with a line is the business of whoever runs this engine.
+    The program that runs this engine says what becomes of a line: see the handlers of its root logger.
     """
     if hasattr(arguments, "create_logging_config"):  # from 0.31 on
         vllm.logger.configure_logging_if_needed(arguments.create_logging_config())

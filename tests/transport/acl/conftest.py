@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
-from tests.transport.acl.main_path import MainPath
-from tests.transport.acl.roles import Users
+from tests.support.roles.main_path import MainPath
+from tests.support.roles.users import Users
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rollstream.transport.acl import Role, Server, rights_of
-from tests.transport.acl.main_path import MainPath
-from tests.transport.acl.roles import Users, one_way, rights_in
+from tests.support.roles.main_path import MainPath
+from tests.support.roles.users import Users, one_way, rights_in
 from tests.transport.acl.sent import Sent
 
 SELDOM = {

@@ -25,9 +25,9 @@ from rollstream.worker.redis_io.connections import connect
 from rollstream.worker.startup.redis_checks import wait_for_redis
 from tests.support.command_line import Command
 from tests.support.fault_steps import stub_flags, tokens, wait_until_logged
+from tests.support.roles.users import Users
 from tests.support.weights.publishing import lora
 from tests.support.worker_process import WorkerProcess, running_worker
-from tests.transport.acl.roles import Users
 
 SOON_S = 8
 FREE = Right(command="HELLO", kind="")

@@ -13,8 +13,8 @@ from rollstream.schemas import Keys
 from rollstream.transport.acl import Role, Server
 from tests.support.command_line import Command
 from tests.support.fault_steps import stub_flags, tokens
+from tests.support.roles.users import Users
 from tests.support.worker_process import running_worker, wait_for
-from tests.transport.acl.roles import Users
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rollstream.schemas.keys import Keys, horizons, totals
 from rollstream.transport.acl import Right, Role, Server, User, rights_of, setuser
 from rollstream.transport.acl.commands import COMMANDS, NOT_GIVEN, Access, words
 from rollstream.transport.acl.setuser import line
-from tests.transport.acl.roles import Users
+from tests.support.roles.users import Users
 
 KEYS = Keys("p", partitions=2)
 ONE_OF_EACH = {

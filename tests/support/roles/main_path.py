@@ -43,13 +43,14 @@ POISON = 13
 
 @dataclass(kw_only=True)
 class MainPath:
-    """`url_of` gives the URL of a role; `redis_url` is that of a user who may do all."""
+    """`url_of` gives the URL of a role; `redis_url` is that of a user who may do all, on the server of the reports."""
 
     redis_url: str
     url_of: Callable[[str], str]
     policy: str
     model: Path
     folder: Path
+    partitions: int = 1
 
     def run(self) -> None:
         with Queue(self.redis_url, self.policy) as queue, self._client() as client:
@@ -75,7 +76,9 @@ class MainPath:
                     assert "rollstream_queue_jobs" in exporter.text()
 
     def _client(self) -> Client:
-        return Client(self.url_of("producer"), policy=self.policy, weights="redis", reconnect_s=5)
+        return Client(
+            self.url_of("producer"), policy=self.policy, partitions=self.partitions, weights="redis", reconnect_s=5
+        )
 
     @property
     def _operator(self) -> Command:

@@ -1,8 +1,9 @@
-"""A server of its own on which each role has a user of its own, with the rights of the table or less."""
+"""Servers on which each role has a user of its own, with the rights of the table or less."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,6 +51,21 @@ class Users:
 
     def close(self) -> None:
         self.admin.close()
+
+
+@contextlib.contextmanager
+def on_each(servers: Iterable[EmbeddedRedis], policy: str) -> Iterator[list[Users]]:
+    """The users of all roles on every one of these servers, inside the block."""
+    made = [Users(server, policy) for server in servers]
+    try:
+        for users in made:
+            users.allow_all()
+        yield made
+        for users in made:
+            users.admin.acl_deluser(*Role)
+    finally:
+        for users in made:
+            users.close()
 
 
 def rights_in(pairs: set[tuple[str, str]], policy: str) -> set[Right]:

@@ -211,6 +211,9 @@ class WorkerSettings(QueueSettings):
 
     stub_tokens_per_s: float = Field(0, ge=0, description="Speed of one stub sequence; 0: no delay.")
     stub_vocab_size: int = Field(32_000, ge=8, description="Vocabulary of the stub engine.")
+    stub_long_tail: Literal["none", "prompts", "samples"] = Field(
+        "none", description="Of what a tenth of the stub's completions run eight times as long as the others."
+    )
     stub_poison_token: int | None = Field(
         None,
         ge=0,

@@ -22,6 +22,7 @@ from .stub_likelihoods import likelihoods
 from .stub_link import linked, take
 from .stub_places import Places
 from .stub_sampling import Sampling
+from .stub_tail import end_early, runs_long
 
 _EOS = 2
 
@@ -38,6 +39,7 @@ class StubEngine:
     def __init__(self, settings: WorkerSettings) -> None:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
+        self._long_tail = settings.stub_long_tail
         self._places = Places(settings.max_num_seqs)
         self._samplings: dict[str, list[Sampling]] = {}
         self._booted = checkpoint.Booted(folder=settings.model) if settings.model else None
@@ -245,6 +247,10 @@ class StubEngine:
         seed = request.first_sample if request.seed is None else request.seed
         generator = _generator(request.prompt, request.adapter, seed + sample, version)
         tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
+        if self._long_tail != "none":
+            of_sample = seed + sample if self._long_tail == "samples" else None
+            if not runs_long(request.prompt, of_sample):
+                tokens = end_early(tokens, request.stop_token_ids, config.min_new_tokens)
         if not request.stop_token_ids:
             return tokens[done:]
         early = tokens[: config.min_new_tokens]

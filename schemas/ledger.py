@@ -62,6 +62,24 @@ class LedgerField:
         return f"dup:{job}:{group}"
 
     @staticmethod
+    def share(job: int, group: int) -> str:
+        """Set once a job that has some samples of the group has all of them finished, in the batch's parts.
+
+        `KEPT` and who kept them, while samples of other jobs were not finished: then the group counts as answered for
+        this job. `COMPLETE`: it was the last one, and publishes the group.
+        """
+        return f"share:{job}:{group}"
+
+    KEPT = "kept|"
+    """How a `share` begins that counts as answered."""
+    COMPLETE = "complete"
+
+    @staticmethod
+    def samples(group: int) -> str:
+        """How many samples of the group are finished, of those that several jobs share out."""
+        return f"samples:{group}"
+
+    @staticmethod
     def lived(entry_id: str, delivery: int) -> str:
         """Set if a delivery ended although its worker lived."""
         return f"lived:{entry_id}:{delivery}"

@@ -35,6 +35,7 @@ class ErrorCode(StrEnum):
     RUN_DEADLINE = "run_deadline"
     TOO_STALE = "too_stale"
     NOT_NEEDED = "not_needed"
+    SAMPLES_MISSING = "samples_missing"
 
 
 class GroupError(Message):

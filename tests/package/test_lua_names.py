@@ -8,6 +8,7 @@ from dataclasses import fields
 from rollstream.schemas import Batch, GroupError, Sealed
 from rollstream.schemas.history import RateField
 from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.part_fields import FINISHED
 from rollstream.schemas.rounds import Did, Phase, RoundField
 from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.schemas.totals import Totals
@@ -22,6 +23,7 @@ LEDGER = {
     LedgerField.CANCELLED, LedgerField.CUTS, LedgerField.FIRST_GROUPS, LedgerField.GOOD,
     LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER),
     LedgerField.answered(PLACEHOLDER),
+    LedgerField.share(PLACEHOLDER, PLACEHOLDER), LedgerField.samples(PLACEHOLDER),
     LedgerField.duplicate(PLACEHOLDER, PLACEHOLDER), LedgerField.lived("7", PLACEHOLDER), LedgerField.dead("7"),
 }  # fmt: skip
 ENTRIES = {KIND.decode(), LETTER.decode(), PAYLOAD.decode(), TOKENS.decode()}
@@ -32,6 +34,7 @@ ROUND = {
 }  # fmt: skip
 VALUES = {
     *(message.model_fields["kind"].default for message in (GroupError, Sealed)), LedgerField.CANCELLED, LedgerField.CUT,
+    LedgerField.COMPLETE, FINISHED,
 }  # fmt: skip
 _CALL = re.compile(r"redis\.p?call\('(?:H[A-Z]+|XADD)', (.*)")
 _FIRST = re.compile(r"'([a-z]+:)' \.\.")

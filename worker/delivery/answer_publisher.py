@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import TypeAlias
 
 import structlog
@@ -53,7 +54,7 @@ class JobState:
     cancelled: bool
     """Whether its batch was cancelled."""
     unanswered: list[int]
-    """Groups that have no answer from any worker, cancel or cut."""
+    """Groups that have no answer from any worker, cancel or cut, and of which this job's samples are not finished."""
     cuts: bytes | None = None
     """What the ledger counted as cut then: when it changes, the job has to be looked at again."""
 
@@ -157,17 +158,22 @@ class AnswerPublisher:
         """Read the job's state from the ledger, in one command. Raises `RedisError` for a key of another type."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
         facts = LedgerField.CANCELLED, LedgerField.CUTS
-        command = "HMGET", self._keys.ledger(job.batch_id), *facts, *map(LedgerField.group, job.groups)
+        groups = [LedgerField.group(group) for group in job.groups]
+        shares = [] if job.share is None else [LedgerField.share(job.job, group) for group in job.groups]
+        command = "HMGET", self._keys.ledger(job.batch_id), *facts, *groups, *shares
         cancelled, cuts, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
-        missing = [group for group, answer in zip(job.groups, known, strict=True) if answer is None]
+        pairs = zip_longest(job.groups, known[: len(groups)], known[len(groups) :])
+        missing = [group for group, answer, share in pairs if answer is None and not _is_kept(share)]
         return JobState(cancelled=cancelled is not None, unanswered=missing, cuts=cuts)
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
         """Acknowledge a job if all of its groups have an answer, from any worker. Raises as `job_state` does."""
-        ledger, groups = self._keys.ledger(job.batch_id), (job.first_group, job.job_groups)
-        return await retrying(
-            "settle", scripts.settle, self._redis, lease, ledger=ledger, first_group=groups[0], groups=groups[1]
-        )
+        ledger = self._keys.ledger(job.batch_id)
+        return await retrying("settle", scripts.settle, self._redis, lease, ledger=ledger, job=job)
+
+
+def _is_kept(share: bytes | None) -> bool:
+    return share is not None and share.startswith(LedgerField.KEPT.encode())
 
 
 @lru_cache(maxsize=1024)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP, totals
+from rollstream.schemas.wire.shares import Share
 from rollstream.transport.redis.scripts import Call, Send, Word, load
 
 Outcome = Literal["published", "enough", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
+ShareOutcome = Literal["kept", "complete", "answered", "cancelled", "missing", "fenced"]
 Burial = Literal["buried", "fenced", "gone"]
 
 PUBLISH = load(__package__, "publish.lua", with_fence=True)
+SHARE = load(__package__, "share.lua", with_fence=True)
 SETTLE = load(__package__, "settle.lua", with_fence=True)
 RENEW = load(__package__, "renew.lua", with_fence=True)
 GIVE_BACK = load(__package__, "give_back.lua", with_fence=True)
@@ -66,11 +69,25 @@ async def publish(send: Send, call: Call) -> Outcome:
             return "fenced"
 
 
-async def settle(redis: Redis, lease: Delivery, *, ledger: str, first_group: int, groups: int) -> Settlement:
-    """See `settle.lua`: acknowledge a job all of whose `groups` have an answer. Raises `RedisError`."""
-    reply = await SETTLE(
-        [lease.jobs_key, ledger, totals(lease.jobs_key)], [GROUP, *_token(lease), first_group, groups]
-    ).to(redis)
+def share_call(lease: Delivery, keys: Keys, job: Envelope, share: Share, group: int) -> Call:
+    """See `share.lua`: the samples of `group` that the job has are finished."""
+    names = lease.jobs_key, keys.ledger(job.batch_id), keys.parts(job.batch_id), totals(lease.jobs_key)
+    args = group, share.first, share.samples, share.of, job.job, job.job_groups
+    return SHARE(names, [GROUP, *_token(lease), *args])
+
+
+async def share(send: Send, call: Call) -> ShareOutcome:
+    """Send a call from `share_call`: what is to be done with the group. Raises `RedisError`."""
+    reply: Any = await send(call)
+    outcome: ShareOutcome = reply.decode()
+    return outcome
+
+
+async def settle(redis: Redis, lease: Delivery, *, ledger: str, job: Envelope) -> Settlement:
+    """See `settle.lua`: acknowledge a job whose groups all have an answer. Raises `RedisError`."""
+    shared = [] if job.share is None else [job.job]
+    args = GROUP, *_token(lease), job.first_group, job.job_groups, *shared
+    reply = await SETTLE([lease.jobs_key, ledger, totals(lease.jobs_key)], args).to(redis)
     settlement: Settlement = reply.decode()
     return settlement
 

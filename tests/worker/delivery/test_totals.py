@@ -120,10 +120,7 @@ async def test_a_job_that_others_answered_is_acknowledged_in_the_sums_once(redis
     ((lease, job),) = await queue_jobs(redis, queue, batch, 1)
     assert await cancel(redis, queue, batch, 0, 1) == 1
 
-    settled = [
-        await scripts.settle(redis, lease, ledger=queue.keys.ledger("b"), first_group=0, groups=job.job_groups)
-        for _ in range(2)
-    ]
+    settled = [await scripts.settle(redis, lease, ledger=queue.keys.ledger("b"), job=job) for _ in range(2)]
 
     assert settled == ["acknowledged", "fenced"]
     assert counted(queue) == queued(1, 1, groups_cancelled=1, tokens_cancelled=A_GROUP, jobs_acknowledged=1)

@@ -22,6 +22,7 @@ export const ERRORS = {
   cancelled: "The batch was cancelled.",
   queue_deadline: "The job waited longer than its queue deadline.",
   run_deadline: "The job ran longer than its run deadline.",
+  samples_missing: "Samples that another job of the group had finished are gone from Redis.",
   too_stale: "The weights were further behind than the job allows.",
 };
 

@@ -23,18 +23,17 @@ from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
 from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
+from .delivery.parts import Parts
 from .engine import Engine
-from .errors import EngineDiedError
+from .errors import first_cause
 from .intake.make_consumer import make_consumer
 from .jobs.deadlines import RedisClock
-from .jobs.groups import Groups
 from .jobs.job_trace import JobTraces
-from .jobs.plans import Plans
-from .jobs.runner import JobRunner
-from .jobs.score_gate import ScoreGate
+from .jobs.make_runner import make_runner
 from .operations import logs
 from .operations.control import Control
 from .operations.early_end import end_by
+from .operations.grace import Grace
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
 from .operations.rate_meter import Filled
@@ -106,22 +105,29 @@ class Worker:
             measures=measures,
             rounds=self._rounds,
         )
-        self._runner = JobRunner(
-            plans=Plans(
-                engine=engine,
-                adapters=self._adapters,
-                measures=measures,
-                gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
-            ),
-            groups=Groups(publisher=self._publisher, measures=measures),
+        self._parts = Parts(
+            redis=self._commands,
+            keys=keys,
+            measures=measures,
+            check_proven=self._proofs.check,
+            vocab_size=lambda: engine.info.vocab_size,
+            most_bytes=2**28,
+            most_policy_bytes=2**30,
+            wait=settings.redis_wait,
+        )
+        self._runner, self._keeper = make_runner(
+            settings=settings,
+            engine=engine,
             adapters=self._adapters,
             publisher=self._publisher,
+            parts=self._parts,
             admission=self._admission,
-            clock=clock,
             follower=self._follower,
+            clock=clock,
             measures=measures,
         )
-        self._leases = Leases(redis=self._upkeep, lease_s=settings.lease_s, measures=measures)
+        upkeep, expiring = self._upkeep, self._keeper.hurry
+        self._leases = Leases(redis=upkeep, lease_s=settings.lease_s, measures=measures, expiring=expiring)
         self._reports = Reports(
             lasting=self._start.report,
             state=lambda: self.state,
@@ -178,7 +184,7 @@ class Worker:
             paused_for=lambda: self._admission.paused,
             is_loading=lambda: self._follower.loading is not None,
         )
-        self._drain = asyncio.timeout(None)
+        self._grace = Grace(keeper=self._keeper)
         self._starting = True
         self._signalled = False
 
@@ -201,9 +207,8 @@ class Worker:
         """
         async with AsyncExitStack() as ending:
             ending.push_async_callback(self._traces.aclose)
-            ending.push_async_callback(self._commands.aclose)
-            ending.push_async_callback(self._blocking.aclose)
-            ending.push_async_callback(self._upkeep.aclose)
+            for client in (self._commands, self._blocking, self._upkeep):
+                ending.push_async_callback(client.aclose)
             ending.callback(self._start.close)
             await self._start.begin()
             await self._agreement.begin()
@@ -229,12 +234,13 @@ class Worker:
             try:
                 await self._serve()
             except ExceptionGroup as group:
-                await self._consumer.leave(counted=True)
-                raise _first_cause(group) from group
-            await self._consumer.leave(counted=False)
+                await self._leave(counted=True)
+                raise first_cause(group) from group
+            await self._leave(counted=False)
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as roles:
+            self._keeper.begin(roles.create_task)
             others = [
                 roles.create_task(watch(self._engine, self._settings.engine_timeout_s, self._start.health.stepped)),
                 roles.create_task(self._start.health.run()),
@@ -243,7 +249,7 @@ class Worker:
                 roles.create_task(watch_disk(self._adapters, self._admission)),
             ]
             try:
-                async with self._drain:
+                async with self._grace.over:
                     await self._control.begin()
                     others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
                     await self._begin()
@@ -252,8 +258,14 @@ class Worker:
                 log.info("drained", groups=self._measures.groups)
             except TimeoutError:
                 log.warning("grace period over", groups=self._measures.groups)
+            self._grace.end()
             for other in others:
                 other.cancel()
+
+    async def _leave(self, *, counted: bool) -> None:
+        """Hand over what running completions had, and then the jobs: whoever takes one must find its parts."""
+        await self._keeper.hand_in()
+        await self._consumer.leave(counted=counted)
 
     async def _begin(self) -> None:
         """Admit jobs once the newest complete policy version is loaded, or if none is announced."""
@@ -285,13 +297,4 @@ class Worker:
         grace_s = 0 if self._starting else self._settings.grace_s  # no job is held during the start
         log.info("draining", asked_by=asked_by, grace_s=grace_s, jobs=len(self._leases))
         self._consumer.stop()
-        self._drain.reschedule(asyncio.get_running_loop().time() + grace_s)
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error of the group, since a dead engine fails every group at once; `EngineDiedError` before any other."""
-    died = group.subgroup(EngineDiedError)
-    error: BaseException = died or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        self._grace.begin(grace_s)

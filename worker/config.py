@@ -176,6 +176,14 @@ class WorkerSettings(QueueSettings):
         description="The same for deliveries whose worker stayed alive: Redis or the connection was away.",
     )
     grace_s: float = Field(30, ge=0, description="Seconds that SIGTERM leaves to running groups.")
+    keep_partials: float = Field(
+        0,
+        ge=0,
+        lt=1e9,
+        description="Seconds between two times that what running completions have so far is kept in Redis, so that "
+        "another worker goes on from there; also when this one drains or its lease runs out. 0: only for jobs that ask "
+        "for it.",
+    )
     heartbeat_s: float = Field(
         HEARTBEAT_S, gt=0, le=LONGEST_HEARTBEAT_S, description="Seconds between two reports of this worker."
     )

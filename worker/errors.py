@@ -146,3 +146,12 @@ class UnprovableError(ProofFailedError):
     def __init__(self, version: int, problem: str) -> None:
         super().__init__(version, problem)
         self.args = (cut(f"version {version} {UNPROVABLE}: {problem}"),)
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One error of the group, since a dead engine fails every group at once; `EngineDiedError` before any other."""
+    died = group.subgroup(EngineDiedError)
+    error: BaseException = died or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

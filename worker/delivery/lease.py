@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -159,7 +159,11 @@ class Lease:
 class Leases:
     """All leases that this worker holds, also while it drains."""
 
-    def __init__(self, *, redis: Redis, lease_s: float, measures: Measures) -> None:
+    def __init__(
+        self, *, redis: Redis, lease_s: float, measures: Measures, expiring: Callable[[Lease], None] | None = None
+    ) -> None:
+        """`expiring`: called with a lease in its last fifth, again and again: half of that is left for it."""
+        self._expiring = expiring
         self._redis = redis
         self._measures = measures
         self._lease_s = lease_s
@@ -257,9 +261,13 @@ class Leases:
     def end_overdue(self, now: float) -> None:
         """End each lease a tenth of its length before another worker could start on its entry."""
         for lease in self._held:
-            if not lease.ended and now > lease.ends_at - self._lease_s / 10:
+            if lease.ended:
+                continue
+            if now > lease.ends_at - self._lease_s / 10:
                 log.warning("lease ran out, engine requests aborted", entry=lease.entry_id)
                 self._lose(lease)
+            elif self._expiring is not None and now > lease.ends_at - self._lease_s / 5:
+                self._expiring(lease)
 
     async def give_back(self, leases: Iterable[Lease], *, counted: bool) -> None:
         """Let any worker take these entries at once; `counted`: this delivery counts against the job.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from rollstream.schemas import Envelope, GroupResult, GroupScores, Job
+from rollstream.schemas import Envelope, GroupResult, GroupScores, Job, Part
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.result_size import result_bytes, score_bytes
 
@@ -29,6 +30,8 @@ class AdmittedJob:
     claim: Claim
     """What the job takes of this worker."""
     trace: JobTrace = UNTRACED
+    kept: dict[int, dict[int, Part]] = field(default_factory=dict, compare=False)
+    """What earlier deliveries have kept of its samples, by group and sample; known before its groups begin."""
 
     @cached_property
     def of_group(self) -> Load:
@@ -58,5 +61,8 @@ class Plan(Protocol):
     def version(self) -> int | None:
         """Policy version of a policy that is an adapter; None if the engine tells which version samples."""
 
-    async def answer(self, lease: Lease, group: int) -> GroupResult | GroupScores:
+    async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
+        """What must be known before these groups begin."""
+
+    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupScores:
         """What the engine gives for this group. Raises `DataError` and `EngineDiedError`."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rollstream.schemas import GroupResult, Job
 
-from ..delivery.lease import Lease
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter, GenerateRequest
 from . import request_checks
+from .admitted_job import AdmittedJob
 from .beam_search import beam_search
+from .keeping.keeper import Keeper
+from .keeping.sample_parts import so_far_of
 from .make_answers import Sampled, group_result, sampled_by
 from .samples import Samples
 from .seeds import prompt_seed
@@ -27,11 +30,16 @@ class GenerationPlan:
     adapter: Adapter | None
     version: int | None
     engine: Engine
+    keeper: Keeper
     measures: Measures
 
-    async def answer(self, lease: Lease, group: int) -> GroupResult:
+    async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
+        """Read what earlier deliveries have kept of their samples."""
+        await self.keeper.recall(admitted, groups)
+
+    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult:
         """See `Plan.answer`."""
-        job, began = self.job, time.monotonic()
+        job, lease, began = self.job, admitted.lease, time.monotonic()
         started = time.time()
         prompt = job.prompts[group - job.first_group]
         request_checks.check_prompt(prompt, job.config, self.engine.info)
@@ -43,8 +51,9 @@ class GenerationPlan:
             seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
             adapter=self.adapter,
             late_stop_ids=request_checks.late_stop_ids(job.config, self.engine.info),
+            goes_on=self.keeper.every_s(job) > 0,
         )
-        sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(request))
+        sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
         self.measures.generate.add(time.monotonic() - began)
         return group_result(lease, job, group, prompt, sampled, started)
 
@@ -55,9 +64,19 @@ class GenerationPlan:
         self.measures.tokens_generated += sum(len(c.token_ids) for c in completions)
         return Sampled(completions=completions)
 
-    async def _samples(self, request: GenerateRequest) -> Sampled:
-        samples = Samples(engine=self.engine, request=request, first_k=self.job.config.first_k, version=self.version)
+    async def _samples(self, admitted: AdmittedJob, group: int, request: GenerateRequest) -> Sampled:
+        kept = admitted.kept.pop(group, {})
+        samples = Samples(
+            engine=self.engine,
+            request=request,
+            first_k=self.job.config.first_k,
+            kept={sample: so_far_of(part) for sample, part in kept.items()},
+            version=self.version,
+        )
         try:
-            return await samples.run()
+            with self.keeper.watching(admitted, self.job, group, samples):
+                sampled = await samples.run()
         finally:
             self.measures.tokens_generated += samples.sampled_here
+        self.measures.tokens_resumed += samples.resumed
+        return sampled

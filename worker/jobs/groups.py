@@ -43,7 +43,7 @@ class Groups:
             if isinstance(plan, DataError):
                 raise plan
             with admitted.trace.group(SpanName.GENERATE, group) as span:
-                answer = await admitted.lease.during(plan.answer(admitted.lease, group), stoppable=True, group=group)
+                answer = await admitted.lease.during(plan.answer(admitted, group), stoppable=True, group=group)
                 answer = span.sampled(answer)
             answered = time.monotonic()
         except DataError as error:

@@ -13,6 +13,7 @@ from ..versions.served import Served
 from . import request_checks, row_checks
 from .admitted_job import Plan
 from .generation import GenerationPlan
+from .keeping.keeper import Keeper
 from .score_gate import ScoreGate
 from .scoring import ScorePlan
 
@@ -20,11 +21,14 @@ from .scoring import ScorePlan
 class Plans:
     """Makes the plan of each job, by its kind: the one place where the two part."""
 
-    def __init__(self, *, engine: Engine, adapters: AdapterSupply, measures: Measures, gate: ScoreGate) -> None:
+    def __init__(
+        self, *, engine: Engine, adapters: AdapterSupply, measures: Measures, gate: ScoreGate, keeper: Keeper
+    ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._measures = measures
         self._gate = gate
+        self._keeper = keeper
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
@@ -34,7 +38,7 @@ class Plans:
             adapter, version = await self._weights(job, served)
             return GenerationPlan(
                 job=job, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
-                measures=self._measures,
+                keeper=self._keeper, measures=self._measures,
             )  # fmt: skip
         row_checks.check_width(job.top_logprobs, self._engine.info)
         adapter, version = await self._weights(job, served)

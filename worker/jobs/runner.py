@@ -106,6 +106,8 @@ class JobRunner:
                     await lease.during(self._follower.look())
                 with self._sampling(admitted, needed=bool(missing)) as served:
                     plan = await self._plan(admitted, served)
+                    if not isinstance(plan, DataError):
+                        await lease.during(plan.begin(admitted, missing))
                     admitted.trace.prepared(plan, served.version)
                     if len(missing) < len(groups):
                         self._admission.expect(admitted.claim, len(missing), admitted.of_group)

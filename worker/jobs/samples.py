@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..engine import Engine
-from ..errors import DataError
+from ..errors import DataError, EngineDiedError
 from ..requests import Completion, GenerateRequest, Partial
 from .make_answers import Sampled, sampled_by
 from .stitching import ends_within, first_of, joined, rest_of
@@ -79,6 +79,8 @@ class Samples:
         """The samples of each request that runs."""
         self._order: list[int] = []
         """Samples that have ended, the first one first."""
+        self.was_salvaged = False
+        """Whether the engine is gone, and something of its requests is here."""
         self.on_abort: Callable[[], None] = _nothing
         """Called when a swap has ended a request, and its samples go on under new weights."""
         for number, found in (kept or {}).items():
@@ -182,8 +184,18 @@ class Samples:
         self._running[request_id] = numbers
         try:
             yield
+        except (EngineDiedError, asyncio.CancelledError):
+            self._salvage(request_id, numbers)
+            raise
         finally:
             del self._running[request_id]
+
+    def _salvage(self, request_id: str, numbers: Sequence[int]) -> None:
+        """Keep what had arrived of a request whose engine is gone; an engine that lives knows it no more."""
+        for partial in self._partials(request_id):
+            sample, piece = self._samples[numbers[partial.sample]], partial.completion
+            sample.add(self._labelled(piece if partial.ended else replace(piece, finish_reason="abort")))
+            self.was_salvaged = True
 
     def _take(self, number: int, kept: SoFar) -> None:
         """Go on from what was kept, but for a token at the limit or after an end: such a sample begins again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rollstream.schemas import GroupScores, ScoreJob, Tensor
@@ -11,6 +12,7 @@ from ..delivery.lease import Lease
 from ..engine import Engine
 from ..requests import Adapter, ScoreRequest, Scores
 from . import row_checks
+from .admitted_job import AdmittedJob
 from .score_gate import ScoreGate
 
 
@@ -24,9 +26,12 @@ class ScorePlan:
     engine: Engine
     gate: ScoreGate
 
-    async def answer(self, lease: Lease, group: int) -> GroupScores:
+    async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
+        """A row has nothing that was kept."""
+
+    async def answer(self, admitted: AdmittedJob, group: int) -> GroupScores:
         """See `Plan.answer`."""
-        job, number = self.job, group - self.job.first_group
+        job, number, lease = self.job, group - self.job.first_group, admitted.lease
         row = job.rows[number]
         first = int(job.firsts.numpy()[number])
         row_checks.check_row(row, self.engine.info)

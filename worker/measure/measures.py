@@ -58,6 +58,8 @@ class Measures:
         self.stale: Counter[int] = Counter()
         """Groups by how many versions they were behind, `MOST_STALE` or more together."""
         self.tokens_generated = 0
+        self.tokens_resumed = 0
+        """Tokens that earlier deliveries had sampled, of groups that were sampled to their end here."""
         self.jobs: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.redeliveries: dict[Cause, int] = dict.fromkeys(get_args(Cause), 0)
         self.lease_renewals = 0

@@ -22,13 +22,11 @@ from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.delivery.parts import Parts
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.deadlines import RedisClock, ran_too_long, waited_too_long
-from rollstream.worker.jobs.groups import Groups
-from rollstream.worker.jobs.plans import Plans
-from rollstream.worker.jobs.runner import JobRunner
-from rollstream.worker.jobs.score_gate import ScoreGate
+from rollstream.worker.jobs.make_runner import make_runner
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
@@ -220,11 +218,16 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
         measures=measures,
     )
     admission = Admission(limit=8)
-    runner = JobRunner(
-        plans=Plans(engine=engine, adapters=adapters, measures=measures, gate=ScoreGate(lambda: 100)),
-        groups=Groups(publisher=publisher, measures=measures),
+    parts = Parts(
+        redis=redis, keys=keys, measures=measures, check_proven=proofs.check, vocab_size=lambda: 100,
+        most_bytes=0, most_policy_bytes=0,
+    )  # fmt: skip
+    runner, _ = make_runner(
+        settings=WorkerSettings(policy=policy, engine="stub"),
+        engine=engine,
         adapters=adapters,
         publisher=publisher,
+        parts=parts,
         admission=admission,
         clock=RedisClock(),
         follower=versions,

@@ -1,0 +1,268 @@
+"""Keeps what running completions have so far: every few seconds, and at once where this worker may lose them."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from rollstream.schemas import Envelope, Job, Part
+from rollstream.schemas.wire.parts import content_of
+
+from ...delivery.lease import Lease
+from ...delivery.parts import Parts
+from ...engine import Engine
+from ...errors import EngineDiedError
+from ..admitted_job import AdmittedJob
+from ..samples import Samples, SoFar
+from ..stitching import continues
+from .sample_parts import part_of
+
+WORTH = 64
+"""A group is kept once its samples have so many tokens together that are not kept yet: fewer are soon sampled again."""
+LEAVES = 20
+"""For each second that the event loop spends on parts it is left alone for so many, so that keeping stalls nothing.
+
+A worker with more text than that allows keeps each group more seldom than it was told to."""
+RELEASE_S = 0.5
+"""So long a drain waits for tokens that are still in the engine's process."""
+HAND_IN_S = 3.0
+"""So long a worker that ends tries to write what it hands over."""
+GOLDEN = 0.618
+"""Spreads the first times of groups that began together: multiples of it lie far apart modulo 1."""
+
+Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Running:
+    """A group whose samples run."""
+
+    lease: Lease
+    envelope: Envelope
+    job: Job
+    group: int
+    samples: Samples
+    of: str
+    every_s: float
+    due_at: float = 0.0
+    least: int = WORTH
+    """How many tokens must be new; 1 once it was hurried."""
+    handed: bool = False
+    kept: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    """Of each sample, how long it is in Redis and whether it had ended."""
+
+    def news(self) -> tuple[list[SoFar], int]:
+        """What its samples have beyond what is kept, and how many tokens that are."""
+        found, tokens = list[SoFar](), 0
+        for one in self.samples.so_far():
+            length, before = len(one.completion.token_ids), self.kept.get(one.sample, (0, False))
+            if (length, one.ended) != before:
+                found.append(one)
+                tokens += length - before[0]
+        return found, tokens
+
+    def parts(self, found: Collection[SoFar]) -> list[Part]:
+        """The messages for these."""
+        try:
+            return [part_of(one, self.lease, self.job, self.group, self.of) for one in found]
+        except ValueError as error:  # the group itself will be refused for it, or nothing is wrong with it
+            log.warning("parts not kept", batch=self.job.batch_id, group=self.group, error=str(error))
+            return []
+
+
+class Keeper:
+    """Looks after the groups that run, one after the other as each is due.
+
+    It changes in the worker's event loop: a group enters and leaves by `watching`, roles `hurry` it, and `run`, the one
+    task, keeps one group at a time. The task begins with the first group, so a worker that keeps nothing has none.
+    """
+
+    def __init__(self, *, parts: Parts, engine: Engine, every_s: float, lease_s: float) -> None:
+        """`every_s`: seconds between two times that a group is kept, if its job does not say; 0: never."""
+        self._parts = parts
+        self._engine = engine
+        self._every_s = every_s
+        self._lease_s = lease_s
+        self._running: dict[int, _Running] = {}
+        self._due: list[tuple[float, int]] = []
+        """A heap of (when, group); what was put off or has ended stays in it until its time comes."""
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+        self._releases = False
+        """Whether the engine hands over what it holds before the next group is kept."""
+        self._handed: dict[Lease, tuple[Envelope, list[Part]]] = {}
+        self._start: Start | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._handing_over: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Keeper every {self._every_s:g} s, {len(self._running)} groups, {len(self._handed)} handed over>"
+
+    def begin(self, start: Start) -> None:
+        """From now on the task may be started by `start`, and its errors are the worker's."""
+        self._start = start
+
+    def end(self) -> None:
+        """Keep nothing more; what was handed over waits for `hand_in`."""
+        self._start = None
+        for task in (self._task, self._handing_over):
+            if task is not None:
+                task.cancel()
+
+    def every_s(self, job: Job) -> float:
+        """Seconds between two times that a group of this job is kept; 0: never."""
+        asked = self._every_s if job.keep_partials is None else job.keep_partials
+        return asked if continues(job.config) else 0.0
+
+    async def recall(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
+        """Read what earlier deliveries had of these groups. A job that none had costs nothing."""
+        job = admitted.job
+        if isinstance(job, Job) and groups and not admitted.lease.is_first and continues(job.config):
+            admitted.kept.update(await self._parts.kept(admitted.lease, job, groups))
+
+    @contextmanager
+    def watching(self, admitted: AdmittedJob, job: Job, group: int, samples: Samples) -> Iterator[None]:
+        """Inside this context the group's samples run, and are kept."""
+        every_s = self.every_s(job)
+        if not every_s:
+            yield
+            return
+        number = next(self._numbers)
+        running = _Running(
+            lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
+            of=content_of(job, group), every_s=every_s,
+            kept={one.sample: (len(one.completion.token_ids), one.ended) for one in samples.so_far()},
+        )  # fmt: skip
+        self._running[number] = running
+        samples.on_abort = lambda: self._hurry(number)
+        self._put(number, every_s * (1 - number * GOLDEN % 1))
+        self._ensure_task()
+        try:
+            yield
+        except (EngineDiedError, asyncio.CancelledError):
+            if samples.was_salvaged:
+                self._hand_over(running)
+            raise
+        finally:
+            del self._running[number]
+            samples.on_abort = lambda: None
+
+    def hurry(self, lease: Lease | None = None) -> None:
+        """Keep the groups of this lease at once, or all of them, with what the engine still holds."""
+        self._releases = self._releases or lease is None
+        for number, running in self._running.items():
+            if lease is None or running.lease is lease:
+                self._hurry(number)
+
+    def hand_over(self, then: Callable[[], None]) -> None:
+        """Take what all groups have now, and go on with `then`, which ends their requests; `hand_in` comes after it."""
+        if self._running and self._start is not None:
+            self._handing_over = self._start(self._hand_over_all(then))
+        else:
+            then()
+
+    async def _hand_over_all(self, then: Callable[[], None]) -> None:
+        await self._release()
+        for running in self._running.values():
+            self._hand_over(running)
+        then()
+
+    async def hand_in(self) -> None:
+        """Write what was handed over, before the jobs are given back. It takes a few seconds at most."""
+        handed, self._handed = self._handed, {}
+        if not handed:
+            return
+        began, within_s = time.monotonic(), min(HAND_IN_S, self._lease_s / 3)
+        kept = await asyncio.gather(
+            *(
+                self._parts.keep(lease, envelope, parts, within_s=within_s)
+                for lease, (envelope, parts) in handed.items()
+            )
+        )
+        parts = [part for _, of_job in handed.values() for part in of_job]
+        written = sum(one.written for one in kept)
+        log.info(
+            "running completions handed over",
+            samples=written,
+            left_out=len(parts) - written,
+            tokens=sum(map(len, parts)),
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def run(self) -> None:
+        """Keep each group when it is due, for ever."""
+        while True:
+            running = await self._next()
+            if self._releases:
+                self._releases = False
+                await self._release()
+            spent = await self._keep(running)
+            await asyncio.sleep(LEAVES * spent)
+
+    async def _next(self) -> _Running:
+        """The next group, once it is due. It comes again `every_s` later."""
+        while True:
+            wait_s = self._due[0][0] - time.monotonic() if self._due else None
+            if wait_s is None or wait_s > 0:
+                self._changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), wait_s)
+                continue
+            due_at, number = heapq.heappop(self._due)
+            running = self._running.get(number)
+            if running is not None and running.due_at == due_at:
+                self._put(number, running.every_s)
+                return running
+
+    async def _keep(self, running: _Running) -> float:
+        """Keep one group. Returns the seconds of the event loop's own work."""
+        began = time.thread_time()
+        found, tokens = running.news()
+        parts = running.parts(found) if tokens >= running.least else []
+        spent = time.thread_time() - began
+        running.least = WORTH
+        if parts:
+            kept = await self._parts.keep(running.lease, running.envelope, parts, within_s=self._lease_s / 10)
+            if kept.written == len(parts):
+                running.kept |= {one.sample: (len(one.completion.token_ids), one.ended) for one in found}
+        return spent
+
+    def _hand_over(self, running: _Running) -> None:
+        if running.handed or running.lease.ended or running.lease.stopped is not None:
+            return
+        running.handed = True
+        found, _ = running.news()
+        if parts := running.parts(found):
+            self._handed.setdefault(running.lease, (running.envelope, []))[1].extend(parts)
+
+    async def _release(self) -> None:
+        try:
+            async with asyncio.timeout(RELEASE_S):
+                await self._engine.release()
+        except (TimeoutError, EngineDiedError) as error:
+            log.warning("tokens that the engine holds are not handed over", error=str(error) or "it does not answer")
+
+    def _hurry(self, number: int) -> None:
+        self._running[number].least = 1
+        self._put(number, 0.0)
+
+    def _put(self, number: int, in_s: float) -> None:
+        running = self._running[number]
+        running.due_at = time.monotonic() + in_s
+        heapq.heappush(self._due, (running.due_at, number))
+        if self._due[0][1] == number:
+            self._changed.set()
+
+    def _ensure_task(self) -> None:
+        if self._start is not None and self._task is None:
+            self._task = self._start(self.run())

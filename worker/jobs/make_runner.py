@@ -1,0 +1,52 @@
+"""Makes the objects of this room; `app` calls it, and nothing else does."""
+
+from __future__ import annotations
+
+from ..adapters.supply import AdapterSupply
+from ..config import WorkerSettings
+from ..delivery.admission import Admission
+from ..delivery.answer_publisher import AnswerPublisher
+from ..delivery.parts import Parts
+from ..engine import Engine
+from ..measure.measures import Measures
+from ..versions.follower import VersionFollower
+from .deadlines import RedisClock
+from .groups import Groups
+from .keeping.keeper import Keeper
+from .plans import Plans
+from .runner import JobRunner
+from .score_gate import ScoreGate
+
+
+def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app`
+    *,
+    settings: WorkerSettings,
+    engine: Engine,
+    adapters: AdapterSupply,
+    publisher: AnswerPublisher,
+    parts: Parts,
+    admission: Admission,
+    follower: VersionFollower,
+    clock: RedisClock,
+    measures: Measures,
+) -> tuple[JobRunner, Keeper]:
+    """What runs jobs, and what keeps what their running completions have."""
+    keeper = Keeper(parts=parts, engine=engine, every_s=settings.keep_partials, lease_s=settings.lease_s)
+    plans = Plans(
+        engine=engine,
+        adapters=adapters,
+        measures=measures,
+        gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
+        keeper=keeper,
+    )
+    runner = JobRunner(
+        plans=plans,
+        groups=Groups(publisher=publisher, measures=measures),
+        adapters=adapters,
+        publisher=publisher,
+        admission=admission,
+        clock=clock,
+        follower=follower,
+        measures=measures,
+    )
+    return runner, keeper

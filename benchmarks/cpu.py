@@ -47,6 +47,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "queue": ("benchmarks.queue.alone", "--jobs", "1600", "--workers", "1", "2", "--repeats", "3"),
     "flips": ("benchmarks.queue.flips", "--workers", "16", "--repeats", "5"),
     "redis_wait": ("benchmarks.queue.redis_wait", "--jobs", "1600", "--repeats", "5"),
+    "faults": ("benchmarks.faults", "--seconds", "40", "--repeats", "1"),
     "observe": ("benchmarks.queue.observe", "--entries", "100000"),
     "batch_page": ("benchmarks.queue.batch_page", "--groups", "2000"),
     "weights": ("benchmarks.queue.weights",),

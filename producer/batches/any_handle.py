@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
@@ -20,6 +20,7 @@ from ..errors import ResultTimeoutError, handle_stays
 from ..progress import progress_bar
 from ..redis_io.connection import Connection
 from .cancel import cancel_batch
+from .cut_groups import after_seconds, cut_groups, group_numbers
 from .read_answers import AnyAnswer, Fields
 from .results_reader import ResultsReader
 from .submit_jobs import Resubmission
@@ -113,16 +114,33 @@ class AnyHandle(ABC, Generic[D, A]):
         """How many groups have finished: one small read, without the results."""
         return await self._reader.count_done()
 
-    async def cancel(self) -> int:
+    async def cancel(self, groups: Iterable[int] | None = None, after: float | None = None) -> int:
         """Answer every unanswered group with an error of code `cancelled`. Returns their number.
+
+        `groups`: cut only groups of these numbers, with an error of code `not_needed`; the batch goes on with the
+        others, and is complete once these have their answers. `after`: wait up to so many seconds until the batch, or
+        all of `groups`, have been answered, and then cancel what has not.
 
         Works without any worker; workers that run the batch stop. Groups with an answer keep it, so that `result`
         returns at once, with the cancelled groups in `errors`. 0: the batch was complete, and nothing was changed.
         If it failed half-way, call it again: it counts all cancelled groups, whichever call cancelled them. Beyond the
         first 256 groups a worker may see the cancel and answer a group as cancelled first; those are not counted.
-        Raises `UnknownBatchError`, `RedisUnavailableError`.
+        Raises `ArgumentError`, `UnknownBatchError`, `RedisUnavailableError`, and with `after` what reading raises.
         """
-        return await cancel_batch(self._connection, self._keys, self.batch)
+        numbers = None if groups is None else group_numbers(groups, self.num_groups)
+        if after is not None:
+            await self._answered(range(self.num_groups) if numbers is None else numbers, after_seconds(after))
+        if numbers is None:
+            return await cancel_batch(self._connection, self._keys, self.batch)
+        return await cut_groups(self._connection, self._keys, self.batch, numbers)
+
+    async def _answered(self, groups: Iterable[int], within_s: float) -> None:
+        """Return once all of these groups have an answer, or after so many seconds."""
+        wanted = set(groups)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not wanted <= self._reader.by_group.keys():
+                    await self._reader.wait_beyond(len(self._reader.answers))
 
     async def wait(self, timeout: float | None = None, progress: bool = False) -> dict[int, A]:
         """Wait as `result` does; returns the answers by group number. Needs no torch."""

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
-from rollstream.schemas import Keys, Sealed
+from rollstream.schemas import Batch, GroupError, Keys, Sealed
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.ledger import LedgerCounts, LedgerField
 from rollstream.schemas.wire.scores import Description
@@ -19,6 +19,7 @@ from ..queue_errors import LostJobsError
 from ..redis_io.connection import Connection
 from ..redis_io.shared_reads import Entries
 from .batch_spans import ReadSpan
+from .cut_groups import cut_groups
 from .lost_jobs import JobsLeft
 from .read_answers import AnyAnswer, Fields, shown
 from .submit_jobs import Resubmission
@@ -126,6 +127,8 @@ class ResultsReader(Generic[A]):
         self._idle_reads += 1
         if self._idle_reads % _IDLE_READS_BEFORE_CHECK != 0:
             return
+        if self._has_enough:
+            await self._cut_rest()
         if await self.count_done() < self._batch.num_groups:
             if await self._jobs.are_lost() and not await self._read(block_ms=None):
                 done, forgotten = len(self.by_group), self._jobs.forgotten
@@ -133,6 +136,17 @@ class ResultsReader(Generic[A]):
             return
         if not await self._read(block_ms=None):  # an answer is in the stream before the ledger counts it
             await self._read_again()
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether as many groups with completions are here as the batch wanted."""
+        wanted = self._batch.first_groups if isinstance(self._batch, Batch) else None
+        return wanted is not None and sum(not isinstance(answer, GroupError) for answer in self.answers) >= wanted
+
+    async def _cut_rest(self) -> None:
+        """The worker that published the last group that was wanted cuts the others. It may have died on the way."""
+        missing = [group for group in range(self._batch.num_groups) if group not in self.by_group]
+        await cut_groups(self._connection, self._keys, self._batch, missing, only_if_enough=True)
 
     async def _read_again(self) -> None:
         """Read the stream from its start, when nothing more can come and groups are missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from rollstream.transport.redis.access import RedisAccess
 from ..client import AsyncClient
 from ..doctor.examine import examine
 from ..doctor.finding import FAIL
+from ..errors import ArgumentError
 from ..operations.queue_state import QueueState, read_queue_state, waiting_jobs
 from ..operations.requests import drain as drain_workers
 from ..operations.requests import pause as pause_queue
@@ -31,36 +33,69 @@ from .views.findings import finding_lines
 commands = typer.Typer()
 """`app` adds these commands to `rollstream`."""
 
+_MOST_AT_ONCE = 2**20
+"""The most groups of one range."""
 
-@commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b")
+
+@commands.command(epilog="Example: rollstream cancel BATCH_ID --policy math-7b, or --groups 3,5-8 of it")
 @reaches_redis
 def cancel(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH_ID", help="What `rollstream submit` printed.")],
     policy: Policy,
     redis: RedisAccess = DEFAULT_REDIS,
     partitions: Partitions = 1,
+    some: Annotated[
+        str | None,
+        typer.Option("--groups", metavar="NUMBERS", help="Cut only these groups, counted from 0: 3,5-8."),
+    ] = None,
+    after: Annotated[
+        float | None, typer.Option(help="Wait up to so many seconds for answers first, then cancel the rest.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Cancel the groups of a batch that have no answer yet, queued or running.
 
     Groups that have finished keep their results. The others are answered with an error of code "cancelled", so that
     callers that wait for the batch go on. Needs no worker; safe to repeat.
+
+    With --groups only these are cut, with an error of code "not_needed", and the batch goes on with the others.
     """
     with exit_codes():
+        chosen = None if some is None else numbers_in(some)
 
         async def call() -> tuple[int, int]:
             async with AsyncClient(redis, policy=policy, partitions=partitions) as client:
                 handle = await client.attach(batch_id)
-                return await handle.cancel(), handle.num_groups
+                return await handle.cancel(groups=chosen, after=after), handle.num_groups
 
         cancelled, groups = asyncio.run(call())
-    if json_output:
+    if chosen is not None:
+        asked = len(set(chosen))
+        counts = {"groups": asked, "finished": asked - cancelled, "cut": cancelled}
+        told = f"{cancelled} of {asked} groups cut, {asked - cancelled} had their answers"
+        typer.echo(json.dumps({"batch_id": batch_id, **counts}) if json_output else told)
+    elif json_output:
         counts = {"groups": groups, "finished": groups - cancelled, "cancelled": cancelled}
         typer.echo(json.dumps({"batch_id": batch_id, **counts}))
     elif cancelled:
         typer.echo(f"{groups - cancelled} of {groups} groups had finished, {cancelled} cancelled")
     else:
         typer.echo(f"nothing to cancel: all {groups} groups were answered already")
+
+
+_NUMBERS = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?", re.ASCII)
+
+
+def numbers_in(text: str) -> list[int]:
+    """Numbers and ranges of them, both ends included: `3,5-8`. Raises `ArgumentError`."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        found = _NUMBERS.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < first + _MOST_AT_ONCE:
+            raise ArgumentError("--groups", part, "write numbers and ranges, the smaller number first: 3,5-8")
+        chosen += range(first, last + 1)
+    return chosen
 
 
 @commands.command(epilog="Example: rollstream pause --policy math-7b")

@@ -15,7 +15,7 @@ local groups, queued = known[1], tonumber(known[2] or '0') or 0
 if not groups then return 'unknown' end
 if ARGV[4] == 'enough' then
   local wanted, good = tonumber(known[3] or ''), tonumber(known[4] or '0')
-  if not wanted or not good or good < wanted then return 'wanted' end
+  if not (wanted and good and wanted >= 1 and good >= wanted) then return 'wanted' end -- no comparison holds for nan
 end
 
 local open, cut = {}, 0

@@ -14,7 +14,7 @@ local field = 'g:' .. ARGV[5]
 
 local function published(wanted, good, done, groups)
   wanted = tonumber(wanted or '')
-  if wanted and (tonumber(good or '') or 0) >= wanted and done < tonumber(groups) then return 'enough' end
+  if wanted and wanted >= 1 and (tonumber(good or '') or 0) >= wanted and done < tonumber(groups) then return 'enough' end
   return 'published'
 end
 

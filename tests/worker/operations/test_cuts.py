@@ -116,7 +116,7 @@ def test_a_count_of_cuts_that_is_no_number_only_has_the_ledger_read_again(
 TAIL = ["--stub-long-tail", "prompts", "--stub-vocab-size", "32000"]
 SHORT = [n for n in range(100) if not runs_long([n], None)]
 LONG_ONES = [n for n in range(100) if runs_long([n], None)]
-SKEWED = GenerationConfig(max_new_tokens=800, eos_token_id=2)
+SKEWED = GenerationConfig(max_new_tokens=800, eos_token_id=(2,))
 """With 500 tokens a second: 0.2 s, and 1.6 s for one that runs long."""
 
 

@@ -79,6 +79,9 @@ class WorkerMetric:
     GROUP_ERRORS = _counter("group_errors", "Groups answered with an error, by its code.", "code")
     TOKENS = _counter("tokens", "Tokens of the completions that were published.")
     TOKENS_GENERATED = _counter("tokens_generated", "Tokens sampled, those of fenced and duplicate groups included.")
+    TOKENS_RESUMED = _counter(
+        "tokens_resumed", "Tokens that earlier deliveries had sampled, and that were not sampled again here."
+    )
     TOKENS_SCORED = _counter("tokens_scored", "Tokens of rows whose scores were published; not among the others.")
     JOBS = _counter(
         "jobs",

@@ -61,6 +61,7 @@ def _counted(measures: Measures) -> Iterator[tuple[Metric, Values]]:
     yield WorkerMetric.GROUP_ERRORS, _by_label(measures.group_errors)
     yield WorkerMetric.TOKENS, _alone(measures.tokens)
     yield WorkerMetric.TOKENS_GENERATED, _alone(measures.tokens_generated)
+    yield WorkerMetric.TOKENS_RESUMED, _alone(measures.tokens_resumed)
     yield WorkerMetric.TOKENS_SCORED, _alone(measures.tokens_scored)
     yield WorkerMetric.JOBS, _by_label(measures.jobs)
     yield WorkerMetric.REDELIVERIES, _by_label(measures.redeliveries)

@@ -132,11 +132,15 @@ class Engine(Protocol):
         """What the completions of a running `generate` have by now, in order; those without a token are left out.
 
         It asks the engine's process nothing, so tokens that are still there are missing: see `release`. Empty for an
-        id that does not run. Raises `DataError` for what `generate` would refuse too.
+        id that does not run. With `stop_strings`, only those that have ended: of others, the last tokens may go again.
+        Raises `DataError` for what `generate` would refuse too.
         """
 
     async def release(self) -> None:
-        """Have the engine hand over at once all tokens that it has sampled: `partials` then lacks none of them."""
+        """Have the engine hand over at once all tokens that it has sampled: `partials` then lacks none of them.
+
+        A `generate` whose last tokens come with them has returned by then.
+        """
 
     async def memory_use(self) -> KvUse | None:
         """How full the engine's KV cache is; None if it has none, or cannot tell."""

@@ -84,6 +84,11 @@ class Calls:
                 raise
             raise RuntimeError("it was given up") from error
 
+    @property
+    def loading(self) -> bool:
+        """Whether weights are loaded now."""
+        return not self._no_load.is_set()
+
     async def loaded(self) -> None:
         """Wait while weights are loaded: EngineCore answers calls in order, and a load has its own time limit."""
         while not self._no_load.is_set():  # the next load may begin before a waiter wakes

@@ -78,6 +78,7 @@ class VllmEngine(Transfers, Partials):
         self._versions = Versions()
         self._swapper: Swapper | None = None
         self._requests: Any = None
+        self._running: dict[str, tuple[GenerateRequest, translation.Words]] = {}
         self._guides: Any = None
         self._watched = False
         self._special: dict[int, str] = {}
@@ -189,7 +190,9 @@ class VllmEngine(Transfers, Partials):
         fields = translation.sampling_fields(request, self.info, always_logprobs=not self._watched)
         params = passed_gate(request.prompt, fields | rule_fields(request.config))
         words = translation.Words(special=self._special, bad=banned_words(params, self._llm.tokenizer, self.info))
-        output, start = await self._requests.run(request.request_id, request.prompt, params, request.adapter)
+        asked = request.request_id, request.prompt, params, request.adapter
+        with self._readable(request, words):
+            output, start = await self._requests.run(*asked, goes_on=request.goes_on)
         self._guides.check_ended(request.config.guided, output)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         found = translation.completions(output, request, spans, words, self.info)

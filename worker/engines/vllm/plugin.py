@@ -18,7 +18,16 @@ from typing import Any
 from .. import vllm_versions
 from . import one_more, start
 from .columns import Rows
-from .inside import guide_costs, held_requests, late_stops, logits, own_columns, step_rows
+from .inside import (
+    guide_costs,
+    hand_over,
+    held_requests,
+    late_stops,
+    logits,
+    memory_use,
+    own_columns,
+    step_rows,
+)
 from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
 from .metrics import sparse_statistics
 
@@ -152,38 +161,23 @@ def _send_statistics_rarely() -> int | None:
 
 
 def _send_pieces(*, events: bool) -> None:
-    """See `worker.engines.vllm.inside.held_tokens`."""
+    """See `worker.engines.vllm.inside.held_tokens`, `hand_over` and `memory_use`."""
     from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415 - vLLM is only there inside its processes
-    from vllm.v1.engine import EngineCoreOutput  # noqa: PLC0415
-    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs  # noqa: PLC0415
+    from vllm.v1.engine.core import EngineCore, EngineCoreProc  # noqa: PLC0415
     from vllm.v1.outputs import LogprobsLists  # noqa: PLC0415
 
     if hasattr(EngineCore.step, "sends_pieces"):
         return
+    held: dict[int, HeldBack] = {}
+    memory_use.tell(EngineCore, Scheduler)
+    hand_over.on_demand(EngineCoreProc, EngineCoreOutputs, held)
     if unfit := unfit_output(EngineCoreOutput.__struct_fields__, LogprobsLists._fields):
         _log.warning("tokens leave the engine one by one, slowly: this vLLM has other outputs (%s)", ", ".join(unfit))
         return
     step_rows.keep_whole(Scheduler)
-    held: dict[int, HeldBack] = {}
     for name in ("step", "step_with_batch_queue"):
-        setattr(EngineCore, name, _holding_back(getattr(EngineCore, name), held, events=events))
-
-
-def _holding_back(step: Any, held: dict[int, HeldBack], *, events: bool) -> Any:
-    def stepped(engine: Any) -> Any:
-        outputs, executed = step(engine)
-        for client, outcome in list(outputs.items()) if outputs else ():
-            holding = held.setdefault(client, HeldBack(events=events))
-            version = holding.version
-            earlier = holding.take(outcome, engine.scheduler.requests)
-            if earlier:
-                engine.output_queue.put_nowait((client, type(outcome)(outputs=earlier, weight_version=version)))
-            if not (outcome.outputs or outcome.scheduler_stats or outcome.finished_requests):
-                del outputs[client]
-        return outputs, executed
-
-    stepped.sends_pieces = True  # type: ignore[attr-defined] # a mark for the second call
-    return stepped
+        setattr(EngineCore, name, hand_over.holding_back(getattr(EngineCore, name), held, events=events))
 
 
 def _give_each_its_columns() -> None:

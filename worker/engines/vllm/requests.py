@@ -30,14 +30,21 @@ class Requests:
         self._calls = calls
         self._adapters = adapters
         self._versions = versions
+        self.starts: dict[str, Start] = {}
+        """When each request that runs was handed to vLLM, the last time."""
 
-    async def run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
+    async def run(
+        self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None, *, goes_on: bool = False
+    ) -> tuple[Any, Start]:
         """The final `RequestOutput` and the request's start. Raises `DataError`, `EngineDiedError`.
 
-        A request that a swap aborted is started again as a whole: only the short samples would have ended under the old
-        weights, and keeping these would favour short completions.
+        A request that a swap aborted is started again as a whole, unless its caller goes on with all of its samples:
+        only the short ones would have ended under the old weights, and keeping these would favour short completions.
         """
-        return await self._calls.answer(self._run(request_id, prompt, params, adapter))
+        try:
+            return await self._calls.answer(self._run(request_id, prompt, params, adapter, goes_on=goes_on))
+        finally:
+            self.starts.pop(request_id, None)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """See `Engine.score`. Raises `DataError`, `EngineDiedError`."""
@@ -55,15 +62,19 @@ class Requests:
         output, _ = await self.run(request.request_id, row, params, None)
         return scores(output, request, version)
 
-    async def _run(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> tuple[Any, Start]:
+    async def _run(
+        self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None, *, goes_on: bool
+    ) -> tuple[Any, Start]:
         while True:
             if adapter is not None:
                 await self._adapters.load(adapter)  # a swap may have lost it
-            start = self._versions.start(time.monotonic())
+            self.starts[request_id] = start = self._versions.start(time.monotonic())
             with self._adapters.in_use(request_id, adapter):
                 output = await self._request(request_id, prompt, params, adapter)
                 self._adapters.refuse_lost(request_id)
-            if not (translation.aborted(output) and self._versions.aborted(start)):
+            if translation.aborted(output) and not self._versions.aborted(start):
+                translation.check_sampled(output)
+            elif goes_on or not translation.aborted(output):
                 return output, start
 
     async def _request(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:

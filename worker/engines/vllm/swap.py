@@ -200,9 +200,8 @@ class Swapper:
         if prove is None:
             self._prover.forget()
         self._serving, self._awaits_files = new.weights, new.weights is None
-        self._versions.swapped(
-            Swap(asked_at=asked_at, paused_at=paused_at, resuming_at=time.monotonic(), version=version)
-        )
+        times = {"asked_at": asked_at, "paused_at": paused_at, "resuming_at": time.monotonic()}
+        self._versions.swapped(Swap(**times, version=version, aborted=mode == "abort"))
         return paused_at
 
     async def _pause(self, mode: SwapMode) -> None:

@@ -89,8 +89,8 @@ def aborted(output: Any) -> bool:
     return any(completion.finish_reason == "abort" for completion in output.outputs)
 
 
-def check_sampled(output: Any, config: GenerationConfig | None = None) -> None:
-    """Raises `DataError` if EngineCore could not sample, `EngineDiedError` if the request was aborted, but not by us.
+def check_sampled(output: Any, config: GenerationConfig | None = None, *, by_us: bool = False) -> None:
+    """Raises `DataError` if EngineCore could not sample, `EngineDiedError` if it was aborted, unless that was `by_us`.
 
     In the second case the engine is being shut down, and another worker will take the request.
     """
@@ -99,7 +99,7 @@ def check_sampled(output: Any, config: GenerationConfig | None = None) -> None:
         raise nothing_left(config)
     if "error" in dict(ended):
         raise DataError(ErrorCode.ENGINE_REFUSED, "config", "vLLM's engine could not prepare the request; see its log")
-    if "abort" in dict(ended):
+    if "abort" in dict(ended) and not by_us:
         raise EngineDiedError("the vLLM engine aborted a request that nobody gave up")
 
 
@@ -113,13 +113,27 @@ def completions(
     """The n completions of a final `RequestOutput` (FINAL_ONLY, flat log-probs), in order.
 
     `spans` has, for each output, the version spans and whether they are exact. Raises what `check_sampled` raises, and
-    `DataError` if nothing was left to sample. `info` as in `sampling_fields`.
+    `DataError` if nothing was left to sample. `info` as in `sampling_fields`. Of a request that goes on, some may be
+    aborted.
     """
-    check_sampled(output, request.config)
+    if len(output.outputs) != request.config.num_return_sequences:
+        raise EngineDiedError(f"vLLM gave {len(output.outputs)} of {request.config.num_return_sequences} completions")
+    return [completion for _, completion in each(output, request, spans, words, info, by_us=request.goes_on)]
+
+
+def each(
+    output: Any,
+    request: GenerateRequest,
+    spans: Sequence[tuple[tuple[VersionSpan, ...], bool]],
+    words: Words,
+    info: EngineInfo | None,
+    *,
+    by_us: bool,
+) -> list[tuple[int, Completion]]:
+    """The same for any of the n, with their numbers. Where `by_us` is false, none may be aborted."""
+    check_sampled(output, request.config, by_us=by_us)
     found = sorted(zip(output.outputs, spans, strict=True), key=lambda item: item[0].index)
-    if len(found) != request.config.num_return_sequences:
-        raise EngineDiedError(f"vLLM gave {len(found)} of {request.config.num_return_sequences} completions")
-    return [_completion(completion, request, words, info, *known) for completion, known in found]
+    return [(completion.index, _completion(completion, request, words, info, *known)) for completion, known in found]
 
 
 def candidates(output: Any) -> list[tuple[int, float]]:
@@ -151,7 +165,7 @@ def _completion(
     if completion.logprobs is not None:
         logprobs |= read(completion.logprobs, token_ids, config, info)
     # Those apart, every reason of vLLM's means that something asked for came up: an id or a string.
-    own: dict[str, FinishReason] = {"length": "length", "repetition": "repetition"}
+    own: dict[str, FinishReason] = {"length": "length", "repetition": "repetition", "abort": "abort"}
     return Completion(
         token_ids=token_ids,
         finish_reason=own.get(completion.finish_reason, "stop"),

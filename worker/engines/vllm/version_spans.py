@@ -29,6 +29,8 @@ class Swap:
     resuming_at: float
     """Just before the engine was asked to go on."""
     version: int
+    aborted: bool = False
+    """Whether it aborted the requests in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,11 @@ class Versions:
         """The spans of a vLLM `CompletionOutput` that arrived at `until`, and whether they are exact."""
         length = len(completion.token_ids)
         reported = reported_spans(completion, length)
-        return (reported, True) if reported is not None else estimated_spans(length, start, until, self.swaps)
+        if reported is not None:
+            return reported, True
+        if completion.finish_reason == "abort":  # by the first of these: it has no token of a later version
+            until = min([until, *(swap.asked_at for swap in self.swaps if swap.aborted and start.at < swap.paused_at)])
+        return estimated_spans(length, start, until, self.swaps)
 
 
 def reported_spans(completion: Any, length: int) -> Spans | None:

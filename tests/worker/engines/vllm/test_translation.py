@@ -11,7 +11,7 @@ import pytest
 
 from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.engines.vllm.inside.logits import NOT_FINITE
-from rollstream.worker.engines.vllm.translation import candidates, completions, sampling_fields
+from rollstream.worker.engines.vllm.translation import Words, candidates, completions, each, sampling_fields
 from rollstream.worker.errors import DataError, EngineDiedError
 from rollstream.worker.requests import GenerateRequest
 
@@ -122,3 +122,34 @@ def test_what_was_not_sampled_is_neither_a_completion_nor_a_step_of_beams(
     for read in (lambda: completions(ended, asked(), SPANS), lambda: candidates(ended)):
         with pytest.raises(kind, match=says):
             read()
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_aborted_completion_is_left_to_a_caller_that_goes_on(*, goes_on: bool) -> None:
+    found = output(-0.5)
+    found.outputs[0].finish_reason = "abort"
+    request = replace(asked(logprobs="processed"), goes_on=goes_on)
+    if not goes_on:
+        with pytest.raises(EngineDiedError, match="nobody gave up"):
+            completions(found, request, SPANS)
+        return
+
+    (left,) = completions(found, request, SPANS)
+
+    assert (left.finish_reason, left.token_ids.tolist()) == ("abort", [5])
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprob", "problem"),
+    [
+        ({"allowed_token_ids": (6, 7)}, -0.5, "allowed_token_ids forbids"),
+        ({}, math.nan, "not finite"),
+        ({}, -math.inf, "not finite"),
+    ],
+)
+def test_a_part_is_refused_where_the_whole_would_be(fields: dict[str, Any], logprob: float, problem: str) -> None:
+    found = output(logprob)
+    found.outputs[0].finish_reason = None
+
+    with pytest.raises(DataError, match=problem):
+        each(found, asked(logprobs="processed", **fields), SPANS, Words(), None, by_us=True)

@@ -27,7 +27,7 @@ SWAPS = [
 
 def completion(length: int, *spans: tuple[str, int, int]) -> SimpleNamespace:
     reported = [SimpleNamespace(version=version, start=start, end=end) for version, start, end in spans]
-    return SimpleNamespace(token_ids=[5] * length, weight_versions=reported)
+    return SimpleNamespace(token_ids=[5] * length, weight_versions=reported, finish_reason="length")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,10 @@ def test_an_answer_that_comes_before_the_engine_is_known_to_go_on_is_no_exact_on
         Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1)
     )  # and then the engine is asked to go on
 
-    assert versions.spans(SimpleNamespace(token_ids=[1] * 4), start, 12.001) == (((0, 4),), False)
+    assert versions.spans(SimpleNamespace(token_ids=[1] * 4, finish_reason="length"), start, 12.001) == (
+        ((0, 4),),
+        False,
+    )
 
 
 ms = st.integers(0, 40)
@@ -154,7 +157,10 @@ def test_a_report_is_exact_and_a_guess_is_not() -> None:
     start = Start(at=8.0, version=0, aborts=0)
 
     assert versions.spans(completion(4, ("0", 0, 1), ("1", 1, 4)), start, 16.0) == (((0, 1), (1, 3)), True)
-    assert versions.spans(SimpleNamespace(token_ids=[1] * 12), start, 16.0) == (((0, 4), (1, 8)), False)
+    assert versions.spans(SimpleNamespace(token_ids=[1] * 12, finish_reason="length"), start, 16.0) == (
+        ((0, 4), (1, 8)),
+        False,
+    )
 
 
 def test_what_started_before_or_during_an_aborting_pause_was_aborted_by_it() -> None:
@@ -178,3 +184,14 @@ def test_what_comes_during_a_swap_is_sampled_by_the_version_that_it_brings(at: f
         versions.swapped(swap)
 
     assert versions.first(Start(at=at, version=0, aborts=0)) == first
+
+
+def test_a_completion_that_a_swap_aborted_has_no_token_of_what_came_after() -> None:
+    versions = Versions()
+    start = versions.start(5.0)
+    versions.swapped(Swap(asked_at=10.0, paused_at=11.0, resuming_at=12.0, version=1, aborted=True))
+    aborted = SimpleNamespace(token_ids=[5] * 7, finish_reason="abort")
+    ended = SimpleNamespace(token_ids=[5] * 7, finish_reason="length")
+
+    assert versions.spans(aborted, start, 90.0) == (((0, 7),), True)
+    assert versions.spans(ended, start, 90.0)[1] is False

@@ -138,7 +138,7 @@ class HeldBack:
         first, because vLLM counts the tokens of a version by the message that brings them.
         """
         version = getattr(step, "weight_version", None)
-        earlier = [] if version == self.version else self._release()
+        earlier = [] if version == self.version else self.hand_over()
         self.version = version
         if self.events:
             self._keep_events(step.outputs)
@@ -146,6 +146,11 @@ class HeldBack:
         if len(self.parts) > len(requests):  # an aborted one has no last output
             self.parts = {name: part for name, part in self.parts.items() if name in requests}
         return earlier
+
+    def hand_over(self) -> list[Any]:
+        """All held outputs, those of aborted requests too, which vLLM's frontend ignores."""
+        parts, self.parts = self.parts, {}
+        return [part.joined(part.first) for part in parts.values()]
 
     def _held(self, output: Any, requests: Mapping[str, Any]) -> bool:
         part = self.parts.get(output.request_id)
@@ -176,8 +181,3 @@ class HeldBack:
         part = self.parts[output.request_id] = _Part(first=output, columns=1 + (params.num_logprobs or 0))
         part.add(output)
         return True
-
-    def _release(self) -> list[Any]:
-        """All held outputs, those of aborted requests too, which vLLM's frontend ignores."""
-        parts, self.parts = self.parts, {}
-        return [part.joined(part.first) for part in parts.values()]

@@ -50,7 +50,7 @@ class EngineInfo:
     runs_on: str = ""
     """Its release and its device, for people: `vllm 0.32.0 on cpu`."""
     features: frozenset[str] = frozenset()
-    """The options among `schemas.generation.generation_config.NEEDED` that it honours.
+    """The options among `schemas.generation.generation_config.OFFERED` that it honours.
 
     A job with another is refused by name.
     """

@@ -55,9 +55,9 @@ TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple), Field(max_
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(max_length=64)]
 
-NEEDED = (
-    "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition", "first_k",
-)  # fmt: skip
+OFFERED = "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition"
+"""Options that an engine offers or not."""
+NEEDED = *OFFERED, "first_k"
 """Options that a worker or its engine may not know: a job that uses one names it in `requires`."""
 
 MAX_CANDIDATES = 128
@@ -163,8 +163,8 @@ class GenerationConfig(BaseModel):
     first_k: int | None = Field(default=None, ge=1, le=1024)
     """A prompt is answered when so many of its `num_return_sequences` have ended; the others are cut.
 
-    Its k rows are those that ended first, in the order of their samples. The first to end are the shorter ones:
-    `RolloutBatch.selection` says by how much. As many as `num_return_sequences` is the same as None. Not for beams."""
+    Its k rows are those that ended first, mostly shorter ones: `RolloutBatch.selection` says by how much. All n are the
+    same as None. Not for beams."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
         """A config with other values, checked like any config; pydantic's own method would not check."""

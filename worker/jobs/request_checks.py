@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.schemas.generation.generation_config import OFFERED
 
 from ..engine import EngineInfo
 from ..errors import DataError
@@ -80,7 +81,7 @@ def check_vocabulary(field: str, ids: NDArray[np.int32], info: EngineInfo) -> No
 
 
 def _check_features(config: GenerationConfig, info: EngineInfo) -> None:
-    for name in config.needs:
+    for name in config.changed(OFFERED):
         if name not in info.features:
             why = dict(info.missing).get(name)
             problem = f"{name}: this worker's engine ({info.runs_on or 'of an unknown release'}) does not offer it"

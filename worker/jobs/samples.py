@@ -123,7 +123,7 @@ class Samples:
         """Sample until all, or `first_k` of them, have ended. Raises what `Engine.generate` raises."""
         if self._first_k is None and not any(sample.so_far for sample in self._samples.values()):
             await self._together()
-        if self._left:
+        if self._left > 0:  # an earlier delivery may have ended more than are needed
             await self._each()
         return self._result()
 

@@ -20,6 +20,7 @@ from .calls.blocking import Blocking, blocking, blocking_and_held
 from .calls.loop_thread import LoopThread
 from .client import AsyncClient, QueueOptions
 from .errors import RedisUnavailableError, client_stays, handle_stays
+from .order.prompt_lengths import PromptLengths
 from .scores.handle import ScoreHandle
 from .scores.read_scores import ScoreAnswer
 
@@ -132,6 +133,11 @@ class Client(Blocking[AsyncClient]):
     newest_version = blocking("read the versions", AsyncClient.newest_version)
     announced_version = blocking("read the versions", AsyncClient.announced_version)
     wait_for_version = blocking("wait for a version", AsyncClient.wait_for_version)
+
+    @property
+    def lengths(self) -> PromptLengths | None:
+        """How long the completions of prompts became; None without `remember_lengths`."""
+        return self._awaited.lengths
 
     def close(self) -> None:
         """Close the connections and end the thread; waiting calls raise `ClientClosedError`. Safe to call twice.

@@ -24,6 +24,7 @@ from .batches.submit_prompts import making, submit_prompts
 from .calls.arguments import Reading, check_config, number, reconnect_seconds
 from .calls.options import check_names, spelled_out
 from .errors import client_stays
+from .order.prompt_lengths import PromptLengths
 from .policies.activation import activate, newest_version
 from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
@@ -51,6 +52,7 @@ class QueueOptions(AccessOptions, total=False):
     partitions: int
     reconnect_s: float
     weights: str | Path | StoreOptions | None
+    remember_lengths: int
 
 
 class AsyncClient:
@@ -58,8 +60,10 @@ class AsyncClient:
 
     `policy` and `partitions` must be the workers'. If Redis goes away after it has answered once, calls wait for it up
     to `reconnect_s` seconds. `weights`: the workers' weight store, for `publish_policy(state_dict=...)`: a folder,
-    "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory. Nothing
-    connects before the first call.
+    "redis", a URL, or `StoreOptions`; the client then keeps the tensors that it published last in memory.
+    `remember_lengths`: of so many prompts the client remembers how long their completions became, as `lengths`, and
+    batches that are submitted again without `expected_tokens` start their longest first; 0: of none. Nothing connects
+    before the first call.
 
     Beside the URL, `redis_ca`, `redis_cert`, `redis_key`, `redis_password_file`, `redis_sentinel_password_file` and
     `redis_wait` say how Redis is reached, see `AsyncClient.__init__`.
@@ -77,12 +81,15 @@ class AsyncClient:
         partitions: int = 1,
         reconnect_s: float = 60.0,
         weights: str | Path | StoreOptions | None = None,
+        remember_lengths: int = 0,
         **redis: Unpack[AccessOptions],
     ) -> None:
         self._keys = Keys(policy, partitions=number(partitions))
         access = access_of(redis_url, **redis)
         self._connection = Connection(access=access, reconnect_s=reconnect_seconds(reconnect_s), keys=self._keys)
         self._weights = WeightsPublisher.of(self._connection, self._keys, weights)
+        self.lengths = PromptLengths.of(number(remember_lengths))
+        """How long the completions of prompts became; None without `remember_lengths`."""
 
     @spelled_out(SubmitOptions, SUBMIT_DEFAULTS, JobOptions)
     async def submit(
@@ -106,8 +113,10 @@ class AsyncClient:
         check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
         chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
-        make = making(input_ids, attention_mask, config, chosen)
-        return await submit_prompts(self._connection, self._keys, make, config, chosen["batch_id"])
+        make = making(input_ids, attention_mask, config, chosen, self.lengths)
+        return await submit_prompts(
+            self._connection, self._keys, make, config, chosen["batch_id"], lengths=self.lengths
+        )
 
     @spelled_out(GenerateOptions, GENERATE_DEFAULTS, SubmitOptions, JobOptions)
     async def generate(

@@ -75,6 +75,15 @@ class PromptFileError(ProducerError):
         self.problem = problem
 
 
+class LengthsFileError(ProducerError):
+    """Raised when a file of remembered lengths cannot be read or written; nothing was read or changed."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
 class BatchConflictError(ProducerError):
     """Raised when `batch_id` is already taken by a batch with other prompts, config, adapter or slicing."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ClientMisusedError,
         DeadlineError,
         JobGoneError,
+        LengthsFileError,
         NoStoredResultError,
         NothingToReplayError,
         PartialBatchError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         UnknownBatchError,
         UnreadableResultError,
     )
+    from rollstream.producer.order.prompt_lengths import PromptLengths
     from rollstream.producer.policies.errors import (
         ActivationError,
         AdapterConflictError,
@@ -127,6 +129,7 @@ __all__ = [
     "Guided",
     "JobGoneError",
     "LeaseInUseError",
+    "LengthsFileError",
     "LostJobsError",
     "NameRefusedError",
     "NoStoredResultError",
@@ -141,6 +144,7 @@ __all__ = [
     "ProbeError",
     "ProducerError",
     "PromptFileError",
+    "PromptLengths",
     "PromptsError",
     "PublishPolicy",
     "PublishingRefusedError",
@@ -207,6 +211,8 @@ _MODULES = {
     "JobGoneError": "rollstream.producer.errors",
     "LeaseInUseError": "rollstream.producer.queue_errors",
     "LostJobsError": "rollstream.producer.queue_errors",
+    "LengthsFileError": "rollstream.producer.errors",
+    "PromptLengths": "rollstream.producer.order.prompt_lengths",
     "NoStoredResultError": "rollstream.producer.errors",
     "NothingToReplayError": "rollstream.producer.errors",
     "PartialBatchError": "rollstream.producer.errors",

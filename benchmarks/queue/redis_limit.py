@@ -23,9 +23,9 @@ from benchmarks.support import report
 from benchmarks.support.report import Report, Scenario
 from rollstream.producer.batches.prompts import Prompts
 from rollstream.producer.batches.scripts import submit_call
-from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import GenerationConfig, GroupResult, Job, Keys, RollstreamError, Sealed, decode, encode
 from rollstream.schemas.entry_id import BEFORE_ALL
 from rollstream.schemas.keys import GROUP

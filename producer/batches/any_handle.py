@@ -51,8 +51,11 @@ class AnyHandle(ABC, Generic[D, A]):
         batch: D,
         attached: bool = False,
         again: Resubmission[Any] | None = None,
+        seen: Callable[[A], None] | None = None,
     ) -> None:
-        """`again`: what queues the batch again after a failover; None: it was queued elsewhere."""
+        """`again`: what queues the batch again after a failover; None: it was queued elsewhere. `seen`: gets each
+        answer that is read.
+        """
         self.batch = batch
         """The description of the batch, without the prompts or rows."""
         self._identity = (keys.policy, batch.batch_id)
@@ -60,6 +63,7 @@ class AnyHandle(ABC, Generic[D, A]):
         self._keys = keys
         self._attached = attached
         read = partial(self._read_answer, batch)  # which does not refer to the handle, so that it is collected at once
+        read = read if seen is None else partial(_shown_to, seen, read)
         again = again or Resubmission(connection=connection, keys=keys)
         self.is_repeat = again.is_repeat
         """Whether an earlier submit had queued the whole batch, so that this one changed nothing."""
@@ -187,6 +191,15 @@ class AnyHandle(ABC, Generic[D, A]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} batch_id={self.batch_id} {len(self._reader.by_group)}/{self.num_groups} groups>"
+
+
+def _shown_to(
+    seen: Callable[[A], None], read: Callable[[bytes, Fields], A | Sealed], entry: bytes, fields: Fields
+) -> A | Sealed:
+    answer = read(entry, fields)
+    if not isinstance(answer, Sealed):
+        seen(answer)
+    return answer
 
 
 async def load_torch() -> None:

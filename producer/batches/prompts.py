@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rollstream.schemas.plain_values import plain
 
+from ..calls.arrays import as_array
 from ..errors import PromptsError
-from .arrays import as_array
 
 if TYPE_CHECKING:
     import torch

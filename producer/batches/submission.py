@@ -18,10 +18,10 @@ from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.wire.shares import shares_of
 
 from ..errors import ArgumentError
+from ..order.slicing import Slicing, shared_out
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
 from .deadlines import NO_DEADLINES, Deadlines
 from .prompts import Prompts
-from .slicing import Slicing, shared_out
 
 _CHUNK_JOBS, _CHUNK_BYTES = 64, 8 * 2**20
 """Limits of one script call, which is sent, and repeated, as a whole, while Redis does nothing else."""

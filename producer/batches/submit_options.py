@@ -2,8 +2,8 @@
 
 from typing import TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
-from .order import Counts
-from .slicing import DEFAULT_PROMPTS
+from ..order.expected import Counts
+from ..order.slicing import DEFAULT_PROMPTS
 
 
 class JobOptions(TypedDict, total=False):

@@ -9,12 +9,13 @@ from functools import partial
 from rollstream.schemas import GenerationConfig, Keys
 
 from ..calls.arguments import number
+from ..order.prompt_lengths import PromptLengths
+from ..order.slicing import Slicing
 from ..policies.version_bounds import VersionBounds
 from ..redis_io.connection import Connection
 from .deadlines import Deadlines
 from .handle import BatchHandle
 from .prompts import Prompts, Rows
-from .slicing import Slicing
 from .submission import Submission, split
 from .submit_and_wait import queue
 from .submit_options import SubmitOptions
@@ -33,16 +34,37 @@ async def submit_prompts(
     config: GenerationConfig,
     batch_id: str | None,
     before: Before | None = None,
+    lengths: PromptLengths | None = None,
 ) -> BatchHandle:
-    """Queue what `make` makes. Raises what `AsyncClient.submit` raises, and what `before` raises."""
+    """Queue what `make` makes; `lengths` remembers its answers.
+
+    Raises what `AsyncClient.submit` raises, and what `before` raises.
+    """
     await check_config_candidates(connection, keys, config)
     queued, again = await queue(connection, keys, batch_id, make, before)
-    return BatchHandle(connection=connection, keys=keys, batch=queued.batch, again=again)
+    return BatchHandle(
+        connection=connection,
+        keys=keys,
+        batch=queued.batch,
+        again=again,
+        seen=None if lengths is None else lengths.note,
+    )
 
 
-def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, options: SubmitOptions) -> Making:
-    """Read prompts and options, which are complete. Raises `PromptsError`, `DeadlineError`, `VersionBoundError`."""
-    prompts = Prompts.of(rows, attention_mask)
+def making(
+    rows: Rows,
+    attention_mask: Rows | None,
+    config: GenerationConfig,
+    options: SubmitOptions,
+    lengths: PromptLengths | None = None,
+) -> Making:
+    """Read prompts and options, which are complete; `lengths` says what to expect where the options do not.
+
+    Raises `PromptsError`, `DeadlineError`, `VersionBoundError`.
+    """
+    prompts, expected = Prompts.of(rows, attention_mask), options["expected_tokens"]
+    if expected is None and lengths is not None:
+        expected = lengths.expected(prompts.ids)
     make = partial(
         split,
         prompts,
@@ -53,7 +75,7 @@ def making(rows: Rows, attention_mask: Rows | None, config: GenerationConfig, op
             len(prompts.ids),
             prompts_per_job=options["prompts_per_job"],
             samples_per_job=options["samples_per_job"],
-            expected=options["expected_tokens"],
+            expected=expected,
         ),
         submitted_at=time.time(),
         first_groups=number(options["first_groups"]),

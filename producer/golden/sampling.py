@@ -18,10 +18,10 @@ from rollstream.schemas.wire.answers import GroupError, GroupResult
 from ..batches.handle import BatchHandle
 from ..batches.prompts import Prompts
 from ..batches.read_answers import Answer
-from ..batches.slicing import Slicing
 from ..batches.submission import split
 from ..batches.submit_jobs import enqueue
 from ..errors import ProducerError, ResultTimeoutError
+from ..order.slicing import Slicing
 from ..progress import progress_bar
 from ..redis_io.connection import Connection
 

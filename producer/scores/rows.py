@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batches.arrays import as_array
 from ..batches.prompts import Rows, masked_rows
 from ..calls.arguments import number
+from ..calls.arrays import as_array
 from ..errors import ArgumentError, PromptsError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rollstream.producer.batches.prompts import Prompts
-from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.errors import ArgumentError
+from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import ConfigError, Envelope, GenerationConfig, Job, decode
 
 

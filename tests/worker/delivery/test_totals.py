@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from rollstream import AsyncClient, Client, GenerationConfig
 from rollstream.producer.batches import scripts as batch_scripts
 from rollstream.producer.batches.prompts import Prompts
-from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
+from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import Envelope
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.totals import Totals

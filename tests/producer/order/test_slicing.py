@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rollstream.producer.batches.prompts import Prompts
-from rollstream.producer.batches.slicing import Slicing
 from rollstream.producer.batches.submission import Submission, split
 from rollstream.producer.errors import PromptsError
+from rollstream.producer.order.slicing import Slicing
 from rollstream.schemas import Envelope, GenerationConfig, Job, WireError, decode, encode
 from rollstream.schemas.wire.shares import Share
 

@@ -17,7 +17,7 @@ from rollstream.schemas.wire.shares import why_unsplit
 
 from ..calls.arguments import number
 from ..errors import PromptsError
-from .order import expected_tokens, longest_first
+from .expected import expected_tokens, longest_first
 
 DEFAULT_PROMPTS = 8
 

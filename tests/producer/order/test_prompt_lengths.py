@@ -1,0 +1,153 @@
+"""A client that remembers lengths has the longest prompts of the next batch started first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollstream import ArgumentError, AsyncClient, Client, GenerationConfig, LengthsFileError, PromptLengths
+from rollstream.schemas import GroupError, GroupResult, Tensor
+from tests.support.batches import entries
+from tests.support.worker_process import WorkerProcess
+
+
+def answer(prompt: list[int], *lengths: int, cut: tuple[int, ...] = ()) -> GroupResult:
+    width = max(lengths)
+    return GroupResult(
+        batch_id="b", group=0, prompt=Tensor.of(np.array(prompt, np.int32)),
+        token_ids=Tensor.of(np.zeros((len(lengths), width), np.int32)), lengths=Tensor.of(np.array(lengths, np.int32)),
+        response_mask=Tensor.of(np.arange(width) < np.array(lengths)[:, None]),
+        finish_reasons=tuple("stop" for _ in lengths), stop_reasons=(None,) * len(lengths),
+        version_spans=tuple(((0, length),) for length in lengths), worker="w", queued_s=0.0, generate_s=0.0,
+        cut_lengths=Tensor.of(np.array(cut, np.int32)) if cut else None,
+    )  # fmt: skip
+
+
+def expected(lengths: PromptLengths, *prompts: list[int]) -> list[int] | None:
+    told = lengths.expected([np.array(prompt, np.int32) for prompt in prompts])
+    return None if told is None else told.tolist()
+
+
+def memory(most: int = 10) -> PromptLengths:
+    return PromptLengths(most=most)
+
+
+def test_a_prompt_is_expected_to_be_as_long_as_its_answers_were() -> None:
+    lengths = memory()
+    lengths.note(answer([1, 2], 4, 8))
+    lengths.note(answer([1], 20))
+    lengths.note(answer([2], 1, cut=(9,)))
+
+    assert expected(lengths, [1], [1, 2], [2]) == [20, 6, 5]
+
+
+def test_a_prompt_that_is_not_known_counts_as_the_others_do() -> None:
+    lengths = memory()
+    assert expected(lengths, [1], [2]) is None
+    lengths.note(answer([1], 10))
+    lengths.note(answer([2], 20))
+
+    assert (expected(lengths, [1], [2], [3]), expected(lengths, [3], [4])) == ([10, 20, 15], None)
+
+
+def test_the_mean_follows_what_changes() -> None:
+    lengths = memory()
+    for _ in range(100):
+        lengths.note(answer([1], 10))
+    for _ in range(30):
+        lengths.note(answer([1], 100))
+
+    assert expected(lengths, [1]) == [98]
+
+
+def test_an_error_says_nothing_of_a_length() -> None:
+    lengths = memory()
+    lengths.note(GroupError(batch_id="b", group=0, code="too_long", field="f", message="m", worker="w"))
+
+    assert len(lengths) == 0
+
+
+def test_the_prompts_that_were_answered_longest_ago_are_forgotten() -> None:
+    lengths = memory(2)
+    for prompt in ([1], [2], [1], [3]):
+        lengths.note(answer(prompt, 5))
+
+    assert (len(lengths), expected(lengths, [2]), expected(lengths, [1], [3])) == (2, None, [5, 5])
+
+
+def test_what_was_saved_is_loaded_by_another_and_what_it_knows_stays(tmp_path: Path) -> None:
+    lengths, other = memory(), memory(2)
+    for prompt, length in (([1], 5), ([2], 7), ([3], 9)):
+        lengths.note(answer(prompt, length))
+    other.note(answer([3], 100))
+    lengths.save(tmp_path / "lengths.json")
+
+    other.load(tmp_path / "lengths.json")
+
+    assert (expected(other, [1]), expected(other, [2], [3])) == (None, [7, 100])
+    assert [path.name for path in tmp_path.iterdir()] == ["lengths.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 2, "lengths": {}}', '{"format": 1, "lengths": []}',
+     '{"format": 1, "lengths": {"x": [1.0, 1]}}',
+     *('{"format": 1, "lengths": {"' + "0" * 32 + f'": {value}' + "}}"
+       for value in ("1", "[1.0]", "[NaN, 1]", "[-1.0, 1]", "[1.0, 0]", "[1.0, 1.5]", '["1", 1]', "[true, 1]",
+                     "[1e99, 1]", "[[], 1]")),
+     "[" * 100_000],
+)  # fmt: skip
+def test_a_file_that_was_not_saved_so_is_refused_and_changes_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "f").write_text(text)
+    lengths = memory()
+    lengths.note(answer([1], 5))
+
+    with pytest.raises(LengthsFileError, match="no file of lengths"):
+        lengths.load(tmp_path / "f")
+    assert expected(lengths, [1]) == [5]
+
+
+def test_a_file_that_is_not_there_or_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LengthsFileError, match=r"nothing: No such file"):
+        memory().load(tmp_path / "nothing")
+    with pytest.raises(LengthsFileError, match=r"no/f: No such file"):
+        memory().save(tmp_path / "no" / "f")
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, True, "9", 10**9])
+def test_a_number_of_prompts_that_makes_no_sense_is_refused(most: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"remember_lengths .* give an integer from 0"):
+        AsyncClient(policy="p", remember_lengths=most)
+
+
+async def test_the_second_batch_of_the_same_prompts_is_queued_longest_first(
+    server: Any, redis_url: str, policy: str
+) -> None:
+    config = GenerationConfig(max_new_tokens=64, num_return_sequences=2, seed=1)
+    prompts = [[number] for number in range(5, 35)]
+    worker = WorkerProcess(redis_url, policy, "--engine", "stub", "--stub-long-tail", "prompts").wait_until_serving()
+    try:
+        async with AsyncClient(redis_url, policy=policy, remember_lengths=100) as client:
+            first = await client.submit(prompts, None, config, prompts_per_job=1)
+            answers = await first.wait(60)
+            second = await client.submit(prompts, None, config, prompts_per_job=1)
+            await second.wait(60)
+    finally:
+        worker.end()
+
+    lengths = [float(answers[group].lengths.numpy().mean()) for group in range(30)]  # type: ignore[union-attr]
+    queued = entries(server, policy)
+    assert [job.expected_tokens for _, job in queued[:30]] == [None] * 30
+    assert [envelope.first_group for envelope, _ in queued[30:]] == sorted(
+        range(30), key=lambda group: (-round(lengths[group]), group)
+    )
+
+
+def test_the_blocking_client_remembers_too(redis_url: str, policy: str) -> None:
+    with Client(redis_url, policy=policy, remember_lengths=3) as client:
+        assert repr(client.lengths) == "<PromptLengths 0/3 prompts>"
+    with Client(redis_url, policy=policy) as client:
+        assert client.lengths is None

@@ -23,7 +23,7 @@ from .delivery.admission import Admission
 from .delivery.answer_publisher import AnswerPublisher
 from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
-from .delivery.parts import Parts
+from .delivery.make_parts import make_parts
 from .engine import Engine
 from .errors import first_cause
 from .intake.make_consumer import make_consumer
@@ -69,6 +69,10 @@ class Worker:
         )
         self._measures = measures = self._start.measures
         self._proofs = Proofs()
+        self._parts = make_parts(
+            settings=settings, redis=self._commands, keys=keys, engine=engine, measures=measures,
+            check_proven=self._proofs.check,
+        )  # fmt: skip
         self._publisher = AnswerPublisher(
             redis=self._commands,
             keys=keys,
@@ -77,6 +81,7 @@ class Worker:
             check_proven=self._proofs.check,
             newest=lambda: self._follower.newest,
             wait=settings.redis_wait,
+            parts=self._parts,
         )
         clock = RedisClock()
         self._traces = traces_of(
@@ -104,16 +109,6 @@ class Worker:
             changed=self._on_version,
             measures=measures,
             rounds=self._rounds,
-        )
-        self._parts = Parts(
-            redis=self._commands,
-            keys=keys,
-            measures=measures,
-            check_proven=self._proofs.check,
-            vocab_size=lambda: engine.info.vocab_size,
-            most_bytes=2**28,
-            most_policy_bytes=2**30,
-            wait=settings.redis_wait,
         )
         self._runner, self._keeper = make_runner(
             settings=settings,

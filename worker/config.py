@@ -154,6 +154,19 @@ class WorkerSettings(QueueSettings):
     inflight_bytes: int = Field(
         2**28, ge=1, description="Bytes of admitted jobs and their expected answers, until the answers are in Redis."
     )
+    partials_bytes: int = Field(
+        2**28,
+        ge=0,
+        description="Bytes in Redis of what this worker's running completions have so far, with --keep-partials or "
+        "jobs that ask for it: the tokens that it wrote and that are not answered yet. What has no room is not kept, "
+        "and begins again if this worker dies. A token takes 8 bytes with its log-prob. 0: no bound.",
+    )
+    partials_policy_bytes: int = Field(
+        2**31,
+        ge=0,
+        description="The same for all workers of the policy together, each partition its equal share; give all workers "
+        "the same. 0: no bound.",
+    )
     score_tokens_at_once: int | None = Field(
         None,
         ge=1,

@@ -2,8 +2,9 @@
 -- send again after a lost reply, and after another cancel died half-way. A group that has an answer keeps it.
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
+-- KEYS[4] parts of the batch               KEYS[5] bytes of parts
 -- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`    ARGV[4] tokens that a group asks for
--- ARGV[5] first group      ARGV[6...] error answer of this group and of those after it
+-- ARGV[5] batch            ARGV[6] first group      ARGV[7...] error answer of this group and of those after it
 --
 -- Returns 'unknown' or 'sealed' (complete without a cancel; nothing was written), else how many of the groups are
 -- cancelled. A batch that is complete and was cancelled is counted, and nothing is written.
@@ -21,8 +22,9 @@ end
 -- A group that was never queued is not counted: as many answers count, from workers and cancels, as groups were queued.
 local queued = tonumber(redis.call('HGET', KEYS[2], 'queued') or '0') or 0
 local cancelled = 0
-for i = 6, #ARGV do
-  local field = 'g:' .. string.format('%d', ARGV[5] + i - 6)
+drop_all_parts(KEYS[4], KEYS[5], ARGV[5])
+for i = 7, #ARGV do
+  local field = 'g:' .. string.format('%d', ARGV[6] + i - 7)
   local winner = redis.call('HGET', KEYS[2], field)
   if not winner then
     -- The answer before its mark in the ledger: a marked group without an answer would never get one.

@@ -17,7 +17,7 @@ from .submission import AnySubmission, Chunk
 
 SUBMIT = load(__package__, "submit.lua")
 LOST = load(__package__, "lost.lua")
-CANCEL = load(__package__, "cancel.lua")
+CANCEL = load(__package__, "cancel.lua", with_parts=True)
 
 
 def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Call:
@@ -80,8 +80,10 @@ async def cancel(
     """
     # Like the other scripts: the totals count what may be generated.
     batch_id, tokens = batch.batch_id, batch.tokens_per_group if isinstance(batch, Batch) else 0
-    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
-    args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, first_group, *answers]
+    partition = keys.partition(batch_id)
+    parts = keys.parts(batch_id), keys.part_bytes(partition)
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts
+    args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, batch_id, first_group, *answers]
     match await CANCEL(names, args).whole_to(redis):
         case b"unknown":
             return "unknown"

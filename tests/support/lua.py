@@ -8,9 +8,11 @@ import rollstream.producer.batches.scripts
 import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
+import rollstream.transport.cuts.scripts
 import rollstream.transport.rounds.scripts
 import rollstream.transport.versions.scripts
 import rollstream.transport.weights.scripts
+import rollstream.worker.delivery.part_scripts
 import rollstream.worker.delivery.scripts
 import rollstream.worker.intake.scripts
 import rollstream.worker.operations.scripts
@@ -21,9 +23,11 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.observe.parts.scripts,
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,
+    rollstream.transport.cuts.scripts,
     rollstream.transport.rounds.scripts,
     rollstream.transport.versions.scripts,
     rollstream.transport.weights.scripts,
+    rollstream.worker.delivery.part_scripts,
     rollstream.worker.delivery.scripts,
     rollstream.worker.intake.scripts,
     rollstream.worker.operations.scripts,

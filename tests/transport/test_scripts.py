@@ -58,7 +58,7 @@ async def test_an_error_of_the_script_is_no_reason_to_run_it_again(redis: Redis)
 
 
 def test_every_script_is_one_that_some_room_calls() -> None:
-    assert SCRIPTS.keys() == FILES.keys() - {"fence.lua"}
+    assert SCRIPTS.keys() == FILES.keys() - {"fence.lua", "parts.lua"}
 
 
 def test_the_fence_is_defined_once_and_in_each_script_that_calls_it() -> None:
@@ -66,5 +66,16 @@ def test_the_fence_is_defined_once_and_in_each_script_that_calls_it() -> None:
     calling = {name for name, text in FILES.items() if re.search(r"= fenced\(", text)}
 
     assert defining == ["fence.lua"]
-    assert calling == {"bury.lua", "give_back.lua", "park.lua", "publish.lua", "renew.lua", "settle.lua"}
+    assert calling == {
+        "bury.lua", "give_back.lua", "keep_parts.lua", "park.lua", "publish.lua", "renew.lua", "settle.lua",
+        "share.lua",
+    }  # fmt: skip
     assert {name for name, script in SCRIPTS.items() if "function fenced(" in script.text} == calling
+
+
+def test_what_counts_parts_is_defined_once_and_in_each_script_that_calls_it() -> None:
+    shared = r"(?<!function )(count|drop|drop_all)_parts\("
+    calling = {name for name, text in FILES.items() if re.search(shared, text)} - {"parts.lua"}
+
+    assert calling == {"cancel.lua", "cut.lua", "keep_parts.lua", "publish.lua"}
+    assert {name for name, script in SCRIPTS.items() if "function count_parts(" in script.text} == calling

@@ -3,9 +3,10 @@
 -- again after a lost reply, and after another cut died half-way. A group that has an answer keeps it.
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
+-- KEYS[4] parts of the batch               KEYS[5] bytes of parts
 -- ARGV[1] seconds to keep    ARGV[2] payload of `sealed`    ARGV[3] tokens that a group asks for
 -- ARGV[4] 'enough': only if the batch has as many groups with completions as it wanted; 'asked': in any case
--- ARGV[5], ARGV[6], ... group, error answer of each
+-- ARGV[5] batch              ARGV[6], ARGV[7], ... group, error answer of each
 --
 -- Returns 'unknown' or 'wanted' (it has not enough yet), else how many of the groups are cut, by this call and by earlier
 -- ones. Where all have an answer nothing is written. The error UNCUTTABLE says that the ledger holds numbers which cannot
@@ -19,7 +20,7 @@ if ARGV[4] == 'enough' then
 end
 
 local open, cut = {}, 0
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local winner = redis.call('HGET', KEYS[2], 'g:' .. ARGV[i])
   if winner == 'cut' then cut = cut + 1 end
   if not winner then open[#open + 1] = i end
@@ -33,11 +34,13 @@ if before < 0 or not tonumber(groups) or before + #open > tonumber(groups) then
   local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
   return redis.error_reply('UNCUTTABLE the ledger counts ' .. told .. ', and ' .. #open .. ' more have no answer')
 end
+local has_parts = redis.call('EXISTS', KEYS[4]) == 1
 for _, i in ipairs(open) do
   -- The answer before its mark in the ledger: a marked group without an answer would never get one.
   redis.call('XADD', KEYS[1], '*', 'kind', 'error', 'payload', ARGV[i + 1])
   redis.call('HSETNX', KEYS[2], 'g:' .. ARGV[i], 'cut')
   redis.call('HINCRBY', KEYS[2], 'cuts', 1)
+  if has_parts then drop_parts(KEYS[4], KEYS[5], ARGV[5], ARGV[i]) end
   local done = redis.call('HINCRBY', KEYS[2], 'done', 1)
   -- As many answers count in the totals, from workers, cancels and cuts, as groups were queued.
   if done <= queued then

@@ -14,7 +14,7 @@ from rollstream.schemas.keys import totals
 
 from ..redis.scripts import Word, load
 
-CUT = load(__package__, "cut.lua")
+CUT = load(__package__, "cut.lua", with_parts=True)
 _SLICE = 256
 """Groups of one call, which takes a millisecond or two of Redis' time."""
 _ENOUGH = "the batch had as many groups with completions as it wanted before this group was answered"
@@ -48,10 +48,13 @@ def slices(groups: Sequence[int]) -> Iterator[list[int]]:
 async def cut(redis: Redis, keys: Keys, asked: Cut, groups: Sequence[int]) -> int | Literal["unknown", "wanted"]:
     """See `cut.lua`: how many of these groups, some at a time as `slices` gives them, are cut. Raises `RedisError`."""
     batch_id = asked.batch_id
-    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(keys.partition(batch_id)))
+    partition = keys.partition(batch_id)
+    parts = keys.parts(batch_id), keys.part_bytes(partition)
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts
     answers = [word for group in groups for word in (group, encode(_answer(asked, group)))]
     seal = encode(Sealed(batch_id=batch_id, num_groups=asked.num_groups))
-    args: list[Word] = [asked.keep_s, seal, asked.tokens_per_group, "enough" if asked.only_if_enough else "asked"]
+    terms = "enough" if asked.only_if_enough else "asked"
+    args: list[Word] = [asked.keep_s, seal, asked.tokens_per_group, terms, batch_id]
     match await CUT(names, [*args, *answers]).whole_to(redis):
         case b"unknown":
             return "unknown"

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError
 
 Word = str | int | float | bytes
 _FENCE = resources.files(__package__).joinpath("fence.lua")
+_PARTS = resources.files(__package__).joinpath("parts.lua")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,13 @@ class Script:
         return Call(script=self, keys=tuple(keys), args=tuple(args))
 
 
-def load(package: str | None, name: str, *, with_fence: bool = False) -> Script:
-    """The file `name` beside the modules of `package`; `with_fence`: it calls `fenced`, which `fence.lua` defines."""
-    text = resources.files(package or "").joinpath(name).read_text()
-    return Script(name=name, text=_FENCE.read_text() + text if with_fence else text)
+def load(package: str | None, name: str, *, with_fence: bool = False, with_parts: bool = False) -> Script:
+    """The file `name` beside the modules of `package`.
+
+    `with_fence`: it calls `fenced`, which `fence.lua` defines; `with_parts`: it calls what `parts.lua` defines.
+    """
+    shared = [file.read_text() for file, is_called in ((_FENCE, with_fence), (_PARTS, with_parts)) if is_called]
+    return Script(name=name, text="".join([*shared, resources.files(package or "").joinpath(name).read_text()]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

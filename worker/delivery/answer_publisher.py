@@ -25,6 +25,7 @@ from rollstream.schemas import (
 )
 from rollstream.schemas.errors import cut
 from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.wire.envelope import JOB_KIND
 from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.limits import Oversize
@@ -37,6 +38,7 @@ from ..redis_io.pipelines import Pipelines
 from . import scripts
 from .cuts import Cutter
 from .lease import Lease
+from .parts import Parts
 from .scripts import Outcome, Settlement
 
 _OVERHEAD = 2048
@@ -76,10 +78,11 @@ class AnswerPublisher:
         check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
         newest: Callable[[], int] = lambda: 0,
         wait: int = 0,
+        parts: Parts | None = None,
     ) -> None:
         """`check_proven`: asked with the versions that sampled each completion of a result; it raises `UnprovenError`.
         `newest`: the newest policy version, asked at each answer; results older than it are stale. `wait`: how many
-        replicas of Redis must have an answer before it counts.
+        replicas of Redis must have an answer before it counts. `parts`: deleted with the answer of their group.
         """
         self._redis = redis
         self._wait = wait
@@ -89,6 +92,7 @@ class AnswerPublisher:
         self._measures = measures
         self._check_proven = check_proven
         self._newest = newest
+        self._parts = parts
         self._cutter = Cutter(redis=redis, keys=keys, keep_s=result_ttl_s)
 
     async def publish(self, lease: Lease, job: Envelope, answer: Answer) -> Outcome:
@@ -109,6 +113,8 @@ class AnswerPublisher:
                 outcome = await self._send(lease, job, answer, encode(answer))
         except (RedisError, _TooLargeError) as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
+        if self._parts is not None and outcome != "fenced":
+            self._parts.answered(lease, answer.group)
         match outcome:
             case "duplicate" | "fenced":
                 self._measures.groups[outcome] += 1
@@ -124,6 +130,8 @@ class AnswerPublisher:
             lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
             sealed=_sealed(job.batch_id, job.num_groups), keep_s=self._result_ttl_s,
         )  # fmt: skip
+        if self._parts is not None and job.kind == JOB_KIND and self._parts.may_have(lease, answer.group):
+            call = scripts.with_parts(call, self._keys, job.batch_id)
         size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
         async def send() -> Outcome:

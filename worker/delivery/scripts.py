@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from redis.asyncio import Redis
@@ -17,7 +18,7 @@ Settlement = Literal["acknowledged", "unanswered", "fenced"]
 ShareOutcome = Literal["kept", "complete", "answered", "cancelled", "missing", "fenced"]
 Burial = Literal["buried", "fenced", "gone"]
 
-PUBLISH = load(__package__, "publish.lua", with_fence=True)
+PUBLISH = load(__package__, "publish.lua", with_fence=True, with_parts=True)
 SHARE = load(__package__, "share.lua", with_fence=True)
 SETTLE = load(__package__, "settle.lua", with_fence=True)
 RENEW = load(__package__, "renew.lua", with_fence=True)
@@ -54,6 +55,12 @@ def publish_call(
     of_batch = job.num_groups, job.job, job.job_groups
     args = GROUP, *_token(lease), group, kind, payload, sealed, *of_batch, keep_s, job.asked_of_group
     return PUBLISH(names, args)
+
+
+def with_parts(call: Call, keys: Keys, batch_id: str) -> Call:
+    """A call of `publish_call` for a group that may have parts: they are deleted with the answer."""
+    names = keys.parts(batch_id), keys.part_bytes(keys.partition(batch_id))
+    return replace(call, keys=(*call.keys, *names), args=(*call.args, batch_id))
 
 
 async def publish(send: Send, call: Call) -> Outcome:

@@ -18,6 +18,7 @@ from .throughput import Throughput
 GroupOutcome = Literal["result", "error", "duplicate", "fenced", "cut"]
 Cause = Literal["crash", "interruption"]
 Phase = Literal["prepare", "pause"]
+PartFate = Literal["kept", "over_bound", "unproven", "unwanted", "failed", "read", "dropped"]
 
 
 class ProofNumbers(Protocol):
@@ -64,6 +65,11 @@ class Measures:
         self.redeliveries: dict[Cause, int] = dict.fromkeys(get_args(Cause), 0)
         self.lease_renewals = 0
         self.leases_lost = 0
+        self.parts: dict[PartFate, int] = dict.fromkeys(get_args(PartFate), 0)
+        self.part_bytes = 0
+        """Bytes of the parts that were kept, each time that they were."""
+        self.part_bytes_held = 0
+        """Bytes of those whose groups have no answer yet: the one number here that also falls."""
         self.staleness = Histogram(WorkerMetric.STALENESS.buckets)
         self.swap: dict[Phase, Histogram] = {phase: Histogram(WorkerMetric.SWAP.buckets) for phase in get_args(Phase)}
         self.queue_wait = Histogram(WorkerMetric.QUEUE_WAIT.buckets)

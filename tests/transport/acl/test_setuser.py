@@ -19,6 +19,7 @@ KEYS = Keys("p", partitions=2)
 ONE_OF_EACH = {
     KeyKind.JOBS: KEYS.jobs(1), KeyKind.HORIZONS: horizons(KEYS.jobs(1)), KeyKind.TOTALS: totals(KEYS.jobs(1)),
     KeyKind.DEAD: KEYS.dead(1), KeyKind.BATCHES: KEYS.batches(1), KeyKind.LEDGER: KEYS.ledger("b"),
+    KeyKind.PARTS: KEYS.parts("b"), KeyKind.PART_BYTES: KEYS.part_bytes(1),
     KeyKind.RESULTS: KEYS.results("b"), KeyKind.CONTROL: KEYS.control(), KeyKind.VERSIONS: KEYS.versions(),
     KeyKind.ACTIVATIONS: KEYS.activations(), KeyKind.ROUND: KEYS.round(), KeyKind.ROUND_CALL: KEYS.round_call(),
     KeyKind.WORKERS: KEYS.workers(), KeyKind.WORKER: KEYS.worker("w"), KeyKind.HISTORY: KEYS.history(7),

@@ -1,0 +1,302 @@
+"""Parts are kept and read again, fenced, within bounds, and go with the answer of their group."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from rollstream.schemas import Envelope, GenerationConfig, GroupError, Keys, Tensor
+from rollstream.schemas.ledger import LedgerField
+from rollstream.schemas.part_fields import part_field, tokens_field
+from rollstream.schemas.times import PARTS_TTL_S
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher
+from rollstream.worker.delivery.parts import Parts
+from rollstream.worker.measure.measures import Measures
+from tests.support.parts import (
+    CONFIG,
+    counted,
+    deliver,
+    finished,
+    job_of,
+    nbytes,
+    part_of,
+    parts_at,
+    take_over,
+    tokens_by_name,
+)
+
+JOB = job_of()
+ENVELOPE = Envelope.of_job(JOB)
+
+
+@pytest.fixture
+def keys(policy: str) -> Keys:
+    return Keys(policy)
+
+
+@pytest.fixture
+def parts(redis: Redis, keys: Keys) -> Parts:
+    return parts_at(redis, keys)
+
+
+def publisher(redis: Redis, keys: Keys, parts: Parts) -> AnswerPublisher:
+    return AnswerPublisher(
+        redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=lambda _: None, parts=parts
+    )
+
+
+def error(group: int) -> GroupError:
+    return GroupError(batch_id="b", group=group, code="too_long", field="prompt", message="m", worker="w1")
+
+
+async def test_the_next_delivery_gets_what_the_last_one_kept(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    given = [part_of(JOB, 0, 0, 3), part_of(JOB, 0, 2, 5, resumed_at=2), finished(JOB, 1, 1)]
+
+    kept = await parts.keep(lease, ENVELOPE, given)
+    next_lease = await take_over(redis, lease, "w2")
+    found = await parts_at(redis, keys).kept(next_lease, JOB, [0, 1])
+
+    assert (kept.written, kept.is_lost) == (3, False)
+    assert found == {0: {0: given[0], 2: given[1]}, 1: {1: given[2]}}
+    assert await counted(redis, keys, "b") == [nbytes(*given)] * 2
+    assert 0 < await redis.ttl(keys.parts("b")) <= PARTS_TTL_S
+    assert 0 < await redis.ttl(keys.part_bytes(0)) <= PARTS_TTL_S
+
+
+async def test_more_parts_than_one_call_takes_are_all_kept_and_read(redis: Redis, keys: Keys, parts: Parts) -> None:
+    config = CONFIG.model_copy(update={"num_return_sequences": 1024, "max_new_tokens": 2000})
+    job = job_of(config=config)
+    given = [part_of(job, group, sample, 1000) for group in (0, 1) for sample in range(700)]
+    lease = await deliver(redis, keys, job)
+
+    kept = await parts.keep(lease, Envelope.of_job(job), given)
+    found = await parts.kept(await take_over(redis, lease, "w2"), job, [0, 1])
+
+    assert kept.written == 1400
+    assert tokens_by_name(found) == {(part.group, part.sample): 1000 for part in given}
+
+
+async def test_only_more_tokens_or_an_end_replace_a_part(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    reached = []
+
+    for part in (
+        part_of(JOB, 0, 0, 4),
+        part_of(JOB, 0, 0, 3),
+        part_of(JOB, 0, 0, 5),
+        part_of(JOB, 0, 0, 2, finish_reason="stop"),
+        part_of(JOB, 0, 0, 7),
+    ):
+        assert (await parts.keep(lease, ENVELOPE, [part])).written == 1
+        reached.append(tokens_by_name(await parts.kept(lease, JOB, [0]))[0, 0])
+
+    assert reached == [4, 4, 5, 2, 2]
+    assert await counted(redis, keys, "b") == [nbytes(part_of(JOB, 0, 0, 2, finish_reason="stop"))] * 2
+
+
+async def test_the_same_parts_sent_again_change_nothing(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    given = [part_of(JOB, 0, 0, 3), finished(JOB, 1, 1)]
+    await parts.keep(lease, ENVELOPE, given)
+    before: Any = await redis.hgetall(keys.parts("b")), await counted(redis, keys, "b")
+
+    again = await parts.keep(lease, ENVELOPE, given)
+
+    assert again.written == 2
+    assert (await redis.hgetall(keys.parts("b")), await counted(redis, keys, "b")) == before
+
+
+async def test_a_fenced_worker_changes_nothing(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+    next_lease = await take_over(redis, lease, "w2")
+
+    late = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 6), finished(JOB, 1, 1)])
+
+    assert (late.written, late.unwanted, late.is_lost) == (0, 2, True)
+    assert tokens_by_name(await parts.kept(next_lease, JOB, [0, 1])) == {(0, 0): 3}
+
+
+@pytest.mark.parametrize("mark", [{"cancelled": "1.000"}, {"g:0": "1-0|w|1"}], ids=["cancelled", "answered"])
+async def test_nothing_is_kept_that_nobody_needs(redis: Redis, keys: Keys, parts: Parts, mark: Any) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await redis.hset(keys.ledger("b"), mapping=mark)
+
+    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+
+    assert (kept.written, kept.unwanted, kept.is_lost) == (0, 1, False)
+    assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
+
+
+async def test_nothing_is_kept_of_a_batch_that_expired(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await redis.delete(keys.ledger("b"))
+
+    assert (await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])).unwanted == 1
+    assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
+
+
+async def test_parts_go_with_the_answer_of_their_group(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3), part_of(JOB, 0, 2, 3), part_of(JOB, 1, 0, 4)])
+    answers = publisher(redis, keys, parts)
+
+    await answers.publish(lease, ENVELOPE, error(0))
+    left, bytes_left = await redis.hkeys(keys.parts("b")), await counted(redis, keys, "b")
+    await answers.publish(lease, ENVELOPE, error(1))
+
+    assert sorted(left) == [b"1", part_field(1, 0).encode(), tokens_field(1, 0).encode()]
+    assert bytes_left == [nbytes(part_of(JOB, 1, 0, 4))] * 2
+    assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
+
+
+async def test_a_later_delivery_that_only_answers_errors_takes_the_parts_away(redis: Redis, keys: Keys) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await parts_at(redis, keys).keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3), part_of(JOB, 1, 2, 3)])
+    next_lease = await take_over(redis, lease, "w2")
+    answers = publisher(redis, keys, parts_at(redis, keys))
+
+    for group in (0, 1):
+        await answers.publish(next_lease, ENVELOPE, error(group))
+
+    assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
+
+
+async def test_the_bytes_of_one_worker_are_bounded_until_groups_are_answered(redis: Redis, keys: Keys) -> None:
+    size = nbytes(part_of(JOB, 0, 0, 3))
+    measures = Measures()
+    parts = parts_at(redis, keys, most_bytes=2 * size, measures=measures)
+    lease = await deliver(redis, keys, JOB)
+
+    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, sample, 3) for sample in (0, 1, 2)])
+    await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0))
+    then = await parts.keep(lease, ENVELOPE, [part_of(JOB, 1, sample, 3) for sample in (0, 1)])
+
+    assert (kept.written, kept.over_bound) == (2, 1)
+    assert (then.written, then.over_bound) == (2, 0)
+    assert (measures.parts["kept"], measures.parts["over_bound"]) == (4, 1)
+    assert measures.part_bytes_held == 2 * size
+    parts.let_go(lease)
+    assert measures.part_bytes_held == 0
+
+
+async def test_the_bytes_of_a_policy_are_bounded_in_redis(redis: Redis, keys: Keys) -> None:
+    size = nbytes(part_of(JOB, 0, 0, 3))
+    lease = await deliver(redis, keys, JOB)
+    ours, others = (parts_at(redis, keys, most_policy_bytes=2 * size) for _ in range(2))
+    other = job_of("c")
+    other_lease = await deliver(redis, keys, other, "w2")
+
+    first = await ours.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+    second = await others.keep(other_lease, Envelope.of_job(other), [part_of(other, 0, s, 3) for s in (0, 1)])
+    more = await ours.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 4)])
+    finished_anyway = await ours.keep(lease, ENVELOPE, [finished(JOB, 0, 1)], bounded=False)
+
+    assert (first.written, second.written, second.over_bound) == (1, 1, 1)
+    assert (more.written, more.over_bound) == (0, 1)
+    assert finished_anyway.written == 1
+    assert await counted(redis, keys, "b", "c") == [
+        2 * size + nbytes(finished(JOB, 0, 1)),
+        size + nbytes(finished(JOB, 0, 1)),
+        size,
+    ]
+
+
+async def test_bytes_of_parts_that_expired_count_no_more_once_the_batch_has_new_ones(redis: Redis, keys: Keys) -> None:
+    parts = parts_at(redis, keys, most_policy_bytes=nbytes(part_of(JOB, 0, 0, 5)))
+    lease = await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 5)])
+    await redis.delete(keys.parts("b"))
+
+    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 1, 5)])
+
+    assert kept.written == 1
+    assert await counted(redis, keys, "b") == [nbytes(part_of(JOB, 0, 1, 5))] * 2
+
+
+async def test_a_part_with_tokens_of_an_unproven_version_does_not_leave(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+
+    kept = await parts.keep(
+        lease, ENVELOPE, [part_of(JOB, 0, 0, 4, version_spans=((0, 3), (9, 1))), part_of(JOB, 0, 1, 4)]
+    )
+
+    assert (kept.written, kept.unproven) == (1, 1)
+    assert tokens_by_name(await parts.kept(lease, JOB, [0])) == {(0, 1): 4}
+
+
+async def test_a_first_delivery_costs_its_publish_no_key_and_no_command(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+
+    assert not parts.may_have(lease, 0)
+    await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0))
+
+    assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
+
+
+async def test_a_later_delivery_of_which_nothing_was_kept_costs_no_more_than_the_look(
+    redis: Redis, keys: Keys, parts: Parts
+) -> None:
+    next_lease = await take_over(redis, await deliver(redis, keys, JOB), "w2")
+
+    assert parts.may_have(next_lease, 0)
+    assert await parts.kept(next_lease, JOB, [0, 1]) == {}
+
+    assert not parts.may_have(next_lease, 0)
+
+
+async def test_keeping_ends_in_time_when_redis_is_silent(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await redis.client_pause(60_000, all=False)
+    try:
+        async with asyncio.timeout(20):
+            kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)], within_s=0.2)
+    finally:
+        await redis.client_unpause()
+
+    assert (kept.written, kept.failed) == (0, 1)
+    assert parts.may_have(lease, 0), "the lost command may still have written it"
+
+
+@pytest.mark.parametrize("key", ["parts", "part_bytes"])
+async def test_a_key_of_another_type_costs_only_the_parts(redis: Redis, keys: Keys, parts: Parts, key: str) -> None:
+    lease = await deliver(redis, keys, JOB)
+    foreign = keys.parts("b") if key == "parts" else keys.part_bytes(0)
+    await redis.set(foreign, "not ours", ex=600)
+
+    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+    found = await parts.kept(await take_over(redis, lease, "w2"), JOB, [0, 1])
+
+    assert (kept.written, kept.failed, found) == (0, 1, {})
+
+
+@pytest.mark.parametrize("key", ["parts", "part_bytes"])
+async def test_an_answer_is_published_although_a_key_of_parts_has_another_type(
+    redis: Redis, keys: Keys, parts: Parts, key: str
+) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
+    foreign = keys.parts("b") if key == "parts" else keys.part_bytes(0)
+    await redis.set(foreign, "not ours", ex=600)
+
+    assert await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0)) == "published"
+    assert await redis.hexists(keys.ledger("b"), LedgerField.group(0))
+
+
+async def test_a_message_too_large_for_a_reader_is_left_out(
+    redis: Redis, keys: Keys, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollstream.schemas.wire.limits.MAX_BYTES", 2**20)
+    job = job_of(config=GenerationConfig(max_new_tokens=2**20))
+    long = part_of(
+        job, 0, 0, 2**19, logprobs=None, logprobs_flavour=None, token_ids=Tensor.of(np.zeros(2**19, np.int32))
+    )
+
+    kept = await parts.keep(await deliver(redis, keys, job), Envelope.of_job(job), [long])
+
+    assert (kept.written, kept.over_bound) == (0, 1)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine.round_trainer import POLICY, SHA256, WORKER, Trainer, say, train
+from benchmarks.engine.round_trainer import POLICY, ROWS, SHA256, WORKER, Trainer, say, train
 from benchmarks.support.models import Model, make
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import GenerationConfig, Keys, Probe, decode
@@ -93,7 +93,7 @@ async def measure(flags: argparse.Namespace, model: Model, redis_url: str) -> di
             policy=POLICY,
             model=model.folder,
             dtype=model.engine_args["dtype"],
-            max_num_seqs=flags.sequences,
+            max_num_seqs=flags.sequences + ROWS,  # a probe need not wait until a sequence has ended
             max_model_len=model.max_model_len,
             weight_transfer=flags.backend,
             weights="redis",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ from rollstream.schemas.keys import check_name
 from rollstream.schemas.rounds import BEAT_S, STALE_MS, Did, Member, Phase, RoundState
 from rollstream.schemas.wire.rounds import MAX_MEMBERS, MAX_RANKS, Backend, Place, Round, RoundPlan, Sent
 from rollstream.transport.rounds.errors import LinkError
+from rollstream.transport.rounds.in_thread import in_thread
 from rollstream.transport.rounds.links import Link, Meeting
 from rollstream.transport.rounds.scripts import beat_round, open_round, turn_round
 
 from ..redis_io.connection import Connection
 from .errors import RoundRefusedError
-from .in_thread import in_thread
 from .round_options import RoundOptions
+
+_ABORT_WAIT_S = 1.0
+"""Nobody beats meanwhile, so it is less than what a dead trainer is known by."""
 
 log = logging.getLogger("rollstream")
 
@@ -48,7 +52,10 @@ class Meets(Protocol):
     place: bytes
 
     def link(self, world_size: int) -> Link:
-        """Blocks until all have come. Raises `LinkError`."""
+        """Blocks until all have come, or it is given up. Raises `LinkError`."""
+
+    def give_up(self) -> None:
+        """From any thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +142,6 @@ class RoundLeader:
         if not await self._turn(Phase.SENDING, plan=encode(plan)):
             return await self._over(Phase.BROKEN, (), "another round took its place", began)
         sending = in_thread(partial(self._link_and_send, meeting, plan.world_size))
-        sending.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits
         while True:
             state = await self._beat()
             names = [place.consumer for place in places]
@@ -162,8 +168,12 @@ class RoundLeader:
 
     def _break_off(self) -> None:
         self._broken = True
+        if self._meeting is not None:
+            self._meeting.give_up()
         if self._link is not None:
-            self._link.abort()
+            aborting = threading.Thread(target=self._link.abort, name="end of a round", daemon=True)
+            aborting.start()
+            aborting.join(_ABORT_WAIT_S)  # it may hang in a GPU's driver
 
     async def _over(self, phase: Phase, received: tuple[str, ...], why: str, began: float) -> RoundOutcome:
         await self._turn(phase, why=why)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -16,6 +18,10 @@ from .errors import LinkError
 from .shared_buffer import BUFFER_BYTES, MAX_HANDLE_BYTES, SharedBuffer, make_buffer, open_buffer
 
 _ABORT_WAIT_S = 5.0
+_CONNECT_S = 20.0
+"""How long parties that have all come may take to connect; one that is killed just then would be waited for longer."""
+_LOOK = timedelta(seconds=0.05)
+_QUERY_S = 0.002
 _ADDRESS = re.compile(r"([A-Za-z0-9:][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
 
 
@@ -39,7 +45,7 @@ class Link(Protocol):
 class NcclLink:
     """GPUs of any machines, one process each."""
 
-    def __init__(self, *, unique_id: bytes, rank: int, world_size: int, device: Any) -> None:
+    def __init__(self, *, unique_id: bytes, rank: int, world_size: int, device: Any, given_up: threading.Event) -> None:
         """Blocks until all have come, and have exchanged a first number. Raises `LinkError`."""
         import torch  # noqa: PLC0415 - only where tensors are
 
@@ -48,13 +54,25 @@ class NcclLink:
         self._device = device
         with torch.cuda.device(device):
             self._communicator = nccl_library.join(unique_id, rank, world_size)
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch types only a part of itself
-            with torch.cuda.stream(stream):
-                first = torch.ones(1, device=device)
-                nccl_library.add_up(self._communicator, first.data_ptr(), stream.cuda_stream)
-            stream.synchronize()
-            if first.item() != world_size:
-                raise LinkError(f"{first.item():g} of {world_size} processes were linked")
+            try:
+                self._greet(world_size, given_up)
+            except BaseException:
+                self.abort()
+                raise
+
+    def _greet(self, world_size: int, given_up: threading.Event) -> None:
+        """A party that died after it had joined would be waited for by a kernel, which stops all else on the GPU."""
+        import torch  # noqa: PLC0415 - see above
+
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call] # torch types only a part of itself
+        with torch.cuda.stream(stream):
+            first = torch.ones(1, device=self._device)
+            nccl_library.add_up(self._communicator, first.data_ptr(), stream.cuda_stream)
+        while not stream.query():
+            if given_up.wait(_QUERY_S):
+                raise LinkError("the round was broken off")
+        if first.item() != world_size:
+            raise LinkError(f"{first.item():g} of {world_size} processes were linked")
 
     def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:  # noqa: ARG002 - vLLM gives src
         """See `Link.broadcast`."""
@@ -86,47 +104,73 @@ class NcclLink:
 class GlooLink:
     """CPUs. A party that dies ends the connection, and thereby the wait of all others."""
 
-    def __init__(self, *, store: Any, rank: int, world_size: int, timeout_s: float) -> None:
-        """Blocks until all have come. Raises `LinkError`."""
+    def __init__(self, *, store: Any, rank: int, world_size: int, timeout_s: float, given_up: threading.Event) -> None:
+        """Blocks until all have come. Raises `LinkError`, soon after `given_up` is set as well."""
         from torch.distributed import ProcessGroupGloo  # noqa: PLC0415 - only where tensors are
 
-        self.aborted = False
-        self._store = store
+        from .gathering_store import GatheringStore  # noqa: PLC0415 - imports torch
+
+        self._given_up, self._timeout = given_up, timedelta(seconds=timeout_s)
+        self._store = GatheringStore(store, timeout_s=timeout_s, given_up=given_up)
+        self._left_waiting = False
+        """Whether torch still waits for what this link has given up."""
+        connect_s = timedelta(seconds=min(timeout_s, _CONNECT_S))
         try:
-            self._group: Any = ProcessGroupGloo(store, rank, world_size, timedelta(seconds=timeout_s))
+            self._store.gather(rank, world_size)
+            self._group: Any = ProcessGroupGloo(self._store, rank, world_size, connect_s)
         except RuntimeError as error:
             raise LinkError(f"gloo: {_first_line(error)}") from None
+
+    @property
+    def aborted(self) -> bool:
+        """See `Link.aborted`."""
+        return self._given_up.is_set()
 
     def broadcast(self, tensor: Any, src: int = 0, stream: Any = None) -> None:  # noqa: ARG002 - as for NCCL
         """See `Link.broadcast`."""
         from torch.distributed import BroadcastOptions  # noqa: PLC0415 - see above
 
         options = BroadcastOptions()
-        options.rootRank, options.rootTensor = src, 0
-        if self.aborted:
-            raise LinkError("the round was broken off")
-        try:
-            self._group.broadcast([tensor], options).wait()
-        except (RuntimeError, AttributeError) as error:  # the second: it was closed in between
-            raise LinkError(f"gloo: {_first_line(error)}") from None
+        options.rootRank, options.rootTensor, options.timeout = src, 0, self._timeout
+        self._wait(lambda: self._group.broadcast([tensor], options))
 
     def wait_for_all(self) -> None:
         """Blocks until all have come here. Raises `LinkError`."""
+        from torch.distributed import BarrierOptions  # noqa: PLC0415 - see above
+
+        options = BarrierOptions()
+        options.timeout = self._timeout
+        self._wait(lambda: self._group.barrier(options))
+
+    def _wait(self, begin: Callable[[], Any]) -> None:
+        """A party that stands still keeps its connections: what waits for it looks whether it was given up."""
         if self.aborted:
             raise LinkError("the round was broken off")
         try:
-            self._group.barrier().wait()
-        except (RuntimeError, AttributeError) as error:  # see `broadcast`
+            work = begin()
+            while not work.is_completed():
+                if self.aborted:
+                    self._left_waiting = True
+                    raise LinkError("the round was broken off")
+                with suppress(RuntimeError):  # not yet; an error is raised below
+                    work.wait(_LOOK)
+            work.wait()
+        except (RuntimeError, AttributeError) as error:  # the second: it was closed in between
             raise LinkError(f"gloo: {_first_line(error)}") from None
 
     def abort(self) -> None:
-        """See `Link.abort`. What waits for a living party goes on waiting until its time-out."""
-        self.aborted = True
+        """See `Link.abort`."""
+        self._given_up.set()
 
     def close(self) -> None:
-        """The others see the end of its connections."""
-        self.aborted = True
+        """The others see the end of its connections, unless torch still waits for one of them: then later."""
+        self._given_up.set()
+        held = [self._store, self._group]  # the group goes first: it calls the store
         self._group = None
+        if self._left_waiting:
+            threading.Thread(target=held.clear, name="end of a round", daemon=True).start()
+        else:
+            held.clear()
 
 
 class SharedLink:
@@ -197,13 +241,30 @@ def _copy(source: Any, target: Any) -> None:
             torch.cuda.synchronize(tensor.device)
 
 
-def meet(backend: str, meeting: bytes, *, rank: int, world_size: int, timeout_s: float, device: Any) -> Link:
-    """Link this process, which is not the first, with the others. Blocks. Raises `LinkError`."""
+def meet(
+    backend: str,
+    meeting: bytes,
+    *,
+    rank: int,
+    world_size: int,
+    timeout_s: float,
+    device: Any,
+    given_up: threading.Event,
+) -> Link:
+    """Link this process, which is not the first, with the others. Blocks, until `given_up` is set at most.
+
+    Raises `LinkError`. A place where nobody answers is tried until the time limit, and so is a party that NCCL waits
+    for: call it in a thread that nobody waits for.
+    """
     if backend == "nccl":
-        return NcclLink(unique_id=meeting, rank=rank, world_size=world_size, device=device)
+        return NcclLink(unique_id=meeting, rank=rank, world_size=world_size, device=device, given_up=given_up)
     host, port = _address(meeting)
     linked = GlooLink(
-        store=_store(host, port, timeout_s, first=False), rank=rank, world_size=world_size, timeout_s=timeout_s
+        store=_store(host, port, timeout_s, first=False),
+        rank=rank,
+        world_size=world_size,
+        timeout_s=timeout_s,
+        given_up=given_up,
     )
     return SharedLink(control=linked, rank=rank, device=device) if backend == "ipc" else linked
 
@@ -214,15 +275,24 @@ class Meeting:
     def __init__(self, *, backend: str, host: str, timeout_s: float, device: Any) -> None:
         """Raises `LinkError`."""
         self._backend, self._timeout_s, self._device = backend, timeout_s, device
+        self._given_up = threading.Event()
         self._store = None if backend == "nccl" else _store(host, 0, timeout_s, first=True)
         self.place = nccl_library.new_id() if self._store is None else f"{host}:{self._store.port}".encode()
         """What goes into the plan."""
 
+    def give_up(self) -> None:
+        """Whoever is waited for, and whenever they come, there is no link. From any thread; safe to call twice."""
+        self._given_up.set()
+
     def link(self, world_size: int) -> Link:
-        """Blocks until all have come. Raises `LinkError`."""
+        """Blocks until all have come, or it is given up. Raises `LinkError`."""
         if self._store is None:
-            return NcclLink(unique_id=self.place, rank=0, world_size=world_size, device=self._device)
-        linked = GlooLink(store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s)
+            return NcclLink(
+                unique_id=self.place, rank=0, world_size=world_size, device=self._device, given_up=self._given_up
+            )
+        linked = GlooLink(
+            store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s, given_up=self._given_up
+        )
         return SharedLink(control=linked, rank=0, device=self._device) if self._backend == "ipc" else linked
 
 

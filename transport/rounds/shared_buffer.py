@@ -126,7 +126,7 @@ def _are_plain(parts: tuple[Any, ...]) -> bool:
     uuid, handle, size, offset, counter, counter_offset, event, sync = parts
     texts = isinstance(uuid, str) and all(isinstance(part, bytes) for part in (handle, counter, event))
     numbers = all(type(part) is int and part >= 0 for part in (size, offset, counter_offset))
-    return texts and numbers and isinstance(sync, bool) and offset + BUFFER_BYTES <= size
+    return texts and numbers and isinstance(sync, bool) and size == BUFFER_BYTES  # it begins at offset of a larger one
 
 
 def _packed(place: str, parts: tuple[Any, ...]) -> bytes:

@@ -19,7 +19,7 @@ from ..errors import RoundMissedError
 from ..requests import Adapter, Completion, GenerateRequest, NextTokens, Partial, ScoreRequest, Scores
 from ..weights import checkpoint
 from .stub_likelihoods import likelihoods
-from .stub_link import linked, take
+from .stub_link import linked, taken
 from .stub_places import Places
 from .stub_sampling import Sampling
 from .stub_tail import end_early, runs_long
@@ -187,7 +187,7 @@ class StubEngine:
                 checkpoint.check_sent(incoming.sent, self._booted)
             if link is None or over.is_set():
                 raise RoundMissedError("it was over before the engine stood still")
-            await asyncio.to_thread(take, link, incoming.sent)
+            await taken(link, incoming.sent, over)
             await self._serve(version, mode, prove)
         return 0.0
 

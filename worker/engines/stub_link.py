@@ -3,45 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from rollstream.schemas.wire.rounds import Sent
 from rollstream.transport.rounds.errors import LinkError
+from rollstream.transport.rounds.in_thread import in_thread
 from rollstream.transport.rounds.links import Link, meet
 
 from ..engine import Incoming
 from ..errors import RoundMissedError
 
+T = TypeVar("T")
+
 
 async def linked(incoming: Incoming, over: asyncio.Event) -> Link:
-    """Raises `RoundMissedError`, also once the round is over. A thread that still waits then ends by its time limit."""
-    linking, ending = asyncio.create_task(asyncio.to_thread(_linked, incoming)), asyncio.create_task(over.wait())
+    """Raises `RoundMissedError`, also once the round is over."""
+    given_up = threading.Event()
+    return await _until_over(partial(_link, incoming, given_up), over, given_up.set)
+
+
+async def taken(link: Link, sent: Sent, over: asyncio.Event) -> None:
+    """Returns once all tensors have come. Raises `RoundMissedError`, also once the round is over."""
+    await _until_over(partial(_take, link, sent), over, link.abort)
+
+
+async def _until_over(call: Callable[[], T], over: asyncio.Event, give_up: Callable[[], None]) -> T:
+    """Nobody waits for a thread that does not end although its call was given up."""
+    calling, ending = in_thread(call), asyncio.create_task(over.wait())
+    either: tuple[asyncio.Future[Any], ...] = calling, ending
     try:
-        await asyncio.wait([linking, ending], return_when=asyncio.FIRST_COMPLETED)
-        if linking.done():
-            return linking.result()
-        raise RoundMissedError("not all parties came before it was over")
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if calling.done():
+            return calling.result()
+        raise RoundMissedError("not all parties came, or sent all, before it was over")
     finally:
-        linking.cancel()
         ending.cancel()
+        if not calling.done():
+            give_up()
 
 
-def _linked(incoming: Incoming) -> Link:
-    """Blocks until all parties have come. Raises `RoundMissedError`."""
+def _link(incoming: Incoming, given_up: threading.Event) -> Link:
+    """Blocks until all parties have come."""
     try:
-        return meet(
+        link = meet(
             incoming.backend,
             incoming.meeting,
             rank=incoming.first_rank,
             world_size=incoming.world_size,
             timeout_s=incoming.timeout_s,
             device=None,
+            given_up=given_up,
         )
     except (LinkError, ModuleNotFoundError) as error:  # the second: a stub runs without torch too
         raise RoundMissedError(str(error)) from error
+    if given_up.is_set():
+        link.close()
+    return link
 
 
-def take(link: Link, sent: Sent) -> None:
-    """Blocks until all tensors have come. Raises `RoundMissedError`; the link is closed in every case."""
+def _take(link: Link, sent: Sent) -> None:
+    """Blocks until all tensors have come; the link is closed in every case."""
     import torch  # noqa: PLC0415 - only where tensors are
 
     try:

@@ -5,6 +5,7 @@ Most of it is marked `large`: `make test-large ARGS="tests/faults/kills"` runs t
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.support.processes.halts import Halt
 pytestmark = pytest.mark.timeout(400)
 
 STORE = ("read", "fetch", "stage", "load", "prove", "proven")
-ROUND = ("join", "joined", "link", "linked", "receiving", "received", "prove", "proven", "files")
+ROUND = ("join", "joined", "link", "met", "linked", "receiving", "received", "prove", "proven", "files")
 WORKER = [
     *(("store", phase) for phase in STORE),
     *(("when_prepared", phase) for phase in ("stage", "activate", "activated", "load", "prove")),
@@ -28,6 +29,8 @@ TRAINER = [
     *(("by_hand", phase) for phase in ("announced", "trainer activates", "trainer activated")),
     *(("gloo", phase) for phase in ("open", "announce", "gather", "plan", "send", "sending", "over")),
 ]
+SOON_S = 30.0
+"""Far more than it takes to know that a party is dead, far less than a round may take."""
 UNANNOUNCED = ("upload", "announce", "open")
 """Phases of a trainer after which nobody has heard of its version."""
 INACTIVE = ("announced", "trainer activates")
@@ -60,6 +63,27 @@ def test_a_killed_worker_leaves_nothing_unproven_and_the_others_serve_the_versio
         groups, versions = arena.audit(killed)
     assert groups
     assert versions >= {1, 2}
+
+
+@pytest.mark.parametrize("phase", ["met", pytest.param("receiving", marks=pytest.mark.large)])
+def test_nobody_waits_for_a_party_of_a_round_that_stands_still_with_its_connections_open(
+    tmp_path: Path, tiny_model: Path, phase: str
+) -> None:
+    with Arena(tmp_path, tiny_model, phase) as arena:
+        assert arena.halt is not None
+        arena.halt.arm()
+        publishing = arena.publish(2, "gloo")
+        arena.halt.wait_until_reached(lambda: arena.log)
+        stands_still = arena.workers.pop(0)
+        stands_still.process.send_signal(signal.SIGSTOP)
+        try:
+            publishing.result(SOON_S)
+            arena.wait_until_all_serve(2)
+
+            (other,) = arena.workers
+            assert other.terminate(SOON_S) == 0
+        finally:
+            stands_still.end()
 
 
 @pytest.mark.large

@@ -52,9 +52,10 @@ PLACES = {
     "join": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__"),
     "joined": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__", after=True),
     "link": Place(STUB, "StubEngine.link"),
+    "met": Place("rollstream.transport.rounds.links", "_store", after=True),
     "linked": Place(STUB, "StubEngine.link", after=True),
     "receiving": Place("rollstream.transport.rounds.links", "GlooLink.broadcast", nth=5),
-    "received": Place(STUB, "take", after=True),
+    "received": Place(STUB, "taken", after=True),
     "files": Place(f"{WORKER}.rounds.way_back", "WayBack._fetch"),
     # a worker on vLLM
     "vllm stage": Place(f"{VLLM}.swap", "Swapper.prepare"),

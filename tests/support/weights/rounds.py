@@ -51,12 +51,16 @@ class HeldMeeting:
 
     def __init__(self, *, held: bool = False) -> None:
         self.made = HeldLink()
+        self.given_up = False
         if not held:
             self.made.go_on.set()
 
     def link(self, world_size: int) -> HeldLink:
         self.world_size = world_size
         return self.made
+
+    def give_up(self) -> None:
+        self.given_up = True
 
 
 class OneNumber:

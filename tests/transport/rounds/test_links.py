@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from rollstream.transport.rounds import links
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.links import Link, Meeting, meet
 from rollstream.transport.rounds.packing import chunks
 from rollstream.transport.rounds.shared_buffer import BUFFER_BYTES
+from tests.support.worker_process import wait_for
 
 TIMEOUT_S = 20.0
 LARGE = BUFFER_BYTES // 4 + 3
@@ -27,9 +30,21 @@ def meeting(request: pytest.FixtureRequest) -> Meeting:
     return Meeting(backend=request.param, host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
 
 
-def member(meeting: Meeting, rank: int, world_size: int) -> Link:
-    backend = meeting._backend
-    return meet(backend, meeting.place, rank=rank, world_size=world_size, timeout_s=TIMEOUT_S, device=None)
+def met(backend: str, place: bytes, rank: int, world_size: int, given_up: threading.Event | None = None) -> Link:
+    never = threading.Event()
+    return meet(
+        backend,
+        place,
+        rank=rank,
+        world_size=world_size,
+        timeout_s=TIMEOUT_S,
+        device=None,
+        given_up=given_up or never,
+    )
+
+
+def member(meeting: Meeting, rank: int, world_size: int, given_up: threading.Event | None = None) -> Link:
+    return met(meeting._backend, meeting.place, rank, world_size, given_up)
 
 
 def beside(call: Callable[[], Any]) -> threading.Thread:
@@ -99,10 +114,75 @@ def test_an_aborted_link_takes_nothing_more(meeting: Meeting) -> None:
     thread.join(TIMEOUT_S)
 
 
+def outcome_of(call: Callable[[], Any]) -> tuple[threading.Thread, list[str]]:
+    """A call in a thread, and what it ended with."""
+    ended: list[str] = []
+
+    def run() -> None:
+        try:
+            call()
+        except LinkError as error:
+            ended.append(str(error))
+
+    return beside(run), ended
+
+
+def test_who_waits_for_a_party_that_never_comes_goes_on_once_it_is_given_up(meeting: Meeting) -> None:
+    given_up = threading.Event()
+    waiting = [outcome_of(lambda: meeting.link(3)), outcome_of(lambda: member(meeting, 1, 3, given_up))]
+    store: Any = meeting._store
+    wait_for(lambda: store.check(["came/0", "came/1"]), TIMEOUT_S, lambda: "they never waited")
+
+    meeting.give_up()
+    given_up.set()
+
+    for thread, ended in waiting:
+        thread.join(5)
+        assert ended == ["gloo: the round was broken off"]
+
+
+def test_who_waits_for_a_party_that_stands_still_goes_on_once_the_link_is_aborted(meeting: Meeting) -> None:
+    """Its connections stay, so nothing else tells that it is dead."""
+    still: list[Link] = []
+    thread = beside(lambda: still.append(member(meeting, 1, 2)))
+    link = meeting.link(2)
+    thread.join(TIMEOUT_S)
+
+    def send() -> None:
+        for _ in range(10):
+            link.broadcast(torch.ones(LARGE))
+
+    waiting, ended = outcome_of(send)
+
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    link.abort()
+    waiting.join(5)
+
+    assert ended == ["the round was broken off"]
+    began = time.monotonic()
+    link.close()
+    assert time.monotonic() - began < 5
+
+
+def test_a_link_waits_longer_for_what_is_sent_than_its_making_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_CONNECT_S", 0.5)
+    meeting = Meeting(backend="gloo", host="127.0.0.1", timeout_s=TIMEOUT_S, device=None)
+    got = torch.zeros(3)
+    thread = beside(lambda: member(meeting, 1, 2).broadcast(got))
+    link = meeting.link(2)
+
+    thread.join(1.5)
+    link.broadcast(torch.ones(3))
+    thread.join(TIMEOUT_S)
+
+    assert torch.equal(got, torch.ones(3))
+
+
 @pytest.mark.parametrize("place", [b"", b"here", b"host:", b"host:0", b"host:99999", b"\xff:1", b":7"])
 def test_a_place_that_is_none_is_refused(place: bytes) -> None:
     with pytest.raises(LinkError):
-        meet("gloo", place, rank=1, world_size=2, timeout_s=TIMEOUT_S, device=None)
+        met("gloo", place, rank=1, world_size=2)
 
 
 def test_chunks_are_cut_where_vllm_cuts_them() -> None:

@@ -12,7 +12,7 @@ import torch
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Incoming, Score
 from rollstream.worker.engines.replicas import Replicas
-from rollstream.worker.engines.stub_link import take
+from rollstream.worker.engines.stub_link import taken
 from rollstream.worker.errors import CheckpointRefusedError, EngineDiedError, ProofFailedError, RoundMissedError
 from tests.support.weights.gloo_trainer import TIMEOUT_S, GlooTrainer
 from tests.support.weights.seen_engine import Seen, request, settings
@@ -79,7 +79,7 @@ async def test_one_that_cannot_take_it_takes_all_back_without_a_probe_too(
     async def refuse(_version: int, incoming: Incoming, *_: object) -> float:
         link, engines[1]._link = engines[1]._link, None
         assert link is not None
-        await asyncio.to_thread(take, link, incoming.sent)
+        await taken(link, incoming.sent, asyncio.Event())
         raise fails
 
     monkeypatch.setattr(engines[1], "receive", refuse)

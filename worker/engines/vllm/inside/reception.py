@@ -101,24 +101,24 @@ class _Linking:
     def __init__(self, **how: Any) -> None:
         self.link: Any = None
         self.outcome: str | None = None
-        self._given_up = False
+        self._given_up = threading.Event()
         self._how = how
         threading.Thread(target=self._make, name="round", daemon=True).start()
 
     def give_up(self) -> None:
         """End the link now, or once it is there."""
-        self._given_up = True
+        self._given_up.set()
         if self.link is not None:
             self.link.close()
 
     def _make(self) -> None:
         try:
-            self.link = links.meet(**self._how)
+            self.link = links.meet(**self._how, given_up=self._given_up)
         except Exception as error:  # noqa: BLE001 - a thread's rim: every error becomes the outcome
             self.outcome = str(error) or type(error).__name__
             return
         self.outcome = ""
-        if self._given_up:
+        if self._given_up.is_set():
             self.link.close()
 
 

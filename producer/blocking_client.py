@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack
 
 from rollstream.schemas import Batch, ScoreDescription
+from rollstream.schemas.times import RUN_RETENTION_S
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 from rollstream.transport.redis.faults import fault_of
 
@@ -21,8 +22,12 @@ from .calls.loop_thread import LoopThread
 from .client import AsyncClient, QueueOptions
 from .errors import RedisUnavailableError, client_stays, handle_stays
 from .order.prompt_lengths import PromptLengths
+from .runs.book import RunCounts
+from .runs.outstanding import OutstandingBatch
+from .runs.run import Run
 from .scores.handle import ScoreHandle
 from .scores.read_scores import ScoreAnswer
+from .staleness.staleness_gate import StalenessGate
 
 H_co = TypeVar("H_co", bound=AnyHandle[Any, Any], covariant=True)
 A = TypeVar("A")
@@ -107,6 +112,76 @@ def _held(handle: BatchHandle | ScoreHandle, thread: LoopThread) -> BlockingBatc
 _held.__name__ = "BlockingBatchHandle | BlockingScoreHandle"  # what `help` shows that `attach` returns
 
 
+class BlockingRun(Blocking[Run]):
+    """`Run` with blocking calls. Use as `with client.run("exp-42") as run`, from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self._awaited.name
+
+    @property
+    def epoch(self) -> int:
+        """How often the run was opened, this time included."""
+        return self._awaited.epoch
+
+    @property
+    def cursor(self) -> Any:
+        """The trainer's own data, see `Run.cursor`."""
+        return self._awaited.cursor
+
+    @cursor.setter
+    def cursor(self, value: object) -> None:
+        self._awaited.cursor = value
+
+    @property
+    def cursor_version(self) -> int:
+        """How often the cursor was moved."""
+        return self._awaited.cursor_version
+
+    @property
+    def counts(self) -> RunCounts:
+        """How many batches there are."""
+        return self._awaited.counts
+
+    @property
+    def outstanding(self) -> tuple[OutstandingBatch[BlockingBatchHandle], ...]:
+        """All batches that were submitted and are not consumed, in the order of submission, see `Run.outstanding`."""
+        return tuple(
+            one.held_by(lambda handle: BlockingBatchHandle(handle, self._thread)) for one in self._awaited.outstanding
+        )
+
+    def gate(
+        self, *, batch_samples: int, max_staleness: int, max_outstanding: int | None = None, version: int = 0
+    ) -> StalenessGate:
+        """A gate that goes on where that of the trainer before was, see `Run.gate`; use its `try_admit`."""
+        return self._awaited.gate(
+            batch_samples=batch_samples,
+            max_staleness=max_staleness,
+            max_outstanding=max_outstanding,
+            version=version,
+        )
+
+    submit = blocking_and_held("submit", Run.submit, BlockingBatchHandle)
+    consumed = blocking("consume a batch", Run.consumed)
+    dropped = blocking("drop a batch", Run.dropped)
+    save_cursor = blocking("save a cursor", Run.save_cursor)
+    publish_policy = blocking("publish a policy version", Run.publish_policy)
+    activate = blocking("activate a policy version", Run.activate)
+    open = blocking("open a run", Run.open)
+    close = blocking("close a run", Run.close)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_more: object) -> None:
+        self._thread.run("close a run", self._awaited.__aexit__(kind))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(client_stays(type(self).__name__))
+
+
 class Client(Blocking[AsyncClient]):
     """`AsyncClient` with blocking calls. Use as `with Client(url, policy="math-7b") as client`.
 
@@ -138,6 +213,10 @@ class Client(Blocking[AsyncClient]):
     def lengths(self) -> PromptLengths | None:
         """How long the completions of prompts became; None without `remember_lengths`."""
         return self._awaited.lengths
+
+    def run(self, name: str, *, retention_s: float = RUN_RETENTION_S) -> BlockingRun:
+        """A trainer's run, for `with client.run("exp-42") as run`, see `AsyncClient.run`."""
+        return BlockingRun(self._awaited.run(name, retention_s=retention_s), self._thread)
 
     def close(self) -> None:
         """Close the connections and end the thread; waiting calls raise `ClientClosedError`. Safe to call twice.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn, Required, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.schemas.times import RUN_RETENTION_S
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
 from .batches.handle import BatchHandle
@@ -36,6 +37,7 @@ from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
 from .redis_io.connection import Connection
 from .rollouts.rollout_batch import RolloutBatch
+from .runs.run import Run
 from .scores.handle import ScoreHandle, handle_of
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
@@ -251,6 +253,17 @@ class AsyncClient:
         """
         store = None if self._weights is None else self._weights.store
         await activate(self._connection, self._keys, version, by, store)
+
+    def run(self, name: str, *, retention_s: float = RUN_RETENTION_S) -> Run:
+        """A trainer's run, for `async with client.run("exp-42") as run`, which takes it from any trainer that has it.
+
+        See `Run`. `retention_s`: for how long Redis keeps the run after its trainer's last write, and the results of
+        batches that it has not consumed after their last answer. Nothing is read or written before the `with`. Raises
+        `NameRefusedError`, `ArgumentError`.
+        """
+        return Run(
+            connection=self._connection, keys=self._keys, weights=self._weights, name=name, retention_s=retention_s
+        )
 
     async def newest_version(self) -> int:
         """The policy version to serve: the newest that was activated, by its announcement or later; 0 if there is none.

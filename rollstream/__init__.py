@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rollstream.producer.batches.handle import BatchHandle
     from rollstream.producer.batches.read_answers import Answer
-    from rollstream.producer.blocking_client import BlockingBatchHandle, BlockingScoreHandle, Client
+    from rollstream.producer.blocking_client import BlockingBatchHandle, BlockingRun, BlockingScoreHandle, Client
     from rollstream.producer.client import AsyncClient
     from rollstream.producer.errors import (
         ArgumentError,
@@ -60,6 +60,21 @@ if TYPE_CHECKING:
     from rollstream.producer.rollouts.support import SamplingSupport
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
+    from rollstream.producer.run_errors import (
+        BatchConsumedError,
+        BatchNotOutstandingError,
+        CursorError,
+        NotQueuedError,
+        RunError,
+        RunLostError,
+        RunNotOpenError,
+        RunTakenError,
+        UnknownRunError,
+        UnreadableRunError,
+    )
+    from rollstream.producer.runs.book import RunCounts
+    from rollstream.producer.runs.outstanding import OutstandingBatch
+    from rollstream.producer.runs.run import Run
     from rollstream.producer.scores.handle import ScoreHandle
     from rollstream.producer.scores.score_batch import ScoreBatch
     from rollstream.producer.staleness.staleness_errors import (
@@ -110,8 +125,11 @@ __all__ = [
     "Batch",
     "BatchCancelledError",
     "BatchConflictError",
+    "BatchConsumedError",
     "BatchHandle",
+    "BatchNotOutstandingError",
     "BlockingBatchHandle",
+    "BlockingRun",
     "BlockingScoreHandle",
     "CheckpointError",
     "Client",
@@ -119,6 +137,7 @@ __all__ = [
     "ClientMisusedError",
     "Completion",
     "ConfigError",
+    "CursorError",
     "DeadlineError",
     "ErrorCode",
     "GateArgumentError",
@@ -134,8 +153,10 @@ __all__ = [
     "NameRefusedError",
     "NoStoredResultError",
     "NotOutstandingError",
+    "NotQueuedError",
     "NothingToReplayError",
     "OptionError",
+    "OutstandingBatch",
     "PartialBatchError",
     "PolicyKindError",
     "PolicyVersion",
@@ -159,6 +180,12 @@ __all__ = [
     "RoundOptions",
     "RoundRefusedError",
     "RowsError",
+    "Run",
+    "RunCounts",
+    "RunError",
+    "RunLostError",
+    "RunNotOpenError",
+    "RunTakenError",
     "SamplesDueError",
     "SamplingSupport",
     "ScoreBatch",
@@ -172,7 +199,9 @@ __all__ = [
     "TooLargeForRedisError",
     "UnconfirmedSubmitError",
     "UnknownBatchError",
+    "UnknownRunError",
     "UnreadableResultError",
+    "UnreadableRunError",
     "VerlReference",
     "VerlRollout",
     "VerlRollouts",
@@ -191,6 +220,20 @@ __version__: str
 """See `rollstream.version`."""
 
 _MODULES = {
+    "BatchConsumedError": "rollstream.producer.run_errors",
+    "BatchNotOutstandingError": "rollstream.producer.run_errors",
+    "BlockingRun": "rollstream.producer.blocking_client",
+    "CursorError": "rollstream.producer.run_errors",
+    "NotQueuedError": "rollstream.producer.run_errors",
+    "OutstandingBatch": "rollstream.producer.runs.outstanding",
+    "Run": "rollstream.producer.runs.run",
+    "RunCounts": "rollstream.producer.runs.book",
+    "RunError": "rollstream.producer.run_errors",
+    "RunLostError": "rollstream.producer.run_errors",
+    "RunNotOpenError": "rollstream.producer.run_errors",
+    "RunTakenError": "rollstream.producer.run_errors",
+    "UnknownRunError": "rollstream.producer.run_errors",
+    "UnreadableRunError": "rollstream.producer.run_errors",
     "Answer": "rollstream.producer.batches.read_answers",
     "AsyncClient": "rollstream.producer.client",
     "ArgumentError": "rollstream.producer.errors",

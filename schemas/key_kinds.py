@@ -32,6 +32,8 @@ class KeyKind(StrEnum):
     WORKERS = "rs:{POLICY}:workers"
     WORKER = "rs:{POLICY}:workers:*"
     HISTORY = "rs:{POLICY}:history:*"
+    RUNS = "rs:{POLICY}:runs"
+    RUN = "rs:{POLICY}:run:*"
     RATE = "rs:{POLICY}:rate"
     ADAPTER = "rs:{POLICY}:adapter:*"
     BLOB = "rs:{POLICY}:blob:*"

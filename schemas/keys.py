@@ -17,6 +17,9 @@ a user with the keys of a single policy does not write it, and a cluster has non
 POLICY_ADAPTER = "policy."
 """The names of adapters that are policy versions begin with this; no other names do."""
 
+LONGEST_RUN_NAME = 90
+"""The ids of a run's batches begin with its name."""
+
 _JOBS = ":jobs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADAPTER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})@(0|[1-9][0-9]{0,9})")
@@ -39,6 +42,14 @@ def check_name(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise NameRefusedError(what, value, f"give a text (str), not {type(value).__name__}")
     raise NameRefusedError(what, value, "1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit")
+
+
+def check_run(value: object) -> str:
+    """Return `value` if it may name a trainer's run. Raises `NameRefusedError`."""
+    name = check_name("run", value)
+    if len(name) > LONGEST_RUN_NAME:
+        raise NameRefusedError("run", name, f"at most {LONGEST_RUN_NAME} characters: its batches are named after it")
+    return name
 
 
 def check_adapter(value: object) -> str:
@@ -134,6 +145,14 @@ class Keys:
     def rate(self) -> str:
         """Hash with a TTL: how fast a worker was of late, and how long completions are."""
         return f"rs:{{{self.policy}}}:rate"
+
+    def run(self, name: str) -> str:
+        """Hash with a TTL: what one trainer's run keeps, see `schemas.runs`. Raises `NameRefusedError`."""
+        return f"rs:{{{self.policy}}}:run:{check_run(name)}"
+
+    def runs(self) -> str:
+        """Sorted set with a TTL: the names of all runs, by the Unix seconds of their trainers' last writes."""
+        return f"rs:{{{self.policy}}}:runs"
 
     def adapter(self, name: str) -> str:
         """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""

@@ -8,6 +8,12 @@ RESULT_TTL_S = 86_400
 PARTS_TTL_S = 86_400
 """How long the parts of a batch stay after the last of them was written."""
 
+RUN_RETENTION_S = 14 * 86_400
+"""How long a trainer's run stays after its trainer's last write, and the results of its unconsumed batches after their
+last answer, unless the trainer chooses another time."""
+SHORTEST_RUN_RETENTION_S = 60
+LONGEST_RUN_RETENTION_S = 366 * 86_400
+
 ADAPTER_TTL_S = 86_400
 """How long an adapter stays in Redis after its publish or its last use."""
 ADAPTER_RENEW_S = 600

@@ -37,9 +37,12 @@ for i = 7, #ARGV do
     end
     done = tostring(answered)
     if done == groups then
+      -- A run that has not consumed it keeps it longer.
+      local keep = string.match(redis.call('HGET', KEYS[2], 'keep') or '', '^%d+$')
+      if not keep or #keep > 9 or tonumber(keep) < tonumber(ARGV[2]) then keep = ARGV[2] end
       -- The expiry first: a stream that just took its last possible entry refuses the seal.
-      redis.call('EXPIRE', KEYS[1], ARGV[2])
-      redis.call('EXPIRE', KEYS[2], ARGV[2])
+      redis.call('EXPIRE', KEYS[1], keep)
+      redis.call('EXPIRE', KEYS[2], keep)
       redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])
     end
   end

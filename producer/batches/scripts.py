@@ -15,6 +15,8 @@ from rollstream.transport.redis.scripts import Call, Word, load
 
 from .submission import AnySubmission, Chunk
 
+Submitted = Literal["queued", "known", "conflict", "cancelled", "consumed"]
+
 SUBMIT = load(__package__, "submit.lua")
 LOST = load(__package__, "lost.lua")
 CANCEL = load(__package__, "cancel.lua", with_parts=True)
@@ -31,10 +33,10 @@ def submit_call(keys: Keys, submission: AnySubmission[Any], chunk: Chunk) -> Cal
     names = jobs_key, keys.ledger(batch.batch_id), keys.batches(partition), totals(jobs_key)
     head = submission.digest, encode(batch), batch.num_groups, batch.batch_id, batch.submitted_at
     wanted = batch.first_groups if isinstance(batch, Batch) else None
-    return SUBMIT(names, [*head, words, "" if wanted is None else wanted, *words_of_jobs])
+    return SUBMIT(names, [*head, words, "" if wanted is None else wanted, submission.keep_s, *words_of_jobs])
 
 
-async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "known", "conflict", "cancelled"]:
+async def submit(redis: Redis, call: Call, wait: int) -> Submitted:
     """Send the call of `submit_call`, and wait for so many replicas. It is sent whole: the payloads travel once.
 
     Raises `RedisError`, `UnconfirmedError`.
@@ -46,6 +48,8 @@ async def submit(redis: Redis, call: Call, wait: int) -> Literal["queued", "know
             return "conflict"
         case b"cancelled":
             return "cancelled"
+        case b"consumed":
+            return "consumed"
         case _:
             return "queued"
 

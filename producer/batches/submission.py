@@ -41,6 +41,10 @@ class AnySubmission(Generic[D]):
     """sha256 of all that decides what is answered: rows, config, adapter, slicing, version bounds; the same at any
     time."""
     jobs: list[tuple[Envelope, bytes]]
+    run: str = ""
+    """The trainer's run that it is submitted through; empty: through none."""
+    keep_s: int = 0
+    """How long its results stay until the run has consumed them."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The jobs in order, in slices of bounded count and bytes."""

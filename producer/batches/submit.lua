@@ -4,16 +4,21 @@
 -- ARGV[1] content digest   ARGV[2] batch message   ARGV[3] groups of the batch   ARGV[4] batch id
 -- ARGV[5] unix seconds of the submit               ARGV[6] words of a job's entry
 -- ARGV[7] with how many groups that have completions it is complete; '': all are wanted
--- ARGV[8...] for each job: its number, then field, value, ... of its entry
+-- ARGV[8] seconds to keep the results until a run has consumed them; 0: it is not submitted through a run
+-- ARGV[9...] for each job: its number, then field, value, ... of its entry
 --
--- Returns 'queued', 'known' when another submit had queued all of these jobs, 'conflict' when the batch id belongs to other content, 'cancelled' when the batch was cancelled
--- (nothing was written).
+-- Returns 'queued', 'known' when another submit had queued all of these jobs, 'conflict' when the batch id belongs to
+-- other content, 'cancelled' when the batch was cancelled, 'consumed' when it is submitted through a run and was consumed
+-- (in these three cases nothing was written).
 local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
+local of_run = ARGV[8] ~= '0'
+if of_run and redis.call('HEXISTS', KEYS[2], 'consumed') == 1 then return 'consumed' end
 if redis.call('HEXISTS', KEYS[2], 'cancelled') == 1 then return 'cancelled' end
 
 -- Also if it is there: without a write WAIT would not wait for what an earlier call wrote.
 redis.call('HSET', KEYS[2], 'digest', ARGV[1])
+if of_run then redis.call('HSET', KEYS[2], 'keep', ARGV[8]) end
 if not digest then
   redis.call('HSET', KEYS[2], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
@@ -45,7 +50,7 @@ end
 -- The message has the time of its submit. If it is this one's, the call comes again because its reply was lost.
 local is_ours, queued = redis.call('HGET', KEYS[2], 'batch') == ARGV[2], false
 local words = tonumber(ARGV[6])
-for at = 8, #ARGV, words + 1 do
+for at = 9, #ARGV, words + 1 do
   local field = 'job:' .. ARGV[at]
   if redis.call('HEXISTS', KEYS[2], field) == 0 then
     -- One by one: an error at a later job must not leave an entry that the ledger does not know.

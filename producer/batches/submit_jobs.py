@@ -15,6 +15,7 @@ from ..errors import BatchCancelledError, BatchConflictError, RedisUnavailableEr
 from ..queue_errors import UnconfirmedSubmitError
 from ..redis_io.connection import Connection
 from ..redis_io.large_commands import check_size, sized
+from ..run_errors import BatchConsumedError
 from . import scripts
 from .submission import AnySubmission, Chunk
 
@@ -76,6 +77,8 @@ async def _queue_once(
             raise BatchConflictError(batch_id)
         if reply == "cancelled":
             raise BatchCancelledError(batch_id)
+        if reply == "consumed":
+            raise BatchConsumedError(submission.run, keys.policy, batch_id)
         replies.append(reply)
     return replies
 

@@ -13,12 +13,14 @@ from typing import Any
 from rollstream.schemas import Activation, Keys, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.printable import printable
+from rollstream.schemas.runs import RunFence
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.transport.versions.scripts import activate as activate_script
 from rollstream.transport.weights import WeightStore
 
 from ..calls.arguments import number
 from ..redis_io.connection import Connection
+from ..run_errors import not_held
 from .errors import ActivationError
 from .stored_weights import lost_weights
 from .versions_stream import RECENT, Announced, all_versions, announced_version, read_version
@@ -27,9 +29,14 @@ _LONGEST_BY = 200
 
 
 async def activate(
-    connection: Connection, keys: Keys, version: object, by: object, store: WeightStore | None = None
+    connection: Connection,
+    keys: Keys,
+    version: object,
+    by: object,
+    store: WeightStore | None = None,
+    fence: RunFence | None = None,
 ) -> None:
-    """See `AsyncClient.activate`; `store` is looked at if the client has one."""
+    """See `AsyncClient.activate`; `store` is looked at if the client has one, `fence` if a run's trainer asks."""
     wanted = number(version)
     if type(wanted) is not int or not 1 <= wanted <= MAX_VERSION:
         raise ActivationError(version, f"a version is an integer from 1 to {MAX_VERSION}")
@@ -44,7 +51,10 @@ async def activate(
         raise ActivationError(wanted, f"{lost}: publish them again under a new number", active)
     sha256 = "" if announcement is None else announcement.sha256
     activation = Activation(version=wanted, by=_name(wanted, by), at=time.time(), sha256=sha256)
-    done = await connection.call("activate a policy version", lambda redis: activate_script(redis, keys, activation))
+    what = "activate a policy version"
+    done = await connection.call(what, lambda redis: activate_script(redis, keys, activation, fence))
+    if fence is not None and done.taken is not None:
+        raise not_held(keys.policy, fence, done.taken)
     if done.outcome == "older":  # somebody else was quicker
         raise _older(wanted, done.last or active, await announced_version(connection, keys))
     if done.outcome == "unknown":

@@ -15,6 +15,7 @@ from pathlib import Path
 from rollstream.schemas import Keys, PolicyVersion
 from rollstream.schemas.entry_id import MAX_VERSION
 from rollstream.schemas.keys import POLICY_ADAPTER
+from rollstream.schemas.runs import RunFence
 from rollstream.schemas.wire.policies import VersionSource
 
 from ..calls.arguments import number
@@ -43,13 +44,23 @@ _TERMS = frozenset({"again", "base", "probe", "activate", "progress"})
 
 
 async def publish_policy(
-    connection: Connection, keys: Keys, version: int, options: PublishOptions, *, keep: Keep | None = None
+    connection: Connection,
+    keys: Keys,
+    version: int,
+    options: PublishOptions,
+    *,
+    keep: Keep | None = None,
+    fence: RunFence | None = None,
 ) -> PolicyVersion:
-    """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`. `keep`: of the client's weight store."""
+    """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`.
+
+    `keep`: of the client's weight store; `fence`: the run through which it is published.
+    """
     check_version(version)
     checkpoint, adapter, progress = options["checkpoint"], options["adapter"], options["progress"]
     if options["again"] is not None:
-        return await _publish_again(connection, keys, version, options, keep)
+        terms = ServingTerms.of(options["probe"], options["activate"], fence)
+        return await _publish_again(connection, keys, version, options, terms, keep)
     if (checkpoint is None) == (adapter is None):
         given = "neither" if adapter is None else "both"
         problem = f"give its weights as checkpoint=, adapter=, state_dict= or model=, not {given}"
@@ -59,7 +70,7 @@ async def publish_policy(
         use_rslora=options["use_rslora"],
         peft_config=options["peft_config"],
     )
-    terms = ServingTerms.of(options["probe"], options["activate"])
+    terms = ServingTerms.of(options["probe"], options["activate"], fence)
     if type(options["base"]) is int:
         problem = f"base={options['base']}: a delta goes through the weight store alone: use state_dict=, or store=True"
         raise PolicyVersionError(version, f"{problem}, or leave it out")
@@ -82,7 +93,7 @@ async def announce_weights(
     """
     await check_provable(connection, keys, terms.probe)
     await check_publishable(connection, keys, weights.version, weights.source)  # others published meanwhile
-    announced = await announce(connection, keys, terms.applied(weights))
+    announced = await announce(connection, keys, terms.applied(weights), terms.fence)
     if weights.source == "adapter":
         recent = await announced_versions(connection, keys, RECENT)
         readable = [one.announcement for one in recent if one.announcement is not None]
@@ -98,7 +109,12 @@ async def _why_not_there(connection: Connection, keys: Keys, version: int) -> st
 
 
 async def _publish_again(
-    connection: Connection, keys: Keys, version: int, options: PublishOptions, keep: Keep | None
+    connection: Connection,
+    keys: Keys,
+    version: int,
+    options: PublishOptions,
+    terms: ServingTerms,
+    keep: Keep | None,
 ) -> PolicyVersion:
     """Announce the weights of a version that the stream still has under a new number."""
     older = number(options["again"])
@@ -118,7 +134,6 @@ async def _publish_again(
     transport = "store" if before.transport == "nccl" else before.transport  # a round is over; it filled the store too
     if transport == "store" and keep is not None:
         await keep(version, before)
-    terms = ServingTerms.of(options["probe"], options["activate"])
     if terms.probe is None:
         terms = replace(terms, probe=before.probe)
     elif before.probe is not None and before.probe.vocab_size != terms.probe.vocab_size:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast, get_args
 
 from rollstream.schemas import Activate, PolicyVersion, Probe
+from rollstream.schemas.runs import RunFence
 from rollstream.schemas.wire.policies import When
 
 from ..errors import ArgumentError
@@ -23,15 +24,17 @@ class ServingTerms:
 
     probe: Probe | None = None
     activate: Activate = AT_ONCE
+    fence: RunFence | None = None
+    """The run through which it is published, whose trainer must still have it."""
 
     @classmethod
-    def of(cls, probe: object, activate: object) -> Self:
+    def of(cls, probe: object, activate: object, fence: RunFence | None = None) -> Self:
         """Check both arguments of a publish. Raises `ProbeError`, `ArgumentError`."""
         if not isinstance(probe, Probe | None):
             raise ProbeError(f"give what make_probe(model, tokenizer) returns, not some {type(probe).__name__}")
         if probe is not None:
             check_enough(probe)
-        return cls(probe=probe, activate=_activate(activate))
+        return cls(probe=probe, activate=_activate(activate), fence=fence)
 
     def applied(self, announcement: PolicyVersion) -> PolicyVersion:
         """The announcement with these terms, and with the names that a worker must know for all that it says."""

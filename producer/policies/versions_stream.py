@@ -9,12 +9,14 @@ from typing import Any
 
 from rollstream.schemas import Keys, PolicyVersion, SchemaError, decode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId, after
+from rollstream.schemas.runs import RunFence, Taken
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, VersionSource
 from rollstream.schemas.wire.requires import unknown_names
 from rollstream.transport.versions.scripts import announce as announce_script
 
 from ..redis_io.connection import Connection
+from ..run_errors import not_held
 from .errors import PolicyKindError, PolicyVersionError
 
 log = logging.getLogger("rollstream")
@@ -43,12 +45,19 @@ class Announced:
         return self.announcement is None or self.announcement.activate.when == "at_once"
 
 
-async def announce(connection: Connection, keys: Keys, announcement: PolicyVersion) -> PolicyVersion:
+async def announce(
+    connection: Connection, keys: Keys, announcement: PolicyVersion, fence: RunFence | None = None
+) -> PolicyVersion:
     """Announce the newest version. Returns what is in the stream: announcing the same content again is a no-op.
 
-    Raises `PolicyVersionError` when the version is not newer than the newest, `RedisUnavailableError`.
+    `fence`: the run through which it is published. Raises `PolicyVersionError` when the version is not newer than the
+    newest, `RunTakenError`, `RunLostError`, `RedisUnavailableError`.
     """
-    if await connection.call("publish a policy version", lambda redis: announce_script(redis, keys, announcement)):
+    what = "publish a policy version"
+    done = await connection.call(what, lambda redis: announce_script(redis, keys, announcement, fence))
+    if fence is not None and isinstance(done, Taken):
+        raise not_held(keys.policy, fence, done)
+    if done:
         return announcement
     found = await read_version(connection, keys, announcement.version)
     if found is None:

@@ -15,39 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rollstream.schemas.wire.runs import GateState
+
 from ..calls.patience import Overdue
+from .gate_counts import GateCounts
 from .staleness_errors import GateArgumentError, NotOutstandingError, SamplesDueError, VersionNotNewerError
 
 if TYPE_CHECKING:
     from ..rollouts.rollout_batch import RolloutBatch
-
-
-@dataclass(slots=True, kw_only=True)
-class GateCounts:
-    """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding.
-
-    `StalenessGate` alone changes it, together with what it counts: at an admission, a consumed batch, a returned
-    one, or a caller that was cancelled.
-    """
-
-    at_once: int = 0
-    """Admitted without waiting."""
-    waited: int = 0
-    """Admitted after waiting."""
-    cancelled: int = 0
-    """Never submitted: the caller that asked for them was cancelled while it waited."""
-    consumed: int = 0
-    failed: int = 0
-    """Samples of failed groups in a consumed batch; no others may be submitted in their place."""
-    returned: int = 0
-    """Cancelled or dropped by the trainer; as many others may be submitted in their place."""
-    late: int = 0
-    """Consumed with a staleness above `max_staleness`. Stays 0 while workers respect `min_policy_version`."""
-
-    @property
-    def submitted(self) -> int:
-        """All samples that were ever admitted."""
-        return self.at_once + self.waited
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -204,6 +179,37 @@ class StalenessGate:
             raise SamplesDueError(version, due, min(self._outstanding), self.max_staleness)
         self._version = version
         self._serve()
+
+    @property
+    def state(self) -> GateState:
+        """What it has counted, for `restore`; without what is outstanding."""
+        counts = self.counts
+        return GateState(
+            version=self._version,
+            first_version=self._first_version,
+            consumed=counts.consumed,
+            failed=counts.failed,
+            returned=counts.returned,
+            late=counts.late,
+            staleness=tuple(sorted(self.staleness.items())),
+        )
+
+    def restore(self, state: GateState | None, outstanding: Counter[int]) -> None:
+        """Go on where an earlier gate was, of which samples are outstanding, by the version of their admission.
+
+        For a gate that has admitted nothing yet; `state` None: the earlier one had counted nothing. Samples that it
+        had admitted and that were never submitted are free again. Raises `GateArgumentError` for a gate whose
+        `version` is older than the earlier one's.
+        """
+        before = state or GateState(version=0, first_version=min(outstanding, default=self._version))
+        if before.version > self._version:
+            problem = f"the earlier gate was at {before.version}: restore the checkpoint that belongs to it"
+            raise GateArgumentError("version", self._version, problem)
+        self._first_version = min(before.first_version, self._version)
+        self._outstanding = +outstanding
+        self.staleness = Counter(dict(before.staleness))
+        settled = {"consumed": before.consumed, "failed": before.failed, "returned": before.returned}
+        self.counts = GateCounts(at_once=sum(settled.values()) + outstanding.total(), late=before.late, **settled)
 
     def __repr__(self) -> str:
         net = self.counts.submitted - self.counts.returned

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rollstream.schemas import Keys, PolicyVersion
+from rollstream.schemas.runs import RunFence
 from rollstream.schemas.weights.adapter_tensors import PREFIX
 
 from ..calls.arguments import number
@@ -47,11 +48,17 @@ def with_adapter(version: int, options: PublishOptions) -> PublishOptions:
 
 
 async def publish_stored_adapter(
-    connection: Connection, keys: Keys, version: int, options: PublishOptions, *, publisher: WeightsPublisher
+    connection: Connection,
+    keys: Keys,
+    version: int,
+    options: PublishOptions,
+    *,
+    publisher: WeightsPublisher,
+    fence: RunFence | None = None,
 ) -> PolicyVersion:
     """Send the adapter of `options` through the weight store, and announce it. Raises as `publish_policy` does."""
     check_base(version, options["base"])
-    terms = ServingTerms.of(options["probe"], options["activate"])
+    terms = ServingTerms.of(options["probe"], options["activate"], fence)
     scaling = Scaling(
         lora_alpha=number(options["lora_alpha"]),
         use_rslora=options["use_rslora"],

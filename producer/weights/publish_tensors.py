@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rollstream.schemas import Keys, PolicyVersion
+from rollstream.schemas.runs import RunFence
 
 from ..errors import ArgumentError
 from ..policies.checkpoint_files import CheckpointFolder
@@ -41,15 +42,21 @@ def goes_to_store(options: PublishOptions, *, has_store: bool) -> bool:
 
 
 async def publish_tensors(
-    connection: Connection, keys: Keys, version: int, options: PublishOptions, *, publisher: WeightsPublisher | None
+    connection: Connection,
+    keys: Keys,
+    version: int,
+    options: PublishOptions,
+    *,
+    publisher: WeightsPublisher | None,
+    fence: RunFence | None = None,
 ) -> PolicyVersion:
     """See `AsyncClient.publish_policy`; `options` has all of `PublishOptions`."""
     check_version(version)
     publisher = _checked(version, publisher, options)
     if options["adapter"] is not None:
-        return await publish_stored_adapter(connection, keys, version, options, publisher=publisher)
+        return await publish_stored_adapter(connection, keys, version, options, publisher=publisher, fence=fence)
     check_base(version, options["base"])
-    terms = ServingTerms.of(options["probe"], options["activate"])
+    terms = ServingTerms.of(options["probe"], options["activate"], fence)
     # Before anything is awaited: the trainer's next step changes the tensors.
     dtype, live = _cast(options), _of_model(version, options, terms)
     tensors = None if live is None else copied(version, live, dtype)

@@ -10,6 +10,7 @@ from rollstream.schemas.history import RateField
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.part_fields import FINISHED
 from rollstream.schemas.rounds import Did, Phase, RoundField
+from rollstream.schemas.runs import RunField
 from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.schemas.totals import Totals
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
@@ -21,6 +22,7 @@ PLACEHOLDER = 7
 LEDGER = {
     LedgerField.DIGEST, LedgerField.DESCRIPTION, LedgerField.GROUPS, LedgerField.QUEUED, LedgerField.DONE,
     LedgerField.CANCELLED, LedgerField.CUTS, LedgerField.FIRST_GROUPS, LedgerField.GOOD,
+    LedgerField.KEEP, LedgerField.CONSUMED,
     LedgerField.job(PLACEHOLDER), LedgerField.group(PLACEHOLDER),
     LedgerField.answered(PLACEHOLDER),
     LedgerField.share(PLACEHOLDER, PLACEHOLDER), LedgerField.samples(PLACEHOLDER),
@@ -32,6 +34,8 @@ ROUND = {
     RoundField.EPOCH, RoundField.PHASE, RoundField.PLAN, RoundField.WHY, RoundField.AT, Phase.OPEN, Did.JOINED,
     *(f"{name}:" for name in (RoundField.AT, RoundField.RANKS, RoundField.DID)),
 }  # fmt: skip
+RUN = set(RunField) - {RunField.CONSUMED, RunField.DROPPED}
+"""Which of the two is counted is an argument."""
 VALUES = {
     *(message.model_fields["kind"].default for message in (GroupError, Sealed)), LedgerField.CANCELLED, LedgerField.CUT,
     LedgerField.COMPLETE, FINISHED,
@@ -59,7 +63,7 @@ def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
     rate = {RateField.ANSWERS, RateField.FULL, RateField.TOKENS_PER_S}
-    assert said == stems | ENTRIES | TOTALS | VALUES | ROUND | rate | {DRAIN, ADDITION, TOTAL_FIELD}
+    assert said == stems | ENTRIES | TOTALS | VALUES | ROUND | RUN | rate | {DRAIN, ADDITION, TOTAL_FIELD}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

@@ -32,6 +32,7 @@ from rollstream.schemas import (
     Tolerance,
     WeightsManifest,
 )
+from rollstream.schemas.wire.runs import GateState, Intent
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GenerationConfig: {
@@ -184,6 +185,16 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GoldenBatch: {},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
+    Intent: {"v": 1, "kind": "intent", "admitted": None, "note": b""},
+    GateState: {
+        "v": 1,
+        "kind": "gate",
+        "consumed": 0,
+        "failed": 0,
+        "returned": 0,
+        "late": 0,
+        "staleness": (),
+    },
     WeightsManifest: {
         "v": 1,
         "kind": "weights",

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError
 Word = str | int | float | bytes
 _FENCE = resources.files(__package__).joinpath("fence.lua")
 _PARTS = resources.files(__package__).joinpath("parts.lua")
+_RUN_FENCE = resources.files(__package__).joinpath("run_fence.lua")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +39,21 @@ class Script:
         return Call(script=self, keys=tuple(keys), args=tuple(args))
 
 
-def load(package: str | None, name: str, *, with_fence: bool = False, with_parts: bool = False) -> Script:
+def load(
+    package: str | None,
+    name: str,
+    *,
+    with_fence: bool = False,
+    with_parts: bool = False,
+    with_run_fence: bool = False,
+) -> Script:
     """The file `name` beside the modules of `package`.
 
-    `with_fence`: it calls `fenced`, which `fence.lua` defines; `with_parts`: it calls what `parts.lua` defines.
+    `with_fence`: it calls `fenced`, which `fence.lua` defines; `with_parts`: it calls what `parts.lua` defines;
+    `with_run_fence`: it calls `taken`, which `run_fence.lua` defines.
     """
-    shared = [file.read_text() for file, is_called in ((_FENCE, with_fence), (_PARTS, with_parts)) if is_called]
+    wanted = (_FENCE, with_fence), (_PARTS, with_parts), (_RUN_FENCE, with_run_fence)
+    shared = [file.read_text() for file, is_called in wanted if is_called]
     return Script(name=name, text="".join([*shared, resources.files(package or "").joinpath(name).read_text()]))
 
 

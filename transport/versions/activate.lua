@@ -1,14 +1,19 @@
 -- From now on an announced policy version is the one to serve. Only this script writes the stream of activations.
 --
--- KEYS[1] versions stream   KEYS[2] activations stream
+-- KEYS[1] versions stream   KEYS[2] activations stream   KEYS[3] the trainer's run, if it activates through one
 -- ARGV[1] version   ARGV[2] message   ARGV[3] about how many activations the stream keeps   ARGV[4] last possible version
 -- ARGV[5] digest of the announced content, in hex as the announcement has it ('' if that cannot be read)
+-- ARGV[6] token of the opening that has the run
 --
 -- Returns what happened, and the version of the last activation ('' if there is none):
 --   activated   it is the last activation now
 --   already     it was activated before
 --   unknown     the versions stream has no such version of this content: not announced yet, or trimmed
 --   older       a later version was activated
+-- Where another trainer has the run it returns what `taken` returns, and has written nothing.
+local other = KEYS[3] and taken(KEYS[3], ARGV[6])
+if other then return other end
+
 local id = ARGV[1] .. '-0'
 
 local function at(key, entry_id)

@@ -62,9 +62,12 @@ else
     redis.pcall('HINCRBY', KEYS[4], 'tokens_answered', ARGV[13])
   end
   if tostring(done) == groups then
+    -- A run that has not consumed it keeps it longer.
+    local keep = string.match(redis.call('HGET', KEYS[3], 'keep') or '', '^%d+$')
+    if not keep or #keep > 9 or tonumber(keep) < tonumber(ARGV[12]) then keep = ARGV[12] end
     -- The expiry first: a stream that just took its last possible entry refuses the seal, and must expire all the same.
-    redis.call('EXPIRE', KEYS[2], ARGV[12])
-    redis.call('EXPIRE', KEYS[3], ARGV[12])
+    redis.call('EXPIRE', KEYS[2], keep)
+    redis.call('EXPIRE', KEYS[3], keep)
     redis.pcall('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])
   end
 end

@@ -25,6 +25,7 @@ from rollstream.schemas import (
 )
 from rollstream.schemas.weights.tensor_digest import tensors_digest
 from rollstream.schemas.wire.rounds import Place, Round, RoundPlan, Sent
+from rollstream.schemas.wire.runs import GateState, Intent
 from tests.schemas.wire.messages import GOLDEN_BATCH, MESSAGES, PART, PROBE, SCORE_JOB, TENSORS, WEIGHTS, int32, name
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -73,6 +74,18 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     "Activation.v1": Activation(version=7, by="gpu-1", at=1000.5),
     "Activation.v1.content": Activation(version=7, by="gpu-1", at=1000.5, sha256="0" * 64),
     "Probe.v1": PROBE,
+    "Intent.v1": Intent(
+        batch_id="exp-42.0a0b0c.7",
+        number=7,
+        digest="0d" * 32,
+        samples=128,
+        intended_at=1000.5,
+        admitted=3,
+        note=b"\x81\xa4step\x07",
+    ),
+    "GateState.v1": GateState(
+        version=7, first_version=2, consumed=640, failed=8, returned=16, late=1, staleness=((0, 600), (3, 40))
+    ),
     "WeightsManifest.v1": WEIGHTS,
     "WeightsManifest.v1.anchor": WeightsManifest(
         version=7, sha256=WEIGHTS.sha256, table=WEIGHTS.table, packed_chunks=WEIGHTS.packed_chunks

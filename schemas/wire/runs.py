@@ -1,0 +1,47 @@
+"""What a trainer's run keeps of each outstanding batch, and of the gate that bounds how stale its samples are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..runs import MAX_NOTE_BYTES
+from .fields import BatchId, Count, Index
+from .messages import Message
+
+Total = Annotated[int, Field(ge=0, lt=2**62)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Intent(Message):
+    """A batch that a trainer is about to submit through its run. It is written before the batch is queued."""
+
+    kind: Literal["intent"] = "intent"
+    batch_id: BatchId
+    number: Count
+    """Its place in the order of submission."""
+    digest: Digest
+    """The batch's content digest."""
+    samples: Count
+    """Completions that it asks for."""
+    intended_at: float
+    """Unix seconds, the trainer's clock."""
+    admitted: Index | None = None
+    """The policy version at which the gate admitted it."""
+    note: Annotated[bytes, Field(max_length=MAX_NOTE_BYTES)] = b""
+    """The trainer's own, as msgpack."""
+
+
+class GateState(Message):
+    """What a staleness gate has counted. What is outstanding is not in it: the run's batches say that."""
+
+    kind: Literal["gate"] = "gate"
+    version: Total
+    first_version: Total
+    consumed: Total = 0
+    failed: Total = 0
+    returned: Total = 0
+    late: Total = 0
+    staleness: Annotated[tuple[tuple[Total, Total], ...], Field(max_length=100_000)] = ()
+    """`(staleness, samples)` of the consumed samples, in order."""

@@ -48,9 +48,12 @@ for _, i in ipairs(open) do
     redis.pcall('HINCRBY', KEYS[3], 'tokens_cancelled', ARGV[3])
   end
   if tostring(done) == groups then
+    -- A run that has not consumed it keeps it longer.
+    local keep = string.match(redis.call('HGET', KEYS[2], 'keep') or '', '^%d+$')
+    if not keep or #keep > 9 or tonumber(keep) < tonumber(ARGV[1]) then keep = ARGV[1] end
     -- The expiry first: a stream that just took its last possible entry refuses the seal.
-    redis.call('EXPIRE', KEYS[1], ARGV[1])
-    redis.call('EXPIRE', KEYS[2], ARGV[1])
+    redis.call('EXPIRE', KEYS[1], keep)
+    redis.call('EXPIRE', KEYS[2], keep)
     redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[2])
   end
 end

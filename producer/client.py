@@ -262,7 +262,12 @@ class AsyncClient:
         `NameRefusedError`, `ArgumentError`.
         """
         return Run(
-            connection=self._connection, keys=self._keys, weights=self._weights, name=name, retention_s=retention_s
+            connection=self._connection,
+            keys=self._keys,
+            weights=self._weights,
+            name=name,
+            retention_s=retention_s,
+            lengths=self.lengths,
         )
 
     async def newest_version(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
 
@@ -173,6 +174,27 @@ async def test_a_sentinel_that_names_another_for_long_is_a_warning_once(
     assert len(said) == 1
     assert f"127.0.0.1:{other}" in said[0]
     assert f"127.0.0.1:{redis_port} is believed" in said[0]
+
+
+async def test_a_closed_client_asks_no_more_though_the_end_came_in_the_middle_of_a_question(
+    redis_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def loses_its_cancellation(*_given: object) -> None:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):  # as redis-py may
+            await asyncio.sleep(60)
+        await asyncio.sleep(0.1)  # and may go on for a while
+
+    monkeypatch.setattr(Sentinels, "next_answer", loses_its_cancellation)
+    with fakes(*3 * [names(redis_port)]) as (url, _):
+        before = asyncio.all_tasks()
+        async with connect(url) as redis:
+            await redis.ping()
+            await asyncio.wait_for(asked.wait(), 10)
+
+        assert asyncio.all_tasks() == before
 
 
 async def test_looking_for_a_failover_outlives_what_nobody_expected(

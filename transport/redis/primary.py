@@ -30,6 +30,8 @@ LOOK_S = 0.5
 """Seconds between two questions to the Sentinels while the client is used."""
 _IDLE_S = 3.0
 """Seconds after its last use for which a client goes on asking."""
+_END_S = 1.0
+"""The longest wait, in seconds, for the end of the last question when the client is closed."""
 _DEMOTED = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN"})
 """Replies of a server that is no primary any more."""
 _DOUBTFUL = _DEMOTED | {"NOREPLICAS", "LOADING"}
@@ -58,13 +60,14 @@ class PrimaryPool(ConnectionPool):
         self._asking: asyncio.Future[Primary] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._used_at = 0.0
+        self._is_closed = False
         self._doubted = asyncio.Event()
         self._dissent = Dissent()
         self._told = ""
 
     async def get_connection(self, *command: Any, **options: Any) -> AbstractConnection:
         """An open connection to the primary. Raises `RedisError`."""
-        self._used_at = time.monotonic()
+        self._used_at, self._is_closed = time.monotonic(), False
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
         pool: Any = super()  # redis-py does not type it
@@ -85,11 +88,14 @@ class PrimaryPool(ConnectionPool):
         self._doubted.set()
 
     async def aclose(self) -> None:
-        """Close all connections, and those to the Sentinels."""
+        """Close all connections, and those to the Sentinels. Returns once nobody asks any more."""
+        self._is_closed = True
         if self._watching is not None:
             self._watching.cancel()
         await super().aclose()
         await self._sentinels.aclose()
+        if self._watching is not None:  # redis-py may lose the cancellation: then the watch ends after its question
+            await asyncio.wait([self._watching], timeout=_END_S)
 
     def _asked(self, asking: asyncio.Future[Primary]) -> None:
         self._asking = None
@@ -103,7 +109,7 @@ class PrimaryPool(ConnectionPool):
             await super().disconnect(inuse_connections=True)
 
     async def _watch(self) -> None:
-        while self._in_use_connections or time.monotonic() - self._used_at < _IDLE_S:
+        while not self._is_closed and (self._in_use_connections or time.monotonic() - self._used_at < _IDLE_S):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._doubted.wait()

@@ -89,6 +89,14 @@ def tls_words(port: int, authority: Authority, mine: Pair, *, ask_clients: bool 
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
 
+def ask_by_tls(port: int, authority: Authority, mine: Pair, *command: str | int) -> Any:
+    """The answer of a server on this machine."""
+    files = {"ssl_ca_certs": authority.ca, "ssl_certfile": mine.cert, "ssl_keyfile": mine.key}
+    named: dict[str, Any] = {name: str(file) for name, file in files.items()}
+    with redis.Redis(port=port, ssl=True, socket_timeout=5, retry=Retry(NoBackoff(), 0), **named) as client:
+        return client.execute_command(*command)
+
+
 class TlsNode(ClusterNode):
     """A node that is reached by TLS alone, by its neighbours too."""
 
@@ -109,10 +117,7 @@ class TlsNode(ClusterNode):
 
     def ask(self, *command: str | int) -> Any:
         """Send a command to this node alone and return its answer."""
-        files = {"ssl_ca_certs": self.authority.ca, "ssl_certfile": self._mine.cert, "ssl_keyfile": self._mine.key}
-        named: dict[str, Any] = {name: str(file) for name, file in files.items()}
-        with redis.Redis(port=self.port, ssl=True, retry=Retry(NoBackoff(), 0), **named) as client:
-            return client.execute_command(*command)
+        return ask_by_tls(self.port, self.authority, self._mine, *command)
 
 
 class TlsCluster(LocalCluster):

@@ -102,14 +102,14 @@ class Watched:
     def __enter__(self) -> Self:
         with ExitStack() as running:
             replicas, sentinels = self._counts
-            self.servers = [running.enter_context(Server(**self._settings))]
+            self.servers = [running.enter_context(self._server(**self._settings))]
             first = self.servers[0]
             for _ in range(replicas):
-                replica = Server(**self._settings, replicaof=f"127.0.0.1 {first.port}")
+                replica = self._server(**self._settings, replicaof=f"127.0.0.1 {first.port}")
                 self.servers.append(running.enter_context(replica))
             wait_for(self.is_whole, 15, lambda: str(first.facts()))
             for _ in range(sentinels):
-                self.sentinels.append(running.enter_context(SentinelServer(first, lines=self._lines)))
+                self.sentinels.append(running.enter_context(self._sentinel(first, lines=self._lines)))
             wait_for(self._are_introduced, 15, self.told)
             self._running = running.pop_all()
         return self
@@ -118,6 +118,12 @@ class Watched:
         for each in (*self.servers, *self.sentinels):
             each.thaw()
         self._running.close()
+
+    def _server(self, **settings: str) -> Server:
+        return Server(**settings)
+
+    def _sentinel(self, primary: Server, *, lines: tuple[str, ...]) -> SentinelServer:
+        return SentinelServer(primary, lines=lines)
 
     @property
     def url(self) -> str:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from rollstream.producer.rollouts.errors import RowsError, TensorFileError
     from rollstream.producer.rollouts.rollout_batch import RolloutBatch
+    from rollstream.producer.rollouts.selection import Selection
     from rollstream.producer.rollouts.support import SamplingSupport
     from rollstream.producer.rounds.errors import RoundRefusedError
     from rollstream.producer.rounds.round_options import RoundOptions
@@ -190,6 +191,7 @@ __all__ = [
     "SamplingSupport",
     "ScoreBatch",
     "ScoreHandle",
+    "Selection",
     "StalenessError",
     "StalenessGate",
     "StoreOptions",
@@ -263,6 +265,7 @@ _MODULES = {
     "RolloutBatch": "rollstream.producer.rollouts.rollout_batch",
     "RowsError": "rollstream.producer.rollouts.errors",
     "SamplingSupport": "rollstream.producer.rollouts.support",
+    "Selection": "rollstream.producer.rollouts.selection",
     "TensorFileError": "rollstream.producer.rollouts.errors",
     "BlockingBatchHandle": "rollstream.producer.blocking_client",
     "BlockingScoreHandle": "rollstream.producer.blocking_client",

@@ -19,7 +19,7 @@ def check_widths(batch: Batch, answers: Mapping[int, Answer], *, pad_to_max_new_
 
     For attached handles; the handle of the process that submitted the batch knows its width.
     """
-    n, results = batch.config.num_return_sequences, [a for a in answers.values() if isinstance(a, GroupResult)]
+    n, results = batch.config.completions_per_prompt, [a for a in answers.values() if isinstance(a, GroupResult)]
     rows = n * batch.num_groups
     prompts = n * sum(answer.prompt.shape[0] for answer in answers.values() if answer.prompt is not None)
     problem = _beyond("prompt_width", batch.prompt_width, rows, prompts, "read it with groups()")

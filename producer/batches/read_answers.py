@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from rollstream.schemas import Batch, GroupError, GroupResult, GroupScores, SchemaError, Sealed, Tensor, decode
+from rollstream.schemas import (
+    Batch,
+    GroupError,
+    GroupResult,
+    GroupScores,
+    SchemaError,
+    Sealed,
+    Tensor,
+    decode,
+)
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.scores import Description
 
@@ -78,8 +87,9 @@ def _unfit_prompt(batch: Batch, prompt: Tensor | None) -> str | None:
 def _unfit_completions(batch: Batch, result: GroupResult) -> str | None:
     n, width = result.token_ids.shape
     config = batch.config
-    if n != config.num_return_sequences:
-        return f"{n} completions, num_return_sequences is {config.num_return_sequences}"
+    if n != config.completions_per_prompt:
+        asked = "num_return_sequences" if config.first_k is None else "first_k"
+        return f"{n} completions, {asked} is {config.completions_per_prompt}"
     if width > config.max_new_tokens:
         return f"completions of {width} tokens, max_new_tokens is {config.max_new_tokens}"
     if (result.logprobs is None) != (config.logprobs is None):

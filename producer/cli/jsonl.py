@@ -114,6 +114,9 @@ def result_line(answer: AnyAnswer) -> str:
         row["error"] = {"code": answer.code, "field": answer.field, "message": answer.message}
     else:
         row["completions"] = [_completion(one) for one in answer.completions]
+        for name in ("sample_index", "cut_lengths"):
+            if (numbers := getattr(answer, name)) is not None:
+                row[name] = numbers.tolist()
     return json.dumps(row) + "\n"
 
 

@@ -12,6 +12,8 @@ from .nonsense import nonsense
 
 def not_as_asked(config: GenerationConfig, result: GroupResult) -> str | None:
     """What a result lacks, or has although nobody asked; None if it is as it must be."""
+    if config.first_k is not None and (problem := _cut(config, result)) is not None:
+        return problem
     if not result.token_ids.shape[1]:
         return None
     return (
@@ -20,6 +22,18 @@ def not_as_asked(config: GenerationConfig, result: GroupResult) -> str | None:
         or _support(result, config.sampling_support)
         or _candidates(result)
     )
+
+
+def _cut(config: GenerationConfig, result: GroupResult) -> str | None:
+    """What is wrong with the answer of a group of which only the first k samples were wanted."""
+    if result.sample_index is None or result.cut_lengths is None:
+        return f"sample_index or cut_lengths are absent, first_k is {config.first_k}"
+    cut = result.cut_lengths.tolist()
+    if len(cut) != config.num_return_sequences - config.completions_per_prompt:
+        return f"{len(cut)} samples cut, of {config.num_return_sequences} with first_k {config.first_k}"
+    if max(cut, default=0) > config.max_new_tokens:
+        return f"a sample cut at {max(cut)} tokens, max_new_tokens is {config.max_new_tokens}"
+    return None
 
 
 def _columns(name: str, values: Tensor | None, asked: int) -> str | None:

@@ -8,8 +8,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas import Batch, GroupError, GroupResult
+from rollstream.schemas import Batch, ErrorCode, GroupError, GroupResult
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
+from rollstream.schemas.wire.fields import FinishReason
 
 from .candidates import candidates, place, rows_of, sampled
 from .rollout_batch import RolloutBatch
@@ -36,7 +37,7 @@ def assemble(
     attention_mask = prompt_mask | response_mask
     _take_forced_out(response_mask[:, batch.prompt_width :], batch, results)
     log_probs, scores = _log_probs(batch, results, response_len), _scores(batch, results)
-    n = batch.config.num_return_sequences
+    n = batch.config.completions_per_prompt
     return RolloutBatch(
         batch_id=batch.batch_id,
         prompt_len=batch.prompt_width,
@@ -52,7 +53,7 @@ def assemble(
         response_lengths=from_numpy(response_lengths),
         group_index=from_numpy(np.repeat(np.arange(batch.num_groups), n)),
         scores=None if scores is None else from_numpy(scores),
-        finish_reasons=_by_row(batch, {g: r.finish_reasons for g, r in results.items()}, "error"),
+        finish_reasons=_finish_reasons(batch, answers),
         stop_reasons=_by_row(batch, {g: r.stop_reasons for g, r in results.items()}, None),
         texts=_by_row(batch, {g: r.texts or (None,) * n for g, r in results.items()}, None),
         version_spans=_by_row(batch, {g: r.version_spans for g, r in results.items()}, ()),
@@ -60,6 +61,12 @@ def assemble(
         errors={group: answer for group, answer in sorted(answers.items()) if isinstance(answer, GroupError)},
         num_return_sequences=n,
         pad_token_id=pad_token_id,
+        sample_index=None if batch.config.first_k is None else from_numpy(_sample_index(batch, results)),
+        cut_lengths={
+            group: tuple(result.cut_lengths.tolist())
+            for group, result in sorted(results.items())
+            if result.cut_lengths is not None
+        },
         **candidates(batch, results, response_len),
     )
 
@@ -68,7 +75,7 @@ def _lengths(
     batch: Batch, answers: Answers, results: Mapping[int, GroupResult]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True lengths of prompts and responses, (R,) each."""
-    prompts = np.zeros(batch.num_groups * batch.config.num_return_sequences, np.int64)
+    prompts = np.zeros(batch.num_groups * batch.config.completions_per_prompt, np.int64)
     responses = np.zeros_like(prompts)
     for group, answer in answers.items():
         prompts[rows_of(batch.config, group)] = 0 if answer.prompt is None else answer.prompt.shape[0]
@@ -98,7 +105,7 @@ def _position_ids(
 
 def _sequences(batch: Batch, answers: Answers, response_len: int, pad_token_id: int) -> NDArray[np.int64]:
     width = batch.prompt_width
-    shape = (batch.num_groups * batch.config.num_return_sequences, width + response_len)
+    shape = (batch.num_groups * batch.config.completions_per_prompt, width + response_len)
     sequences = np.full(shape, pad_token_id, np.int64)
     for group, answer in answers.items():
         rows = sequences[rows_of(batch.config, group)]
@@ -112,7 +119,7 @@ def _sequences(batch: Batch, answers: Answers, response_len: int, pad_token_id: 
 def _log_probs(batch: Batch, results: Mapping[int, GroupResult], response_len: int) -> NDArray[np.float32] | None:
     if batch.config.logprobs is None:
         return None
-    shape = (batch.num_groups * batch.config.num_return_sequences, response_len)
+    shape = (batch.num_groups * batch.config.completions_per_prompt, response_len)
     log_probs = np.zeros(shape, np.float32)
     for group, result in results.items():
         if result.logprobs is not None:
@@ -132,7 +139,7 @@ def _take_forced_out(response_mask: NDArray[np.bool_], batch: Batch, results: Ma
 def _scores(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.float32] | None:
     if all(result.scores is None for result in results.values()):
         return None
-    scores = np.full(batch.num_groups * batch.config.num_return_sequences, np.nan, np.float32)
+    scores = np.full(batch.num_groups * batch.config.completions_per_prompt, np.nan, np.float32)
     for group, result in results.items():
         if result.scores is not None:
             scores[rows_of(batch.config, group)] = result.scores.numpy()
@@ -145,6 +152,25 @@ def _flavour(batch: Batch, results: Mapping[int, GroupResult]) -> LogprobsFlavou
     return named.pop() if len(named) == 1 else batch.config.logprobs
 
 
+def _finish_reasons(batch: Batch, answers: Answers) -> tuple[FinishReason, ...]:
+    def of(answer: GroupResult | GroupError) -> tuple[FinishReason, ...]:
+        if isinstance(answer, GroupResult):
+            return answer.finish_reasons
+        reason: FinishReason = "cut" if answer.code == ErrorCode.NOT_NEEDED else "error"
+        return (reason,) * batch.config.completions_per_prompt
+
+    return _by_row(batch, {group: of(answer) for group, answer in answers.items()}, "error")
+
+
+def _sample_index(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[np.int64]:
+    """(R,), -1 where there is no completion."""
+    numbers = np.full(batch.num_groups * batch.config.completions_per_prompt, -1, np.int64)
+    for group, result in results.items():
+        if result.sample_index is not None:
+            numbers[rows_of(batch.config, group)] = result.sample_index.numpy()
+    return numbers
+
+
 def _by_row(batch: Batch, of_group: Mapping[int, tuple[T, ...]], failed: T) -> tuple[T, ...]:
-    n = batch.config.num_return_sequences
+    n = batch.config.completions_per_prompt
     return tuple(item for group in range(batch.num_groups) for item in of_group.get(group, (failed,) * n))

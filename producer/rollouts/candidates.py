@@ -33,7 +33,7 @@ def place(rows: NDArray[Any], values: Tensor, where: NDArray[np.bool_]) -> None:
 
 def rows_of(config: GenerationConfig, group: int) -> slice:
     """The rows of a prompt."""
-    n = config.num_return_sequences
+    n = config.completions_per_prompt
     return slice(group * n, group * n + n)
 
 
@@ -50,7 +50,7 @@ def candidates(batch: Batch, results: Results, response_len: int) -> dict[str, A
     def wide(values: Mapping[int, Tensor | None], dtype: type, *last: int) -> torch.Tensor:
         from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
 
-        array: NDArray[Any] = np.zeros((batch.num_groups * config.num_return_sequences, response_len, *last), dtype)
+        array: NDArray[Any] = np.zeros((batch.num_groups * config.completions_per_prompt, response_len, *last), dtype)
         for group, value in values.items():
             if value is not None:
                 where = results[group].response_mask.numpy() if values is forced else sampled(results[group])
@@ -70,7 +70,7 @@ def candidates(batch: Batch, results: Results, response_len: int) -> dict[str, A
 def _support(batch: Batch, results: Results, response_len: int) -> SamplingSupport:
     from torch import from_numpy  # noqa: PLC0415 - as above
 
-    lengths = np.zeros((batch.num_groups * batch.config.num_return_sequences, response_len), np.int64)
+    lengths = np.zeros((batch.num_groups * batch.config.completions_per_prompt, response_len), np.int64)
     parts = [np.zeros(0, np.int32)]
     for group, result in sorted(results.items()):
         if result.support_ids is not None and result.support_lengths is not None:

@@ -44,6 +44,11 @@ def cat_rollouts(kind: type[F], batches: Sequence[F]) -> F:
             for first, one in zip(firsts, batches, strict=False)
             for prompt, error in one.errors.items()
         },
+        cut_lengths={
+            first + prompt: lengths
+            for first, one in zip(firsts, batches, strict=False)
+            for prompt, lengths in one.cut_lengths.items()
+        },
         **_tuples(batches) | _tensors(batches, firsts, prompt_len),
     )
 
@@ -68,6 +73,7 @@ def _tensors(batches: Sequence[RolloutFields], firsts: Sequence[int], prompt_len
         "top_log_probs": _top_log_probs(batches),
         "scores": _filled(batches, "scores", math.nan),
         "forced_mask": _filled(batches, "forced_mask", 0),
+        "sample_index": _filled(batches, "sample_index", -1),
         "support": _support(batches),
     }
 

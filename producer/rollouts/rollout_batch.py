@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rollstream.schemas import ErrorCode
+
 from ..errors import ArgumentError
 from . import roll_and_verl_layouts as layouts
 from .cat_rollouts import cat_rollouts
 from .rollout_fields import RolloutFields
 from .rollout_file import read_rollouts, save_rollouts
+from .selection import Selection
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +31,11 @@ class Decoder(Protocol):
 class RolloutBatch(RolloutFields):
     """B prompts with n completions each: R = B * n rows, the n of a prompt adjacent, as vLLM's `generate` orders them.
 
+    With `first_k` a prompt has k rows, in the order of its samples, and `sample_index` says which these are.
+
     P = `prompt_len`, L = `response_len`. A row is a left-padded prompt of P columns, then a right-padded response of
     L columns. A group that failed keeps its n rows: its prompt if the worker could read it, an empty response, finish
-    reason `error`, and its `GroupError` in `errors`.
+    reason `error`, and its `GroupError` in `errors`. So does a group that was cut, with the finish reason `cut`.
     """
 
     @property
@@ -49,6 +54,18 @@ class RolloutBatch(RolloutFields):
         """R responses without padding: what was sampled, with stop ids and what was put there."""
         rows = zip(self.response_ids.tolist(), self.response_lengths.tolist(), strict=True)
         return [row[:length] for row, length in rows]
+
+    @property
+    def selection(self) -> Selection | None:
+        """How the lengths of what was kept and what was cut differ; None if nothing was cut.
+
+        It is of the rows and prompts that are here: `select` and an index take theirs with them, `cat` adds up.
+        """
+        failed = set(self.errors)
+        numbers = zip(self.group_index.tolist(), self.response_lengths.tolist(), strict=True)
+        kept = [length for prompt, length in numbers if prompt not in failed]
+        cut = [length for lengths in self.cut_lengths.values() for length in lengths]
+        return Selection.of(kept, cut, sum(error.code == ErrorCode.NOT_NEEDED for error in self.errors.values()))
 
     def decode(self, tokenizer: Decoder, *, skip_special_tokens: bool = True) -> list[str]:
         """The text of each response, by a tokenizer of transformers or of tokenizers; empty for a failed row.
@@ -92,5 +109,7 @@ class RolloutBatch(RolloutFields):
     def __repr__(self) -> str:
         each = f" x {self.num_return_sequences}" if self.num_rows == len(self) * self.num_return_sequences else ""
         size = f"{self.num_rows} rows ({len(self)} prompts{each})"
-        failed = f", {len(self.errors)} failed" if self.errors else ""
+        cut = sum(error.code == ErrorCode.NOT_NEEDED for error in self.errors.values())
+        failed = f", {len(self.errors) - cut} failed" if len(self.errors) > cut else ""
+        failed += f", {cut} cut" if cut else ""
         return f"<RolloutBatch {self.batch_id}: {size}, {self.prompt_len} + {self.response_len} columns{failed}>"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rollstream.schemas import GroupError
@@ -51,7 +52,7 @@ class RolloutFields(RowBatch):
     scores: torch.Tensor | None
     """float32 (R,), beam search only; NaN in failed rows"""
     finish_reasons: tuple[FinishReason, ...]
-    """R of `stop`, `length`, `repetition`, `cut`, `abort`, `error`"""
+    """R of `stop`, `length`, `repetition`, `cut` (its group was not needed), `abort`, `error`"""
     stop_reasons: tuple[int | str | None, ...]
     """R stop ids or stop strings; None if cut by length or failed"""
     texts: tuple[str | None, ...]
@@ -61,9 +62,10 @@ class RolloutFields(RowBatch):
     spans_exact: bool
     """False if an engine could not tell which version sampled which token."""
     errors: dict[int, GroupError]
-    """Failed groups by their number."""
+    """Failed groups, and groups that were cut, by their number."""
     num_return_sequences: int
-    """n: rows of each prompt; where `select` or `cat` left prompts with different numbers of rows, the most"""
+    """Rows of each prompt: n, or the k of `first_k`. The most, where `select` or `cat` left prompts with different
+    numbers of rows."""
     pad_token_id: int
     top_token_ids: torch.Tensor | None = None
     """int64 (R, L, K): the K = `top_logprobs` likeliest ids at each column, the likeliest first; 0 where nothing was
@@ -79,6 +81,12 @@ class RolloutFields(RowBatch):
     forced_mask: torch.Tensor | None = None
     """int64 (R, L), 1 where a token was put there and not sampled; None: nowhere"""
 
+    sample_index: torch.Tensor | None = None
+    """int64 (R,): which of its prompt's samples each row is; -1 where that is not known, as in failed rows. None unless
+    `first_k` was asked for."""
+    cut_lengths: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """By the number of the prompt: lengths of its samples that `first_k` cut, when they were cut."""
+
     row_tuples: ClassVar[tuple[str, ...]] = ROW_TUPLES
 
     @property
@@ -90,4 +98,5 @@ class RolloutFields(RowBatch):
         """See `RowBatch`."""
         errors = {number: self.errors[prompt] for number, prompt in enumerate(prompts) if prompt in self.errors}
         most = int(numbers.bincount().max()) if prompts else self.num_return_sequences
-        return {"group_index": numbers, "errors": errors, "num_return_sequences": most}
+        cut = {number: self.cut_lengths[prompt] for number, prompt in enumerate(prompts) if prompt in self.cut_lengths}
+        return {"group_index": numbers, "errors": errors, "num_return_sequences": most, "cut_lengths": cut}

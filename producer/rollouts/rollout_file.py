@@ -31,6 +31,7 @@ FORMS = {
     "top_log_probs": Form("float32", "RLK", needed=False),
     "label_log_probs": Form("float32", "RLM", needed=False),
     "forced_mask": Form("int64", "RL", needed=False),
+    "sample_index": Form("int64", "R", needed=False),
     "support_lengths": Form("int64", "RL", needed=False),
     "support_ids": Form("int32", "T", needed=False),
 }
@@ -49,6 +50,8 @@ class _Rest(Rest):
     num_return_sequences: Count
     pad_token_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     label_token_ids: tuple[Index, ...]
+    cut_lengths: tuple[tuple[Index, tuple[Index, ...]], ...] = ()
+    """By the number of the prompt."""
 
 
 def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
@@ -56,8 +59,9 @@ def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
     tensors = {name: getattr(rollouts, name, None) for name in FORMS}
     if rollouts.support is not None:
         tensors |= {"support_lengths": rollouts.support.lengths, "support_ids": rollouts.support.ids}
-    rest = {name: getattr(rollouts, name) for name in _Rest.model_fields if name != "errors"}
-    text = _Rest(**rest, errors=saved_errors(rollouts.errors)).model_dump_json()
+    rest = {name: getattr(rollouts, name) for name in _Rest.model_fields if name not in ("errors", "cut_lengths")}
+    cut = tuple((prompt, tuple(lengths)) for prompt, lengths in rollouts.cut_lengths.items())
+    text = _Rest(**rest, errors=saved_errors(rollouts.errors), cut_lengths=cut).model_dump_json()
     write_tensors(path, KIND, {name: tensor for name, tensor in tensors.items() if tensor is not None}, text)
 
 
@@ -77,7 +81,9 @@ def read_rollouts(path: Path) -> dict[str, Any]:
     support = None if lengths is None or ids is None else SamplingSupport(ids=ids, lengths=lengths)
     absent = dict.fromkeys(name for name in ("old_log_probs", "scores") if name not in tensors)
     given = {name: getattr(rest, name) for name in _Rest.model_fields}
-    return {**given, **absent, **tensors, "errors": errors, "support": support}
+    return {
+        **given, **absent, **tensors, "errors": errors, "support": support, "cut_lengths": dict(rest.cut_lengths)
+    }  # fmt: skip
 
 
 def _unfit_numbers(rest: _Rest, sizes: dict[str, int], errors: dict[int, GroupError]) -> str | None:
@@ -89,7 +95,10 @@ def _unfit_numbers(rest: _Rest, sizes: dict[str, int], errors: dict[int, GroupEr
             return f"{name}: {len(getattr(rest, name))} of {rows} rows"
     if sizes.get("M", len(rest.label_token_ids)) != len(rest.label_token_ids):
         return f"label_log_probs: of {sizes['M']} ids, and label_token_ids has {len(rest.label_token_ids)}"
-    return f"errors: of prompt {max(errors)} among {rows} rows" if max(errors, default=-1) >= rows else None
+    for name, prompts in (("errors", list(errors)), ("cut_lengths", [prompt for prompt, _ in rest.cut_lengths])):
+        if max(prompts, default=-1) >= rows:
+            return f"{name}: of prompt {max(prompts)} among {rows} rows"
+    return None
 
 
 def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
@@ -100,7 +109,8 @@ def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
         "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_ids": 2**31 - 1,
         "support_lengths": MAX_CANDIDATES + MAX_SUPPORT_TIES,
     }  # fmt: skip
-    if problem := unfit_bounds(tensors, {name: (0, most) for name, most in bounds.items()}):
+    least = {name: (0, most) for name, most in bounds.items()}
+    if problem := unfit_bounds(tensors, {**least, "sample_index": (-1, 2**31 - 1)}):
         return problem
     numbers = tensors["group_index"]
     steps = numbers.diff()

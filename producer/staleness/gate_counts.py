@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True)
 class GateCounts:
-    """What has become of the samples. Each counts once: `submitted` = consumed + failed + returned + outstanding.
+    """What has become of the samples. Each counts once: `submitted` is the sum of consumed, failed, cut, returned
+    and outstanding ones.
 
     `StalenessGate` alone changes it, together with what it counts: at an admission, a consumed batch, a returned
     one, or a caller that was cancelled.
@@ -22,6 +23,8 @@ class GateCounts:
     consumed: int = 0
     failed: int = 0
     """Samples of failed groups in a consumed batch; no others may be submitted in their place."""
+    cut: int = 0
+    """Samples of groups that were cut, in a consumed batch; none are submitted in their place either."""
     returned: int = 0
     """Cancelled or dropped by the trainer; as many others may be submitted in their place."""
     late: int = 0

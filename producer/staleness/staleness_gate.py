@@ -39,7 +39,7 @@ class StalenessGate:
     are submitted and not consumed; default (k + 1) * B. `version` is the policy's first version: a restarted trainer
     passes the one that it restored.
 
-        version = await gate.admit(prompts * n)
+        version = await gate.admit(prompts * n)      # with `first_k`: prompts * k
         handle = await client.submit(prompts, None, config, min_policy_version=version)
         ...                                  # the oldest first:
         rollouts = await handle.result()
@@ -135,14 +135,16 @@ class StalenessGate:
         """Count a whole batch, admitted at version `admitted`, as used: call it when a step trains on the batch.
 
         Completions are counted as `consumed`, by the versions that sampled them; the rows of failed groups as
-        `failed`. No others may be submitted for failed rows: a trainer that takes one batch a version, however much of
-        it failed, would get more batches than it can take in time. Raises `NotOutstandingError`; then nothing changed.
+        `failed`, those of groups that were cut as `cut`. No others may be submitted for these: a trainer that takes one
+        batch a version, however much of it failed, would get more batches than it can take in time. With `first_k`
+        admit B * k samples, the rows that come back. Raises `NotOutstandingError`; then nothing changed.
         """
-        rows = zip(rollouts.finish_reasons, rollouts.version_spans, strict=True)
-        versions = [min((version for version, _ in spans), default=admitted) for why, spans in rows if why != "error"]
+        rows = list(zip(rollouts.finish_reasons, rollouts.version_spans, strict=True))
+        ended = [spans for why, spans in rows if why not in ("error", "cut")]
         self._take(rollouts.num_rows, admitted)
-        self.counts.failed += rollouts.num_rows - len(versions)
-        self._consume(Counter(versions))
+        self.counts.failed += sum(why == "error" for why, _ in rows)
+        self.counts.cut += sum(why == "cut" for why, _ in rows)
+        self._consume(Counter(min((version for version, _ in spans), default=admitted) for spans in ended))
 
     def consumed(self, samples: int, admitted: int, versions: Sequence[int] | None = None) -> None:
         """Count `samples`, admitted at version `admitted`, as trained on; for trainers that use parts of batches.

@@ -98,6 +98,9 @@ def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:
         raise ConfigError("do_sample", "ROLL's vLLM strategy samples in any case: set temperature to 0 instead", False)
     if "stop_token_ids" in values:
         raise ConfigError("stop_token_ids", "ROLL names stop ids eos_token_id", given["stop_token_ids"])
+    if values.get("first_k") is not None:
+        problem = "ROLL takes num_return_sequences rows of each prompt: leave it out, or sample with the client"
+        raise ConfigError("first_k", problem, values["first_k"])
     values["stop_token_ids"] = values.pop("eos_token_id")
     values["stop_strings"] = values["stop_strings"] or ()
     values.setdefault("include_stop_str_in_output", True)

@@ -1,0 +1,86 @@
+"""How completions that were kept and samples that were cut differ in length: whoever ends first is mostly short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths of some completions, in tokens."""
+
+    count: int
+    least: int
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    most: int
+    mean: float
+
+    @classmethod
+    def of(cls, lengths: Sequence[int] | NDArray[np.int64]) -> Self | None:
+        """None for no lengths."""
+        if not len(lengths):
+            return None
+        least, lower, median, upper, most = np.percentile(lengths, [0, 25, 50, 75, 100]).tolist()
+        return cls(
+            count=len(lengths),
+            least=int(least),
+            lower_quartile=lower,
+            median=median,
+            upper_quartile=upper,
+            most=int(most),
+            mean=float(np.mean(lengths)),
+        )
+
+    def __str__(self) -> str:
+        between = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        return f"{self.count} of {between} tokens, {self.mean:.1f} on average and {self.median:g} in the median"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What was kept of a batch and what was cut, because enough had ended. `print` shows it as one line.
+
+    A sample that was cut would have become longer than its length here, so the difference is at least this large.
+    """
+
+    kept: Lengths | None
+    """Of the completions that are in the batch; None if there are none."""
+    cut: Lengths | None
+    """Of the samples that `first_k` cut, when they were cut; None if there are none."""
+    cut_groups: int
+    """Prompts that were cut as a whole; how long their samples had become is not known."""
+    shorter: float | None
+    """Share of the kept, 0 to 1, that are shorter than the median of those that were cut; None unless there are both.
+
+    0.5 would be no preference.
+    """
+
+    @classmethod
+    def of(cls, kept: Sequence[int], cut: Sequence[int], cut_groups: int) -> Self | None:
+        """The report for these lengths; None if nothing was cut."""
+        if not cut and not cut_groups:
+            return None
+        both = bool(kept) and bool(cut)
+        return cls(
+            kept=Lengths.of(kept),
+            cut=Lengths.of(cut),
+            cut_groups=cut_groups,
+            shorter=float(np.mean(np.asarray(kept) < np.median(cut))) if both else None,
+        )
+
+    def __str__(self) -> str:
+        told = [f"kept {self.kept or 'no completions'}"]
+        if self.cut is not None:
+            told.append(f"cut {self.cut}")
+        if self.cut_groups:
+            told.append(f"cut {self.cut_groups} {'group' if self.cut_groups == 1 else 'groups'} of unknown lengths")
+        if self.shorter is not None:
+            told.append(f"{self.shorter:.0%} of the kept are shorter than the median of the cut")
+        return "; ".join(told)

@@ -1,0 +1,47 @@
+"""A trainer's own small values, such as its cursor, as bytes and back. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from rollstream.schemas.plain_values import plain
+from rollstream.schemas.wire.limits import LimitExceeded, check
+
+
+class NotPlainError(ValueError):
+    """Raised for a value that cannot be kept, or bytes that nobody has kept."""
+
+
+def packed(value: object, most: int) -> bytes:
+    """`value` as msgpack, if it comes back as it is: None, booleans, numbers, texts, bytes, lists and dicts of them.
+
+    Tuples come back as lists. Raises `NotPlainError`.
+    """
+    try:
+        data: bytes = msgpack.packb(plain(value), use_bin_type=True, default=_scalar)
+        check(data)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        problem = f"{error}: give None, booleans, numbers, texts, bytes, and lists and dicts of them"
+        raise NotPlainError(problem) from None
+    if len(data) > most:
+        raise NotPlainError(f"{len(data)} bytes, at most {most} are kept: keep it in a file, and name the file here")
+    return data
+
+
+def unpacked(data: bytes) -> Any:
+    """The value again. Raises `NotPlainError`."""
+    try:
+        check(data)
+        return msgpack.unpackb(data, strict_map_key=False)
+    except (LimitExceeded, ValueError, TypeError) as error:
+        raise NotPlainError(f"is no value that a trainer saved: {error}") from None
+
+
+def _scalar(value: object) -> object:
+    """A number of numpy or torch inside of a dict. Raises `TypeError`."""
+    found = plain(value)
+    if found is value:
+        raise TypeError(f"some {type(value).__name__}")
+    return found

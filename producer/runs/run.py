@@ -1,0 +1,295 @@
+"""A trainer's run: submit, consume, move the cursor, publish, while no other trainer has taken it."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn, Self, Unpack
+
+from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
+from rollstream.schemas.keys import check_run
+from rollstream.schemas.runs import MAX_CURSOR_BYTES, MAX_NOTE_BYTES, RunField
+from rollstream.schemas.times import RUN_RETENTION_S
+
+from ..batches.handle import BatchHandle
+from ..batches.prompts import Rows
+from ..batches.submit_options import JobOptions, SubmitOptions
+from ..batches.submit_prompts import making
+from ..calls.arguments import check_config
+from ..calls.options import check_names, spelled_out
+from ..errors import ProducerError, client_stays
+from ..order.prompt_lengths import PromptLengths
+from ..policies.activation import activate
+from ..policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
+from ..redis_io.connection import Connection
+from ..rollouts.rollout_batch import RolloutBatch
+from ..run_errors import CursorError, RunNotOpenError
+from ..staleness.staleness_gate import StalenessGate
+from ..weights.publish import publish
+from ..weights.publisher import WeightsPublisher
+from .arguments import KEEP, Named, id_of, retention
+from .book import Entry, RunCounts
+from .opening import take
+from .options import RUN_SUBMIT_DEFAULTS, NotedOptions, RunSubmitOptions
+from .outstanding import OutstandingBatch, not_queued
+from .plain import NotPlainError, packed, unpacked
+from .submit import submit_through, terms_of
+from .writer import RunWriter
+
+
+class Run:
+    """One trainer's run, from `AsyncClient.run`. Use as `async with client.run("exp-42") as run`.
+
+    Redis keeps what the run has outstanding, what it has consumed and a small cursor of the trainer's own. A trainer
+    that was killed opens the run again and finds them. Opening takes the run: the trainer that had it, if it is still
+    there, gets a `RunTakenError` at its next `submit`, `consumed`, `dropped`, `save_cursor`, `publish_policy` or
+    `activate` through the run, which then writes nothing. Results of batches that are not consumed do not expire, until
+    the run's retention after their last answer. All calls raise `RunTakenError`, `RunLostError` (Redis has the run no
+    more), `RunNotOpenError` and `RedisUnavailableError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        keys: Keys,
+        weights: WeightsPublisher | None,
+        name: str,
+        retention_s: object = RUN_RETENTION_S,
+        lengths: PromptLengths | None = None,
+    ) -> None:
+        self.name = check_run(name)
+        """The run's name."""
+        self._keys = keys
+        self._connection = connection
+        self._weights = weights
+        self._lengths = lengths
+        self._kept_for = retention(retention_s)
+        self._writer: RunWriter | None = None
+        self._why_not = "is not open yet"
+        self._gate: StalenessGate | None = None
+        self._state: Any = None
+        self._staged: Any = KEEP
+
+    @property
+    def epoch(self) -> int:
+        """How often the run was opened, this time included."""
+        return self._open.held.fence.epoch
+
+    @property
+    def cursor(self) -> Any:
+        """The trainer's own data, as it was saved last; None before the first time. Each read gives a fresh copy.
+
+        A value that is assigned is saved with the next batch that is consumed or dropped, or when the run is closed.
+        """
+        if self._staged is not KEEP:
+            return copy.deepcopy(self._staged)
+        cursor = self._open.cursor
+        return None if cursor is None else unpacked(cursor)
+
+    @cursor.setter
+    def cursor(self, value: object) -> None:
+        self._packed("cursor", value, MAX_CURSOR_BYTES)
+        self._staged = copy.deepcopy(value)
+
+    @property
+    def cursor_version(self) -> int:
+        """How often the cursor was moved."""
+        return self._open.cursor_version
+
+    @property
+    def counts(self) -> RunCounts:
+        """How many batches there are."""
+        return self._open.book.counts
+
+    @property
+    def outstanding(self) -> tuple[OutstandingBatch[BatchHandle], ...]:
+        """All batches that were submitted and are not consumed, in the order of submission.
+
+        After a restart these are the ones to read first. One that `is_queued` has a `handle`; another was never queued,
+        or only in part: submit the same prompts again with its `batch_id`, or drop it.
+        """
+        return tuple(self._shown(one) for one in self._open.book.in_order)
+
+    @spelled_out(RunSubmitOptions, RUN_SUBMIT_DEFAULTS, JobOptions, SubmitOptions, NotedOptions)
+    async def submit(
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        config: GenerationConfig | None = None,
+        **options: Unpack[RunSubmitOptions],
+    ) -> BatchHandle:
+        """`AsyncClient.submit` through the run: the batch is outstanding until `consumed` or `dropped`.
+
+        Without a `batch_id` it is named after the run, with a number. A submit that is repeated after a crash is the
+        same batch: by its `batch_id`, or without one by its content, if the trainer before has left a batch of the same
+        content outstanding and nobody has asked for its handle. Raises what `AsyncClient.submit` raises, `CursorError`
+        for a `note` that cannot be kept, and `BatchConsumedError` for a batch that the run has consumed.
+        """
+        check_names(options, RUN_SUBMIT_DEFAULTS)
+        chosen: RunSubmitOptions = {**RUN_SUBMIT_DEFAULTS, **options}
+        writer = self._open
+        config = check_config(config, attention_mask)
+        note = b"" if chosen["note"] is None else self._packed("note", chosen["note"], MAX_NOTE_BYTES)
+        terms, admitted = terms_of(chosen)
+        make = making(input_ids, attention_mask, config, terms, self._lengths)
+        return await submit_through(
+            self._connection,
+            self._keys,
+            writer,
+            make,
+            config,
+            batch_id=terms["batch_id"],
+            admitted=admitted,
+            note=note,
+            lengths=self._lengths,
+        )
+
+    async def consumed(self, batch: Named, cursor: Any = KEEP) -> None:
+        """The trainer has trained on this batch, and its cursor moves with that: both are written, or neither.
+
+        `batch`: its handle, its rollouts, or an entry of `outstanding`. A gate from `gate` counts it too, so give it
+        the rollouts. `cursor`: None, booleans, numbers, texts, bytes, and lists and dicts of them, 64 KiB at most.
+        From now on the results expire as usual. Raises `BatchConsumedError` for a batch that was consumed before,
+        `BatchNotOutstandingError` for one that this run has not submitted, `CursorError`.
+        """
+        await self._settle(batch, RunField.CONSUMED, cursor)
+
+    async def dropped(self, batch: Named, cursor: Any = KEEP) -> None:
+        """The trainer will not train on this batch: a cancelled one, or one that was never queued. See `consumed`.
+
+        A gate from `gate` lets others in in its place.
+        """
+        await self._settle(batch, RunField.DROPPED, cursor)
+
+    async def save_cursor(self, cursor: Any) -> None:
+        """Move the cursor alone. Raises `CursorError`."""
+        data = self._packed("cursor", cursor, MAX_CURSOR_BYTES)
+        await self._open.save(data, self._gate_state)
+        self._staged = KEEP
+
+    def gate(
+        self, *, batch_samples: int, max_staleness: int, max_outstanding: int | None = None, version: int = 0
+    ) -> StalenessGate:
+        """A `StalenessGate` that goes on where that of the trainer before was: call it once after opening.
+
+        `version`: the policy version that the trainer has now. Outstanding batches that were submitted with `admitted`
+        are outstanding in it; do not admit them again. The run saves it whenever a batch is consumed or dropped, and
+        counts there, so call neither `count` nor `consumed` of the gate yourself. Raises `GateArgumentError`.
+        """
+        gate = StalenessGate(
+            batch_samples=batch_samples,
+            max_staleness=max_staleness,
+            max_outstanding=max_outstanding,
+            version=version,
+        )
+        gate.restore(self._state.gate if self._gate is None else self._gate.state, self._open.book.admitted)
+        self._gate = gate
+        return gate
+
+    @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
+    async def publish_policy(self, version: int, **options: Unpack[PublishOptions]) -> PolicyVersion:
+        """`AsyncClient.publish_policy`, if the run is still this trainer's when the version is announced."""
+        writer = self._open
+        check_names(options, PUBLISH_DEFAULTS)
+        await writer.save(None, None)  # a trainer that has lost the run need not send its weights first
+        return await publish(self._connection, self._keys, self._weights, version, options, writer.held.fence)
+
+    async def activate(self, version: int, by: str | None = None) -> None:
+        """`AsyncClient.activate`, if the run is still this trainer's."""
+        store = None if self._weights is None else self._weights.store
+        await activate(self._connection, self._keys, version, by, store, self._open.held.fence)
+
+    async def open(self) -> None:
+        """Take the run; what `async with` does. Raises `UnreadableRunError` for what no trainer has written."""
+        if self._writer is not None:
+            raise RunNotOpenError(self.name, self._keys.policy, "is open already, and opened once")
+        held, state, book = await take(self._connection, self._keys, self.name, self._kept_for)
+        self._state = state
+        self._writer = RunWriter(
+            connection=self._connection,
+            held=held,
+            book=book,
+            cursor=state.cursor,
+            cursor_version=state.cursor_version,
+        )
+
+    async def close(self) -> None:
+        """Let the run go, and save a cursor that was assigned; what the end of `async with` does."""
+        writer, self._writer, self._why_not = self._open, None, "is closed"
+        staged = None if self._staged is KEEP else self._packed("cursor", self._staged, MAX_CURSOR_BYTES)
+        await writer.save(staged, self._gate_state, close=True)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_more: object) -> None:
+        if kind is None:
+            await self.close()
+            return
+        self._staged = KEEP  # what was not finished is not saved
+        with suppress(ProducerError):
+            await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(client_stays(type(self).__name__))
+
+    @property
+    def _open(self) -> RunWriter:
+        if self._writer is None:
+            raise RunNotOpenError(self.name, self._keys.policy, self._why_not)
+        return self._writer
+
+    @property
+    def _gate_state(self) -> Any:
+        return None if self._gate is None else self._gate.state
+
+    async def _settle(self, batch: Named, how: RunField, cursor: Any) -> None:
+        writer, batch_id = self._open, id_of(batch)
+        chosen = self._staged if cursor is KEEP else cursor
+        data = None if chosen is KEEP else self._packed("cursor", chosen, MAX_CURSOR_BYTES)
+        entry = writer.book.entries.get(batch_id)
+        if entry is not None:
+            self._count(entry, batch, how)
+        await writer.settle(batch_id, how, data, self._gate_state)
+        self._staged = KEEP
+
+    def _count(self, entry: Entry, batch: Named, how: RunField) -> None:
+        """Let the gate count the batch, once, also if writing it has to be repeated."""
+        admitted, samples = entry.intent.admitted, entry.intent.samples
+        if self._gate is None or admitted is None or entry.is_counted:
+            return
+        if how is RunField.DROPPED:
+            self._gate.returned(samples, admitted)
+        elif isinstance(batch, RolloutBatch):
+            self._gate.count(batch, admitted)
+        else:
+            self._gate.consumed(samples, admitted)
+        entry.is_counted = True
+
+    def _shown(self, entry: Entry) -> OutstandingBatch[BatchHandle]:
+        intent = entry.intent
+        return OutstandingBatch(
+            batch_id=intent.batch_id,
+            number=intent.number,
+            note=unpacked(intent.note) if intent.note else None,
+            admitted=intent.admitted,
+            samples=intent.samples,
+            missing=entry.missing,
+            take=partial(_taken, entry)
+            if entry.handle is not None
+            else not_queued(self.name, self._keys.policy, intent.batch_id, entry.missing),
+        )
+
+    def _packed(self, what: str, value: object, most: int) -> bytes:
+        try:
+            return packed(value, most)
+        except NotPlainError as error:
+            raise CursorError(self.name, self._keys.policy, what, str(error)) from None
+
+
+def _taken(entry: Entry) -> Any:
+    entry.is_left = False
+    return entry.handle

@@ -1,0 +1,152 @@
+"""Typed calls of a run's scripts. Those that write for a trainer say who has the run if it is not this trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from redis.asyncio import Redis
+
+from rollstream.schemas import Keys, encode
+from rollstream.schemas.runs import RunFence, RunField, Taken
+from rollstream.schemas.times import LONGEST_RUN_RETENTION_S, RESULT_TTL_S
+from rollstream.schemas.wire.run_state import RunState
+from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.transport.redis.confirmed import confirmed
+from rollstream.transport.redis.scripts import Call, Script, Word, load
+
+from ..run_errors import not_held
+
+_TOUCH = load(__package__, "touch.lua").text
+
+
+def _load(name: str) -> Script:
+    script = load(__package__, name, with_run_fence=True)
+    return replace(script, text=_TOUCH + script.text)
+
+
+OPEN = _load("open.lua")
+INTEND = _load("intend.lua")
+WITHDRAW = _load("withdraw.lua")
+SETTLE_BATCH = _load("settle_batch.lua")
+SAVE = _load("save.lua")
+HOLD = load(__package__, "hold.lua")
+RELEASE = load(__package__, "release.lua")
+FORGET = load(__package__, "forget.lua")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An opening that has the run, and what each of its writes needs."""
+
+    keys: Keys
+    fence: RunFence
+    kept_for: int
+    """Seconds."""
+    wait: int
+    """How many replicas are waited for."""
+
+    def call_of(self, script: Script, args: Sequence[Word]) -> Call:
+        """The call of a script that writes for this opening."""
+        names = self.keys.run(self.fence.name), self.keys.runs()
+        return script(names, [self.fence.name, self.kept_for, self.fence.token, *args])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a write leaves in the run beside its own; None and empty: as it is."""
+
+    cursor: bytes | None = None
+    cursor_version: int = 0
+    gate: GateState | None = None
+    released: Sequence[str] = ()
+    """Batches whose results have their usual time to live again."""
+
+    @property
+    def words(self) -> list[Word]:
+        """As the scripts take the first three."""
+        version: Word = "" if self.cursor is None else self.cursor_version
+        return [version, self.cursor or b"", b"" if self.gate is None else encode(self.gate)]
+
+    @property
+    def released_words(self) -> list[Word]:
+        """As the scripts take the last."""
+        return [RunField.settled(batch_id) for batch_id in self.released]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run that was just opened."""
+
+    holder: str
+    """The trainer that had it and had not closed it; empty if none had."""
+    state: RunState
+
+
+async def open_run(redis: Redis, held: Held, *, holder: str, stem: str) -> Opened:
+    """See `open.lua`. Raises `RedisError`, `UnconfirmedError`."""
+    reply = await confirmed(redis, held.call_of(OPEN, [holder, stem, LONGEST_RUN_RETENTION_S]), held.wait)
+    before, flat = reply
+    told = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Opened(holder=before[0].decode("utf-8", "backslashreplace"), state=RunState.of(told))
+
+
+async def intend(redis: Redis, held: Held, intent: Intent) -> tuple[Literal["intended", "again", "settled"], bytes]:
+    """See `intend.lua`: the outcome, and the intent that is there now.
+
+    Raises `RunTakenError`, `RunLostError`, `RedisError`.
+    """
+    names = RunField.outstanding(intent.batch_id), RunField.settled(intent.batch_id)
+    reply = await confirmed(redis, held.call_of(INTEND, [*names, encode(intent), intent.number]), held.wait)
+    _check_held(held, reply)
+    return reply[0].decode(), reply[1]
+
+
+async def withdraw(redis: Redis, held: Held, intent: Intent) -> None:
+    """See `withdraw.lua`. Raises `RunTakenError`, `RunLostError`, `RedisError`."""
+    args = RunField.outstanding(intent.batch_id), encode(intent)
+    _check_held(held, await confirmed(redis, held.call_of(WITHDRAW, args), held.wait))
+
+
+async def settle_batch(
+    redis: Redis, held: Held, batch_id: str, *, call: str, how: RunField, saved: Saved
+) -> Literal["settled", "before", "unknown"]:
+    """See `settle_batch.lua`; `how`: the field that counts it. Raises `RunTakenError`, `RunLostError`, `RedisError`."""
+    names = RunField.outstanding(batch_id), RunField.settled(batch_id)
+    args = [*names, call, how, *saved.words, *saved.released_words]
+    reply = await confirmed(redis, held.call_of(SETTLE_BATCH, args), held.wait)
+    _check_held(held, reply)
+    settled: Literal["settled", "before", "unknown"] = reply[0].decode()
+    return settled
+
+
+async def save(redis: Redis, held: Held, saved: Saved, *, close: bool = False) -> None:
+    """See `save.lua`. Raises `RunTakenError`, `RunLostError`, `RedisError`."""
+    args = [*saved.words, "1" if close else "", *saved.released_words]
+    _check_held(held, await confirmed(redis, held.call_of(SAVE, args), held.wait))
+
+
+async def hold(redis: Redis, keys: Keys, batch_id: str, digest: str, kept_for: int) -> list[bytes | None]:
+    """See `hold.lua`: what the ledger says. Raises `RedisError`."""
+    reply: list[bytes | None] = await HOLD([keys.ledger(batch_id), keys.results(batch_id)], [digest, kept_for]).to(
+        redis
+    )
+    return reply
+
+
+async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> bool:
+    """See `release.lua`; `consumer`: the run, or empty. Raises `RedisError`."""
+    names = keys.ledger(batch_id), keys.results(batch_id)
+    return bool(await RELEASE(names, [consumer, RESULT_TTL_S]).to(redis))
+
+
+async def forget(redis: Redis, keys: Keys, name: str, token: str) -> bool:
+    """See `forget.lua`. Raises `RedisError`."""
+    return bool(await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis))
+
+
+def _check_held(held: Held, reply: object) -> None:
+    """Raises `RunTakenError`, `RunLostError`."""
+    if (taken := Taken.of(reply)) is not None:
+        raise not_held(held.keys.policy, held.fence, taken)

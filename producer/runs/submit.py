@@ -1,0 +1,74 @@
+"""A batch that is submitted through a run: first the intent, then the jobs, each of which may be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rollstream.schemas import GenerationConfig, Keys
+from rollstream.schemas.keys import check_name
+
+from ..batches.handle import BatchHandle
+from ..batches.submission import Submission
+from ..batches.submit_options import SubmitOptions
+from ..batches.submit_prompts import Making, submit_prompts
+from ..errors import BatchCancelledError, BatchConflictError
+from ..order.prompt_lengths import PromptLengths
+from ..queue_errors import TooLargeForRedisError
+from ..redis_io.connection import Connection
+from ..run_errors import BatchConsumedError
+from .arguments import admitted_at
+from .options import RunSubmitOptions, client_part
+from .writer import RunWriter, withdrawn_quietly
+
+_REFUSALS = (BatchConflictError, BatchCancelledError, BatchConsumedError, TooLargeForRedisError)
+"""Redis' answers after which a batch will not be queued."""
+
+
+def terms_of(options: RunSubmitOptions) -> tuple[SubmitOptions, int | None]:
+    """What a client's submit would be given, and the version of the admission. Raises `ArgumentError`."""
+    admitted, terms = admitted_at(options["admitted"]), client_part(options)
+    if terms["min_policy_version"] is None and admitted:
+        terms["min_policy_version"] = admitted
+    return terms, admitted
+
+
+async def submit_through(  # noqa: PLR0913 - one caller, which names each
+    connection: Connection,
+    keys: Keys,
+    writer: RunWriter,
+    make: Making,
+    config: GenerationConfig,
+    *,
+    batch_id: str | None,
+    admitted: int | None,
+    note: bytes,
+    lengths: PromptLengths | None,
+) -> BatchHandle:
+    """See `Run.submit`; `make` makes the submission."""
+    book, name = writer.book, writer.held.fence.name
+    if batch_id is None:
+        chosen, place = book.name(lambda: make(name).digest)
+    else:
+        chosen, place = check_name("batch_id", batch_id), book.number_of(batch_id)
+    was_there = chosen in book.entries
+
+    def marked(as_named: str) -> Submission:
+        return replace(make(as_named), run=name, keep_s=writer.held.kept_for)
+
+    async def intend(submission: Submission) -> None:
+        await writer.intend(submission, place, admitted=admitted, note=note)
+
+    try:
+        handle = await submit_prompts(connection, keys, marked, config, chosen, intend, lengths)
+    except BaseException as error:
+        entry = book.entries.get(chosen)
+        if entry is not None and not was_there and isinstance(error, _REFUSALS):
+            await withdrawn_quietly(writer, entry)
+        elif entry is not None and entry.handle is None:
+            entry.is_left = True  # the same content submitted again is this batch
+        raise
+    entry = book.entries[chosen]
+    if was_there or batch_id is not None:
+        await writer.keep(entry, handle)
+    entry.handle, entry.missing = handle, ""
+    return handle

@@ -15,7 +15,7 @@ from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.engines.vllm.inside.weight_reload import _as_in_its_checkpoint
 from rollstream.worker.errors import EngineDiedError
-from tests.support.engine.engine_requests import PROMPT, generate, settings
+from tests.support.engine.engine_requests import PROMPT, generate, request, settings, until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -47,14 +47,18 @@ async def test_defect_1_past_the_gate_it_is_an_engine_death_and_no_hang(doomed: 
     assert bad.exception() is not None
 
 
-async def test_defect_10_every_call_ends_when_the_engine_is_killed(
+async def test_defect_10_every_call_ends_when_the_engine_is_killed_and_what_had_arrived_stays(
     doomed: VllmEngine, adapter_dir: Path, tiny_model: Path
 ) -> None:
     adapter = AdapterFolder(root=adapter_dir, max_rank=16, model=tiny_model).find("math@1")
+    asked = request(doomed, max_new_tokens=900, num_return_sequences=4, ignore_eos=True, seed=3)
+    running = asyncio.create_task(doomed.generate(asked))
+    await until_under_way([doomed], 4, 60)
+    before = doomed.partials(asked.request_id)
     (core,) = (psutil.Process(pid) for pid in doomed._processes.pids)
     core.suspend()  # so that the calls below are on their way when it dies
     calls = [
-        asyncio.create_task(generate(doomed, max_new_tokens=900, num_return_sequences=4, ignore_eos=True)),
+        running,
         asyncio.create_task(doomed.load_adapter(adapter)),
         asyncio.create_task(doomed.check()),
         asyncio.create_task(doomed.next_tokens("next", PROMPT, 4, None)),
@@ -69,9 +73,13 @@ async def test_defect_10_every_call_ends_when_the_engine_is_killed(
         for call in (generate(doomed), doomed.load_adapter(adapter), doomed.check()):
             with pytest.raises(EngineDiedError):
                 await call
+        after = doomed.partials(asked.request_id)
         await doomed.close()
         await doomed.close()
     assert not core.is_running()
+    for one, earlier in zip(after, before, strict=True):
+        known = earlier.completion.token_ids.tolist()
+        assert one.completion.token_ids[: len(known)].tolist() == known
 
 
 async def test_while_weights_are_loaded_a_layer_with_lora_is_found_by_its_name_in_the_checkpoint() -> None:

@@ -29,6 +29,8 @@ class Calls:
         self._no_load.set()
         self.death: str | None = None
         """Why the engine is gone; None while it lives."""
+        self.on_death: Callable[[], None] = _nothing
+        """Called once, when the engine is known to be dead and no call has ended for it yet."""
 
     async def answer(self, call: Coroutine[Any, Any, T]) -> T:
         """The result of `call`, however long it takes. Raises `EngineDiedError` once the engine is known to be dead."""
@@ -111,10 +113,14 @@ class Calls:
 
     def die(self, reason: str) -> None:
         """Declare the engine dead and end every pending call. The first reason is kept."""
-        if self.death is None:
-            self.death = f"the vLLM engine is gone: {reason}"
-        for task in self._running:
-            task.cancel()
+        is_news = self.death is None
+        self.death = self.death or f"the vLLM engine is gone: {reason}"
+        try:
+            if is_news:
+                self.on_death()
+        finally:
+            for task in self._running:
+                task.cancel()
 
     async def _within(self, limit_s: float, what: str, call: Coroutine[Any, Any, T]) -> T:
         try:
@@ -122,3 +128,7 @@ class Calls:
                 return await self.answer(call)
         except TimeoutError:
             raise self.died(f"{what} in {limit_s:g} s") from None
+
+
+def _nothing() -> None:
+    """Default of `on_death`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ...engine import EngineInfo
+from ...errors import DataError
 from ...requests import Completion, GenerateRequest, KvUse, Partial
 from . import translation
 from .calls import Calls
@@ -53,10 +55,13 @@ class Partials:
     _guides: Any
     _running: dict[str, tuple[GenerateRequest, Words]]
     """The requests of `generate` that run, by id, with what their completions are read by."""
+    _last: Mapping[str, list[Partial]] = MappingProxyType({})
+    """What each of them had when the engine died: vLLM's frontend lives on, and forgets a request once it ends."""
 
     @contextmanager
     def _readable(self, request: GenerateRequest, words: Words) -> Iterator[None]:
         """Inside this context `partials` knows the request."""
+        self._calls.on_death = self._look_last
         self._running[request.request_id] = request, words
         try:
             yield
@@ -65,6 +70,8 @@ class Partials:
 
     def partials(self, request_id: str, /) -> list[Partial]:
         """See `Engine.partials`. The same rules as for final answers apply: a guide's end alone is not looked for."""
+        if self._calls.death is not None and request_id in self._last:
+            return self._last[request_id]
         start = None if self._requests is None else self._requests.starts.get(request_id)
         if start is None or self._info is None or request_id not in self._running:
             return []
@@ -79,6 +86,14 @@ class Partials:
             Partial(sample=sample, completion=self._forced(completion, request), ended=sample in ended)
             for sample, completion in read
         ]
+
+    def _look_last(self) -> None:
+        """Called when the engine is dead: all that has arrived of its requests was sampled by whole steps."""
+        last = dict[str, list[Partial]]()
+        for request_id in self._running:
+            with suppress(DataError):
+                last[request_id] = self.partials(request_id)
+        self._last = last
 
     async def release(self) -> None:
         """See `Engine.release`. A request that stands still for a load was handed over when it was paused."""

@@ -220,7 +220,7 @@ class Keeper:
                 continue
             due_at, number = heapq.heappop(self._due)
             running = self._running.get(number)
-            if running is not None and running.due_at == due_at:
+            if running is not None and running.due_at == due_at and not running.handed:
                 self._put(number, running.every_s)
                 return running
 

@@ -153,6 +153,8 @@ def _asked_for(one: Completion) -> dict[str, Any]:
         row["support"] = [ids.tolist() for ids in one.support]
     if one.forced is not None:
         row["forced"] = one.forced.tolist()
+    if one.resumed_at:
+        row["resumed_at"] = one.resumed_at
     return row
 
 

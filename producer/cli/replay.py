@@ -97,11 +97,13 @@ def replay(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     config and seeds: a seeded batch gives the same tokens again, also when only
     some of its jobs are replayed. It is sampled by the policy version that is
     served now: min_policy_version and max_staleness of the original are
-    dropped, and --verify counts groups that another version sampled apart from
-    those that differ. Rows to score are compared as closely as two engines
-    agree, by the dtype of the workers. Its id is <original>.replay-<6 hex>, new each time, or
-    --batch-id. A replay is a batch like any other: it can be replayed, and
-    --since finds it too.
+    dropped, and --verify counts apart from those that differ: groups that
+    another version sampled, and completions that a later delivery went on with
+    (--keep-partials), which is another draw unless they are greedy. Rows to
+    score are compared as closely as two engines agree, by the dtype of the
+    workers. Its id is <original>.replay-<6 hex>, new each time, or --batch-id.
+    A replay is a batch like any other: it can be replayed, and --since finds
+    it too.
 
     The new batch ids go to stdout, one a line. A replay that ended half-way
     says how to queue the rest.

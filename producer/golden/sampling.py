@@ -15,6 +15,7 @@ from rollstream.schemas import GenerationConfig, Keys
 from rollstream.schemas.golden.comparison import Now
 from rollstream.schemas.wire.answers import GroupError, GroupResult
 
+from ..batches.deadlines import Deadlines
 from ..batches.handle import BatchHandle
 from ..batches.prompts import Prompts
 from ..batches.read_answers import Answer
@@ -65,6 +66,7 @@ async def _submit(
         adapter=None,
         slicing=Slicing(prompts_per_job=_PROMPTS_PER_JOB),
         submitted_at=time.time(),
+        deadlines=Deadlines(keep_partials=0.0),  # a completion that is gone on with is another draw
     )
     await enqueue(connection, keys, submission)
     return BatchHandle(connection=connection, keys=keys, batch=submission.batch)

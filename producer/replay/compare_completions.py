@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -10,11 +10,29 @@ import numpy as np
 
 from rollstream.schemas import GroupResult
 
-from .differences import POLICY_VERSION, Difference
+from .differences import POLICY_VERSION, RESUMED, Difference
 
 
-def first_of_completions(group: int, new_group: int, before: GroupResult, after: GroupResult) -> Difference | None:
-    """The first difference between a stored group and the replayed one; None if there is none."""
+def resumed(group: int, new_group: int, before: GroupResult, after: GroupResult) -> dict[int, Difference]:
+    """The samples that a later delivery went on with in one of the two, each with how many tokens it had."""
+    n = min(len(before), len(after))
+    stored, replayed = ([0] * n if one.resumed_at is None else one.resumed_at.tolist()[:n] for one in (before, after))
+    return {
+        sample: Difference(
+            group=group, new_group=new_group, what=RESUMED, stored=tokens, replayed=new_tokens, sample=sample
+        )
+        for sample, (tokens, new_tokens) in enumerate(zip(stored, replayed, strict=True))
+        if tokens or new_tokens
+    }
+
+
+def first_of_completions(
+    group: int, new_group: int, before: GroupResult, after: GroupResult, without: Collection[int] = ()
+) -> Difference | None:
+    """The first difference between a stored group and the replayed one; None if there is none.
+
+    `without`: samples that cannot be compared.
+    """
     prompt = _first_difference(before.prompt.numpy(), after.prompt.numpy())
     if prompt is not None:
         what, position, one, other = prompt
@@ -25,7 +43,8 @@ def first_of_completions(group: int, new_group: int, before: GroupResult, after:
     if n != m:
         return Difference(group=group, new_group=new_group, what="completions", stored=n, replayed=m)
     looks = (_other_version, _sample_difference)  # with other weights other tokens are expected, so versions come first
-    return next(filter(None, (look(group, new_group, before, after, i) for look in looks for i in range(n))), None)
+    samples = [sample for sample in range(n) if sample not in without]
+    return next(filter(None, (look(group, new_group, before, after, i) for look in looks for i in samples)), None)
 
 
 def _other_version(

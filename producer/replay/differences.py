@@ -1,4 +1,4 @@
-"""What `--verify` found: how much was compared, what differs, and what other policy versions answered."""
+"""What `--verify` found: how much was compared, what differs, and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rollstream.schemas.golden.comparison import FEWEST_FOR_MEAN
 from rollstream.schemas.wire.probe import TOLERANCES, coarsest
 
 POLICY_VERSION = "policy version"
+RESUMED = "resumed after tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,8 @@ class Difference:
     """The group's number in the replay."""
     what: str
     """`answer` (only one is an error), `error code`, `prompt's token`, `prompt's length`, `completions` (their number),
-    `policy version`, `token`, `length`, `finish reason`; of a row `scored tokens` (their number), `log-prob`,
-    `candidate`."""
+    `policy version`, `resumed after tokens`, `token`, `length`, `finish reason`; of a row `scored tokens` (their
+    number), `log-prob`, `candidate`."""
     stored: object
     replayed: object
     sample: int | None = None
@@ -89,6 +90,10 @@ class Comparison:
     differing_groups: int
     first: Difference | None
     """The first difference in the order of the replay's groups, then samples, then positions."""
+    resumed: int = 0
+    """Completions that a later delivery went on with in one of the two runs: another draw than an undisturbed one, so
+    they cannot be compared, and do not count as differing. Greedy ones can."""
+    first_resumed: Difference | None = None
     other_versions: int = 0
     """Groups that another policy version answered: they cannot be compared, and do not count as differing."""
     first_other: Difference | None = None
@@ -98,4 +103,5 @@ class Comparison:
     @property
     def identical(self) -> bool:
         """True when every group could be compared and none differs; scores may differ as two engines do."""
-        return self.first is None and self.first_other is None and not (self.apart and self.apart.is_off)
+        could_compare_all = self.first_other is None and self.first_resumed is None
+        return self.first is None and could_compare_all and not (self.apart and self.apart.is_off)

@@ -1,8 +1,8 @@
-"""Compare a replay with its original, group by group, as far as the same policy version answered both."""
+"""Compare a replay with its original, group by group, as far as the same policy version answered both undisturbed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..errors import NoStoredResultError
 from ..policies.live_workers import live_reports
 from ..redis_io.connection import Connection
 from ..scores.handle import handle_of
-from .compare_completions import first_of_completions
+from .compare_completions import first_of_completions, resumed
 from .compare_rows import first_of_rows, log_probs_apart
 from .differences import POLICY_VERSION, Apart, Comparison, Difference
 from .plan import Replay
@@ -26,17 +26,25 @@ def compare(
     stored: Mapping[int, AnyAnswer],
     replayed: Mapping[int, AnyAnswer],
     dtypes: Iterable[str] = (),
+    *,
+    is_greedy: bool = False,
 ) -> Comparison:
     """Compare answers. `groups` has pairs (group of the original, group of the replay).
 
-    `dtypes`: in which the workers compute; scores may be as far apart as engines of the coarsest are.
+    `dtypes`: in which the workers compute; scores may be as far apart as engines of the coarsest are. `is_greedy`:
+    nothing is drawn, so completions that a later delivery went on with are compared too.
     """
     dtypes, pairs = list(dtypes), [(group, stored[group], new, replayed[new]) for group, new in groups]
     allowed = TOLERANCES[coarsest(dtypes)]
     differences: list[Difference] = []
     others: list[Difference] = []
+    drawn_again: list[Difference] = []
     for group, before, new_group, after in pairs:
-        difference = _difference(group, new_group, before, after, allowed)
+        without: dict[int, Difference] = {}
+        if not is_greedy and isinstance(before, GroupResult) and isinstance(after, GroupResult):
+            without = resumed(group, new_group, before, after)
+            drawn_again += without.values()
+        difference = _difference(group, new_group, before, after, allowed, without)
         if difference is not None:
             (others if difference.what == POLICY_VERSION else differences).append(difference)
     rows = [(a, b) for _, a, _, b in pairs if isinstance(a, GroupScores) and isinstance(b, GroupScores)]
@@ -47,6 +55,8 @@ def compare(
         tokens=sum(_tokens(before) for _, before, _, _ in pairs),
         differing_groups=len(differences),
         first=differences[0] if differences else None,
+        resumed=len(drawn_again),
+        first_resumed=drawn_again[0] if drawn_again else None,
         other_versions=len(others),
         first_other=others[0] if others else None,
         apart=Apart.of((log_probs_apart(*both) for both in rows), dtypes),
@@ -60,10 +70,15 @@ def _tokens(answer: AnyAnswer) -> int:
 
 
 def _difference(
-    group: int, new_group: int, before: AnyAnswer, after: AnyAnswer, allowed: Tolerance
+    group: int,
+    new_group: int,
+    before: AnyAnswer,
+    after: AnyAnswer,
+    allowed: Tolerance,
+    without: Collection[int],
 ) -> Difference | None:
     if isinstance(before, GroupResult) and isinstance(after, GroupResult):
-        return first_of_completions(group, new_group, before, after)
+        return first_of_completions(group, new_group, before, after, without)
     if isinstance(before, GroupScores) and isinstance(after, GroupScores):
         return first_of_rows(group, new_group, before, after, allowed)
     what, stored, replayed = "answer", _kind(before), _kind(after)
@@ -116,4 +131,5 @@ async def verify(
     reports = await connection.call("read the workers' dtypes", partial(live_reports, keys=keys))
     names = {answer.worker for answer in (*stored.values(), *replayed.values())}
     dtypes = [reports[name].dtype for name in names if name in reports]
-    return compare(replay.groups(), stored, replayed, dtypes)
+    is_greedy = isinstance(replay.batch, Batch) and replay.batch.config.temperature == 0
+    return compare(replay.groups(), stored, replayed, dtypes, is_greedy=is_greedy)

@@ -64,7 +64,21 @@ def candidates(batch: Batch, results: Results, response_len: int) -> dict[str, A
         "label_log_probs": wide(labels, np.float32, m) if m else None,
         "support": _support(batch, results, response_len) if config.sampling_support else None,
         "forced_mask": wide(forced, np.int64) if some_forced else None,
+        "resumed_at": _resumed_at(batch, results),
     }
+
+
+def _resumed_at(batch: Batch, results: Results) -> torch.Tensor | None:
+    """(R,), or None if no row was resumed."""
+    resumed = {group: result.resumed_at for group, result in results.items() if result.resumed_at is not None}
+    if not resumed:
+        return None
+    from torch import from_numpy  # noqa: PLC0415 - as above
+
+    rows = np.zeros(batch.num_groups * batch.config.completions_per_prompt, np.int64)
+    for group, tokens in resumed.items():
+        rows[rows_of(batch.config, group)] = tokens.numpy()
+    return from_numpy(rows)
 
 
 def _support(batch: Batch, results: Results, response_len: int) -> SamplingSupport:

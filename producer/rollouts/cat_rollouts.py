@@ -74,6 +74,7 @@ def _tensors(batches: Sequence[RolloutFields], firsts: Sequence[int], prompt_len
         "scores": _filled(batches, "scores", math.nan),
         "forced_mask": _filled(batches, "forced_mask", 0),
         "sample_index": _filled(batches, "sample_index", -1),
+        "resumed_at": _filled(batches, "resumed_at", 0),
         "support": _support(batches),
     }
 

@@ -80,6 +80,9 @@ class RolloutFields(RowBatch):
     """The ids that each token was sampled from; None unless `sampling_support` was asked for."""
     forced_mask: torch.Tensor | None = None
     """int64 (R, L), 1 where a token was put there and not sampled; None: nowhere"""
+    resumed_at: torch.Tensor | None = None
+    """int64 (R,): how many of the row's tokens deliveries before the last one sampled, whose worker was gone; 0: it was
+    not disturbed. None: no row was. See docs/partials.md for what that means to a seed."""
 
     sample_index: torch.Tensor | None = None
     """int64 (R,): which of its prompt's samples each row is; -1 where that is not known, as in failed rows. None unless

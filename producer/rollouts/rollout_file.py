@@ -32,6 +32,7 @@ FORMS = {
     "label_log_probs": Form("float32", "RLM", needed=False),
     "forced_mask": Form("int64", "RL", needed=False),
     "sample_index": Form("int64", "R", needed=False),
+    "resumed_at": Form("int64", "R", needed=False),
     "support_lengths": Form("int64", "RL", needed=False),
     "support_ids": Form("int32", "T", needed=False),
 }
@@ -107,7 +108,7 @@ def _unfit_rows(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
         "attention_mask": 1, "prompt_mask": 1, "response_mask": 1, "forced_mask": 1,
         "position_ids": max(wide - 1, 0), "prompt_lengths": rest.prompt_len, "response_lengths": rest.response_len,
         "group_index": 2**31 - 1, "top_token_ids": 2**31 - 1, "support_ids": 2**31 - 1,
-        "support_lengths": MAX_CANDIDATES + MAX_SUPPORT_TIES,
+        "support_lengths": MAX_CANDIDATES + MAX_SUPPORT_TIES, "resumed_at": rest.response_len,
     }  # fmt: skip
     least = {name: (0, most) for name, most in bounds.items()}
     if problem := unfit_bounds(tensors, {**least, "sample_index": (-1, 2**31 - 1)}):

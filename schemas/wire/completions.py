@@ -43,6 +43,8 @@ class Completion:
     """The ids that each token was sampled from; None unless `sampling_support` asked for them."""
     forced: NDArray[np.bool_] | None = field(default=None, compare=False)
     """(L,), true where a token was put there and not sampled; None: nowhere."""
+    resumed_at: int = 0
+    """How many of its tokens deliveries before the last one sampled: another draw than an undisturbed one."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -91,6 +93,10 @@ class Padded(Protocol):
         """n of them"""
 
     @property
+    def resumed_at(self) -> Tensor | None:
+        """int32 (n,)"""
+
+    @property
     def top_token_ids(self) -> Tensor | None:
         """int32 (n, L, K)"""
 
@@ -123,6 +129,7 @@ def completions_of(result: Padded) -> tuple[Completion, ...]:
     tops, top_logprobs = _by_row(result.top_token_ids, lengths), _by_row(result.top_logprobs, lengths)
     labels, forced = _by_row(result.label_logprobs, lengths), _by_row(result.forced_mask, lengths)
     support = _support_by_row(result, lengths)
+    resumed_at = [0] * len(lengths) if result.resumed_at is None else result.resumed_at.tolist()
     samples = range(len(lengths)) if result.sample_index is None else result.sample_index.tolist()
     return tuple(
         Completion(
@@ -139,6 +146,7 @@ def completions_of(result: Padded) -> tuple[Completion, ...]:
             label_logprobs=labels[row],
             support=support[row],
             forced=forced[row],
+            resumed_at=resumed_at[row],
         )
         for row, (sample, length) in enumerate(zip(samples, lengths, strict=True))
     )

@@ -95,6 +95,9 @@ def comparison_line(replay: Replay, comparison: Comparison) -> str:
     amount, found = f"{comparison.groups} groups, {compared}", []
     if comparison.first is not None:
         found.append(f"{comparison.differing_groups} groups differ, the first: {comparison.first}")
+    if comparison.first_resumed is not None:
+        why = "were gone on with by another delivery, which is another draw, and are not comparable"
+        found.append(f"{comparison.resumed} completions {why}, the first: {comparison.first_resumed}")
     if comparison.first_other is not None:
         why = "were answered by other policy versions than the stored ones and are not comparable"
         found.append(f"{comparison.other_versions} groups {why}, the first: {comparison.first_other}")

@@ -27,7 +27,7 @@ def test_a_replayed_batch_gives_the_same_tokens_and_leaves_the_original_alone(
     assert row["batch_id"].startswith("b.replay-")
     assert row["verify"] == {
         "identical": True, "groups": 5, "completions": 10, "tokens": 60, "differing_groups": 0, "first": None,
-        "other_versions": 0, "first_other": None, "apart": None,
+        "resumed": 0, "first_resumed": None, "other_versions": 0, "first_other": None, "apart": None,
     }  # fmt: skip
     assert "5 groups, 10 completions, 60 tokens compared: identical" in done.stderr
     assert tokens(queue, row["batch_id"]) == tokens(queue, "b")

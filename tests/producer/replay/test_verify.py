@@ -9,6 +9,7 @@ import pytest
 from rollstream.producer.batches.read_answers import Answer
 from rollstream.producer.replay.differences import Comparison, Difference
 from rollstream.producer.replay.verify import compare
+from tests.schemas.wire.messages import int32
 from tests.support.answers import error_of, result_of
 
 Spans = tuple[tuple[int, int], ...]
@@ -220,3 +221,40 @@ def test_spans_that_promise_more_tokens_than_there_are_are_cut() -> None:
         result_of(0, PROMPT, [[1]], version_spans=(((2, 1), (version, 2**31 - 1)),)) for version in (3, 4)
     )
     assert compare([(0, 0)], {0: stored}, {0: replayed}).identical
+
+
+RESUMED = int32(0, 2)
+SAMPLED = [[10, 11], [20, 21, 22]]
+DRAWN_AGAIN = [[10, 11], [20, 21, 99]]
+
+
+@pytest.mark.parametrize("side", ["stored", "replayed"])
+def test_a_completion_that_was_gone_on_with_is_named_and_not_compared(side: str) -> None:
+    at = {side: RESUMED}
+    stored = result_of(3, PROMPT, SAMPLED, resumed_at=at.get("stored"))
+    replayed = result_of(0, PROMPT, DRAWN_AGAIN, resumed_at=at.get("replayed"))
+
+    found = compare([(3, 0)], {3: stored}, {0: replayed})
+
+    assert (found.first, found.differing_groups, found.resumed, found.identical) == (None, 0, 1, False)
+    tokens = "2 stored, 0 replayed" if side == "stored" else "0 stored, 2 replayed"
+    assert str(found.first_resumed) == f"group 3 (0 in the replay), sample 1: resumed after tokens {tokens}"
+
+
+def test_the_undisturbed_completions_of_the_same_group_are_compared() -> None:
+    stored = result_of(0, PROMPT, SAMPLED, resumed_at=RESUMED)
+
+    found = compare([(0, 0)], {0: stored}, {0: result_of(0, PROMPT, [[10, 98], [20]])})
+
+    assert (found.resumed, found.differing_groups) == (1, 1)
+    assert found.first == Difference(group=0, new_group=0, what="token", stored=11, replayed=98, sample=0, position=1)
+
+
+def test_greedy_completions_are_compared_although_they_were_gone_on_with() -> None:
+    stored = result_of(0, PROMPT, SAMPLED, resumed_at=RESUMED)
+
+    same = compare([(0, 0)], {0: stored}, {0: result_of(0, PROMPT, SAMPLED)}, is_greedy=True)
+    other = compare([(0, 0)], {0: stored}, {0: result_of(0, PROMPT, DRAWN_AGAIN)}, is_greedy=True)
+
+    assert (same.identical, same.resumed) == (True, 0)
+    assert (other.identical, other.differing_groups) == (False, 1)

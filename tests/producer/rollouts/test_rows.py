@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rollstream import ArgumentError, GenerationConfig, RolloutBatch, RowsError
 from rollstream.producer.rollouts.assemble import assemble
+from rollstream.schemas import Tensor
 from tests.producer.rollouts.batches import assert_same, batches
 from tests.support.answers import batch_of, error_of, result_of
 from tests.support.engine.candidates import rich_result
@@ -117,6 +118,22 @@ def test_what_stands_for_nothing_is_filled_in() -> None:
     assert joined.forced_mask is not None
     assert joined.forced_mask.tolist() == [[0, 0], [0, 1]]
     assert joined.batch_id == "batch"
+
+
+def test_rows_that_were_gone_on_with_say_after_how_many_tokens() -> None:
+    config = GenerationConfig(max_new_tokens=3, num_return_sequences=2)
+    plain = assemble(batch_of([[1]], config), {0: result_of(0, [1], [[7], [8]])})
+    resumed = result_of(0, [1], [[7], [8, 9, 9]], resumed_at=Tensor.of(np.array([0, 2], np.int32)))
+    rollouts = assemble(batch_of([[1], [2]], config), {0: resumed, 1: result_of(1, [2], [[5], [6]])})
+
+    assert plain.resumed_at is None
+    assert rollouts.resumed_at is not None
+    assert (rollouts.resumed_at.tolist(), rollouts.resumed_at.dtype) == ([0, 2, 0, 0], torch.int64)
+    assert [one.resumed_at for one in resumed.completions] == [0, 2]
+    joined = RolloutBatch.cat([plain, rollouts])
+    assert joined.resumed_at is not None
+    assert joined.resumed_at.tolist() == [0, 0, 0, 2, 0, 0]
+    assert joined.select(joined.resumed_at == 0).num_rows == 5
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

@@ -109,11 +109,15 @@ class MainPath:
         self._ok("lease", "--set", "1")
         client.submit([[9]], None, tokens(1), batch_id="early")
         self._ok("cancel", "early")
+        assert client.submit([[8], [9]], None, tokens(1), batch_id="cut").cancel(groups=[0]) == 1
+        self._ok("cancel", "cut", "--groups", "0-1")
 
     def _serve(self, client: Client) -> None:
         done = client.generate([[1], [2]], None, tokens(3), batch_id="first", timeout=20)
         assert done.errors == {}
         assert client.attach("first").result(timeout=20).errors == {}
+        some = client.generate([[1], [2], [3]], None, tokens(3), batch_id="some", timeout=20, first_groups=1)
+        assert {error.code for error in some.errors.values()} <= {"not_needed"}
         assert client.score([[1, 2, 3], [4, 5, 6]], timeout=20).errors == {}
         write_adapter(self.folder, "math@1", model=self.model, seed=1)
         name = client.publish_adapter("math", 1, self.folder / "math@1")

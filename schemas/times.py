@@ -8,6 +8,9 @@ RESULT_TTL_S = 86_400
 PARTS_TTL_S = 86_400
 """How long the parts of a batch stay after the last of them was written."""
 
+SHARES_TTL_S = 7 * 86_400
+"""How long they stay after a job has handed in its samples of a split group, of which others sample the rest."""
+
 RUN_RETENTION_S = 14 * 86_400
 """How long a trainer's run stays after its trainer's last write, and the results of its unconsumed batches after their
 last answer, unless the trainer chooses another time."""

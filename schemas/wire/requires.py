@@ -19,7 +19,7 @@ Requires = Annotated[tuple[Requirement, ...], Field(max_length=16)]
 SPLIT = "split"
 """The job has some samples of its groups: who does not know that would sample all of them."""
 
-KNOWN: frozenset[str] = frozenset({"activate", "first_groups", "nccl", "probe", "store", *NEEDED})
+KNOWN: frozenset[str] = frozenset({"activate", "first_groups", "nccl", "probe", SPLIT, "store", *NEEDED})
 """The names that this release knows, for jobs and policy versions."""
 
 

@@ -39,7 +39,9 @@ from . import scripts
 from .cuts import Cutter
 from .lease import Lease
 from .parts import Parts
+from .sampled_here import sampled_here
 from .scripts import Outcome, Settlement
+from .shares import Shares
 
 _OVERHEAD = 2048
 """Most bytes of a publish without its payload."""
@@ -95,15 +97,21 @@ class AnswerPublisher:
         self._parts = parts
         self._cutter = Cutter(redis=redis, keys=keys, keep_s=result_ttl_s)
 
-    async def publish(self, lease: Lease, job: Envelope, answer: Answer) -> Outcome:
+    def shares(self, parts: Parts) -> Shares:
+        """What hands in samples of groups that several jobs share out, on the same terms."""
+        return Shares(redis=self._redis, keys=self._keys, parts=parts, check_proven=self._check_proven, wait=self._wait)
+
+    async def publish(self, lease: Lease, job: Envelope, answer: Answer, *, is_joined: bool = False) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer;
         `enough`: it was published, the batch has as many groups as it wanted now, and the others were cut.
+
+        `is_joined`: its samples were handed in before, each by the worker that sampled it, and proven then.
 
         An answer too large for a reader or Redis becomes a `GroupError` that says so. Raises `UnpublishableError`, and
         `UnprovenError` for a result of weights that did not pass their probe.
         """
-        if not isinstance(answer, GroupError):
-            self._check_proven(answer.version_spans)  # the one way out: no token of unproven weights leaves the worker
+        if not isinstance(answer, GroupError) and not is_joined:
+            self._check_proven(sampled_here(answer))  # the one way out: no token of unproven weights leaves the worker
         payload = _encoded(answer, lease.consumer)
         try:
             try:
@@ -130,7 +138,7 @@ class AnswerPublisher:
             lease, self._keys, job, group=answer.group, kind=answer.kind, payload=payload,
             sealed=_sealed(job.batch_id, job.num_groups), keep_s=self._result_ttl_s,
         )  # fmt: skip
-        if self._parts is not None and job.kind == JOB_KIND and self._parts.may_have(lease, answer.group):
+        if self._may_have_parts(lease, job, answer.group):
             call = scripts.with_parts(call, self._keys, job.batch_id)
         size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
@@ -145,6 +153,11 @@ class AnswerPublisher:
                 raise
 
         return await retrying("publish", send)
+
+    def _may_have_parts(self, lease: Lease, job: Envelope, group: int) -> bool:
+        """Whether Redis may have parts of the group, by this lease or by other jobs that have samples of it."""
+        may_have = self._parts is not None and self._parts.may_have(lease, group)
+        return job.kind == JOB_KIND and (job.share is not None or may_have)
 
     async def _alone(self, call: Call) -> object:
         return await confirmed(self._redis, call, self._wait)

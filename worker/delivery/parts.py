@@ -23,6 +23,7 @@ from .kept_parts import Name, read_kept
 from .lease import Lease
 from .part_room import PartRoom
 from .part_scripts import Fate, Written
+from .sampled_here import after
 
 _CALL_BYTES, _CALL_PARTS = 4 * 2**20, 256
 """The most of one call, during which Redis does nothing else; a single part may be larger."""
@@ -151,7 +152,7 @@ class Parts:
         """The parts that may leave, each with the bytes that its sample had before."""
         for part in parts:
             try:
-                self._check_proven([part.version_spans])
+                self._check_proven([after(part.version_spans, part.resumed_at)])
                 payload = encode(part)
             except UnprovenError:
                 fates["unproven"] += 1

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP, totals
+from rollstream.schemas.times import SHARES_TTL_S
 from rollstream.schemas.wire.shares import Share
 from rollstream.transport.redis.scripts import Call, Send, Word, load
 
@@ -79,7 +80,7 @@ async def publish(send: Send, call: Call) -> Outcome:
 def share_call(lease: Delivery, keys: Keys, job: Envelope, share: Share, group: int) -> Call:
     """See `share.lua`: the samples of `group` that the job has are finished."""
     names = lease.jobs_key, keys.ledger(job.batch_id), keys.parts(job.batch_id), totals(lease.jobs_key)
-    args = group, share.first, share.samples, share.of, job.job, job.job_groups
+    args = group, share.first, share.samples, share.of, job.job, job.job_groups, SHARES_TTL_S
     return SHARE(names, [GROUP, *_token(lease), *args])
 
 

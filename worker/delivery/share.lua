@@ -5,7 +5,7 @@
 -- KEYS[1] jobs stream      KEYS[2] ledger of the batch      KEYS[3] parts of the batch      KEYS[4] totals
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
 -- ARGV[5] group            ARGV[6] first sample             ARGV[7] samples         ARGV[8] samples of the group
--- ARGV[9] job              ARGV[10] groups of the job
+-- ARGV[9] job              ARGV[10] groups of the job       ARGV[11] seconds to keep the parts
 --
 -- Returns 'kept' (other jobs have samples to sample yet), 'complete' (none has; the group counts as this job's once it is
 -- published), 'answered' (the group has an answer), 'cancelled' (the batch is), 'missing' (one of this job's own samples is
@@ -54,6 +54,7 @@ for sample = ARGV[6], ARGV[6] + ARGV[7] - 1 do
   if redis.pcall('HGET', KEYS[3], field) ~= 'finished' then return 'missing' end
 end
 
+redis.call('EXPIRE', KEYS[3], ARGV[11])
 if not noted[1] then samples = redis.call('HINCRBY', KEYS[2], samples_field, ARGV[7]) end
 if samples >= tonumber(ARGV[8]) then
   redis.call('HSET', KEYS[2], share, 'complete')

@@ -15,6 +15,7 @@ from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load
 from ..errors import DataError
 from .job_trace import UNTRACED, JobTrace
+from .make_answers import GroupShare
 
 OF_ERROR = Load(groups=1, sequences=1)
 """What a group takes that only gets an error answer: memory, but nothing of the engine. It counts as one sequence."""
@@ -42,7 +43,8 @@ class AdmittedJob:
 def load_of(job: QueuedJob) -> Load:
     """What one group of the job takes. A row to score generates nothing, and counts as the longest of its job."""
     if isinstance(job, Job):
-        sequences, config = job.config.sequences_per_prompt, job.config
+        config = job.config
+        sequences = config.sequences_per_prompt if job.samples is None else job.samples
         return Load(
             groups=1, sequences=sequences, nbytes=result_bytes(config), tokens=sequences * config.max_new_tokens
         )
@@ -64,5 +66,8 @@ class Plan(Protocol):
     async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
         """What must be known before these groups begin."""
 
-    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupScores:
-        """What the engine gives for this group. Raises `DataError` and `EngineDiedError`."""
+    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupScores | GroupShare:
+        """What the engine gives for this group, or for the samples that the job has of it.
+
+        Raises `DataError` and `EngineDiedError`.
+        """

@@ -16,7 +16,7 @@ from .admitted_job import AdmittedJob
 from .beam_search import beam_search
 from .keeping.keeper import Keeper
 from .keeping.sample_parts import so_far_of
-from .make_answers import Sampled, group_result, sampled_by
+from .make_answers import GroupShare, Sampled, group_result, sampled_by
 from .samples import Samples
 from .seeds import prompt_seed
 
@@ -37,14 +37,14 @@ class GenerationPlan:
         """Read what earlier deliveries have kept of their samples."""
         await self.keeper.recall(admitted, groups)
 
-    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult:
+    async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:
         """See `Plan.answer`."""
         job, lease, began = self.job, admitted.lease, time.monotonic()
         started = time.time()
         prompt = job.prompts[group - job.first_group]
         request_checks.check_prompt(prompt, job.config, self.engine.info)
         request = GenerateRequest(
-            request_id=f"{job.batch_id}/{group}/{lease.delivery}",
+            request_id=f"{job.batch_id}/{group}{_share_of(job)}/{lease.delivery}",
             prompt=prompt.tolist(),
             config=job.config,
             stop_token_ids=self.stop_token_ids,
@@ -55,6 +55,8 @@ class GenerationPlan:
         )
         sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
         self.measures.generate.add(time.monotonic() - began)
+        if job.samples is not None:
+            return GroupShare(job=job, group=group, sampled=sampled, started=started)
         return group_result(lease, job, group, prompt, sampled, started)
 
     async def _beams(self, request: GenerateRequest) -> Sampled:
@@ -69,6 +71,7 @@ class GenerationPlan:
         samples = Samples(
             engine=self.engine,
             request=request,
+            numbers=range(self.job.first_sample, self.job.first_sample + self.job.sampled),
             first_k=self.job.config.first_k,
             kept={sample: so_far_of(part) for sample, part in kept.items()},
             version=self.version,
@@ -80,3 +83,8 @@ class GenerationPlan:
             self.measures.tokens_generated += samples.sampled_here
         self.measures.tokens_resumed += samples.resumed
         return sampled
+
+
+def _share_of(job: Job) -> str:
+    """Tells requests apart for samples of one group that several jobs of one worker have."""
+    return "" if job.samples is None else f"+{job.first_sample}"

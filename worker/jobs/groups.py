@@ -10,24 +10,23 @@ from rollstream.schemas import GroupError, GroupResult, GroupScores
 from rollstream.transport.traces.names import SpanName
 
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import GroupCutError, LeaseEndedError
-from ..errors import DataError, WorkerError
+from ..delivery.lease import GroupCutError, LeaseEndedError, LeaseLostError
+from ..errors import DataError
 from ..measure.measures import Measures
 from .admitted_job import AdmittedJob, Plan
-from .make_answers import group_error
+from .make_answers import GroupShare, group_error
+from .shared_groups import SharedGroups
 
 log = structlog.get_logger()
-
-
-class LeaseLostError(WorkerError):
-    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
 
 
 class Groups:
     """Has groups answered that have a place, and publishes their answers."""
 
-    def __init__(self, *, publisher: AnswerPublisher, measures: Measures) -> None:
+    def __init__(self, *, publisher: AnswerPublisher, shared: SharedGroups, measures: Measures) -> None:
+        """`shared`: puts groups together whose samples several jobs have."""
         self._publisher = publisher
+        self._shared = shared
         self._measures = measures
 
     async def answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int) -> None:
@@ -37,13 +36,17 @@ class Groups:
 
         Raises `LeaseLostError`, `UnpublishableError` and `EngineDiedError`.
         """
-        answer: GroupResult | GroupScores | GroupError
-        answered = time.monotonic()
+        answer: GroupResult | GroupScores | GroupError | None
+        answered, is_joined = time.monotonic(), False
         try:
             if isinstance(plan, DataError):
                 raise plan
             with admitted.trace.group(SpanName.GENERATE, group) as span:
-                answer = await admitted.lease.during(plan.answer(admitted, group), stoppable=True, group=group)
+                found = await admitted.lease.during(plan.answer(admitted, group), stoppable=True, group=group)
+                is_joined = isinstance(found, GroupShare)
+                answer = await self._shared.joined(admitted, found) if isinstance(found, GroupShare) else found
+                if answer is None:
+                    return
                 answer = span.sampled(answer)
             answered = time.monotonic()
         except DataError as error:
@@ -55,7 +58,7 @@ class Groups:
             self._publisher.cut(admitted.lease, 1)
             return
         with admitted.trace.group(SpanName.PUBLISH, group) as span:
-            outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer)
+            outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer, is_joined=is_joined)
             span.published(outcome)
         if outcome in ("published", "enough") and not isinstance(answer, GroupError):
             self._measures.publish.add(time.monotonic() - answered)

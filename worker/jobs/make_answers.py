@@ -40,6 +40,22 @@ class Sampled:
     """Lengths of the samples that were not needed any more, when they were cut; None where none could be cut."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupShare:
+    """What a job has sampled of a group of which other jobs have the rest."""
+
+    job: Job
+    group: int
+    sampled: Sampled
+    started: float
+    """Unix seconds when sampling began."""
+
+    @property
+    def of(self) -> int:
+        """How many samples the group has in all."""
+        return self.job.config.num_return_sequences
+
+
 def group_result(
     lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], sampled: Sampled, started: float
 ) -> GroupResult:

@@ -16,6 +16,7 @@ from .keeping.keeper import Keeper
 from .plans import Plans
 from .runner import JobRunner
 from .score_gate import ScoreGate
+from .shared_groups import SharedGroups
 
 
 def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app`
@@ -41,7 +42,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
     )
     runner = JobRunner(
         plans=plans,
-        groups=Groups(publisher=publisher, measures=measures),
+        groups=Groups(publisher=publisher, shared=SharedGroups(shares=publisher.shares(parts)), measures=measures),
         adapters=adapters,
         publisher=publisher,
         admission=admission,

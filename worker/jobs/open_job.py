@@ -38,5 +38,11 @@ def unsupported(job: QueuedJob) -> DataError | None:
     return DataError(ErrorCode.UNSUPPORTED, "requires", problem)
 
 
+def cancelled() -> DataError:
+    """The error for groups whose batch was cancelled before they had an answer."""
+    problem = "the batch was cancelled before this group was answered; submit it under another batch_id to run it"
+    return DataError(ErrorCode.CANCELLED, "batch", problem)
+
+
 def _known() -> str:
     return " and ".join(map(repr, _KINDS))

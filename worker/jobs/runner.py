@@ -10,12 +10,10 @@ from itertools import islice
 
 import structlog
 
-from rollstream.schemas import ErrorCode
-
 from ..adapters.supply import AdapterSupply
 from ..delivery.admission import Admission, Load
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import GroupCutError, Lease, LeaseEndedError
+from ..delivery.lease import GroupCutError, Lease, LeaseEndedError, LeaseLostError
 from ..errors import DataError, UnpublishableError
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
@@ -23,9 +21,9 @@ from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_th
 from ..versions.served import Served
 from .admitted_job import OF_ERROR, AdmittedJob, Plan
 from .deadlines import RedisClock, ran_too_long, waited_too_long
-from .groups import Groups, LeaseLostError
+from .groups import Groups
 from .longest_first import longest_first
-from .open_job import unsupported
+from .open_job import cancelled, unsupported
 from .plans import Plans
 
 log = structlog.get_logger()
@@ -72,7 +70,7 @@ class JobRunner:
         for lease, admitted in self._running.items():
             if admitted.envelope.batch_id == batch_id and lease.stopped is None:
                 log.info("batch cancelled, engine requests aborted", entry=lease.entry_id, batch=batch_id)
-                lease.stop(_cancelled())
+                lease.stop(cancelled())
 
     async def follow_cuts(self, batch_id: str, cuts: bytes) -> None:
         """`cuts`: what the batch's ledger counts as cut now. Abort the engine requests of groups that were cut since.
@@ -149,7 +147,7 @@ class JobRunner:
         job_state = await self._publisher.job_state(admitted.envelope)
         self._cuts[lease] = job_state.cuts
         if job_state.cancelled:
-            lease.stop(_cancelled())
+            lease.stop(cancelled())
         elif isinstance(job, DataError):
             pass  # it answers all of them
         elif (unknown := unsupported(job)) is not None:
@@ -281,8 +279,3 @@ def _first(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _cancelled() -> DataError:
-    problem = "the batch was cancelled before this group was answered; submit it under another batch_id to run it"
-    return DataError(ErrorCode.CANCELLED, "batch", problem)

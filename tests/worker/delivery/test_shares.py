@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.part_fields import FINISHED, tokens_field
+from rollstream.schemas.times import SHARES_TTL_S
 from rollstream.schemas.wire.shares import Share
 from rollstream.worker.delivery import scripts
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
@@ -129,6 +130,7 @@ async def test_the_last_job_of_a_group_is_told_to_put_it_together(sharing: Shari
 async def test_a_job_is_over_once_all_its_groups_are_handed_in(sharing: Sharing) -> None:
     assert await sharing.hand_in(0, 3) == "kept"
     assert (await sharing.pending(), await sharing.missing(0)) == ({0, 1, 2}, [4])
+    assert await sharing.redis.ttl(sharing.keys.parts(BATCH)) > SHARES_TTL_S - 100
     assert await sharing.hand_in(0, 4) == "kept"
 
     assert (await sharing.pending(), await sharing.missing(0), await sharing.missing(1)) == ({1, 2}, [], [3, 4])

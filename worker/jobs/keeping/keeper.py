@@ -125,9 +125,14 @@ class Keeper:
         return asked if continues(job.config) else 0.0
 
     async def recall(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
-        """Read what earlier deliveries had of these groups. A job that none had costs nothing."""
+        """Read what earlier deliveries had of these groups. A job that none had costs nothing.
+
+        Finished samples of a job that shares its groups out are there whatever its config.
+        """
         job = admitted.job
-        if isinstance(job, Job) and groups and not admitted.lease.is_first and continues(job.config):
+        if not isinstance(job, Job) or not groups or admitted.lease.is_first:
+            return
+        if continues(job.config) or job.samples is not None:
             admitted.kept.update(await self._parts.kept(admitted.lease, job, groups))
 
     @contextmanager

@@ -1,0 +1,88 @@
+"""A group whose samples several jobs have comes back as one, with the samples that it would have had in one job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rollstream import AsyncClient, GenerationConfig, GroupError, GroupResult
+from tests.support.batches import entries
+from tests.support.worker_process import WorkerProcess
+
+SEEDED = GenerationConfig(max_new_tokens=24, num_return_sequences=5, seed=7, top_logprobs=2)
+PROMPTS = [[5, 6], [7], [8, 9, 10]]
+
+
+@pytest.fixture
+def workers(redis_url: str, policy: str) -> Iterator[list[WorkerProcess]]:
+    started = [WorkerProcess(redis_url, policy, "--engine", "stub") for _ in range(2)]
+    try:
+        for worker in started:
+            worker.wait_until_serving()
+        yield started
+    finally:
+        for worker in started:
+            worker.end()
+
+
+async def answers(trainer: AsyncClient, config: GenerationConfig = SEEDED, **options: Any) -> dict[int, GroupResult]:
+    handle = await trainer.submit(PROMPTS, None, config, **options)
+    found = await handle.wait(60)
+    assert all(isinstance(answer, GroupResult) for answer in found.values()), found
+    return found  # type: ignore[return-value]
+
+
+def samples(found: dict[int, GroupResult]) -> list[Any]:
+    """All that was sampled, without who did it when."""
+    said = {"batch_id", "worker", "queued_s", "generate_s", "delivery"}
+    return [found[group].model_dump(exclude=said) for group in sorted(found)]
+
+
+@pytest.mark.parametrize("samples_per_job", [1, 2, 4])
+@pytest.mark.parametrize("prompts_per_job", [1, 2])
+@pytest.mark.usefixtures("workers")
+async def test_a_split_group_has_the_samples_of_an_unsplit_one(
+    trainer: AsyncClient, server: Any, policy: str, samples_per_job: int, prompts_per_job: int
+) -> None:
+    whole = await answers(trainer, prompts_per_job=prompts_per_job)
+    split = await answers(trainer, prompts_per_job=prompts_per_job, samples_per_job=samples_per_job)
+
+    assert samples(split) == samples(whole)
+    jobs = [envelope for envelope, _ in entries(server, policy)]
+    slices = -(-len(PROMPTS) // prompts_per_job)
+    assert len(jobs) == slices + slices * -(-5 // samples_per_job)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_an_unseeded_split_group_has_samples_that_differ(trainer: AsyncClient) -> None:
+    config = GenerationConfig(max_new_tokens=24, num_return_sequences=4, ignore_eos=True)
+    found = await answers(trainer, config, samples_per_job=1)
+
+    for group in found.values():
+        assert len({row.tobytes() for row in group.token_ids.numpy()}) == 4
+
+
+@pytest.mark.usefixtures("workers")
+async def test_nothing_of_a_split_batch_stays_open(trainer: AsyncClient, server: Any, policy: str) -> None:
+    await answers(trainer, samples_per_job=2)
+    keys = trainer._keys
+
+    totals = {name.decode(): int(count) for name, count in server.hgetall(f"rs:{{{policy}:0}}:totals").items()}
+    assert totals == {
+        "jobs_queued": 3, "groups_queued": 3, "tokens_queued": 3 * 5 * 24, "jobs_acknowledged": 3,
+        "groups_answered": 3, "tokens_answered": 3 * 5 * 24,
+    }  # fmt: skip
+    assert server.xpending(keys.jobs(0), "workers")["pending"] == 0
+    assert list(server.scan_iter(f"rs:{{{policy}:0}}:parts*")) == []
+
+
+@pytest.mark.usefixtures("workers")
+async def test_a_bad_prompt_of_a_split_batch_is_answered_once_and_the_others_are_sampled(trainer: AsyncClient) -> None:
+    handle = await trainer.submit([[5], [10**6], [7]], None, SEEDED, samples_per_job=1)
+    found = await handle.wait(60)
+
+    (error,) = [answer for answer in found.values() if isinstance(answer, GroupError)]
+    assert (error.group, error.code) == (1, "token_out_of_vocabulary")
+    assert len(found) == 3

@@ -1,0 +1,81 @@
+"""Groups whose samples several jobs share out: whichever job has the last of them puts the group together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from rollstream.schemas import ErrorCode, GroupResult, Part
+from rollstream.schemas.wire.parts import content_of
+from rollstream.schemas.wire.shares import Share
+
+from ..delivery.lease import Lease, LeaseLostError
+from ..delivery.shares import Shares
+from ..errors import DataError
+from .admitted_job import AdmittedJob
+from .keeping.sample_parts import part_of, so_far_of
+from .make_answers import GroupShare, Sampled, group_result
+from .open_job import cancelled
+from .samples import SoFar
+
+log = structlog.get_logger()
+
+
+class SharedGroups:
+    """Hands in shares, and makes the answer of a group of which all are there."""
+
+    def __init__(self, *, shares: Shares) -> None:
+        self._shares = shares
+
+    async def joined(self, admitted: AdmittedJob, has: GroupShare) -> GroupResult | None:
+        """The group's answer; None if others have to sample the rest of it, or have answered it.
+
+        Raises `LeaseLostError`, `UnpublishableError`, and `DataError` for what is no group.
+        """
+        lease, share = admitted.lease, Share(first=has.job.first_sample, samples=has.job.sampled, of=has.of)
+        outcome = await self._shares.hand_in(lease, admitted.envelope, share, has.group, parts_of(lease, has))
+        log.debug("samples handed in", batch=has.job.batch_id, group=has.group, first=share.first, outcome=outcome)
+        match outcome:
+            case "fenced":
+                raise LeaseLostError(f"{lease} was fenced")
+            case "cancelled":
+                raise cancelled()
+            case "kept" | "answered":
+                return None
+            case "complete" | "missing":
+                found = await self._shares.of_group(lease, has.job, has.group)
+                prompt = has.job.prompts[has.group - has.job.first_group]
+                return group_result(lease, has.job, has.group, prompt, put_together(found, has.of), has.started)
+
+
+def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
+    """The samples as they wait for the others. Raises `DataError` for what no part carries."""
+    numbers, content = range(has.job.first_sample, has.of), content_of(has.job, has.group)
+    samples = has.sampled.completions
+    resumed_at = has.sampled.resumed_at or (0,) * len(samples)
+    try:
+        return [
+            part_of(SoFar(sample=number, completion=one, ended=True, resumed_at=at), lease, has.job, has.group, content)
+            for number, one, at in zip(numbers, samples, resumed_at, strict=False)
+        ]
+    except ValueError as error:
+        problem = f"a sample cannot be handed in to its group: {error}"
+        raise DataError(ErrorCode.ENGINE_REFUSED, "samples_per_job", problem) from None
+
+
+def put_together(found: Mapping[int, Part], of: int) -> Sampled:
+    """All `of` samples of a group, of whatever jobs. Raises `DataError` that names those which are not there."""
+    gaps = [number for number in range(of) if number not in found or not found[number].is_finished]
+    if gaps:
+        told = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
+        problem = (
+            f"samples {told} of {of} are not in Redis although the jobs that had them have ended: their parts expired, "
+            "were removed, or are none of this job; submit the prompt again under another batch_id"
+        )
+        raise DataError(ErrorCode.SAMPLES_MISSING, "samples_per_job", problem)
+    parts = [found[number] for number in range(of)]
+    resumed_at = tuple(part.resumed_at for part in parts)
+    return Sampled(
+        completions=[so_far_of(part).completion for part in parts], resumed_at=resumed_at if any(resumed_at) else ()
+    )

@@ -100,6 +100,13 @@ class WorkerMetric:
     WAITING_GROUPS = _gauge("waiting_groups", "Groups of taken jobs without a place in the engine yet.")
     RUNNING_SEQUENCES = _gauge("running_sequences", "Sequences with a place in the engine.")
     MAX_SEQUENCES = _gauge("max_sequences", "Most sequences that the engines run at once.")
+    PLACES = _gauge("places", "Most sequences that may be in the engines by now; fewer while the KV cache is full.")
+    KV_CACHE_USE = _gauge(
+        "kv_cache_use", "Used share of the KV cache, 0 to 1; of replicas, that of the fullest. None: no such engine."
+    )
+    PREEMPTIONS = _counter(
+        "preemptions", "Running sequences that lost their part of the KV cache to others; it is computed again."
+    )
     ADMISSION_PAUSED = _gauge("admission_paused", "1 while this reason keeps the worker from taking jobs.", "reason")
     STATE = _gauge("worker_state", "1 for the state that the worker is in, 0 for the others.", "state")
     POLICY_VERSION = _gauge("policy_version", "The policy version that is served; 0 is the boot model.")

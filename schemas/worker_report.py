@@ -99,6 +99,13 @@ class WorkerReport:
     running_sequences: int | None = _read_by(count_of)
     max_sequences: int | None = _read_by(count_of)
     """Most sequences that its engines run at once."""
+    places: int | None = _read_by(count_of)
+    """Most sequences that may be in its engines by now; fewer than `most_places` while the KV cache is full."""
+    most_places: int | None = _read_by(count_of)
+    kv_cache_use: float | None = _read_by(seconds_of)
+    """The used share of the KV cache, 0 to 1; None if the engine does not tell."""
+    preemptions: int | None = _read_by(count_of)
+    """How often a running sequence lost its part of the KV cache to others since the worker started."""
     tokens_per_s: float | None = _read_by(seconds_of)
     """Tokens of the completions that ended in the last half minute, per second."""
     waiting_groups: int | None = _read_by(count_of)

@@ -36,6 +36,7 @@ from .operations.early_end import end_by
 from .operations.grace import Grace
 from .operations.heartbeat import Heartbeat
 from .operations.history import History
+from .operations.memory_watch import MemoryWatch
 from .operations.rate_meter import Filled
 from .operations.reports import Reports
 from .operations.rights_watch import watch_rights
@@ -68,6 +69,7 @@ class Worker:
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
         )
         self._measures = measures = self._start.measures
+        self._memory = MemoryWatch(engine=engine, admission=self._admission, measures=measures)
         self._proofs = Proofs()
         self._parts = make_parts(
             settings=settings, redis=self._commands, keys=keys, engine=engine, measures=measures,
@@ -242,6 +244,7 @@ class Worker:
                 roles.create_task(self._leases.run()),
                 roles.create_task(watch_rights(self._upkeep, self._settings)),
                 roles.create_task(watch_disk(self._adapters, self._admission)),
+                roles.create_task(self._memory.run()),
             ]
             try:
                 async with self._grace.over:

@@ -30,6 +30,7 @@ FULL = WorkerReport(
     swap_pauses_s=0.5,
     loading_version=3, policy_error="no such folder", max_sequences=9, tokens_per_s=2.5,
     groups_failed=1, running_groups=1, running_sequences=2, waiting_groups=3,
+    places=96, most_places=640, kv_cache_use=0.97, preemptions=12,
     held_jobs=4, groups_published=5, groups_duplicate=6, groups_fenced=7, tokens_generated=10**12,
 )  # fmt: skip
 

@@ -34,6 +34,10 @@ class Admission:
         """At `limit` sequences no more jobs are read; `places` sequences may run at once; None: `limit`."""
         self.limits = Load(sequences=limit, nbytes=limit_bytes)
         self.places = Load(sequences=places or limit, nbytes=limit_bytes)
+        self.bound = self.places.sequences
+        """How many of the places are given out: fewer while the engine's memory is full."""
+        self.ended = 0
+        """Sequences that have given their places back since the start."""
         self.closed = False
         self.turn = asyncio.Lock()
         """Held by each reader of jobs while it waits for room and uses it, so that the readers take turns."""
@@ -93,7 +97,7 @@ class Admission:
         otherwise no job could end."""
         places = self.places
         nbytes = max(places.nbytes - self._payloads, places.nbytes // 4, 1)
-        return self._held.sequences >= places.sequences or self._held.nbytes >= nbytes
+        return self._held.sequences >= self.bound or self._held.nbytes >= nbytes
 
     @property
     def is_supplied(self) -> bool:
@@ -134,6 +138,11 @@ class Admission:
         """Read one job, if no other is at hand and `although` is the only reason to pause."""
         self._one_more = self._reasons == {although} and not self._jobs
         self._update()
+
+    def hold_to(self, bound: int) -> None:
+        """Give out so many places from now on, and read fewer jobs too. Groups that have one keep it."""
+        self.bound = bound
+        self._give_places()
 
     def close(self) -> None:
         """Read no job from now on; the jobs here go on."""
@@ -271,7 +280,7 @@ class Admission:
 
     def _left(self) -> tuple[int, int]:
         """Sequences and bytes that the jobs here leave of the limits; big jobs count up to an equal share."""
-        sequences = self.limits.sequences - self._held.sequences - self._wanted
+        sequences = min(self.limits.sequences, self.bound * 5 // 4 or 1) - self._held.sequences - self._wanted
         nbytes = self.limits.nbytes - self._held.nbytes - self._payloads
         if self._big:
             beyond = spared(self._big, self.limits)

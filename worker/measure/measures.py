@@ -12,6 +12,7 @@ from rollstream.schemas.metrics import WorkerMetric
 from rollstream.schemas.worker_report import WorkerReport
 from rollstream.transport.traces.names import Outcome
 
+from ..requests import KvUse
 from .histogram import Histogram
 from .throughput import Throughput
 
@@ -46,6 +47,8 @@ class Measures:
         """The last report, or the one to come: Prometheus' gauges, which are thus those of `rollstream status`."""
         self.proof: ProofNumbers | None = None
         """How close the served version came to its probe, as of that report; None if it has none."""
+        self.memory: KvUse | None = None
+        """How full the engine's KV cache was a second ago; None if the engine does not tell."""
         self.groups: dict[GroupOutcome, int] = dict.fromkeys(get_args(GroupOutcome), 0)
         self.group_errors = Counter({code.value: 0 for code in ErrorCode})
         self.sequences = 0

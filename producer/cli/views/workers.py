@@ -86,8 +86,15 @@ def state(worker: FleetWorker) -> Text:
         return Text(f"gone{since}", style="bold red")
     if worker.presence is Presence.LATE:
         return Text(f"late{since}", style="yellow")
-    why = f" ({','.join(worker.report.paused_for)})" if worker.report.paused_for else ""
+    reasons = [*worker.report.paused_for, *_full(worker.report)]
+    why = f" ({','.join(reasons)})" if reasons else ""
     return Text(f"{worker.report.state}{why}", style=_STATE_STYLES.get(worker.report.state, "yellow"))
+
+
+def _full(report: WorkerReport) -> list[str]:
+    """Why it admits fewer sequences than it might."""
+    few = report.places is not None and report.most_places is not None and report.places < report.most_places
+    return [f"kv cache full: {report.places} of {report.most_places} sequences"] if few else []
 
 
 def version(worker: FleetWorker) -> str:

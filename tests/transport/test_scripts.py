@@ -77,5 +77,5 @@ def test_what_counts_parts_is_defined_once_and_in_each_script_that_calls_it() ->
     shared = r"(?<!function )(count|drop|drop_all)_parts\("
     calling = {name for name, text in FILES.items() if re.search(shared, text)} - {"parts.lua"}
 
-    assert calling == {"cancel.lua", "cut.lua", "keep_parts.lua", "publish.lua"}
+    assert calling == {"cancel.lua", "cut.lua", "keep_parts.lua", "mend_parts.lua", "publish.lua"}
     assert {name for name, script in SCRIPTS.items() if "function count_parts(" in script.text} == calling

@@ -175,6 +175,11 @@ class AnswerPublisher:
         self._measures.groups["cut"] += groups
         log.info("groups cut, their engine requests are aborted", entry=lease.entry_id, groups=groups)
 
+    def let_go(self, lease: Lease) -> None:
+        """The job ended here, however it did."""
+        if self._parts is not None:
+            self._parts.let_go(lease)
+
     async def job_state(self, job: Envelope) -> JobState:
         """Read the job's state from the ledger, in one command. Raises `RedisError` for a key of another type."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))

@@ -1,4 +1,7 @@
-"""Takes batches off the index of their partition once their ledgers have expired."""
+"""Takes batches off the index of their partition once their ledgers have expired, and counts parts right.
+
+Parts may expire, or be deleted by hand: then what is counted for them is taken off.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from rollstream.schemas import Keys
+from rollstream.schemas.part_fields import ALL_PARTS
 
 from ..delivery.admission import Admission
 from ..measure.redis_errors import FAILED
@@ -33,6 +37,8 @@ class BatchIndex:
         self._admission = admission
         self._starts = dict.fromkeys(range(keys.partitions), 0)
         """Rank in each partition's index where the next look begins."""
+        self._cursors = dict.fromkeys(range(keys.partitions), 0)
+        """Where the next look at the bytes of each partition's parts begins."""
 
     async def run(self) -> None:
         """Tidy all indexes again and again until admission closes, also after Redis was away."""
@@ -41,6 +47,7 @@ class BatchIndex:
             for partition in self._starts:
                 try:
                     await self.tidy(partition)
+                    await self.mend_parts(partition)
                 except RedisError as error:
                     FAILED.add()
                     log.warning("index of batches not tidied", partition=partition, error=str(error))
@@ -60,3 +67,20 @@ class BatchIndex:
                 self._starts[partition] = 0
                 break
         return gone
+
+    async def mend_parts(self, partition: int) -> int:
+        """Look at some batches that have parts, from where the last look ended, and count those whose parts are gone.
+
+        Where nothing is kept this is one command. Raises `RedisError`.
+        """
+        key = self._keys.part_bytes(partition)
+        reply: Any = await self._redis.hscan(key, self._cursors[partition], count=_PAGE)
+        self._cursors[partition], found = reply
+        if not found:
+            return 0
+        names = {field: field.decode("utf-8", "backslashreplace") for field in found if field != ALL_PARTS.encode()}
+        foreign = [field for field, name in names.items() if not self._keys.has_batch(partition, name)]
+        if foreign:
+            await self._redis.hdel(key, *foreign)
+        ours = [name for field, name in names.items() if field not in foreign]
+        return await scripts.mend_parts(self._redis, self._keys, partition, batch_ids=ours)

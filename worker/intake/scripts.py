@@ -23,12 +23,15 @@ RESTAMP = load(__package__, "restamp.lua")
 TRIM = load(__package__, "trim.lua")
 RETIRE = load(__package__, "retire.lua")
 FORGET = load(__package__, "forget.lua")
+MEND_PARTS = load(__package__, "mend_parts.lua", with_parts=True)
 
 _CLAIM_STEPS = 100
 """Most steps of a call: a thousand entries, a few milliseconds of Redis' time."""
 _RESTAMP_ENTRIES = 500
 _TRIM_ENTRIES, _TRIM_STEPS = 128, 16
 """They bound a call to a few milliseconds of Redis' time. A step covers a node of a stream: 100 entries."""
+_MOST_ADDED_UP = 2000
+"""Batches whose bytes of parts one call adds up: about a millisecond of Redis' time."""
 
 
 async def claim(
@@ -87,6 +90,13 @@ async def forget(redis: Redis, keys: Keys, partition: int, *, batch_ids: Sequenc
     names = [keys.batches(partition), *(keys.ledger(batch_id) for batch_id in batch_ids)]
     forgotten: int = await FORGET(names, batch_ids).to(redis)
     return forgotten
+
+
+async def mend_parts(redis: Redis, keys: Keys, partition: int, *, batch_ids: Sequence[str]) -> int:
+    """See `mend_parts.lua`: how many of these batches of one partition had no parts any more. Raises `RedisError`."""
+    names = [keys.part_bytes(partition), *(keys.parts(batch_id) for batch_id in batch_ids)]
+    gone: int = await MEND_PARTS(names, [_MOST_ADDED_UP, *batch_ids]).to(redis)
+    return gone
 
 
 def _entry(jobs_key: str, found: Sequence[Any], sent_at: float) -> Entry | None:

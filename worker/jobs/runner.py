@@ -119,6 +119,7 @@ class JobRunner:
             log.warning("job left to its next owner", entry=lease.entry_id, batch=admitted.envelope.batch_id)
         finally:
             self._admission.vacate(admitted.claim)
+            self._publisher.let_go(lease)
 
     @contextmanager
     def _stoppable(self, admitted: AdmittedJob) -> Iterator[None]:

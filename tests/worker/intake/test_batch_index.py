@@ -8,11 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream import Client, GenerationConfig
-from rollstream.schemas import Keys
+from rollstream.schemas import Envelope, Keys
 from rollstream.worker.delivery.admission import Admission
 from rollstream.worker.intake import batch_index
 from rollstream.worker.intake.batch_index import BatchIndex
 from tests.support.faults import Queue
+from tests.support.parts import counted, deliver, job_of, nbytes, part_of, parts_at
 
 CONFIG = GenerationConfig(max_new_tokens=2)
 
@@ -70,3 +71,43 @@ async def test_what_is_no_batch_of_this_partition_is_left_alone(redis: Redis, po
 
     assert await BatchIndex(redis=redis, keys=keys, admission=Admission(limit=1)).tidy(0) == 0
     assert queue.redis.zcard(keys.batches(0)) == 3
+
+
+async def test_bytes_of_parts_that_are_gone_are_counted_no_more(redis: Redis, queue: Queue) -> None:
+    keys, jobs = queue.keys, [job_of("stays"), job_of("goes")]
+    for job in jobs:
+        lease = await deliver(redis, keys, job)
+        await parts_at(redis, keys).keep(lease, Envelope.of_job(job), [part_of(job, 0, 0, 3)])
+    await redis.delete(keys.parts("goes"))
+    await redis.hset(keys.part_bytes(0), mapping={"no batch": 7, "*": 123})
+    index = BatchIndex(redis=redis, keys=keys, admission=Admission(limit=1))
+
+    assert [await index.mend_parts(0) for _ in range(2)] == [1, 0]
+
+    size = nbytes(part_of(jobs[0], 0, 0, 3))
+    assert await counted(redis, keys, "stays", "goes") == [size, size, 0]
+    assert await redis.hlen(keys.part_bytes(0)) == 2
+    await redis.delete(keys.parts("stays"))
+    assert await index.mend_parts(0) == 1
+    assert await redis.exists(keys.part_bytes(0)) == 0
+
+
+async def test_a_hash_of_bytes_that_holds_only_nonsense_is_mended(redis: Redis, queue: Queue) -> None:
+    await redis.hset(queue.keys.part_bytes(0), mapping={"*": "1e999", "\x00": "nan"})
+    await redis.expire(queue.keys.part_bytes(0), 600)
+    index = BatchIndex(redis=redis, keys=queue.keys, admission=Admission(limit=1))
+
+    assert await index.mend_parts(0) == 0
+
+    assert await redis.exists(queue.keys.part_bytes(0)) == 0
+
+
+async def test_where_nothing_is_kept_a_look_costs_one_command(redis: Redis, queue: Queue) -> None:
+    index = BatchIndex(redis=redis, keys=queue.keys, admission=Admission(limit=1))
+    before: Any = await redis.info("commandstats")
+
+    assert await index.mend_parts(0) == 0
+
+    after: Any = await redis.info("commandstats")
+    calls = {name: stats["calls"] - before.get(name, {"calls": 0})["calls"] for name, stats in after.items()}
+    assert [name for name, count in calls.items() if count and name != "cmdstat_info"] == ["cmdstat_hscan"]

@@ -17,6 +17,7 @@ from rollstream.schemas.wire.rounds import Round, RoundPlan
 from rollstream.transport.rounds.scripts import beat_round, join_round
 
 from ..errors import RoundMissedError
+from ..redis_io.connections import cancelled
 
 _MORE_S = 5.0
 """How much longer than a round is open the plan may take, where Redis does not answer."""
@@ -88,7 +89,7 @@ class Membership:
         self._did = str(Did.LINKED)
 
     async def _beat(self) -> None:
-        while True:
+        while not cancelled():
             try:
                 await self._look()
             except RedisError as error:

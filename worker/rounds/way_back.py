@@ -17,6 +17,7 @@ from ..errors import (
     NotInStoreError,
     VersionRefusedError,
 )
+from ..redis_io.connections import cancelled
 from ..weights.checkpoint import Stamp
 
 FIRST_TRY_S, LONGEST_TRY_S = 1.0, 30.0
@@ -82,7 +83,7 @@ class WayBack:
 
     async def _try(self, wanted: Wanted) -> None:
         pause_s, lacked_since = FIRST_TRY_S, None
-        while self.missing == wanted.version:
+        while self.missing == wanted.version and not cancelled():
             self._tried.clear()
             try:
                 await self._fetch(wanted)

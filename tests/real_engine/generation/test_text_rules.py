@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from rollstream.schemas import ErrorCode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import DataError
-from tests.support.engine.engine_requests import ATOL, PROMPT, generate, ids
+from tests.support.engine.engine_requests import ATOL, PROMPT, generate, ids, skip_without
 from tests.support.engine.transformers_reference import Reference
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -194,6 +194,7 @@ async def test_what_repeats_itself_is_ended_with_a_reason_of_its_own(
 
 
 async def test_a_thinking_budget_forces_the_end_and_says_so(engine: VllmEngine, tokenizer: Any) -> None:
+    skip_without("thinking_budget", engine)
     start, end = (tokenizer.encode(mark, add_special_tokens=False)[0] for mark in "[]")
     asked = {"thinking_budget": 40, "ignore_eos": True, "max_new_tokens": 100, "num_return_sequences": 4, "seed": 1}
 
@@ -206,6 +207,7 @@ async def test_a_thinking_budget_forces_the_end_and_says_so(engine: VllmEngine, 
 
 
 async def test_an_end_of_thinking_that_was_sampled_is_not_forced(engine: VllmEngine, tokenizer: Any) -> None:
+    skip_without("thinking_budget", engine)
     start, end = (tokenizer.encode(mark, add_special_tokens=False)[0] for mark in "[]")
 
     (found,) = await generate(

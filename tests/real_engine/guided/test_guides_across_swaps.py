@@ -12,7 +12,7 @@ import pytest
 from rollstream.producer.demo.tiny_model import write_model
 from rollstream.worker.engine import SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
-from tests.support.engine.engine_requests import PROMPT, end, generate, settings, until_under_way
+from tests.support.engine.engine_requests import PROMPT, end, generate, settings, skip_without, until_under_way
 
 pytestmark = [pytest.mark.vllm, pytest.mark.large, pytest.mark.asyncio]
 
@@ -29,6 +29,7 @@ async def test_a_guided_completion_matches_its_guide_through_swaps_in_every_mode
     engine = VllmEngine(settings(models[0], thinking_marks="[ ]"))
     await engine.start()
     try:
+        skip_without("thinking_budget", engine)
         guided: dict[str, Any] = {"regex": f"([abc][xyz]){{{LETTERS}}}"}
         await generate(engine, guided=guided, max_new_tokens=1)  # the compiler of guides takes seconds to start
         for version, mode in enumerate(SWAPS, 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from rollstream.schemas import GenerationConfig
@@ -48,6 +49,12 @@ def request(
         adapter=adapter,
         late_stop_ids=late,
     )
+
+
+def skip_without(feature: str, engine: Engine) -> None:
+    """Skip the test, with the engine's own reason, where the engine does not offer what it is about."""
+    if (why := dict(engine.info.missing).get(feature)) is not None:
+        pytest.skip(f"no {feature} here: {why}")
 
 
 async def end(engine: VllmEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from redis.asyncio import Redis
@@ -141,6 +142,29 @@ async def test_a_failed_proof_is_the_workers_own_affair(
 
     assert (await leading).received == ()  # type: ignore[attr-defined]
     assert receiver._engine.policy_version == 0
+
+
+async def test_who_leaves_a_round_beats_no_more_although_redis_py_loses_a_cancellation(
+    receiver: RoundReceiver, connection: Connection, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would never be out of it, and the trainer would wait for a member that seems to live."""
+    beat = beat_round
+
+    async def loses_it(*args: object) -> object:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        return await beat(*args)  # type: ignore[arg-type] # as it was called
+
+    monkeypatch.setattr(membership, "beat_round", loses_it)
+    monkeypatch.setattr(membership, "BEAT_S", 0.0)  # so that it is left in the middle of a beat
+    leading = await led(leader_of(connection, queue.keys, HeldMeeting()), "w-1")
+
+    receiving = asyncio.create_task(receiver.receive(WANTED, "keep", None))
+    left, _ = await asyncio.wait([receiving], timeout=5)
+
+    receiving.cancel()
+    assert left
+    assert (await leading).received == ("w-1",)  # type: ignore[attr-defined]
 
 
 async def test_while_redis_is_away_the_round_goes_on(

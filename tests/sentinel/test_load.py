@@ -64,6 +64,14 @@ def freeze(watched: Watched) -> None:
 
 
 @pytest.mark.large
+def test_one_replica_that_confirms_all_loses_nothing_whatever_ends_its_primary(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Watched(replicas=1) as watched:
+        hold(watched, policy, 1, (kill, fail_over, freeze), caplog, loses=False)
+
+
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("wait", "harms", "loses"),
     [(0, (kill, fail_over, freeze), True), (1, (kill, plan, freeze), False), (2, (kill, fail_over, freeze), False)],
@@ -76,6 +84,19 @@ def test_groups_are_answered_once_through_three_failovers_under_load(
     loses: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    hold(watched, policy, wait, harms, caplog, loses=loses)
+
+
+def hold(
+    watched: Watched,
+    policy: str,
+    wait: int,
+    harms: Sequence[Callable[[Watched], None]],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    loses: bool,
+) -> None:
+    """Load while the primary is harmed in each way; every group is answered once, and nothing is lost unless it may."""
     keys, began, epoch = Keys(policy), time.monotonic(), watched.epoch()
     with (
         caplog.at_level(logging.WARNING, "rollstream"),

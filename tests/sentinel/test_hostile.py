@@ -86,7 +86,7 @@ async def test_an_odd_list_of_services_only_leaves_the_error_shorter(masters: by
 async def test_a_worker_goes_on_while_one_sentinel_answers_what_none_does(redis_port: int, policy: str) -> None:
     honest = names(redis_port)
     with fakes(ODD["nothing"], honest, honest) as (url, sentinels), serving(url, policy) as (worker,):
-        sentinels[0].reply = ODD["very deep lists"]
+        sentinels[0].reply = ODD["a map of lists"]
         asked = len(sentinels[0].heard)
         await until(lambda: _asks_again(sentinels[0], asked + 1))
         async with AsyncClient(url, policy=policy) as client:
@@ -174,6 +174,23 @@ async def test_a_sentinel_that_names_another_for_long_is_a_warning_once(
     assert len(said) == 1
     assert f"127.0.0.1:{other}" in said[0]
     assert f"127.0.0.1:{redis_port} is believed" in said[0]
+
+
+async def test_sentinels_are_asked_while_a_command_waits_and_no_more_after_it(
+    redis_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollstream.transport.redis.primary.LOOK_S", 0.02)
+    monkeypatch.setattr("rollstream.transport.redis.primary._IDLE_S", 0.0)
+    with fakes(names(redis_port)) as (url, sentinels):
+        async with connect(url) as redis:
+            waiting = asyncio.ensure_future(redis.blpop(["nothing"], timeout=20))
+            await until(lambda: _asks_again(sentinels[0], 20))
+            watching = vars(redis.connection_pool)["_watching"]
+            assert not watching.done()
+
+            await redis.rpush("nothing", 1)
+            await waiting
+            await asyncio.wait_for(watching, 10)
 
 
 async def test_a_closed_client_asks_no_more_though_the_end_came_in_the_middle_of_a_question(

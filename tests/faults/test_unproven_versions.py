@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rollstream import AsyncClient, GenerationConfig
+from rollstream.schemas import Part, decode
 from rollstream.schemas.worker_report import WorkerState
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
@@ -16,6 +18,7 @@ from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import UnprovenError
 from rollstream.worker.weights.checkpoint import Content
 from tests.support.faults import Queue
+from tests.support.partial_steps import asked, drained, serving
 from tests.support.weights.probes import stub_probe
 from tests.support.weights.versions import announce_step
 from tests.support.worker_process import until_true
@@ -66,3 +69,27 @@ async def test_a_result_of_a_version_that_was_not_proven_ends_the_worker_and_sta
         with pytest.raises(UnprovenError, match="sampled under version 1, which this worker has not proven"):
             await running
         assert len(queue.holders()) == 1, "the job is lost"
+
+
+async def test_no_part_with_a_token_of_a_version_that_was_not_proven_leaves_a_worker(
+    redis_url: str, policy: str, queue: Queue, steps: Path, trainer: AsyncClient
+) -> None:
+    pace: dict[str, Any] = {
+        "keep_partials": 0.05,
+        "stub_tokens_per_s": 200,
+        "stub_vocab_size": 32_000,
+        "checkpoint_dir": steps,
+    }
+    async with serving(redis_url, policy, Hasty, **pace) as worker:
+        batch = await trainer.submit([[5], [6]], config=asked(3000, samples=1))
+        key = queue.keys.parts(batch.batch_id)
+        await until_true(lambda: worker._measures.parts["kept"] >= 2)
+        announce_step(queue, steps, 1, probe=stub_probe(1))
+        await until_true(lambda: worker._measures.parts["unproven"] >= 2)
+
+        await drained(worker)
+
+        kept: dict[bytes, bytes] = queue.redis.hgetall(key)  # type: ignore[assignment] # a client without types
+        parts = [decode(value, Part) for name, value in kept.items() if name.count(b":") == 1]
+        assert [version for part in parts for version, _ in part.version_spans] == [0, 0]
+        assert worker._measures.tokens_generated > sum(map(len, parts)), "tokens of the failed version were sampled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Required, Self, Unpack
 
@@ -31,7 +32,6 @@ from .policies.adapter_files import AdapterSource
 from .policies.adapter_tensors import PeftConfig, Scaling
 from .policies.adapter_upload import publish_adapter
 from .policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
-from .policies.unserved import warn_of_unserved
 from .policies.versions_stream import announced_version
 from .policies.wait_for_version import Workers, wait_for_version
 from .redis_io.access_options import ACCESS_DEFAULTS, AccessOptions, access_of
@@ -236,11 +236,9 @@ class AsyncClient:
         `TooLargeForRedisError`, `RedisUnavailableError`.
         """
         scaling = Scaling(lora_alpha=number(lora_alpha), use_rslora=use_rslora, peft_config=peft_config)
-        full = await publish_adapter(
+        return await publish_adapter(
             self._connection, self._keys, name, number(version), source, scaling, progress=progress
         )
-        await warn_of_unserved(self._connection, self._keys, f"adapter {full}", "adapter")
-        return full
 
     async def activate(self, version: int, by: str | None = None) -> None:
         """Let workers serve a version that was published with `activate="by_hand"`, or "when_prepared" before its time.
@@ -258,17 +256,10 @@ class AsyncClient:
         """A trainer's run, for `async with client.run("exp-42") as run`, which takes it from any trainer that has it.
 
         See `Run`. `retention_s`: for how long Redis keeps the run after its trainer's last write, and the results of
-        batches that it has not consumed after their last answer. Nothing is read or written before the `with`. Raises
-        `NameRefusedError`, `ArgumentError`.
+        batches that it has not consumed after their last answer. Raises `NameRefusedError`, `ArgumentError`.
         """
-        return Run(
-            connection=self._connection,
-            keys=self._keys,
-            weights=self._weights,
-            name=name,
-            retention_s=retention_s,
-            lengths=self.lengths,
-        )
+        of_client = partial(Run, connection=self._connection, keys=self._keys, weights=self._weights)
+        return of_client(name=name, retention_s=retention_s, lengths=self.lengths)
 
     async def newest_version(self) -> int:
         """The policy version to serve: the newest that was activated, by its announcement or later; 0 if there is none.

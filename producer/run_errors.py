@@ -82,6 +82,13 @@ class UnknownRunError(RunError):
         super().__init__(run, policy, "unknown: never opened, forgotten, or past its retention")
 
 
+class RunChangedError(RunError):
+    """Raised when a run cannot be forgotten because a trainer has opened it meanwhile."""
+
+    def __init__(self, run: str, policy: str) -> None:
+        super().__init__(run, policy, "a trainer has opened it meanwhile: look again, and end the trainer first")
+
+
 class BatchNotOutstandingError(RunError):
     """Raised when a batch is consumed or dropped that this run has not outstanding."""
 

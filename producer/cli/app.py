@@ -37,6 +37,7 @@ from .options import (
 from .output import exit_codes, follow, output, write_unfinished
 from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
+from .runs.runs import commands as listing_runs
 from .scores.score import commands as scoring
 from .shell.completion import commands as completing
 from .status import commands as showing
@@ -222,6 +223,7 @@ app.add_typer(scoring)
 app.add_typer(showing)
 app.add_typer(watching)
 app.add_typer(listing)
+app.add_typer(listing_runs)
 app.add_typer(operating)
 app.add_typer(allowing)
 app.add_typer(leasing)

@@ -29,6 +29,7 @@ from ..policies.activation import newest_version
 from ..policies.live_workers import live_names, read_reports
 from ..policies.versions_stream import RECENT, announced_versions
 from ..redis_io.connection import Connection
+from ..runs.read_runs import RunSeen, read_runs
 from .batch_checks import troubled_batches
 from .questions import ended_streams, of_each, read_appendfsync, read_clock, read_info, read_types, time_pings
 from .seen import ConsumerSeen, NodeSeen, PartitionSeen, PendingVersion, Probe, Refusal, SentinelSeen
@@ -102,8 +103,14 @@ class _Prober:
             lease_problem=lease_problem,
             no_version=await self._no_version(wrong),
             batches=await self._try("read the batches", partial(troubled_batches, keys=self._keys), ()),
+            runs=await self._runs(wrong),
             refusals=tuple(self._refusals),
         )
+
+    async def _runs(self, wrong: Mapping[str, object]) -> tuple[RunSeen, ...]:
+        if self._keys.runs() in wrong:
+            return ()
+        return tuple(await self._try("read the runs", partial(read_runs, keys=self._keys), []))
 
     async def _rights(self, redis: Redis) -> Mapping[Right, str]:
         return await missing_rights(redis, self._role, self._keys, _is_refusal)
@@ -176,7 +183,7 @@ class _Prober:
         streams = [key(p) for p in partitions for key in (self._keys.jobs, self._keys.dead)]
         sums = [totals(self._keys.jobs(p)) for p in partitions]
         hashes = [self._keys.control(), self._keys.rate(), *sums, *map(self._keys.worker, workers)]
-        indexes = [self._keys.workers(), *map(self._keys.batches, partitions)]
+        indexes = [self._keys.workers(), self._keys.runs(), *map(self._keys.batches, partitions)]
         types = {"stream": [*streams, self._keys.versions(), self._keys.activations()], "hash": hashes, "zset": indexes}
         return {key: kind for kind, keys in types.items() for key in keys}
 

@@ -12,6 +12,7 @@ from .batch_checks import batch_findings
 from .finding import FAIL, OLD_S, WARN, Finding, graded, some
 from .policy_checks import policy_findings
 from .redis_checks import FREES_MEMORY
+from .run_checks import run_findings
 from .seen import Probe
 from .stream_checks import stream_findings
 
@@ -33,6 +34,7 @@ def queue_findings(found: Probe) -> Iterator[Finding]:
     yield _stranded(found)
     yield from stream_findings(found)
     yield from batch_findings(found.batches, found.policy)
+    yield from run_findings(found.runs, found.policy)
     yield _dead_letters(found)
 
 

@@ -9,6 +9,7 @@ from rollstream.schemas import Activate
 from rollstream.transport.acl import Right, Role
 
 from ..operations.queue_state import QueueSeen, WorkerSeen
+from ..runs.read_runs import RunSeen
 from .batch_checks import BatchSeen
 
 
@@ -122,3 +123,5 @@ class Probe:
     """How many replicas the caller waits for."""
     pending: tuple[PendingVersion, ...] = ()
     """Versions that are announced and not active yet, the newest first."""
+    runs: tuple[RunSeen, ...] = ()
+    """Runs of trainers, the one that wrote last first."""

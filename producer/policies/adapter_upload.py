@@ -21,6 +21,7 @@ from ..redis_io.large_commands import check_size, sized
 from .adapter_files import CHUNK_BYTES, AdapterFiles, AdapterSource, read_adapter
 from .adapter_tensors import Scaling
 from .errors import AdapterConflictError, AdapterError
+from .unserved import warn_of_unserved
 
 _ROUNDS = 5
 """How often chunks that Redis lost meanwhile are sent again."""
@@ -48,6 +49,7 @@ async def publish_adapter(
     if files.incomplete:
         log.warning("adapter %s: every worker will refuse it: %s", full, files.incomplete)
     await upload(connection, keys, full, files, progress=progress)
+    await warn_of_unserved(connection, keys, f"adapter {full}", "adapter")
     return full
 
 

@@ -141,7 +141,7 @@ async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> boo
     return bool(await RELEASE(names, [consumer, RESULT_TTL_S]).to(redis))
 
 
-async def forget(redis: Redis, keys: Keys, name: str, token: str) -> bool:
+async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> bool:
     """See `forget.lua`. Raises `RedisError`."""
     return bool(await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis))
 

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rollstream import Activate, Client
+from rollstream import Activate, BatchConflictError, BatchConsumedError, Client
 from rollstream.producer.batches.ledger import read_description
 from rollstream.producer.batches.lost_jobs import JobsLeft
 from rollstream.producer.batches.waiting_facts import _other_policies, read_facts
@@ -127,6 +128,15 @@ class MainPath:
         client.submit([[4]], None, tokens(2), min_policy_version=99, batch_id="later")
         handle = client.submit([[4]], None, tokens(2), batch_id="gone", min_policy_version=98)
         handle.cancel()
+        with client.run("exp") as run:
+            left = run.submit([[5]], None, tokens(2), batch_id="left")
+            run.submit([[6]], None, tokens(2))
+            left.result(timeout=20)
+            run.consumed(left, cursor=1)
+            with pytest.raises(BatchConsumedError):
+                run.submit([[5]], None, tokens(2), batch_id="left")
+            with pytest.raises(BatchConflictError):
+                run.submit([[5]], None, tokens(2), batch_id="first")
 
     def _weights(self, client: Client, queue: Queue, worker: WorkerProcess) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
@@ -152,6 +162,7 @@ class MainPath:
         golden = str(self.folder / "jobs.golden")
         for words in (
             ["pause"], ["status"], ["resume"], ["status", "--json"], ["batches"], ["lease"], ["versions"],
+            ["runs"], ["runs", "--run", "exp"], ["runs", "--forget", "exp", "--yes"],
             ["golden", "record", "--cases", "2", "--out", golden], ["golden", "check", golden],
             ["replay", "--batch", "first"], ["doctor"],
         ):  # fmt: skip

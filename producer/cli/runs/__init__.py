@@ -1,0 +1,1 @@
+"""The command on trainers' runs: which there are, one in full, one given up."""

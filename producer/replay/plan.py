@@ -134,14 +134,27 @@ def _fitting(members: list[Selected]) -> tuple[list[Selected], list[Skipped]]:
             taken.append(selected)
         else:
             skipped.append(Skipped(place=selected.place, reason=reason))
-    taken.sort(key=lambda selected: selected.groups.start)  # of those that begin alike the newest stays first
+    taken.sort(key=_place_key)  # of those that begin alike the newest stays first
     for selected in taken:
+        if fitting and _is_share_of(selected, fitting[-1]):
+            continue  # the first one's replay has the samples of all
         if fitting and selected.groups.start < fitting[-1].groups.stop:
             reason = f"has groups of {fitting[-1].place.entry_id}, which is selected too"
             skipped.append(Skipped(place=selected.place, reason=reason))
         else:
             fitting.append(selected)
     return fitting, skipped
+
+
+def _place_key(selected: Selected) -> tuple[int, int]:
+    share = selected.asked.share
+    return selected.groups.start, 0 if share is None else share.first
+
+
+def _is_share_of(one: Selected, other: Selected) -> bool:
+    """Whether they have other samples of the same groups."""
+    mine, theirs = one.asked.share, other.asked.share
+    return mine is not None and theirs is not None and one.groups == other.groups and mine.first > theirs.first
 
 
 def _misfit(selected: Selected) -> str | None:

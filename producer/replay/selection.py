@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from rollstream.schemas import (
+    Batch,
     DeadLetter,
     Envelope,
     Job,
@@ -194,7 +195,8 @@ async def _batch_entries(
         raise NothingToReplayError(str(selector), problem) from None
     entry_ids = await read_job_entries(connection, keys, selector.batch_id)
     stream = keys.jobs(keys.partition(selector.batch_id))
-    return batch.num_jobs, _single_entries(connection, stream, entry_ids)
+    shares = batch.shares if isinstance(batch, Batch) else 1  # whichever of them is left is replayed for all
+    return batch.num_jobs // shares, _single_entries(connection, stream, entry_ids)
 
 
 async def _single_entries(

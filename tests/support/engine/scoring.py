@@ -65,7 +65,7 @@ def queue_scores(queue: Queue, *jobs: ScoreJob, payload: bytes | None = None) ->
         [number, *(word for pair in entry.items() for word in pair)] for number, entry in enumerate(entries)
     ]
     description = encode(described(*jobs))
-    args: list[Any] = ["digest", description, jobs[0].num_groups, batch, f"{time.time():.3f}", 0, len(words[0]) - 1]
+    args: list[Any] = ["digest", description, jobs[0].num_groups, batch, f"{time.time():.3f}", len(words[0]) - 1, "", 0]
     script = queue.redis.register_script(SUBMIT.text)
     assert script(keys=names, args=[*args, *(word for one in words for word in one)]) == b"queued"
     return batch

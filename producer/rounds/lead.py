@@ -23,7 +23,8 @@ from rollstream.schemas.rounds import BEAT_S, STALE_MS, Did, Member, Phase, Roun
 from rollstream.schemas.wire.rounds import MAX_MEMBERS, MAX_RANKS, Backend, Place, Round, RoundPlan, Sent
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.in_thread import in_thread
-from rollstream.transport.rounds.links import Link, Meeting
+from rollstream.transport.rounds.links import Link
+from rollstream.transport.rounds.meeting import Meeting
 from rollstream.transport.rounds.scripts import beat_round, open_round, turn_round
 
 from ..redis_io.connection import Connection

@@ -28,7 +28,7 @@ class RoundOptions:
     timeout_s: float = 120.0
     """How long linking and sending may take together."""
     host: str | None = None
-    """For gloo and ipc: this machine's name or address for workers; None: that of its way to Redis."""
+    """This machine's name or address for workers; None: that of its way to Redis."""
 
     @classmethod
     def of(cls, given: Any) -> RoundOptions | None:

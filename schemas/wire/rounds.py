@@ -102,7 +102,7 @@ class RoundPlan(Message):
     epoch: Epoch
     places: Annotated[tuple[Place, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
     meeting: Annotated[bytes, Field(min_length=1, max_length=256)]
-    """For NCCL the id of the communicator, for the others `host:port` of the trainer's store."""
+    """`host:port` of the trainer's store, in which all gather."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,7 +6,6 @@ thread and at any moment, since a party that died is seen by another thread than
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,6 @@ _CONNECT_S = 20.0
 """How long parties that have all come may take to connect; one that is killed just then would be waited for longer."""
 _LOOK = timedelta(seconds=0.05)
 _QUERY_S = 0.002
-_ADDRESS = re.compile(r"([A-Za-z0-9:][A-Za-z0-9.:-]{0,252}):([0-9]{1,5})")
 
 
 class Link(Protocol):
@@ -105,21 +103,17 @@ class GlooLink:
     """CPUs. A party that dies ends the connection, and thereby the wait of all others."""
 
     def __init__(self, *, store: Any, rank: int, world_size: int, timeout_s: float, given_up: threading.Event) -> None:
-        """Blocks until all have come. Raises `LinkError`, soon after `given_up` is set as well."""
+        """`store`: where all have gathered. Blocks until all are connected. Raises `LinkError`."""
         from torch.distributed import ProcessGroupGloo  # noqa: PLC0415 - only where tensors are
 
-        from .gathering_store import GatheringStore  # noqa: PLC0415 - imports torch
-
-        self._given_up, self._timeout = given_up, timedelta(seconds=timeout_s)
-        self._store = GatheringStore(store, timeout_s=timeout_s, given_up=given_up)
+        self._store, self._given_up, self._timeout = store, given_up, timedelta(seconds=timeout_s)
         self._left_waiting = False
         """Whether torch still waits for what this link has given up."""
         connect_s = timedelta(seconds=min(timeout_s, _CONNECT_S))
         try:
-            self._store.gather(rank, world_size)
-            self._group: Any = ProcessGroupGloo(self._store, rank, world_size, connect_s)
+            self._group: Any = ProcessGroupGloo(store, rank, world_size, connect_s)
         except RuntimeError as error:
-            raise LinkError(f"gloo: {_first_line(error)}") from None
+            raise LinkError(f"gloo: {first_line(error)}") from None
 
     @property
     def aborted(self) -> bool:
@@ -156,7 +150,7 @@ class GlooLink:
                     work.wait(_LOOK)
             work.wait()
         except (RuntimeError, AttributeError) as error:  # the second: it was closed in between
-            raise LinkError(f"gloo: {_first_line(error)}") from None
+            raise LinkError(f"gloo: {first_line(error)}") from None
 
     def abort(self) -> None:
         """See `Link.abort`."""
@@ -241,76 +235,6 @@ def _copy(source: Any, target: Any) -> None:
             torch.cuda.synchronize(tensor.device)
 
 
-def meet(
-    backend: str,
-    meeting: bytes,
-    *,
-    rank: int,
-    world_size: int,
-    timeout_s: float,
-    device: Any,
-    given_up: threading.Event,
-) -> Link:
-    """Link this process, which is not the first, with the others. Blocks, until `given_up` is set at most.
-
-    Raises `LinkError`. A place where nobody answers is tried until the time limit, and so is a party that NCCL waits
-    for: call it in a thread that nobody waits for.
-    """
-    if backend == "nccl":
-        return NcclLink(unique_id=meeting, rank=rank, world_size=world_size, device=device, given_up=given_up)
-    host, port = _address(meeting)
-    linked = GlooLink(
-        store=_store(host, port, timeout_s, first=False),
-        rank=rank,
-        world_size=world_size,
-        timeout_s=timeout_s,
-        given_up=given_up,
-    )
-    return SharedLink(control=linked, rank=rank, device=device) if backend == "ipc" else linked
-
-
-class Meeting:
-    """Where the others find the trainer, which is rank 0: known before they come."""
-
-    def __init__(self, *, backend: str, host: str, timeout_s: float, device: Any) -> None:
-        """Raises `LinkError`."""
-        self._backend, self._timeout_s, self._device = backend, timeout_s, device
-        self._given_up = threading.Event()
-        self._store = None if backend == "nccl" else _store(host, 0, timeout_s, first=True)
-        self.place = nccl_library.new_id() if self._store is None else f"{host}:{self._store.port}".encode()
-        """What goes into the plan."""
-
-    def give_up(self) -> None:
-        """Whoever is waited for, and whenever they come, there is no link. From any thread; safe to call twice."""
-        self._given_up.set()
-
-    def link(self, world_size: int) -> Link:
-        """Blocks until all have come, or it is given up. Raises `LinkError`."""
-        if self._store is None:
-            return NcclLink(
-                unique_id=self.place, rank=0, world_size=world_size, device=self._device, given_up=self._given_up
-            )
-        linked = GlooLink(
-            store=self._store, rank=0, world_size=world_size, timeout_s=self._timeout_s, given_up=self._given_up
-        )
-        return SharedLink(control=linked, rank=0, device=self._device) if self._backend == "ipc" else linked
-
-
-def _store(host: str, port: int, timeout_s: float, *, first: bool) -> Any:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined] # noqa: PLC0415 - only where tensors are
-
-    try:
-        return TCPStore(host, port, is_master=first, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
-    except (RuntimeError, OSError) as error:  # torch has errors of its own below RuntimeError
-        raise LinkError(f"{host}:{port}: {_first_line(error)}") from None
-
-
-def _address(meeting: bytes) -> tuple[str, int]:
-    found = _ADDRESS.fullmatch(meeting.decode("latin-1"))
-    if found is None or not 0 < int(found[2]) < 65536:
-        raise LinkError("where to meet is no host:port")
-    return found[1], int(found[2])
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what torch says: the rest is a stack."""
     return str(error).strip().partition("\n")[0]

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from rollstream.schemas.wire.rounds import Sent
 from rollstream.transport.rounds.errors import LinkError
 from rollstream.transport.rounds.in_thread import in_thread
-from rollstream.transport.rounds.links import Link, meet
+from rollstream.transport.rounds.links import Link
+from rollstream.transport.rounds.meeting import meet
 
 from ..engine import Incoming
 from ..errors import RoundMissedError

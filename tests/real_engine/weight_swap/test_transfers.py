@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from rollstream.producer.rounds.outgoing import Outgoing
-from rollstream.transport.rounds.links import Link, Meeting
+from rollstream.transport.rounds.links import Link
+from rollstream.transport.rounds.meeting import Meeting
 from rollstream.worker.engine import Incoming, SwapMode
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.errors import CheckpointRefusedError, ProofFailedError, RoundMissedError, SwapFailedError

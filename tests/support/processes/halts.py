@@ -52,7 +52,7 @@ PLACES = {
     "join": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__"),
     "joined": Place(f"{WORKER}.rounds.membership", "Membership.__aenter__", after=True),
     "link": Place(STUB, "StubEngine.link"),
-    "met": Place("rollstream.transport.rounds.links", "_store", after=True),
+    "met": Place("rollstream.transport.rounds.meeting", "_store", after=True),
     "linked": Place(STUB, "StubEngine.link", after=True),
     "receiving": Place("rollstream.transport.rounds.links", "GlooLink.broadcast", nth=5),
     "received": Place(STUB, "taken", after=True),

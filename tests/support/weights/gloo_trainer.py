@@ -11,7 +11,8 @@ import torch
 from rollstream.producer.rounds.outgoing import Outgoing
 from rollstream.schemas.wire.rounds import Backend
 from rollstream.transport.rounds.errors import LinkError
-from rollstream.transport.rounds.links import Link, Meeting
+from rollstream.transport.rounds.links import Link
+from rollstream.transport.rounds.meeting import Meeting
 from rollstream.worker.engine import Incoming
 
 TIMEOUT_S = 20.0

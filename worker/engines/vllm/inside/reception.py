@@ -14,8 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rollstream.transport.rounds import links
 from rollstream.transport.rounds.errors import LinkError
+from rollstream.transport.rounds.meeting import meet
 from rollstream.transport.rounds.packing import CHUNK_BYTES, CHUNKS_AT_ONCE
 
 from . import weight_reload
@@ -113,7 +113,7 @@ class _Linking:
 
     def _make(self) -> None:
         try:
-            self.link = links.meet(**self._how, given_up=self._given_up)
+            self.link = meet(**self._how, given_up=self._given_up)
         except Exception as error:  # noqa: BLE001 - a thread's rim: every error becomes the outcome
             self.outcome = str(error) or type(error).__name__
             return

@@ -63,7 +63,12 @@ def _take_from_libraries(level: int, first: list[Processor], last: list[Processo
 
 
 def take_over() -> None:
-    """Let libraries that were loaded since log here too: vLLM, PyTorch and others bring handlers for stderr."""
+    """Let libraries that were loaded since log here too: vLLM, PyTorch and others bring handlers for stderr.
+
+    Without `configure` it does nothing: then nobody here would write their lines.
+    """
+    if not any(isinstance(one, _Library) for one in logging.root.handlers):
+        return
     for logger in list(logging.root.manager.loggerDict.values()):
         if not isinstance(logger, logging.Logger):
             continue

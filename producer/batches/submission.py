@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from rollstream.schemas.keys import check_adapter, check_name
+from rollstream.schemas.wire.requires import FIRST_GROUPS
 from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.wire.shares import shares_of
@@ -142,7 +143,7 @@ def _whole(
         keep_partials=deadlines.keep_partials,
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
-        requires=(*batch.config.needs, *(() if batch.first_groups is None else ("first_groups",))),
+        requires=(*batch.config.needs, *(() if batch.first_groups is None else (FIRST_GROUPS,))),
         first_groups=batch.first_groups,
         expected_tokens=None if expected is None else Tensor.of(expected),
     )

@@ -17,6 +17,8 @@ class GroupState(StrEnum):
     RESULT = "result"
     ERROR = "error"
     CANCELLED = "cancelled"
+    CUT = "cut"
+    """It was cut before it had an answer: the batch needed it no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from ..errors import UnreadableResultError
 from ..redis_io.connection import Connection
 from .batch_seen import BatchSeen, GroupSeen, GroupState
 from .parts.ages import age_s, finite
-from .parts.answers import Won, seen_answer, shown_description
+from .parts.answers import CODES, Won, seen_answer, shown_description
 from .parts.results_index import Places, ResultsIndex
 
 MOST_GROUPS = 1000
@@ -95,8 +95,8 @@ class _Page:
         values: Any = await redis.hmget(self._ledger, fields)
         done, cancelled, *winners = values
         won = {group: Won.of(token) for group, token in zip(self._groups, winners, strict=True) if token is not None}
-        lived = await self._lived(redis, [one for one in won.values() if one is not None])
-        answers, problem = await self._answers(redis, [group for group, one in won.items() if one is not None])
+        lived = await self._lived(redis, [one for one in won.values() if isinstance(one, Won)])
+        answers, problem = await self._answers(redis, [group for group, one in won.items() if isinstance(one, Won)])
         cancelled_at = None if cancelled is None else seconds_of(cancelled)
         return BatchSeen(
             batch_id=self._batch.batch_id,
@@ -119,15 +119,15 @@ class _Page:
     def _seen(
         self,
         group: int,
-        won: Mapping[int, Won | None],
+        won: Mapping[int, Won | GroupState],
         answers: Mapping[int, AnyAnswer | str],
         lived: Mapping[Won, tuple[int, ...]],
     ) -> GroupSeen:
         if group not in won:
             return GroupSeen(group=group, state=GroupState.WAITING)
         by = won[group]
-        if by is None:
-            return GroupSeen(group=group, state=GroupState.CANCELLED, code=GroupState.CANCELLED)
+        if isinstance(by, GroupState):
+            return GroupSeen(group=group, state=by, code=CODES[by])
         return seen_answer(group, answers.get(group, ""), by, lived.get(by, ()), is_with_ids=self._is_with_ids)
 
     async def _lived(self, redis: Redis, won: Iterable[Won]) -> dict[Won, tuple[int, ...]]:

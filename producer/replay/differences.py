@@ -14,6 +14,7 @@ from rollstream.schemas.wire.probe import TOLERANCES, coarsest
 
 POLICY_VERSION = "policy version"
 RESUMED = "resumed after tokens"
+CUT = "outcome"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class Difference:
     """The group's number in the replay."""
     what: str
     """`answer` (only one is an error), `error code`, `prompt's token`, `prompt's length`, `completions` (their number),
-    `policy version`, `resumed after tokens`, `token`, `length`, `finish reason`; of a row `scored tokens` (their
-    number), `log-prob`, `candidate`."""
+    `policy version`, `resumed after tokens`, `outcome` (kept or cut), `token`, `length`, `finish reason`; of a row
+    `scored tokens` (their number), `log-prob`, `candidate`."""
     stored: object
     replayed: object
     sample: int | None = None
@@ -94,6 +95,10 @@ class Comparison:
     """Completions that a later delivery went on with in one of the two runs: another draw than an undisturbed one, so
     they cannot be compared, and do not count as differing. Greedy ones can."""
     first_resumed: Difference | None = None
+    cut_once: int = 0
+    """Samples and groups that one of the two runs has and the other has cut, which had enough: which end first is a
+    race. They cannot be compared, and do not count as differing."""
+    first_cut_once: Difference | None = None
     other_versions: int = 0
     """Groups that another policy version answered: they cannot be compared, and do not count as differing."""
     first_other: Difference | None = None
@@ -103,5 +108,5 @@ class Comparison:
     @property
     def identical(self) -> bool:
         """True when every group could be compared and none differs; scores may differ as two engines do."""
-        could_compare_all = self.first_other is None and self.first_resumed is None
-        return self.first is None and could_compare_all and not (self.apart and self.apart.is_off)
+        uncompared = (self.first_other, self.first_resumed, self.first_cut_once)
+        return self.first is None and uncompared == (None,) * 3 and not (self.apart and self.apart.is_off)

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from rollstream.schemas import Envelope, Origin, ScoreDescription, ScoreJob, encode
+from rollstream.schemas import Envelope, Job, Origin, ScoreDescription, ScoreJob, encode
 from rollstream.schemas.entry_id import EntryId
+from rollstream.schemas.wire.envelope import QueuedJob
+from rollstream.schemas.wire.requires import FIRST_GROUPS
 from rollstream.schemas.wire.scores import Description
 
 from ..batches.submission import AnySubmission
@@ -73,11 +75,13 @@ class Replay:
         return AnySubmission(batch=self.batch, digest=self.digest, jobs=[self._renumbered(*pair) for pair in opened])
 
     def _renumbered(self, placed: Placed, payload: bytes) -> tuple[Envelope, bytes]:
-        job = queued_job(payload).model_copy(
+        job = queued_job(payload)
+        job = job.model_copy(
             update={
                 "batch_id": self.batch.batch_id,
                 "num_groups": self.batch.num_groups,
                 "submitted_at": self.batch.submitted_at,
+                **_all_wanted(job),
                 **asdict(ANY_VERSION),  # the bounds were meant for the original run: any served version may run it
                 **placed.changes,
             }
@@ -85,6 +89,13 @@ class Replay:
         if isinstance(job, ScoreJob) and isinstance(self.batch, ScoreDescription):
             return score_envelope(job, self.batch), encode(job)
         return Envelope.of_job(job, self.batch.traceparent), encode(job)
+
+
+def _all_wanted(job: QueuedJob) -> dict[str, Any]:
+    """Whoever asks for groups again wants all of them, also where the original was complete with the first few."""
+    if not isinstance(job, Job):
+        return {}
+    return {"first_groups": None, "requires": tuple(name for name in job.requires if name != FIRST_GROUPS)}
 
 
 def new_batch_id(original_id: str, attempt: str) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from rollstream.schemas import Batch, GroupError, GroupResult, GroupScores, Keys
+from rollstream.schemas import Batch, ErrorCode, GroupError, GroupResult, GroupScores, Keys
 from rollstream.schemas.wire.probe import TOLERANCES, Tolerance, coarsest
 
 from ..batches.read_answers import AnyAnswer
@@ -15,9 +15,9 @@ from ..errors import NoStoredResultError
 from ..policies.live_workers import live_reports
 from ..redis_io.connection import Connection
 from ..scores.handle import handle_of
-from .compare_completions import first_of_completions, resumed
+from .compare_completions import cut_in_one, first_of_completions, resumed
 from .compare_rows import first_of_rows, log_probs_apart
-from .differences import POLICY_VERSION, Apart, Comparison, Difference
+from .differences import CUT, POLICY_VERSION, Apart, Comparison, Difference
 from .plan import Replay
 
 
@@ -39,7 +39,12 @@ def compare(
     differences: list[Difference] = []
     others: list[Difference] = []
     drawn_again: list[Difference] = []
+    cut_once: list[Difference] = []
     for group, before, new_group, after in pairs:
+        cut = _cut_in_one(group, new_group, before, after)
+        cut_once += cut
+        if any(one.sample is None for one in cut):
+            continue
         without: dict[int, Difference] = {}
         if not is_greedy and isinstance(before, GroupResult) and isinstance(after, GroupResult):
             without = resumed(group, new_group, before, after)
@@ -57,10 +62,23 @@ def compare(
         first=differences[0] if differences else None,
         resumed=len(drawn_again),
         first_resumed=drawn_again[0] if drawn_again else None,
+        cut_once=len(cut_once),
+        first_cut_once=cut_once[0] if cut_once else None,
         other_versions=len(others),
         first_other=others[0] if others else None,
         apart=Apart.of((log_probs_apart(*both) for both in rows), dtypes),
     )
+
+
+def _cut_in_one(group: int, new_group: int, before: AnyAnswer, after: AnyAnswer) -> list[Difference]:
+    """What only one of both runs has because the other had enough: samples, or the whole group."""
+    if isinstance(before, GroupResult) and isinstance(after, GroupResult):
+        return cut_in_one(group, new_group, before, after)
+    cut = [isinstance(one, GroupError) and one.code == ErrorCode.NOT_NEEDED for one in (before, after)]
+    if cut[0] == cut[1]:
+        return []
+    stored, replayed = ("cut" if was_cut else _kind(one) for was_cut, one in zip(cut, (before, after), strict=True))
+    return [Difference(group=group, new_group=new_group, what=CUT, stored=stored, replayed=replayed)]
 
 
 def _tokens(answer: AnyAnswer) -> int:

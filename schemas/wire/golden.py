@@ -160,6 +160,8 @@ def check_repeatable(config: GenerationConfig) -> None:
     """Raises `ValueError` unless two runs of a job with this config give the same."""
     if config.num_beams > 1:
         raise ValueError("num_beams must be 1: golden jobs have no beams")
+    if config.first_k is not None:
+        raise ValueError("first_k must be None: which samples end first is a race")
     if config.logprobs is None:
         raise ValueError("golden jobs ask for log-probs")
     if config.seed is None and config.temperature > 0:

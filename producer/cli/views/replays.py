@@ -68,7 +68,7 @@ def replay_json(replay: Replay) -> dict[str, Any]:
         "original_jobs": replay.original.num_jobs if replay.original else None,
         "groups": batch.num_groups,
         "prompt_tokens": sum(job.prompt_tokens for job in jobs),
-        "completions": batch.num_groups * batch.config.num_return_sequences if isinstance(batch, Batch) else 0,
+        "completions": batch.num_groups * batch.config.completions_per_prompt if isinstance(batch, Batch) else 0,
         "queued_at": queued.unix_s if queued.milliseconds < _LATEST_MS else None,
     }
 
@@ -98,6 +98,9 @@ def comparison_line(replay: Replay, comparison: Comparison) -> str:
     if comparison.first_resumed is not None:
         why = "were gone on with by another delivery, which is another draw, and are not comparable"
         found.append(f"{comparison.resumed} completions {why}, the first: {comparison.first_resumed}")
+    if comparison.first_cut_once is not None:
+        why = "only one of the runs has kept: which end first is a race, and the other is not comparable"
+        found.append(f"{comparison.cut_once} samples or groups {why}, the first: {comparison.first_cut_once}")
     if comparison.first_other is not None:
         why = "were answered by other policy versions than the stored ones and are not comparable"
         found.append(f"{comparison.other_versions} groups {why}, the first: {comparison.first_other}")

@@ -10,6 +10,7 @@ from typing import Any, Self
 from rollstream.schemas import Batch, Completion, ErrorCode, GenerationConfig, GroupError, GroupScores, Job
 from rollstream.schemas.errors import cut
 from rollstream.schemas.field_values import text_of
+from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.printable import printable, printable_lines
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.scores import Description
@@ -24,7 +25,10 @@ _MOST_SPANS = 64
 _MOST_DELIVERIES = 32
 _LONGEST_TEXT = 100_000
 _TOKEN = re.compile(rb"([0-9]{1,20}-[0-9]{1,20})\|([^|]{1,200})\|([0-9]{1,9})")
-_CANCELLED = b"cancelled"
+_WITHOUT = {LedgerField.CANCELLED.encode(): GroupState.CANCELLED, LedgerField.CUT.encode(): GroupState.CUT}
+"""What stands in the ledger of a group that no worker answered."""
+CODES = {GroupState.CANCELLED: ErrorCode.CANCELLED, GroupState.CUT: ErrorCode.NOT_NEEDED}
+"""The codes of their answers."""
 SCORED = "scored"
 """Stands where a completion has its finish reason."""
 
@@ -38,10 +42,10 @@ class Won:
     delivery: int | None
 
     @classmethod
-    def of(cls, token: bytes) -> Self | None:
-        """From the ledger's field of the group; None if the group was cancelled."""
-        if token == _CANCELLED:
-            return None
+    def of(cls, token: bytes) -> Self | GroupState:
+        """From the ledger's field of the group; its state if it was cancelled or cut."""
+        if token in _WITHOUT:
+            return _WITHOUT[token]
         match = _TOKEN.fullmatch(token)
         if match is None:
             return cls(entry_id="", worker=text_of(token), delivery=None)
@@ -67,7 +71,7 @@ def seen_answer(
     how["prompt_length"] = None if prompt is None else len(prompt)
     how["prompt_token_ids"] = tuple(prompt[:MOST_IDS]) if prompt is not None and is_with_ids else None
     if isinstance(answer, GroupError):
-        state = GroupState.CANCELLED if answer.code == ErrorCode.CANCELLED else GroupState.ERROR
+        state = next((state for state, code in CODES.items() if code == answer.code), GroupState.ERROR)
         how |= {"code": answer.code, "field": cut(answer.field), "message": cut(answer.message)}
         return GroupSeen(group=group, state=state, **how)
     completions = answer.completions
@@ -122,7 +126,10 @@ def _completions(completions: tuple[Completion, ...], room: int, *, is_with_ids:
 
 def shown_description(batch: Description | QueuedJob) -> dict[str, Any]:
     """What a batch or a job asks for, as plain values."""
-    return shown_config(batch.config) if isinstance(batch, Batch | Job) else {"top_logprobs": batch.top_logprobs}
+    if not isinstance(batch, Batch | Job):
+        return {"top_logprobs": batch.top_logprobs}
+    some = {} if batch.first_groups is None else {"first_groups": batch.first_groups}
+    return shown_config(batch.config) | some
 
 
 def shown_config(config: GenerationConfig) -> dict[str, Any]:

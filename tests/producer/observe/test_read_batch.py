@@ -68,6 +68,17 @@ async def test_one_group_has_its_ids(
         await read_group(connection, keys, "b", 2)
 
 
+async def test_groups_that_were_cut_are_no_errors(connection: Connection, keys: Keys, trainer: AsyncClient) -> None:
+    handle = await trainer.submit([[1], [2], [3]], None, tokens(4), batch_id="b", first_groups=2)
+    await handle.cancel(groups=[1])
+
+    batch = await read_batch(connection, keys, "b")
+
+    assert states(batch.groups) == ["waiting", "cut", "waiting"]
+    assert (batch.groups[1].code, batch.cancelled, batch.done) == ("not_needed", False, 1)
+    assert batch.config["first_groups"] == 2
+
+
 async def test_waiting_and_cancelled_groups_are_told_apart(
     connection: Connection, keys: Keys, trainer: AsyncClient
 ) -> None:

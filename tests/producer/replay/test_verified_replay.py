@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollstream import Client
+from rollstream import Client, GenerationConfig
 from rollstream.schemas import GroupResult, Origin, Sealed, Tensor, encode
 from tests.support.answers import KEPT_S, Answering, result_of
 from tests.support.command_line import Command, lines
-from tests.support.fault_steps import wait_until_done
+from tests.support.fault_steps import stub, wait_until_done
 from tests.support.faults import Queue
 from tests.support.replaying import CONFIG, entry_ids, finish, jobs_of, replayed, submit, tokens
 from tests.support.worker_process import WorkerProcess
@@ -27,7 +27,8 @@ def test_a_replayed_batch_gives_the_same_tokens_and_leaves_the_original_alone(
     assert row["batch_id"].startswith("b.replay-")
     assert row["verify"] == {
         "identical": True, "groups": 5, "completions": 10, "tokens": 60, "differing_groups": 0, "first": None,
-        "resumed": 0, "first_resumed": None, "other_versions": 0, "first_other": None, "apart": None,
+        "resumed": 0, "first_resumed": None, "cut_once": 0, "first_cut_once": None,
+        "other_versions": 0, "first_other": None, "apart": None,
     }  # fmt: skip
     assert "5 groups, 10 completions, 60 tokens compared: identical" in done.stderr
     assert tokens(queue, row["batch_id"]) == tokens(queue, "b")
@@ -165,3 +166,22 @@ def test_verify_without_a_worker_times_out_after_queueing(
     assert (done.exit_code, done.stdout) == (4, "new\n")
     assert "batch 'new': 0 of 1 groups after" in done.stderr
     assert len(jobs_of(queue, "new")) == 1
+
+
+def test_a_replay_of_the_first_k_compares_what_both_runs_kept(
+    redis_url: str, policy: str, client: Client, command: Command, queue: Queue
+) -> None:
+    """The same samples end first in both, for a tenth of them runs eight times as long."""
+    first = GenerationConfig(max_new_tokens=160, num_return_sequences=8, first_k=6, eos_token_id=(2,), seed=5)
+    with stub(redis_url, policy, "--stub-long-tail", "samples", "--stub-vocab-size", "32000", lease_s=30):
+        client.generate([[n] for n in range(4)], None, first, timeout=30, batch_id="b", first_groups=3)
+
+        done = command("replay", "--batch", "b", "--verify", "--timeout", "30", "--json")
+
+    (row,) = lines(done.stdout)
+    found = row["verify"]
+    assert (row["completions"], found["groups"], found["differing_groups"]) == (24, 4, 0)
+    (job,) = jobs_of(queue, row["batch_id"])
+    assert (job.first_groups, job.requires) == (None, ("first_k",))
+    assert client.attach(row["batch_id"]).result(timeout=10).errors == {}
+    assert ("only one of the runs has kept" in done.stderr) == (found["cut_once"] > 0)

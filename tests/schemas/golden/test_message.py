@@ -42,6 +42,7 @@ def test_each_case_has_its_prompt_its_row_and_its_completions() -> None:
         ({"config": GREEDY.model_copy(update={"logprobs": None})}, "log-probs"),
         ({"config": GenerationConfig(max_new_tokens=64)}, "seed"),
         ({"config": GenerationConfig(max_new_tokens=64, num_beams=2)}, "no beams"),
+        ({"config": GenerationConfig(max_new_tokens=64, num_return_sequences=2, first_k=1, seed=0)}, "first_k must be"),
         ({"config": GREEDY.model_copy(update={"max_new_tokens": 1})}, "longer than max_new_tokens"),
         ({"lengths": int32([3])}, "completion"),
         ({"lengths": int32([2, 0])}, "lengths"),

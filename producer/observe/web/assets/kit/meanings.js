@@ -23,6 +23,7 @@ export const ERRORS = {
   queue_deadline: "The job waited longer than its queue deadline.",
   run_deadline: "The job ran longer than its run deadline.",
   samples_missing: "Samples that another job of the group had finished are gone from Redis.",
+  not_needed: "It was cut: the batch had enough without it, or somebody cut this group.",
   too_stale: "The weights were further behind than the job allows.",
 };
 

@@ -12,6 +12,7 @@ const MARKS = {
   result: "disc good",
   error: "cross bad",
   cancelled: "cross calm",
+  cut: "cross calm",
 };
 
 export class Groups {
@@ -160,6 +161,6 @@ function details(open) {
         }),
       );
     },
-    set: (cell, group) => setHidden(cell.firstChild, group.state === "waiting" || group.state === "cancelled"),
+    set: (cell, group) => setHidden(cell.firstChild, ["waiting", "cancelled", "cut"].includes(group.state)),
   };
 }

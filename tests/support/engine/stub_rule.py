@@ -27,18 +27,21 @@ def breaks_of(
     The first piece is drawn after the prompt with the sample's own seed, each other one after all tokens before it with
     the seed of the rest.
     """
-    begins, places = 0, list[int]()
+    begins, places, told = 0, list[int](), drawn(prompt, seed, len(tokens), vocab_size=vocab_size, version=version)
     while True:
-        own = rest_seed(seed, begins) if begins else seed
-        rest = np.asarray(tokens[begins:], np.int32)
-        told = drawn([*prompt, *tokens[:begins]], own, len(rest), vocab_size=vocab_size, version=version)
-        differs = np.flatnonzero(told != rest)
+        differs = np.flatnonzero(told != np.asarray(tokens[begins:], np.int32))
         if not len(differs):
             return places
-        if not differs[0]:
+        here = begins + int(differs[0])
+        for place in range(here, max(begins, here - 3), -1):  # a token or two may be the same by chance
+            rest = (*prompt, *tokens[:place])
+            told = drawn(rest, rest_seed(seed, place), len(tokens) - place, vocab_size=vocab_size, version=version)
+            if told[:8].tolist() == list(tokens[place : place + 8])[: len(told)]:
+                begins = place
+                places.append(place)
+                break
+        else:
             return None
-        begins += int(differs[0])
-        places.append(begins)
 
 
 def sample_seed(batch_seed: int, row: int, sample: int) -> int:

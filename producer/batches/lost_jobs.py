@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
+from rollstream.schemas.entry_id import EntryId
 from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of
 
@@ -65,7 +66,7 @@ class JobsLeft:
 
 async def jobs_are_lost(redis: Redis, keys: Keys, batch_id: str, groups: int, entries: list[str]) -> bool:
     """Whether no job of these `entries` is left, and not all of the batch's groups are answered."""
-    newest_first = entries[::-1]
+    newest_first = sorted(entries, key=EntryId.of, reverse=True)  # which need not be the order of the jobs
     for ids in (newest_first[at : at + _MOST] for at in range(0, len(entries), _MOST)):
         if await scripts.jobs_left(redis, keys, batch_id, groups=groups, entries=ids) != "lost":
             return False

@@ -121,6 +121,12 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         str | None, typer.Option(help="Default: a new one. Submitting the same batch again is a no-op.")
     ] = None,
     prompts_per_job: Annotated[int, typer.Option(help="Prompts that one worker takes at a time.")] = 8,
+    samples_per_job: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a prompt's samples (num_return_sequences) so many that one worker takes at a time. Default: all."
+        ),
+    ] = None,
     keep_partials: Annotated[
         float | None,
         typer.Option(
@@ -160,6 +166,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     adapter=adapter,
                     batch_id=batch_id,
                     prompts_per_job=prompts_per_job,
+                    samples_per_job=samples_per_job,
                     keep_partials=keep_partials,
                     queue_deadline_s=queue_deadline_s,
                     run_deadline_s=run_deadline_s,

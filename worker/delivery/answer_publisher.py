@@ -99,7 +99,10 @@ class AnswerPublisher:
 
     def shares(self, parts: Parts) -> Shares:
         """What hands in samples of groups that several jobs share out, on the same terms."""
-        return Shares(redis=self._redis, keys=self._keys, parts=parts, check_proven=self._check_proven, wait=self._wait)
+        return Shares(
+            redis=self._redis, keys=self._keys, parts=parts, check_proven=self._check_proven,
+            measures=self._measures, wait=self._wait,
+        )  # fmt: skip
 
     async def publish(self, lease: Lease, job: Envelope, answer: Answer, *, is_joined: bool = False) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer;
@@ -127,7 +130,7 @@ class AnswerPublisher:
             case "duplicate" | "fenced":
                 self._measures.groups[outcome] += 1
             case "published" | "enough":
-                self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest())
+                self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest(), is_joined=is_joined)
         if outcome == "enough":
             await self._cutter.cut_rest(job, lease.consumer)
         return outcome

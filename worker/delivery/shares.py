@@ -14,6 +14,7 @@ from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.scripts import Call
 
 from ..errors import DataError, UnpublishableError
+from ..measure.measures import Measures
 from ..redis_io.connections import retrying
 from . import scripts
 from .lease import Lease
@@ -38,6 +39,7 @@ class Shares:
         keys: Keys,
         parts: Parts,
         check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
+        measures: Measures,
         wait: int = 0,
     ) -> None:
         """`check_proven`: as the publisher's. `wait`: how many replicas must have it before it counts."""
@@ -45,6 +47,7 @@ class Shares:
         self._keys = keys
         self._parts = parts
         self._check_proven = check_proven
+        self._measures = measures
         self._wait = wait
 
     async def hand_in(
@@ -64,9 +67,17 @@ class Shares:
             raise DataError(ErrorCode.TOO_LONG, "prompt", problem)
         call = scripts.share_call(lease, self._keys, job, share, group)
         try:
-            return await retrying("hand in samples", scripts.share, self._confirmed, call)
+            outcome = await retrying("hand in samples", scripts.share, self._confirmed, call)
         except RedisError as error:
             raise UnpublishableError(f"batch {job.batch_id}: {error}") from error
+        if outcome in ("kept", "complete"):
+            self._count(job, [part for part in parts if part.resumed_at < len(part)])
+        return outcome
+
+    def _count(self, job: Envelope, sampled_here: Sequence[Part]) -> None:
+        tokens = sum(len(part) - part.resumed_at for part in sampled_here)
+        asked = job.asked_of_group // job.share.of if job.share is not None else 0
+        self._measures.completed(len(sampled_here), tokens, asked * len(sampled_here))
 
     async def of_group(self, lease: Lease, job: Job, group: int) -> dict[int, Part]:
         """All samples of a group that are in Redis, by number, each checked."""

@@ -91,10 +91,13 @@ class Measures:
         """Tokens of completions that were published of late, per second. For the event loop alone."""
         return self._throughput.per_s(time.monotonic())
 
-    def answered(self, answer: GroupResult | GroupScores | GroupError, *, asked: int, newest: int) -> None:
+    def answered(
+        self, answer: GroupResult | GroupScores | GroupError, *, asked: int, newest: int, is_joined: bool = False
+    ) -> None:
         """Count an answer that Redis took and that is no duplicate.
 
-        `asked`: the most tokens that it might have had; `newest`: the newest policy version by now.
+        `asked`: the most tokens that it might have had; `newest`: the newest policy version by now. `is_joined`: its
+        samples count already, each at the worker that has handed it in.
         """
         if isinstance(answer, GroupError):
             self.groups["error"] += 1
@@ -105,14 +108,18 @@ class Measures:
         self.groups["result"] += 1
         if isinstance(answer, GroupScores):
             self.tokens_scored += tokens
-        else:
-            self.sequences += len(answer)
-            self.tokens += tokens
-            self.asked += asked
-            self._throughput.add(time.monotonic(), tokens)
+        elif not is_joined:
+            self.completed(len(answer), tokens, asked)
         behind = max(0, newest - min((version for version, _ in spans), default=newest))
         self.stale[min(behind, MOST_STALE)] += 1
         self.staleness.add(behind)
+
+    def completed(self, sequences: int, tokens: int, asked: int) -> None:
+        """Count completions that were published, or handed in to a group of which other workers sample the rest."""
+        self.sequences += sequences
+        self.tokens += tokens
+        self.asked += asked
+        self._throughput.add(time.monotonic(), tokens)
 
     def sums(self) -> dict[str, int]:
         """The same by the fields of a minute of the history; they only grow."""

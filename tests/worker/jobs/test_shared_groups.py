@@ -19,6 +19,7 @@ from rollstream.worker.errors import DataError, UnprovenError, UnpublishableErro
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups
+from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Completion
 from tests.support.parts import deliver, finished, job_of, part_of, parts_at, take_over
 
@@ -47,8 +48,11 @@ class Sharing:
     def __init__(self, redis: Redis, policy: str) -> None:
         self.redis = redis
         self.keys = Keys(policy)
+        self.measures = Measures()
         parts = parts_at(redis, self.keys, check_proven=proven)
-        self.groups = SharedGroups(shares=Shares(redis=redis, keys=self.keys, parts=parts, check_proven=proven))
+        self.groups = SharedGroups(
+            shares=Shares(redis=redis, keys=self.keys, parts=parts, check_proven=proven, measures=self.measures)
+        )
 
     async def deliver(self, job: Job) -> AdmittedJob:
         return self.admitted(job, await deliver(self.redis, self.keys, job))
@@ -100,6 +104,8 @@ async def test_the_samples_come_back_in_their_order_whichever_job_was_last(
     assert group.finish_reasons == ("length", "stop", "stop", "stop")
     assert group.version_spans == (((0, 8),), ((0, 7),), ((1, 6),), ((1, 5),))
     assert (group.sample_index, group.resumed_at) == (None, None)
+    measures = sharing.measures
+    assert (measures.sequences, measures.tokens, measures.groups["result"]) == (4, 8 + 7 + 6 + 5, 0)
 
 
 async def test_a_delivery_after_a_crash_finds_what_is_there(sharing: Sharing) -> None:

@@ -31,6 +31,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "proofs": ("benchmarks.engine.proofs", "--swaps", "3"),
     "engine_metrics": ("benchmarks.engine.engine_metrics",),
     "candidates": ("benchmarks.engine.candidates", "--repeats", "3", "--kv-cache-bytes", str(2**26)),
+    "admission": ("benchmarks.engine.admission", "--max-num-seqs", "16", "--repeats", "2"),
+    "partials": ("benchmarks.engine.partials", "--kv-cache-bytes", str(2**27)),
     "watched": ("benchmarks.engine.watched", "--kv-cache-bytes", str(2**26)),
     "http": (
         "benchmarks.http.serve",

@@ -25,12 +25,19 @@ class WorkerProcess(LoggedProcess):
     """`python -m rollstream.worker FLAGS`."""
 
     def __init__(
-        self, redis_url: str, policy: str, folder: Path, flags: Sequence[str], env: Mapping[str, str] | None = None
+        self,
+        redis_url: str,
+        policy: str,
+        folder: Path,
+        flags: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        module: str = "rollstream.worker",
     ) -> None:
+        """`module`: one that starts a worker with a difference."""
         self.policy = policy
         self._redis_url = redis_url
         super().__init__(
-            [sys.executable, "-m", "rollstream.worker", "--policy", policy, "--redis", redis_url,
+            [sys.executable, "-m", module, "--policy", policy, "--redis", redis_url,
              "--heartbeat-s", "0.5",
              "--grace-s", "2", *flags],
             folder / f"worker-{time.monotonic_ns()}.log",
@@ -68,9 +75,11 @@ class Fleet:
         self._folder = folder
         self.workers: list[WorkerProcess] = []
 
-    def start(self, policy: str, *flags: str, env: Mapping[str, str] | None = None) -> WorkerProcess:
+    def start(
+        self, policy: str, *flags: str, env: Mapping[str, str] | None = None, module: str = "rollstream.worker"
+    ) -> WorkerProcess:
         """Start one more worker, with these variables beside ours; it does not serve yet."""
-        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags, env))
+        self.workers.append(WorkerProcess(self._redis_url, policy, self._folder, flags, env, module))
         return self.workers[-1]
 
     def end(self) -> None:

@@ -1,0 +1,100 @@
+"""What `--keep-partials 5` costs: tokens a second of a worker with it and one without, in turns.
+
+The completions are long enough to be kept several times while they run. The details have the mean difference by pairs,
+in per cent, with its 95 % interval, and how many parts were seen in Redis at once: without any, nothing was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+from redis.asyncio import Redis
+
+from benchmarks.engine.engine_metrics import differences
+from benchmarks.engine.saturation import Engines, add_engine_flags, bench_redis, prepare, shown_engines
+from benchmarks.support import report
+from benchmarks.support.arms import Rollstream, interleaved
+from benchmarks.support.fleet import Fleet
+from benchmarks.support.models import make
+from benchmarks.support.report import Report, Scenario
+from benchmarks.support.turns import my_turn
+from benchmarks.support.workload import SCALES, Load, Prompts, Workload, config
+from rollstream import AsyncClient
+
+LONGEST = {"tiny": 900, "1.5b": 1700, "7b": 1700}
+"""Tokens of each completion."""
+WAVES = 1.25
+"""How often a run fills all seats."""
+
+
+def long_ones(engines: Engines, scale: float) -> Workload:
+    """One batch of long completions."""
+    model, tokens = engines.model, LONGEST[engines.model.name]
+    groups = max(1, int(scale * WAVES * engines.max_num_seqs / 8))
+    batch = Load(Prompts(model, SCALES[model.name].prompt).draw(groups), config(tokens))
+    return Workload("long", f"one batch of {groups} prompts, n = 8, {tokens} tokens, log-probs", (batch,), 2)
+
+
+async def compare(
+    engines: Engines, workload: Workload, every_s: float, repeats: int, redis_url: str, fleet: Fleet
+) -> Report:
+    """Run the workload on both workers, in turns."""
+    names = {"off": 0.0, f"every {every_s:g} s": every_s}
+    workers = [fleet.start(_policy(s), *engines.flags(), "--keep-partials", str(s)) for s in names.values()]
+    for worker in workers:
+        await asyncio.to_thread(worker.wait_until_serving)
+    await my_turn()
+    seen = [0]
+    async with AsyncExitStack() as closing:
+        arms = []
+        for name, seconds in names.items():
+            client = await closing.enter_async_context(AsyncClient(redis_url, policy=_policy(seconds)))
+            arms.append(Rollstream(client, name))
+        await interleaved(arms, workload, 1)
+        watching = asyncio.create_task(_watch(redis_url, seen))
+        closing.callback(watching.cancel)
+        speed = await interleaved(arms, workload, repeats)
+    details = {"tokens": workload.tokens, "parts_seen": seen[0], **differences(speed)}
+    scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed, details)
+    return Report("partials", [scenario], shown_engines(engines))
+
+
+async def _watch(redis_url: str, seen: list[int]) -> None:
+    """Once a second, how many parts there are; the most is kept."""
+    async with Redis.from_url(redis_url) as redis:
+        while True:
+            counts = [await redis.hlen(name) async for name in redis.scan_iter(match="rs:*:parts:*", count=1000)]
+            seen[0] = max(seen[0], sum(counts))
+            await asyncio.sleep(1)
+
+
+def _policy(seconds: float) -> str:
+    return f"bench-{seconds:g}".replace(".", "-")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine.partials", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--every-s", type=float, default=5.0, help="--keep-partials of the worker (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=4, help="counted runs of each arm (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
+    arguments = parser.parse_args()
+    prepare(arguments.model)
+    with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        model = make(arguments.model, folder)
+        engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
+        workload = long_ones(engines, arguments.scale)
+        with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
+            done = uvloop.run(compare(engines, workload, arguments.every_s, arguments.repeats, url, fleet))
+    report.finish(done, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -95,6 +95,14 @@ class WorkerMetric:
     )
     LEASE_RENEWALS = _counter("lease_renewals", "Leases renewed.")
     LEASES_LOST = _counter("leases_lost", "Leases that ran out or went to another worker while their job ran.")
+    PARTIALS = _counter(
+        "partials",
+        "Parts of running completions by what became of them: kept, over_bound, unproven, unwanted, failed; of those "
+        "that other deliveries kept: read, dropped (none of this job).",
+        "outcome",
+    )
+    PARTIALS_BYTES = _counter("partials_written_bytes", "Bytes of the parts that were kept, each time that they were.")
+    PARTIALS_HELD = _gauge("partials_held_bytes", "Bytes of the parts that this worker kept and that have no answer.")
     HELD_JOBS = _gauge("held_jobs", "Jobs that this worker has taken and not ended.")
     RUNNING_GROUPS = _gauge("running_groups", "Groups with a place in the engine.")
     WAITING_GROUPS = _gauge("waiting_groups", "Groups of taken jobs without a place in the engine yet.")
@@ -152,6 +160,9 @@ class QueueMetric:
         "backlog_seconds", "Seconds in which the workers there are, or one, answer all that is queued, as of late."
     )
     PAUSED = _gauge("queue_paused", "1 while an operator has paused the queue.")
+    PARTIALS = _gauge(
+        "queue_partials_bytes", "Bytes of the parts that workers keep of running completions.", "partition"
+    )
     DEAD_LETTERS = _gauge("dead_letters", "Jobs that were given up on and are kept.", "partition")
     WORKERS = _gauge("workers", "Live workers by their state; late ones count as late.", "state")
     WORKERS_BEHIND = _gauge(

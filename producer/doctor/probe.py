@@ -181,7 +181,7 @@ class _Prober:
         """The Redis type that each key must have, if the key exists."""
         partitions = range(self._keys.partitions)
         streams = [key(p) for p in partitions for key in (self._keys.jobs, self._keys.dead)]
-        sums = [totals(self._keys.jobs(p)) for p in partitions]
+        sums = [key for p in partitions for key in (totals(self._keys.jobs(p)), self._keys.part_bytes(p))]
         hashes = [self._keys.control(), self._keys.rate(), *sums, *map(self._keys.worker, workers)]
         indexes = [self._keys.workers(), self._keys.runs(), *map(self._keys.batches, partitions)]
         types = {"stream": [*streams, self._keys.versions(), self._keys.activations()], "hash": hashes, "zset": indexes}

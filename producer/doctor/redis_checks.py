@@ -24,8 +24,9 @@ _A = {role: f"{'an' if role.value[0] in 'eo' else 'a'} {role.value}" for role in
 _MEMORY_WARN, _MEMORY_FAIL = 0.8, 0.95
 
 FREES_MEMORY = (
-    "raise maxmemory; or run `rollstream dead drop`; or give workers a smaller --retention-bytes, and a shorter "
-    "--result-ttl-s for future results. Reading results frees nothing: they go when they expire"
+    "raise maxmemory; or run `rollstream dead drop`; or give workers a smaller --retention-bytes or "
+    "--partials-policy-bytes, and a shorter --result-ttl-s for future results. Reading results frees nothing: they go "
+    "when they expire"
 )
 
 

@@ -144,6 +144,11 @@ class Fleet:
         return self.backlog.backlog_seconds if self.backlog is not None and known else None
 
     @property
+    def partials_bytes(self) -> int:
+        """Bytes of what workers keep of running completions, in all partitions."""
+        return sum(queue.partials_bytes for queue in self.queues)
+
+    @property
     def tokens_per_s(self) -> float:
         """The sum of what live workers report."""
         return sum(one.report.tokens_per_s or 0.0 for one in self.workers if one.presence is not Presence.GONE)

@@ -49,6 +49,7 @@ def _of_queue(queue: QueueSeen, tokens: int) -> Iterator[Sample]:
             yield QueueMetric.JOBS, (partition, DEFAULT_LANE, state), float(max(0, count))
     yield QueueMetric.OLDEST, (partition,), queue.oldest_waiting_s or 0.0
     yield QueueMetric.TOKENS, (partition,), float(tokens)
+    yield QueueMetric.PARTIALS, (partition,), float(queue.partials_bytes)
     yield QueueMetric.DEAD_LETTERS, (partition,), float(queue.dead_letters)
 
 

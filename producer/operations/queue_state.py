@@ -11,8 +11,9 @@ from redis.exceptions import ResponseError
 
 from rollstream.schemas import Keys
 from rollstream.schemas.entry_id import EntryId
-from rollstream.schemas.field_values import seconds_of
+from rollstream.schemas.field_values import count_of, seconds_of
 from rollstream.schemas.keys import GROUP
+from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.pause_reason import PAUSED_FIELD
 from rollstream.schemas.printable import printable
 from rollstream.schemas.worker_report import WorkerReport
@@ -40,6 +41,8 @@ class QueueSeen:
     """Pending jobs that no worker holds, because they wait for a newer policy version."""
     ids_ahead_s: float = 0.0
     """How far the newest job's id is ahead of Redis' clock. Above 0 the clock was set back and ages are unknown."""
+    partials_bytes: int = 0
+    """Bytes of what workers keep of running completions, as they are counted for the policy's bound."""
 
     @property
     def parked_jobs(self) -> int:
@@ -125,7 +128,17 @@ async def read_queue(redis: Redis, keys: Keys, partition: int, now: float) -> Qu
         dead_letters=await redis.xlen(keys.dead(partition)),
         parked=await read_parked(redis, jobs, now) if group and group["pending"] else (),
         ids_ahead_s=waiting.ahead_s((oldest, group["last-delivered-id"] if group else None), now),
+        partials_bytes=await _partials_bytes(redis, keys.part_bytes(partition)),
     )
+
+
+async def _partials_bytes(redis: Redis, key: str) -> int:
+    """0 also where the key holds something else: the doctor says that, and no other reader needs it."""
+    try:
+        counted: Any = await redis.hget(key, ALL_PARTS)
+    except ResponseError:
+        return 0
+    return count_of(counted or b"") or 0
 
 
 async def consumer_group(redis: Redis, jobs: str) -> dict[str, Any] | None:
@@ -178,6 +191,8 @@ def remarks(status: QueueState) -> Iterator[str]:
         jobs, oldest = sum(parked.jobs for parked in parts), max(parts, key=lambda parked: parked.oldest_s)
         since = f"the oldest, of batch {oldest.oldest_batch}, for {age(oldest.oldest_s)}"
         yield printable(f"parked: {jobs} jobs wait for policy version {version}, {since}")
+    if nbytes := sum(queue.partials_bytes for queue in status.queues):
+        yield f"partials: {nbytes / 2**20:,.1f} MiB of running completions are kept in Redis"
     if groups := waiting_groups(status.workers):
         yield f"{groups} groups of jobs that workers have read wait for places in their engines"
 

@@ -194,7 +194,9 @@ _STEER = _on(
 _REPLAY = _on({K.JOBS: "XRANGE XPENDING XINFO|GROUPS", K.DEAD: "XRANGE XDEL XLEN"}, scripts=[K.DEAD])
 _DOCTOR = _on(
     {
-        **dict.fromkeys((K.JOBS, K.DEAD, K.CONTROL, K.RATE, K.TOTALS, K.WORKER, K.WORKERS, K.BATCHES), "TYPE"),
+        **dict.fromkeys(
+            (K.JOBS, K.DEAD, K.CONTROL, K.RATE, K.TOTALS, K.WORKER, K.WORKERS, K.BATCHES, K.PART_BYTES), "TYPE"
+        ),
         K.VERSIONS: "TYPE XRANGE",
         K.ACTIVATIONS: "TYPE",
         K.JOBS: "TYPE EXISTS",

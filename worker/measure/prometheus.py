@@ -67,6 +67,9 @@ def _counted(measures: Measures) -> Iterator[tuple[Metric, Values]]:
     yield WorkerMetric.REDELIVERIES, _by_label(measures.redeliveries)
     yield WorkerMetric.LEASE_RENEWALS, _alone(measures.lease_renewals)
     yield WorkerMetric.LEASES_LOST, _alone(measures.leases_lost)
+    yield WorkerMetric.PARTIALS, _by_label(measures.parts)
+    yield WorkerMetric.PARTIALS_BYTES, _alone(measures.part_bytes)
+    yield WorkerMetric.PARTIALS_HELD, _alone(measures.part_bytes_held)
     yield WorkerMetric.REDIS_ERRORS, _alone(FAILED.total)
 
 

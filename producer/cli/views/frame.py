@@ -251,5 +251,6 @@ def _foot(seen: Seen, fleet: Fleet, hint: str) -> str:
         used = f"{fleet.redis_memory / 2**20:,.0f} MiB"
         limit = fleet.redis_memory_limit
         memory = f"Redis {used}" + (f" ({percent(fleet.redis_memory, limit)})" if limit else "")
+        memory += f", partials {fleet.partials_bytes / 2**20:,.0f} MiB" if fleet.partials_bytes else ""
     read = f"read {age(seen.fleet_age_s)} ago in {1000 * fleet.took_s:,.0f} ms, {fleet.commands} commands"
     return " · ".join(filter(None, [hint, memory, read]))

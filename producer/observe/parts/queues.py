@@ -12,6 +12,7 @@ from rollstream.schemas.entry_id import BEFORE_ALL, LAST_POSSIBLE, EntryId, afte
 from rollstream.schemas.field_values import count_of, text_of
 from rollstream.schemas.keys import GROUP, totals
 from rollstream.schemas.parked import ParkedFor
+from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.totals import Totals
 
 from ...operations.queue_state import QueueSeen
@@ -45,6 +46,7 @@ class Queue:
     def __init__(self, *, keys: Keys, partition: int) -> None:
         self._jobs = keys.jobs(partition)
         self._dead = keys.dead(partition)
+        self._part_bytes = keys.part_bytes(partition)
         self._partition = partition
         self._next: tuple[EntryId, EntryId] | None = None
         """The last that was delivered, and the entry after it."""
@@ -53,11 +55,12 @@ class Queue:
 
     def read(self) -> Part[PartitionSeen]:
         """The partition, in at most six rounds, of which the last three are for parked jobs."""
-        now, (entries, groups, letters, sums) = yield [
+        now, (entries, groups, letters, sums, nbytes) = yield [
             lambda pipe: pipe.xlen(self._jobs),
             lambda pipe: pipe.xinfo_groups(self._jobs),
             lambda pipe: pipe.xlen(self._dead),
             lambda pipe: pipe.hmget(totals(self._jobs), _TOTALS),
+            lambda pipe: pipe.hget(self._part_bytes, ALL_PARTS),
         ]
         told = zip(_TOTALS, rows(sums), strict=False)
         so_far = Totals.of({name.encode(): value for name, value in told if value is not None})
@@ -73,6 +76,7 @@ class Queue:
             oldest_waiting_s=oldest.age_s(now) if oldest else None,
             dead_letters=letters or 0,
             parked=(yield from self._parked()) if group and group["pending"] else (),
+            partials_bytes=count_of(nbytes or b"") or 0,
             ids_ahead_s=ahead_s((str(one).encode() for one in (oldest, delivered) if one), now),
         )
         return PartitionSeen(

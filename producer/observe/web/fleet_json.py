@@ -17,7 +17,7 @@ from ..fleet import Fleet, FleetBatch
 _LARGEST = 2**53
 """A browser has no exact integers beyond this one."""
 _SINGLE = (str, int, float)
-_ALSO = {Fleet: ("tokens_per_s", "backlog_s"), FleetBatch: ("is_under_way",)}
+_ALSO = {Fleet: ("tokens_per_s", "backlog_s", "partials_bytes"), FleetBatch: ("is_under_way",)}
 """Properties that are sent with the fields."""
 
 

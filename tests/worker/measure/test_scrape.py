@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,6 +13,7 @@ from rollstream.schemas.metrics import Kind, WorkerMetric, metrics_of
 from rollstream.schemas.pause_reason import PauseReason
 from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
+from rollstream.worker.measure.measures import PartFate
 from tests.support.fault_steps import stub, stub_flags, tokens, wait_until_done
 from tests.support.faults import Queue
 from tests.support.watching.scraping import Scrape, logged_port, scrape, scraped
@@ -29,7 +31,8 @@ from tests.support.worker_process import WorkerProcess, wait_for
 METRICS = ("--metrics-port", "auto")
 ABSENT = "redis://127.0.0.1:1"
 CLOSED = {
-    WorkerMetric.GROUPS: ("outcome", {"result", "error", "duplicate", "fenced"}),
+    WorkerMetric.GROUPS: ("outcome", {"result", "error", "duplicate", "fenced", "cut"}),
+    WorkerMetric.PARTIALS: ("outcome", set(get_args(PartFate))),
     WorkerMetric.GROUP_ERRORS: ("code", set(ErrorCode)),
     WorkerMetric.JOBS: ("outcome", set(Outcome)),
     WorkerMetric.REDELIVERIES: ("cause", {"crash", "interruption"}),

@@ -26,7 +26,7 @@ def test_every_attribute_of_a_reading_is_told_under_its_name() -> None:
     whole = told(fleet)
     names = {one.name for one in fields(Fleet)}
 
-    assert set(whole) == names | {"tokens_per_s", "backlog_s"}
+    assert set(whole) == names | {"tokens_per_s", "backlog_s", "partials_bytes"}
     assert whole["tokens_per_s"] == 11_900.0
     assert [batch["is_under_way"] for batch in whole["batches"]] == [True, False, False]
     assert whole["workers"][1]["presence"] == "late"

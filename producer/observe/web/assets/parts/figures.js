@@ -66,5 +66,6 @@ function workWords(fleet) {
 function memoryWords(fleet) {
   const { redis_memory: used, redis_memory_limit: limit } = fleet;
   if (used == null) return [UNKNOWN, "may not be asked"];
-  return [bytes(used), limit > 0 ? `${percent(used, limit)} of ${bytes(limit)}` : "no limit set"];
+  const parts = fleet.partials_bytes ? `, ${bytes(fleet.partials_bytes)} partials` : "";
+  return [bytes(used), (limit > 0 ? `${percent(used, limit)} of ${bytes(limit)}` : "no limit set") + parts];
 }

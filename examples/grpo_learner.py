@@ -18,6 +18,7 @@ had older weights, and each update moves away from the weights at the step's sta
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,28 @@ class Learner:
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         self._shuffle = torch.Generator().manual_seed(settings.seed)
         self._past = {version: copy.deepcopy(self.model.state_dict())}
+
+    def save(self, path: Path, steps: list[Step]) -> Path:
+        """Everything that the next step needs, and what was measured, in one file. It is whole or not there."""
+        state = {
+            "version": self.version,
+            "model": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "shuffle": self._shuffle.get_state(),
+            "past": self._past,
+            "steps": [asdict(step) for step in steps],
+        }
+        torch.save(state, path.with_suffix(".part"))
+        return path.with_suffix(".part").rename(path)
+
+    def restore(self, path: Path) -> list[Step]:
+        """Go on from such a file; returns what was measured until then."""
+        state = torch.load(path, weights_only=True)
+        self.version, self._past = state["version"], state["past"]
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._shuffle.set_state(state["shuffle"])
+        return [Step(**step) for step in state["steps"]]
 
     def train(self, rollouts: RolloutBatch, kinds: torch.Tensor) -> Step:
         """Make all updates of one step, which ends in the next version."""

@@ -22,16 +22,28 @@ class Settings:
     learning_rate: float
     reward_latency_s: float
     transport: str
+    prefix: str = ""
+    """Tells runs of the same settings apart."""
 
     @property
     def name(self) -> str:
         """The name of the run and of its file."""
         staleness = f"-{self.max_staleness}" if self.mode == "async" else ""
-        return f"{self.mode}{staleness}{'' if self.correction else '-uncorrected'}-seed{self.seed}"
+        return f"{self.prefix}{self.mode}{staleness}{'' if self.correction else '-uncorrected'}-seed{self.seed}"
 
 
-def runs_of(arguments: Sequence[str] | None = None) -> tuple[list[Settings], Path]:
-    """The runs that are asked for, sync first, and the folder for results. Ends the process at a wrong flag."""
+@dataclass(frozen=True)
+class Place:
+    """Where Redis and a worker run already, and the model that the worker was started with."""
+
+    redis_url: str
+    model: Path
+
+
+def runs_of(arguments: Sequence[str] | None = None) -> tuple[list[Settings], Path, Place | None]:
+    """The runs that are asked for, sync first, the folder for results, and where workers are, if they are not to be
+    started. Ends the process at a wrong flag.
+    """
     parser = argparse.ArgumentParser(prog="grpo_async", description="GRPO with rollouts from a worker process.")
     parser.add_argument("--mode", choices=("compare", "sync", "async"), default="compare", help="compare: both")
     late = "most versions late, in async mode: a run for each"
@@ -44,12 +56,22 @@ def runs_of(arguments: Sequence[str] | None = None) -> tuple[list[Settings], Pat
     by = "delta: what changed goes to the workers through Redis; folder: whole checkpoints on a shared file system"
     parser.add_argument("--transport", choices=("delta", "folder"), default="delta", help=by)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the numbers and the plot")
+    there = "a Redis with a worker for policy grpo, started with --weights redis; then a killed trainer goes on"
+    parser.add_argument("--redis", metavar="URL", help=there)
+    parser.add_argument("--model", type=Path, help="with --redis: the folder that the worker was started with")
+    parser.add_argument("--run", default="", metavar="NAME", help="with --redis: begins the names of the runs")
     flags = parser.parse_args(arguments)
+    if (flags.redis is None) != (flags.model is None):
+        parser.error("--redis and --model belong together")
+    if flags.redis is not None and flags.transport != "delta":
+        parser.error("--redis needs --transport delta")
     runs = [] if flags.mode == "async" else [("sync", 0)]
     runs += [] if flags.mode == "sync" else [("async", staleness) for staleness in flags.max_staleness]
     loss = not flags.no_correction, flags.learning_rate
+    prefix = f"{flags.run}-" if flags.run else ""
     common = (flags.steps, flags.seed, *loss, flags.reward_latency_s, flags.transport)
-    return [Settings(*run, *common) for run in runs], flags.out
+    place = None if flags.redis is None else Place(flags.redis, flags.model)
+    return [Settings(*run, *common, prefix=prefix) for run in runs], flags.out, place
 
 
 def _number(kind: Callable[[str], float], least: int) -> Callable[[str], float]:

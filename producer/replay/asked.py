@@ -7,7 +7,7 @@ from typing import Any, Self, TypeAlias
 
 from rollstream.schemas import Envelope, GenerationConfig, Job, Tensor
 from rollstream.schemas.wire.envelope import QueuedJob
-from rollstream.schemas.wire.requires import SPLIT
+from rollstream.schemas.wire.requires import FIRST_GROUPS, SPLIT
 from rollstream.schemas.wire.shares import Share
 
 _MAX_INDEX = 2**31
@@ -86,6 +86,6 @@ def asked_of(job: QueuedJob) -> Asked:
             longest_prompt=longest,
             seed_offset=job.seed_offset,
             share=Envelope.of_job(job).share,
-            requires=tuple(name for name in job.requires if name != SPLIT),
+            requires=tuple(name for name in job.requires if name not in (SPLIT, FIRST_GROUPS)),
         )
     return Scoring.of(job.row_lengths, job.firsts, job.top_logprobs)

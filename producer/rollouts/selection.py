@@ -57,9 +57,9 @@ class Selection:
     cut_groups: int
     """Prompts that were cut as a whole; how long their samples had become is not known."""
     shorter: float | None
-    """Share of the kept, 0 to 1, that are shorter than the median of those that were cut; None unless there are both.
+    """How often a kept completion is shorter than a cut sample, over all pairs of both, 0 to 1; equal ones count half.
 
-    0.5 would be no preference.
+    0.5 is no preference. None unless there are both.
     """
 
     @classmethod
@@ -67,12 +67,11 @@ class Selection:
         """The report for these lengths; None if nothing was cut."""
         if not cut and not cut_groups:
             return None
-        both = bool(kept) and bool(cut)
         return cls(
             kept=Lengths.of(kept),
             cut=Lengths.of(cut),
             cut_groups=cut_groups,
-            shorter=float(np.mean(np.asarray(kept) < np.median(cut))) if both else None,
+            shorter=_how_often_shorter(np.asarray(kept), np.sort(cut)) if kept and cut else None,
         )
 
     def __str__(self) -> str:
@@ -82,5 +81,12 @@ class Selection:
         if self.cut_groups:
             told.append(f"cut {self.cut_groups} {'group' if self.cut_groups == 1 else 'groups'} of unknown lengths")
         if self.shorter is not None:
-            told.append(f"{self.shorter:.0%} of the kept are shorter than the median of the cut")
+            told.append(f"of all pairs the kept one is shorter in {self.shorter:.0%}")
         return "; ".join(told)
+
+
+def _how_often_shorter(kept: NDArray[np.int64], cut: NDArray[np.int64]) -> float:
+    """`cut` is sorted."""
+    shorter = len(cut) - np.searchsorted(cut, kept, "right")
+    shorter_or_equal = len(cut) - np.searchsorted(cut, kept, "left")
+    return float((shorter + shorter_or_equal).mean() / (2 * len(cut)))

@@ -25,9 +25,12 @@ from benchmarks.support.report import Report, Scenario
 from benchmarks.support.turns import my_turn
 from benchmarks.support.workload import SCALES, Load, Prompts, Workload, config
 from rollstream import AsyncClient
+from rollstream.schemas import Keys
 
 LONGEST = {"tiny": 900, "1.5b": 1700, "7b": 1700}
 """Tokens of each completion."""
+PARTS = Keys("any").parts("any").replace("any", "*")
+"""The pattern of the hashes of parts; both workers have one partition."""
 WAVES = 1.25
 """How often a run fills all seats."""
 
@@ -68,7 +71,7 @@ async def _watch(redis_url: str, seen: list[int]) -> None:
     """Once a second, how many parts there are; the most is kept."""
     async with Redis.from_url(redis_url) as redis:
         while True:
-            counts = [await redis.hlen(name) async for name in redis.scan_iter(match="rs:*:parts:*", count=1000)]
+            counts = [await redis.hlen(name) async for name in redis.scan_iter(match=PARTS, count=1000)]
             seen[0] = max(seen[0], sum(counts))
             await asyncio.sleep(1)
 

@@ -89,7 +89,7 @@ class Replicas:
         await _all(engine.release() for engine in self._engines)
 
     async def memory_use(self) -> KvUse | None:
-        """Of all together; the used share is that of the fullest, which is the first to take a sequence's blocks away.
+        """What all of them say together; the used share is that of the fullest, which is the first to take blocks away.
 
         None if one cannot tell.
         """

@@ -43,7 +43,7 @@ def parts(redis: Redis, keys: Keys) -> Parts:
     return parts_at(redis, keys)
 
 
-def publisher(redis: Redis, keys: Keys, parts: Parts) -> AnswerPublisher:
+def publisher(redis: Redis, keys: Keys, parts: Parts | None) -> AnswerPublisher:
     return AnswerPublisher(
         redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=lambda _: None, parts=parts
     )
@@ -231,11 +231,18 @@ async def test_a_part_with_tokens_of_an_unproven_version_does_not_leave(redis: R
 
 
 async def test_a_first_delivery_costs_its_publish_no_key_and_no_command(redis: Redis, keys: Keys, parts: Parts) -> None:
-    lease = await deliver(redis, keys, JOB)
+    job = Envelope.of_job(job_of(groups=4))
+    lease = await deliver(redis, keys, job_of(groups=4))
+    calls = []
 
-    assert not parts.may_have(lease, 0)
-    await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0))
+    for group, kept in ((0, None), (1, None), (2, parts)):  # the first makes the script known
+        before: Any = await redis.info("commandstats")
+        await publisher(redis, keys, kept).publish(lease, job, error(group))
+        after: Any = await redis.info("commandstats")
+        calls.append({name: one["calls"] - before.get(name, {"calls": 0})["calls"] for name, one in after.items()})
 
+    assert calls[1] == calls[2]
+    assert calls[1]["cmdstat_evalsha"] == 1
     assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
 
 

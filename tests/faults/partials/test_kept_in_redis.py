@@ -1,0 +1,123 @@
+"""What is promised of parts when a reply is lost, Redis restarts, forgets all or is full."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.schemas import Envelope, Keys
+from rollstream.worker.redis_io.connections import connect, retrying
+from tests.support.faults import Link
+from tests.support.lua import digest
+from tests.support.parts import (
+    counted,
+    deliver,
+    finished,
+    job_of,
+    nbytes,
+    part_of,
+    parts_at,
+    take_over,
+    tokens_by_name,
+)
+
+JOB = job_of()
+ENVELOPE = Envelope.of_job(JOB)
+GIVEN = [part_of(JOB, 0, 0, 3), finished(JOB, 1, 1)]
+THERE = {(0, 0): 3, (1, 1): 8}
+
+
+@pytest.fixture
+def keys(policy: str) -> Keys:
+    return Keys(policy)
+
+
+async def test_a_lost_reply_writes_and_counts_once(redis: Redis, keys: Keys, link: Link) -> None:
+    lease = await deliver(redis, keys, JOB)
+    through = connect(link.url)
+    parts = parts_at(through, keys)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 2, 1)])  # from now on Redis knows the script by its digest
+    link.lose_reply(to=digest("keep_parts.lua"))
+
+    kept = await parts.keep(lease, ENVELOPE, GIVEN, within_s=20)
+    await through.aclose()
+
+    assert (link.lost, kept.written) == (1, 2)
+    assert await counted(redis, keys, "b") == [nbytes(part_of(JOB, 0, 2, 1), *GIVEN)] * 2
+    assert tokens_by_name(await parts_at(redis, keys).kept(lease, JOB, [0, 1])) == THERE | {(0, 2): 1}
+
+
+async def test_what_comes_late_from_a_lost_connection_replaces_nothing_newer(redis: Redis, keys: Keys) -> None:
+    parts, lease = parts_at(redis, keys), await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 6)])
+    lease_of_next = await take_over(redis, lease, "w2")
+    await parts.keep(lease_of_next, ENVELOPE, [finished(JOB, 0, 1)])
+
+    late = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 7), part_of(JOB, 0, 1, 2)])
+    same_lease = await parts.keep(lease_of_next, ENVELOPE, [part_of(JOB, 0, 0, 4), part_of(JOB, 0, 1, 5)])
+
+    assert (late.is_lost, same_lease.is_lost) == (True, False)
+    assert tokens_by_name(await parts.kept(lease_of_next, JOB, [0])) == {(0, 0): 6, (0, 1): 8}
+
+
+@pytest.mark.parametrize("how", ["aof", "rdb"])
+async def test_parts_outlive_a_redis_that_restarts(policy: str, how: str) -> None:
+    keys = Keys(policy)
+    with EmbeddedRedis(appendonly=how == "aof") as server:
+        client = connect(server.url)
+        lease = await deliver(client, keys, JOB)
+        await parts_at(client, keys).keep(lease, ENVELOPE, GIVEN)
+        if how == "rdb":
+            await client.save()
+        server.kill()
+        server.start()
+        parts = parts_at(client, keys)
+        next_lease = await retrying("take over", take_over, client, lease, "w2")
+
+        async with asyncio.timeout(30):
+            found = await parts.kept(next_lease, JOB, [0, 1])
+            kept = await parts.keep(next_lease, ENVELOPE, [part_of(JOB, 0, 0, 5)], within_s=20)
+        sizes = await counted(client, keys, "b")
+        await client.aclose()
+
+    assert tokens_by_name(found) == THERE
+    assert kept.written == 1
+    assert sizes == [nbytes(part_of(JOB, 0, 0, 5), finished(JOB, 1, 1))] * 2
+
+
+async def test_a_redis_that_lost_all_gets_no_parts_of_what_it_does_not_know(policy: str) -> None:
+    keys = Keys(policy)
+    with EmbeddedRedis() as server:
+        client = connect(server.url)
+        lease = await deliver(client, keys, JOB)
+        parts = parts_at(client, keys)
+        await parts.keep(lease, ENVELOPE, GIVEN)
+        await client.flushall()
+
+        kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 5)])
+        found: Any = await parts.kept(lease, JOB, [0, 1]), await client.dbsize()
+        await client.aclose()
+
+    assert (kept.written, kept.is_lost) == (0, True)
+    assert found == ({}, 0)
+
+
+async def test_a_redis_without_memory_costs_the_parts_and_a_short_wait(policy: str) -> None:
+    keys = Keys(policy)
+    with EmbeddedRedis() as server:
+        client = connect(server.url)
+        lease = await deliver(client, keys, JOB)
+        parts = parts_at(client, keys)
+        await client.config_set("maxmemory", 1)
+        async with asyncio.timeout(20):
+            kept = await parts.keep(lease, ENVELOPE, GIVEN, within_s=0.3)
+        await client.config_set("maxmemory", 0)
+        then = await parts.keep(lease, ENVELOPE, GIVEN)
+        await client.aclose()
+
+    assert (kept.written, kept.failed) == (0, 2)
+    assert then.written == 2

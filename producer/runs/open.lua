@@ -1,4 +1,4 @@
--- Take a run, whoever has it, or begin it. Safe to send again after a lost reply: a token opens once.
+-- Take a run from any trainer that has it, or begin it. Safe to send again after a lost reply: a token opens once.
 --
 -- KEYS[1] run      KEYS[2] index of runs
 -- ARGV[1] name     ARGV[2] seconds to keep    ARGV[3] token of this opening    ARGV[4] who opens it

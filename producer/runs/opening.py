@@ -32,7 +32,7 @@ log = logging.getLogger("rollstream")
 
 
 async def take(connection: Connection, keys: Keys, name: str, kept_for: int) -> tuple[Held, RunState, Book]:
-    """Take the run, whoever has it. Raises `UnreadableRunError`, `RedisUnavailableError`."""
+    """Take the run from any trainer that has it. Raises `UnreadableRunError`, `RedisUnavailableError`."""
     token = uuid.uuid4().hex
     fence = RunFence(name=name, epoch=0, token=token)
     held = Held(keys=keys, fence=fence, kept_for=kept_for, wait=connection.access.wait)

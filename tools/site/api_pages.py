@@ -54,6 +54,11 @@ PAGES = {
             "VerlReference", "RollStrategy",
         ),
     ),
+    "runs": Page(
+        "Runs",
+        "See [a trainer that comes back](../runs.md). `BlockingRun` is the same without `await`.",
+        ("Run", "BlockingRun", "OutstandingBatch", "RunCounts"),
+    ),
     "errors": Page(
         "Errors",
         "Every error of Rollstream is a `RollstreamError`, can be pickled, and has what an operator needs as fields.",

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, GenerationConfig, Job, Keys, Part, Tensor, encode
+from rollstream.schemas import Envelope, GenerationConfig, Job, Keys, Part, Tensor, decode, encode
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.part_fields import ALL_PARTS
+from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.parts import content_of
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.parts import Parts
@@ -78,8 +79,21 @@ async def deliver(redis: Redis, keys: Keys, job: Job, consumer: str = "w1") -> L
     await redis.hset(keys.ledger(job.batch_id), mapping={"groups": job.num_groups, "queued": job.num_groups})
     await redis.expire(keys.ledger(job.batch_id), 600)
     await redis.xreadgroup(GROUP, consumer, {jobs_key: ">"}, count=1)
+    return _first(keys, partition, entry_id, consumer)
+
+
+async def take(redis: Redis, keys: Keys, consumer: str = "w1") -> tuple[Lease, Job]:
+    """Have the job that a producer queued last delivered for the first time."""
+    jobs_key = keys.jobs(0)
+    await redis.xgroup_create(jobs_key, GROUP, id="0", mkstream=True)
+    reply: Any = await redis.xreadgroup(GROUP, consumer, {jobs_key: ">"}, count=1)
+    entry_id, fields = reply[0][1][0]
+    return _first(keys, 0, entry_id, consumer), decode(fields[PAYLOAD], Job)
+
+
+def _first(keys: Keys, partition: int, entry_id: bytes, consumer: str) -> Lease:
     return Lease(
-        jobs_key=jobs_key,
+        jobs_key=keys.jobs(partition),
         dead_key=keys.dead(partition),
         entry_id=entry_id.decode(),
         consumer=consumer,

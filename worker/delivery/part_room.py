@@ -63,7 +63,7 @@ class PartRoom:
             self.nbytes -= sum(known.groups.pop(group, {}).values())
 
     def let_go(self, lease: Lease) -> None:
-        """The lease is over: whoever has the next writes what it needs."""
+        """The lease is over: the worker that has the next one writes what it needs."""
         known = self._leases.pop(lease, None)
         if known is not None:
             self.nbytes -= sum(sum(samples.values()) for samples in known.groups.values())

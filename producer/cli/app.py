@@ -127,6 +127,10 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
             help="Of a prompt's samples (num_return_sequences) so many that one worker takes at a time. Default: all."
         ),
     ] = None,
+    first_groups: Annotated[
+        int | None,
+        typer.Option(help="The batch is complete when so many groups have completions; the others are cut."),
+    ] = None,
     keep_partials: Annotated[
         float | None,
         typer.Option(
@@ -167,6 +171,7 @@ def submit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
                     batch_id=batch_id,
                     prompts_per_job=prompts_per_job,
                     samples_per_job=samples_per_job,
+                    first_groups=first_groups,
                     keep_partials=keep_partials,
                     queue_deadline_s=queue_deadline_s,
                     run_deadline_s=run_deadline_s,
@@ -206,7 +211,8 @@ def results(
     A completion has "token_ids", "logprobs", "finish_reason", "stop_reason", "text", "score" and "version_spans".
     What the config asked for comes with it, an entry for each token: "top_token_ids" and "top_logprobs" (lists
     of K), "label_logprobs" (lists of M), "support" (lists of ids); "forced" (booleans) where a token was forced.
-    null stands for minus infinity, which JSON does not have.
+    null stands for minus infinity, which JSON does not have. With first_k a line also has "sample_index" (which
+    samples these are) and "cut_lengths" (how long the others were when they were cut).
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout needs --follow")

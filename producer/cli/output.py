@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import typer
 from rich.console import Console
 
-from rollstream.schemas import GroupError, RollstreamError
+from rollstream.schemas import ErrorCode, GroupError, RollstreamError
 from rollstream.schemas.printable import printable_lines, without_credentials
 
 from ..batches.any_handle import AnyHandle
@@ -89,7 +89,7 @@ def write(answers: Iterable[AnyAnswer], out: TextIO) -> int:
     code = 0
     for answer in answers:
         out.write(result_line(answer))
-        code = EXIT_SOME_FAILED if isinstance(answer, GroupError) else code
+        code = EXIT_SOME_FAILED if has_failed(answer) else code
     out.flush()
     return code
 
@@ -105,6 +105,11 @@ def write_unfinished(handle: AnyHandle[Any, Any], answers: Sequence[AnyAnswer], 
     return EXIT_UNFINISHED
 
 
+def has_failed(answer: object) -> bool:
+    """Whether a group has no completions for a fault; one that was cut was not needed."""
+    return isinstance(answer, GroupError) and answer.code != ErrorCode.NOT_NEEDED
+
+
 async def follow(handle: AnyHandle[Any, Any], out: TextIO | None, timeout: float | None) -> int:
     """Write each group as it finishes, under a progress bar, until the batch is sealed. Returns the exit code.
 
@@ -114,7 +119,7 @@ async def follow(handle: AnyHandle[Any, Any], out: TextIO | None, timeout: float
     with progress_bar(handle.batch_id, handle.num_groups) as show:
         async for answer in handle.groups(timeout):
             done += 1
-            code = max(code, EXIT_SOME_FAILED if isinstance(answer, GroupError) else 0)
+            code = max(code, EXIT_SOME_FAILED if has_failed(answer) else 0)
             if out is not None:
                 out.write(result_line(answer))
                 out.flush()

@@ -57,9 +57,10 @@ class Selection:
     cut_groups: int
     """Prompts that were cut as a whole; how long their samples had become is not known."""
     shorter: float | None
-    """How often a kept completion is shorter than a cut sample, over all pairs of both, 0 to 1; equal ones count half.
+    """In how many of all pairs of a kept completion and a cut sample the kept one is known to be shorter, 0 to 1.
 
-    0.5 is no preference. None unless there are both.
+    A sample that was cut had not ended, so it would have become longer than one that ended at the same length. About
+    0.5 is no preference, and more is one for the short. None unless there are both.
     """
 
     @classmethod
@@ -81,12 +82,10 @@ class Selection:
         if self.cut_groups:
             told.append(f"cut {self.cut_groups} {'group' if self.cut_groups == 1 else 'groups'} of unknown lengths")
         if self.shorter is not None:
-            told.append(f"of all pairs the kept one is shorter in {self.shorter:.0%}")
+            told.append(f"in {self.shorter:.0%} of all pairs the kept one is the shorter")
         return "; ".join(told)
 
 
 def _how_often_shorter(kept: NDArray[np.int64], cut: NDArray[np.int64]) -> float:
     """`cut` is sorted."""
-    shorter = len(cut) - np.searchsorted(cut, kept, "right")
-    shorter_or_equal = len(cut) - np.searchsorted(cut, kept, "left")
-    return float((shorter + shorter_or_equal).mean() / (2 * len(cut)))
+    return float(np.mean(len(cut) - np.searchsorted(cut, kept)) / len(cut))

@@ -104,14 +104,15 @@ class Samples:
                 number = numbers[partial.sample]
                 piece, before = self._labelled(partial.completion), found[number][0]
                 found[number] = joined(before, piece), partial.ended and piece.finish_reason != "abort"
-        for number, (completion, _) in found.items():
-            if completion is not None:
-                self._samples[number].seen = max(self._samples[number].seen, len(completion.token_ids))
-        return [
-            SoFar(sample=number, completion=completion, ended=ended, resumed_at=self._samples[number].resumed_at)
-            for number, (completion, ended) in found.items()
-            if completion is not None
-        ]
+        told = list[SoFar]()
+        for number, (completion, ended) in found.items():
+            if completion is None:
+                continue
+            sample = self._samples[number]
+            sample.seen = max(sample.seen, len(completion.token_ids))
+            beginning = completion if ended else self._continuable(completion)
+            told.append(SoFar(sample=number, completion=beginning, ended=ended, resumed_at=sample.resumed_at))
+        return [one for one in told if one.ended or len(one.completion.token_ids)]
 
     def _partials(self, request_id: str) -> Sequence[Partial]:
         try:
@@ -203,7 +204,7 @@ class Samples:
         if number not in self._samples or len(completion.token_ids) > limit:
             return
         if not kept.ended:
-            completion = first_of(completion, limit - 1)
+            completion = self._continuable(completion)
             if not len(completion.token_ids) or ends_within(self._request, completion.token_ids):
                 return
         length = len(completion.token_ids)
@@ -218,7 +219,11 @@ class Samples:
         if sample.ended:
             self._order.append(sample.number)
         elif sample.so_far is not None:
-            sample.so_far = first_of(sample.so_far, self._request.config.max_new_tokens - 1)
+            sample.so_far = self._continuable(sample.so_far)
+
+    def _continuable(self, completion: Completion) -> Completion:
+        """Without a token at the limit, after which nothing may come: a request has at least one token left."""
+        return first_of(completion, self._request.config.max_new_tokens - 1)
 
     def _labelled(self, piece: Completion) -> Completion:
         return piece if self._version is None else sampled_by(self._version, piece)

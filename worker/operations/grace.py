@@ -16,8 +16,9 @@ class Grace:
         self.over = asyncio.timeout(None)
 
     def begin(self, seconds: float) -> None:
-        """All is kept now, too: a long grace may be cut short."""
-        self._keeper.hurry()
+        """A grace may be cut short, so all is kept now, too."""
+        if seconds:
+            self._keeper.hurry()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._keeper.hand_over, self._expire)
 
     def end(self) -> None:

@@ -80,7 +80,7 @@ class Arena:
         self._server, self._policy, self._scale = redis, policy, scale
         self._random = random.Random(seed)
         self._file = tempfile.NamedTemporaryFile(prefix="audit-", suffix=".jsonl")  # noqa: SIM115 - as long as the arena
-        self._workers: dict[subprocess.Popen[bytes], Path] = {}
+        self.workers: dict[subprocess.Popen[bytes], Path] = {}
         """Those that run, each with its log."""
         self._logs: list[Path] = []
         self._cuts: list[tuple[int, float]] = []
@@ -91,12 +91,12 @@ class Arena:
     def serving(self) -> Iterator[None]:
         try:
             for _ in range(self._scale.workers):
-                self._start()
+                self.start()
             for log in self._logs:
                 wait_for(lambda log=log: "serving  " in log.read_text(), 60, log.read_text)  # type: ignore[misc]
             yield
         finally:
-            for worker in self._workers:
+            for worker in self.workers:
                 worker.send_signal(signal.SIGCONT)
                 worker.kill()
                 worker.wait()
@@ -115,7 +115,7 @@ class Arena:
     def log(self) -> str:
         return "\n---\n".join(log.read_text(errors="replace")[-3000:] for log in self._logs)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         log = Path(tempfile.mkstemp(prefix="worker-", suffix=".log")[1])
         scale = self._scale
         flags = [
@@ -124,6 +124,7 @@ class Arena:
             "--max-model-len", str(scale.tokens + 16), "--max-num-seqs", str(2 * scale.at_once),
             "--inflight-sequences", str(scale.at_once), "--keep-partials", str(scale.keep_s), "--grace-s", "0",
             "--max-deliveries", "100", "--max-interruptions", "100", "--log-format", "console",
+            "--inflight-bytes", str(2**30),
         ]  # fmt: skip
         with log.open("wb") as out:
             worker = subprocess.Popen(
@@ -131,7 +132,7 @@ class Arena:
                 cwd=ROOT, env={**os.environ, AUDIT: self._file.name}, stdout=out, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, preexec_fn=die_with_parent(),
             )  # fmt: skip
-        self._workers[worker] = log
+        self.workers[worker] = log
         self._logs.append(log)
 
     def _serving(self) -> list[subprocess.Popen[bytes]]:
@@ -139,16 +140,16 @@ class Arena:
         found: list[subprocess.Popen[bytes]] = []
 
         def some_serve() -> bool:
-            found[:] = [worker for worker, log in self._workers.items() if "serving  " in log.read_text()]
+            found[:] = [worker for worker, log in self.workers.items() if "serving  " in log.read_text()]
             return bool(found)
 
         wait_for(some_serve, 60, lambda: self.log)
         return found
 
     def _end(self, worker: subprocess.Popen[bytes], expected: int) -> None:
-        del self._workers[worker]
+        del self.workers[worker]
         assert worker.wait(30) == expected, self.log
-        self._start()
+        self.start()
 
     def _kill(self, worker: subprocess.Popen[bytes]) -> None:
         worker.kill()
@@ -172,6 +173,10 @@ class Arena:
     def _redis(self, _worker: subprocess.Popen[bytes]) -> None:
         self._server.stop()
         self._server.start()
+
+    def begun(self) -> int:
+        """How many requests the engines were asked for."""
+        return sum('"begin"' in line for line in Path(self._file.name).read_text().splitlines())
 
     def account(self, prompt_tokens: int) -> Account:
         """What the audit file says, with the ends that no engine could write down."""

@@ -246,6 +246,21 @@ async def test_what_a_group_has_so_far_is_the_beginning_of_its_answer() -> None:
         assert one.completion.logprobs.tolist() == completion.logprobs[:length].tolist()
 
 
+async def test_a_sample_at_its_limit_that_has_not_ended_yet_is_told_without_the_token_that_may_be_its_end() -> None:
+    class Slow(Engine):
+        def partials(self, request_id: str) -> list[Partial]:
+            (one,) = Samples(engine=self, request=whole(), kept={0: kept(0, 20, ended=True)}).so_far()
+            return [Partial(sample=0, completion=one.completion, ended=False)] if request_id == "r" else []
+
+    samples = Samples(engine=(engine := Slow(tokens_per_s=1)), request=whole())
+    running = asyncio.create_task(samples.run())
+    await until_true(lambda: engine._places.running == 3)
+
+    assert [(len(one.completion.token_ids), one.ended) for one in samples.so_far()] == [(19, False)]
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_what_the_engine_would_refuse_is_not_told() -> None:
     class Refusing(Engine):
         def partials(self, _request_id: str) -> list[Partial]:

@@ -27,12 +27,14 @@ from .sample_parts import part_of
 
 WORTH = 64
 """A group is kept once its samples have so many tokens together that are not kept yet: fewer are soon sampled again."""
-LEAVES = 20
+LEAVES = 10
 """For each second that the event loop spends on parts it is left alone for so many, so that keeping stalls nothing.
 
 A worker with more text than that allows keeps each group more seldom than it was told to."""
 RELEASE_S = 0.5
 """So long a drain waits for tokens that are still in the engine's process."""
+WRITE_S = 2.0
+"""So long it tries to write one group while Redis is away; then the others have their turn."""
 HAND_IN_S = 3.0
 """So long a worker that ends tries to write what it hands over."""
 GOLDEN = 0.618
@@ -237,7 +239,9 @@ class Keeper:
         spent = time.thread_time() - began
         running.least = WORTH
         if parts:
-            kept = await self._parts.keep(running.lease, running.envelope, parts, within_s=self._lease_s / 10)
+            kept = await self._parts.keep(
+                running.lease, running.envelope, parts, within_s=min(WRITE_S, self._lease_s / 3)
+            )
             if kept.written == len(parts):
                 running.kept |= {one.sample: (len(one.completion.token_ids), one.ended) for one in found}
         return spent

@@ -59,7 +59,7 @@ async def measure(url: str, places: int, prompts: int, tokens: int, repeats: int
 
 
 def _told(rollouts: RolloutBatch) -> dict[str, Any]:
-    """Of the last batch of an arm."""
+    """What the last batch of an arm was like."""
     lengths, selection = rollouts.response_lengths, rollouts.selection
     ended = lengths[lengths > 0].float()
     return {

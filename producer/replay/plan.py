@@ -92,7 +92,7 @@ class Replay:
 
 
 def _all_wanted(job: QueuedJob) -> dict[str, Any]:
-    """Whoever asks for groups again wants all of them, also where the original was complete with the first few."""
+    """A replay wants all of its groups, also where the original was complete with the first few."""
     if not isinstance(job, Job):
         return {}
     return {"first_groups": None, "requires": tuple(name for name in job.requires if name != FIRST_GROUPS)}

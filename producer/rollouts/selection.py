@@ -1,4 +1,4 @@
-"""How completions that were kept and samples that were cut differ in length: whoever ends first is mostly short."""
+"""How completions that were kept and samples that were cut differ in length: the first to end are mostly short."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Selection:
     """
 
     kept: Lengths | None
-    """Of the completions that are in the batch; None if there are none."""
+    """Lengths of the completions that are in the batch; None if there are none."""
     cut: Lengths | None
-    """Of the samples that `first_k` cut, when they were cut; None if there are none."""
+    """Lengths of the samples that `first_k` cut, when they were cut; None if there are none."""
     cut_groups: int
     """Prompts that were cut as a whole; how long their samples had become is not known."""
     shorter: float | None

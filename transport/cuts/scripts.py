@@ -27,7 +27,7 @@ class Cut:
 
     batch_id: str
     num_groups: int
-    """Of the whole batch."""
+    """How many the whole batch has."""
     tokens_per_group: int
     """What a group counts in the partition's totals."""
     by: str

@@ -1,4 +1,4 @@
-"""Of n samples k come back: rows, masks, files and layouts are of B * k rows, and say what was cut."""
+"""With k of n samples rows, masks, files and layouts are of B * k rows, and say what was cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of n samples on the real engine the first k are kept, as in an undisturbed run; the others leave the engine."""
+"""The real engine's first k of n samples are kept, as in an undisturbed run; the others leave the engine."""
 
 from __future__ import annotations
 

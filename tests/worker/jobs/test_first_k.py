@@ -1,4 +1,4 @@
-"""Of n samples the first k to end are the answer: those of an undisturbed run by their seeds, and the rest is cut."""
+"""The first k samples to end are the answer, those of an undisturbed run by their seeds, and the rest is cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAIL = "--stub-long-tail", "samples", "--stub-vocab-size", "32000"
 ALL = GenerationConfig(max_new_tokens=160, num_return_sequences=8, eos_token_id=(2,))
 FIRST = ALL.model_copy(update={"first_k": 6})
 PROMPTS = [n for n in range(100) if sum(runs_long([n], sample) for sample in range(8)) == 2][:3]
-"""Of the eight samples of each, two run long."""
+"""Two of the eight samples of each run long."""
 
 
 def by_sample(rollouts: RolloutBatch, prompt: int) -> dict[int, list[int]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import redis
 import uvloop
 
@@ -23,7 +24,7 @@ from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.saturation import Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.support import report
 from benchmarks.support.arms import Rollstream
-from benchmarks.support.fleet import Fleet
+from benchmarks.support.fleet import Fleet, WorkerProcess
 from benchmarks.support.models import Model, make
 from benchmarks.support.report import Report, Scenario
 from benchmarks.support.turns import my_turn
@@ -95,7 +96,7 @@ async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, re
     clients = {arm: AsyncClient(redis_url, policy=_policy(arm)) for arm in ARMS}
     try:
         for workload in chosen:
-            scenarios += await _measured(clients, workload, repeats, redis_url)
+            scenarios += await _measured(clients, workers, workload, repeats, redis_url)
     finally:
         for client in clients.values():
             await client.aclose()
@@ -103,14 +104,18 @@ async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, re
 
 
 async def _measured(
-    clients: Mapping[str, AsyncClient], workload: Workload, repeats: int, redis_url: str
+    clients: Mapping[str, AsyncClient],
+    workers: Mapping[str, WorkerProcess],
+    workload: Workload,
+    repeats: int,
+    redis_url: str,
 ) -> list[Scenario]:
-    speed: dict[str, list[float]] = {arm: [] for arm in clients}
-    preempted: dict[str, list[float]] = {arm: [] for arm in clients}
+    speed, preempted, cpu = ({arm: list[float]() for arm in clients} for _ in range(3))
     for number in range(repeats):
         for arm in list(clients) if number % 2 == 0 else reversed(list(clients)):
-            before = _preemptions(redis_url, arm)
+            before, cpu_s = _preemptions(redis_url, arm), _cpu_s(workers[arm])
             speed[arm].append(workload.tokens / await Rollstream(clients[arm]).run(workload))
+            cpu[arm].append(1000 * (_cpu_s(workers[arm]) - cpu_s) / workload.tokens)
             await asyncio.sleep(_REPORTED_S)
             preempted[arm].append(_preemptions(redis_url, arm) - before)
         report.say(f"{workload.name}: run {number + 1} of {repeats}")
@@ -118,6 +123,7 @@ async def _measured(
     return [
         Scenario(workload.name, workload.about, "tok/s", "by count", speed, details),
         Scenario(f"{workload.name}: preemptions", workload.about, "a run", "by count", preempted),
+        Scenario(f"{workload.name}: CPU", workload.about, "s/1,000 tok", "by count", cpu, differences(cpu, "by count")),
     ]
 
 
@@ -127,6 +133,13 @@ def _preemptions(redis_url: str, arm: str) -> int:
         names = [name.decode() for name in cast("list[bytes]", client.zrange(keys.workers(), 0, -1))]
         hashes = [cast("dict[bytes, bytes]", client.hgetall(keys.worker(name))) for name in names]
     return sum(WorkerReport.of(told).preemptions or 0 for told in hashes)
+
+
+def _cpu_s(worker: WorkerProcess) -> float:
+    """CPU seconds of the worker and its engine: on a busy machine they say more than the clock."""
+    process = psutil.Process(worker.process.pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def _policy(arm: str) -> str:

@@ -16,8 +16,10 @@ ROOM = 0.95
 GROWTH = 4
 """How much faster than the sequences that end the places grow, in an empty cache: as in a network's slow start, each
 one that has ended shows that the whole life of one more fits."""
-BACK_OFF = 0.1
-"""The share of the running sequences that is left out when the cache was too full for them."""
+SPARE = 0.4
+"""So many more sequences than fitted are left in the engine, as a share of those that ran: they fill what others leave.
+
+With fewer, an engine that computes prompts fast lost more by running fewer sequences than by computing some again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def places_after(places: int, most: int, now: Look, before: Look) -> int:
     if not now.held:
         return most
     if now.use.preemptions > before.use.preemptions:
-        fit = now.held - now.use.waiting - int(BACK_OFF * now.use.running)
+        fit = now.held - now.use.waiting + int(SPARE * now.use.running)
         return max(1, min(places, fit))
     if now.use.used >= ROOM or now.held < places:
         return places

@@ -25,7 +25,7 @@ def look(
     [
         pytest.param(MOST, look(0.5, waiting=96, ended=80), MOST, id="as ever"),
         pytest.param(MOST, look(0.99, waiting=96), MOST, id="full, and all that run fit"),
-        pytest.param(MOST, look(0.99, waiting=96, preemptions=1), 58, id="what ran, less a tenth"),
+        pytest.param(MOST, look(0.99, waiting=96, preemptions=1), 89, id="what ran, and two fifths more"),
         pytest.param(50, look(0.99, waiting=96, preemptions=1), 50, id="never more after a preemption"),
         pytest.param(50, look(0.99, running=3, waiting=MOST, preemptions=9), 1, id="one group may always run"),
         pytest.param(50, look(0.95, held=50, ended=20), 50, id="no room"),

@@ -58,11 +58,11 @@ async def test_it_lets_fewer_in_after_preemptions_and_all_again_when_nothing_run
         engine.told = use(1.0, 20, 44, 3)
         await watch.look()
 
-        assert (admission.bound, admission.is_full, measures.memory) == (18, True, engine.told)
+        assert (admission.bound, admission.is_full, measures.memory) == (28, True, engine.told)
         assert not admission.has_room
-        for _ in range(12):
+        for _ in range(9):
             admission.leave(claim, GROUP)
-        assert admission.load.sequences == 20, "twelve groups less, and no other got a place"
+        assert admission.load.sequences == 28, "nine groups less, and no other got a place"
         admission.let_go(claim)
         await watch.look()
     assert admission.bound == 64

@@ -22,7 +22,7 @@ PAGES = {
     "client": Page(
         "Clients",
         "`Client` is the same without `await`: each method of `AsyncClient` blocks there, in any thread.",
-        ("AsyncClient", "Client", f"{_OPTIONS}.SubmitOptions", f"{_OPTIONS}.GenerateOptions"),
+        ("AsyncClient", "Client", f"{_OPTIONS}.SubmitOptions", f"{_OPTIONS}.GenerateOptions", "PromptLengths"),
     ),
     "handles": Page(
         "Handles",

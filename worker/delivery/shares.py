@@ -28,8 +28,8 @@ _FOR_EVER_S = 1e9
 class Shares:
     """Finished samples wait in the batch's parts until those of all jobs of their group are there.
 
-    First they are written, then one script notes that they are there: so whoever is told that a group is complete finds
-    all of it, and a crash in between leaves what the next delivery needs.
+    First they are written, then one script notes that they are there: so the worker that is told that a group is complete
+    finds all of it, and a crash in between leaves what the next delivery needs.
     """
 
     def __init__(

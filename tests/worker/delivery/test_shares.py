@@ -230,7 +230,7 @@ async def test_nothing_is_handed_in_for_a_cancelled_batch(sharing: Sharing) -> N
 
 
 async def test_jobs_that_have_the_same_samples_do_not_make_a_group_wait_for_ever(sharing: Sharing) -> None:
-    """Whoever believes to have the last samples looks for all of them, and finds the gap."""
+    """The job that seems to have the last samples looks for all of them, and finds the gap."""
     sharing.jobs[1] = sharing.jobs[0].__class__(
         batch_id=BATCH, job=1, first_group=3, job_groups=2, num_groups=8, share=Share(first=0, samples=3, of=SAMPLES)
     )

@@ -28,7 +28,7 @@ _FOR_EVER_S = 1e9
 class Shares:
     """Finished samples wait in the batch's parts until those of all jobs of their group are there.
 
-    First they are written, then one script notes that they are there: so the worker that is told that a group is complete
+    First they are written, then one script notes that they are there: so a worker that is told that a group is complete
     finds all of it, and a crash in between leaves what the next delivery needs.
     """
 

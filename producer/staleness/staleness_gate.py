@@ -193,6 +193,7 @@ class StalenessGate:
             failed=counts.failed,
             returned=counts.returned,
             late=counts.late,
+            cut=counts.cut,
             staleness=tuple(sorted(self.staleness.items())),
         )
 
@@ -210,7 +211,8 @@ class StalenessGate:
         self._first_version = min(before.first_version, self._version)
         self._outstanding = +outstanding
         self.staleness = Counter(dict(before.staleness))
-        settled = {"consumed": before.consumed, "failed": before.failed, "returned": before.returned}
+        names = "consumed", "failed", "cut", "returned"
+        settled = {name: getattr(before, name) for name in names}
         self.counts = GateCounts(at_once=sum(settled.values()) + outstanding.total(), late=before.late, **settled)
 
     def __repr__(self) -> str:

@@ -43,5 +43,6 @@ class GateState(Message):
     failed: Total = 0
     returned: Total = 0
     late: Total = 0
+    cut: Total = 0
     staleness: Annotated[tuple[tuple[Total, Total], ...], Field(max_length=100_000)] = ()
     """`(staleness, samples)` of the consumed samples, in order."""

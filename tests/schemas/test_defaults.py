@@ -193,6 +193,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "failed": 0,
         "returned": 0,
         "late": 0,
+        "cut": 0,
         "staleness": (),
     },
     WeightsManifest: {

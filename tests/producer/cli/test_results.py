@@ -54,6 +54,24 @@ def test_failed_groups_exit_3(stub_worker: WorkerProcess, command: Command) -> N
     }
 
 
+def test_groups_that_were_cut_are_no_failure_and_samples_have_their_numbers(
+    stub_worker: WorkerProcess, command: Command
+) -> None:
+    rows = "".join(f'{{"prompt_token_ids": [{5 + number}]}}\n' for number in range(40))
+    flags = ["--set", "num_return_sequences=3", "--set", "first_k=2", "--first-groups", "1", "--prompts-per-job", "1"]
+
+    done = command(
+        "submit", "-", "--max-new-tokens", "4", *flags, "--wait", "--timeout", "60", "--out", "-", stdin=rows
+    )
+
+    assert done.exit_code == 0, done.stderr
+    found = [json.loads(row) for row in done.stdout.splitlines()[1:]]
+    assert len(found) == 40
+    assert {row["error"]["code"] for row in found if "error" in row} <= {"not_needed"}
+    numbers = {(len(row["sample_index"]), len(row["cut_lengths"])) for row in found if "error" not in row}
+    assert numbers == {(2, 1)}
+
+
 def test_waiting_in_vain_exits_4_and_says_how_far_it_came(command: Command, prompts: str) -> None:
     done = command("submit", prompts, "--max-new-tokens", "4", "--wait", "--timeout", "0.3")
     assert done.exit_code == 4

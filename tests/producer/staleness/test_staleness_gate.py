@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 
 from rollstream import (
     GateArgumentError,
+    GenerationConfig,
     NotOutstandingError,
     SamplesDueError,
     StalenessGate,
     VersionNotNewerError,
 )
-from tests.support.answers import rollouts
+from rollstream.producer.rollouts.assemble import assemble
+from tests.schemas.wire.messages import int32
+from tests.support.answers import batch_of, error_of, result_of, rollouts
 from tests.support.worker_process import settled
 
 
@@ -147,6 +151,21 @@ def test_a_batch_is_counted_by_completions_and_failed_rows() -> None:
     gate.count(rollouts(None, None, None), 3)
     assert gate.staleness == {1: 2, 0: 2}
     assert (gate.counts.consumed, gate.counts.failed, gate.counts.returned, gate.outstanding) == (4, 4, 0, 0)
+
+
+def test_rows_of_groups_that_were_cut_are_counted_apart_and_stay_so_over_a_restart() -> None:
+    gate = StalenessGate(batch_samples=4, max_staleness=1)
+    gate.try_admit(4)
+    cut = error_of(1).model_copy(update={"code": "not_needed"})
+    config = GenerationConfig(max_new_tokens=8, num_return_sequences=4, first_k=2)
+    kept = result_of(0, [5], [[6], [7]], sample_index=int32(1, 3), cut_lengths=int32(4, 4))
+
+    gate.count(assemble(batch_of([[5], [5]], config), {0: kept, 1: cut}), 0)
+
+    assert (gate.counts.consumed, gate.counts.failed, gate.counts.cut, gate.outstanding) == (2, 0, 2, 0)
+    after = StalenessGate(batch_samples=4, max_staleness=1)
+    after.restore(gate.state, Counter())
+    assert (after.counts.cut, after.counts.submitted) == (2, 4)
 
 
 def test_a_trainer_that_takes_one_batch_a_version_is_never_refused_however_much_of_it_failed() -> None:

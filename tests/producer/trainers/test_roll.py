@@ -98,6 +98,7 @@ def test_beam_search_gives_num_beams_rows_and_leaves_sampling_out() -> None:
         ({"pad_token_id": None}, "pad_token_id"),
         ({"eos_token_id": [EOS, None]}, "stop_token_ids"),
         ({"length_penalty": 2.0}, "length_penalty"),
+        ({"first_k": 1}, "first_k"),
     ],
 )
 def test_what_would_mean_something_else_is_refused_by_name(given: dict[str, Any], field: str) -> None:

@@ -83,6 +83,7 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         admitted=3,
         note=b"\x81\xa4step\x07",
     ),
+    "GateState.v1.cut": GateState(version=7, first_version=2, consumed=640, cut=64),
     "GateState.v1": GateState(
         version=7, first_version=2, consumed=640, failed=8, returned=16, late=1, staleness=((0, 600), (3, 40))
     ),

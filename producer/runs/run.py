@@ -198,8 +198,10 @@ class Run:
 
     async def activate(self, version: int, by: str | None = None) -> None:
         """`AsyncClient.activate`, if the run is still this trainer's."""
+        writer = self._open
+        await writer.save(None, None)  # what is active already is activated without a script
         store = None if self._weights is None else self._weights.store
-        await activate(self._connection, self._keys, version, by, store, self._open.held.fence)
+        await activate(self._connection, self._keys, version, by, store, writer.held.fence)
 
     async def open(self) -> None:
         """Take the run; what `async with` does. Raises `UnreadableRunError` for what no trainer has written."""
@@ -214,6 +216,7 @@ class Run:
             cursor=state.cursor,
             cursor_version=state.cursor_version,
         )
+        await self._writer.release()
 
     async def close(self) -> None:
         """Let the run go, and save a cursor that was assigned; what the end of `async with` does."""

@@ -101,12 +101,12 @@ class RunWriter:
                 await self._refuse(batch_id)
             self._noted(saved)
             self.book.settle(batch_id, how)
-            await self._release()
+            await self.release()
 
     async def save(self, cursor: bytes | None, gate: GateState | None, *, close: bool = False) -> None:
         """Move the cursor without a batch, if one is given, or close the run."""
         async with self._turn:
-            await self._release()
+            await self.release()
             saved = self._saved(cursor, gate)
             await self._connection.call("save a run", partial(scripts.save, held=self.held, saved=saved, close=close))
             self._noted(saved)
@@ -120,7 +120,7 @@ class RunWriter:
             self.cursor, self.cursor_version = saved.cursor, saved.cursor_version
         del self.book.released[: len(saved.released)]
 
-    async def _release(self) -> None:
+    async def release(self) -> None:
         """Let results of consumed batches expire as usual. A fault of Redis only puts it off: the batch is consumed."""
         for batch_id in list(self.book.unreleased):
             release = partial(scripts.release, keys=self.held.keys, batch_id=batch_id, consumer=self.held.fence.name)

@@ -146,13 +146,13 @@ async def test_a_trainer_that_died_before_it_released_results_is_followed_by_one
     async def die() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(run._open, "_release", die)
+    monkeypatch.setattr(run._open, "release", die)
     with pytest.raises(ZeroDivisionError):
         await run.consumed(handle, cursor=1)
 
     async with trainer.run("exp") as heir:
         assert (heir.cursor, heir.outstanding) == (1, ())
-    assert await times_of(redis, keys, handle.batch_id) == {RESULT_TTL_S}
+        assert await times_of(redis, keys, handle.batch_id) == {RESULT_TTL_S}
     async with trainer.run("exp"):
         pass
     assert not await redis.hexists(keys.run("exp"), RunField.settled(handle.batch_id))

@@ -24,7 +24,6 @@ from tests.support.worker_process import ROOT, wait_for
 
 FaultKind = Literal["kill", "drain", "freeze", "engine", "redis"]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
-LEASE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +41,8 @@ class Scale:
     faults: int
     pause_s: float
     """Mean seconds between two faults."""
+    lease_s: float = 2.0
+    """Longer than Redis takes to restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ class Arena:
         scale = self._scale
         flags = [
             "--policy", self._policy, "--redis", self._server.url, "--engine", "stub", "--stub-vocab-size", "32000",
-            "--stub-tokens-per-s", str(scale.tokens_per_s), "--lease-s", str(LEASE_S), "--heartbeat-s", "0.5",
+            "--stub-tokens-per-s", str(scale.tokens_per_s), "--lease-s", str(scale.lease_s), "--heartbeat-s", "0.5",
             "--max-model-len", str(scale.tokens + 16), "--max-num-seqs", str(2 * scale.at_once),
             "--inflight-sequences", str(scale.at_once), "--keep-partials", str(scale.keep_s), "--grace-s", "0",
             "--max-deliveries", "100", "--max-interruptions", "100", "--log-format", "console",
@@ -167,7 +168,7 @@ class Arena:
     def _freeze(self, worker: subprocess.Popen[bytes]) -> None:
         worker.send_signal(signal.SIGSTOP)
         self._cuts.append((worker.pid, time.time()))
-        time.sleep(LEASE_S + 1)
+        time.sleep(self._scale.lease_s + 1)
         worker.send_signal(signal.SIGCONT)
 
     def _redis(self, _worker: subprocess.Popen[bytes]) -> None:

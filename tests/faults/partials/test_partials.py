@@ -16,8 +16,9 @@ SMALL = Scale(
     prompts=16, samples=4, tokens=700, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.3
 )
 LARGE = Scale(
-    prompts=250, samples=8, tokens=4000, tokens_per_s=200, workers=4, at_once=160, keep_s=2.0, faults=25, pause_s=2.0
-)
+    prompts=250, samples=8, tokens=4000, tokens_per_s=100, workers=4, at_once=160, keep_s=5.0, faults=20, pause_s=4.0,
+    lease_s=6.0,
+)  # fmt: skip
 SLACK_S = 3.0
 """On a busy machine a worker notes a begin late, and is late with its next keep."""
 

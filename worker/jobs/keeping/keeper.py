@@ -35,6 +35,8 @@ RELEASE_S = 0.5
 """So long a drain waits for tokens that are still in the engine's process."""
 WRITE_S = 2.0
 """So long it tries to write one group while Redis is away; then the others have their turn."""
+RETRY_S = 2.0
+"""After so long it tries again what Redis did not take."""
 HAND_IN_S = 3.0
 """So long a worker that ends tries to write what it hands over."""
 GOLDEN = 0.618
@@ -49,6 +51,7 @@ log = structlog.get_logger()
 class _Running:
     """A group whose samples run."""
 
+    number: int
     lease: Lease
     envelope: Envelope
     job: Job
@@ -146,7 +149,7 @@ class Keeper:
             return
         number = next(self._numbers)
         running = _Running(
-            lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
+            number=number, lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
             of=content_of(job, group), every_s=every_s,
             kept={one.sample: (len(one.completion.token_ids), one.ended) for one in samples.so_far()},
         )  # fmt: skip
@@ -244,6 +247,8 @@ class Keeper:
             )
             if kept.written == len(parts):
                 running.kept |= {one.sample: (len(one.completion.token_ids), one.ended) for one in found}
+            elif kept.failed and running.number in self._running:
+                self._put(running.number, min(RETRY_S, running.every_s))
         return spent
 
     def _hand_over(self, running: _Running) -> None:

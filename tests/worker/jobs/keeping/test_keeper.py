@@ -48,7 +48,7 @@ async def test_a_drained_worker_hands_over_and_the_next_goes_on_from_each_token(
     redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
     async with serving(redis_url, policy, stub_tokens_per_s=100) as first:
-        batch = await trainer.submit(PROMPTS, config=asked())
+        batch = await trainer.submit(PROMPTS, config=asked(300))
         await at_least(first, 20)
         await drained(first)
     async with serving(redis_url, policy, keep_partials=0) as second:
@@ -58,9 +58,29 @@ async def test_a_drained_worker_hands_over_and_the_next_goes_on_from_each_token(
     places = [place for group in results for place in resumed_at(group)]
     assert check_drawn(results) == [[place] for place in places]
     assert min(places) >= 20
-    assert generated == [sum(places), 8 * 100 - sum(places)], "a kept token was sampled again"
+    assert generated == [sum(places), 8 * 300 - sum(places)], "a kept token was sampled again"
     assert second._measures.tokens_resumed == sum(places)
-    assert {one.version_spans for group in results for one in group} == {((0, 100),)}
+    assert {one.version_spans for group in results for one in group} == {((0, 300),)}
+
+
+async def test_what_cannot_end_within_the_grace_is_handed_over_at_its_end(
+    redis_url: str, policy: str, trainer: AsyncClient, queue: Queue
+) -> None:
+    async with serving(redis_url, policy, stub_tokens_per_s=100, grace_s=0.5) as first:
+        batch = await trainer.submit(PROMPTS, config=asked(600))
+        await at_least(first, 20)
+        first._begin_drain()
+        had = so_far(first)
+        await until_true(lambda: first._measures.parts["kept"] == 8)
+        assert queue.redis.exists(queue.keys.parts(batch.batch_id)), "a grace may be cut short"
+        await given_back(first)
+    async with serving(redis_url, policy) as second:
+        results = await groups_of(batch)
+
+    places = [place for group in results for place in resumed_at(group)]
+    check_drawn(results)
+    assert min(place - length for place, length in zip(places, had, strict=True)) >= 25, "the grace was not used"
+    assert second._measures.tokens_generated == 8 * 600 - sum(places)
 
 
 async def test_a_worker_that_dies_without_a_word_loses_what_came_since_it_last_kept(
@@ -105,7 +125,7 @@ async def test_an_aborting_swap_throws_no_token_away(
     redis_url: str, policy: str, trainer: AsyncClient, queue: Queue, steps: Path
 ) -> None:
     async with serving(redis_url, policy, stub_tokens_per_s=100, swap="abort", checkpoint_dir=steps) as worker:
-        batch = await trainer.submit(PROMPTS, config=asked())
+        batch = await trainer.submit(PROMPTS, config=asked(300))
         await at_least(worker, 20)
         announce_step(queue, steps, 1)
         results = await groups_of(batch)
@@ -113,10 +133,10 @@ async def test_an_aborting_swap_throws_no_token_away(
 
     for one in (one for group in results for one in group):
         (old, before), (new, after) = one.version_spans
-        assert (old, new, before + after) == (0, 1, 100)
+        assert (old, new, before + after) == (0, 1, 300)
         assert before >= 20
     assert [group.resumed_at for group in results] == [None] * 4, "no other delivery sampled any of it"
-    assert (measures.tokens_generated, measures.tokens_resumed) == (800, 0)
+    assert (measures.tokens_generated, measures.tokens_resumed) == (2400, 0)
 
 
 async def test_without_partials_an_aborting_swap_starts_again(
@@ -124,12 +144,12 @@ async def test_without_partials_an_aborting_swap_starts_again(
 ) -> None:
     off: dict[str, Any] = {"keep_partials": 0, "swap": "abort", "checkpoint_dir": steps}
     async with serving(redis_url, policy, stub_tokens_per_s=200, **off) as worker:
-        batch = await trainer.submit(PROMPTS[:1], config=asked())
+        batch = await trainer.submit(PROMPTS[:1], config=asked(400))
         await until_true(lambda: worker._engine._places.running == 2)  # type: ignore[attr-defined] # the stub's
         announce_step(queue, steps, 1)
         (group,) = await groups_of(batch)
 
-    assert {one.version_spans for one in group} == {((1, 100),)}
+    assert {one.version_spans for one in group} == {((1, 400),)}
 
 
 class Watched(StubEngine):
@@ -186,7 +206,7 @@ async def test_what_would_not_be_continued_exactly_begins_again_and_says_nothing
     redis_url: str, policy: str, trainer: AsyncClient, queue: Queue
 ) -> None:
     async with serving(redis_url, policy, stub_tokens_per_s=100) as first:
-        batch = await trainer.submit(PROMPTS[:1], config=asked(presence_penalty=0.5))
+        batch = await trainer.submit(PROMPTS[:1], config=asked(300, presence_penalty=0.5))
         await until_true(lambda: first._engine._places.running == 2)  # type: ignore[attr-defined] # the stub's
         await drained(first)
         assert not queue.redis.exists(queue.keys.parts(batch.batch_id))
@@ -195,7 +215,7 @@ async def test_what_would_not_be_continued_exactly_begins_again_and_says_nothing
 
     assert check_drawn(results) == [[], []]
     assert results[0].resumed_at is None
-    assert second._measures.tokens_generated == 200
+    assert second._measures.tokens_generated == 600
 
 
 async def test_samples_that_had_ended_are_not_sampled_again(redis_url: str, policy: str, trainer: AsyncClient) -> None:
@@ -249,7 +269,7 @@ async def test_what_had_arrived_from_an_engine_that_dies_is_handed_over(
     redis_url: str, policy: str, trainer: AsyncClient
 ) -> None:
     async with serving(redis_url, policy, Dying, stub_tokens_per_s=100) as first:
-        batch = await trainer.submit(PROMPTS, config=asked(), prompts_per_job=1)
+        batch = await trainer.submit(PROMPTS, config=asked(300), prompts_per_job=1)
         await at_least(first, 20)
         engine = first._engine
         assert isinstance(engine, Dying)
@@ -261,7 +281,7 @@ async def test_what_had_arrived_from_an_engine_that_dies_is_handed_over(
     places = [place for group in results for place in resumed_at(group)]
     assert check_drawn(results) == [[place] for place in places]
     assert min(places) >= 15
-    assert first._measures.tokens_generated + second._measures.tokens_generated == 800
+    assert first._measures.tokens_generated + second._measures.tokens_generated == 2400
     assert {group.delivery for group in results} == {2}, "the delivery counts against the jobs"
 
 

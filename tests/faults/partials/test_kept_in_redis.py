@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from rollstream import AsyncClient, RolloutBatch
+from rollstream.producer.batches.handle import BatchHandle
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
+from rollstream.producer.redis_io.connection import Connection
+from rollstream.producer.replay.dead_letters import find, letters, requeue
 from rollstream.schemas import Envelope, Keys
 from rollstream.worker.redis_io.connections import connect, retrying
-from tests.support.faults import Link
+from tests.schemas.wire.messages import int32
+from tests.support.fault_steps import stub
+from tests.support.faults import Link, Queue
 from tests.support.lua import digest
 from tests.support.parts import (
+    CONFIG,
     counted,
     deliver,
     finished,
@@ -21,6 +28,7 @@ from tests.support.parts import (
     nbytes,
     part_of,
     parts_at,
+    take,
     take_over,
     tokens_by_name,
 )
@@ -121,3 +129,55 @@ async def test_a_redis_without_memory_costs_the_parts_and_a_short_wait(policy: s
 
     assert (kept.written, kept.failed) == (0, 2)
     assert then.written == 2
+
+
+async def left_by_a_dead_worker(redis: Redis, queue: Queue, trainer: AsyncClient) -> BatchHandle:
+    """A batch of two groups whose first worker died; it had kept three tokens of one sample of each."""
+    handle = await trainer.submit([[1], [2]], None, CONFIG, batch_id="b")
+    lease, job = await take(redis, queue.keys, "dead")
+    given = [part_of(job, group, 1, 3, token_ids=int32(31, 32, 33)) for group in job.groups]
+    assert (await parts_at(redis, queue.keys).keep(lease, Envelope.of_job(job), given)).written == 2
+    return handle
+
+
+async def test_a_worker_that_keeps_nothing_goes_on_from_what_another_one_kept(
+    redis: Redis, queue: Queue, trainer: AsyncClient, redis_url: str, policy: str
+) -> None:
+    handle = await left_by_a_dead_worker(redis, queue, trainer)
+
+    with stub(redis_url, policy, lease_s=1):
+        rollouts = await handle.result(timeout=30)
+
+    assert rollouts.resumed_at is not None
+    assert rollouts.resumed_at.tolist() == [0, 3, 0] * 2
+    assert [row[:3] for row in rollouts.responses[1::3]] == [[31, 32, 33]] * 2
+    assert {len(row) for row in rollouts.responses} == {8}
+    assert await redis.exists(queue.keys.parts("b"), queue.keys.part_bytes(0)) == 0
+
+
+async def test_parts_of_a_dead_letter_go_and_its_requeue_begins_from_the_prompts(
+    redis: Redis, queue: Queue, trainer: AsyncClient, redis_url: str, policy: str
+) -> None:
+    handle = await left_by_a_dead_worker(redis, queue, trainer)
+
+    with stub(redis_url, policy, "--max-deliveries", "1", lease_s=1):
+        answers = await handle.wait(30)
+        left = await redis.exists(queue.keys.parts("b"), queue.keys.part_bytes(0))
+        again = await requeued(queue, redis_url)
+        rollouts = await (await trainer.attach(again)).result(timeout=30)
+        undisturbed = await trainer.generate([[1], [2]], None, CONFIG, timeout=30)
+
+    assert [getattr(answer, "code", "") for answer in answers.values()] == ["too_many_deliveries"] * 2
+    assert left == 0
+    assert isinstance(rollouts, RolloutBatch)
+    assert rollouts.resumed_at is None
+    assert rollouts.responses == undisturbed.responses
+
+
+async def requeued(queue: Queue, redis_url: str) -> str:
+    """Queue the one dead letter again, and give the new batch's id."""
+    connection = Connection(access=redis_url, reconnect_s=5)
+    [listed] = [one async for one in letters(connection, queue.keys)]
+    batch_id = await requeue(connection, queue.keys, await find(connection, queue.keys, listed.name))
+    await connection.aclose()
+    return batch_id

@@ -131,11 +131,10 @@ class Stubs:
     sequences: int
     speed: float
 
-    def bound_s(self, skewed: Skewed) -> float:
+    def bound_s(self, skewed: Skewed, workers: int) -> float:
         """The shortest that a batch can take: all places always in use, or one long completion."""
-        long = max(1, skewed.prompts // _LONG_ONE_IN)
-        mean = skewed.long_tokens * (long + (skewed.prompts - long) / _TIMES) / skewed.prompts
-        return max(skewed.prompts * skewed.n * mean / self.sequences, skewed.long_tokens) / self.speed
+        _, lengths = skewed.drawn(workers, seed=0)
+        return max(skewed.tokens(lengths) / (workers * self.sequences), skewed.long_tokens) / self.speed
 
     @contextlib.asynccontextmanager
     async def serving(self, url: str, folder: Path, workers: int, skewed: Skewed) -> AsyncIterator[None]:
@@ -178,7 +177,10 @@ async def run(arguments: argparse.Namespace) -> Report:
         for workers in arguments.workers:
             with bench_redis(arguments.redis) as url:
                 if model is None:
-                    serving, bound_s = stubs.serving(url, Path(temporary), workers, skewed), stubs.bound_s(skewed)
+                    serving, bound_s = (
+                        stubs.serving(url, Path(temporary), workers, skewed),
+                        stubs.bound_s(skewed, workers),
+                    )
                 else:
                     engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
                     serving, bound_s = engines_serving(engines, url, folder, workers), None

@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from rollstream import Client, GenerationConfig, GroupError
 from tests.support.fault_steps import kill, log_of, stub_flags, stubs
 from tests.support.faults import Queue, audit
@@ -18,6 +20,7 @@ BATCHES, GROUPS = 24, 12
 CONFIG = GenerationConfig(max_new_tokens=16, num_return_sequences=4, eos_token_id=(2,), first_k=3)
 
 
+@pytest.mark.large
 def test_whatever_is_cut_and_whenever_each_group_is_answered_once(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:

@@ -14,7 +14,7 @@ from rollstream.schemas.keys import GROUP
 from rollstream.transport.traces.names import SYSTEM, Attribute, Convention, Outcome, SpanName
 from rollstream.transport.traces.spans import NO_SPAN, NO_TRACER, Attributes, Span, Tracer
 
-from ..delivery.lease import Lease, LeaseEndedError
+from ..delivery.lease import GroupCutError, Lease, LeaseEndedError
 from ..errors import DataError
 from .deadlines import RedisClock
 
@@ -208,6 +208,8 @@ def _why(error: BaseException) -> tuple[str, str]:
     match error:
         case DataError():
             return error.code.value, error.message
+        case GroupCutError():
+            return "cut", "the group was cut: the batch needs it no more, or it has its answer from elsewhere"
         case LeaseEndedError():
             return "lease_ended", "the lease ended: the worker that has the next delivery answers what is left"
         case asyncio.CancelledError():

@@ -14,7 +14,7 @@ from tests.support.faults import Queue, audit
 from tests.support.weights.versions import wait_until_reported
 from tests.support.worker_process import WorkerProcess
 
-TAIL = "--stub-long-tail", "samples", "--stub-vocab-size", "32000"
+TAIL = "--stub-long-tail", "samples", "--stub-vocab-size", "32000", "--heartbeat-s", "0.1"
 ALL = GenerationConfig(max_new_tokens=160, num_return_sequences=8, eos_token_id=(2,))
 FIRST = ALL.model_copy(update={"first_k": 6})
 PROMPTS = [n for n in range(100) if sum(runs_long([n], sample) for sample in range(8)) == 2][:3]
@@ -61,6 +61,7 @@ def test_the_selection_tells_what_that_prefers(workers: WorkerProcess, client: C
     assert str(selection).startswith("kept 18 of 20 tokens, 20.0 on average and 20 in the median; cut 6 of ")
 
 
+@pytest.mark.large
 def test_a_takeover_gives_the_same_samples(redis_url: str, policy: str, client: Client, queue: Queue) -> None:
     seeded = FIRST.model_copy(update={"seed": 7, "max_new_tokens": 400})
     flags = [*stub_flags(), *TAIL, "--stub-tokens-per-s", "50"]  # 1 s for the short ones

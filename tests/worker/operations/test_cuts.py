@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from rollstream import Client, GenerationConfig, GroupError
 from rollstream.worker.engines.stub_tail import runs_long
 from tests.support.fault_steps import (
@@ -24,6 +26,8 @@ from tests.support.worker_process import WorkerProcess, wait_for
 LONG = tokens(4000)
 CUT_S = 1.0
 """Workers look every 0.4 s."""
+HURRY = "--heartbeat-s", "0.1"
+"""So that a report is read soon."""
 
 
 def codes(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[str | None]:
@@ -34,7 +38,7 @@ def codes(redis_url: str, queue: Queue, batch_id: str, groups: int) -> list[str 
 def test_running_groups_that_are_cut_leave_the_engine_and_the_others_run_on(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
-    with stub(redis_url, policy, group_s=0.2, at_once=3, lease_s=30) as worker:
+    with stub(redis_url, policy, *HURRY, group_s=0.2, at_once=3, lease_s=30) as worker:
         batch = client.submit([[5], [6], [7], [8]], None, LONG)
         wait_until_reported(worker, queue, running_groups="4", waiting_groups="0")
         assert batch.cancel(groups=[0, 2, 3]) == 3
@@ -55,8 +59,8 @@ def test_running_groups_that_are_cut_leave_the_engine_and_the_others_run_on(
 def test_groups_that_wait_for_a_place_are_cut_and_their_job_ends_without_them(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
-    with stub(redis_url, policy, group_s=0.2, at_once=2, lease_s=30) as worker:
-        batch = client.submit([[5 + n] for n in range(20)], None, tokens(100), prompts_per_job=20)  # 2 s each
+    with stub(redis_url, policy, *HURRY, group_s=0.05, at_once=2, lease_s=30) as worker:
+        batch = client.submit([[5 + n] for n in range(20)], None, tokens(100), prompts_per_job=20)  # 0.5 s each
         wait_until_reported(worker, queue, held_jobs="1")
         assert batch.cancel(groups=range(2, 20)) == 18
         wait_for(lambda: not queue.holders(), 30, lambda: worker.log)
@@ -70,7 +74,7 @@ def test_queued_jobs_of_groups_that_were_cut_generate_nothing(
 ) -> None:
     batch = client.submit([[5], [6], [7], [8]], None, tokens(), prompts_per_job=2)
     assert batch.cancel(groups=[0, 1, 2]) == 3
-    with stub(redis_url, policy) as worker:
+    with stub(redis_url, policy, *HURRY) as worker:
         wait_until_done(queue, batch.batch_id, 4, worker)
         wait_for(lambda: not queue.holders(), 30, lambda: worker.log)
         wait_until_reported(worker, queue, groups_published="1", tokens_generated="10", held_jobs="0")
@@ -78,6 +82,7 @@ def test_queued_jobs_of_groups_that_were_cut_generate_nothing(
     assert codes(redis_url, queue, batch.batch_id, 4) == ["not_needed"] * 3 + [None]
 
 
+@pytest.mark.large
 def test_a_group_that_is_cut_while_its_worker_is_dead_is_not_taken_over(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
@@ -98,7 +103,7 @@ def test_a_group_that_is_cut_while_its_worker_is_dead_is_not_taken_over(
 def test_a_count_of_cuts_that_is_no_number_only_has_the_ledger_read_again(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
-    with stub(redis_url, policy, group_s=0.5, lease_s=30) as worker:
+    with stub(redis_url, policy, *HURRY, group_s=0.5, lease_s=30) as worker:
         batches = [client.submit([[5], [6]], None, tokens(20)) for _ in range(5)]
         wait_for(lambda: len(queue.holders()) == 5, 30, lambda: worker.log)
         for batch, cuts in zip(batches, ("x", "", "-1", "1e9", "9" * 400), strict=True):
@@ -113,7 +118,7 @@ def test_a_count_of_cuts_that_is_no_number_only_has_the_ledger_read_again(
 
 # first_groups
 
-TAIL = ["--stub-long-tail", "prompts", "--stub-vocab-size", "32000"]
+TAIL = ["--stub-long-tail", "prompts", "--stub-vocab-size", "32000", *HURRY]
 SHORT = [n for n in range(100) if not runs_long([n], None)]
 LONG_ONES = [n for n in range(100) if runs_long([n], None)]
 SKEWED = GenerationConfig(max_new_tokens=800, eos_token_id=(2,))

@@ -70,6 +70,29 @@ def test_a_layer_whose_new_weights_are_not_sure_to_be_used_is_named(
 
 
 @pytest.mark.parametrize(
+    ("dtype", "copied", "on_cpu", "is_doubted"),
+    [
+        (torch.float32, False, True, False),
+        (torch.bfloat16, False, True, False),
+        (torch.float16, False, False, False),
+        (torch.float16, False, True, True),
+        (torch.float32, True, True, True),
+        (torch.float32, True, False, True),
+    ],
+)
+def test_attention_sinks_are_renewed_only_where_the_kernel_has_the_models_own(
+    dtype: torch.dtype, copied: bool, on_cpu: bool, is_doubted: bool
+) -> None:
+    attention = layer()
+    attention.sinks = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+    attention.impl = SimpleNamespace(sinks=attention.sinks.clone() if copied else attention.sinks)
+
+    found = why_not(model(attn=attention), vllm_config(), on_cpu=on_cpu)
+
+    assert ("its layer attn keeps a copy of its attention sinks" in found) is is_doubted
+
+
+@pytest.mark.parametrize(
     ("fields", "says"),
     [({"load_format": "dummy"}, "load_format=dummy"), ({"load_format": "pt"}, "load_format=pt"),
      ({"load_format": "safetensors"}, ""), ({"enable_eplb": True}, "enable_eplb"), ({"cpu_offload_gb": 2}, "gb"),

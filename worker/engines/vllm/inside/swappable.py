@@ -53,8 +53,9 @@ def _doubts(model: Any, vllm_config: Any, *, on_cpu: bool) -> Iterator[str]:
         yield "a part of its weights lies in the memory of the CPU (cpu_offload_gb)"
     if getattr(model, "secondary_weights", ()) or getattr(model, "allow_patterns_overrides", None):
         yield "a part of its weights does not come from *.safetensors in its folder"
+    parameters = {id(parameter) for parameter in model.parameters()}
     for name, layer in model.named_modules():
-        if doubt := _doubt(layer, on_cpu=on_cpu):
+        if doubt := _doubt(layer, on_cpu=on_cpu) or _sinks_doubt(layer, parameters, on_cpu=on_cpu):
             yield f"its layer {name or type(layer).__name__} {doubt}"
 
 
@@ -70,6 +71,17 @@ def _doubt(layer: Any, *, on_cpu: bool) -> str:
         if method.__name__ in _RENEWED_EXPERTS:
             return ""
     return f"is quantised or packed ({method.__name__})"
+
+
+def _sinks_doubt(layer: Any, parameters: set[int], *, on_cpu: bool) -> str:
+    """On attention sinks (gpt-oss): a kernel that takes another type than the model's computes with a copy of them.
+
+    The one for CPUs makes it at the first step, so that the type tells it before.
+    """
+    sinks = getattr(getattr(layer, "impl", None), "sinks", None)
+    if sinks is None or (id(sinks) in parameters and not (on_cpu and str(sinks.dtype) == "torch.float16")):
+        return ""
+    return "keeps a copy of its attention sinks in another data type: start the worker with another --dtype"
 
 
 def _offloads(vllm_config: Any) -> bool:

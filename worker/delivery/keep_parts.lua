@@ -51,6 +51,7 @@ for at = 8, #ARGV, 4 do
   grown, total = grown + by, total + by
 end
 if grown ~= 0 or there > 0 then count_parts(KEYS[3], KEYS[4], ARGV[5], grown) end
-redis.call('EXPIRE', KEYS[3], ARGV[6])
-redis.call('EXPIRE', KEYS[4], ARGV[6])
+for _, key in ipairs({KEYS[3], KEYS[4]}) do -- never sooner than was said: samples that wait for others stay longer
+  if redis.call('TTL', key) < tonumber(ARGV[6]) then redis.call('EXPIRE', key, ARGV[6]) end
+end
 return outcomes

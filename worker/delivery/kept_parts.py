@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from redis.asyncio import Redis
@@ -69,14 +70,14 @@ def _at_most(value: bytes, most: int) -> int:
     return most if count is None else min(count, most)
 
 
-async def _found(redis: Redis, key: str, counts: Mapping[int, int]) -> Any:
-    names = [(group, sample) for group, samples in counts.items() for sample in range(samples)]
-    while names:
-        some = names[:_REPLY_PARTS]
-        reply = await retrying("read parts", part_scripts.read_parts, redis, key, some, most=_REPLY_BYTES)
-        for pair in zip(some, reply, strict=False):
+async def _found(redis: Redis, key: str, counts: Mapping[int, int]) -> AsyncIterator[tuple[Name, Found]]:
+    names = ((group, sample) for group, samples in counts.items() for sample in range(samples))
+    asked = list(islice(names, _REPLY_PARTS))
+    while asked:
+        reply = await retrying("read parts", part_scripts.read_parts, redis, key, asked, most=_REPLY_BYTES)
+        for pair in zip(asked, reply, strict=False):
             yield pair
-        names = names[max(1, len(reply)) :]
+        asked = [*asked[max(1, len(reply)) :], *islice(names, len(reply))]
 
 
 def _opened(found: Found, job: Job, group: int, sample: int, vocab_size: int) -> Part | str | None:

@@ -23,7 +23,7 @@ class PartRoom:
         self._most_bytes = most_bytes
         self._leases: dict[Lease, _OfLease] = {}
         self.nbytes = 0
-        """Of all parts that were written here and whose groups have no answer yet."""
+        """Bytes of all parts that were written here and whose groups have no answer yet."""
 
     def was_read(self, lease: Lease, groups: list[int]) -> None:
         """Redis told which groups of this lease have parts: these."""

@@ -85,6 +85,16 @@ async def test_more_parts_than_one_call_takes_are_all_kept_and_read(redis: Redis
     assert tokens_by_name(found) == {(part.group, part.sample): 1000 for part in given}
 
 
+async def test_parts_that_were_to_stay_longer_do(redis: Redis, keys: Keys, parts: Parts) -> None:
+    lease = await deliver(redis, keys, JOB)
+    await parts.keep(lease, ENVELOPE, [finished(JOB, 0, 0)])
+    await redis.expire(keys.parts("b"), 7 * PARTS_TTL_S)
+
+    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 1, 3)])
+
+    assert await redis.ttl(keys.parts("b")) > 6 * PARTS_TTL_S
+
+
 async def test_only_more_tokens_or_an_end_replace_a_part(redis: Redis, keys: Keys, parts: Parts) -> None:
     lease = await deliver(redis, keys, JOB)
     reached = []

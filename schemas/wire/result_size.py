@@ -37,8 +37,9 @@ def check_result_fits(config: GenerationConfig, longest_prompt: int) -> None:
     nbytes = result_bytes(config, longest_prompt)
     if nbytes <= MAX_RESULT_BYTES:
         return
+    sequences = config.first_k or config.sequences_per_prompt
     problem = (
-        f"{config.sequences_per_prompt} sequences of {config.max_new_tokens} tokens, at {bits_per_token(config)} bits "
+        f"{sequences} sequences of {config.max_new_tokens} tokens, at {bits_per_token(config)} bits "
         f"each, and a prompt of {longest_prompt} make a result of {nbytes} bytes, and one message carries "
         f"{MAX_RESULT_BYTES}: ask for fewer or shorter completions a prompt, for less of each token (top_logprobs, "
         "label_token_ids, sampling_support, logprobs=None), or shorten the prompt"

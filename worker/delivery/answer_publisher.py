@@ -106,7 +106,7 @@ class AnswerPublisher:
 
     async def publish(self, lease: Lease, job: Envelope, answer: Answer, *, is_joined: bool = False) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer;
-        `enough`: it was published, the batch has as many groups as it wanted now, and the others were cut.
+        If it makes a batch have as many groups as it wanted, the others are cut.
 
         `is_joined`: its samples were handed in before, each by the worker that sampled it, and proven then.
 
@@ -133,6 +133,7 @@ class AnswerPublisher:
                 self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest(), is_joined=is_joined)
         if outcome == "enough":
             await self._cutter.cut_rest(job, lease.consumer)
+            return "published"
         return outcome
 
     async def _send(self, lease: Lease, job: Envelope, answer: Answer, payload: bytes) -> Outcome:

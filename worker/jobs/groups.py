@@ -60,7 +60,7 @@ class Groups:
         with admitted.trace.group(SpanName.PUBLISH, group) as span:
             outcome = await self._publisher.publish(admitted.lease, admitted.envelope, answer, is_joined=is_joined)
             span.published(outcome)
-        if outcome in ("published", "enough") and not isinstance(answer, GroupError):
+        if outcome == "published" and not isinstance(answer, GroupError):
             self._measures.publish.add(time.monotonic() - answered)
         log.debug("group answered", batch=admitted.envelope.batch_id, group=group, kind=answer.kind, outcome=outcome)
         if outcome == "fenced":

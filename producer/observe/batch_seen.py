@@ -36,6 +36,8 @@ class CompletionSeen:
     """None in a list of groups."""
     text: str | None
     """Only of batches with stop strings, and None in a list of groups."""
+    resumed_at: int = 0
+    """After how many tokens a later delivery went on with it; 0: nothing disturbed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,7 @@ def _completions(completions: tuple[Completion, ...], room: int, *, is_with_ids:
             sample=one.sample,
             length=len(one),
             finish_reason=one.finish_reason,
+            resumed_at=one.resumed_at,
             stop_reason=cut(printable(stop)) if isinstance(stop, str) else stop,
             versions=tuple((version, count) for version, count in one.version_spans[:_MOST_SPANS]),
             token_ids=ids,

@@ -15,6 +15,8 @@ from rollstream.producer.observe.read_batch import read_batch, read_group
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys
 from rollstream.schemas.ledger import LedgerField
+from tests.schemas.wire.messages import int32
+from tests.support.answers import Answering, result_of
 from tests.support.fault_steps import is_of, stub, tokens
 
 POISON = 5000
@@ -66,6 +68,18 @@ async def test_one_group_has_its_ids(
     assert not group.are_ids_cut
     with pytest.raises(IndexError, match="no group 2"):
         await read_group(connection, keys, "b", 2)
+
+
+async def test_a_completion_that_was_gone_on_with_says_after_how_many_tokens(
+    redis_url: str, policy: str, connection: Connection, keys: Keys, trainer: AsyncClient
+) -> None:
+    await trainer.submit([[1]], None, tokens(3), batch_id="b")
+    resumed = result_of(0, [1], [[7, 8, 9]], batch_id="b", resumed_at=int32(2))
+    Answering(redis_url, policy, "b", 1).publish(resumed)
+
+    group = await read_group(connection, keys, "b", 0)
+
+    assert [one.resumed_at for one in group.completions] == [2]
 
 
 async def test_groups_that_were_cut_are_no_errors(connection: Connection, keys: Keys, trainer: AsyncClient) -> None:

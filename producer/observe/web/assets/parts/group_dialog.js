@@ -69,13 +69,14 @@ function one(deliveries) {
 }
 
 function completionWords(completion) {
-  const { sample, length, finish_reason: reason, stop_reason: stop, versions } = completion;
+  const { sample, length, finish_reason: reason, stop_reason: stop, versions, resumed_at: resumed } = completion;
   const meaning = meaningOf(FINISHES, reason) || reason;
   const by = stop == null ? "" : ` (${JSON.stringify(stop)})`;
   const spans = versions.map(([version, tokens]) =>
     versions.length > 1 ? `${count(tokens)} under version ${version}` : `version ${version}`,
   );
-  return `Completion ${sample}, ${many(length, "token")}, ${meaning}${by}, ${listed(spans, 5)}`;
+  const on = resumed ? `, gone on with by a later delivery after ${many(resumed, "token")}` : "";
+  return `Completion ${sample}, ${many(length, "token")}, ${meaning}${by}, ${listed(spans, 5)}${on}`;
 }
 
 function sequence(title, text, ids) {

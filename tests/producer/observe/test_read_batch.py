@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from rollstream import AsyncClient, GenerationConfig
 from rollstream.producer.errors import UnknownBatchError
@@ -71,9 +72,10 @@ async def test_one_group_has_its_ids(
 
 
 async def test_a_completion_that_was_gone_on_with_says_after_how_many_tokens(
-    redis_url: str, policy: str, connection: Connection, keys: Keys, trainer: AsyncClient
+    redis: Redis, redis_url: str, policy: str, connection: Connection, keys: Keys, trainer: AsyncClient
 ) -> None:
     await trainer.submit([[1]], None, tokens(3), batch_id="b")
+    await redis.hset(keys.ledger("b"), LedgerField.group(0), "1-0|by-hand|2")
     resumed = result_of(0, [1], [[7, 8, 9]], batch_id="b", resumed_at=int32(2))
     Answering(redis_url, policy, "b", 1).publish(resumed)
 

@@ -4,7 +4,8 @@
 -- ARGV[1] name     ARGV[2] token of the opening that has it, or ''
 --
 -- Returns 1, or 0 where a trainer has opened it meanwhile.
-if (redis.call('HGET', KEYS[1], 'token') or '') ~= ARGV[2] and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local token = redis.call('HGET', KEYS[1], 'token') or ''
+if token ~= '' and token ~= ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.pcall('ZREM', KEYS[2], ARGV[1])
 return 1

@@ -172,7 +172,7 @@ _WATCH = _on(
 )
 _LOOK_AT_RUNS = _on(
     {
-        K.RUN: "HGET HGETALL EXISTS DEL",
+        K.RUN: "HGET HGETALL DEL",
         K.RUNS: "ZREVRANGE ZREM TYPE",
         K.LEDGER: "HDEL EXISTS TTL EXPIRE",
         K.RESULTS: "TTL EXPIRE",

@@ -13,7 +13,7 @@ from tests.faults.partials.arena import FAULTS, Arena, FaultKind, Scale
 from tests.support.partial_steps import check_drawn
 
 SMALL = Scale(
-    prompts=16, samples=4, tokens=700, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.3
+    prompts=16, samples=4, tokens=500, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.2
 )
 LARGE = Scale(
     prompts=250, samples=8, tokens=4000, tokens_per_s=100, workers=4, at_once=160, keep_s=5.0, faults=20, pause_s=4.0,

@@ -27,21 +27,29 @@ def breaks_of(
     The first piece is drawn after the prompt with the sample's own seed, each other one after all tokens before it with
     the seed of the rest.
     """
+    wanted = np.asarray(tokens, np.int32)
     begins, places, told = 0, list[int](), drawn(prompt, seed, len(tokens), vocab_size=vocab_size, version=version)
-    while True:
-        differs = np.flatnonzero(told != np.asarray(tokens[begins:], np.int32))
-        if not len(differs):
-            return places
+    while len(differs := np.flatnonzero(told != wanted[begins:])):
         here = begins + int(differs[0])
+        tries: dict[int, NDArray[np.int32]] = {}
         for place in range(here, max(begins, here - 3), -1):  # a token or two may be the same by chance
-            rest = (*prompt, *tokens[:place])
-            told = drawn(rest, rest_seed(seed, place), len(tokens) - place, vocab_size=vocab_size, version=version)
-            if told[:8].tolist() == list(tokens[place : place + 8])[: len(told)]:
-                begins = place
-                places.append(place)
-                break
-        else:
+            so_far = (*prompt, *tokens[:place])
+            rest = drawn(so_far, rest_seed(seed, place), len(tokens) - place, vocab_size=vocab_size, version=version)
+            tries[place] = rest
+        if not tries:
             return None
+        begins = max(tries, key=lambda place: place + _same(tries[place], wanted[place:]))
+        told = tries[begins]
+        if not _same(told, wanted[begins:]):
+            return None
+        places.append(begins)
+    return places
+
+
+def _same(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """How many of the first tokens are the same."""
+    differs = np.flatnonzero(one != other)
+    return int(differs[0]) if len(differs) else len(one)
 
 
 def sample_seed(batch_seed: int, row: int, sample: int) -> int:

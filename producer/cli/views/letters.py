@@ -74,7 +74,10 @@ def _job_json(job: QueuedJob) -> dict[str, Any]:
 
 
 def _sampled(job: Job) -> dict[str, Any]:
+    of, last = job.config.num_return_sequences, job.first_sample + job.sampled - 1
+    samples = {} if job.samples is None else {"samples": f"{job.first_sample} to {last} of {of}"}
     return {
+        **samples,
         "prompt_tokens": job.prompt_lengths.numpy().tolist(),
         "config": job.config.model_dump(mode="json", exclude_defaults=True),
         "seed_offset": job.seed_offset,

@@ -75,6 +75,7 @@ def test_a_dead_letter_of_a_share_is_requeued_as_the_whole_group(
     share = jobs_of(queue, "b")[3]
     assert share.first_sample == 2
     entry = bury(queue, letter_of(policy), encode(share))
+    assert operator.json("show", entry)["payload"]["samples"] == "2 to 3 of 4"
 
     done = operator("requeue", entry)
 

@@ -15,7 +15,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,9 +60,15 @@ class Window:
 
 
 async def measure(
-    fleet: StruckFleet, load: Load, strikes: Sequence[Strike], *, seconds: float, keep_s: float, repeats: int
+    fleet: StruckFleet,
+    load: Load,
+    strikes: Sequence[Strike],
+    *,
+    lasts: Mapping[str, float],
+    keep_s: float,
+    repeats: int,
 ) -> Report:
-    """All windows, and the audit after them."""
+    """All windows, and the audit after them. `lasts`: the seconds of a window in peace and of one with faults."""
     url, keys = fleet.server.url, Keys(POLICY)
     windows: list[Window] = []
     async with AsyncClient(url, policy=POLICY, reconnect_s=120) as client, Redis.from_url(url) as redis:
@@ -75,7 +81,7 @@ async def measure(
                 await trainer.renewed()
                 await _serving(fleet, redis, keys)
                 arm = f"{kind}, partials every {keep:g} s" if keep else kind
-                windows.append(await _window(arm, fleet, trainer, strikes if kind == FAULTS else (), seconds))
+                windows.append(await _window(arm, fleet, trainer, strikes if kind == FAULTS else (), lasts[kind]))
                 report.say(f"round {number + 1}: {arm}: {windows[-1].tokens_per_s:,.0f} tok/s")
             trainer.ending = True
             async with asyncio.timeout(_END_LIMIT_S):
@@ -134,7 +140,7 @@ def _report(
     details = {
         "audit": audit, "errors": dict(trainer.errors), "struck": dict(fleet.struck), "starts": fleet.starts,
         "resumed_tokens": {arm: sum(one.resumed for one in windows if one.arm == arm) for arm in runs},
-        "window_s": round(windows[0].seconds, 1),
+        "window_s": {one.arm: round(one.seconds, 1) for one in windows},
     }  # fmt: skip
     about = f"{len(fleet.environments)} workers, {load['batches']} batches of {load['prompts']} prompts under way"
     scenario = Scenario("tokens that reach the trainer", about, "tok/s", PEACE, runs, details)
@@ -171,7 +177,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=("stub", *NAMES), default="stub", help="stub: no model (%(default)s)")
     parser.add_argument("--workers", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--gpus", nargs="+", metavar="N", help="GPUs that the workers share out, such as 0 1")
-    parser.add_argument("--seconds", type=float, default=60, help="of a window (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="of a window with faults (%(default)s)")
+    parser.add_argument("--peace-seconds", type=float, help="of a window in peace; default: the same")
     parser.add_argument("--repeats", type=int, default=2, help="windows of each arm (%(default)s)")
     parser.add_argument("--keep-partials", type=float, default=5, metavar="S", help="default: %(default)s")
     parser.add_argument("--batches", type=int, default=16, help="under way all the time (%(default)s)")
@@ -200,6 +207,7 @@ def main() -> int:
         return 0
     prepare(arguments.model)
     logging.getLogger("rollstream").setLevel(logging.ERROR)  # batches are meant to wait
+    lasts = {PEACE: arguments.peace_seconds or arguments.seconds, FAULTS: arguments.seconds}
     gpus = arguments.gpus or []
     where = [{"CUDA_VISIBLE_DEVICES": gpus[which % len(gpus)]} if gpus else {} for which in range(arguments.workers)]
     with ExitStack() as stack:
@@ -215,8 +223,7 @@ def main() -> int:
         )
         done = asyncio.run(
             measure(
-                fleet, load, strikes, seconds=arguments.seconds, keep_s=arguments.keep_partials,
-                repeats=arguments.repeats,
+                fleet, load, strikes, lasts=lasts, keep_s=arguments.keep_partials, repeats=arguments.repeats,
             )
         )  # fmt: skip
     report.finish(done, arguments.out)

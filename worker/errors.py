@@ -57,6 +57,10 @@ class CacheUnwritableError(WorkerError):
         self.errno = error.errno
 
 
+class LeaseLostError(WorkerError):
+    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
+
+
 class UnpublishableError(WorkerError):
     """Raised when a key of a batch holds something else, so that Redis takes no answers: the job is a dead letter."""
 

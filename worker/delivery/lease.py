@@ -34,10 +34,6 @@ class GroupCutError(WorkerError):
     """Raised in a group that got its answer elsewhere while it was generated or waited: nobody needs another."""
 
 
-class LeaseLostError(WorkerError):
-    """Raised when a publish was fenced: another worker owns the job now, so its other groups are given up."""
-
-
 @dataclass(slots=True, kw_only=True)
 class _Request:
     """A request that a task waits for while its lease lasts."""

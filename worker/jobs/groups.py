@@ -10,8 +10,8 @@ from rollstream.schemas import GroupError, GroupResult, GroupScores
 from rollstream.transport.traces.names import SpanName
 
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import GroupCutError, LeaseEndedError, LeaseLostError
-from ..errors import DataError
+from ..delivery.lease import GroupCutError, LeaseEndedError
+from ..errors import DataError, LeaseLostError
 from ..measure.measures import Measures
 from .admitted_job import AdmittedJob, Plan
 from .make_answers import GroupShare, group_error

@@ -13,8 +13,8 @@ import structlog
 from ..adapters.supply import AdapterSupply
 from ..delivery.admission import Admission, Load
 from ..delivery.answer_publisher import AnswerPublisher
-from ..delivery.lease import GroupCutError, Lease, LeaseEndedError, LeaseLostError
-from ..errors import DataError, UnpublishableError
+from ..delivery.lease import GroupCutError, Lease, LeaseEndedError
+from ..errors import DataError, LeaseLostError, UnpublishableError
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale

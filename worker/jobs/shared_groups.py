@@ -10,9 +10,9 @@ from rollstream.schemas import ErrorCode, GroupResult, Part
 from rollstream.schemas.wire.parts import content_of
 from rollstream.schemas.wire.shares import Share
 
-from ..delivery.lease import Lease, LeaseLostError
+from ..delivery.lease import Lease
 from ..delivery.shares import Shares
-from ..errors import DataError
+from ..errors import DataError, LeaseLostError
 from .admitted_job import AdmittedJob
 from .keeping.sample_parts import part_of, so_far_of
 from .make_answers import GroupShare, Sampled, group_result

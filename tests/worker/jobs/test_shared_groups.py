@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from rollstream.schemas import Envelope, GenerationConfig, GroupResult, Job, Keys, Part, Tensor, encode
 from rollstream.schemas.part_fields import FINISHED, part_field, tokens_field
 from rollstream.schemas.wire.fields import VersionSpan
-from rollstream.worker.delivery.lease import Lease, LeaseLostError
+from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.shares import Shares
 from rollstream.worker.delivery.turns import Claim
-from rollstream.worker.errors import DataError, UnprovenError, UnpublishableError
+from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
 from rollstream.worker.jobs.admitted_job import AdmittedJob
 from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups

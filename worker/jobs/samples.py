@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..errors import DataError, EngineDiedError
 from ..requests import Completion, GenerateRequest, Partial
 from .make_answers import Sampled, sampled_by
-from .stitching import ends_within, first_of, joined, rest_of
+from .stitching import continues, ends_within, first_of, joined, rest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +204,8 @@ class Samples:
         if number not in self._samples or len(completion.token_ids) > limit:
             return
         if not kept.ended:
+            if not continues(self._request.config):
+                return
             completion = self._continuable(completion)
             if not len(completion.token_ids) or ends_within(self._request, completion.token_ids):
                 return

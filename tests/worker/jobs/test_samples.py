@@ -141,6 +141,14 @@ async def test_a_sample_goes_on_only_from_where_a_token_may_follow(
     assert len(sampled.completions[0].token_ids) == (4 if stop else 20)
 
 
+async def test_what_would_not_be_continued_exactly_begins_again_and_what_has_ended_stays() -> None:
+    had = {0: kept(0, 8), 1: kept(1, 20, ended=True)}
+
+    sampled = await Samples(engine=Engine(), request=whole(frequency_penalty=0.5), kept=had).run()
+
+    assert sampled.resumed_at == (0, 20, 0)
+
+
 async def test_an_aborting_swap_loses_no_token_of_a_group_that_goes_on() -> None:
     engine = Engine(tokens_per_s=200)
     samples = Samples(engine=engine, request=whole())

@@ -159,7 +159,11 @@ class Keeper:
         self._ensure_task()
         try:
             yield
-        except (EngineDiedError, asyncio.CancelledError):
+        except EngineDiedError:  # the worker ends: groups of its other engines are cancelled next
+            for one in self._running.values():
+                self._hand_over(one)
+            raise
+        except asyncio.CancelledError:
             if samples.was_salvaged:
                 self._hand_over(running)
             raise
@@ -263,7 +267,7 @@ class Keeper:
         try:
             async with asyncio.timeout(RELEASE_S):
                 await self._engine.release()
-        except (TimeoutError, EngineDiedError) as error:
+        except Exception as error:  # noqa: BLE001 - vLLM's failed calls are bare Exceptions; parts are kept without it
             log.warning("tokens that the engine holds are not handed over", error=str(error) or "it does not answer")
 
     def _hurry(self, number: int) -> None:

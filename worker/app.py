@@ -261,7 +261,7 @@ class Worker:
                 other.cancel()
 
     async def _leave(self, *, counted: bool) -> None:
-        """Hand over what running completions had, and then the jobs: whoever takes one must find its parts."""
+        """Hand over what running completions had, and then the jobs: a worker that takes one must find its parts."""
         await self._keeper.hand_in()
         await self._consumer.leave(counted=counted)
 

@@ -66,7 +66,7 @@ class Account:
 
     @property
     def twice(self) -> list[int]:
-        """Of each time that a sample was gone on from: how many tokens the run before it had sampled in vain."""
+        """How many tokens a run had sampled in vain, for each time that a sample was gone on from."""
         found = []
         for runs in self.runs.values():
             ordered = sorted(runs, key=lambda run: run.began)

@@ -64,7 +64,7 @@ class _Running:
     """How many tokens must be new; 1 once it was hurried."""
     handed: bool = False
     kept: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    """Of each sample, how long it is in Redis and whether it had ended."""
+    """How long each sample is in Redis, and whether it had ended."""
 
     def news(self) -> tuple[list[SoFar], int]:
         """What its samples have beyond what is kept, and how many tokens that are."""

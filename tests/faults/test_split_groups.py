@@ -117,7 +117,7 @@ def test_lost_replies_for_a_split_group_change_nothing(
 def test_two_workers_that_hand_in_the_last_samples_at_once_publish_one_group(
     redis_url: str, policy: str, client: Client, queue: Queue
 ) -> None:
-    rounds = 3
+    rounds = 2
     with ExitStack() as stack:
         links = [stack.enter_context(Link(redis_url)) for _ in range(2)]
         workers = [stack.enter_context(stub(link.url, policy, group_s=0.1, at_once=1, lease_s=20.0)) for link in links]

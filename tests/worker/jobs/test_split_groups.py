@@ -40,8 +40,7 @@ def samples(found: dict[int, GroupResult]) -> list[Any]:
     return [found[group].model_dump(exclude=said) for group in sorted(found)]
 
 
-@pytest.mark.parametrize("samples_per_job", [1, 2, 4])
-@pytest.mark.parametrize("prompts_per_job", [1, 2])
+@pytest.mark.parametrize(("samples_per_job", "prompts_per_job"), [(1, 1), (2, 2), (4, 1)])
 @pytest.mark.usefixtures("workers")
 async def test_a_split_group_has_the_samples_of_an_unsplit_one(
     trainer: AsyncClient, server: Any, policy: str, samples_per_job: int, prompts_per_job: int

@@ -17,12 +17,13 @@ from rollstream.worker.engines.vllm.start import (
     START_REPORT,
     StartReport,
     cause,
+    getting_ready,
     listening,
     report_failures,
     secrets_of,
     why_not_started,
 )
-from rollstream.worker.errors import SettingsError
+from rollstream.worker.errors import EngineDiedError, SettingsError
 from tests.support.engine.engine_requests import settings
 from tests.support.engine.real_workers import RealWorkers
 
@@ -90,6 +91,38 @@ def test_no_secret_is_in_a_cause() -> None:
     )
 
     assert found == "OSError: 401 for ***, *** at /models/tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "reported", "expected"),
+    [
+        ({"EngineCore": 1}, "NotImplementedError: no kernel", "NotImplementedError: no kernel"),
+        ({"EngineCore": None}, "NotImplementedError: no kernel", "NotImplementedError: no kernel"),
+        ({"EngineCore": -11}, "", "its process EngineCore was ended by SIGSEGV"),
+        ({"EngineCore": 1}, "", "its processes ended with the exit codes {'EngineCore': 1}"),
+    ],
+)
+def test_a_model_that_ends_its_engine_at_a_first_request_is_refused_with_the_cause(
+    exit_codes: dict[str, int | None], reported: str, expected: str
+) -> None:
+    report = StartReport()
+    report.text = reported
+
+    with (
+        pytest.raises(SettingsError, match="its engine ended at a first request") as raised,
+        getting_ready(Path("m"), report, {"no kernel"}, lambda: exit_codes),
+    ):
+        raise EngineDiedError("its process ended")
+
+    assert str(raised.value).endswith(expected.replace("no kernel", "***"))
+
+
+def test_an_engine_that_only_hung_at_a_first_request_is_not_the_models_fault() -> None:
+    with (
+        pytest.raises(EngineDiedError, match="no step in 120 s"),
+        getting_ready(Path("m"), StartReport(), (), lambda: {"EngineCore": None}),
+    ):
+        raise EngineDiedError("no step in 120 s")
 
 
 CHILD = """

@@ -19,7 +19,7 @@ from rollstream.schemas import GenerationConfig
 
 from ...config import WorkerSettings
 from ...engine import Collector, EngineInfo, Prove, SwapMode
-from ...errors import DataError, EngineDiedError, SettingsError, adapter_refused
+from ...errors import EngineDiedError, SettingsError, adapter_refused
 from ...requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ...weights import checkpoint
 from .. import vllm_versions
@@ -34,7 +34,7 @@ from .partials import Partials
 from .plugin import WORKER_PID
 from .processes import Processes, collect_less, shut_down
 from .proving import Prover
-from .start import StartReport, listening, secrets_of, why_not_started
+from .start import getting_ready, listening, secrets_of, why_not_started
 from .swap import Swapper
 from .transfers import Transfers
 from .version_spans import Versions
@@ -130,16 +130,24 @@ class VllmEngine(Transfers, Partials):
         booted = Weights(folder=model, content=checkpoint.unread_content(model))  # before vLLM reads them
         if left_out := checkpoint.unread(model):
             log.warning("the model's folder holds weights that vLLM may leave out", file=left_out)
-        report = StartReport()
-        try:
-            asked = AsyncEngineArgs(**arguments)
-            hand_up(asked)
-            with self._processes.collect(), listening(os.environ) as report:
-                self._llm = AsyncLLM.from_engine_args(one_more.given(asked), stat_loggers=loggers)
-        except Exception as error:
-            # vLLM raises nearly every type here, and each means that the model or a setting does not work.
-            cause = why_not_started(error, report, secrets_of(self._settings.engine_args, os.environ))
-            raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
+        secrets = secrets_of(self._settings.engine_args, os.environ)
+        with listening(os.environ) as report:
+            try:
+                asked = AsyncEngineArgs(**arguments)
+                hand_up(asked)
+                with self._processes.collect():
+                    self._llm = AsyncLLM.from_engine_args(one_more.given(asked), stat_loggers=loggers)
+            except Exception as error:
+                # vLLM raises nearly every type here, and each means that the model or a setting does not work.
+                cause = why_not_started(error, report, secrets)
+                raise SettingsError(f"--model {self._settings.model}: vLLM did not start: {cause}") from error
+            with getting_ready(self._settings.model, report, secrets, lambda: self._processes.exit_codes):
+                await self._get_ready(booted)
+        collect_less()
+        self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
+
+    async def _get_ready(self, booted: Weights) -> None:
+        """All that is asked of an engine before it serves."""
         self._info = setup.read_info(self._llm.vllm_config, self._llm.tokenizer, all_facts(self._llm))
         self._guides = Guides(tokenizer=self._llm.tokenizer, vocab_size=self._info.vocab_size)
         self._requests = Requests(llm=self._llm, calls=self._calls, adapters=self._adapters, versions=self._versions)
@@ -155,14 +163,9 @@ class VllmEngine(Transfers, Partials):
         await self._check_adapters()
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
-        try:
-            await self._warm_up()
-        except DataError as error:  # the weights are NaN, or too large for --dtype
-            raise SettingsError(f"--model {self._settings.model}: a first request failed: {error}") from error
+        await self._warm_up()
         if self._statistics is not None:
             self._statistics.begin()
-        collect_less()
-        self._llm.output_handler.add_done_callback(lambda _: self._calls.die("its process ended"))
 
     async def _check_adapters(self) -> None:
         found = await self._calls.utility(self._llm.collective_rpc("rollstream_adapter_doubt"))

@@ -26,6 +26,11 @@ class Processes:
         """Ids of the processes that `kill` has not ended."""
         return [process.pid for process in self._started if process.pid is not None]
 
+    @property
+    def exit_codes(self) -> dict[str, int | None]:
+        """By the names of the processes that `kill` has not ended; None for one that runs."""
+        return {process.name: process.exitcode for process in self._started}
+
     @contextmanager
     def collect(self) -> Iterator[None]:
         """Note the processes that the block starts, even if it fails."""

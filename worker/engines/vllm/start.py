@@ -11,12 +11,14 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+
+from ...errors import DataError, EngineDiedError, SettingsError
 
 START_REPORT = "ROLLSTREAM_START_REPORT"
 """Path where the processes of a starting engine write why they fail; the worker sets it during the start."""
@@ -34,22 +36,35 @@ _POINTERS = ("root cause", "See stack trace", "initialization failed")
 class StartReport:
     """The failures that the processes of one start reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = descriptor
         self.text = ""
         """The first failure: a process that waits for the failed one fails later."""
+
+    def read(self) -> str:
+        """What was reported until now."""
+        if self._descriptor is not None:
+            lines = os.pread(self._descriptor, 16 * MAX_CAUSE, 0).decode(errors="replace").splitlines()
+            self.text = _first(lines)
+        return self.text
+
+    def end(self) -> None:
+        """Read it for the last time."""
+        self.read()
+        self._descriptor = None
 
 
 @contextmanager
 def listening(environment: MutableMapping[str, str]) -> Iterator[StartReport]:
     """Entered while an engine starts. The report is complete when the block has ended, with or without an error."""
-    report = StartReport()
     descriptor = os.memfd_create(_NAME)
+    report = StartReport(descriptor)
     environment[START_REPORT] = f"/proc/{os.getpid()}/fd/{descriptor}"
     try:
         yield report
     finally:
         del environment[START_REPORT]
-        report.text = _first(os.pread(descriptor, 16 * MAX_CAUSE, 0).decode(errors="replace").splitlines())
+        report.end()
         os.close(descriptor)
 
 
@@ -89,7 +104,37 @@ def _first(lines: list[str]) -> str:
 
 def why_not_started(error: BaseException, report: StartReport, secrets: Iterable[str]) -> str:
     """The cause of a start that failed with `error`, without any of `secrets`."""
-    found = report.text or _ended_processes(str(error)) or cause(error)
+    return _without(secrets, report.read() or _ended_processes(str(error)) or cause(error))
+
+
+def why_ended(exit_codes: Mapping[str, int | None], report: StartReport, secrets: Iterable[str]) -> str:
+    """Why an engine that had started ended before it could serve, without any of `secrets`; '' if it did not end.
+
+    `exit_codes`: those of its processes; None for one that runs.
+    """
+    ended = {name: code for name, code in exit_codes.items() if code is not None}
+    found = report.read() or _ended_processes(str(ended))
+    return _without(secrets, found or (f"its processes ended with the exit codes {ended}" if ended else ""))
+
+
+@contextmanager
+def getting_ready(
+    model: Path | None, report: StartReport, secrets: Iterable[str], exit_codes: Callable[[], Mapping[str, int | None]]
+) -> Iterator[None]:
+    """Entered while an engine that has started gets its first requests. Raises `SettingsError` where these fail."""
+    try:
+        yield
+    except DataError as error:  # the weights are NaN, or too large for --dtype
+        raise SettingsError(f"--model {model}: a first request failed: {error}") from error
+    except EngineDiedError as error:  # the model has a layer that this build of vLLM cannot compute
+        if not (cause := why_ended(exit_codes(), report, secrets)):
+            raise
+        raise SettingsError(
+            f"--model {model}: vLLM started, and its engine ended at a first request: {cause}"
+        ) from error
+
+
+def _without(secrets: Iterable[str], found: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         found = found.replace(secret, "***")
     return found

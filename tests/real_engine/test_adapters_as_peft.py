@@ -7,6 +7,7 @@ import itertools
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rollstream.schemas import ErrorCode, GenerationConfig
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.vllm.engine import VllmEngine
+from rollstream.worker.engines.vllm.inside.adapter_audit import _problem
 from rollstream.worker.errors import DataError
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest
 from tests.support.engine.engine_requests import end
@@ -185,6 +187,15 @@ async def test_what_cannot_be_loaded_whole_leaves_nothing_in_the_engine(
     expected = Reference(tiny_model, adapter_dir / "code@1").logprobs(PROMPT, sampled.token_ids.tolist())
     assert sampled.logprobs == pytest.approx(expected, abs=1e-4)
     await engine.unload_adapter(good)
+
+
+async def test_one_for_an_output_layer_that_takes_it_is_refused() -> None:
+    """Llama's does; vLLM would compute the scores of such an adapter without it, or end on the CPU."""
+    manager = SimpleNamespace(modules={"lm_head": None, "model.layers.0.mlp.down_proj": None})
+
+    found = _problem(manager, {"lm_head": None}, num_tensors=2)
+
+    assert "it has tensors for the output layer (lm_head)" in found
 
 
 async def test_one_is_loaded_while_requests_with_another_fill_every_slot(

@@ -61,7 +61,7 @@ def register() -> None:
     steps = _send_statistics_rarely()
     _send_pieces(events=steps is not None)
     _give_each_its_columns()
-    _mask_rows_without_adapter()
+    _mend_adapters_on_the_cpu()
     _offer_links()
 
 
@@ -237,10 +237,12 @@ def _read_scores_at_once() -> None:
     LogprobsProcessor._update_prompt_logprobs = update
 
 
-def _mask_rows_without_adapter() -> None:
+def _mend_adapters_on_the_cpu() -> None:
     """vLLM issues 48421 and 49656, mended in 0.33: on the CPU, index -1 (no adapter) picks the last slot's adapter.
 
-    All three operations are linear in their input, so a row of zeros gets nothing from any adapter.
+    All three operations are linear in their input, so a row of zeros gets nothing from any adapter. vLLM also adds an
+    adapter's output layer to logits, row by row for what is sampled: a score, which has more rows, would end the engine
+    of a model whose output layer may have an adapter, such as Llama. None here has one, see `inside.adapter_audit`.
     """
     from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
@@ -249,12 +251,17 @@ def _mask_rows_without_adapter() -> None:
     from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415
     from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
 
+    punica_cpu.PunicaWrapperCPU.add_lora_logits = _nothing_added
     if not _mixes_up_rows(lora_ops.bgmv_shrink):
         return
     for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
         masked = _masked(getattr(lora_ops, name))
         setattr(lora_ops, name, masked)  # for the sgmv_* operations of prefill
         setattr(punica_cpu, name, masked)  # for decoding
+
+
+def _nothing_added(*_args: Any, **_kwargs: Any) -> None:
+    """In the place of `add_lora_logits`, whose result vLLM takes from the tensor that it gave."""
 
 
 def _mixes_up_rows(bgmv_shrink: Any) -> bool:

@@ -43,6 +43,11 @@ def _manager(model_runner: Any) -> Any:
 def _problem(manager: Any, loras: dict[str, Any], num_tensors: int) -> str:
     if astray := sorted(loras.keys() - manager.modules.keys()):
         return _astray(astray, _names(manager))
+    if heads := [module for module in loras if module.rpartition(".")[2] == "lm_head"]:
+        return (
+            f"it has tensors for the output layer ({heads[0]}), with which vLLM computes no scores: train it without "
+            "lm_head among its target_modules"
+        )
     landed = 0
     for module, weights in loras.items():
         for lower, upper, width, height in _pairs(manager.modules[module], weights):

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 # Where it is set, as in many container images, each engine would compile 15 s of Python twice, every time it starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup constraints demo example distill chaos autoscale docs release test-installs bench test test-large test-vllm \
+.PHONY: help setup constraints demo example distill chaos autoscale families docs release test-installs bench test test-large test-vllm \
 	test-redis image image-pins test-images lint format clean
 
 help: ## list the targets
@@ -38,6 +38,9 @@ docs: setup ## the documentation's site in build/site, strict about links and pa
 
 autoscale: setup ## scale real workers over a made-up day as KEDA does it, then an audit; ARGS="--help" says more
 	@$(BIN)/python -m tests.autoscaling.run $(ARGS)
+
+families: setup ## each family of models on the real engine beside transformers and peft; ARGS="--help" says more
+	@$(BIN)/python -m tests.families $(ARGS)
 
 release: setup ## sdist, wheel, bill of materials and SHA256SUMS of the last commit, in dist
 	@bash tools/extra_env.sh release

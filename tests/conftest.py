@@ -65,6 +65,7 @@ ENGINES = {
     "training": (
         "test_example",
         "test_expert_swaps",
+        "test_families",
         "test_tensor_parallel",
         "test_trl",
         "test_trl_publishing",

@@ -1,0 +1,23 @@
+"""A few families in `make test`; `make families` asks every cell of all, and docs/families.md has its table."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.families.trial import run_family
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio]
+
+SHORT = {"Gemma 3": ("scores", "swap"), "Phi-3": ("sampled", "LoRA"), "gpt-oss": ("scores", "EOS, chat")}
+"""One with windows and norms of its own, one with fused layers, one with experts and attention sinks."""
+
+
+@pytest.mark.parametrize("family", SHORT)
+async def test_a_family_gives_what_transformers_gives(family: str) -> None:
+    told: list[str] = []
+
+    row = await run_family(family, SHORT[family], told.append)
+
+    assert {feature: (cell.ended, cell.said) for feature, cell in row.items()} == dict.fromkeys(
+        SHORT[family], ("right", "")
+    )

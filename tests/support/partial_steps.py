@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engine import Engine
 from rollstream.worker.engines.stub import StubEngine
 from tests.support.engine.stub_rule import breaks_of, sample_seed
 from tests.support.worker_process import until_true
@@ -21,7 +22,7 @@ VOCAB = 1000
 
 @asynccontextmanager
 async def serving(
-    redis_url: str, policy: str, engine: type[StubEngine] = StubEngine, **settings: Any
+    redis_url: str, policy: str, engine: Callable[[WorkerSettings], Engine] = StubEngine, **settings: Any
 ) -> AsyncIterator[Worker]:
     """A worker in this process, which serves. It ends without a word to Redis if it has not ended by itself."""
     chosen = {"stub_vocab_size": VOCAB, "grace_s": 0, "lease_s": 2, "keep_partials": 1000, **settings}

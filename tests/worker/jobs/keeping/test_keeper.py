@@ -15,6 +15,7 @@ from rollstream.producer.batches.handle import BatchHandle
 from rollstream.schemas import Keys
 from rollstream.worker.app import Worker
 from rollstream.worker.config import WorkerSettings
+from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.requests import Completion, GenerateRequest, Partial
@@ -283,6 +284,30 @@ async def test_what_had_arrived_from_an_engine_that_dies_is_handed_over(
     assert min(places) >= 15
     assert first._measures.tokens_generated + second._measures.tokens_generated == 2400
     assert {group.delivery for group in results} == {2}, "the delivery counts against the jobs"
+
+
+async def test_when_one_of_several_engines_dies_the_groups_of_the_others_are_handed_over_too(
+    redis_url: str, policy: str, trainer: AsyncClient
+) -> None:
+    engines: list[Dying] = []
+
+    def two(settings: WorkerSettings) -> Replicas:
+        engines[:] = [Dying(settings), Dying(settings)]
+        return Replicas(engines)
+
+    async with serving(redis_url, policy, two, stub_tokens_per_s=100) as first:
+        batch = await trainer.submit(PROMPTS, config=asked(300), prompts_per_job=1)
+        await at_least(first, 20)
+        assert [engine._places.running for engine in engines] == [4, 4]
+        engines[0].dead = True
+        await given_back(first)
+    async with serving(redis_url, policy) as second:
+        results = await groups_of(batch)
+
+    places = [place for group in results for place in resumed_at(group)]
+    assert check_drawn(results) == [[place] for place in places]
+    assert min(places) >= 15
+    assert second._measures.tokens_generated == 2400 - sum(places)
 
 
 async def test_first_times_of_groups_that_begin_together_are_spread(

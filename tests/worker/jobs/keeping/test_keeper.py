@@ -254,12 +254,15 @@ class Dying(StubEngine):
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         running = asyncio.create_task(super().generate(request))
-        while not running.done():
-            await asyncio.wait([running], timeout=0.01)
-            if self.dead:
-                self._had[request.request_id] = super().partials(request.request_id)
-                running.cancel()
-                raise EngineDiedError("gone")
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=0.01)
+                if self.dead:
+                    self._had[request.request_id] = super().partials(request.request_id)
+                    raise EngineDiedError("gone")
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
         return running.result()
 
     def partials(self, request_id: str) -> list[Partial]:

@@ -47,6 +47,15 @@ async def test_so_do_those_of_a_cancelled_batch(trainer: AsyncClient, redis: Red
         assert await times_of(redis, Keys(policy), handle.batch_id) == {RESULT_TTL_S}
 
 
+async def test_so_do_those_of_a_batch_whose_last_groups_were_cut(
+    trainer: AsyncClient, redis: Redis, policy: str
+) -> None:
+    async with trainer.run("exp") as run:
+        handle = await run.submit([[1], [2]], None, CONFIG)
+        await handle.cancel(groups=[0, 1])
+        assert await times_of(redis, Keys(policy), handle.batch_id) == {RUN_RETENTION_S}
+
+
 async def test_a_batch_that_is_consumed_before_its_last_answer_expires_as_usual(
     trainer: AsyncClient, redis: Redis, policy: str
 ) -> None:

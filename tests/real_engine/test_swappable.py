@@ -36,6 +36,11 @@ def layer(method: Any = None, kind: Any = torch.nn.Identity) -> Any:
     return made
 
 
+def with_biases(experts: Any) -> Any:
+    experts.w13_bias = torch.nn.Parameter(torch.ones(2))
+    return experts
+
+
 def model(**layers: torch.nn.Module) -> Any:
     return torch.nn.ModuleDict({"proj": layer(UnquantizedLinearMethod), **layers})
 
@@ -55,6 +60,7 @@ def vllm_config(**fields: Any) -> Any:
         ({}, True, ""),
         ({"mlp": layer(UnquantizedFusedMoEMethod)}, False, ""),
         ({"mlp": layer(UnquantizedFusedMoEMethod)}, True, "its layer mlp is a mixture of experts .* cannot be made"),
+        ({"mlp": with_biases(layer(UnquantizedFusedMoEMethod))}, False, "mlp is a mixture of experts with biases"),
         ({"mlp": layer(Fp8MoEMethod)}, False, r"mlp is quantised or packed \(Fp8MoEMethod\)"),
         ({"up": layer(Fp8LinearMethod)}, False, r"up is quantised or packed \(Fp8LinearMethod\)"),
         ({"attn": layer(kind=MLAAttention)}, False, r"attn \(MLAAttention\) keeps what it computed"),

@@ -68,6 +68,8 @@ def _doubt(layer: Any, *, on_cpu: bool) -> str:
     if any(base.__name__ == "FusedMoEMethodBase" for base in method.__mro__):
         if on_cpu and packed_experts.experts_of(layer) is None:
             return "is a mixture of experts that vLLM's CPU build keeps in a form which cannot be made again"
+        if getattr(layer, "w13_bias", None) is not None:  # gpt-oss: after a reload it is a nat off, on the CPU
+            return "is a mixture of experts with biases, which a reload was not seen to renew"
         if method.__name__ in _RENEWED_EXPERTS:
             return ""
     return f"is quantised or packed ({method.__name__})"

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from rollstream import AsyncClient
 from rollstream.schemas import GenerationConfig, GroupError, GroupResult, Keys, decode
+from rollstream.schemas.wire.entry_fields import KIND, PAYLOAD
 
 _LOOK_S = 0.05
 _GROUP = b"group"
@@ -96,10 +97,9 @@ async def audited(redis: Redis, keys: Keys, trainer: Trainer) -> dict[str, int]:
     found: Counter[str] = Counter()
     for batch_id in trainer.submitted:
         entries: Any = await redis.xrange(keys.results(batch_id))
-        groups: list[Any] = [
-            decode(fields[b"payload"], GroupResult) for _, fields in entries if fields[b"kind"] == _GROUP
-        ]
-        counted = Counter(group.group for group in groups if isinstance(group, GroupResult))
+        payloads = [fields[PAYLOAD] for _, fields in entries if fields[KIND] == _GROUP]
+        groups = [decode(payload, GroupResult) for payload in payloads]
+        counted = Counter(group.group for group in groups)
         found["groups"] += load.prompts
         found["lost"] += load.prompts - len(counted)
         found["twice"] += sum(counted.values()) - len(counted)

@@ -112,7 +112,7 @@ class StruckFleet:
 
     @property
     def pids(self) -> set[str]:
-        """Of the workers that run now, as they stand in consumers' names."""
+        """Process ids of the workers that run now, as they stand in consumers' names."""
         return {f"-{worker.process.pid}-" for worker in self._workers}
 
     @property

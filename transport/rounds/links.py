@@ -236,5 +236,5 @@ def _copy(source: Any, target: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Of what torch says: the rest is a stack."""
+    """What torch says, without the stack below it."""
     return str(error).strip().partition("\n")[0]

@@ -52,7 +52,7 @@ class Meeting:
         """What goes into the plan."""
 
     def give_up(self) -> None:
-        """Whoever is waited for, and whenever they come, there is no link. From any thread; safe to call twice."""
+        """End the wait without a link, even if all come later. From any thread; safe to call twice."""
         self._given_up.set()
 
     def link(self, world_size: int) -> Link:
@@ -78,7 +78,7 @@ def _linked(
     device: Any,
     given_up: threading.Event,
 ) -> Link:
-    """All gather first: whoever dies before is waited for by nothing that cannot be broken off."""
+    """All gather first: a party that dies before is waited for only by what can be broken off."""
     from .gathering_store import GatheringStore  # noqa: PLC0415 - imports torch
 
     gathered = GatheringStore(store, timeout_s=timeout_s, given_up=given_up)

@@ -92,7 +92,7 @@ SLOW = GenerationConfig(max_new_tokens=400, num_return_sequences=4, seed=7, igno
 
 @pytest.fixture
 def slow_worker(redis_url: str, policy: str) -> Iterator[WorkerProcess]:
-    """Of four samples it runs three at once, each for a second."""
+    """It runs three samples at once, each for a second; a group has four."""
     flags = ["--engine", "stub", "--stub-tokens-per-s", "400", "--max-num-seqs", "3", "--lease-s", "2"]
     worker = WorkerProcess(redis_url, policy, *flags)
     try:

@@ -125,7 +125,7 @@ async def test_what_a_lease_that_runs_out_would_lose_is_kept_while_it_may(
 async def test_an_aborting_swap_throws_no_token_away(
     redis_url: str, policy: str, trainer: AsyncClient, queue: Queue, steps: Path
 ) -> None:
-    async with serving(redis_url, policy, stub_tokens_per_s=100, swap="abort", checkpoint_dir=steps) as worker:
+    async with serving(redis_url, policy, stub_tokens_per_s=200, swap="abort", checkpoint_dir=steps) as worker:
         batch = await trainer.submit(PROMPTS, config=asked(300))
         await at_least(worker, 20)
         announce_step(queue, steps, 1)

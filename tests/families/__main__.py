@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         rows = asyncio.run(_run(families, features, asked.json))
         shown = table(rows, features)
-    sys.stdout.write(f"\n{shown}\n{command_line()}, {commit()}, {datetime.now(UTC).date().isoformat()}\n")
+    sys.stdout.write(f"\n{shown}\n{_command()}, {commit()}, {datetime.now(UTC).date().isoformat()}\n")
     if asked.table is not None:
         asked.table.write_text(shown)
     return EXIT_FINE if all(cell.is_fine for row in rows.values() for cell in row.values()) else EXIT_WRONG
@@ -72,13 +72,17 @@ def _shown_by(progress: Progress, task: TaskID, family: str) -> Callable[[str], 
     return lambda told: progress.update(task, description=f"{family}: {told}")
 
 
+def _command() -> str:
+    return command_line().replace(".__main__", "", 1)
+
+
 def _tell(console: Console, family: str, row: Row, seconds: float) -> None:
     cells = ", ".join(f"{feature} {cell.ended}" for feature, cell in row.items())
     console.print(f"{family}: {cells} ({seconds:.0f} s)", markup=False, highlight=False)
 
 
 def _write(file: Path, rows: dict[str, Row]) -> None:
-    told = {"command": command_line(), "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    told = {"command": _command(), "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**told, "machine": machine(), "families": as_json(rows)}, indent=1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.families.trial import run_family
+from tests.support.engine.engine_requests import ON_GPU
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio]
 
@@ -21,3 +22,22 @@ async def test_a_family_gives_what_transformers_gives(family: str) -> None:
     assert {feature: (cell.ended, cell.said) for feature, cell in row.items()} == dict.fromkeys(
         SHORT[family], ("right", "")
     )
+
+
+@pytest.mark.large
+@pytest.mark.skipif(ON_GPU, reason="it is the CPU build that refuses these")
+@pytest.mark.parametrize(
+    ("family", "feature", "says"),
+    [
+        ("DeepSeek-V2", "scores", "does not compute multi-head latent attention"),
+        ("gpt-oss", "swap", "is a mixture of experts with biases"),
+        ("Mixtral", "LoRA", "runs no mixture of experts with LoRA"),
+    ],
+)
+async def test_what_would_be_wrong_is_refused_by_name(family: str, feature: str, says: str) -> None:
+    told: list[str] = []
+
+    row = await run_family(family, (feature,), told.append)
+
+    assert row[feature].ended == "refused"
+    assert says in row[feature].said

@@ -160,17 +160,17 @@ class VllmEngine(Transfers, Partials):
         if (doubt := await self._swapper.look()) and self._settings.checkpoint_dir is not None:
             log.warning("every checkpoint that is published will be refused", why=doubt)
         await prover.look()
-        await self._check_adapters()
+        await self._check_model()
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
         await self._warm_up()
         if self._statistics is not None:
             self._statistics.begin()
 
-    async def _check_adapters(self) -> None:
-        found = await self._calls.utility(self._llm.collective_rpc("rollstream_adapter_doubt"))
+    async def _check_model(self) -> None:
+        found = await self._calls.utility(self._llm.collective_rpc("rollstream_model_doubt"))
         if doubt := next(filter(None, found), ""):
-            raise SettingsError(f"--model {self._settings.model}: {doubt}: start the worker without LoRA")
+            raise SettingsError(f"--model {self._settings.model}: {doubt}")
 
     async def _watch_logits(self) -> None:
         """See `inside.logits`. If the engine has no such count, every request asks for log-probs."""

@@ -59,13 +59,16 @@ class WeightReload(AdapterAudit, StagedWeights):
         """See `ReachedExperts.end`."""
         return self._reached.end(tokens)
 
-    def rollstream_adapter_doubt(self) -> str:
-        """Why the first request would kill the engine, because it has LoRA; empty if it would not."""
+    def rollstream_model_doubt(self) -> str:
+        """Why this build of vLLM would die of the model, or sample what is wrong; empty if it would not."""
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-        if not current_platform.is_cpu() or not packed_experts.has_adapters(self.model_runner.get_model()):
+        model = self.model_runner.get_model()
+        if not current_platform.is_cpu():
             return ""
-        return "vLLM's CPU build runs no mixture of experts with LoRA"
+        if packed_experts.has_adapters(model):
+            return "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
+        return swappable.latent_attention_doubt(self.vllm_config.model_config.hf_text_config)
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:
         """Replace the weights by those in `folder`, which must fit the model; or by those that are staged.

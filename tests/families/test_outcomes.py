@@ -54,6 +54,7 @@ def test_reports_of_several_runs_are_one_table(tmp_path: Path, capsys: pytest.Ca
         "| Qwen2 | 1e-05 | 1e-05 |",
         "",
     ]
+    assert main(["--show", str(files[0])]) == 1, "a cell of it is wrong"
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--family", "Lama"), ("--cell", "score")])

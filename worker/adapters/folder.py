@@ -136,21 +136,12 @@ def _read_shapes(model: Path) -> Shapes:
         headers = [read_header(path) for path in sorted(model.glob("*.safetensors"))]
     except (OSError, HeaderError):
         return {}  # vLLM will tell what is wrong with the model
-    turned = _is_turned(model)
     for tensor, found in itertools.chain.from_iterable(header.items() for header in headers):
         module, _, parameter = tensor.rpartition(".")
         known = shapes.setdefault(_layer(module), set())
         if parameter == "weight" and _tells_shape(found):
-            known.add(found.shape[::-1] if turned else found.shape)
+            known.add(found.shape)
     return {layer: frozenset(found) for layer, found in shapes.items()}
-
-
-def _is_turned(model: Path) -> bool:
-    """Whether its files hold weights as (in, out): GPT-2's layers are transformers' `Conv1D`."""
-    try:
-        return bool(read_object(model / "config.json").get("model_type") == "gpt2")
-    except JsonRefusedError:
-        return False
 
 
 def _tells_shape(tensor: TensorHeader) -> bool:

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from rollstream.producer.demo.tiny_model import write_adapter, write_model
 from rollstream.schemas import ErrorCode
@@ -116,21 +114,6 @@ def test_an_adapter_for_a_model_of_another_shape_is_refused(tmp_path: Path, tiny
     (other / "model.safetensors").write_bytes(shrunk)
 
     assert "made for another model" in refusal(tmp_path, other).message
-
-
-def test_gpt2s_weights_are_turned_and_its_adapters_are_not(tmp_path: Path) -> None:
-    model, adapter = tmp_path / "gpt2", tmp_path / "x@1"
-    made = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, n_positions=16, vocab_size=16))
-    made.save_pretrained(model)
-    fields: dict[str, Any] = {"r": 4, "fan_in_fan_out": True, "target_modules": ["c_attn", "c_fc"]}
-    get_peft_model(made, LoraConfig(task_type="CAUSAL_LM", **fields)).save_pretrained(adapter)
-
-    assert AdapterFolder(root=tmp_path, max_rank=16, model=model).find("x@1").name == "x@1"
-
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    turned = {name: torch.zeros(value.T.shape) if "c_attn" in name else value for name, value in tensors.items()}
-    save_file(turned, adapter / "adapter_model.safetensors")
-    refusal(tmp_path, model, "x@1")
 
 
 def test_an_adapter_for_layers_that_do_not_exist_is_refused(root: Path, tiny_model: Path) -> None:

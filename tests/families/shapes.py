@@ -56,6 +56,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
          "attention_chunk_size": 256},
     ),
     "DeepSeek-V2": ("deepseek_v2", {**_LATENT, "n_routed_experts": 4, "topk_method": "greedy"}),
+    "DeepSeek-V2, YaRN": (
+        "deepseek_v2",
+        {**_LATENT, "n_routed_experts": 4, "topk_method": "greedy",
+         "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32, "beta_slow": 1,
+                             "original_max_position_embeddings": 128, "mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
     "DeepSeek-V3": ("deepseek_v3", {**_LATENT, "n_routed_experts": 4}),
     "Qwen3-Next": (
         "qwen3_next",

@@ -29,7 +29,7 @@ async def test_a_family_gives_what_transformers_gives(family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "feature", "says"),
     [
-        ("DeepSeek-V2", "scores", "does not compute multi-head latent attention"),
+        ("DeepSeek-V2", "swap", "(MLAAttention) keeps what it computed from its weights"),
         ("gpt-oss", "swap", "is a mixture of experts with biases"),
         ("Mixtral", "LoRA", "runs no mixture of experts with LoRA"),
     ],

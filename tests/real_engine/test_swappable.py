@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rollstream.worker.engines.vllm.engine  # noqa: F401 - it prepares the environment that vLLM reads at its import
-from rollstream.worker.engines.vllm.inside.swappable import latent_attention_doubt, tied, tied_heads, why_not
+from rollstream.worker.engines.vllm.inside.swappable import tied, tied_heads, why_not
 
 # After our engine.
 from vllm.model_executor.layers.attention import MLAAttention  # isort: skip
@@ -73,12 +73,6 @@ def test_a_layer_whose_new_weights_are_not_sure_to_be_used_is_named(
     found = why_not(model(**layers), vllm_config(), on_cpu=on_cpu)
 
     assert re.fullmatch(f".*{says}.*" if says else "", found), found
-
-
-def test_latent_attention_is_doubted_whichever_layer_computes_it() -> None:
-    assert "latent attention (DeepSeek)" in latent_attention_doubt(SimpleNamespace(kv_lora_rank=512))
-    assert latent_attention_doubt(SimpleNamespace(kv_lora_rank=None)) == ""
-    assert latent_attention_doubt(SimpleNamespace()) == ""
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from .inside import (
     logits,
     memory_use,
     own_columns,
+    rotary,
     step_rows,
 )
 from .inside.held_tokens import HeldBack, unfit_output, unfit_rows, unfit_tensors
@@ -62,6 +63,7 @@ def register() -> None:
     _send_pieces(events=steps is not None)
     _give_each_its_columns()
     _mend_adapters_on_the_cpu()
+    _mend_rotary_positions_on_the_cpu()
     _offer_links()
 
 
@@ -258,6 +260,16 @@ def _mend_adapters_on_the_cpu() -> None:
         masked = _masked(getattr(lora_ops, name))
         setattr(lora_ops, name, masked)  # for the sgmv_* operations of prefill
         setattr(punica_cpu, name, masked)  # for decoding
+
+
+def _mend_rotary_positions_on_the_cpu() -> None:
+    """See `worker.engines.vllm.inside.rotary`."""
+    from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
+
+    if current_platform.is_cpu():
+        from vllm import _custom_ops  # noqa: PLC0415 - see above
+
+        rotary.give_rows(_custom_ops)
 
 
 def _nothing_added(*_args: Any, **_kwargs: Any) -> None:

@@ -27,16 +27,6 @@ def why_not(model: Any, vllm_config: Any, *, on_cpu: bool) -> str:
     return next(_doubts(model, vllm_config, on_cpu=on_cpu), "")
 
 
-def latent_attention_doubt(config: Any) -> str:
-    """Why vLLM's CPU build must not run a model of this config; empty for one without latent attention."""
-    if not getattr(config, "kv_lora_rank", None):
-        return ""
-    return (
-        "vLLM's CPU build does not compute multi-head latent attention (DeepSeek) as transformers does, with "
-        "VLLM_MLA_DISABLE=1 neither: run this model on a GPU"
-    )
-
-
 def tied(model: Any) -> bool | None:
     """Whether the output layer is the embedding; None if this process has no output layer.
 

@@ -9,11 +9,21 @@ from tests.support.engine.engine_requests import ON_GPU
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio]
 
-SHORT = {"Gemma 3": ("scores", "swap"), "Phi-3": ("sampled", "LoRA"), "gpt-oss": ("scores", "EOS, chat")}
-"""One with windows and norms of its own, one with fused layers, one with experts and attention sinks."""
+SHORT = {
+    "Phi-3": ("sampled", "LoRA"),
+    "gpt-oss": ("scores", "EOS, chat"),
+    "Gemma 3": ("scores", "swap"),
+    "DeepSeek-V2": ("sampled", "scores"),
+}
+"""One with fused layers and an output layer that may have an adapter, one with experts and attention sinks, one with
+windows and norms of its own, one with latent attention."""
+QUICK = 2
+"""How many of them run without `--large`: each starts an engine."""
 
 
-@pytest.mark.parametrize("family", SHORT)
+@pytest.mark.parametrize(
+    "family", [*list(SHORT)[:QUICK], *(pytest.param(family, marks=pytest.mark.large) for family in list(SHORT)[QUICK:])]
+)
 async def test_a_family_gives_what_transformers_gives(family: str) -> None:
     told: list[str] = []
 

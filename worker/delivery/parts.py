@@ -14,10 +14,11 @@ from redis.exceptions import RedisError
 from rollstream.schemas import Envelope, Job, Keys, Part, WireError, encode
 from rollstream.schemas.times import PARTS_TTL_S
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.transport.redis.lost_cancellations import cancellations_so_far
 
 from ..errors import UnprovenError
 from ..measure.measures import Measures, PartFate
-from ..redis_io.connections import retrying
+from ..redis_io.connections import cancelled, retrying
 from . import part_scripts
 from .kept_parts import Name, read_kept
 from .lease import Lease
@@ -172,6 +173,7 @@ class Parts:
     ) -> list[Fate]:
         """What became of the first of these parts; of all, unless Redis did not take them in time."""
         told: list[Fate] = []
+        before = await cancellations_so_far()
         try:
             async with asyncio.timeout(within_s):
                 for some in _calls(parts):
@@ -179,6 +181,8 @@ class Parts:
                         "keep parts", part_scripts.keep_parts, self._redis, lease, self._keys, batch_id, some,
                         keep_s=PARTS_TTL_S, most=most,
                     )  # fmt: skip
+                    if cancelled(before):  # redis-py lost it, and the timeout cancels only once
+                        raise asyncio.CancelledError
         except (RedisError, TimeoutError) as error:
             why = str(error) or f"Redis did not answer within {within_s:g} s"
             log.warning("parts not kept", batch=batch_id, parts=len(parts) - len(told), error=why)

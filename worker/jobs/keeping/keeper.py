@@ -20,6 +20,7 @@ from ...delivery.lease import Lease
 from ...delivery.parts import Parts
 from ...engine import Engine
 from ...errors import EngineDiedError
+from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
 from ..samples import Samples, SoFar
 from ..stitching import continues
@@ -214,8 +215,8 @@ class Keeper:
         )
 
     async def run(self) -> None:
-        """Keep each group when it is due, for ever."""
-        while True:
+        """Keep each group when it is due, until cancelled."""
+        while not cancelled():
             running = await self._next()
             if self._releases:
                 self._releases = False

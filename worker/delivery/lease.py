@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
@@ -102,7 +101,10 @@ class Lease:
         cancelled_before = caller.cancelling()
         self._requests[caller] = running = _Request(is_stoppable=stoppable, group=group)
         try:
-            return await request
+            result = await request
+            if cancelled(cancelled_before + running.interruptions):  # redis-py lost it
+                raise asyncio.CancelledError
+            return result
         except asyncio.CancelledError:
             if caller.cancelling() - running.interruptions > cancelled_before or not running.interruptions:
                 raise  # something else cancelled the task, too
@@ -292,9 +294,4 @@ def _by_stream(leases: Iterable[Lease]) -> list[list[Lease]]:
     streams: dict[str, list[Lease]] = {}
     for lease in leases:
         streams.setdefault(lease.jobs_key, []).append(lease)
-    chunks = []
-    for of_stream in streams.values():
-        remaining = iter(of_stream)
-        while chunk := list(islice(remaining, _BATCH)):
-            chunks.append(chunk)
-    return chunks
+    return [found[at : at + _BATCH] for found in streams.values() for at in range(0, len(found), _BATCH)]

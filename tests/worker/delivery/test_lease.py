@@ -102,6 +102,20 @@ async def test_a_cancelled_caller_is_cancelled_and_not_told_of_a_lease() -> None
         await caller
 
 
+async def test_a_caller_ends_when_it_is_cancelled_though_its_request_loses_the_cancellation() -> None:
+    async def loses_it() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "an answer"
+
+    caller = asyncio.create_task(lease(ends_at=1e9).during(loses_it()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+
+    assert caller.cancelled()
+
+
 def test_its_state_can_be_read() -> None:
     leases = Leases(redis=UNUSED, lease_s=10, measures=Measures())
     leases.hold(lease(100.0))

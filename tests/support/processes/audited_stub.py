@@ -52,6 +52,10 @@ class AuditedStub(StubEngine):
             running.cancel()
             death.cancel()
 
+    async def check(self) -> None:
+        if self._dead.is_set():  # a worker that has nothing to sample must end too
+            raise EngineDiedError("gone")
+
     def partials(self, request_id: str) -> list[Partial]:
         return self._had[request_id] if request_id in self._had else super().partials(request_id)
 

@@ -62,7 +62,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
          "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32, "beta_slow": 1,
                              "original_max_position_embeddings": 128, "mscale": 0.707, "mscale_all_dim": 0.707}},
     ),
-    "DeepSeek-V3": ("deepseek_v3", {**_LATENT, "n_routed_experts": 4}),
+    "DeepSeek-V3": ("deepseek_v3", {**_LATENT, "n_routed_experts": 4, "topk_method": "noaux_tc"}),
     "Qwen3-Next": (
         "qwen3_next",
         {**_SMALL, **_LINEAR, "num_experts": 4, "decoder_sparse_step": 1, "mlp_only_layers": [],

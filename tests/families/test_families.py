@@ -17,8 +17,8 @@ SHORT = {
 }
 """One with fused layers and an output layer that may have an adapter, one with experts and attention sinks, one with
 windows and norms of its own, one with latent attention."""
-QUICK = 2
-"""How many of them run without `--large`: each starts an engine."""
+QUICK = 1
+"""How many of them run without `--large`: each starts an engine, which takes nine seconds."""
 
 
 @pytest.mark.parametrize(

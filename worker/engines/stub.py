@@ -230,8 +230,9 @@ class StubEngine:
         while True:
             version, aborts = self._version, self._aborts
             rest = self._plan(request, sampling.sample, version, sampling.length)
-            sampling.begin(version, rest, loop.time())
-            spent = await self._spend(len(rest))
+            began = loop.time()
+            sampling.begin(version, rest, began)
+            spent = await self._spend(len(rest), began)
             sampling.spend(spent)
             if spent == len(rest):
                 return sampling.end()
@@ -263,15 +264,18 @@ class StubEngine:
         """The token that replaces a stop id before `min_new_tokens`; vLLM bans stop ids there."""
         return next((token for token in range(self._info.vocab_size) if token not in stop_ids), 0)
 
-    async def _spend(self, tokens: int) -> int:
-        """Wait as long as `tokens` take. Returns how many were done: fewer if a swap came in between."""
+    async def _spend(self, tokens: int, began: float | None = None) -> int:
+        """Wait as long as `tokens` take. Returns how many were done: fewer if a swap came in between.
+
+        `began`: since when they count, for others look at the clock too; None: since now.
+        """
         if not self._tokens_per_s:
             await asyncio.sleep(0)
             return tokens
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = loop.time() if began is None else began
         try:
-            async with asyncio.timeout(tokens / self._tokens_per_s):
+            async with asyncio.timeout_at(started + tokens / self._tokens_per_s):
                 await self._swapped.wait()
         except TimeoutError:
             return tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,26 @@ async def test_a_request_that_goes_on_gets_what_an_aborting_swap_left(checkpoint
     assert left.version_spans == ((0, len(left.token_ids)),)
     assert 0 < len(left.token_ids) < LENGTH
     assert whole.version_spans == ((4, LENGTH),)
+
+
+class Slow(StubEngine):
+    """Its process stands still between two of its steps, as on a busy machine."""
+
+    async def _spend(self, *args: Any) -> int:
+        time.sleep(0.5)  # noqa: ASYNC251 - the event loop is to stand still
+        return await super()._spend(*args)
+
+
+async def test_no_token_that_was_told_is_missing_after_a_swap_on_a_busy_machine(checkpoint: Path) -> None:
+    stub = Slow(WorkerSettings(policy="test", engine="stub", stub_tokens_per_s=1000, stub_vocab_size=1000))
+    running = asyncio.create_task(stub.generate(replace(request(max_new_tokens=4000), goes_on=True)))
+
+    (told,) = await seen(stub, has_tokens)
+    await stub.load_checkpoint(4, checkpoint, "abort")
+    (left,) = await running
+
+    told_ids = told.completion.token_ids.tolist()
+    assert left.token_ids[: len(told_ids)].tolist() == told_ids
 
 
 async def test_a_sample_that_has_ended_is_told_with_the_others_and_why_it_ended() -> None:

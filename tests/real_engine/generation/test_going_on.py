@@ -12,7 +12,7 @@ from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.jobs.make_answers import Sampled
 from rollstream.worker.jobs.samples import Samples, SoFar
 from rollstream.worker.requests import Adapter, Completion
-from tests.support.engine.engine_requests import ATOL, ON_GPU, generate, request
+from tests.support.engine.engine_requests import ATOL, WITH_LORA, generate, request
 from tests.support.worker_process import until_true
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -68,7 +68,7 @@ async def test_a_greedy_completion_is_as_if_nobody_had_broken_it_off(
     assert 40 <= len(had.completion.token_ids) < LENGTH
 
 
-@pytest.mark.skipif(ON_GPU, reason="the engine of these tests has no LoRA on a GPU")
+@WITH_LORA
 async def test_with_an_adapter_it_is_the_adapter_that_goes_on(
     engine: VllmEngine, adapters: dict[str | None, Adapter | None]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rollstream.worker.engines.vllm.engine import VllmEngine
 from rollstream.worker.requests import Adapter, Completion, GenerateRequest, Partial
-from tests.support.engine.engine_requests import ON_GPU, PROMPT, request, until_under_way
+from tests.support.engine.engine_requests import PROMPT, WITH_LORA, request, until_under_way
 from tests.support.worker_process import until_true
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="package")]
@@ -86,7 +86,7 @@ async def test_it_is_a_beginning_in_every_column(engine: VllmEngine, config: dic
     assert engine.partials(asked.request_id) == []
 
 
-@pytest.mark.skipif(ON_GPU, reason="the engine of these tests has no LoRA on a GPU")
+@WITH_LORA
 async def test_with_an_adapter_it_is_the_adapters(
     engine: VllmEngine, adapters: dict[str | None, Adapter | None]
 ) -> None:

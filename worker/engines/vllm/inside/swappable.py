@@ -6,7 +6,7 @@ kind of layer that was not tried is refused: it might sample from a mixture of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import packed_experts
@@ -15,6 +15,9 @@ _RENEWED = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
 """Kinds of layers for which a reload was tried and is right, on the CPU (0.32) and on a GPU (0.26)."""
 _RENEWED_EXPERTS = {"UnquantizedFusedMoEMethod"}
 """The same for experts; on the CPU only those that `packed_experts` can pack again."""
+
+_WRONG_ON_CPU = {"Cohere2ForCausalLM", "DeepseekV3ForCausalLM"}
+"""What vLLM 0.32 was seen to compute unlike transformers on the CPU; see docs/families.md."""
 
 _HEAD, _EMBEDDING = "ParallelLMHead", "VocabParallelEmbedding"
 
@@ -25,6 +28,14 @@ _FORMATS = {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor"}
 def why_not(model: Any, vllm_config: Any, *, on_cpu: bool) -> str:
     """Why a reload may leave old weights in `model`; empty if it renews all."""
     return next(_doubts(model, vllm_config, on_cpu=on_cpu), "")
+
+
+def wrong_on_cpu(architectures: Iterable[str]) -> str:
+    """Why vLLM's CPU build must not run a model of these architectures; empty if nothing is known against it."""
+    known = sorted(_WRONG_ON_CPU.intersection(architectures))
+    if not known:
+        return ""
+    return f"vLLM's CPU build gives other log-probs than transformers for {known[0]}: run this model on a GPU"
 
 
 def tied(model: Any) -> bool | None:

@@ -60,12 +60,14 @@ class WeightReload(AdapterAudit, StagedWeights):
         return self._reached.end(tokens)
 
     def rollstream_model_doubt(self) -> str:
-        """Why this build of vLLM would die of the model, so that it must not serve; empty if it would not."""
+        """Why this build of vLLM would die of the model or compute it wrong; empty if it would not."""
         from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM is only there inside its processes
 
-        if not current_platform.is_cpu() or not packed_experts.has_adapters(self.model_runner.get_model()):
+        if not current_platform.is_cpu():
             return ""
-        return "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
+        if packed_experts.has_adapters(self.model_runner.get_model()):
+            return "vLLM's CPU build runs no mixture of experts with LoRA: start the worker without LoRA"
+        return swappable.wrong_on_cpu(self.vllm_config.model_config.architectures)
 
     def rollstream_reload(self, folder: str, staged: bool = False) -> None:
         """Replace the weights by those in `folder`, which must fit the model; or by those that are staged.

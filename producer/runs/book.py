@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rollstream.schemas.runs import RunField
@@ -23,6 +24,8 @@ class Entry:
     """Why there is no handle."""
     is_left: bool = False
     """Whether the trainer before has left it and nobody has asked for it yet."""
+    submits: int = 0
+    """How many submits have chosen it and are not done."""
     is_counted: bool = False
     """Whether the gate has let its samples out."""
 
@@ -96,7 +99,7 @@ class Book:
 
         `digest` is only asked for if there are such batches.
         """
-        left = [one for one in self.in_order if one.is_left]
+        left = [one for one in self.in_order if one.is_left and not one.submits]
         if left:
             wanted = digest()
             for one in left:
@@ -111,6 +114,19 @@ class Book:
             return self.entries[batch_id].intent.number
         self._last += 1
         return self._last
+
+    @contextmanager
+    def chosen(self, batch_id: str) -> Iterator[None]:
+        """A submit of this batch is under way: no other that looks for its content gets it, unless this one fails."""
+        entry = self.entries.get(batch_id)
+        if entry is None:
+            yield
+            return
+        entry.submits += 1
+        try:
+            yield
+        finally:
+            entry.submits -= 1
 
     def settle(self, batch_id: str, how: RunField) -> None:
         """The batch is consumed or dropped."""

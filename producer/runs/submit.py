@@ -59,16 +59,17 @@ async def submit_through(  # noqa: PLR0913 - one caller, which names each
         await writer.intend(submission, place, admitted=admitted, note=note)
 
     try:
-        handle = await submit_prompts(connection, keys, marked, config, chosen, intend, lengths)
+        with book.chosen(chosen):
+            handle = await submit_prompts(connection, keys, marked, config, chosen, intend, lengths)
+            entry = book.entries[chosen]
+            if was_there or batch_id is not None:
+                await writer.keep(entry, handle)
+            entry.handle, entry.missing, entry.is_left = handle, "", False
     except BaseException as error:
-        entry = book.entries.get(chosen)
-        if entry is not None and not was_there and isinstance(error, _REFUSALS):
-            await withdrawn_quietly(writer, entry)
-        elif entry is not None and entry.handle is None:
-            entry.is_left = True  # the same content submitted again is this batch
+        there = book.entries.get(chosen)
+        if there is not None and not was_there and isinstance(error, _REFUSALS):
+            await withdrawn_quietly(writer, there)
+        elif there is not None and there.handle is None:
+            there.is_left = True  # the same content submitted again is this batch
         raise
-    entry = book.entries[chosen]
-    if was_there or batch_id is not None:
-        await writer.keep(entry, handle)
-    entry.handle, entry.missing = handle, ""
     return handle

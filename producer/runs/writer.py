@@ -67,9 +67,7 @@ class RunWriter:
             intent = decode(there, Intent)
             if intent.digest != submission.digest:
                 raise BatchConflictError(batch.batch_id)
-        entry = self.book.entries.setdefault(batch.batch_id, Entry(intent=intent, missing="is not queued yet"))
-        entry.is_left = False
-        return entry
+        return self.book.entries.setdefault(batch.batch_id, Entry(intent=intent, missing="is not queued yet"))
 
     async def withdraw(self, entry: Entry) -> None:
         """Take back an intent that this opening wrote and Redis' answer made void."""

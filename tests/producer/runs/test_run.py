@@ -95,6 +95,29 @@ async def test_the_same_content_again_is_the_batch_that_was_left(trainer: AsyncC
         assert run.counts.submitted == 3
 
 
+async def test_what_was_left_is_given_to_one_of_many_submits_at_once(trainer: AsyncClient) -> None:
+    before = await killed(trainer, [[1]], [[1]])
+
+    async with trainer.run("exp") as run:
+        handles = await asyncio.gather(*(run.submit([[1]], None, CONFIG) for _ in range(3)))
+        assert len({one.batch_id for one in handles}) == run.counts.submitted == 3
+        assert {one.batch_id for one in before.outstanding} < {one.batch_id for one in handles}
+
+
+async def test_what_was_left_is_still_left_after_a_submit_that_fails(
+    trainer: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await killed(trainer, [[1]])
+
+    async with trainer.run("exp") as run:
+        with monkeypatch.context() as dying:
+            dies_before_queueing(dying)
+            with pytest.raises(DiedError):
+                await run.submit([[1]], None, CONFIG)
+        again = await run.submit([[1]], None, CONFIG)
+        assert [again.batch_id] == [one.batch_id for one in before.outstanding]
+
+
 async def test_a_batch_whose_handle_was_asked_for_is_not_given_to_a_submit(trainer: AsyncClient) -> None:
     await killed(trainer, [[1]])
 

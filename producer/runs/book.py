@@ -97,9 +97,11 @@ class Book:
     def name(self, digest: Callable[[], str]) -> tuple[str, int]:
         """Id and number for a batch of this content: those of one that the trainer before has left, or new ones.
 
-        `digest` is only asked for if there are such batches.
+        One that was queued is preferred, because it may be finished. `digest` is only asked for if there are such
+        batches.
         """
         left = [one for one in self.in_order if one.is_left and not one.submits]
+        left.sort(key=lambda one: one.handle is None)
         if left:
             wanted = digest()
             for one in left:

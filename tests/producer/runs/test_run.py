@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from rollstream import (
     AsyncClient,
@@ -24,6 +25,7 @@ from rollstream import (
 )
 from rollstream.producer.batches import submit_jobs
 from rollstream.producer.runs.run import Run
+from rollstream.schemas import Keys
 from tests.support.faults import Link
 from tests.support.worker_process import WorkerProcess
 
@@ -102,6 +104,17 @@ async def test_what_was_left_is_given_to_one_of_many_submits_at_once(trainer: As
         handles = await asyncio.gather(*(run.submit([[1]], None, CONFIG) for _ in range(3)))
         assert len({one.batch_id for one in handles}) == run.counts.submitted == 3
         assert {one.batch_id for one in before.outstanding} < {one.batch_id for one in handles}
+
+
+async def test_of_equal_batches_that_were_left_the_queued_one_is_given_first(
+    trainer: AsyncClient, redis: Redis, policy: str
+) -> None:
+    gone, queued = (await killed(trainer, [[1]], [[1]])).outstanding
+    await redis.delete(Keys(policy).ledger(gone.batch_id))
+
+    async with trainer.run("exp") as run:
+        handles = [await run.submit([[1]], None, CONFIG) for _ in range(2)]
+        assert [one.batch_id for one in handles] == [queued.batch_id, gone.batch_id]
 
 
 async def test_what_was_left_is_still_left_after_a_submit_that_fails(

@@ -68,13 +68,14 @@ def resumed_at(group: GroupResult) -> list[int]:
 def check_drawn(groups: Iterable[GroupResult], seed: int = 3, vocab_size: int = VOCAB) -> list[list[int]]:
     """Each token is the stub's own under the seeds, in order; returns where each sample was gone on from.
 
-    Of results of version 0 alone. The last of these places is what the result itself says.
+    The versions are those that the spans say. The last of these places is what the result itself says, unless an
+    aborting swap came later.
     """
     found: list[list[int]] = []
     for group in groups:
         for row, one in enumerate(group):
             own = sample_seed(seed, group.group, one.sample)
-            breaks = breaks_of(group.prompt_ids, own, one.token_ids, vocab_size=vocab_size)
+            breaks = breaks_of(group.prompt_ids, own, one.token_ids, vocab_size=vocab_size, spans=one.version_spans)
             assert breaks is not None, f"group {group.group} sample {one.sample}: tokens that no seed of it gives"
             last = resumed_at(group)[row]
             assert last in {0, len(one), *breaks}, f"resumed_at {last}, and it was gone on from {breaks}"

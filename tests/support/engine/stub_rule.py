@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rollstream.schemas.wire.fields import VersionSpan
 from rollstream.worker.jobs.seeds import prompt_seed, rest_seed
 
 
@@ -20,22 +21,34 @@ def drawn(prompt: Sequence[int], seed: int, length: int, *, vocab_size: int, ver
 
 
 def breaks_of(
-    prompt: Sequence[int], seed: int, tokens: Sequence[int], *, vocab_size: int, version: int = 0
+    prompt: Sequence[int],
+    seed: int,
+    tokens: Sequence[int],
+    *,
+    vocab_size: int,
+    spans: Sequence[VersionSpan] | None = None,
 ) -> list[int] | None:
     """Where a sample of this seed was gone on from, each a position > 0; None if its tokens follow from no such places.
 
     The first piece is drawn after the prompt with the sample's own seed, each other one after all tokens before it with
-    the seed of the rest.
+    the seed of the rest. `spans`: which version sampled which tokens; None: version 0 all of them.
     """
     wanted = np.asarray(tokens, np.int32)
-    begins, places, told = 0, list[int](), drawn(prompt, seed, len(tokens), vocab_size=vocab_size, version=version)
+    by_version = np.repeat(*np.array(spans or [(0, len(tokens))], np.int64).T)
+
+    def rest(begins: int) -> NDArray[np.int32]:
+        """What one request draws from there to the end, if each version samples its tokens."""
+        so_far, own = (*prompt, *tokens[:begins]), rest_seed(seed, begins) if begins else seed
+        versions, told = by_version[begins:], np.zeros(len(tokens) - begins, np.int32)
+        for version in set(versions.tolist()):
+            draw = drawn(so_far, own, len(told), vocab_size=vocab_size, version=version)
+            told[versions == version] = draw[versions == version]
+        return told
+
+    begins, places, told = 0, list[int](), rest(0)
     while len(differs := np.flatnonzero(told != wanted[begins:])):
         here = begins + int(differs[0])
-        tries: dict[int, NDArray[np.int32]] = {}
-        for place in range(here, max(begins, here - 3), -1):  # a token or two may be the same by chance
-            so_far = (*prompt, *tokens[:place])
-            rest = drawn(so_far, rest_seed(seed, place), len(tokens) - place, vocab_size=vocab_size, version=version)
-            tries[place] = rest
+        tries = {place: rest(place) for place in range(here, max(begins, here - 3), -1)}  # two may be alike by chance
         if not tries:
             return None
         begins = max(tries, key=lambda place: place + _same(tries[place], wanted[place:]))

@@ -33,7 +33,7 @@ SETTLE_BATCH = _load("settle_batch.lua")
 SAVE = _load("save.lua")
 HOLD = load(__package__, "hold.lua")
 RELEASE = load(__package__, "release.lua")
-FORGET = load(__package__, "forget.lua")
+FORGET = load(__package__, "forget_run.lua")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> boo
 
 
 async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> bool:
-    """See `forget.lua`. Raises `RedisError`."""
+    """See `forget_run.lua`. Raises `RedisError`."""
     return bool(await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis))
 
 

@@ -8,6 +8,7 @@ import rollstream.producer.batches.scripts
 import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
+import rollstream.producer.runs.scripts
 import rollstream.transport.cuts.scripts
 import rollstream.transport.rounds.scripts
 import rollstream.transport.versions.scripts
@@ -23,6 +24,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.observe.parts.scripts,
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,
+    rollstream.producer.runs.scripts,
     rollstream.transport.cuts.scripts,
     rollstream.transport.rounds.scripts,
     rollstream.transport.versions.scripts,

@@ -16,11 +16,10 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.transport.redis.scripts import Script
 from tests.support.lua import SCRIPTS
 
-FILES = {
-    path.name: path.read_text()
-    for room in ("producer", "worker", "transport")
-    for path in Path(rollstream.__file__).parents[1].glob(f"{room}/**/*.lua")
-}
+_TOP = Path(rollstream.__file__).parents[1]
+_FOUND = [path for room in ("producer", "worker", "transport") for path in _TOP.glob(f"{room}/**/*.lua")]
+NAMES = [path.name for path in _FOUND]
+FILES = {path.name: path.read_text() for path in _FOUND}
 
 
 @pytest.fixture
@@ -58,7 +57,11 @@ async def test_an_error_of_the_script_is_no_reason_to_run_it_again(redis: Redis)
 
 
 def test_every_script_is_one_that_some_room_calls() -> None:
-    assert SCRIPTS.keys() == FILES.keys() - {"fence.lua", "parts.lua"}
+    assert SCRIPTS.keys() == FILES.keys() - {"fence.lua", "run_fence.lua", "parts.lua", "touch.lua"}
+
+
+def test_no_two_rooms_have_a_script_of_the_same_name() -> None:
+    assert sorted(NAMES) == sorted(FILES)
 
 
 def test_the_fence_is_defined_once_and_in_each_script_that_calls_it() -> None:

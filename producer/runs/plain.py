@@ -9,6 +9,8 @@ import msgpack
 from rollstream.schemas.plain_values import plain
 from rollstream.schemas.wire.limits import LimitExceeded, check
 
+_RULE = "give None, booleans, numbers, texts, bytes, and lists and dicts of them"
+
 
 class NotPlainError(ValueError):
     """Raised for a value that cannot be kept, or bytes that nobody has kept."""
@@ -23,8 +25,11 @@ def packed(value: object, most: int) -> bytes:
         data: bytes = msgpack.packb(plain(value), use_bin_type=True, default=_scalar)
         check(data)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        problem = f"{error}: give None, booleans, numbers, texts, bytes, and lists and dicts of them"
-        raise NotPlainError(problem) from None
+        raise NotPlainError(f"{error}: {_RULE}") from None
+    try:
+        unpacked(data)  # what cannot be read would make the run impossible to open
+    except NotPlainError:
+        raise NotPlainError(f"a key of a dict comes back as a list, which is no key: {_RULE}") from None
     if len(data) > most:
         raise NotPlainError(f"{len(data)} bytes, at most {most} are kept: keep it in a file, and name the file here")
     return data

@@ -19,6 +19,8 @@ from ..errors import ArgumentError, LengthsFileError
 
 _FORMAT = 1
 _MOST = 10_000_000
+_LONGEST = 2**31 - 1
+"""The greatest mean that is still an integer of 32 bits once it is rounded."""
 _OF_LATE = 8
 """A mean follows a policy that changes: an answer counts at least one part in so many."""
 
@@ -115,6 +117,6 @@ def _entry(name: str, value: Any) -> tuple[float, int]:
     if len(name) != 32 or set(name) - set("0123456789abcdef") or not is_pair:
         raise ValueError(f"{shown(name)} has {shown(str(value))}")
     mean, answers = value
-    if not (0 <= mean < 2**31 and type(answers) is int and answers >= 1):
+    if not (0 <= mean <= _LONGEST and type(answers) is int and answers >= 1):
         raise ValueError(f"{shown(name)} has {shown(str(value))}")
     return float(mean), answers

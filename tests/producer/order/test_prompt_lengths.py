@@ -97,7 +97,7 @@ def test_what_was_saved_is_loaded_by_another_and_what_it_knows_stays(tmp_path: P
      '{"format": 1, "lengths": {"x": [1.0, 1]}}',
      *('{"format": 1, "lengths": {"' + "0" * 32 + f'": {value}' + "}}"
        for value in ("1", "[1.0]", "[NaN, 1]", "[-1.0, 1]", "[1.0, 0]", "[1.0, 1.5]", '["1", 1]', "[true, 1]",
-                     "[1e99, 1]", "[[], 1]")),
+                     "[1e99, 1]", "[2147483647.7, 1]", "[2147483648, 1]", "[Infinity, 1]", "[[], 1]")),
      "[" * 100_000],
 )  # fmt: skip
 def test_a_file_that_was_not_saved_so_is_refused_and_changes_nothing(tmp_path: Path, text: str) -> None:
@@ -108,6 +108,17 @@ def test_a_file_that_was_not_saved_so_is_refused_and_changes_nothing(tmp_path: P
     with pytest.raises(LengthsFileError, match="no file of lengths"):
         lengths.load(tmp_path / "f")
     assert expected(lengths, [1]) == [5]
+
+
+def test_the_longest_mean_of_a_file_can_be_expected(tmp_path: Path) -> None:
+    lengths = memory()
+    lengths.note(answer([1], 5))
+    lengths.save(tmp_path / "f")
+    (tmp_path / "f").write_text((tmp_path / "f").read_text().replace("5.0", "2147483647.0"))
+
+    loaded = memory()
+    loaded.load(tmp_path / "f")
+    assert expected(loaded, [1], [2]) == [2**31 - 1, 2**31 - 1]
 
 
 def test_a_file_that_is_not_there_or_cannot_be_written_is_named(tmp_path: Path) -> None:

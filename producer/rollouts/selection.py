@@ -47,20 +47,22 @@ class Lengths:
 class Selection:
     """What was kept of a batch and what was cut, because enough had ended. `print` shows it as one line.
 
-    A sample that was cut would have become longer than its length here, so the difference is at least this large.
+    A sample that was cut while it ran would have become longer than its length here, so the difference is at least this
+    large. One that ended in the same step as the last that was kept is among the cut too, with all its tokens.
     """
 
     kept: Lengths | None
     """Lengths of the completions that are in the batch; None if there are none."""
     cut: Lengths | None
-    """Lengths of the samples that `first_k` cut, when they were cut; None if there are none."""
+    """Lengths of the samples that `first_k` left out, when they were cut; None if there are none."""
     cut_groups: int
     """Prompts that were cut as a whole; how long their samples had become is not known."""
     shorter: float | None
-    """In how many of all pairs of a kept completion and a cut sample the kept one is known to be shorter, 0 to 1.
+    """In how many of all pairs of a kept completion and a cut sample the kept one is the shorter, 0 to 1.
 
-    A sample that was cut had not ended, so it would have become longer than one that ended at the same length. About
-    0.5 is no preference, and more is one for the short. None unless there are both.
+    A pair of equal lengths counts as half: the cut sample may have ended too, in the same step. About 0.5 is no
+    preference, and more is one for the short; samples that were cut while they ran would have made it more. None unless
+    there are both.
     """
 
     @classmethod
@@ -82,10 +84,11 @@ class Selection:
         if self.cut_groups:
             told.append(f"cut {self.cut_groups} {'group' if self.cut_groups == 1 else 'groups'} of unknown lengths")
         if self.shorter is not None:
-            told.append(f"in {self.shorter:.0%} of all pairs the kept one is the shorter")
+            told.append(f"in {self.shorter:.0%} of all pairs the kept one is the shorter (50% is no preference)")
         return "; ".join(told)
 
 
 def _how_often_shorter(kept: NDArray[np.int64], cut: NDArray[np.int64]) -> float:
-    """`cut` is sorted."""
-    return float(np.mean(len(cut) - np.searchsorted(cut, kept)) / len(cut))
+    """`cut` is sorted. Equal lengths count as half."""
+    not_longer, below = np.searchsorted(cut, kept, side="right"), np.searchsorted(cut, kept, side="left")
+    return float(np.mean(len(cut) - (not_longer + below) / 2) / len(cut))

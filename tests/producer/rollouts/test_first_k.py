@@ -77,11 +77,11 @@ def test_the_selection_says_how_kept_and_cut_differ_in_one_line() -> None:
     assert selection.cut is not None
     assert (selection.kept.count, selection.kept.least, selection.kept.most, selection.kept.mean) == (4, 1, 4, 2.5)
     assert (selection.cut.count, selection.cut.least, selection.cut.median, selection.cut.mean) == (4, 4, 5.5, 5.5)
-    assert (selection.cut_groups, selection.shorter) == (1, 1.0)
+    assert (selection.cut_groups, selection.shorter) == (1, 31 / 32)
     assert str(selection) == (
         "kept 4 of 1 to 4 tokens, 2.5 on average and 2.5 in the median; "
         "cut 4 of 4 to 7 tokens, 5.5 on average and 5.5 in the median; cut 1 group of unknown lengths; "
-        "in 100% of all pairs the kept one is the shorter"
+        "in 97% of all pairs the kept one is the shorter (50% is no preference)"
     )
 
 
@@ -100,9 +100,16 @@ def test_a_batch_of_which_all_was_cut_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("kept", "cut", "shorter"),
-    [([5, 5], [5], 1.0), ([1, 9], [5, 5], 0.5), ([6, 7], [3], 0.0), ([4], [1, 4, 9, 9], 0.75), ([], [3], None)],
+    [
+        ([5, 5], [5], 0.5),
+        ([1, 9], [5, 5], 0.5),
+        ([6, 7], [3], 0.0),
+        ([4, 5], [6], 1.0),
+        ([4], [1, 4, 9, 9], 0.625),
+        ([], [3], None),
+    ],
 )
-def test_a_pair_counts_where_the_kept_one_is_known_to_be_shorter(
+def test_a_pair_counts_where_the_kept_one_is_shorter_and_as_half_where_both_are_as_long(
     kept: list[int], cut: list[int], shorter: float | None
 ) -> None:
     selection = Selection.of(kept, cut, 0)

@@ -11,6 +11,10 @@ from .field_values import count_of, seconds_of, text_of
 
 MAX_CURSOR_BYTES = 65_536
 MAX_NOTE_BYTES = 4_096
+LAST_NUMBER = 2_000_000_000
+"""The highest number of a submit that a run may be opened with. The next numbers still fit into an `Intent`."""
+MAX_COUNT = 2**53
+"""The greatest count that a run may be opened with: scripts add to it, and Lua's numbers are exact so far."""
 
 
 class RunField(StrEnum):

@@ -14,7 +14,7 @@ from rollstream.schemas.errors import shown
 from rollstream.schemas.field_values import count_of
 from rollstream.schemas.keys import check_name
 from rollstream.schemas.printable import printable
-from rollstream.schemas.runs import RunFence, RunField
+from rollstream.schemas.runs import LAST_NUMBER, RunFence, RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent
 
@@ -53,7 +53,7 @@ def _check(name: str, policy: str, state: RunState) -> None:
     for field, problem in state.unreadable.items():
         raise UnreadableRunError(name, policy, field, problem)
     try:
-        check_name("batch_id", f"{state.stem}.{state.last}")
+        check_name("batch_id", f"{state.stem}.{LAST_NUMBER}")
     except NameRefusedError as error:
         raise UnreadableRunError(name, policy, RunField.STEM, str(error)) from None
     notes = {RunField.outstanding(one.batch_id): one.note for one in state.outstanding if one.note}

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
-from ..errors import SchemaError, shown
+from ..errors import NameRefusedError, SchemaError, shown
 from ..field_values import count_of, seconds_of, text_of
-from ..runs import MAX_CURSOR_BYTES, RunField
+from ..keys import check_name
+from ..runs import LAST_NUMBER, MAX_COUNT, MAX_CURSOR_BYTES, RunField
 from .codec import decode
 from .messages import Message
 from .runs import GateState, Intent
@@ -43,7 +44,10 @@ class RunState:
     outstanding: tuple[Intent, ...] = ()
     """In the order of submission."""
     settled: tuple[str, ...] = ()
-    """Batches that were consumed or dropped, and whose results may not have their usual time to live yet."""
+    """Batches that were consumed or dropped, and whose results may not have their usual time to live yet.
+
+    A name that no batch can have is not there: nothing is kept under it.
+    """
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Fields that a trainer needs and cannot use, with the reason."""
 
@@ -57,7 +61,6 @@ class RunState:
         """Never raises."""
         wrong: dict[str, str] = {}
         intents = [_intent(key, value, wrong) for key, value in told.items() if key.startswith(_INTENT)]
-        gate = told.get(RunField.GATE.encode())
         return cls(
             epoch=_needed(told, RunField.EPOCH, wrong),
             token=_text(told, RunField.TOKEN),
@@ -68,16 +71,16 @@ class RunState:
             seen_at=_time(told, RunField.SEEN_AT),
             stem=_text(told, RunField.STEM),
             kept_for=count_of(told.get(RunField.KEPT_FOR.encode(), b"")),
-            last=_needed(told, RunField.LAST, wrong) or 0,
+            last=_needed(told, RunField.LAST, wrong, LAST_NUMBER) or 0,
             submitted=_needed(told, RunField.SUBMITTED, wrong) or 0,
             consumed=_needed(told, RunField.CONSUMED, wrong) or 0,
             dropped=_needed(told, RunField.DROPPED, wrong) or 0,
             cursor=_cursor(told, wrong),
             cursor_version=_needed(told, RunField.CURSOR_VERSION, wrong) or 0,
             cursor_at=_time(told, RunField.CURSOR_AT),
-            gate=None if gate is None else _message(RunField.GATE, gate, GateState, wrong),
+            gate=_gate(told, wrong),
             outstanding=tuple(sorted((one for one in intents if one is not None), key=lambda one: one.number)),
-            settled=tuple(_name(key[len(_SETTLED) :]) for key in told if key.startswith(_SETTLED)),
+            settled=tuple(filter(_is_batch, (_name(key[len(_SETTLED) :]) for key in told if key.startswith(_SETTLED)))),
             unreadable=wrong,
         )
 
@@ -94,12 +97,31 @@ def _name(value: bytes) -> str:
     return value[:200].decode("utf-8", "backslashreplace")
 
 
-def _needed(told: Mapping[bytes, bytes], name: RunField, wrong: dict[str, str]) -> int | None:
+def _is_batch(name: str) -> bool:
+    try:
+        check_name("batch_id", name)
+    except NameRefusedError:
+        return False
+    return True
+
+
+def _needed(told: Mapping[bytes, bytes], name: RunField, wrong: dict[str, str], most: int = MAX_COUNT) -> int | None:
     value = told.get(name.encode())
     if value is None:
         return None
-    if (found := count_of(value)) is None:
-        wrong[name] = f"is {shown(value)}, no count"
+    found = count_of(value)
+    if found is None or found > most:
+        wrong[name] = f"is {shown(value)}, no count up to {most}"
+        return None
+    return found
+
+
+def _gate(told: Mapping[bytes, bytes], wrong: dict[str, str]) -> GateState | None:
+    value = told.get(RunField.GATE.encode())
+    found = None if value is None else _message(RunField.GATE, value, GateState, wrong)
+    if found is not None and found.greatest > MAX_COUNT:
+        wrong[RunField.GATE] = f"counts to {found.greatest}, more than {MAX_COUNT}"
+        return None
     return found
 
 
@@ -124,5 +146,8 @@ def _intent(key: bytes, value: bytes, wrong: dict[str, str]) -> Intent | None:
     found = _message(field_name, value, Intent, wrong)
     if found is not None and RunField.outstanding(found.batch_id).encode() != key:
         wrong[field_name] = f"is of batch {shown(found.batch_id)}"
+        return None
+    if found is not None and found.number > LAST_NUMBER:
+        wrong[field_name] = f"has number {found.number}, more than {LAST_NUMBER}"
         return None
     return found

@@ -25,7 +25,7 @@ class Intent(Message):
     """The batch's content digest."""
     samples: Count
     """Completions that it asks for."""
-    intended_at: float
+    intended_at: Annotated[float, Field(ge=0, lt=1e11)]
     """Unix seconds, the trainer's clock."""
     admitted: Index | None = None
     """The policy version at which the gate admitted it."""
@@ -46,3 +46,9 @@ class GateState(Message):
     cut: Total = 0
     staleness: Annotated[tuple[tuple[Total, Total], ...], Field(max_length=100_000)] = ()
     """`(staleness, samples)` of the consumed samples, in order."""
+
+    @property
+    def greatest(self) -> int:
+        """The greatest number in it."""
+        counts = self.version, self.first_version, self.consumed, self.failed, self.returned, self.late, self.cut
+        return max(*counts, *(number for pair in self.staleness for number in pair))

@@ -13,7 +13,7 @@ from rollstream import AsyncClient, GenerationConfig, RedisUnavailableError, Unr
 from rollstream.producer.cli.views.runs import run_json, run_lines, runs_lines
 from rollstream.producer.doctor.run_checks import run_findings
 from rollstream.producer.runs.read_runs import forget_run, read_left, read_run
-from rollstream.schemas import Keys, encode
+from rollstream.schemas import Keys, decode, encode
 from rollstream.schemas.runs import LAST_NUMBER, MAX_COUNT, RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import GateState, Intent
@@ -23,7 +23,7 @@ INTENT = encode(Intent(batch_id="other", number=1, digest="0" * 64, samples=1, i
 NOTED = encode(Intent(batch_id="b", number=1, digest="0" * 64, samples=1, intended_at=0.0, note=b"\xc1"))
 LATE = encode(Intent(batch_id="b", number=2**31 - 1, digest="0" * 64, samples=1, intended_at=0.0))
 TIMES = [
-    encode(Intent(batch_id="b", number=1, digest="0" * 64, samples=1, intended_at=float(at)))
+    encode(decode(NOTED, Intent).model_copy(update={"note": b"", "intended_at": float(at)}))
     for at in ("-inf", "nan", "1e308")
 ]
 DEEP = b"\x91" * 60_000 + b"\xc0"

@@ -11,6 +11,7 @@ from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import Keys
 from tests.faults.partials.arena import FAULTS, Arena, FaultKind, Scale
 from tests.support.partial_steps import check_drawn
+from tests.support.worker_process import wait_for
 
 SMALL = Scale(
     prompts=16, samples=4, tokens=500, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.2
@@ -39,10 +40,11 @@ def check(scale: Scale, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
         arena = Arena(redis, "p", scale, seed)
         with arena.serving():
             batch = client.submit(prompts, config=config, prompts_per_job=2)
+            wait_for(lambda: has_parts(redis, batch.batch_id), 60, lambda: arena.log)
             arena.strike(faults(scale.faults, seed))
             groups = list(batch.groups(timeout=1200))
             results = [group for group in groups if isinstance(group, GroupResult)]
-            left = client_parts(redis, batch.batch_id)
+            left = has_parts(redis, batch.batch_id)
         account = arena.account(prompt_tokens=2)
 
     answered = scale.prompts * scale.samples * scale.tokens
@@ -58,14 +60,14 @@ def check(scale: Scale, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
         )
     assert max(twice, default=0) <= (scale.keep_s + SLACK_S) * scale.tokens_per_s
     assert sum(map(len, places)) > 0, "nothing was gone on from"
-    assert left == 0, "parts stay after the last answer"
+    assert not left, "parts stay after the last answer"
 
 
-def client_parts(redis: EmbeddedRedis, batch_id: str) -> int:
+def has_parts(redis: EmbeddedRedis, batch_id: str) -> bool:
     import redis as blocking
 
     with blocking.Redis.from_url(redis.url) as connected:
-        return int(connected.exists(Keys("p").parts(batch_id)))
+        return bool(connected.exists(Keys("p").parts(batch_id)))
 
 
 def test_every_token_is_the_seeds_own_and_few_are_sampled_twice(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,8 @@ class JobState:
     """Groups that have no answer from any worker, cancel or cut, and of which this job's samples are not finished."""
     cuts: bytes | None = None
     """What the ledger counted as cut then: when it changes, the job has to be looked at again."""
+    has_ledger: bool = True
+    """False: no submit of the batch is known, so nobody can read its results. They may have expired."""
 
 
 class _TooLargeError(WorkerError):
@@ -187,17 +189,26 @@ class AnswerPublisher:
     async def job_state(self, job: Envelope) -> JobState:
         """Read the job's state from the ledger, in one command. Raises `RedisError` for a key of another type."""
         stream = self._keys.jobs(self._keys.partition(job.batch_id))
-        facts = LedgerField.CANCELLED, LedgerField.CUTS
+        facts = LedgerField.CANCELLED, LedgerField.CUTS, LedgerField.DIGEST, LedgerField.DONE
         groups = [LedgerField.group(group) for group in job.groups]
         shares = [] if job.share is None else [LedgerField.share(job.job, group) for group in job.groups]
         command = "HMGET", self._keys.ledger(job.batch_id), *facts, *groups, *shares
-        cancelled, cuts, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
+        cancelled, cuts, digest, done, *known = await retrying("read ledger", self._pipelines.send, stream, *command)
         pairs = zip_longest(job.groups, known[: len(groups)], known[len(groups) :])
         missing = [group for group, answer, share in pairs if answer is None and not _is_kept(share)]
-        return JobState(cancelled=cancelled is not None, unanswered=missing, cuts=cuts)
+        has_ledger = digest is not None or done is not None or any(known)
+        return JobState(cancelled=cancelled is not None, unanswered=missing, cuts=cuts, has_ledger=has_ledger)
+
+    def has_outlived(self, state: JobState, waited_s: float | None) -> bool:
+        """Whether a job that has waited so long is of a batch whose results have expired, so that nobody reads them.
+
+        A batch that is not complete keeps its ledger for ever. An entry that had none from the beginning was queued by
+        something else than `submit`, and is run; a young one is taken for such.
+        """
+        return not state.has_ledger and waited_s is not None and waited_s > self._result_ttl_s
 
     async def settle(self, lease: Lease, job: Envelope) -> Settlement:
-        """Acknowledge a job if all of its groups have an answer, from any worker. Raises as `job_state` does."""
+        """Acknowledge a job if all its groups have an answer, or its batch has expired. Raises as `job_state` does."""
         ledger = self._keys.ledger(job.batch_id)
         return await retrying("settle", scripts.settle, self._redis, lease, ledger=ledger, job=job)
 

@@ -92,7 +92,7 @@ async def share(send: Send, call: Call) -> ShareOutcome:
 
 
 async def settle(redis: Redis, lease: Delivery, *, ledger: str, job: Envelope) -> Settlement:
-    """See `settle.lua`: acknowledge a job whose groups all have an answer. Raises `RedisError`."""
+    """See `settle.lua`: acknowledge a job of which nothing is left to do. Raises `RedisError`."""
     shared = [] if job.share is None else [job.job]
     args = GROUP, *_token(lease), job.first_group, job.job_groups, *shared
     reply = await SETTLE([lease.jobs_key, ledger, totals(lease.jobs_key)], args).to(redis)

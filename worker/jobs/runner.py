@@ -20,7 +20,7 @@ from ..versions.follower import VersionFollower
 from ..versions.job_bounds import TooOldError, is_bounded, must_wait, outside_the_policy, too_stale
 from ..versions.served import Served
 from .admitted_job import OF_ERROR, AdmittedJob, Plan
-from .deadlines import RedisClock, ran_too_long, waited_too_long
+from .deadlines import RedisClock, ran_too_long, waited_s, waited_too_long
 from .groups import Groups
 from .longest_first import longest_first
 from .open_job import cancelled, unsupported
@@ -139,7 +139,8 @@ class JobRunner:
                 timer.cancel()
 
     async def _missing(self, admitted: AdmittedJob) -> Sequence[int]:
-        """Groups to answer: those without an answer in the ledger. A job that nobody wants is stopped before it starts.
+        """Groups to answer: those without an answer in the ledger. A job that nobody wants is stopped before it starts;
+        one that outlived its batch has none.
 
         This costs a command for every job, so that a job that was cancelled in the queue, or queued twice, generates
         nothing. It delays only its own job: the reader goes on to the next.
@@ -151,6 +152,9 @@ class JobRunner:
             lease.stop(cancelled())
         elif isinstance(job, DataError):
             pass  # it answers all of them
+        elif self._publisher.has_outlived(job_state, waited_s(lease.entry_id, self._clock.now())):
+            log.info("job not run, its batch has expired", entry=lease.entry_id, batch=admitted.envelope.batch_id)
+            return ()
         elif (unknown := unsupported(job)) is not None:
             lease.stop(unknown)
         elif lease.delivery == 1 and len(job_state.unanswered) == len(job.groups):

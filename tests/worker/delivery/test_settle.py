@@ -88,6 +88,26 @@ async def test_a_worker_that_lost_its_lease_acknowledges_nothing(
     assert await publisher.settle(replace(lease, consumer="w2", delivery=2), JOB) == "acknowledged"
 
 
+async def test_a_job_whose_batch_has_expired_is_acknowledged(
+    redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease
+) -> None:
+    assert await publisher.settle(lease, JOB) == "acknowledged"
+    assert await pending(redis, keys) == 0
+    assert not await redis.exists(keys.ledger(BATCH))
+
+
+@pytest.mark.parametrize(
+    ("has_ledger", "waited_s", "outlived"),
+    [(False, 101.0, True), (False, 99.0, False), (False, None, False), (True, 101.0, False)],
+)
+def test_a_job_outlives_its_batch_once_its_results_may_have_expired(
+    publisher: AnswerPublisher, has_ledger: bool, waited_s: float | None, outlived: bool
+) -> None:
+    state = JobState(cancelled=False, unanswered=[9, 10], has_ledger=has_ledger)
+
+    assert publisher.has_outlived(state, waited_s) == outlived
+
+
 async def test_an_entry_that_is_gone_with_its_stream_is_fenced(
     redis: Redis, keys: Keys, publisher: AnswerPublisher, lease: Lease
 ) -> None:
@@ -97,7 +117,7 @@ async def test_an_entry_that_is_gone_with_its_stream_is_fenced(
 
 
 async def test_what_the_ledger_says_of_a_job(redis: Redis, keys: Keys, publisher: AnswerPublisher) -> None:
-    assert await publisher.job_state(JOB) == JobState(cancelled=False, unanswered=[9, 10])
+    assert await publisher.job_state(JOB) == JobState(cancelled=False, unanswered=[9, 10], has_ledger=False)
     await answer(redis, keys, 9, 0)
     assert await publisher.job_state(JOB) == JobState(cancelled=False, unanswered=[10])
     await redis.hset(keys.ledger(BATCH), "cancelled", "1700000000.0")

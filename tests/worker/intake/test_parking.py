@@ -201,3 +201,22 @@ def test_parked_jobs_are_no_orphans_to_the_doctor(redis_url: str, policy: str, c
 
     assert [found[check].level for check in ("consumers", "stranded", "version gate")] == [OK] * 3
     assert found["version gate"].seen == "jobs wait for policy version 7 (1)"
+
+
+def test_a_parked_job_that_outlives_its_batch_is_acknowledged_and_never_run(
+    redis_url: str, policy: str, client: Client, queue: Queue, steps: Path
+) -> None:
+    flags = ["--checkpoint-dir", str(steps), "--result-ttl-s", "1"]
+    with stub(redis_url, policy, *flags, lease_s=30) as worker:
+        cut = client.submit([[1], [2]], None, tokens(), min_policy_version=1)
+        cancelled = client.submit([[3], [4]], None, tokens(), min_policy_version=1)
+        wait_until_parked(worker, queue, 1, count=2)
+        assert (cut.cancel(groups=[0, 1]), cancelled.cancel()) == (2, 2)
+        kept = [key(one.batch_id) for one in (cut, cancelled) for key in (queue.keys.ledger, queue.keys.results)]
+        for key in kept:
+            queue.redis.expire(key, 2)  # what a day does
+        wait_for(lambda: not queue.redis.exists(*kept), 30, lambda: worker.log)
+        client.publish_policy(1, checkpoint=steps / "step-1")
+        wait_for(lambda: queue.holders() == {}, 30, lambda: worker.log)
+        assert not queue.redis.exists(*kept)
+        assert worker.log.count("its batch has expired") == 2

@@ -43,13 +43,14 @@ class RunTakenError(RunError):
 
 
 class RunLostError(RunError):
-    """Raised when Redis has the run no more, or only as it was before this trainer opened it.
+    """Raised when Redis has the run no more, or only as it was before this trainer opened it, or wrote to it last.
 
     It was forgotten by an operator, its retention is over, or Redis lost it (FLUSHALL, a failover).
     """
 
     def __init__(self, run: str, policy: str, own_epoch: int, epoch: int | None) -> None:
-        there = "it is gone" if epoch is None else f"it is there with epoch {epoch}, as it was before this trainer"
+        before = "before this trainer" if epoch != own_epoch else "before this trainer's last write"
+        there = "it is gone" if epoch is None else f"it is there with epoch {epoch}, as it was {before}"
         problem = (
             f"{there}: forgotten by an operator, past its retention, or lost by Redis; nothing was written. Open it "
             "again, and compare its cursor with your last checkpoint"

@@ -49,6 +49,8 @@ class RunField(StrEnum):
     CURSOR_AT = "cursor_at"
     GATE = "gate"
     """A `GateState`."""
+    CALL = "call"
+    """Which call of the opening that has it was the last to settle batches or save: the next one names it."""
 
     @staticmethod
     def outstanding(batch_id: str) -> str:

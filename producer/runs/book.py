@@ -26,8 +26,6 @@ class Entry:
     """Whether the trainer before has left it and nobody has asked for it yet."""
     submits: int = 0
     """How many submits have chosen it and are not done."""
-    is_counted: bool = False
-    """Whether the gate has let its samples out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,7 @@ class Book:
         """Outstanding samples that a gate has admitted, by version."""
         found: Counter[int] = Counter()
         for one in self.entries.values():
-            if one.intent.admitted is not None and not one.is_counted:
+            if one.intent.admitted is not None:
                 found[one.intent.admitted] += one.intent.samples
         return found
 

@@ -15,7 +15,7 @@ end
 local now = touch(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then
   redis.call('HSET', KEYS[1], 'token', ARGV[3], 'holder', ARGV[4], 'taken_at', now)
-  redis.call('HDEL', KEYS[1], 'closed_at')
+  redis.call('HDEL', KEYS[1], 'closed_at', 'call')
   redis.call('HSETNX', KEYS[1], 'opened_at', now)
   redis.call('HSETNX', KEYS[1], 'stem', ARGV[5])
 end

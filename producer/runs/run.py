@@ -23,7 +23,6 @@ from ..order.prompt_lengths import PromptLengths
 from ..policies.activation import activate
 from ..policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from ..redis_io.connection import Connection
-from ..rollouts.rollout_batch import RolloutBatch
 from ..run_errors import CursorError, RunNotOpenError
 from ..staleness.staleness_gate import StalenessGate
 from ..weights.publish import publish
@@ -35,7 +34,7 @@ from .options import RUN_SUBMIT_DEFAULTS, NotedOptions, RunSubmitOptions
 from .outstanding import OutstandingBatch, not_queued
 from .plain import NotPlainError, packed, unpacked
 from .submit import submit_through, terms_of
-from .writer import RunWriter
+from .writer import RunWriter, Settling
 
 
 class Run:
@@ -68,7 +67,6 @@ class Run:
         self._kept_for = retention(retention_s)
         self._writer: RunWriter | None = None
         self._why_not = "is not open yet"
-        self._gate: StalenessGate | None = None
         self._state: Any = None
         self._staged: Any = KEEP
 
@@ -151,7 +149,8 @@ class Run:
 
         `batch`: its handle, its rollouts, or an entry of `outstanding`. A gate from `gate` counts it too, so give it
         the rollouts. `cursor`: None, booleans, numbers, texts, bytes, and lists and dicts of them, 64 KiB at most.
-        From now on the results expire as usual. Raises `BatchConsumedError` for a batch that was consumed before,
+        From now on the results expire as usual. A call whose outcome is not known (`RedisUnavailableError`, cancelled)
+        may be repeated: it is written once. Raises `BatchConsumedError` for a batch that was consumed before,
         `BatchNotOutstandingError` for one that this run has not submitted, `CursorError`.
         """
         await self._settle(batch, RunField.CONSUMED, cursor)
@@ -166,8 +165,9 @@ class Run:
     async def save_cursor(self, cursor: Any) -> None:
         """Move the cursor alone. Raises `CursorError`."""
         data = self._packed("cursor", cursor, MAX_CURSOR_BYTES)
-        await self._open.save(data, self._gate_state)
-        self._staged = KEEP
+        staged = self._staged
+        await self._open.save(data)
+        self._sent(staged)
 
     def gate(
         self, *, batch_samples: int, max_staleness: int, max_outstanding: int | None = None, version: int = 0
@@ -184,8 +184,9 @@ class Run:
             max_outstanding=max_outstanding,
             version=version,
         )
-        gate.restore(self._state.gate if self._gate is None else self._gate.state, self._open.book.admitted)
-        self._gate = gate
+        writer = self._open
+        gate.restore(self._state.gate if writer.gate is None else writer.gate.state, writer.book.admitted)
+        writer.gate = gate
         return gate
 
     @spelled_out(PublishOptions, PUBLISH_DEFAULTS)
@@ -193,13 +194,13 @@ class Run:
         """`AsyncClient.publish_policy`, if the run is still this trainer's when the version is announced."""
         writer = self._open
         check_names(options, PUBLISH_DEFAULTS)
-        await writer.save(None, None)  # a trainer that has lost the run need not send its weights first
+        await writer.check()  # a trainer that has lost the run need not send its weights first
         return await publish(self._connection, self._keys, self._weights, version, options, writer.held.fence)
 
     async def activate(self, version: int, by: str | None = None) -> None:
         """`AsyncClient.activate`, if the run is still this trainer's."""
         writer = self._open
-        await writer.save(None, None)  # what is active already is activated without a script
+        await writer.check()  # what is active already is activated without a script
         store = None if self._weights is None else self._weights.store
         await activate(self._connection, self._keys, version, by, store, writer.held.fence)
 
@@ -222,7 +223,7 @@ class Run:
         """Let the run go, and save a cursor that was assigned; what the end of `async with` does."""
         writer, self._writer, self._why_not = self._open, None, "is closed"
         staged = None if self._staged is KEEP else self._packed("cursor", self._staged, MAX_CURSOR_BYTES)
-        await writer.save(staged, self._gate_state, close=True)
+        await writer.save(staged, close=True)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -245,32 +246,17 @@ class Run:
             raise RunNotOpenError(self.name, self._keys.policy, self._why_not)
         return self._writer
 
-    @property
-    def _gate_state(self) -> Any:
-        return None if self._gate is None else self._gate.state
-
     async def _settle(self, batch: Named, how: RunField, cursor: Any) -> None:
-        writer, batch_id = self._open, id_of(batch)
-        chosen = self._staged if cursor is KEEP else cursor
+        writer, batch_id, staged = self._open, id_of(batch), self._staged
+        chosen = staged if cursor is KEEP else cursor
         data = None if chosen is KEEP else self._packed("cursor", chosen, MAX_CURSOR_BYTES)
-        entry = writer.book.entries.get(batch_id)
-        if entry is not None:
-            self._count(entry, batch, how)
-        await writer.settle(batch_id, how, data, self._gate_state)
-        self._staged = KEEP
+        await writer.settle(Settling(batch_ids=(batch_id,), batches=(batch,), how=how, cursor=data))
+        self._sent(staged)
 
-    def _count(self, entry: Entry, batch: Named, how: RunField) -> None:
-        """Let the gate count the batch, once, also if writing it has to be repeated."""
-        admitted, samples = entry.intent.admitted, entry.intent.samples
-        if self._gate is None or admitted is None or entry.is_counted:
-            return
-        if how is RunField.DROPPED:
-            self._gate.returned(samples, admitted)
-        elif isinstance(batch, RolloutBatch):
-            self._gate.count(batch, admitted)
-        else:
-            self._gate.consumed(samples, admitted)
-        entry.is_counted = True
+    def _sent(self, staged: Any) -> None:
+        """The cursor that was assigned is saved, or another in its place; not one that was assigned meanwhile."""
+        if self._staged is staged:
+            self._staged = KEEP
 
     def _shown(self, entry: Entry) -> OutstandingBatch[BatchHandle]:
         intent = entry.intent

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
 from rollstream.schemas import Keys, encode
+from rollstream.schemas.field_values import text_of
 from rollstream.schemas.runs import RunFence, RunField, Taken
 from rollstream.schemas.times import LONGEST_RUN_RETENTION_S, RESULT_TTL_S
 from rollstream.schemas.wire.run_state import RunState
@@ -57,6 +58,10 @@ class Held:
 class Saved:
     """What a write leaves in the run beside its own; None and empty: as it is."""
 
+    call: str
+    """The write's name."""
+    after: str
+    """The name of the write before it, as far as the trainer knows: it is not written after any other."""
     cursor: bytes | None = None
     cursor_version: int = 0
     gate: GateState | None = None
@@ -65,14 +70,23 @@ class Saved:
 
     @property
     def words(self) -> list[Word]:
-        """As the scripts take the first three."""
+        """As the scripts take all but the last."""
         version: Word = "" if self.cursor is None else self.cursor_version
-        return [version, self.cursor or b"", b"" if self.gate is None else encode(self.gate)]
+        return [self.call, self.after, version, self.cursor or b"", b"" if self.gate is None else encode(self.gate)]
 
     @property
     def released_words(self) -> list[Word]:
         """As the scripts take the last."""
         return [RunField.settled(batch_id) for batch_id in self.released]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a write. Only one that is `written` has changed anything."""
+
+    what: Literal["written", "other", "before", "unknown"]
+    which: str
+    """The write that was the last (other), or the batch that was settled before or is not outstanding (unknown)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,22 +123,21 @@ async def withdraw(redis: Redis, held: Held, intent: Intent) -> None:
     _check_held(held, await confirmed(redis, held.call_of(WITHDRAW, args), held.wait))
 
 
-async def settle_batch(
-    redis: Redis, held: Held, batch_id: str, *, call: str, how: RunField, saved: Saved
-) -> Literal["settled", "before", "unknown"]:
-    """See `settle_batch.lua`; `how`: the field that counts it. Raises `RunTakenError`, `RunLostError`, `RedisError`."""
-    names = RunField.outstanding(batch_id), RunField.settled(batch_id)
-    args = [*names, call, how, *saved.words, *saved.released_words]
-    reply = await confirmed(redis, held.call_of(SETTLE_BATCH, args), held.wait)
-    _check_held(held, reply)
-    settled: Literal["settled", "before", "unknown"] = reply[0].decode()
-    return settled
+async def settle_batches(redis: Redis, held: Held, batch_ids: Sequence[str], *, how: RunField, saved: Saved) -> Outcome:
+    """See `settle_batch.lua`; `how`: the field that counts them.
+
+    Raises `RunTakenError`, `RunLostError`, `RedisError`.
+    """
+    names = [name for one in batch_ids for name in (RunField.outstanding(one), RunField.settled(one))]
+    args = [*saved.words, how, len(batch_ids), *names, *saved.released_words]
+    told = _outcome(held, await confirmed(redis, held.call_of(SETTLE_BATCH, args), held.wait))
+    return replace(told, which=batch_ids[int(told.which)]) if told.what in ("before", "unknown") else told
 
 
-async def save(redis: Redis, held: Held, saved: Saved, *, close: bool = False) -> None:
+async def save(redis: Redis, held: Held, saved: Saved, *, close: bool = False) -> Outcome:
     """See `save.lua`. Raises `RunTakenError`, `RunLostError`, `RedisError`."""
     args = [*saved.words, "1" if close else "", *saved.released_words]
-    _check_held(held, await confirmed(redis, held.call_of(SAVE, args), held.wait))
+    return _outcome(held, await confirmed(redis, held.call_of(SAVE, args), held.wait))
 
 
 async def hold(redis: Redis, keys: Keys, batch_id: str, digest: str, kept_for: int) -> list[bytes | None]:
@@ -144,6 +157,13 @@ async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> boo
 async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> bool:
     """See `forget_run.lua`. Raises `RedisError`."""
     return bool(await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis))
+
+
+def _outcome(held: Held, reply: Sequence[bytes]) -> Outcome:
+    """Raises `RunTakenError`, `RunLostError`."""
+    _check_held(held, reply)
+    what: Any = reply[0].decode()
+    return Outcome(what=what, which=text_of(reply[1]))
 
 
 def _check_held(held: Held, reply: object) -> None:

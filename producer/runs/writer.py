@@ -6,31 +6,53 @@ import asyncio
 import logging
 import time
 import uuid
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
 from rollstream.schemas import decode
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.runs import RunField
-from rollstream.schemas.wire.runs import GateState, Intent
+from rollstream.schemas.wire.runs import Intent
 
 from ..batches.handle import BatchHandle
 from ..batches.submission import Submission
 from ..errors import BatchConflictError, ProducerError, RedisUnavailableError
 from ..redis_io.connection import Connection
-from ..run_errors import BatchConsumedError, BatchNotOutstandingError
+from ..run_errors import BatchConsumedError, BatchNotOutstandingError, RunLostError
+from ..staleness.staleness_gate import StalenessGate
 from . import scripts
 from .book import Book, Entry
-from .scripts import Held, Saved
+from .counting import count
+from .scripts import Held, Outcome, Saved
 
 log = logging.getLogger("rollstream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settling:
+    """Batches that a trainer consumes or drops at once, and its cursor, if that moves."""
+
+    batch_ids: tuple[str, ...]
+    batches: tuple[object, ...]
+    """What it has named them by: rollouts are counted by their rows."""
+    how: RunField
+    cursor: bytes | None
+
+    @property
+    def name(self) -> tuple[tuple[str, ...], RunField]:
+        """A second try has the same."""
+        return self.batch_ids, self.how
 
 
 class RunWriter:
     """The writes of one opening. All raise `RunTakenError`, `RunLostError` and `RedisUnavailableError`.
 
-    `book`, `cursor` and `cursor_version` change after Redis has confirmed a write, in the client's event loop; `_turn`
-    is held by the one call that consumes a batch or moves the cursor.
+    `book`, `gate`, `cursor` and `cursor_version` change after Redis has confirmed a write, in the client's event loop;
+    `_turn` is held by the one call that consumes a batch or moves the cursor. Where its reply is lost, or its caller
+    stops waiting, nobody knows whether it was written. So each such write names itself and the last one that is known
+    (`_last`), and Redis writes it after no other: the next write is told which one of the `_unknown` was written, and
+    none of them is written later. `_untold` are batches that were settled so, and whose callers do not know it.
     """
 
     def __init__(
@@ -40,8 +62,12 @@ class RunWriter:
         self.book = book
         self.cursor = cursor
         self.cursor_version = cursor_version
+        self.gate: StalenessGate | None = None
         self._connection = connection
         self._turn = asyncio.Lock()
+        self._last = ""
+        self._unknown: dict[str, tuple[Saved, Settling | None]] = {}
+        self._untold: set[tuple[tuple[str, ...], RunField]] = set()
 
     async def intend(
         self, submission: Submission, number: int, *, admitted: int | None = None, note: bytes = b""
@@ -83,40 +109,97 @@ class RunWriter:
         )
         await self._connection.call("submit", hold)
 
-    async def settle(self, batch_id: str, how: RunField, cursor: bytes | None, gate: GateState | None) -> None:
-        """The batch is consumed or dropped, and the cursor moves, if one is given: both or neither.
+    async def settle(self, settling: Settling) -> None:
+        """Batches are consumed or dropped, and the cursor moves, if one is given: all or nothing.
 
         Raises `BatchConsumedError`, `BatchNotOutstandingError`.
         """
         async with self._turn:
-            saved = self._saved(cursor, gate)
-            settle = partial(scripts.settle_batch, call=uuid.uuid4().hex, how=how, saved=saved)
-            what = "consume a batch"
-            done = await self._connection.call(what, lambda redis: settle(redis, self.held, batch_id))
-            if done == "before":
-                raise self._consumed(batch_id)
-            if done == "unknown":
-                await self._refuse(batch_id)
-            self._noted(saved)
-            self.book.settle(batch_id, how)
+            while settling.name not in self._untold:
+                outcome = await self._write("consume a batch", self._saved(settling.cursor, settling), settling)
+                if outcome.what == "before":
+                    raise self._consumed(outcome.which)
+                if outcome.what == "unknown":
+                    await self._refuse(outcome.which)
+                if outcome.what == "written":
+                    break
+            else:  # an earlier try was written, and its caller was not told
+                self._untold.discard(settling.name)
+                if settling.cursor not in (None, self.cursor):
+                    await self._save(settling.cursor)
             await self.release()
 
-    async def save(self, cursor: bytes | None, gate: GateState | None, *, close: bool = False) -> None:
+    async def save(self, cursor: bytes | None, *, close: bool = False) -> None:
         """Move the cursor without a batch, if one is given, or close the run."""
         async with self._turn:
             await self.release()
-            saved = self._saved(cursor, gate)
-            await self._connection.call("save a run", partial(scripts.save, held=self.held, saved=saved, close=close))
-            self._noted(saved)
+            await self._save(cursor, close=close)
 
-    def _saved(self, cursor: bytes | None, gate: GateState | None) -> Saved:
-        version = self.cursor_version + 1
-        return Saved(cursor=cursor, cursor_version=version, gate=gate, released=tuple(self.book.released))
+    async def check(self) -> None:
+        """Ask whether the run is still this trainer's."""
+        async with self._turn:
+            while (await self._write("save a run", replace(self._saved(None), gate=None))).what != "written":
+                pass
 
-    def _noted(self, saved: Saved) -> None:
+    async def _save(self, cursor: bytes | None, *, close: bool = False) -> None:
+        while (await self._write("save a run", self._saved(cursor), close=close)).what != "written":
+            pass
+
+    async def _write(
+        self, what: str, saved: Saved, settling: Settling | None = None, *, close: bool = False
+    ) -> Outcome:
+        """Write, and note what is written then: this, or an earlier write whose reply was lost."""
+        self._unknown[saved.call] = saved, settling
+        if settling is None:
+            script = partial(scripts.save, held=self.held, saved=saved, close=close)
+        else:
+            ids, how = settling.batch_ids, settling.how
+            script = partial(scripts.settle_batches, held=self.held, batch_ids=ids, how=how, saved=saved)
+        outcome: Outcome = await self._connection.call(what, script)
+        if outcome.what == "written":
+            self._noted(saved.call)
+        elif outcome.what == "other":
+            told = self._noted(outcome.which)
+            if told is not None:
+                self._untold.add(told.name)
+        return outcome
+
+    def _saved(self, cursor: bytes | None, settling: Settling | None = None) -> Saved:
+        gate = None if self.gate is None else self.gate.copy()
+        if gate is not None and settling is not None:
+            self._count(gate, settling)
+        return Saved(
+            call=uuid.uuid4().hex,
+            after=self._last,
+            cursor=cursor,
+            cursor_version=self.cursor_version + 1,
+            gate=None if gate is None else gate.state,
+            released=tuple(self.book.released),
+        )
+
+    def _noted(self, call: str) -> Settling | None:
+        """Redis has this write, and none of the others of which nothing was known. Returns what it has settled."""
+        if call not in self._unknown:
+            fence = self.held.fence
+            raise RunLostError(fence.name, self.held.keys.policy, fence.epoch, fence.epoch)
+        saved, settling = self._unknown[call]
+        self._unknown.clear()
+        self._last = call
         if saved.cursor is not None:
             self.cursor, self.cursor_version = saved.cursor, saved.cursor_version
         del self.book.released[: len(saved.released)]
+        if settling is not None:
+            if self.gate is not None:
+                self._count(self.gate, settling)
+            for batch_id in settling.batch_ids:
+                self.book.settle(batch_id, settling.how)
+        return settling
+
+    def _count(self, gate: StalenessGate, settling: Settling) -> None:
+        for batch_id, batch in zip(settling.batch_ids, settling.batches, strict=True):
+            entry = self.book.entries.get(batch_id)
+            if entry is not None:
+                count(gate, entry.intent, settling.how, batch)
 
     async def release(self) -> None:
         """Let results of consumed batches expire as usual. A fault of Redis only puts it off: the batch is consumed."""

@@ -215,6 +215,17 @@ class StalenessGate:
         settled = {name: getattr(before, name) for name in names}
         self.counts = GateCounts(at_once=sum(settled.values()) + outstanding.total(), late=before.late, **settled)
 
+    def copy(self) -> StalenessGate:
+        """Another that has counted the same; nobody waits for it."""
+        gate = StalenessGate(
+            batch_samples=self.batch_samples,
+            max_staleness=self.max_staleness,
+            max_outstanding=self.max_outstanding,
+            version=self._version,
+        )
+        gate.restore(self.state, self._outstanding)
+        return gate
+
     def __repr__(self) -> str:
         net = self.counts.submitted - self.counts.returned
         return (

@@ -101,7 +101,7 @@ class Keeper:
         self._lease_s = lease_s
         self._running: dict[int, _Running] = {}
         self._due: list[tuple[float, int]] = []
-        """A heap of (when, group); what was put off or has ended stays in it until its time comes."""
+        """A heap of (when, group). What was put off or has ended stays for a while, and is never more than the rest."""
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         self._releases = False
@@ -171,6 +171,7 @@ class Keeper:
         finally:
             del self._running[number]
             samples.on_abort = lambda: None
+            self._drop_stale()
 
     def hurry(self, lease: Lease | None = None) -> None:
         """Keep the groups of this lease at once, or all of them, with what the engine still holds."""
@@ -279,8 +280,15 @@ class Keeper:
         running = self._running[number]
         running.due_at = time.monotonic() + in_s
         heapq.heappush(self._due, (running.due_at, number))
+        self._drop_stale()
         if self._due[0][1] == number:
             self._changed.set()
+
+    def _drop_stale(self) -> None:
+        """With a period of an hour a heap would hold all groups of that hour."""
+        if len(self._due) > 2 * len(self._running):
+            self._due = [(one.due_at, one.number) for one in self._running.values()]
+            heapq.heapify(self._due)
 
     def _ensure_task(self) -> None:
         if self._start is not None and self._task is None:

@@ -96,14 +96,23 @@ async def read_left(connection: Connection, keys: Keys, run: RunSeen) -> list[Ba
 async def forget_run(connection: Connection, keys: Keys, run: RunSeen) -> None:
     """Remove the run. Its batches go on, and their results expire as those of any other batch.
 
-    Raises `RunChangedError` if a trainer has opened it since it was read, `RedisUnavailableError`.
+    First the run, whose script asks whether it is still the one that was seen: a run that stays keeps its batches. If
+    Redis goes away in between, what is not released expires with the run's retention. Raises `RunChangedError` if a
+    trainer has opened it since it was read, `RedisUnavailableError`.
     """
-    for batch_id in [one.batch_id for one in run.state.outstanding] + [*run.state.settled]:
+    forget = partial(scripts.forget, keys=keys, name=run.name, token=run.token)
+    was = await connection.call("forget a run", forget)
+    if was is None:
+        raise RunChangedError(run.name, keys.policy)
+    # What was seen too: the script finds nothing where its first reply was lost.
+    for batch_id in dict.fromkeys([*_kept(run.state), *_kept(was)]):
         release = partial(scripts.release, keys=keys, batch_id=batch_id, consumer="")
         await connection.call("forget a run", release)
-    forget = partial(scripts.forget, keys=keys, name=run.name, token=run.token)
-    if not await connection.call("forget a run", forget):
-        raise RunChangedError(run.name, keys.policy)
+
+
+def _kept(state: RunState) -> list[str]:
+    """The batches whose results are kept for the run."""
+    return [*(one.batch_id for one in state.outstanding), *state.settled]
 
 
 async def _read(redis: Redis, keys: Keys, names: Sequence[str]) -> list[RunSeen]:

@@ -154,9 +154,10 @@ async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> boo
     return bool(await RELEASE(names, [consumer, RESULT_TTL_S]).to(redis))
 
 
-async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> bool:
-    """See `forget_run.lua`. Raises `RedisError`."""
-    return bool(await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis))
+async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> RunState | None:
+    """See `forget_run.lua`: the run as it was; None if a trainer has opened it meanwhile. Raises `RedisError`."""
+    flat = await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis)
+    return None if flat is None else RunState.of(dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def _outcome(held: Held, reply: Sequence[bytes]) -> Outcome:

@@ -17,6 +17,6 @@ def count(gate: StalenessGate, intent: Intent, how: RunField, batch: object) -> 
     if how is RunField.DROPPED:
         gate.returned(samples, admitted)
     elif isinstance(batch, RolloutBatch):
-        gate.count(batch, admitted)
+        gate.count(batch, admitted, samples=samples)  # rows may have been left out, or taken twice
     else:
         gate.consumed(samples, admitted)

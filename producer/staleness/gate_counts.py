@@ -24,7 +24,9 @@ class GateCounts:
     failed: int = 0
     """Samples of failed groups in a consumed batch; no others may be submitted in their place."""
     cut: int = 0
-    """Samples of groups that were cut, in a consumed batch; none are submitted in their place either."""
+    """Samples of groups that were cut, or that the trainer left out, in a consumed batch; none are submitted in their
+    place either.
+    """
     returned: int = 0
     """Cancelled or dropped by the trainer; as many others may be submitted in their place."""
     late: int = 0

@@ -131,19 +131,21 @@ class StalenessGate:
         self.counts.at_once += samples
         return self._version
 
-    def count(self, rollouts: RolloutBatch, admitted: int) -> None:
+    def count(self, rollouts: RolloutBatch, admitted: int, *, samples: int | None = None) -> None:
         """Count a whole batch, admitted at version `admitted`, as used: call it when a step trains on the batch.
 
         Completions are counted as `consumed`, by the versions that sampled them; the rows of failed groups as
         `failed`, those of groups that were cut as `cut`. No others may be submitted for these: a trainer that takes one
         batch a version, however much of it failed, would get more batches than it can take in time. With `first_k`
-        admit B * k samples, the rows that come back. Raises `NotOutstandingError`; then nothing changed.
+        admit B * k samples, the rows that come back. `samples`: how many were admitted, if rows were left out since
+        (`select`, an index): those count as `cut`. Raises `NotOutstandingError`; then nothing changed.
         """
-        rows = list(zip(rollouts.finish_reasons, rollouts.version_spans, strict=True))
+        rows = list(zip(rollouts.finish_reasons, rollouts.version_spans, strict=True))[:samples]
         ended = [spans for why, spans in rows if why not in ("error", "cut")]
-        self._take(rollouts.num_rows, admitted)
+        taken = len(rows) if samples is None else samples
+        self._take(taken, admitted)
         self.counts.failed += sum(why == "error" for why, _ in rows)
-        self.counts.cut += sum(why == "cut" for why, _ in rows)
+        self.counts.cut += sum(why == "cut" for why, _ in rows) + taken - len(rows)
         self._consume(Counter(min((version for version, _ in spans), default=admitted) for spans in ended))
 
     def consumed(self, samples: int, admitted: int, versions: Sequence[int] | None = None) -> None:

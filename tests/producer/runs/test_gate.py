@@ -6,6 +6,7 @@ import pytest
 
 from rollstream import AsyncClient, GateArgumentError, GenerationConfig, StalenessGate
 from rollstream.producer.runs.run import Run
+from tests.support.worker_process import WorkerProcess
 
 CONFIG = GenerationConfig(max_new_tokens=2, num_return_sequences=2)
 SAMPLES = 4
@@ -94,3 +95,18 @@ async def test_batches_without_an_admission_are_not_the_gates(trainer: AsyncClie
     await submit(run, None)
     await run.consumed(run.outstanding[0])
     assert (gate.outstanding, gate.counts.consumed) == (0, 0)
+
+
+async def test_a_selection_of_a_batch_lets_all_of_its_samples_out(
+    trainer: AsyncClient, stub_worker: WorkerProcess
+) -> None:
+    run = await opened(trainer)
+    gate = gate_of(run, staleness=0)
+    handle = await run.submit([[1], [2]], None, CONFIG, admitted=gate.try_admit(SAMPLES))
+    rollouts = await handle.result(timeout=20)
+    await run.consumed(rollouts.select([True, False]))
+    gate.advance(1)
+
+    again = gate_of(await opened(trainer), version=1, staleness=0)
+    assert (again.counts.consumed, again.counts.cut, again.outstanding) == (2, 2, 0)
+    assert (again.try_admit(SAMPLES), again.try_admit(SAMPLES)) == (1, None)

@@ -13,6 +13,7 @@ from rollstream import (
     GateArgumentError,
     GenerationConfig,
     NotOutstandingError,
+    RolloutBatch,
     SamplesDueError,
     StalenessGate,
     VersionNotNewerError,
@@ -78,6 +79,17 @@ def test_versions_only_grow(version: Any) -> None:
     with pytest.raises(VersionNotNewerError):
         gate.advance(version)
     assert gate.version == 3
+
+
+def test_rows_that_were_left_out_count_as_cut_and_those_that_are_there_twice_once() -> None:
+    gate = StalenessGate(batch_samples=8, max_staleness=0)
+    gate.try_admit(8)
+    whole = rollouts(((0, 1),), None, ((0, 1),), ((0, 1),))
+    gate.count(whole.select([True, True, False, False]), 0, samples=4)
+    assert (gate.counts.consumed, gate.counts.failed, gate.counts.cut, gate.outstanding) == (1, 1, 2, 4)
+    gate.count(RolloutBatch.cat([whole, whole]), 0, samples=4)
+    assert (gate.counts.consumed, gate.counts.failed, gate.counts.cut, gate.outstanding) == (4, 2, 2, 0)
+    gate.advance(1)
 
 
 def test_more_than_is_outstanding_cannot_be_consumed_or_returned() -> None:

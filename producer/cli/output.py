@@ -22,6 +22,7 @@ from ..errors import ResultTimeoutError
 from ..progress import progress_bar
 from .jsonl import result_line
 from .views.fit import Lines, wrapped
+from .views.what_was_cut import WhatWasCut
 
 _MOST_TEXT = 5_000
 """Characters of an error, which may name what somebody typed or sent."""
@@ -73,7 +74,9 @@ def print_lines(lines: Callable[[int], Lines]) -> None:
 
 
 def say(told: str) -> None:
-    """Print a sentence to stderr, broken between words where that is a terminal."""
+    """Print a sentence, if there is one, to stderr, broken between words where that is a terminal."""
+    if not told:
+        return
     err = Console(stderr=True)
     for line in wrapped(told, err.width if err.is_terminal else _UNBROKEN, indent=2):
         err.print(line, no_wrap=True, overflow="ignore", crop=False)
@@ -85,12 +88,14 @@ def output(file: Path | None) -> AbstractContextManager[TextIO]:
 
 
 def write(answers: Iterable[AnyAnswer], out: TextIO) -> int:
-    """Write one line for each group. Returns 3 if one is an error, else 0."""
-    code = 0
+    """Write one line for each group, and say on stderr what was cut. Returns 3 if one is an error, else 0."""
+    code, what_was_cut = 0, WhatWasCut()
     for answer in answers:
+        what_was_cut.add(answer)
         out.write(result_line(answer))
         code = EXIT_SOME_FAILED if has_failed(answer) else code
     out.flush()
+    say(str(what_was_cut))
     return code
 
 
@@ -111,17 +116,20 @@ def has_failed(answer: object) -> bool:
 
 
 async def follow(handle: AnyHandle[Any, Any], out: TextIO | None, timeout: float | None) -> int:
-    """Write each group as it finishes, under a progress bar, until the batch is sealed. Returns the exit code.
+    """Write each group as it finishes, under a progress bar, until the batch is sealed. Then say what was cut. Returns
+    the exit code.
 
     Raises `ResultTimeoutError`; what finished until then has been written.
     """
-    code = done = 0
+    code, done, what_was_cut = 0, 0, WhatWasCut()
     with progress_bar(handle.batch_id, handle.num_groups) as show:
         async for answer in handle.groups(timeout):
             done += 1
+            what_was_cut.add(answer)
             code = max(code, EXIT_SOME_FAILED if has_failed(answer) else 0)
             if out is not None:
                 out.write(result_line(answer))
                 out.flush()
             show(done)
+    say(str(what_was_cut))
     return code

@@ -54,7 +54,7 @@ def test_failed_groups_exit_3(stub_worker: WorkerProcess, command: Command) -> N
     }
 
 
-def test_groups_that_were_cut_are_no_failure_and_samples_have_their_numbers(
+def test_groups_that_were_cut_are_no_failure_and_said_and_samples_have_their_numbers(
     stub_worker: WorkerProcess, command: Command
 ) -> None:
     rows = "".join(f'{{"prompt_token_ids": [{5 + number}]}}\n' for number in range(40))
@@ -70,6 +70,13 @@ def test_groups_that_were_cut_are_no_failure_and_samples_have_their_numbers(
     assert {row["error"]["code"] for row in found if "error" in row} <= {"not_needed"}
     numbers = {(len(row["sample_index"]), len(row["cut_lengths"])) for row in found if "error" not in row}
     assert numbers == {(2, 1)}
+    kept = sum("error" not in row for row in found)
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith(f"kept {2 * kept} of ")
+    assert f"; cut {kept} of " in told
+    assert f"; cut {40 - kept} groups of unknown lengths; in " in told
+    again = command("results", done.stdout.splitlines()[0])
+    assert again.stderr.splitlines()[-1] == told
 
 
 def test_waiting_in_vain_exits_4_and_says_how_far_it_came(command: Command, prompts: str) -> None:

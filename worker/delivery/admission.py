@@ -37,7 +37,7 @@ class Admission:
         self.bound = self.places.sequences
         """How many of the places are given out: fewer while the engine's memory is full."""
         self.ended = 0
-        """Sequences that have given their places back since the start."""
+        """Sequences that have run to their ends and given their places back since the start."""
         self.closed = False
         self.turn = asyncio.Lock()
         """Held by each reader of jobs while it waits for room and uses it, so that the readers take turns."""
@@ -196,8 +196,9 @@ class Admission:
         self._take(claim, load)
         self._update()
 
-    def leave(self, claim: Claim, load: Load) -> None:
-        """Count a group no more: its answer was published, fenced or given up."""
+    def leave(self, claim: Claim, load: Load, *, ran: bool = True) -> None:
+        """Count a group no more: its answer was published, fenced or given up. `ran`: in the engine, to its end."""
+        self.ended += load.sequences if ran else 0
         self._drop(claim, load)
         self._give_places()
 

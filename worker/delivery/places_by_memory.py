@@ -30,7 +30,7 @@ class Look:
     held: int
     """Sequences with a place, also those that have ended while others of their group run."""
     ended: int
-    """Sequences that have given their places back since the worker started."""
+    """Sequences that have run to their ends and given their places back since the worker started."""
 
 
 def places_after(places: int, most: int, now: Look, before: Look) -> int:

@@ -252,7 +252,7 @@ class JobRunner:
         sampled_by = self._follower.serving.version if plan.version is None else plan.version
         stale = too_stale(plan.job, sampled_by, self._follower.newest, self._follower.error)
         if stale is not None:
-            self._admission.leave(admitted.claim, admitted.of_group)
+            self._admission.leave(admitted.claim, admitted.of_group, ran=False)
             raise stale
 
     async def _refuse(self, admitted: AdmittedJob, why: DataError, groups: Collection[int]) -> None:
@@ -266,10 +266,11 @@ class JobRunner:
                     answering.create_task(self._answer(admitted, why, group, OF_ERROR))
 
     async def _answer(self, admitted: AdmittedJob, plan: Plan | DataError, group: int, load: Load) -> None:
+        ran = False
         try:
-            await self._groups.answer(admitted, plan, group)
+            ran = await self._groups.answer(admitted, plan, group)
         finally:
-            self._admission.leave(admitted.claim, load)
+            self._admission.leave(admitted.claim, load, ran=ran)
 
     async def _plan(self, admitted: AdmittedJob, served: Served) -> Plan | DataError:
         if isinstance(admitted.job, DataError):

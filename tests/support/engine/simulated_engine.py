@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from rollstream.worker.delivery.admission import Admission, Load
 from rollstream.worker.delivery.places_by_memory import Look
 from rollstream.worker.requests import KvUse
 
@@ -96,28 +97,33 @@ class Outcome:
     fewest_places: int
 
 
-def outcome(engine: SimulatedEngine, groups: Sequence[Sequence[int]], rule: Rule, *, prompt: int = 64) -> Outcome:
-    """Serve groups of so long completions, with a look every second of the engine's time."""
+async def outcome(engine: SimulatedEngine, groups: Sequence[Sequence[int]], rule: Rule, *, prompt: int = 64) -> Outcome:
+    """Serve groups of so long completions, equally many in each, by a worker's admission.
+
+    It looks every second of the engine's time.
+    """
     todo, left, number = deque(groups), dict[int, int](), 0
-    most = places = fewest = engine.seats * 5 // 2
-    held = ended = 0
+    admission = Admission(limit=engine.seats * 5 // 4, places=engine.seats * 5 // 2)
+    each, claim, fewest = Load(groups=1, sequences=len(groups[0])), admission.hold(0), admission.bound
+    admission.expect(claim, len(groups), each)
+    admission.queue(claim)
     before, next_look = Look(use=engine.use(), held=0, ended=0), 1.0
     while todo or left:
-        while todo and held < places:
+        while claim.unused:
+            await admission.place(claim)
             lengths = todo.popleft()
-            number, held = number + 1, held + len(lengths)
+            number += 1
             left[number] = len(lengths)
             engine.waiting.extend(Running(group=number, prompt=prompt, length=length) for length in lengths)
         for one in engine.step():
             left[one.group] -= 1
             if not left[one.group]:
-                size = len(groups[one.group - 1])
                 del left[one.group]
-                held, ended = held - size, ended + size
+                admission.leave(claim, each)
         if engine.seconds >= next_look:
             next_look += 1.0
-            now = Look(use=engine.use(), held=held, ended=ended)
-            places = rule(places, most, now, before)
-            fewest, before = min(fewest, places), now
+            now = Look(use=engine.use(), held=admission.load.sequences, ended=admission.ended)
+            admission.hold_to(rule(admission.bound, admission.places.sequences, now, before))
+            fewest, before = min(fewest, admission.bound), now
     tokens = sum(map(sum, groups))
     return Outcome(tokens_per_s=tokens / engine.seconds, preemptions=engine.preemptions, fewest_places=fewest)

@@ -54,12 +54,12 @@ def groups(count: int, shortest: int, longest: int, *, n: int = 4, tail: int | N
 
 
 @pytest.mark.parametrize("blocks", [800, 2000])
-def test_short_completions_are_served_exactly_as_without_it(blocks: int) -> None:
+async def test_short_completions_are_served_exactly_as_without_it(blocks: int) -> None:
     work = groups(120, 20, 80)
 
-    by_memory = outcome(SimulatedEngine(seats=64, blocks=blocks), work, places_after)
+    by_memory = await outcome(SimulatedEngine(seats=64, blocks=blocks), work, places_after)
 
-    assert by_memory == outcome(SimulatedEngine(seats=64, blocks=blocks), work, by_count)
+    assert by_memory == await outcome(SimulatedEngine(seats=64, blocks=blocks), work, by_count)
     assert (by_memory.preemptions, by_memory.fewest_places) == (0, MOST)
 
 
@@ -68,18 +68,18 @@ def test_short_completions_are_served_exactly_as_without_it(blocks: int) -> None
     [groups(60, 200, 800), groups(60, 500, 500), groups(150, 60, 120, tail=800)],
     ids=["of all lengths", "equally long", "a long tail"],
 )
-def test_long_completions_lose_their_memory_less_often_and_nothing_gets_slower(work: list[list[int]]) -> None:
+async def test_long_completions_lose_their_memory_less_often_and_nothing_gets_slower(work: list[list[int]]) -> None:
     blocks = 500  # for ten of the longest
 
-    by_memory = outcome(SimulatedEngine(seats=64, blocks=blocks), work, places_after)
-    as_ever = outcome(SimulatedEngine(seats=64, blocks=blocks), work, by_count)
+    by_memory = await outcome(SimulatedEngine(seats=64, blocks=blocks), work, places_after)
+    as_ever = await outcome(SimulatedEngine(seats=64, blocks=blocks), work, by_count)
 
     assert by_memory.preemptions < 0.8 * as_ever.preemptions
     assert by_memory.tokens_per_s > as_ever.tokens_per_s
     assert by_memory.fewest_places < 64
 
 
-def test_after_long_completions_short_ones_soon_have_all_places_again() -> None:
+async def test_after_long_completions_short_ones_soon_have_all_places_again() -> None:
     work = [*groups(40, 500, 800), *groups(600, 20, 60)]
     seen: list[int] = []
 
@@ -87,7 +87,7 @@ def test_after_long_completions_short_ones_soon_have_all_places_again() -> None:
         seen.append(places_after(places, most, now, before))
         return seen[-1]
 
-    outcome(SimulatedEngine(seats=64, blocks=500), work, noting)
+    await outcome(SimulatedEngine(seats=64, blocks=500), work, noting)
 
     assert min(seen) < 40
     assert seen[-3] == MOST

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from rollstream import AsyncClient
+from rollstream import AsyncClient, GenerationConfig
 from rollstream.schemas import Envelope, Keys
 from rollstream.worker.delivery.admission import Load
 from tests.support.faults import Queue, audit
@@ -31,6 +31,24 @@ async def test_a_run_deadline_strikes_groups_that_wait_for_a_place_too(
     answers = audit(redis_url, policy, batch.batch_id, 200)
     assert {getattr(answer, "code", None) for answer in answers} == {"run_deadline"}
     assert (started, load) == (4, Load())
+
+
+async def test_sequences_count_as_ended_only_if_the_engine_ran_them_to_their_ends(
+    redis_url: str, policy: str, trainer: AsyncClient
+) -> None:
+    async with serving(redis_url, policy) as (worker, engine):
+        pairs = GenerationConfig(max_new_tokens=1, num_return_sequences=2)
+        batch = await trainer.submit([[BIG], [BIG], [2**30]], None, pairs)
+        answered = await batch.result(timeout=20)
+        await until_true(lambda: worker._admission.load == Load())
+        ended = worker._admission.ended
+        engine.gate.clear()
+        late = await trainer.submit([[BIG]] * 6, None, pairs, prompts_per_job=6, run_deadline_s=1)
+        await late.wait(timeout=20)
+        await until_true(lambda: worker._admission.load == Load())
+
+    assert list(answered.errors) == [2]
+    assert (ended, worker._admission.ended) == (4, 4)
 
 
 async def test_groups_that_wait_for_a_place_are_left_to_the_next_owner_when_the_lease_ends(

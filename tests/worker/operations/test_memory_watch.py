@@ -71,6 +71,27 @@ async def test_it_lets_fewer_in_after_preemptions_and_all_again_when_nothing_run
     ]  # fmt: skip
 
 
+async def test_it_lets_more_in_again_as_sequences_end_while_others_wait() -> None:
+    engine, admission = FullEngine(), Admission(limit=32, places=64)
+    watch = MemoryWatch(engine=engine, admission=admission, measures=Measures())
+    claim = busy(admission, 200)
+
+    async def bound_after(used: float, *, groups: int = 0, ran: bool = True, preemptions: int = 3) -> int:
+        for _ in range(groups):
+            admission.leave(claim, GROUP, ran=ran)
+        engine.told = use(used, 20, admission.load.sequences - 20, preemptions)
+        await watch.look()
+        return admission.bound
+
+    assert await bound_after(0.4, preemptions=0) == 64
+    assert await bound_after(1.0) == 28
+    assert await bound_after(0.96, groups=10) == 28, "the cache is full"
+    assert await bound_after(0.9) == 28, "nothing has ended since the last look"
+    assert await bound_after(0.9, groups=2, ran=False) == 28, "an error shows nothing of the cache"
+    assert await bound_after(0.9, groups=10) == 37, "little room"
+    assert await bound_after(0.1, groups=10) == 64
+
+
 async def test_an_engine_that_tells_nothing_is_never_held_to_fewer() -> None:
     engine, admission, measures = FullEngine(), Admission(limit=32, places=64), Measures()
     busy(admission, 40)

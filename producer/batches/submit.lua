@@ -13,13 +13,16 @@
 local digest = redis.call('HGET', KEYS[2], 'digest')
 if digest and digest ~= ARGV[1] then return 'conflict' end
 local of_run = ARGV[8] ~= '0'
-if of_run and redis.call('HEXISTS', KEYS[2], 'consumed') == 1 then return 'consumed' end
+local is_consumed = (of_run or not digest) and redis.call('HEXISTS', KEYS[2], 'consumed') == 1
+if of_run and is_consumed then return 'consumed' end
 if redis.call('HEXISTS', KEYS[2], 'cancelled') == 1 then return 'cancelled' end
 
 -- Also if it is there: without a write WAIT would not wait for what an earlier call wrote.
 redis.call('HSET', KEYS[2], 'digest', ARGV[1])
 if of_run then redis.call('HSET', KEYS[2], 'keep', ARGV[8]) end
 if not digest then
+  -- All that is there says that a run has dropped it, and expires.
+  if is_consumed then redis.call('PERSIST', KEYS[2]) end
   redis.call('HSET', KEYS[2], 'batch', ARGV[2])
   redis.call('HSETNX', KEYS[2], 'groups', ARGV[3])
   if ARGV[7] ~= '' then redis.call('HSET', KEYS[2], 'first_groups', ARGV[7]) end

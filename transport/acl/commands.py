@@ -59,6 +59,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType({
     "INFO": _of(N, ""),
     "MEMORY USAGE": _of(N, "KEY"),
     "MULTI": _of(N, ""),
+    "PERSIST": _of(W, "KEY"),
     "PING": _of(N, ""),
     "SELECT": _of(N, "0"),
     "SET": _of(W, "KEY value"),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from rollstream import AsyncClient, GenerationConfig, RunLostError, RunTakenError
+from rollstream import AsyncClient, BatchConsumedError, GenerationConfig, RunLostError, RunTakenError, UnknownBatchError
 from rollstream.producer.batches import submit_and_wait, submit_jobs
 from rollstream.producer.policies import provable
 from rollstream.producer.policies import publish_policy as publishing
 from rollstream.producer.runs import scripts
 from rollstream.producer.runs.run import Run
 from rollstream.schemas import Keys
+from rollstream.schemas.times import RESULT_TTL_S
 from rollstream.transport.versions.scripts import activate as activate_script
 from tests.support.faults import Queue
 
@@ -128,32 +130,83 @@ async def test_publishing_outside_of_a_run_asks_nobody(trainer: AsyncClient, zom
         assert await trainer.newest_version() == 1
 
 
-async def test_a_submit_that_froze_before_its_jobs_queues_the_batch_of_its_heir(
-    trainer: AsyncClient, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frozen, thaw, enqueue = asyncio.Event(), asyncio.Event(), submit_jobs.enqueue
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """The first submit, which stops between its intent and its jobs."""
 
-    async def freezing(*args: Any) -> None:
-        if not frozen.is_set():
-            frozen.set()
-            await thaw.wait()
-        await enqueue(*args)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    thaw: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Frozen:
+    enqueue, first = submit_jobs.enqueue, Frozen()
+
+    async def freezing(*args: Any) -> bool:
+        if not first.reached.is_set():
+            first.reached.set()
+            await first.thaw.wait()
+        return await enqueue(*args)
 
     monkeypatch.setattr(submit_and_wait, "enqueue", freezing)
+    return first
+
+
+async def test_a_submit_that_froze_before_its_jobs_queues_the_batch_of_its_heir(
+    trainer: AsyncClient, queue: Queue, frozen: Frozen
+) -> None:
     run = trainer.run("exp")
     await run.open()
     late = asyncio.create_task(run.submit([[1], [2]], None, CONFIG))
-    await frozen.wait()
+    await frozen.reached.wait()
 
     async with trainer.run("exp") as heir:
         assert heir.counts.not_queued == 1
         handle = await heir.submit([[1], [2]], None, CONFIG)
-        thaw.set()
+        frozen.thaw.set()
         assert await late == handle
         assert len(queue.entries()) == 1
         assert (heir.counts.submitted, heir.counts.not_queued) == (1, 0)
         with pytest.raises(RunTakenError):
             await run.consumed(await late)
+
+
+async def test_a_submit_that_froze_before_its_jobs_queues_nothing_once_its_heir_has_dropped_the_batch(
+    trainer: AsyncClient, queue: Queue, redis: Redis, policy: str, frozen: Frozen
+) -> None:
+    run = trainer.run("exp")
+    await run.open()
+    late = asyncio.create_task(run.submit([[1], [2]], None, CONFIG))
+    await frozen.reached.wait()
+
+    async with trainer.run("exp") as heir:
+        (left,) = heir.outstanding
+        await heir.dropped(left)
+        assert 0 < await redis.ttl(Keys(policy).ledger(left.batch_id)) <= RESULT_TTL_S
+        frozen.thaw.set()
+        with pytest.raises(BatchConsumedError):
+            await late
+        assert queue.entries() == []
+        with pytest.raises(BatchConsumedError):
+            await heir.dropped(left)
+        assert (heir.counts.submitted, heir.counts.dropped) == (1, 1)
+    with pytest.raises(UnknownBatchError):
+        await trainer.attach(left.batch_id)
+
+
+async def test_the_name_of_a_batch_that_was_dropped_before_it_was_queued_is_free_outside_of_runs(
+    trainer: AsyncClient, redis: Redis, policy: str, frozen: Frozen
+) -> None:
+    run = trainer.run("exp")
+    await run.open()
+    late = asyncio.create_task(run.submit([[1]], None, CONFIG, batch_id="mine"))
+    await frozen.reached.wait()
+    late.cancel()
+    await run.dropped(run.outstanding[0])
+
+    handle = await trainer.submit([[1]], None, CONFIG, batch_id="mine")
+    assert await redis.ttl(Keys(policy).ledger("mine")) == -1, "it stays until it is answered"
+    await handle.cancel()
 
 
 async def test_a_run_that_was_forgotten_is_lost_to_its_trainer_also_once_it_is_opened_again(

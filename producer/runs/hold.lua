@@ -3,9 +3,13 @@
 -- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch
 -- ARGV[1] content digest of the batch, as the run knows it      ARGV[2] seconds to keep
 --
--- Returns digest, description, groups, groups that were queued, and which run has consumed it. Nothing is written where
--- the digest is another, or a run has consumed it.
-local told = redis.call('HMGET', KEYS[1], 'digest', 'batch', 'groups', 'queued', 'consumed', 'done')
+-- Returns digest, description, groups, groups that were queued, and which run has consumed it; nil where the ledger is
+-- of another type. Nothing is written there, nor where the digest is another, or a run has consumed it.
+local told = redis.pcall('HMGET', KEYS[1], 'digest', 'batch', 'groups', 'queued', 'consumed', 'done')
+if told.err then
+  if string.find(told.err, 'WRONGTYPE', 1, true) then return false end
+  return told
+end
 if told[1] ~= ARGV[1] or told[5] then return told end
 redis.call('HSET', KEYS[1], 'keep', ARGV[2])
 for _, key in ipairs(KEYS) do

@@ -81,8 +81,10 @@ async def _entry(connection: Connection, keys: Keys, intent: Intent, kept_for: i
     return Entry(intent=intent, missing=missing, is_left=True)
 
 
-def _missing(intent: Intent, told: list[bytes | None]) -> str:
+def _missing(intent: Intent, told: list[bytes | None] | None) -> str:
     """What a batch's ledger lacks, by what `hold.lua` returns; empty if all of the batch was queued."""
+    if told is None:
+        return "cannot be read (something else wrote the key of its ledger)"
     digest, description, groups, queued, consumed = told[:5]
     if digest is None or description is None:
         return "was never queued, or its results are gone"

@@ -14,6 +14,7 @@ from rollstream.schemas.keys import check_run
 from rollstream.schemas.ledger import LedgerCounts, LedgerField
 from rollstream.schemas.runs import RunField
 from rollstream.schemas.wire.run_state import RunState
+from rollstream.transport.redis.faults import code_of
 
 from ..redis_io.connection import Connection
 from ..run_errors import RunChangedError, UnknownRunError
@@ -87,7 +88,10 @@ async def read_left(connection: Connection, keys: Keys, run: RunSeen) -> list[Ba
         async with redis.pipeline(transaction=False) as pipe:
             for one in run.state.outstanding:
                 pipe.hmget(keys.ledger(one.batch_id), [LedgerField.DONE, LedgerField.GROUPS])
-            return list(await pipe.execute())
+            rows = list(await pipe.execute(raise_on_error=False))
+        if failed := next((row for row in rows if isinstance(row, Exception) and code_of(row) != "WRONGTYPE"), None):
+            raise failed
+        return rows
 
     rows = await connection.call("read a run", read)
     return [_left(one.batch_id, row) for one, row in zip(run.state.outstanding, rows, strict=True)]
@@ -130,9 +134,10 @@ async def _read(redis: Redis, keys: Keys, names: Sequence[str]) -> list[RunSeen]
     ]
 
 
-def _left(batch_id: str, row: Sequence[bytes | None]) -> BatchLeft:
+def _left(batch_id: str, row: Sequence[bytes | None] | Exception) -> BatchLeft:
+    done, groups = (None, None) if isinstance(row, Exception) else row
     try:
-        counts = LedgerCounts.of(*row)
+        counts = LedgerCounts.of(done, groups)
     except ValueError:
         return BatchLeft(batch_id=batch_id, done=0, groups=None)
     return BatchLeft(batch_id=batch_id, done=counts.done, groups=counts.groups)

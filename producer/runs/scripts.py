@@ -140,11 +140,11 @@ async def save(redis: Redis, held: Held, saved: Saved, *, close: bool = False) -
     return _outcome(held, await confirmed(redis, held.call_of(SAVE, args), held.wait))
 
 
-async def hold(redis: Redis, keys: Keys, batch_id: str, digest: str, kept_for: int) -> list[bytes | None]:
-    """See `hold.lua`: what the ledger says. Raises `RedisError`."""
-    reply: list[bytes | None] = await HOLD([keys.ledger(batch_id), keys.results(batch_id)], [digest, kept_for]).to(
-        redis
-    )
+async def hold(redis: Redis, keys: Keys, batch_id: str, digest: str, kept_for: int) -> list[bytes | None] | None:
+    """See `hold.lua`: what the ledger says; None if it is none. Raises `RedisError`."""
+    reply: list[bytes | None] | None = await HOLD(
+        [keys.ledger(batch_id), keys.results(batch_id)], [digest, kept_for]
+    ).to(redis)
     return reply
 
 

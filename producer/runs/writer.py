@@ -14,6 +14,7 @@ from rollstream.schemas import decode
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.runs import RunField
 from rollstream.schemas.wire.runs import Intent
+from rollstream.transport.redis.faults import fault_of
 
 from ..batches.handle import BatchHandle
 from ..batches.submission import Submission
@@ -209,7 +210,9 @@ class RunWriter:
                 await self._connection.call("consume a batch", release)
             except RedisUnavailableError as error:
                 log.warning("results of batch %s stay until the next call: %s", batch_id, error)
-                return
+                if fault_of(error.__cause__).passes:
+                    return  # Redis is away, and each of the others would wait as long
+                continue  # it refused this batch
             self.book.unreleased.remove(batch_id)
             self.book.released.append(batch_id)
 

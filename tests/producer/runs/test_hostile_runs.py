@@ -15,6 +15,7 @@ from rollstream.producer.doctor.run_checks import run_findings
 from rollstream.producer.runs.read_runs import forget_run, read_left, read_run
 from rollstream.schemas import Keys, decode, encode
 from rollstream.schemas.runs import LAST_NUMBER, MAX_COUNT, RunField
+from rollstream.schemas.times import RESULT_TTL_S
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import GateState, Intent
 
@@ -117,6 +118,31 @@ async def test_the_highest_numbers_that_are_opened_leave_room_for_more(
             await run.consumed(await run.submit([[cursor]], None, CONFIG), cursor=cursor)
         assert run.counts.consumed == MAX_COUNT + 1
         assert run.cursor_version == MAX_COUNT + 1
+
+
+async def test_a_ledger_of_another_type_concerns_its_own_batch_alone(
+    trainer: AsyncClient, redis: Redis, policy: str
+) -> None:
+    keys, connection = Keys(policy), trainer._connection
+    async with trainer.run("exp") as run:
+        broken, whole = [await run.submit([[number]], None, CONFIG) for number in range(2)]
+        await whole.cancel()
+    await redis.delete(keys.ledger(broken.batch_id))
+    await redis.set(keys.ledger(broken.batch_id), b"x", ex=60)
+
+    assert [one.groups for one in await read_left(connection, keys, await read_run(connection, keys, "exp"))] == [
+        None,
+        1,
+    ]
+    async with trainer.run("exp") as run:
+        assert [one.is_queued for one in run.outstanding] == [False, True]
+        assert "cannot be read" in run.outstanding[0].missing
+        for one in run.outstanding:
+            await run.dropped(one)
+        assert await redis.get(keys.ledger(broken.batch_id)) == b"x"
+        assert await redis.ttl(keys.results(whole.batch_id)) <= RESULT_TTL_S
+    async with trainer.run("exp") as run:
+        assert not await redis.hexists(keys.run("exp"), RunField.settled(broken.batch_id))
 
 
 _ODD = ["", "no name", "{x}", "../x", "x" * 500, "\x1b[2J", "a:b", "settled:", "\u00e9"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from rollstream import ArgumentError, AsyncClient, GenerationConfig, NameRefusedError
 from rollstream.producer.runs import scripts
@@ -141,6 +142,28 @@ async def test_results_that_could_not_be_released_are_at_the_next_call(
 
         await run.consumed(second)
         assert await times_of(redis, keys, first.batch_id) == {RESULT_TTL_S}
+
+
+async def test_a_batch_whose_release_is_refused_holds_up_no_other(
+    trainer: AsyncClient, redis: Redis, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = scripts.release
+
+    async def refusing(to: Redis, keys: Keys, batch_id: str, consumer: str) -> bool:
+        if batch_id == first.batch_id:
+            raise ResponseError("ERR no")
+        return await release(to, keys, batch_id, consumer)
+
+    async with trainer.run("exp") as run:
+        first, second = [await run.submit([[number]], None, CONFIG) for number in (1, 2)]
+        for one in (first, second):
+            await one.cancel()
+        with monkeypatch.context() as refusal:
+            refusal.setattr(scripts, "release", refusing)
+            await run.consumed(first)
+            await run.consumed(second)
+        assert await times_of(redis, Keys(policy), first.batch_id) == {RUN_RETENTION_S}
+        assert await times_of(redis, Keys(policy), second.batch_id) == {RESULT_TTL_S}
 
 
 async def test_a_trainer_that_died_before_it_released_results_is_followed_by_one_that_does(

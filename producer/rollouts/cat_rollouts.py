@@ -15,6 +15,8 @@ from .support import SamplingSupport
 if TYPE_CHECKING:
     import torch
 
+CAT = "+"
+"""Stands between the ids of batches that were put together; no id of one has it."""
 F = TypeVar("F", bound=RolloutFields)
 
 _SAME = "pad_token_id", "logprobs_flavour", "label_token_ids"
@@ -34,7 +36,7 @@ def cat_rollouts(kind: type[F], batches: Sequence[F]) -> F:
     firsts = [0, *accumulate(len(one) for one in batches)]
     return replace(
         batches[0],
-        batch_id="+".join(dict.fromkeys(one.batch_id for one in batches)),
+        batch_id=CAT.join(dict.fromkeys(one.batch_id for one in batches)),
         prompt_len=prompt_len,
         response_len=response_len,
         spans_exact=all(one.spans_exact for one in batches),

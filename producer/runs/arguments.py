@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rollstream.schemas.entry_id import MAX_VERSION
@@ -10,6 +11,7 @@ from rollstream.schemas.times import LONGEST_RUN_RETENTION_S, SHORTEST_RUN_RETEN
 
 from ..calls.arguments import number
 from ..errors import ArgumentError
+from ..rollouts.cat_rollouts import CAT
 
 
 class _Keep:
@@ -30,11 +32,22 @@ class Named(Protocol):
         """The batch's id."""
 
 
-def id_of(batch: object) -> str:
-    """The id of what a trainer consumes. Raises `ArgumentError`, `NameRefusedError`."""
-    found = getattr(batch, "batch_id", None)
+def ids_of(batches: Sequence[object]) -> tuple[str, ...]:
+    """The ids of what a trainer consumes at once. Raises `ArgumentError`, `NameRefusedError`."""
+    found = tuple(map(_id_of, batches))
+    if not found or len(set(found)) != len(found):
+        raise ArgumentError("batch", list(found), "give at least one batch, and each once")
+    return found
+
+
+def _id_of(batch: object) -> str:
+    found = batch if isinstance(batch, str) else getattr(batch, "batch_id", None)
     if not isinstance(found, str):
-        raise ArgumentError("batch", batch, "give a handle, its rollouts, or an entry of run.outstanding")
+        rule = "give a handle, its rollouts, an entry of run.outstanding or a batch id; or a list of them"
+        raise ArgumentError("batch", batch, rule)
+    if CAT in found:
+        rule = f"is several batches in one: give the list of what RolloutBatch.cat was given, {found.split(CAT)}"
+        raise ArgumentError("batch", found, rule)
     return check_name("batch_id", found)
 
 

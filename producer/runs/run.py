@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, Self, Unpack
@@ -27,7 +28,7 @@ from ..run_errors import CursorError, RunNotOpenError
 from ..staleness.staleness_gate import StalenessGate
 from ..weights.publish import publish
 from ..weights.publisher import WeightsPublisher
-from .arguments import KEEP, Named, id_of, retention
+from .arguments import KEEP, Named, ids_of, retention
 from .book import Entry, RunCounts
 from .opening import take
 from .options import RUN_SUBMIT_DEFAULTS, NotedOptions, RunSubmitOptions
@@ -144,18 +145,19 @@ class Run:
             lengths=self._lengths,
         )
 
-    async def consumed(self, batch: Named, cursor: Any = KEEP) -> None:
+    async def consumed(self, batch: Named | str | Sequence[Named | str], cursor: Any = KEEP) -> None:
         """The trainer has trained on this batch, and its cursor moves with that: both are written, or neither.
 
-        `batch`: its handle, its rollouts, or an entry of `outstanding`. A gate from `gate` counts it too, so give it
-        the rollouts. `cursor`: None, booleans, numbers, texts, bytes, and lists and dicts of them, 64 KiB at most.
+        `batch`: its handle, its rollouts, an entry of `outstanding`, or its id; a list of them for a step that is made
+        of several: all are consumed, or none. A gate from `gate` counts it too, so give it the rollouts. `cursor`:
+        None, booleans, numbers, texts, bytes, and lists and dicts of them, 64 KiB at most.
         From now on the results expire as usual. A call whose outcome is not known (`RedisUnavailableError`, cancelled)
         may be repeated: it is written once. Raises `BatchConsumedError` for a batch that was consumed before,
         `BatchNotOutstandingError` for one that this run has not submitted, `CursorError`.
         """
         await self._settle(batch, RunField.CONSUMED, cursor)
 
-    async def dropped(self, batch: Named, cursor: Any = KEEP) -> None:
+    async def dropped(self, batch: Named | str | Sequence[Named | str], cursor: Any = KEEP) -> None:
         """The trainer will not train on this batch: a cancelled one, or one that was never queued. See `consumed`.
 
         A gate from `gate` lets others in in its place.
@@ -246,11 +248,13 @@ class Run:
             raise RunNotOpenError(self.name, self._keys.policy, self._why_not)
         return self._writer
 
-    async def _settle(self, batch: Named, how: RunField, cursor: Any) -> None:
-        writer, batch_id, staged = self._open, id_of(batch), self._staged
+    async def _settle(self, batch: object, how: RunField, cursor: Any) -> None:
+        writer, staged = self._open, self._staged
+        batches = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
+        batch_ids = ids_of(batches)
         chosen = staged if cursor is KEEP else cursor
         data = None if chosen is KEEP else self._packed("cursor", chosen, MAX_CURSOR_BYTES)
-        await writer.settle(Settling(batch_ids=(batch_id,), batches=(batch,), how=how, cursor=data))
+        await writer.settle(Settling(batch_ids=batch_ids, batches=batches, how=how, cursor=data))
         self._sent(staged)
 
     def _sent(self, staged: Any) -> None:

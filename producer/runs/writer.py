@@ -41,9 +41,9 @@ class Settling:
     cursor: bytes | None
 
     @property
-    def name(self) -> tuple[tuple[str, ...], RunField]:
+    def name(self) -> tuple[frozenset[str], RunField]:
         """A second try has the same."""
-        return self.batch_ids, self.how
+        return frozenset(self.batch_ids), self.how
 
 
 class RunWriter:
@@ -68,7 +68,7 @@ class RunWriter:
         self._turn = asyncio.Lock()
         self._last = ""
         self._unknown: dict[str, tuple[Saved, Settling | None]] = {}
-        self._untold: set[tuple[tuple[str, ...], RunField]] = set()
+        self._untold: set[tuple[frozenset[str], RunField]] = set()
 
     async def intend(
         self, submission: Submission, number: int, *, admitted: int | None = None, note: bytes = b""

@@ -31,14 +31,18 @@ def gate_of(run: Run) -> StalenessGate:
 
 async def told_nothing(link: Link, run: Run, cursor: object, *, written: bool) -> None:
     """The trainer consumes its first batch, and stops waiting for the reply."""
-    link.stop_at(CALL, answered=written)
+    if written:
+        link.stop_at(CALL, answered=True)
+    else:
+        link.drop()
     consuming = asyncio.create_task(run.consumed(run.outstanding[0], cursor=cursor))
-    assert await asyncio.to_thread(link.stopped.wait, 10)
+    await asyncio.sleep(0)  # until it waits for Redis
+    if written:
+        assert await asyncio.to_thread(link.stopped.wait, 10)
+        link.drop()
     consuming.cancel()
     with pytest.raises(asyncio.CancelledError):
         await consuming
-    link.stopped.clear()
-    link.drop()
     link.restore()
     link.thaw()
 

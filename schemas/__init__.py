@@ -19,11 +19,11 @@ from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode
 from .wire.completions import Completion
 from .wire.envelope import Envelope
-from .wire.golden import Golden, GoldenBatch
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.parts import Part
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
-from .wire.probe import Probe, Tolerance
+from .wire.proofs.golden import Golden, GoldenBatch
+from .wire.proofs.probe import Probe, Tolerance
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
 from .wire.tensors import Tensor
 from .wire.weights import WeightsManifest

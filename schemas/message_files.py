@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 from .errors import SchemaError, cut
 from .weights.regular_files import open_regular, writing_problem
 from .wire.codec import decode, encode
-from .wire.golden import MAX_GOLDEN_BYTES, Golden
 from .wire.messages import Message
-from .wire.probe import Probe
+from .wire.proofs.golden import MAX_GOLDEN_BYTES, Golden
+from .wire.proofs.probe import Probe
 
 M = TypeVar("M", bound=Message)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rollstream.schemas import ErrorCode, RollstreamError
 from rollstream.schemas.errors import cut
-from rollstream.schemas.wire.probe import NOT_REPRODUCED, UNPROVABLE
+from rollstream.schemas.wire.proofs.probe import NOT_REPRODUCED, UNPROVABLE
 
 
 class WorkerError(RollstreamError):

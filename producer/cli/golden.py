@@ -12,7 +12,7 @@ import typer
 
 from rollstream.schemas import ConfigError, GenerationConfig, Golden, Keys, OptionError, Tolerance
 from rollstream.schemas.message_files import GOLDEN_FILES
-from rollstream.schemas.wire.golden import MAX_CASES
+from rollstream.schemas.wire.proofs.golden import MAX_CASES
 from rollstream.transport.acl import Role
 from rollstream.transport.redis.access import RedisAccess
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rollstream.schemas.pause_reason import PauseReason
-from rollstream.schemas.wire.probe import NOT_REPRODUCED, UNPROVABLE
+from rollstream.schemas.wire.proofs.probe import NOT_REPRODUCED, UNPROVABLE
 
 from ..operations.queue_state import WorkerSeen, age, refusals
 from ..policies.parked import Parked

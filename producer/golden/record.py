@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from rollstream.schemas import GenerationConfig, Golden, GoldenBatch, GroupError, GroupResult, Keys, Tensor, Tolerance
-from rollstream.schemas.wire.golden import MAX_CASES, MAX_GOLDEN_TOKENS, check_repeatable
+from rollstream.schemas.wire.proofs.golden import MAX_CASES, MAX_GOLDEN_TOKENS, check_repeatable
 
 from ..batches.read_answers import Answer
 from ..errors import GoldenRefusedError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollstream.schemas import Probe, Tolerance
 from rollstream.schemas.plain_values import plain
-from rollstream.schemas.wire.probe import MAX_TOKENS, TOLERANCES
+from rollstream.schemas.wire.proofs.probe import MAX_TOKENS, TOLERANCES
 
 from .errors import ProbeError
 from .probe_of import probe_of

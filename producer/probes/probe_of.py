@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rollstream.schemas import Probe, Tensor, Tolerance
 from rollstream.schemas.plain_values import plain
-from rollstream.schemas.wire.probe import MIN_SCORED
+from rollstream.schemas.wire.proofs.probe import MIN_SCORED
 
 from .errors import ProbeError
 

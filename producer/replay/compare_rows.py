@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import GroupScores, Tensor
 from rollstream.schemas.golden.comparison import FEWEST_FOR_MEAN
-from rollstream.schemas.wire.probe import Tolerance
+from rollstream.schemas.wire.proofs.probe import Tolerance
 
 from .differences import POLICY_VERSION, Difference
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas.golden.comparison import FEWEST_FOR_MEAN
-from rollstream.schemas.wire.probe import TOLERANCES, coarsest
+from rollstream.schemas.wire.proofs.probe import TOLERANCES, coarsest
 
 POLICY_VERSION = "policy version"
 RESUMED = "resumed after tokens"

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from rollstream.schemas import Batch, ErrorCode, GroupError, GroupResult, GroupScores, Keys
-from rollstream.schemas.wire.probe import TOLERANCES, Tolerance, coarsest
+from rollstream.schemas.wire.proofs.probe import TOLERANCES, Tolerance, coarsest
 
 from ..batches.read_answers import AnyAnswer
 from ..errors import NoStoredResultError

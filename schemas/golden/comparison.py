@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..generation.generation_config import GenerationConfig
-from ..wire.golden import Case, Golden, Recorded
-from ..wire.probe import TOLERANCES, Tolerance, coarsest
+from ..wire.proofs.golden import Case, Golden, Recorded
+from ..wire.proofs.probe import TOLERANCES, Tolerance, coarsest
 
 DIVERGENCES = {"float32": 0.02, "float16": 0.05, "bfloat16": 0.15}
 """By dtype: at most so many seeded completions may part from theirs for each token that was compared. Rounding alone

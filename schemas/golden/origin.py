@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..wire.golden import Golden
+from ..wire.proofs.golden import Golden
 
 
 def made_with(runs_on: str, dtype: str) -> str:

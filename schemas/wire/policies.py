@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from .fields import AdapterName, Index, Seconds, Shown
 from .messages import Message
 from .options import Options
-from .probe import Probe
+from .proofs.probe import Probe
 from .requires import Requires
 
 MAX_CHUNKS = 2**16

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from rollstream import Probe, make_probe
-from rollstream.schemas.wire.probe import TOLERANCES, Tolerance
+from rollstream.schemas.wire.proofs.probe import TOLERANCES, Tolerance
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.engine import Score
 from rollstream.worker.engines.vllm.engine import VllmEngine

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from rollstream.schemas.message_files import PROBE_FILES, MessageFileError
-from rollstream.schemas.wire.probe import MIN_SCORED, UNPROVABLE, Probe
+from rollstream.schemas.wire.proofs.probe import MIN_SCORED, UNPROVABLE, Probe
 
 from ..engine import Engine
 from ..errors import ProofFailedError, SettingsError, UnprovableError

@@ -14,7 +14,7 @@ from rollstream.schemas import Golden
 from rollstream.schemas.golden.comparison import Comparison, Now, compare
 from rollstream.schemas.golden.origin import made_with, other_model, recorded_with, version_of
 from rollstream.schemas.message_files import GOLDEN_FILES, MessageFileError
-from rollstream.schemas.wire.golden import Case
+from rollstream.schemas.wire.proofs.golden import Case
 
 from ..config import WorkerSettings
 from ..engine import Engine, EngineInfo

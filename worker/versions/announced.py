@@ -11,7 +11,7 @@ from rollstream.schemas import PolicyVersion, SchemaError, decode, encode
 from rollstream.schemas.entry_id import MAX_VERSION, EntryId
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.policies import Activate, Activation, Transport, VersionSource
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.proofs.probe import Probe
 from rollstream.schemas.wire.requires import unknown_names
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas.wire.probe import TOLERANCES, Probe, Tolerance
+from rollstream.schemas.wire.proofs.probe import TOLERANCES, Probe, Tolerance
 
 from ..engine import Engine, EngineInfo, Score
 from ..errors import DataError, ProofFailedError, UnprovableError

@@ -11,7 +11,7 @@ from itertools import chain
 import structlog
 
 from rollstream.schemas.wire.fields import VersionSpan
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.proofs.probe import Probe
 
 from ..engine import EngineInfo, Prove, Score
 from ..errors import UnprovenError

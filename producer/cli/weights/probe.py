@@ -9,7 +9,7 @@ import typer
 
 from rollstream.schemas import Probe
 from rollstream.schemas.message_files import PROBE_FILES
-from rollstream.schemas.wire.probe import MAX_TOKENS
+from rollstream.schemas.wire.proofs.probe import MAX_TOKENS
 
 from ...probes.probe_of import check_enough
 from ...probes.probe_of_folder import probe_of_folder

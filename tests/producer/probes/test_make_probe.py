@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from rollstream import OptionError, Probe, ProbeError, Tolerance, make_probe, probe_of
 from rollstream.producer.demo.tiny_model import EOS, write_model
-from rollstream.schemas.wire.probe import TOLERANCES
+from rollstream.schemas.wire.proofs.probe import TOLERANCES
 
 ROWS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14]]
 Model = Any

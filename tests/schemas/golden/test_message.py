@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rollstream.schemas import GenerationConfig, Sealed, Tensor, encode
 from rollstream.schemas.message_files import GOLDEN_FILES, MessageFileError
-from rollstream.schemas.wire.golden import MAX_GOLDEN_BYTES
+from rollstream.schemas.wire.proofs.golden import MAX_GOLDEN_BYTES
 from tests.support.weights.golden_jobs import GREEDY, SEEDED, golden, golden_batch, int32
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import encode
-from rollstream.schemas.wire.probe import Probe, Tolerance
+from rollstream.schemas.wire.proofs.probe import Probe, Tolerance
 from rollstream.schemas.wire.tensors import Tensor
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.replicas import Replicas

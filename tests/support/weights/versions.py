@@ -15,7 +15,7 @@ from rollstream.producer.demo.tiny_model import write_model
 from rollstream.schemas import GroupError, GroupResult, PolicyVersion, decode, encode
 from rollstream.schemas.parked import ParkedFor
 from rollstream.schemas.wire.policies import Activate, Activation
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.proofs.probe import Probe
 from rollstream.worker.adapters.folder import AdapterFolder
 from rollstream.worker.adapters.supply import AdapterSupply
 from rollstream.worker.checkpoints.supply import CheckpointSupply

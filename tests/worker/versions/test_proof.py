@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rollstream.schemas import ErrorCode
-from rollstream.schemas.wire.probe import Probe, Tolerance
+from rollstream.schemas.wire.proofs.probe import Probe, Tolerance
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engines.stub import StubEngine
 from rollstream.worker.errors import DataError, ProofFailedError, UnprovableError

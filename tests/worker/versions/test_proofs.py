@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.proofs.probe import Probe
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.replicas import Replicas

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rollstream.schemas.wire.policies import Activate
-from rollstream.schemas.wire.probe import Probe
+from rollstream.schemas.wire.proofs.probe import Probe
 from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.versions.follower import VersionFollower

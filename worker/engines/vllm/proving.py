@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from rollstream.schemas.wire.probe import TOLERANCES
+from rollstream.schemas.wire.proofs.probe import TOLERANCES
 
 from ...engine import Prove
 from ...errors import DataError, ProofFailedError, UnprovableError

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from .fields import Count
-from .messages import Message
-from .options import Options
-from .tensors import Tensor, expect
+from ..fields import Count
+from ..messages import Message
+from ..options import Options
+from ..tensors import Tensor, expect
 
 MAX_ROWS = 64
 MAX_TOKENS = 8192

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..generation.generation_config import GenerationConfig
-from .fields import Count, Index, Shown
-from .messages import Message
+from ...generation.generation_config import GenerationConfig
+from ..fields import Count, Index, Shown
+from ..messages import Message
+from ..tensors import Tensor, expect, expect_shape
 from .probe import Tolerance
-from .tensors import Tensor, expect, expect_shape
 
 MAX_CASES = 64
 """Most prompts of a golden file, all batches together."""

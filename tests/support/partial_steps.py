@@ -68,8 +68,9 @@ def resumed_at(group: GroupResult) -> list[int]:
 def check_drawn(groups: Iterable[GroupResult], seed: int = 3, vocab_size: int = VOCAB) -> list[list[int]]:
     """Each token is the stub's own under the seeds, in order; returns where each sample was gone on from.
 
-    The versions are those that the spans say. The last of these places is what the result itself says, unless an
-    aborting swap came later.
+    The versions are those that the spans say. The last of these places is what the result itself says, unless the sample
+    had ended before: then it is the sample's length. A swap that aborts is such a place, too, and must come before the
+    last delivery.
     """
     found: list[list[int]] = []
     for group in groups:
@@ -78,7 +79,7 @@ def check_drawn(groups: Iterable[GroupResult], seed: int = 3, vocab_size: int = 
             breaks = breaks_of(group.prompt_ids, own, one.token_ids, vocab_size=vocab_size, spans=one.version_spans)
             assert breaks is not None, f"group {group.group} sample {one.sample}: tokens that no seed of it gives"
             last = resumed_at(group)[row]
-            assert last in {0, len(one), *breaks}, f"resumed_at {last}, and it was gone on from {breaks}"
+            assert last in {len(one), breaks[-1] if breaks else 0}, f"resumed_at {last}, gone on from {breaks}"
             assert sum(tokens for _, tokens in one.version_spans) == len(one)
             found.append(breaks)
     return found

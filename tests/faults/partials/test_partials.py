@@ -14,14 +14,16 @@ from tests.support.partial_steps import check_drawn
 from tests.support.worker_process import wait_for
 
 SMALL = Scale(
-    prompts=16, samples=4, tokens=500, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.2
+    prompts=16, samples=4, tokens=1000, tokens_per_s=150, workers=2, at_once=40, keep_s=0.5, faults=5, pause_s=0.8
 )
+"""A sample takes 6.7 s, and may lose 2.5 s: where no group is kept in time, some lose more."""
 LARGE = Scale(
     prompts=250, samples=8, tokens=4000, tokens_per_s=100, workers=4, at_once=160, keep_s=5.0, faults=20, pause_s=4.0,
     lease_s=6.0,
 )  # fmt: skip
-SLACK_S = 3.0
-"""On a busy machine a worker notes a begin late, and is late with its next keep."""
+SLACK_S = 2.0
+"""A sample loses at most the period and this. The period is what is promised, of a worker that has its processor: on a
+busy machine it notes a begin late, and is late with its next keep. What was lost is printed."""
 
 
 def faults(number: int, seed: int) -> list[FaultKind]:
@@ -58,7 +60,9 @@ def check(scale: Scale, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
             f"{sum(twice)} of these twice ({sum(twice) / answered:.2%}), at most "
             f"{max(twice, default=0) / scale.tokens_per_s:.2f} s of a sample; gone on {sum(map(len, places))} times"
         )
-    assert max(twice, default=0) <= (scale.keep_s + SLACK_S) * scale.tokens_per_s
+    may_lose = (scale.keep_s + SLACK_S) * scale.tokens_per_s
+    assert 2 * may_lose < scale.tokens, "no sample could lose more"
+    assert max(twice, default=0) <= may_lose
     assert sum(map(len, places)) > 0, "nothing was gone on from"
     assert not left, "parts stay after the last answer"
 

@@ -91,6 +91,7 @@ async def test_a_worker_that_dies_without_a_word_loses_what_came_since_it_last_k
     async with serving(redis_url, policy, stub_tokens_per_s=speed, keep_partials=every_s, lease_s=1) as first:
         batch = await trainer.submit(PROMPTS, config=asked(400))
         await at_least(first, 100)
+        await until_true(lambda: all(len(group.kept) == 2 for group in first._keeper._running.values()))
         had = so_far(first)
     async with serving(redis_url, policy, lease_s=1) as second:
         results = await groups_of(batch)

@@ -68,9 +68,9 @@ def resumed_at(group: GroupResult) -> list[int]:
 def check_drawn(groups: Iterable[GroupResult], seed: int = 3, vocab_size: int = VOCAB) -> list[list[int]]:
     """Each token is the stub's own under the seeds, in order; returns where each sample was gone on from.
 
-    The versions are those that the spans say. The last of these places is what the result itself says, unless the sample
-    had ended before: then it is the sample's length. A swap that aborts is such a place, too, and must come before the
-    last delivery.
+    The versions are those that the spans say. The last of these places is what the result itself says, unless the
+    sample had ended before: then it is the sample's length. A swap that aborts is such a place, too, and must come
+    before the last delivery.
     """
     found: list[list[int]] = []
     for group in groups:

@@ -16,7 +16,7 @@ from tests.support.partial_steps import check_drawn, resumed_at
 from tests.support.worker_process import wait_for
 
 MOST_S = 15.0
-"""On a busy machine; what is promised is a second, and what it took is printed."""
+"""A bound for busy machines. What it took is printed, and on an idle one it is less than a second."""
 RUNNING = Scale(
     prompts=64, samples=1, tokens=600, tokens_per_s=200, workers=1, at_once=64, keep_s=1000, faults=1, pause_s=0
 )

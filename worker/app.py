@@ -71,7 +71,7 @@ class Worker:
         self._measures = measures = self._start.measures
         self._memory = MemoryWatch(engine=engine, admission=self._admission, measures=measures)
         self._proofs = Proofs()
-        self._parts = make_parts(
+        self._parts, contents = make_parts(
             settings=settings, redis=self._commands, keys=keys, engine=engine, measures=measures,
             check_proven=self._proofs.check,
         )  # fmt: skip
@@ -107,6 +107,7 @@ class Worker:
             adapters=self._adapters,
             checkpoints=self._checkpoints,
             proofs=self._proofs,
+            contents=contents,
             swap=settings.swap,
             changed=self._on_version,
             measures=measures,

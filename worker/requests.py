@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ class Adapter:
     """`name@version`"""
     int_id: int
     path: Path
+    sha256: str = field(default="", compare=False)
+    """Digest of its config and weights; empty where it could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ ENDINGS: frozenset[FinishReason] = frozenset({"stop", "length", "repetition"})
 def content_of(job: Job, group: int) -> str:
     """The digest of what the samples of this group belong to: its prompt, the config, the adapter and the row's seed.
 
-    A part of other content is never continued. Which weights sample it is no content: the spans say that.
+    A part of other content is never continued. Which weights sample it is no content: the spans and `Part.weights`
+    say that.
     """
     config = job.config.model_dump(mode="json", exclude_defaults=True)
     config["logit_bias"] = sorted(job.config.logit_bias.items())  # the order of a mapping is not content
@@ -29,6 +30,9 @@ def content_of(job: Job, group: int) -> str:
     digest = hashlib.sha256(json.dumps([config, job.adapter, row], sort_keys=True).encode() + b"\0")
     digest.update(job.prompts[group - job.first_group].astype("<i4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Part(Message):
@@ -39,7 +43,7 @@ class Part(Message):
     group: Index
     sample: Index
     """Its number among the prompt's samples; its seed is the prompt's plus this."""
-    of: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    of: Digest
     """`content_of` the job and group that it belongs to."""
     token_ids: Tensor
     """int32 (L,)"""
@@ -50,6 +54,11 @@ class Part(Message):
     """In order; their numbers of tokens add up to L."""
     spans_exact: bool = True
     adapter: AdapterName | None = None
+    weights: tuple[tuple[Index, Digest], ...] = ()
+    """Of versions in its spans the digest of what sampled under that number, the adapter's content included.
+
+    A worker goes on only if it knows each of these numbers by the same digest.
+    """
     finish_reason: FinishReason | None = None
     """`stop`, `length` or `repetition`; None: it is not finished."""
     stop_reason: int | str | None = None
@@ -95,6 +104,9 @@ class Part(Message):
             raise ValueError("a part that is not finished has at least one token")
         if any(tokens < 1 for _, tokens in self.version_spans) or sum(n for _, n in self.version_spans) != len(self):
             raise ValueError(f"version_spans do not add up to {len(self)} tokens")
+        versions, sampled = [version for version, _ in self.weights], {version for version, _ in self.version_spans}
+        if len(set(versions)) < len(versions) or not sampled.issuperset(versions):
+            raise ValueError("weights name each version of the spans once, and no other")
         if self.resumed_at > len(self):
             raise ValueError("resumed_at is beyond the part's length")
         return self

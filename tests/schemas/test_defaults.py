@@ -156,6 +156,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "logprobs_flavour": None,
         "spans_exact": True,
         "adapter": None,
+        "weights": (),
         "finish_reason": None,
         "stop_reason": None,
         "text": None,

@@ -15,13 +15,24 @@ from rollstream.schemas.keys import GROUP
 from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.parts import content_of
+from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.lease import Lease
+from rollstream.worker.delivery.make_parts import contents_of
 from rollstream.worker.delivery.parts import Parts
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights.contents import digest_of
 
 VOCAB = 1000
 CONFIG = GenerationConfig(max_new_tokens=8, num_return_sequences=3, seed=7)
+
+
+_STUB = contents_of(WorkerSettings(policy="p", engine="stub"))
+
+
+def content_of_version(version: int) -> str:
+    """The digest of a version's weights; of version 0 that of workers with the stub engine."""
+    return _STUB.of(version) or digest_of(str(version))
 
 
 def job_of(batch_id: str = "b", *, groups: int = 2, config: GenerationConfig = CONFIG) -> Job:
@@ -51,7 +62,10 @@ def part_of(job: Job, group: int, sample: int, tokens: int, **others: Any) -> Pa
         "version_spans": ((0, tokens),),
         "worker": "w1",
     }
-    return Part(**fields | others)
+    fields |= others
+    versions = dict.fromkeys(version for version, _ in fields["version_spans"])
+    fields.setdefault("weights", tuple((version, content_of_version(version)) for version in versions))
+    return Part(**fields)
 
 
 def finished(job: Job, group: int, sample: int) -> Part:
@@ -64,7 +78,7 @@ def parts_at(redis: Redis, keys: Keys, **others: Any) -> Parts:
     proofs = Proofs()
     proofs.allow(0)
     settings: dict[str, Any] = {"measures": Measures(), "most_bytes": 0, "most_policy_bytes": 0}
-    settings |= {"check_proven": proofs.check, "vocab_size": lambda: VOCAB}
+    settings |= {"check_proven": proofs.check, "vocab_size": lambda: VOCAB, "content_of": content_of_version}
     return Parts(redis=redis, keys=keys, **settings | others)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class AdapterFolder:
         if name not in self._found:
             folder = self._folder(name)
             content = read_content(folder)
-            self._found[name] = self.admit(name, folder), content
+            self._found[name] = replace(self.admit(name, folder), sha256=content.sha256 or ""), content
         adapter, content = self._found[name]
         now = still(adapter.path, content)
         if now is None:

@@ -85,6 +85,10 @@ class AdapterStore:
         """Whether an adapter that was fetched into `folder` is still there."""
         return any(kept.folder == folder for kept in (*self._replaced, *self._kept.values()))
 
+    def sha256_of(self, folder: Path) -> str | None:
+        """The digest with which the adapter in `folder` came."""
+        return next((kept.sha256 for kept in (*self._replaced, *self._kept.values()) if kept.folder == folder), None)
+
     async def fetch(self, name: str) -> Path | None:
         """The folder of the adapter that Redis has under this name, fetched once for all callers; None if it has none.
 

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -121,8 +122,10 @@ class AdapterSupply:
         why, until = self._refused.get(folder, ("", 0.0))
         if time.monotonic() < until:
             raise DataError(ErrorCode.ADAPTER_REFUSED, "adapter", why)
+        sha256 = None if self._store is None else self._store.sha256_of(folder)
         try:
-            adapter = self._fetched[folder] = await asyncio.to_thread(self._folder.admit, name, folder)
+            admitted = await asyncio.to_thread(self._folder.admit, name, folder)
+            adapter = self._fetched[folder] = replace(admitted, sha256=sha256 or "")
         except DataError as error:
             self._refused[folder] = error.message, time.monotonic() + AGAIN_S
             raise

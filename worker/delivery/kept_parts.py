@@ -17,6 +17,7 @@ from ..redis_io.connections import retrying
 from . import part_scripts
 from .part_checks import problem_of
 from .part_scripts import Found
+from .part_weights import ContentOf, weights_problem
 
 _GROUPS = 512
 """Groups of one command that asks which of them have parts."""
@@ -39,7 +40,9 @@ class KeptParts:
     """Why something is no part of this job."""
 
 
-async def read_kept(redis: Redis, keys: Keys, job: Job, groups: Sequence[int], vocab_size: int) -> KeptParts:
+async def read_kept(
+    redis: Redis, keys: Keys, job: Job, groups: Sequence[int], vocab_size: int, content_of: ContentOf
+) -> KeptParts:
     """The parts of these groups of the job. Raises `RedisError` as `retrying` does, such as for a key that is no hash.
 
     A job of which nothing was kept costs a command for 512 groups.
@@ -48,7 +51,7 @@ async def read_kept(redis: Redis, keys: Keys, job: Job, groups: Sequence[int], v
     counts = await _sample_counts(redis, key, groups, job.config.num_return_sequences)
     kept = KeptParts(groups=list(counts))
     async for (group, sample), found in _found(redis, key, counts):
-        part = _opened(found, job, group, sample, vocab_size)
+        part = _opened(found, job, group, sample, vocab_size, content_of)
         if isinstance(part, str):
             kept.problems[group, sample] = part
         elif part is not None:
@@ -80,7 +83,9 @@ async def _found(redis: Redis, key: str, counts: Mapping[int, int]) -> AsyncIter
         asked = [*asked[max(1, len(reply)) :], *islice(names, len(reply))]
 
 
-def _opened(found: Found, job: Job, group: int, sample: int, vocab_size: int) -> Part | str | None:
+def _opened(
+    found: Found, job: Job, group: int, sample: int, vocab_size: int, content_of: ContentOf
+) -> Part | str | None:
     """The part, why it is none, or None where there is nothing."""
     if found.payload is None:
         return None if found.reached is None else "its tokens are missing"
@@ -92,7 +97,10 @@ def _opened(found: Found, job: Job, group: int, sample: int, vocab_size: int) ->
         return str(error)
     if found.reached != (FINISHED if part.is_finished else str(len(part))).encode():
         return "it is not as far as it says"
-    return problem_of(part, job, group, sample, vocab_size) or part
+    problem = problem_of(part, job, group, sample, vocab_size)
+    if problem is None and job.samples is None:  # a share is put together with others, and not gone on from
+        problem = weights_problem(part, content_of)
+    return problem or part
 
 
 def _slices(values: Sequence[int], most: int) -> Iterator[Sequence[int]]:

@@ -67,6 +67,8 @@ class Lease:
     """Monotonic seconds; not later than when Redis delivered it."""
     is_first: bool = False
     """Whether no worker had the entry before; `delivery` does not tell, since a delivery may be taken back."""
+    adapter_sha256: str | None = None
+    """Digest of the adapter that its job is sampled with, empty if unknown; None: the job names none."""
     ended: bool = False
     """True once engine requests must not run for it. Finished answers may still be sent; Redis decides."""
     stopped: DataError | None = None

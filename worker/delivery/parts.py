@@ -24,6 +24,7 @@ from .kept_parts import Name, read_kept
 from .lease import Lease
 from .part_room import PartRoom
 from .part_scripts import Fate, Written
+from .part_weights import ContentOf, named, with_adapter
 from .sampled_here import after
 
 _CALL_BYTES, _CALL_PARTS = 4 * 2**20, 256
@@ -62,10 +63,12 @@ class Parts:
         measures: Measures,
         check_proven: Callable[[Iterable[Sequence[VersionSpan]]], None],
         vocab_size: Callable[[], int],
+        content_of: ContentOf,
         most_bytes: int,
         most_policy_bytes: int,
     ) -> None:
-        """`check_proven`: as the publisher's. `vocab_size`: asked once the engine runs. `most_bytes`: of the parts that
+        """`check_proven`: as the publisher's. `vocab_size`: asked once the engine runs. `content_of`: the digest
+        of what a version's number stands for here. `most_bytes`: of the parts that
         this worker wrote and that have no answer yet; `most_policy_bytes`: of all parts of the policy; 0: no bound.
         """
         self._redis = redis
@@ -73,6 +76,7 @@ class Parts:
         self._measures = measures
         self._check_proven = check_proven
         self._vocab_size = vocab_size
+        self._content_of = content_of
         self._most_of_partition = -(-most_policy_bytes // keys.partitions)
         self._room = PartRoom(most_bytes=most_bytes)
         self._told_over = False
@@ -85,7 +89,8 @@ class Parts:
         something else, there are no parts.
         """
         try:
-            found = await read_kept(self._redis, self._keys, job, list(groups), self._vocab_size())
+            content_of = with_adapter(self._content_of, lease.adapter_sha256)
+            found = await read_kept(self._redis, self._keys, job, list(groups), self._vocab_size(), content_of)
         except RedisError as error:
             log.warning("parts cannot be read, samples begin again", batch=job.batch_id, error=str(error))
             return {}
@@ -151,10 +156,11 @@ class Parts:
         self, lease: Lease, parts: Iterable[Part], fates: Counter[PartFate], *, bounded: bool
     ) -> Iterator[tuple[Written, int]]:
         """The parts that may leave, each with the bytes that its sample had before."""
+        content_of = with_adapter(self._content_of, lease.adapter_sha256)
         for part in parts:
             try:
                 self._check_proven([after(part.version_spans, part.resumed_at)])
-                payload = encode(part)
+                payload = encode(named(part, content_of))
             except UnprovenError:
                 fates["unproven"] += 1
                 continue

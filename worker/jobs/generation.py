@@ -35,6 +35,8 @@ class GenerationPlan:
 
     async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
         """Read what earlier deliveries have kept of their samples."""
+        if self.job.adapter is not None and self.adapter is not None:
+            admitted.lease.adapter_sha256 = self.adapter.sha256
         await self.keeper.recall(admitted, groups)
 
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:

@@ -14,6 +14,8 @@ from rollstream.schemas.wire.policies import Activate, Activation, Transport, Ve
 from rollstream.schemas.wire.proofs.probe import Probe
 from rollstream.schemas.wire.requires import unknown_names
 
+from ..weights.contents import Contents
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
@@ -37,6 +39,10 @@ class Announced:
     def is_at_once(self) -> bool:
         """Whether its announcement activates it."""
         return self.activate.when == "at_once"
+
+    def content(self, contents: Contents) -> str | None:
+        """The digest of what it announces; None if it cannot be read."""
+        return contents.of_announced(self.sha256, is_adapter=self.source == "adapter")
 
     def is_like(self, served: Announced) -> bool:
         """Whether `served` is what it announces, and has passed its probe. Without a probe nothing is asked."""

@@ -19,6 +19,7 @@ from rollstream.transport.versions import scripts
 
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled
+from ..weights.contents import Contents
 from . import decisions
 from .announced import Announced, activation_in, announced_in, version_in
 
@@ -64,6 +65,11 @@ class Announcements:
     def announced(self) -> int:
         """The newest announced version, active or not; 0 if there is none."""
         return self.versions[0].version if self.versions else 0
+
+    def content_of(self, version: int, contents: Contents) -> str | None:
+        """The digest of the version of this number, if it is among those that were read."""
+        found = (one for one in (*self.versions, *self.active) if one.version == version)
+        return next((one.content(contents) for one in found), None)
 
     async def look(self) -> bool:
         """Read all announcements made before this call, if Redis answers.

@@ -18,6 +18,7 @@ from ..measure.measures import Measures
 from ..requests import Adapter
 from ..rounds.receiver import RoundReceiver
 from ..weights.checkpoint import Stamp
+from ..weights.contents import Contents
 from .announced import Announced
 from .proof import Proof, check_fits, proof_by_each
 from .proofs import Proofs
@@ -40,6 +41,7 @@ class VersionLoader:
         checkpoints: CheckpointSupply,
         rounds: RoundReceiver | None,
         proofs: Proofs,
+        contents: Contents,
         swap: SwapMode,
         measures: Measures,
     ) -> None:
@@ -48,6 +50,7 @@ class VersionLoader:
         self._checkpoints = checkpoints
         self._rounds = rounds
         self._proofs = proofs
+        self._contents = contents
         self._swap = swap
         self._measures = measures
         self._using = ExitStack()
@@ -90,6 +93,7 @@ class VersionLoader:
         """
         announced, weights, adapter = ready.announced, ready.weights, None
         _check_kind(announced, serving)  # once more: it may have been prepared before that one was served
+        self._contents.serves(announced.version, announced.content(self._contents))
         if isinstance(weights, InRound):
             await self._receive(announced, weights.rounds)
         elif isinstance(weights, Prepared):

@@ -13,6 +13,7 @@ from ..checkpoints.supply import CheckpointSupply
 from ..engine import Engine, SwapMode
 from ..measure.measures import Measures
 from ..rounds.receiver import RoundReceiver
+from ..weights.contents import Contents
 from .announcements import Announcements
 from .follower import VersionFollower
 from .loader import VersionLoader
@@ -31,15 +32,19 @@ def make_follower(  # noqa: PLR0913 - what the room needs of others, given by `a
     changed: Callable[[], None],
     measures: Measures,
     rounds: RoundReceiver | None = None,
+    contents: Contents | None = None,
 ) -> VersionFollower:
-    """A follower of the policy's versions; `rounds`: for a worker that takes part in them."""
+    """A follower of the policy's versions; `rounds`: for a worker that takes part in them; `contents`: told of them."""
+    contents, announcements = contents or Contents(), Announcements(redis=redis, keys=keys)
+    contents.announced = lambda version: announcements.content_of(version, contents)
     loader = VersionLoader(
         engine=engine,
         adapters=adapters,
         checkpoints=checkpoints,
         rounds=rounds,
         proofs=proofs,
+        contents=contents,
         swap=swap,
         measures=measures,
     )
-    return VersionFollower(announcements=Announcements(redis=redis, keys=keys), loader=loader, changed=changed)
+    return VersionFollower(announcements=announcements, loader=loader, changed=changed)

@@ -31,6 +31,7 @@ from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Adapter
 from rollstream.worker.versions.make_follower import make_follower
 from rollstream.worker.versions.proofs import Proofs
+from rollstream.worker.weights.contents import Contents
 from tests.support.fault_steps import stub, tokens, wait_until_done
 from tests.support.faults import Queue, audit
 from tests.support.processes.counting_worker import serving
@@ -220,7 +221,7 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     admission = Admission(limit=8)
     parts = Parts(
         redis=redis, keys=keys, measures=measures, check_proven=proofs.check, vocab_size=lambda: 100,
-        most_bytes=0, most_policy_bytes=0,
+        content_of=Contents().of, most_bytes=0, most_policy_bytes=0,
     )  # fmt: skip
     runner, _ = make_runner(
         settings=WorkerSettings(policy=policy, engine="stub"),

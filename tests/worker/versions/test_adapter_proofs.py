@@ -20,6 +20,7 @@ from rollstream.worker.versions.announced import BOOTED, Announced
 from rollstream.worker.versions.loader import VersionLoader
 from rollstream.worker.versions.proofs import Proofs
 from rollstream.worker.versions.served import Ready, Served
+from rollstream.worker.weights.contents import Contents
 from tests.support.weights.probes import one_wrong, stub_probe
 
 SETTINGS = WorkerSettings(policy="p", engine="stub")
@@ -44,6 +45,7 @@ async def prepared(engine: Engine) -> Ready:
         checkpoints=CheckpointSupply(folder=None),
         rounds=None,
         proofs=Proofs(),
+        contents=Contents(),
         swap="keep",
         measures=Measures(),
     )

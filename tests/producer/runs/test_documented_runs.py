@@ -1,14 +1,19 @@
-"""The loops that docs/runs.md shows come back after a death, against a real worker."""
+"""The loops that docs/runs.md shows come back after a death, against a real worker; the example's submits too."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rollstream import Client, RolloutBatch
+from examples.grpo_async import Sampled, submit_all
+from examples.grpo_learner import SAMPLES
+from examples.grpo_settings import runs_of
+from rollstream import AsyncClient, Client, RolloutBatch, Run
+from rollstream.producer.batches import submit_and_wait, submit_jobs
 from tests.support.worker_process import ROOT, running_worker
 
 STEPS = 3
@@ -49,6 +54,27 @@ class Learner:
         return f"step-{step}"
 
 
+def dies_at_its_second_batch(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """A trainer dies between an intent and its jobs. Returns the `batch_id`s that are given to submits from now on."""
+    enqueue, submit = submit_jobs.enqueue, Run.submit
+    given: list[str | None] = []
+    left = [1]
+
+    async def die_once(*args: Any) -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise DiedError
+        await enqueue(*args)
+
+    async def noting(run: Run, *args: Any, **options: Any) -> Any:
+        given.append(options.get("batch_id"))
+        return await submit(run, *args, **options)
+
+    monkeypatch.setattr(submit_and_wait, "enqueue", die_once)
+    monkeypatch.setattr(Run, "submit", noting)
+    return given
+
+
 def prompts(step: int) -> list[list[int]]:
     return [[10 + step], [20 + step]]
 
@@ -70,6 +96,47 @@ async def test_a_documented_loop_trains_on_each_prompt_once_though_it_dies(
     assert learner.checkpoints[f"step-{STEPS}"] == [str([10 + step] * 4 + [20 + step] * 4) for step in range(STEPS)]
     with Client(redis_url, policy=policy) as client, client.run("exp-42") as run:
         assert (run.counts.submitted, run.counts.consumed, run.cursor["step"]) == (STEPS, STEPS, STEPS)
+
+
+async def test_the_loop_with_a_gate_submits_again_what_was_never_queued(
+    redis_url: str, policy: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defined: dict[str, Any] = {}
+    exec(programs()[1].values[0].replace("math-7b", policy), defined)
+    learner = Learner(models, dies_at=0)
+    given = dies_at_its_second_batch(monkeypatch)
+
+    flags = ("--engine", "stub", "--stub-vocab-size", "1000", "--checkpoint-dir", str(models))
+    with running_worker(redis_url, policy, *flags):
+        with pytest.raises(DiedError):
+            await defined["main"](redis_url, STEPS, prompts, learner)
+        with Client(redis_url, policy=policy) as client, client.run("exp-42") as run:
+            (lost,) = [one.batch_id for one in run.outstanding if not one.is_queued]
+        await defined["main"](redis_url, STEPS, prompts, learner)
+
+    assert given == [None, None, lost, None]
+    with Client(redis_url, policy=policy) as client, client.run("exp-42") as run:
+        assert (run.counts.submitted, run.counts.consumed, run.cursor["step"]) == (STEPS, STEPS, STEPS)
+
+
+async def test_the_example_submits_again_what_was_never_queued(
+    trainer: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (settings,), *_ = runs_of(["--mode", "async", "--max-staleness", str(STEPS), "--steps", str(STEPS)])
+    given = dies_at_its_second_batch(monkeypatch)
+    under_way: asyncio.Queue[Sampled] = asyncio.Queue()
+
+    with pytest.raises(DiedError):
+        async with trainer.run("exp") as run:
+            await submit_all(run, run.gate(batch_samples=SAMPLES, max_staleness=STEPS), settings, 0, under_way)
+    async with trainer.run("exp") as run:
+        (lost,) = [one.batch_id for one in run.outstanding if not one.is_queued]
+        again: asyncio.Queue[Sampled] = asyncio.Queue()
+        await submit_all(run, run.gate(batch_samples=SAMPLES, max_staleness=STEPS), settings, 0, again)
+
+        assert given == [None, None, lost, None]
+        assert [one.batch_id for one in run.outstanding] == [again.get_nowait().handle.batch_id for _ in range(STEPS)]
+        assert (run.counts.submitted, run.counts.not_queued) == (STEPS, 0)
 
 
 def test_both_loops_are_there() -> None:

@@ -1,24 +1,20 @@
-"""Parts are kept and read again, fenced, within bounds, and go with the answer of their group."""
+"""Parts are kept and read again, fenced, and go with the answer of their group."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from rollstream import AsyncClient
-from rollstream.producer.batches.handle import BatchHandle
-from rollstream.schemas import Envelope, GenerationConfig, GroupError, Keys, Tensor
+from rollstream.schemas import Envelope, GroupError, Keys
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.part_fields import part_field, tokens_field
 from rollstream.schemas.times import PARTS_TTL_S
 from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.parts import Parts
 from rollstream.worker.measure.measures import Measures
-from tests.support.faults import Queue
 from tests.support.parts import (
     CONFIG,
     counted,
@@ -28,7 +24,6 @@ from tests.support.parts import (
     nbytes,
     part_of,
     parts_at,
-    take,
     take_over,
     tokens_by_name,
 )
@@ -181,58 +176,6 @@ async def test_a_later_delivery_that_only_answers_errors_takes_the_parts_away(re
     assert await redis.exists(keys.parts("b"), keys.part_bytes(0)) == 0
 
 
-async def test_the_bytes_of_one_worker_are_bounded_until_groups_are_answered(redis: Redis, keys: Keys) -> None:
-    size = nbytes(part_of(JOB, 0, 0, 3))
-    measures = Measures()
-    parts = parts_at(redis, keys, most_bytes=2 * size, measures=measures)
-    lease = await deliver(redis, keys, JOB)
-
-    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, sample, 3) for sample in (0, 1, 2)])
-    await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0))
-    then = await parts.keep(lease, ENVELOPE, [part_of(JOB, 1, sample, 3) for sample in (0, 1)])
-
-    assert (kept.written, kept.over_bound) == (2, 1)
-    assert (then.written, then.over_bound) == (2, 0)
-    assert (measures.parts["kept"], measures.parts["over_bound"]) == (4, 1)
-    assert measures.part_bytes_held == 2 * size
-    parts.let_go(lease)
-    assert measures.part_bytes_held == 0
-
-
-async def test_the_bytes_of_a_policy_are_bounded_in_redis(redis: Redis, keys: Keys) -> None:
-    size = nbytes(part_of(JOB, 0, 0, 3))
-    lease = await deliver(redis, keys, JOB)
-    ours, others = (parts_at(redis, keys, most_policy_bytes=2 * size) for _ in range(2))
-    other = job_of("c")
-    other_lease = await deliver(redis, keys, other, "w2")
-
-    first = await ours.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 3)])
-    second = await others.keep(other_lease, Envelope.of_job(other), [part_of(other, 0, s, 3) for s in (0, 1)])
-    more = await ours.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 4)])
-    finished_anyway = await ours.keep(lease, ENVELOPE, [finished(JOB, 0, 1)], bounded=False)
-
-    assert (first.written, second.written, second.over_bound) == (1, 1, 1)
-    assert (more.written, more.over_bound) == (0, 1)
-    assert finished_anyway.written == 1
-    assert await counted(redis, keys, "b", "c") == [
-        2 * size + nbytes(finished(JOB, 0, 1)),
-        size + nbytes(finished(JOB, 0, 1)),
-        size,
-    ]
-
-
-async def test_bytes_of_parts_that_expired_count_no_more_once_the_batch_has_new_ones(redis: Redis, keys: Keys) -> None:
-    parts = parts_at(redis, keys, most_policy_bytes=nbytes(part_of(JOB, 0, 0, 5)))
-    lease = await deliver(redis, keys, JOB)
-    await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 0, 5)])
-    await redis.delete(keys.parts("b"))
-
-    kept = await parts.keep(lease, ENVELOPE, [part_of(JOB, 0, 1, 5)])
-
-    assert kept.written == 1
-    assert await counted(redis, keys, "b") == [nbytes(part_of(JOB, 0, 1, 5))] * 2
-
-
 async def test_a_part_with_tokens_of_an_unproven_version_does_not_leave(redis: Redis, keys: Keys, parts: Parts) -> None:
     lease = await deliver(redis, keys, JOB)
 
@@ -307,49 +250,3 @@ async def test_an_answer_is_published_although_a_key_of_parts_has_another_type(
 
     assert await publisher(redis, keys, parts).publish(lease, ENVELOPE, error(0)) == "published"
     assert await redis.hexists(keys.ledger("b"), LedgerField.group(0))
-
-
-async def test_a_message_too_large_for_a_reader_is_left_out(
-    redis: Redis, keys: Keys, parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rollstream.schemas.wire.limits.MAX_BYTES", 2**20)
-    job = job_of(config=GenerationConfig(max_new_tokens=2**20))
-    long = part_of(
-        job, 0, 0, 2**19, logprobs=None, logprobs_flavour=None, token_ids=Tensor.of(np.zeros(2**19, np.int32))
-    )
-
-    kept = await parts.keep(await deliver(redis, keys, job), Envelope.of_job(job), [long])
-
-    assert (kept.written, kept.over_bound) == (0, 1)
-
-
-async def kept_of_a_batch(redis: Redis, queue: Queue, client: AsyncClient) -> BatchHandle:
-    """A batch of two groups, of both of which parts are kept."""
-    handle = await client.submit([[1], [2]], None, CONFIG, batch_id="b")
-    lease, job = await take(redis, queue.keys)
-    given = [part_of(job, 0, 0, 3), part_of(job, 1, 2, 4)]
-    assert (await parts_at(redis, queue.keys).keep(lease, Envelope.of_job(job), given)).written == 2
-    return handle
-
-
-async def test_parts_go_when_their_batch_is_cancelled(redis: Redis, queue: Queue, trainer: AsyncClient) -> None:
-    handle = await kept_of_a_batch(redis, queue, trainer)
-
-    assert await handle.cancel() == 2
-
-    assert await redis.exists(queue.keys.parts("b"), queue.keys.part_bytes(0)) == 0
-
-
-async def test_parts_of_groups_that_are_cut_go_and_others_stay(
-    redis: Redis, queue: Queue, trainer: AsyncClient
-) -> None:
-    handle = await kept_of_a_batch(redis, queue, trainer)
-
-    await handle.cancel(groups=[0])
-
-    left: Any = await redis.hkeys(queue.keys.parts("b"))
-    assert sorted(left) == [b"1", part_field(1, 2).encode(), tokens_field(1, 2).encode()]
-    sizes = await counted(redis, queue.keys, "b")
-    assert sizes[0] == sizes[1] == await redis.hstrlen(queue.keys.parts("b"), part_field(1, 2))
-    await handle.cancel()
-    assert await redis.exists(queue.keys.parts("b"), queue.keys.part_bytes(0)) == 0

@@ -22,7 +22,7 @@ from tests.support.worker_process import WorkerProcess, wait_for
 SAMPLES = 4
 CONFIG = GenerationConfig(max_new_tokens=10, num_return_sequences=SAMPLES, seed=11, ignore_eos=True)
 NO_TAKEOVER_S, TAKEOVER_S = 600.0, 0.5
-CALLS = {"keep_parts.lua": 2, "share.lua": 2, "read_parts.lua": 1, "publish.lua": 1}
+CALLS = {"keep_parts.lua": 2, "share.lua": 2, "read_counts.lua": 1, "read_parts.lua": 1, "publish.lua": 1}
 """What a worker that has both jobs of a group calls, and how often."""
 POINTS = [
     (call, nth, answered) for call, most in CALLS.items() for nth in range(1, most + 1) for answered in (False, True)

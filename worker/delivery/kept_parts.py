@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -63,7 +62,7 @@ async def _sample_counts(redis: Redis, key: str, groups: Sequence[int], most: in
     """How many samples may have a part, of the groups that have any."""
     told: dict[int, int] = {}
     for some in _slices(groups, _GROUPS):
-        values: Any = await retrying("read parts", redis.hmget, key, [str(group) for group in some])
+        values = await retrying("read parts", part_scripts.read_counts, redis, key, some)
         told |= {group: _at_most(value, most) for group, value in zip(some, values, strict=True) if value is not None}
     return told
 

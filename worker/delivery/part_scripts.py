@@ -23,6 +23,7 @@ _FATES: dict[bytes, Fate] = {fate.encode(): fate for fate in get_args(Fate)}
 
 KEEP_PARTS = load(__package__, "keep_parts.lua", with_fence=True, with_parts=True)
 READ_PARTS = load(__package__, "read_parts.lua")
+READ_COUNTS = load(__package__, "read_counts.lua")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,12 @@ async def keep_parts(
     reply: Any = await KEEP_PARTS(names, [GROUP, *token, batch_id, keep_s, most, *words]).to(redis)
     told: Sequence[bytes] = [reply] * len(parts) if isinstance(reply, bytes) else reply
     return [_FATES[fate] for fate in told]
+
+
+async def read_counts(redis: Redis, key: str, groups: Sequence[int]) -> list[bytes | None]:
+    """See `read_counts.lua`: of how many samples each group may have parts, as it stands there. Raises `RedisError`."""
+    reply: Any = await READ_COUNTS([key], groups).to(redis)
+    return list(reply)
 
 
 async def read_parts(redis: Redis, key: str, names: Sequence[tuple[int, int]], *, most: int) -> list[Found]:

@@ -5,7 +5,7 @@
 -- ARGV[3...] field of each part
 --
 -- Returns for each of the first fields two words: the part and how far it is, or for a part that is larger than one may
--- be its size, as a number. What is not there is nil.
+-- be its size, as a number. What is not there is nil. How far it is in more than 16 bytes is no number, and empty.
 local most, found, size = tonumber(ARGV[1]), {}, 0
 for at = 3, #ARGV do
   local nbytes = redis.call('HSTRLEN', KEYS[1], ARGV[at])
@@ -16,6 +16,7 @@ for at = 3, #ARGV do
     size = size + nbytes
     found[#found + 1] = redis.call('HGET', KEYS[1], ARGV[at])
   end
-  found[#found + 1] = redis.call('HGET', KEYS[1], ARGV[at] .. ':tokens')
+  local far = ARGV[at] .. ':tokens'
+  found[#found + 1] = redis.call('HSTRLEN', KEYS[1], far) > 16 and '' or redis.call('HGET', KEYS[1], far)
 end
 return found

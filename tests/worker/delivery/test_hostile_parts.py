@@ -196,3 +196,23 @@ async def test_fields_that_nobody_asks_for_are_not_read(redis: Redis, keys: Keys
         found = await parts.kept(await take_over(redis, lease, "w2"), JOB, [0])
 
     assert (tokens_by_name(found), logs) == ({(0, 0): 3}, [])
+
+
+LARGE = b"1" * 3_000_000
+
+
+@pytest.mark.parametrize("field", ["0", tokens_field(0, 0), tokens_field(0, 1)])
+async def test_a_number_of_many_bytes_is_not_fetched(redis: Redis, keys: Keys, field: str) -> None:
+    parts, lease = parts_at(redis, keys), await deliver(redis, keys, JOB)
+    await parts.keep(lease, Envelope.of_job(JOB), [part(3)])
+    await redis.hset(keys.parts("b"), field, LARGE)
+
+    counts = await part_scripts.read_counts(redis, keys.parts("b"), [0, 1])
+    found = await part_scripts.read_parts(redis, keys.parts("b"), [(0, 0), (0, 1)], most=2**23)
+
+    assert max(len(count or b"") for count in counts) <= 16
+    assert max(len(one.reached or b"") for one in found) <= 16
+    kept = tokens_by_name(await parts.kept(lease, JOB, [0]))
+    assert kept == ({} if field == tokens_field(0, 0) else {(0, 0): 3})
+    if field == tokens_field(0, 0):
+        assert not await redis.hexists(keys.parts("b"), field)

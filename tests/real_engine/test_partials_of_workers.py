@@ -1,17 +1,18 @@
-"""Real workers that are killed and drained: another goes on, and greedy completions are as if nothing had happened."""
+"""Real workers that end, or whose engine does: greedy completions are as if nothing had happened."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from rollstream import Client, GenerationConfig, GroupResult
 from rollstream.producer.blocking_client import BlockingBatchHandle
+from rollstream.worker.exit_codes import EXIT_DRAINED, EXIT_ENGINE_DIED
 from tests.support.engine.engine_requests import ATOL
 from tests.support.faults import Queue
 from tests.support.partial_steps import resumed_at
@@ -88,9 +89,33 @@ def check(undisturbed: list[list[GroupResult]], disturbed: list[list[GroupResult
     return places
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
+def kill(worker: WorkerProcess) -> None:
+    """As the kernel does when memory runs out."""
+    worker.process.kill()
+
+
+def drain(worker: WorkerProcess) -> None:
+    worker.process.terminate()
+
+
+def kill_engine(worker: WorkerProcess) -> None:
+    """vLLM's own process alone: the worker ends by itself, and hands over what had arrived."""
+    children = psutil.Process(worker.process.pid).children(recursive=True)
+    max(children, key=lambda child: child.memory_info().rss).kill()  # the other one only tracks shared memory
+
+
+@pytest.mark.parametrize(
+    ("strike", "code"),
+    [(kill, -signal.SIGKILL), (drain, EXIT_DRAINED), (kill_engine, EXIT_ENGINE_DIED)],
+    ids=["killed", "drained", "engine killed"],
+)
 def test_greedy_completions_of_workers_that_end_are_as_if_nothing_had_happened(
-    pair: Pair, client: Client, queue: Queue, by: signal.Signals, capsys: pytest.CaptureFixture[str]
+    pair: Pair,
+    client: Client,
+    queue: Queue,
+    strike: Callable[[WorkerProcess], None],
+    code: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     undisturbed = answers(submitted(client))
     batches = submitted(client)
@@ -99,10 +124,12 @@ def test_greedy_completions_of_workers_that_end_are_as_if_nothing_had_happened(
 
     holders = {holder.consumer for holder in queue.holders().values()}
     struck = next(one for one in pair.workers if any(f"-{one.process.pid}-" in name for name in holders))
-    os.kill(struck.process.pid, by)
+    strike(struck)
     disturbed = answers(batches)
 
     places = check(undisturbed, disturbed)
     with capsys.disabled():
-        print(f"\n{by.name}: {places} of 16 completions gone on with")  # noqa: T201 - the numbers of the run
+        print(f"\n{strike.__name__}: {places} of 16 completions gone on with")  # noqa: T201 - the numbers of the run
     assert places > 0
+    assert struck.process.wait(60) == code
+    assert ("running completions handed over" in struck.log) == (strike is not kill)

@@ -55,7 +55,7 @@ class Part(Message):
     spans_exact: bool = True
     adapter: AdapterName | None = None
     weights: tuple[tuple[Index, Digest], ...] = ()
-    """Of versions in its spans the digest of what sampled under that number, the adapter's content included.
+    """The digest of what sampled under each version of its spans that has one, the adapter's content included.
 
     A worker goes on only if it knows each of these numbers by the same digest.
     """

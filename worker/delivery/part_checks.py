@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from rollstream.schemas import GenerationConfig, Job, Part, Tensor
 from rollstream.schemas.wire.parts import content_of
+
+_ROUNDED = 1e-3
+"""How far above 0 a log-prob may come out."""
 
 
 def problem_of(part: Part, job: Job, group: int, sample: int, vocab_size: int) -> str | None:
@@ -21,6 +26,8 @@ def _problems(part: Part, job: Job, group: int, sample: int, vocab_size: int) ->
     yield from _of_length(part, job.config)
     yield from _of_ending(part, job.config)
     yield from _of_columns(part, job.config)
+    yield from _of_numbers(part)
+    yield from _of_ids(part, job.config)
     for name, ids in (
         ("token_ids", part.token_ids),
         ("top_token_ids", part.top_token_ids),
@@ -69,6 +76,32 @@ def _of_columns(part: Part, config: GenerationConfig) -> Iterator[str]:
         yield "the ids that were left to sample from are there exactly if sampling_support asks for them"
     if part.forced is not None and config.thinking_budget is None:
         yield "tokens were forced without a thinking_budget"
+
+
+def _of_numbers(part: Part) -> Iterator[str]:
+    """Whether its log-probs can be such; of ids that were ruled out they are minus infinity."""
+    if part.logprobs is not None and not np.isfinite(part.logprobs.numpy()).all():
+        yield "logprobs of sampled tokens are not finite"
+    for name, found in (
+        ("logprobs", part.logprobs),
+        ("top_logprobs", part.top_logprobs),
+        ("label_logprobs", part.label_logprobs),
+    ):
+        if found is not None and not (found.numpy() <= _ROUNDED).all():
+            yield f"{name} are above 0, or no numbers"
+
+
+def _of_ids(part: Part, config: GenerationConfig) -> Iterator[str]:
+    """Whether its tokens are those that the config allows. The model's own EOS is not known here."""
+    tokens = part.token_ids.numpy()
+    if config.allowed_token_ids is not None and not np.isin(tokens, config.allowed_token_ids).all():
+        yield "it has an id that allowed_token_ids forbids"
+    eos = () if config.ignore_eos or config.eos_token_id is None else config.eos_token_id
+    stops = np.isin(tokens, [*config.stop_token_ids, *eos])
+    if stops[: config.min_new_tokens].any():
+        yield f"it has a stop id before min_new_tokens={config.min_new_tokens}"
+    if stops[: len(part) - part.is_finished].any():
+        yield "it goes on after a stop id"
 
 
 def _largest(ids: Tensor) -> int:

@@ -89,6 +89,25 @@ TRUE: dict[str, tuple[Job, Callable[[Job], Part]]] = {
         with_config(stop_strings=("end",)),
         lambda job: part_of(job, 0, 0, 3, finish_reason="stop", stop_reason="end", text="a"),
     ),
+    "ended by a stop id that its config names": (
+        with_config(stop_token_ids=(2,), min_new_tokens=2),
+        lambda job: part_of(job, 0, 0, 3, finish_reason="stop", stop_reason=2),
+    ),
+    "with an EOS that its config ignores": (
+        with_config(eos_token_id=(1,), ignore_eos=True),
+        lambda job: part_of(job, 0, 0, 3),
+    ),
+    "with a candidate that was ruled out": (
+        with_config(top_logprobs=1),
+        lambda job: part_of(
+            job,
+            0,
+            0,
+            1,
+            top_token_ids=Tensor.of(np.zeros((1, 1), np.int32)),
+            top_logprobs=Tensor.of(np.full((1, 1), -np.inf, np.float32)),
+        ),
+    ),
     "ended by a repetition": (
         with_config(stop_on_repetition=Repetition(max_pattern_size=1, min_count=2)),
         lambda job: part_of(job, 0, 0, 3, finish_reason="repetition"),
@@ -107,6 +126,43 @@ TRUE: dict[str, tuple[Job, Callable[[Job], Part]]] = {
 @pytest.mark.parametrize(("job", "made"), TRUE.values(), ids=TRUE)
 def test_a_true_part_is_gone_on_with(job: Job, made: Callable[[Job], Part]) -> None:
     assert problem_of(made(job), job, 0, 0, VOCAB) is None
+
+
+def floats(*values: float) -> Tensor:
+    return Tensor.of(np.array(values, np.float32))
+
+
+STOPS = with_config(stop_token_ids=(9,), eos_token_id=(8,), min_new_tokens=2)
+CANDIDATES = with_config(top_logprobs=1)
+UNSAMPLED: dict[str, tuple[Job, dict[str, Any], str]] = {
+    "log-probs of infinity": (JOB, {"logprobs": floats(-1, np.inf, -1)}, "logprobs"),
+    "log-probs of minus infinity": (JOB, {"logprobs": floats(-1, -np.inf, -1)}, "logprobs"),
+    "log-probs above 0": (JOB, {"logprobs": floats(-1, 0.5, -1)}, "logprobs"),
+    "candidates of NaN": (
+        CANDIDATES,
+        {
+            "top_token_ids": Tensor.of(np.zeros((3, 1), np.int32)),
+            "top_logprobs": Tensor.of(np.full((3, 1), np.nan, "f4")),
+        },
+        "top_logprobs",
+    ),
+    "labels above 0": (
+        with_config(label_token_ids=(1,)),
+        {"label_logprobs": Tensor.of(np.full((3, 1), 7, np.float32))},
+        "label_logprobs",
+    ),
+    "an id that is not allowed": (with_config(allowed_token_ids=(0, 2)), {}, "allowed_token_ids"),
+    "a stop id too early": (STOPS, {"token_ids": int32(1, 9), "finish_reason": "stop"}, "min_new_tokens=2"),
+    "the config's EOS too early": (STOPS, {"token_ids": int32(1, 8), "finish_reason": "stop"}, "min_new_tokens=2"),
+    "a stop id in its middle": (STOPS, {"token_ids": int32(1, 2, 9, 8), "finish_reason": "stop"}, "goes on after"),
+    "a stop id and not finished": (STOPS, {"token_ids": int32(1, 2, 9)}, "goes on after"),
+}
+
+
+@pytest.mark.parametrize(("job", "fields", "problem"), UNSAMPLED.values(), ids=UNSAMPLED)
+def test_a_part_that_no_engine_can_have_sampled_is_named(job: Job, fields: dict[str, Any], problem: str) -> None:
+    tokens = fields["token_ids"].shape[0] if "token_ids" in fields else 3
+    assert problem in (problem_of(part_of(job, 0, 0, tokens, **fields), job, 0, 0, VOCAB) or "")
 
 
 @pytest.fixture

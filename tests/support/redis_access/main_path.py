@@ -109,8 +109,8 @@ class MainPath:
 
     def _die(self, client: Client) -> None:
         """A job kills its worker; the next one buries it."""
-        handle = client.submit([[POISON]], None, tokens(2), batch_id="poison")
         with self.worker() as worker:
+            handle = client.submit([[POISON]], None, tokens(2), batch_id="poison")
             assert worker.process.wait(30) != 0
         with self.worker():
             (error,) = handle.result(timeout=30).errors.values()

@@ -21,7 +21,7 @@ from tests.support.told_versions import needs_told_versions
 
 pytestmark = pytest.mark.timeout(400)  # an engine starts
 
-STEPS, SAMPLES = 9, 128
+STEPS, SAMPLES = 12, 128
 FEW = 3
 """Rewards are compared over so many first and so many last steps."""
 

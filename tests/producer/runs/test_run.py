@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -18,14 +17,13 @@ from rollstream import (
     Client,
     CursorError,
     GenerationConfig,
-    NotQueuedError,
     PromptsError,
     RunCounts,
     RunNotOpenError,
 )
-from rollstream.producer.batches import submit_jobs
 from rollstream.producer.runs.run import Run
 from rollstream.schemas import Keys
+from tests.support.dying_trainers import DiedError, dies_before_queueing
 from tests.support.faults import Link
 from tests.support.worker_process import WorkerProcess
 
@@ -39,17 +37,6 @@ async def killed(client: AsyncClient, *rows: list[list[int]], name: str = "exp")
     for number, prompts in enumerate(rows):
         await run.submit(prompts, None, CONFIG, note={"step": number})
     return run
-
-
-class DiedError(Exception):
-    """Raised where a trainer dies in a test."""
-
-
-def dies_before_queueing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def die(*_args: Any) -> None:
-        raise DiedError
-
-    monkeypatch.setattr("rollstream.producer.batches.submit_and_wait.enqueue", die)
 
 
 async def test_a_new_run_has_nothing(trainer: AsyncClient) -> None:
@@ -171,67 +158,6 @@ async def test_a_batch_of_no_run_is_not_outstanding(trainer: AsyncClient) -> Non
     async with trainer.run("exp") as run:
         with pytest.raises(BatchNotOutstandingError, match="never submitted through"):
             await run.consumed(handle)
-
-
-async def test_an_intent_without_a_batch_says_so_and_is_submitted_again(
-    trainer: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = trainer.run("exp")
-    await run.open()
-    with monkeypatch.context() as dying:
-        dies_before_queueing(dying)
-        with pytest.raises(DiedError):
-            await run.submit([[1]], None, CONFIG, note="first")
-
-    async with trainer.run("exp") as again:
-        (left,) = again.outstanding
-        assert (left.is_queued, left.note, again.counts.not_queued) == (False, "first", 1)
-        with pytest.raises(NotQueuedError, match="was never queued") as refused:
-            _ = left.handle
-        assert refused.value.batch_id == left.batch_id
-
-        handle = await again.submit([[1]], None, CONFIG, batch_id=left.batch_id)
-        assert again.outstanding[0].handle == handle
-        assert again.counts == RunCounts(submitted=1, consumed=0, dropped=0, outstanding=1, not_queued=0)
-
-
-async def test_a_batch_that_was_queued_in_part_is_completed(
-    trainer: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rollstream.producer.batches.submission._CHUNK_JOBS", 1)
-    queue_once = submit_jobs._queue_once
-
-    async def one_chunk(connection: Any, keys: Any, submission: Any, chunks: Any) -> int:
-        await queue_once(connection, keys, submission, chunks[:1])
-        raise DiedError
-
-    run = trainer.run("exp")
-    await run.open()
-    with monkeypatch.context() as dying:
-        dying.setattr(submit_jobs, "_queue_once", one_chunk)
-        with pytest.raises(DiedError):
-            await run.submit([[1], [2]], None, CONFIG, prompts_per_job=1)
-
-    async with trainer.run("exp") as again:
-        (left,) = again.outstanding
-        assert "queued in part: 1 of 2 prompts" in left.missing
-        await again.submit([[1], [2]], None, CONFIG, prompts_per_job=1)
-        assert again.counts == RunCounts(submitted=1, consumed=0, dropped=0, outstanding=1, not_queued=0)
-
-
-async def test_a_batch_that_cannot_be_made_again_is_dropped(
-    trainer: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = trainer.run("exp")
-    await run.open()
-    with monkeypatch.context() as dying:
-        dies_before_queueing(dying)
-        with pytest.raises(DiedError):
-            await run.submit([[1]], None, CONFIG)
-
-    async with trainer.run("exp") as again:
-        await again.dropped(again.outstanding[0])
-        assert again.counts == RunCounts(submitted=1, consumed=0, dropped=1, outstanding=0, not_queued=0)
 
 
 async def test_what_cannot_be_submitted_leaves_no_intent(trainer: AsyncClient) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from rollstream import GenerationConfig, GroupResult
+from rollstream import BatchHandle, GenerationConfig, GroupResult
 from rollstream.schemas.worker_report import WorkerState
 from rollstream.transport.traces.names import Outcome
 from rollstream.worker.app import Worker
@@ -83,3 +83,14 @@ def check_drawn(groups: Iterable[GroupResult], seed: int = 3, vocab_size: int = 
             assert sum(tokens for _, tokens in one.version_spans) == len(one)
             found.append(breaks)
     return found
+
+
+async def groups_of(batch: BatchHandle) -> list[GroupResult]:
+    found = [group async for group in batch.groups(timeout=30)]
+    results = [group for group in found if isinstance(group, GroupResult)]
+    assert len(results) == len(found), found
+    return sorted(results, key=lambda group: group.group)
+
+
+async def at_least(worker: Worker, tokens: int, samples: int = 8) -> None:
+    await until_true(lambda: sum(length >= tokens for length in so_far(worker)) == samples)

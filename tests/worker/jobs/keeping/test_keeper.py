@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -10,39 +9,27 @@ from typing import Any
 
 import pytest
 
-from rollstream import AsyncClient, GroupResult
-from rollstream.producer.batches.handle import BatchHandle
+from rollstream import AsyncClient
 from rollstream.schemas import Keys
-from rollstream.worker.app import Worker
-from rollstream.worker.config import WorkerSettings
-from rollstream.worker.engines.replicas import Replicas
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.errors import EngineDiedError
 from rollstream.worker.requests import Completion, GenerateRequest, Partial
 from tests.support.faults import Link, Queue
-from tests.support.partial_steps import asked, check_drawn, drained, given_back, resumed_at, serving, so_far
+from tests.support.partial_steps import (
+    asked,
+    at_least,
+    check_drawn,
+    drained,
+    given_back,
+    groups_of,
+    resumed_at,
+    serving,
+    so_far,
+)
 from tests.support.weights.versions import announce_step
 from tests.support.worker_process import until_true
 
 pytestmark = pytest.mark.usefixtures("short_reads")
 PROMPTS = [[5, 6], [7, 8], [9, 10], [11, 12]]
-
-
-@pytest.fixture
-def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that is cancelled while it reads ends with that read: redis-py may forget the cancellation."""
-    monkeypatch.setattr("rollstream.worker.intake.make_consumer.BLOCK_MS", 100)
-
-
-async def groups_of(batch: BatchHandle) -> list[GroupResult]:
-    found = [group async for group in batch.groups(timeout=30)]
-    results = [group for group in found if isinstance(group, GroupResult)]
-    assert len(results) == len(found), found
-    return sorted(results, key=lambda group: group.group)
-
-
-async def at_least(worker: Worker, tokens: int, samples: int = 8) -> None:
-    await until_true(lambda: sum(length >= tokens for length in so_far(worker)) == samples)
 
 
 async def test_a_drained_worker_hands_over_and_the_next_goes_on_from_each_token(
@@ -243,75 +230,6 @@ async def test_samples_that_had_ended_are_not_sampled_again(redis_url: str, poli
     assert {one.finish_reason for one in group} <= {"stop", "length"}
     assert all(2 not in one.token_ids[:-1] for one in group), "something comes after an end"
     check_drawn([group], vocab_size=50)
-
-
-class Dying(StubEngine):
-    """Its process ends when the test says; its caller still has what had arrived, as with vLLM."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings)
-        self.dead = False
-        self._had: dict[str, list[Partial]] = {}
-
-    async def generate(self, request: GenerateRequest) -> list[Completion]:
-        running = asyncio.create_task(super().generate(request))
-        try:
-            while not running.done():
-                await asyncio.wait([running], timeout=0.01)
-                if self.dead:
-                    self._had[request.request_id] = super().partials(request.request_id)
-                    raise EngineDiedError("gone")
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
-        return running.result()
-
-    def partials(self, request_id: str) -> list[Partial]:
-        return self._had.get(request_id) or super().partials(request_id)
-
-
-async def test_what_had_arrived_from_an_engine_that_dies_is_handed_over(
-    redis_url: str, policy: str, trainer: AsyncClient
-) -> None:
-    async with serving(redis_url, policy, Dying, stub_tokens_per_s=100) as first:
-        batch = await trainer.submit(PROMPTS, config=asked(300), prompts_per_job=1)
-        await at_least(first, 20)
-        engine = first._engine
-        assert isinstance(engine, Dying)
-        engine.dead = True
-        await given_back(first)
-    async with serving(redis_url, policy) as second:
-        results = await groups_of(batch)
-
-    places = [place for group in results for place in resumed_at(group)]
-    assert check_drawn(results) == [[place] for place in places]
-    assert min(places) >= 15
-    assert first._measures.tokens_generated + second._measures.tokens_generated == 2400
-    assert {group.delivery for group in results} == {2}, "the delivery counts against the jobs"
-
-
-async def test_when_one_of_several_engines_dies_the_groups_of_the_others_are_handed_over_too(
-    redis_url: str, policy: str, trainer: AsyncClient
-) -> None:
-    engines: list[Dying] = []
-
-    def two(settings: WorkerSettings) -> Replicas:
-        engines[:] = [Dying(settings), Dying(settings)]
-        return Replicas(engines)
-
-    async with serving(redis_url, policy, two, stub_tokens_per_s=100) as first:
-        batch = await trainer.submit(PROMPTS, config=asked(300), prompts_per_job=1)
-        await at_least(first, 20)
-        assert [engine._places.running for engine in engines] == [4, 4]
-        engines[0].dead = True
-        await given_back(first)
-    async with serving(redis_url, policy) as second:
-        results = await groups_of(batch)
-
-    places = [place for group in results for place in resumed_at(group)]
-    assert check_drawn(results) == [[place] for place in places]
-    assert min(places) >= 15
-    assert second._measures.tokens_generated == 2400 - sum(places)
 
 
 async def test_first_times_of_groups_that_begin_together_are_spread(

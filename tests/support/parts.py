@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, GenerationConfig, Job, Keys, Part, Tensor, decode, encode
+from rollstream.schemas import Envelope, GenerationConfig, GroupError, Job, Keys, Part, Tensor, decode, encode
 from rollstream.schemas.keys import GROUP
 from rollstream.schemas.part_fields import ALL_PARTS
 from rollstream.schemas.wire.entry_fields import PAYLOAD
 from rollstream.schemas.wire.parts import content_of
 from rollstream.worker.config import WorkerSettings
+from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.make_parts import contents_of
 from rollstream.worker.delivery.parts import Parts
@@ -142,3 +143,15 @@ def tokens_by_name(kept: dict[int, dict[int, Part]]) -> dict[tuple[int, int], in
 def names(parts: Sequence[Part]) -> list[tuple[int, int]]:
     """Group and sample of each."""
     return [(part.group, part.sample) for part in parts]
+
+
+def publisher(redis: Redis, keys: Keys, parts: Parts | None) -> AnswerPublisher:
+    """Publishes answers, and takes their parts along."""
+    return AnswerPublisher(
+        redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=lambda _: None, parts=parts
+    )
+
+
+def error(group: int) -> GroupError:
+    """An answer to a group of the batch `b`."""
+    return GroupError(batch_id="b", group=group, code="too_long", field="prompt", message="m", worker="w1")

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, GenerationConfig, GroupError, Keys, Tensor
-from rollstream.worker.delivery.answer_publisher import AnswerPublisher
+from rollstream.schemas import Envelope, GenerationConfig, Keys, Tensor
 from rollstream.worker.delivery.parts import Parts
 from rollstream.worker.measure.measures import Measures
 from tests.support.parts import (
     counted,
     deliver,
+    error,
     finished,
     job_of,
     nbytes,
     part_of,
     parts_at,
+    publisher,
 )
 
 JOB = job_of()
@@ -32,16 +33,6 @@ def keys(policy: str) -> Keys:
 @pytest.fixture
 def parts(redis: Redis, keys: Keys) -> Parts:
     return parts_at(redis, keys)
-
-
-def publisher(redis: Redis, keys: Keys, parts: Parts | None) -> AnswerPublisher:
-    return AnswerPublisher(
-        redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=lambda _: None, parts=parts
-    )
-
-
-def error(group: int) -> GroupError:
-    return GroupError(batch_id="b", group=group, code="too_long", field="prompt", message="m", worker="w1")
 
 
 async def test_the_bytes_of_one_worker_are_bounded_until_groups_are_answered(redis: Redis, keys: Keys) -> None:

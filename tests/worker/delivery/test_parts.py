@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from rollstream.schemas import Envelope, GroupError, Keys
+from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.part_fields import part_field, tokens_field
 from rollstream.schemas.times import PARTS_TTL_S
-from rollstream.worker.delivery.answer_publisher import AnswerPublisher
 from rollstream.worker.delivery.parts import Parts
-from rollstream.worker.measure.measures import Measures
 from tests.support.parts import (
     CONFIG,
     counted,
     deliver,
+    error,
     finished,
     job_of,
     nbytes,
     part_of,
     parts_at,
+    publisher,
     take_over,
     tokens_by_name,
 )
@@ -40,16 +40,6 @@ def keys(policy: str) -> Keys:
 @pytest.fixture
 def parts(redis: Redis, keys: Keys) -> Parts:
     return parts_at(redis, keys)
-
-
-def publisher(redis: Redis, keys: Keys, parts: Parts | None) -> AnswerPublisher:
-    return AnswerPublisher(
-        redis=redis, keys=keys, result_ttl_s=100, measures=Measures(), check_proven=lambda _: None, parts=parts
-    )
-
-
-def error(group: int) -> GroupError:
-    return GroupError(batch_id="b", group=group, code="too_long", field="prompt", message="m", worker="w1")
 
 
 async def test_the_next_delivery_gets_what_the_last_one_kept(redis: Redis, keys: Keys, parts: Parts) -> None:

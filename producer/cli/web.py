@@ -14,10 +14,13 @@ import typer
 from rollstream.transport.redis.access import RedisAccess
 
 from ..errors import PromptFileError, RedisUnavailableError
+from ..http.errors import ServerSetupError
+from ..http.token_file import read_token
 from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
 from .output import exit_codes
 
+VARIABLE = "ROLLSTREAM_WEB_TOKEN"
 EPILOG = (
     "Example: rollstream web --policy math-7b --port 8080. For others: `(umask 077; head -c 32 /dev/urandom | base64 > "
     "web-token)`, then rollstream web --policy math-7b --host 0.0.0.0 --token-file web-token --allow-actions. "
@@ -56,9 +59,7 @@ def web(
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
     with exit_codes():
         try:
-            from ..observe.web.errors import WebSetupError  # noqa: PLC0415 - an extra, which only this command needs
-            from ..observe.web.serve import WebSettings, serve  # noqa: PLC0415 - see above
-            from ..observe.web.token_file import read_token  # noqa: PLC0415 - see above
+            from ..observe.web.serve import WebSettings, serve  # noqa: PLC0415 - an extra, which only this command needs
         except ModuleNotFoundError as error:
             raise cannot_start(f"the page needs {error.name}: pip install 'rollstream[observe]'") from None
         try:
@@ -68,10 +69,10 @@ def web(
                 partitions=partitions,
                 host=host,
                 port=number,
-                token=read_token(token_file, os.environ),
+                token=read_token(token_file, os.environ, VARIABLE),
                 allow_actions=allow_actions,
                 tokenizer=tokenizer,
             )
             raise typer.Exit(asyncio.run(serve(settings, typer.echo)))
-        except (WebSetupError, PromptFileError, RedisUnavailableError) as error:
+        except (ServerSetupError, PromptFileError, RedisUnavailableError) as error:
             raise cannot_start(str(error)) from None

@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
+from ...http.gone import until_gone
 from .live_readings import Event, LiveReadings
 
 MOST_STREAMS = 100
@@ -38,7 +39,7 @@ class EventStream:
             await send(_body(b"", more=False))
             return
         sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         closed = asyncio.ensure_future(self._readings.closed.wait())
         tasks = {sending, gone, closed}
         try:
@@ -70,8 +71,3 @@ class EventStream:
 
 def _body(data: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rollstream.schemas.printable import printable
 
-from .sessions import Sessions, WrongTries
+from ...http.sockets import host_name
+from ...http.tokens import WrongTries
+from .sessions import Sessions
 
 log = logging.getLogger("rollstream")
 
@@ -163,16 +165,6 @@ def _is_same_site(asked: Asked) -> bool:
     if asked.fetch_site:
         return asked.fetch_site == "same-origin"
     return bool(asked.origin) and bool(asked.host) and urlsplit(asked.origin).netloc.lower() == asked.host.lower()
-
-
-def host_name(host: str) -> str:
-    """The name in a Host header, without its port. Empty if it is none."""
-    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-    if not colon:
-        name = host
-    elif not (port.isascii() and port.isdigit()):
-        return ""
-    return name.lower()
 
 
 def problem_response(problem: Problem) -> Response:

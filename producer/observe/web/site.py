@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from rollstream.schemas import Keys, RollstreamError
 from rollstream.schemas.printable import printable
 
+from ...http.tokens import WrongTries
 from ...redis_io.connection import Connection
 from .actions import Actions
 from .assets import read_assets
@@ -25,7 +26,7 @@ from .live_readings import LiveReadings
 from .login import Login
 from .pages import Pages
 from .reads import Reads
-from .sessions import Sessions, WrongTries
+from .sessions import Sessions
 from .texts import Texts
 
 log = logging.getLogger("rollstream")

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from rollstream.producer.http.sockets import known_hosts, open_socket
 from rollstream.producer.observe.fleet import (
     Fleet,
     FleetBatch,
@@ -21,7 +22,7 @@ from rollstream.producer.observe.fleet import (
     Presence,
 )
 from rollstream.producer.observe.web.live_readings import LiveReadings, ReadsFleet
-from rollstream.producer.observe.web.serve import known_hosts, open_socket, run
+from rollstream.producer.observe.web.serve import run
 from rollstream.producer.observe.web.site import Site
 from rollstream.producer.operations.queue_state import QueueSeen
 from rollstream.producer.redis_io.connection import Connection

@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 
+from rollstream.producer.http.server import Server
+from rollstream.producer.http.sockets import open_socket
 from rollstream.producer.observe.read_fleet import FleetReader
 from rollstream.producer.observe.web.live_readings import LiveReadings
-from rollstream.producer.observe.web.serve import RECONNECT_S, Server, open_socket, run
+from rollstream.producer.observe.web.serve import RECONNECT_S, run
 from rollstream.producer.observe.web.site import Site
 from rollstream.producer.redis_io.connection import Connection
 from rollstream.schemas import Keys

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from rollstream.producer.observe.web import bodies, bounded_http, serve
+from rollstream.producer.http import bounded_http, sockets
+from rollstream.producer.observe.web import bodies
 from rollstream.producer.observe.web.live_readings import LiveReadings
 from tests.support.watching.invented_fleet import InventedReader, invented_fleet
 from tests.support.watching.served_page import WAIT_S, Served, served
@@ -89,7 +90,7 @@ async def test_as_many_connections_as_there_may_be_shut_nobody_out_while_they_as
 async def test_what_is_being_answered_gives_way_to_another_address_alone(
     monkeypatch: pytest.MonkeyPatch, page: Served
 ) -> None:
-    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(bounded_http.BoundedHttp, "most_connections", 2)
     watch = b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n"
     taken = [await connected(page, watch) for _ in range(2)]
     await until_true(lambda: page.site.readings.watchers == 2)
@@ -116,7 +117,7 @@ async def connected(
 
 
 async def test_a_browser_that_takes_nothing_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_UNSENT_MS", 300)
+    monkeypatch.setattr(sockets, "_UNSENT_MS", 300)
     fleet = invented_fleet()
     large = replace(fleet, workers=fleet.workers * 500)
     async with served(readings=LiveReadings(reader=InventedReader(large), every_s=0)) as page:

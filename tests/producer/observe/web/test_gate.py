@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from rollstream.producer.http.sockets import known_hosts
+from rollstream.producer.http.tokens import WrongTries
 from rollstream.producer.observe.web.gate import Asked, Rules
-from rollstream.producer.observe.web.serve import known_hosts
-from rollstream.producer.observe.web.sessions import Sessions, WrongTries
+from rollstream.producer.observe.web.sessions import Sessions
 
 TOKEN = "0123456789abcdef"
 SESSIONS = Sessions(token=TOKEN)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rollstream.producer.observe.web.serve import is_loopback, url_of
+from rollstream.producer.http.sockets import is_loopback, url_of
 from tests.support.command_line import Command, run_python
 
 

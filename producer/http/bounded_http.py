@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .sessions import network_of
+from .tokens import network_of
 
 MOST_CONNECTIONS = 256
 """Beyond them one gives way, see `BoundedHttp._make_room`."""
@@ -20,6 +20,7 @@ ends with the first byte that comes."""
 class BoundedHttp(H11Protocol):
     """One connection."""
 
+    most_connections: ClassVar[int] = MOST_CONNECTIONS
     _limit: asyncio.TimerHandle | None = None
     _network = ""
     _since = 0.0
@@ -30,7 +31,7 @@ class BoundedHttp(H11Protocol):
         super().connection_made(transport)
         self._network = network_of(self.client[0] if self.client else "")
         self._expect_request(_SILENT_S)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > self.most_connections:
             self._make_room()
 
     def on_response_complete(self) -> None:

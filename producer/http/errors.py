@@ -1,11 +1,11 @@
-"""What keeps the page's server from starting."""
+"""What keeps a server from starting."""
 
 from __future__ import annotations
 
-from ...errors import ProducerError
+from ..errors import ProducerError
 
 
-class WebSetupError(ProducerError):
+class ServerSetupError(ProducerError):
     """Raised when the server cannot be started as it was asked to; `what` is the setting, `problem` says what to do."""
 
     def __init__(self, what: str, problem: str) -> None:

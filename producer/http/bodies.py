@@ -1,0 +1,46 @@
+"""The body of a request, read within bounds of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+
+async def read_body(request: Request, *, most_bytes: int, within_s: float) -> bytes:
+    """All of it. Raises `HTTPException`."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(within_s):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > most_bytes:
+                    raise HTTPException(413, f"a request has at most {most_bytes} bytes")
+    except TimeoutError:
+        raise HTTPException(408, "the body did not come in time", {"connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body did not come") from None
+    return bytes(data)
+
+
+def kind_of(request: Request) -> str:
+    """Its content type, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in a body. NaN and infinity, which JSON does not have, are refused. Raises `HTTPException`."""
+    try:
+        told = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is no JSON") from None
+    if not isinstance(told, dict):
+        raise HTTPException(400, "the body is no JSON object")
+    return told
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -37,6 +37,7 @@ class KeyKind(StrEnum):
     RATE = "rs:{POLICY}:rate"
     ADAPTER = "rs:{POLICY}:adapter:*"
     BLOB = "rs:{POLICY}:blob:*"
+    MEDIA = "rs:{POLICY}:media:*"
     WEIGHTS = "rs:{POLICY}:weights"
     WEIGHTS_ITEM = "rs:{POLICY}:weights:*"
     POLICIES = POLICIES

@@ -162,6 +162,10 @@ class Keys:
         """One chunk of an adapter that is sent through Redis."""
         return f"rs:{{{self.policy}}}:blob:{sha256}:{chunk}"
 
+    def media(self, sha256: str) -> str:
+        """The file of an image, by the digest of its bytes; a string with a TTL."""
+        return f"rs:{{{self.policy}}}:media:{sha256}"
+
     def weights(self) -> str:
         """Hash with a TTL: the index of the weight store in Redis, see `schemas.stored_index`."""
         return f"rs:{{{self.policy}}}:weights"

@@ -27,6 +27,9 @@ SUPERSEDED_TTL_S = 1_800
 """How long workers can still find the adapter of an older policy version; in this time they renew three times."""
 SUPERSEDED_SLACK_S = 1_800
 
+MEDIA_TTL_S = 86_400
+"""How long the file of an image stays in Redis after it was submitted or used the last time."""
+
 WEIGHTS_TTL_S = 7 * 86_400
 """How long an item of the weight store stays in Redis after it was written or renewed; each publish renews all that are
 still needed."""

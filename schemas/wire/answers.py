@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ..generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
+from .images import Images, ImageSpans, check_spans
 from .messages import Message
 from .tensors import Tensor, expect, expect_shape, expect_within
 
@@ -24,6 +25,8 @@ class ErrorCode(StrEnum):
     EMPTY_PROMPT = "empty_prompt"
     TOKEN_OUT_OF_VOCABULARY = "token_out_of_vocabulary"  # noqa: S105 - a sampling token, no secret
     TOO_LONG = "too_long"
+    IMAGE_MISSING = "image_missing"
+    IMAGE_REFUSED = "image_refused"
     UNKNOWN_ADAPTER = "unknown_adapter"
     ADAPTER_REFUSED = "adapter_refused"
     NEEDS_TOKENIZER = "needs_tokenizer"
@@ -82,7 +85,7 @@ class GroupResult(Message):
     batch_id: BatchId
     group: Index
     prompt: Tensor
-    """int32 (prompt_len,)"""
+    """int32 (prompt_len,), each image's placeholder expanded to the ids that the model saw."""
     token_ids: Tensor
     """int32 (n, L), zeros after a completion's length."""
     lengths: Tensor
@@ -131,6 +134,10 @@ class GroupResult(Message):
     """W3C trace context of the worker's span."""
     label_logprobs: Tensor | None = None
     """float32 (n, L, M): log-probs of the config's M `label_token_ids`; minus infinity for an id that was ruled out."""
+    images: Images = ()
+    """The prompt's images."""
+    image_spans: ImageSpans = ()
+    """Where each of them lies in `prompt`."""
 
     @property
     def completions(self) -> tuple[Completion, ...]:
@@ -175,6 +182,7 @@ class GroupResult(Message):
 
     @model_validator(mode="after")
     def _what_few_have_agrees(self) -> Self:
+        check_spans(self.images, self.image_spans, self.prompt.shape[0])
         if self.forced_mask is not None:
             self._check_forced(self.forced_mask)
         if (self.top_token_ids is None) != (self.top_logprobs is None):

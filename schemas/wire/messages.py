@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..generation.generation_config import GenerationConfig
 from .fields import MAX_GROUPS_PER_JOB, AdapterName, BatchId, Count, EntryIdText, Index, Seconds, Shown, Traceparent
+from .images import Images, check_images
 from .requires import Requires
 from .shares import check_share, shares_of
 from .tensors import Tensor, expect, expect_shape
@@ -124,6 +125,8 @@ class Job(Message):
     first_sample: Index = 0
     samples: Count | None = None
     """The job is a share of its groups: it has samples `first_sample` on, so many. None: all of them."""
+    images: Annotated[tuple[Images, ...], Field(max_length=MAX_GROUPS_PER_JOB)] = ()
+    """The images of each group's prompt, which has a placeholder for each of them; empty: no group has any."""
 
     @model_validator(mode="after")
     def _samples_are_a_share(self) -> Self:
@@ -142,6 +145,7 @@ class Job(Message):
             raise ValueError("prompt_lengths do not add up to prompt_ids")
         if self.first_group + len(lengths) > self.num_groups:
             raise ValueError("first_group + groups exceeds num_groups")
+        check_images("images", self.images, groups)
         if self.expected_tokens is not None:
             expect_shape("expected_tokens", self.expected_tokens, "int32", (groups,))
             if self.expected_tokens.numpy().min() < 0:

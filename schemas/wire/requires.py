@@ -20,8 +20,10 @@ SPLIT = "split"
 """The job has some samples of its groups: who does not know that would sample all of them."""
 FIRST_GROUPS = "first_groups"
 """The batch is complete with fewer groups than it has: who does not know that would not say which are enough."""
+IMAGES = "images"
+"""The prompts have images: who does not know that would sample without them."""
 
-KNOWN: frozenset[str] = frozenset({"activate", FIRST_GROUPS, "nccl", "probe", SPLIT, "store", *NEEDED})
+KNOWN: frozenset[str] = frozenset({"activate", FIRST_GROUPS, IMAGES, "nccl", "probe", SPLIT, "store", *NEEDED})
 """The names that this release knows, for jobs and policy versions."""
 
 

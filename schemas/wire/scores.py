@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from .fields import (
     Traceparent,
     VersionSpan,
 )
+from .images import Images, ImageSpans, check_images, check_spans
 from .messages import Batch, Lineage, Message
 from .requires import Requires
 from .tensors import Tensor, expect, expect_shape, expect_within
@@ -99,6 +100,11 @@ class ScoreJob(Message):
     max_staleness: Index | None = None
     lineage: Lineage = ()
     requires: Requires = ()
+    images: Annotated[tuple[Images, ...], Field(max_length=MAX_GROUPS_PER_JOB)] = ()
+    """The images of each row; empty: no row has any."""
+    image_spans: Annotated[tuple[ImageSpans, ...], Field(max_length=MAX_GROUPS_PER_JOB)] = ()
+    """Where the images lie in each row: such a row is expanded, and a worker that expands it again gets the same ids.
+    A row that has images and no spans has placeholders, all of them before its first scored token."""
 
     @model_validator(mode="after")
     def _rows_agree(self) -> Self:
@@ -114,7 +120,15 @@ class ScoreJob(Message):
             raise ValueError("firsts must lie within 1 and the row's length - 1, and be 0 for an empty row")
         if self.first_group + rows > self.num_groups:
             raise ValueError("first_group + rows exceeds num_groups")
+        self._check_images(lengths.tolist())
         return self
+
+    def _check_images(self, lengths: list[int]) -> None:
+        check_images("images", self.images, len(lengths))
+        check_images("image_spans", self.image_spans, len(self.images))
+        for images, spans, length in zip(self.images, self.image_spans, lengths, strict=False):
+            if spans:
+                check_spans(images, spans, length)
 
     @property
     def groups(self) -> range:

@@ -32,6 +32,7 @@ from rollstream.schemas import (
     Tolerance,
     WeightsManifest,
 )
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from rollstream.schemas.wire.runs import GateState, Intent
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
@@ -89,6 +90,8 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "max_staleness": None,
         "lineage": (),
         "requires": (),
+        "images": (),
+        "image_spans": (),
     },
     GroupScores: {
         "v": 1,
@@ -124,6 +127,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "expected_tokens": None,
         "first_sample": 0,
         "samples": None,
+        "images": (),
     },
     GroupResult: {
         "v": 1,
@@ -145,7 +149,11 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "resumed_at": None,
         "trace": None,
         "label_logprobs": None,
+        "images": (),
+        "image_spans": (),
     },
+    ImageRef: {},
+    ImageSpan: {},
     GroupError: {"v": 1, "kind": "error", "prompt": None},
     Sealed: {"v": 1, "kind": "sealed"},
     DeadLetter: {"v": 1, "kind": "dead", "traceback": ""},

@@ -62,8 +62,8 @@ async def test_an_unreadable_job_whose_ledger_is_something_else_is_a_dead_letter
 
 
 async def test_a_job_that_requires_what_this_worker_does_not_know_is_unsupported(redis: Redis, batch_id: str) -> None:
-    """An old worker would sample the text without its images: it drops the field that holds them."""
-    newer = {**msgpack.unpackb(encode(job(batch_id, requires=("images",)))), "images": [b"\xff\xd8"]}
+    """An old worker would sample the text without its video: it drops the field that holds them."""
+    newer = {**msgpack.unpackb(encode(job(batch_id, requires=("videos",)))), "videos": [b"\xff\xd8"]}
     await push(redis, batch_id, msgpack.packb(newer))
 
     found = await answers(redis, batch_id, 2)
@@ -74,7 +74,7 @@ async def test_a_job_that_requires_what_this_worker_does_not_know_is_unsupported
         ("unsupported", "requires", 0), ("unsupported", "requires", 1),
     }  # fmt: skip
     assert {error["message"] for error in errors} == {
-        "the job requires images, which this worker does not know: upgrade the workers, or submit it without"
+        "the job requires videos, which this worker does not know: upgrade the workers, or submit it without"
     }
     assert [error["prompt"]["shape"] for error in sorted(errors, key=lambda error: error["group"])] == [[1], [2]]
     assert await pending(redis) == 0

@@ -192,13 +192,13 @@ def test_a_job_that_requires_what_this_release_does_not_know_is_not_queued_again
 ) -> None:
     submit(client)
     newer: Any = Envelope(batch_id="c", job=0, first_group=0, job_groups=1, num_groups=1).fields(
-        encode(a_job("c", requires=("images",)))
+        encode(a_job("c", requires=("videos",)))
     )
     queue.redis.xadd(queue.jobs_key, newer)
     finish(queue)
     done = command("replay", "--since", "1h")
     assert replayed(done).startswith("b.replay-")
-    assert "it requires images, which this release does not know: upgrade rollstream here" in " ".join(
+    assert "it requires videos, which this release does not know: upgrade rollstream here" in " ".join(
         done.stderr.split()
     )
 

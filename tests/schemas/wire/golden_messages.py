@@ -24,9 +24,13 @@ from rollstream.schemas import (
     WeightsManifest,
 )
 from rollstream.schemas.weights.tensor_digest import tensors_digest
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 from rollstream.schemas.wire.rounds import Place, Round, RoundPlan, Sent
 from rollstream.schemas.wire.runs import GateState, Intent
 from tests.schemas.wire.messages import GOLDEN_BATCH, MESSAGES, PART, PROBE, SCORE_JOB, TENSORS, WEIGHTS, int32, name
+
+CAT = ImageRef(sha256="5a" * 32, nbytes=700, format="png", width=32, height=24)
+DOG = ImageRef(sha256="0b" * 32, nbytes=16_777_216, format="webp", width=8192, height=8192)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -247,6 +251,21 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
     ),
     "GroupError.v1.not-needed": GroupError(
         batch_id="b-1", group=1, code="not_needed", field="group", message="cut", worker="producer"
+    ),
+    "Job.v1.images": MESSAGES[1].model_copy(update={"requires": ("images",), "images": ((CAT, DOG), ())}),
+    "GroupResult.v1.images": MESSAGES[2].model_copy(
+        update={
+            "prompt": int32(5, 9, 9, 9, 7, 9),
+            "images": (CAT, DOG),
+            "image_spans": (ImageSpan(offset=1, length=3, was=(9,)), ImageSpan(offset=5, length=1, was=(8, 9))),
+        }
+    ),
+    "ScoreJob.v1.images": SCORE_JOB.model_copy(
+        update={
+            "requires": ("images",),
+            "images": ((CAT,), (), (DOG,)),
+            "image_spans": ((ImageSpan(offset=0, length=1, was=(9,)),), (), ()),
+        }
     ),
     "Batch.v1.traced": MESSAGES[0].model_copy(update={"traceparent": f"00-{'4b' * 16}-{'0a' * 8}-01"}),
 }

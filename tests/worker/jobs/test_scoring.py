@@ -159,7 +159,7 @@ def test_a_payload_that_is_no_score_job_is_answered(redis_url: str, policy: str,
     payloads = [
         b"", b"\x81", encode(score_job(ROWS, batch_id="other")),
         encode(score_job(ROWS)).replace(b"row_lengths", b"row_lengthz"),
-        encode(score_job(ROWS, batch_id="s-4", requires=("images",))),
+        encode(score_job(ROWS, batch_id="s-4", requires=("videos",))),
     ]  # fmt: skip
     batches = [
         queue_scores(queue, score_job(ROWS, batch_id=f"s-{number}"), payload=payload)

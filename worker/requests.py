@@ -43,6 +43,8 @@ class GenerateRequest:
     goes_on: bool = False
     """Whether its caller goes on from where it was when a swap aborts it. The completions that had not ended then have
     the finish reason `abort`, and what was sampled until then; without this the engine starts all of them again."""
+    is_followed: bool = False
+    """Whether somebody reads its completions as they grow, so that an engine hands over a few tokens at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

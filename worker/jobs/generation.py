@@ -54,6 +54,7 @@ class GenerationPlan:
             adapter=self.adapter,
             late_stop_ids=request_checks.late_stop_ids(job.config, self.engine.info),
             goes_on=self.keeper.every_s(job) > 0,
+            is_followed=self.keeper.is_followed(job),
         )
         sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
         self.measures.generate.add(time.monotonic() - began)

@@ -17,6 +17,7 @@ from ...requests import Completion, GenerateRequest
 from ..forbidden import check_allowed
 from ..special_tokens import visible_text
 from .columns import likeliest_columns, nothing_left, read
+from .inside.held_tokens import OWN_PIECE
 from .inside.late_stops import LATE_STOPS
 from .inside.logits import NOT_FINITE
 
@@ -32,6 +33,8 @@ class Words:
 
 
 _NO_WORDS = Words()
+_SHORT_PIECE = 4
+"""With so many new tokens a completion that is followed leaves EngineCore; each such message costs Python some time."""
 
 
 def sampling_fields(
@@ -67,9 +70,15 @@ def sampling_fields(
         "logit_bias": dict(config.logit_bias) or None,
         "allowed_token_ids": None if config.allowed_token_ids is None else list(config.allowed_token_ids),
         "seed": None if config.temperature == 0 else request.seed,
-        "extra_args": {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else None,
+        "extra_args": _own_args(request) or None,
         **_candidates_wanted(config, info, always_logprobs=always_logprobs),
     }
+
+
+def _own_args(request: GenerateRequest) -> dict[str, Any]:
+    """What our plugin inside EngineCore is told of the request."""
+    late = {LATE_STOPS: list(request.late_stop_ids)} if request.late_stop_ids else {}
+    return {**late, OWN_PIECE: _SHORT_PIECE} if request.is_followed else late
 
 
 def _candidates_wanted(config: GenerationConfig, info: EngineInfo | None, *, always_logprobs: bool) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -22,12 +21,13 @@ from ...engine import Engine
 from ...errors import EngineDiedError
 from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
-from ..samples import Samples, SoFar
+from ..samples import Samples
 from ..stitching import continues
-from .sample_parts import part_of
+from .running import WORTH, Running
 
-WORTH = 64
-"""A group is kept once its samples have so many tokens together that are not kept yet: fewer are soon sampled again."""
+FOLLOWED_S = 1.0
+"""A job that asks for a period of at most so many seconds is followed while it runs, as by a stream of the gateway: its
+groups are kept with each new token, at each period."""
 LEAVES = 10
 """For each second that the event loop spends on parts it is left alone for so many, so that keeping stalls nothing.
 
@@ -48,44 +48,6 @@ Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 log = structlog.get_logger()
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class _Running:
-    """A group whose samples run."""
-
-    number: int
-    lease: Lease
-    envelope: Envelope
-    job: Job
-    group: int
-    samples: Samples
-    of: str
-    every_s: float
-    due_at: float = 0.0
-    least: int = WORTH
-    """How many tokens must be new; 1 once it was hurried."""
-    handed: bool = False
-    kept: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    """How long each sample is in Redis, and whether it had ended."""
-
-    def news(self) -> tuple[list[SoFar], int]:
-        """What its samples have beyond what is kept, and how many tokens that are."""
-        found, tokens = list[SoFar](), 0
-        for one in self.samples.so_far():
-            length, before = len(one.completion.token_ids), self.kept.get(one.sample, (0, False))
-            if (length, one.ended) != before:
-                found.append(one)
-                tokens += length - before[0]
-        return found, tokens
-
-    def parts(self, found: Collection[SoFar]) -> list[Part]:
-        """The messages for these."""
-        try:
-            return [part_of(one, self.lease, self.job, self.group, self.of) for one in found]
-        except ValueError as error:  # the group itself will be refused for it, or nothing is wrong with it
-            log.warning("parts not kept", batch=self.job.batch_id, group=self.group, error=str(error))
-            return []
-
-
 class Keeper:
     """Looks after the groups that run, one after the other as each is due.
 
@@ -99,7 +61,7 @@ class Keeper:
         self._engine = engine
         self._every_s = every_s
         self._lease_s = lease_s
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._due: list[tuple[float, int]] = []
         """A heap of (when, group). What was put off or has ended stays for a while, and is never more than the rest."""
         self._numbers = itertools.count(1)
@@ -130,6 +92,10 @@ class Keeper:
         asked = self._every_s if job.keep_partials is None else job.keep_partials
         return asked if continues(job.config) else 0.0
 
+    def is_followed(self, job: Job) -> bool:
+        """Whether the job asked to be kept so often that somebody must be reading it as it grows."""
+        return job.keep_partials is not None and 0 < self.every_s(job) <= FOLLOWED_S
+
     async def recall(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
         """Read what earlier deliveries had of these groups. A job that none had costs nothing.
 
@@ -149,9 +115,9 @@ class Keeper:
             yield
             return
         number = next(self._numbers)
-        running = _Running(
+        running = Running(
             number=number, lease=admitted.lease, envelope=admitted.envelope, job=job, group=group, samples=samples,
-            of=content_of(job, group), every_s=every_s,
+            of=content_of(job, group), every_s=every_s, worth=1 if self.is_followed(job) else WORTH,
             kept={one.sample: (len(one.completion.token_ids), one.ended) for one in samples.so_far()},
         )  # fmt: skip
         self._running[number] = running
@@ -225,7 +191,7 @@ class Keeper:
             spent = await self._keep(running)
             await asyncio.sleep(LEAVES * spent)
 
-    async def _next(self) -> _Running:
+    async def _next(self) -> Running:
         """The next group, once it is due. It comes again `every_s` later."""
         while True:
             wait_s = self._due[0][0] - time.monotonic() if self._due else None
@@ -240,13 +206,13 @@ class Keeper:
                 self._put(number, running.every_s)
                 return running
 
-    async def _keep(self, running: _Running) -> float:
+    async def _keep(self, running: Running) -> float:
         """Keep one group. Returns the seconds of the event loop's own work."""
         began = time.thread_time()
         found, tokens = running.news()
-        parts = running.parts(found) if tokens >= running.least else []
+        parts = running.parts(found) if tokens >= (1 if running.is_hurried else running.worth) else []
         spent = time.thread_time() - began
-        running.least = WORTH
+        running.is_hurried = False
         if parts:
             kept = await self._parts.keep(
                 running.lease, running.envelope, parts, within_s=min(WRITE_S, self._lease_s / 3)
@@ -257,7 +223,7 @@ class Keeper:
                 self._put(running.number, min(RETRY_S, running.every_s))
         return spent
 
-    def _hand_over(self, running: _Running) -> None:
+    def _hand_over(self, running: Running) -> None:
         if running.handed or running.lease.ended or running.lease.stopped is not None:
             return
         running.handed = True
@@ -273,7 +239,7 @@ class Keeper:
             log.warning("tokens that the engine holds are not handed over", error=str(error) or "it does not answer")
 
     def _hurry(self, number: int) -> None:
-        self._running[number].least = 1
+        self._running[number].is_hurried = True
         self._put(number, 0.0)
 
     def _put(self, number: int, in_s: float) -> None:

@@ -51,6 +51,19 @@ async def test_a_drained_worker_hands_over_and_the_next_goes_on_from_each_token(
     assert {one.version_spans for group in results for one in group} == {((0, 300),)}
 
 
+async def test_a_job_that_is_followed_is_kept_with_each_new_token_and_no_other_is(
+    redis_url: str, policy: str, trainer: AsyncClient, queue: Queue
+) -> None:
+    async with serving(redis_url, policy, stub_tokens_per_s=50, keep_partials=0.05) as worker:
+        followed = await trainer.submit([[5, 6]], config=asked(100, samples=1), keep_partials=0.05)
+        other = await trainer.submit([[7, 8]], config=asked(60, samples=1))
+        await until_true(lambda: worker._measures.parts["kept"] >= 3)
+        kept = queue.redis.hget(queue.keys.parts(followed.batch_id), "0:0:tokens")
+        assert not queue.redis.exists(queue.keys.parts(other.batch_id)), "so few tokens are soon sampled again"
+
+    assert 1 <= int(kept or 0) < 50
+
+
 async def test_what_cannot_end_within_the_grace_is_handed_over_at_its_end(
     redis_url: str, policy: str, trainer: AsyncClient, queue: Queue
 ) -> None:

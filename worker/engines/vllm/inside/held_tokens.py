@@ -16,6 +16,8 @@ from .step_rows import Place, joined
 
 PIECE = 32
 """Tokens of a piece; the last piece of a completion has the rest."""
+OWN_PIECE = "rollstream_piece"
+"""The name in a request's `extra_args` for pieces of its own, of fewer tokens."""
 
 _ALL = -1
 """`num_logprobs` of a request for the log-probs of the whole vocabulary."""
@@ -68,6 +70,8 @@ class _Part:
     """
 
     first: Any
+    most: int
+    """With so many tokens it leaves."""
     columns: int
     """How many the request asked for: the sampled token's, and those of others."""
     token_ids: list[int] = field(default_factory=list)
@@ -161,7 +165,7 @@ class HeldBack:
                 output.new_logprobs = output.new_logprobs.alone()
             return False
         part.add(output)
-        if output.finish_reason is None and len(part.token_ids) < PIECE:
+        if output.finish_reason is None and len(part.token_ids) < part.most:
             return True
         self.parts.pop(output.request_id).joined(output)
         return False
@@ -178,6 +182,10 @@ class HeldBack:
             return False
         if params.num_logprobs == _ALL or any(getattr(output, name, None) is not None for name in _RARE):
             return False
-        part = self.parts[output.request_id] = _Part(first=output, columns=1 + (params.num_logprobs or 0))
+        most = min(PIECE, (params.extra_args or {}).get(OWN_PIECE, PIECE))
+        if most <= len(output.new_token_ids):
+            return False
+        columns = 1 + (params.num_logprobs or 0)
+        part = self.parts[output.request_id] = _Part(first=output, most=most, columns=columns)
         part.add(output)
         return True

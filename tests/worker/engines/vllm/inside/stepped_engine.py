@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rollstream.worker.engines.vllm.inside.held_tokens import HeldBack
+from rollstream.worker.engines.vllm.inside.held_tokens import OWN_PIECE, HeldBack
 from rollstream.worker.engines.vllm.inside.step_rows import Place, StepRows
 
 
@@ -49,8 +49,21 @@ class Engine:
     requests: dict[str, Any] = field(default_factory=dict)
     got: dict[str, list[tuple[str | None, list[int], list[float]]]] = field(default_factory=dict)
 
-    def add(self, name: str, kind: str = "FINAL_ONLY", *, detokenize: bool = False, logprobs: int | None = 0) -> None:
-        params = SimpleNamespace(output_kind=SimpleNamespace(name=kind), detokenize=detokenize, num_logprobs=logprobs)
+    def add(
+        self,
+        name: str,
+        kind: str = "FINAL_ONLY",
+        *,
+        detokenize: bool = False,
+        logprobs: int | None = 0,
+        piece: int | None = None,
+    ) -> None:
+        params = SimpleNamespace(
+            output_kind=SimpleNamespace(name=kind),
+            detokenize=detokenize,
+            num_logprobs=logprobs,
+            extra_args=None if piece is None else {OWN_PIECE: piece},
+        )
         self.requests[name] = SimpleNamespace(sampling_params=params, resumable=False)
 
     def step(self, *outputs: Output, version: str | None = None) -> None:

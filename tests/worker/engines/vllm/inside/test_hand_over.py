@@ -19,7 +19,9 @@ def _core() -> type[Any]:
         """As much of vLLM's as matters here; a step gives each request one token."""
 
         def __init__(self, *names: str, version: str | None = None) -> None:
-            kind = SimpleNamespace(output_kind=SimpleNamespace(name="FINAL_ONLY"), detokenize=False, num_logprobs=0)
+            kind = SimpleNamespace(
+                output_kind=SimpleNamespace(name="FINAL_ONLY"), detokenize=False, num_logprobs=0, extra_args=None
+            )
             requests = {
                 name: SimpleNamespace(sampling_params=kind, resumable=False, num_output_tokens=0) for name in names
             }

@@ -27,6 +27,22 @@ def test_all_tokens_arrive_in_order_and_in_few_messages(length: int, logprobs: b
     assert engine.held.parts == {}
 
 
+@pytest.mark.parametrize("piece", [1, 4, PIECE, 1000])
+def test_a_request_that_is_followed_leaves_in_pieces_of_its_own_beside_others(piece: int) -> None:
+    engine = Engine()
+    engine.add("followed", piece=piece)
+    engine.add("other")
+
+    for token in range(100):
+        last = token == 99
+        engine.step(output("followed", token, last=last), output("other", token, last=last))
+
+    assert engine.tokens("followed") == engine.tokens("other") == list(range(100))
+    assert engine.logprobs("followed") == [-token / 8 for token in range(100)]
+    assert next(len(tokens) for _, tokens, _ in engine.got["followed"]) == min(piece, PIECE)
+    assert len(engine.got["other"]) == -(-100 // PIECE)
+
+
 def test_logprobs_are_the_sampled_tokens_own_whatever_others_in_the_batch_asked_for() -> None:
     engine = Engine()
     engine.add("a")

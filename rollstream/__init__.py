@@ -112,6 +112,7 @@ if TYPE_CHECKING:
         Repetition,
         RollstreamError,
         Tolerance,
+        Turn,
         WireError,
     )
     from rollstream.transport.weights import WeightStoreError
@@ -201,6 +202,7 @@ __all__ = [
     "TensorFileError",
     "Tolerance",
     "TooLargeForRedisError",
+    "Turn",
     "UnconfirmedSubmitError",
     "UnknownBatchError",
     "UnknownRunError",

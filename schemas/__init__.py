@@ -26,6 +26,7 @@ from .wire.proofs.golden import Golden, GoldenBatch
 from .wire.proofs.probe import Probe, Tolerance
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
 from .wire.tensors import Tensor
+from .wire.turns import Turn
 from .wire.weights import WeightsManifest
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "Sealed",
     "Tensor",
     "Tolerance",
+    "Turn",
     "WeightsManifest",
     "WireError",
     "WireVersionError",

@@ -34,6 +34,7 @@ class KeyKind(StrEnum):
     HISTORY = "rs:{POLICY}:history:*"
     RUNS = "rs:{POLICY}:runs"
     RUN = "rs:{POLICY}:run:*"
+    SESSION_WORKER = "rs:{POLICY}:session_worker:*"
     RATE = "rs:{POLICY}:rate"
     ADAPTER = "rs:{POLICY}:adapter:*"
     BLOB = "rs:{POLICY}:blob:*"

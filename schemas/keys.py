@@ -154,6 +154,10 @@ class Keys:
         """Sorted set with a TTL: the names of all runs, by the Unix seconds of their trainers' last writes."""
         return f"rs:{{{self.policy}}}:runs"
 
+    def session_worker(self, session: str) -> str:
+        """String with a TTL: the consumer that ran the session's last turn. Only a hint. Raises `NameRefusedError`."""
+        return f"rs:{{{self.policy}}}:session_worker:{check_name('session', session)}"
+
     def adapter(self, name: str) -> str:
         """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"

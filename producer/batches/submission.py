@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from rollstream.schemas.keys import check_adapter, check_name
-from rollstream.schemas.wire.requires import FIRST_GROUPS
+from rollstream.schemas.wire.requires import CONTINUE_OF, FIRST_GROUPS
 from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.wire.shares import shares_of
@@ -21,6 +21,7 @@ from rollstream.schemas.wire.shares import shares_of
 from ..errors import ArgumentError
 from ..order.slicing import Slicing, shared_out
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
+from ..turns.conversation import NO_CONVERSATION, Conversation
 from .deadlines import NO_DEADLINES, Deadlines
 from .prompts import Prompts
 
@@ -76,6 +77,7 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
     first_groups: int | None = None,
     deadlines: Deadlines = NO_DEADLINES,
     bounds: VersionBounds = ANY_VERSION,
+    conversation: Conversation = NO_CONVERSATION,
 ) -> Submission:
     """Make the jobs of a batch. They are numbered by their prompts and samples, in whatever order they are queued.
 
@@ -100,10 +102,11 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
         samples_per_job=slicing.samples_per_job,
     )
     wholes = [(number, _whole(batch, prompts, rows, deadlines, bounds, expected)) for number, rows, expected in slices]
-    jobs = [job for number, whole in wholes for job in shared_out(whole, number, slicing.samples_per_job)]
+    turns = [(number, _turn_of(conversation, whole)) for number, whole in wholes]
+    jobs = [job for number, whole in turns for job in shared_out(whole, number, slicing.samples_per_job)]
     return Submission(
         batch=batch,
-        digest=_digest(prompts, batch, slicing.prompts_per_job, bounds),
+        digest=_digest(prompts, batch, slicing.prompts_per_job, bounds, conversation),
         jobs=[(Envelope.of_job(job, batch.traceparent), encode(job)) for job in jobs],
     )
 
@@ -149,7 +152,22 @@ def _whole(
     )
 
 
-def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds) -> str:
+def _turn_of(conversation: Conversation, whole: Job) -> Job:
+    """The job with what it says of its conversation."""
+    continue_of = conversation.of_rows(whole.groups)
+    return whole.model_copy(
+        update={
+            "continue_of": continue_of,
+            "requires": (*whole.requires, *((CONTINUE_OF,) if continue_of else ())),
+            "session": conversation.session,
+            "session_wait_s": conversation.session_wait_s,
+        }
+    )
+
+
+def _digest(
+    prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds, conversation: Conversation
+) -> str:
     config = batch.config.model_dump(
         mode="json", exclude_defaults=True
     )  # so a future option does not change this digest
@@ -160,6 +178,8 @@ def _digest(prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: Versio
         head.append({"first_groups": batch.first_groups})
     if batch.samples_per_job is not None:
         head.append({"samples_per_job": batch.samples_per_job})
+    if conversation.continue_of:
+        head.append({"continue_of": [turn and turn.model_dump() for turn in conversation.continue_of]})
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
     for ids in prompts.ids:

@@ -2,8 +2,11 @@
 
 from typing import TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
+from rollstream.schemas.wire.turns import SESSION_WAIT_S
+
 from ..order.expected import Counts
 from ..order.slicing import DEFAULT_PROMPTS
+from ..turns.conversation import ContinueOf
 
 
 class JobOptions(TypedDict, total=False):
@@ -46,6 +49,12 @@ class SubmitOptions(JobOptions, total=False):
     jobs with long ones are queued first, and a worker starts the longest first. None: in the order of the prompts. It
     is not part of the content. `samples_per_job`: of a prompt's `num_return_sequences` samples, how many one worker
     takes at a time; they are the same samples, and come back as one group. None: all of them. Not with beams.
+
+    `continue_of`: for each prompt the completion that it goes on from, as `(batch_id, group, sample)`, or None. Its ids
+    are then only what follows that completion, and workers put the earlier prompt and completion in front, which they
+    read from Redis; a turn that is not there any more is an error of code `turn_missing`. `session`: a name for the
+    conversation. Its jobs wait up to `session_wait_s` seconds (0 to 60) for the worker that ran its last turn and has
+    the prefix in its cache; then any worker takes them. Both are no part of the content.
     """
 
     prompts_per_job: int
@@ -53,6 +62,9 @@ class SubmitOptions(JobOptions, total=False):
     samples_per_job: int | None
     first_groups: int | None
     keep_partials: float | None
+    continue_of: ContinueOf
+    session: str | None
+    session_wait_s: float
 
 
 class GenerateOptions(SubmitOptions, total=False):
@@ -82,6 +94,9 @@ SUBMIT_DEFAULTS: SubmitOptions = {
     "samples_per_job": None,
     "first_groups": None,
     "keep_partials": None,
+    "continue_of": None,
+    "session": None,
+    "session_wait_s": SESSION_WAIT_S,
 }
 
 GENERATE_DEFAULTS: GenerateOptions = {

@@ -13,6 +13,7 @@ from ..order.prompt_lengths import PromptLengths
 from ..order.slicing import Slicing
 from ..policies.version_bounds import VersionBounds
 from ..redis_io.connection import Connection
+from ..turns.conversation import Conversation
 from .deadlines import Deadlines
 from .handle import BatchHandle
 from .prompts import Prompts, Rows
@@ -81,5 +82,8 @@ def making(
         first_groups=number(options["first_groups"]),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"], options["keep_partials"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
+        conversation=Conversation.of(
+            len(prompts.ids), options["continue_of"], options["session"], options["session_wait_s"]
+        ),
     )
     return lambda batch_id: make(batch_id=batch_id)

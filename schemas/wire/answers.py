@@ -15,6 +15,7 @@ from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Tra
 from .images import Images, ImageSpans, check_spans
 from .messages import Message
 from .tensors import Tensor, expect, expect_shape, expect_within
+from .turns import Turn, check_earlier_completions
 
 
 class ErrorCode(StrEnum):
@@ -39,6 +40,7 @@ class ErrorCode(StrEnum):
     TOO_STALE = "too_stale"
     NOT_NEEDED = "not_needed"
     SAMPLES_MISSING = "samples_missing"
+    TURN_MISSING = "turn_missing"
 
 
 class GroupError(Message):
@@ -138,6 +140,18 @@ class GroupResult(Message):
     """The prompt's images."""
     image_spans: ImageSpans = ()
     """Where each of them lies in `prompt`."""
+    continued: Turn | None = None
+    """The turn that the group goes on from; `prompt` then begins with that turn's prompt and completion."""
+    earlier_completions: Tensor | None = None
+    """int32 (t, 2): offset and length of each completion of earlier turns in `prompt`, the oldest first; the last is
+    that of `continued`."""
+    cached_tokens: Index | None = None
+    """How many ids of the prompt the engine had in its prefix cache; None: it does not say."""
+
+    @property
+    def prefix_length(self) -> int:
+        """How many ids of `prompt` are the earlier turn's, prompt and completion; the submitted ones follow."""
+        return 0 if self.earlier_completions is None else int(self.earlier_completions.numpy()[-1].sum())
 
     @property
     def completions(self) -> tuple[Completion, ...]:
@@ -202,6 +216,11 @@ class GroupResult(Message):
             expect_within("cut_lengths", self.cut_lengths)
         if self.resumed_at is not None:
             self._check_resumed_at(self.resumed_at)
+        return self
+
+    @model_validator(mode="after")
+    def _earlier_turns_are_in_the_prompt(self) -> Self:
+        check_earlier_completions(self.earlier_completions, self.prompt, self.continued)
         return self
 
     def _check_forced(self, forced: Tensor) -> None:

@@ -15,6 +15,7 @@ from .images import Images, check_images
 from .requires import Requires
 from .shares import check_share, shares_of
 from .tensors import Tensor, expect, expect_shape
+from .turns import SESSION_WAIT_S, SessionName, SessionWait, Turns, check_turns
 
 
 class Message(BaseModel):
@@ -127,6 +128,12 @@ class Job(Message):
     """The job is a share of its groups: it has samples `first_sample` on, so many. None: all of them."""
     images: Annotated[tuple[Images, ...], Field(max_length=MAX_GROUPS_PER_JOB)] = ()
     """The images of each group's prompt, which has a placeholder for each of them; empty: no group has any."""
+    continue_of: Turns = ()
+    """The turn that each group goes on from: its prompt is then only what follows that completion. Empty: no group."""
+    session: SessionName | None = None
+    """The conversation that the job is a turn of: a hint for which worker to wait, and no content."""
+    session_wait_s: SessionWait = SESSION_WAIT_S
+    """For how long after its queueing the job waits for the worker that ran the session's last turn."""
 
     @model_validator(mode="after")
     def _samples_are_a_share(self) -> Self:
@@ -146,6 +153,7 @@ class Job(Message):
         if self.first_group + len(lengths) > self.num_groups:
             raise ValueError("first_group + groups exceeds num_groups")
         check_images("images", self.images, groups)
+        check_turns(self.continue_of, groups)
         if self.expected_tokens is not None:
             expect_shape("expected_tokens", self.expected_tokens, "int32", (groups,))
             if self.expected_tokens.numpy().min() < 0:

@@ -22,6 +22,8 @@ FIRST_GROUPS = "first_groups"
 """The batch is complete with fewer groups than it has: who does not know that would not say which are enough."""
 IMAGES = "images"
 """The prompts have images: who does not know that would sample without them."""
+CONTINUE_OF = "continue_of"
+"""Prompts are what follows an earlier turn: who does not know that would sample from the new ids alone."""
 
 KNOWN: frozenset[str] = frozenset({"activate", FIRST_GROUPS, IMAGES, "nccl", "probe", SPLIT, "store", *NEEDED})
 """The names that this release knows, for jobs and policy versions."""

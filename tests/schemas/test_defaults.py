@@ -30,6 +30,7 @@ from rollstream.schemas import (
     ScoreJob,
     Sealed,
     Tolerance,
+    Turn,
     WeightsManifest,
 )
 from rollstream.schemas.wire.images import ImageRef, ImageSpan
@@ -128,6 +129,9 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "first_sample": 0,
         "samples": None,
         "images": (),
+        "continue_of": (),
+        "session": None,
+        "session_wait_s": 2.0,
     },
     GroupResult: {
         "v": 1,
@@ -151,6 +155,9 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "label_logprobs": None,
         "images": (),
         "image_spans": (),
+        "continued": None,
+        "earlier_completions": None,
+        "cached_tokens": None,
     },
     ImageRef: {},
     ImageSpan: {},
@@ -194,6 +201,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     GoldenBatch: {},
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
+    Turn: {},
     Intent: {"v": 1, "kind": "intent", "admitted": None, "note": b""},
     GateState: {
         "v": 1,

@@ -27,7 +27,7 @@ PAGES = {
     "handles": Page(
         "Handles",
         "What `submit`, `submit_scores` and `attach` return. Handles of a `Client` have the same methods, blocking.",
-        ("BatchHandle", "ScoreHandle", "BlockingBatchHandle", "BlockingScoreHandle", "Batch", "Answer"),
+        ("BatchHandle", "ScoreHandle", "BlockingBatchHandle", "BlockingScoreHandle", "Batch", "Answer", "Turn"),
     ),
     "generation": Page(
         "Generation config", "How a batch is sampled.", ("GenerationConfig", "Guided", "Repetition")

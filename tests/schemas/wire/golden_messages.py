@@ -21,6 +21,7 @@ from rollstream.schemas import (
     ScoreDescription,
     Tensor,
     Tolerance,
+    Turn,
     WeightsManifest,
 )
 from rollstream.schemas.weights.tensor_digest import tensors_digest
@@ -132,6 +133,22 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         epoch="0123456789abcdef",
         places=(Place(consumer="gpu-1", first_rank=1, ranks=2), Place(consumer="gpu-2", first_rank=3, ranks=1)),
         meeting=b"10.0.0.1:4321",
+    ),
+    "Job.v1.continue-of": MESSAGES[1].model_copy(
+        update={
+            "requires": ("continue_of",),
+            "continue_of": (None, Turn(batch_id="b-0", group=3, sample=1)),
+            "session": "agent-7",
+            "session_wait_s": 0.5,
+        }
+    ),
+    "GroupResult.v1.continued": MESSAGES[2].model_copy(
+        update={
+            "prompt": int32(6, 7, 8, 9, 2, 5, 4, 3),
+            "continued": Turn(batch_id="b-0", group=3, sample=1),
+            "earlier_completions": Tensor.of(np.array([[1, 2], [5, 1]], np.int32)),
+            "cached_tokens": 4,
+        }
     ),
     "Job.v1.keep-partials": MESSAGES[1].model_copy(update={"keep_partials": 2.5}),
     "Part.v1": PART,

@@ -1,0 +1,26 @@
+"""Conversations as token ids and back: what a chat template makes of messages, and what a sampled reply says.
+
+Pure: neither HTTP nor Redis, and never a token that was sampled is tokenized again.
+"""
+
+from .chat_format import ChatFormat
+from .checked_messages import checked_messages
+from .checked_tools import checked_tools
+from .errors import ChatRequestError, ChatTemplateError, NotContinuedError
+from .matching import Candidate, answers, asked, candidates
+from .reply import Reply, ToolCall
+
+__all__ = [
+    "Candidate",
+    "ChatFormat",
+    "ChatRequestError",
+    "ChatTemplateError",
+    "NotContinuedError",
+    "Reply",
+    "ToolCall",
+    "answers",
+    "asked",
+    "candidates",
+    "checked_messages",
+    "checked_tools",
+]

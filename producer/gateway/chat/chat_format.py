@@ -1,0 +1,107 @@
+"""One tokenizer with its chat template: the only way from messages to token ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ChatRequestError, ChatTemplateError
+from .following import Continuation
+from .habits import Habits
+from .load_tokenizer import load_tokenizer
+from .message_types import Message, Tool
+from .parsers import parser_named
+from .reply import Reply, read_reply
+from .template import ChatTemplate
+
+
+class ChatFormat:
+    """Turns messages into ids and sampled ids into replies. Nothing of it waits; long messages take milliseconds.
+
+    `tool_calls` names how calls are written in replies: `auto` (by the template), `none`, or a name of
+    `rollstream.producer.gateway.chat.parsers.NAMES`. Raises `ChatTemplateError` where the template is of no use.
+    """
+
+    def __init__(self, tokenizer: Any, *, tool_calls: str = "auto", eos_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
+        try:
+            self._habits = Habits.of(self._template, tokenizer, eos_ids)
+        except ChatRequestError as error:
+            raise ChatTemplateError(str(tokenizer.name_or_path), error.problem) from error
+        self.parser = parser_named(tool_calls, self._template.source())
+        self.thinks = "</think>" in self._template.source()
+
+    @classmethod
+    def of(cls, folder: str | Path, *, tool_calls: str = "auto") -> ChatFormat:
+        """The format of a model's folder. Reads files there and nothing else, and runs no code of them."""
+        tokenizer, eos_ids = load_tokenizer(Path(folder))
+        return cls(tokenizer, tool_calls=tool_calls, eos_ids=eos_ids)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a turn: sampling must stop at them, besides the EOS ids of the model."""
+        return self._habits.end_ids
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether sampled ids end as a turn does: by length, a stop string or a stop id of one's own they do not."""
+        return bool(ids) and ids[-1] in self.end_ids
+
+    def whole(self, messages: Sequence[Message], tools: Sequence[Tool] = (), **options: Any) -> list[int]:
+        """The conversation's ids up to where the next reply begins, as transformers' `apply_chat_template` makes them.
+
+        `options` are variables of the template, such as `enable_thinking`. Raises `ChatRequestError`.
+        """
+        self._habits.check(messages, tools)
+        text = self._template.text(self._habits.told(messages), tools, options, prompt=True)
+        return self._habits.ids(text)
+
+    def following(
+        self,
+        history: Sequence[Message],
+        new_messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        ended: bool,
+        **options: Any,
+    ) -> list[int]:
+        """The ids to put behind a prompt and the ids that were sampled after it, for the reply after `new_messages`.
+
+        `history` ends with the reply that was sampled; `ended` says whether its ids have an end of turn
+        (`format.ended(ids)`). The sampled ids stay what they are: they are neither read nor made again here. Raises
+        `ChatRequestError` where the template refuses the conversation, `NotContinuedError` where what it makes of
+        earlier messages changes with those that come after them.
+        """
+        self._habits.check([*history, *new_messages], tools)
+        continuation = Continuation(self._template, habits=self._habits, tools=tools, options=options)
+        return continuation.ids(self._habits.told(history), self._habits.told(new_messages), ended=ended)
+
+    def reply(
+        self,
+        ids: Sequence[int],
+        tools: Sequence[Tool] = (),
+        *,
+        finish_reason: str = "stop",
+        stop: str | None = None,
+        seed: str = "",
+        prompt: Sequence[int] = (),
+    ) -> Reply:
+        """What sampled ids say. `stop` is the stop string at which they ended, `seed` makes the ids of calls: the same
+        one gives the same ids. `prompt` (its last ids are enough) tells whether the reply began inside a thought.
+        """
+        body = list(ids[:-1]) if self.ended(ids) else list(ids)
+        text = self._habits.text(body)
+        if stop and stop in text:
+            text = text[: text.rindex(stop)]
+        opened = self._habits.text(prompt[-32:])
+        return read_reply(
+            text,
+            tools,
+            parser=self.parser,
+            thinks=self.thinks,
+            opened=opened,
+            plain=self._habits.plain,
+            finish=finish_reason,
+            seed=seed,
+        )

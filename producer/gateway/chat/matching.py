@@ -1,0 +1,85 @@
+"""Which earlier turn a request goes on from.
+
+Clients send the whole conversation each time. A turn's note has a digest of the messages that it was asked with: by it
+the turns are found whose messages a new request begins with. Whether the message after those is what this turn replied,
+its result tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from .json_values import json_object
+from .message_types import Message, Tool
+from .reply import Reply
+
+TurnT = TypeVar("TurnT")
+_FORM = b"chat 1"
+"""Changes with what a digest is made of: an older note then matches nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Generic[TurnT]):
+    """A turn whose messages are the first `length` of the request; the message behind them is an assistant's."""
+
+    turn: TurnT
+    length: int
+
+
+def asked(messages: Sequence[Message], tools: Sequence[Tool] = (), options: Mapping[str, Any] | None = None) -> bytes:
+    """What to keep in a turn's note: a digest of all that its prompt was made of."""
+    return _FORM + b" " + _digests(messages, tools, options or {})[-1].encode()
+
+
+def candidates(
+    turns: Iterable[tuple[TurnT, bytes]],
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    options: Mapping[str, Any] | None = None,
+) -> list[Candidate[TurnT]]:
+    """Turns, with their notes, that the request may go on from: those with most messages first, then the latest."""
+    lengths = {
+        _FORM + b" " + digest.encode(): length
+        for length, digest in enumerate(_digests(messages, tools, options or {})[:-1])
+        if length and messages[length]["role"] == "assistant"
+    }
+    found = [Candidate(turn=turn, length=lengths[note]) for turn, note in reversed(list(turns)) if note in lengths]
+    return sorted(found, key=lambda one: one.length, reverse=True)
+
+
+def answers(message: Message, reply: Reply) -> bool:
+    """Whether an assistant's message is that reply.
+
+    Spaces around its text, the thought and the ids of calls may differ: clients change them, and they are not what the
+    prompt is made of.
+    """
+    return _canonical(message) == _canonical(reply.message())
+
+
+def _digests(messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, Any]) -> list[str]:
+    """A digest of the first i messages, for each i from 0 to all of them."""
+    state = hashlib.sha256(_bytes([list(tools), dict(options)]))
+    digests = [state.hexdigest()]
+    for message in messages:
+        state.update(_bytes(_canonical(message)))
+        digests.append(state.hexdigest())
+    return digests
+
+
+def _canonical(message: Message) -> list[Any]:
+    """A message without what may differ though it is the same one."""
+    if message["role"] != "assistant":
+        return [message["role"], message["content"], message.get("name")]
+    calls = [
+        [call["function"]["name"], dict(json_object(call["function"]["arguments"], "arguments"))]
+        for call in message.get("tool_calls", ())
+    ]
+    return ["assistant", (message["content"] or "").strip(), calls]
+
+
+def _bytes(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,41 @@
+"""Which parser reads the replies of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from . import hermes, llama3, mistral
+from .parsed import Parsed, Parser
+
+NONE = "none"
+
+
+def _as_text(text: str, _names: Set[str]) -> Parsed:
+    return Parsed(text)
+
+
+_PARSERS = (
+    Parser(NONE, _as_text),
+    Parser("hermes", hermes.read),
+    Parser("llama3", llama3.read),
+    Parser("mistral", mistral.read, short_ids=True),
+)
+NAMES = tuple(parser.name for parser in _PARSERS)
+"""The values of `--tool-calls`, beside `auto`."""
+_SIGNS = (
+    ("<tool_call>", "hermes"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<|python_tag|>", "llama3"),
+    ('"parameters":', "llama3"),
+)
+"""What a template has in it, and what its model's calls are therefore read as; the first one decides."""
+
+
+def parser_named(name: str, source: str) -> Parser:
+    """The parser of that name; with `auto` the one that the template's source shows."""
+    if name == "auto":
+        name = next((parser for sign, parser in _SIGNS if sign in source), NONE)
+    found = [parser for parser in _PARSERS if parser.name == name]
+    if not found:
+        raise ValueError(f"no parser {name!r}; there are auto, {', '.join(NAMES)}")
+    return found[0]

@@ -1,0 +1,93 @@
+"""A sampled reply as a client sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .message_types import Message, Tool
+from .parsers import FoundCall, Parser
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call that the policy made: `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As OpenAI's API has it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """`content` is None where there are only calls; `reasoning` None where no thought was found. `finish_reason` is
+    `tool_calls` where calls were made. `notes` tell which calls stayed text, and why.
+    """
+
+    content: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    finish_reason: str = "stop"
+    notes: tuple[str, ...] = ()
+
+    def message(self) -> Message:
+        """The assistant's message, as OpenAI's API has it; the thought is vLLM's `reasoning_content`."""
+        message: Message = {"role": "assistant", "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_json() for call in self.tool_calls]
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        return message
+
+
+def read_reply(
+    text: str,
+    tools: Sequence[Tool],
+    *,
+    parser: Parser,
+    thinks: bool,
+    opened: str,
+    plain: Callable[[str], str],
+    finish: str,
+    seed: str,
+) -> Reply:
+    """The reply that a text with its special tokens is. `opened` is the end of the prompt; `thinks` whether thoughts
+    are told apart; `plain` drops special tokens.
+    """
+    reasoning, said = _thought(text, opened) if thinks else (None, text)
+    names = {tool["function"]["name"] for tool in tools}
+    content, found, notes = parser.read(said, names) if names else (said, (), ())
+    content = plain(content)
+    if found:
+        content = content.strip()
+    calls = tuple(_call(call, f"{seed}:{i}", short=parser.short_ids) for i, call in enumerate(found))
+    return Reply(
+        content=content or (None if calls else ""),
+        tool_calls=calls,
+        reasoning=None if reasoning is None else plain(reasoning),
+        finish_reason="tool_calls" if calls and finish == "stop" else finish,
+        notes=notes,
+    )
+
+
+def _thought(text: str, opened: str) -> tuple[str | None, str]:
+    """What was thought, and what was said after it. A thought that has no end is all there is."""
+    began = opened.rfind(_OPEN) > opened.rfind(_CLOSE)
+    body = text.lstrip()
+    if not began and not body.startswith(_OPEN):
+        return None, text
+    thought, _, said = body.removeprefix(_OPEN).partition(_CLOSE)
+    return thought.strip("\n"), said.lstrip("\n")
+
+
+def _call(found: FoundCall, seed: str, *, short: bool) -> ToolCall:
+    digest = hashlib.sha256(seed.encode()).hexdigest()
+    return ToolCall(id=digest[:9] if short else f"call_{digest[:24]}", name=found.name, arguments=found.arguments)

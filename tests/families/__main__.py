@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows: dict[str, Row] = _read(asked.show)
         shown = table(dict(sorted(rows.items(), key=lambda row: list(FAMILIES).index(row[0]))), features)
     else:
-        rows = asyncio.run(_run(families, features, asked.json))
+        rows = asyncio.run(_run(families, features, asked))
         shown = table(rows, features)
     sys.stdout.write(f"\n{shown}\n{_command()}, {commit()}, {datetime.now(UTC).date().isoformat()}\n")
     if asked.table is not None:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_FINE if all(cell.is_fine for row in rows.values() for cell in row.values()) else EXIT_WRONG
 
 
-async def _run(families: Sequence[str], features: Sequence[str], file: Path | None) -> dict[str, Row]:
+async def _run(families: Sequence[str], features: Sequence[str], asked: argparse.Namespace) -> dict[str, Row]:
     from tests.families.trial import run_family  # imports vLLM, which --help does without
 
     rows: dict[str, Row] = {}
@@ -60,11 +60,11 @@ async def _run(families: Sequence[str], features: Sequence[str], file: Path | No
         task = progress.add_task("", total=len(families))
         for family in families:
             began = time.monotonic()
-            rows[family] = await run_family(family, features, _shown_by(progress, task, family))
+            rows[family] = await run_family(family, features, _shown_by(progress, task, family), asked.dtype)
             progress.advance(task)
             _tell(console, family, rows[family], time.monotonic() - began)
-            if file is not None:  # after each, so that a run that is broken off leaves what it found
-                _write(file, rows)
+            if asked.json is not None:  # after each, so that a run that is broken off leaves what it found
+                _write(asked.json, rows)
     return rows
 
 
@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"only this one; may be repeated: {', '.join(FAMILIES)}")  # fmt: skip
     parser.add_argument("--cell", action="append", choices=FEATURES, metavar="NAME",
                         help=f"only this column; may be repeated: {'; '.join(FEATURES)}")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"),
+                        help="all cells in this type; by default float32, adapters on a GPU in bfloat16")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each cell here, after every family")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table here too, as Markdown")
     parser.add_argument("--show", type=Path, nargs="+", metavar="FILE",

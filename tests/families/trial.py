@@ -30,13 +30,16 @@ REFUSED = (SettingsError, CheckpointRefusedError, SwapFailedError, UnprovableErr
 Show = Callable[[str], None]
 
 
-async def run_family(family: str, features: Sequence[str], show: Show) -> Row:
-    """The family's cells. On a GPU an engine in float32 takes no adapter, so that LoRA has one in bfloat16."""
+async def run_family(family: str, features: Sequence[str], show: Show, dtype: str | None = None) -> Row:
+    """The family's cells, in `dtype`; None: float32, but on a GPU, where such an engine takes no adapter, bfloat16 for
+    LoRA.
+    """
     model = await asyncio.to_thread(make_model, family, 0)
     with tempfile.TemporaryDirectory(prefix="rollstream-families-") as place:
         folder = Path(place)
         await asyncio.to_thread(save_model, model, folder / "boot")
-        return await _Family(family, model, folder, show).cells(features)
+        asked = _Family(family, model, folder, show)
+        return await (asked.cells(features) if dtype is None else asked.cells_in(dtype, features))
 
 
 class _Family:
@@ -49,17 +52,24 @@ class _Family:
     async def cells(self, features: Sequence[str]) -> Row:
         """First all cells in float32 with one engine; what this engine does not take, with another."""
         rest = [feature for feature in features if feature != "LoRA"]
-        if "LoRA" not in features:
-            return await self._with_engine(rest, "float32", lora=False)
-        if ON_GPU:
-            found = dict(await self._with_engine(rest, "float32", lora=False))
-            found.update(await self._with_engine(["LoRA"], "bfloat16", lora=True))
-        else:
-            found = dict(await self._with_engine(features, "float32", lora=True))
-            if all(cell.ended == "refused" for cell in found.values()):
-                found.update(await self._with_engine(rest, "float32", lora=False))
-        if ON_GPU and all(found[feature].ended == "refused" for feature in rest):
+        if not ON_GPU or "LoRA" not in features:
+            return await self.cells_in("float32", features)
+        found = {
+            **await self._with_engine(rest, "float32", lora=False),
+            **await self._with_engine(["LoRA"], "bfloat16", lora=True),
+        }
+        if all(found[feature].ended == "refused" for feature in rest):
             found.update(await self._with_engine(rest, "bfloat16", lora=False))
+        return {feature: found[feature] for feature in features}
+
+    async def cells_in(self, dtype: str, features: Sequence[str]) -> Row:
+        """All cells in one data type, with one engine; without LoRA if an engine with it is refused."""
+        rest = [feature for feature in features if feature != "LoRA"]
+        if "LoRA" not in features:
+            return await self._with_engine(rest, dtype, lora=False)
+        found = dict(await self._with_engine(features, dtype, lora=True))
+        if all(cell.ended == "refused" for cell in found.values()):
+            found.update(await self._with_engine(rest, dtype, lora=False))
         return {feature: found[feature] for feature in features}
 
     async def _with_engine(self, features: Sequence[str], dtype: str, *, lora: bool) -> Row:

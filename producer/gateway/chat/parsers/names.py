@@ -16,9 +16,9 @@ def _as_text(text: str, _names: Set[str]) -> Parsed:
 
 _PARSERS = (
     Parser(NONE, _as_text),
-    Parser("hermes", hermes.read),
-    Parser("llama3", llama3.read),
-    Parser("mistral", mistral.read, short_ids=True),
+    Parser("hermes", hermes.read, marks=("<tool_call>",)),
+    Parser("llama3", llama3.read, marks=("<|python_tag|>", "{")),
+    Parser("mistral", mistral.read, marks=("[TOOL_CALLS]",), short_ids=True),
 )
 NAMES = tuple(parser.name for parser in _PARSERS)
 """The values of `--tool-calls`, beside `auto`."""

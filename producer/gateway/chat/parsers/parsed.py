@@ -28,11 +28,13 @@ class Parsed(NamedTuple):
 class Parser(NamedTuple):
     """`read` takes a reply with its special tokens, and the names of the tools that there are.
 
+    `marks` are texts at which a call may begin: what stands before the first of them is content for certain.
     `short_ids`: ids of calls are nine letters and digits, as the templates of these models demand.
     """
 
     name: str
     read: Callable[[str, Set[str]], Parsed]
+    marks: tuple[str, ...] = ()
     short_ids: bool = False
 
 

@@ -69,7 +69,7 @@ class Worker:
             limit=settings.admitted_sequences, limit_bytes=settings.inflight_bytes, places=settings.places
         )
         self._measures = measures = self._start.measures
-        self._memory = MemoryWatch(engine=engine, admission=self._admission, measures=measures)
+        self._memory = MemoryWatch(engine=engine, admission=self._admission, measures=measures, by=settings.admission)
         self._proofs = Proofs()
         self._parts, contents = make_parts(
             settings=settings, redis=self._commands, keys=keys, engine=engine, measures=measures,

@@ -154,6 +154,10 @@ class WorkerSettings(QueueSettings):
     inflight_bytes: int = Field(
         2**28, ge=1, description="Bytes of admitted jobs and their expected answers, until the answers are in Redis."
     )
+    admission: Literal["count", "memory"] = Field(
+        "count",
+        description="How many sequences enter the engine: a fixed count, or fewer while its KV cache is full.",
+    )
     partials_bytes: int = Field(
         2**28,
         ge=0,

@@ -3,16 +3,20 @@
 Two workers with the same settings and a small KV cache serve the same batches in turns. Short completions fit, and must
 be as fast as ever. Of the long ones a quarter of the seats fills the cache, so vLLM takes the memory of running
 sequences away (a preemption) and computes it again. Without `--kv-cache-bytes` the cache holds that quarter.
+
+A round has a pair of runs of each scenario. Each pair is told as it ends, and written to `--out`; no pair begins for
+which `--limit-s` leaves no time.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +28,7 @@ from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.saturation import Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.support import report
 from benchmarks.support.arms import Rollstream
+from benchmarks.support.bounds import Limit
 from benchmarks.support.fleet import Fleet, WorkerProcess
 from benchmarks.support.models import Model, make
 from benchmarks.support.report import Report, Scenario
@@ -33,8 +38,9 @@ from rollstream import AsyncClient
 from rollstream.schemas import Keys
 from rollstream.schemas.worker_report import WorkerReport
 
-ARMS = {"by count": "benchmarks.support.worker_by_count", "by memory": "rollstream.worker"}
-"""The module of each arm's worker."""
+BY_COUNT = "by count"
+ARMS = {BY_COUNT: ("--admission", "count"), "by memory": ("--admission", "memory")}
+"""The flags of each arm's worker."""
 N = 4
 """Completions of a prompt."""
 SHARE = 4
@@ -59,9 +65,34 @@ SIZES = {"tiny": Sizes(32, 900, 5), "1.5b": Sizes(128, 1700, 6), "7b": Sizes(128
 SCENARIOS = ("short", "long", "tail")
 
 
-def batches(engines: Engines, scale: float) -> list[Workload]:
+def _of_each_arm() -> dict[str, list[float]]:
+    return {arm: [] for arm in ARMS}
+
+
+@dataclass(kw_only=True)
+class Pairs:
+    """The runs of one workload."""
+
+    workload: Workload
+    speed: dict[str, list[float]] = field(default_factory=_of_each_arm)
+    preempted: dict[str, list[float]] = field(default_factory=_of_each_arm)
+    cpu: dict[str, list[float]] = field(default_factory=_of_each_arm)
+
+    def scenarios(self) -> list[Scenario]:
+        """Tokens a second, preemptions and CPU time."""
+        name, about = self.workload.name, self.workload.about
+        details: dict[str, Any] = {"tokens": self.workload.tokens, **differences(self.speed, BY_COUNT)}
+        cpu: dict[str, Any] = {**differences(self.cpu, BY_COUNT)}
+        return [
+            Scenario(name, about, "tok/s", BY_COUNT, self.speed, details),
+            Scenario(f"{name}: preemptions", about, "a run", BY_COUNT, self.preempted),
+            Scenario(f"{name}: CPU", about, "s/1,000 tok", BY_COUNT, self.cpu, cpu),
+        ]
+
+
+def batches(engines: Engines, sizes: Sizes, scale: float) -> list[Workload]:
     """Short ones; long ones of four lengths; a long tail."""
-    sizes, model = SIZES[engines.model.name], engines.model
+    model = engines.model
     prompts = Prompts(model, SCALES[model.name].prompt)
     groups = max(4, int(scale * sizes.waves * engines.max_num_seqs / N))
 
@@ -77,54 +108,55 @@ def batches(engines: Engines, scale: float) -> list[Workload]:
     ]
 
 
-def cache_bytes(model: Model, max_num_seqs: int) -> int:
-    """A KV cache for one in `SHARE` of the seats, each as long as the model's limit."""
+def cache_bytes(model: Model, max_num_seqs: int, length: int) -> int:
+    """A KV cache for one in `SHARE` of the seats, each of so many tokens."""
     shape = json.loads((model.folder / "config.json").read_text())
     width = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
     size = 4 if model.engine_args["dtype"] == "float32" else 2
     token = 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * width * size
-    return int(token * model.max_model_len * max(2, max_num_seqs // SHARE))
+    return int(token * length * max(2, max_num_seqs // SHARE))
 
 
-async def compare(engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet) -> Report:
-    """Run every workload on both, in turns."""
-    workers = {arm: fleet.start(_policy(arm), *engines.flags(), module=module) for arm, module in ARMS.items()}
+async def compare(
+    engines: Engines, chosen: Sequence[Workload], repeats: int, redis_url: str, fleet: Fleet,
+    limit: Limit, out: Path | None,
+) -> Report:  # fmt: skip
+    """Run every workload on both, in turns; write all results to `out` after each pair."""
+    workers = {arm: fleet.start(_policy(arm), *engines.flags(), *flags) for arm, flags in ARMS.items()}
     for worker in workers.values():
         await asyncio.to_thread(worker.wait_until_serving)
+    limit.say("both workers serve")
     await my_turn()
-    scenarios: list[Scenario] = []
     clients = {arm: AsyncClient(redis_url, policy=_policy(arm)) for arm in ARMS}
+    found = [Pairs(workload=workload) for workload in chosen]
     try:
-        for workload in chosen:
-            scenarios += await _measured(clients, workers, workload, repeats, redis_url)
+        for number, pairs in itertools.product(range(repeats), found):
+            name = pairs.workload.name
+            if not limit.fits(name):
+                continue
+            with limit.measuring(name):
+                for arm in list(ARMS) if number % 2 == 0 else reversed(list(ARMS)):
+                    await _run(clients[arm], workers[arm], arm, pairs, redis_url)
+            limit.say(f"{name}: " + ", ".join(f"{arm}: {runs[-1]:,.0f} tok/s" for arm, runs in pairs.speed.items()))
+            if out is not None:
+                report.write(out, [_report(found, engines)])
     finally:
         for client in clients.values():
             await client.aclose()
+    return _report(found, engines)
+
+
+async def _run(client: AsyncClient, worker: WorkerProcess, arm: str, pairs: Pairs, redis_url: str) -> None:
+    before, cpu_s, workload = _preemptions(redis_url, arm), _cpu_s(worker), pairs.workload
+    pairs.speed[arm].append(workload.tokens / await Rollstream(client).run(workload))
+    pairs.cpu[arm].append(1000 * (_cpu_s(worker) - cpu_s) / workload.tokens)
+    await asyncio.sleep(_REPORTED_S)
+    pairs.preempted[arm].append(_preemptions(redis_url, arm) - before)
+
+
+def _report(found: Sequence[Pairs], engines: Engines) -> Report:
+    scenarios = [scenario for pairs in found if pairs.speed[BY_COUNT] for scenario in pairs.scenarios()]
     return Report("admission", scenarios, shown_engines(engines))
-
-
-async def _measured(
-    clients: Mapping[str, AsyncClient],
-    workers: Mapping[str, WorkerProcess],
-    workload: Workload,
-    repeats: int,
-    redis_url: str,
-) -> list[Scenario]:
-    speed, preempted, cpu = ({arm: list[float]() for arm in clients} for _ in range(3))
-    for number in range(repeats):
-        for arm in list(clients) if number % 2 == 0 else reversed(list(clients)):
-            before, cpu_s = _preemptions(redis_url, arm), _cpu_s(workers[arm])
-            speed[arm].append(workload.tokens / await Rollstream(clients[arm]).run(workload))
-            cpu[arm].append(1000 * (_cpu_s(workers[arm]) - cpu_s) / workload.tokens)
-            await asyncio.sleep(_REPORTED_S)
-            preempted[arm].append(_preemptions(redis_url, arm) - before)
-        report.say(f"{workload.name}: run {number + 1} of {repeats}")
-    details: dict[str, Any] = {"tokens": workload.tokens, **differences(speed, "by count")}
-    return [
-        Scenario(workload.name, workload.about, "tok/s", "by count", speed, details),
-        Scenario(f"{workload.name}: preemptions", workload.about, "a run", "by count", preempted),
-        Scenario(f"{workload.name}: CPU", workload.about, "s/1,000 tok", "by count", cpu, differences(cpu, "by count")),
-    ]
 
 
 def _preemptions(redis_url: str, arm: str) -> int:
@@ -153,17 +185,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="counted runs of each arm (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeat for several; default: all")
+    parser.add_argument("--longest", type=int, help="tokens of the longest completions, for which the cache is small")
+    parser.add_argument("--limit-s", type=float, default=1800, help="no pair begins that would end later (%(default)s)")
     arguments = parser.parse_args()
+    limit = Limit(seconds=arguments.limit_s)
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         model = make(arguments.model, folder)
-        cache = arguments.kv_cache_bytes or cache_bytes(model, arguments.max_num_seqs)
+        sizes, length = SIZES[model.name], model.max_model_len
+        if arguments.longest:
+            sizes, length = replace(sizes, longest=arguments.longest), SCALES[model.name].prompt[1] + arguments.longest
+        cache = arguments.kv_cache_bytes or cache_bytes(model, arguments.max_num_seqs, length)
         engines = Engines(model, arguments.max_num_seqs, cache, arguments.memory)
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            known = {workload.name: workload for workload in batches(engines, arguments.scale)}
+            known = {workload.name: workload for workload in batches(engines, sizes, arguments.scale)}
             chosen = [known[name] for name in arguments.scenario or SCENARIOS]
-            done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet))
+            done = uvloop.run(compare(engines, chosen, arguments.repeats, url, fleet, limit, arguments.out))
     report.finish(done, arguments.out)
 
 

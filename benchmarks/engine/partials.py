@@ -2,6 +2,8 @@
 
 The completions are long enough to be kept several times while they run. The details have the mean difference by pairs,
 in per cent, with its 95 % interval, and how many parts were seen in Redis at once: without any, nothing was measured.
+
+Each pair of runs is told as it ends, and written to `--out`; no pair begins for which `--limit-s` leaves no time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from benchmarks.engine.engine_metrics import differences
 from benchmarks.engine.saturation import Engines, add_engine_flags, bench_redis, prepare, shown_engines
 from benchmarks.support import report
 from benchmarks.support.arms import Rollstream, interleaved
+from benchmarks.support.bounds import Limit
 from benchmarks.support.fleet import Fleet
 from benchmarks.support.models import make
 from benchmarks.support.report import Report, Scenario
@@ -33,38 +36,51 @@ PARTS = Keys("any").parts("any").replace("any", "*")
 """The pattern of the hashes of parts; both workers have one partition."""
 WAVES = 1.25
 """How often a run fills all seats."""
+_WARM = 64
+"""Tokens of a completion of the run that is not counted."""
 
 
-def long_ones(engines: Engines, scale: float) -> Workload:
+def long_ones(engines: Engines, scale: float, tokens: int) -> Workload:
     """One batch of long completions."""
-    model, tokens = engines.model, LONGEST[engines.model.name]
+    model = engines.model
     groups = max(1, int(scale * WAVES * engines.max_num_seqs / 8))
     batch = Load(Prompts(model, SCALES[model.name].prompt).draw(groups), config(tokens))
     return Workload("long", f"one batch of {groups} prompts, n = 8, {tokens} tokens, log-probs", (batch,), 2)
 
 
 async def compare(
-    engines: Engines, workload: Workload, every_s: float, repeats: int, redis_url: str, fleet: Fleet
-) -> Report:
-    """Run the workload on both workers, in turns."""
+    engines: Engines, workload: Workload, every_s: float, repeats: int, redis_url: str, fleet: Fleet,
+    limit: Limit, out: Path | None,
+) -> Report:  # fmt: skip
+    """Run the workload on both workers, in turns; write all results to `out` after each pair."""
     names = {"off": 0.0, f"every {every_s:g} s": every_s}
     workers = [fleet.start(_policy(s), *engines.flags(), "--keep-partials", str(s)) for s in names.values()]
     for worker in workers:
         await asyncio.to_thread(worker.wait_until_serving)
+    limit.say("both workers serve")
     await my_turn()
-    seen = [0]
+    seen, speed = [0], {name: list[float]() for name in names}
+    scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed)
+    done = Report("partials", [scenario], shown_engines(engines))
     async with AsyncExitStack() as closing:
         arms = []
         for name, seconds in names.items():
             client = await closing.enter_async_context(AsyncClient(redis_url, policy=_policy(seconds)))
             arms.append(Rollstream(client, name))
-        await interleaved(arms, workload, 1)
+        await interleaved(arms, long_ones(engines, 1.0, _WARM), 1)
         watching = asyncio.create_task(_watch(redis_url, seen))
         closing.callback(watching.cancel)
-        speed = await interleaved(arms, workload, repeats)
-    details = {"tokens": workload.tokens, "parts_seen": seen[0], **differences(speed)}
-    scenario = Scenario(workload.name, workload.about, "tok/s", "off", speed, details)
-    return Report("partials", [scenario], shown_engines(engines))
+        for _ in range(repeats):
+            if not limit.fits("a pair"):
+                break
+            with limit.measuring("a pair"):
+                for name, runs in (await interleaved(arms, workload, 1)).items():
+                    speed[name] += runs
+            scenario.details = {"tokens": workload.tokens, "parts_seen": seen[0], **differences(speed)}
+            limit.say(", ".join(f"{name}: {runs[-1]:,.0f} tok/s" for name, runs in speed.items()))
+            if out is not None:
+                report.write(out, [done])
+    return done
 
 
 async def _watch(redis_url: str, seen: list[int]) -> None:
@@ -86,16 +102,23 @@ def main() -> None:
     add_engine_flags(parser)
     parser.add_argument("--every-s", type=float, default=5.0, help="--keep-partials of the worker (%(default)s)")
     parser.add_argument("--repeats", type=int, default=4, help="counted runs of each arm (default: %(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter runs (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="more or fewer completions (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, help=f"of a completion; default by the model: {LONGEST}")
+    parser.add_argument("--limit-s", type=float, default=1800, help="no pair begins that would end later (%(default)s)")
     arguments = parser.parse_args()
+    limit = Limit(seconds=arguments.limit_s)
     prepare(arguments.model)
     with tempfile.TemporaryDirectory(prefix="rollstream-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         model = make(arguments.model, folder)
         engines = Engines(model, arguments.max_num_seqs, arguments.kv_cache_bytes, arguments.memory)
-        workload = long_ones(engines, arguments.scale)
+        workload = long_ones(engines, arguments.scale, arguments.tokens or LONGEST[model.name])
         with bench_redis(arguments.redis) as url, Fleet(url, folder) as fleet:
-            done = uvloop.run(compare(engines, workload, arguments.every_s, arguments.repeats, url, fleet))
+            done = uvloop.run(
+                compare(
+                    engines, workload, arguments.every_s, arguments.repeats, url, fleet, limit, arguments.out
+                )
+            )  # fmt: skip
     report.finish(done, arguments.out)
 
 

@@ -54,33 +54,41 @@ class Trainer:
     """Tokens of these that a delivery did not generate, because an earlier one had."""
     ending: bool = False
     errors: Counter[str] = field(default_factory=Counter)
-    submitted: list[str] = field(default_factory=list)
-    _under_way: set[int] = field(default_factory=set)
+    answered: list[str] = field(default_factory=list)
+    """The batches of which every group was read."""
+    under_way: set[int] = field(default_factory=set)
+    """The numbers of the others."""
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def run(self) -> None:
-        """Until `ending`, and all batches are answered."""
+        """Until `ending`, and all batches are answered. Cancelled earlier, it leaves the rest `under_way`."""
         async with asyncio.TaskGroup() as lanes:
             for _ in range(self.load.batches):
                 lanes.create_task(self._lane())
 
     async def renewed(self) -> None:
         """Wait until all batches of now are answered: those under way then were submitted later."""
-        mine = set(self._under_way)
-        while mine & self._under_way:  # noqa: ASYNC110 - many lanes change it
+        while len(self.under_way) < self.load.batches:  # noqa: ASYNC110 - the lanes begin
             await asyncio.sleep(_LOOK_S)
+        mine = set(self.under_way)
+        while mine & self.under_way:  # noqa: ASYNC110 - many lanes change it
+            await asyncio.sleep(_LOOK_S)
+
+    def told(self) -> str:
+        """Which batches are under way."""
+        return "not answered: batches " + (", ".join(f"b{one}" for one in sorted(self.under_way)) or "none")
 
     async def _lane(self) -> None:
         while not self.ending:
             number = next(self._numbers)
-            self._under_way.add(number)
+            self.under_way.add(number)
             handle = await self.client.submit(
                 self.load.draw(number), None, self.load.config, batch_id=f"b{number}", keep_partials=self.keep
             )
-            self.submitted.append(handle.batch_id)
             async for group in handle.groups():
                 self._count(group)
-            self._under_way.discard(number)
+            self.answered.append(handle.batch_id)
+            self.under_way.discard(number)
 
     def _count(self, group: GroupResult | GroupError) -> None:
         if isinstance(group, GroupError):
@@ -92,10 +100,10 @@ class Trainer:
 
 
 async def audited(redis: Redis, keys: Keys, trainer: Trainer) -> dict[str, int]:
-    """Read every entry of every batch's results again: each group is there once, with all its tokens."""
+    """Read every entry of every answered batch's results again: each group is there once, with all its tokens."""
     load = trainer.load
     found: Counter[str] = Counter()
-    for batch_id in trainer.submitted:
+    for batch_id in trainer.answered:
         entries: Any = await redis.xrange(keys.results(batch_id))
         payloads = [fields[PAYLOAD] for _, fields in entries if fields[KIND] == _GROUP]
         groups = [decode(payload, GroupResult) for payload in payloads]
@@ -104,7 +112,8 @@ async def audited(redis: Redis, keys: Keys, trainer: Trainer) -> dict[str, int]:
         found["lost"] += load.prompts - len(counted)
         found["twice"] += sum(counted.values()) - len(counted)
         found["wrong"] += sum(not _is_whole(group, load) for group in groups)
-    return {name: found[name] for name in ("groups", "lost", "twice", "wrong")}
+    found["unanswered"] = len(trainer.under_way)
+    return {name: found[name] for name in ("groups", "lost", "twice", "wrong", "unanswered")}
 
 
 def _is_whole(group: GroupResult, load: Load) -> bool:

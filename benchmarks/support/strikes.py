@@ -13,13 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from benchmarks.support.fleet import WorkerProcess
+from benchmarks.support import report
+from benchmarks.support.fleet import WorkerFailedError, WorkerProcess
 from rollstream.producer.demo.embedded_redis import EmbeddedRedis
 from rollstream.schemas import RollstreamError
 from tests.support.faults import Link
 
 Kind = Literal["kill", "drain", "freeze", "cut", "redis"]
 KINDS: tuple[str, ...] = get_args(Kind)
+MOST_ENDS = 3
+"""A worker that has ended so often by itself will not serve."""
+NEW_LINE = "\n"
 
 
 class BadScheduleError(RollstreamError):
@@ -92,10 +96,13 @@ class StruckFleet:
     """One for each worker."""
     struck: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    ended: Counter[int] = field(default_factory=Counter)
+    """How often each worker has ended although nothing was done to it."""
     _links: list[Link] = field(default_factory=list)
     _workers: list[WorkerProcess] = field(default_factory=list)
     _undo: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
+    _told_to_end: set[int] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -139,8 +146,20 @@ class StruckFleet:
                 self.server.kill()
                 self._later(one.lasts_s, self.server.start)
 
+    def told(self) -> str:
+        """What each worker is at: its process, how long ago that was started, and the last line of its log."""
+        now = time.monotonic()
+        return "; ".join(
+            f"worker {which}: process {worker.process.pid}, started {now - worker.started_at:.0f} s ago, "
+            f"{worker.log.rpartition(NEW_LINE)[2][:200]!r}"
+            for which, worker in enumerate(self._workers)
+        )
+
     def tend(self) -> None:
-        """Undo what is due, and start workers that have ended."""
+        """Undo what is due, and start workers that have ended.
+
+        Raises `WorkerFailedError` for a worker that ends again and again although nothing is done to it.
+        """
         now = time.monotonic()
         due = [undo for when, undo in self._undo if when <= now]
         self._undo = [(when, undo) for when, undo in self._undo if when > now]
@@ -148,8 +167,19 @@ class StruckFleet:
             undo()
         for which, worker in enumerate(self._workers):
             if worker.process.poll() is not None:
+                self._note_end(which)
                 worker.end()
                 self._workers[which] = self._start(which)
+
+    def _note_end(self, which: int) -> None:
+        worker = self._workers[which]
+        if worker.process.pid in self._told_to_end:
+            return
+        self.ended[which] += 1
+        problem = f"worker {which} exited with {worker.process.returncode} by itself"
+        report.say(f"{problem}; the end of its log:\n{worker.log}")
+        if self.ended[which] >= MOST_ENDS:
+            raise WorkerFailedError(f"{problem}, {self.ended[which]} times; its log is above")
 
     def _start(self, which: int) -> WorkerProcess:
         self.starts += 1
@@ -159,8 +189,11 @@ class StruckFleet:
         self._undo.append((time.monotonic() + seconds, undo))
 
     def _signal(self, which: int, number: signal.Signals) -> None:
-        if self._workers[which].process.poll() is None:
-            _send(self._workers[which].process.pid, number)
+        process = self._workers[which].process
+        if process.poll() is None:
+            _send(process.pid, number)
+            if number != signal.SIGSTOP:
+                self._told_to_end.add(process.pid)
 
     def _end(self) -> None:
         for worker in self._workers:

@@ -30,7 +30,7 @@ def report(worker: WorkerProcess, queue: Queue) -> WorkerReport:
 async def test_long_completions_get_fewer_places_until_nothing_runs(
     redis_url: str, policy: str, queue: Queue, tiny_model: Path
 ) -> None:
-    flags = "--model", str(tiny_model), "--dtype", "float32", "--kv-cache-bytes", str(CACHE)
+    flags = "--model", str(tiny_model), "--dtype", "float32", "--kv-cache-bytes", str(CACHE), "--admission", "memory"
     config = GenerationConfig(max_new_tokens=LENGTH, num_return_sequences=4, ignore_eos=True, logprobs="processed")
     seen: list[WorkerReport] = []
     worker = WorkerProcess(redis_url, policy, *flags, "--max-num-seqs", str(SEATS))

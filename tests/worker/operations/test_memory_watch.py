@@ -48,7 +48,7 @@ def busy(admission: Admission, groups: int) -> Claim:
 
 async def test_it_lets_fewer_in_after_preemptions_and_all_again_when_nothing_runs() -> None:
     engine, admission, measures = FullEngine(), Admission(limit=32, places=64), Measures()
-    watch = MemoryWatch(engine=engine, admission=admission, measures=measures)
+    watch = MemoryWatch(engine=engine, admission=admission, measures=measures, by="memory")
     claim = busy(admission, 20)
     engine.told = use(0.4, 32, 32, 0)
     await watch.look()
@@ -73,7 +73,7 @@ async def test_it_lets_fewer_in_after_preemptions_and_all_again_when_nothing_run
 
 async def test_it_lets_more_in_again_as_sequences_end_while_others_wait() -> None:
     engine, admission = FullEngine(), Admission(limit=32, places=64)
-    watch = MemoryWatch(engine=engine, admission=admission, measures=Measures())
+    watch = MemoryWatch(engine=engine, admission=admission, measures=Measures(), by="memory")
     claim = busy(admission, 200)
 
     async def bound_after(used: float, *, groups: int = 0, ran: bool = True, preemptions: int = 3) -> int:
@@ -92,11 +92,22 @@ async def test_it_lets_more_in_again_as_sequences_end_while_others_wait() -> Non
     assert await bound_after(0.1, groups=10) == 64
 
 
+async def test_a_worker_that_admits_by_count_tells_how_full_the_cache_is_and_lets_as_many_in() -> None:
+    engine, admission, measures = FullEngine(), Admission(limit=32, places=64), Measures()
+    watch = MemoryWatch(engine=engine, admission=admission, measures=measures, by="count")
+    busy(admission, 20)
+    for preemptions in (0, 3):
+        engine.told = use(1.0, 20, 44, preemptions)
+        await watch.look()
+
+    assert (admission.bound, measures.memory) == (64, engine.told)
+
+
 async def test_an_engine_that_tells_nothing_is_never_held_to_fewer() -> None:
     engine, admission, measures = FullEngine(), Admission(limit=32, places=64), Measures()
     busy(admission, 40)
 
-    await MemoryWatch(engine=engine, admission=admission, measures=measures).look()
+    await MemoryWatch(engine=engine, admission=admission, measures=measures, by="memory").look()
 
     assert (admission.bound, measures.memory) == (64, None)
 
@@ -104,7 +115,9 @@ async def test_an_engine_that_tells_nothing_is_never_held_to_fewer() -> None:
 async def test_it_asks_while_there_is_something_to_run_and_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_watch, "PERIOD_S", 0.01)
     engine, admission = FullEngine(), Admission(limit=32, places=64)
-    watching = asyncio.create_task(MemoryWatch(engine=engine, admission=admission, measures=Measures()).run())
+    watching = asyncio.create_task(
+        MemoryWatch(engine=engine, admission=admission, measures=Measures(), by="memory").run()
+    )
     await asyncio.sleep(0.05)
     assert engine.asked == 0
 

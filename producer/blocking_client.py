@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack
 
 from rollstream.schemas import Batch, ScoreDescription
-from rollstream.schemas.times import RUN_RETENTION_S
+from rollstream.schemas.times import RUN_RETENTION_S, SESSION_RETENTION_S
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 from rollstream.transport.redis.faults import fault_of
 
@@ -27,6 +27,7 @@ from .runs.outstanding import OutstandingBatch
 from .runs.run import Run
 from .scores.handle import ScoreHandle
 from .scores.read_scores import ScoreAnswer
+from .sessions.session import Session
 from .staleness.staleness_gate import StalenessGate
 
 H_co = TypeVar("H_co", bound=AnyHandle[Any, Any], covariant=True)
@@ -182,6 +183,26 @@ class BlockingRun(Blocking[Run]):
         raise TypeError(client_stays(type(self).__name__))
 
 
+class BlockingSession(Blocking[Session]):
+    """`Session` with blocking calls, from `Client.session`."""
+
+    @property
+    def name(self) -> str:
+        """The session's name."""
+        return self._awaited.name
+
+    submit = blocking_and_held("submit", Session.submit, BlockingBatchHandle)
+    turns = blocking("read a session", Session.turns)
+    trajectory = blocking("read a session", Session.trajectory)
+    trajectories = blocking("read a session", Session.trajectories)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(client_stays(type(self).__name__))
+
+    def __repr__(self) -> str:
+        return repr(self._awaited).replace("<", "<Blocking", 1)
+
+
 class Client(Blocking[AsyncClient]):
     """`AsyncClient` with blocking calls. Use as `with Client(url, policy="math-7b") as client`.
 
@@ -217,6 +238,10 @@ class Client(Blocking[AsyncClient]):
     def run(self, name: str, *, retention_s: float = RUN_RETENTION_S) -> BlockingRun:
         """A trainer's run, for `with client.run("exp-42") as run`, see `AsyncClient.run`."""
         return BlockingRun(self._awaited.run(name, retention_s=retention_s), self._thread)
+
+    def session(self, name: str, *, retention_s: float = SESSION_RETENTION_S) -> BlockingSession:
+        """A conversation, see `AsyncClient.session`."""
+        return BlockingSession(self._awaited.session(name, retention_s=retention_s), self._thread)
 
     def close(self) -> None:
         """Close the connections and end the thread; waiting calls raise `ClientClosedError`. Safe to call twice.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn, Required, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
-from rollstream.schemas.times import RUN_RETENTION_S
+from rollstream.schemas.times import RUN_RETENTION_S, SESSION_RETENTION_S
 from rollstream.transport.redis.access import DEFAULT_URL, RedisAccess
 
 from .batches.handle import BatchHandle
@@ -42,6 +42,7 @@ from .scores.handle import ScoreHandle, handle_of
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
 from .scores.submit_scores import num_rows, submit_scores
+from .sessions.session import Session
 from .weights.publish import publish
 from .weights.publisher import WeightsPublisher
 from .weights.store_options import StoreOptions
@@ -259,6 +260,15 @@ class AsyncClient:
         batches that it has not consumed after their last answer. Raises `NameRefusedError`, `ArgumentError`.
         """
         of_client = partial(Run, connection=self._connection, keys=self._keys, weights=self._weights)
+        return of_client(name=name, retention_s=retention_s, lengths=self.lengths)
+
+    def session(self, name: str, *, retention_s: float = SESSION_RETENTION_S) -> Session:
+        """A conversation: `await client.session("game-7").submit(ids, config)` queues its next turn.
+
+        See `Session`. `retention_s`: for how long Redis keeps its turns and their results after its last submit.
+        Raises `NameRefusedError`, `ArgumentError`.
+        """
+        of_client = partial(Session, connection=self._connection, keys=self._keys)
         return of_client(name=name, retention_s=retention_s, lengths=self.lengths)
 
     async def newest_version(self) -> int:

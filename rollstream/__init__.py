@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rollstream.producer.batches.handle import BatchHandle
     from rollstream.producer.batches.read_answers import Answer
-    from rollstream.producer.blocking_client import BlockingBatchHandle, BlockingRun, BlockingScoreHandle, Client
+    from rollstream.producer.blocking_client import (
+        BlockingBatchHandle,
+        BlockingRun,
+        BlockingScoreHandle,
+        BlockingSession,
+        Client,
+    )
     from rollstream.producer.client import AsyncClient
     from rollstream.producer.errors import (
         ArgumentError,
@@ -79,6 +85,25 @@ if TYPE_CHECKING:
     from rollstream.producer.runs.run import Run
     from rollstream.producer.scores.handle import ScoreHandle
     from rollstream.producer.scores.score_batch import ScoreBatch
+    from rollstream.producer.sessions.errors import (
+        NoSuchTurnError,
+        NotOneLeafError,
+        RequestConflictError,
+        SessionError,
+        SessionFullError,
+        SessionLostError,
+        TurnCutError,
+        TurnError,
+        TurnFailedError,
+        TurnGoneError,
+        TurnMismatchError,
+        TurnUnfinishedError,
+        UnknownSessionError,
+        UnreadableSessionError,
+    )
+    from rollstream.producer.sessions.session import Session
+    from rollstream.producer.sessions.stack import TrajectoryBatch, stack
+    from rollstream.producer.sessions.trajectory import Trajectory, TrajectoryTurn
     from rollstream.producer.staleness.staleness_errors import (
         GateArgumentError,
         NotOutstandingError,
@@ -111,6 +136,7 @@ if TYPE_CHECKING:
         Probe,
         Repetition,
         RollstreamError,
+        SessionTurn,
         Tolerance,
         Turn,
         WireError,
@@ -134,6 +160,7 @@ __all__ = [
     "BlockingBatchHandle",
     "BlockingRun",
     "BlockingScoreHandle",
+    "BlockingSession",
     "CheckpointError",
     "Client",
     "ClientClosedError",
@@ -155,6 +182,8 @@ __all__ = [
     "LostJobsError",
     "NameRefusedError",
     "NoStoredResultError",
+    "NoSuchTurnError",
+    "NotOneLeafError",
     "NotOutstandingError",
     "NotQueuedError",
     "NothingToReplayError",
@@ -174,6 +203,7 @@ __all__ = [
     "PublishingRefusedError",
     "RedisUnavailableError",
     "Repetition",
+    "RequestConflictError",
     "ResultTimeoutError",
     "RollStrategy",
     "RolloutBatch",
@@ -195,6 +225,11 @@ __all__ = [
     "ScoreBatch",
     "ScoreHandle",
     "Selection",
+    "Session",
+    "SessionError",
+    "SessionFullError",
+    "SessionLostError",
+    "SessionTurn",
     "StalenessError",
     "StalenessGate",
     "StoreOptions",
@@ -202,12 +237,23 @@ __all__ = [
     "TensorFileError",
     "Tolerance",
     "TooLargeForRedisError",
+    "Trajectory",
+    "TrajectoryBatch",
+    "TrajectoryTurn",
     "Turn",
+    "TurnCutError",
+    "TurnError",
+    "TurnFailedError",
+    "TurnGoneError",
+    "TurnMismatchError",
+    "TurnUnfinishedError",
     "UnconfirmedSubmitError",
     "UnknownBatchError",
     "UnknownRunError",
+    "UnknownSessionError",
     "UnreadableResultError",
     "UnreadableRunError",
+    "UnreadableSessionError",
     "VerlReference",
     "VerlRollout",
     "VerlRollouts",
@@ -220,12 +266,33 @@ __all__ = [
     "make_probe",
     "probe_of",
     "probe_of_folder",
+    "stack",
 ]
 
 __version__: str
 """See `rollstream.version`."""
 
 _MODULES = {
+    "Session": "rollstream.producer.sessions.session",
+    "Trajectory": "rollstream.producer.sessions.trajectory",
+    "TrajectoryTurn": "rollstream.producer.sessions.trajectory",
+    "TrajectoryBatch": "rollstream.producer.sessions.stack",
+    "stack": "rollstream.producer.sessions.stack",
+    "BlockingSession": "rollstream.producer.blocking_client",
+    "NoSuchTurnError": "rollstream.producer.sessions.errors",
+    "NotOneLeafError": "rollstream.producer.sessions.errors",
+    "RequestConflictError": "rollstream.producer.sessions.errors",
+    "SessionError": "rollstream.producer.sessions.errors",
+    "SessionFullError": "rollstream.producer.sessions.errors",
+    "SessionLostError": "rollstream.producer.sessions.errors",
+    "TurnCutError": "rollstream.producer.sessions.errors",
+    "TurnError": "rollstream.producer.sessions.errors",
+    "TurnFailedError": "rollstream.producer.sessions.errors",
+    "TurnGoneError": "rollstream.producer.sessions.errors",
+    "TurnMismatchError": "rollstream.producer.sessions.errors",
+    "TurnUnfinishedError": "rollstream.producer.sessions.errors",
+    "UnknownSessionError": "rollstream.producer.sessions.errors",
+    "UnreadableSessionError": "rollstream.producer.sessions.errors",
     "BatchConsumedError": "rollstream.producer.run_errors",
     "BatchNotOutstandingError": "rollstream.producer.run_errors",
     "BlockingRun": "rollstream.producer.blocking_client",

@@ -25,6 +25,7 @@ from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.proofs.golden import Golden, GoldenBatch
 from .wire.proofs.probe import Probe, Tolerance
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
+from .wire.sessions import SessionTurn
 from .wire.tensors import Tensor
 from .wire.turns import Turn
 from .wire.weights import WeightsManifest
@@ -61,6 +62,7 @@ __all__ = [
     "ScoreDescription",
     "ScoreJob",
     "Sealed",
+    "SessionTurn",
     "Tensor",
     "Tolerance",
     "Turn",

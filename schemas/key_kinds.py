@@ -35,6 +35,8 @@ class KeyKind(StrEnum):
     RUNS = "rs:{POLICY}:runs"
     RUN = "rs:{POLICY}:run:*"
     SESSION_WORKER = "rs:{POLICY}:session_worker:*"
+    SESSIONS = "rs:{POLICY}:sessions"
+    SESSION = "rs:{POLICY}:session:*"
     RATE = "rs:{POLICY}:rate"
     ADAPTER = "rs:{POLICY}:adapter:*"
     BLOB = "rs:{POLICY}:blob:*"

@@ -158,6 +158,14 @@ class Keys:
         """String with a TTL: the consumer that ran the session's last turn. Only a hint. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:session_worker:{check_name('session', session)}"
 
+    def session(self, name: str) -> str:
+        """Hash with a TTL: the turns of one conversation, see `schemas.sessions`. Raises `NameRefusedError`."""
+        return f"rs:{{{self.policy}}}:session:{check_name('session', name)}"
+
+    def sessions(self) -> str:
+        """Sorted set with a TTL: the names of all sessions, by the Unix seconds of their last turns."""
+        return f"rs:{{{self.policy}}}:sessions"
+
     def adapter(self, name: str) -> str:
         """Manifest of the adapter `name@version`. Raises `NameRefusedError`."""
         return f"rs:{{{self.policy}}}:adapter:{check_adapter(name)}"

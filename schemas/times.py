@@ -17,6 +17,11 @@ last answer, unless the trainer chooses another time."""
 SHORTEST_RUN_RETENTION_S = 60
 LONGEST_RUN_RETENTION_S = 366 * 86_400
 
+SESSION_RETENTION_S = 86_400
+"""How long a session stays after its last turn was submitted, unless its submitter chooses another time."""
+SHORTEST_SESSION_RETENTION_S = 60
+LONGEST_SESSION_RETENTION_S = 366 * 86_400
+
 ADAPTER_TTL_S = 86_400
 """How long an adapter stays in Redis after its publish or its last use."""
 ADAPTER_RENEW_S = 600

@@ -39,6 +39,11 @@ async def read_description(connection: Connection, keys: Keys, batch_id: str) ->
         "read the ledger", lambda redis: redis.hmget(key, [LedgerField.DESCRIPTION, LedgerField.GROUPS])
     )
     data, groups = found
+    return described(keys, batch_id, data, groups)
+
+
+def described(keys: Keys, batch_id: str, data: bytes | None, groups: bytes | None) -> Description:
+    """The same, of the ledger's fields. Raises `UnknownBatchError`, `UnreadableResultError`."""
     if data is None:
         problem = "unknown; never submitted, expired, or submitted with another policy or number of partitions"
         raise UnknownBatchError(batch_id, keys.policy, problem)

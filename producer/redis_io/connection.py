@@ -62,6 +62,8 @@ class Connection:
         self._keys = keys
         self._role = role
         self._reached = False
+        self.outages = 0
+        """How many tries of this client failed: after one, Redis may have lost what it had confirmed before."""
         self._home = Home()
         self._calls = OpenCalls()
         self._left: set[asyncio.Future[Any]] = set()
@@ -156,6 +158,7 @@ class Connection:
             try:
                 return await self._once(what, command)
             except RedisUnavailableError as error:
+                self.outages += 1
                 # The time runs from the first error: a busy event loop may see a failure late.
                 give_up = min(give_up, loop.time() + self._reconnect_s)
                 if not self._passes(fault_of(error.__cause__)) or loop.time() + pause > give_up:

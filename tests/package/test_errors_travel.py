@@ -18,7 +18,7 @@ import pytest
 
 import rollstream
 from rollstream import AsyncClient, Client, ConfigError, GenerationConfig, ResultTimeoutError, RolloutFunction
-from rollstream.schemas import ErrorCode, GroupError
+from rollstream.schemas import ErrorCode, GroupError, Turn
 from rollstream.transport.weights import StoreProblem
 
 SAMPLES: dict[str, Any] = {
@@ -32,6 +32,9 @@ SAMPLES: dict[str, Any] = {
     "OSError": OSError(28, "No space left on device"),
     "ErrorCode": ErrorCode.TOO_LONG,
     "StoreProblem": StoreProblem.FULL,
+    "Turn": Turn(batch_id="b", group=0, sample=1),
+    "tuple[Turn, ...]": (Turn(batch_id="b", group=0, sample=1),),
+    "tuple[int, ...]": (0, 2),
     "list[str]": ["a", "b"],
     "tuple[str, ...]": ("a", "b"),
     "dict[str, str]": {"gpu-1": "30"},

@@ -11,6 +11,7 @@ from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.part_fields import FINISHED
 from rollstream.schemas.rounds import Did, Phase, RoundField
 from rollstream.schemas.runs import RunField
+from rollstream.schemas.sessions import SessionField
 from rollstream.schemas.stored_index import TOTAL_FIELD
 from rollstream.schemas.totals import Totals
 from rollstream.schemas.wire.entry_fields import KIND, LETTER, PAYLOAD, TOKENS
@@ -36,6 +37,7 @@ ROUND = {
 }  # fmt: skip
 RUN = set(RunField) - {RunField.CONSUMED, RunField.DROPPED}
 """Which of the two is counted is an argument."""
+SESSION = {*SessionField, SessionField.turn(PLACEHOLDER).partition(":")[0] + ":"}
 VALUES = {
     *(message.model_fields["kind"].default for message in (GroupError, Sealed)), LedgerField.CANCELLED, LedgerField.CUT,
     LedgerField.COMPLETE, FINISHED,
@@ -63,7 +65,7 @@ def test_scripts_and_schemas_have_the_same_names() -> None:
     stems = {name.partition(":")[0] + ":" * (":" in name) for name in LEDGER}
     said = set().union(*map(names_in, scripts().values()))
     rate = {RateField.ANSWERS, RateField.FULL, RateField.TOKENS_PER_S}
-    assert said == stems | ENTRIES | TOTALS | VALUES | ROUND | RUN | rate | {DRAIN, ADDITION, TOTAL_FIELD}
+    assert said == stems | ENTRIES | TOTALS | VALUES | ROUND | RUN | SESSION | rate | {DRAIN, ADDITION, TOTAL_FIELD}
 
 
 def test_a_name_that_schemas_do_not_have_is_seen() -> None:

@@ -29,6 +29,7 @@ from rollstream.schemas import (
     ScoreDescription,
     ScoreJob,
     Sealed,
+    SessionTurn,
     Tolerance,
     Turn,
     WeightsManifest,
@@ -202,6 +203,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
     AdapterManifest: {"v": 1, "kind": "adapter"},
     Origin: {},
     Turn: {},
+    SessionTurn: {"v": 1, "kind": "session_turn", "samples": 1, "parent": None, "note": b""},
     Intent: {"v": 1, "kind": "intent", "admitted": None, "note": b""},
     GateState: {
         "v": 1,

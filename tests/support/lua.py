@@ -9,6 +9,7 @@ import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
 import rollstream.producer.runs.scripts
+import rollstream.producer.sessions.scripts
 import rollstream.transport.cuts.scripts
 import rollstream.transport.rounds.scripts
 import rollstream.transport.versions.scripts
@@ -25,6 +26,7 @@ _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,
     rollstream.producer.runs.scripts,
+    rollstream.producer.sessions.scripts,
     rollstream.transport.cuts.scripts,
     rollstream.transport.rounds.scripts,
     rollstream.transport.versions.scripts,

@@ -59,6 +59,11 @@ PAGES = {
         "See [a trainer that comes back](../runs.md). `BlockingRun` is the same without `await`.",
         ("Run", "BlockingRun", "OutstandingBatch", "RunCounts"),
     ),
+    "sessions": Page(
+        "Sessions",
+        "The turns of conversations. `BlockingSession` is the same without `await`.",
+        ("Session", "BlockingSession", "SessionTurn", "Trajectory", "TrajectoryTurn", "stack", "TrajectoryBatch"),
+    ),
     "errors": Page(
         "Errors",
         "Every error of Rollstream is a `RollstreamError`, can be pickled, and has what an operator needs as fields.",

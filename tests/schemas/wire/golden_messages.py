@@ -19,6 +19,7 @@ from rollstream.schemas import (
     Part,
     Repetition,
     ScoreDescription,
+    SessionTurn,
     Tensor,
     Tolerance,
     Turn,
@@ -88,6 +89,16 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         admitted=3,
         note=b"\x81\xa4step\x07",
     ),
+    "SessionTurn.v1": SessionTurn(
+        request_id="chatcmpl-7",
+        batch_id="game-7.0a0b0c0d0e0f0a0b0c0d",
+        digest="0d" * 32,
+        at=1000.5,
+        samples=4,
+        parent=Turn(batch_id="game-7.000102030405060708ff", group=0, sample=3),
+        note=b"\x81\xa4step\x07",
+    ),
+    "SessionTurn.v1.first": SessionTurn(request_id="1", batch_id="b", digest="0d" * 32, at=1000.5),
     "GateState.v1.cut": GateState(version=7, first_version=2, consumed=640, cut=64),
     "GateState.v1": GateState(
         version=7, first_version=2, consumed=640, failed=8, returned=16, late=1, staleness=((0, 600), (3, 40))

@@ -24,6 +24,7 @@ ONE_OF_EACH = {
     KeyKind.ACTIVATIONS: KEYS.activations(), KeyKind.ROUND: KEYS.round(), KeyKind.ROUND_CALL: KEYS.round_call(),
     KeyKind.WORKERS: KEYS.workers(), KeyKind.WORKER: KEYS.worker("w"), KeyKind.HISTORY: KEYS.history(7),
     KeyKind.RUN: KEYS.run("exp"), KeyKind.RUNS: KEYS.runs(),
+    KeyKind.SESSION: KEYS.session("s"), KeyKind.SESSIONS: KEYS.sessions(),
     KeyKind.SESSION_WORKER: KEYS.session_worker("s"),
     KeyKind.RATE: KEYS.rate(), KeyKind.ADAPTER: KEYS.adapter("a@1"), KeyKind.BLOB: KEYS.blob("0" * 64, 0),
     KeyKind.WEIGHTS: KEYS.weights(), KeyKind.WEIGHTS_ITEM: KEYS.weights_item("x"), KeyKind.POLICIES: "rs:policies",

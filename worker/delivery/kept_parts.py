@@ -96,8 +96,10 @@ def _opened(
         return str(error)
     if found.reached != (FINISHED if part.is_finished else str(len(part))).encode():
         return "it is not as far as it says"
+    if not part.is_finished and not 0 <= sample - job.first_sample < job.sampled:
+        return None  # a job that has other samples of the group goes on from it
     problem = problem_of(part, job, group, sample, vocab_size)
-    if problem is None and job.samples is None:  # a share is put together with others, and not gone on from
+    if problem is None and not (part.is_finished and job.samples is not None):  # a share is compared once all are there
         problem = weights_problem(part, content_of)
     return problem or part
 

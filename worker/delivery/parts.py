@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +24,7 @@ from .kept_parts import Name, read_kept
 from .lease import Lease
 from .part_room import PartRoom
 from .part_scripts import Fate, Written
-from .part_weights import ContentOf, named, with_adapter
+from .part_weights import ContentOf, mixed_problem, named, with_adapter
 from .sampled_here import after
 
 _CALL_BYTES, _CALL_PARTS = 4 * 2**20, 256
@@ -99,6 +99,10 @@ class Parts:
         if found.problems:
             await self._drop(lease, job.batch_id, found.problems)
         return found.parts
+
+    def mixed(self, lease: Lease, parts: Collection[Part]) -> str | None:
+        """Why these samples, of several jobs, are of different weights under one number; None if they are not."""
+        return mixed_problem(parts, with_adapter(self._content_of, lease.adapter_sha256))
 
     async def _drop(self, lease: Lease, batch_id: str, problems: Mapping[Name, str]) -> None:
         (group, sample), why = next(iter(problems.items()))

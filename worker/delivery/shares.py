@@ -80,8 +80,15 @@ class Shares:
         self._measures.completed(len(sampled_here), tokens, asked * len(sampled_here))
 
     async def of_group(self, lease: Lease, job: Job, group: int) -> dict[int, Part]:
-        """All samples of a group that are in Redis, by number, each checked."""
-        return (await self._parts.kept(lease, job, [group])).get(group, {})
+        """All samples of a group that are in Redis, by number, each checked.
+
+        Raises `DataError` where they are of different weights under one version's number.
+        """
+        found = (await self._parts.kept(lease, job, [group])).get(group, {})
+        if (why := self._parts.mixed(lease, found.values())) is not None:
+            problem = f"{why}; submit the prompt again under another batch_id"
+            raise DataError(ErrorCode.SAMPLES_MISSING, "samples_per_job", problem)
+        return found
 
     async def _confirmed(self, call: Call) -> object:
         return await confirmed(self._redis, call, self._wait)

@@ -11,6 +11,7 @@ from rollstream.schemas.wire.parts import content_of
 from rollstream.schemas.wire.shares import Share
 
 from ..delivery.lease import Lease
+from ..delivery.part_weights import shown
 from ..delivery.shares import Shares
 from ..errors import DataError, LeaseLostError
 from .admitted_job import AdmittedJob
@@ -68,10 +69,9 @@ def put_together(found: Mapping[int, Part], of: int) -> Sampled:
     """All `of` samples of a group, of whatever jobs. Raises `DataError` that names those which are not there."""
     gaps = [number for number in range(of) if number not in found or not found[number].is_finished]
     if gaps:
-        told = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
         problem = (
-            f"samples {told} of {of} are not in Redis although the jobs that had them have ended: their parts expired, "
-            "were removed, or are none of this job; submit the prompt again under another batch_id"
+            f"samples {shown(gaps)} of {of} are not in Redis although the jobs that had them have ended: their parts "
+            "expired, were removed, or are none of this job; submit the prompt again under another batch_id"
         )
         raise DataError(ErrorCode.SAMPLES_MISSING, "samples_per_job", problem)
     parts = [found[number] for number in range(of)]

@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from rollstream.schemas import Envelope, Keys
+from rollstream.schemas import Envelope, Keys, Part
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.delivery.make_parts import contents_of
+from rollstream.worker.delivery.part_weights import mixed_problem
 from rollstream.worker.weights.contents import Contents, boot_digest
 from tests.support.parts import deliver, job_of, part_of, parts_at, take_over, tokens_by_name
 
@@ -127,3 +128,33 @@ def test_the_same_model_in_another_dtype_is_another_content(tmp_path: Path) -> N
 
     assert half.of(0) != full.of(0)
     assert half.of_announced(OLD, is_adapter=False) != full.of_announced(OLD, is_adapter=False)
+
+
+def sample(number: int, *weights: tuple[int, str | None]) -> Part:
+    """A finished sample whose tokens these versions sampled; None: it does not name the version's weights."""
+    spans = tuple((version, 1) for version, _ in weights)
+    named = tuple((version, digest) for version, digest in weights if digest is not None)
+    return part_of(JOB, 0, number, len(spans), version_spans=spans, weights=named, finish_reason="stop")
+
+
+@pytest.mark.parametrize(
+    ("parts", "here", "why"),
+    [
+        ([sample(0, (3, OLD)), sample(1, (3, NEW))], {}, "in samples 1 version 3, or the adapter, has other weights"),
+        ([sample(0, (3, OLD)), sample(1, (3, NEW))], {3: NEW}, "in samples 0 version 3"),
+        ([sample(0, (3, OLD)), sample(1, (3, OLD))], {3: NEW}, "in samples 0, 1 version 3"),
+        ([sample(0, (3, OLD)), sample(1, (3, None))], {}, "in samples 1 version 3, or the adapter, names no weights"),
+        ([sample(0, (3, None)), sample(1, (3, None))], {3: OLD}, "in samples 0, 1 version 3"),
+        ([sample(0, (2, OLD), (3, OLD)), sample(1, (2, OLD), (3, NEW))], {2: OLD}, "in samples 1 version 3"),
+        ([sample(0, (3, OLD)), sample(1, (4, NEW))], {}, None),
+        ([sample(0, (3, OLD)), sample(1, (3, OLD))], {4: NEW}, None),
+        ([sample(0, (3, None)), sample(1, (3, None))], {}, None),
+    ],
+)
+def test_samples_of_one_group_are_of_the_same_weights_under_each_number(
+    parts: list[Part], here: Mapping[int, str], why: str | None
+) -> None:
+    problem = mixed_problem(parts, here.get)
+
+    assert (problem or "").startswith(why or "")
+    assert (problem is None) == (why is None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups
 from rollstream.worker.measure.measures import Measures
 from rollstream.worker.requests import Completion
-from tests.support.parts import deliver, finished, job_of, part_of, parts_at, take_over
+from tests.support.parts import (
+    content_of_version,
+    deliver,
+    finished,
+    job_of,
+    part_of,
+    parts_at,
+    take_over,
+    tokens_by_name,
+)
 
 CONFIG = GenerationConfig(max_new_tokens=8, num_return_sequences=4, seed=7)
 WHOLE = job_of(config=CONFIG)
@@ -49,10 +58,14 @@ class Sharing:
         self.redis = redis
         self.keys = Keys(policy)
         self.measures = Measures()
-        parts = parts_at(redis, self.keys, check_proven=proven)
+        self.content_of: Callable[[int], str | None] = content_of_version
+        parts = parts_at(redis, self.keys, check_proven=proven, content_of=self._content_of)
         self.groups = SharedGroups(
             shares=Shares(redis=redis, keys=self.keys, parts=parts, check_proven=proven, measures=self.measures)
         )
+
+    def _content_of(self, version: int) -> str | None:
+        return self.content_of(version)
 
     async def deliver(self, job: Job) -> AdmittedJob:
         return self.admitted(job, await deliver(self.redis, self.keys, job))
@@ -154,6 +167,35 @@ async def test_a_part_that_is_none_of_the_group_is_refused_by_name(sharing: Shar
     with pytest.raises(DataError, match=r"samples 2 of 4 are not in Redis") as refused:
         await sharing.hand_in(first)
     assert (refused.value.code, refused.value.field) == ("samples_missing", "samples_per_job")
+
+
+async def test_samples_of_other_weights_under_the_same_number_are_never_put_together(sharing: Sharing) -> None:
+    first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
+    assert await sharing.hand_in(first, version=3) is None
+    sharing.content_of = lambda _: "0d" * 32
+
+    with pytest.raises(
+        DataError, match=r"in samples 0, 1 version 3, or the adapter, has other weights .* submit"
+    ) as refused:
+        await sharing.hand_in(second, version=3)
+    assert (refused.value.code, refused.value.field) == ("samples_missing", "samples_per_job")
+
+
+async def test_running_samples_of_a_split_group_are_gone_on_from_by_their_own_job_under_their_own_weights_alone(
+    sharing: Sharing,
+) -> None:
+    first, second = await sharing.deliver(FIRST), await sharing.deliver(SECOND)
+    parts = sharing.groups._shares._parts
+    await parts.keep(first.lease, first.envelope, [part_of(FIRST, 0, 1, 3)])
+    await parts.keep(second.lease, second.envelope, [part_of(SECOND, 0, number, 3) for number in (2, 3)])
+    taken = await take_over(sharing.redis, second.lease, "w2")
+
+    assert tokens_by_name(await parts.kept(taken, SECOND, [0])) == {(0, 2): 3, (0, 3): 3}
+    sharing.content_of = lambda _: "0d" * 32
+    assert await parts.kept(taken, SECOND, [0]) == {}
+    sharing.content_of = content_of_version
+    taken = await take_over(sharing.redis, first.lease, "w2")
+    assert tokens_by_name(await parts.kept(taken, FIRST, [0])) == {(0, 1): 3}, "the other job's were dropped alone"
 
 
 @pytest.mark.parametrize("shares", [[(0, 2), (1, 2)], [(0, 3), (0, 1)], [(0, 2), (0, 2)]], ids=str)

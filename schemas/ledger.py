@@ -56,6 +56,11 @@ class LedgerField:
         return f"g:{group}"
 
     @staticmethod
+    def at(group: int) -> str:
+        """The entry of the results stream that has the group's answer, if a worker published it."""
+        return f"at:{group}"
+
+    @staticmethod
     def answered(job: int) -> str:
         """How many groups of the job have an answer."""
         return f"answered:{job}"

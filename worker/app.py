@@ -115,6 +115,8 @@ class Worker:
         )
         self._runner, self._keeper = make_runner(
             settings=settings,
+            redis=self._commands,
+            keys=keys,
             engine=engine,
             adapters=self._adapters,
             publisher=self._publisher,

@@ -72,15 +72,16 @@ def _other_batch(batch: Description, answer: AnyAnswer | Sealed) -> str | None:
 def _unfit(batch: Batch, answer: Answer | Sealed) -> str | None:
     if isinstance(answer, Sealed):
         return None
-    problem = _unfit_prompt(batch, answer.prompt)
+    problem = _unfit_prompt(batch, answer.prompt, answer.prefix_length if isinstance(answer, GroupResult) else 0)
     return problem or (_unfit_completions(batch, answer) if isinstance(answer, GroupResult) else None)
 
 
-def _unfit_prompt(batch: Batch, prompt: Tensor | None) -> str | None:
+def _unfit_prompt(batch: Batch, prompt: Tensor | None, prefix: int) -> str | None:
+    """`prefix`: ids of the prompt that are an earlier turn's, and were not submitted."""
     if prompt is None:
         return None
-    if prompt.shape[0] > batch.prompt_width:
-        return f"a prompt of {prompt.shape[0]} tokens, the widest has {batch.prompt_width}"
+    if prompt.shape[0] - prefix > batch.prompt_width:
+        return f"a prompt of {prompt.shape[0] - prefix} tokens, the widest has {batch.prompt_width}"
     return "a negative token id in the prompt" if prompt.numpy().min(initial=0) < 0 else None
 
 

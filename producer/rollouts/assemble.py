@@ -30,6 +30,7 @@ def assemble(
     """Make a `RolloutBatch` from an answer to every group of `batch`. Pure; needs torch."""
     from torch import from_numpy  # noqa: PLC0415 - a producer that only submits needs no torch
 
+    batch = _with_whole_prompts(batch, answers)
     results = {group: answer for group, answer in answers.items() if isinstance(answer, GroupResult)}
     prompt_lengths, response_lengths = _lengths(batch, answers, results)
     response_len = batch.config.max_new_tokens if pad_to_max_new_tokens else int(response_lengths.max(initial=0))
@@ -69,6 +70,12 @@ def assemble(
         },
         **candidates(batch, results, response_len),
     )
+
+
+def _with_whole_prompts(batch: Batch, answers: Answers) -> Batch:
+    """The batch as wide as its prompts: with the turns that they go on from these are wider than what was submitted."""
+    whole = max((answer.prompt.shape[0] for answer in answers.values() if answer.prompt is not None), default=0)
+    return batch if whole <= batch.prompt_width else batch.model_copy(update={"prompt_width": whole})
 
 
 def _lengths(

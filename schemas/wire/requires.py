@@ -25,7 +25,9 @@ IMAGES = "images"
 CONTINUE_OF = "continue_of"
 """Prompts are what follows an earlier turn: who does not know that would sample from the new ids alone."""
 
-KNOWN: frozenset[str] = frozenset({"activate", FIRST_GROUPS, IMAGES, "nccl", "probe", SPLIT, "store", *NEEDED})
+KNOWN: frozenset[str] = frozenset(
+    {"activate", CONTINUE_OF, FIRST_GROUPS, IMAGES, "nccl", "probe", SPLIT, "store", *NEEDED}
+)
 """The names that this release knows, for jobs and policy versions."""
 
 

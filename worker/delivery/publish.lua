@@ -50,8 +50,8 @@ else
     local told = string.sub(groups, 1, 20) .. ' groups, ' .. string.format('%.0f', before) .. ' of them answered'
     return redis.error_reply('UNPUBLISHABLE the ledger counts ' .. told .. ', the job says ' .. ARGV[9] .. ' groups')
   end
-  redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
-  redis.call('HSETNX', KEYS[3], field, token)
+  local at = redis.call('XADD', KEYS[2], '*', 'kind', ARGV[6], 'payload', ARGV[7])
+  redis.call('HSET', KEYS[3], field, token, 'at:' .. ARGV[5], at)
   local done = redis.call('HINCRBY', KEYS[3], 'done', 1)
   local good = wanted and redis.call('HINCRBY', KEYS[3], 'good', ARGV[6] == 'error' and 0 or 1)
   outcome = published(wanted, good, done, groups)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rollstream.schemas import GroupResult, Job
 
+from ..conversations.whole_jobs import WholeJob
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter, GenerateRequest
@@ -25,7 +26,8 @@ from .seeds import prompt_seed
 class GenerationPlan:
     """A `Plan` for a job that generates."""
 
-    job: Job
+    whole: WholeJob
+    """The job with whole prompts: nothing else of the plan knows of earlier turns."""
     stop_token_ids: tuple[int, ...]
     adapter: Adapter | None
     version: int | None
@@ -33,16 +35,23 @@ class GenerationPlan:
     keeper: Keeper
     measures: Measures
 
+    @property
+    def job(self) -> Job:
+        """See `Plan.job`."""
+        return self.whole.job
+
     async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
         """Read what earlier deliveries have kept of their samples."""
         if self.job.adapter is not None and self.adapter is not None:
             admitted.lease.adapter_sha256 = self.adapter.sha256
-        await self.keeper.recall(admitted, groups)
+        await self.keeper.recall(admitted, self.job, groups)
 
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupResult | GroupShare:
         """See `Plan.answer`."""
         job, lease, began = self.job, admitted.lease, time.monotonic()
         started = time.time()
+        if (problem := self.whole.problems.get(group)) is not None:
+            raise problem
         prompt = job.prompts[group - job.first_group]
         request_checks.check_prompt(prompt, job.config, self.engine.info)
         request = GenerateRequest(
@@ -57,10 +66,11 @@ class GenerationPlan:
             is_followed=self.keeper.is_followed(job),
         )
         sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
+        earlier = self.whole.earlier.get(group)
         self.measures.generate.add(time.monotonic() - began)
         if job.samples is not None:
-            return GroupShare(job=job, group=group, sampled=sampled, started=started)
-        return group_result(lease, job, group, prompt, sampled, started)
+            return GroupShare(job=job, group=group, sampled=sampled, started=started, earlier=earlier)
+        return group_result(lease, job, group, prompt, sampled, started, earlier)
 
     async def _beams(self, request: GenerateRequest) -> Sampled:
         completions = await beam_search(self.engine, request)

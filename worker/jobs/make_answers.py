@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
 from rollstream.schemas.wire.envelope import QueuedJob
 
+from ..conversations.earlier_turns import Earlier
 from ..delivery.lease import Lease
 from ..errors import DataError
 from ..requests import Completion
@@ -49,6 +50,8 @@ class GroupShare:
     sampled: Sampled
     started: float
     """Unix seconds when sampling began."""
+    earlier: Earlier | None = None
+    """What the group goes on from."""
 
     @property
     def of(self) -> int:
@@ -57,7 +60,13 @@ class GroupShare:
 
 
 def group_result(
-    lease: Lease, job: Job, group: int, prompt: NDArray[np.int32], sampled: Sampled, started: float
+    lease: Lease,
+    job: Job,
+    group: int,
+    prompt: NDArray[np.int32],
+    sampled: Sampled,
+    started: float,
+    earlier: Earlier | None = None,
 ) -> GroupResult:
     """The answer with what was sampled after `prompt`, int32 (prompt_len,), from `started` (unix seconds) on."""
     completions = sampled.completions
@@ -92,6 +101,8 @@ def group_result(
         sample_index=_numbers(sampled.samples or None),
         cut_lengths=_numbers(sampled.cut_lengths),
         resumed_at=_numbers(sampled.resumed_at or None),
+        continued=None if earlier is None else earlier.turn,
+        earlier_completions=None if earlier is None else Tensor.of(earlier.completions),
     )
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from redis.asyncio import Redis
+
+from rollstream.schemas import Keys
+
 from ..adapters.supply import AdapterSupply
 from ..config import WorkerSettings
+from ..conversations.earlier_turns import EarlierTurns
+from ..conversations.whole_jobs import WholeJobs
 from ..delivery.admission import Admission
 from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.parts import Parts
@@ -22,6 +28,8 @@ from .shared_groups import SharedGroups
 def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app`
     *,
     settings: WorkerSettings,
+    redis: Redis,
+    keys: Keys,
     engine: Engine,
     adapters: AdapterSupply,
     publisher: AnswerPublisher,
@@ -39,6 +47,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
         measures=measures,
         gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
         keeper=keeper,
+        whole=WholeJobs(turns=EarlierTurns(redis=redis, keys=keys)),
     )
     runner = JobRunner(
         plans=plans,

@@ -6,6 +6,7 @@ from rollstream.schemas import Job
 from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..adapters.supply import AdapterSupply
+from ..conversations.whole_jobs import WholeJobs
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter
@@ -22,13 +23,21 @@ class Plans:
     """Makes the plan of each job, by its kind: the one place where the two part."""
 
     def __init__(
-        self, *, engine: Engine, adapters: AdapterSupply, measures: Measures, gate: ScoreGate, keeper: Keeper
+        self,
+        *,
+        engine: Engine,
+        adapters: AdapterSupply,
+        measures: Measures,
+        gate: ScoreGate,
+        keeper: Keeper,
+        whole: WholeJobs,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._measures = measures
         self._gate = gate
         self._keeper = keeper
+        self._whole = whole
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
@@ -36,8 +45,9 @@ class Plans:
             request_checks.check_config(job.config, self._engine.info)
             stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
             adapter, version = await self._weights(job, served)
+            whole = await self._whole.of(job)
             return GenerationPlan(
-                job=job, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
+                whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
                 keeper=self._keeper, measures=self._measures,
             )  # fmt: skip
         row_checks.check_width(job.top_logprobs, self._engine.info)

@@ -47,7 +47,8 @@ class SharedGroups:
             case "complete" | "missing":
                 found = await self._shares.of_group(lease, has.job, has.group)
                 prompt = has.job.prompts[has.group - has.job.first_group]
-                return group_result(lease, has.job, has.group, prompt, put_together(found, has.of), has.started)
+                sampled = put_together(found, has.of)
+                return group_result(lease, has.job, has.group, prompt, sampled, has.started, has.earlier)
 
 
 def parts_of(lease: Lease, has: GroupShare) -> list[Part]:

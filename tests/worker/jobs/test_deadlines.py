@@ -225,6 +225,8 @@ async def test_a_run_deadline_covers_the_loading_of_an_adapter(
     )  # fmt: skip
     runner, _ = make_runner(
         settings=WorkerSettings(policy=policy, engine="stub"),
+        redis=redis,
+        keys=keys,
         engine=engine,
         adapters=adapters,
         publisher=publisher,

@@ -96,13 +96,12 @@ class Keeper:
         """Whether the job asked to be kept so often that somebody must be reading it as it grows."""
         return job.keep_partials is not None and 0 < self.every_s(job) <= FOLLOWED_S
 
-    async def recall(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
+    async def recall(self, admitted: AdmittedJob, job: Job, groups: Collection[int]) -> None:
         """Read what earlier deliveries had of these groups. A job that none had costs nothing.
 
         Finished samples of a job that shares its groups out are there whatever its config.
         """
-        job = admitted.job
-        if not isinstance(job, Job) or not groups or admitted.lease.is_first:
+        if not groups or admitted.lease.is_first:
             return
         if continues(job.config) or job.samples is not None:
             admitted.kept.update(await self._parts.kept(admitted.lease, job, groups))

@@ -1,0 +1,95 @@
+"""A group that goes on from an earlier turn is sampled from the whole conversation, and all that reads it sees that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollstream import AsyncClient, Client, ErrorCode, GenerationConfig, GroupError, GroupResult, Turn
+from tests.support.command_line import Command, lines
+from tests.support.faults import Queue
+from tests.support.replaying import jobs_of
+from tests.support.worker_process import WorkerProcess
+
+SEEDED = GenerationConfig(max_new_tokens=6, num_return_sequences=3, seed=7)
+TURN = Turn(batch_id="t1", group=0, sample=1)
+
+
+async def answers(trainer: AsyncClient, prompts: Any, config: GenerationConfig = SEEDED, **options: Any) -> Any:
+    handle = await trainer.submit(prompts, None, config, **options)
+    return await handle.wait(60)
+
+
+def reply(result: GroupResult, sample: int) -> list[int]:
+    return result.completions[sample].token_ids
+
+
+@pytest.mark.usefixtures("stub_worker")
+async def test_turns_of_a_conversation_are_sampled_from_all_before_them(trainer: AsyncClient) -> None:
+    first = await answers(trainer, [[5, 6], [7]], batch_id="t1")
+    whole = [*first[1].prompt_ids, *reply(first[1], 2), 8, 9]
+
+    second = await answers(trainer, [[4], [8, 9]], batch_id="t2", continue_of=[None, ("t1", 1, 2)])
+    again = await answers(trainer, [[4], whole], batch_id="t2-whole")
+    split = await answers(trainer, [[4], [8, 9]], continue_of=[None, ("t1", 1, 2)], samples_per_job=1)
+    third = await answers(trainer, [[3]], batch_id="t3", continue_of=[Turn(batch_id="t2", group=1, sample=0)])
+
+    for found in (second, split):
+        assert found[1].prompt_ids == whole
+        assert found[1].continued == Turn(batch_id="t1", group=1, sample=2)
+        assert found[1].earlier_completions.tolist() == [[1, 6]]
+        assert found[1].prefix_length == 7
+        assert [found[group].token_ids for group in (0, 1)] == [again[group].token_ids for group in (0, 1)]
+        assert (found[0].continued, found[0].prefix_length) == (None, 0)
+    assert third[0].prompt_ids == [*whole, *reply(second[1], 0), 3]
+    assert third[0].earlier_completions.tolist() == [[1, 6], [9, 6]]
+    for offset, length in third[0].earlier_completions.tolist():
+        sampled = third[0].prompt_ids[offset : offset + length]
+        assert sampled in (reply(first[1], 2), reply(second[1], 0))
+
+
+@pytest.mark.usefixtures("stub_worker")
+async def test_tensors_scores_and_replays_have_the_whole_conversation(trainer: AsyncClient) -> None:
+    await answers(trainer, [[5, 6]], batch_id="t1")
+    handle = await trainer.submit([[4, 4], [8]], None, SEEDED, batch_id="t2", continue_of=[None, ("t1", 0, 1)])
+    rollouts = await handle.result(60)
+    attached: Any = await (await trainer.attach("t2")).result(60)
+
+    assert rollouts.prompt_len == 9 == attached.prompt_len
+    assert rollouts.prompt_lengths.tolist() == [2, 2, 2, 9, 9, 9]
+    assert rollouts.sequences[3, :9].tolist() == (await handle.wait())[1].prompt_ids  # type: ignore[union-attr]
+    scores = await trainer.score(rollouts, timeout=60)
+    assert np.isfinite(scores.log_probs.numpy()).all()
+    assert not scores.errors
+
+
+def test_a_continued_batch_is_replayed_and_verified(
+    client: Client, command: Command, queue: Queue, stub_worker: WorkerProcess
+) -> None:
+    client.submit([[5, 6]], None, SEEDED, batch_id="t1").wait(60)
+    client.submit([[4], [8]], None, SEEDED, batch_id="t2", continue_of=[None, ("t1", 0, 1)]).wait(60)
+
+    done = command("replay", "--batch", "t2", "--verify", "--timeout", "30", "--json")
+
+    assert done.exit_code == 0, done.stderr
+    assert lines(done.stdout)[0]["verify"]["identical"] is True
+    assert jobs_of(queue, lines(done.stdout)[0]["batch_id"])[0].continue_of[1] == TURN
+
+
+def test_a_turn_that_is_gone_fails_its_group_alone_and_the_worker_serves_on(
+    client: Client, stub_worker: WorkerProcess
+) -> None:
+    client.submit([[5, 6]], None, SEEDED, batch_id="t1").wait(60)
+    turns = [("nowhere", 0, 0), ("t1", 0, 3), ("mine", 0, 0), None, ("t1", 0, 0), ("t1", 0, 0)]
+    mask = [[1], [1], [1], [1], [0], [1]]
+
+    found = client.submit([[8]] * 6, mask, SEEDED, batch_id="mine", continue_of=turns).wait(60)
+
+    codes = [answer.code if isinstance(answer, GroupError) else None for _, answer in sorted(found.items())]
+    gone = ErrorCode.TURN_MISSING
+    assert codes == [gone, gone, gone, None, ErrorCode.EMPTY_PROMPT, None]
+    assert "it is still under way" in found[2].message  # type: ignore[union-attr]
+    assert "no ids follow sample 0 of group 0" in found[4].message  # type: ignore[union-attr]
+    assert stub_worker.process.poll() is None

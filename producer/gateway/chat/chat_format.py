@@ -40,13 +40,18 @@ class ChatFormat:
         return cls(tokenizer, tool_calls=tool_calls, eos_ids=eos_ids)
 
     @property
+    def ends(self) -> tuple[str, ...]:
+        """The tokens that end a turn, the template's own first; none where it has none."""
+        return self._habits.ends
+
+    @property
     def end_ids(self) -> frozenset[int]:
-        """Ids that end a turn: sampling must stop at them, besides the EOS ids of the model."""
-        return self._habits.end_ids
+        """Ids at which sampling must stop: they end a reply, whatever the model's EOS ids are."""
+        return self._habits.stop_ids
 
     def ended(self, ids: Sequence[int]) -> bool:
         """Whether sampled ids end as a turn does: by length, a stop string or a stop id of one's own they do not."""
-        return bool(ids) and ids[-1] in self.end_ids
+        return bool(ids) and ids[-1] in self._habits.end_ids
 
     def whole(self, messages: Sequence[Message], tools: Sequence[Tool] = (), **options: Any) -> list[int]:
         """The conversation's ids up to where the next reply begins, as transformers' `apply_chat_template` makes them.

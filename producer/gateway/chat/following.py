@@ -16,6 +16,7 @@ from .message_types import Message, Tool
 from .template import ChatTemplate
 
 _THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_LETTER = "q"
 _CHANGED = "its chat template changes earlier messages when later ones come"
 
 
@@ -39,10 +40,12 @@ class Continuation:
         reply = _marked(history[-1], mark)
         before, behind = self._parted([*history[:-1], reply, *new], mark, prompt=True)
         self._check_before(history[:-1], before, [*history[:-1], reply, *new], mark)
-        gap, end = self._end(self._parted([*history[:-1], reply], mark, prompt=False)[1])
+        called = "tool_calls" in reply
+        gap, end = self._end(self._parted([*history[:-1], reply], mark, prompt=True)[1], called=called)
         if not behind.startswith(gap + end):
             raise NotContinuedError("its chat template ends a reply in another way when messages come behind it")
-        return self._behind(gap, end, behind[len(gap) + len(end) :], ended=ended)
+        between = "" if ended or called else gap  # behind its mark a call is closed, which was sampled
+        return self._behind(between, end, behind[len(gap) + len(end) :], ended=ended)
 
     def _text(self, messages: Sequence[Message], *, prompt: bool) -> str:
         return self._template.text(messages, self._tools, self._options, prompt=prompt)
@@ -75,15 +78,17 @@ class Continuation:
         """The text of messages alone, without what only a prompt has at its end."""
         return _common(self._text(asked, prompt=True), self._text(asked, prompt=False))
 
-    def _end(self, behind: str) -> tuple[str, str]:
+    def _end(self, behind: str, *, called: bool) -> tuple[str, str]:
         """What the template writes between a reply and its end, and that end; no text twice if it writes none."""
         found = [(behind.index(end), -len(end), end) for end in self._habits.ends if end in behind]
+        if not found and called:
+            raise NotContinuedError("its chat template does not end a reply that has a call")
         if not found:
             return "", ""
         at, _, end = min(found)
         return behind[:at], end
 
-    def _behind(self, gap: str, end: str, rest: str, *, ended: bool) -> list[int]:
+    def _behind(self, between: str, end: str, rest: str, *, ended: bool) -> list[int]:
         """Ids of the new text alone.
 
         A special token is cut out of the text before anything is merged, so that what is behind it has the ids that it
@@ -94,16 +99,22 @@ class Continuation:
         ids = self._habits.ids(end + rest)
         if self._habits.text(ids[:1]) != end:
             raise NotContinuedError(f"its tokenizer has no single token for {end!r}")
-        if ended:
-            return ids[1:]
-        return (self._exact(gap) if gap else []) + ids
+        return ids[1:] if ended else self._exact(between) + ids
 
     def _exact(self, text: str) -> list[int]:
-        """Ids of a text that no special token parts from the sampled ids: only if they are that text and no more."""
-        ids = self._habits.ids(text)
-        if self._habits.text(ids) != text:
-            raise NotContinuedError("its tokenizer does not give back the text that comes behind a reply")
-        return ids
+        """Ids of a text that no special token parts from the sampled ids: only if they add that text and no more.
+
+        Some tokenizers put a space in front of each text, so it is tried behind another one first.
+        """
+        if not text:
+            return []
+        letter = self._habits.ids(_LETTER)
+        behind = self._habits.ids(_LETTER + text)
+        tried = [behind[len(letter) :]] if behind[: len(letter)] == letter else []
+        for ids in (*tried, self._habits.ids(text)):
+            if self._habits.text(letter + ids) == self._habits.text(letter) + text:
+                return ids
+        raise NotContinuedError("its tokenizer does not give back the text that comes behind a reply")
 
 
 def _mark(text: str) -> str:

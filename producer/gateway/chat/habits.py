@@ -23,13 +23,15 @@ _TOOL: Tool = {
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """`ends` are the texts that end a turn, `end_ids` their ids; `call_style` how a call is given to the template
+    """`ends` are the texts that end a turn, `end_ids` their ids, `stop_ids` those at which a reply is over: some models
+    end a part of it as they end a turn, and a whole reply in another way. `call_style` how a call is given to the template
     (None: it has no place for calls), `roles` which roles it renders.
     """
 
     tokenizer: Any
     ends: tuple[str, ...]
     end_ids: frozenset[int]
+    stop_ids: frozenset[int]
     call_style: tuple[type, str | None] | None
     roles: frozenset[str]
     tools: bool
@@ -37,12 +39,15 @@ class Habits:
     @classmethod
     def of(cls, template: ChatTemplate, tokenizer: Any, eos_ids: Iterable[int]) -> Habits:
         """Ask the template. Raises `ChatRequestError` if it does not even render a question and its reply."""
-        ends = _ends(template, tokenizer, eos_ids)
+        end, last = _ends(template, tokenizer)
+        eos = _named_eos(template, tokenizer, eos_ids)
+        ends = tuple(dict.fromkeys([*end, *eos]))
         style = _call_style(template)
         return cls(
             tokenizer=tokenizer,
             ends=ends,
             end_ids=frozenset(tokenizer.convert_tokens_to_ids(list(ends))),
+            stop_ids=frozenset(tokenizer.convert_tokens_to_ids([*eos, *last])),
             call_style=style,
             roles=_roles(template, style),
             tools=MARK in (_tried(template, [_USER], [_TOOL]) or ""),
@@ -94,17 +99,32 @@ class Habits:
         return told
 
 
-def _ends(template: ChatTemplate, tokenizer: Any, eos_ids: Iterable[int]) -> tuple[str, ...]:
-    """What ends a reply: the token that the template puts behind it, and EOS tokens that the template names."""
-    text = template.text([_USER, _REPLY], prompt=False)
-    if text.count(MARK) != 1:
-        raise ChatRequestError("chat template", "unusable", "does not render a reply of text as it is")
-    behind = text.partition(MARK)[2].lstrip()
+def _ends(template: ChatTemplate, tokenizer: Any) -> tuple[list[str], list[str]]:
+    """The token that the template puts behind a reply, and the one behind a reply that is last; none if it has none.
+
+    What begins the next turn is not taken for it: it differs with who speaks, or is missing when nobody does.
+    """
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    first = [token for token in added if token and behind.startswith(token)][:1]
-    eos = [tokenizer.eos_token, *tokenizer.convert_ids_to_tokens([id for id in eos_ids if id < len(tokenizer)])]
-    source = template.source()
-    return tuple(dict.fromkeys([*first, *(token for token in eos if token and token in source)]))
+    followed = _token_behind(template.text([_USER, _REPLY, _USER], prompt=False), added)
+    prompted = _token_behind(template.text([_USER, _REPLY], prompt=True), added)
+    alone = _token_behind(template.text([_USER, _REPLY], prompt=False), added)
+    found = followed is not None and followed == prompted and alone is not None
+    return ([str(followed)], [str(alone)]) if found else ([], [])
+
+
+def _named_eos(template: ChatTemplate, tokenizer: Any, eos_ids: Iterable[int]) -> list[str]:
+    """EOS tokens that the template writes: `<|endoftext|>` alone, which ends documents, ends no turn."""
+    told = tokenizer.convert_ids_to_tokens([id for id in eos_ids if 0 <= id < len(tokenizer)])
+    written = template.source() + template.text([_USER, _REPLY, _USER], prompt=True)
+    return [token for token in dict.fromkeys([tokenizer.eos_token, *told]) if token and token in written]
+
+
+def _token_behind(text: str, added: Sequence[str]) -> str | None:
+    """The added token that comes next behind the mark, spaces left aside."""
+    before, mark, behind = text.partition(MARK)
+    if not mark or MARK in before + behind:
+        raise ChatRequestError("chat template", "unusable", "does not render a reply of text as it is")
+    return next((token for token in added if token and behind.lstrip().startswith(token)), None)
 
 
 def call_of(name: str, arguments: dict[str, Any]) -> dict[str, Any]:

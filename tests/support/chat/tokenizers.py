@@ -17,8 +17,8 @@ _CORPUS = [
 
 
 class Family(NamedTuple):
-    """A tokenizer: `kind` is how it parts text, `tokens` its added ones (a space behind it: swallows spaces), the last
-    of `ends` its EOS. `eos` is what generation_config.json names.
+    """A tokenizer: `kind` is how it parts text, `tokens` its special ones (with a space behind it: one that swallows
+    spaces), `plain_tokens` added ones that are not special; generation_config.json names `eos` and `eos_more`.
     """
 
     template: str
@@ -32,10 +32,43 @@ class Family(NamedTuple):
 
 _CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CALLS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+_LLAMA = (
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
+    "<|python_tag|>",
+)  # fmt: skip
+_GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
+_MISTRAL = (
+    "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+)  # fmt: skip
+_DEEPSEEK = (
+    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁outputs▁begin｜>",
+    "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>",
+)  # fmt: skip
+_HARMONY = ("<|endoftext|>", "<|return|>", "<|call|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>")
 FAMILIES = {
     "chatml": Family("chatml", "bytes", _CHATML, "<|im_end|>", eos_more=("<|endoftext|>",)),
     "qwen2.5": Family("qwen25", "bytes", _CHATML, "<|im_end|>", eos_more=("<|endoftext|>",), plain_tokens=_CALLS[:2]),
-}
+    "qwen3": Family("qwen3", "bytes", _CHATML, "<|im_end|>", eos_more=("<|endoftext|>",), plain_tokens=_CALLS),
+    "llama3.1": Family(
+        "llama31", "bytes", _LLAMA, "<|eot_id|>", bos=_LLAMA[0], eos_more=("<|end_of_text|>", "<|eom_id|>")
+    ),
+    "llama2": Family("llama2", "pieces with a prefix", ("<s>", "</s>"), "</s>", bos="<s>"),
+    "gemma2": Family("gemma2", "pieces", _GEMMA, "<eos>", bos="<bos>", eos_more=("<end_of_turn>",)),
+    "gemma3": Family("gemma3", "pieces", _GEMMA, "<eos>", bos="<bos>", eos_more=("<end_of_turn>",)),
+    "mistral": Family("mistral3", "pieces with a prefix", _MISTRAL, "</s>", bos="<s>"),
+    "phi3": Family(
+        "phi3", "pieces with a prefix", ("<|endoftext|>", "<|system|> ", "<|user|> ", "<|assistant|> ", "<|end|> "),
+        "<|endoftext|>", bos="<s>", eos_more=("<|end|>",),
+    ),
+    "deepseek-r1": Family(
+        "deepseek_r1", "bytes", _DEEPSEEK, _DEEPSEEK[1], bos=_DEEPSEEK[0], plain_tokens=("<think>", "</think>")
+    ),
+    "olmo2": Family("olmo2", "bytes", ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", bos="<|endoftext|>"),
+    "gpt-oss": Family("harmony", "bytes", _HARMONY, "<|return|>", eos_more=("<|endoftext|>", "<|call|>")),
+    "vicuna": Family("vicuna", "bytes", ("<s>", "</s>"), "</s>", bos="<s>"),
+}  # fmt: skip
 
 
 def saved(family: str, folder: Path) -> Path:

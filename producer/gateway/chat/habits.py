@@ -24,8 +24,8 @@ _TOOL: Tool = {
 @dataclass(frozen=True, kw_only=True)
 class Habits:
     """`ends` are the texts that end a turn, `end_ids` their ids, `stop_ids` those at which a reply is over: some models
-    end a part of it as they end a turn, and a whole reply in another way. `call_style` how a call is given to the template
-    (None: it has no place for calls), `roles` which roles it renders.
+    end a part of it as they end a turn, and a whole reply in another way. `call_style` is how a call is given to the
+    template (None: it has no place for calls), `roles` which roles it renders, `tools` whether it renders tools.
     """
 
     tokenizer: Any

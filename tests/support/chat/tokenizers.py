@@ -41,10 +41,23 @@ _MISTRAL = (
     "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]",
 )  # fmt: skip
-_DEEPSEEK = (
-    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜tool▁calls▁begin｜>",
-    "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁outputs▁begin｜>",
-    "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>",
+_DEEPSEEK = tuple(
+    f"<\uff5c{name}\uff5c>"
+    for name in (
+        "begin▁of▁sentence",
+        "end▁of▁sentence",
+        "User",
+        "Assistant",
+        "tool▁calls▁begin",
+        "tool▁calls▁end",
+        "tool▁call▁begin",
+        "tool▁call▁end",
+        "tool▁sep",
+        "tool▁outputs▁begin",
+        "tool▁outputs▁end",
+        "tool▁output▁begin",
+        "tool▁output▁end",
+    )
 )  # fmt: skip
 _HARMONY = ("<|endoftext|>", "<|return|>", "<|call|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>")
 FAMILIES = {

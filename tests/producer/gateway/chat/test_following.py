@@ -162,7 +162,7 @@ def test_thoughts_between_calls_may_be_dropped_later_too(formats: Formats) -> No
 @pytest.mark.parametrize("family", ["qwen3", "deepseek-r1"])
 def test_what_only_a_prompt_has_at_its_end_is_there_again(family: str, formats: Formats) -> None:
     form = formats(family)
-    options = {"enable_thinking": False} if family == "qwen3" else {}
+    options: dict[str, Any] = {"enable_thinking": False} if family == "qwen3" else {}
     asked = form.whole([user("hello")], **options)
 
     following = form.following([user("hello"), said("Hi")], [user("more")], ended=True, **options)
@@ -215,7 +215,7 @@ def test_sampling_stops_where_a_reply_ends(family: str, formats: Formats) -> Non
     ends = {
         "gpt-oss": {"<|return|>", "<|call|>"}, "llama3.1": {"<|eot_id|>", "<|eom_id|>"}, "vicuna": set(),
         "gemma2": {"<end_of_turn>"}, "gemma3": {"<end_of_turn>"}, "phi3": {"<|end|>"}, "olmo2": {"<|endoftext|>"},
-        "llama2": {"</s>"}, "mistral": {"</s>"}, "deepseek-r1": {"<｜end▁of▁sentence｜>"},
+        "llama2": {"</s>"}, "mistral": {"</s>"}, "deepseek-r1": {FAMILIES["deepseek-r1"].eos},
     }  # fmt: skip
     form = formats(family)
 

@@ -6,7 +6,8 @@ Pure: neither HTTP nor Redis, and never a token that was sampled is tokenized ag
 from .chat_format import ChatFormat
 from .checked_messages import checked_messages
 from .checked_tools import checked_tools
-from .errors import ChatRequestError, ChatTemplateError, NotContinuedError
+from .errors import ChatRequestError, ChatTemplateError, NotContinuedError, ReplyChangedError
+from .growing import Delta, GrowingReply
 from .matching import Candidate, answers, asked, candidates
 from .reply import Reply, ToolCall
 
@@ -15,8 +16,11 @@ __all__ = [
     "ChatFormat",
     "ChatRequestError",
     "ChatTemplateError",
+    "Delta",
+    "GrowingReply",
     "NotContinuedError",
     "Reply",
+    "ReplyChangedError",
     "ToolCall",
     "answers",
     "asked",

@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import ChatRequestError, ChatTemplateError
 from .following import Continuation
+from .growing import GrowingReply
 from .habits import Habits
 from .load_tokenizer import load_tokenizer
 from .message_types import Message, Tool
@@ -109,4 +110,16 @@ class ChatFormat:
             plain=self._habits.plain,
             finish=finish_reason,
             seed=seed,
+        )
+
+    def growing(self, tools: Sequence[Tool] = (), prompt: Sequence[int] = ()) -> GrowingReply:
+        """A reply to send while it is sampled; what it gives is how `reply` with the same arguments will begin."""
+        return GrowingReply(
+            text_of=self._habits.text,
+            plain=self._habits.plain,
+            special=self.tokenizer.all_special_tokens,
+            end_ids=self._habits.end_ids,
+            parser=self.parser if tools else None,
+            thinks=self.thinks,
+            opened=self._habits.text(prompt[-32:]),
         )

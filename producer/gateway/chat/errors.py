@@ -27,6 +27,10 @@ class ChatRequestError(ProducerError):
         self.problem = problem
 
 
+class ReplyChangedError(ProducerError):
+    """Raised when a whole reply does not begin with what was already sent of it; the stream must end with an error."""
+
+
 class NotContinuedError(ProducerError):
     """Raised when a chat template leaves no way to go on after ids that stay as they were sampled.
 

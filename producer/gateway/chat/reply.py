@@ -10,7 +10,9 @@ from typing import Any
 from .message_types import Message, Tool
 from .parsers import FoundCall, Parser
 
-_OPEN, _CLOSE = "<think>", "</think>"
+OPEN, CLOSE = "<think>", "</think>"
+SPACES = " \t\r\n"
+"""What content loses at its end where calls come behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def read_reply(
     content, found, notes = parser.read(said, names) if names else (said, (), ())
     content = plain(content)
     if found:
-        content = content.strip()
+        content = content.rstrip(SPACES)
     calls = tuple(_call(call, f"{seed}:{i}", short=parser.short_ids) for i, call in enumerate(found))
     return Reply(
         content=content or (None if calls else ""),
@@ -78,13 +80,19 @@ def read_reply(
     )
 
 
+def opens_thought(opened: str) -> bool:
+    """Whether what is sampled behind this text begins inside a thought."""
+    return opened.rfind(OPEN) > opened.rfind(CLOSE)
+
+
 def _thought(text: str, opened: str) -> tuple[str | None, str]:
     """What was thought, and what was said after it. A thought that has no end is all there is."""
-    began = opened.rfind(_OPEN) > opened.rfind(_CLOSE)
     body = text.lstrip()
-    if not began and not body.startswith(_OPEN):
+    if body.startswith(OPEN):
+        text = body.removeprefix(OPEN)
+    elif not opens_thought(opened):
         return None, text
-    thought, _, said = body.removeprefix(_OPEN).partition(_CLOSE)
+    thought, _, said = text.partition(CLOSE)
     return thought.strip("\n"), said.lstrip("\n")
 
 

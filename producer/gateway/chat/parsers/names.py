@@ -17,7 +17,7 @@ def _as_text(text: str, _names: Set[str]) -> Parsed:
 _PARSERS = (
     Parser(NONE, _as_text),
     Parser("hermes", hermes.read, marks=("<tool_call>",)),
-    Parser("llama3", llama3.read, marks=("<|python_tag|>", "{")),
+    Parser("llama3", llama3.read, marks=("<|python_tag|>", "{"), leading=True),
     Parser("mistral", mistral.read, marks=("[TOOL_CALLS]",), short_ids=True),
 )
 NAMES = tuple(parser.name for parser in _PARSERS)

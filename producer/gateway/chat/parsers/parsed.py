@@ -28,13 +28,15 @@ class Parsed(NamedTuple):
 class Parser(NamedTuple):
     """`read` takes a reply with its special tokens, and the names of the tools that there are.
 
-    `marks` are texts at which a call may begin: what stands before the first of them is content for certain.
+    `marks` are texts at which a call may begin: what stands before the first of them is content for certain,
+    and with `leading` a reply that begins with none of them has no call.
     `short_ids`: ids of calls are nine letters and digits, as the templates of these models demand.
     """
 
     name: str
     read: Callable[[str, Set[str]], Parsed]
     marks: tuple[str, ...] = ()
+    leading: bool = False
     short_ids: bool = False
 
 

@@ -13,19 +13,19 @@ from rollstream.producer.gateway.chat import (
     ChatRequestError,
     NotContinuedError,
     checked_messages,
-    checked_tools,
 )
+from tests.support.chat.replies import TOOLS, shattered
 from tests.support.chat.tokenizers import FAMILIES
 
 Formats = Callable[[str], ChatFormat]
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOLS = checked_tools([{"type": "function", "function": {"name": "weather", "description": "w", "parameters": CITY}}])
 SAID = ["I am fine", "", "Grüße 🌦 日本", "12 degrees.\n\nand more", '{"a": [1]}', "the end)"]
 ASKED = ["hello  there", "\nand you? ", "ünd jetzt? 🌦", "12", "</tool> <b>", "then"]
 REWRITES = {"qwen3", "deepseek-r1"}
 """Their prompts, or what they make of earlier thoughts, are no part of later ones."""
 SPACED = {"llama2"}
 """Puts a space between a reply and its end, which a reply that was cut short may be merged with."""
+OPENINGS = {"gpt-oss": "<|channel|>final<|message|>", "vicuna": " ", "mistral": "  ", "llama2": " ", "phi3": " "}
+"""What a reply begins with behind the prompt: spaces of the template and of its kind of tokenizer."""
 CALLING = ["qwen2.5", "qwen3", "llama3.1", "mistral", "gpt-oss"]
 
 
@@ -39,11 +39,6 @@ def said(text: str) -> dict[str, Any]:
 
 def text_of(form: ChatFormat, ids: list[int]) -> str:
     return str(form.tokenizer.decode(ids, skip_special_tokens=False))
-
-
-def shattered(form: ChatFormat, text: str) -> list[int]:
-    """The text as ids that no tokenizer would choose: a policy samples such, and each byte is a token of its own."""
-    return [one for letter in text for one in form.tokenizer(letter, add_special_tokens=False)["input_ids"]]
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["ended", "cut short"])
@@ -66,7 +61,7 @@ def test_ids_are_those_of_the_whole_conversation(family: str, ends: bool, format
             assert between.endswith(reply + " " * (family in SPACED) + "".join(form.ends[:1] * ends))
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - REWRITES - {"llama2", "mistral", "phi3"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - REWRITES))
 def test_a_long_conversation_of_odd_ids_is_the_text_that_the_template_renders(family: str, formats: Formats) -> None:
     form, rng = formats(family), random.Random(7)
     ends = form.tokenizer.convert_tokens_to_ids(list(form.ends[:1]))
@@ -74,9 +69,8 @@ def test_a_long_conversation_of_odd_ids_is_the_text_that_the_template_renders(fa
     ids = form.whole(messages)
     for reply, question in zip(SAID, ASKED, strict=True):
         ended = rng.random() < 0.5
-        opening = {"gpt-oss": "<|channel|>final<|message|>", "vicuna": " "}.get(family, "")
-        sampled = form.tokenizer(opening, add_special_tokens=False)["input_ids"] + shattered(form, reply)
-        sampled += ends if ended else []
+        text = OPENINGS.get(family, "") + reply + " " * (ended and family in SPACED)
+        sampled = shattered(form, text if reply or family != "phi3" else "") + ends * ended
         history = [*messages, said(reply)]
         ids += sampled + form.following(history, [user(question)], ended=form.ended(sampled))
         messages = [*history, user(question)]

@@ -1,0 +1,152 @@
+"""A reply while it grows: what of it is sure can be sent before it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from .errors import ReplyChangedError
+from .parsers import Parser
+from .reply import CLOSE, OPEN, SPACES, Reply, opens_thought
+
+_HALF = "\ufffd"
+"""What half a character is decoded to."""
+
+
+class Delta(NamedTuple):
+    """What comes next of a reply's text, and of its thought."""
+
+    content: str = ""
+    reasoning: str = ""
+
+
+class GrowingReply:
+    """Takes sampled ids as they come and gives text that will not change: all deltas together are the final reply.
+
+    Half a character waits for its other half, a text that may be a mark (the end of a thought, the begin of a call, a
+    special token) until it is none. `text_of` decodes ids with their special tokens, `plain` drops these.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_of: Callable[[Sequence[int]], str],
+        plain: Callable[[str], str],
+        special: Iterable[str],
+        end_ids: frozenset[int],
+        parser: Parser | None,
+        thinks: bool,
+        opened: str,
+    ) -> None:
+        self._text_of = text_of
+        self._plain = plain
+        self._end_ids = end_ids
+        self._marks = parser.marks if parser else ()
+        self._leading = parser is not None and parser.leading
+        self._waited_for = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *special)
+        self._ids: list[int] = []
+        self._decoded = self._known = 0
+        self._kept: list[int] = []
+        self._text = ""
+        self._part = "thought" if thinks and opens_thought(opened) else "begin" if thinks else "content"
+        self._after_thought = self._part == "thought"
+        self._sent = {"content": "", "reasoning": ""}
+        self._called = False
+
+    def feed(self, ids: Sequence[int]) -> Delta:
+        """What is sure once these ids have come too."""
+        self._text += self._new_text(ids)
+        delta = Delta()
+        while (more := self._step()) is not None:
+            delta = Delta(delta.content + more.content, delta.reasoning + more.reasoning)
+        return delta
+
+    def rest(self, reply: Reply) -> Delta:
+        """What of the whole reply was not given yet. Raises `ReplyChangedError` if it is no longer what was given."""
+        content, reasoning = reply.content or "", reply.reasoning or ""
+        if not content.startswith(self._sent["content"]) or not reasoning.startswith(self._sent["reasoning"]):
+            raise ReplyChangedError("what was sent of a reply is not how the whole reply begins")
+        return Delta(content[len(self._sent["content"]) :], reasoning[len(self._sent["reasoning"]) :])
+
+    def _new_text(self, ids: Sequence[int]) -> str:
+        """Text of ids, in a window as short as it can be; an end of turn is kept until something follows it."""
+        ids = [*self._kept, *ids]
+        self._kept = ids[-1:] if ids and ids[-1] in self._end_ids else []
+        self._ids += ids[: len(ids) - len(self._kept)]
+        before = self._text_of(self._ids[self._known : self._decoded])
+        after = self._text_of(self._ids[self._known :])
+        if after.endswith(_HALF) or len(after) <= len(before):
+            return ""
+        self._known, self._decoded = self._decoded, len(self._ids)
+        return after[len(before) :]
+
+    def _step(self) -> Delta | None:
+        """What one part of the reply gives; None where more ids must come first."""
+        if self._part == "begin":
+            return self._begin()
+        if self._part == "thought":
+            return self._thought()
+        return self._content()
+
+    def _begin(self) -> Delta | None:
+        """Whether the reply begins with a thought: spaces before one are none of it."""
+        body = self._text.lstrip()
+        if body.startswith(OPEN):
+            self._part, self._text, self._after_thought = "thought", body.removeprefix(OPEN), True
+            return Delta()
+        if OPEN.startswith(body):
+            return None
+        self._part = "content"
+        return Delta()
+
+    def _thought(self) -> Delta | None:
+        if not self._sent["reasoning"]:
+            self._text = self._text.lstrip("\n")
+        thought, close, said = self._text.partition(CLOSE)
+        if not close:
+            return self._sure("reasoning", "\n")
+        self._part, self._text = "content", said
+        return self._given("reasoning", thought.rstrip("\n"))
+
+    def _content(self) -> Delta | None:
+        if self._after_thought and not self._sent["content"]:
+            self._text = self._text.lstrip("\n")
+        if self._called or (self._leading and self._marks and not self._none_leads()):
+            return None
+        found = [self._text.index(mark) for mark in self._marks if mark in self._text]
+        if not found:
+            return self._sure("content", SPACES if self._marks else "")
+        self._called = True
+        return self._given("content", self._text[: min(found)].rstrip(SPACES))
+
+    def _none_leads(self) -> bool:
+        """Whether it is sure that the reply does not begin with a call; then there is none to be waited for."""
+        body = self._text.lstrip()
+        if any(body.startswith(mark) or mark.startswith(body) for mark in self._marks):
+            return False
+        self._marks = ()
+        return True
+
+    def _sure(self, part: str, spaces: str) -> Delta | None:
+        """Give all but what may become a mark, and spaces that the whole reply may lose at its end."""
+        sure = self._text[: len(self._text) - _waiting(self._text, self._waited_for)]
+        sure = sure.rstrip(spaces) if spaces else sure
+        if not sure:
+            return None
+        self._text = self._text[len(sure) :]
+        return self._given(part, sure)
+
+    def _given(self, part: str, text: str) -> Delta:
+        plain = self._plain(text)
+        self._sent[part] += plain
+        return Delta(content=plain) if part == "content" else Delta(reasoning=plain)
+
+
+def _waiting(text: str, marks: Iterable[str]) -> int:
+    """How many characters at the end of a text may be the beginning of a mark."""
+    return max((_overlap(text, mark) for mark in marks), default=0)
+
+
+def _overlap(text: str, mark: str) -> int:
+    longest = min(len(text), len(mark) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(mark[:length])), 0)

@@ -116,7 +116,7 @@ class AsyncClient:
         check_names(options, SUBMIT_DEFAULTS)
         config = check_config(config, attention_mask)
         chosen: SubmitOptions = {**SUBMIT_DEFAULTS, **options}
-        make = making(input_ids, attention_mask, config, chosen, self.lengths)
+        make = await making(input_ids, attention_mask, config, chosen, self.lengths)
         return await submit_prompts(
             self._connection, self._keys, make, config, chosen["batch_id"], lengths=self.lengths
         )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         UnknownBatchError,
         UnreadableResultError,
     )
+    from rollstream.producer.images.errors import ImagesError, ImagesGoneError
     from rollstream.producer.order.prompt_lengths import PromptLengths
     from rollstream.producer.policies.errors import (
         ActivationError,
@@ -130,6 +131,8 @@ if TYPE_CHECKING:
         GroupResult,
         GroupScores,
         Guided,
+        ImageRef,
+        ImageSpan,
         NameRefusedError,
         OptionError,
         PolicyVersion,
@@ -176,6 +179,10 @@ __all__ = [
     "GroupResult",
     "GroupScores",
     "Guided",
+    "ImageRef",
+    "ImageSpan",
+    "ImagesError",
+    "ImagesGoneError",
     "JobGoneError",
     "LeaseInUseError",
     "LengthsFileError",
@@ -328,6 +335,8 @@ _MODULES = {
     "JobGoneError": "rollstream.producer.errors",
     "LeaseInUseError": "rollstream.producer.queue_errors",
     "LostJobsError": "rollstream.producer.queue_errors",
+    "ImagesError": "rollstream.producer.images.errors",
+    "ImagesGoneError": "rollstream.producer.images.errors",
     "LengthsFileError": "rollstream.producer.errors",
     "PromptLengths": "rollstream.producer.order.prompt_lengths",
     "NoStoredResultError": "rollstream.producer.errors",

@@ -19,6 +19,7 @@ from .wire.answers import ErrorCode, GroupError, GroupResult, Sealed
 from .wire.codec import decode, encode
 from .wire.completions import Completion
 from .wire.envelope import Envelope
+from .wire.images import ImageRef, ImageSpan
 from .wire.messages import Batch, DeadLetter, Job, Message, Origin
 from .wire.parts import Part
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
@@ -47,6 +48,8 @@ __all__ = [
     "GroupResult",
     "GroupScores",
     "Guided",
+    "ImageRef",
+    "ImageSpan",
     "Job",
     "Keys",
     "Message",

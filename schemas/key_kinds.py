@@ -40,6 +40,7 @@ class KeyKind(StrEnum):
     RATE = "rs:{POLICY}:rate"
     ADAPTER = "rs:{POLICY}:adapter:*"
     BLOB = "rs:{POLICY}:blob:*"
+    MEDIA_INDEX = "rs:{POLICY}:media"
     MEDIA = "rs:{POLICY}:media:*"
     WEIGHTS = "rs:{POLICY}:weights"
     WEIGHTS_ITEM = "rs:{POLICY}:weights:*"

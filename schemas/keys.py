@@ -178,6 +178,10 @@ class Keys:
         """The file of an image, by the digest of its bytes; a string with a TTL."""
         return f"rs:{{{self.policy}}}:media:{sha256}"
 
+    def media_index(self) -> str:
+        """Hash with a TTL: which images Redis has and how large they are, see `schemas.stored_index`."""
+        return f"rs:{{{self.policy}}}:media"
+
     def weights(self) -> str:
         """Hash with a TTL: the index of the weight store in Redis, see `schemas.stored_index`."""
         return f"rs:{{{self.policy}}}:weights"

@@ -22,7 +22,8 @@ def check_widths(batch: Batch, answers: Mapping[int, Answer], *, pad_to_max_new_
     n, results = batch.config.completions_per_prompt, [a for a in answers.values() if isinstance(a, GroupResult)]
     rows = n * batch.num_groups
     prompts = n * sum(answer.prompt.shape[0] for answer in answers.values() if answer.prompt is not None)
-    problem = _beyond("prompt_width", batch.prompt_width, rows, prompts, "read it with groups()")
+    widest = max([batch.prompt_width, *(answer.prompt.shape[0] for answer in results)])
+    problem = _beyond("prompt_width", widest, rows, prompts, "read it with groups()")
     if problem is None and pad_to_max_new_tokens:
         responses = sum(int(result.lengths.numpy().sum()) for result in results)
         remedy = "leave pad_to_max_new_tokens out"

@@ -13,10 +13,10 @@ from rollstream.schemas import (
     GroupScores,
     SchemaError,
     Sealed,
-    Tensor,
     decode,
 )
 from rollstream.schemas.wire.entry_fields import PAYLOAD
+from rollstream.schemas.wire.images import grown
 from rollstream.schemas.wire.scores import Description
 
 from ..errors import UnreadableResultError
@@ -72,17 +72,24 @@ def _other_batch(batch: Description, answer: AnyAnswer | Sealed) -> str | None:
 def _unfit(batch: Batch, answer: Answer | Sealed) -> str | None:
     if isinstance(answer, Sealed):
         return None
-    problem = _unfit_prompt(batch, answer.prompt, answer.prefix_length if isinstance(answer, GroupResult) else 0)
+    problem = _unfit_prompt(batch, answer)
     return problem or (_unfit_completions(batch, answer) if isinstance(answer, GroupResult) else None)
 
 
-def _unfit_prompt(batch: Batch, prompt: Tensor | None, prefix: int) -> str | None:
-    """`prefix`: ids of the prompt that are an earlier turn's, and were not submitted."""
+def _unfit_prompt(batch: Batch, answer: Answer) -> str | None:
+    prompt = answer.prompt
     if prompt is None:
         return None
-    if prompt.shape[0] - prefix > batch.prompt_width:
-        return f"a prompt of {prompt.shape[0] - prefix} tokens, the widest has {batch.prompt_width}"
+    submitted = prompt.shape[0] - (_not_submitted(answer) if isinstance(answer, GroupResult) else 0)
+    if submitted > batch.prompt_width:
+        return f"a prompt of {submitted} tokens, the widest has {batch.prompt_width}"
     return "a negative token id in the prompt" if prompt.numpy().min(initial=0) < 0 else None
+
+
+def _not_submitted(result: GroupResult) -> int:
+    """How many ids of the prompt are an earlier turn's, or stand for an image beyond its placeholder."""
+    prefix = result.prefix_length
+    return prefix + grown([span for span in result.image_spans if span.offset >= prefix])
 
 
 def _unfit_completions(batch: Batch, result: GroupResult) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import Batch, Envelope, GenerationConfig, Job, Tensor, encode
 from rollstream.schemas.keys import check_adapter, check_name
-from rollstream.schemas.wire.requires import CONTINUE_OF, FIRST_GROUPS
+from rollstream.schemas.wire.requires import CONTINUE_OF, FIRST_GROUPS, IMAGES
 from rollstream.schemas.wire.result_size import check_result_fits
 from rollstream.schemas.wire.scores import Description
 from rollstream.schemas.wire.shares import shares_of
 
 from ..errors import ArgumentError
+from ..images.given import NO_IMAGES, GivenImages
 from ..order.slicing import Slicing, shared_out
 from ..policies.version_bounds import ANY_VERSION, VersionBounds
 from ..turns.conversation import NO_CONVERSATION, Conversation
@@ -47,6 +48,8 @@ class AnySubmission(Generic[D]):
     """The trainer's run that it is submitted through; empty: through none."""
     keep_s: int = 0
     """How long its results stay until the run has consumed them."""
+    images: GivenImages = NO_IMAGES
+    """What has to be in Redis before the first job is."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The jobs in order, in slices of bounded count and bytes."""
@@ -78,6 +81,7 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
     deadlines: Deadlines = NO_DEADLINES,
     bounds: VersionBounds = ANY_VERSION,
     conversation: Conversation = NO_CONVERSATION,
+    images: GivenImages = NO_IMAGES,
 ) -> Submission:
     """Make the jobs of a batch. They are numbered by their prompts and samples, in whatever order they are queued.
 
@@ -102,12 +106,13 @@ def split(  # noqa: PLR0913 - what a batch is, each with its name
         samples_per_job=slicing.samples_per_job,
     )
     wholes = [(number, _whole(batch, prompts, rows, deadlines, bounds, expected)) for number, rows, expected in slices]
-    turns = [(number, _turn_of(conversation, whole)) for number, whole in wholes]
-    jobs = [job for number, whole in turns for job in shared_out(whole, number, slicing.samples_per_job)]
+    full = [(number, _with_images(images, _turn_of(conversation, whole))) for number, whole in wholes]
+    jobs = [job for number, whole in full for job in shared_out(whole, number, slicing.samples_per_job)]
     return Submission(
         batch=batch,
-        digest=_digest(prompts, batch, slicing.prompts_per_job, bounds, conversation),
+        digest=_digest(prompts, batch, slicing.prompts_per_job, bounds, [conversation.content, images.content]),
         jobs=[(Envelope.of_job(job, batch.traceparent), encode(job)) for job in jobs],
+        images=images,
     )
 
 
@@ -165,8 +170,14 @@ def _turn_of(conversation: Conversation, whole: Job) -> Job:
     )
 
 
+def _with_images(images: GivenImages, whole: Job) -> Job:
+    """The job with the images of its prompts; the same if they have none."""
+    found = images.of(whole.groups)
+    return whole.model_copy(update={"images": found, "requires": (*whole.requires, IMAGES)}) if found else whole
+
+
 def _digest(
-    prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds, conversation: Conversation
+    prompts: Prompts, batch: Batch, prompts_per_job: int, bounds: VersionBounds, more: Iterable[Mapping[str, Any]]
 ) -> str:
     config = batch.config.model_dump(
         mode="json", exclude_defaults=True
@@ -178,8 +189,7 @@ def _digest(
         head.append({"first_groups": batch.first_groups})
     if batch.samples_per_job is not None:
         head.append({"samples_per_job": batch.samples_per_job})
-    if conversation.continue_of:
-        head.append({"continue_of": [turn and turn.model_dump() for turn in conversation.continue_of]})
+    head += [one for one in more if one]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(b"\0" + _lengths(prompts.ids).astype("<i4").tobytes())
     for ids in prompts.ids:

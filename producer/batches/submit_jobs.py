@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from rollstream.schemas.ledger import LedgerField
 from rollstream.transport.redis.faults import UNCONFIRMED, fault_of
 
 from ..errors import BatchCancelledError, BatchConflictError, RedisUnavailableError, UnknownBatchError
+from ..images.upload import keep_images
 from ..queue_errors import UnconfirmedSubmitError
 from ..redis_io.connection import Connection
 from ..redis_io.large_commands import check_size, sized
@@ -30,11 +32,12 @@ log = logging.getLogger("rollstream")
 
 async def enqueue(connection: Connection, keys: Keys, submission: AnySubmission[Any]) -> bool:
     """Queue the jobs of `submission` that are not queued yet; returns whether it queued any, now or in a lost try.
+    Its images are in Redis before that.
 
     If Redis loses everything in between (FLUSHALL, a restart without a disk), it would have only the later jobs: then
     all are queued again. Raises `BatchConflictError` if the batch id belongs to other content, `BatchCancelledError` if
     the batch was cancelled, `UnknownBatchError` if Redis loses it again and again, `TooLargeForRedisError` (before
-    anything is queued if Redis tells its limits), `RedisUnavailableError`, `UnconfirmedSubmitError`.
+    anything is queued if Redis tells its limits), `ImagesGoneError`, `RedisUnavailableError`, `UnconfirmedSubmitError`.
     """
     chunks = list(submission.chunks())
     largest = max(len(payload) for _, payload in submission.jobs)
@@ -64,15 +67,13 @@ async def _queue_once(
 ) -> list[str]:
     """Queue all chunks; returns the script's reply to each."""
     batch_id, replies = submission.batch.batch_id, list[str]()
+    with _confirming(batch_id):
+        await keep_images(connection, keys, submission.images)
     for chunk in chunks:
         call = scripts.submit_call(keys, submission, chunk)
         submit = partial(scripts.submit, call=call, wait=connection.access.wait)
-        try:
+        with _confirming(batch_id):
             reply = await connection.call("submit", sized(connection, "submit", submit, _size(chunk), _ADVICE))
-        except RedisUnavailableError as error:
-            if fault_of(error.__cause__) is not UNCONFIRMED:
-                raise
-            raise UnconfirmedSubmitError(batch_id, error.url, error.problem) from error.__cause__
         if reply == "conflict":
             raise BatchConflictError(batch_id)
         if reply == "cancelled":
@@ -81,6 +82,17 @@ async def _queue_once(
             raise BatchConsumedError(submission.run, keys.policy, batch_id)
         replies.append(reply)
     return replies
+
+
+@contextmanager
+def _confirming(batch_id: str) -> Iterator[None]:
+    """Names the batch in the error for too few replicas."""
+    try:
+        yield
+    except RedisUnavailableError as error:
+        if fault_of(error.__cause__) is not UNCONFIRMED:
+            raise
+        raise UnconfirmedSubmitError(batch_id, error.url, error.problem) from error.__cause__
 
 
 class Resubmission(Generic[S]):

@@ -4,6 +4,7 @@ from typing import TypedDict, cast  # no postponed annotations in this module: `
 
 from rollstream.schemas.wire.turns import SESSION_WAIT_S
 
+from ..images.given import QUOTA_BYTES, Images
 from ..order.expected import Counts
 from ..order.slicing import DEFAULT_PROMPTS
 from ..turns.conversation import ContinueOf
@@ -25,6 +26,11 @@ class JobOptions(TypedDict, total=False):
     group that would begin with weights more than that many versions behind the newest active is answered with an
     error of code `too_stale`; a group that has begun is finished. None: no bound. Both bounds are part of the content:
     they decide which weights answer.
+
+    `images`: for each row None, or a list of its images in the order of their placeholders among its ids: the bytes of
+    a png, jpeg or webp file, a `pathlib.Path` of one, a PIL image, a numpy array uint8 (H, W, 3), or the `ImageRef` of
+    one that Redis has. Each is kept in Redis once, for a day after its last use. `image_quota_bytes`: the most bytes
+    that all images of the policy may have there; it is no part of the content.
     """
 
     adapter: str | None
@@ -33,6 +39,8 @@ class JobOptions(TypedDict, total=False):
     run_deadline_s: float | None
     min_policy_version: int | None
     max_staleness: int | None
+    images: Images
+    image_quota_bytes: int
 
 
 class SubmitOptions(JobOptions, total=False):
@@ -85,6 +93,8 @@ JOB_DEFAULTS: JobOptions = {
     "run_deadline_s": None,
     "min_policy_version": None,
     "max_staleness": None,
+    "images": None,
+    "image_quota_bytes": QUOTA_BYTES,
 }
 
 SUBMIT_DEFAULTS: SubmitOptions = {

@@ -9,6 +9,7 @@ from functools import partial
 from rollstream.schemas import GenerationConfig, Keys
 
 from ..calls.arguments import number
+from ..images.given import read_images
 from ..order.prompt_lengths import PromptLengths
 from ..order.slicing import Slicing
 from ..policies.version_bounds import VersionBounds
@@ -52,7 +53,7 @@ async def submit_prompts(
     )
 
 
-def making(
+async def making(
     rows: Rows,
     attention_mask: Rows | None,
     config: GenerationConfig,
@@ -61,7 +62,7 @@ def making(
 ) -> Making:
     """Read prompts and options, which are complete; `lengths` says what to expect where the options do not.
 
-    Raises `PromptsError`, `DeadlineError`, `VersionBoundError`.
+    Raises `PromptsError`, one of which is `ImagesError`, `DeadlineError`, `VersionBoundError`, `ArgumentError`.
     """
     prompts, expected = Prompts.of(rows, attention_mask), options["expected_tokens"]
     if expected is None and lengths is not None:
@@ -85,5 +86,6 @@ def making(
         conversation=Conversation.of(
             len(prompts.ids), options["continue_of"], options["session"], options["session_wait_s"]
         ),
+        images=await read_images(options["images"], len(prompts.ids), options["image_quota_bytes"]),
     )
     return lambda batch_id: make(batch_id=batch_id)

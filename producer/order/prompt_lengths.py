@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rollstream.schemas import GroupError, GroupResult
 from rollstream.schemas.errors import shown
+from rollstream.schemas.wire.images import collapsed
 
 from ..errors import ArgumentError, LengthsFileError
 
@@ -59,7 +60,7 @@ class PromptLengths:
         lengths = answer.lengths.numpy()
         if answer.cut_lengths is not None:
             lengths = np.concatenate((lengths, answer.cut_lengths.numpy()))
-        name = _digest(answer.prompt.numpy())
+        name = _digest(collapsed(answer.prompt.numpy(), answer.image_spans))
         mean, answers = self._means.pop(name, (0.0, 0))
         share = 1 / min(answers + 1, _OF_LATE)
         self._means[name] = mean + share * (float(lengths.mean()) - mean), answers + 1

@@ -22,6 +22,7 @@ from ..errors import (
     UnknownBatchError,
     UnreadableResultError,
 )
+from ..images.upload import renew_images
 from ..redis_io.connection import Connection
 from .criteria import ByBatch, Selector
 from .plan import Placed, Replay, plan
@@ -111,9 +112,10 @@ async def queue_replay(
     Returns the replay as it was queued: if spans are recorded it has a trace of its own, linked to the original's.
 
     If an error or a cancellation ends the call half-way, the same call again completes the batch.
-    Raises `JobGoneError` when a job was trimmed meanwhile, `UnknownBatchError` when Redis lost the first jobs, and what
-    `queue` raises.
+    Raises `ImagesGoneError` before anything is queued, `JobGoneError` when a job was trimmed meanwhile,
+    `UnknownBatchError` when Redis lost the first jobs, and what `queue` raises.
     """
+    await renew_images(connection, keys, {ref for placed in replay.jobs for ref in placed.selected.images})
     with submitting() as span:
         described(span, keys, replay.batch)
         if replay.original is not None and replay.original.traceparent is not None:

@@ -19,6 +19,7 @@ from rollstream.schemas import (
     Batch,
     DeadLetter,
     Envelope,
+    ImageRef,
     Job,
     Keys,
     Origin,
@@ -71,6 +72,8 @@ class Selected:
     lineage: tuple[Origin, ...]
     sha256: bytes
     """Digest of the payload."""
+    images: frozenset[ImageRef] = frozenset()
+    """All that its prompts or rows have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,4 +285,5 @@ def _selected(place: Place, entry_id: str, job: QueuedJob, payload: bytes) -> Se
         adapter=job.adapter,
         lineage=job.lineage,
         sha256=hashlib.sha256(payload).digest(),
+        images=frozenset(ref for refs in job.images for ref in refs),
     )

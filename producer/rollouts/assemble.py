@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,14 @@ def assemble(
             for group, result in sorted(results.items())
             if result.cut_lengths is not None
         },
+        **_images(batch, results),
         **candidates(batch, results, response_len),
     )
 
 
 def _with_whole_prompts(batch: Batch, answers: Answers) -> Batch:
-    """The batch as wide as its prompts: with the turns that they go on from these are wider than what was submitted."""
+    """The batch as wide as its prompts: with the turns that they go on from, and with placeholders of images expanded,
+    these are wider than what was submitted."""
     whole = max((answer.prompt.shape[0] for answer in answers.values() if answer.prompt is not None), default=0)
     return batch if whole <= batch.prompt_width else batch.model_copy(update={"prompt_width": whole})
 
@@ -176,6 +178,16 @@ def _sample_index(batch: Batch, results: Mapping[int, GroupResult]) -> NDArray[n
         if result.sample_index is not None:
             numbers[rows_of(batch.config, group)] = result.sample_index.numpy()
     return numbers
+
+
+def _images(batch: Batch, results: Mapping[int, GroupResult]) -> dict[str, Any]:
+    """The images of each row, and where they are; nothing if no row has any."""
+    if not any(result.images for result in results.values()):
+        return {}
+    return {
+        "images": _by_row(batch, {g: (r.images,) * len(r) for g, r in results.items()}, ()),
+        "image_spans": _by_row(batch, {g: (r.image_spans,) * len(r) for g, r in results.items()}, ()),
+    }
 
 
 def _by_row(batch: Batch, of_group: Mapping[int, tuple[T, ...]], failed: T) -> tuple[T, ...]:

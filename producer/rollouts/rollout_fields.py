@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rollstream.schemas import GroupError
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+from rollstream.schemas.wire.images import ImageRef, ImageSpan
 
 from .row_batch import RowBatch
 from .support import SamplingSupport
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 ROW_TUPLES = "finish_reasons", "stop_reasons", "texts", "version_spans"
+IMAGE_TUPLES = "images", "image_spans"
+"""R of each, or none at all where no row has an image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -25,7 +28,7 @@ class RolloutFields(RowBatch):
 
     batch_id: str
     prompt_len: int
-    """P: columns of the submitted prompts."""
+    """P: columns of the submitted prompts, more where images made a prompt longer."""
     response_len: int
     """L: tokens of the longest response, or `max_new_tokens` if that was asked for."""
     sequences: torch.Tensor
@@ -89,8 +92,12 @@ class RolloutFields(RowBatch):
     `first_k` was asked for."""
     cut_lengths: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """By the number of the prompt: lengths of its samples that `first_k` cut, when they were cut."""
+    images: tuple[tuple[ImageRef, ...], ...] = ()
+    """R tuples: the images of each row's prompt, by the digests of their files; empty if no row has any."""
+    image_spans: tuple[tuple[ImageSpan, ...], ...] = ()
+    """R tuples: where each of them lies in the row's prompt without padding, and which ids it replaced there."""
 
-    row_tuples: ClassVar[tuple[str, ...]] = ROW_TUPLES
+    row_tuples: ClassVar[tuple[str, ...]] = (*ROW_TUPLES, *IMAGE_TUPLES)
 
     @property
     def prompt_numbers(self) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field
 from rollstream.schemas import GroupError
 from rollstream.schemas.generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from rollstream.schemas.wire.fields import Count, FinishReason, Index, Shown, VersionSpan
+from rollstream.schemas.wire.images import Images, ImageSpans, check_images, check_spans
 
 from .errors import TensorFileError
 from .rollout_fields import ROW_TUPLES, RolloutFields
@@ -53,6 +54,8 @@ class _Rest(Rest):
     label_token_ids: tuple[Index, ...]
     cut_lengths: tuple[tuple[Index, tuple[Index, ...]], ...] = ()
     """By the number of the prompt."""
+    images: tuple[Images, ...] = ()
+    image_spans: tuple[ImageSpans, ...] = ()
 
 
 def save_rollouts(rollouts: RolloutFields, path: Path) -> None:
@@ -75,6 +78,7 @@ def read_rollouts(path: Path) -> dict[str, Any]:
         or _unfit_rows(rest, tensors)
         or _unfit_tokens(rest, tensors)
         or _unfit_few(tensors, rest)
+        or _unfit_images(rest, tensors)
     )
     if problem is not None:
         raise TensorFileError(path, problem)
@@ -135,6 +139,20 @@ def _unfit_tokens(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
         sampled = tensors["response_mask"][:, rest.prompt_len :] == 1
         if not tensors["old_log_probs"][sampled].isfinite().all():
             return "old_log_probs: not finite where response_mask is 1"
+    return None
+
+
+def _unfit_images(rest: _Rest, tensors: dict[str, torch.Tensor]) -> str | None:
+    lengths = tensors["prompt_lengths"].tolist()
+    try:
+        check_images("images", rest.images, len(lengths))
+        check_images("image_spans", rest.image_spans, len(rest.images))
+        if len(rest.image_spans) != len(rest.images):
+            return "images and image_spans come together"
+        for images, spans, length in zip(rest.images, rest.image_spans, lengths, strict=False):
+            check_spans(images, spans, length)
+    except ValueError as error:
+        return str(error)
     return None
 
 

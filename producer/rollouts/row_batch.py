@@ -24,7 +24,7 @@ class RowBatch:
     """
 
     row_tuples: ClassVar[tuple[str, ...]]
-    """Its fields that are tuples of R."""
+    """Its fields that are tuples of R, or empty where no row has anything there."""
 
     @property
     def prompt_numbers(self) -> torch.Tensor:
@@ -80,7 +80,7 @@ class RowBatch:
             elif isinstance(value, SamplingSupport):
                 given["support_lengths"] = value.lengths
                 given["support_ids"] = list(torch.split(value.ids, value.lengths.sum(1).tolist()))
-            elif name in self.row_tuples:
+            elif name in self.row_tuples and (value or not self.num_rows):
                 given[name] = list(value)
         return given
 
@@ -104,7 +104,7 @@ class RowBatch:
             elif isinstance(value, SamplingSupport):
                 taken[name] = value.take(rows)
             elif name in self.row_tuples:
-                taken[name] = tuple(value[row] for row in listed)
+                taken[name] = tuple(value[row] for row in listed) if value else value
         return replace(self, **taken | self.numbered(prompts.tolist(), numbers))
 
     def __len__(self) -> int:

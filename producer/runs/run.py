@@ -132,7 +132,7 @@ class Run:
         config = check_config(config, attention_mask)
         note = b"" if chosen["note"] is None else self._packed("note", chosen["note"], MAX_NOTE_BYTES)
         terms, admitted = terms_of(chosen)
-        make = making(input_ids, attention_mask, config, terms, self._lengths)
+        make = await making(input_ids, attention_mask, config, terms, self._lengths)
         return await submit_through(
             self._connection,
             self._keys,

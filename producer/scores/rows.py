@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rollstream.schemas.wire.images import ImageSpan
 
 from ..batches.prompts import Rows, masked_rows
 from ..calls.arguments import number
 from ..calls.arrays import as_array
 from ..errors import ArgumentError, PromptsError
+from ..images.given import NO_IMAGES, GivenImages
 
 if TYPE_CHECKING:
     import torch
 
     from ..rollouts.rollout_batch import RolloutBatch
 
+T = TypeVar("T")
 First: TypeAlias = "int | Sequence[int] | NDArray[Any] | torch.Tensor | None"
 """A column of the given array, or one for each row; None: every token but each row's first."""
 
@@ -35,6 +39,10 @@ class ScoreRows:
     """(B,): the column of each row's first score."""
     width: int
     """L: columns of the scores."""
+    images: GivenImages = NO_IMAGES
+    """The images of each row."""
+    spans: tuple[tuple[ImageSpan, ...], ...] = ()
+    """Where they lie in each row, if its ids are those that a worker has seen; empty: rows have placeholders."""
 
     @classmethod
     def of(cls, input_ids: Rows, attention_mask: Rows | None, first: First) -> Self:
@@ -82,7 +90,20 @@ class ScoreRows:
             firsts=np.array([prompt for prompt, _ in lengths], np.int32),
             offsets=np.zeros(len(lengths), np.int32),
             width=rollouts.response_len,
+            images=GivenImages(
+                of_prompts=_if_there(rollouts.images, lengths),
+                files=dict.fromkeys(ref for refs in rollouts.images for ref in refs),
+            ),
+            spans=_if_there(rollouts.image_spans, lengths),
         )
+
+    def with_images(self, images: GivenImages, first: First) -> Self:
+        """The same rows with images, for which they have placeholders. Raises `ArgumentError`."""
+        if images.of_prompts and first is None:
+            raise ArgumentError(
+                "first", first, "rows with images are scored from behind their placeholders on: give it"
+            )
+        return replace(self, images=images)
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -93,6 +114,12 @@ class ScoreRows:
     def columns(self) -> NDArray[np.int32]:
         """(B,): how many ids of each row are scored."""
         return self.lengths - self.firsts
+
+
+def _if_there(of_rows: tuple[tuple[T, ...], ...], lengths: list[tuple[int, int]]) -> tuple[tuple[T, ...], ...]:
+    """What each row has, but for rows that have nothing to score; empty if no row has anything."""
+    found = tuple(items if length else () for items, (length, _) in zip(of_rows, lengths, strict=False))
+    return found if any(found) else ()
 
 
 def _first_columns(first: First, rows: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from rollstream.schemas import Envelope, ScoreDescription, ScoreJob, Tensor, enc
 from rollstream.schemas.keys import check_adapter, check_name
 from rollstream.schemas.wire.fields import MAX_GROUPS_PER_JOB
 from rollstream.schemas.wire.limits import MAX_BYTES
+from rollstream.schemas.wire.requires import IMAGES
 from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, score_bytes
 
 from ..batches.deadlines import NO_DEADLINES, Deadlines
@@ -68,7 +70,7 @@ def split_rows(
     )
     jobs = [_job(description, rows, number, part, deadlines, bounds) for number, part in enumerate(slices)]
     digest = _digest(rows, description, rows_per_job, bounds)
-    return ScoreSubmission(batch=description, digest=digest, jobs=jobs)
+    return ScoreSubmission(batch=description, digest=digest, jobs=jobs, images=rows.images)
 
 
 def _check(rows: ScoreRows, top_logprobs: int, rows_per_job: int) -> None:
@@ -122,8 +124,18 @@ def _job(
         run_deadline_s=deadlines.run_deadline_s,
         min_policy_version=bounds.min_policy_version,
         max_staleness=bounds.max_staleness,
+        **_images(rows, part),
     )
     return score_envelope(job, description), encode(job)
+
+
+def _images(rows: ScoreRows, part: range) -> dict[str, Any]:
+    """What a job says of the images of its rows; nothing if they have none."""
+    images = rows.images.of(part)
+    if not images:
+        return {}
+    spans = rows.spans[part.start : part.stop]
+    return {"requires": (IMAGES,), "images": images, "image_spans": spans if any(spans) else ()}
 
 
 def score_envelope(job: ScoreJob, description: ScoreDescription) -> Envelope:
@@ -134,7 +146,9 @@ def score_envelope(job: ScoreJob, description: ScoreDescription) -> Envelope:
 
 def _digest(rows: ScoreRows, description: ScoreDescription, rows_per_job: int, bounds: VersionBounds) -> str:
     scored_by = [description.adapter, bounds.min_policy_version, bounds.max_staleness]
-    head = ["scores", len(rows.ids), rows.width, description.top_logprobs, scored_by, rows_per_job]
+    head: list[Any] = ["scores", len(rows.ids), rows.width, description.top_logprobs, scored_by, rows_per_job]
+    if rows.images.of_prompts:  # so the digest of rows without images stays what it was
+        head.append({"images": rows.images.digests, "expanded": [bool(spans) for spans in rows.spans]})
     digest = hashlib.sha256(json.dumps(head).encode() + b"\0")
     for array in (rows.lengths, rows.firsts, rows.offsets, *rows.ids):
         digest.update(array.astype("<i4").tobytes())

@@ -15,11 +15,12 @@ from ..batches.submit_jobs import Resubmission
 from ..batches.worker_limits import check_candidates, check_top_logprobs
 from ..calls.arguments import number
 from ..errors import ArgumentError
+from ..images.given import read_images
 from ..policies.version_bounds import VersionBounds
 from ..redis_io.connection import Connection
 from ..rollouts.rollout_batch import RolloutBatch
 from .options import ScoreOptions
-from .rows import First, ScoreRows
+from .rows import ScoreRows
 from .submission import split_rows
 
 
@@ -30,7 +31,7 @@ async def submit_scores(
     top_logprobs = check_top_logprobs(number(options["top_logprobs"]))
     make = partial(
         split_rows,
-        _rows(given, attention_mask, options["first"]),
+        await _rows(given, attention_mask, options),
         top_logprobs=top_logprobs,
         adapter=options["adapter"],
         rows_per_job=number(options["rows_per_job"]),
@@ -48,10 +49,12 @@ def num_rows(given: Rows | RolloutBatch) -> int:
     return given.num_rows if isinstance(given, RolloutBatch) else len(given)
 
 
-def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, first: First) -> ScoreRows:
+async def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions) -> ScoreRows:
+    first, images = options["first"], options["images"]
     if not isinstance(given, RolloutBatch):
-        return ScoreRows.of(given, attention_mask, first)
-    for name, value in (("attention_mask", attention_mask), ("first", first)):
+        rows = ScoreRows.of(given, attention_mask, first)
+        return rows.with_images(await read_images(images, len(rows.ids), options["image_quota_bytes"]), first)
+    for name, value in (("attention_mask", attention_mask), ("first", first), ("images", images)):
         if value is not None:
             raise ArgumentError(name, value, "leave it out: rollouts say themselves where each response is")
     return ScoreRows.of_rollouts(given)

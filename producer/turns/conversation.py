@@ -39,6 +39,11 @@ class Conversation:
             session_wait_s=_seconds(session_wait_s),
         )
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What it adds to the content of the batch; nothing if no prompt goes on from anything."""
+        return {"continue_of": [turn and turn.model_dump() for turn in self.continue_of]} if self.continue_of else {}
+
     def of_rows(self, rows: range) -> tuple[Turn | None, ...]:
         """What these prompts go on from; empty if none of them does."""
         turns = self.continue_of[rows.start : rows.stop]

@@ -70,6 +70,11 @@ def collapsed(ids: NDArray[np.int32], spans: Sequence[ImageSpan]) -> NDArray[np.
     return np.concatenate([*pieces, ids[at:]]) if pieces else ids
 
 
+def grown(spans: Sequence[ImageSpan]) -> int:
+    """By how many ids the prompt grew when its placeholders were expanded."""
+    return sum(span.length - len(span.was) for span in spans)
+
+
 def check_images(field: str, of_groups: Sequence[object], groups: int) -> None:
     """Raises `ValueError` unless it is empty or has one item for each group."""
     if of_groups and len(of_groups) != groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import rollstream.producer.batches.scripts
+import rollstream.producer.images.scripts
 import rollstream.producer.observe.parts.scripts
 import rollstream.producer.operations.scripts
 import rollstream.producer.replay.scripts
@@ -22,6 +23,7 @@ from rollstream.transport.redis.scripts import Script
 
 _ROOMS: tuple[ModuleType, ...] = (
     rollstream.producer.batches.scripts,
+    rollstream.producer.images.scripts,
     rollstream.producer.observe.parts.scripts,
     rollstream.producer.operations.scripts,
     rollstream.producer.replay.scripts,

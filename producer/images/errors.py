@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..errors import ProducerError, PromptsError
 
 
@@ -21,11 +19,11 @@ class ImagesError(PromptsError):
 class ImagesGoneError(ProducerError):
     """Raised when Redis has images no more that a batch needs; nothing was queued. `sha256`: their digests."""
 
-    def __init__(self, sha256: Sequence[str], policy: str) -> None:
+    def __init__(self, sha256: list[str], policy: str) -> None:
         more = f" and {len(sha256) - 1} more" if len(sha256) > 1 else ""
         super().__init__(
             f"image {sha256[0]}{more} of policy {policy!r}: Redis has it no more (a day after its last use, or it was "
-            "evicted): submit the prompts with the images themselves"
+            "evicted): give the images themselves, as `images`"
         )
-        self.sha256 = list(sha256)
+        self.sha256 = sha256
         self.policy = policy

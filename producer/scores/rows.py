@@ -15,6 +15,7 @@ from ..batches.prompts import Rows, masked_rows
 from ..calls.arguments import number
 from ..calls.arrays import as_array
 from ..errors import ArgumentError, PromptsError
+from ..images.errors import ImagesError
 from ..images.given import NO_IMAGES, GivenImages
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ class ScoreRows:
         return cls(ids=ids, firsts=firsts, offsets=offsets, width=max(0, width))
 
     @classmethod
-    def of_rollouts(cls, rollouts: RolloutBatch) -> Self:
+    def of_rollouts(cls, rollouts: RolloutBatch, images: GivenImages = NO_IMAGES) -> Self:
         """The R rows of `rollouts`, scored from each response's first token on; L is `response_len`.
 
-        Raises `PromptsError` for rollouts without a row.
+        `images`: the files of their images, for each row or each prompt, where the policy that scores them may not have
+        them. Raises `PromptsError` for rollouts without a row, and `ImagesError` for images that are not theirs.
         """
         if not rollouts.num_rows:
             raise PromptsError("input_ids", "no rows: these rollouts have none, give at least one")
@@ -90,10 +92,7 @@ class ScoreRows:
             firsts=np.array([prompt for prompt, _ in lengths], np.int32),
             offsets=np.zeros(len(lengths), np.int32),
             width=rollouts.response_len,
-            images=GivenImages(
-                of_prompts=_if_there(rollouts.images, lengths),
-                files=dict.fromkeys(ref for refs in rollouts.images for ref in refs),
-            ),
+            images=_images_of(rollouts, images, lengths),
             spans=_if_there(rollouts.image_spans, lengths),
         )
 
@@ -114,6 +113,16 @@ class ScoreRows:
     def columns(self) -> NDArray[np.int32]:
         """(B,): how many ids of each row are scored."""
         return self.lengths - self.firsts
+
+
+def _images_of(rollouts: RolloutBatch, given: GivenImages, lengths: list[tuple[int, int]]) -> GivenImages:
+    """The images of each row, with the files that were given. Raises `ImagesError`."""
+    entries = range(rollouts.num_rows) if len(given.of_prompts) == rollouts.num_rows else rollouts.group_index.tolist()
+    for row, entry in enumerate(entries if given.of_prompts else ()):
+        if rollouts.images[row : row + 1] != (given.of_prompts[entry],):
+            raise ImagesError("they are not those of the rollout's prompt", row)
+    known = dict.fromkeys(ref for refs in rollouts.images for ref in refs)
+    return replace(given, of_prompts=_if_there(rollouts.images, lengths), files={**known, **given.files})
 
 
 def _if_there(of_rows: tuple[tuple[T, ...], ...], lengths: list[tuple[int, int]]) -> tuple[tuple[T, ...], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,9 @@ async def _rows(given: Rows | RolloutBatch, attention_mask: Rows | None, options
     if not isinstance(given, RolloutBatch):
         rows = ScoreRows.of(given, attention_mask, first)
         return rows.with_images(await read_images(images, len(rows.ids), options["image_quota_bytes"]), first)
-    for name, value in (("attention_mask", attention_mask), ("first", first), ("images", images)):
+    for name, value in (("attention_mask", attention_mask), ("first", first)):
         if value is not None:
             raise ArgumentError(name, value, "leave it out: rollouts say themselves where each response is")
-    return ScoreRows.of_rollouts(given)
+    of_rows = isinstance(images, Sequence) and len(images) == given.num_rows
+    entries = given.num_rows if of_rows else len(given)
+    return ScoreRows.of_rollouts(given, await read_images(images, entries, options["image_quota_bytes"]))

@@ -35,7 +35,8 @@ PAGES = {
     "results": Page(
         "Results",
         "[What comes back](../results.md) explains shapes and masks; here is each field.",
-        ("RolloutBatch", "GroupResult", "Completion", "GroupError", "ErrorCode", "SamplingSupport", "Selection"),
+        ("RolloutBatch", "GroupResult", "Completion", "GroupError", "ErrorCode", "SamplingSupport", "Selection",
+         "ImageRef", "ImageSpan"),
     ),
     "scores": Page("Scores", "See [scores](../scores.md).", ("ScoreBatch", "GroupScores")),
     "policies": Page(

@@ -27,6 +27,7 @@ ONE_OF_EACH = {
     KeyKind.SESSION: KEYS.session("s"), KeyKind.SESSIONS: KEYS.sessions(),
     KeyKind.SESSION_WORKER: KEYS.session_worker("s"),
     KeyKind.RATE: KEYS.rate(), KeyKind.ADAPTER: KEYS.adapter("a@1"), KeyKind.BLOB: KEYS.blob("0" * 64, 0),
+    KeyKind.MEDIA_INDEX: KEYS.media_index(), KeyKind.MEDIA: KEYS.media("0" * 64),
     KeyKind.WEIGHTS: KEYS.weights(), KeyKind.WEIGHTS_ITEM: KEYS.weights_item("x"), KeyKind.POLICIES: "rs:policies",
 }  # fmt: skip
 

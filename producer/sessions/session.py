@@ -84,10 +84,10 @@ class Session:
         request = request_name(request_id)
         rows = one_prompt(new_ids)
 
-        def make(parent: Turn | None) -> Making:
+        async def make(parent: Turn | None) -> Making:
             turns = None if parent is None else [parent]
             terms = client_part(options, continue_of=turns, session=self.name)
-            return making(rows, None, config, terms, self._lengths)
+            return await making(rows, None, config, terms, self._lengths)
 
         asked = Asked(
             config=config,

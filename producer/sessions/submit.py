@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,7 +42,7 @@ class Asked:
     request_id: str
     batch_id: str
     note: bytes
-    make: Callable[[Turn | None], Making]
+    make: Callable[[Turn | None], Awaitable[Making]]
     """Makes what makes the batch that goes on from this turn."""
 
 
@@ -90,7 +90,7 @@ class TurnWriter:
         return NoSuchTurnError(self._kept.name, self._kept.keys.policy, turn, problem)
 
     async def _submit(self, asked: Asked, parent: Turn | None, expected: int | None) -> BatchHandle:
-        make, token, noted = asked.make(parent), uuid.uuid4().hex, list[Appended]()
+        make, token, noted = await asked.make(parent), uuid.uuid4().hex, list[Appended]()
         outages = self._connection.outages
 
         def marked(batch_id: str) -> Submission:

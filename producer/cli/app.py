@@ -39,6 +39,7 @@ from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
 from .runs.runs import commands as listing_runs
 from .scores.score import commands as scoring
+from .sessions.sessions import commands as listing_sessions
 from .shell.completion import commands as completing
 from .status import commands as showing
 from .top import commands as watching
@@ -237,6 +238,7 @@ app.add_typer(showing)
 app.add_typer(watching)
 app.add_typer(listing)
 app.add_typer(listing_runs)
+app.add_typer(listing_sessions)
 app.add_typer(operating)
 app.add_typer(allowing)
 app.add_typer(leasing)

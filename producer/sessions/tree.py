@@ -68,6 +68,8 @@ class Tree:
 
     def _mismatch(self, turn: SessionTurn, result: GroupResult) -> str:
         parent = turn.parent
+        if result.continued != parent:
+            return f"goes on from {result.continued}, not from {parent}"
         if parent is None:
             return ""
         before = self._answered.get(parent.batch_id)

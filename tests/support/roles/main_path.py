@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rollstream import Activate, BatchConflictError, BatchConsumedError, Client
+from rollstream import Activate, BatchConflictError, BatchConsumedError, Client, RequestConflictError
 from rollstream.producer.batches.ledger import read_description
 from rollstream.producer.batches.lost_jobs import JobsLeft
 from rollstream.producer.batches.waiting_facts import _other_policies, read_facts
@@ -23,6 +23,7 @@ from rollstream.producer.demo.tiny_model import write_adapter
 from rollstream.producer.policies.adapter_expiry import expire_superseded
 from rollstream.producer.policies.parked import read_parked
 from rollstream.producer.redis_io.connection import Connection
+from rollstream.producer.sessions.arguments import batch_of
 from rollstream.schemas import Keys, PolicyVersion
 from rollstream.schemas.keys import GROUP, horizons
 from rollstream.transport.acl import Role, missing_rights
@@ -128,6 +129,7 @@ class MainPath:
         client.submit([[4]], None, tokens(2), min_policy_version=99, batch_id="later")
         handle = client.submit([[4]], None, tokens(2), batch_id="gone", min_policy_version=98)
         handle.cancel()
+        self._talk(client)
         with client.run("exp") as run:
             left = run.submit([[5]], None, tokens(2), batch_id="left")
             run.submit([[6]], None, tokens(2))
@@ -137,6 +139,17 @@ class MainPath:
                 run.submit([[5]], None, tokens(2), batch_id="left")
             with pytest.raises(BatchConflictError):
                 run.submit([[5]], None, tokens(2), batch_id="first")
+
+    def _talk(self, client: Client) -> None:
+        session = client.session("talk")
+        for _ in range(2):  # the second time it is a repeat
+            session.submit([1], tokens(2), request_id="first").result(timeout=20)
+        session.trajectory()
+        client.submit([[5]], None, tokens(2), batch_id=batch_of("talk", "taken"))
+        with pytest.raises(RequestConflictError):
+            session.submit([1], tokens(2), request_id="taken")
+        self._ok("sessions")
+        self._ok("sessions", "talk")
 
     def _weights(self, client: Client, queue: Queue, worker: WorkerProcess) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""The command on conversations: which sessions there are, and the turns of one."""

@@ -14,7 +14,7 @@ from rollstream.schemas.times import HEARTBEAT_S, LONGEST_HEARTBEAT_S, RESULT_TT
 from rollstream.schemas.weights.shown_place import without_secrets
 
 from . import config_rules, engine_registry
-from .config_queue import QueueSettings
+from .config_images import ImageSettings
 from .exit_codes import MEANINGS
 
 _HELP = (
@@ -23,7 +23,7 @@ _HELP = (
 ) + "\n".join(f"  {code:<8} {meaning}" for code, meaning in MEANINGS.items())
 
 
-class WorkerSettings(QueueSettings):
+class WorkerSettings(ImageSettings):
     """All flags; each is an environment variable too."""
 
     model_config = SettingsConfigDict(

@@ -11,7 +11,18 @@ from typing import Any, Literal, Protocol
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.rounds import Backend, Sent
 
-from .requests import Adapter, Completion, GenerateRequest, KvUse, NextTokens, Partial, ScoreRequest, Scores
+from .requests import (
+    Adapter,
+    Completion,
+    Expanded,
+    GenerateRequest,
+    KvUse,
+    NextTokens,
+    Partial,
+    Picture,
+    ScoreRequest,
+    Scores,
+)
 from .weights.checkpoint_content import Content
 
 SwapMode = Literal["keep", "wait", "abort"]
@@ -60,6 +71,10 @@ class EngineInfo:
     """The tokenizer's EOS: what follows a guide's end, so that it always ends a guided completion."""
     thinking_marks: tuple[int, int] | None = None
     """The ids that begin and end the model's thinking, if the worker was told."""
+    max_images: int = 0
+    """The most images of a prompt; 0: it takes none, and `missing` says under `images` why."""
+    image_ids: frozenset[int] = frozenset()
+    """Ids that stand for an image, before or after `expand`: a prompt without images has none of them."""
 
 
 Score = Callable[[ScoreRequest], Awaitable[Scores]]
@@ -125,6 +140,13 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model and run a first request, so that no job waits for compilation. Raises `SettingsError`."""
 
+    async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
+        """The prompt as requests with these images take it: the placeholder of each has made room for it.
+
+        Raises `DataError` (`image_refused`) unless the prompt has as many placeholders as there are pictures, and for
+        pictures that the model's own processing of images refuses. One picture at least.
+        """
+
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """The n completions of a prompt, in order. Raises `DataError` for a request that the engine refuses."""
 
@@ -145,8 +167,10 @@ class Engine(Protocol):
     async def memory_use(self) -> KvUse | None:
         """How full the engine's KV cache is; None if it has none, or cannot tell."""
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
-        """The k likeliest next tokens with their raw log-probs: a step of beam search."""
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
+        """The k likeliest next tokens with their raw log-probs: a step of beam search. `images` as for `generate`."""
 
     async def score(self, request: ScoreRequest) -> Scores:
         """How likely a row is under one version; a swap on the way makes it start again.

@@ -1,15 +1,17 @@
-"""What a worker asks of an engine, and what it gets back: completions, next tokens, scores."""
+"""What a worker asks of an engine, and what it gets back: expanded prompts, completions, next tokens, scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollstream.schemas import GenerationConfig
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
+from rollstream.schemas.wire.images import ImageSpan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,27 @@ class Adapter:
     path: Path
     sha256: str = field(default="", compare=False)
     """Digest of its config and weights; empty where it could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """An image, decoded."""
+
+    sha256: str
+    """Hex digest of its file: what engines tell images apart by."""
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expanded:
+    """A prompt in which each image's placeholder has made room for what the engine computes of the image."""
+
+    ids: list[int]
+    spans: tuple[ImageSpan, ...]
+    """One for each image, in their order."""
+    fed: Any = None
+    """What the engine made of the images, for requests to itself or to another replica. Nobody else looks into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +66,8 @@ class GenerateRequest:
     goes_on: bool = False
     """Whether its caller goes on from where it was when a swap aborts it. The completions that had not ended then have
     the finish reason `abort`, and what was sampled until then; without this the engine starts all of them again."""
+    images: Expanded | None = None
+    """What the engine's `expand` gave; `prompt` begins with its ids. None: a prompt without images."""
     is_followed: bool = False
     """Whether somebody reads its completions as they grow, so that an engine hands over a few tokens at a time."""
 
@@ -123,6 +148,8 @@ class ScoreRequest:
     top_logprobs: int
     """How many of the likeliest tokens of each column are wanted too; 0 for none."""
     adapter: Adapter | None
+    images: Expanded | None = None
+    """What the engine's `expand` gave; `token_ids` begin with its ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,18 @@ from typing import Any
 from ..config import WorkerSettings
 from ..engine import Collector, Engine, EngineInfo, Incoming, Prove, Score, SwapMode
 from ..errors import DataError, EngineDiedError, RoundMissedError, UnprovableError, WorkerError
-from ..requests import Adapter, Completion, GenerateRequest, KvUse, NextTokens, Partial, ScoreRequest, Scores
+from ..requests import (
+    Adapter,
+    Completion,
+    Expanded,
+    GenerateRequest,
+    KvUse,
+    NextTokens,
+    Partial,
+    Picture,
+    ScoreRequest,
+    Scores,
+)
 from ..weights import checkpoint
 from .replica_metrics import ReplicaMetrics
 from .verdict import Verdict
@@ -104,11 +115,18 @@ class Replicas:
             preemptions=sum(one.preemptions for one in known),
         )
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+    async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
+        """See `Engine.expand`; by any engine, since all have the same model, for requests to whichever."""
+        number = min(range(len(self._engines)), key=self._running.__getitem__)
+        return await self._engines[number].expand(prompt, pictures)
+
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
         """See `Engine.next_tokens`. The `request_id`s of a search's steps are equal up to the last `/`."""
         number = zlib.crc32(request_id.rpartition("/")[0].encode()) % len(self._engines)
         async with self._counted(number, 1):
-            return await self._engines[number].next_tokens(request_id, prompt, k, adapter)
+            return await self._engines[number].next_tokens(request_id, prompt, k, adapter, images)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """See `Engine.score`; runs on the engine with the fewest sequences."""

@@ -11,12 +11,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rollstream.schemas import ErrorCode
 from rollstream.transport.rounds.links import Link
 
 from ..config import WorkerSettings
 from ..engine import Collector, EngineInfo, Incoming, Prove, SwapMode
-from ..errors import RoundMissedError
-from ..requests import Adapter, Completion, GenerateRequest, NextTokens, Partial, ScoreRequest, Scores
+from ..errors import DataError, RoundMissedError
+from ..requests import (
+    Adapter,
+    Completion,
+    Expanded,
+    GenerateRequest,
+    NextTokens,
+    Partial,
+    Picture,
+    ScoreRequest,
+    Scores,
+)
 from ..weights import checkpoint
 from .stub_likelihoods import likelihoods
 from .stub_link import linked, taken
@@ -112,8 +123,15 @@ class StubEngine:
     async def memory_use(self) -> None:
         """It has no KV cache."""
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+    async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
+        """It takes no images."""
+        raise DataError(ErrorCode.UNSUPPORTED, "images", "images: the stub engine takes none")
+
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
         """The k likeliest tokens of a made-up distribution that follows from prompt, adapter and version."""
+        del images
         async with self._places.one():
             await self._spend(1)
             version = self._version

@@ -121,6 +121,7 @@ async def _ask(engine: Engine, search: Search, step: int) -> list[NextTokens]:
                         [*request.prompt, *beam.tokens],
                         search.candidates_per_beam,
                         request.adapter,
+                        request.images,
                     )
                 )
                 for number, beam in enumerate(search.live)

@@ -9,7 +9,7 @@ from rollstream import GenerationConfig
 from rollstream.worker.config import WorkerSettings
 from rollstream.worker.engine import Prove, SwapMode
 from rollstream.worker.engines.stub import StubEngine
-from rollstream.worker.requests import Adapter, Completion, GenerateRequest, NextTokens
+from rollstream.worker.requests import Adapter, Completion, Expanded, GenerateRequest, NextTokens
 from rollstream.worker.weights.checkpoint import Content
 
 
@@ -40,9 +40,11 @@ class Seen(StubEngine):
         self.prompts.append(request.prompt)
         return await super().generate(request)
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
         self.prompts.append(prompt)
-        return await super().next_tokens(request_id, prompt, k, adapter)
+        return await super().next_tokens(request_id, prompt, k, adapter, images)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         if self.fails is not None:

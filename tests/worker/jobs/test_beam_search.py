@@ -20,10 +20,12 @@ from rollstream.worker.jobs.beam_search import Search, advance, beam_search
 from rollstream.worker.requests import (
     Adapter,
     Completion,
+    Expanded,
     GenerateRequest,
     KvUse,
     NextTokens,
     Partial,
+    Picture,
     ScoreRequest,
     Scores,
 )
@@ -48,7 +50,13 @@ class TableEngine:
         row: NDArray[np.float64] = self.table[len(prompt) % 16, prompt[-1]]
         return row
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+    async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
+        raise NotImplementedError
+
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
+        assert images is None
         self.asked.append((request_id, k, adapter))
         row = self.logprobs(prompt)
         return answer(*((int(token), float(row[token])) for token in np.argsort(-row)[:k]))
@@ -291,10 +299,12 @@ async def test_spans_say_which_version_gave_each_token_of_each_beam() -> None:
 
 async def test_an_error_of_the_engine_comes_out_as_it_is() -> None:
     class Refusing(TableEngine):
-        async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+        async def next_tokens(
+            self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+        ) -> NextTokens:
             if len(prompt) > 3:
                 raise DataError(ErrorCode.ENGINE_REFUSED, "config", "no")
-            return await super().next_tokens(request_id, prompt, k, adapter)
+            return await super().next_tokens(request_id, prompt, k, adapter, images)
 
     with pytest.raises(DataError, match="no"):
         await beam_search(Refusing(0), request())

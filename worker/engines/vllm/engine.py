@@ -20,12 +20,13 @@ from rollstream.schemas import GenerationConfig
 from ...config import WorkerSettings
 from ...engine import Collector, EngineInfo, Prove, SwapMode
 from ...errors import EngineDiedError, SettingsError, adapter_refused
-from ...requests import Adapter, Completion, GenerateRequest, NextTokens, ScoreRequest, Scores
+from ...requests import Adapter, Completion, Expanded, GenerateRequest, NextTokens, ScoreRequest, Scores
 from ...weights import checkpoint
 from .. import vllm_versions
 from . import one_more, setup, translation
 from .calls import Calls
 from .guided.text_rules import rule_fields, with_forced
+from .images import Images
 from .inside import logits
 from .loaded_adapters import LoadedAdapters, num_tensors
 from .metrics import sparse_statistics
@@ -60,7 +61,7 @@ from .requests import Requests, lora_request  # noqa: E402
 log = structlog.get_logger()
 
 
-class VllmEngine(Transfers, Partials):
+class VllmEngine(Transfers, Partials, Images):
     """An `Engine` (see `worker.engine`) over `AsyncLLM`, on CUDA or on the CPU.
 
     `start` sets what is known of vLLM once, before the first request. After that a swap alone changes which version
@@ -164,6 +165,7 @@ class VllmEngine(Transfers, Partials):
         await self._swapper.label(self.policy_version)
         await self._watch_logits()
         await self._warm_up()
+        await self._look_at_images()
         if self._statistics is not None:
             self._statistics.begin()
 
@@ -195,19 +197,21 @@ class VllmEngine(Transfers, Partials):
         words = translation.Words(special=self._special, bad=banned_words(params, self._llm.tokenizer, self.info))
         asked = request.request_id, request.prompt, params, request.adapter
         with self._readable(request, words):
-            output, start = await self._requests.run(*asked, goes_on=request.goes_on)
+            output, start = await self._requests.run(*asked, goes_on=request.goes_on, images=request.images)
         self._guides.check_ended(request.config.guided, output)
         spans = [self._versions.spans(one, start, time.monotonic()) for one in output.outputs]
         found = translation.completions(output, request, spans, words, self.info)
         return with_forced(found, request, self.info.thinking_marks)
 
-    async def next_tokens(self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None) -> NextTokens:
+    async def next_tokens(
+        self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
+    ) -> NextTokens:
         """The k likeliest next tokens (fewer if the vocabulary is smaller), with raw log-probs.
 
         The request is greedy: vLLM's processed log-probs are then the raw ones.
         """
         params = passed_gate(prompt, translation.candidate_fields(min(k, self.info.vocab_size)))
-        output, start = await self._requests.run(request_id, prompt, params, adapter)
+        output, start = await self._requests.run(request_id, prompt, params, adapter, images=images)
         found = translation.candidates(output)
         ((version, _),), exact = self._versions.spans(output.outputs[0], start, time.monotonic())
         return NextTokens(candidates=tuple(found[:k]), version=version, version_exact=exact)

@@ -8,6 +8,8 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.config import ReasoningConfig, StructuredOutputsConfig
 
+from rollstream.schemas.wire.images import MAX_IMAGES
+
 from ...config import WorkerSettings
 from ...errors import SettingsError
 from .gate import runner_facts
@@ -29,7 +31,31 @@ def with_rules(arguments: Mapping[str, Any], settings: WorkerSettings) -> dict[s
 def all_facts(llm: Any) -> dict[str, Any]:
     """Fields of `EngineInfo` that `setup.read_info` cannot read. Raises `SettingsError` for unfit thinking marks."""
     facts, rules = runner_facts(llm.vllm_config), text_rules(llm.vllm_config, llm.tokenizer)
-    return {**facts, **rules, "features": facts.get("features", frozenset()) | rules["features"]}
+    features, missing = facts.get("features", frozenset()) | rules["features"], rules["missing"]
+    if no_images := _no_images(llm):
+        missing = (*missing, ("images", no_images))
+    else:
+        features |= {"images"}
+        facts["max_images"] = min(
+            MAX_IMAGES, llm.vllm_config.model_config.multimodal_config.get_limit_per_prompt("image")
+        )
+    return {**facts, **rules, "features": features, "missing": missing}
+
+
+def _no_images(llm: Any) -> str:
+    """Why no prompt may have images; '' if one may."""
+    model = llm.vllm_config.model_config
+    if getattr(model, "multimodal_config", None) is None:
+        return "the model takes text alone"
+    if model.multimodal_config.get_limit_per_prompt("image") == 0:
+        return "the worker was started with --max-images 0"
+    if llm.tokenizer is None:
+        return "the model's processing of images needs a tokenizer: start the worker with --tokenizer"
+    if model.is_encoder_decoder or not model.supports_multimodal_inputs:
+        return "vLLM gives this model's prompts no images"
+    if "image" not in llm.renderer.get_mm_processor().info.supported_mm_limits:
+        return "the model takes no images"
+    return ""
 
 
 def text_rules(config: Any, tokenizer: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 
 from ...errors import adapter_refused
-from ...requests import Adapter, ScoreRequest, Scores
+from ...requests import Adapter, Expanded, ScoreRequest, Scores
 from . import translation
 from .calls import Calls
 from .gate import REFUSALS, passed_gate, refusal
@@ -34,7 +34,14 @@ class Requests:
         """When each request that runs was handed to vLLM, the last time."""
 
     async def run(
-        self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None, *, goes_on: bool = False
+        self,
+        request_id: str,
+        prompt: list[int],
+        params: Any,
+        adapter: Adapter | None,
+        *,
+        goes_on: bool = False,
+        images: Expanded | None = None,
     ) -> tuple[Any, Start]:
         """The final `RequestOutput` and the request's start. Raises `DataError`, `EngineDiedError`.
 
@@ -42,7 +49,8 @@ class Requests:
         only the short ones would have ended under the old weights, and keeping these would favour short completions.
         """
         try:
-            return await self._calls.answer(self._run(request_id, prompt, params, adapter, goes_on=goes_on))
+            fed = tokens_input(prompt) if images is None else images.fed.with_ids(prompt)
+            return await self._calls.answer(self._run(request_id, fed, params, adapter, goes_on=goes_on))
         finally:
             self.starts.pop(request_id, None)
 
@@ -50,7 +58,7 @@ class Requests:
         """See `Engine.score`. Raises `DataError`, `EngineDiedError`."""
         row, params = request.token_ids, passed_gate(request.token_ids, score_fields(request))
         while True:
-            output, start = await self.run(request.request_id, row, params, request.adapter)
+            output, start = await self.run(request.request_id, row, params, request.adapter, images=request.images)
             if not self._versions.crossed(start):
                 return scores(output, request, self._versions.first(start))
 
@@ -63,7 +71,7 @@ class Requests:
         return scores(output, request, version)
 
     async def _run(
-        self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None, *, goes_on: bool
+        self, request_id: str, prompt: Any, params: Any, adapter: Adapter | None, *, goes_on: bool
     ) -> tuple[Any, Start]:
         while True:
             if adapter is not None:
@@ -77,11 +85,11 @@ class Requests:
             elif goes_on or not translation.aborted(output):
                 return output, start
 
-    async def _request(self, request_id: str, prompt: list[int], params: Any, adapter: Adapter | None) -> Any:
+    async def _request(self, request_id: str, prompt: Any, params: Any, adapter: Adapter | None) -> Any:
         output = None
         try:
             lora = None if adapter is None else lora_request(adapter)
-            async for latest in self._llm.generate(tokens_input(prompt), params, request_id, lora_request=lora):
+            async for latest in self._llm.generate(prompt, params, request_id, lora_request=lora):
                 output = latest
         except asyncio.CancelledError:
             if self._calls.death is None:

@@ -99,6 +99,7 @@ def engine_arguments(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any
         "max_model_len": settings.max_model_len,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "worker_extension_cls": EXTENSION,
+        **_images(settings),
         **_transfer(settings),
         **_adapters(settings, on_cpu=on_cpu),
         **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
@@ -176,6 +177,16 @@ def _adapters(settings: WorkerSettings, *, on_cpu: bool) -> dict[str, Any]:
             "without --lora, --adapter-dir and --adapter-cache"
         )
     return {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+
+
+def _images(settings: WorkerSettings) -> dict[str, Any]:
+    """vLLM passes these over for a model that takes nothing but text. Its cache: see `worker.engines.vllm.images`."""
+    if settings.engine_args.get("mm_processor_cache_gb", 0) != 0:
+        raise SettingsError(
+            "--engine-args: mm_processor_cache_gb must be 0: its two sides would not agree after a swap"
+        )
+    limits = {"image": settings.max_images, "video": 0, "audio": 0}
+    return {"limit_mm_per_prompt": limits, "mm_processor_cache_gb": 0}
 
 
 def _transfer(settings: WorkerSettings) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""Images beside prompts: vLLM expands a prompt once, and each of its requests takes what was made of the images.
+
+What is handed to vLLM with a request is whole: its cache of processed images, which each side keeps apart, is off
+(`setup.engine_arguments`), so that no request names pixels that the other side does not have.
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rollstream.schemas import ErrorCode
+
+from ...engine import EngineInfo
+from ...errors import DataError
+from ...requests import Expanded, Picture
+from .calls import Calls
+from .placeholders import Found, counted, found_in, spans_of
+
+_SIDE = 56
+"""Pixels of the image with which an engine is tried at its start."""
+_MODALITY = "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fed:
+    """What vLLM made of the images of one prompt."""
+
+    kwargs: Any
+    hashes: Mapping[str, list[str]]
+    placeholders: Mapping[str, Sequence[Any]]
+
+    def with_ids(self, ids: list[int]) -> dict[str, Any]:
+        """vLLM's `MultiModalInput` of a prompt that begins with the expanded one."""
+        return {
+            "type": "multimodal",
+            "prompt_token_ids": ids,
+            "mm_kwargs": self.kwargs,
+            "mm_hashes": self.hashes,
+            "mm_placeholders": self.placeholders,
+        }
+
+
+class Images:
+    """The part of an engine over vLLM that takes images. Its owner sets the attributes."""
+
+    _llm: Any
+    _calls: Calls
+    _info: EngineInfo | None
+    _placeholder: Found | None = None
+    """What stands for an image in a prompt and in an expanded one; None: the model takes none."""
+
+    async def _look_at_images(self) -> None:
+        """Try, once, an image that no job has: whether the model takes images, and what stands for one in a prompt."""
+        if self._info is None or not self._info.max_images:
+            return
+        try:
+            self._placeholder = await self._found()
+        except Exception as error:  # noqa: BLE001 - whatever vLLM raises here, prompts without images are served
+            why = f"its processing of an image failed at the start: {type(error).__name__}: {error}"
+            missing = (*self._info.missing, ("images", why))
+            features = self._info.features - {"images"}
+            self._info = replace(self._info, max_images=0, missing=missing, features=features)
+        else:
+            self._info = replace(self._info, image_ids=self._placeholder.ids)
+
+    async def _found(self) -> Found:
+        processor = self._llm.renderer.get_mm_processor()
+        text = processor.dummy_inputs.get_dummy_text({_MODALITY: 1})
+        prompt = list(self._llm.tokenizer.encode(text, add_special_tokens=False))
+        picture = Picture(sha256="0" * 64, pixels=np.zeros((_SIDE, _SIDE, 3), np.uint8))
+        return found_in(prompt, *_read(await self._render(prompt, [picture])))
+
+    async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
+        """See `Engine.expand`. The model's own processing of images runs in a thread of vLLM's."""
+        if self._placeholder is None:
+            raise _refused("the worker's engine takes no images", ErrorCode.UNSUPPORTED)
+        if problem := counted(prompt, self._placeholder, len(pictures)):
+            raise _refused(problem)
+        try:
+            rendered = await self._calls.answer(self._render(prompt, pictures))
+            ids, places = _read(rendered)
+            spans = spans_of(prompt, ids, places)
+        except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, IndexError, OSError) as error:
+            raise _refused(f"the model's processing of images refuses them: {type(error).__name__}: {error}") from error
+        if len(spans) != len(pictures):
+            raise _refused(f"vLLM made room for {len(spans)} of {len(pictures)} images")
+        fed = Fed(kwargs=rendered["mm_kwargs"], hashes=rendered["mm_hashes"], placeholders=rendered["mm_placeholders"])
+        return Expanded(ids=ids, spans=spans, fed=fed)
+
+    async def _render(self, prompt: list[int], pictures: Sequence[Picture]) -> Any:
+        asked = {
+            "prompt_token_ids": prompt,
+            "multi_modal_data": {_MODALITY: [Image.fromarray(picture.pixels) for picture in pictures]},
+            # Without these vLLM would hash pixels, and take what an image's metadata says for its hash.
+            "multi_modal_uuids": {_MODALITY: [picture.sha256 for picture in pictures]},
+        }
+        return await self._llm.renderer.process_for_engine_async(asked, time.time())
+
+
+def _read(rendered: Mapping[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The expanded ids, and offset and length of each image's place in them."""
+    if rendered.get("type") != "multimodal" or set(rendered["mm_placeholders"]) != {_MODALITY}:
+        raise ValueError("vLLM found no place for the images in the prompt")
+    places = [(int(one.offset), int(one.length)) for one in rendered["mm_placeholders"][_MODALITY]]
+    return [int(token) for token in rendered["prompt_token_ids"]], places
+
+
+def _refused(problem: str, code: ErrorCode = ErrorCode.IMAGE_REFUSED) -> DataError:
+    return DataError(code, "images", f"images: {problem}")

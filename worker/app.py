@@ -25,7 +25,7 @@ from .delivery.lease import Leases
 from .delivery.lease_agreement import LeaseAgreement
 from .delivery.make_parts import make_parts
 from .engine import Engine
-from .errors import first_cause
+from .errors import EngineDiedError, first_cause
 from .intake.make_consumer import make_consumer
 from .jobs.deadlines import RedisClock
 from .jobs.job_trace import JobTraces
@@ -114,18 +114,10 @@ class Worker:
             rounds=self._rounds,
         )
         self._runner, self._keeper = make_runner(
-            settings=settings,
-            redis=self._commands,
-            keys=keys,
-            engine=engine,
-            adapters=self._adapters,
-            publisher=self._publisher,
-            parts=self._parts,
-            admission=self._admission,
-            follower=self._follower,
-            clock=clock,
-            measures=measures,
-        )
+            settings=settings, redis=self._commands, keys=keys, engine=engine, adapters=self._adapters,
+            publisher=self._publisher, parts=self._parts, admission=self._admission, follower=self._follower,
+            clock=clock, measures=measures,
+        )  # fmt: skip
         upkeep, expiring = self._upkeep, self._keeper.hurry
         self._leases = Leases(redis=upkeep, lease_s=settings.lease_s, measures=measures, expiring=expiring)
         self._reports = Reports(
@@ -166,6 +158,7 @@ class Worker:
             traces=JobTraces(tracer=self._traces.tracer, policy=settings.policy, clock=clock),
             clock=clock,
             measures=measures,
+            failing=self._keeper.failing,
         )
         self._activator = Activator(redis=self._upkeep, keys=keys, consumer=settings.consumer, follower=self._follower)
         self._agreement = LeaseAgreement(redis=self._upkeep, keys=keys, lease_s=settings.lease_s)
@@ -240,21 +233,22 @@ class Worker:
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as roles:
-            self._keeper.begin(roles.create_task)
+            start = self._keeper.begin(roles.create_task)
             others = [
-                roles.create_task(watch(self._engine, self._settings.engine_timeout_s, self._start.health.stepped)),
-                roles.create_task(self._start.health.run()),
-                roles.create_task(self._leases.run()),
-                roles.create_task(watch_rights(self._upkeep, self._settings)),
-                roles.create_task(watch_disk(self._adapters, self._admission)),
-                roles.create_task(self._memory.run()),
+                start(watch(self._engine, self._settings.engine_timeout_s, self._start.health.stepped)),
+                start(self._start.health.run()),
+                start(self._leases.run()),
+                start(watch_rights(self._upkeep, self._settings)),
+                start(watch_disk(self._adapters, self._admission)),
+                start(self._memory.run()),
             ]
             try:
                 async with self._grace.over:
                     await self._control.begin()
-                    others += [roles.create_task(self._control.run()), roles.create_task(self._heartbeat.run())]
+                    others += [start(self._control.run()), start(self._heartbeat.run())]
                     await self._begin()
-                    others += [roles.create_task(self._follower.run()), roles.create_task(self._activator.run())]
+                    # Where it fails with an engine that lives, nobody knows which weights sampled last.
+                    others += [start(self._follower.run(), EngineDiedError), start(self._activator.run())]
                     await self._consumer.run()
                 log.info("drained", groups=self._measures.groups)
             except TimeoutError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import structlog
@@ -32,6 +33,8 @@ READ_AT_ONCE = 16
 BUSY_S = 0.1
 """Seconds between two looks for new jobs while all places are taken."""
 
+Failing = Callable[[], AbstractAsyncContextManager[None]]
+
 log = structlog.get_logger()
 
 
@@ -59,7 +62,9 @@ class Consumer:
         backpressure: Backpressure,
         endings: Endings,
         measures: Measures,
+        failing: Failing,
     ) -> None:
+        """`failing`: makes a context; what leaves it by an error ends the worker, and all its other jobs."""
         self._terms = terms
         self._leases = leases
         self._unfinished = unfinished
@@ -73,6 +78,7 @@ class Consumer:
         self._backpressure = backpressure
         self._endings = endings
         self._measures = measures
+        self._failing = failing
         self._sources: list[asyncio.Task[None]] = []
         self._ended = 0
 
@@ -87,7 +93,7 @@ class Consumer:
         async with asyncio.TaskGroup() as jobs:
             take = partial(self._take, jobs)
             self._sources = [
-                jobs.create_task(self._take_new(jobs)),
+                jobs.create_task(self._guarded(self._take_new(jobs))),
                 jobs.create_task(self._until_stopped(self._recoverer.run(take))),
                 jobs.create_task(self._until_stopped(self._janitor.run())),
                 jobs.create_task(self._until_stopped(self._batch_index.run())),
@@ -150,10 +156,14 @@ class Consumer:
 
     async def _until_stopped(self, role: Coroutine[None, None, None]) -> None:
         try:
-            await role
+            await self._guarded(role)
         except asyncio.CancelledError:
             if not self._admission.closed:
                 raise
+
+    async def _guarded(self, role: Coroutine[None, None, None]) -> None:
+        async with self._failing():
+            await role
 
     async def _take(self, jobs: asyncio.TaskGroup, *entries: Entry) -> None:
         """Take all entries that there is room for, and the first in any case, because it was asked for."""
@@ -188,8 +198,9 @@ class Consumer:
 
     async def _run(self, lease: Lease, entry: Entry, claim: Claim, is_spare: bool) -> None:
         try:
-            await self._leases.after_earlier(lease)
-            await self._endings.run(lease, entry, claim, is_spare=is_spare)
+            async with self._failing():
+                await self._leases.after_earlier(lease)
+                await self._endings.run(lease, entry, claim, is_spare=is_spare)
             self._unfinished.discard(lease)
         finally:
             self._admission.let_go(claim)

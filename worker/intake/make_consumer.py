@@ -20,7 +20,7 @@ from ..versions.follower import VersionFollower
 from .backpressure import Backpressure
 from .batch_index import BatchIndex
 from .clock_set_back import SetBack
-from .consumer import Consumer
+from .consumer import Consumer, Failing
 from .endings import Endings
 from .janitor import Janitor, Retention
 from .parking import Parking
@@ -42,8 +42,9 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
     traces: JobTraces,
     clock: RedisClock,
     measures: Measures,
+    failing: Failing,
 ) -> Consumer:
-    """`blocking`: the connection of reads that wait; `commands`: that of everything else."""
+    """`blocking`: the connection of reads that wait; `commands`: that of everything else. `failing`: see `Consumer`."""
     keys = Keys(settings.policy, partitions=settings.partitions)
     terms = Terms(
         policy=keys.policy,
@@ -111,4 +112,5 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
             measures=measures,
         ),
         measures=measures,
+        failing=failing,
     )

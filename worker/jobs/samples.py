@@ -79,8 +79,6 @@ class Samples:
         """The samples of each request that runs."""
         self._order: list[int] = []
         """Samples that have ended, the first one first."""
-        self.was_salvaged = False
-        """Whether the engine is gone, and something of its requests is here."""
         self.on_abort: Callable[[], None] = _nothing
         """Called when a swap has ended a request, and its samples go on under new weights."""
         for number, found in (kept or {}).items():
@@ -196,7 +194,6 @@ class Samples:
         for partial in self._partials(request_id):
             sample, piece = self._samples[numbers[partial.sample]], partial.completion
             sample.add(self._labelled(piece if partial.ended else replace(piece, finish_reason="abort")))
-            self.was_salvaged = True
 
     def _take(self, number: int, kept: SoFar) -> None:
         """Go on from what was kept, but for a token at the limit or after an end: such a sample begins again."""

@@ -6,9 +6,9 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,7 +18,7 @@ from rollstream.schemas.wire.parts import content_of
 from ...delivery.lease import Lease
 from ...delivery.parts import Parts
 from ...engine import Engine
-from ...errors import EngineDiedError
+from ...errors import DataError, EngineDiedError, first_cause
 from ...redis_io.connections import cancelled
 from ..admitted_job import AdmittedJob
 from ..samples import Samples
@@ -44,6 +44,14 @@ GOLDEN = 0.618
 """Spreads the first times of groups that began together: multiples of it lie far apart modulo 1."""
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class RoleStart(Protocol):
+    """Starts a role of the worker."""
+
+    def __call__(self, role: Coroutine[Any, Any, None], upon: type[Exception] = ..., /) -> asyncio.Task[None]:
+        """`upon`: the errors of it that hand over all groups."""
+
 
 log = structlog.get_logger()
 
@@ -76,9 +84,34 @@ class Keeper:
     def __repr__(self) -> str:
         return f"<Keeper every {self._every_s:g} s, {len(self._running)} groups, {len(self._handed)} handed over>"
 
-    def begin(self, start: Start) -> None:
-        """From now on the task may be started by `start`, and its errors are the worker's."""
+    def begin(self, start: Start) -> RoleStart:
+        """From now on the task may be started by `start`, and its errors are the worker's.
+
+        Returns what starts the worker's other roles: an error of one, of the kind `upon`, is as one in `failing`.
+        """
+
+        async def guarded(role: Coroutine[Any, Any, None], upon: type[Exception]) -> None:
+            async with self.failing(upon):
+                await role
+
         self._start = start
+        return lambda role, upon=Exception: start(guarded(role, upon))
+
+    @asynccontextmanager
+    async def failing(self, upon: type[Exception] = Exception) -> AsyncIterator[None]:
+        """An error of this kind leaves this context, and ends the worker, once all groups are handed over.
+
+        Their requests still run here; once the error is out, they are cancelled, and the engine forgets them.
+        """
+        try:
+            yield
+        except Exception as error:
+            cause = first_cause(ExceptionGroup("", [error]))
+            if isinstance(cause, upon):
+                if self._running and not isinstance(cause, EngineDiedError):
+                    await self._release()
+                self._hand_over_all()
+            raise
 
     def end(self) -> None:
         """Keep nothing more; what was handed over waits for `hand_in`."""
@@ -125,13 +158,10 @@ class Keeper:
         self._ensure_task()
         try:
             yield
-        except EngineDiedError:  # the worker ends: groups of its other engines are cancelled next
-            for one in self._running.values():
-                self._hand_over(one)
+        except DataError:
             raise
-        except asyncio.CancelledError:
-            if samples.was_salvaged:
-                self._hand_over(running)
+        except Exception as error:  # the worker ends; next the job's other groups are cancelled, then other jobs'
+            self._hand_over_all(None if isinstance(error, EngineDiedError) else running.lease)
             raise
         finally:
             del self._running[number]
@@ -148,15 +178,19 @@ class Keeper:
     def hand_over(self, then: Callable[[], None]) -> None:
         """Take what all groups have now, and go on with `then`, which ends their requests; `hand_in` comes after it."""
         if self._running and self._start is not None:
-            self._handing_over = self._start(self._hand_over_all(then))
+            self._handing_over = self._start(self._release_and_hand_over(then))
         else:
             then()
 
-    async def _hand_over_all(self, then: Callable[[], None]) -> None:
+    async def _release_and_hand_over(self, then: Callable[[], None]) -> None:
         await self._release()
-        for running in self._running.values():
-            self._hand_over(running)
+        self._hand_over_all()
         then()
+
+    def _hand_over_all(self, of: Lease | None = None) -> None:
+        for running in self._running.values():
+            if of is None or running.lease is of:
+                self._hand_over(running)
 
     async def hand_in(self) -> None:
         """Write what was handed over, before the jobs are given back. It takes a few seconds at most."""

@@ -56,6 +56,7 @@ ENGINES = {
         "test_stops_and_masks",
         "test_swappable",
         "test_thinking_rule",
+        "test_trajectories_trained",
         "test_vllm_deaths",
         "test_vllm_defects",
         "test_vllm_start",

@@ -22,6 +22,9 @@ SESSION_RETENTION_S = 86_400
 SHORTEST_SESSION_RETENTION_S = 60
 LONGEST_SESSION_RETENTION_S = 366 * 86_400
 
+SESSION_WORKER_TTL_S = 3_600
+"""How long it is known which worker ran the last turn of a session; its prefix cache rarely lasts longer."""
+
 ADAPTER_TTL_S = 86_400
 """How long an adapter stays in Redis after its publish or its last use."""
 ADAPTER_RENEW_S = 600

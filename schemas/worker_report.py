@@ -149,6 +149,8 @@ ADDITION = "addition"
 """Field of the same hash: what this worker added to the history last, so that nothing counts twice."""
 VERSION_FIELDS = ("state", "heartbeat_s", "policy_version", "prepared_version")
 """What other workers read, to know how many have prepared a version."""
+ROOM_FIELDS = ("state", "paused_for", "running_sequences", "places", "waiting_groups", DRAIN)
+"""What other workers read, to know whether it takes a job soon."""
 STATE_FIELD = "state"
 """The field that a producer reads to wait for a worker."""
 PROCESS_FIELD = "process"

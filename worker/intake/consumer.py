@@ -24,6 +24,7 @@ from .janitor import Janitor
 from .parking import Parking
 from .reader import Reader
 from .recoverer import Recoverer
+from .sessions import Sessions
 from .terms import Terms
 from .unseen import Unseen
 
@@ -57,6 +58,7 @@ class Consumer:
         unseen: Unseen,
         parking: Parking,
         recoverer: Recoverer,
+        sessions: Sessions,
         janitor: Janitor,
         batch_index: BatchIndex,
         backpressure: Backpressure,
@@ -73,6 +75,7 @@ class Consumer:
         self._unseen = unseen
         self._parking = parking
         self._recoverer = recoverer
+        self._sessions = sessions
         self._janitor = janitor
         self._batch_index = batch_index
         self._backpressure = backpressure
@@ -95,6 +98,7 @@ class Consumer:
             self._sources = [
                 jobs.create_task(self._guarded(self._take_new(jobs))),
                 jobs.create_task(self._until_stopped(self._recoverer.run(take))),
+                jobs.create_task(self._until_stopped(self._sessions.run(take))),
                 jobs.create_task(self._until_stopped(self._janitor.run())),
                 jobs.create_task(self._until_stopped(self._batch_index.run())),
                 jobs.create_task(self._until_stopped(self._backpressure.run())),

@@ -24,6 +24,7 @@ from ..redis_io.connections import retrying
 from ..redis_io.streams import Entry
 from ..versions.job_bounds import TooOldError
 from .parking import Parking
+from .sessions import Sessions
 
 log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 class Endings:
     """Runs one delivery of a job to its end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the room, made by `make_consumer`
         self,
         *,
         leases: Leases,
@@ -39,6 +40,7 @@ class Endings:
         runner: JobRunner,
         budgets: DeliveryBudgets,
         parking: Parking,
+        sessions: Sessions,
         dead_letters: DeadLetters,
         traces: JobTraces,
         measures: Measures,
@@ -48,6 +50,7 @@ class Endings:
         self._runner = runner
         self._budgets = budgets
         self._parking = parking
+        self._sessions = sessions
         self._dead_letters = dead_letters
         self._traces = traces
         self._measures = measures
@@ -68,10 +71,10 @@ class Endings:
             admitted, outcome = await self._open(lease, entry, claim, trace)
             if admitted is None:
                 return outcome
-            if is_spare and self._admission.is_supplied:
-                log.debug("no room, job given back", entry=lease.entry_id)
-                return await self._give_back(lease)
+            if (not_here := await self._leave(admitted, is_spare=is_spare)) is not None:
+                return not_here
             await self._runner.run(admitted)
+            self._sessions.had_turn(admitted.job)
             if lease.ended:
                 await self._budgets.excuse(lease, admitted.envelope.batch_id)
                 outcome = Outcome.LEFT
@@ -85,6 +88,15 @@ class Endings:
             trace.failed(error)
             return await self._bury(lease, entry, error)
         return outcome
+
+    async def _leave(self, admitted: AdmittedJob, *, is_spare: bool) -> Outcome | None:
+        """How a job ended that others are to run; None: it runs here."""
+        if (left := await self._sessions.leave(admitted.lease, admitted.job)) is not None:
+            return left
+        if is_spare and self._admission.is_supplied:
+            log.debug("no room, job given back", entry=admitted.lease.entry_id)
+            return await self._give_back(admitted.lease)
+        return None
 
     async def give_back(self, *leases: Lease) -> None:
         """Let any worker take these jobs at once, which were not run; their deliveries do not count."""

@@ -8,6 +8,7 @@ from rollstream.schemas import Keys
 from rollstream.transport.redis.client_settings import BLOCK_MS
 
 from ..config import WorkerSettings
+from ..conversations.session_workers import SessionWorkers
 from ..delivery.admission import Admission
 from ..delivery.dead_letters import DeadLetters
 from ..delivery.delivery_budgets import Budgets, DeliveryBudgets
@@ -26,6 +27,7 @@ from .janitor import Janitor, Retention
 from .parking import Parking
 from .reader import Reader
 from .recoverer import Recoverer
+from .sessions import Sessions
 from .terms import Terms
 from .unseen import Unseen
 
@@ -83,6 +85,15 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
         parking=parking,
         set_back=SetBack(redis=commands, lease_s=terms.lease_s),
     )
+    sessions = Sessions(
+        redis=commands,
+        jobs_keys=terms.dead_keys,
+        consumer=terms.consumer,
+        lease_s=terms.lease_s,
+        workers=SessionWorkers(redis=commands, keys=keys, consumer=terms.consumer),
+        admission=admission,
+        clock=clock,
+    )
     janitor = Janitor(
         redis=commands,
         jobs_keys=terms.dead_keys,
@@ -98,6 +109,7 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
         unseen=unseen,
         parking=parking,
         recoverer=recoverer,
+        sessions=sessions,
         janitor=janitor,
         batch_index=BatchIndex(redis=commands, keys=keys, admission=admission),
         backpressure=Backpressure(redis=commands, admission=admission, janitor=janitor),
@@ -107,6 +119,7 @@ def make_consumer(  # noqa: PLR0913 - what the room needs of others, given by `a
             runner=runner,
             budgets=budgets,
             parking=parking,
+            sessions=sessions,
             dead_letters=DeadLetters(redis=commands, keys=keys),
             traces=traces,
             measures=measures,

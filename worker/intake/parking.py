@@ -12,6 +12,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from rollstream.schemas.parked import ParkedFor
+
 from ..delivery.lease import Lease
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import cancelled, retrying
@@ -55,7 +57,7 @@ class Parking:
         """
         try:
             async with self._one_at_a_time[lease.jobs_key]:
-                outcome = await retrying("park", scripts.park, self._redis, lease, version=min_version)
+                outcome = await retrying("park", scripts.park, self._redis, lease, under=ParkedFor(min_version))
         except RedisError as error:
             log.error("job cannot be parked, it waits for its lease", entry=lease.entry_id, error=str(error))
             return False

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Keys
 from rollstream.schemas.keys import GROUP, horizons
-from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor
+from rollstream.schemas.parked import VERSION_PREFIX, ParkedFor, ParkedForWorker
 from rollstream.transport.redis.scripts import load
 
 from ..delivery.scripts import Delivery
@@ -19,6 +19,7 @@ from ..redis_io.streams import Entry, unless_missing
 CLAIM = load(__package__, "claim.lua")
 PARK = load(__package__, "park.lua", with_fence=True)
 UNPARK = load(__package__, "unpark.lua")
+TAKE_PARKED = load(__package__, "take_parked.lua")
 RESTAMP = load(__package__, "restamp.lua")
 TRIM = load(__package__, "trim.lua")
 RETIRE = load(__package__, "retire.lua")
@@ -56,9 +57,21 @@ async def unpark(redis: Redis, jobs_key: str, *, consumer: str, version: int) ->
     return removed, _entry(jobs_key, found, sent_at)
 
 
-async def park(redis: Redis, lease: Delivery, *, version: int) -> Literal["parked", "fenced"]:
-    """See `park.lua`: leave the job to workers that serve `version`. Raises `RedisError`."""
-    args = GROUP, lease.consumer, lease.entry_id, lease.delivery, ParkedFor(version).consumer
+async def take_parked(redis: Redis, jobs_key: str, *, consumer: str) -> tuple[int, Entry | None]:
+    """See `take_parked.lua`: how many parked entries the stream lost, as in `claim`; and an entry that waits for this
+    worker, now its own, if there is one. Raises `GroupMissingError`, `RedisError`.
+    """
+    sent_at = time.monotonic()
+    call = TAKE_PARKED([jobs_key], [GROUP, consumer, ParkedForWorker(consumer).consumer])
+    removed, *found = await unless_missing(call.to(redis))
+    return removed, _entry(jobs_key, found, sent_at)
+
+
+async def park(
+    redis: Redis, lease: Delivery, *, under: ParkedFor | ParkedForWorker, waited_ms: int = 0
+) -> Literal["parked", "fenced"]:
+    """See `park.lua`: leave the job to those that it waits for. Raises `RedisError`."""
+    args = GROUP, lease.consumer, lease.entry_id, lease.delivery, under.consumer, waited_ms
     reply: bytes = await PARK([lease.jobs_key], args).to(redis)
     return "parked" if reply == b"parked" else "fenced"
 

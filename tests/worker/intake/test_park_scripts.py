@@ -40,11 +40,11 @@ def test_only_the_holder_of_the_lease_parks_and_a_repeat_changes_nothing(queue: 
     entry_id = delivered(queue, "one")
 
     for consumer, delivery in (("two", 1), ("one", 2)):
-        assert script(queue, "park.lua", consumer, entry_id, delivery, "parked:version:5") == b"fenced"
+        assert script(queue, "park.lua", consumer, entry_id, delivery, "parked:version:5", 0) == b"fenced"
     assert holder(queue) == Holder("one", 1)
 
-    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5") == b"parked"
-    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5") == b"fenced"
+    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5", 0) == b"parked"
+    assert script(queue, "park.lua", "one", entry_id, 1, "parked:version:5", 0) == b"fenced"
     assert holder(queue) == Holder("parked:version:5", 0)
 
 
@@ -83,7 +83,7 @@ def test_what_waits_for_us_or_an_older_version_is_taken_oldest_first_with_its_co
     queue.redis.xgroup_create(queue.jobs_key, GROUP, id="0", mkstream=True)
     ids = [delivered(queue, "one") for _ in range(4)]
     for entry_id, version in zip(ids, (10, 9, 9, 9), strict=True):
-        script(queue, "park.lua", "one", entry_id, 1, ParkedFor(version).consumer)
+        script(queue, "park.lua", "one", entry_id, 1, ParkedFor(version).consumer, 0)
     queue.redis.xdel(queue.jobs_key, ids[1])
 
     assert script(queue, "unpark.lua", "new", VERSION_PREFIX, 8) == [0]

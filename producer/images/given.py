@@ -78,6 +78,12 @@ async def read_images(given: Images, prompts: int, quota_bytes: Any = QUOTA_BYTE
     return await asyncio.to_thread(_read, listed, quota_bytes)
 
 
+def files_of(given: Images, prompts: int) -> list[list[bytes]]:
+    """The file of each image, for a caller that has to compare them. Raises `ImagesError`."""
+    images = _read(_listed(given, prompts), QUOTA_BYTES)
+    return [[images.files[ref] or b"" for ref in refs] for refs in images.of_prompts]
+
+
 def _listed(given: object, prompts: int) -> list[list[Any]]:
     """The images of each prompt, not yet looked at."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence | np.ndarray):

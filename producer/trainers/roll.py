@@ -6,16 +6,18 @@ caller, `ActorWorker.generate` in roll/pipeline/base_worker.py, as of August 202
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rollstream.schemas import ConfigError, GenerationConfig
 from rollstream.schemas.plain_values import plain
 
+from ..batches.prompts import Prompts
 from ..calls.options import spelled_out
 from ..client import AsyncClient
 from ..errors import PromptsError
 from ..rollouts.rollout_batch import RolloutBatch
+from .images import check_same
 from .shared import SAMPLING_DEFAULTS, DataProtoLike, DropIn, SamplingOptions, check_client, complete
 
 if TYPE_CHECKING:
@@ -58,21 +60,43 @@ class RollStrategy(DropIn):
     async def rollouts(self, batch: DataProtoLike, generation_config: Mapping[str, Any]) -> RolloutBatch:
         """The whole batch of which `generate` returns the ids: with log-probs, version spans and finish reasons.
 
-        Its `roll()` has the keys of ROLL's `postprocess_generate`, with masks made from lengths, not from ids. Raises
-        `PromptsError` for multi-modal prompts, `ConfigError`, `RolloutFailedError` when a group failed, and what
-        `AsyncClient.generate` raises.
+        Its `roll()` has the keys of ROLL's `postprocess_generate`, with masks made from lengths, not from ids. Prompts
+        with images are `non_tensor_batch["multi_modal_data"]`, as ROLL's collator makes it, and `input_ids` has them
+        expanded; `roll()` then counts positions as for text. Raises `PromptsError` for video and audio, and where the
+        workers expand images otherwise than `input_ids`; `ImagesError`, `ConfigError`, `RolloutFailedError` when a
+        group failed, and what `AsyncClient.generate` raises.
         """
-        if "multi_modal_data" in (batch.non_tensor_batch or {}):
-            raise PromptsError("multi_modal_data", "only text can be sampled: give input_ids without it")
         config = generation_config_of(generation_config)
-        rollouts = await self._client.generate(
-            batch.batch["input_ids"],
-            batch.batch["attention_mask"],
-            config,
-            pad_token_id=generation_config["pad_token_id"],
-            **self._options(),
-        )
-        return complete(rollouts)
+        given = (batch.non_tensor_batch or {}).get("multi_modal_data")
+        ids, mask = batch.batch["input_ids"], batch.batch["attention_mask"]
+        pad, options = generation_config["pad_token_id"], self._options()
+        if given is None:
+            return complete(await self._client.generate(ids, mask, config, pad_token_id=pad, **options))
+        expanded, (prompts, images) = Prompts.of(ids, mask).ids, _read(given)
+        generated = self._client.generate(prompts, None, config, images=images, pad_token_id=pad, **options)
+        rollouts = complete(await generated)
+        for row, prompt in enumerate(rollouts.prompts):
+            number = row // rollouts.num_return_sequences
+            check_same("multi_modal_data", number, expanded[number].tolist(), prompt)
+        return rollouts
+
+
+def _read(given: Sequence[Any]) -> tuple[list[list[int]], list[list[Any]]]:
+    """Each prompt with one placeholder an image, and its images. Raises `PromptsError` for anything else."""
+    prompts, images = [], []
+    for row, entry in enumerate(given):
+        if not isinstance(entry, Mapping) or "prompt_token_ids" not in entry:
+            raise PromptsError("multi_modal_data", "has no prompt_token_ids, which ROLL's collator puts there", row)
+        prompts.append(list(entry["prompt_token_ids"]))
+        images.append(_images_of(row, entry.get("multi_modal_data") or {}))
+    return prompts, images
+
+
+def _images_of(row: int, media: Mapping[str, Any]) -> list[Any]:
+    if others := sorted(set(media) - {"image"}):
+        raise PromptsError("multi_modal_data", f"has {others[0]}: only text and images are sampled", row)
+    images = media.get("image", [])
+    return list(images) if isinstance(images, list | tuple) else [images]
 
 
 def generation_config_of(given: Mapping[str, Any]) -> GenerationConfig:

@@ -1,4 +1,4 @@
-"""What the drop-ins for trainers share: repeated prompts are sent once, a failed group is an error, text only."""
+"""What the drop-ins for trainers share: repeated prompts are sent once, a failed group is an error."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ def check_client(client: object, wanted: type[Client] | type[AsyncClient]) -> No
         raise ArgumentError("client", client, rule)
 
 
-def repeats(prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
+def repeats(prompts: Sequence[Any], config: GenerationConfig) -> int:
     """The largest n such that `prompts[::n]`, each answered n times, has the rows of `prompts` in their order.
+
+    A prompt is its ids, with whatever else makes it another one.
 
     Trainers repeat a prompt for each of its completions. Greedy rows stay single, because n above 1 is refused there.
     """

@@ -13,11 +13,11 @@ from rollstream.schemas import ConfigError, GenerationConfig
 from ..blocking_client import Client
 from ..calls.arguments import check_config
 from ..calls.options import spelled_out
+from .images import as_files, check_same, expanded_by, prompt_of
 from .shared import (
     SAMPLING_DEFAULTS,
     DropIn,
     SamplingOptions,
-    chat_ids,
     check_client,
     complete,
     log_probs,
@@ -59,7 +59,11 @@ class RolloutFunction(DropIn):
         `version_spans`, (policy version, tokens) of each completion, and `finish_reasons`, `stop`,
         `length`, `repetition` or `cut`.
 
-        Raises `PromptsError` for prompts that are not text, `ConfigError` for tools, environments, sampling arguments
+        Images stand in the messages, as TRL puts them there; `prompt_ids` then has each placeholder expanded, as the
+        trainer's processor expands it.
+
+        Raises `PromptsError` for prompts with other content, and where the workers expand an image otherwise than the
+        trainer does; `ImagesError`, `ConfigError` for tools, environments, sampling arguments
         without a counterpart here and another temperature than the trainer's, `RolloutFailedError` when a group failed,
         and what `Client.generate` raises.
         """
@@ -73,12 +77,21 @@ class RolloutFunction(DropIn):
         if config.thinking_budget is not None:
             problem = "TRL would train on the ends of thinking that it forces: sample with the client itself"
             raise ConfigError("thinking_budget", problem, config.thinking_budget)
-        prompt_ids = _tokenised(prompts, trainer)
-        n = repeats(prompt_ids, config)
+        given = _tokenised(prompts, trainer)
+        n = repeats(given, config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
-        rollouts = complete(self._client.generate(prompt_ids[::n], None, config, **self._options()))
+        asked = given[::n]
+        images = [files for _, files in asked] if any(files for _, files in asked) else None
+        rollouts = complete(
+            self._client.generate([ids for ids, _ in asked], None, config, images=images, **self._options())
+        )
+        sampled_from = rollouts.prompts
+        for row in range(0, len(prompts) if images else 0, n):
+            if given[row][1]:
+                own = expanded_by(trainer.processing_class, prompts[row], **_template(trainer))["input_ids"][0]
+                check_same("prompts", row, own.tolist(), sampled_from[row])
         return {
-            "prompt_ids": prompt_ids,
+            "prompt_ids": sampled_from,
             "completion_ids": responses(rollouts),
             "logprobs": log_probs(rollouts),
             "version_spans": [list(spans) for spans in rollouts.version_spans],
@@ -117,9 +130,16 @@ def _check_one_turn(trainer: Any) -> None:
             raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")
 
 
-def _tokenised(prompts: list[Any], trainer: Any) -> list[list[int]]:
+def _tokenised(prompts: list[Any], trainer: Any) -> list[tuple[list[int], list[bytes]]]:
+    """The ids of each prompt, and the files of its images."""
     tokenizer = trainer.processing_class
     if all(isinstance(prompt, str) for prompt in prompts):
-        return [list(ids) for ids in tokenizer(text=prompts)["input_ids"]]
-    template = {"chat_template": trainer.chat_template, **trainer.chat_template_kwargs}
-    return [chat_ids(tokenizer, prompt, row, **template) for row, prompt in enumerate(prompts)]
+        return [(list(ids), []) for ids in tokenizer(text=prompts)["input_ids"]]
+    found = [prompt_of(tokenizer, prompt, row, **_template(trainer)) for row, prompt in enumerate(prompts)]
+    files = as_files([images for _, images in found])
+    return [(ids, of_prompt) for (ids, _), of_prompt in zip(found, files, strict=True)]
+
+
+def _template(trainer: Any) -> dict[str, Any]:
+    """Arguments of the trainer's chat template."""
+    return {"chat_template": trainer.chat_template, **trainer.chat_template_kwargs}

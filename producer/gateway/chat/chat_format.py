@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rollstream.schemas import Guided
+
+from .choices import forced_call
 from .errors import ChatRequestError, ChatTemplateError
 from .following import Continuation
 from .growing import GrowingReply
@@ -13,7 +16,7 @@ from .habits import Habits
 from .load_tokenizer import load_tokenizer
 from .message_types import Message, Tool
 from .parsers import parser_named
-from .reply import Reply, read_reply
+from .reply import Reply, opens_thought, read_reply
 from .template import ChatTemplate
 
 
@@ -39,6 +42,11 @@ class ChatFormat:
         """The format of a model's folder. Reads files there and nothing else, and runs no code of them."""
         tokenizer, eos_ids = load_tokenizer(Path(folder))
         return cls(tokenizer, tool_calls=tool_calls, eos_ids=eos_ids)
+
+    @property
+    def grows(self) -> bool:
+        """Whether parts of a reply can be told before it is whole."""
+        return not self.parser.channels
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -111,6 +119,12 @@ class ChatFormat:
             finish=finish_reason,
             seed=seed,
         )
+
+    def forced_call(self, choice: object, tools: Sequence[Tool], **options: Any) -> Guided | None:
+        """The guide under a `tool_choice` that wants a call; None where it wants none. Raises `ChatRequestError`."""
+        asked: list[Message] = [{"role": "user", "content": "q"}]
+        begun = self.thinks and opens_thought(self._template.text(asked, (), options, prompt=True))
+        return forced_call(choice, tools, self.parser, thought="begun" if begun else "maybe" if self.thinks else "none")
 
     def growing(self, tools: Sequence[Tool] = (), prompt: Sequence[int] = ()) -> GrowingReply:
         """A reply to send while it is sampled; what it gives is how `reply` with the same arguments will begin."""

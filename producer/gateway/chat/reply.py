@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .message_types import Message, Tool
-from .parsers import FoundCall, Parser
+from .parsers import FoundCall, Parsed, Parser
 
 OPEN, CLOSE = "<think>", "</think>"
 SPACES = " \t\r\n"
@@ -64,10 +64,11 @@ def read_reply(
     """The reply that a text with its special tokens is. `opened` is the end of the prompt; `thinks` whether thoughts
     are told apart; `plain` drops special tokens.
     """
-    reasoning, said = _thought(text, opened) if thinks else (None, text)
-    names = {tool["function"]["name"] for tool in tools}
-    content, found, notes = parser.read(said, names) if names else (said, (), ())
-    content = plain(content)
+    thought, said = _thought(text, opened) if thinks else (None, text)
+    known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    read = parser.read(said, known) if known or parser.channels else Parsed(said)
+    found, content = read.calls, plain(read.content)
+    reasoning = thought if read.reasoning is None else read.reasoning
     if found:
         content = content.rstrip(SPACES)
     calls = tuple(_call(call, f"{seed}:{i}", short=parser.short_ids) for i, call in enumerate(found))
@@ -76,7 +77,7 @@ def read_reply(
         tool_calls=calls,
         reasoning=None if reasoning is None else plain(reasoning),
         finish_reason="tool_calls" if calls and finish == "stop" else finish,
-        notes=notes,
+        notes=read.notes,
     )
 
 

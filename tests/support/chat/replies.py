@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from rollstream.producer.gateway.chat import ChatFormat, checked_tools
 
+_BAR = "\uff5c"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = checked_tools([{"type": "function", "function": {"name": "weather", "description": "w", "parameters": CITY}}])
 CALLS = {
     "hermes": '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom ü"}}\n</tool_call>',
     "llama3": '{"name": "weather", "parameters": {"city": "Rom ü"}}',
     "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Rom ü"}}]',
+    "deepseek": (
+        f"<{_BAR}tool▁calls▁begin{_BAR}><{_BAR}tool▁call▁begin{_BAR}>function<{_BAR}tool▁sep{_BAR}>weather\n"
+        f'```json\n{{"city": "Rom ü"}}\n```<{_BAR}tool▁call▁end{_BAR}><{_BAR}tool▁calls▁end{_BAR}>'
+    ),
+    "harmony": '<|channel|>commentary to=functions.weather json<|message|>{"city": "Rom ü"}',
 }
 """A call of the tool, by the name of its parser."""
 

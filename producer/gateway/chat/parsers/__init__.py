@@ -4,6 +4,6 @@ What is no whole call of a known tool stays text: nothing is repaired, and nothi
 """
 
 from .names import NAMES, parser_named
-from .parsed import FoundCall, Parsed, Parser
+from .parsed import FoundCall, Known, Parsed, Parser
 
-__all__ = ["NAMES", "FoundCall", "Parsed", "Parser", "parser_named"]
+__all__ = ["NAMES", "FoundCall", "Known", "Parsed", "Parser", "parser_named"]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
 
-from .parsed import FoundCall, Parsed, call_of_text
+from .parsed import FoundCall, Known, Parsed, call_of_text
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
-def read(text: str, names: Set[str]) -> Parsed:
+def read(text: str, known: Known) -> Parsed:
     """The calls of a reply. The last one may lack its end, as it does where the end of turn came instead."""
     calls: list[FoundCall] = []
     notes: list[str] = []
 
     def kept(match: re.Match[str]) -> str:
-        call = call_of_text(match[1], names)
+        call = call_of_text(match[1], known)
         if isinstance(call, str):
             notes.append(call)
             return match[0]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
-from .parsed import FoundCall, Parsed, call_in, first_value
+from .parsed import FoundCall, Known, Parsed, call_in, first_value
 
 _TAG = "<|python_tag|>"
 
 
-def read(text: str, names: Set[str]) -> Parsed:
+def read(text: str, known: Known) -> Parsed:
     """The calls of a reply; text beside them makes all of it text."""
     body = text.strip().removeprefix(_TAG).strip()
     if not body.startswith("{"):
@@ -21,7 +19,7 @@ def read(text: str, names: Set[str]) -> Parsed:
         if found is None:
             return Parsed(text, (), ("a call stays text: it is no JSON",))
         value, at = found
-        call = _call(value, names)
+        call = _call(value, known)
         if isinstance(call, str):
             return Parsed(text, (), (call,))
         calls.append(call)
@@ -29,9 +27,9 @@ def read(text: str, names: Set[str]) -> Parsed:
     return Parsed("", tuple(calls))
 
 
-def _call(value: object, names: Set[str]) -> FoundCall | str:
+def _call(value: object, known: Known) -> FoundCall | str:
     key = "arguments" if isinstance(value, dict) and "arguments" in value else "parameters"
-    return call_in(value, names, key)
+    return call_in(value, known, key)
 
 
 def _next(body: str, at: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
 
-from .parsed import FoundCall, Parsed, call_in, first_value
+from .parsed import FoundCall, Known, Parsed, call_in, first_value
 
 _TAG = "[TOOL_CALLS]"
 _NAMED = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\][A-Za-z0-9]*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
-def read(text: str, names: Set[str]) -> Parsed:
+def read(text: str, known: Known) -> Parsed:
     """The calls of a reply; if one is none, all of it stays text."""
     content, tag, rest = text.partition(_TAG)
     if not tag:
@@ -19,7 +18,7 @@ def read(text: str, names: Set[str]) -> Parsed:
     found = _listed(rest) if rest.lstrip().startswith("[") else _named(rest)
     if found is None:
         return Parsed(text, (), ("a call stays text: it is no JSON",))
-    calls = [call_in(value, names) for value in found]
+    calls = [call_in(value, known) for value in found]
     wrong = tuple(call for call in calls if isinstance(call, str))
     if wrong or not calls:
         return Parsed(text, (), wrong)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
-from . import hermes, llama3, mistral
-from .parsed import Parsed, Parser
+from . import deepseek, harmony, hermes, llama3, mistral, qwen3_coder
+from .parsed import Known, Parsed, Parser
 
 NONE = "none"
 
 
-def _as_text(text: str, _names: Set[str]) -> Parsed:
+def _as_text(text: str, _known: Known) -> Parsed:
     return Parsed(text)
 
 
@@ -19,10 +17,16 @@ _PARSERS = (
     Parser("hermes", hermes.read, marks=("<tool_call>",)),
     Parser("llama3", llama3.read, marks=("<|python_tag|>", "{"), leading=True),
     Parser("mistral", mistral.read, marks=("[TOOL_CALLS]",), short_ids=True),
+    Parser("deepseek", deepseek.read, marks=(deepseek.CALLS,)),
+    Parser("harmony", harmony.read, channels=True),
+    Parser("qwen3-coder", qwen3_coder.read, marks=("<tool_call>",)),
 )
 NAMES = tuple(parser.name for parser in _PARSERS)
 """The values of `--tool-calls`, beside `auto`."""
 _SIGNS = (
+    ("<|channel|>", "harmony"),
+    (deepseek.CALLS, "deepseek"),
+    ("<function=", "qwen3-coder"),
     ("<tool_call>", "hermes"),
     ("[TOOL_CALLS]", "mistral"),
     ("<|python_tag|>", "llama3"),

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Set
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..json_values import too_deep
 
 _SHOWN = 60
-_DECODER = json.JSONDecoder()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+Known = Mapping[str, Mapping[str, Any]]
+"""The tools that there are: the schema of the parameters by name."""
 
 
 class FoundCall(NamedTuple):
@@ -18,47 +28,63 @@ class FoundCall(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """The text that is no call, the calls, and what is to be told of those that stayed text."""
+    """The text that is no call, the calls, what is to be told of those that stayed text, and what was only thought
+    (None: nothing, or the parser does not tell).
+    """
 
     content: str
     calls: tuple[FoundCall, ...] = ()
     notes: tuple[str, ...] = ()
+    reasoning: str | None = None
 
 
 class Parser(NamedTuple):
-    """`read` takes a reply with its special tokens, and the names of the tools that there are.
+    """`read` takes a reply with its special tokens, and the tools that there are.
 
     `marks` are texts at which a call may begin: what stands before the first of them is content for certain,
     and with `leading` a reply that begins with none of them has no call.
+    `channels`: text is parted too, so that replies are read without tools, and not before they are whole.
     `short_ids`: ids of calls are nine letters and digits, as the templates of these models demand.
     """
 
     name: str
-    read: Callable[[str, Set[str]], Parsed]
+    read: Callable[[str, Known], Parsed]
     marks: tuple[str, ...] = ()
     leading: bool = False
+    channels: bool = False
     short_ids: bool = False
 
 
-def call_in(value: object, names: Set[str], arguments: str = "arguments") -> FoundCall | str:
+def call_in(value: object, known: Known, arguments: str = "arguments") -> FoundCall | str:
     """The call that an object of JSON makes, or why it is none."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return "a call without a name stays text"
     name, given = value["name"], value.get(arguments, {})
-    if name not in names:
+    if name not in known:
         return f"a call of {name[:_SHOWN]!r} stays text: there is no such tool"
     if not isinstance(given, dict):
         return f"a call of {name!r} stays text: its arguments are no object"
-    return FoundCall(name, json.dumps(given, ensure_ascii=False))
+    if too_deep(given) or (told := _json(given)) is None:
+        return f"a call of {name!r} stays text: its arguments are nothing that a request can have"
+    return FoundCall(name, told)
 
 
-def call_of_text(text: str, names: Set[str], arguments: str = "arguments") -> FoundCall | str:
-    """The same for the text of an object."""
+def _json(value: object) -> str | None:
+    """JSON that UTF-8 can spell; None for infinite numbers and halves of surrogate pairs."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:
+        return None
+    return text
+
+
+def call_of_text(text: str, known: Known, arguments: str = "arguments") -> FoundCall | str:
+    """The same for the text of an object."""
+    found = first_value(text.strip())
+    if found is None or found[1] < len(text.strip()):
         return "a call stays text: it is no JSON"
-    return call_in(value, names, arguments)
+    return call_in(found[0], known, arguments)
 
 
 def first_value(text: str, start: int = 0) -> tuple[object, int] | None:

@@ -25,11 +25,11 @@ WORKER_SETTINGS = frozenset({
 })  # fmt: skip
 """Settings of `rollstream-worker`; workers and the command line may share an environment."""
 _OTHERS = frozenset({
-    "ASSUMED_TOKENS_PER_S", "BENCH_TURN", "COMMIT", "REDIS_SERVER", "START_REPORT", "STATISTICS_STEPS", "UNTESTED_VLLM",
-    "WEB_TOKEN", "WORKER_PID",
+    "ASSUMED_TOKENS_PER_S", "BENCH_TURN", "COMMIT", "GATEWAY_TOKEN", "REDIS_SERVER", "START_REPORT", "STATISTICS_STEPS",
+    "UNTESTED_VLLM", "WEB_TOKEN", "WORKER_PID",
 })  # fmt: skip
 """The exporter's speed of a worker, benchmarks, the redis-server to run, marks of a worker, a vLLM that nobody has run,
-the page's token.
+the tokens of the page and of the gateway.
 """
 
 _SERVICE_LINK = re.compile(

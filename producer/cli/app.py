@@ -39,13 +39,15 @@ from .replay import EPILOG as REPLAY_EPILOG
 from .replay import replay
 from .runs.runs import commands as listing_runs
 from .scores.score import commands as scoring
+from .servers.gateway import EPILOG as GATEWAY_EPILOG
+from .servers.gateway import gateway
+from .servers.web import EPILOG as WEB_EPILOG
+from .servers.web import web
 from .sessions.sessions import commands as listing_sessions
 from .shell.completion import commands as completing
 from .status import commands as showing
 from .top import commands as watching
 from .traced import traced
-from .web import EPILOG as WEB_EPILOG
-from .web import web
 from .weights.activate import commands as activating
 from .weights.probe import commands as probing
 from .weights.publish import commands as publishing
@@ -233,6 +235,7 @@ def results(
 
 app.command("replay", epilog=REPLAY_EPILOG)(replay)
 app.command("web", epilog=WEB_EPILOG)(web)
+app.command("gateway", epilog=GATEWAY_EPILOG)(gateway)
 app.add_typer(scoring)
 app.add_typer(showing)
 app.add_typer(watching)

@@ -18,9 +18,9 @@ from ..observe.fleet import Fleet
 from ..observe.read_fleet import FleetReader
 from ..redis_io.connection import Connection
 from .connection import with_connection
-from .listening import cannot_start, port_number
 from .options import DEFAULT_REDIS, Json, Partitions, Policy, reaches_redis
 from .output import EXIT_ERROR, exit_codes, print_lines
+from .servers.listening import cannot_start, port_number
 from .views.backlog import backlog_lines
 from .views.fit import wrapped
 

@@ -35,6 +35,7 @@ from rollstream.worker.redis_io.connections import connect
 from tests.support.command_line import Command
 from tests.support.fault_steps import kill, stub_flags, tokens
 from tests.support.faults import Queue
+from tests.support.gateway.served import gateway_of
 from tests.support.watching.exporters import exporting
 from tests.support.watching.served_page import TOKEN, reading, served
 from tests.support.weights.versions import wait_until_serves
@@ -114,6 +115,16 @@ class MainPath:
         assert client.submit([[8], [9]], None, tokens(1), batch_id="cut").cancel(groups=[0]) == 1
         self._ok("cancel", "cut", "--groups", "0-1")
 
+    async def _stream(self) -> None:
+        """A gateway has a producer's rights, and reads parts too."""
+        options = {"stream": True, "max_tokens": 30, "ignore_eos": True}
+        async with gateway_of(
+            self.url_of("producer"), self.policy, self.model, partitions=self.partitions, timeout_s=20
+        ) as gateway:
+            answer = await gateway.complete(**options)
+            assert gateway.site.feed.trouble == ""
+        assert answer.text.endswith("data: [DONE]\n\n"), answer.text
+
     def _serve(self, client: Client) -> None:
         done = client.generate([[1], [2]], None, tokens(3), batch_id="first", timeout=20)
         assert done.errors == {}
@@ -130,6 +141,7 @@ class MainPath:
         handle = client.submit([[4]], None, tokens(2), batch_id="gone", min_policy_version=98)
         handle.cancel()
         self._talk(client)
+        asyncio.run(self._stream())
         with client.run("exp") as run:
             left = run.submit([[5]], None, tokens(2), batch_id="left")
             run.submit([[6]], None, tokens(2))

@@ -13,12 +13,12 @@ import typer
 
 from rollstream.transport.redis.access import RedisAccess
 
-from ..errors import PromptFileError, RedisUnavailableError
-from ..http.errors import ServerSetupError
-from ..http.token_file import read_token
+from ...errors import PromptFileError, RedisUnavailableError
+from ...http.errors import ServerSetupError
+from ...http.token_file import read_token
+from ..options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
+from ..output import exit_codes
 from .listening import cannot_start, port_number
-from .options import DEFAULT_REDIS, Partitions, Policy, reaches_redis
-from .output import exit_codes
 
 VARIABLE = "ROLLSTREAM_WEB_TOKEN"
 EPILOG = (
@@ -59,7 +59,7 @@ def web(
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
     with exit_codes():
         try:
-            from ..observe.web.serve import WebSettings, serve  # noqa: PLC0415 - an extra, which only this command needs
+            from ...observe.web.serve import WebSettings, serve  # noqa: PLC0415 - an extra, which only this command needs
         except ModuleNotFoundError as error:
             raise cannot_start(f"the page needs {error.name}: pip install 'rollstream[observe]'") from None
         try:

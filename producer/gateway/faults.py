@@ -1,0 +1,94 @@
+"""Which answer an error is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rollstream.schemas import ConfigError, ErrorCode, GroupError, NameRefusedError, RollstreamError, WireError
+
+from ..errors import (
+    ArgumentError,
+    BatchCancelledError,
+    BatchConflictError,
+    ClientClosedError,
+    PromptsError,
+    RedisUnavailableError,
+    ResultTimeoutError,
+    UnknownBatchError,
+    UnreadableResultError,
+)
+from ..queue_errors import LostJobsError, TooLargeForRedisError
+from .errors import ApiError
+
+RETRY_S = 5
+_STATUS: tuple[tuple[type[RollstreamError], int, str], ...] = (
+    (RedisUnavailableError, 503, "redis_unavailable"),
+    (ClientClosedError, 503, "shutting_down"),
+    (BatchConflictError, 409, "request_id_conflict"),
+    (BatchCancelledError, 409, "cancelled"),
+    (ResultTimeoutError, 504, "timeout"),
+    (TooLargeForRedisError, 413, "request_too_large"),
+    (WireError, 413, "request_too_large"),
+    (ConfigError, 400, "invalid_value"),
+    (PromptsError, 400, "invalid_value"),
+    (ArgumentError, 400, "invalid_value"),
+    (NameRefusedError, 400, "invalid_value"),
+    (UnknownBatchError, 500, "batch_lost"),
+    (LostJobsError, 500, "batch_lost"),
+    (UnreadableResultError, 500, "batch_unreadable"),
+)
+_CONFLICT = "this request id was given to a request with other content: use another one"
+_OF_DATA: Mapping[str, tuple[str, int]] = {
+    ErrorCode.TOO_LONG: ("context_length_exceeded", 400),
+    ErrorCode.UNKNOWN_ADAPTER: ("model_not_found", 404),
+    ErrorCode.QUEUE_DEADLINE: ("timeout", 504),
+    ErrorCode.RUN_DEADLINE: ("timeout", 504),
+    ErrorCode.CANCELLED: ("cancelled", 409),
+    ErrorCode.NOT_NEEDED: ("cancelled", 409),
+    ErrorCode.TOO_MANY_DELIVERIES: ("too_many_deliveries", 500),
+    ErrorCode.SAMPLES_MISSING: ("samples_missing", 500),
+    ErrorCode.UNREADABLE_JOB: ("unreadable_job", 500),
+}
+_PARAMS = {
+    "prompt": "prompt",
+    "adapter": "model",
+    "max_new_tokens": "max_tokens",
+    "stop_strings": "stop",
+    "guided": "response_format",
+    "num_return_sequences": "n",
+    "min_new_tokens": "min_tokens",
+}
+
+
+def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
+    """The answer that an error is. `batch_id`: what was queued for the request; empty if nothing was."""
+    if isinstance(error, ApiError):
+        return error
+    status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (400, None))
+    text = _CONFLICT if isinstance(error, BatchConflictError) else str(error)
+    field = str(getattr(error, "field", "")) if isinstance(error, ConfigError) else ""
+    retry = RETRY_S if status == 503 else None
+    return ApiError(status, text, _PARAMS.get(field, field) or None, code, batch_id, retry)
+
+
+def failed(error: GroupError) -> ApiError:
+    """The answer where a worker answered with an error."""
+    code, status = _OF_DATA.get(error.code, (error.code, 400))
+    param = _PARAMS.get(error.field, error.field) if status < 500 else None
+    return ApiError(status, error.message, param, code, error.batch_id)
+
+
+def late(batch_id: str, timeout_s: float, *, again: bool) -> ApiError:
+    """The answer where none came in time. `again`: whether the request has an id, under which it can be had later."""
+    advice = (
+        "it goes on: ask again with the same request id"
+        if again
+        else "it was cancelled: ask again, with an Idempotency-Key if it should go on after this"
+    )
+    text = f"no answer within {timeout_s:g} s; batch {batch_id!r}: {advice}; `rollstream doctor` says what it waits for"
+    return ApiError(504, text, None, "timeout", batch_id)
+
+
+def ending(batch_id: str = "") -> ApiError:
+    """The answer where the gateway is told to end."""
+    return ApiError(503, "this gateway is ending: ask another one", None, "shutting_down", batch_id, RETRY_S)

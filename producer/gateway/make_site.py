@@ -1,0 +1,79 @@
+"""Makes what the application is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rollstream.schemas import Keys
+
+from ..batches.tokenizer_folder import read_tokenizer
+from ..client import AsyncClient
+from ..redis_io.connection import Connection
+from .answers.decoder import Decoder
+from .chat import ChatFormat
+from .completions import Completions
+from .conversations import Conversations
+from .errors import ApiError
+from .gate import Rules
+from .orders import Orders
+from .parts_feed import PartsFeed
+from .requests.asked import Terms
+from .requests.chat import chat_asked
+from .requests.completion import completion_asked
+from .settings import GatewaySettings
+from .site import Kind, Site
+from .tokenizing import Tokenizing
+
+
+def make_site(
+    settings: GatewaySettings, *, rules: Rules, client: AsyncClient, connection: Connection, keys: Keys
+) -> Site:
+    """Raises `ChatTemplateError` and `PromptFileError` for the tokenizer's folder, which is read here."""
+    tokenizer, chat = _read(settings.tokenizer, settings.tool_calls)
+    another, reader = _read(
+        settings.tokenizer, settings.tool_calls
+    )  # for the event loop, while the thread has the first
+    orders = Orders(timeout_s=settings.timeout_s)
+    tokenizing, decoder = Tokenizing(tokenizer=tokenizer), Decoder(another)
+    completions = Completions(client=client, tokenizing=tokenizing, decoder=decoder, orders=orders)
+    end_ids = frozenset[int]() if chat is None else chat.end_ids
+    return Site(
+        terms=Terms(policy=settings.policy, max_tokens=settings.max_tokens, has_chat=chat is not None, end_ids=end_ids),
+        rules=rules,
+        bounds=settings.bounds,
+        orders=orders,
+        feed=PartsFeed(connection=connection, keys=keys),
+        connection=connection,
+        completions=Kind(read=completion_asked, submit=completions.submit, form=completions.form),
+        chat=_chat_kind(chat, reader, client, tokenizing, decoder, orders),
+    )
+
+
+def _read(folder: Path, tool_calls: str) -> tuple[Any, ChatFormat | None]:
+    """The tokenizer, and its chat template's format; None if it has no template: then only prompts can be sent."""
+    tokenizer = read_tokenizer(folder)
+    if not getattr(tokenizer, "chat_template", None):
+        return tokenizer, None
+    chat = ChatFormat.of(folder, tool_calls=tool_calls)
+    return chat.tokenizer, chat
+
+
+def _chat_kind(
+    chat: ChatFormat | None,
+    reader: ChatFormat | None,
+    client: AsyncClient,
+    tokenizing: Tokenizing,
+    decoder: Decoder,
+    orders: Orders,
+) -> Kind:
+    if chat is None or reader is None:
+        return Kind(read=chat_asked, submit=_refuse, form=_refuse)
+    of_chat = Conversations(
+        client=client, tokenizing=tokenizing, chat=chat, reader=reader, decoder=decoder, orders=orders
+    )
+    return Kind(read=chat_asked, submit=of_chat.submit, form=of_chat.form)
+
+
+async def _refuse(*_asked: object) -> NoReturn:
+    raise ApiError(400, "this model has no chat template: use /v1/completions", "messages", "no_chat_template")

@@ -1,0 +1,82 @@
+"""What one request asks for, once everything in it was checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollstream.schemas import GenerationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What of a completion the answer shows."""
+
+    logprobs: int | None = None
+    """How many of the likeliest ids come with each token's own log-prob; None: no log-probs at all."""
+    token_ids: bool = False
+    """Whether ids of prompt and completions come with the text (vLLM's `return_token_ids`)."""
+    special_tokens: bool = False
+    """Whether the text has the special tokens too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """That the answer is sent while it is made."""
+
+    usage: bool = False
+    """Whether a last chunk says how many tokens there were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and by which names the answer can be had again."""
+
+    request_id: str | None = None
+    """The same id has the same answer; None: nobody asks again, so a request whose client is gone is cancelled."""
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What both kinds of requests have."""
+
+    model: str
+    adapter: str | None
+    config: GenerationConfig
+    shown: Shown
+    stream: Streamed | None
+    caller: Caller
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionAsked(Asked):
+    """POST /v1/completions."""
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    """Texts, or token ids."""
+    special_tokens: bool = True
+    """Whether the tokenizer puts its special tokens, such as BOS, around texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAsked(Asked):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    template_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the gateway itself holds requests to."""
+
+    policy: str
+    max_tokens: int = 1024
+    """Tokens of a completion whose request does not say."""
+    has_chat: bool = False
+    """Whether the tokenizer has a chat template."""
+    end_ids: frozenset[int] = frozenset()
+    """Ids that end a turn of it."""

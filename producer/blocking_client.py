@@ -146,11 +146,9 @@ class BlockingRun(Blocking[Run]):
         return self._awaited.counts
 
     @property
-    def outstanding(self) -> tuple[OutstandingBatch[BlockingBatchHandle], ...]:
+    def outstanding(self) -> tuple[OutstandingBatch[Any], ...]:
         """All batches that were submitted and are not consumed, in the order of submission, see `Run.outstanding`."""
-        return tuple(
-            one.held_by(lambda handle: BlockingBatchHandle(handle, self._thread)) for one in self._awaited.outstanding
-        )
+        return tuple(one.held_by(lambda handle: _held(handle, self._thread)) for one in self._awaited.outstanding)
 
     def gate(
         self, *, batch_samples: int, max_staleness: int, max_outstanding: int | None = None, version: int = 0
@@ -164,6 +162,7 @@ class BlockingRun(Blocking[Run]):
         )
 
     submit = blocking_and_held("submit", Run.submit, BlockingBatchHandle)
+    submit_scores = blocking_and_held("submit", Run.submit_scores, BlockingScoreHandle)
     consumed = blocking("consume a batch", Run.consumed)
     dropped = blocking("drop a batch", Run.dropped)
     save_cursor = blocking("save a cursor", Run.save_cursor)

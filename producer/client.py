@@ -41,6 +41,7 @@ from .runs.run import Run
 from .scores.handle import ScoreHandle, handle_of
 from .scores.options import SCORE_DEFAULTS, SCORING_DEFAULTS, ScoreOptions, ScoringOptions, score_part
 from .scores.score_batch import ScoreBatch
+from .scores.submit_scores import making as scores_of
 from .scores.submit_scores import num_rows, submit_scores
 from .sessions.session import Session
 from .weights.publish import publish
@@ -165,8 +166,8 @@ class AsyncClient:
         """
         check_names(options, SCORE_DEFAULTS)
         chosen: ScoreOptions = {**SCORE_DEFAULTS, **options}
-        batch, again = await submit_scores(self._connection, self._keys, input_ids, attention_mask, chosen)
-        return ScoreHandle(connection=self._connection, keys=self._keys, batch=batch, again=again)
+        make = await scores_of(input_ids, attention_mask, chosen)
+        return await submit_scores(self._connection, self._keys, make, chosen, chosen["batch_id"])
 
     @spelled_out(ScoringOptions, SCORING_DEFAULTS, ScoreOptions, JobOptions)
     async def score(

@@ -114,7 +114,7 @@ class NotQueuedError(RunError):
     """
 
     def __init__(self, run: str, policy: str, batch_id: str, why: str) -> None:
-        remedy = f"submit the same prompts again with batch_id={batch_id!r}, or `await run.dropped(...)`"
+        remedy = f"submit the same prompts or rows again with batch_id={batch_id!r}, or `await run.dropped(...)`"
         super().__init__(run, policy, f"batch {batch_id!r} {why}: {remedy}")
         self.batch_id = batch_id
         self.why = why

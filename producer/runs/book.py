@@ -6,12 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from rollstream.schemas.runs import RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent
 
 from ..batches.handle import BatchHandle
+from ..scores.handle import ScoreHandle
+
+RunHandle: TypeAlias = BatchHandle | ScoreHandle
+"""The handle of a batch of a run: of prompts, or of rows to score."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,7 +24,7 @@ class Entry:
     """One outstanding batch. `Book` and `Run` change it, in the client's event loop."""
 
     intent: Intent
-    handle: BatchHandle | None = None
+    handle: RunHandle | None = None
     missing: str = ""
     """Why there is no handle."""
     is_left: bool = False

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import replace
 from functools import partial
 
-from rollstream.schemas import Batch, Keys, NameRefusedError
+from rollstream.schemas import Keys, NameRefusedError
 from rollstream.schemas.errors import shown
 from rollstream.schemas.field_values import count_of
 from rollstream.schemas.keys import check_name
@@ -18,11 +18,11 @@ from rollstream.schemas.runs import LAST_NUMBER, RunFence, RunField
 from rollstream.schemas.wire.run_state import RunState
 from rollstream.schemas.wire.runs import Intent
 
-from ..batches.handle import BatchHandle
 from ..batches.ledger import read_description
 from ..errors import UnknownBatchError, UnreadableResultError
 from ..redis_io.connection import Connection
 from ..run_errors import UnreadableRunError
+from ..scores.handle import handle_of
 from . import scripts
 from .book import Book, Entry
 from .plain import NotPlainError, unpacked
@@ -74,10 +74,7 @@ async def _entry(connection: Connection, keys: Keys, intent: Intent, kept_for: i
         except (UnknownBatchError, UnreadableResultError) as error:
             missing = f"cannot be read ({error})"
         else:
-            if isinstance(batch, Batch):
-                handle = BatchHandle(connection=connection, keys=keys, batch=batch, attached=True)
-                return Entry(intent=intent, handle=handle, is_left=True)
-            missing = "is one of rows to score"
+            return Entry(intent=intent, handle=handle_of(connection, keys, batch, attached=True), is_left=True)
     return Entry(intent=intent, missing=missing, is_left=True)
 
 

@@ -1,8 +1,9 @@
-"""The keyword arguments of a run's `submit`."""
+"""The keyword arguments of a run's `submit` and `submit_scores`."""
 
 from typing import Any, TypedDict, cast  # no postponed annotations in this module: `help` shows these types
 
 from ..batches.submit_options import SUBMIT_DEFAULTS, SubmitOptions
+from ..scores.options import SCORE_DEFAULTS, ScoreOptions
 
 
 class NotedOptions(TypedDict, total=False):
@@ -27,3 +28,17 @@ RUN_SUBMIT_DEFAULTS: RunSubmitOptions = {**SUBMIT_DEFAULTS, "note": None, "admit
 def client_part(options: RunSubmitOptions) -> SubmitOptions:
     """The part that a client's `submit` takes."""
     return cast(SubmitOptions, {name: value for name, value in options.items() if name in SUBMIT_DEFAULTS})
+
+
+class RunScoreOptions(ScoreOptions, total=False):
+    """`note`: see `Run.submit`."""
+
+    note: Any
+
+
+RUN_SCORE_DEFAULTS: RunScoreOptions = {**SCORE_DEFAULTS, "note": None}
+
+
+def score_part(options: RunScoreOptions) -> ScoreOptions:
+    """The part that a client's `submit_scores` takes."""
+    return cast(ScoreOptions, {name: value for name, value in options.items() if name in SCORE_DEFAULTS})

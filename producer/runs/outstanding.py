@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from ..run_errors import NotQueuedError
+from .book import Entry, RunHandle
+from .plain import unpacked
 
 H = TypeVar("H")
 G = TypeVar("G")
@@ -24,7 +26,7 @@ class OutstandingBatch(Generic[H]):
     admitted: int | None
     """The policy version at which the gate admitted it."""
     samples: int
-    """Completions that it asks for."""
+    """Completions that it asks for, or rows to score."""
     missing: str
     """Why it has no handle; empty if it has one."""
     take: Callable[[], H] = field(repr=False, compare=False)
@@ -46,6 +48,25 @@ class OutstandingBatch(Generic[H]):
     def held_by(self, hold: Callable[[H], G]) -> OutstandingBatch[G]:
         """The same with another kind of handle."""
         return replace(self, take=lambda: hold(self.take()))  # type: ignore[arg-type, return-value] # another H
+
+
+def shown(entry: Entry, run: str, policy: str) -> OutstandingBatch[RunHandle]:
+    """An entry of a run's book, as a trainer sees it."""
+    intent = entry.intent
+
+    def take() -> Any:
+        entry.is_left = False
+        return entry.handle
+
+    return OutstandingBatch(
+        batch_id=intent.batch_id,
+        number=intent.number,
+        note=unpacked(intent.note) if intent.note else None,
+        admitted=intent.admitted,
+        samples=intent.samples,
+        missing=entry.missing,
+        take=not_queued(run, policy, intent.batch_id, entry.missing) if entry.handle is None else take,
+    )
 
 
 def not_queued(run: str, policy: str, batch_id: str, why: str) -> Callable[[], Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn, Self, Unpack
 
 from rollstream.schemas import GenerationConfig, Keys, PolicyVersion
@@ -16,7 +15,7 @@ from rollstream.schemas.times import RUN_RETENTION_S
 from ..batches.handle import BatchHandle
 from ..batches.prompts import Rows
 from ..batches.submit_options import JobOptions, SubmitOptions
-from ..batches.submit_prompts import making
+from ..batches.submit_prompts import Before, Making, making, submit_prompts
 from ..calls.arguments import check_config
 from ..calls.options import check_names, spelled_out
 from ..errors import ProducerError, client_stays
@@ -24,15 +23,29 @@ from ..order.prompt_lengths import PromptLengths
 from ..policies.activation import activate
 from ..policies.publish_options import PUBLISH_DEFAULTS, PublishOptions
 from ..redis_io.connection import Connection
+from ..rollouts.rollout_batch import RolloutBatch
 from ..run_errors import CursorError, RunNotOpenError
+from ..scores.handle import ScoreHandle
+from ..scores.options import ScoreOptions
+from ..scores.submit_scores import Before as BeforeScores
+from ..scores.submit_scores import Making as Scoring
+from ..scores.submit_scores import making as scores_of
+from ..scores.submit_scores import submit_scores
 from ..staleness.staleness_gate import StalenessGate
 from ..weights.publish import publish
 from ..weights.publisher import WeightsPublisher
 from .arguments import KEEP, Named, ids_of, retention
-from .book import Entry, RunCounts
+from .book import RunCounts
 from .opening import take
-from .options import RUN_SUBMIT_DEFAULTS, NotedOptions, RunSubmitOptions
-from .outstanding import OutstandingBatch, not_queued
+from .options import (
+    RUN_SCORE_DEFAULTS,
+    RUN_SUBMIT_DEFAULTS,
+    NotedOptions,
+    RunScoreOptions,
+    RunSubmitOptions,
+    score_part,
+)
+from .outstanding import OutstandingBatch, shown
 from .plain import NotPlainError, packed, unpacked
 from .submit import submit_through, terms_of
 from .writer import RunWriter, Settling
@@ -43,10 +56,10 @@ class Run:
 
     Redis keeps what the run has outstanding, what it has consumed and a small cursor of the trainer's own. A trainer
     that was killed opens the run again and finds them. Opening takes the run: the trainer that had it, if it is still
-    there, gets a `RunTakenError` at its next `submit`, `consumed`, `dropped`, `save_cursor`, `publish_policy` or
-    `activate` through the run, which then writes nothing. Results of batches that are not consumed do not expire, until
-    the run's retention after their last answer. All calls raise `RunTakenError`, `RunLostError` (Redis has the run no
-    more), `RunNotOpenError` and `RedisUnavailableError`.
+    there, gets a `RunTakenError` at its next `submit`, `submit_scores`, `consumed`, `dropped`, `save_cursor`,
+    `publish_policy` or `activate` through the run, which then writes nothing. Results of batches that are not consumed
+    do not expire, until the run's retention after their last answer. All calls raise `RunTakenError`, `RunLostError`
+    (Redis has the run no more), `RunNotOpenError` and `RedisUnavailableError`.
     """
 
     def __init__(
@@ -103,13 +116,14 @@ class Run:
         return self._open.book.counts
 
     @property
-    def outstanding(self) -> tuple[OutstandingBatch[BatchHandle], ...]:
+    def outstanding(self) -> tuple[OutstandingBatch[Any], ...]:
         """All batches that were submitted and are not consumed, in the order of submission.
 
         After a restart these are the ones to read first. One that `is_queued` has a `handle`; another was never queued,
-        or only in part: submit the same prompts again with its `batch_id`, or drop it.
+        or only in part: submit the same prompts again with its `batch_id`, or drop it. Of rows to score it is a
+        `ScoreHandle`.
         """
-        return tuple(self._shown(one) for one in self._open.book.in_order)
+        return tuple(shown(one, self.name, self._keys.policy) for one in self._open.book.in_order)
 
     @spelled_out(RunSubmitOptions, RUN_SUBMIT_DEFAULTS, JobOptions, SubmitOptions, NotedOptions)
     async def submit(
@@ -130,20 +144,32 @@ class Run:
         chosen: RunSubmitOptions = {**RUN_SUBMIT_DEFAULTS, **options}
         writer = self._open
         config = check_config(config, attention_mask)
-        note = b"" if chosen["note"] is None else self._packed("note", chosen["note"], MAX_NOTE_BYTES)
+        note = self._noted(chosen["note"])
         terms, admitted = terms_of(chosen)
         make = await making(input_ids, attention_mask, config, terms, self._lengths)
-        return await submit_through(
-            self._connection,
-            self._keys,
-            writer,
-            make,
-            config,
-            batch_id=terms["batch_id"],
-            admitted=admitted,
-            note=note,
-            lengths=self._lengths,
-        )
+
+        async def queue(marked: Making, batch_id: str, before: Before) -> BatchHandle:
+            return await submit_prompts(self._connection, self._keys, marked, config, batch_id, before, self._lengths)
+
+        return await submit_through(writer, make, queue, batch_id=terms["batch_id"], note=note, admitted=admitted)
+
+    @spelled_out(RunScoreOptions, RUN_SCORE_DEFAULTS, JobOptions, ScoreOptions)
+    async def submit_scores(
+        self, input_ids: Rows | RolloutBatch, attention_mask: Rows | None = None, **options: Unpack[RunScoreOptions]
+    ) -> ScoreHandle:
+        """`AsyncClient.submit_scores` through the run: the batch is outstanding as one of `submit`, for no gate.
+
+        Raises what `AsyncClient.submit_scores` raises, `CursorError` and `BatchConsumedError`.
+        """
+        check_names(options, RUN_SCORE_DEFAULTS)
+        chosen: RunScoreOptions = {**RUN_SCORE_DEFAULTS, **options}
+        writer, note, terms = self._open, self._noted(chosen["note"]), score_part(chosen)
+        make = await scores_of(input_ids, attention_mask, terms)
+
+        async def queue(marked: Scoring, batch_id: str, before: BeforeScores) -> ScoreHandle:
+            return await submit_scores(self._connection, self._keys, marked, terms, batch_id, before)
+
+        return await submit_through(writer, make, queue, batch_id=terms["batch_id"], note=note)
 
     async def consumed(self, batch: Named | str | Sequence[Named | str], cursor: Any = KEEP) -> None:
         """The trainer has trained on this batch, and its cursor moves with that: both are written, or neither.
@@ -262,27 +288,11 @@ class Run:
         if self._staged is staged:
             self._staged = KEEP
 
-    def _shown(self, entry: Entry) -> OutstandingBatch[BatchHandle]:
-        intent = entry.intent
-        return OutstandingBatch(
-            batch_id=intent.batch_id,
-            number=intent.number,
-            note=unpacked(intent.note) if intent.note else None,
-            admitted=intent.admitted,
-            samples=intent.samples,
-            missing=entry.missing,
-            take=partial(_taken, entry)
-            if entry.handle is not None
-            else not_queued(self.name, self._keys.policy, intent.batch_id, entry.missing),
-        )
+    def _noted(self, note: object) -> bytes:
+        return b"" if note is None else self._packed("note", note, MAX_NOTE_BYTES)
 
     def _packed(self, what: str, value: object, most: int) -> bytes:
         try:
             return packed(value, most)
         except NotPlainError as error:
             raise CursorError(self.name, self._keys.policy, what, str(error)) from None
-
-
-def _taken(entry: Entry) -> Any:
-    entry.is_left = False
-    return entry.handle

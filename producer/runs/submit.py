@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from rollstream.schemas import GenerationConfig, Keys
 from rollstream.schemas.keys import check_name
 
-from ..batches.handle import BatchHandle
-from ..batches.submission import Submission
+from ..batches.submission import AnySubmission
 from ..batches.submit_options import SubmitOptions
-from ..batches.submit_prompts import Making, submit_prompts
 from ..errors import BatchCancelledError, BatchConflictError
-from ..order.prompt_lengths import PromptLengths
 from ..queue_errors import TooLargeForRedisError
-from ..redis_io.connection import Connection
 from ..run_errors import BatchConsumedError
 from .arguments import admitted_at
+from .book import RunHandle
 from .options import RunSubmitOptions, client_part
 from .writer import RunWriter, withdrawn_quietly
+
+S = TypeVar("S", bound=AnySubmission[Any])
+H = TypeVar("H", bound=RunHandle)
 
 _REFUSALS = (BatchConflictError, BatchCancelledError, BatchConsumedError, TooLargeForRedisError)
 """Redis' answers after which a batch will not be queued."""
@@ -32,19 +33,16 @@ def terms_of(options: RunSubmitOptions) -> tuple[SubmitOptions, int | None]:
     return terms, admitted
 
 
-async def submit_through(  # noqa: PLR0913 - one caller, which names each
-    connection: Connection,
-    keys: Keys,
+async def submit_through(
     writer: RunWriter,
-    make: Making,
-    config: GenerationConfig,
+    make: Callable[[str], S],
+    queue: Callable[[Callable[[str], S], str, Callable[[S], Awaitable[None]]], Awaitable[H]],
     *,
     batch_id: str | None,
-    admitted: int | None,
     note: bytes,
-    lengths: PromptLengths | None,
-) -> BatchHandle:
-    """See `Run.submit`; `make` makes the submission."""
+    admitted: int | None = None,
+) -> H:
+    """See `Run.submit`; `make` makes the submission, and `queue` queues it, after what it is told to do before."""
     book, name = writer.book, writer.held.fence.name
     if batch_id is None:
         chosen, place = book.name(lambda: make(name).digest)
@@ -52,15 +50,15 @@ async def submit_through(  # noqa: PLR0913 - one caller, which names each
         chosen, place = check_name("batch_id", batch_id), book.number_of(batch_id)
     was_there = chosen in book.entries
 
-    def marked(as_named: str) -> Submission:
+    def marked(as_named: str) -> S:
         return replace(make(as_named), run=name, keep_s=writer.held.kept_for)
 
-    async def intend(submission: Submission) -> None:
+    async def intend(submission: S) -> None:
         await writer.intend(submission, place, admitted=admitted, note=note)
 
     try:
         with book.chosen(chosen):
-            handle = await submit_prompts(connection, keys, marked, config, chosen, intend, lengths)
+            handle = await queue(marked, chosen, intend)
             entry = book.entries[chosen]
             if was_there or batch_id is not None:
                 await writer.keep(entry, handle)

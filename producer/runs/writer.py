@@ -8,22 +8,22 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rollstream.schemas import decode
+from rollstream.schemas import ScoreDescription, decode
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.runs import RunField
 from rollstream.schemas.wire.runs import Intent
+from rollstream.schemas.wire.scores import Description
 from rollstream.transport.redis.faults import fault_of
 
-from ..batches.handle import BatchHandle
-from ..batches.submission import Submission
+from ..batches.submission import AnySubmission
 from ..errors import BatchConflictError, ProducerError, RedisUnavailableError
 from ..redis_io.connection import Connection
 from ..run_errors import BatchConsumedError, BatchNotOutstandingError, RunLostError
 from ..staleness.staleness_gate import StalenessGate
 from . import scripts
-from .book import Book, Entry
+from .book import Book, Entry, RunHandle
 from .counting import count
 from .scripts import Held, Outcome, Saved
 
@@ -71,7 +71,7 @@ class RunWriter:
         self._untold: set[tuple[frozenset[str], RunField]] = set()
 
     async def intend(
-        self, submission: Submission, number: int, *, admitted: int | None = None, note: bytes = b""
+        self, submission: AnySubmission[Any], number: int, *, admitted: int | None = None, note: bytes = b""
     ) -> Entry:
         """Note that this batch is to be queued; returns its place among the outstanding ones, new or not.
 
@@ -82,7 +82,7 @@ class RunWriter:
             batch_id=batch.batch_id,
             number=number,
             digest=submission.digest,
-            samples=batch.num_groups * (batch.config.first_k or batch.config.num_return_sequences),
+            samples=batch.num_groups * _samples_of_each(batch),
             intended_at=time.time(),
             admitted=admitted,
             note=note,
@@ -102,7 +102,7 @@ class RunWriter:
         await self._connection.call("submit", partial(scripts.withdraw, held=self.held, intent=intent))
         self.book.entries.pop(intent.batch_id, None)
 
-    async def keep(self, entry: Entry, handle: BatchHandle) -> None:
+    async def keep(self, entry: Entry, handle: RunHandle) -> None:
         """The results of a batch that may have been submitted elsewhere before stay until it is consumed."""
         intent, kept_for = entry.intent, self.held.kept_for
         hold = partial(
@@ -233,3 +233,10 @@ async def withdrawn_quietly(writer: RunWriter, entry: Entry) -> None:
         await writer.withdraw(entry)
     except ProducerError as error:
         log.warning("the intent of batch %s could not be taken back: %s", entry.intent.batch_id, error)
+
+
+def _samples_of_each(batch: Description) -> int:
+    """What counts as a group's samples: its completions, or a row that is scored."""
+    if isinstance(batch, ScoreDescription):
+        return 1
+    return batch.config.first_k or batch.config.num_return_sequences

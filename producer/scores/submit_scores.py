@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
-from rollstream.schemas import Keys, ScoreDescription
+from rollstream.schemas import Keys
 
 from ..batches.deadlines import Deadlines
 from ..batches.prompts import Rows
 from ..batches.submit_and_wait import queue
-from ..batches.submit_jobs import Resubmission
 from ..batches.worker_limits import check_candidates, check_top_logprobs
 from ..calls.arguments import number
 from ..errors import ArgumentError
@@ -20,29 +18,44 @@ from ..images.given import read_images
 from ..policies.version_bounds import VersionBounds
 from ..redis_io.connection import Connection
 from ..rollouts.rollout_batch import RolloutBatch
+from .handle import ScoreHandle
 from .options import ScoreOptions
 from .rows import ScoreRows
-from .submission import split_rows
+from .submission import ScoreSubmission, split_rows
+
+Making = Callable[[str], ScoreSubmission]
+"""Makes the submission under a batch's id; it raises what `split_rows` raises."""
+Before = Callable[[ScoreSubmission], Awaitable[None]]
+"""What has to be done before the first job is queued."""
 
 
 async def submit_scores(
-    connection: Connection, keys: Keys, given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions
-) -> tuple[ScoreDescription, Resubmission[Any]]:
-    """Queue them; `options` are complete. Raises what `AsyncClient.submit_scores` raises."""
-    top_logprobs = check_top_logprobs(number(options["top_logprobs"]))
+    connection: Connection,
+    keys: Keys,
+    make: Making,
+    options: ScoreOptions,
+    batch_id: str | None,
+    before: Before | None = None,
+) -> ScoreHandle:
+    """Queue what `make` makes. Raises what `AsyncClient.submit_scores` raises, and what `before` raises."""
+    await check_candidates(connection, keys, number(options["top_logprobs"]))
+    queued, again = await queue(connection, keys, batch_id, make, before)
+    return ScoreHandle(connection=connection, keys=keys, batch=queued.batch, again=again)
+
+
+async def making(given: Rows | RolloutBatch, attention_mask: Rows | None, options: ScoreOptions) -> Making:
+    """Read rows and options, which are complete. Raises `PromptsError`, `DeadlineError` and the like."""
     make = partial(
         split_rows,
         await _rows(given, attention_mask, options),
-        top_logprobs=top_logprobs,
+        top_logprobs=check_top_logprobs(number(options["top_logprobs"])),
         adapter=options["adapter"],
         rows_per_job=number(options["rows_per_job"]),
         submitted_at=time.time(),
         deadlines=Deadlines.of(options["queue_deadline_s"], options["run_deadline_s"]),
         bounds=VersionBounds.of(options["min_policy_version"], options["max_staleness"]),
     )
-    await check_candidates(connection, keys, top_logprobs)
-    queued, again = await queue(connection, keys, options["batch_id"], lambda batch_id: make(batch_id=batch_id))
-    return queued.batch, again
+    return lambda batch_id: make(batch_id=batch_id)
 
 
 def num_rows(given: Rows | RolloutBatch) -> int:

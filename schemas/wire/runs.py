@@ -24,7 +24,7 @@ class Intent(Message):
     digest: Digest
     """The batch's content digest."""
     samples: Count
-    """Completions that it asks for."""
+    """Completions that it asks for, or rows to score."""
     intended_at: Annotated[float, Field(ge=0, lt=1e11)]
     """Unix seconds, the trainer's clock."""
     admitted: Index | None = None

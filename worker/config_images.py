@@ -27,6 +27,11 @@ class ImageSettings(QueueSettings):
         description="Most pixels of an image, width times height; a larger one is refused before it is decoded. "
         "Decoding takes 4 bytes a pixel, and four times so many pixels are decoded at once.",
     )
+    stub_image_token: int | None = Field(
+        None,
+        ge=0,
+        description="The placeholder of an image in prompts of the stub engine, which takes images with it.",
+    )
     image_cache_bytes: int = Field(
         2**28,
         ge=0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas import ErrorCode
 from rollstream.transport.rounds.links import Link
 
 from ..config import WorkerSettings
 from ..engine import Collector, EngineInfo, Incoming, Prove, SwapMode
-from ..errors import DataError, RoundMissedError
+from ..errors import RoundMissedError
 from ..requests import (
     Adapter,
     Completion,
@@ -29,7 +27,8 @@ from ..requests import (
     Scores,
 )
 from ..weights import checkpoint
-from .stub_likelihoods import likelihoods
+from .stub_images import StubImages, seen
+from .stub_likelihoods import generator, likelihoods
 from .stub_link import linked, taken
 from .stub_places import Places
 from .stub_sampling import Sampling
@@ -51,6 +50,7 @@ class StubEngine:
         self._tokens_per_s = settings.stub_tokens_per_s
         self._poison = settings.stub_poison_token
         self._long_tail = settings.stub_long_tail
+        self._images = StubImages(token=settings.stub_image_token, most=settings.max_images)
         self._places = Places(settings.max_num_seqs)
         self._samplings: dict[str, list[Sampling]] = {}
         self._booted = checkpoint.Booted(folder=settings.model) if settings.model else None
@@ -71,7 +71,8 @@ class StubEngine:
             has_tokenizer=False,
             dtype="float32" if settings.dtype == "auto" else settings.dtype,
             runs_on="stub",
-            features=frozenset({"top_logprobs", "label_token_ids", "sampling_support"}),
+            features=frozenset({"top_logprobs", "label_token_ids", "sampling_support", *self._images.features}),
+            **self._images.info,
         )
 
     @property
@@ -124,18 +125,17 @@ class StubEngine:
         """It has no KV cache."""
 
     async def expand(self, prompt: list[int], pictures: Sequence[Picture]) -> Expanded:
-        """It takes no images."""
-        raise DataError(ErrorCode.UNSUPPORTED, "images", "images: the stub engine takes none")
+        """See `StubImages`."""
+        return self._images.expand(prompt, pictures)
 
     async def next_tokens(
         self, request_id: str, prompt: list[int], k: int, adapter: Adapter | None, images: Expanded | None = None
     ) -> NextTokens:
         """The k likeliest tokens of a made-up distribution that follows from prompt, adapter and version."""
-        del images
         async with self._places.one():
             await self._spend(1)
             version = self._version
-        logits = _generator(prompt, adapter, 0, version).standard_normal(self._info.vocab_size)
+        logits = generator(prompt, _named(adapter, images), 0, version).standard_normal(self._info.vocab_size)
         logprobs = logits - np.log(np.exp(logits).sum())
         best = np.argsort(-logprobs)[:k]
         return NextTokens(candidates=tuple((int(token), float(logprobs[token])) for token in best), version=version)
@@ -152,7 +152,7 @@ class StubEngine:
         return self._scores(request, version)
 
     def _scores(self, request: ScoreRequest, version: int) -> Scores:
-        adapter, k = request.adapter.name if request.adapter else "", request.top_logprobs
+        adapter, k = _named(request.adapter, request.images), request.top_logprobs
         likely = likelihoods(request.token_ids, request.first, adapter, version, k)
         ids = np.broadcast_to(np.arange(k, dtype=np.int32) % self._info.vocab_size, (len(likely), k))
         return Scores(logprobs=likely[:, 0], top_token_ids=ids, top_logprobs=-np.sort(-likely[:, 1:]), version=version)
@@ -264,8 +264,8 @@ class StubEngine:
         """The tokens that `version` samples after the first `done` ones."""
         config = request.config
         seed = request.first_sample if request.seed is None else request.seed
-        generator = _generator(request.prompt, request.adapter, seed + sample, version)
-        tokens = generator.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
+        draws = generator(request.prompt, _named(request.adapter, request.images), seed + sample, version)
+        tokens = draws.integers(0, self._info.vocab_size, config.max_new_tokens).astype(np.int32)
         if self._long_tail != "none":
             of_sample = seed + sample if self._long_tail == "samples" else None
             if not runs_long(request.prompt, of_sample):
@@ -300,7 +300,6 @@ class StubEngine:
         return min(tokens, int((loop.time() - started) * self._tokens_per_s))
 
 
-def _generator(prompt: list[int], adapter: Adapter | None, seed: int, version: int) -> np.random.Generator:
-    text = f"{prompt}|{adapter.name if adapter else ''}|{seed}" + (f"|{version}" if version else "")
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))
+def _named(adapter: Adapter | None, images: Expanded | None) -> str:
+    """What, beside a prompt, makes its completions other ones."""
+    return (adapter.name if adapter else "") + seen(images)

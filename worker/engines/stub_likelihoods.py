@@ -1,4 +1,4 @@
-"""How likely the stub engine says that tokens are: made up, and the same wherever a text is sampled or scored. Pure."""
+"""What the stub engine draws, and how likely it says that tokens are: made up, and always the same. Pure."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def likelihoods(row: list[int], first: int, adapter: str, version: int, more: in
     each = (each ^ (each >> _HALF)) * _MIX
     found: NDArray[np.float32] = (_LEAST + _STEP * ((each ^ (each >> _HALF)) >> _LOW)).astype(np.float32)
     return found
+
+
+def generator(prompt: list[int], adapter: str, seed: int, version: int) -> np.random.Generator:
+    """Numbers to draw the tokens of a completion by; they follow from all of these."""
+    text = f"{prompt}|{adapter}|{seed}" + (f"|{version}" if version else "")
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 @lru_cache(maxsize=64)

@@ -32,6 +32,7 @@ from rollstream.schemas.keys import GROUP
 from rollstream.schemas.ledger import LedgerField
 from rollstream.worker.delivery.lease import Lease
 from rollstream.worker.delivery.scripts import PUBLISH, publish_call
+from rollstream.worker.jobs.image_prompts import Prompt
 from rollstream.worker.jobs.make_answers import Sampled, group_result
 from rollstream.worker.requests import Completion
 
@@ -159,7 +160,8 @@ def _answer(batch: Submission, size: Size) -> bytes:
         for row in tokens
     ]
     lease = Lease(jobs_key="", dead_key="", entry_id="", consumer="worker-name-1234-abcdef", delivery=1, ends_at=0)
-    encoded = encode(group_result(lease, job, 0, job.prompts[0], Sampled(completions=completions), time.time()))
+    prompt, sampled = Prompt(ids=job.prompts[0]), Sampled(completions=completions)
+    encoded = encode(group_result(lease, job, 0, prompt, sampled, time.time()))
     decode(encoded, GroupResult)
     return encoded
 

@@ -25,9 +25,9 @@ from ..cache_folder import CacheFolder
 from ..errors import CacheUnwritableError, DataError, adapter_refused
 from ..measure.redis_errors import FAILED
 from ..redis_io.connections import retrying
+from ..single_flight import SingleFlight
 from .download import check_chunks, download, opened
 from .kept import Kept
-from .single_flight import SingleFlight
 from .stored import copy_stored, stored_bytes, stored_digest
 
 AGAIN_S = 10

@@ -18,8 +18,8 @@ from rollstream.schemas.weights.regular_files import open_regular
 from ..engine import Engine
 from ..errors import DataError, adapter_refused
 from ..requests import Adapter
+from ..single_flight import SingleFlight
 from .folder import AdapterFolder
-from .single_flight import SingleFlight
 from .store import AGAIN_S, AdapterStore
 
 _PIECE = 2**20

@@ -15,6 +15,7 @@ from ..requests import Adapter, GenerateRequest
 from . import request_checks
 from .admitted_job import AdmittedJob
 from .beam_search import beam_search
+from .image_prompts import ImagePrompts, Prompt, check_fits
 from .keeping.keeper import Keeper
 from .keeping.sample_parts import so_far_of
 from .make_answers import GroupShare, Sampled, group_result, sampled_by
@@ -32,6 +33,7 @@ class GenerationPlan:
     adapter: Adapter | None
     version: int | None
     engine: Engine
+    prompts: ImagePrompts
     keeper: Keeper
     measures: Measures
 
@@ -52,11 +54,11 @@ class GenerationPlan:
         started = time.time()
         if (problem := self.whole.problems.get(group)) is not None:
             raise problem
-        prompt = job.prompts[group - job.first_group]
-        request_checks.check_prompt(prompt, job.config, self.engine.info)
+        prompt = await self._prompt(group)
         request = GenerateRequest(
             request_id=f"{job.batch_id}/{group}{_share_of(job)}/{lease.delivery}",
-            prompt=prompt.tolist(),
+            prompt=prompt.ids.tolist(),
+            images=prompt.images,
             config=job.config,
             stop_token_ids=self.stop_token_ids,
             seed=None if job.config.seed is None else prompt_seed(job.config.seed, group + job.seed_offset),
@@ -69,8 +71,18 @@ class GenerationPlan:
         earlier = self.whole.earlier.get(group)
         self.measures.generate.add(time.monotonic() - began)
         if job.samples is not None:
-            return GroupShare(job=job, group=group, sampled=sampled, started=started, earlier=earlier)
+            return GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=started, earlier=earlier)
         return group_result(lease, job, group, prompt, sampled, started, earlier)
+
+    async def _prompt(self, group: int) -> Prompt:
+        """Checked as it came, and again with the room that its images take."""
+        row, job = group - self.job.first_group, self.job
+        request_checks.check_prompt(job.prompts[row], job.config, self.engine.info)
+        prompt = await self.prompts.prompt(job.prompts[row], job.images[row] if job.images else ())
+        if prompt.images is not None:
+            request_checks.check_prompt(prompt.ids, job.config, self.engine.info)
+            check_fits(prompt, job.config)
+        return prompt
 
     async def _beams(self, request: GenerateRequest) -> Sampled:
         completions = await beam_search(self.engine, request)

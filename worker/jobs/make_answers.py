@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
 from rollstream.schemas.wire.envelope import QueuedJob
@@ -15,6 +14,7 @@ from ..conversations.earlier_turns import Earlier
 from ..delivery.lease import Lease
 from ..errors import DataError
 from ..requests import Completion
+from .image_prompts import Prompt
 from .padding import pad_completions
 
 MAX_SHOWN_PROMPT = 2**20
@@ -47,6 +47,7 @@ class GroupShare:
 
     job: Job
     group: int
+    prompt: Prompt
     sampled: Sampled
     started: float
     """Unix seconds when sampling began."""
@@ -63,19 +64,19 @@ def group_result(
     lease: Lease,
     job: Job,
     group: int,
-    prompt: NDArray[np.int32],
+    prompt: Prompt,
     sampled: Sampled,
     started: float,
     earlier: Earlier | None = None,
 ) -> GroupResult:
-    """The answer with what was sampled after `prompt`, int32 (prompt_len,), from `started` (unix seconds) on."""
+    """The answer with what was sampled after `prompt`, from `started` (unix seconds) on."""
     completions = sampled.completions
     texts = [c.text for c in completions if c.text is not None]
     padded = pad_completions(completions)
     return GroupResult(
         batch_id=job.batch_id,
         group=group,
-        prompt=Tensor.of(prompt),
+        prompt=Tensor.of(prompt.ids),
         token_ids=padded.token_ids,
         lengths=padded.lengths,
         response_mask=padded.response_mask,
@@ -102,6 +103,8 @@ def group_result(
         cut_lengths=_numbers(sampled.cut_lengths),
         resumed_at=_numbers(sampled.resumed_at or None),
         continued=None if earlier is None else earlier.turn,
+        images=prompt.refs,
+        image_spans=prompt.spans,
         earlier_completions=None if earlier is None else Tensor.of(earlier.completions),
     )
 

@@ -14,15 +14,20 @@ from ..delivery.admission import Admission
 from ..delivery.answer_publisher import AnswerPublisher
 from ..delivery.parts import Parts
 from ..engine import Engine
+from ..images.make_images import make_images
 from ..measure.measures import Measures
 from ..versions.follower import VersionFollower
 from .deadlines import RedisClock
 from .groups import Groups
+from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
 from .plans import Plans
 from .runner import JobRunner
 from .score_gate import ScoreGate
 from .shared_groups import SharedGroups
+
+DECODED_AT_ONCE = 4
+"""How many of the largest images may be decoded at once; a prompt with more pixels goes alone."""
 
 
 def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app`
@@ -48,6 +53,11 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
         gate=ScoreGate(lambda: settings.scored_at_once(engine.info.step_tokens)),
         keeper=keeper,
         whole=WholeJobs(turns=EarlierTurns(redis=redis, keys=keys)),
+        prompts=ImagePrompts(
+            engine=engine,
+            images=make_images(settings=settings, redis=redis, keys=keys),
+            max_pixels=DECODED_AT_ONCE * settings.max_image_pixels,
+        ),
     )
     runner = JobRunner(
         plans=plans,

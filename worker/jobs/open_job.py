@@ -31,7 +31,7 @@ def open_job(envelope: Envelope, fields: Mapping[bytes, bytes]) -> QueuedJob:
 
 def unsupported(job: QueuedJob) -> DataError | None:
     """The error for a job that requires what this worker does not know; None if it knows all."""
-    names = unknown_names(job.requires) or ("images" if job.images else "")  # no engine takes any yet
+    names = unknown_names(job.requires)
     if not names:
         return None
     problem = f"the job requires {names}, which this worker does not know: upgrade the workers, or submit it without"

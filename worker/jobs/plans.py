@@ -11,9 +11,10 @@ from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter
 from ..versions.served import Served
-from . import request_checks, row_checks
+from . import image_prompts, request_checks, row_checks
 from .admitted_job import Plan
 from .generation import GenerationPlan
+from .image_prompts import ImagePrompts
 from .keeping.keeper import Keeper
 from .score_gate import ScoreGate
 from .scoring import ScorePlan
@@ -31,6 +32,7 @@ class Plans:
         gate: ScoreGate,
         keeper: Keeper,
         whole: WholeJobs,
+        prompts: ImagePrompts,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -38,9 +40,11 @@ class Plans:
         self._gate = gate
         self._keeper = keeper
         self._whole = whole
+        self._prompts = prompts
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
+        image_prompts.check_offered(job, self._engine.info)
         if isinstance(job, Job):
             request_checks.check_config(job.config, self._engine.info)
             stop_token_ids = request_checks.stop_ids(job.config, self._engine.info)
@@ -48,11 +52,13 @@ class Plans:
             whole = await self._whole.of(job)
             return GenerationPlan(
                 whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
-                keeper=self._keeper, measures=self._measures,
+                prompts=self._prompts, keeper=self._keeper, measures=self._measures,
             )  # fmt: skip
         row_checks.check_width(job.top_logprobs, self._engine.info)
         adapter, version = await self._weights(job, served)
-        return ScorePlan(job=job, adapter=adapter, version=version, engine=self._engine, gate=self._gate)
+        return ScorePlan(
+            job=job, adapter=adapter, version=version, engine=self._engine, prompts=self._prompts, gate=self._gate
+        )
 
     async def _weights(self, job: QueuedJob, served: Served) -> tuple[Adapter | None, int | None]:
         """The adapter, and the version of a policy that is an adapter; else the engine tells the version."""

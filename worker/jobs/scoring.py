@@ -6,13 +6,17 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rollstream.schemas import GroupScores, ScoreJob, Tensor
 
 from ..delivery.lease import Lease
 from ..engine import Engine
-from ..requests import Adapter, ScoreRequest, Scores
+from ..requests import Adapter, Expanded, ScoreRequest, Scores
 from . import row_checks
 from .admitted_job import AdmittedJob
+from .image_prompts import ImagePrompts
 from .score_gate import ScoreGate
 
 
@@ -24,6 +28,7 @@ class ScorePlan:
     adapter: Adapter | None
     version: int | None
     engine: Engine
+    prompts: ImagePrompts
     gate: ScoreGate
 
     async def begin(self, admitted: AdmittedJob, groups: Collection[int]) -> None:
@@ -32,9 +37,7 @@ class ScorePlan:
     async def answer(self, admitted: AdmittedJob, group: int) -> GroupScores:
         """See `Plan.answer`."""
         job, number, lease = self.job, group - self.job.first_group, admitted.lease
-        row = job.rows[number]
-        first = int(job.firsts.numpy()[number])
-        row_checks.check_row(row, self.engine.info)
+        row, first, images = await self._row(number)
         row_checks.check_scores_fit(len(row) - first, job.top_logprobs)
         request = ScoreRequest(
             request_id=f"{job.batch_id}/{group}/{lease.delivery}",
@@ -42,11 +45,31 @@ class ScorePlan:
             first=first,
             top_logprobs=job.top_logprobs,
             adapter=self.adapter,
+            images=images,
         )
         async with self.gate.passed(len(row)):
             started = time.time()
             scores = await self.engine.score(request)
         return self._message(lease, group, scores, started)
+
+    async def _row(self, number: int) -> tuple[NDArray[np.int32], int, Expanded | None]:
+        """The row with room for its images, where its scores begin in it, and what the engine made of the images.
+
+        What is scored was sampled, so an id that stands for an image is none there.
+        """
+        job, info = self.job, self.engine.info
+        row, first = job.rows[number], int(job.firsts.numpy()[number])
+        row_checks.check_row(row, info)
+        refs = job.images[number] if job.images else ()
+        spans = job.image_spans[number] if job.image_spans else ()
+        if refs and spans:
+            found = await self.prompts.again(row, refs, spans)
+            return row, first, found.images
+        found = await self.prompts.prompt(row[:first], refs)
+        if found.images is not None:
+            row, first = np.concatenate([found.ids, row[first:]]), len(found.ids)
+            row_checks.check_row(row, info)
+        return row, first, found.images
 
     def _message(self, lease: Lease, group: int, scores: Scores, started: float) -> GroupScores:
         job, wants_top = self.job, self.job.top_logprobs > 0

@@ -46,9 +46,8 @@ class SharedGroups:
                 return None
             case "complete" | "missing":
                 found = await self._shares.of_group(lease, has.job, has.group)
-                prompt = has.job.prompts[has.group - has.job.first_group]
                 sampled = put_together(found, has.of)
-                return group_result(lease, has.job, has.group, prompt, sampled, has.started, has.earlier)
+                return group_result(lease, has.job, has.group, has.prompt, sampled, has.started, has.earlier)
 
 
 def parts_of(lease: Lease, has: GroupShare) -> list[Part]:

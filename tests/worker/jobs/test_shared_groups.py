@@ -17,6 +17,7 @@ from rollstream.worker.delivery.shares import Shares
 from rollstream.worker.delivery.turns import Claim
 from rollstream.worker.errors import DataError, LeaseLostError, UnprovenError, UnpublishableError
 from rollstream.worker.jobs.admitted_job import AdmittedJob
+from rollstream.worker.jobs.image_prompts import Prompt
 from rollstream.worker.jobs.make_answers import GroupShare, Sampled
 from rollstream.worker.jobs.shared_groups import SharedGroups
 from rollstream.worker.measure.measures import Measures
@@ -78,7 +79,9 @@ class Sharing:
         assert isinstance(job, Job)
         completions = [completion(job.first_sample + number, version) for number in range(job.sampled)]
         sampled = Sampled(completions=completions)
-        return await self.groups.joined(admitted, GroupShare(job=job, group=group, sampled=sampled, started=1.0))
+        prompt = Prompt(ids=job.prompts[group - job.first_group])
+        share = GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=1.0)
+        return await self.groups.joined(admitted, share)
 
     async def put(self, part: Part, sample: int | None = None) -> None:
         """Write a finished part as anybody may who can write to Redis."""
@@ -245,7 +248,8 @@ async def test_a_sample_that_no_part_carries_is_an_error_of_its_group(sharing: S
         token_ids=np.full(2, 5, np.int32), logprobs=np.array([-1, np.nan], np.float32), finish_reason="length",
         stop_reason=None, version_spans=((0, 2),),
     )  # fmt: skip
-    share = GroupShare(job=FIRST, group=0, sampled=Sampled(completions=[bad, bad]), started=1.0)
+    sampled, prompt = Sampled(completions=[bad, bad]), Prompt(ids=FIRST.prompts[0])
+    share = GroupShare(job=FIRST, group=0, prompt=prompt, sampled=sampled, started=1.0)
 
     with pytest.raises(DataError, match="a sample cannot be handed in to its group"):
         await sharing.groups.joined(first, share)

@@ -1,0 +1,82 @@
+"""Files of images from Redis, by the digest of their bytes: fetched once, verified, and kept while there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from rollstream.schemas import ErrorCode, Keys
+from rollstream.schemas.times import MEDIA_TTL_S
+from rollstream.schemas.wire.images import ImageRef
+
+from ..errors import DataError
+from ..redis_io.connections import retrying
+from ..single_flight import SingleFlight
+from .decode import refused
+
+
+class ImageFiles:
+    """Those that were used last stay in memory. It changes in the worker's event loop alone."""
+
+    def __init__(self, *, redis: Redis, keys: Keys, cache_bytes: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._cache_bytes = cache_bytes
+        self._fetching = SingleFlight[bytes]()
+        self._kept = OrderedDict[str, bytes]()
+        self.nbytes = 0
+        """Of the files that are kept."""
+
+    async def read(self, ref: ImageRef) -> bytes:
+        """The file's bytes. Waits while Redis is away.
+
+        Raises `DataError`: `image_missing` where Redis has none, `image_refused` for other bytes than the digest says.
+        """
+        if (kept := self._kept.get(ref.sha256)) is not None:
+            self._kept.move_to_end(ref.sha256)
+            return kept
+        return await self._fetching.result(f"{ref.sha256}:{ref.nbytes}", partial(self._fetch, ref))
+
+    async def _fetch(self, ref: ImageRef) -> bytes:
+        try:
+            data = await retrying("read an image", self._get, ref)
+        except RedisError as error:  # `retrying` waited for all that passes: the key has another type
+            raise refused(f"its key in Redis holds something else: {error}") from None
+        if not data:
+            problem = (
+                f"no image {ref.sha256[:12]} is in Redis: it expired {MEDIA_TTL_S} s after its last use, or "
+                "was removed; submit the batch again with its images"
+            )
+            raise DataError(ErrorCode.IMAGE_MISSING, "images", problem)
+        if len(data) != ref.nbytes or await asyncio.to_thread(_digest, data) != ref.sha256:
+            raise refused(f"the bytes in Redis are not those of image {ref.sha256[:12]}: submit it again")
+        self._keep(ref.sha256, data)
+        return data
+
+    async def _get(self, ref: ImageRef) -> bytes:
+        """No more bytes than the job says, and one to tell whether there are more. Its time to live begins again."""
+        key = self._keys.media(ref.sha256)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.getrange(key, 0, ref.nbytes)
+            pipe.expire(key, MEDIA_TTL_S)
+            found: list[Any] = await pipe.execute()
+        return bytes(found[0])
+
+    def _keep(self, sha256: str, data: bytes) -> None:
+        if len(data) > self._cache_bytes or sha256 in self._kept:
+            return
+        self._kept[sha256] = data
+        self.nbytes += len(data)
+        while self.nbytes > self._cache_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self.nbytes -= len(oldest)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,101 @@
+"""Prompts and rows with their images, as the engine takes them: expanded, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollstream.schemas import ErrorCode, GenerationConfig
+from rollstream.schemas.wire.envelope import QueuedJob
+from rollstream.schemas.wire.images import ImageRef, ImageSpan, collapsed
+from rollstream.schemas.wire.result_size import MAX_RESULT_BYTES, result_bytes
+
+from ..engine import Engine, EngineInfo
+from ..errors import DataError
+from ..images.supply import ImageSupply
+from ..requests import Expanded
+from .score_gate import ScoreGate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """What a group is sampled from, or the beginning of a row that is scored."""
+
+    ids: NDArray[np.int32]
+    """(prompt_len,), expanded."""
+    refs: tuple[ImageRef, ...] = ()
+    images: Expanded | None = None
+
+    @property
+    def spans(self) -> tuple[ImageSpan, ...]:
+        """Where its images lie."""
+        return () if self.images is None else self.images.spans
+
+
+def check_offered(job: QueuedJob, info: EngineInfo) -> None:
+    """Raises `DataError` for a job with images that this engine cannot take."""
+    if not job.images or "images" in info.features:
+        return
+    why = dict(info.missing).get("images")
+    problem = f"images: this worker's engine ({info.runs_on or 'of an unknown release'}) takes none"
+    raise DataError(ErrorCode.UNSUPPORTED, "images", f"{problem}: {why}" if why else problem)
+
+
+def check_none_wanted(ids: NDArray[np.int32], info: EngineInfo) -> None:
+    """Raises `DataError` if `ids` (int32, (length,)) have a placeholder, and no image comes with them."""
+    if info.image_ids and (found := info.image_ids.intersection(ids.tolist())):
+        problem = (
+            f"images: the prompt has placeholders of images (id {min(found)}) and no images: the model would see "
+            "nothing there; submit the images, or another prompt"
+        )
+        raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
+
+
+def check_fits(prompt: Prompt, config: GenerationConfig) -> None:
+    """Raises `DataError` if the expanded prompt leaves no room in a result: the producer knew it unexpanded."""
+    if result_bytes(config, len(prompt.ids)) > MAX_RESULT_BYTES:
+        problem = (
+            f"images: a prompt of {len(prompt.ids)} ids with them leaves no room in a result: ask for less a prompt"
+        )
+        raise DataError(ErrorCode.TOO_LONG, "images", problem)
+
+
+class ImagePrompts:
+    """Fetches, decodes and expands. Pixels of few prompts are in memory at once, whatever is queued."""
+
+    def __init__(self, *, engine: Engine, images: ImageSupply, max_pixels: int) -> None:
+        """`max_pixels`: how many may be decoded at once; a prompt with more goes alone."""
+        self._engine = engine
+        self._images = images
+        self._gate = ScoreGate(lambda: max_pixels)
+
+    async def prompt(self, ids: NDArray[np.int32], refs: Sequence[ImageRef]) -> Prompt:
+        """`ids` (int32, (prompt_len,)) are those of the model's vocabulary. Raises `DataError`."""
+        info = self._engine.info
+        if not refs:
+            check_none_wanted(ids, info)
+            return Prompt(ids=ids)
+        if len(refs) > info.max_images:
+            problem = f"images: {len(refs)} of them, and the worker's --max-images allows {info.max_images} a prompt"
+            raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
+        async with self._gate.passed(sum(ref.width * ref.height for ref in refs)):
+            expanded = await self._engine.expand(ids.tolist(), await self._images.pictures(refs))
+        return Prompt(ids=np.array(expanded.ids, np.int32), refs=tuple(refs), images=expanded)
+
+    async def again(self, ids: NDArray[np.int32], refs: Sequence[ImageRef], spans: Sequence[ImageSpan]) -> Prompt:
+        """The same of ids that were expanded before, with images at `spans`. What follows the last stays as it is.
+
+        Raises `DataError` also where this worker would have expanded them to others.
+        """
+        end = spans[-1].offset + spans[-1].length
+        found = await self.prompt(collapsed(ids[:end], spans), refs)
+        if not np.array_equal(found.ids, ids[:end]) or found.spans != tuple(spans):
+            problem = (
+                f"images: this worker expands the prompt to {len(found.ids)} ids, and not to the {end} that were sent: "
+                "it has another processor of images than the worker that sampled"
+            )
+            raise DataError(ErrorCode.IMAGE_REFUSED, "images", problem)
+        return Prompt(ids=ids, refs=tuple(refs), images=found.images)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ..batches.handle import BatchHandle
 from ..client import AsyncClient
 from .answers.chat import ChatForm
 from .answers.decoder import Decoder
-from .chat import ChatFormat, ChatRequestError
+from .chat import ChatFormat
 from .completions import batch_id_of, created_at, options_of
-from .errors import ApiError
 from .orders import Orders
 from .requests.asked import ChatAsked
+from .session_turns import SessionTurns, whole_prompt
 from .tokenizing import Tokenizing
 
 
@@ -36,17 +34,20 @@ class Conversations:
         self._reader = reader
         self._decoder = decoder
         self._orders = orders
+        self._turns = SessionTurns(client=client, tokenizing=tokenizing, chat=chat, reader=reader, orders=orders)
 
     async def submit(self, asked: ChatAsked) -> BatchHandle:
-        """Queue its prompt. Raises `ApiError`, and what `AsyncClient.submit` raises."""
-        prompt = await self._whole(asked)
+        """Queue its prompt, or its turn of a session. Raises `ApiError`, and what `AsyncClient.submit` raises."""
+        if asked.caller.session is not None:
+            return await self._turns.submit(asked, asked.caller.session)
+        prompt = await whole_prompt(self._tokenizing, self._chat, asked)
         options = options_of(asked, self._orders.timeout_s)
         options["batch_id"] = batch_id_of(asked.caller.request_id)
         return await self._client.submit([prompt], None, asked.config, **options)
 
     async def form(self, asked: ChatAsked, handle: BatchHandle) -> ChatForm:
         """The shape of its answers."""
-        prompt = await self._whole(asked) if self._chat.thinks else []
+        prompt = await whole_prompt(self._tokenizing, self._chat, asked) if self._chat.thinks else []
         return ChatForm(
             asked=asked,
             chat=self._reader,
@@ -55,10 +56,3 @@ class Conversations:
             prompt=prompt,
             created=await created_at(self._client, handle),
         )
-
-    async def _whole(self, asked: ChatAsked) -> list[int]:
-        work = partial(self._chat.whole, asked.messages, asked.tools, **asked.template_options)
-        try:
-            return await self._tokenizing.apart(work)
-        except ChatRequestError as error:
-            raise ApiError(400, str(error), error.param, error.code) from None

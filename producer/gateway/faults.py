@@ -18,6 +18,7 @@ from ..errors import (
     UnreadableResultError,
 )
 from ..queue_errors import LostJobsError, TooLargeForRedisError
+from ..sessions.errors import RequestConflictError, SessionError, SessionFullError
 from .errors import ApiError
 
 RETRY_S = 5
@@ -25,6 +26,9 @@ _STATUS: tuple[tuple[type[RollstreamError], int, str], ...] = (
     (RedisUnavailableError, 503, "redis_unavailable"),
     (ClientClosedError, 503, "shutting_down"),
     (BatchConflictError, 409, "request_id_conflict"),
+    (RequestConflictError, 409, "request_id_conflict"),
+    (SessionFullError, 409, "session_full"),
+    (SessionError, 409, "session_unusable"),
     (BatchCancelledError, 409, "cancelled"),
     (ResultTimeoutError, 504, "timeout"),
     (TooLargeForRedisError, 413, "request_too_large"),
@@ -43,6 +47,7 @@ _OF_DATA: Mapping[str, tuple[str, int]] = {
     ErrorCode.UNKNOWN_ADAPTER: ("model_not_found", 404),
     ErrorCode.QUEUE_DEADLINE: ("timeout", 504),
     ErrorCode.RUN_DEADLINE: ("timeout", 504),
+    ErrorCode.TURN_MISSING: ("turn_missing", 409),
     ErrorCode.CANCELLED: ("cancelled", 409),
     ErrorCode.NOT_NEEDED: ("cancelled", 409),
     ErrorCode.TOO_MANY_DELIVERIES: ("too_many_deliveries", 500),
@@ -65,7 +70,7 @@ def problem_of(error: RollstreamError, batch_id: str = "") -> ApiError:
     if isinstance(error, ApiError):
         return error
     status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (400, None))
-    text = _CONFLICT if isinstance(error, BatchConflictError) else str(error)
+    text = _CONFLICT if isinstance(error, BatchConflictError | RequestConflictError) else str(error)
     field = str(getattr(error, "field", "")) if isinstance(error, ConfigError) else ""
     retry = RETRY_S if status == 503 else None
     return ApiError(status, text, _PARAMS.get(field, field) or None, code, batch_id, retry)

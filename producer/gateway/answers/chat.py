@@ -60,14 +60,7 @@ class ChatForm:
 
     def reply(self, result: GroupResult, one: Completion) -> Reply:
         """What a completion says."""
-        return self._chat.reply(
-            one.token_ids,
-            self._asked.tools,
-            finish_reason=finish_reason(one.finish_reason),
-            stop=one.stop_reason if isinstance(one.stop_reason, str) else None,
-            seed=f"{self.batch_id}:{one.sample}",
-            prompt=result.prompt_ids,
-        )
+        return reply_of(self._chat, self._asked.tools, result, one)
 
     def _choice(self, result: GroupResult, one: Completion) -> dict[str, Any]:
         reply, most = self.reply(result, one), self._asked.shown.logprobs
@@ -149,3 +142,15 @@ def told(delta: Delta) -> dict[str, Any]:
     """What comes next, as a choice's `delta` has it."""
     named = {"reasoning_content": delta.reasoning, "content": delta.content}
     return {name: text for name, text in named.items() if text}
+
+
+def reply_of(chat: ChatFormat, tools: list[dict[str, Any]], result: GroupResult, one: Completion) -> Reply:
+    """What a completion says."""
+    return chat.reply(
+        one.token_ids,
+        tools,
+        finish_reason=finish_reason(one.finish_reason),
+        stop=one.stop_reason if isinstance(one.stop_reason, str) else None,
+        seed=f"{result.batch_id}:{one.sample}",
+        prompt=result.prompt_ids,
+    )

@@ -15,7 +15,7 @@ def usage_of(results: Sequence[GroupResult]) -> dict[str, Any]:
     """
     prompt = sum(result.prompt.shape[0] for result in results)
     sampled = sum(sum(result.lengths.tolist()) for result in results)
-    told: list[int | None] = [getattr(result, "cached_tokens", None) for result in results]
+    told = [result.cached_tokens for result in results]
     known = [tokens for tokens in told if tokens is not None]
     cached = {"cached_tokens": sum(known)} if len(known) == len(told) else None
     return {

@@ -1,0 +1,101 @@
+"""Turns of a session go on from the tokens that were sampled, and the trainer gets them back as one sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from rollstream import AsyncClient
+from rollstream.producer.gateway.chat import ChatFormat
+from rollstream.schemas import Job, Turn, decode
+from tests.support.faults import Queue
+from tests.support.gateway.served import USER, Gateway, results_of
+
+SESSION = {"x-rollstream-session": "game-7"}
+MORE = {"role": "user", "content": "and two more"}
+
+
+def after(answer: httpx.Response, *messages: dict[str, Any], before: list[Any] = USER) -> list[Any]:
+    """The conversation with this reply, and what comes next."""
+    return [*before, answer.json()["choices"][0]["message"], *messages]
+
+
+async def test_turns_go_on_from_the_sampled_tokens_and_are_one_trajectory(
+    gateway: Gateway, trainer: AsyncClient
+) -> None:
+    first = await gateway.chat(headers=SESSION, seed=1)
+    two = after(first, MORE)
+    second = await gateway.chat(headers=SESSION, seed=2, messages=two, stream=True, return_token_ids=True)
+    assert second.text.endswith("data: [DONE]\n\n")
+    trajectory = await trainer.session("game-7").trajectory()
+    (one,) = await results_of(trainer, first.json()["id"])
+
+    sampled = one.completions[0].token_ids
+    ids = trajectory.input_ids.tolist()
+    assert ids[: len(one.prompt_ids) + len(sampled)] == [*one.prompt_ids, *sampled]
+    assert len(trajectory.turns) == 2
+    assert [turn.request_id for turn in await trainer.session("game-7").turns()]
+
+
+async def test_a_conversation_that_was_changed_begins_again_in_the_same_session(
+    gateway: Gateway, trainer: AsyncClient
+) -> None:
+    first = await gateway.chat(headers=SESSION)
+    changed = [*USER, {"role": "assistant", "content": "no model said this"}, MORE]
+    branch = await gateway.chat(headers=SESSION, messages=changed)
+    other = await gateway.chat(headers={"x-rollstream-session": "game-8"}, messages=after(first, MORE))
+    turns = await trainer.session("game-7").turns()
+
+    assert (branch.status_code, other.status_code) == (200, 200)
+    assert [turn.parent for turn in turns] == [None, None]
+    assert len(await trainer.session("game-7").trajectories()) == 2
+
+
+async def test_a_repeated_turn_is_the_same_one_though_the_session_has_gone_on(
+    gateway: Gateway, trainer: AsyncClient
+) -> None:
+    first = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-1"})
+    two = after(first, MORE)
+    second = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-2"}, messages=two)
+    third = await gateway.chat(headers=SESSION, messages=after(second, MORE, before=two))
+    again = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-2"}, messages=two)
+    other = await gateway.chat(headers={**SESSION, "idempotency-key": "turn-2"}, messages=[MORE])
+
+    assert third.status_code == 200
+    assert again.json() == second.json()
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "request_id_conflict")
+    assert len(await trainer.session("game-7").turns()) == 3
+
+
+async def test_each_of_several_samples_may_be_gone_on_from(gateway: Gateway, trainer: AsyncClient) -> None:
+    first = await gateway.chat(headers=SESSION, n=3, seed=4)
+    chosen = first.json()["choices"][2]["message"]
+    await gateway.chat(headers=SESSION, messages=[*USER, chosen, MORE])
+    turns = await trainer.session("game-7").turns()
+
+    assert turns[1].parent == turns[0].completion(2)
+
+
+async def test_only_new_ids_are_queued(gateway: Gateway, queue: Queue, chat_tokenizer: Any) -> None:
+    first = await gateway.chat(headers=SESSION, max_tokens=50, ignore_eos=True)
+    await gateway.chat(headers=SESSION, messages=after(first, MORE))
+    jobs = [decode(entry[b"payload"], Job) for _, entry in queue.entries()]
+    new = ChatFormat.of(chat_tokenizer).following(after(first), [MORE], ended=False)
+
+    assert jobs[1].prompts[0].tolist() == new
+    assert jobs[1].continue_of == (Turn(batch_id=jobs[0].batch_id, group=0, sample=0),)
+
+
+@pytest.mark.keys_by_hand
+async def test_a_turn_whose_result_is_gone_is_not_gone_on_from(
+    gateway: Gateway, trainer: AsyncClient, queue: Queue
+) -> None:
+    first = await gateway.chat(headers=SESSION)
+    batch_id = first.json()["id"].removeprefix("chatcmpl-")
+    queue.redis.delete(queue.keys.results(batch_id), queue.keys.ledger(batch_id))
+    second = await gateway.chat(headers=SESSION, messages=after(first, MORE))
+
+    assert second.status_code == 200
+    assert [turn.parent for turn in await trainer.session("game-7").turns()] == [None, None]

@@ -62,7 +62,7 @@ class ChatFormat:
         """Whether sampled ids end as a turn does: by length, a stop string or a stop id of one's own they do not."""
         return bool(ids) and ids[-1] in self._habits.end_ids
 
-    def whole(self, messages: Sequence[Message], tools: Sequence[Tool] = (), **options: Any) -> list[int]:
+    def whole(self, messages: Sequence[Message], tools: Sequence[Tool] = (), /, **options: Any) -> list[int]:
         """The conversation's ids up to where the next reply begins, as transformers' `apply_chat_template` makes them.
 
         `options` are variables of the template, such as `enable_thinking`. Raises `ChatRequestError`.
@@ -76,6 +76,7 @@ class ChatFormat:
         history: Sequence[Message],
         new_messages: Sequence[Message],
         tools: Sequence[Tool] = (),
+        /,
         *,
         ended: bool,
         **options: Any,
@@ -120,7 +121,7 @@ class ChatFormat:
             seed=seed,
         )
 
-    def forced_call(self, choice: object, tools: Sequence[Tool], **options: Any) -> Guided | None:
+    def forced_call(self, choice: object, tools: Sequence[Tool], /, **options: Any) -> Guided | None:
         """The guide under a `tool_choice` that wants a call; None where it wants none. Raises `ChatRequestError`."""
         asked: list[Message] = [{"role": "user", "content": "q"}]
         begun = self.thinks and opens_thought(self._template.text(asked, (), options, prompt=True))
@@ -131,7 +132,7 @@ class ChatFormat:
         return GrowingReply(
             text_of=self._habits.text,
             plain=self._habits.plain,
-            special=self.tokenizer.all_special_tokens,
+            special=self._habits.special,
             end_ids=self._habits.end_ids,
             parser=self.parser if tools else None,
             thinks=self.thinks,

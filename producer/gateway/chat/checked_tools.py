@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import ChatRequestError
-from .json_values import mapping_at, sequence_at, text_at
+from .json_values import mapping_at, rendered_at, sequence_at, text_at
 from .message_types import Tool
 
 CALL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -53,5 +53,5 @@ def _told(name: str, function: Mapping[str, Any], place: str) -> dict[str, Any]:
         )
     given = function.get("parameters")
     empty: dict[str, Any] = {"type": "object", "properties": {}}
-    told["parameters"] = dict(mapping_at(given, f"{place}.function.parameters")) if given else empty
+    told["parameters"] = dict(rendered_at(given, f"{place}.function.parameters")) if given else empty
     return told

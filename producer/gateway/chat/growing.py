@@ -43,7 +43,9 @@ class GrowingReply:
         self._end_ids = end_ids
         self._marks = parser.marks if parser else ()
         self._leading = parser is not None and parser.leading
-        self._waited_for = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *special)
+        marks = (*self._marks, *((OPEN, CLOSE) if thinks else ()), *special)
+        self._begins = {mark[:length] for mark in marks for length in range(1, len(mark))}
+        self._longest = max(map(len, self._begins), default=0)
         self._ids: list[int] = []
         self._decoded = self._known = 0
         self._kept: list[int] = []
@@ -129,24 +131,19 @@ class GrowingReply:
 
     def _sure(self, part: str, spaces: str) -> Delta | None:
         """Give all but what may become a mark, and spaces that the whole reply may lose at its end."""
-        sure = self._text[: len(self._text) - _waiting(self._text, self._waited_for)]
+        sure = self._text[: len(self._text) - self._waiting()]
         sure = sure.rstrip(spaces) if spaces else sure
         if not sure:
             return None
         self._text = self._text[len(sure) :]
         return self._given(part, sure)
 
+    def _waiting(self) -> int:
+        """How many characters at the end of the text may be the beginning of a mark."""
+        longest = min(self._longest, len(self._text))
+        return next((length for length in range(longest, 0, -1) if self._text[-length:] in self._begins), 0)
+
     def _given(self, part: str, text: str) -> Delta:
         plain = self._plain(text)
         self._sent[part] += plain
         return Delta(content=plain) if part == "content" else Delta(reasoning=plain)
-
-
-def _waiting(text: str, marks: Iterable[str]) -> int:
-    """How many characters at the end of a text may be the beginning of a mark."""
-    return max((_overlap(text, mark) for mark in marks), default=0)
-
-
-def _overlap(text: str, mark: str) -> int:
-    longest = min(len(text), len(mark) - 1)
-    return next((length for length in range(longest, 0, -1) if text.endswith(mark[:length])), 0)

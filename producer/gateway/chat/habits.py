@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from .errors import ChatRequestError
@@ -25,7 +27,8 @@ _TOOL: Tool = {
 class Habits:
     """`ends` are the texts that end a turn, `end_ids` their ids, `stop_ids` those at which a reply is over: some models
     end a part of it as they end a turn, and a whole reply in another way. `call_style` is how a call is given to the
-    template (None: it has no place for calls), `roles` which roles it renders, `tools` whether it renders tools.
+    template (None: it has no place for calls), `roles` which roles it renders, `tools` whether it renders tools,
+    `special` the tokens that nobody is shown.
     """
 
     tokenizer: Any
@@ -35,6 +38,7 @@ class Habits:
     call_style: tuple[type, str | None] | None
     roles: frozenset[str]
     tools: bool
+    special: tuple[str, ...]
 
     @classmethod
     def of(cls, template: ChatTemplate, tokenizer: Any, eos_ids: Iterable[int]) -> Habits:
@@ -51,6 +55,7 @@ class Habits:
             call_style=style,
             roles=_roles(template, style),
             tools=MARK in (_tried(template, [_USER], [_TOOL]) or ""),
+            special=tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special),
         )
 
     def check(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
@@ -84,9 +89,12 @@ class Habits:
 
     def plain(self, text: str) -> str:
         """Text without special tokens, as a client sees it."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, "")
-        return text
+        return self._hidden.sub("", text)
+
+    @cached_property
+    def _hidden(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def _role(self, role: str) -> str:
         return "system" if role == "developer" and "developer" not in self.roles else role

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import ChatRequestError
@@ -18,6 +18,14 @@ def mapping_at(value: object, place: str) -> Mapping[str, Any]:
         raise ChatRequestError(place, "invalid_type", "must be an object")
     if too_deep(value):
         raise ChatRequestError(place, "invalid_type", f"is nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def rendered_at(value: object, place: str) -> Mapping[str, Any]:
+    """The same for an object that a template writes out: UTF-8 can spell all texts in it."""
+    value = mapping_at(value, place)
+    for text in _texts_in(value):
+        text_at(text, place)
     return value
 
 
@@ -47,7 +55,7 @@ def json_object(value: object, place: str) -> Mapping[str, Any]:
         value = read_json(text_at(value, place))
     if not isinstance(value, dict):
         raise ChatRequestError(place, "invalid_json", "must be text that spells an object of JSON")
-    return mapping_at(value, place)
+    return rendered_at(value, place)
 
 
 def read_json(text: str) -> object:
@@ -64,6 +72,15 @@ def too_deep(value: object, left: int = _DEEPEST) -> bool:
         inner = value.values() if isinstance(value, dict) else value
         return left == 0 or any(too_deep(one, left - 1) for one in inner)
     return False
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Its texts, and those of its objects' names."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts_in(one)
 
 
 def _no_constant(name: str) -> None:

@@ -3,53 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import PromptsError
-from ..images.given import Images, files_of
+from ..images.given import files_of
 from .shared import Tokenizer, chat_ids
 
-MAKERS = "give workers and trainer the same processor, with the same limits of an image's pixels"
+_REMEDY = "give workers and trainer the same processor, with the same limits of an image's pixels"
+_PART = {"type", "image", "bytes", "path"}
+"""What the part of a message that is an image may say; a dataset that decodes none has the last two."""
 
 
-def prompt_of(processor: Tokenizer, messages: Sequence[Any], row: int, **template: Any) -> tuple[list[int], list[Any]]:
-    """A conversation as ids, with one placeholder for each image, and its images in order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A prompt that was rendered by the trainer's chat template."""
+
+    ids: list[int]
+    """With one placeholder for each image."""
+    text: str = ""
+    """Only of a prompt with images."""
+    images: list[Any] = field(default_factory=list)
+    """In the order of their placeholders."""
+
+
+def rendered(
+    processor: Tokenizer, messages: Sequence[Any], row: int, images: Sequence[Any] | None = None, **template: Any
+) -> Conversation:
+    """A conversation as ids and images: those in its messages, or `images` in their places.
 
     `processor`: of images and texts, where there are images; else a tokenizer will do. Raises `PromptsError` for
     content that is neither text nor image.
     """
-    images = [_image(part, row) for message in messages for part in _parts(message) if part.get("type") != "text"]
-    if not images:
-        return chat_ids(processor, messages, row, **template), []
+    parts = [part for message in messages for part in _parts(message) if part.get("type") != "text"]
+    if not parts:
+        return Conversation(ids=chat_ids(processor, messages, row, **template))
+    found = [_image(part, row) for part in parts] if images is None else list(images)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
-        raise PromptsError("prompts", "has an image, and the trainer a tokenizer only: give the model's processor", row)
+        raise PromptsError("prompts", "has an image: give the model's processor, a tokenizer alone is not enough", row)
     text = processor.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **template)
-    return list(tokenizer(text, add_special_tokens=not _begins(text, tokenizer))["input_ids"]), images
+    ids = tokenizer(text, add_special_tokens=not _has_bos(text, tokenizer))["input_ids"]
+    return Conversation(ids=list(ids), text=text, images=found)
 
 
-def expanded_by(processor: Any, messages: Sequence[Any], **template: Any) -> Mapping[str, Any]:
-    """What the trainer's own processor makes of a conversation: `input_ids` (1, P), and what its model needs beside."""
-    given: Mapping[str, Any] = processor.apply_chat_template(
-        [list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **template
+def processed(processor: Any, prompt: Conversation) -> dict[str, Any]:
+    """What the trainer's own processor makes of a prompt with images: `input_ids` (1, P) and what its model needs."""
+    special = not _has_bos(prompt.text, processor.tokenizer)
+    return dict(
+        processor(
+            text=[prompt.text], images=prompt.images, return_tensors="pt", text_kwargs={"add_special_tokens": special}
+        )
     )
-    return given
 
 
 def check_same(what: str, row: int, trained: Sequence[int], sampled: Sequence[int]) -> None:
     """Raises `PromptsError` unless the trainer has the ids of a prompt that the workers sampled from."""
     if list(trained) != list(sampled):
-        problem = f"the trainer has {len(trained)} ids with its images expanded, the workers have {len(sampled)}"
-        raise PromptsError(what, f"{problem}, or other ones: {MAKERS}", row)
+        problem = f"with its images expanded the trainer has {len(trained)} ids, and the workers have {len(sampled)}"
+        raise PromptsError(what, f"{problem} or other ones: {_REMEDY}", row)
 
 
-def as_files(images: Sequence[Sequence[Any]]) -> list[list[bytes]]:
-    """Each image as its file, so that prompts with the same images are known to be the same.
-
-    Raises `ImagesError`.
-    """
-    given: Images = images
-    return files_of(given, len(images))
+def as_files(prompts: Sequence[Conversation]) -> list[list[bytes]]:
+    """Each image as its file, so that prompts with the same images are known to be the same. Raises `ImagesError`."""
+    return files_of([prompt.images for prompt in prompts], len(prompts))
 
 
 def _parts(message: Any) -> list[Any]:
@@ -57,19 +75,20 @@ def _parts(message: Any) -> list[Any]:
 
 
 def _image(part: Mapping[str, Any], row: int) -> Any:
-    if part.get("type") != "image":
-        raise PromptsError(
-            "prompts", f"has content of type {part.get('type')!r}: only text and images are sampled", row
-        )
-    image = part.get("image")
-    if isinstance(image, Mapping):  # as a dataset has it that decodes none
-        image = image.get("bytes")
+    kind = part.get("type")
+    if kind != "image":
+        raise PromptsError("prompts", f"has content that is no text and no image: {kind!r}", row)
+    if others := sorted(set(part) - _PART):
+        raise PromptsError("prompts", f"has an image with {others[0]!r}: scale it before, and leave that out", row)
+    image = part.get("image", part)
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
     if image is None:
         raise PromptsError("prompts", "has an image without its content: give it under 'image'", row)
-    return image
+    return Path(image) if isinstance(image, str) and "://" not in image[:16] else image
 
 
-def _begins(text: str, tokenizer: Any) -> bool:
-    """Whether the template itself wrote the token that a tokenizer puts in front."""
+def _has_bos(text: str, tokenizer: Any) -> bool:
+    """Whether the template itself wrote what a tokenizer would put in front."""
     begin = getattr(tokenizer, "bos_token", None)
     return begin is not None and text.startswith(begin)

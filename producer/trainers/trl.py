@@ -13,7 +13,7 @@ from rollstream.schemas import ConfigError, GenerationConfig
 from ..blocking_client import Client
 from ..calls.arguments import check_config
 from ..calls.options import spelled_out
-from .images import as_files, check_same, expanded_by, prompt_of
+from .images import Conversation, as_files, check_same, processed, rendered
 from .shared import (
     SAMPLING_DEFAULTS,
     DropIn,
@@ -77,18 +77,18 @@ class RolloutFunction(DropIn):
         if config.thinking_budget is not None:
             problem = "TRL would train on the ends of thinking that it forces: sample with the client itself"
             raise ConfigError("thinking_budget", problem, config.thinking_budget)
-        given = _tokenised(prompts, trainer)
-        n = repeats(given, config)
+        told = _told(prompts, trainer)
+        files = as_files(told)
+        n = repeats([(one.ids, images) for one, images in zip(told, files, strict=True)], config)
         config = GenerationConfig(**config.model_dump() | {"num_return_sequences": n})
-        asked = given[::n]
-        images = [files for _, files in asked] if any(files for _, files in asked) else None
+        images = files[::n] if any(files) else None
         rollouts = complete(
-            self._client.generate([ids for ids, _ in asked], None, config, images=images, **self._options())
+            self._client.generate([one.ids for one in told[::n]], None, config, images=images, **self._options())
         )
         sampled_from = rollouts.prompts
-        for row in range(0, len(prompts) if images else 0, n):
-            if given[row][1]:
-                own = expanded_by(trainer.processing_class, prompts[row], **_template(trainer))["input_ids"][0]
+        for row in range(0, len(prompts), n):
+            if told[row].images:
+                own = processed(trainer.processing_class, told[row])["input_ids"][0]
                 check_same("prompts", row, own.tolist(), sampled_from[row])
         return {
             "prompt_ids": sampled_from,
@@ -130,16 +130,9 @@ def _check_one_turn(trainer: Any) -> None:
             raise ConfigError(name, "the trainer samples the turns after a tool's answer itself: train without it")
 
 
-def _tokenised(prompts: list[Any], trainer: Any) -> list[tuple[list[int], list[bytes]]]:
-    """The ids of each prompt, and the files of its images."""
+def _told(prompts: list[Any], trainer: Any) -> list[Conversation]:
     tokenizer = trainer.processing_class
     if all(isinstance(prompt, str) for prompt in prompts):
-        return [(list(ids), []) for ids in tokenizer(text=prompts)["input_ids"]]
-    found = [prompt_of(tokenizer, prompt, row, **_template(trainer)) for row, prompt in enumerate(prompts)]
-    files = as_files([images for _, images in found])
-    return [(ids, of_prompt) for (ids, _), of_prompt in zip(found, files, strict=True)]
-
-
-def _template(trainer: Any) -> dict[str, Any]:
-    """Arguments of the trainer's chat template."""
-    return {"chat_template": trainer.chat_template, **trainer.chat_template_kwargs}
+        return [Conversation(ids=list(ids)) for ids in tokenizer(text=prompts)["input_ids"]]
+    template = {"chat_template": trainer.chat_template, **trainer.chat_template_kwargs}
+    return [rendered(tokenizer, prompt, row, **template) for row, prompt in enumerate(prompts)]

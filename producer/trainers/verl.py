@@ -1,4 +1,4 @@
-"""verl's rollouts of one turn of text, answered by Rollstream's workers. Imports nothing of verl, Ray or tensordict.
+"""verl's rollouts of one turn, answered by Rollstream's workers. Imports nothing of verl, Ray or tensordict.
 
 Written against `AgentLoopManager.generate_sequences`, `AgentLoopWorker._postprocess` and `SingleTurnAgentLoop` in
 verl/experimental/agent_loop/, and their caller in verl/trainer/ppo/ray_trainer.py, as of August 2026 (1dda039).
@@ -7,7 +7,7 @@ verl/experimental/agent_loop/, and their caller in verl/trainer/ppo/ray_trainer.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,17 +20,18 @@ from ..blocking_client import Client
 from ..calls.options import spelled_out
 from ..errors import PromptsError
 from ..rollouts.rollout_batch import RolloutBatch
+from .images import Conversation, as_files, rendered
 from .shared import (
     SAMPLING_DEFAULTS,
     DataProtoLike,
     DropIn,
     SamplingOptions,
     Tokenizer,
-    chat_ids,
     check_client,
     complete,
     repeats,
 )
+from .verl_images import image_ids_of, model_inputs, position_ids
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,11 @@ class VerlRollouts:
     batch: dict[str, torch.Tensor]
     """See `rollouts.roll_and_verl_layouts.verl`: P is the rollout config's `prompt_length`, L its `response_length`."""
     non_tensor_batch: dict[str, NDArray[Any]]
-    """The given arrays, and what verl's agent loop adds to each row of text:
+    """The given arrays, and what verl's agent loop adds to each row:
 
-    `__num_turns__` (int32, 2); and objects: `multi_modal_inputs`, `turn_scores` and `tool_rewards` (empty), `extras`
-    (None), `min_global_steps` and `max_global_steps` (the policy versions of its first and its last token)."""
+    `__num_turns__` (int32, 2); and objects: `multi_modal_inputs` (what the model needs beside the ids; empty for text),
+    `turn_scores` and `tool_rewards` (empty), `extras` (None), `min_global_steps` and `max_global_steps` (the
+    policy versions of its first and its last token)."""
     meta_info: dict[str, Any]
     """`timing`, which verl's trainer logs: the seconds that the call took."""
 
@@ -55,7 +57,9 @@ class VerlRollout(DropIn):
     """Replaces an `AgentLoopManager` of which only `generate_sequences` is called.
 
     `rollout_config` is verl's `actor_rollout_ref.rollout`; `chat_template` holds further arguments of
-    `tokenizer.apply_chat_template`.
+    `tokenizer.apply_chat_template`. `processor`: the model's, for prompts with images, as verl's worker has it (with
+    `get_rope_index`, if the model's positions have several dimensions). `images_of` gives the images of a conversation,
+    scaled if need be; None: they are taken out of its messages as they are.
     """
 
     @spelled_out(SamplingOptions, SAMPLING_DEFAULTS)
@@ -66,6 +70,8 @@ class VerlRollout(DropIn):
         rollout_config: Any,
         tokenizer: Tokenizer,
         chat_template: Mapping[str, Any] | None = None,
+        processor: Any = None,
+        images_of: Callable[[Sequence[Any]], Sequence[Any] | None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> None:
         check_client(client, Client)
@@ -77,37 +83,50 @@ class VerlRollout(DropIn):
         self._tokenizer = tokenizer
         self._pad_token_id = tokenizer.pad_token_id
         self._chat_template = dict(chat_template or {})
+        self._processor = processor
+        self._images_of = images_of
 
     def generate_sequences(self, prompts: DataProtoLike) -> VerlRollouts:
         """One response for each row of `prompts`; verl has already repeated each prompt `rollout.n` times.
 
-        Reads `non_tensor_batch["raw_prompt"]`, conversations of text, and `meta_info["validate"]`. Raises
-        `PromptsError` for prompts that are longer than `prompt_length` or not text, `ConfigError` for what only verl's
-        own agent loops do, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
+        Reads `non_tensor_batch["raw_prompt"]`, conversations of text and images, and `meta_info["validate"]`. Raises
+        `PromptsError` for prompts that are longer than `prompt_length` or have other content, and where the workers
+        expand an image otherwise than `processor`; `ImagesError`, `ConfigError` for what only verl's own agent loops
+        do, `RolloutFailedError` when a group failed, and what `Client.generate` raises.
         """
         started = time.monotonic()
         given = prompts.non_tensor_batch
         _check_single_turn(given)
         config = config_of(self._rollout_config, validate=prompts.meta_info.get("validate", False))
         width = self._rollout_config.prompt_length
-        ids = [
-            _fitting(row, chat_ids(self._tokenizer, messages, row, **self._chat_template), width)
-            for row, messages in enumerate(given["raw_prompt"])
-        ]
-        n = repeats(ids, config)
+        told = [self._rendered(row, messages) for row, messages in enumerate(given["raw_prompt"])]
+        ids, files = [_fitting(row, one.ids, width) for row, one in enumerate(told)], as_files(told)
+        n = repeats(list(zip(ids, files, strict=True)), config)
         rollouts = complete(
             self._client.generate(
                 *_left_padded(ids[::n], width, self._pad_token_id),
                 GenerationConfig(**config.model_dump() | {"num_return_sequences": n}),
+                images=files[::n] if any(files) else None,
                 pad_token_id=self._pad_token_id,
                 pad_to_max_new_tokens=True,
                 **self._options(),
             )
         )
+        if rollouts.prompt_len > width:
+            row = int(rollouts.prompt_lengths.argmax())
+            _fitting(row, rollouts.prompts[row], width)
+        batch, fields = rollouts.verl(), _row_fields(rollouts)
+        if self._processor is not None:
+            inputs = model_inputs(self._processor, told, rollouts.prompts)
+            batch["position_ids"] = position_ids(self._processor, batch, inputs, image_ids_of(self._processor))
+            fields["multi_modal_inputs"] = _objects(inputs)
         timing = {"rollstream/generate_sequences": time.monotonic() - started}
-        return VerlRollouts(
-            batch=rollouts.verl(), non_tensor_batch={**given, **_row_fields(rollouts)}, meta_info={"timing": timing}
-        )
+        return VerlRollouts(batch=batch, non_tensor_batch={**given, **fields}, meta_info={"timing": timing})
+
+    def _rendered(self, row: int, messages: Sequence[Any]) -> Conversation:
+        images = None if self._images_of is None else self._images_of(messages)
+        by = self._tokenizer if self._processor is None else self._processor
+        return rendered(by, messages, row, images, **self._chat_template)
 
 
 def config_of(rollout_config: Any, *, validate: bool) -> GenerationConfig:
@@ -126,7 +145,9 @@ def _check_single_turn(given: Mapping[str, Any]) -> None:
     if "raw_prompt" not in given:
         raise PromptsError("raw_prompt", "is missing: verl's dataset puts the conversations there")
     if media := [name for name in ("multi_modal_data", "multi_modal_inputs") if name in given]:
-        raise PromptsError(media[0], "only text can be sampled: give prompts without it")
+        raise PromptsError(
+            media[0], "is not read: images stand in the messages of raw_prompt, as verl's dataset has them"
+        )
     loops = {str(name) for name in given.get("agent_name", ())} - {"single_turn_agent"}
     if loops:
         raise ConfigError("agent_name", f"{min(loops)!r} is not run here, only 'single_turn_agent' is")

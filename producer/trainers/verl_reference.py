@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rollstream.schemas import ConfigError
 
+from ..errors import PromptsError
 from .scoring import ScoringDropIn, complete_scores
 from .shared import DataProtoLike
 
@@ -25,8 +26,11 @@ class VerlReference(ScoringDropIn):
 
         Reads `input_ids`, `attention_mask` and `responses` of `data.batch`, as verl's agent loop makes them. Raises
         `ConfigError` for `meta_info["temperature"]` other than 1, which the scores do not have, `PromptsError` for a
-        row without a response, `RolloutFailedError` when a row failed, and what `Client.score` raises.
+        row without a response or with images, `RolloutFailedError` when a row failed, and what `Client.score` raises.
         """
+        if any(data.non_tensor_batch.get("multi_modal_inputs", ())):
+            problem = "rows with images have no files here: score the rollouts with a client of that policy"
+            raise PromptsError("multi_modal_inputs", problem)
         temperature = data.meta_info.get("temperature", 1.0)
         if temperature != 1:
             raise ConfigError("temperature", "scores are the model's own, at temperature 1", temperature)

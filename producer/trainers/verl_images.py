@@ -1,0 +1,82 @@
+"""What verl's agent loop adds to rows with images: its model's inputs, and positions in more than one dimension.
+
+Written against `AgentLoopWorker._compute_multi_modal_inputs` and `_compute_position_ids` of verl 0.9.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .images import Conversation, check_same, processed
+
+if TYPE_CHECKING:
+    import torch
+
+_TYPES = "mm_token_type_ids"
+"""From transformers 5.3 on; only positions are counted by it."""
+
+
+def model_inputs(
+    processor: Any, prompts: Sequence[Conversation], sampled: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """What the model needs beside the ids of each prompt; empty for text. `sampled`: what the workers saw of each.
+
+    Raises `PromptsError` where the trainer's processor expands an image otherwise than the workers did.
+    """
+    return [
+        _inputs(processor, row, prompt, ids) if prompt.images else {}
+        for row, (prompt, ids) in enumerate(zip(prompts, sampled, strict=True))
+    ]
+
+
+def _inputs(processor: Any, row: int, prompt: Conversation, sampled: Sequence[int]) -> dict[str, Any]:
+    import torch  # noqa: PLC0415 - `import rollstream` imports no torch
+
+    inputs = processed(processor, prompt)
+    check_same("raw_prompt", row, inputs.pop("input_ids")[0].tolist(), sampled)
+    inputs.pop("attention_mask", None)
+    grid = inputs.get("image_grid_thw")
+    if grid is not None:
+        inputs["images_seqlens"] = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0])
+    return inputs
+
+
+def position_ids(
+    processor: Any, batch: Mapping[str, torch.Tensor], inputs: Sequence[dict[str, Any]], image_ids: Sequence[int]
+) -> torch.Tensor:
+    """(R, S), or (R, 4, S) where the model has positions of text, time, height and width; takes their help off
+    `inputs`."""
+    import torch  # noqa: PLC0415 - as above
+
+    helps = [row.pop(_TYPES, None) is not None for row in inputs]
+    if not hasattr(processor, "get_rope_index"):
+        return batch["position_ids"]
+    rows = zip(batch["input_ids"][:, None], batch["attention_mask"][:, None], inputs, helps, strict=True)
+    return torch.cat([_of_row(processor, *row, image_ids) for row in rows])
+
+
+def image_ids_of(processor: Any) -> list[int]:
+    """The ids of the processor's placeholders; none where it does not tell."""
+    told = getattr(processor, "image_token_id", None)
+    return [told] if isinstance(told, int) else []
+
+
+def _of_row(
+    processor: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    inputs: Mapping[str, Any],
+    helped: bool,
+    image_ids: Sequence[int],
+) -> torch.Tensor:
+    import torch  # noqa: PLC0415 - as above
+
+    more = {_TYPES: torch.isin(ids, torch.tensor(image_ids)).to(ids.dtype)} if helped else {}
+    seen, _ = processor.get_rope_index(
+        input_ids=ids, attention_mask=mask, image_grid_thw=inputs.get("image_grid_thw"), video_grid_thw=None, **more
+    )
+    there = mask[0].bool()
+    text = torch.ones_like(ids)
+    text[0, there] = torch.arange(int(there.sum()))
+    return torch.cat((text[:, None], seen.transpose(0, 1)), dim=1)

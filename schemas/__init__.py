@@ -25,6 +25,7 @@ from .wire.parts import Part
 from .wire.policies import Activate, Activation, AdapterManifest, PolicyVersion
 from .wire.proofs.golden import Golden, GoldenBatch
 from .wire.proofs.probe import Probe, Tolerance
+from .wire.routing import RoutedExperts
 from .wire.scores import GroupScores, ScoreDescription, ScoreJob
 from .wire.sessions import SessionTurn
 from .wire.tensors import Tensor
@@ -61,6 +62,7 @@ __all__ = [
     "Probe",
     "Repetition",
     "RollstreamError",
+    "RoutedExperts",
     "SchemaError",
     "ScoreDescription",
     "ScoreJob",

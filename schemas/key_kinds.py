@@ -24,6 +24,7 @@ class KeyKind(StrEnum):
     RESULTS = "rs:{POLICY:PARTITION}:results:*"
     PARTS = "rs:{POLICY:PARTITION}:parts:*"
     PART_BYTES = "rs:{POLICY:PARTITION}:parts"
+    ROUTING = "rs:{POLICY:PARTITION}:routing:*"
     CONTROL = "rs:{POLICY}:control"
     VERSIONS = "rs:{POLICY}:versions"
     ACTIVATIONS = "rs:{POLICY}:activations"

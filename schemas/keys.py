@@ -103,6 +103,10 @@ class Keys:
         """Hash with a TTL: bytes of the parts of each batch, and of all together, see `schemas.part_fields`."""
         return f"{self._tag(partition)}:parts"
 
+    def routing(self, batch_id: str) -> str:
+        """Hash with a TTL: the experts that the tokens of a batch's answers went to, see `schemas.wire.routing`."""
+        return f"{self._tag(self.partition(batch_id))}:routing:{check_name('batch_id', batch_id)}"
+
     def batches(self, partition: int) -> str:
         """Sorted set of all batches that have a ledger, by the Unix seconds of their submit."""
         return f"{self._tag(partition)}:batches"

@@ -11,6 +11,10 @@ PARTS_TTL_S = 86_400
 SHARES_TTL_S = 7 * 86_400
 """How long they stay after a job has handed in its samples of a split group, of which others sample the rest."""
 
+ROUTING_TTL_S = 7 * 86_400
+"""How long the routing of a batch's answers stays after the last of it was written, while the batch is not sealed; from
+then on it stays as long as the results."""
+
 RUN_RETENTION_S = 14 * 86_400
 """How long a trainer's run stays after its trainer's last write, and the results of its unconsumed batches after their
 last answer, unless the trainer chooses another time."""

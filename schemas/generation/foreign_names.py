@@ -27,6 +27,9 @@ _SAME = {
     "logit_bias": ("logits_bias",),
     "allowed_token_ids": ("allowed_tokens", "allowed_ids"),
     "temperature": ("temp",),
+    "routed_experts": (
+        "return_routed_experts", "enable_return_routed_experts", "enable_rollout_routing_replay", "router_replay",
+    ),
     "logprobs": (
         "calculate_log_probs", "return_logprob", "return_logprobs", "return_log_probs", "output_logprobs", "log_probs",
     ),

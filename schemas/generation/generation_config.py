@@ -22,6 +22,7 @@ from ..errors import ConfigError, shown
 from ..plain_values import SCALARS, plain
 from .config_problem import config_problem
 from .generation_parts import Guided, Repetition
+from .option_types import Bias, Finite, Penalty, Texts, TokenId, TokenIds, as_bias
 
 MAX_TOKENS_PER_GROUP = 2**22
 """The most tokens of a group, n * max_new_tokens; `wire.result_size` limits the bytes."""
@@ -31,31 +32,10 @@ MAX_SEED = 2**63 - 2**20
 
 LogprobsFlavour = Literal["processed", "raw"]
 
-
-def _as_tuple(value: object) -> object:
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(value, int | str) and not isinstance(value, bool) else value
-
-
-def _as_bias(value: object) -> object:
-    """Pairs as a mapping: messages carry pairs, because msgpack maps with integer keys are refused."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        return {pair[0]: pair[1] for pair in value}
-    return value
-
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Penalty = Annotated[Finite, Field(ge=-2, le=2)]
-Bias = Annotated[Finite, Field(ge=-100, le=100)]
-TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple), Field(max_length=4096)]
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(max_length=64)]
-
-OFFERED = "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition"
+OFFERED = (
+    "top_logprobs", "sampling_support", "label_token_ids", "guided", "thinking_budget", "stop_on_repetition",
+    "routed_experts",
+)  # fmt: skip
 """Options that an engine offers or not."""
 NEEDED = *OFFERED, "first_k"
 """Options that a worker or its engine may not know: a job that uses one names it in `requires`."""
@@ -70,6 +50,7 @@ _SAMPLING_ONLY = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "stop_strings", "bad_words", "logit_bias", "allowed_token_ids", "top_logprobs", "sampling_support",
     "label_token_ids", "guided", "thinking_budget", "stop_on_repetition", "first_k",
+    "routed_experts",
 )  # fmt: skip
 
 _NONE_IS_EMPTY = "stop_token_ids", "stop_strings", "bad_words", "logit_bias"
@@ -127,7 +108,7 @@ class GenerationConfig(BaseModel):
     as many and the first id differs. The same letters can still be sampled as other ids, or in another case: with `ee`
     banned, two `e`. A space at the beginning of a text is ignored."""
     logit_bias: Annotated[
-        dict[TokenId, Bias], BeforeValidator(_as_bias), PlainSerializer(lambda bias: tuple(bias.items()))
+        dict[TokenId, Bias], BeforeValidator(as_bias), PlainSerializer(lambda bias: tuple(bias.items()))
     ] = Field(default_factory=dict, max_length=1024)
     """Token id to a number in [-100, 100] that is added to its logit."""
     allowed_token_ids: TokenIds | None = Field(default=None, min_length=1)
@@ -165,6 +146,12 @@ class GenerationConfig(BaseModel):
 
     Its k rows are those that ended first, mostly shorter ones: `RolloutBatch.selection` says by how much. All n are the
     same as None. Not for beams."""
+
+    routed_experts: bool = False
+    """Whether each completion comes with the experts that every layer of a mixture chose, for each token.
+
+    They lie beside the result and are read on demand: `await handle.routed_experts(group)`. Needs a worker with
+    `--routed-experts` and a model and an engine that tell them. Not for beams."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - frozen
         """A config with other values, checked like any config; pydantic's own method would not check."""

@@ -14,6 +14,7 @@ from .completions import Completion, completions_of
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, Traceparent, VersionSpan
 from .images import Images, ImageSpans, check_spans
 from .messages import Message
+from .routing import RoutedExperts, check_rows
 from .tensors import Tensor, expect, expect_shape, expect_within
 from .turns import Turn, check_earlier_completions
 
@@ -147,6 +148,8 @@ class GroupResult(Message):
     that of `continued`."""
     cached_tokens: Index | None = None
     """How many ids of the prompt the engine had in its prefix cache; None: it does not say."""
+    routing: RoutedExperts | None = None
+    """Where the experts lie that each token went to; None unless `routed_experts` asked for them."""
 
     @property
     def prefix_length(self) -> int:
@@ -221,6 +224,12 @@ class GroupResult(Message):
     @model_validator(mode="after")
     def _earlier_turns_are_in_the_prompt(self) -> Self:
         check_earlier_completions(self.earlier_completions, self.prompt, self.continued)
+        return self
+
+    @model_validator(mode="after")
+    def _routing_is_of_its_tokens(self) -> Self:
+        if self.routing is not None:
+            check_rows(self.routing, len(self.prompt), self.lengths.tolist())
         return self
 
     def _check_forced(self, forced: Tensor) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ..generation.generation_config import MAX_CANDIDATES, MAX_SUPPORT_TIES, LogprobsFlavour
 from .fields import AdapterName, BatchId, Count, FinishReason, Index, Shown, VersionSpan
 from .messages import Job, Message
+from .routing import RoutedExperts
 from .tensors import Tensor, expect, expect_shape, expect_within
 
 ENDINGS: frozenset[FinishReason] = frozenset({"stop", "length", "repetition"})
@@ -81,6 +82,8 @@ class Part(Message):
     """int32 (L,)"""
     forced: Tensor | None = None
     """bit (L,), true where a token was forced, not sampled; None: nowhere."""
+    routing: RoutedExperts | None = None
+    """Where the experts lie that each token went to, of this one sample; only if it is finished."""
 
     def __len__(self) -> int:
         return self.token_ids.shape[0]
@@ -109,6 +112,8 @@ class Part(Message):
             raise ValueError("weights name each version of the spans once, and no other")
         if self.resumed_at > len(self):
             raise ValueError("resumed_at is beyond the part's length")
+        if self.routing is not None and not (self.is_finished and len(self.routing.rows) == 1):
+            raise ValueError("only a finished part has routing, of one sample")
         return self
 
     @model_validator(mode="after")

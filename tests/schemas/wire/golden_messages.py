@@ -18,6 +18,7 @@ from rollstream.schemas import (
     Origin,
     Part,
     Repetition,
+    RoutedExperts,
     ScoreDescription,
     SessionTurn,
     Tensor,
@@ -35,6 +36,9 @@ CAT = ImageRef(sha256="5a" * 32, nbytes=700, format="png", width=32, height=24)
 DOG = ImageRef(sha256="0b" * 32, nbytes=16_777_216, format="webp", width=8192, height=8192)
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+ROUTING = RoutedExperts(dtype="uint8", layers=4, k=2, experts=8, dense=(0,), rows=(4, 5), sha256=("0a" * 32, "5b" * 32))
 
 
 IN_FULL: dict[str, Message] = {name(message): message for message in MESSAGES}
@@ -60,6 +64,19 @@ TODAY: dict[str, Message] = {f"{name(message)}.defaults-left-out": message for m
         }
     ),
     "GroupResult.v1.cut-and-repetition": MESSAGES[2].model_copy(update={"finish_reasons": ("cut", "repetition")}),
+    "GroupResult.v1.routing": MESSAGES[2].model_copy(update={"routing": ROUTING}),
+    "Part.v1.routing": PART.model_copy(
+        update={
+            "finish_reason": "length",
+            "routing": RoutedExperts(dtype="uint16", layers=2, k=2, experts=300, rows=(4,), sha256=("3c" * 32,)),
+        }
+    ),
+    "Job.v1.routed-experts": MESSAGES[1].model_copy(
+        update={
+            "config": GenerationConfig(max_new_tokens=8, routed_experts=True),
+            "requires": ("routed_experts",),
+        }
+    ),
     "Job.v1.requires": MESSAGES[1].model_copy(update={"requires": ("images", "guided")}),
     "Job.v1.share": MESSAGES[1].model_copy(
         update={"requires": ("split",), "expected_tokens": int32(3, 40), "first_sample": 1, "samples": 1}

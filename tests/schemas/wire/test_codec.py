@@ -126,6 +126,11 @@ def packed(dtype: str, shape: list[int], data: bytes) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data": data}
 
 
+def routing(**changes: Any) -> dict[str, Any]:
+    fields = {"dtype": "uint8", "layers": 4, "k": 2, "experts": 8, "rows": [4, 6], "sha256": ["0a" * 32] * 2}
+    return {**fields, **changes}
+
+
 RESULT_CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"forced_mask": packed("bit", [2, 2], b"\0")}, "forced_mask: expected bit"),
     ({"forced_mask": packed("int32", [2, 3], b"\0" * 24)}, "forced_mask: expected bit"),
@@ -155,6 +160,13 @@ RESULT_CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"resumed_at": packed("int32", [3], b"\0" * 12)}, "resumed_at: expected int32"),
     ({"resumed_at": packed("int32", [2], b"\xff" * 8)}, "resumed_at: from -1 to -1"),
     ({"resumed_at": packed("int32", [2], b"\3\0\0\0" * 2)}, "resumed_at is beyond the completion's length"),
+    ({"routing": routing()}, "routing has .* rows where the completions have"),
+    ({"routing": routing(rows=[4])}, "rows and sha256 must have as many items"),
+    ({"routing": routing(dtype="uint16")}, "ids of 8 experts are no uint16"),
+    ({"routing": routing(k=9)}, "k=9 of 8 experts"),
+    ({"routing": routing(dense=[4])}, "dense names layers beyond 4"),
+    ({"routing": routing(rows=[4, 2**27])}, "a group has at most"),
+    ({"routing": routing(sha256=["0a", "0b"])}, "sha256"),
     ({"trace": "00-1-2-3"}, "traceparent"),
     ({"trace": b"\xff"}, "trace"),
 ]  # fmt: skip

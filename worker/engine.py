@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from rollstream.schemas.generation.generation_config import LogprobsFlavour
 from rollstream.schemas.wire.rounds import Backend, Sent
+from rollstream.schemas.wire.routing import RoutingShape
 
 from .requests import (
     Adapter,
@@ -28,6 +29,9 @@ from .weights.checkpoint_content import Content
 SwapMode = Literal["keep", "wait", "abort"]
 """What new weights do to requests in flight: `keep` goes on from where they are, with a KV cache computed again by the
 new weights; `wait` lets the requests finish first; `abort` starts them again from their prompt, with the same seed."""
+
+ROUTING_NOT_ASKED = "start the worker with --routed-experts"
+"""Why an engine that could does not tell which experts its tokens went to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,8 @@ class EngineInfo:
     """The most images of a prompt; 0: it takes none, and `missing` says under `images` why."""
     image_ids: frozenset[int] = frozenset()
     """Ids that stand for an image, before or after `expand`: a prompt without images has none of them."""
+    routing: RoutingShape | None = None
+    """What a token's row of `routed_experts` holds; None for an engine that gives none."""
 
 
 Score = Callable[[ScoreRequest], Awaitable[Scores]]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollstream.schemas import GenerationConfig
+from rollstream.schemas import GenerationConfig, RoutedExperts
 from rollstream.schemas.wire.fields import FinishReason, VersionSpan
 from rollstream.schemas.wire.images import ImageSpan
+from rollstream.schemas.wire.routing import RoutingArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,10 @@ class Completion:
     """(L,)"""
     forced: NDArray[np.bool_] | None = None
     """(L,), true where a token was put there and not sampled; None: nowhere."""
+    routed_experts: RoutingArray | None = None
+    """(P + L - 1, layers, k), of the prompt's P tokens too; None unless the config asked for it."""
+    routing: RoutedExperts | None = None
+    """Where that lies in Redis, if an earlier delivery handed this one completion in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

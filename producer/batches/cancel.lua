@@ -3,6 +3,7 @@
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
 -- KEYS[4] parts of the batch               KEYS[5] bytes of parts
+-- KEYS[6] routing of the batch: only if its answers have some
 -- ARGV[1] unix seconds     ARGV[2] seconds to keep    ARGV[3] payload of `sealed`    ARGV[4] tokens that a group asks for
 -- ARGV[5] batch            ARGV[6] first group      ARGV[7...] error answer of this group and of those after it
 --
@@ -43,6 +44,7 @@ for i = 7, #ARGV do
       -- The expiry first: a stream that just took its last possible entry refuses the seal.
       redis.call('EXPIRE', KEYS[1], keep)
       redis.call('EXPIRE', KEYS[2], keep)
+      if KEYS[6] then redis.call('EXPIRE', KEYS[6], keep) end
       redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[3])
     end
   end

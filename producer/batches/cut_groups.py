@@ -30,6 +30,7 @@ async def cut_groups(
         tokens_per_group=batch.tokens_per_group if isinstance(batch, Batch) else 0,  # as in the other scripts
         by="producer",
         keep_s=RESULT_TTL_S,
+        is_routed=isinstance(batch, Batch) and batch.config.routed_experts,
         only_if_enough=only_if_enough,
     )
     found = 0

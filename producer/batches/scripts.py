@@ -86,7 +86,8 @@ async def cancel(
     batch_id, tokens = batch.batch_id, batch.tokens_per_group if isinstance(batch, Batch) else 0
     partition = keys.partition(batch_id)
     parts = keys.parts(batch_id), keys.part_bytes(partition)
-    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts
+    routing = (keys.routing(batch_id),) if isinstance(batch, Batch) and batch.config.routed_experts else ()
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts, *routing
     args: list[Word] = [f"{now:.3f}", keep_s, sealed, tokens, batch_id, first_group, *answers]
     match await CANCEL(names, args).whole_to(redis):
         case b"unknown":

@@ -1,6 +1,6 @@
 -- Keep a batch's results for a run that has it outstanding, and tell how much of it is there. Safe to send again.
 --
--- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch
+-- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch      KEYS[3] routing of the batch
 -- ARGV[1] content digest of the batch, as the run knows it      ARGV[2] seconds to keep
 --
 -- Returns digest, description, groups, groups that were queued, and which run has consumed it; nil where the ledger is

@@ -1,6 +1,6 @@
 -- A run has no use for a batch any more: its results have the usual time to live. Safe to send again.
 --
--- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch
+-- KEYS[1] ledger of the batch      KEYS[2] results stream of the batch      KEYS[3] routing of the batch
 -- ARGV[1] which run has consumed or dropped it, or '' where it was forgotten     ARGV[2] seconds to keep
 --
 -- Where there is no ledger, one is left for as long, which says only which run has dropped the batch: a trainer that has

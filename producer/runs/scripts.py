@@ -142,22 +142,24 @@ async def save(redis: Redis, held: Held, saved: Saved, *, close: bool = False) -
 
 async def hold(redis: Redis, keys: Keys, batch_id: str, digest: str, kept_for: int) -> list[bytes | None] | None:
     """See `hold.lua`: what the ledger says; None if it is none. Raises `RedisError`."""
-    reply: list[bytes | None] | None = await HOLD(
-        [keys.ledger(batch_id), keys.results(batch_id)], [digest, kept_for]
-    ).to(redis)
+    reply: list[bytes | None] | None = await HOLD(_kept(keys, batch_id), [digest, kept_for]).to(redis)
     return reply
 
 
 async def release(redis: Redis, keys: Keys, batch_id: str, consumer: str) -> bool:
     """See `release.lua`; `consumer`: the run, or empty. Raises `RedisError`."""
-    names = keys.ledger(batch_id), keys.results(batch_id)
-    return bool(await RELEASE(names, [consumer, RESULT_TTL_S]).to(redis))
+    return bool(await RELEASE(_kept(keys, batch_id), [consumer, RESULT_TTL_S]).to(redis))
 
 
 async def forget(redis: Redis, keys: Keys, name: str, token: bytes) -> RunState | None:
     """See `forget_run.lua`: the run as it was; None if a trainer has opened it meanwhile. Raises `RedisError`."""
     flat = await FORGET([keys.run(name), keys.runs()], [name, token]).to(redis)
     return None if flat is None else RunState.of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _kept(keys: Keys, batch_id: str) -> tuple[str, ...]:
+    """What of a batch stays for as long as a run wants it."""
+    return keys.ledger(batch_id), keys.results(batch_id), keys.routing(batch_id)
 
 
 def _outcome(held: Held, reply: Sequence[bytes]) -> Outcome:

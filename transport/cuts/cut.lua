@@ -4,6 +4,7 @@
 --
 -- KEYS[1] results stream of the batch      KEYS[2] ledger of the batch      KEYS[3] totals
 -- KEYS[4] parts of the batch               KEYS[5] bytes of parts
+-- KEYS[6] routing of the batch: only if its answers have some
 -- ARGV[1] seconds to keep    ARGV[2] payload of `sealed`    ARGV[3] tokens that a group asks for
 -- ARGV[4] 'enough': only if the batch has as many groups with completions as it wanted; 'asked': in any case
 -- ARGV[5] batch              ARGV[6], ARGV[7], ... group, error answer of each
@@ -54,6 +55,7 @@ for _, i in ipairs(open) do
     -- The expiry first: a stream that just took its last possible entry refuses the seal.
     redis.call('EXPIRE', KEYS[1], keep)
     redis.call('EXPIRE', KEYS[2], keep)
+    if KEYS[6] then redis.call('EXPIRE', KEYS[6], keep) end
     redis.pcall('XADD', KEYS[1], '*', 'kind', 'sealed', 'payload', ARGV[2])
   end
 end

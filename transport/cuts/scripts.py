@@ -34,6 +34,8 @@ class Cut:
     """Who cuts: a worker's name, or `producer`."""
     keep_s: int
     """Seconds that results and ledger stay once the batch is sealed."""
+    is_routed: bool = False
+    """Whether its answers have routing, which stays as long as they do."""
     only_if_enough: bool = False
     """Whether it is done only where the batch has as many groups with completions as it wanted."""
 
@@ -50,7 +52,8 @@ async def cut(redis: Redis, keys: Keys, asked: Cut, groups: Sequence[int]) -> in
     batch_id = asked.batch_id
     partition = keys.partition(batch_id)
     parts = keys.parts(batch_id), keys.part_bytes(partition)
-    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts
+    routing = (keys.routing(batch_id),) if asked.is_routed else ()
+    names = keys.results(batch_id), keys.ledger(batch_id), totals(keys.jobs(partition)), *parts, *routing
     answers = [word for group in groups for word in (group, encode(_answer(asked, group)))]
     seal = encode(Sealed(batch_id=batch_id, num_groups=asked.num_groups))
     terms = "enough" if asked.only_if_enough else "asked"

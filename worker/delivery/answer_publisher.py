@@ -27,6 +27,7 @@ from rollstream.schemas.errors import cut
 from rollstream.schemas.ledger import LedgerField
 from rollstream.schemas.wire.envelope import JOB_KIND
 from rollstream.schemas.wire.fields import VersionSpan
+from rollstream.schemas.wire.routing import RoutingShape
 from rollstream.transport.redis.confirmed import confirmed
 from rollstream.transport.redis.limits import Oversize
 from rollstream.transport.redis.scripts import Call
@@ -39,6 +40,7 @@ from . import scripts
 from .cuts import Cutter
 from .lease import Lease
 from .parts import Parts
+from .routing import RoutingStore
 from .sampled_here import sampled_here
 from .scripts import Outcome, Settlement
 from .shares import Shares
@@ -106,6 +108,12 @@ class AnswerPublisher:
             measures=self._measures, wait=self._wait,
         )  # fmt: skip
 
+    def routing(self, shape: Callable[[], RoutingShape | None]) -> RoutingStore:
+        """What keeps routing beside answers, on the same terms. `shape`: asked once the engine runs."""
+        return RoutingStore(
+            redis=self._redis, keys=self._keys, keep_s=self._result_ttl_s, check_proven=self._check_proven, shape=shape
+        )
+
     async def publish(self, lease: Lease, job: Envelope, answer: Answer, *, is_joined: bool = False) -> Outcome:
         """Publish one group's answer. `fenced`: the lease was lost, nothing was written; `duplicate`: it had an answer;
         If it makes a batch have as many groups as it wanted, the others are cut.
@@ -134,7 +142,7 @@ class AnswerPublisher:
             case "published" | "enough":
                 self._measures.answered(answer, asked=job.asked_of_group, newest=self._newest(), is_joined=is_joined)
         if outcome == "enough":
-            await self._cutter.cut_rest(job, lease.consumer)
+            await self._cutter.cut_rest(job, lease.consumer, is_routed=_is_routed(answer))
             return "published"
         return outcome
 
@@ -146,6 +154,8 @@ class AnswerPublisher:
         )  # fmt: skip
         if self._may_have_parts(lease, job, answer.group):
             call = scripts.with_parts(call, self._keys, job.batch_id)
+        if _is_routed(answer):
+            call = scripts.with_routing(call, self._keys, job.batch_id)
         size = Oversize(argument=len(payload), command=len(payload) + _OVERHEAD)
 
         async def send() -> Outcome:
@@ -211,6 +221,10 @@ class AnswerPublisher:
         """Acknowledge a job if all its groups have an answer, or its batch has expired. Raises as `job_state` does."""
         ledger = self._keys.ledger(job.batch_id)
         return await retrying("settle", scripts.settle, self._redis, lease, ledger=ledger, job=job)
+
+
+def _is_routed(answer: Answer) -> bool:
+    return isinstance(answer, GroupResult) and answer.routing is not None
 
 
 def _is_kept(share: bytes | None) -> bool:

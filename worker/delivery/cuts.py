@@ -28,8 +28,8 @@ class Cutter:
         self._keep_s = keep_s
         self._under_way: set[str] = set()
 
-    async def cut_rest(self, job: Envelope, by: str) -> None:
-        """Answer the groups of the job's batch that have no answer as not needed.
+    async def cut_rest(self, job: Envelope, by: str, *, is_routed: bool = False) -> None:
+        """Answer the groups of the job's batch that have no answer as not needed. `is_routed`: see `Cut`.
 
         If it cannot be done, or this worker dies meanwhile, the batch's next answer or its reader has it done.
         """
@@ -38,19 +38,20 @@ class Cutter:
         self._under_way.add(job.batch_id)
         try:
             log.info("batch has as many groups as it wanted, the rest is cut", batch=job.batch_id)
-            await self._cut(job, by)
+            await self._cut(job, by, is_routed=is_routed)
         except RedisError as error:
             log.error("the rest of a batch cannot be cut, its reader may", batch=job.batch_id, error=str(error))
         finally:
             self._under_way.discard(job.batch_id)
 
-    async def _cut(self, job: Envelope, by: str) -> None:
+    async def _cut(self, job: Envelope, by: str, *, is_routed: bool) -> None:
         asked = Cut(
             batch_id=job.batch_id,
             num_groups=job.num_groups,
             tokens_per_group=job.asked_of_group,
             by=by,
             keep_s=self._keep_s,
+            is_routed=is_routed,
             only_if_enough=True,
         )
         ledger = self._keys.ledger(job.batch_id)

@@ -2,10 +2,11 @@
 --
 -- KEYS[1] jobs stream      KEYS[2] results stream of the batch      KEYS[3] ledger of the batch      KEYS[4] totals
 -- KEYS[5] parts of the batch, KEYS[6] bytes of parts: only if the group may have parts, which go with its answer
+-- KEYS[5] or, after these, KEYS[7] routing of the batch: only if the answer has some, which stays as long as results
 -- ARGV[1] consumer group   ARGV[2] consumer   ARGV[3] entry id   ARGV[4] delivery count      (the fencing token)
 -- ARGV[5] group            ARGV[6] kind       ARGV[7] payload    ARGV[8] payload of `sealed`
 -- ARGV[9] groups of the batch                 ARGV[10] job       ARGV[11] groups of the job  ARGV[12] seconds to keep
--- ARGV[13] tokens that the group asks for     ARGV[14] batch, with KEYS[5]
+-- ARGV[13] tokens that the group asks for     ARGV[14] batch, with KEYS[6]
 --
 -- Returns 'published', 'enough' (published, and the batch has as many groups with completions as it wanted while others
 -- have no answer yet: these are to be cut), 'duplicate' (the group had an answer) or 'fenced' (nothing was written). The
@@ -68,11 +69,12 @@ else
     -- The expiry first: a stream that just took its last possible entry refuses the seal, and must expire all the same.
     redis.call('EXPIRE', KEYS[2], keep)
     redis.call('EXPIRE', KEYS[3], keep)
+    if #KEYS % 2 == 1 then redis.call('EXPIRE', KEYS[#KEYS], keep) end
     redis.pcall('XADD', KEYS[2], '*', 'kind', 'sealed', 'payload', ARGV[8])
   end
 end
 
-if KEYS[5] then drop_parts(KEYS[5], KEYS[6], ARGV[14], ARGV[5]) end
+if KEYS[6] then drop_parts(KEYS[5], KEYS[6], ARGV[14], ARGV[5]) end
 local answered = redis.call('HINCRBY', KEYS[3], answered_field, counts and 1 or 0)
 if answered >= tonumber(ARGV[11]) and redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 1 then
   redis.pcall('HINCRBY', KEYS[4], 'jobs_acknowledged', 1)

@@ -10,16 +10,18 @@ from redis.asyncio import Redis
 
 from rollstream.schemas import Envelope, Keys
 from rollstream.schemas.keys import GROUP, totals
-from rollstream.schemas.times import SHARES_TTL_S
+from rollstream.schemas.times import ROUTING_TTL_S, SHARES_TTL_S
 from rollstream.schemas.wire.shares import Share
 from rollstream.transport.redis.scripts import Call, Send, Word, load
 
 Outcome = Literal["published", "enough", "duplicate", "fenced"]
 Settlement = Literal["acknowledged", "unanswered", "fenced"]
 ShareOutcome = Literal["kept", "complete", "answered", "cancelled", "missing", "fenced"]
+RoutingOutcome = Literal["kept", "answered", "fenced"]
 Burial = Literal["buried", "fenced", "gone"]
 
 PUBLISH = load(__package__, "publish.lua", with_fence=True, with_parts=True)
+ROUTING = load(__package__, "routing.lua", with_fence=True)
 SHARE = load(__package__, "share.lua", with_fence=True)
 SETTLE = load(__package__, "settle.lua", with_fence=True)
 RENEW = load(__package__, "renew.lua", with_fence=True)
@@ -64,6 +66,11 @@ def with_parts(call: Call, keys: Keys, batch_id: str) -> Call:
     return replace(call, keys=(*call.keys, *names), args=(*call.args, batch_id))
 
 
+def with_routing(call: Call, keys: Keys, batch_id: str) -> Call:
+    """A call of `publish_call`, and of `with_parts` if it needs that, for an answer with routing."""
+    return replace(call, keys=(*call.keys, keys.routing(batch_id)))
+
+
 async def publish(send: Send, call: Call) -> Outcome:
     """Send a call from `publish_call`, and what became of the answer. Raises `RedisError`."""
     match await send(call):
@@ -75,6 +82,22 @@ async def publish(send: Send, call: Call) -> Outcome:
             return "duplicate"
         case _:
             return "fenced"
+
+
+def routing_call(
+    lease: Delivery, keys: Keys, job: Envelope, group: int, chunks: Sequence[tuple[str, bytes]], keep_s: int
+) -> Call:
+    """See `routing.lua`: some chunks of a group, each with its field."""
+    names = lease.jobs_key, keys.ledger(job.batch_id), keys.routing(job.batch_id)
+    words: list[Word] = [word for chunk in chunks for word in chunk]
+    return ROUTING(names, [GROUP, *_token(lease), group, max(keep_s, ROUTING_TTL_S), *words])
+
+
+async def routing(send: Send, call: Call) -> RoutingOutcome:
+    """Send a call from `routing_call`: whether its chunks are there. Raises `RedisError`."""
+    reply: Any = await send(call)
+    outcome: RoutingOutcome = reply.decode()
+    return outcome
 
 
 def share_call(lease: Delivery, keys: Keys, job: Envelope, share: Share, group: int) -> Call:

@@ -10,6 +10,7 @@ from typing import Protocol
 from rollstream.schemas import Envelope, GroupResult, GroupScores, Job, Part
 from rollstream.schemas.wire.envelope import QueuedJob
 from rollstream.schemas.wire.result_size import result_bytes, score_bytes
+from rollstream.schemas.wire.routing import rows_of
 
 from ..delivery.lease import Lease
 from ..delivery.turns import Claim, Load
@@ -34,20 +35,28 @@ class AdmittedJob:
     kept: dict[int, dict[int, Part]] = field(default_factory=dict, compare=False)
     """What earlier deliveries have kept of its samples, by group and sample; known before its groups begin."""
 
+    row_bytes: int = 0
+    """Bytes of one token's routing, should the job ask for it; 0 for an engine that gives none."""
+
     @cached_property
     def of_group(self) -> Load:
         """What one group takes until its answer is in Redis."""
-        return OF_ERROR if isinstance(self.job, DataError) else load_of(self.job)
+        return OF_ERROR if isinstance(self.job, DataError) else load_of(self.job, self.row_bytes)
 
 
-def load_of(job: QueuedJob) -> Load:
-    """What one group of the job takes. A row to score generates nothing, and counts as the longest of its job."""
+def load_of(job: QueuedJob, row_bytes: int = 0) -> Load:
+    """What one group of the job takes. A row to score generates nothing, and counts as the longest of its job.
+
+    Routing counts for the job's longest prompt.
+    """
     if isinstance(job, Job):
         config = job.config
         sequences = config.sequences_per_prompt if job.samples is None else job.samples
-        return Load(
-            groups=1, sequences=sequences, nbytes=result_bytes(config), tokens=sequences * config.max_new_tokens
-        )
+        nbytes = result_bytes(config)
+        if config.routed_experts:
+            longest = int(job.prompt_lengths.numpy().max(initial=0))
+            nbytes += sequences * rows_of(longest, config.max_new_tokens) * row_bytes
+        return Load(groups=1, sequences=sequences, nbytes=nbytes, tokens=sequences * config.max_new_tokens)
     columns = int((job.row_lengths.numpy() - job.firsts.numpy()).max())
     return Load(groups=1, sequences=1, nbytes=score_bytes(columns, job.top_logprobs))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rollstream.schemas import GroupResult, Job
+from rollstream.schemas.wire.routing import rows_of
 
 from ..conversations.whole_jobs import WholeJob
+from ..delivery.routing import RoutingStore
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter, GenerateRequest
@@ -36,6 +38,7 @@ class GenerationPlan:
     prompts: ImagePrompts
     keeper: Keeper
     measures: Measures
+    routing: RoutingStore
 
     @property
     def job(self) -> Job:
@@ -55,6 +58,9 @@ class GenerationPlan:
         if (problem := self.whole.problems.get(group)) is not None:
             raise problem
         prompt = await self._prompt(group)
+        if job.config.routed_experts:
+            rows = rows_of(len(prompt.ids), job.config.max_new_tokens)
+            self.routing.check_size(rows, job.config.num_return_sequences)
         request = GenerateRequest(
             request_id=f"{job.batch_id}/{group}{_share_of(job)}/{lease.delivery}",
             prompt=prompt.ids.tolist(),
@@ -70,6 +76,9 @@ class GenerationPlan:
         sampled = await (self._beams(request) if job.config.num_beams > 1 else self._samples(admitted, group, request))
         earlier = self.whole.earlier.get(group)
         self.measures.generate.add(time.monotonic() - began)
+        if job.config.routed_experts:
+            routing = await self.routing.keep(lease, admitted.envelope, group, len(prompt.ids), sampled.completions)
+            sampled = replace(sampled, routing=routing)
         if job.samples is not None:
             return GroupShare(job=job, group=group, prompt=prompt, sampled=sampled, started=started, earlier=earlier)
         return group_result(lease, job, group, prompt, sampled, started, earlier)

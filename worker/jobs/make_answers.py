@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rollstream.schemas import Envelope, GroupError, GroupResult, Job, Tensor
+from rollstream.schemas import Envelope, GroupError, GroupResult, Job, RoutedExperts, Tensor
 from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..conversations.earlier_turns import Earlier
@@ -39,6 +39,8 @@ class Sampled:
     """How many tokens of each earlier deliveries sampled; empty if none."""
     cut_lengths: tuple[int, ...] | None = None
     """Lengths of the samples that were not needed any more, when they were cut; None where none could be cut."""
+    routing: RoutedExperts | None = None
+    """Where the experts lie that their tokens went to, once that is in Redis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ def group_result(
         images=prompt.refs,
         image_spans=prompt.spans,
         earlier_completions=None if earlier is None else Tensor.of(earlier.completions),
+        routing=sampled.routing,
     )
 
 

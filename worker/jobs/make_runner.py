@@ -58,6 +58,7 @@ def make_runner(  # noqa: PLR0913 - what the room needs of others, given by `app
             images=make_images(settings=settings, redis=redis, keys=keys),
             max_pixels=DECODED_AT_ONCE * settings.max_image_pixels,
         ),
+        routing=publisher.routing(lambda: engine.info.routing),
     )
     runner = JobRunner(
         plans=plans,

@@ -7,6 +7,7 @@ from rollstream.schemas.wire.envelope import QueuedJob
 
 from ..adapters.supply import AdapterSupply
 from ..conversations.whole_jobs import WholeJobs
+from ..delivery.routing import RoutingStore
 from ..engine import Engine
 from ..measure.measures import Measures
 from ..requests import Adapter
@@ -33,6 +34,7 @@ class Plans:
         keeper: Keeper,
         whole: WholeJobs,
         prompts: ImagePrompts,
+        routing: RoutingStore,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -41,6 +43,12 @@ class Plans:
         self._keeper = keeper
         self._whole = whole
         self._prompts = prompts
+        self._routing = routing
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token's routing; 0 for an engine that gives none."""
+        return self._routing.row_bytes
 
     async def of(self, job: QueuedJob, served: Served) -> Plan:
         """The plan of `job` under the version that is served. Raises `DataError`, the answer to all its groups."""
@@ -52,7 +60,7 @@ class Plans:
             whole = await self._whole.of(job)
             return GenerationPlan(
                 whole=whole, stop_token_ids=stop_token_ids, adapter=adapter, version=version, engine=self._engine,
-                prompts=self._prompts, keeper=self._keeper, measures=self._measures,
+                prompts=self._prompts, keeper=self._keeper, measures=self._measures, routing=self._routing,
             )  # fmt: skip
         row_checks.check_width(job.top_logprobs, self._engine.info)
         adapter, version = await self._weights(job, served)

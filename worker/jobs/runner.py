@@ -61,6 +61,11 @@ class JobRunner:
         """What the ledger counted as cut when each job's groups were last read."""
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one token's routing; 0 for an engine that gives none."""
+        return self._plans.row_bytes
+
+    @property
     def batches(self) -> set[str]:
         """Ids of the batches that have a job here."""
         return {admitted.envelope.batch_id for admitted in self._running.values()}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
-from rollstream.schemas import ErrorCode, GroupResult, Part
+from rollstream.schemas import ErrorCode, GroupResult, Part, RoutedExperts
 from rollstream.schemas.wire.parts import content_of
 from rollstream.schemas.wire.shares import Share
 
 from ..delivery.lease import Lease
 from ..delivery.part_weights import shown
+from ..delivery.routing import described
 from ..delivery.shares import Shares
 from ..errors import DataError, LeaseLostError
+from ..requests import Completion
 from .admitted_job import AdmittedJob
 from .keeping.sample_parts import part_of, so_far_of
 from .make_answers import GroupShare, Sampled, group_result
@@ -53,7 +56,7 @@ class SharedGroups:
 def parts_of(lease: Lease, has: GroupShare) -> list[Part]:
     """The samples as they wait for the others. Raises `DataError` for what no part carries."""
     numbers, content = range(has.job.first_sample, has.of), content_of(has.job, has.group)
-    samples = has.sampled.completions
+    samples = located(has.sampled)
     resumed_at = has.sampled.resumed_at or (0,) * len(samples)
     try:
         return [
@@ -77,5 +80,27 @@ def put_together(found: Mapping[int, Part], of: int) -> Sampled:
     parts = [found[number] for number in range(of)]
     resumed_at = tuple(part.resumed_at for part in parts)
     return Sampled(
-        completions=[so_far_of(part).completion for part in parts], resumed_at=resumed_at if any(resumed_at) else ()
+        completions=[so_far_of(part).completion for part in parts],
+        resumed_at=resumed_at if any(resumed_at) else (),
+        routing=joined_routing([part.routing for part in parts]),
     )
+
+
+def located(sampled: Sampled) -> list[Completion]:
+    """The completions, each with where its own routing is."""
+    routing = sampled.routing
+    if routing is None:
+        return sampled.completions
+    each = zip(sampled.completions, routing.rows, routing.sha256, strict=True)
+    return [replace(one, routing=described(routing.shape, [(rows, sha256)])) for one, rows, sha256 in each]
+
+
+def joined_routing(found: Sequence[RoutedExperts | None]) -> RoutedExperts | None:
+    """Where that of all samples is; None if it was not asked for. Raises `DataError` for samples of other models."""
+    there = [one for one in found if one is not None]
+    if not there:
+        return None
+    if len(there) < len(found) or any(one.shape != there[0].shape for one in there):
+        problem = "the group's samples have routing of different models: give all workers of a policy the same"
+        raise DataError(ErrorCode.ENGINE_REFUSED, "routed_experts", problem)
+    return described(there[0].shape, [(one.rows[0], one.sha256[0]) for one in there])

@@ -29,10 +29,11 @@ the text before it, whether that was the prompt or sampled, and from how many to
 
 BROKEN = (
     "presence_penalty", "frequency_penalty", "num_beams", "stop_strings", "bad_words", "guided", "thinking_budget",
-    "stop_on_repetition",
+    "stop_on_repetition", "routed_experts",
 )  # fmt: skip
 """Options that look at what *this* request sampled, which a rest does not know: with one of them in use, a sample is
-started again. (The repetition penalty counts the prompt's tokens too, so it is exact.)"""
+started again. (The repetition penalty counts the prompt's tokens too, so it is exact.) The routing of what a broken
+request sampled is lost with it."""
 
 T = TypeVar("T", bound=np.generic)
 
@@ -85,6 +86,7 @@ def joined(before: Completion | None, after: Completion) -> Completion:
         support_ids=_both(before.support_ids, after.support_ids),
         support_lengths=_both(before.support_lengths, after.support_lengths),
         forced=_forced(before, after),
+        routed_experts=None,
     )
 
 

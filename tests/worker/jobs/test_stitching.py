@@ -53,10 +53,11 @@ IN_USE: dict[str, dict[str, Any]] = {
     "thinking_budget": {"thinking_budget": 2},
     "first_k": {"num_return_sequences": 4, "first_k": 2},
     "stop_on_repetition": {"stop_on_repetition": Repetition(max_pattern_size=4, min_count=3)},
+    "routed_experts": {"routed_experts": True},
 }
 STARTED_AGAIN = {
     "presence_penalty", "frequency_penalty", "num_beams", "length_penalty", "early_stopping", "stop_strings",
-    "bad_words", "guided", "thinking_budget", "stop_on_repetition",
+    "bad_words", "guided", "thinking_budget", "stop_on_repetition", "routed_experts",
 }  # fmt: skip
 """Options whose use has a sample started again; the two of beam search only come with it."""
 

@@ -43,6 +43,7 @@ def part_of(so_far: SoFar, lease: Lease, job: Job, group: int, of: str) -> Part:
         support_ids=_tensor(completion.support_ids),
         support_lengths=_tensor(completion.support_lengths),
         forced=_tensor(completion.forced),
+        routing=completion.routing,
     )
 
 
@@ -62,6 +63,7 @@ def so_far_of(part: Part) -> SoFar:
         support_ids=_array(part.support_ids),
         support_lengths=_array(part.support_lengths),
         forced=_array(part.forced),
+        routing=part.routing,
     )
     return SoFar(sample=part.sample, completion=completion, ended=part.is_finished, resumed_at=len(part))
 

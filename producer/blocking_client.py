@@ -87,6 +87,7 @@ class BlockingBatchHandle(BlockingAnyHandle[BatchHandle, Answer]):
     cancel = blocking("cancel", BatchHandle.cancel)
     result = blocking("read results", BatchHandle.result)
     wait = blocking("read results", BatchHandle.wait)
+    routed_experts = blocking("read routing", BatchHandle.routed_experts)
 
 
 class BlockingScoreHandle(BlockingAnyHandle[ScoreHandle, ScoreAnswer]):

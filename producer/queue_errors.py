@@ -81,3 +81,13 @@ class LeaseInUseError(ProducerError):
         self.policy = policy
         self.seconds = seconds
         self.workers = workers
+
+
+class RoutingError(ProducerError):
+    """Raised when the experts that a group's tokens went to cannot be had; its completions are there all the same."""
+
+    def __init__(self, batch_id: str, group: int, problem: str) -> None:
+        super().__init__(f"the routing of group {group} of batch {batch_id!r}: {problem}")
+        self.batch_id = batch_id
+        self.group = group
+        self.problem = problem

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from rollstream.producer.queue_errors import (
         LeaseInUseError,
         LostJobsError,
+        RoutingError,
         TooLargeForRedisError,
         UnconfirmedSubmitError,
     )
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
         Probe,
         Repetition,
         RollstreamError,
+        RoutedExperts,
         SessionTurn,
         Tolerance,
         Turn,
@@ -219,6 +221,8 @@ __all__ = [
     "RollstreamError",
     "RoundOptions",
     "RoundRefusedError",
+    "RoutedExperts",
+    "RoutingError",
     "RowsError",
     "Run",
     "RunChangedError",
@@ -337,6 +341,7 @@ _MODULES = {
     "LostJobsError": "rollstream.producer.queue_errors",
     "ImagesError": "rollstream.producer.images.errors",
     "ImagesGoneError": "rollstream.producer.images.errors",
+    "RoutingError": "rollstream.producer.queue_errors",
     "LengthsFileError": "rollstream.producer.errors",
     "PromptLengths": "rollstream.producer.order.prompt_lengths",
     "NoStoredResultError": "rollstream.producer.errors",

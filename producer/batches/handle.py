@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from rollstream.schemas import Batch, Sealed
+from rollstream.schemas import Batch, GroupResult, Sealed
+from rollstream.schemas.wire.routing import RoutingArray
 
 from ..calls.arguments import Reading
+from ..errors import ArgumentError
+from ..queue_errors import RoutingError
 from ..rollouts.assemble import assemble
 from ..rollouts.rollout_batch import RolloutBatch
+from ..routing.read_routing import read_routing
 from .any_handle import AnyHandle, load_torch
 from .plausible import check_widths
 from .read_answers import Answer, Fields, read_answer
@@ -18,6 +22,29 @@ class BatchHandle(AnyHandle[Batch, Answer]):
     @staticmethod
     def _read_answer(batch: Batch, entry: bytes, fields: Fields) -> Answer | Sealed:
         return read_answer(batch, entry, fields)
+
+    async def routed_experts(self, group: int | GroupResult) -> list[RoutingArray]:
+        """Which experts each token of a group went to, for each completion, in the order of the group's completions.
+
+        Each is uint8 (more than 256 experts: uint16) of `(P + L - 1, layers, k)`: for a prompt of P tokens and its
+        completion of L a row a token but for the last one, which the model never computed. Row P - 1 + j is of the
+        pass that sampled token j. `group`: an answer, or the number of one that has finished. Read from Redis at each
+        call, for as long as the results stay there.
+
+        Raises `RoutingError` where it was not asked for, the group failed, or it is gone; `ArgumentError` for a group
+        that has not finished or is of another batch; `RedisUnavailableError`.
+        """
+        answer: Answer | None
+        if isinstance(group, GroupResult):
+            answer = group if group.batch_id == self.batch_id else None
+        else:
+            await self._reader.read_available()
+            answer = self._reader.by_group.get(group)
+        if answer is None:
+            raise ArgumentError("group", group, "give an answer of this batch, or the number of a group that finished")
+        if not isinstance(answer, GroupResult):
+            raise RoutingError(self.batch_id, answer.group, f"the group failed: {answer.code}: {answer.message}")
+        return await read_routing(self._connection, self._keys, answer)
 
     async def result(
         self,

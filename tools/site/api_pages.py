@@ -36,7 +36,7 @@ PAGES = {
         "Results",
         "[What comes back](../results.md) explains shapes and masks; here is each field.",
         ("RolloutBatch", "GroupResult", "Completion", "GroupError", "ErrorCode", "SamplingSupport", "Selection",
-         "ImageRef", "ImageSpan"),
+         "ImageRef", "ImageSpan", "RoutedExperts"),
     ),
     "scores": Page("Scores", "See [scores](../scores.md).", ("ScoreBatch", "GroupScores")),
     "policies": Page(
